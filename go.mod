@@ -1,0 +1,3 @@
+module github.com/otelcol-gpu/otelcol-gpu
+
+go 1.26.0

@@ -1,0 +1,93 @@
+/* The state that the test library and the tests share, in a mapped file.
+ * Every number is 64 bits wide, so that layout.go can compute the same offsets
+ * from fields.def without knowing this compiler's padding. */
+#ifndef FAKENVML_STATE_H
+#define FAKENVML_STATE_H
+#include <stdint.h>
+
+#define STATE_MAGIC 0x6c6d766e656b6166LL /* "fakenvml" */
+#define MAX_CARDS 64
+#define MAX_MIG 8
+#define TEXT_SIZE 96
+#define MAX_STEPS 256
+#define MAX_FIELDS 320
+#define MAX_EVENTS 256
+
+struct cell { int64_t value, ret; };
+struct field { int64_t value, ret, type; };
+struct function { int64_t ret, delay_ns, hang, calls; };
+struct step { int64_t at_ns, value; };
+struct series { int64_t count; struct step steps[MAX_STEPS]; };
+struct event { int64_t card, type, data; };
+
+enum value_id {
+#define TEXT(x)
+#define VALUE(x) VALUE_##x,
+#define SERIES(x)
+#define FUNC(x)
+#include "fields.def"
+	VALUE_COUNT
+};
+enum text_id {
+#undef VALUE
+#undef TEXT
+#define TEXT(x) TEXT_##x,
+#define VALUE(x)
+#include "fields.def"
+	TEXT_COUNT
+};
+enum series_id {
+#undef SERIES
+#undef TEXT
+#define TEXT(x)
+#define SERIES(x) SERIES_##x,
+#include "fields.def"
+	SERIES_COUNT
+};
+enum function_id {
+#undef FUNC
+#undef SERIES
+#define SERIES(x)
+#define FUNC(x) FUNC_##x,
+#include "fields.def"
+	FUNC_COUNT
+};
+#undef FUNC
+#undef SERIES
+#undef VALUE
+#undef TEXT
+
+struct mig {
+	int64_t present, gpu_instance, compute_instance;
+	int64_t memory_total, memory_used, memory_reserved;
+	char uuid[TEXT_SIZE], name[TEXT_SIZE];
+};
+
+struct card {
+	int64_t present;             /* 0: the index is not enumerated any more */
+	int64_t lost;                /* 1: every call answers GPU_IS_LOST */
+	int64_t sampling_period_ns;  /* of the utilisations */
+	int64_t power_period_ns;     /* of the average power */
+	int64_t energy_mj;           /* at the last power step */
+	int64_t mig_count;
+	char texts[TEXT_COUNT][TEXT_SIZE];
+	struct cell values[VALUE_COUNT];
+	struct field fields[MAX_FIELDS];
+	struct series series[SERIES_COUNT];
+	struct function functions[FUNC_COUNT];
+	struct mig mig[MAX_MIG];
+};
+
+struct state {
+	int64_t magic, size;
+	int64_t driver;      /* 0 absent, 1 loaded, 2 another version than the library */
+	int64_t generation;  /* counts driver loads: handles of an older one are stale */
+	int64_t cards;
+	int64_t cuda_version;
+	int64_t inits;       /* how often nvmlInit has succeeded, over all processes */
+	int64_t event_count;
+	char driver_version[TEXT_SIZE], nvml_version[TEXT_SIZE];
+	struct event events[MAX_EVENTS];
+	struct card card[MAX_CARDS];
+};
+#endif

@@ -1,0 +1,293 @@
+package fakenvml
+
+import (
+	"fmt"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Return codes of NVML that tests set (nvmlReturn_t in nvml.h).
+const (
+	Success            = 0
+	Uninitialized      = 1
+	NotSupported       = 3
+	NoPermission       = 4
+	DriverNotLoaded    = 9
+	GPUIsLost          = 15
+	LibVersionMismatch = 18
+	Unknown            = 999
+)
+
+// EventXID is nvmlEventTypeXidCriticalError.
+const EventXID = 8
+
+// Environment is the variable that names the state file to the library.
+const Environment = "FAKENVML_STATE"
+
+// State is the mapped file behind one simulated machine. Its methods may be
+// called from several goroutines, except that one series has one writer.
+type State struct {
+	path   string
+	layout *layout
+	memory []byte
+}
+
+// Create writes a new state file of a machine without cards and with its driver
+// loaded, and maps it.
+func Create(path string) (*State, error) {
+	l, err := newLayout()
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if err := f.Truncate(int64(l.size())); err != nil {
+		return nil, err
+	}
+	s := &State{path: path, layout: l}
+	if s.memory, err = syscall.Mmap(int(f.Fd()), 0, l.size(), syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_SHARED); err != nil {
+		return nil, fmt.Errorf("map %s: %w", path, err)
+	}
+	s.store(word, int64(l.size()))
+	s.store(2*word, 1)
+	s.store(3*word, 1)
+	s.text(8*word, "595.71.05")
+	s.text(8*word+textSize, "13.595.71.05")
+	s.store(5*word, 13020)
+	s.store(0, stateMagic)
+	return s, nil
+}
+
+// Path is the file's name, the value of [Environment].
+func (s *State) Path() string { return s.path }
+
+// Close unmaps the file. The library's own mapping stays.
+func (s *State) Close() error { return syscall.Munmap(s.memory) }
+
+func (s *State) word(at int) *int64    { return (*int64)(unsafe.Pointer(&s.memory[at])) }
+func (s *State) store(at int, v int64) { atomic.StoreInt64(s.word(at), v) }
+func (s *State) load(at int) int64     { return atomic.LoadInt64(s.word(at)) }
+func (s *State) text(at int, v string) {
+	clear(s.memory[at : at+textSize])
+	copy(s.memory[at:at+textSize-1], v)
+}
+func (s *State) index(m map[string]int, kind, name string) int {
+	i, ok := m[name]
+	if !ok {
+		panic(fmt.Sprintf("fakenvml: fields.def has no %s %q", kind, name))
+	}
+	return i
+}
+
+// SetDriver names the driver's and NVML's version and the CUDA version (13020 for 13.2).
+func (s *State) SetDriver(driver, nvml string, cuda int64) {
+	s.text(8*word, driver)
+	s.text(8*word+textSize, nvml)
+	s.store(5*word, cuda)
+}
+
+// UnloadDriver makes every call answer DRIVER_NOT_LOADED.
+func (s *State) UnloadDriver() { s.store(2*word, 0) }
+
+// LoadDriver loads the driver anew: handles from before are stale.
+func (s *State) LoadDriver() {
+	atomic.AddInt64(s.word(3*word), 1)
+	s.store(2*word, 1)
+}
+
+// UpgradeDriver makes the loaded library older than the driver:
+// LIB_RM_VERSION_MISMATCH until the process starts anew.
+func (s *State) UpgradeDriver() { s.store(2*word, 2) }
+
+// Inits counts successful nvmlInit calls of all processes.
+func (s *State) Inits() int64 { return s.load(6 * word) }
+
+// AddCard appends a card made from a profile. Its identity is derived from the
+// index, so that cards of one profile differ.
+func (s *State) AddCard(p *Profile) *Card {
+	i := int(s.load(4 * word))
+	if i >= maxCards {
+		panic(fmt.Sprintf("fakenvml: no room for card %d", i))
+	}
+	c := &Card{state: s, base: stateHeader + i*s.layout.cardSize, index: i}
+	p.apply(c)
+	c.state.store(c.base, 1)
+	s.store(4*word, int64(i+1))
+	return c
+}
+
+// Card returns a card that was added.
+func (s *State) Card(i int) *Card {
+	return &Card{state: s, base: stateHeader + i*s.layout.cardSize, index: i}
+}
+
+// Event makes one event happen on a card.
+func (s *State) Event(card int, kind, data int64) {
+	n := s.load(7 * word)
+	at := 8*word + 2*textSize + int(n%maxEvents)*eventSize
+	s.store(at, int64(card))
+	s.store(at+word, kind)
+	s.store(at+2*word, data)
+	s.store(7*word, n+1)
+}
+
+// Card is one simulated card.
+type Card struct {
+	state *State
+	base  int
+	index int
+}
+
+// Index is the card's place in the enumeration as long as none is removed.
+func (c *Card) Index() int { return c.index }
+
+// SetPresent removes a card from the enumeration, or puts it back.
+func (c *Card) SetPresent(present bool) { c.state.store(c.base, truth(present)) }
+
+// SetLost makes every call on the card answer GPU_IS_LOST, or ends that.
+func (c *Card) SetLost(lost bool) { c.state.store(c.base+word, truth(lost)) }
+
+// SetSamplingPeriods sets over what time utilisation and average power are averaged.
+func (c *Card) SetSamplingPeriods(utilisation, power time.Duration) {
+	c.state.store(c.base+2*word, utilisation.Nanoseconds())
+	c.state.store(c.base+3*word, power.Nanoseconds())
+}
+
+// SetText sets one of the TEXT lines of fields.def; empty text is NOT_SUPPORTED.
+func (c *Card) SetText(name, v string) {
+	l := c.state.layout
+	c.state.text(c.base+l.textsAt+c.state.index(l.texts, "TEXT", name)*textSize, v)
+}
+
+func (c *Card) cell(name string) int {
+	l := c.state.layout
+	return c.base + l.valuesAt + c.state.index(l.values, "VALUE", name)*cellSize
+}
+
+// Set sets one of the VALUE lines of fields.def, in NVML's unit.
+func (c *Card) Set(name string, v int64) { c.state.store(c.cell(name), v) }
+
+// Get reads one of the VALUE lines back.
+func (c *Card) Get(name string) int64 { return c.state.load(c.cell(name)) }
+
+// SetValueReturn makes readings of one VALUE answer a code, 0 for success.
+func (c *Card) SetValueReturn(name string, code int64) { c.state.store(c.cell(name)+word, code) }
+
+// Value types of field values (nvmlValueType_t).
+const (
+	TypeDouble       = 0
+	TypeUnsignedInt  = 1
+	TypeUnsignedLong = 2
+	TypeUnsignedLL   = 3
+)
+
+// SetField sets a field value (NVML_FI_*), its type and its return code.
+func (c *Card) SetField(id int, v, kind, code int64) {
+	at := c.base + c.state.layout.fieldsAt + id*fieldSize
+	c.state.store(at, v)
+	c.state.store(at+word, code)
+	c.state.store(at+2*word, kind)
+}
+
+func (c *Card) function(name string) int {
+	l := c.state.layout
+	return c.base + l.functionsAt + c.state.index(l.functions, "FUNC", name)*functionSize
+}
+
+// SetReturn makes a function answer a code on this card, 0 for success. The
+// library's own functions (nvmlInit_v2, …) are addressed through card 0.
+func (c *Card) SetReturn(function string, code int64) { c.state.store(c.function(function), code) }
+
+// SetDelay makes a function take that long on this card.
+func (c *Card) SetDelay(function string, d time.Duration) {
+	c.state.store(c.function(function)+word, d.Nanoseconds())
+}
+
+// SetHang makes a function hang on this card until it is called with false.
+func (c *Card) SetHang(function string, hang bool) {
+	c.state.store(c.function(function)+2*word, truth(hang))
+}
+
+// Calls counts the calls of a function on this card, over all processes.
+func (c *Card) Calls(function string) int64 { return c.state.load(c.function(function) + 3*word) }
+
+// Step records that a quantity (SERIES in fields.def) has a value from now on.
+func (c *Card) Step(name string, v int64) { c.stepAt(name, v, monotonic()) }
+
+func (c *Card) stepAt(name string, v, at int64) {
+	l := c.state.layout
+	series := c.base + l.seriesAt + c.state.index(l.series, "SERIES", name)*seriesSize
+	n := c.state.load(series)
+	if name == "power" && n > 0 {
+		last := series + word + int((n-1)%maxSteps)*stepSize
+		elapsed := float64(at-c.state.load(last)) / 1e9
+		atomic.AddInt64(c.state.word(c.base+4*word), int64(float64(c.state.load(last+word))*elapsed))
+	}
+	step := series + word + int(n%maxSteps)*stepSize
+	c.state.store(step, at)
+	c.state.store(step+word, v)
+	c.state.store(series, n+1)
+}
+
+// SetEnergy sets the energy counter in mJ, as of now.
+func (c *Card) SetEnergy(mj int64) { c.state.store(c.base+4*word, mj) }
+
+// Freeze stops the energy counter at its value by setting the power to zero.
+// Golden tests use it: everything else stands still by itself.
+func (c *Card) Freeze() { c.Step("power", 0) }
+
+// MIGDevice describes one MIG device of a card, memory in bytes.
+type MIGDevice struct {
+	UUID                         string
+	Name                         string
+	GPUInstance, ComputeInstance int64
+	MemoryTotal, MemoryUsed      int64
+	MemoryReserved               int64
+}
+
+// SetMIG switches MIG on with the devices given, or off without any.
+func (c *Card) SetMIG(devices ...MIGDevice) {
+	if len(devices) > maxMIG {
+		panic("fakenvml: too many MIG devices")
+	}
+	for i := range maxMIG {
+		at := c.base + c.state.layout.migAt + i*migSize
+		if i >= len(devices) {
+			c.state.store(at, 0)
+			continue
+		}
+		d := devices[i]
+		for j, v := range []int64{d.GPUInstance, d.ComputeInstance, d.MemoryTotal, d.MemoryUsed, d.MemoryReserved} {
+			c.state.store(at+(j+1)*word, v)
+		}
+		c.state.text(at+6*word, d.UUID)
+		c.state.text(at+6*word+textSize, d.Name)
+		c.state.store(at, 1)
+	}
+	c.Set("mig_mode", truth(len(devices) > 0))
+}
+
+// monotonic is the clock of the library: CLOCK_MONOTONIC in ns, the same for all
+// processes of a machine.
+func monotonic() int64 {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		panic(err)
+	}
+	return ts.Nano()
+}
+
+func truth(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
+}
