@@ -66,6 +66,22 @@ func Create(path string) (*State, error) {
 	return s, nil
 }
 
+// Reset takes all cards out and ends every fault; handles from before are stale.
+func (s *State) Reset() {
+	s.store(4*word, 0)
+	for i := range maxCards { // let go of what hangs before the rest is cleared
+		for _, f := range s.layout.functions {
+			at := stateHeader + i*s.layout.cardSize + s.layout.functionsAt + f*functionSize
+			for j := range functionSize / word {
+				s.store(at+j*word, 0)
+			}
+		}
+	}
+	s.LoadDriver()
+	s.store(7*word, 0)
+	clear(s.memory[stateHeader:])
+}
+
 // Path is the file's name, the value of [Environment].
 func (s *State) Path() string { return s.path }
 

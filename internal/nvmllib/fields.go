@@ -1,0 +1,49 @@
+//go:build linux && cgo
+
+package nvmllib
+
+import (
+	"encoding/binary"
+	"math"
+
+	"github.com/NVIDIA/go-nvml/pkg/nvml"
+)
+
+// Field values that are asked for (NVML_FI_* in nvml.h).
+const (
+	FieldMemoryTemperature  uint32 = nvml.FI_DEV_MEMORY_TEMP                                 // °C
+	FieldPowerAverage       uint32 = nvml.FI_DEV_POWER_AVERAGE                               // mW
+	FieldPowerInstant       uint32 = nvml.FI_DEV_POWER_INSTANT                               // mW
+	FieldThrottlePowerCap   uint32 = nvml.FI_DEV_CLOCKS_EVENT_REASON_SW_POWER_CAP            // ns
+	FieldThrottleSyncBoost  uint32 = nvml.FI_DEV_CLOCKS_EVENT_REASON_SYNC_BOOST              // ns
+	FieldThrottleSwThermal  uint32 = nvml.FI_DEV_CLOCKS_EVENT_REASON_SW_THERM_SLOWDOWN       // ns
+	FieldThrottleHwThermal  uint32 = nvml.FI_DEV_CLOCKS_EVENT_REASON_HW_THERM_SLOWDOWN       // ns
+	FieldThrottlePowerBrake uint32 = nvml.FI_DEV_CLOCKS_EVENT_REASON_HW_POWER_BRAKE_SLOWDOWN // ns
+)
+
+// FieldNumber is a field's value, whatever C type it came in (nvmlValueType_t).
+// A type that is not known gives NaN, which is no reading.
+func FieldNumber(v *FieldValue) float64 {
+	b := v.Value[:]
+	switch nvml.ValueType(v.ValueType) {
+	case nvml.VALUE_TYPE_DOUBLE:
+		return math.Float64frombits(binary.NativeEndian.Uint64(b))
+	case nvml.VALUE_TYPE_UNSIGNED_INT:
+		return float64(binary.NativeEndian.Uint32(b))
+	case nvml.VALUE_TYPE_UNSIGNED_LONG, nvml.VALUE_TYPE_UNSIGNED_LONG_LONG:
+		return float64(binary.NativeEndian.Uint64(b))
+	case nvml.VALUE_TYPE_SIGNED_LONG_LONG:
+		return float64(int64(binary.NativeEndian.Uint64(b)))
+	case nvml.VALUE_TYPE_SIGNED_INT:
+		return float64(int32(binary.NativeEndian.Uint32(b)))
+	case nvml.VALUE_TYPE_UNSIGNED_SHORT:
+		return float64(binary.NativeEndian.Uint16(b))
+	}
+	return math.NaN()
+}
+
+// ErrNotSupported is the error of a question that a card has no answer to.
+func ErrNotSupported(function string) error { return result(function, nvml.ERROR_NOT_SUPPORTED) }
+
+// ErrMissing is the error of a function that the library lacks.
+func ErrMissing(function string) error { return missing(function) }

@@ -1,0 +1,144 @@
+//go:build linux && cgo
+
+package nvmllib
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/NVIDIA/go-nvml/pkg/nvml"
+)
+
+// DefaultPath is the name by which the loader finds the driver's library.
+const DefaultPath = "libnvidia-ml.so.1"
+
+// simulatedMarker is exported by the test library and by no other.
+const simulatedMarker = "otelcolGpuSimulated"
+
+// Library is the loaded NVML. No function of it is called before it was looked
+// up: the loader ends the process at a call of a function that is not there.
+type Library struct {
+	path string
+	api  nvml.Interface
+
+	mu     sync.RWMutex
+	loaded bool
+	has    map[string]bool
+
+	workers workers
+	// keeper is held by the session that looks at the machine, so that a keeper
+	// that hangs is not joined by the next session's.
+	keeper sync.Mutex
+}
+
+func newLibrary(path string) *Library {
+	return &Library{
+		path: path, api: nvml.New(nvml.WithLibraryPath(path)),
+		has: map[string]bool{}, workers: workers{byIndex: map[int]*worker{}},
+	}
+}
+
+// Path is the path that the library is loaded from.
+func (l *Library) Path() string { return l.path }
+
+// Has reports whether the library exports a function. Alternatives are joined
+// by "|" (nvmlDeviceGetPciInfo_v3|nvmlDeviceGetPciInfo_v2): one is enough.
+func (l *Library) Has(function string) bool {
+	l.mu.RLock()
+	known, ok := l.has[function]
+	l.mu.RUnlock()
+	if ok {
+		return known
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.loaded {
+		return false
+	}
+	found := false
+	for name := range strings.SplitSeq(function, "|") {
+		found = found || l.api.Extensions().LookupSymbol(name) == nil
+	}
+	l.has[function] = found
+	return found
+}
+
+// Simulated reports whether this is the test library and not NVIDIA's.
+func (l *Library) Simulated() bool { return l.Has(simulatedMarker) }
+
+// init loads the library and initialises NVML (nvmlInit_v2).
+func (l *Library) init() error {
+	code := l.api.Init()
+	if code != nvml.ERROR_LIBRARY_NOT_FOUND {
+		l.mu.Lock()
+		l.loaded = true
+		l.mu.Unlock()
+	}
+	return result("nvmlInit_v2", code)
+}
+
+// shutdown ends NVML (nvmlShutdown). Handles from before are stale.
+func (l *Library) shutdown() error {
+	if !l.Has("nvmlShutdown") {
+		return missing("nvmlShutdown")
+	}
+	err := result("nvmlShutdown", l.api.Shutdown())
+	if err == nil { // go-nvml has closed its handle, so nothing can be looked up until init
+		l.mu.Lock()
+		l.loaded = false
+		l.mu.Unlock()
+	}
+	return err
+}
+
+// ask makes one call of the library itself.
+func ask[T any](l *Library, function string, call func(nvml.Interface) (T, nvml.Return)) (T, error) {
+	if !l.Has(function) {
+		var none T
+		return none, missing(function)
+	}
+	v, code := call(l.api)
+	return v, result(function, code)
+}
+
+// driverVersion is the driver's version (nvmlSystemGetDriverVersion).
+func (l *Library) driverVersion() (string, error) {
+	return ask(l, "nvmlSystemGetDriverVersion", nvml.Interface.SystemGetDriverVersion)
+}
+
+// cudaVersion is the newest CUDA version that the driver supports, as "13.2"
+// (nvmlSystemGetCudaDriverVersion_v2).
+func (l *Library) cudaVersion() (string, error) {
+	v, err := ask(l, "nvmlSystemGetCudaDriverVersion_v2", nvml.Interface.SystemGetCudaDriverVersion_v2)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%d.%d", v/1000, v%1000/10), nil
+}
+
+// deviceCount counts the cards (nvmlDeviceGetCount_v2).
+func (l *Library) deviceCount() (int, error) {
+	return ask(l, "nvmlDeviceGetCount_v2|nvmlDeviceGetCount", nvml.Interface.DeviceGetCount)
+}
+
+// device is the card at an index (nvmlDeviceGetHandleByIndex_v2). Indices change
+// when cards come and go.
+func (l *Library) device(index int) (Device, error) {
+	const function = "nvmlDeviceGetHandleByIndex_v2|nvmlDeviceGetHandleByIndex"
+	if !l.Has(function) {
+		return Device{}, missing(function)
+	}
+	h, code := l.api.DeviceGetHandleByIndex(index)
+	return Device{lib: l, handle: h}, result(function, code)
+}
+
+func result(function string, code nvml.Return) error {
+	if code == nvml.SUCCESS {
+		return nil
+	}
+	name, _, _ := strings.Cut(function, "|")
+	return &Error{Function: name, code: code}
+}
+
+func missing(function string) error { return result(function, codeMissing) }

@@ -1,0 +1,453 @@
+//go:build linux && cgo
+
+package nvmllib
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// State is where a session stands with the driver.
+type State int
+
+const (
+	// Absent: the library or the driver is not there (yet); the session keeps trying.
+	Absent State = iota
+	// Ready: NVML is initialised.
+	Ready
+	// Mismatch: the driver was upgraded under the loaded library. Only a new
+	// process helps; the session keeps trying, in case the driver is put back.
+	Mismatch
+)
+
+// Snapshot is what a session knows at one moment.
+type Snapshot struct {
+	State State
+	// Err says why the state is not Ready.
+	Err error
+	// Cards are all cards that were seen, by index; lost ones keep their place.
+	Cards []*Card
+	// Unidentified counts cards that are enumerated and never answered who they
+	// are; LostUnidentified those that were lost before they could.
+	Unidentified, LostUnidentified int
+	DriverVersion, CUDAVersion     string
+	// Initializations counts successful nvmlInit calls.
+	Initializations int
+	// Simulated is true for the test library.
+	Simulated bool
+	// Enumerated is true once the cards of this initialisation are known.
+	Enumerated bool
+}
+
+// Timing holds a session's clocks. Zero values mean the defaults.
+type Timing struct {
+	// Rescan is the pause between two looks at the machine: attempts to
+	// initialise while the driver is absent, enumerations while it is there.
+	// Default 5 s.
+	Rescan time.Duration
+	// Probe bounds one enumeration: cards that do not say who they are by then
+	// are taken up when they do. Default 2 s.
+	Probe time.Duration
+	// Close bounds how long the end waits for calls under way. Default 1 s.
+	Close time.Duration
+}
+
+func (t Timing) orDefaults() Timing {
+	if t.Rescan <= 0 {
+		t.Rescan = 5 * time.Second
+	}
+	if t.Probe <= 0 {
+		t.Probe = 2 * time.Second
+	}
+	if t.Close <= 0 {
+		t.Close = time.Second
+	}
+	return t
+}
+
+// Session keeps NVML initialised and the cards enumerated. One goroutine, the
+// keeper, makes all calls that belong to no card; each card has a worker. Both
+// can hang in the driver: nothing else waits for them without a deadline.
+type Session struct {
+	lib    *Library
+	timing Timing
+	log    *zap.Logger
+
+	poke  chan struct{}
+	stop  chan struct{}
+	ended chan struct{}
+
+	mu       sync.Mutex
+	snapshot Snapshot
+	slots    []*slot
+}
+
+// slot is one index of the enumeration.
+type slot struct {
+	worker *worker
+	card   *Card
+	// probing is true while a probe is under way, at most one per slot.
+	probing bool
+	// lost is true if the index exists and its card was gone before it was known.
+	lost bool
+}
+
+func newSession(lib *Library, timing Timing, log *zap.Logger) *Session {
+	s := &Session{
+		lib: lib, timing: timing.orDefaults(), log: log,
+		poke: make(chan struct{}, 1), stop: make(chan struct{}), ended: make(chan struct{}),
+	}
+	go s.keep()
+	return s
+}
+
+// Snapshot returns what is known now. It never waits for the driver.
+func (s *Session) Snapshot() Snapshot {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	copied := s.snapshot
+	copied.Cards = slices.Clone(s.snapshot.Cards)
+	return copied
+}
+
+// Poke asks for a look at the machine now: a reading said that a card or the
+// driver is gone.
+func (s *Session) Poke() {
+	select {
+	case s.poke <- struct{}{}:
+	default:
+	}
+}
+
+// pokePause keeps cards that fail at every collection from making the keeper
+// look without end.
+const pokePause = 500 * time.Millisecond
+
+func (s *Session) keep() {
+	defer close(s.ended)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-s.stop:
+			s.end()
+			return
+		case <-timer.C:
+		}
+		s.look()
+		timer.Reset(min(pokePause, s.timing.Rescan))
+		select { // a poke is heard after a pause, the timer after the rest of it
+		case <-s.stop:
+			s.end()
+			return
+		case <-timer.C:
+		}
+		timer.Reset(max(s.timing.Rescan-pokePause, 0))
+		select {
+		case <-s.stop:
+			s.end()
+			return
+		case <-s.poke:
+		case <-timer.C:
+		}
+		timer.Reset(0)
+	}
+}
+
+// look brings the session up to date with the machine.
+func (s *Session) look() {
+	if !s.lib.keeper.TryLock() {
+		return // the keeper of an ended session still hangs in the driver
+	}
+	defer s.lib.keeper.Unlock()
+	if s.Snapshot().State != Ready && !s.initialise() {
+		return
+	}
+	err := s.enumerate()
+	switch KindOf(err) {
+	case DriverGone, VersionMismatch:
+		// Handles are stale. End this initialisation and begin another, now if
+		// the driver is back already.
+		s.setAside(err)
+		_ = s.lib.shutdown()
+		if s.initialise() {
+			if err := s.enumerate(); err != nil {
+				s.log.Warn("NVML cannot enumerate the cards", zap.Error(err))
+			}
+		}
+	default:
+		if err != nil {
+			s.log.Warn("NVML cannot enumerate the cards", zap.Error(err))
+		}
+	}
+}
+
+func (s *Session) initialise() bool {
+	err := s.lib.init()
+	if err != nil {
+		s.setAside(err)
+		return false
+	}
+	driver, _ := s.lib.driverVersion()
+	cuda, _ := s.lib.cudaVersion()
+	simulated := s.lib.Simulated()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.snapshot.State, s.snapshot.Err = Ready, nil
+	s.snapshot.DriverVersion, s.snapshot.CUDAVersion = driver, cuda
+	s.snapshot.Simulated = simulated
+	s.snapshot.Initializations++
+	s.snapshot.Enumerated = false
+	s.log.Info("NVML is initialised", zap.String("library", s.lib.path), zap.String("driver", driver), zap.String("cuda", cuda), zap.Bool("simulated", simulated))
+	return true
+}
+
+// setAside notes that the driver is not to be had, says so once, and loses every card.
+func (s *Session) setAside(err error) {
+	state := Absent
+	if KindOf(err) == VersionMismatch {
+		state = Mismatch
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	said := s.snapshot.State == state && s.snapshot.Err != nil && s.snapshot.Err.Error() == err.Error()
+	s.snapshot.State, s.snapshot.Err = state, err
+	s.snapshot.Enumerated = false
+	s.snapshot.Unidentified, s.snapshot.LostUnidentified = 0, 0
+	for _, c := range s.snapshot.Cards {
+		c.lose(err)
+	}
+	if said {
+		return
+	}
+	switch {
+	case state == Mismatch:
+		s.log.Error("the driver was upgraded under this process, which cannot change its NVML library: restart the collector", zap.Error(err))
+	case KindOf(err) == NoLibrary:
+		s.log.Warn("the NVML library cannot be loaded; trying again. Without an NVIDIA driver there is none; elsewhere set library_path",
+			zap.String("library", s.lib.path), zap.Duration("every", s.timing.Rescan))
+	default:
+		s.log.Warn("NVIDIA's driver is not loaded; trying again", zap.Error(err), zap.Duration("every", s.timing.Rescan))
+	}
+}
+
+// probed is what a slot's worker found out.
+type probed struct {
+	slot     *slot
+	index    int
+	device   Device
+	identity Identity
+	err      error
+}
+
+// enumerate asks every index who is there. It returns an error only if the
+// enumeration itself failed.
+func (s *Session) enumerate() error {
+	count, err := s.lib.deviceCount()
+	if err != nil {
+		return err
+	}
+	s.fitSlots(count)
+	results := make(chan probed, count)
+	asked := s.probe(results)
+	deadline := time.NewTimer(s.timing.Probe)
+	defer deadline.Stop()
+	var gone error
+	for range asked {
+		select {
+		case p := <-results:
+			if kind := KindOf(p.err); kind == DriverGone || kind == VersionMismatch {
+				gone = p.err
+			}
+			s.takeUp(p)
+			continue
+		case <-deadline.C:
+		case <-s.stop:
+		}
+		break
+	}
+	if gone != nil {
+		return gone
+	}
+	s.settle()
+	return nil
+}
+
+// fitSlots makes as many slots as there are indices.
+func (s *Session) fitSlots(count int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.slots) < count {
+		s.slots = append(s.slots, &slot{worker: s.lib.workers.adopt(len(s.slots))})
+	}
+	for len(s.slots) > count {
+		s.slots = s.slots[:len(s.slots)-1]
+		s.lib.workers.release(len(s.slots))
+	}
+}
+
+// probe gives each slot's worker the question who is there. A slot whose worker
+// hangs is left alone, so that one card never holds two threads.
+func (s *Session) probe(results chan<- probed) (asked int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, sl := range s.slots {
+		if sl.probing || sl.worker.busyFor() > s.timing.Probe {
+			continue
+		}
+		known := sl.card
+		job := func() {
+			p := probed{slot: sl, index: i}
+			p.device, p.err = s.lib.device(i)
+			if p.err == nil {
+				p.identity, p.err = identify(known, p.device, i)
+			}
+			s.mu.Lock()
+			sl.probing = false
+			s.mu.Unlock()
+			results <- p
+		}
+		if sl.worker.submit(job) {
+			sl.probing = true
+			asked++
+		}
+	}
+	return asked
+}
+
+// identify reads a card's description, or only its UUID if the card is known.
+func identify(known *Card, d Device, index int) (Identity, error) {
+	if known != nil && known.Err() == nil {
+		id := known.Identity()
+		uuid, err := d.UUID()
+		if err == nil && uuid == id.UUID {
+			id.Index = index
+			if on, err := d.MIGEnabled(); err == nil {
+				id.MIG = map[bool]string{true: "enabled", false: "disabled"}[on]
+			}
+			return id, nil
+		}
+	}
+	return describe(d, index)
+}
+
+// takeUp puts an answer into the slot and the card it belongs to.
+func (s *Session) takeUp(p probed) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p.err != nil {
+		p.slot.lost = KindOf(p.err) == Lost
+		if p.slot.card != nil && KindOf(p.err) == Lost {
+			p.slot.card.lose(p.err)
+		}
+		return
+	}
+	p.slot.lost = false
+	card := p.slot.card
+	if card == nil || card.Identity().UUID != p.identity.UUID {
+		card = s.find(p.identity.UUID)
+	}
+	isNew := card == nil
+	if isNew {
+		card = &Card{}
+		s.snapshot.Cards = append(s.snapshot.Cards, card)
+	}
+	card.mu.Lock()
+	back := !isNew && card.err != nil
+	if isNew || back {
+		card.generation++
+	}
+	card.identity, card.device, card.worker, card.err = p.identity, p.device, p.slot.worker, nil
+	card.mu.Unlock()
+	p.slot.card = card
+	fields := []zap.Field{zap.String("hw.id", p.identity.UUID), zap.Int("index", p.index), zap.String("model", p.identity.Model)}
+	switch {
+	case isNew:
+		s.log.Info("card found", fields...)
+	case back:
+		s.log.Info("card is back", fields...)
+	}
+	slices.SortStableFunc(s.snapshot.Cards, func(a, b *Card) int { return a.Identity().Index - b.Identity().Index })
+}
+
+func (s *Session) find(uuid string) *Card {
+	for _, c := range s.snapshot.Cards {
+		if c.Identity().UUID == uuid {
+			return c
+		}
+	}
+	return nil
+}
+
+// settle loses the cards that no slot holds any more and counts the slots
+// without a card.
+func (s *Session) settle() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	held := map[*Card]bool{}
+	s.snapshot.Unidentified, s.snapshot.LostUnidentified = 0, 0
+	for _, sl := range s.slots {
+		switch {
+		case sl.card != nil:
+			held[sl.card] = true
+		case sl.lost:
+			s.snapshot.LostUnidentified++
+		default:
+			s.snapshot.Unidentified++
+		}
+	}
+	for _, c := range s.snapshot.Cards {
+		if !held[c] && c.Err() == nil {
+			c.lose(errRemoved)
+		}
+	}
+	s.snapshot.Enumerated = true
+}
+
+// errRemoved is why a card that was taken out cannot be asked.
+var errRemoved = errors.New("the card is not enumerated any more")
+
+// end stops the workers and, if none of them hangs, ends NVML: nvmlShutdown
+// would hang with them.
+func (s *Session) end() {
+	s.mu.Lock()
+	var left []*worker
+	for i, sl := range s.slots {
+		left = append(left, sl.worker)
+		s.lib.workers.release(i)
+	}
+	s.slots = nil
+	ready := s.snapshot.State == Ready
+	s.mu.Unlock()
+	deadline := time.NewTimer(s.timing.Close)
+	defer deadline.Stop()
+	for _, w := range left {
+		select {
+		case <-w.ended:
+		case <-deadline.C:
+			s.log.Warn("a call hangs in NVIDIA's driver; its thread is left behind")
+			return
+		}
+	}
+	if ready {
+		_ = s.lib.shutdown()
+	}
+}
+
+// close stops the session. It waits for calls under way, though not for those
+// that hang: they cannot be cancelled.
+func (s *Session) close(ctx context.Context) {
+	close(s.stop)
+	timer := time.NewTimer(s.timing.Close + s.timing.Close/4)
+	defer timer.Stop()
+	select {
+	case <-s.ended:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}

@@ -1,0 +1,277 @@
+//go:build linux && cgo
+
+package nvmlreceiver
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"os"
+	"slices"
+	"time"
+
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/component/componentstatus"
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/collector/receiver"
+	"go.uber.org/zap"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+)
+
+// collector makes the collections of one nvml receiver: it asks every card's
+// worker, gathers what came in time, and ends the series of what is gone. It
+// never calls NVML itself, so nothing in the driver can hold it up.
+type collector struct {
+	cfg      *Config
+	settings receiver.Settings
+	log      *zap.Logger
+	sessions *nvmllib.Sessions
+	matcher  deviceMatcher
+	rows     []*family
+
+	host      component.Host
+	hostname  string
+	session   *nvmllib.Session
+	cards     map[*nvmllib.Card]*card
+	order     []*card
+	emitter   *emitter
+	telemetry *telemetry
+	state     nvmllib.State
+	saidState bool
+	inits     int
+}
+
+func newCollector(settings receiver.Settings, cfg *Config, sessions *nvmllib.Sessions) *collector {
+	c := &collector{
+		cfg: cfg, settings: settings, log: settings.Logger, sessions: sessions,
+		matcher: newDeviceMatcher(cfg.Devices),
+		cards:   map[*nvmllib.Card]*card{},
+	}
+	for _, row := range table() {
+		wanted := row.status && cfg.Metrics.HwStatus.Enabled
+		for i := range row.metrics {
+			wanted = wanted || row.metrics[i].enabled(&cfg.Metrics)
+		}
+		if wanted {
+			c.rows = append(c.rows, &row)
+		}
+	}
+	return c
+}
+
+// start acquires the session. It never waits for the driver.
+func (c *collector) start(_ context.Context, host component.Host) (err error) {
+	c.host = host
+	if c.hostname, err = os.Hostname(); err != nil {
+		c.log.Warn("the host's name cannot be read; host.name stays empty", zap.Error(err))
+	}
+	c.emitter = newEmitter(c.cfg, c.settings)
+	if c.telemetry, err = newTelemetry(c); err != nil {
+		return err
+	}
+	c.session, err = c.sessions.Acquire(c.cfg.LibraryPath, c.log)
+	return err
+}
+
+// shutdown gives the session back. It waits a second at most for calls that
+// are under way, and not for those that hang.
+func (c *collector) shutdown(ctx context.Context) error {
+	if c.session != nil {
+		c.sessions.Release(ctx)
+		c.session = nil
+	}
+	if c.telemetry != nil {
+		c.telemetry.shutdown()
+	}
+	return nil
+}
+
+// collect makes one collection. It returns within card_timeout, and what fails
+// is told by metrics, the log and the component's status rather than by an
+// error, which scraperhelper would log at every collection.
+func (c *collector) collect(ctx context.Context) (pmetric.Metrics, error) {
+	now := time.Now()
+	snapshot := c.session.Snapshot()
+	c.report(&snapshot)
+	c.survey(&snapshot)
+	c.ask(ctx, &snapshot)
+	return c.emit(now, &snapshot), nil
+}
+
+// survey brings the views up to date with the cards that the session knows.
+func (c *collector) survey(snapshot *nvmllib.Snapshot) {
+	for _, shared := range snapshot.Cards {
+		if c.cards[shared] != nil {
+			continue
+		}
+		if id := shared.Identity(); c.matcher.wants(id.UUID, id.Index, id.PCIBusID) {
+			view := newCard(shared, c.rows)
+			c.cards[shared] = view
+			c.order = append(c.order, view)
+		}
+	}
+	slices.SortStableFunc(c.order, func(a, b *card) int { return cmp.Compare(a.shared.Identity().Index, b.shared.Identity().Index) })
+}
+
+// ask submits a job for every card that is there and waits for all of them
+// until the deadline. Cards whose last job still hangs are not asked again.
+func (c *collector) ask(ctx context.Context, snapshot *nvmllib.Snapshot) {
+	for _, card := range c.order {
+		if card.pending {
+			card.poll()
+		}
+		gone := card.shared.Err()
+		switch {
+		case gone != nil:
+			if !card.pending {
+				card.describe(snapshot.DriverVersion, snapshot.CUDAVersion)
+			}
+			c.turn(card, lost, gone)
+		case card.pending:
+			c.turn(card, unresponsive, errDeadline)
+		case !card.submit(snapshot.DriverVersion, snapshot.CUDAVersion):
+			c.turn(card, unresponsive, errQueueFull)
+		default:
+			card.asked = true
+		}
+	}
+	deadline := time.NewTimer(c.cfg.cardTimeout())
+	defer deadline.Stop()
+	late := false
+	for _, card := range c.order {
+		if !card.asked {
+			continue
+		}
+		card.asked = false
+		if late {
+			card.poll()
+		} else {
+			select {
+			case <-card.done:
+				card.pending = false
+			case <-deadline.C:
+				late = true
+				card.poll()
+			case <-ctx.Done():
+				late = true
+				card.poll()
+			}
+		}
+		c.conclude(card)
+	}
+}
+
+var (
+	errDeadline  = errors.New("a call in NVIDIA's driver has not returned")
+	errQueueFull = errors.New("too many receivers wait for this card")
+)
+
+// conclude judges a card after the wait.
+func (c *collector) conclude(card *card) {
+	if card.pending {
+		c.turn(card, unresponsive, errDeadline)
+		return
+	}
+	c.telemetry.took(card)
+	for _, change := range card.changes {
+		c.say(card, change)
+	}
+	if card.gone != nil {
+		c.telemetry.failed(card.gone)
+		c.turn(card, lost, card.gone)
+		c.session.Poke()
+		return
+	}
+	c.turn(card, healthy, nil)
+}
+
+// turn notes a card's condition and logs it when it changes.
+func (c *collector) turn(card *card, to condition, reason error) {
+	if to != healthy {
+		c.telemetry.missed(card)
+	}
+	if to == lost && card.condition != lost {
+		card.lostSince = time.Now()
+	}
+	from := card.condition
+	card.condition = to
+	if from == to {
+		return
+	}
+	fields := []zap.Field{zap.String("hw.id", card.names.id), zap.String("hw.name", card.names.name)}
+	switch to {
+	case healthy:
+		if from != unknown {
+			c.log.Info("card answers again", fields...)
+		}
+	case unresponsive:
+		c.log.Error("card does not answer in time; its series end until it does", append(fields, zap.Error(reason), zap.Duration("card_timeout", c.cfg.cardTimeout()))...)
+	case lost:
+		c.log.Error("card is lost; its series end until it is back", append(fields, zap.Error(reason))...)
+	}
+}
+
+// say logs what changed about one family of a card, and counts errors.
+func (c *collector) say(card *card, change rowChange) {
+	if change.err != nil && !change.off {
+		c.telemetry.failed(change.err)
+	}
+	if change.row == nil {
+		return
+	}
+	fields := []zap.Field{zap.String("hw.name", card.names.name), zap.String("family", change.row.name)}
+	switch {
+	case change.off:
+		c.log.Debug("not supported on this card; switched off", append(fields, zap.Error(change.err))...)
+	case change.err != nil:
+		c.log.Warn("reading fails; its series end until it works", append(fields, zap.Error(change.err))...)
+	default:
+		c.log.Info("reading works again", fields...)
+	}
+}
+
+// report tells the component's status when the session's state changes.
+func (c *collector) report(snapshot *nvmllib.Snapshot) {
+	c.telemetry.session(snapshot)
+	if snapshot.State == nvmllib.Ready && snapshot.Initializations != c.inits {
+		if c.inits != 0 {
+			c.emitter.restart() // counters of the driver begin anew
+		}
+		c.inits = snapshot.Initializations
+	}
+	if c.saidState && snapshot.State == c.state {
+		return
+	}
+	if snapshot.State == nvmllib.Absent && snapshot.Err == nil {
+		return // the session has not tried yet
+	}
+	c.saidState, c.state = true, snapshot.State
+	switch {
+	case snapshot.State == nvmllib.Ready:
+		componentstatus.ReportStatus(c.host, componentstatus.NewEvent(componentstatus.StatusOK))
+	case snapshot.State == nvmllib.Mismatch && c.cfg.ExitOnDriverUpgrade:
+		componentstatus.ReportStatus(c.host, componentstatus.NewFatalErrorEvent(snapshot.Err))
+	default:
+		componentstatus.ReportStatus(c.host, componentstatus.NewRecoverableErrorEvent(snapshot.Err))
+	}
+}
+
+// emit turns the views into points.
+func (c *collector) emit(now time.Time, snapshot *nvmllib.Snapshot) pmetric.Metrics {
+	e := c.emitter
+	e.begin(pcommon.NewTimestampFromTime(now), c.hostname, snapshot.Simulated)
+	counts := [...]int64{healthy: 0, unresponsive: int64(snapshot.Unidentified), lost: int64(snapshot.LostUnidentified)}
+	c.order = slices.DeleteFunc(c.order, func(card *card) bool {
+		forget := card.condition == lost && c.cfg.ForgetLostAfter > 0 && now.Sub(card.lostSince) >= c.cfg.ForgetLostAfter
+		if forget {
+			e.forget(card)
+		} else {
+			counts[card.condition]++
+			e.card(card)
+		}
+		return forget && card.shared.Err() != nil
+	})
+	return e.end(counts[:])
+}

@@ -1,0 +1,93 @@
+package nvmlreceiver
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/scraper/scraperhelper"
+
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
+)
+
+const (
+	defaultCollectionInterval = 15 * time.Second
+	defaultCardTimeout        = 2 * time.Second
+)
+
+// Config is the configuration of one nvml receiver. All nvml receivers of a
+// collector share one NVML session and one worker per card.
+type Config struct {
+	scraperhelper.ControllerConfig `mapstructure:",squash"`
+	metadata.MetricsBuilderConfig  `mapstructure:",squash"`
+
+	// CardTimeout is how long a collection waits for one card. A card that has
+	// not answered by then is reported as unresponsive, and its series end until
+	// it answers. Default: 2s, or the collection interval if that is shorter.
+	CardTimeout time.Duration `mapstructure:"card_timeout"`
+
+	// LibraryPath is NVML's shared library: a file name for the loader to find,
+	// or an absolute path. Default: libnvidia-ml.so.1. A process can hold one
+	// library only, so all nvml receivers must name the same.
+	LibraryPath string `mapstructure:"library_path"`
+
+	// Devices chooses the cards. Default: all.
+	Devices DeviceFilter `mapstructure:"devices"`
+
+	// PerCardResource puts each card on a resource of its own that carries the
+	// descriptive attributes too. Use it for OTLP backends and for the
+	// DCGM-named output, not for remote write.
+	PerCardResource bool `mapstructure:"per_card_resource"`
+
+	// ForgetLostAfter ends the last series of a lost card (hw.gpu.up = 0,
+	// hw.status failed, hw.gpu.info) after this time. 0 keeps them until the
+	// card is back or the collector restarts.
+	ForgetLostAfter time.Duration `mapstructure:"forget_lost_after"`
+
+	// ExitOnDriverUpgrade stops the collector with a fatal error when the driver
+	// was upgraded underneath: a process cannot change its NVML library, so a
+	// supervisor has to start a new one. Default: report and go on.
+	ExitOnDriverUpgrade bool `mapstructure:"exit_on_driver_upgrade"`
+}
+
+func createDefaultConfig() component.Config {
+	cfg := &Config{
+		ControllerConfig:     scraperhelper.NewDefaultControllerConfig(),
+		MetricsBuilderConfig: metadata.DefaultMetricsBuilderConfig(),
+	}
+	cfg.CollectionInterval = defaultCollectionInterval
+	return cfg
+}
+
+// Validate reports every mistake with its key, its value and the remedy.
+func (c *Config) Validate() error {
+	var errs []error
+	if c.CardTimeout < 0 {
+		errs = append(errs, fmt.Errorf("card_timeout: %v is negative: give a positive duration such as 2s, or leave it out", c.CardTimeout))
+	}
+	if c.CollectionInterval > 0 && c.CardTimeout > c.CollectionInterval {
+		errs = append(errs, fmt.Errorf("card_timeout: %v is longer than collection_interval (%v), so that one late card would delay the next collection: lower card_timeout or raise collection_interval", c.CardTimeout, c.CollectionInterval))
+	}
+	if c.Timeout > 0 && c.Timeout < c.cardTimeout() {
+		errs = append(errs, fmt.Errorf("timeout: %v is shorter than card_timeout (%v): raise timeout, or leave it out", c.Timeout, c.cardTimeout()))
+	}
+	if c.ForgetLostAfter < 0 {
+		errs = append(errs, fmt.Errorf("forget_lost_after: %v is negative: give a positive duration such as 24h, or 0 to keep lost cards", c.ForgetLostAfter))
+	}
+	if strings.ContainsRune(c.LibraryPath, filepath.Separator) && !filepath.IsAbs(c.LibraryPath) {
+		errs = append(errs, fmt.Errorf("library_path: %q is a relative path: give an absolute one, or a bare file name such as libnvidia-ml.so.1", c.LibraryPath))
+	}
+	errs = append(errs, c.Devices.validate())
+	return errors.Join(errs...)
+}
+
+// cardTimeout is the effective deadline of one card.
+func (c *Config) cardTimeout() time.Duration {
+	if c.CardTimeout > 0 {
+		return c.CardTimeout
+	}
+	return min(defaultCardTimeout, c.CollectionInterval)
+}

@@ -1,0 +1,97 @@
+package nvmlreceiver
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// DeviceFilter chooses cards by UUID (GPU-…), by NVML index (0, gpu0) or by PCI
+// address (0000:01:00.0). Indices change when cards come and go.
+type DeviceFilter struct {
+	// Include names the cards to read. Empty: all.
+	Include []string `mapstructure:"include"`
+	// Exclude names cards not to read.
+	Exclude []string `mapstructure:"exclude"`
+}
+
+var (
+	uuidPattern  = regexp.MustCompile(`^(?i)(GPU|MIG)-[0-9a-f/-]+$`)
+	indexPattern = regexp.MustCompile(`^(gpu)?[0-9]{1,4}$`)
+	pciPattern   = regexp.MustCompile(`^(?i)([0-9a-f]{4}|[0-9a-f]{8}):[0-9a-f]{2}:[0-9a-f]{2}(\.[0-9a-f])?$`)
+)
+
+// normalizeDevice brings a name of a card into the one form that matches compares.
+func normalizeDevice(name string) (string, error) {
+	name = strings.TrimSpace(name)
+	switch {
+	case uuidPattern.MatchString(name):
+		return strings.ToLower(name), nil
+	case indexPattern.MatchString(name):
+		n, err := strconv.Atoi(strings.TrimPrefix(name, "gpu"))
+		if err != nil {
+			return "", err
+		}
+		return strconv.Itoa(n), nil
+	case pciPattern.MatchString(name):
+		return normalizePCI(name), nil
+	}
+	return "", errors.New("it is neither a UUID (GPU-…), an index (0 or gpu0) nor a PCI address (0000:01:00.0)")
+}
+
+// normalizePCI writes an address as sysfs does: domain of four digits if it
+// fits, lower case, with the function.
+func normalizePCI(address string) string {
+	address = strings.ToLower(address)
+	if domain, rest, ok := strings.Cut(address, ":"); ok && len(domain) == 8 && strings.HasPrefix(domain, "0000") {
+		address = domain[4:] + ":" + rest
+	}
+	if !strings.Contains(address, ".") {
+		address += ".0"
+	}
+	return address
+}
+
+func (f *DeviceFilter) validate() error {
+	var errs []error
+	seen := map[string]string{}
+	for key, list := range map[string][]string{"devices::include": f.Include, "devices::exclude": f.Exclude} {
+		for _, name := range list {
+			n, err := normalizeDevice(name)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("%s: %q: %w", key, name, err))
+				continue
+			}
+			if other, ok := seen[n]; ok && other != key {
+				errs = append(errs, fmt.Errorf("devices: %q stands in include and in exclude: remove it from one of them", name))
+			}
+			seen[n] = key
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// deviceMatcher is a filter made ready to compare.
+type deviceMatcher struct{ include, exclude map[string]bool }
+
+func newDeviceMatcher(f DeviceFilter) deviceMatcher {
+	set := func(names []string) map[string]bool {
+		m := make(map[string]bool, len(names))
+		for _, name := range names {
+			if n, err := normalizeDevice(name); err == nil { // Validate has refused the others
+				m[n] = true
+			}
+		}
+		return m
+	}
+	return deviceMatcher{include: set(f.Include), exclude: set(f.Exclude)}
+}
+
+func (m deviceMatcher) wants(uuid string, index int, pci string) bool {
+	uuid, pci = strings.ToLower(uuid), normalizePCI(pci)
+	number := strconv.Itoa(index)
+	in := func(set map[string]bool) bool { return set[uuid] || set[number] || set[pci] }
+	return (len(m.include) == 0 || in(m.include)) && !in(m.exclude)
+}

@@ -1,0 +1,202 @@
+//go:build linux && cgo
+
+package nvmlreceiver
+
+import (
+	"time"
+
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/collector/receiver"
+
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
+)
+
+// simulatedAttribute marks every series that was made from the test library.
+const simulatedAttribute = "gpu.simulated"
+
+// emitter makes points out of samples. A series that was recorded at the last
+// collection and is not at this one gets one last point with the
+// no-recorded-value flag: remote write turns it into a staleness marker, so that
+// queries see the end at once.
+type emitter struct {
+	perCard   bool
+	builder   *metadata.MetricsBuilder
+	ender     *metadata.MetricsBuilder // builds the last points; the generated builder cannot flag them
+	ended     bool
+	endedAs   names // whose series end
+	ts        pcommon.Timestamp
+	hostname  string
+	simulated bool
+	state     []sample
+	gone      map[series]struct{}
+	last      pmetric.Metrics
+}
+
+func newEmitter(cfg *Config, settings receiver.Settings) *emitter {
+	return &emitter{
+		perCard: cfg.PerCardResource,
+		builder: metadata.NewMetricsBuilder(cfg.MetricsBuilderConfig, settings),
+		ender:   metadata.NewMetricsBuilder(cfg.MetricsBuilderConfig, settings),
+		gone:    map[series]struct{}{},
+	}
+}
+
+// restart gives counters a new start time.
+func (e *emitter) restart() {
+	now := pcommon.NewTimestampFromTime(time.Now())
+	e.builder.Reset(metadata.WithStartTime(now))
+	e.ender.Reset(metadata.WithStartTime(now))
+}
+
+func (e *emitter) begin(ts pcommon.Timestamp, hostname string, simulated bool) {
+	e.ts, e.hostname = ts, hostname
+	e.simulated = e.simulated || simulated // the process keeps its library
+	e.ended = false
+	e.last = pmetric.NewMetrics()
+}
+
+// card records a card's samples and its state, and ends what it had and has not.
+func (e *emitter) card(c *card) {
+	e.state = e.state[:0]
+	if c.condition == healthy {
+		e.state = append(e.state, c.sheet.samples...)
+	}
+	e.state = appendState(e.state, c)
+	e.endSeries(c, e.state)
+	for i := range e.state {
+		s := &e.state[i]
+		s.metric.record(e.builder, e.ts, &c.names, s)
+	}
+	c.recorded, e.state = e.state, c.recorded
+	if e.perCard {
+		e.emitResource(&c.names)
+	}
+}
+
+// forget ends everything a card has.
+func (e *emitter) forget(c *card) {
+	e.endSeries(c, nil)
+	c.recorded = c.recorded[:0]
+	if e.perCard {
+		e.emitResource(&c.names)
+	}
+}
+
+// endSeries records a last point for each series of the last collection that is
+// not among now. Both are in the table's order, mostly the same.
+func (e *emitter) endSeries(c *card, now []sample) {
+	renamed := c.recordedAs.id != "" && (c.recordedAs.id != c.names.id || c.recordedAs.name != c.names.name || c.recordedAs.info() != c.names.info())
+	e.endedAs = c.names
+	if renamed {
+		e.endedAs = c.recordedAs
+		for i := range c.recorded {
+			s := &c.recorded[i]
+			s.metric.record(e.ender, e.ts, &c.recordedAs, s)
+			e.ended = true
+		}
+	} else if !sameSeries(c.recorded, now) {
+		clear(e.gone)
+		for i := range now {
+			e.gone[now[i].series] = struct{}{}
+		}
+		for i := range c.recorded {
+			s := &c.recorded[i]
+			if _, still := e.gone[s.series]; !still {
+				s.metric.record(e.ender, e.ts, &c.names, s)
+				e.ended = true
+			}
+		}
+	}
+	if renamed || c.recordedAs.id == "" {
+		c.recordedAs = c.names
+	}
+}
+
+func sameSeries(a, b []sample) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if a[i].series != b[i].series {
+			return false
+		}
+	}
+	return true
+}
+
+// end records what belongs to no card and returns the collection.
+func (e *emitter) end(counts []int64) pmetric.Metrics {
+	for _, s := range [...]struct {
+		condition condition
+		attribute metadata.AttributeHwGpuState
+	}{
+		{healthy, metadata.AttributeHwGpuStateHealthy},
+		{unresponsive, metadata.AttributeHwGpuStateUnresponsive},
+		{lost, metadata.AttributeHwGpuStateLost},
+	} {
+		e.builder.RecordHwGpuCountDataPoint(e.ts, counts[s.condition], s.attribute)
+	}
+	e.emitResource(nil)
+	metrics := e.last
+	e.last = pmetric.Metrics{}
+	if e.simulated {
+		eachPoint(metrics, func(p pmetric.NumberDataPoint) { p.Attributes().PutBool(simulatedAttribute, true) })
+	}
+	return metrics
+}
+
+// emitResource moves what was recorded since the last call onto a resource of
+// its own: the card's, or without one the host's.
+func (e *emitter) emitResource(card *names) {
+	if e.ended {
+		endedAs := card
+		if card != nil {
+			endedAs = &e.endedAs
+		}
+		ends := e.ender.Emit(metadata.WithResource(e.resource(endedAs)))
+		eachPoint(ends, func(p pmetric.NumberDataPoint) {
+			p.SetFlags(pmetric.DefaultDataPointFlags.WithNoRecordedValue(true))
+			p.SetIntValue(0)
+		})
+		ends.ResourceMetrics().MoveAndAppendTo(e.last.ResourceMetrics())
+		e.ended = false
+	}
+	e.builder.Emit(metadata.WithResource(e.resource(card))).ResourceMetrics().MoveAndAppendTo(e.last.ResourceMetrics())
+}
+
+func (e *emitter) resource(card *names) pcommon.Resource {
+	rb := e.builder.NewResourceBuilder()
+	rb.SetHostName(e.hostname)
+	if card != nil {
+		rb.SetHwID(card.id)
+		rb.SetHwName(card.name)
+		rb.SetHwModel(card.Model)
+		rb.SetHwVendor(vendor)
+		rb.SetHwSerialNumber(card.Serial)
+		rb.SetHwFirmwareVersion(card.VBIOS)
+		rb.SetHwDriverVersion(card.driver)
+		rb.SetHwGpuPciBusID(card.PCIBusID)
+	}
+	return rb.Emit()
+}
+
+func eachPoint(metrics pmetric.Metrics, do func(pmetric.NumberDataPoint)) {
+	for i := range metrics.ResourceMetrics().Len() {
+		scopes := metrics.ResourceMetrics().At(i).ScopeMetrics()
+		for j := range scopes.Len() {
+			all := scopes.At(j).Metrics()
+			for k := range all.Len() {
+				var points pmetric.NumberDataPointSlice
+				if m := all.At(k); m.Type() == pmetric.MetricTypeSum {
+					points = m.Sum().DataPoints()
+				} else {
+					points = m.Gauge().DataPoints()
+				}
+				for l := range points.Len() {
+					do(points.At(l))
+				}
+			}
+		}
+	}
+}

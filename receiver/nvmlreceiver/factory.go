@@ -1,0 +1,14 @@
+package nvmlreceiver
+
+import (
+	"go.opentelemetry.io/collector/receiver"
+
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
+)
+
+// NewFactory returns the factory of the nvml receiver. The receivers that one
+// factory creates share one NVML session and one worker per card.
+func NewFactory() receiver.Factory {
+	return receiver.NewFactory(metadata.Type, createDefaultConfig,
+		receiver.WithMetrics(newCreator(), metadata.MetricsStability))
+}

@@ -1,0 +1,34 @@
+//go:build linux && cgo
+
+package nvmlreceiver
+
+import (
+	"context"
+
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/consumer"
+	"go.opentelemetry.io/collector/receiver"
+	"go.opentelemetry.io/collector/scraper"
+	"go.opentelemetry.io/collector/scraper/scraperhelper"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
+)
+
+// newCreator returns a constructor whose receivers share sessions.
+func newCreator() receiver.CreateMetricsFunc {
+	sessions := nvmllib.NewSessions(nvmllib.Timing{})
+	return func(_ context.Context, set receiver.Settings, cfg component.Config, next consumer.Metrics) (receiver.Metrics, error) {
+		return newReceiver(set, cfg.(*Config), next, sessions)
+	}
+}
+
+func newReceiver(set receiver.Settings, cfg *Config, next consumer.Metrics, sessions *nvmllib.Sessions, options ...scraperhelper.ControllerOption) (receiver.Metrics, error) {
+	c := newCollector(set, cfg, sessions)
+	s, err := scraper.NewMetrics(c.collect, scraper.WithStart(c.start), scraper.WithShutdown(c.shutdown))
+	if err != nil {
+		return nil, err
+	}
+	options = append(options, scraperhelper.AddMetricsScraper(metadata.Type, s))
+	return scraperhelper.NewMetricsController(&cfg.ControllerConfig, set, next, options...)
+}

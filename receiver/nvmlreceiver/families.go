@@ -1,0 +1,105 @@
+//go:build linux && cgo
+
+package nvmlreceiver
+
+import (
+	"slices"
+
+	"go.opentelemetry.io/collector/pdata/pcommon"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
+)
+
+// family is one row of the table: one question to a card and what its answer is
+// recorded as. Reading, switching off what a card does not support, counting
+// errors and ending series all follow from the row.
+type family struct {
+	// name stands in logs and in the receiver's own telemetry.
+	name string
+	// needs is the NVML function that the question takes; alternatives are
+	// joined by "|". A library without it has the family switched off.
+	needs string
+	// status says that hw.status depends on the answer, so that the question is
+	// asked even if its metrics are switched off.
+	status bool
+	// metrics is what the answer is recorded as.
+	metrics []metric
+	// read asks the card and puts the answer on the sheet. The error decides what
+	// follows: not supported switches the family off for this card, lost ends
+	// the collection of the card, others are counted and said once.
+	read func(d nvmllib.Device, out *sheet) error
+}
+
+// metric says whether a metric is switched on and how one sample of it is recorded.
+type metric struct {
+	enabled func(*metadata.MetricsConfig) bool
+	record  func(mb *metadata.MetricsBuilder, ts pcommon.Timestamp, c *names, s *sample)
+}
+
+// sample is one value that was read. Its series is told apart by the metric, the
+// attribute and the text: what is recorded must depend on nothing else.
+type sample struct {
+	series
+	integer int64
+	float   float64
+}
+
+type series struct {
+	metric *metric
+	// attribute is an enumerated attribute of the metric, or several packed.
+	attribute int
+	// text is an attribute that is free text, such as the fan's name.
+	text string
+}
+
+// names is how a card stands on its points.
+type names struct {
+	id, name, driver, cuda string
+	fans                   []string
+	nvmllib.Identity
+}
+
+// info is all that stands on hw.gpu.info: its series ends when any of it changes.
+func (n *names) info() [2]string { return [2]string{n.driver, n.MIG} }
+
+// sheet takes the answers of one card in one collection. The worker of the card
+// writes it, and the collection reads it when the worker is done.
+type sheet struct {
+	samples []sample
+	health  health
+	names   *names
+	row     *family
+	fields  []nvmllib.FieldValue
+}
+
+func (s *sheet) int(metric int, attribute int, v int64) {
+	s.samples = append(s.samples, sample{series: series{metric: &s.row.metrics[metric], attribute: attribute}, integer: v})
+}
+
+func (s *sheet) float(metric int, attribute int, v float64) {
+	s.samples = append(s.samples, sample{series: series{metric: &s.row.metrics[metric], attribute: attribute}, float: v})
+}
+
+// fieldValues asks for several field values at once. The slice is valid until
+// the next call.
+func (s *sheet) fieldValues(d nvmllib.Device, ids ...uint32) ([]nvmllib.FieldValue, error) {
+	s.fields = s.fields[:0]
+	for _, id := range ids {
+		s.fields = append(s.fields, nvmllib.FieldValue{FieldId: id})
+	}
+	return s.fields, d.FieldValues(s.fields)
+}
+
+// percent makes a share of a percentage; what is beyond is no reading.
+func (s *sheet) percent(metric int, attribute int, v uint32) {
+	if v <= 100 {
+		s.float(metric, attribute, float64(v)/100)
+	}
+}
+
+// table is all that is asked of a card, in the order in which it is asked.
+func table() []family {
+	return slices.Concat(memoryFamilies(), utilizationFamilies(), temperatureFamilies(), powerFamilies(),
+		clockFamilies(), throttleFamilies(), fanFamilies(), pcieFamilies(), eccFamilies())
+}

@@ -1,0 +1,71 @@
+//go:build linux && cgo
+
+package nvmlreceiver
+
+import (
+	"math"
+
+	"go.opentelemetry.io/collector/pdata/pcommon"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
+)
+
+// The three attributes of hw.errors, packed into one number.
+const (
+	eccUncorrected = 1 << iota
+	eccAggregate
+	eccDRAM
+	eccCombinations
+)
+
+var eccErrors = metric{
+	func(c *metadata.MetricsConfig) bool { return c.HwErrors.Enabled },
+	func(mb *metadata.MetricsBuilder, ts pcommon.Timestamp, c *names, s *sample) {
+		kind, lifetime, location := metadata.AttributeErrorTypeCorrected, metadata.AttributeHwGpuEccLifetimeVolatile, metadata.AttributeHwGpuMemoryLocationSram
+		if s.attribute&eccUncorrected != 0 {
+			kind = metadata.AttributeErrorTypeUncorrected
+		}
+		if s.attribute&eccAggregate != 0 {
+			lifetime = metadata.AttributeHwGpuEccLifetimeAggregate
+		}
+		if s.attribute&eccDRAM != 0 {
+			location = metadata.AttributeHwGpuMemoryLocationDram
+		}
+		mb.RecordHwErrorsDataPoint(ts, s.integer, kind, lifetime, location, c.id, c.name, metadata.AttributeHwTypeGpu)
+	},
+}
+
+// eccFamilies has one row for each combination, since cards know some and not others.
+func eccFamilies() []family {
+	var rows []family
+	for attributes := range eccCombinations {
+		which := nvmllib.EccCounter{
+			Uncorrected: attributes&eccUncorrected != 0, Aggregate: attributes&eccAggregate != 0, DRAM: attributes&eccDRAM != 0,
+		}
+		rows = append(rows, family{
+			name:    "ecc" + word(which.DRAM, ".dram", ".sram") + word(which.Uncorrected, ".uncorrected", ".corrected") + word(which.Aggregate, ".aggregate", ".volatile"),
+			needs:   "nvmlDeviceGetMemoryErrorCounter",
+			status:  which.Uncorrected && !which.Aggregate,
+			metrics: []metric{eccErrors},
+			read: func(d nvmllib.Device, out *sheet) error {
+				n, err := d.EccErrors(which)
+				if err == nil && n < math.MaxInt64 {
+					out.int(0, attributes, int64(n))
+					if which.Uncorrected && !which.Aggregate {
+						out.health.uncorrected += n
+					}
+				}
+				return err
+			},
+		})
+	}
+	return rows
+}
+
+func word(yes bool, ifSo, ifNot string) string {
+	if yes {
+		return ifSo
+	}
+	return ifNot
+}

@@ -1,0 +1,60 @@
+//go:build linux && cgo
+
+package nvmlreceiver
+
+import (
+	"go.opentelemetry.io/collector/pdata/pcommon"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
+)
+
+func memoryFamilies() []family {
+	return []family{{
+		name:  "memory",
+		needs: "nvmlDeviceGetMemoryInfo_v2|nvmlDeviceGetMemoryInfo",
+		metrics: []metric{
+			{
+				func(c *metadata.MetricsConfig) bool { return c.HwGpuMemoryLimit.Enabled },
+				func(mb *metadata.MetricsBuilder, ts pcommon.Timestamp, c *names, s *sample) {
+					mb.RecordHwGpuMemoryLimitDataPoint(ts, s.integer, c.id, c.name)
+				},
+			},
+			{
+				func(c *metadata.MetricsConfig) bool { return c.HwGpuMemoryUsage.Enabled },
+				func(mb *metadata.MetricsBuilder, ts pcommon.Timestamp, c *names, s *sample) {
+					mb.RecordHwGpuMemoryUsageDataPoint(ts, s.integer, c.id, c.name)
+				},
+			},
+			{
+				func(c *metadata.MetricsConfig) bool { return c.HwGpuMemoryUtilization.Enabled },
+				func(mb *metadata.MetricsBuilder, ts pcommon.Timestamp, c *names, s *sample) {
+					mb.RecordHwGpuMemoryUtilizationDataPoint(ts, s.float, c.id, c.name)
+				},
+			},
+			{
+				func(c *metadata.MetricsConfig) bool { return c.HwGpuMemoryReserved.Enabled },
+				func(mb *metadata.MetricsBuilder, ts pcommon.Timestamp, c *names, s *sample) {
+					mb.RecordHwGpuMemoryReservedDataPoint(ts, s.integer, c.id, c.name)
+				},
+			},
+		},
+		read: func(d nvmllib.Device, out *sheet) error {
+			m, err := d.MemoryInfo()
+			v2 := err == nil
+			if kind := nvmllib.KindOf(err); kind == nvmllib.Missing || kind == nvmllib.NotSupported {
+				m, err = d.MemoryInfoV1()
+			}
+			if err != nil || m.Total > 1<<50 || m.Used > m.Total || m.Reserved >= m.Total {
+				return err
+			}
+			out.int(0, 0, int64(m.Total))
+			out.int(1, 0, int64(m.Used))
+			out.float(2, 0, float64(m.Used)/float64(m.Total-m.Reserved))
+			if v2 {
+				out.int(3, 0, int64(m.Reserved))
+			}
+			return nil
+		},
+	}}
+}

@@ -1,0 +1,98 @@
+//go:build linux && cgo
+
+package nvmlreceiver
+
+import (
+	"go.opentelemetry.io/collector/pdata/pcommon"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
+)
+
+// strongest is beyond what any card draws, in mW; more is no reading.
+const strongest = 10_000_000
+
+func powerFamilies() []family {
+	return []family{
+		{
+			name: "power", needs: "nvmlDeviceGetFieldValues|nvmlDeviceGetPowerUsage",
+			metrics: []metric{{
+				func(c *metadata.MetricsConfig) bool { return c.HwPower.Enabled },
+				func(mb *metadata.MetricsBuilder, ts pcommon.Timestamp, c *names, s *sample) {
+					mb.RecordHwPowerDataPoint(ts, s.float, metadata.AttributeHwGpuPowerScope(s.attribute), c.id, c.name, metadata.AttributeHwTypeGpu)
+				},
+			}},
+			read: func(d nvmllib.Device, out *sheet) error {
+				before := len(out.samples)
+				v, err := out.fieldValues(d, nvmllib.FieldPowerInstant, nvmllib.FieldPowerAverage)
+				if err == nil {
+					for i, scope := range [...]metadata.AttributeHwGpuPowerScope{metadata.AttributeHwGpuPowerScopeInstant, metadata.AttributeHwGpuPowerScopeAverage} {
+						if mw := nvmllib.FieldNumber(&v[i]); nvmllib.FieldError(&v[i]) == nil && mw >= 0 && mw <= strongest {
+							out.float(0, int(scope), mw/1000)
+						}
+					}
+				}
+				if len(out.samples) > before {
+					return nil
+				}
+				// Drivers before 525 have one figure and do not say which it is: the
+				// present power before Ampere, the average from Ampere on.
+				mw, err := d.PowerUsage()
+				if err == nil && mw <= strongest {
+					out.float(0, int(metadata.AttributeHwGpuPowerScopeAverage), float64(mw)/1000)
+				}
+				return err
+			},
+		},
+		powerLimit("enforced", "nvmlDeviceGetEnforcedPowerLimit", metadata.AttributeHwPowerLimitTypeEnforced, nvmllib.Device.EnforcedPowerLimit),
+		powerLimit("requested", "nvmlDeviceGetPowerManagementLimit", metadata.AttributeHwPowerLimitTypeRequested, nvmllib.Device.PowerLimit),
+		powerLimit("default", "nvmlDeviceGetPowerManagementDefaultLimit", metadata.AttributeHwPowerLimitTypeDefault, nvmllib.Device.DefaultPowerLimit),
+		{
+			name: "power.limit.range", needs: "nvmlDeviceGetPowerManagementLimitConstraints", metrics: []metric{powerLimitMetric},
+			read: func(d nvmllib.Device, out *sheet) error {
+				r, err := d.PowerLimitRange()
+				if err == nil && r.Max <= strongest {
+					out.float(0, int(metadata.AttributeHwPowerLimitTypeMin), float64(r.Min)/1000)
+					out.float(0, int(metadata.AttributeHwPowerLimitTypeMax), float64(r.Max)/1000)
+				}
+				return err
+			},
+		},
+		{
+			name: "energy", needs: "nvmlDeviceGetTotalEnergyConsumption",
+			metrics: []metric{{
+				func(c *metadata.MetricsConfig) bool { return c.HwEnergy.Enabled },
+				func(mb *metadata.MetricsBuilder, ts pcommon.Timestamp, c *names, s *sample) {
+					mb.RecordHwEnergyDataPoint(ts, s.float, c.id, c.name, metadata.AttributeHwTypeGpu)
+				},
+			}},
+			read: func(d nvmllib.Device, out *sheet) error {
+				mj, err := d.TotalEnergy()
+				if err == nil && mj < 1<<62 {
+					out.float(0, 0, float64(mj)/1000)
+				}
+				return err
+			},
+		},
+	}
+}
+
+var powerLimitMetric = metric{
+	func(c *metadata.MetricsConfig) bool { return c.HwGpuPowerLimit.Enabled },
+	func(mb *metadata.MetricsBuilder, ts pcommon.Timestamp, c *names, s *sample) {
+		mb.RecordHwGpuPowerLimitDataPoint(ts, s.float, c.id, c.name, metadata.AttributeHwPowerLimitType(s.attribute))
+	},
+}
+
+func powerLimit(name, needs string, kind metadata.AttributeHwPowerLimitType, ask func(nvmllib.Device) (uint32, error)) family {
+	return family{
+		name: "power.limit." + name, needs: needs, metrics: []metric{powerLimitMetric},
+		read: func(d nvmllib.Device, out *sheet) error {
+			mw, err := ask(d)
+			if err == nil && mw <= strongest {
+				out.float(0, int(kind), float64(mw)/1000)
+			}
+			return err
+		},
+	}
+}

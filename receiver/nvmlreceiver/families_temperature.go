@@ -1,0 +1,74 @@
+//go:build linux && cgo
+
+package nvmlreceiver
+
+import (
+	"go.opentelemetry.io/collector/pdata/pcommon"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
+)
+
+var temperature = metric{
+	func(c *metadata.MetricsConfig) bool { return c.HwTemperature.Enabled },
+	func(mb *metadata.MetricsBuilder, ts pcommon.Timestamp, c *names, s *sample) {
+		mb.RecordHwTemperatureDataPoint(ts, s.float, c.id, c.name, metadata.AttributeHwSensorLocation(s.attribute))
+	},
+}
+
+// hottest is beyond what any card reports in °C; more is no reading.
+const hottest = 250
+
+func temperatureFamilies() []family {
+	return []family{
+		{
+			name: "temperature", needs: "nvmlDeviceGetTemperature", metrics: []metric{temperature},
+			read: func(d nvmllib.Device, out *sheet) error {
+				t, err := d.Temperature()
+				if err == nil && t <= hottest {
+					out.float(0, int(metadata.AttributeHwSensorLocationGpu), float64(t))
+				}
+				return err
+			},
+		},
+		{
+			name: "temperature.memory", needs: "nvmlDeviceGetFieldValues", metrics: []metric{temperature},
+			read: func(d nvmllib.Device, out *sheet) error {
+				v, err := out.fieldValues(d, nvmllib.FieldMemoryTemperature)
+				if err == nil {
+					err = nvmllib.FieldError(&v[0])
+				}
+				if err != nil {
+					return err
+				}
+				if t := nvmllib.FieldNumber(&v[0]); t > 0 && t <= hottest { // 0 is what cards without the sensor say
+					out.float(0, int(metadata.AttributeHwSensorLocationMemory), t)
+				}
+				return nil
+			},
+		},
+		temperatureLimit("temperature.limit.shutdown", nvmllib.TemperatureShutdown, metadata.AttributeHwLimitTypeHighCritical),
+		temperatureLimit("temperature.limit.slowdown", nvmllib.TemperatureSlowdown, metadata.AttributeHwLimitTypeHighDegraded),
+		temperatureLimit("temperature.limit.max", nvmllib.TemperatureGPUMax, metadata.AttributeHwLimitTypeMax),
+		temperatureLimit("temperature.limit.memory_max", nvmllib.TemperatureMemoryMax, metadata.AttributeHwLimitTypeMemoryMax),
+	}
+}
+
+func temperatureLimit(name string, which nvmllib.TemperatureLimitType, limit metadata.AttributeHwLimitType) family {
+	return family{
+		name: name, needs: "nvmlDeviceGetTemperatureThreshold",
+		metrics: []metric{{
+			func(c *metadata.MetricsConfig) bool { return c.HwTemperatureLimit.Enabled },
+			func(mb *metadata.MetricsBuilder, ts pcommon.Timestamp, c *names, s *sample) {
+				mb.RecordHwTemperatureLimitDataPoint(ts, s.float, c.id, metadata.AttributeHwLimitType(s.attribute), c.name)
+			},
+		}},
+		read: func(d nvmllib.Device, out *sheet) error {
+			t, err := d.TemperatureLimit(which)
+			if err == nil && t > 0 && t <= hottest {
+				out.float(0, int(limit), float64(t))
+			}
+			return err
+		},
+	}
+}
