@@ -112,3 +112,9 @@ func KindOf(err error) Kind {
 	}
 	return Passing
 }
+
+// sameCode reports whether two calls failed alike, whichever they were.
+func sameCode(a, b error) bool {
+	var x, y *Error
+	return errors.As(a, &x) && errors.As(b, &y) && x.code == y.code
+}

@@ -215,7 +215,7 @@ func (s *Session) setAside(err error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	said := s.snapshot.State == state && s.snapshot.Err != nil && s.snapshot.Err.Error() == err.Error()
+	said := s.snapshot.State == state && sameCode(s.snapshot.Err, err)
 	s.snapshot.State, s.snapshot.Err = state, err
 	s.snapshot.Enumerated = false
 	s.snapshot.Unidentified, s.snapshot.LostUnidentified = 0, 0

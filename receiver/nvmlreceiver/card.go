@@ -4,6 +4,7 @@ package nvmlreceiver
 
 import (
 	"errors"
+	"fmt"
 	"strconv"
 	"time"
 
@@ -88,7 +89,7 @@ func (c *card) read() {
 	c.sheet.samples, c.sheet.health = c.sheet.samples[:0], health{}
 	c.gone, c.changes = nil, c.changes[:0]
 	device := c.shared.Device()
-	asked, failed := 0, 0
+	failed := 0
 	var last error
 	lap := begin
 	for i, row := range c.rows {
@@ -108,7 +109,6 @@ func (c *card) read() {
 				continue
 			}
 		}
-		asked++
 		if err != nil {
 			failed++
 			last = err
@@ -118,8 +118,9 @@ func (c *card) read() {
 		c.spent[i] += now.Sub(lap)
 		lap = now
 	}
-	if asked > 0 && failed == asked { // fallen off the bus without saying so
-		c.gone = errors.Join(errEveryCallFails, last)
+	if failed > 0 && len(c.sheet.samples) == 0 { // fallen off the bus without saying so
+		c.gone = fmt.Errorf("%w, the last with %w", errEveryCallFails, last)
+		c.changes = c.changes[:0]
 	}
 	c.duration = time.Since(begin)
 }

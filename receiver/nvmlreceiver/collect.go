@@ -103,8 +103,8 @@ func (c *collector) collect(ctx context.Context) (pmetric.Metrics, error) {
 // survey brings the views up to date with the cards that the session knows.
 func (c *collector) survey(snapshot *nvmllib.Snapshot) {
 	for _, shared := range snapshot.Cards {
-		if c.cards[shared] != nil {
-			continue
+		if c.cards[shared] != nil || shared.Err() != nil {
+			continue // known, or gone before it was ever read
 		}
 		if id := shared.Identity(); c.matcher.wants(id.UUID, id.Index, id.PCIBusID) {
 			view := newCard(shared, c.rows)
@@ -271,7 +271,10 @@ func (c *collector) emit(now time.Time, snapshot *nvmllib.Snapshot) pmetric.Metr
 			counts[card.condition]++
 			e.card(card)
 		}
-		return forget && card.shared.Err() != nil
+		if forget = forget && card.shared.Err() != nil; forget {
+			delete(c.cards, card.shared)
+		}
+		return forget
 	})
 	return e.end(counts[:])
 }

@@ -187,16 +187,18 @@ func eachPoint(metrics pmetric.Metrics, do func(pmetric.NumberDataPoint)) {
 		for j := range scopes.Len() {
 			all := scopes.At(j).Metrics()
 			for k := range all.Len() {
-				var points pmetric.NumberDataPointSlice
-				if m := all.At(k); m.Type() == pmetric.MetricTypeSum {
-					points = m.Sum().DataPoints()
-				} else {
-					points = m.Gauge().DataPoints()
-				}
+				points := pointsOf(all.At(k))
 				for l := range points.Len() {
 					do(points.At(l))
 				}
 			}
 		}
 	}
+}
+
+func pointsOf(m pmetric.Metric) pmetric.NumberDataPointSlice {
+	if m.Type() == pmetric.MetricTypeSum {
+		return m.Sum().DataPoints()
+	}
+	return m.Gauge().DataPoints()
 }

@@ -3,11 +3,11 @@
 package nvmlreceiver
 
 import (
-	"os"
+	"go.uber.org/goleak"
 	"testing"
 )
 
 func TestMain(m *testing.M) {
-	// skipping goleak test as per metadata.yml configuration
-	os.Exit(m.Run())
+	setUpLibrary()
+	goleak.VerifyTestMain(m)
 }

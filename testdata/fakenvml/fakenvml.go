@@ -10,8 +10,11 @@ package fakenvml
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"embed"
+	"encoding/hex"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -60,14 +63,45 @@ func Build(ctx context.Context, dir string, variant Variant) (string, error) {
 		return "", err
 	}
 	out := filepath.Join(dir, "libnvidia-ml-"+string(variant)+".so.1")
+	built := filepath.Join(src, "built.so")
 	cmd := exec.CommandContext(ctx, "gcc", "-std=gnu11", "-O1", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-deprecated-declarations",
 		"-I", filepath.Join(strings.TrimSpace(string(header)), "pkg", "nvml"),
 		"-Wl,--version-script="+filepath.Join(src, "exports.map"),
-		"-o", out+".tmp", filepath.Join(src, "fakenvml.c"))
+		"-o", built, filepath.Join(src, "fakenvml.c"))
 	if output, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("compile the NVML test library: %w\n%s", err, output)
 	}
-	return out, os.Rename(out+".tmp", out)
+	return out, os.Rename(built, out)
+}
+
+// Cached builds the library once for its sources and keeps it in the user's
+// cache folder; later calls return what is there.
+func Cached(ctx context.Context, variant Variant) (string, error) {
+	base, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.New()
+	err = fs.WalkDir(sources, ".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		raw, err := sources.ReadFile(path)
+		sum.Write(raw)
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(base, "otelcol-gpu", "fakenvml-"+hex.EncodeToString(sum.Sum(nil))[:16])
+	path := filepath.Join(dir, "libnvidia-ml-"+string(variant)+".so.1")
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return "", err
+	}
+	return Build(ctx, dir, variant)
 }
 
 // versionScript tells the linker which functions stay local.

@@ -1,0 +1,412 @@
+//go:build linux && cgo
+
+package nvmlreceiver
+
+import (
+	"context"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/golden"
+	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/pdatatest/pmetrictest"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func TestEachProfileEmitsItsGoldenMetrics(t *testing.T) {
+	for _, name := range fakenvml.Profiles() {
+		for _, state := range []string{"idle", "load"} {
+			t.Run(name+"/"+state, func(t *testing.T) {
+				p, err := fakenvml.LoadProfile(name)
+				require.NoError(t, err)
+				_, cards := library.Machine(t, name)
+				if state == "load" {
+					cards[0].SetLoad(p)
+				}
+				// Averages stand still once their period is over; energy does when
+				// it is set and no power adds to it.
+				cards[0].SetSamplingPeriods(time.Microsecond, time.Microsecond)
+				cards[0].SetReturn("nvmlDeviceGetTotalEnergyConsumption", fakenvml.NotSupported)
+				r := newRig(t, nvmllib.NewSessions(fast), nil).ready(1)
+				got := r.collectNow()
+				path := filepath.Join("testdata", "golden", name+"-"+state+".yaml")
+				if *update {
+					require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o750))
+					require.NoError(t, golden.WriteMetricsToFile(path, got))
+				}
+				want, err := golden.ReadMetrics(path)
+				require.NoError(t, err)
+				require.NoError(t, pmetrictest.CompareMetrics(want, got,
+					pmetrictest.IgnoreTimestamp(), pmetrictest.IgnoreStartTimestamp(),
+					pmetrictest.IgnoreMetricsOrder(), pmetrictest.IgnoreMetricDataPointsOrder(), pmetrictest.IgnoreScopeMetricsOrder(), pmetrictest.IgnoreResourceMetricsOrder()))
+			})
+		}
+	}
+}
+
+func TestEnergyIsTheCountersValueInJoules(t *testing.T) {
+	_, cards := library.Machine(t, "h100")
+	cards[0].Freeze()
+	cards[0].SetEnergy(98765432)
+	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(1)
+	p, ok := point(r.collectNow(), "hw.energy", map[string]string{"hw.type": "gpu"})
+	require.True(t, ok)
+	assert.InDelta(t, 98765.432, p.DoubleValue(), 1e-6)
+}
+
+func TestEverySeriesOfTheTestLibraryIsMarkedAsSimulated(t *testing.T) {
+	library.Machine(t, "h100", "rtx-4080-super")
+	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(2)
+	points := 0
+	eachPoint(r.collectNow(), func(p pmetric.NumberDataPoint) {
+		points++
+		v, ok := p.Attributes().Get("gpu.simulated")
+		assert.True(t, ok && v.Bool())
+	})
+	assert.Greater(t, points, 100)
+}
+
+func TestCardThatHangsHoldsUpNobodyAndEndsItsSeries(t *testing.T) {
+	_, cards := library.Machine(t, "l40s", "l40s", "l40s", "l40s", "l40s", "l40s", "l40s", "l40s")
+	r := newRig(t, nvmllib.NewSessions(fast), func(c *Config) { c.CardTimeout = 100 * time.Millisecond }).ready(8)
+	first := r.collectNow()
+	require.True(t, hasReadings(first, "gpu3"))
+
+	cards[3].SetHang("nvmlDeviceGetPowerUsage", true)
+	cards[3].SetHang("nvmlDeviceGetFieldValues", true)
+	calls := cards[3].Calls("nvmlDeviceGetFieldValues")
+	for i := range 5 {
+		begin := time.Now()
+		m := r.collectNow()
+		assert.Less(t, time.Since(begin), 2*time.Second)
+		for _, name := range []string{"gpu0", "gpu1", "gpu2", "gpu4", "gpu5", "gpu6", "gpu7"} {
+			assert.True(t, hasReadings(m, name), "%s missed collection %d", name, i)
+			assert.InDelta(t, 1, isUp(m, name), 0)
+		}
+		assert.InDelta(t, 0, isUp(m, "gpu3"), 0)
+		p, ok := point(m, "hw.temperature", map[string]string{"hw.name": "gpu3"})
+		assert.Equal(t, i == 0, ok, "the series get one last point, at the first collection that is missed")
+		if ok {
+			assert.True(t, p.Flags().NoRecordedValue())
+		}
+		failed, _ := point(m, "hw.status", map[string]string{"hw.name": "gpu3", "hw.state": "failed"})
+		assert.InDelta(t, 1, number(failed), 0)
+		count, _ := point(m, "hw.gpu.count", map[string]string{"state": "unresponsive"})
+		assert.InDelta(t, 1, number(count), 0)
+	}
+	assert.Equal(t, calls+1, cards[3].Calls("nvmlDeviceGetFieldValues"), "one thread hangs, and no other is sent after it")
+
+	begin := time.Now()
+	require.NoError(t, r.shutdown(context.Background()))
+	assert.Less(t, time.Since(begin), 2*time.Second)
+
+	cards[3].SetHang("nvmlDeviceGetPowerUsage", false)
+	cards[3].SetHang("nvmlDeviceGetFieldValues", false)
+	assert.Len(t, r.logs.FilterMessageSnippet("does not answer in time").All(), 1, "said once")
+}
+
+func TestTwoReceiversShareTheWorkerOfACardThatHangs(t *testing.T) {
+	_, cards := library.Machine(t, "l40s")
+	sessions := nvmllib.NewSessions(fast)
+	slow := newRig(t, sessions, func(c *Config) { c.CardTimeout = 50 * time.Millisecond }).ready(1)
+	quick := newRig(t, sessions, func(c *Config) { c.CollectionInterval, c.CardTimeout = 100*time.Millisecond, 50*time.Millisecond }).ready(1)
+	require.True(t, hasReadings(slow.collectNow(), "gpu0"))
+	require.True(t, hasReadings(quick.collectNow(), "gpu0"))
+	calls := cards[0].Calls("nvmlDeviceGetMemoryInfo_v2")
+	cards[0].SetHang("nvmlDeviceGetMemoryInfo_v2", true)
+	for range 5 {
+		assert.InDelta(t, 0, isUp(slow.collectNow(), "gpu0"), 0)
+		assert.InDelta(t, 0, isUp(quick.collectNow(), "gpu0"), 0)
+	}
+	assert.Equal(t, calls+1, cards[0].Calls("nvmlDeviceGetMemoryInfo_v2"))
+	cards[0].SetHang("nvmlDeviceGetMemoryInfo_v2", false)
+	slow.until("answers again", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu0") })
+	quick.until("answers again", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu0") })
+}
+
+func TestRestartWhileACardHangsSendsNoSecondThread(t *testing.T) {
+	_, cards := library.Machine(t, "l40s", "l40s")
+	sessions := nvmllib.NewSessions(fast)
+	set := func(c *Config) { c.CardTimeout = 50 * time.Millisecond }
+	r := newRig(t, sessions, set).ready(2)
+	r.collectNow()
+	calls := cards[1].Calls("nvmlDeviceGetMemoryInfo_v2")
+	cards[1].SetHang("nvmlDeviceGetMemoryInfo_v2", true)
+	for range 3 {
+		late, _ := point(r.collectNow(), "hw.gpu.count", map[string]string{"state": "unresponsive"})
+		assert.InDelta(t, 1, number(late), 0, "the card counts, known or not")
+		require.NoError(t, r.shutdown(context.Background()))
+		r = newRig(t, sessions, set).ready(1)
+		r.until("the other card is read", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu0") })
+	}
+	assert.Equal(t, calls+1, cards[1].Calls("nvmlDeviceGetMemoryInfo_v2"))
+	cards[1].SetHang("nvmlDeviceGetMemoryInfo_v2", false)
+	r.until("the card is back", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu1") })
+}
+
+func TestLostCardEndsItsSeriesAndOthersContinue(t *testing.T) {
+	_, cards := library.Machine(t, "h100", "h200")
+	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(2)
+	before := r.collectNow()
+	cards[0].SetLost(true)
+	m := r.collectNow()
+	assert.InDelta(t, 0, isUp(m, "gpu0"), 0)
+	assert.True(t, hasReadings(m, "gpu1"))
+	ended := 0
+	eachPoint(m, func(p pmetric.NumberDataPoint) {
+		if p.Flags().NoRecordedValue() {
+			ended++
+		}
+	})
+	assert.Greater(t, ended, 40, "each series of the lost card gets a last point")
+	assert.Less(t, ended, before.DataPointCount()/2)
+	info, ok := point(m, "hw.gpu.info", map[string]string{"hw.name": "gpu0"})
+	assert.True(t, ok && !info.Flags().NoRecordedValue(), "the identity of a lost card stays")
+	m = r.collectNow()
+	eachPoint(m, func(p pmetric.NumberDataPoint) { assert.False(t, p.Flags().NoRecordedValue(), "a series ends once") })
+
+	cards[0].SetLost(false)
+	m = r.until("the card is back", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu0") })
+	assert.InDelta(t, 1, isUp(m, "gpu0"), 0)
+	assert.Len(t, r.logs.FilterMessageSnippet("card is lost").All(), 1)
+	assert.Len(t, r.logs.FilterMessageSnippet("card answers again").All(), 1)
+}
+
+func TestLostCardIsForgottenAfterTheSetting(t *testing.T) {
+	_, cards := library.Machine(t, "h100", "h200")
+	r := newRig(t, nvmllib.NewSessions(fast), func(c *Config) { c.ForgetLostAfter = 30 * time.Millisecond }).ready(2)
+	r.collectNow()
+	cards[0].SetLost(true)
+	m := r.until("forgotten", func(m pmetric.Metrics) bool {
+		p, ok := point(m, "hw.gpu.up", map[string]string{"hw.name": "gpu0"})
+		return ok && p.Flags().NoRecordedValue()
+	})
+	info, _ := point(m, "hw.gpu.info", map[string]string{"hw.name": "gpu0"})
+	assert.True(t, info.Flags().NoRecordedValue())
+	_, ok := point(r.collectNow(), "hw.gpu.up", map[string]string{"hw.name": "gpu0"})
+	assert.False(t, ok)
+	cards[0].SetLost(false)
+	r.until("back", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu0") })
+}
+
+func TestFamilyThatFailsEndsItsSeriesAndIsSaidOnce(t *testing.T) {
+	_, cards := library.Machine(t, "l40s")
+	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(1)
+	r.collectNow()
+	cards[0].SetReturn("nvmlDeviceGetTemperature", fakenvml.Unknown)
+	m := r.collectNow()
+	p, ok := point(m, "hw.temperature", map[string]string{"hw.sensor_location": "gpu"})
+	require.True(t, ok)
+	assert.True(t, p.Flags().NoRecordedValue())
+	assert.InDelta(t, 1, isUp(m, "gpu0"), 0, "one failing family does not take the card down")
+	r.collectNow()
+	r.collectNow()
+	assert.Len(t, r.logs.FilterMessageSnippet("reading fails").All(), 1)
+	cards[0].SetReturn("nvmlDeviceGetTemperature", fakenvml.Success)
+	assert.True(t, hasReadings(r.collectNow(), "gpu0"))
+	assert.Len(t, r.logs.FilterMessageSnippet("works again").All(), 1)
+}
+
+func TestFamilyThatACardDoesNotSupportIsNotAskedAgain(t *testing.T) {
+	_, cards := library.Machine(t, "rtx-4080-super")
+	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(1)
+	r.collectNow()
+	calls := cards[0].Calls("nvmlDeviceGetMemoryErrorCounter")
+	r.collectNow()
+	assert.Equal(t, calls, cards[0].Calls("nvmlDeviceGetMemoryErrorCounter"))
+}
+
+func TestCardWhoseEveryCallFailsIsLost(t *testing.T) {
+	_, cards := library.Machine(t, "l40s", "l40s")
+	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(2)
+	r.collectNow()
+	for _, row := range r.rows {
+		for name := range strings.SplitSeq(row.needs, "|") {
+			cards[0].SetReturn(name, fakenvml.Unknown)
+		}
+	}
+	m := r.collectNow()
+	assert.InDelta(t, 0, isUp(m, "gpu0"), 0)
+	assert.True(t, hasReadings(m, "gpu1"))
+	assert.Empty(t, r.logs.FilterMessageSnippet("reading fails").All(), "the card is said to be lost, not each of its families")
+	assert.Len(t, r.logs.FilterMessageSnippet("card is lost").All(), 1)
+}
+
+func TestDriverThatComesLaterIsTakenUp(t *testing.T) {
+	machine, _ := library.Machine(t, "h100")
+	machine.UnloadDriver()
+	r := newRig(t, nvmllib.NewSessions(fast), nil)
+	m := r.until("the driver's absence is known", func(pmetric.Metrics) bool { return r.session.Snapshot().Err != nil })
+	count, ok := point(m, "hw.gpu.count", map[string]string{"state": "healthy"})
+	require.True(t, ok)
+	assert.InDelta(t, 0, number(count), 0)
+	assert.Len(t, r.logs.FilterMessageSnippet("driver is not loaded").All(), 1)
+	machine.LoadDriver()
+	r.until("cards are read", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu0") })
+}
+
+func TestDriverThatIsReloadedIsTakenUpAgain(t *testing.T) {
+	machine, _ := library.Machine(t, "h100", "l40s")
+	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(2)
+	before := r.collectNow()
+	energy, _ := point(before, "hw.energy", nil)
+	machine.LoadDriver()
+	m := r.collectNow()
+	assert.InDelta(t, 0, isUp(m, "gpu0"), 0)
+	m = r.until("cards are read again", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu0") && hasReadings(m, "gpu1") })
+	again, _ := point(m, "hw.energy", nil)
+	assert.Greater(t, again.StartTimestamp(), energy.StartTimestamp(), "the driver's counters began anew")
+}
+
+func TestDriverUpgradeIsSaidOnceWithTheRemedy(t *testing.T) {
+	machine, _ := library.Machine(t, "h100")
+	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(1)
+	r.collectNow()
+	machine.UpgradeDriver()
+	r.until("the mismatch is known", func(pmetric.Metrics) bool { return r.session.Snapshot().State == nvmllib.Mismatch })
+	m := r.collectNow()
+	assert.InDelta(t, 0, isUp(m, "gpu0"), 0)
+	said := r.logs.FilterMessageSnippet("restart the collector").All()
+	require.Len(t, said, 1)
+}
+
+func TestDeviceFilterChoosesByEachName(t *testing.T) {
+	library.Machine(t, "h100", "h200", "l40s")
+	for _, test := range []struct {
+		include, exclude []string
+		want             []string
+	}{
+		{nil, nil, []string{"gpu0", "gpu1", "gpu2"}},
+		{[]string{"1"}, nil, []string{"gpu1"}},
+		{[]string{"gpu2"}, nil, []string{"gpu2"}},
+		{[]string{"0000:02:00.0"}, nil, []string{"gpu1"}},
+		{[]string{"00000000:02:00"}, nil, []string{"gpu1"}},
+		{nil, []string{"0", "00000000:03:00.0"}, []string{"gpu1"}},
+	} {
+		r := newRig(t, nvmllib.NewSessions(fast), func(c *Config) { c.Devices = DeviceFilter{test.include, test.exclude} }).ready(3)
+		m := r.collectNow()
+		var got []string
+		for _, name := range []string{"gpu0", "gpu1", "gpu2"} {
+			if isUp(m, name) == 1 {
+				got = append(got, name)
+			}
+		}
+		assert.Equal(t, test.want, got)
+		require.NoError(t, r.shutdown(context.Background()))
+	}
+}
+
+func TestMetricsThatAreOffAreNeitherEmittedNorAsked(t *testing.T) {
+	_, cards := library.Machine(t, "h100")
+	r := newRig(t, nvmllib.NewSessions(fast), func(c *Config) {
+		c.Metrics.HwTemperature.Enabled = false
+		c.Metrics.HwPower.Enabled = false
+	}).ready(1)
+	m := r.collectNow()
+	_, ok := point(m, "hw.temperature", nil)
+	assert.False(t, ok)
+	assert.Zero(t, cards[0].Calls("nvmlDeviceGetTemperature"))
+	_, ok = point(m, "hw.energy", nil)
+	assert.True(t, ok)
+}
+
+func TestPerCardResourceCarriesTheDescription(t *testing.T) {
+	library.Machine(t, "h100", "l40s")
+	r := newRig(t, nvmllib.NewSessions(fast), func(c *Config) { c.PerCardResource = true }).ready(2)
+	m := r.collectNow()
+	require.Equal(t, 3, m.ResourceMetrics().Len(), "one resource a card and one for the host")
+	for i, model := range []string{"NVIDIA H100 80GB HBM3", "NVIDIA L40S"} {
+		attributes := m.ResourceMetrics().At(i).Resource().Attributes().AsRaw()
+		assert.Equal(t, model, attributes["hw.model"])
+		assert.Equal(t, "testhost", attributes["host.name"])
+		assert.NotEmpty(t, attributes["hw.id"])
+	}
+}
+
+func TestUtilizationIsTheAverageOverTheDriversSamplingPeriod(t *testing.T) {
+	_, cards := library.Machine(t, "l40s")
+	cards[0].SetSamplingPeriods(200*time.Millisecond, time.Second)
+	cards[0].Step("gpu", 0)
+	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(1)
+	cards[0].Step("gpu", 100)
+	seen := map[float64]bool{}
+	r.until("the load shows", func(m pmetric.Metrics) bool {
+		p, _ := point(m, "hw.gpu.utilization", map[string]string{"hw.gpu.task": "general"})
+		seen[number(p)] = true
+		return number(p) == 1
+	})
+	assert.LessOrEqual(t, len(seen), 3, "the value moves once a sampling period: %v", seen)
+}
+
+func TestStatusFollowsItsCauses(t *testing.T) {
+	state := func(m pmetric.Metrics) string {
+		for _, s := range []string{"ok", "degraded", "failed", "predicted_failure"} {
+			if p, ok := point(m, "hw.status", map[string]string{"hw.state": s}); ok && number(p) == 1 {
+				return s
+			}
+		}
+		return ""
+	}
+	for _, test := range []struct {
+		cause string
+		set   func(*fakenvml.Card)
+		want  string
+	}{
+		{"nothing", func(*fakenvml.Card) {}, "ok"},
+		{"hardware slowdown", func(c *fakenvml.Card) { c.Set("throttle_reasons", 0x48) }, "degraded"},
+		{"power brake", func(c *fakenvml.Card) { c.Set("throttle_reasons", 0x80) }, "degraded"},
+		{"software power cap", func(c *fakenvml.Card) { c.Set("throttle_reasons", 0x4) }, "ok"},
+		{"uncorrected ECC error", func(c *fakenvml.Card) { c.Set("ecc_dram_uncorrected_volatile", 1) }, "degraded"},
+		{"old uncorrected ECC error", func(c *fakenvml.Card) { c.Set("ecc_dram_uncorrected_aggregate", 1) }, "ok"},
+		{"slow link at rest", func(c *fakenvml.Card) { c.Set("pcie_generation", 1); c.Step("gpu", 0) }, "ok"},
+		{"slow link under load", func(c *fakenvml.Card) { c.Set("pcie_generation", 1); c.Step("gpu", 100) }, "degraded"},
+		{"lost", func(c *fakenvml.Card) { c.SetLost(true) }, "failed"},
+	} {
+		t.Run(test.cause, func(t *testing.T) {
+			_, cards := library.Machine(t, "h100")
+			cards[0].SetSamplingPeriods(time.Microsecond, time.Microsecond)
+			r := newRig(t, nvmllib.NewSessions(fast), nil).ready(1)
+			test.set(cards[0])
+			assert.Equal(t, test.want, state(r.collectNow()))
+		})
+	}
+}
+
+func TestSixtyFourCardsAreReadInOneCollection(t *testing.T) {
+	profiles := make([]string, 64)
+	for i := range profiles {
+		profiles[i] = fakenvml.Profiles()[i%len(fakenvml.Profiles())]
+	}
+	library.Machine(t, profiles...)
+	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(64)
+	m := r.collectNow()
+	p, _ := point(m, "hw.gpu.count", map[string]string{"state": "healthy"})
+	assert.InDelta(t, 64, number(p), 0)
+}
+
+func TestCardsThatComeAndGoKeepTheOthersSeries(t *testing.T) {
+	machine, cards := library.Machine(t, "h100", "h200")
+	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(2)
+	r.collectNow()
+	p, err := fakenvml.LoadProfile("l40s")
+	require.NoError(t, err)
+	machine.AddCard(p)
+	r.until("the new card is read", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu2") })
+	cards[0].SetPresent(false)
+	m := r.until("the others moved up", func(m pmetric.Metrics) bool {
+		p, ok := point(m, "hw.gpu.count", map[string]string{"state": "lost"})
+		return ok && number(p) == 1
+	})
+	healthy, _ := point(m, "hw.gpu.count", map[string]string{"state": "healthy"})
+	assert.InDelta(t, 2, number(healthy), 0)
+}

@@ -1,0 +1,6 @@
+//go:build !linux || !cgo
+
+package nvmlreceiver
+
+// setUpLibrary is called by the generated TestMain.
+func setUpLibrary() {}

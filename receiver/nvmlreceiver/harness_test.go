@@ -1,0 +1,140 @@
+//go:build linux && cgo
+
+package nvmlreceiver
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/component/componenttest"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/collector/receiver"
+	"go.opentelemetry.io/collector/receiver/receivertest"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/fakemachine"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
+	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
+)
+
+var library *fakemachine.Library
+
+// setUpLibrary is called by the generated TestMain.
+func setUpLibrary() { library = fakemachine.Setup(fakenvml.Current) }
+
+// fast makes the session look at the machine often, so that tests wait little.
+var fast = nvmllib.Timing{Rescan: 20 * time.Millisecond, Probe: 500 * time.Millisecond, Close: 500 * time.Millisecond}
+
+// rig is one collector that is asked for collections by hand.
+type rig struct {
+	*collector
+	t    testing.TB
+	logs *observer.ObservedLogs
+}
+
+func newRig(t testing.TB, sessions *nvmllib.Sessions, change func(*Config)) *rig {
+	t.Helper()
+	cfg := createDefaultConfig().(*Config)
+	cfg.LibraryPath = library.Path
+	if change != nil {
+		change(cfg)
+	}
+	require.NoError(t, cfg.Validate())
+	core, logs := observer.New(zap.DebugLevel)
+	settings := receivertest.NewNopSettings(metadata.Type)
+	settings.Logger = zap.New(core)
+	return startRig(t, settings, cfg, sessions, logs)
+}
+
+func startRig(t testing.TB, settings receiver.Settings, cfg *Config, sessions *nvmllib.Sessions, logs *observer.ObservedLogs) *rig {
+	t.Helper()
+	c := newCollector(settings, cfg, sessions)
+	require.NoError(t, c.start(context.Background(), componenttest.NewNopHost()))
+	c.hostname = "testhost"
+	t.Cleanup(func() { require.NoError(t, c.shutdown(context.Background())) })
+	return &rig{collector: c, t: t, logs: logs}
+}
+
+// ready waits until n cards are enumerated.
+func (r *rig) ready(n int) *rig {
+	r.t.Helper()
+	require.Eventually(r.t, func() bool {
+		s := r.session.Snapshot()
+		return s.Enumerated && len(s.Cards) >= n
+	}, 10*time.Second, 5*time.Millisecond)
+	return r
+}
+
+func (r *rig) collectNow() pmetric.Metrics {
+	r.t.Helper()
+	m, err := r.collect(context.Background())
+	require.NoError(r.t, err)
+	return m
+}
+
+// until collects until the condition holds.
+func (r *rig) until(what string, holds func(pmetric.Metrics) bool) pmetric.Metrics {
+	r.t.Helper()
+	var m pmetric.Metrics
+	require.Eventually(r.t, func() bool {
+		m = r.collectNow()
+		return holds(m)
+	}, 15*time.Second, 10*time.Millisecond, what)
+	return m
+}
+
+// point finds one point by its metric and some of its attributes.
+func point(m pmetric.Metrics, name string, attributes map[string]string) (found pmetric.NumberDataPoint, ok bool) {
+	for i := range m.ResourceMetrics().Len() {
+		scopes := m.ResourceMetrics().At(i).ScopeMetrics()
+		for j := range scopes.Len() {
+			for _, metric := range scopes.At(j).Metrics().All() {
+				if metric.Name() != name {
+					continue
+				}
+				points := pointsOf(metric)
+				for _, p := range points.All() {
+					if matches(p, attributes) {
+						return p, true
+					}
+				}
+			}
+		}
+	}
+	return pmetric.NumberDataPoint{}, false
+}
+
+func matches(p pmetric.NumberDataPoint, attributes map[string]string) bool {
+	for k, v := range attributes {
+		if got, ok := p.Attributes().Get(k); !ok || got.AsString() != v {
+			return false
+		}
+	}
+	return true
+}
+
+// number is a point's value, whatever its type.
+func number(p pmetric.NumberDataPoint) float64 {
+	if p.ValueType() == pmetric.NumberDataPointValueTypeInt {
+		return float64(p.IntValue())
+	}
+	return p.DoubleValue()
+}
+
+func isUp(m pmetric.Metrics, name string) float64 {
+	p, ok := point(m, "hw.gpu.up", map[string]string{"hw.name": name})
+	if !ok {
+		return -1
+	}
+	return number(p)
+}
+
+// hasReadings reports whether a card has a live temperature.
+func hasReadings(m pmetric.Metrics, name string) bool {
+	p, ok := point(m, "hw.temperature", map[string]string{"hw.name": name})
+	return ok && !p.Flags().NoRecordedValue()
+}
