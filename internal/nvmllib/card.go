@@ -117,8 +117,11 @@ func numaNode(devices, pci string) string {
 		return ""
 	}
 	address := strings.ToLower(pci)
-	if domain, rest, ok := strings.Cut(address, ":"); ok && len(domain) == 8 {
-		address = domain[4:] + ":" + rest
+	if domain, rest, ok := strings.Cut(address, ":"); ok {
+		for len(domain) > 4 && domain[0] == '0' {
+			domain = domain[1:]
+		}
+		address = domain + ":" + rest
 	}
 	raw, err := os.ReadFile(filepath.Join(devices, filepath.Base(address), "numa_node"))
 	if err != nil {

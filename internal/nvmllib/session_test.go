@@ -1,0 +1,136 @@
+//go:build linux && cgo
+
+package nvmllib
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+)
+
+func TestASecondLibraryPathIsRefusedByName(t *testing.T) {
+	library.Machine(t, "h100")
+	sessions := NewSessions(fast)
+	_, err := sessions.Acquire(library.Path, zap.NewNop())
+	require.NoError(t, err)
+	defer sessions.Release(context.Background())
+	_, err = sessions.Acquire("/other/libnvidia-ml.so.1", zap.NewNop())
+	require.ErrorContains(t, err, "library_path")
+	require.ErrorContains(t, err, "/other/libnvidia-ml.so.1")
+	require.ErrorContains(t, err, library.Path)
+}
+
+func TestStartAndEndWaitForNoHangInTheDriver(t *testing.T) {
+	_, cards := library.Machine(t, "h100")
+	cards[0].SetHang("nvmlInit_v2", true)
+	sessions := NewSessions(fast)
+	begin := time.Now()
+	s, err := sessions.Acquire(library.Path, zap.NewNop())
+	require.NoError(t, err)
+	assert.Equal(t, Absent, s.Snapshot().State)
+	require.Eventually(t, func() bool { return cards[0].Calls("nvmlInit_v2") == 1 }, 5*time.Second, time.Millisecond)
+	sessions.Release(context.Background())
+	assert.Less(t, time.Since(begin), 2*time.Second)
+
+	// The next session sends no second thread after the one that hangs.
+	s, err = sessions.Acquire(library.Path, zap.NewNop())
+	require.NoError(t, err)
+	waited := time.Now()
+	require.Eventually(t, func() bool { return time.Since(waited) > 5*fast.Rescan }, time.Second, fast.Rescan)
+	assert.EqualValues(t, 1, cards[0].Calls("nvmlInit_v2"))
+	cards[0].SetHang("nvmlInit_v2", false)
+	waitFor(t, s, func(s Snapshot) bool { return s.Enumerated })
+	sessions.Release(context.Background())
+}
+
+func TestCardThatHangsAtTheStartKeepsNobodyWaiting(t *testing.T) {
+	_, cards := library.Machine(t, "h100", "h100", "h100")
+	cards[1].SetHang("nvmlDeviceGetUUID", true)
+	s := acquire(t, library.Path)
+	snapshot := waitFor(t, s, func(s Snapshot) bool { return s.Enumerated })
+	assert.Len(t, snapshot.Cards, 2)
+	assert.Equal(t, 1, snapshot.Unidentified)
+	cards[1].SetHang("nvmlDeviceGetUUID", false)
+	snapshot = waitFor(t, s, func(s Snapshot) bool { return len(s.Cards) == 3 && s.Unidentified == 0 })
+	for i, c := range snapshot.Cards {
+		assert.Equal(t, i, c.Identity().Index)
+	}
+}
+
+func TestCardWithoutUUIDIsKnownByItsPCIAddress(t *testing.T) {
+	_, cards := library.Machine(t, "h100")
+	cards[0].SetReturn("nvmlDeviceGetUUID", 999)
+	s := acquire(t, library.Path)
+	snapshot := waitFor(t, s, func(s Snapshot) bool { return len(s.Cards) == 1 })
+	assert.Equal(t, "00000000:01:00.0", snapshot.Cards[0].Identity().UUID)
+}
+
+func TestRemovedCardIsLostAndTheOthersKeepTheirs(t *testing.T) {
+	_, cards := library.Machine(t, "h100", "h200", "l40s")
+	s := acquire(t, library.Path)
+	before := waitFor(t, s, func(s Snapshot) bool { return len(s.Cards) == 3 })
+	generation := before.Cards[2].Generation()
+	cards[0].SetPresent(false)
+	waitFor(t, s, func(Snapshot) bool { return before.Cards[0].Err() != nil })
+	require.Eventually(t, func() bool { return before.Cards[2].Identity().Index == 1 }, 5*time.Second, 5*time.Millisecond)
+	assert.NoError(t, before.Cards[1].Err())
+	assert.NoError(t, before.Cards[2].Err())
+	assert.Equal(t, generation, before.Cards[2].Generation(), "a card that only moved is not a new one")
+	on(t, before.Cards[2], func(d Device) {
+		name, err := d.Name()
+		require.NoError(t, err)
+		assert.Equal(t, "NVIDIA L40S", name)
+	})
+	cards[0].SetPresent(true)
+	waitFor(t, s, func(Snapshot) bool { return before.Cards[0].Err() == nil && before.Cards[0].Identity().Index == 0 })
+}
+
+func TestLibraryThatIsNotThereIsAnOrdinaryState(t *testing.T) {
+	sessions := NewSessions(fast)
+	s, err := sessions.Acquire("/no/such/libnvidia-ml.so.1", zap.NewNop())
+	require.NoError(t, err)
+	defer sessions.Release(context.Background())
+	snapshot := waitFor(t, s, func(s Snapshot) bool { return s.Err != nil })
+	assert.Equal(t, NoLibrary, KindOf(snapshot.Err))
+}
+
+func TestNumaNodeIsReadFromSysfs(t *testing.T) {
+	devices := t.TempDir()
+	for address, node := range map[string]string{"0000:3b:00.0": "1\n", "0000:01:00.0": "-1\n", "10000:01:00.0": "3\n"} {
+		require.NoError(t, os.MkdirAll(filepath.Join(devices, address), 0o750))
+		require.NoError(t, os.WriteFile(filepath.Join(devices, address, "numa_node"), []byte(node), 0o600))
+	}
+	assert.Equal(t, "1", numaNode(devices, "00000000:3B:00.0"))
+	assert.Equal(t, "3", numaNode(devices, "00010000:01:00.0"))
+	assert.Empty(t, numaNode(devices, "00000000:01:00.0"), "-1 is no node")
+	assert.Empty(t, numaNode(devices, "00000000:99:00.0"))
+	assert.Empty(t, numaNode(devices, ""))
+}
+
+func FuzzNumaNode(f *testing.F) {
+	f.Add("00000000:01:00.0")
+	f.Add("../../etc/passwd")
+	devices := f.TempDir()
+	f.Fuzz(func(t *testing.T, pci string) {
+		assert.Empty(t, numaNode(devices, pci))
+	})
+}
+
+func FuzzFieldNumber(f *testing.F) {
+	f.Add(uint32(1), []byte{1, 2, 3, 4, 5, 6, 7, 8})
+	f.Add(uint32(5), []byte{0xff, 0xff, 0xff, 0xff})
+	f.Fuzz(func(t *testing.T, kind uint32, value []byte) {
+		v := FieldValue{ValueType: kind}
+		copy(v.Value[:], value)
+		n := FieldNumber(&v)
+		if kind > 6 {
+			assert.True(t, n != n, "an unknown type is no number")
+		}
+	})
+}
