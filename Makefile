@@ -1,0 +1,99 @@
+# otelcol-gpu. `make help` lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# go-nvml's header marks functions as deprecated; without this the build prints
+# hundreds of warnings. It is part of the build cache's key: use make's targets.
+export CGO_CFLAGS := -O2 -g -Wno-deprecated-declarations
+export CGO_ENABLED := 1
+
+GO_FILES := $(shell git ls-files '*.go' 2>/dev/null; git ls-files -o --exclude-standard '*.go' 2>/dev/null)
+BINARY := bin/otelcol-gpu
+
+# What `make run` can be told: make run STORE_PORT=9428 RUN_SECONDS=30 …
+RUN_SETTINGS := RUN_SECONDS STORE_PORT HEALTH_PORT TELEMETRY_PORT INTERVAL SIMULATED_CARDS
+export $(RUN_SETTINGS) RECORD KILLS
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
+
+.PHONY: setup
+setup: ## check what the build needs, and install it where this is Debian and the user may
+	@scripts/setup.sh
+
+.PHONY: run
+run: setup build ## the main job on this machine's cards, or on simulated ones; ends on Ctrl-C or after RUN_SECONDS
+	@go build -o bin/run ./internal/run
+	@exec bin/run
+
+.PHONY: build
+build: $(BINARY) ## build the distribution (bin/otelcol-gpu)
+
+# ocb writes the main package; it is written anew when what goes into it changes.
+_build/main.go: builder-config.yaml go.mod
+	@echo "generating the distribution with ocb"
+	@"$$(scripts/tool.sh builder)" --config builder-config.yaml --skip-compilation >_build.log 2>&1 || { cat _build.log; exit 1; }
+	@rm -f _build.log
+
+$(BINARY): _build/main.go $(filter-out %_test.go,$(GO_FILES))
+	@echo "compiling the distribution (about six minutes on two cores if nothing is cached, seconds if it is)"
+	@start=$$SECONDS; cd _build && go build -trimpath -ldflags='-s -w' -o ../$(BINARY) . && echo "compiled in $$((SECONDS - start)) s"
+
+.PHONY: test
+test: setup build servers validate unit e2e ## all set-up, then every test
+
+.PHONY: unit
+unit: ## unit tests, with the race detector
+	go test -race -timeout 5m $$(go list ./... | grep -v /e2e)
+
+.PHONY: e2e
+e2e: build servers ## end-to-end tests: the built collector against real servers
+	go test -race -count=1 -timeout 40m ./e2e/...
+
+.PHONY: servers
+servers: ## build the servers that the tests start (once; kept in .cache/tools)
+	@for s in victoria-metrics prometheus promtool jaeger; do scripts/tool.sh $$s >/dev/null || exit 1; done
+
+.PHONY: validate
+validate: build ## check every ready configuration
+	@for c in config/*.yaml; do echo "validate $$c"; $(BINARY) validate --config $$c || exit 1; done
+
+.PHONY: lint
+lint: ## golangci-lint, go vet without cgo, shell and C checks
+	@"$$(scripts/tool.sh golangci-lint)" run ./...
+	@CGO_ENABLED=0 go vet ./receiver/... ./internal/nvmllib/...
+	@GOOS=darwin CGO_ENABLED=0 go vet ./receiver/...
+	@test -z "$$(gofmt -l $(GO_FILES))" || { echo "gofmt these:"; gofmt -l $(GO_FILES); exit 1; }
+
+.PHONY: generate
+generate: ## write the generated files anew
+	@cd tools && "$$(../scripts/tool.sh mdatagen)" ../receiver/nvmlreceiver/metadata.yaml
+	@go run ./internal/gendocs
+
+.PHONY: fuzz
+fuzz: ## each fuzz target for FUZZ_SECONDS (10)
+	@for p in $$(go list ./...); do for f in $$(go test -list '^Fuzz' $$p 2>/dev/null | grep '^Fuzz'); do \
+		echo "$$p $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $${FUZZ_SECONDS:-10}s $$p || exit 1; done; done
+
+.PHONY: bench
+bench: build ## cost of a collection beside a plain loop, memory of the running distribution; prints figures
+	@go test -run '^TestFigures$$' -figures -v ./receiver/nvmlreceiver | grep --line-buffered -E '^figure|FAIL|panic'
+	@go test -count=1 -run '^TestResidentMemory$$' -figures -v ./e2e | grep --line-buffered -E '^figure|FAIL|panic'
+
+.PHONY: e2e-noloss
+e2e-noloss: build servers ## the no-loss configuration under KILLS kills (20) and refusals; prints figures
+	@go test -count=1 -timeout 60m -run '^TestNothingAcceptedIsLost$$' -v ./e2e -kills $${KILLS:-20} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
+
+.PHONY: gpu-check-build
+gpu-check-build: ## one small binary for machines with a card (bin/gpu-check)
+	@go build -trimpath -ldflags='-s -w' -o bin/gpu-check ./internal/gpucheck
+	@ls -l bin/gpu-check | awk '{ printf "bin/gpu-check: %.1f MB\n", $$5 / 1e6; exit $$5 > 30e6 }'
+
+.PHONY: gpu-check
+gpu-check: gpu-check-build ## the receiver against the real driver, compared with nvidia-smi; a record in testdata/recordings
+	bin/gpu-check -record testdata/recordings
+
+.PHONY: clean
+clean: ## remove what was built here (not the caches)
+	rm -rf bin _build .run

@@ -1,0 +1,284 @@
+// Command run is `make run`: the main job on this machine, from the cards to a
+// store that answers. It starts the embedded store (VictoriaMetrics) and the
+// collector on the machine's cards; without a card it says so and starts
+// simulated ones, through the same library path.
+//
+// It ends on Ctrl-C, or after RUN_SECONDS with 0 if samples of every card
+// arrived until the end, else with 1 and the reason. No process is left behind.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/figure"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/simulation"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/stack"
+	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "make run:", err)
+		os.Exit(1)
+	}
+}
+
+// settings come from the environment, so that `make run NAME=value` sets them.
+type settings struct {
+	storePort, healthPort, telemetryPort int
+	seconds                              int
+	interval                             time.Duration
+	cards                                []string
+	root, folder                         string
+}
+
+func readSettings() (s settings, err error) {
+	for name, p := range map[string]struct {
+		to       *int
+		fallback int
+	}{
+		"STORE_PORT":     {&s.storePort, 8428},
+		"HEALTH_PORT":    {&s.healthPort, 13133},
+		"TELEMETRY_PORT": {&s.telemetryPort, 8888},
+		"RUN_SECONDS":    {&s.seconds, 0},
+	} {
+		*p.to = p.fallback
+		if v := os.Getenv(name); v != "" {
+			if *p.to, err = strconv.Atoi(v); err != nil || *p.to < 0 {
+				return s, fmt.Errorf("%s=%s: give a number, such as %s=%d", name, v, name, p.fallback)
+			}
+		}
+	}
+	s.interval = time.Second
+	if v := os.Getenv("INTERVAL"); v != "" {
+		if s.interval, err = time.ParseDuration(v); err != nil || s.interval <= 0 {
+			return s, fmt.Errorf("INTERVAL=%s: give a duration, such as INTERVAL=1s", v)
+		}
+	}
+	cards := os.Getenv("SIMULATED_CARDS")
+	if cards == "" {
+		cards = "rtx-4080-super,l40s,h100"
+	}
+	s.cards = strings.Split(cards, ",")
+	if s.root, err = figure.Root(); err != nil {
+		return s, err
+	}
+	s.folder = filepath.Join(s.root, ".run")
+	return s, os.MkdirAll(s.folder, 0o755)
+}
+
+// checkPorts names every port that is taken, before anything is started.
+func (s *settings) checkPorts() error {
+	var errs []error
+	for _, p := range []struct {
+		name string
+		port int
+		use  string
+	}{
+		{"STORE_PORT", s.storePort, "the store"},
+		{"HEALTH_PORT", s.healthPort, "the collector's health"},
+		{"TELEMETRY_PORT", s.telemetryPort, "the collector's own telemetry"},
+	} {
+		if err := stack.CheckPort(p.port); err != nil {
+			errs = append(errs, fmt.Errorf("port %d for %s is in use: stop what listens there (ss -ltnp 'sport = :%d'), or choose another: make run %s=%d",
+				p.port, p.use, p.port, p.name, p.port+1000))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func run(ctx context.Context) (err error) {
+	s, err := readSettings()
+	if err != nil {
+		return err
+	}
+	if err := s.checkPorts(); err != nil {
+		return err
+	}
+	storePath, err := stack.Tool(ctx, s.root, "victoria-metrics")
+	if err != nil {
+		return err
+	}
+	library, cards, endSimulation, err := s.findCards(ctx)
+	if err != nil {
+		return err
+	}
+	defer endSimulation()
+
+	store, err := stack.Start(s.folder, "victoria-metrics", storePath, nil,
+		"-httpListenAddr=127.0.0.1:"+strconv.Itoa(s.storePort), "-storageDataPath="+filepath.Join(s.folder, "store"),
+		"-retentionPeriod=30d", "-search.latencyOffset=0s", "-loggerLevel=WARN")
+	if err != nil {
+		return err
+	}
+	defer end(store)
+	url := fmt.Sprintf("http://127.0.0.1:%d", s.storePort)
+	if err := store.WaitHTTP(ctx, url+"/health"); err != nil {
+		return err
+	}
+	begin := time.Now()
+	collector, err := stack.Start(s.folder, "otelcol-gpu", filepath.Join(s.root, "bin", "otelcol-gpu"), append(library,
+		"OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+url+"/api/v1/write",
+		"OTELCOL_GPU_COLLECTION_INTERVAL="+s.interval.String(),
+		"OTELCOL_GPU_HEALTH_PORT="+strconv.Itoa(s.healthPort),
+		"OTELCOL_GPU_TELEMETRY_PORT="+strconv.Itoa(s.telemetryPort),
+	), "--config", filepath.Join(s.root, "config", "default.yaml"))
+	if err != nil {
+		return err
+	}
+	defer end(collector)
+
+	fmt.Printf("store      %s/vmui/?#/?g0.expr=hw_gpu_utilization_ratio&g0.range_input=5m   (PromQL: %s/api/v1/query)\n", url, url)
+	fmt.Printf("health     http://127.0.0.1:%d\n", s.healthPort)
+	fmt.Printf("telemetry  http://127.0.0.1:%d/metrics\n", s.telemetryPort)
+	fmt.Printf("logs       %s\n", s.folder)
+	j := &job{settings: s, store: stack.Store{URL: url}, collector: collector, server: store, cards: cards, begin: begin}
+	if err := j.untilReady(ctx); err != nil || ctx.Err() != nil {
+		return err
+	}
+	return j.watch(ctx)
+}
+
+func end(p *stack.Process) {
+	if _, err := p.Stop(10 * time.Second); err != nil && !p.Alive() {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", p.Name, err)
+	}
+}
+
+// findCards looks for real cards; without any it makes simulated ones. It
+// returns the collector's environment and how many cards must arrive.
+func (s *settings) findCards(ctx context.Context) (environment []string, cards int, end func(), err error) {
+	if os.Getenv("SIMULATED_CARDS") == "" {
+		if n := realCards(ctx); n > 0 {
+			fmt.Printf("cards      %d, read through NVIDIA's driver\n", n)
+			return nil, n, func() {}, nil
+		}
+	}
+	fmt.Println()
+	fmt.Println("NO NVIDIA CARD WAS FOUND ON THIS MACHINE. THE CARDS BELOW ARE SIMULATED:")
+	fmt.Printf("%s; every series carries gpu_simulated=\"true\".\n\n", strings.Join(s.cards, ", "))
+	path, err := fakenvml.Cached(ctx, fakenvml.Current)
+	if err != nil {
+		return nil, 0, nil, err
+	}
+	state, err := fakenvml.Create(filepath.Join(s.folder, "fakenvml.state"))
+	if err != nil {
+		return nil, 0, nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var working sync.WaitGroup
+	for i, name := range s.cards {
+		profile, err := fakenvml.LoadProfile(strings.TrimSpace(name))
+		if err != nil {
+			cancel()
+			return nil, 0, nil, fmt.Errorf("SIMULATED_CARDS: %w", err)
+		}
+		state.SetDriver(profile.Driver.Version, profile.Driver.NVML, profile.Driver.CUDA)
+		card := simulation.New(state.AddCard(profile), profile, uint64(i+1))
+		working.Go(func() { card.Run(ctx) })
+	}
+	return []string{fakenvml.Environment + "=" + state.Path(), "OTELCOL_GPU_NVML_LIBRARY=" + path}, len(s.cards),
+		func() { cancel(); working.Wait() }, nil
+}
+
+// realCards counts the cards that the driver tells, by a program that ends with
+// the answer: whatever the driver does, this process is not held up.
+func realCards(ctx context.Context) int {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "nvidia-smi", "--list-gpus").Output()
+	if err != nil {
+		return 0
+	}
+	n := 0
+	for line := range strings.Lines(string(out)) {
+		if strings.HasPrefix(line, "GPU ") {
+			n++
+		}
+	}
+	return n
+}
+
+// job watches the samples that arrive.
+type job struct {
+	settings
+	store             stack.Store
+	collector, server *stack.Process
+	cards             int
+	begin             time.Time
+}
+
+const readyWithin = 60 * time.Second
+
+// untilReady waits until the first samples of every card can be queried.
+func (j *job) untilReady(ctx context.Context) error {
+	deadline := time.NewTimer(readyWithin)
+	defer deadline.Stop()
+	ticker := time.NewTicker(100 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		series, err := j.store.Query(ctx, "hw_gpu_up == 1")
+		if err == nil && len(series) >= j.cards {
+			fmt.Printf("\nREADY: samples of %d cards can be queried, %.1f s after the collector's start\n", len(series), time.Since(j.begin).Seconds())
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-j.collector.Exited():
+			return fmt.Errorf("the collector ended:\n%s", j.collector.Tail())
+		case <-j.server.Exited():
+			return fmt.Errorf("the store ended:\n%s", j.server.Tail())
+		case <-deadline.C:
+			return fmt.Errorf("after %v samples of %d of %d cards have arrived; the collector's log ends with:\n%s", readyWithin, len(series), j.cards, j.collector.Tail())
+		case <-ticker.C:
+		}
+	}
+}
+
+// watch goes on until it is told to end, and judges the whole.
+func (j *job) watch(ctx context.Context) error {
+	var over <-chan time.Time
+	if j.seconds > 0 {
+		over = time.After(time.Duration(j.seconds) * time.Second)
+		fmt.Printf("running for %d s\n", j.seconds)
+	} else {
+		fmt.Println("Ctrl-C ends it")
+	}
+	select {
+	case <-ctx.Done():
+		fmt.Println("\nending")
+		return nil
+	case <-j.collector.Exited():
+		return fmt.Errorf("the collector ended:\n%s", j.collector.Tail())
+	case <-j.server.Exited():
+		return fmt.Errorf("the store ended:\n%s", j.server.Tail())
+	case <-over:
+	}
+	window := max(5*time.Second, 3*j.interval)
+	series, err := j.store.Query(ctx, fmt.Sprintf("count_over_time(hw_gpu_up[%dms])", window.Milliseconds()))
+	if err != nil {
+		return err
+	}
+	if len(series) < j.cards {
+		return fmt.Errorf("in the last %v samples of %d of %d cards arrived; the collector's log ends with:\n%s", window, len(series), j.cards, j.collector.Tail())
+	}
+	total, err := j.store.Query(ctx, fmt.Sprintf(`sum(count_over_time({__name__=~"hw_.*"}[%ds]))`, int(time.Since(j.begin).Seconds())+1))
+	if err == nil && len(total) > 0 {
+		fmt.Printf("done: %.0f samples of %d cards arrived\n", total[0].Value(), len(series))
+	}
+	return nil
+}

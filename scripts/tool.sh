@@ -1,0 +1,35 @@
+#!/bin/bash
+# Prints the path of a tool or a test server, building it first if it is not
+# there: scripts/tool.sh NAME. The versions are those of the modules under
+# tools/; what is built stays in .cache/tools, keyed by version.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+name=${1:?usage: tool.sh NAME}
+case $name in
+builder) dir=tools module=go.opentelemetry.io/collector/cmd/builder ;;
+mdatagen) dir=tools module=go.opentelemetry.io/collector/cmd/mdatagen ;;
+golangci-lint) dir=tools/lint module=github.com/golangci/golangci-lint/v2 package=$module/cmd/golangci-lint ;;
+prometheus | promtool) dir=tools/prometheus module=github.com/prometheus/prometheus package=$module/cmd/$name ;;
+victoria-metrics) dir=tools/victoriametrics module=github.com/VictoriaMetrics/VictoriaMetrics package=$module/app/victoria-metrics ;;
+jaeger) dir=tools/jaeger module=github.com/jaegertracing/jaeger package=$module/cmd/all-in-one ;;
+*)
+	echo "tool.sh: $name is none of builder, mdatagen, golangci-lint, prometheus, promtool, victoria-metrics, jaeger" >&2
+	exit 2
+	;;
+esac
+version=$(awk -v m="$module" '{ for (i = 1; i < NF; i++) if ($i == m && $(i + 1) ~ /^v[0-9]/) { print $(i + 1); exit } }' "$dir/go.mod")
+[ -n "$version" ] || { echo "tool.sh: $dir/go.mod requires no $module" >&2; exit 1; }
+path=$PWD/.cache/tools/$name-$version
+if [ ! -x "$path" ]; then
+	mkdir -p .cache/tools
+	exec 9>".cache/tools/$name.lock"
+	flock 9
+	if [ ! -x "$path" ]; then
+		start=$SECONDS
+		echo "building $name $version (once; minutes if nothing is cached)" >&2
+		CGO_CFLAGS='-O2 -g' go build -C "$dir" -ldflags='-s -w' -o "$path.tmp" "${package:-$module}" >&2
+		mv "$path.tmp" "$path"
+		echo "built $name in $((SECONDS - start)) s" >&2
+	fi
+fi
+echo "$path"
