@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/NVIDIA/go-nvml/pkg/dl"
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
 )
 
@@ -22,9 +23,12 @@ type Library struct {
 	path string
 	api  nvml.Interface
 
-	mu     sync.RWMutex
-	loaded bool
-	has    map[string]bool
+	mu  sync.RWMutex
+	has map[string]bool
+	// symbols is a handle of the library of our own, opened once and never
+	// closed: functions can be looked up while NVML is not initialised, and a
+	// call that returns late finds the code still there.
+	symbols *dl.DynamicLibrary
 
 	workers workers
 	// keeper is held by the session that looks at the machine, so that a keeper
@@ -53,12 +57,12 @@ func (l *Library) Has(function string) bool {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.loaded {
+	if l.symbols == nil {
 		return false
 	}
 	found := false
 	for name := range strings.SplitSeq(function, "|") {
-		found = found || l.api.Extensions().LookupSymbol(name) == nil
+		found = found || l.symbols.Lookup(name) == nil
 	}
 	l.has[function] = found
 	return found
@@ -69,13 +73,28 @@ func (l *Library) Simulated() bool { return l.Has(simulatedMarker) }
 
 // init loads the library and initialises NVML (nvmlInit_v2).
 func (l *Library) init() error {
-	code := l.api.Init()
-	if code != nvml.ERROR_LIBRARY_NOT_FOUND {
-		l.mu.Lock()
-		l.loaded = true
-		l.mu.Unlock()
+	if !l.open() {
+		return result("nvmlInit_v2", nvml.ERROR_LIBRARY_NOT_FOUND)
 	}
-	return result("nvmlInit_v2", code)
+	if !l.Has("nvmlInit_v2|nvmlInit") {
+		return missing("nvmlInit_v2")
+	}
+	return result("nvmlInit_v2", l.api.Init())
+}
+
+// open takes the handle for looking functions up.
+func (l *Library) open() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.symbols != nil {
+		return true
+	}
+	symbols := dl.New(l.path, dl.RTLD_LAZY|dl.RTLD_GLOBAL)
+	if symbols.Open() != nil {
+		return false
+	}
+	l.symbols = symbols
+	return true
 }
 
 // shutdown ends NVML (nvmlShutdown). Handles from before are stale.
@@ -83,13 +102,7 @@ func (l *Library) shutdown() error {
 	if !l.Has("nvmlShutdown") {
 		return missing("nvmlShutdown")
 	}
-	err := result("nvmlShutdown", l.api.Shutdown())
-	if err == nil { // go-nvml has closed its handle, so nothing can be looked up until init
-		l.mu.Lock()
-		l.loaded = false
-		l.mu.Unlock()
-	}
-	return err
+	return result("nvmlShutdown", l.api.Shutdown())
 }
 
 // ask makes one call of the library itself.

@@ -78,9 +78,10 @@ type Session struct {
 	timing Timing
 	log    *zap.Logger
 
-	poke  chan struct{}
-	stop  chan struct{}
-	ended chan struct{}
+	poke   chan struct{}
+	stop   chan struct{}
+	looked chan struct{}
+	ended  chan struct{}
 
 	mu       sync.Mutex
 	snapshot Snapshot
@@ -100,7 +101,7 @@ type slot struct {
 func newSession(lib *Library, timing Timing, log *zap.Logger) *Session {
 	s := &Session{
 		lib: lib, timing: timing.orDefaults(), log: log,
-		poke: make(chan struct{}, 1), stop: make(chan struct{}), ended: make(chan struct{}),
+		poke: make(chan struct{}, 1), stop: make(chan struct{}), looked: make(chan struct{}), ended: make(chan struct{}),
 	}
 	go s.keep()
 	return s
@@ -114,6 +115,10 @@ func (s *Session) Snapshot() Snapshot {
 	copied.Cards = slices.Clone(s.snapshot.Cards)
 	return copied
 }
+
+// Looked is closed when the session has looked at the machine for the first
+// time: from then on a snapshot says whether there are cards.
+func (s *Session) Looked() <-chan struct{} { return s.looked }
 
 // Poke asks for a look at the machine now: a reading said that a card or the
 // driver is gone.
@@ -132,7 +137,7 @@ func (s *Session) keep() {
 	defer close(s.ended)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for {
+	for first := true; ; {
 		select {
 		case <-s.stop:
 			s.end()
@@ -140,6 +145,10 @@ func (s *Session) keep() {
 		case <-timer.C:
 		}
 		s.look()
+		if first {
+			close(s.looked)
+			first = false
+		}
 		timer.Reset(min(pokePause, s.timing.Rescan))
 		select { // a poke is heard after a pause, the timer after the rest of it
 		case <-s.stop:
@@ -217,6 +226,7 @@ func (s *Session) setAside(err error) {
 	defer s.mu.Unlock()
 	said := s.snapshot.State == state && sameCode(s.snapshot.Err, err)
 	s.snapshot.State, s.snapshot.Err = state, err
+	s.snapshot.Simulated = s.snapshot.Simulated || s.lib.Simulated()
 	s.snapshot.Enumerated = false
 	s.snapshot.Unidentified, s.snapshot.LostUnidentified = 0, 0
 	for _, c := range s.snapshot.Cards {
@@ -227,7 +237,7 @@ func (s *Session) setAside(err error) {
 	}
 	switch {
 	case state == Mismatch:
-		s.log.Error("the driver was upgraded under this process, which cannot change its NVML library: restart the collector", zap.Error(err))
+		s.log.Warn("the driver was upgraded under this process, which cannot change its NVML library: restart the collector", zap.Error(err))
 	case KindOf(err) == NoLibrary:
 		s.log.Warn("the NVML library cannot be loaded; trying again. Without an NVIDIA driver there is none; elsewhere set library_path",
 			zap.String("library", s.lib.path), zap.Duration("every", s.timing.Rescan))

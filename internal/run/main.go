@@ -120,7 +120,9 @@ func run(ctx context.Context) (err error) {
 
 	store, err := stack.Start(s.folder, "victoria-metrics", storePath, nil,
 		"-httpListenAddr=127.0.0.1:"+strconv.Itoa(s.storePort), "-storageDataPath="+filepath.Join(s.folder, "store"),
-		"-retentionPeriod=30d", "-search.latencyOffset=0s", "-loggerLevel=WARN")
+		"-retentionPeriod=30d", "-search.latencyOffset=0s", "-loggerLevel=WARN",
+		// Without this a query that found nothing is remembered for ten seconds.
+		"-storage.cacheSizeIndexDBTagFilters=1")
 	if err != nil {
 		return err
 	}
@@ -230,7 +232,8 @@ func (j *job) untilReady(ctx context.Context) error {
 	ticker := time.NewTicker(100 * time.Millisecond)
 	defer ticker.Stop()
 	for {
-		series, err := j.store.Query(ctx, "hw_gpu_up == 1")
+		// What an earlier run left in the store does not count.
+		series, err := j.store.Query(ctx, fmt.Sprintf("hw_gpu_up == 1 and timestamp(hw_gpu_up) >= %d", j.begin.Unix()))
 		if err == nil && len(series) >= j.cards {
 			fmt.Printf("\nREADY: samples of %d cards can be queried, %.1f s after the collector's start\n", len(series), time.Since(j.begin).Seconds())
 			return nil

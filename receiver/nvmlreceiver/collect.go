@@ -92,12 +92,34 @@ func (c *collector) shutdown(ctx context.Context) error {
 // is told by metrics, the log and the component's status rather than by an
 // error, which scraperhelper would log at every collection.
 func (c *collector) collect(ctx context.Context) (pmetric.Metrics, error) {
+	if !c.looked(ctx) {
+		return pmetric.NewMetrics(), nil // the driver has not answered yet whether there are cards
+	}
 	now := time.Now()
 	snapshot := c.session.Snapshot()
 	c.report(&snapshot)
 	c.survey(&snapshot)
 	c.ask(ctx, &snapshot)
 	return c.emit(now, &snapshot), nil
+}
+
+// looked waits, within the first collections' deadline, until the session knows
+// whether there are cards.
+func (c *collector) looked(ctx context.Context) bool {
+	select {
+	case <-c.session.Looked():
+		return true
+	default:
+	}
+	deadline := time.NewTimer(c.cfg.cardTimeout())
+	defer deadline.Stop()
+	select {
+	case <-c.session.Looked():
+		return true
+	case <-deadline.C:
+	case <-ctx.Done():
+	}
+	return false
 }
 
 // survey brings the views up to date with the cards that the session knows.
@@ -207,9 +229,9 @@ func (c *collector) turn(card *card, to condition, reason error) {
 			c.log.Info("card answers again", fields...)
 		}
 	case unresponsive:
-		c.log.Error("card does not answer in time; its series end until it does", append(fields, zap.Error(reason), zap.Duration("card_timeout", c.cfg.cardTimeout()))...)
+		c.log.Warn("card does not answer in time; its series end until it does", append(fields, zap.Error(reason), zap.Duration("card_timeout", c.cfg.cardTimeout()))...)
 	case lost:
-		c.log.Error("card is lost; its series end until it is back", append(fields, zap.Error(reason))...)
+		c.log.Warn("card is lost; its series end until it is back", append(fields, zap.Error(reason))...)
 	}
 }
 
@@ -243,9 +265,6 @@ func (c *collector) report(snapshot *nvmllib.Snapshot) {
 	}
 	if c.saidState && snapshot.State == c.state {
 		return
-	}
-	if snapshot.State == nvmllib.Absent && snapshot.Err == nil {
-		return // the session has not tried yet
 	}
 	c.saidState, c.state = true, snapshot.State
 	switch {

@@ -1,0 +1,206 @@
+// Package e2e runs the built collector against real servers, which the tests
+// start themselves.
+package e2e
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/figure"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/stack"
+	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
+)
+
+var (
+	root    string
+	figures = flag.Bool("figures", false, "measure and print figures")
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	var err error
+	if root, err = figure.Root(); err == nil {
+		_, err = os.Stat(binary())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e: the collector is not built, run make build:", err)
+		os.Exit(1)
+	}
+	goleak.VerifyTestMain(m,
+		goleak.IgnoreTopFunction("internal/poll.runtime_pollWait"), // idle connections of the HTTP client
+		goleak.IgnoreTopFunction("net/http.(*persistConn).writeLoop"))
+}
+
+func binary() string { return filepath.Join(root, "bin", "otelcol-gpu") }
+
+// patience bounds every wait: what takes longer is broken.
+const patience = 60 * time.Second
+
+func withPatience(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func port(t testing.TB) int {
+	t.Helper()
+	p, err := stack.FreePort()
+	require.NoError(t, err)
+	return p
+}
+
+func start(t testing.TB, name, path string, environment []string, arguments ...string) *stack.Process {
+	t.Helper()
+	p, err := stack.Start(t.TempDir(), name, path, environment, arguments...)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		if p.Alive() {
+			p.Kill()
+		}
+		if t.Failed() {
+			t.Logf("%s ended its log with:\n%s", name, p.Tail())
+		}
+	})
+	return p
+}
+
+func tool(t testing.TB, name string) string {
+	t.Helper()
+	path, err := stack.Tool(context.Background(), root, name)
+	require.NoError(t, err)
+	return path
+}
+
+// victoriaMetrics starts a VictoriaMetrics.
+func victoriaMetrics(t testing.TB) stack.Store {
+	t.Helper()
+	address := "127.0.0.1:" + strconv.Itoa(port(t))
+	p := start(t, "victoria-metrics", tool(t, "victoria-metrics"), nil, "-httpListenAddr="+address, "-storageDataPath="+t.TempDir(),
+		"-search.latencyOffset=0s", "-storage.cacheSizeIndexDBTagFilters=1", "-loggerLevel=WARN")
+	require.NoError(t, p.WaitHTTP(withPatience(t), "http://"+address+"/health"))
+	return stack.Store{URL: "http://" + address}
+}
+
+// prometheus starts a Prometheus that takes remote write, with an out-of-order window.
+func prometheus(t testing.TB, window string) (stack.Store, *stack.Process) {
+	t.Helper()
+	address := "127.0.0.1:" + strconv.Itoa(port(t))
+	return prometheusAt(t, address, t.TempDir(), window)
+}
+
+func prometheusAt(t testing.TB, address, data, window string) (stack.Store, *stack.Process) {
+	t.Helper()
+	config := filepath.Join(t.TempDir(), "prometheus.yml")
+	require.NoError(t, os.WriteFile(config, []byte("global: {scrape_interval: 1h}\nstorage: {tsdb: {out_of_order_time_window: "+window+"}}\n"), 0o600))
+	p := start(t, "prometheus", tool(t, "prometheus"), nil, "--config.file="+config, "--storage.tsdb.path="+data,
+		"--web.listen-address="+address, "--web.enable-remote-write-receiver", "--log.level=warn")
+	require.NoError(t, p.WaitHTTP(withPatience(t), "http://"+address+"/-/ready"))
+	return stack.Store{URL: "http://" + address}, p
+}
+
+// machine is a simulated machine for collectors to run on.
+type machine struct {
+	state       *fakenvml.State
+	cards       []*fakenvml.Card
+	profiles    []*fakenvml.Profile
+	environment []string
+}
+
+func newMachine(t testing.TB, variant fakenvml.Variant, profiles ...string) *machine {
+	t.Helper()
+	library, err := fakenvml.Cached(context.Background(), variant)
+	require.NoError(t, err)
+	state, err := fakenvml.Create(filepath.Join(t.TempDir(), "state"))
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		state.Reset() // lets go of calls that hang
+		require.NoError(t, state.Close())
+	})
+	m := &machine{state: state, environment: []string{fakenvml.Environment + "=" + state.Path(), "OTELCOL_GPU_NVML_LIBRARY=" + library}}
+	for _, name := range profiles {
+		p, err := fakenvml.LoadProfile(name)
+		require.NoError(t, err)
+		state.SetDriver(p.Driver.Version, p.Driver.NVML, p.Driver.CUDA)
+		m.profiles = append(m.profiles, p)
+		m.cards = append(m.cards, state.AddCard(p))
+	}
+	return m
+}
+
+// collector is a running otelcol-gpu.
+type collector struct {
+	*stack.Process
+	telemetry string
+	otlp      string
+}
+
+// collect starts the built collector with a ready configuration.
+func collect(t testing.TB, config string, environment []string, arguments ...string) *collector {
+	t.Helper()
+	c, all := collectorCommand(t, config, environment, arguments...)
+	c.Process = start(t, "otelcol-gpu", binary(), all.environment, all.arguments...)
+	require.NoError(t, c.WaitHTTP(withPatience(t), all.health))
+	return c
+}
+
+type command struct {
+	environment, arguments []string
+	health                 string
+}
+
+func collectorCommand(t testing.TB, config string, environment []string, arguments ...string) (*collector, command) {
+	t.Helper()
+	health, telemetry, http, grpc, loop := port(t), port(t), port(t), port(t), port(t)
+	all := append([]string{
+		fmt.Sprintf("OTELCOL_GPU_HEALTH_PORT=%d", health),
+		fmt.Sprintf("OTELCOL_GPU_TELEMETRY_PORT=%d", telemetry),
+		fmt.Sprintf("OTELCOL_GPU_OTLP_HTTP=127.0.0.1:%d", http),
+		fmt.Sprintf("OTELCOL_GPU_OTLP_GRPC=127.0.0.1:%d", grpc),
+		fmt.Sprintf("OTELCOL_GPU_LOOP=127.0.0.1:%d", loop),
+	}, environment...)
+	if !filepath.IsAbs(config) {
+		config = filepath.Join(root, "config", config)
+	}
+	return &collector{telemetry: fmt.Sprintf("http://127.0.0.1:%d/metrics", telemetry), otlp: fmt.Sprintf("http://127.0.0.1:%d", http)},
+		command{all, append([]string{"--config", config}, arguments...), fmt.Sprintf("http://127.0.0.1:%d", health)}
+}
+
+// eventually asks a store until the answer is right.
+func eventually(t testing.TB, store stack.Store, query string, right func([]stack.Series) bool) []stack.Series {
+	t.Helper()
+	var series []stack.Series
+	var err error
+	require.Eventually(t, func() bool {
+		series, err = store.Query(context.Background(), query)
+		return err == nil && right(series)
+	}, patience, 50*time.Millisecond, "%s: %s", store.URL, query)
+	return series
+}
+
+func atLeast(n int) func([]stack.Series) bool {
+	return func(s []stack.Series) bool { return len(s) >= n }
+}
+
+// logLines counts the lines of a process's log that have a text.
+func logLines(t testing.TB, p *stack.Process, text string) int {
+	t.Helper()
+	raw, err := os.ReadFile(p.Log)
+	require.NoError(t, err)
+	n := 0
+	for line := range strings.Lines(string(raw)) {
+		if strings.Contains(line, text) {
+			n++
+		}
+	}
+	return n
+}
