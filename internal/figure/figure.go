@@ -8,6 +8,7 @@ package figure
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -43,7 +44,12 @@ func write(name string, value float64, unit, goal, verdict string) {
 	}
 }
 
-func format(v float64) string { return strconv.FormatFloat(v, 'g', 4, 64) }
+func format(v float64) string {
+	if v == math.Trunc(v) && math.Abs(v) < 1e15 {
+		return strconv.FormatFloat(v, 'f', 0, 64)
+	}
+	return strconv.FormatFloat(v, 'g', 4, 64)
+}
 
 func record(name, value, unit, goal, verdict string) error {
 	root, err := Root()

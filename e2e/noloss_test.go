@@ -1,0 +1,411 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/klauspost/compress/snappy"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/figure"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/stack"
+)
+
+var (
+	kills  = flag.Int("kills", 6, "how often the collector is killed in TestNothingAcceptedIsLost")
+	outage = flag.Duration("outage", 8*time.Second, "how long the store is down in TestNothingAcceptedIsLost")
+)
+
+// gate stands before a store and can refuse in its place.
+type gate struct {
+	url    string
+	mode   atomic.Int64 // 0: pass; else the status to answer; -1: silence
+	poison atomic.Int64 // requests that carried a poisoned batch
+	closed chan struct{}
+}
+
+const silence = -1
+
+// poisonName marks batches that the gate refuses with 400 as a store would.
+const poisonName = "poisoned"
+
+func newGate(t *testing.T, store string) *gate {
+	t.Helper()
+	target, err := url.Parse(store)
+	require.NoError(t, err)
+	proxy := httputil.NewSingleHostReverseProxy(target)
+	proxy.ErrorLog = nil
+	proxy.ErrorHandler = func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) }
+	g := &gate{closed: make(chan struct{})}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	server := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return
+		}
+		switch mode := g.mode.Load(); mode {
+		case 0:
+			if plain, err := snappy.Decode(nil, body); err == nil && bytes.Contains(plain, []byte(poisonName)) {
+				g.poison.Add(1)
+				http.Error(w, "this batch is poisoned", http.StatusBadRequest)
+				return
+			}
+			r.Body = io.NopCloser(bytes.NewReader(body))
+			proxy.ServeHTTP(w, r)
+		case silence:
+			select {
+			case <-r.Context().Done():
+			case <-g.closed:
+			}
+		default:
+			w.WriteHeader(int(mode))
+		}
+	})}
+	go func() { _ = server.Serve(l) }()
+	g.url = "http://" + l.Addr().String()
+	t.Cleanup(func() {
+		close(g.closed)
+		_ = server.Close()
+		proxy.Transport, _ = nil, http.DefaultTransport.(*http.Transport)
+		http.DefaultTransport.(*http.Transport).CloseIdleConnections()
+	})
+	return g
+}
+
+const (
+	seriesPerBatch = 50
+	pointsPerBatch = 4 // of each series
+)
+
+// sender sends batches over OTLP and remembers what was accepted.
+type sender struct {
+	otlp     string
+	client   *http.Client
+	accepted map[int64]bool // timestamps in ms; each has a sample of every series
+	refused  int
+	clock    int64
+	batches  int
+}
+
+func newSender(otlp string) *sender {
+	return &sender{otlp: otlp, client: &http.Client{Timeout: 10 * time.Second}, accepted: map[int64]bool{}, clock: time.Now().UnixMilli()}
+}
+
+// send sends one batch until it is accepted or tries run out (0: for ever).
+func (s *sender) send(ctx context.Context, name string, tries int) bool {
+	metrics, stamps := s.batch(name)
+	raw, err := pmetricotlp.NewExportRequestFromMetrics(metrics).MarshalProto()
+	if err != nil {
+		panic(err)
+	}
+	for try := 1; ; try++ {
+		if s.post(ctx, raw) {
+			for _, at := range stamps {
+				s.accepted[at] = s.accepted[at] || name != poisonName
+			}
+			s.batches++
+			return true
+		}
+		s.refused++
+		if try == tries || ctx.Err() != nil {
+			return false
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func (s *sender) post(ctx context.Context, raw []byte) bool {
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, s.otlp+"/v1/metrics", bytes.NewReader(raw))
+	if err != nil {
+		panic(err)
+	}
+	request.Header.Set("Content-Type", "application/x-protobuf")
+	response, err := s.client.Do(request)
+	if err != nil {
+		return false
+	}
+	defer response.Body.Close()
+	_, _ = io.Copy(io.Discard, response.Body)
+	return response.StatusCode == http.StatusOK
+}
+
+// batch makes the next batch; no two samples of a series share a timestamp.
+func (s *sender) batch(name string) (pmetric.Metrics, []int64) {
+	m := pmetric.NewMetrics()
+	rm := m.ResourceMetrics().AppendEmpty()
+	rm.Resource().Attributes().PutStr("host.name", "sender")
+	metric := rm.ScopeMetrics().AppendEmpty().Metrics().AppendEmpty()
+	metric.SetName(name)
+	points := metric.SetEmptyGauge().DataPoints()
+	s.clock = max(s.clock+1, time.Now().UnixMilli())
+	stamps := make([]int64, 0, pointsPerBatch)
+	for range pointsPerBatch {
+		stamps = append(stamps, s.clock)
+		for i := range seriesPerBatch {
+			p := points.AppendEmpty()
+			p.SetTimestamp(pcommon.Timestamp(s.clock * 1e6))
+			p.SetIntValue(s.clock)
+			p.Attributes().PutStr("series", strconv.Itoa(i))
+		}
+		s.clock++
+	}
+	return m, stamps
+}
+
+func (s *sender) samples() int {
+	n := 0
+	for _, counts := range s.accepted {
+		if counts {
+			n += seriesPerBatch
+		}
+	}
+	return n
+}
+
+// missing counts accepted samples that the store does not hold, or holds wrong.
+func (s *sender) missing(t *testing.T, store stack.Store, name string) int {
+	t.Helper()
+	lost := 0
+	for i := range seriesPerBatch {
+		series, err := store.Query(context.Background(), fmt.Sprintf(`%s{series="%d"}[1h]`, name, i))
+		require.NoError(t, err)
+		held := map[int64]bool{}
+		for _, one := range series {
+			for _, p := range one.Points {
+				held[int64(p.Value)] = true
+			}
+		}
+		for at, counts := range s.accepted {
+			if counts && !held[at] {
+				lost++
+			}
+		}
+	}
+	return lost
+}
+
+// counter reads a counter of the collector's own telemetry, summed over its series.
+func (c *collector) counter(name string, labels ...string) float64 {
+	response, err := http.Get(c.telemetry)
+	if err != nil {
+		return 0
+	}
+	defer response.Body.Close()
+	raw, _ := io.ReadAll(response.Body)
+	sum := 0.0
+lines:
+	for line := range strings.Lines(string(raw)) {
+		if !strings.HasPrefix(line, name) {
+			continue
+		}
+		for _, label := range labels {
+			if !strings.Contains(line, label) {
+				continue lines
+			}
+		}
+		fields := strings.Fields(line)
+		v, err := strconv.ParseFloat(fields[len(fields)-1], 64)
+		if err == nil {
+			sum += v
+		}
+	}
+	return sum
+}
+
+// lossRig is a collector with the no-loss configuration behind a gate, that can
+// be killed and started again with its ports and its queue.
+type lossRig struct {
+	t         *testing.T
+	gate      *gate
+	collector *collector
+	command   command
+	queue     string
+	starts    int
+}
+
+func newLossRig(t *testing.T, store string, queueSize int) *lossRig {
+	t.Helper()
+	r := &lossRig{t: t, gate: newGate(t, store), queue: t.TempDir()}
+	r.collector, r.command = collectorCommand(t, "no-loss.yaml", []string{
+		"OTELCOL_GPU_QUEUE=" + r.queue, "OTELCOL_GPU_QUEUE_SIZE=" + strconv.Itoa(queueSize),
+		"OTELCOL_GPU_REMOTE_WRITE_ENDPOINT=" + r.gate.url + "/api/v1/write",
+		"OTELCOL_GPU_COLLECTION_INTERVAL=1h", "OTELCOL_GPU_NVML_LIBRARY=/no/such/libnvidia-ml.so.1",
+	}, "--feature-gates=exporter.prometheusremotewritexporter.RetryOn429")
+	r.start()
+	return r
+}
+
+func (r *lossRig) start() {
+	r.t.Helper()
+	r.starts++
+	r.collector.Process = start(r.t, fmt.Sprintf("otelcol-gpu-%d", r.starts), binary(), r.command.environment, r.command.arguments...)
+	require.NoError(r.t, r.collector.WaitHTTP(withPatience(r.t), r.command.health))
+}
+
+// drained waits until everything accepted has reached the store.
+func (r *lossRig) drained() {
+	r.t.Helper()
+	require.Eventually(r.t, func() bool {
+		sent := r.collector.counter("otelcol_exporter_queue_size", `exporter="otlp_http/queue"`)
+		idle := r.collector.counter("otelcol_exporter_queue_capacity", `exporter="otlp_http/queue"`)
+		return idle > 0 && sent == 0
+	}, patience, 100*time.Millisecond, "the queue does not drain")
+}
+
+func TestNothingAcceptedIsLost(t *testing.T) {
+	address := "127.0.0.1:" + strconv.Itoa(port(t))
+	data := t.TempDir()
+	store, server := prometheusAt(t, address, data, "1h")
+	r := newLossRig(t, store.URL, 100000)
+	s := newSender(r.collector.otlp)
+	t.Cleanup(s.client.CloseIdleConnections)
+
+	// A sender that never rests, while the collector and the store suffer.
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	var sending sync.WaitGroup
+	sending.Go(func() {
+		for ctx.Err() == nil {
+			s.send(ctx, "flow", 0)
+			select {
+			case <-ctx.Done():
+			case <-time.After(10 * time.Millisecond):
+			}
+		}
+	})
+	random := rand.New(rand.NewPCG(1, 2))
+	pause := func(d time.Duration) { <-time.After(d) }
+
+	for i := range *kills {
+		pause(time.Duration(200+random.IntN(1200)) * time.Millisecond)
+		// Some kills while the store refuses, so that the queue is not empty.
+		r.gate.mode.Store([]int64{0, http.StatusInternalServerError, 0, silence}[i%4])
+		pause(time.Duration(100+random.IntN(400)) * time.Millisecond)
+		r.collector.Kill()
+		r.gate.mode.Store(0)
+		r.start()
+	}
+	for _, mode := range []int64{http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusServiceUnavailable, silence} {
+		r.gate.mode.Store(mode)
+		pause(min(*outage, 7*time.Second))
+		r.gate.mode.Store(0)
+		pause(500 * time.Millisecond)
+	}
+	server.Kill() // the store itself is away
+	pause(*outage)
+	store, _ = prometheusAt(t, address, data, "1h")
+
+	// Batches that the store refuses for good: each dropped once, counted and logged.
+	r.drained()
+	const poisoned = 3
+	before := r.collector.counter("otelcol_exporter_send_failed_metric_points", `exporter="otlp_http/queue"`)
+	bad := newSender(r.collector.otlp)
+	t.Cleanup(bad.client.CloseIdleConnections)
+	for range poisoned {
+		require.True(t, bad.send(context.Background(), poisonName, 50))
+	}
+	require.Eventually(t, func() bool {
+		return r.collector.counter("otelcol_exporter_send_failed_metric_points", `exporter="otlp_http/queue"`) >= before+poisoned*seriesPerBatch*pointsPerBatch
+	}, patience, 100*time.Millisecond, "what is refused for good is counted")
+	pause(time.Second)
+	stop()
+	sending.Wait()
+	r.drained()
+	assert.EqualValues(t, poisoned, r.gate.poison.Load(), "each poisoned batch is tried once")
+	assert.InDelta(t, before+poisoned*seriesPerBatch*pointsPerBatch, r.collector.counter("otelcol_exporter_send_failed_metric_points", `exporter="otlp_http/queue"`), 0)
+	assert.GreaterOrEqual(t, logLines(t, r.collector.Process, "Dropping data"), poisoned, "what is refused for good is logged")
+
+	samples, lost := s.samples(), 0
+	require.Eventually(t, func() bool {
+		lost = s.missing(t, store, "flow")
+		return lost == 0
+	}, patience, time.Second)
+	figure.Print("noloss.kills", float64(*kills), "kills")
+	figure.Print("noloss.refused", float64(s.refused), "requests")
+	figure.Print("noloss.accepted", float64(samples), "samples")
+	figure.AtMost("noloss.missing", float64(lost), "samples", 0)
+	assert.Zero(t, lost)
+	assert.Greater(t, samples, 10000)
+}
+
+func TestQueueAtItsBoundRefusesAndLosesNothing(t *testing.T) {
+	store, _ := prometheus(t, "1h")
+	r := newLossRig(t, store.URL, 20)
+	s := newSender(r.collector.otlp)
+	t.Cleanup(s.client.CloseIdleConnections)
+	require.True(t, s.send(context.Background(), "bound", 50))
+	r.gate.mode.Store(http.StatusServiceUnavailable)
+	refused := 0
+	for range 60 {
+		if !s.send(context.Background(), "bound", 1) {
+			refused++
+		}
+	}
+	assert.Greater(t, refused, 30, "senders are refused at the bound")
+	assert.Positive(t, r.collector.counter("otelcol_exporter_enqueue_failed_metric_points", `exporter="otlp_http/queue"`), "and it is counted")
+	r.collector.Kill()
+	r.start()
+	r.gate.mode.Store(0)
+	r.drained()
+	require.Eventually(t, func() bool { return s.missing(t, store, "bound") == 0 }, patience, time.Second)
+}
+
+// TestQueueFileCutShort cuts the queue's file as a full disk or a torn write
+// would. What was delivered stays delivered, the damaged file is set aside, and
+// the collector takes up its work.
+func TestQueueFileCutShort(t *testing.T) {
+	store, _ := prometheus(t, "1h")
+	r := newLossRig(t, store.URL, 1000)
+	s := newSender(r.collector.otlp)
+	t.Cleanup(s.client.CloseIdleConnections)
+	for _, part := range []float64{0.5, 0.1, 0.99} {
+		for range 20 {
+			require.True(t, s.send(context.Background(), "cut", 50))
+		}
+		r.drained()
+		r.collector.Kill()
+		files, err := filepath.Glob(filepath.Join(r.queue, "*"))
+		require.NoError(t, err)
+		cut := 0
+		for _, f := range files {
+			info, err := os.Stat(f)
+			require.NoError(t, err)
+			if strings.Contains(f, "otlp_http") && !strings.Contains(f, "backup") && info.Size() > 0 {
+				require.NoError(t, os.Truncate(f, int64(float64(info.Size())*part)))
+				cut++
+			}
+		}
+		require.Positive(t, cut, "%v", files)
+		r.start()
+	}
+	for range 20 {
+		require.True(t, s.send(context.Background(), "cut", 50))
+	}
+	r.drained()
+	require.Eventually(t, func() bool { return s.missing(t, store, "cut") == 0 }, patience, time.Second)
+}

@@ -1,0 +1,14 @@
+// Package queuecheckextension sets damaged queue files aside before the
+// file_storage extension opens them.
+//
+// file_storage maps its files (bbolt) into memory. A file that was cut short, by
+// a full disk, a torn write or a bad copy, passes the open and then ends the
+// process with SIGBUS at the first page that is not there, at this start and at
+// every later one. Its own `recreate` setting comes too late. This extension
+// reads every page of every file first, in a way that survives the fault, and
+// renames what cannot be read, so that the collector starts with a new queue and
+// says what happened.
+//
+// List it before file_storage under service::extensions: extensions start in
+// that order.
+package queuecheckextension // import "github.com/otelcol-gpu/otelcol-gpu/extension/queuecheckextension"

@@ -1,0 +1,18 @@
+package queuecheckextension
+
+import (
+	"context"
+
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/extension"
+
+	"github.com/otelcol-gpu/otelcol-gpu/extension/queuecheckextension/internal/metadata"
+)
+
+// NewFactory returns the factory of the queue_check extension.
+func NewFactory() extension.Factory {
+	return extension.NewFactory(metadata.Type, func() component.Config { return &Config{} },
+		func(_ context.Context, set extension.Settings, cfg component.Config) (extension.Extension, error) {
+			return &checker{directory: cfg.(*Config).Directory, settings: set.TelemetrySettings}, nil
+		}, metadata.ExtensionStability)
+}
