@@ -30,7 +30,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx); err != nil {
+	if err := run(ctx); err != nil && ctx.Err() == nil { // told to end is no failure
 		fmt.Fprintln(os.Stderr, "make run:", err)
 		os.Exit(1)
 	}
@@ -76,7 +76,9 @@ func readSettings() (s settings, err error) {
 	if s.root, err = figure.Root(); err != nil {
 		return s, err
 	}
-	s.folder = filepath.Join(s.root, ".run")
+	if s.folder = os.Getenv("RUN_FOLDER"); s.folder == "" {
+		s.folder = filepath.Join(s.root, ".run")
+	}
 	return s, os.MkdirAll(s.folder, 0o755)
 }
 

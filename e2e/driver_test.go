@@ -1,0 +1,135 @@
+package e2e
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
+)
+
+// nvidiaLibrary is NVIDIA's own library of a driver, fetched if need be. Where
+// it cannot be had the test is skipped loudly; in CI that fails.
+func nvidiaLibrary(t *testing.T, driver string) string {
+	t.Helper()
+	folder := filepath.Join(root, ".cache", "nvidia")
+	out, err := exec.CommandContext(withPatience(t), filepath.Join(root, "scripts", "fetch-nvidia-libs.sh"), folder).CombinedOutput()
+	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatalf("NVIDIA's libraries cannot be had: %v\n%s", err, out)
+		}
+		t.Skipf("SKIPPED, NOT TESTED: NVIDIA'S OWN LIBRARIES CANNOT BE HAD HERE: %v\n%s", err, out)
+	}
+	return filepath.Join(folder, driver, "libnvidia-ml.so.1")
+}
+
+func TestNvidiasOwnLibrariesWithoutADriver(t *testing.T) {
+	for _, driver := range []string{"535", "470"} {
+		t.Run(driver, func(t *testing.T) {
+			library := nvidiaLibrary(t, driver)
+			store := victoriaMetrics(t)
+			c := collect(t, "default.yaml", []string{"OTELCOL_GPU_NVML_LIBRARY=" + library, "OTELCOL_GPU_COLLECTION_INTERVAL=500ms",
+				"OTELCOL_GPU_REMOTE_WRITE_ENDPOINT=" + store.URL + "/api/v1/write"})
+			eventually(t, store, `hw_gpu_count{state="healthy"} == 0`, atLeast(1))
+			require.Eventually(t, func() bool { return logLines(t, c.Process, "driver is not loaded; trying again") == 1 }, patience, 20*time.Millisecond)
+			real, err := store.Query(withPatience(t), `hw_gpu_count{gpu_simulated="true"}`)
+			require.NoError(t, err)
+			assert.Empty(t, real, "NVIDIA's library is not taken for simulated")
+			// It goes on for two attempts (every 5 s) without saying it again.
+			require.Eventually(t, func() bool { return c.counter("otelcol_receiver_nvml_up") == 0 && c.Alive() }, patience, 20*time.Millisecond)
+			begin := time.Now()
+			require.Eventually(t, func() bool { return time.Since(begin) > 6*time.Second }, patience, 100*time.Millisecond)
+			assert.Equal(t, 1, logLines(t, c.Process, "driver is not loaded"))
+			took, err := c.Stop(10 * time.Second)
+			require.NoError(t, err, c.Tail())
+			assert.Less(t, took, 2*time.Second)
+		})
+	}
+}
+
+// TestDriver470AndItsMissingFunctions reads a card through the test library
+// that lacks what NVIDIA's 470 lacks.
+func TestDriver470AndItsMissingFunctions(t *testing.T) {
+	m := newMachine(t, fakenvml.Driver470, "rtx-2080-super")
+	store := victoriaMetrics(t)
+	c := collect(t, "default.yaml", append(m.environment, "OTELCOL_GPU_COLLECTION_INTERVAL=500ms", "OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+store.URL+"/api/v1/write"))
+	eventually(t, store, `hw_gpu_memory_usage_bytes == (211 + 400) * 1024 * 1024`, atLeast(1))
+	none, err := store.Query(withPatience(t), `hw_gpu_memory_reserved_bytes`)
+	require.NoError(t, err)
+	assert.Empty(t, none)
+	assert.True(t, c.Alive())
+}
+
+func TestDriverThatIsLoadedLaterIsTakenUp(t *testing.T) {
+	m := newMachine(t, fakenvml.Current, "h100")
+	m.state.UnloadDriver()
+	store := victoriaMetrics(t)
+	c := collect(t, "default.yaml", append(m.environment, "OTELCOL_GPU_COLLECTION_INTERVAL=500ms", "OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+store.URL+"/api/v1/write"))
+	require.Eventually(t, func() bool { return logLines(t, c.Process, "driver is not loaded") == 1 }, patience, 20*time.Millisecond)
+	m.state.LoadDriver()
+	eventually(t, store, "hw_gpu_up == 1", atLeast(1))
+}
+
+func TestDriverUpgradeEndsTheCollectorWhereConfigured(t *testing.T) {
+	m := newMachine(t, fakenvml.Current, "h100")
+	store := victoriaMetrics(t)
+	c := collect(t, "default.yaml", append(m.environment, "OTELCOL_GPU_COLLECTION_INTERVAL=500ms", "OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+store.URL+"/api/v1/write"),
+		"--config=yaml:receivers::nvml::exit_on_driver_upgrade: true")
+	eventually(t, store, "hw_gpu_up == 1", atLeast(1))
+	m.state.UpgradeDriver()
+	select {
+	case <-c.Exited():
+	case <-withPatience(t).Done():
+		t.Fatal("the collector goes on")
+	}
+	assert.Contains(t, c.Tail(), "the driver was upgraded")
+}
+
+// TestMistakesAreNamed asks the built collector to validate wrong configurations.
+func TestMistakesAreNamed(t *testing.T) {
+	for _, test := range []struct{ config, key, remedy string }{
+		{"colection_interval: 1s", "colection_interval", "did you mean collection_interval?"},
+		{"card_timeout: -1s", "card_timeout", "positive duration"},
+		{"collection_interval: 1s, card_timeout: 2s", "card_timeout", "lower card_timeout or raise collection_interval"},
+		{"collection_interval: 0s", "collection_interval", "positive"},
+		{"timeout: 1s, card_timeout: 2s", "timeout", "raise timeout"},
+		{"library_path: lib/libnvidia-ml.so", "library_path", "absolute"},
+		{"devices: {include: [foo]}", "devices::include", "UUID"},
+		{"devices: {include: [0], exclude: [gpu0]}", "devices", "remove it from one"},
+		{"devices: {only: [0]}", "devices::only", "exclude, include"},
+		{"metrics: {hw.gpu.memory.uage: {enabled: false}}", "hw.gpu.memory.uage", "did you mean hw.gpu.memory.usage?"},
+		{"forget_lost_after: -1h", "forget_lost_after", "positive duration"},
+	} {
+		t.Run(test.config, func(t *testing.T) {
+			config := "receivers: {nvml: {" + test.config + "}}"
+			config += "\nexporters: {nop: {}}\nservice: {pipelines: {metrics: {receivers: [nvml], exporters: [nop]}}}"
+			out, err := exec.Command(binary(), "validate", "--config=yaml:"+config).CombinedOutput()
+			require.Error(t, err)
+			assert.Contains(t, string(out), test.key)
+			assert.Contains(t, string(out), test.remedy)
+		})
+	}
+}
+
+func TestTwoLibraryPathsAreRefusedAtTheStart(t *testing.T) {
+	m := newMachine(t, fakenvml.Current, "h100")
+	config := filepath.Join(t.TempDir(), "config.yaml")
+	require.NoError(t, os.WriteFile(config, []byte(`
+receivers: {nvml: {library_path: "${env:OTELCOL_GPU_NVML_LIBRARY}"}, nvml/other: {library_path: /other/libnvidia-ml.so.1}}
+exporters: {nop: {}}
+service: {telemetry: {metrics: {level: none}}, pipelines: {metrics: {receivers: [nvml, nvml/other], exporters: [nop]}}}
+`), 0o600))
+	p := start(t, "otelcol-gpu", binary(), m.environment, "--config", config)
+	select {
+	case <-p.Exited():
+	case <-withPatience(t).Done():
+		t.Fatal("it started")
+	}
+	assert.Contains(t, p.Tail(), "library_path")
+	assert.Contains(t, p.Tail(), "give all nvml receivers the same library_path")
+}

@@ -1,0 +1,141 @@
+package e2e
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/figure"
+	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
+)
+
+// runCommand is `make run` without the build, on ports of its own.
+func runCommand(t *testing.T, environment ...string) *exec.Cmd {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "run")
+	out, err := exec.Command("go", "build", "-o", path, "../internal/run").CombinedOutput()
+	require.NoError(t, err, string(out))
+	cmd := exec.Command(path)
+	cmd.Dir = root
+	cmd.Env = append(os.Environ(), "SIMULATED_CARDS=l40s,h100", "RUN_FOLDER="+t.TempDir(),
+		"STORE_PORT="+strconv.Itoa(port(t)), "HEALTH_PORT="+strconv.Itoa(port(t)), "TELEMETRY_PORT="+strconv.Itoa(port(t)))
+	cmd.Env = append(cmd.Env, environment...)
+	return cmd
+}
+
+// children counts processes that have a text in their command line.
+func children(t *testing.T, text string) (n int) {
+	t.Helper()
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	require.NoError(t, err)
+	for _, f := range lines {
+		if raw, err := os.ReadFile(f); err == nil && strings.Contains(strings.ReplaceAll(string(raw), "\x00", " "), text) {
+			n++
+		}
+	}
+	return n
+}
+
+func TestRunEndsByItselfWithSuccess(t *testing.T) {
+	cmd := runCommand(t, "RUN_SECONDS=5")
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, string(out))
+	assert.Contains(t, string(out), "NO NVIDIA CARD WAS FOUND")
+	assert.Contains(t, string(out), "READY")
+	assert.Contains(t, string(out), "samples of 2 cards arrived")
+}
+
+func TestRunLeavesNoProcessBehind(t *testing.T) {
+	storePort := port(t)
+	cmd := runCommand(t, fmt.Sprintf("STORE_PORT=%d", storePort))
+	require.NoError(t, cmd.Start())
+	mark := fmt.Sprintf("127.0.0.1:%d", storePort)
+	require.Eventually(t, func() bool { return children(t, mark) > 0 }, patience, 20*time.Millisecond)
+	require.NoError(t, cmd.Process.Signal(os.Interrupt))
+	require.NoError(t, cmd.Wait())
+	assert.Zero(t, children(t, mark))
+
+	// And not either when it is killed.
+	cmd = runCommand(t, fmt.Sprintf("STORE_PORT=%d", storePort))
+	require.NoError(t, cmd.Start())
+	require.Eventually(t, func() bool { return children(t, mark) > 0 }, patience, 20*time.Millisecond)
+	require.NoError(t, cmd.Process.Kill())
+	_ = cmd.Wait()
+	require.Eventually(t, func() bool { return children(t, mark) == 0 }, patience, 20*time.Millisecond)
+}
+
+func TestRunNamesThePortInUse(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	taken := l.Addr().(*net.TCPAddr).Port
+	out, err := runCommand(t, fmt.Sprintf("TELEMETRY_PORT=%d", taken)).CombinedOutput()
+	require.Error(t, err)
+	assert.Contains(t, string(out), fmt.Sprintf("port %d", taken))
+	assert.Contains(t, string(out), "TELEMETRY_PORT=")
+}
+
+// TestReceiverAloneInAnOwnBuild builds a collector of another module that takes
+// only the receiver, as the README shows, and runs it.
+func TestReceiverAloneInAnOwnBuild(t *testing.T) {
+	dir := t.TempDir()
+	manifest := fmt.Sprintf(`dist: {module: example.com/own, name: own-collector, output_path: %s/build, cgo_enabled: true}
+receivers:
+  - gomod: github.com/otelcol-gpu/otelcol-gpu v0.0.0
+    import: github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver
+    path: %s
+exporters:
+  - gomod: go.opentelemetry.io/collector/exporter/debugexporter v0.161.0
+providers:
+  - gomod: go.opentelemetry.io/collector/confmap/provider/envprovider v1.67.0
+  - gomod: go.opentelemetry.io/collector/confmap/provider/yamlprovider v1.67.0
+`, dir, root)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "builder.yaml"), []byte(manifest), 0o600))
+	build := exec.Command(tool(t, "builder"), "--config", filepath.Join(dir, "builder.yaml"))
+	out, err := build.CombinedOutput()
+	require.NoError(t, err, string(out))
+
+	m := newMachine(t, fakenvml.Current, "h100")
+	p := start(t, "own-collector", filepath.Join(dir, "build", "own-collector"), m.environment, `--config=yaml:
+receivers: {nvml: {collection_interval: 200ms, initial_delay: 0s, library_path: "${env:OTELCOL_GPU_NVML_LIBRARY}"}}
+exporters: {debug: {verbosity: detailed}}
+service: {telemetry: {metrics: {level: none}}, pipelines: {metrics: {receivers: [nvml], exporters: [debug]}}}`)
+	require.Eventually(t, func() bool { return logLines(t, p, "Name: hw.gpu.memory.usage") > 0 }, patience, 50*time.Millisecond)
+	_, err = p.Stop(10 * time.Second)
+	require.NoError(t, err)
+}
+
+// TestResidentMemory prints what the running distribution takes with 8 cards.
+func TestResidentMemory(t *testing.T) {
+	if !*figures {
+		t.Skip("asked for with -figures (make bench)")
+	}
+	m := newMachine(t, fakenvml.Current, "l40s", "h100", "rtx-4080-super", "h200", "l40s", "h100", "rtx-4080-super", "h200")
+	store := victoriaMetrics(t)
+	c := collect(t, "default.yaml", append(m.environment, "OTELCOL_GPU_COLLECTION_INTERVAL=500ms", "OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+store.URL+"/api/v1/write"))
+	eventually(t, store, "count_over_time(hw_gpu_up[1m]) > 40", atLeast(8)) // 20 s of work
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.PID()))
+	require.NoError(t, err)
+	for line := range strings.Lines(string(raw)) {
+		fields := strings.Fields(line)
+		if len(fields) < 2 {
+			continue
+		}
+		kb, _ := strconv.ParseFloat(fields[1], 64)
+		switch fields[0] {
+		case "VmRSS:":
+			figure.AtMost("memory.resident", kb/1024, "MiB", 60)
+		case "RssAnon:":
+			figure.AtMost("memory.anonymous", kb/1024, "MiB", 25)
+		}
+	}
+}
