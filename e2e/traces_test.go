@@ -26,9 +26,7 @@ func TestSpansArriveInJaegerBesideTheMetrics(t *testing.T) {
 		fmt.Sprintf("--query.http-server.host-port=127.0.0.1:%d", query), fmt.Sprintf("--query.grpc-server.host-port=127.0.0.1:%d", port(t)),
 		fmt.Sprintf("--collector.otlp.grpc.host-port=127.0.0.1:%d", grpc), fmt.Sprintf("--collector.otlp.http.host-port=127.0.0.1:%d", port(t)),
 		fmt.Sprintf("--collector.http-server.host-port=127.0.0.1:%d", port(t)), fmt.Sprintf("--collector.grpc-server.host-port=127.0.0.1:%d", port(t)),
-		fmt.Sprintf("--http-server.host-port=127.0.0.1:%d", port(t)), fmt.Sprintf("--admin.http.host-port=127.0.0.1:%d", admin),
-		fmt.Sprintf("--processor.jaeger-binary.server-host-port=127.0.0.1:%d", port(t)), fmt.Sprintf("--processor.jaeger-compact.server-host-port=127.0.0.1:%d", port(t)),
-		fmt.Sprintf("--processor.zipkin-compact.server-host-port=127.0.0.1:%d", port(t)), "--log-level=warn")
+		fmt.Sprintf("--admin.http.host-port=127.0.0.1:%d", admin), "--log-level=warn")
 	require.NoError(t, jaeger.WaitHTTP(withPatience(t), fmt.Sprintf("http://127.0.0.1:%d/", admin)))
 
 	m := newMachine(t, fakenvml.Current, "l40s")
