@@ -1,0 +1,54 @@
+//go:build linux && cgo
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+	"time"
+)
+
+// torchLoad multiplies matrices on the first card until it is ended. It says so
+// when it has begun.
+const torchLoad = `
+import torch
+a = torch.randn(8192, 8192, device="cuda", dtype=torch.float16)
+b = torch.randn(8192, 8192, device="cuda", dtype=torch.float16)
+for _ in range(20): c = a @ b
+torch.cuda.synchronize()
+print("begun", flush=True)
+while True:
+    for _ in range(50): c = a @ b
+    torch.cuda.synchronize()
+`
+
+// underLoad runs something while the first card works, if there is a Python
+// with PyTorch to make it work.
+func underLoad(ctx context.Context, d time.Duration, do func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, d+2*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "python3", "-c", torchLoad)
+	var complaint strings.Builder
+	cmd.Stderr = &complaint
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("no load can be made: %w", err)
+	}
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}()
+	if line, _ := bufio.NewReader(out).ReadString('\n'); strings.TrimSpace(line) != "begun" {
+		last := strings.Split(strings.TrimSpace(complaint.String()), "\n")
+		return errors.New("no load can be made with PyTorch: " + last[len(last)-1])
+	}
+	time.Sleep(d / 2) // averages settle
+	return do()
+}

@@ -1,0 +1,196 @@
+//go:build linux && cgo
+
+// Command gpucheck is `make gpu-check`: the receiver against the real driver of
+// a machine with a card. Each reading is compared with what nvidia-smi says at
+// the same time, at rest and under a load that it makes if it can; every NVML
+// call is timed; what the card does not support is listed; and all of it is
+// written to a record. It is one binary and needs nothing else on the machine.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+)
+
+func main() {
+	library := flag.String("library", "", "NVML's library (default: the loader's, then the usual places)")
+	smi := flag.String("nvidia-smi", "nvidia-smi", "the program to compare with")
+	record := flag.String("record", "", "folder to write the record to")
+	seconds := flag.Int("load", 10, "seconds of load; 0 for none")
+	flag.Parse()
+	r, err := check(context.Background(), *library, *smi, time.Duration(*seconds)*time.Second)
+	if err == nil {
+		r.print(os.Stdout)
+		if *record != "" {
+			err = r.write(*record)
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "gpu-check:", err)
+		os.Exit(1)
+	}
+	if r.Different > 0 {
+		os.Exit(1)
+	}
+}
+
+// report is what was found; its JSON is the record.
+type report struct {
+	Time      time.Time `json:"time"`
+	Driver    string    `json:"driver"`
+	Library   string    `json:"library"`
+	Simulated bool      `json:"simulated"`
+	Cards     []card    `json:"cards"`
+	// Different counts readings that differ from nvidia-smi's beyond their tolerance.
+	Different int `json:"different"`
+}
+
+type card struct {
+	Name  string `json:"name"`
+	Model string `json:"model"`
+	// Phases are the comparisons at rest and under load.
+	Phases map[string][]comparison `json:"phases"`
+	// Unsupported are the families that the card switched off, with the reason.
+	Unsupported map[string]string `json:"unsupported"`
+	// Calls are the times of NVML's calls in microseconds.
+	Calls []timing `json:"calls"`
+	// Points counts the data points of one collection.
+	Points int `json:"points"`
+}
+
+func check(ctx context.Context, library, smi string, load time.Duration) (*report, error) {
+	library = findLibrary(library)
+	rx, err := startReceiver(ctx, library)
+	if err != nil {
+		return nil, err
+	}
+	defer rx.stop()
+	if err := rx.waitForCards(20 * time.Second); err != nil {
+		return nil, err
+	}
+	r := &report{Time: time.Now().UTC().Truncate(time.Second), Library: library, Driver: rx.driver(), Simulated: rx.simulated()}
+	for _, name := range rx.cards() {
+		r.Cards = append(r.Cards, card{Name: name, Model: rx.model(name), Phases: map[string][]comparison{}})
+	}
+	if err := r.compare(ctx, rx, smi, "idle"); err != nil {
+		return nil, err
+	}
+	if load > 0 {
+		if err := underLoad(ctx, load, func() error { return r.compare(ctx, rx, smi, "load") }); err != nil {
+			fmt.Fprintln(os.Stderr, "gpu-check: no comparison under load:", err)
+		}
+	}
+	for i := range r.Cards {
+		c := &r.Cards[i]
+		c.Unsupported = rx.unsupported(c.Name)
+		c.Points = rx.points(c.Name)
+	}
+	rx.stop()
+	return r, r.timeCalls(library)
+}
+
+// compare asks nvidia-smi and the receiver at the same time. Readings move, so a
+// difference counts only if it stays in three attempts.
+func (r *report) compare(ctx context.Context, rx *receiver, smi, phase string) error {
+	for attempt := range 3 {
+		r.Different = 0
+		before := rx.collect()
+		rows, err := askSMI(ctx, smi)
+		if err != nil {
+			return err
+		}
+		after := rx.collect()
+		for i := range r.Cards {
+			c := &r.Cards[i]
+			row, ok := rows[strings.TrimPrefix(c.Name, "gpu")]
+			if !ok {
+				return fmt.Errorf("nvidia-smi does not list %s", c.Name)
+			}
+			c.Phases[phase] = compareCard(c.Name, row, before, after)
+		}
+		for _, c := range r.Cards {
+			for _, comparisons := range c.Phases {
+				for _, one := range comparisons {
+					if !one.Same {
+						r.Different++
+					}
+				}
+			}
+		}
+		if r.Different == 0 {
+			return nil
+		}
+		if attempt < 2 {
+			time.Sleep(500 * time.Millisecond)
+		}
+	}
+	return nil
+}
+
+// findLibrary looks where drivers put the library if the loader does not know it.
+func findLibrary(library string) string {
+	if library != "" {
+		return library
+	}
+	for _, path := range []string{
+		"/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1", "/usr/lib64/libnvidia-ml.so.1",
+		"/usr/local/nvidia/lib64/libnvidia-ml.so.1", "/usr/local/nvidia/lib/libnvidia-ml.so.1",
+		"/run/nvidia/driver/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1", "/usr/lib/wsl/lib/libnvidia-ml.so.1",
+	} {
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
+	}
+	return "libnvidia-ml.so.1"
+}
+
+func (r *report) print(w *os.File) {
+	fmt.Fprintf(w, "driver %s, library %s, simulated %v\n", r.Driver, r.Library, r.Simulated)
+	for _, c := range r.Cards {
+		fmt.Fprintf(w, "\n%s %s: %d points a collection\n", c.Name, c.Model, c.Points)
+		for _, phase := range []string{"idle", "load"} {
+			for _, one := range c.Phases[phase] {
+				word := "same"
+				if !one.Same {
+					word = "DIFFERENT"
+				}
+				fmt.Fprintf(w, "  %-5s %-52s receiver %-14s nvidia-smi %-14s %s\n", phase, one.Metric, one.Receiver, one.SMI, word)
+			}
+		}
+		for family, reason := range c.Unsupported {
+			fmt.Fprintf(w, "  unsupported %-40s %s\n", family, reason)
+		}
+		for _, t := range c.Calls {
+			fmt.Fprintf(w, "  call %-30s median %8.1f us, max %8.1f us  %s\n", t.Call, t.MedianUS, t.MaxUS, t.Error)
+		}
+	}
+	fmt.Fprintf(w, "\n%d readings differ from nvidia-smi's\n", r.Different)
+}
+
+var notWord = regexp.MustCompile(`[^a-z0-9]+`)
+
+// write keeps the record under a name made of the model and the driver.
+func (r *report) write(folder string) error {
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return err
+	}
+	model := "none"
+	if len(r.Cards) > 0 {
+		model = r.Cards[0].Model
+	}
+	name := strings.Trim(notWord.ReplaceAllString(strings.ToLower(model+"-"+r.Driver), "-"), "-") + ".json"
+	raw, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(folder, name)
+	fmt.Println("record:", path)
+	return os.WriteFile(path, append(raw, '\n'), 0o644)
+}

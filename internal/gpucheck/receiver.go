@@ -1,0 +1,222 @@
+//go:build linux && cgo
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/component/componenttest"
+	"go.opentelemetry.io/collector/confmap"
+	"go.opentelemetry.io/collector/consumer"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+	collector "go.opentelemetry.io/collector/receiver"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver"
+)
+
+// interval is how often the receiver collects while it is checked.
+const interval = 200 * time.Millisecond
+
+// receiver is the nvml receiver, run as a collector would run it.
+type receiver struct {
+	component collector.Metrics
+	stopOnce  sync.Once
+
+	mu     sync.Mutex
+	newest map[string]map[string]float64 // by card, by metric and attributes
+	info   map[string]map[string]string
+	count  int
+	fresh  chan struct{}
+	off    map[string]map[string]string
+	last   string
+}
+
+func startReceiver(ctx context.Context, library string) (*receiver, error) {
+	r := &receiver{fresh: make(chan struct{}), off: map[string]map[string]string{}}
+	factory := nvmlreceiver.NewFactory()
+	cfg := factory.CreateDefaultConfig()
+	if err := confmap.NewFromStringMap(map[string]any{
+		"collection_interval": interval.String(), "initial_delay": "0s", "library_path": library,
+	}).Unmarshal(cfg); err != nil {
+		return nil, err
+	}
+	next, err := consumer.NewMetrics(r.consume)
+	if err != nil {
+		return nil, err
+	}
+	telemetry := componenttest.NewNopTelemetrySettings()
+	telemetry.Logger = zap.New(&logReader{LevelEnabler: zap.DebugLevel, receiver: r})
+	settings := collector.Settings{ID: component.NewID(factory.Type()), TelemetrySettings: telemetry}
+	if r.component, err = factory.CreateMetrics(ctx, settings, cfg, next); err != nil {
+		return nil, err
+	}
+	return r, r.component.Start(ctx, componenttest.NewNopHost())
+}
+
+func (r *receiver) stop() {
+	r.stopOnce.Do(func() { _ = r.component.Shutdown(context.Background()) })
+}
+
+// consume keeps the newest collection.
+func (r *receiver) consume(_ context.Context, m pmetric.Metrics) error {
+	newest, info := map[string]map[string]float64{}, map[string]map[string]string{}
+	for _, rm := range m.ResourceMetrics().All() {
+		for _, sm := range rm.ScopeMetrics().All() {
+			for _, metric := range sm.Metrics().All() {
+				points := metric.Gauge().DataPoints
+				if metric.Type() == pmetric.MetricTypeSum {
+					points = metric.Sum().DataPoints
+				}
+				for _, p := range points().All() {
+					take(newest, info, metric.Name(), p)
+				}
+			}
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.newest, r.info = newest, info
+	r.count++
+	close(r.fresh)
+	r.fresh = make(chan struct{})
+	return nil
+}
+
+func take(newest map[string]map[string]float64, info map[string]map[string]string, name string, p pmetric.NumberDataPoint) {
+	if p.Flags().NoRecordedValue() {
+		return
+	}
+	attributes := map[string]string{}
+	for k, v := range p.Attributes().All() {
+		attributes[k] = v.AsString()
+	}
+	card, fan, _ := strings.Cut(attributes["hw.name"], "/")
+	if newest[card] == nil {
+		newest[card] = map[string]float64{}
+	}
+	if name == "hw.gpu.info" {
+		info[card] = attributes
+	}
+	var own []string
+	for _, k := range slices.Sorted(maps.Keys(attributes)) {
+		switch k {
+		case "hw.id", "hw.name", "hw.type", "gpu.simulated":
+		default:
+			own = append(own, k+"="+attributes[k])
+		}
+	}
+	if fan != "" {
+		own = append(own, fan)
+	}
+	key := name
+	if len(own) > 0 && name != "hw.gpu.info" {
+		key += "{" + strings.Join(own, ",") + "}"
+	}
+	if p.ValueType() == pmetric.NumberDataPointValueTypeInt {
+		newest[card][key] = float64(p.IntValue())
+	} else {
+		newest[card][key] = p.DoubleValue()
+	}
+}
+
+// collect waits for the next collection.
+func (r *receiver) collect() map[string]map[string]float64 {
+	r.mu.Lock()
+	fresh := r.fresh
+	r.mu.Unlock()
+	select {
+	case <-fresh:
+	case <-time.After(10 * time.Second):
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.newest
+}
+
+func (r *receiver) waitForCards(within time.Duration) error {
+	for end := time.Now().Add(within); time.Now().Before(end); {
+		r.collect()
+		if len(r.cards()) > 0 {
+			return nil
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return errors.Join(errors.New("no card answers; is NVIDIA's driver loaded? Name its library with -library"), fmt.Errorf("the receiver says: %s", r.last))
+}
+
+func (r *receiver) cards() (names []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Sorted(maps.Keys(r.info))
+}
+
+func (r *receiver) describe(card, attribute string) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.info[card][attribute]
+}
+
+func (r *receiver) model(card string) string { return r.describe(card, "hw.model") }
+func (r *receiver) driver() string           { return r.describe("gpu0", "hw.driver_version") }
+func (r *receiver) simulated() bool          { return r.describe("gpu0", "gpu.simulated") == "true" }
+
+func (r *receiver) points(card string) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.newest[card])
+}
+
+func (r *receiver) unsupported(card string) map[string]string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.off[card]
+}
+
+// logReader listens to the receiver's log, which says what a card does not support.
+type logReader struct {
+	zapcore.LevelEnabler
+	receiver *receiver
+	fields   []zapcore.Field
+}
+
+func (l *logReader) With(fields []zapcore.Field) zapcore.Core {
+	return &logReader{l.LevelEnabler, l.receiver, append(slices.Clone(l.fields), fields...)}
+}
+
+func (l *logReader) Check(e zapcore.Entry, c *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	return c.AddCore(e, l)
+}
+
+func (l *logReader) Sync() error { return nil }
+
+func (l *logReader) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	encoder := zapcore.NewMapObjectEncoder()
+	for _, f := range append(slices.Clone(l.fields), fields...) {
+		f.AddTo(encoder)
+	}
+	r := l.receiver
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if e.Level >= zapcore.WarnLevel {
+		r.last = fmt.Sprintf("%s %v", e.Message, encoder.Fields)
+	}
+	if family, ok := encoder.Fields["family"].(string); ok && strings.Contains(e.Message, "not supported") {
+		card, _ := encoder.Fields["hw.name"].(string)
+		if r.off[card] == nil {
+			r.off[card] = map[string]string{}
+		}
+		r.off[card][family] = fmt.Sprint(encoder.Fields["error"])
+	}
+	return nil
+}
