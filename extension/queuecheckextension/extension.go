@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 	"go.opentelemetry.io/collector/component"
 	"go.uber.org/zap"
 
@@ -83,7 +84,7 @@ func (c *checker) check(path string) error {
 		return nil // a queue that was never written
 	}
 	reason := read(path)
-	if errors.Is(reason, bbolt.ErrTimeout) {
+	if errors.Is(reason, bbolterrors.ErrTimeout) {
 		return nil // another process holds it: file_storage will say so
 	}
 	if reason == nil {
@@ -126,7 +127,7 @@ func read(path string) (reason error) {
 	defer func() { reason = errors.Join(reason, tx.Rollback()) }()
 	var sum byte
 	walk := func(_ []byte, b *bbolt.Bucket) error {
-		return b.ForEach(func(k, v []byte) error {
+		return b.ForEach(func(_, v []byte) error {
 			for i := 0; i < len(v); i += 1024 {
 				sum += v[i]
 			}

@@ -6,7 +6,6 @@ import (
 	"context"
 	"os"
 	"os/exec"
-	"strings"
 	"testing"
 	"time"
 
@@ -44,7 +43,7 @@ func inChild(t *testing.T, variant fakenvml.Variant, environment ...string) bool
 	cmd.Env = append(append(os.Environ(), childVariant+"="+string(variant)), environment...)
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "the process for variant %s ended with:\n%s", variant, out)
-	require.True(t, strings.Contains(string(out), "--- PASS: "+t.Name()), "the child ran no test:\n%s", out)
+	require.Contains(t, string(out), "--- PASS: "+t.Name(), "the child ran no test:\n%s", out)
 	return false
 }
 

@@ -16,11 +16,11 @@ import (
 type State int
 
 const (
-	// Absent: the library or the driver is not there (yet); the session keeps trying.
+	// Absent means that the library or the driver is not there (yet); the session keeps trying.
 	Absent State = iota
-	// Ready: NVML is initialised.
+	// Ready means that NVML is initialised.
 	Ready
-	// Mismatch: the driver was upgraded under the loaded library. Only a new
+	// Mismatch means that the driver was upgraded under the loaded library. Only a new
 	// process helps; the session keeps trying, in case the driver is put back.
 	Mismatch
 )
@@ -426,7 +426,7 @@ var errRemoved = errors.New("the card is not enumerated any more")
 // would hang with them.
 func (s *Session) end() {
 	s.mu.Lock()
-	var left []*worker
+	left := make([]*worker, 0, len(s.slots))
 	for i, sl := range s.slots {
 		left = append(left, sl.worker)
 		s.lib.workers.release(i)

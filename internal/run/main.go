@@ -29,8 +29,10 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx); err != nil && ctx.Err() == nil { // told to end is no failure
+	err := run(ctx)
+	toldToEnd := ctx.Err() != nil
+	stop()
+	if err != nil && !toldToEnd {
 		fmt.Fprintln(os.Stderr, "make run:", err)
 		os.Exit(1)
 	}

@@ -38,7 +38,7 @@ var eccErrors = metric{
 
 // eccFamilies has one row for each combination, since cards know some and not others.
 func eccFamilies() []family {
-	var rows []family
+	rows := make([]family, 0, eccCombinations)
 	for attributes := range eccCombinations {
 		which := nvmllib.EccCounter{
 			Uncorrected: attributes&eccUncorrected != 0, Aggregate: attributes&eccAggregate != 0, DRAM: attributes&eccDRAM != 0,
