@@ -94,6 +94,9 @@ func prometheusName(name string, m metric) (string, error) {
 
 var functionPattern = regexp.MustCompile(`\bnvml[A-Z]\w+|\bNVML_FI_\w+\*?`)
 
+// sourcePattern is a description's parenthesis that names its source.
+var sourcePattern = regexp.MustCompile(`\s*\([^()]*(nvml[A-Z]|NVML_)[^()]*\)`)
+
 func (md metadata) attributes(m metric) string {
 	var names []string
 	for _, key := range m.Attributes {
@@ -122,8 +125,8 @@ func shortTable(md metadata) (string, error) {
 			return "", err
 		}
 		kind, _ := m.kind()
-		what, _, _ := strings.Cut(m.Description, " (")
-		fmt.Fprintf(&b, "| `%s` | `%s` | %s, %s | %s |\n", name, final, m.Unit, kind, strings.TrimSuffix(what, ".")+".")
+		what := sourcePattern.ReplaceAllString(m.Description, "")
+		fmt.Fprintf(&b, "| `%s` | `%s` | %s, %s | %s |\n", name, final, m.Unit, kind, what)
 	}
 	return b.String(), nil
 }
