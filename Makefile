@@ -46,6 +46,7 @@ test: setup build servers validate unit e2e ## all set-up, then every test
 .PHONY: unit
 unit: ## unit tests, with the race detector
 	go test -race -timeout 5m $$(go list ./... | grep -v /e2e)
+	CGO_ENABLED=0 go test -timeout 5m ./receiver/nvmlreceiver/...
 
 .PHONY: e2e
 e2e: build servers ## end-to-end tests: the built collector against real servers
@@ -83,7 +84,7 @@ bench: build ## cost of a collection beside a plain loop, memory of the running 
 
 .PHONY: e2e-noloss
 e2e-noloss: build servers ## the no-loss configuration under KILLS kills (20) and refusals; prints figures
-	@go test -count=1 -timeout 60m -run '^TestNothingAcceptedIsLost$$' -v ./e2e -kills $${KILLS:-20} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
+	@go test -count=1 -timeout 60m -run '^(TestNothingAcceptedIsLost|TestQueue.*)$$' -v ./e2e -kills $${KILLS:-20} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
 
 .PHONY: gpu-check-build
 gpu-check-build: ## one small binary for machines with a card (bin/gpu-check)

@@ -117,13 +117,16 @@ func TestPrometheusHoldsWhatTheLibraryWasTold(t *testing.T) {
 				c.SetLoad(m.profiles[i])
 			}
 			store, _ := prometheus(t, "10m")
+			through := newGate(t, store.URL)
 			arguments := []string{}
 			if version == "2" {
 				arguments = append(arguments, "--feature-gates=exporter.prometheusremotewritexporter.enableSendingRW2",
 					"--config=yaml:exporters::prometheus_remote_write::protobuf_message: io.prometheus.write.v2.Request")
 			}
-			c := collect(t, "default.yaml", append(m.environment, "OTELCOL_GPU_COLLECTION_INTERVAL=500ms", "OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+store.URL+"/api/v1/write"), arguments...)
+			c := collect(t, "default.yaml", append(m.environment, "OTELCOL_GPU_COLLECTION_INTERVAL=500ms", "OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+through.url+"/api/v1/write"), arguments...)
 			checkTold(t, store, m)
+			kind, _ := through.kind.Load().(string)
+			assert.Equal(t, version == "2", strings.Contains(kind, "io.prometheus.write.v2.Request"), kind)
 
 			// A lost card's series end at once, not after the look-back of five minutes.
 			m.cards[1].SetLost(true)

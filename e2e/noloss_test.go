@@ -41,6 +41,7 @@ type gate struct {
 	url    string
 	mode   atomic.Int64 // 0: pass; else the status to answer; -1: silence
 	poison atomic.Int64 // requests that carried a poisoned batch
+	kind   atomic.Value // the newest request's content type
 	closed chan struct{}
 }
 
@@ -64,6 +65,7 @@ func newGate(t *testing.T, store string) *gate {
 		if err != nil {
 			return
 		}
+		g.kind.Store(r.Header.Get("Content-Type"))
 		switch mode := g.mode.Load(); mode {
 		case 0:
 			if plain, err := snappy.Decode(nil, body); err == nil && bytes.Contains(plain, []byte(poisonName)) {
