@@ -66,7 +66,6 @@ type card struct {
 }
 
 func check(ctx context.Context, library, smi string, load time.Duration) (*report, error) {
-	library = findLibrary(library)
 	rx, err := startReceiver(ctx, library)
 	if err != nil {
 		return nil, err
@@ -75,7 +74,7 @@ func check(ctx context.Context, library, smi string, load time.Duration) (*repor
 	if err := rx.waitForCards(20 * time.Second); err != nil {
 		return nil, err
 	}
-	r := &report{Time: time.Now().UTC().Truncate(time.Second), Library: library, Driver: rx.driver(), Simulated: rx.simulated()}
+	r := &report{Time: time.Now().UTC().Truncate(time.Second), Library: rx.library(), Driver: rx.driver(), Simulated: rx.simulated()}
 	for _, name := range rx.cards() {
 		r.Cards = append(r.Cards, card{Name: name, Model: rx.model(name), Phases: map[string][]comparison{}})
 	}
@@ -132,23 +131,6 @@ func (r *report) compare(ctx context.Context, rx *receiver, smi, phase string) e
 		}
 	}
 	return nil
-}
-
-// findLibrary looks where drivers put the library if the loader does not know it.
-func findLibrary(library string) string {
-	if library != "" {
-		return library
-	}
-	for _, path := range []string{
-		"/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1", "/usr/lib64/libnvidia-ml.so.1",
-		"/usr/local/nvidia/lib64/libnvidia-ml.so.1", "/usr/local/nvidia/lib/libnvidia-ml.so.1",
-		"/run/nvidia/driver/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1", "/usr/lib/wsl/lib/libnvidia-ml.so.1",
-	} {
-		if _, err := os.Stat(path); err == nil {
-			return path
-		}
-	}
-	return "libnvidia-ml.so.1"
 }
 
 func (r *report) print(w *os.File) {

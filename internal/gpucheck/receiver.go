@@ -39,6 +39,7 @@ type receiver struct {
 	fresh  chan struct{}
 	off    map[string]map[string]string
 	last   string
+	path   string // of the library
 }
 
 func startReceiver(ctx context.Context, library string) (*receiver, error) {
@@ -171,6 +172,12 @@ func (r *receiver) model(card string) string { return r.describe(card, "hw.model
 func (r *receiver) driver() string           { return r.describe("gpu0", "hw.driver_version") }
 func (r *receiver) simulated() bool          { return r.describe("gpu0", "gpu.simulated") == "true" }
 
+func (r *receiver) library() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.path
+}
+
 func (r *receiver) points(card string) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -210,6 +217,9 @@ func (l *logReader) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	defer r.mu.Unlock()
 	if e.Level >= zapcore.WarnLevel {
 		r.last = fmt.Sprintf("%s %v", e.Message, encoder.Fields)
+	}
+	if path, ok := encoder.Fields["library"].(string); ok {
+		r.path = path
 	}
 	if family, ok := encoder.Fields["family"].(string); ok && strings.Contains(e.Message, "not supported") {
 		card, _ := encoder.Fields["hw.name"].(string)

@@ -14,6 +14,18 @@ import (
 // DefaultPath is the name by which the loader finds the driver's library.
 const DefaultPath = "libnvidia-ml.so.1"
 
+// usualPlaces is where drivers put the library on systems whose loader does not
+// know it: containers, driver containers, WSL.
+var usualPlaces = []string{
+	"/usr/local/nvidia/lib64/libnvidia-ml.so.1",
+	"/usr/local/nvidia/lib/libnvidia-ml.so.1",
+	"/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1",
+	"/usr/lib/aarch64-linux-gnu/libnvidia-ml.so.1",
+	"/usr/lib64/libnvidia-ml.so.1",
+	"/run/nvidia/driver/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1",
+	"/usr/lib/wsl/lib/libnvidia-ml.so.1",
+}
+
 // simulatedMarker is exported by the test library and by no other.
 const simulatedMarker = "otelcolGpuSimulated"
 
@@ -21,9 +33,9 @@ const simulatedMarker = "otelcolGpuSimulated"
 // up: the loader ends the process at a call of a function that is not there.
 type Library struct {
 	path string
-	api  nvml.Interface
 
 	mu  sync.RWMutex
+	api nvml.Interface
 	has map[string]bool
 	// symbols is a handle of the library of our own, opened once and never
 	// closed: functions can be looked up while NVML is not initialised, and a
@@ -38,13 +50,16 @@ type Library struct {
 
 func newLibrary(path string) *Library {
 	return &Library{
-		path: path, api: nvml.New(nvml.WithLibraryPath(path)),
-		has: map[string]bool{}, workers: workers{byIndex: map[int]*worker{}},
+		path: path, has: map[string]bool{}, workers: workers{byIndex: map[int]*worker{}},
 	}
 }
 
-// Path is the path that the library is loaded from.
-func (l *Library) Path() string { return l.path }
+// Path is where the library was found, or is looked for.
+func (l *Library) Path() string {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.path
+}
 
 // Has reports whether the library exports a function. Alternatives are joined
 // by "|" (nvmlDeviceGetPciInfo_v3|nvmlDeviceGetPciInfo_v2): one is enough.
@@ -82,19 +97,27 @@ func (l *Library) init() error {
 	return result("nvmlInit_v2", l.api.Init())
 }
 
-// open takes the handle for looking functions up.
+// open finds the library and takes the handle for looking functions up. What
+// was asked for by name only is also looked for in the usual places.
 func (l *Library) open() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.symbols != nil {
 		return true
 	}
-	symbols := dl.New(l.path, dl.RTLD_LAZY|dl.RTLD_GLOBAL)
-	if symbols.Open() != nil {
-		return false
+	places := []string{l.path}
+	if l.path == DefaultPath {
+		places = append(places, usualPlaces...)
 	}
-	l.symbols = symbols
-	return true
+	for _, path := range places {
+		symbols := dl.New(path, dl.RTLD_LAZY|dl.RTLD_GLOBAL)
+		if symbols.Open() == nil {
+			l.symbols, l.path = symbols, path
+			l.api = nvml.New(nvml.WithLibraryPath(path))
+			return true
+		}
+	}
+	return false
 }
 
 // shutdown ends NVML (nvmlShutdown). Handles from before are stale.

@@ -212,7 +212,7 @@ func (s *Session) initialise() bool {
 	s.snapshot.Simulated = simulated
 	s.snapshot.Initializations++
 	s.snapshot.Enumerated = false
-	s.log.Info("NVML is initialised", zap.String("library", s.lib.path), zap.String("driver", driver), zap.String("cuda", cuda), zap.Bool("simulated", simulated))
+	s.log.Info("NVML is initialised", zap.String("library", s.lib.Path()), zap.String("driver", driver), zap.String("cuda", cuda), zap.Bool("simulated", simulated))
 	return true
 }
 
@@ -240,7 +240,7 @@ func (s *Session) setAside(err error) {
 		s.log.Warn("the driver was upgraded under this process, which cannot change its NVML library: restart the collector", zap.Error(err))
 	case KindOf(err) == NoLibrary:
 		s.log.Warn("the NVML library cannot be loaded; trying again. Without an NVIDIA driver there is none; elsewhere set library_path",
-			zap.String("library", s.lib.path), zap.Duration("every", s.timing.Rescan))
+			zap.String("library", s.lib.Path()), zap.Duration("every", s.timing.Rescan))
 	default:
 		s.log.Warn("NVIDIA's driver is not loaded; trying again", zap.Error(err), zap.Duration("every", s.timing.Rescan))
 	}

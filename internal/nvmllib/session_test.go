@@ -101,6 +101,16 @@ func TestLibraryThatIsNotThereIsAnOrdinaryState(t *testing.T) {
 	assert.Equal(t, NoLibrary, KindOf(snapshot.Err))
 }
 
+func TestLibraryThatTheLoaderDoesNotKnowIsFoundInTheUsualPlaces(t *testing.T) {
+	library.Machine(t, "h100")
+	places := usualPlaces
+	usualPlaces = []string{"/no/such/libnvidia-ml.so.1", library.Path}
+	defer func() { usualPlaces = places }()
+	s := acquire(t, "")
+	waitFor(t, s, func(s Snapshot) bool { return len(s.Cards) == 1 })
+	assert.Equal(t, library.Path, s.lib.Path())
+}
+
 func TestNumaNodeIsReadFromSysfs(t *testing.T) {
 	devices := t.TempDir()
 	for address, node := range map[string]string{"0000:3b:00.0": "1\n", "0000:01:00.0": "-1\n", "10000:01:00.0": "3\n"} {

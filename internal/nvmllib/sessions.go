@@ -15,6 +15,7 @@ import (
 // error.
 type Sessions struct {
 	mu      sync.Mutex
+	path    string // as asked for
 	lib     *Library
 	session *Session
 	users   int
@@ -32,11 +33,11 @@ func (s *Sessions) Acquire(path string, log *zap.Logger) (*Session, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.lib != nil && s.lib.path != path {
-		return nil, fmt.Errorf("library_path: %q: this process already uses %q, and a process can hold one NVML library only: give all nvml receivers the same library_path", path, s.lib.path)
+	if s.lib != nil && s.path != path {
+		return nil, fmt.Errorf("library_path: %q: this process already uses %q, and a process can hold one NVML library only: give all nvml receivers the same library_path", path, s.path)
 	}
 	if s.lib == nil {
-		s.lib = newLibrary(path)
+		s.lib, s.path = newLibrary(path), path
 	}
 	if s.session == nil {
 		s.session = newSession(s.lib, s.timing, log)

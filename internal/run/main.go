@@ -21,13 +21,20 @@ import (
 	"syscall"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/otelcol-gpu/otelcol-gpu/internal/figure"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/simulation"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/stack"
 	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
 )
 
 func main() {
+	if os.Getenv(countCards) != "" {
+		printCards()
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx)
 	toldToEnd := ctx.Err() != nil
@@ -200,22 +207,35 @@ func (s *settings) findCards(ctx context.Context) (environment []string, cards i
 		func() { cancel(); working.Wait() }, nil
 }
 
-// realCards counts the cards that the driver tells, by a program that ends with
-// the answer: whatever the driver does, this process is not held up.
+// countCards is set in the environment of the child that counts the cards.
+const countCards = "OTELCOL_GPU_COUNT_CARDS"
+
+// realCards counts the cards that the driver tells, in a process of its own:
+// whatever the driver does, this one is not held up.
 func realCards(ctx context.Context) int {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, "nvidia-smi", "--list-gpus").Output()
+	cmd := exec.CommandContext(ctx, os.Args[0])
+	cmd.Env = append(os.Environ(), countCards+"=1")
+	out, err := cmd.Output()
 	if err != nil {
 		return 0
 	}
-	n := 0
-	for line := range strings.Lines(string(out)) {
-		if strings.HasPrefix(line, "GPU ") {
-			n++
-		}
-	}
+	n, _ := strconv.Atoi(strings.TrimSpace(string(out)))
 	return n
+}
+
+// printCards is the child's work.
+func printCards() {
+	sessions := nvmllib.NewSessions(nvmllib.Timing{})
+	session, err := sessions.Acquire("", zap.NewNop())
+	if err != nil {
+		return
+	}
+	<-session.Looked()
+	if s := session.Snapshot(); !s.Simulated {
+		fmt.Println(len(s.Cards) + s.Unidentified)
+	}
 }
 
 // job watches the samples that arrive.
