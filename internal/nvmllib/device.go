@@ -196,6 +196,26 @@ func (d Device) TemperatureLimit(which TemperatureLimitType) (uint32, error) {
 	return getBy(d, "nvmlDeviceGetTemperatureThreshold", which, nvml.Device.GetTemperatureThreshold)
 }
 
+// BAR1 is in bytes.
+type BAR1 struct{ Total, Used uint64 }
+
+// BAR1MemoryInfo is the window to the card's memory (nvmlDeviceGetBAR1MemoryInfo).
+func (d Device) BAR1MemoryInfo() (BAR1, error) {
+	return get(d, "nvmlDeviceGetBAR1MemoryInfo", func(h nvml.Device) (BAR1, nvml.Return) {
+		m, code := h.GetBAR1MemoryInfo()
+		return BAR1{Total: m.Bar1Total, Used: m.Bar1Used}, code
+	})
+}
+
+// MarginTemperature in °C up to the temperature from which clocks are lowered
+// (nvmlDeviceGetMarginTemperature; R560 and newer).
+func (d Device) MarginTemperature() (int32, error) {
+	return get(d, "nvmlDeviceGetMarginTemperature", func(h nvml.Device) (int32, nvml.Return) {
+		m, code := h.GetMarginTemperature()
+		return m.MarginTemperature, code
+	})
+}
+
 // PowerUsage in mW: on Ampere and newer an average over one second
 // (nvmlDeviceGetPowerUsage).
 func (d Device) PowerUsage() (uint32, error) {

@@ -12,6 +12,14 @@ import (
 // Field values that are asked for (NVML_FI_* in nvml.h).
 const (
 	FieldMemoryTemperature  uint32 = nvml.FI_DEV_MEMORY_TEMP                                 // °C
+	FieldRetiredSingleBit   uint32 = nvml.FI_DEV_RETIRED_SBE                                 // pages
+	FieldRetiredDoubleBit   uint32 = nvml.FI_DEV_RETIRED_DBE                                 // pages
+	FieldRetiredPending     uint32 = nvml.FI_DEV_RETIRED_PENDING                             // 0 or 1
+	FieldRemapCorrectable   uint32 = nvml.FI_DEV_REMAPPED_COR                                // rows
+	FieldRemapUncorrectable uint32 = nvml.FI_DEV_REMAPPED_UNC                                // rows
+	FieldRemapPending       uint32 = nvml.FI_DEV_REMAPPED_PENDING                            // 0 or 1
+	FieldRemapFailure       uint32 = nvml.FI_DEV_REMAPPED_FAILURE                            // 0 or 1
+	FieldRecoveryAction     uint32 = nvml.FI_DEV_GET_GPU_RECOVERY_ACTION                     // nvmlDeviceGpuRecoveryAction_t
 	FieldPowerAverage       uint32 = nvml.FI_DEV_POWER_AVERAGE                               // mW
 	FieldPowerInstant       uint32 = nvml.FI_DEV_POWER_INSTANT                               // mW
 	FieldThrottlePowerCap   uint32 = nvml.FI_DEV_CLOCKS_EVENT_REASON_SW_POWER_CAP            // ns

@@ -370,6 +370,12 @@ func TestStatusFollowsItsCauses(t *testing.T) {
 		{"old uncorrected ECC error", func(c *fakenvml.Card) { c.Set("ecc_dram_uncorrected_aggregate", 1) }, "ok"},
 		{"slow link at rest", func(c *fakenvml.Card) { c.Set("pcie_generation", 1); c.Step("gpu", 0) }, "ok"},
 		{"slow link under load", func(c *fakenvml.Card) { c.Set("pcie_generation", 1); c.Step("gpu", 100) }, "degraded"},
+		{"row remapping failed", func(c *fakenvml.Card) { c.SetField(145, 1, fakenvml.TypeUnsignedInt, fakenvml.Success) }, "failed"},
+		{"row remapping pending", func(c *fakenvml.Card) { c.SetField(144, 1, fakenvml.TypeUnsignedInt, fakenvml.Success) }, "degraded"},
+		{"page retirement pending", func(c *fakenvml.Card) { c.SetField(31, 1, fakenvml.TypeUnsignedInt, fakenvml.Success) }, "degraded"},
+		{"driver asks for a reset", func(c *fakenvml.Card) { c.SetField(230, 1, fakenvml.TypeUnsignedInt, fakenvml.Success) }, "failed"},
+		{"driver asks for a drain", func(c *fakenvml.Card) { c.SetField(230, 3, fakenvml.TypeUnsignedInt, fakenvml.Success) }, "degraded"},
+		{"an action nobody knows", func(c *fakenvml.Card) { c.SetField(230, 99, fakenvml.TypeUnsignedInt, fakenvml.Success) }, "ok"},
 		{"lost", func(c *fakenvml.Card) { c.SetLost(true) }, "failed"},
 	} {
 		t.Run(test.cause, func(t *testing.T) {

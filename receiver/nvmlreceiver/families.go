@@ -101,5 +101,5 @@ func (s *sheet) percent(metric int, attribute int, v uint32) {
 // table is all that is asked of a card, in the order in which it is asked.
 func table() []family {
 	return slices.Concat(memoryFamilies(), utilizationFamilies(), temperatureFamilies(), powerFamilies(),
-		clockFamilies(), throttleFamilies(), fanFamilies(), pcieFamilies(), eccFamilies())
+		clockFamilies(), throttleFamilies(), fanFamilies(), pcieFamilies(), eccFamilies(), repairFamilies())
 }

@@ -56,5 +56,30 @@ func memoryFamilies() []family {
 			}
 			return nil
 		},
+	}, {
+		name:  "bar1",
+		needs: "nvmlDeviceGetBAR1MemoryInfo",
+		metrics: []metric{
+			{
+				func(c *metadata.MetricsConfig) bool { return c.HwGpuBar1Limit.Enabled },
+				func(mb *metadata.MetricsBuilder, ts pcommon.Timestamp, c *names, s *sample) {
+					mb.RecordHwGpuBar1LimitDataPoint(ts, s.integer, c.id, c.name)
+				},
+			},
+			{
+				func(c *metadata.MetricsConfig) bool { return c.HwGpuBar1Usage.Enabled },
+				func(mb *metadata.MetricsBuilder, ts pcommon.Timestamp, c *names, s *sample) {
+					mb.RecordHwGpuBar1UsageDataPoint(ts, s.integer, c.id, c.name)
+				},
+			},
+		},
+		read: func(d nvmllib.Device, out *sheet) error {
+			m, err := d.BAR1MemoryInfo()
+			if err == nil && m.Total < 1<<50 && m.Used <= m.Total {
+				out.int(0, 0, int64(m.Total))
+				out.int(1, 0, int64(m.Used))
+			}
+			return err
+		},
 	}}
 }

@@ -47,6 +47,22 @@ func temperatureFamilies() []family {
 				return nil
 			},
 		},
+		{
+			name: "temperature.margin", needs: "nvmlDeviceGetMarginTemperature",
+			metrics: []metric{{
+				func(c *metadata.MetricsConfig) bool { return c.HwGpuTemperatureMargin.Enabled },
+				func(mb *metadata.MetricsBuilder, ts pcommon.Timestamp, c *names, s *sample) {
+					mb.RecordHwGpuTemperatureMarginDataPoint(ts, s.float, c.id, c.name)
+				},
+			}},
+			read: func(d nvmllib.Device, out *sheet) error {
+				t, err := d.MarginTemperature()
+				if err == nil && t >= -hottest && t <= hottest {
+					out.float(0, 0, float64(t))
+				}
+				return err
+			},
+		},
 		temperatureLimit("temperature.limit.shutdown", nvmllib.TemperatureShutdown, metadata.AttributeHwLimitTypeHighCritical),
 		temperatureLimit("temperature.limit.slowdown", nvmllib.TemperatureSlowdown, metadata.AttributeHwLimitTypeHighDegraded),
 		temperatureLimit("temperature.limit.max", nvmllib.TemperatureGPUMax, metadata.AttributeHwLimitTypeMax),

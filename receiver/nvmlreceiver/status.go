@@ -13,8 +13,10 @@ type health struct {
 	busy       bool
 	slowedDown bool
 	// uncorrected counts ECC errors since the driver was loaded.
-	uncorrected                                uint64
-	generation, maxGeneration, width, maxWidth int
+	uncorrected uint64
+	// repairFailed, repairPending and recoveryNeeded: see families_repair.go.
+	repairFailed, repairPending, recoveryNeeded bool
+	generation, maxGeneration, width, maxWidth  int
 }
 
 // condition is how a card stands with the collector.
@@ -38,9 +40,9 @@ func (c condition) String() string {
 // status is the state for hw.status; docs/status.md has the table of causes.
 func status(c condition, h *health) metadata.AttributeHwState {
 	switch {
-	case c != healthy:
+	case c != healthy, h.repairFailed, h.recoveryNeeded:
 		return metadata.AttributeHwStateFailed
-	case h.slowedDown, h.uncorrected > 0,
+	case h.slowedDown, h.uncorrected > 0, h.repairPending,
 		h.busy && (h.generation < h.maxGeneration || h.width < h.maxWidth):
 		return metadata.AttributeHwStateDegraded
 	}

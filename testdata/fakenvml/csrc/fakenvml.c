@@ -430,6 +430,11 @@ nvmlReturn_t nvmlDeviceGetTemperatureThreshold(nvmlDevice_t d, nvmlTemperatureTh
 	default: return NVML_ERROR_NOT_SUPPORTED;
 	}
 }
+nvmlReturn_t nvmlDeviceGetMarginTemperature(nvmlDevice_t d, nvmlMarginTemperature_t *margin) {
+	DEVICE(d, nvmlDeviceGetMarginTemperature)
+	if (margin->version != nvmlMarginTemperature_v1) return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
+	return value_uint(c, VALUE_temperature_margin, (unsigned int *)&margin->marginTemperature);
+}
 nvmlReturn_t nvmlDeviceGetPowerUsage(nvmlDevice_t d, unsigned int *mw) {
 	DEVICE(d, nvmlDeviceGetPowerUsage)
 	*mw = (unsigned int)average(&c->series[SERIES_power], load(&c->power_period_ns));

@@ -32,6 +32,8 @@ type MetricsConfig struct {
 	HwEnergy                        MetricConfig `mapstructure:"hw.energy"`
 	HwErrors                        MetricConfig `mapstructure:"hw.errors"`
 	HwFanSpeedRatio                 MetricConfig `mapstructure:"hw.fan.speed_ratio"`
+	HwGpuBar1Limit                  MetricConfig `mapstructure:"hw.gpu.bar1.limit"`
+	HwGpuBar1Usage                  MetricConfig `mapstructure:"hw.gpu.bar1.usage"`
 	HwGpuClockFrequency             MetricConfig `mapstructure:"hw.gpu.clock.frequency"`
 	HwGpuClockFrequencyLimit        MetricConfig `mapstructure:"hw.gpu.clock.frequency.limit"`
 	HwGpuCount                      MetricConfig `mapstructure:"hw.gpu.count"`
@@ -46,6 +48,13 @@ type MetricsConfig struct {
 	HwGpuPcieReplays                MetricConfig `mapstructure:"hw.gpu.pcie.replays"`
 	HwGpuPerformanceState           MetricConfig `mapstructure:"hw.gpu.performance_state"`
 	HwGpuPowerLimit                 MetricConfig `mapstructure:"hw.gpu.power.limit"`
+	HwGpuRecoveryAction             MetricConfig `mapstructure:"hw.gpu.recovery_action"`
+	HwGpuRetiredPages               MetricConfig `mapstructure:"hw.gpu.retired_pages"`
+	HwGpuRetiredPagesPending        MetricConfig `mapstructure:"hw.gpu.retired_pages.pending"`
+	HwGpuRowRemaps                  MetricConfig `mapstructure:"hw.gpu.row_remaps"`
+	HwGpuRowRemapsFailed            MetricConfig `mapstructure:"hw.gpu.row_remaps.failed"`
+	HwGpuRowRemapsPending           MetricConfig `mapstructure:"hw.gpu.row_remaps.pending"`
+	HwGpuTemperatureMargin          MetricConfig `mapstructure:"hw.gpu.temperature.margin"`
 	HwGpuThrottleActive             MetricConfig `mapstructure:"hw.gpu.throttle.active"`
 	HwGpuThrottleTime               MetricConfig `mapstructure:"hw.gpu.throttle.time"`
 	HwGpuUp                         MetricConfig `mapstructure:"hw.gpu.up"`
@@ -65,6 +74,12 @@ func DefaultMetricsConfig() MetricsConfig {
 			Enabled: true,
 		},
 		HwFanSpeedRatio: MetricConfig{
+			Enabled: true,
+		},
+		HwGpuBar1Limit: MetricConfig{
+			Enabled: true,
+		},
+		HwGpuBar1Usage: MetricConfig{
 			Enabled: true,
 		},
 		HwGpuClockFrequency: MetricConfig{
@@ -107,6 +122,27 @@ func DefaultMetricsConfig() MetricsConfig {
 			Enabled: true,
 		},
 		HwGpuPowerLimit: MetricConfig{
+			Enabled: true,
+		},
+		HwGpuRecoveryAction: MetricConfig{
+			Enabled: true,
+		},
+		HwGpuRetiredPages: MetricConfig{
+			Enabled: true,
+		},
+		HwGpuRetiredPagesPending: MetricConfig{
+			Enabled: true,
+		},
+		HwGpuRowRemaps: MetricConfig{
+			Enabled: true,
+		},
+		HwGpuRowRemapsFailed: MetricConfig{
+			Enabled: true,
+		},
+		HwGpuRowRemapsPending: MetricConfig{
+			Enabled: true,
+		},
+		HwGpuTemperatureMargin: MetricConfig{
 			Enabled: true,
 		},
 		HwGpuThrottleActive: MetricConfig{

@@ -36,6 +36,12 @@ func TestMetricsBuilderConfig(t *testing.T) {
 					HwFanSpeedRatio: MetricConfig{
 						Enabled: true,
 					},
+					HwGpuBar1Limit: MetricConfig{
+						Enabled: true,
+					},
+					HwGpuBar1Usage: MetricConfig{
+						Enabled: true,
+					},
 					HwGpuClockFrequency: MetricConfig{
 						Enabled: true,
 					},
@@ -76,6 +82,27 @@ func TestMetricsBuilderConfig(t *testing.T) {
 						Enabled: true,
 					},
 					HwGpuPowerLimit: MetricConfig{
+						Enabled: true,
+					},
+					HwGpuRecoveryAction: MetricConfig{
+						Enabled: true,
+					},
+					HwGpuRetiredPages: MetricConfig{
+						Enabled: true,
+					},
+					HwGpuRetiredPagesPending: MetricConfig{
+						Enabled: true,
+					},
+					HwGpuRowRemaps: MetricConfig{
+						Enabled: true,
+					},
+					HwGpuRowRemapsFailed: MetricConfig{
+						Enabled: true,
+					},
+					HwGpuRowRemapsPending: MetricConfig{
+						Enabled: true,
+					},
+					HwGpuTemperatureMargin: MetricConfig{
 						Enabled: true,
 					},
 					HwGpuThrottleActive: MetricConfig{
@@ -129,6 +156,12 @@ func TestMetricsBuilderConfig(t *testing.T) {
 					HwFanSpeedRatio: MetricConfig{
 						Enabled: false,
 					},
+					HwGpuBar1Limit: MetricConfig{
+						Enabled: false,
+					},
+					HwGpuBar1Usage: MetricConfig{
+						Enabled: false,
+					},
 					HwGpuClockFrequency: MetricConfig{
 						Enabled: false,
 					},
@@ -169,6 +202,27 @@ func TestMetricsBuilderConfig(t *testing.T) {
 						Enabled: false,
 					},
 					HwGpuPowerLimit: MetricConfig{
+						Enabled: false,
+					},
+					HwGpuRecoveryAction: MetricConfig{
+						Enabled: false,
+					},
+					HwGpuRetiredPages: MetricConfig{
+						Enabled: false,
+					},
+					HwGpuRetiredPagesPending: MetricConfig{
+						Enabled: false,
+					},
+					HwGpuRowRemaps: MetricConfig{
+						Enabled: false,
+					},
+					HwGpuRowRemapsFailed: MetricConfig{
+						Enabled: false,
+					},
+					HwGpuRowRemapsPending: MetricConfig{
+						Enabled: false,
+					},
+					HwGpuTemperatureMargin: MetricConfig{
 						Enabled: false,
 					},
 					HwGpuThrottleActive: MetricConfig{

@@ -176,6 +176,56 @@ var MapAttributeHwGpuPowerScope = map[string]AttributeHwGpuPowerScope{
 	"average": AttributeHwGpuPowerScopeAverage,
 }
 
+// AttributeHwGpuRecoveryAction specifies the value hw.gpu.recovery.action attribute.
+type AttributeHwGpuRecoveryAction int
+
+const (
+	_ AttributeHwGpuRecoveryAction = iota
+	AttributeHwGpuRecoveryActionNone
+	AttributeHwGpuRecoveryActionReset
+	AttributeHwGpuRecoveryActionReboot
+	AttributeHwGpuRecoveryActionDrainP2p
+	AttributeHwGpuRecoveryActionDrainAndReset
+	AttributeHwGpuRecoveryActionRecoverImexDomain
+	AttributeHwGpuRecoveryActionBusReset
+	AttributeHwGpuRecoveryActionSystemReboot
+)
+
+// String returns the string representation of the AttributeHwGpuRecoveryAction.
+func (av AttributeHwGpuRecoveryAction) String() string {
+	switch av {
+	case AttributeHwGpuRecoveryActionNone:
+		return "none"
+	case AttributeHwGpuRecoveryActionReset:
+		return "reset"
+	case AttributeHwGpuRecoveryActionReboot:
+		return "reboot"
+	case AttributeHwGpuRecoveryActionDrainP2p:
+		return "drain_p2p"
+	case AttributeHwGpuRecoveryActionDrainAndReset:
+		return "drain_and_reset"
+	case AttributeHwGpuRecoveryActionRecoverImexDomain:
+		return "recover_imex_domain"
+	case AttributeHwGpuRecoveryActionBusReset:
+		return "bus_reset"
+	case AttributeHwGpuRecoveryActionSystemReboot:
+		return "system_reboot"
+	}
+	return ""
+}
+
+// MapAttributeHwGpuRecoveryAction is a helper map of string to AttributeHwGpuRecoveryAction attribute value.
+var MapAttributeHwGpuRecoveryAction = map[string]AttributeHwGpuRecoveryAction{
+	"none":                AttributeHwGpuRecoveryActionNone,
+	"reset":               AttributeHwGpuRecoveryActionReset,
+	"reboot":              AttributeHwGpuRecoveryActionReboot,
+	"drain_p2p":           AttributeHwGpuRecoveryActionDrainP2p,
+	"drain_and_reset":     AttributeHwGpuRecoveryActionDrainAndReset,
+	"recover_imex_domain": AttributeHwGpuRecoveryActionRecoverImexDomain,
+	"bus_reset":           AttributeHwGpuRecoveryActionBusReset,
+	"system_reboot":       AttributeHwGpuRecoveryActionSystemReboot,
+}
+
 // AttributeHwGpuState specifies the value hw.gpu.state attribute.
 type AttributeHwGpuState int
 
@@ -508,6 +558,12 @@ var MetricsInfo = metricsInfo{
 	HwFanSpeedRatio: metricInfo{
 		Name: "hw.fan.speed_ratio",
 	},
+	HwGpuBar1Limit: metricInfo{
+		Name: "hw.gpu.bar1.limit",
+	},
+	HwGpuBar1Usage: metricInfo{
+		Name: "hw.gpu.bar1.usage",
+	},
 	HwGpuClockFrequency: metricInfo{
 		Name: "hw.gpu.clock.frequency",
 	},
@@ -550,6 +606,27 @@ var MetricsInfo = metricsInfo{
 	HwGpuPowerLimit: metricInfo{
 		Name: "hw.gpu.power.limit",
 	},
+	HwGpuRecoveryAction: metricInfo{
+		Name: "hw.gpu.recovery_action",
+	},
+	HwGpuRetiredPages: metricInfo{
+		Name: "hw.gpu.retired_pages",
+	},
+	HwGpuRetiredPagesPending: metricInfo{
+		Name: "hw.gpu.retired_pages.pending",
+	},
+	HwGpuRowRemaps: metricInfo{
+		Name: "hw.gpu.row_remaps",
+	},
+	HwGpuRowRemapsFailed: metricInfo{
+		Name: "hw.gpu.row_remaps.failed",
+	},
+	HwGpuRowRemapsPending: metricInfo{
+		Name: "hw.gpu.row_remaps.pending",
+	},
+	HwGpuTemperatureMargin: metricInfo{
+		Name: "hw.gpu.temperature.margin",
+	},
 	HwGpuThrottleActive: metricInfo{
 		Name: "hw.gpu.throttle.active",
 	},
@@ -580,6 +657,8 @@ type metricsInfo struct {
 	HwEnergy                        metricInfo
 	HwErrors                        metricInfo
 	HwFanSpeedRatio                 metricInfo
+	HwGpuBar1Limit                  metricInfo
+	HwGpuBar1Usage                  metricInfo
 	HwGpuClockFrequency             metricInfo
 	HwGpuClockFrequencyLimit        metricInfo
 	HwGpuCount                      metricInfo
@@ -594,6 +673,13 @@ type metricsInfo struct {
 	HwGpuPcieReplays                metricInfo
 	HwGpuPerformanceState           metricInfo
 	HwGpuPowerLimit                 metricInfo
+	HwGpuRecoveryAction             metricInfo
+	HwGpuRetiredPages               metricInfo
+	HwGpuRetiredPagesPending        metricInfo
+	HwGpuRowRemaps                  metricInfo
+	HwGpuRowRemapsFailed            metricInfo
+	HwGpuRowRemapsPending           metricInfo
+	HwGpuTemperatureMargin          metricInfo
 	HwGpuThrottleActive             metricInfo
 	HwGpuThrottleTime               metricInfo
 	HwGpuUp                         metricInfo
@@ -768,6 +854,116 @@ func (m *metricHwFanSpeedRatio) emit(metrics pmetric.MetricSlice) {
 
 func newMetricHwFanSpeedRatio(cfg MetricConfig) metricHwFanSpeedRatio {
 	m := metricHwFanSpeedRatio{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricHwGpuBar1Limit struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.bar1.limit metric with initial data.
+func (m *metricHwGpuBar1Limit) init() {
+	m.data.SetName("hw.gpu.bar1.limit")
+	m.data.SetDescription("Size of BAR1, the window through which the host and other cards reach the memory of the card (nvmlDeviceGetBAR1MemoryInfo).")
+	m.data.SetUnit("By")
+	m.data.SetEmptySum()
+	m.data.Sum().SetIsMonotonic(false)
+	m.data.Sum().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	m.data.Sum().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuBar1Limit) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, hwIDAttributeValue string, hwNameAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Sum().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuBar1Limit) updateCapacity() {
+	if m.data.Sum().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Sum().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuBar1Limit) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Sum().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuBar1Limit(cfg MetricConfig) metricHwGpuBar1Limit {
+	m := metricHwGpuBar1Limit{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricHwGpuBar1Usage struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.bar1.usage metric with initial data.
+func (m *metricHwGpuBar1Usage) init() {
+	m.data.SetName("hw.gpu.bar1.usage")
+	m.data.SetDescription("BAR1 in use (nvmlDeviceGetBAR1MemoryInfo).")
+	m.data.SetUnit("By")
+	m.data.SetEmptySum()
+	m.data.Sum().SetIsMonotonic(false)
+	m.data.Sum().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	m.data.Sum().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuBar1Usage) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, hwIDAttributeValue string, hwNameAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Sum().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuBar1Usage) updateCapacity() {
+	if m.data.Sum().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Sum().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuBar1Usage) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Sum().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuBar1Usage(cfg MetricConfig) metricHwGpuBar1Usage {
+	m := metricHwGpuBar1Usage{config: cfg}
 
 	if cfg.Enabled {
 		m.data = pmetric.NewMetric()
@@ -1543,6 +1739,392 @@ func newMetricHwGpuPowerLimit(cfg MetricConfig) metricHwGpuPowerLimit {
 	return m
 }
 
+type metricHwGpuRecoveryAction struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.recovery_action metric with initial data.
+func (m *metricHwGpuRecoveryAction) init() {
+	m.data.SetName("hw.gpu.recovery_action")
+	m.data.SetDescription("1 for the action that the driver asks for, 0 for the others (field value NVML_FI_DEV_GET_GPU_RECOVERY_ACTION; R570 and newer).")
+	m.data.SetUnit("1")
+	m.data.SetEmptySum()
+	m.data.Sum().SetIsMonotonic(false)
+	m.data.Sum().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	m.data.Sum().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuRecoveryAction) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, hwGpuRecoveryActionAttributeValue string, hwIDAttributeValue string, hwNameAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Sum().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutStr("hw.gpu.recovery.action", hwGpuRecoveryActionAttributeValue)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuRecoveryAction) updateCapacity() {
+	if m.data.Sum().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Sum().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuRecoveryAction) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Sum().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuRecoveryAction(cfg MetricConfig) metricHwGpuRecoveryAction {
+	m := metricHwGpuRecoveryAction{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricHwGpuRetiredPages struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.retired_pages metric with initial data.
+func (m *metricHwGpuRetiredPages) init() {
+	m.data.SetName("hw.gpu.retired_pages")
+	m.data.SetDescription("Pages of memory that were retired after errors (field values NVML_FI_DEV_RETIRED_SBE and NVML_FI_DEV_RETIRED_DBE; cards before Ampere with ECC).")
+	m.data.SetUnit("{page}")
+	m.data.SetEmptySum()
+	m.data.Sum().SetIsMonotonic(true)
+	m.data.Sum().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	m.data.Sum().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuRetiredPages) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, errorTypeAttributeValue string, hwIDAttributeValue string, hwNameAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Sum().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutStr("error.type", errorTypeAttributeValue)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuRetiredPages) updateCapacity() {
+	if m.data.Sum().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Sum().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuRetiredPages) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Sum().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuRetiredPages(cfg MetricConfig) metricHwGpuRetiredPages {
+	m := metricHwGpuRetiredPages{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricHwGpuRetiredPagesPending struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.retired_pages.pending metric with initial data.
+func (m *metricHwGpuRetiredPagesPending) init() {
+	m.data.SetName("hw.gpu.retired_pages.pending")
+	m.data.SetDescription("1 while pages wait for a reboot to be retired (field value NVML_FI_DEV_RETIRED_PENDING).")
+	m.data.SetUnit("1")
+	m.data.SetEmptySum()
+	m.data.Sum().SetIsMonotonic(false)
+	m.data.Sum().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	m.data.Sum().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuRetiredPagesPending) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, hwIDAttributeValue string, hwNameAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Sum().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuRetiredPagesPending) updateCapacity() {
+	if m.data.Sum().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Sum().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuRetiredPagesPending) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Sum().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuRetiredPagesPending(cfg MetricConfig) metricHwGpuRetiredPagesPending {
+	m := metricHwGpuRetiredPagesPending{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricHwGpuRowRemaps struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.row_remaps metric with initial data.
+func (m *metricHwGpuRowRemaps) init() {
+	m.data.SetName("hw.gpu.row_remaps")
+	m.data.SetDescription("Rows of memory that were remapped after errors (field values NVML_FI_DEV_REMAPPED_COR and NVML_FI_DEV_REMAPPED_UNC; Ampere and newer with ECC).")
+	m.data.SetUnit("{row}")
+	m.data.SetEmptySum()
+	m.data.Sum().SetIsMonotonic(true)
+	m.data.Sum().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	m.data.Sum().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuRowRemaps) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, errorTypeAttributeValue string, hwIDAttributeValue string, hwNameAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Sum().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutStr("error.type", errorTypeAttributeValue)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuRowRemaps) updateCapacity() {
+	if m.data.Sum().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Sum().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuRowRemaps) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Sum().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuRowRemaps(cfg MetricConfig) metricHwGpuRowRemaps {
+	m := metricHwGpuRowRemaps{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricHwGpuRowRemapsFailed struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.row_remaps.failed metric with initial data.
+func (m *metricHwGpuRowRemapsFailed) init() {
+	m.data.SetName("hw.gpu.row_remaps.failed")
+	m.data.SetDescription("1 after a remapping failed: the card has to be replaced (field value NVML_FI_DEV_REMAPPED_FAILURE).")
+	m.data.SetUnit("1")
+	m.data.SetEmptySum()
+	m.data.Sum().SetIsMonotonic(false)
+	m.data.Sum().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	m.data.Sum().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuRowRemapsFailed) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, hwIDAttributeValue string, hwNameAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Sum().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuRowRemapsFailed) updateCapacity() {
+	if m.data.Sum().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Sum().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuRowRemapsFailed) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Sum().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuRowRemapsFailed(cfg MetricConfig) metricHwGpuRowRemapsFailed {
+	m := metricHwGpuRowRemapsFailed{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricHwGpuRowRemapsPending struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.row_remaps.pending metric with initial data.
+func (m *metricHwGpuRowRemapsPending) init() {
+	m.data.SetName("hw.gpu.row_remaps.pending")
+	m.data.SetDescription("1 while a remapping waits for a reset of the card (field value NVML_FI_DEV_REMAPPED_PENDING).")
+	m.data.SetUnit("1")
+	m.data.SetEmptySum()
+	m.data.Sum().SetIsMonotonic(false)
+	m.data.Sum().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	m.data.Sum().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuRowRemapsPending) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, hwIDAttributeValue string, hwNameAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Sum().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuRowRemapsPending) updateCapacity() {
+	if m.data.Sum().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Sum().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuRowRemapsPending) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Sum().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuRowRemapsPending(cfg MetricConfig) metricHwGpuRowRemapsPending {
+	m := metricHwGpuRowRemapsPending{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricHwGpuTemperatureMargin struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.temperature.margin metric with initial data.
+func (m *metricHwGpuTemperatureMargin) init() {
+	m.data.SetName("hw.gpu.temperature.margin")
+	m.data.SetDescription("How much warmer the card may get before it lowers its clocks (nvmlDeviceGetMarginTemperature; R560 and newer, data-centre cards).")
+	m.data.SetUnit("Cel")
+	m.data.SetEmptyGauge()
+	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuTemperatureMargin) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val float64, hwIDAttributeValue string, hwNameAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Gauge().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetDoubleValue(val)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuTemperatureMargin) updateCapacity() {
+	if m.data.Gauge().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Gauge().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuTemperatureMargin) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Gauge().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuTemperatureMargin(cfg MetricConfig) metricHwGpuTemperatureMargin {
+	m := metricHwGpuTemperatureMargin{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
 type metricHwGpuThrottleActive struct {
 	data     pmetric.Metric // data buffer for generated metric.
 	config   MetricConfig   // metric config provided by user.
@@ -1997,6 +2579,8 @@ type MetricsBuilder struct {
 	metricHwEnergy                        metricHwEnergy
 	metricHwErrors                        metricHwErrors
 	metricHwFanSpeedRatio                 metricHwFanSpeedRatio
+	metricHwGpuBar1Limit                  metricHwGpuBar1Limit
+	metricHwGpuBar1Usage                  metricHwGpuBar1Usage
 	metricHwGpuClockFrequency             metricHwGpuClockFrequency
 	metricHwGpuClockFrequencyLimit        metricHwGpuClockFrequencyLimit
 	metricHwGpuCount                      metricHwGpuCount
@@ -2011,6 +2595,13 @@ type MetricsBuilder struct {
 	metricHwGpuPcieReplays                metricHwGpuPcieReplays
 	metricHwGpuPerformanceState           metricHwGpuPerformanceState
 	metricHwGpuPowerLimit                 metricHwGpuPowerLimit
+	metricHwGpuRecoveryAction             metricHwGpuRecoveryAction
+	metricHwGpuRetiredPages               metricHwGpuRetiredPages
+	metricHwGpuRetiredPagesPending        metricHwGpuRetiredPagesPending
+	metricHwGpuRowRemaps                  metricHwGpuRowRemaps
+	metricHwGpuRowRemapsFailed            metricHwGpuRowRemapsFailed
+	metricHwGpuRowRemapsPending           metricHwGpuRowRemapsPending
+	metricHwGpuTemperatureMargin          metricHwGpuTemperatureMargin
 	metricHwGpuThrottleActive             metricHwGpuThrottleActive
 	metricHwGpuThrottleTime               metricHwGpuThrottleTime
 	metricHwGpuUp                         metricHwGpuUp
@@ -2047,6 +2638,8 @@ func NewMetricsBuilder(mbc MetricsBuilderConfig, settings receiver.Settings, opt
 		metricHwEnergy:                        newMetricHwEnergy(mbc.Metrics.HwEnergy),
 		metricHwErrors:                        newMetricHwErrors(mbc.Metrics.HwErrors),
 		metricHwFanSpeedRatio:                 newMetricHwFanSpeedRatio(mbc.Metrics.HwFanSpeedRatio),
+		metricHwGpuBar1Limit:                  newMetricHwGpuBar1Limit(mbc.Metrics.HwGpuBar1Limit),
+		metricHwGpuBar1Usage:                  newMetricHwGpuBar1Usage(mbc.Metrics.HwGpuBar1Usage),
 		metricHwGpuClockFrequency:             newMetricHwGpuClockFrequency(mbc.Metrics.HwGpuClockFrequency),
 		metricHwGpuClockFrequencyLimit:        newMetricHwGpuClockFrequencyLimit(mbc.Metrics.HwGpuClockFrequencyLimit),
 		metricHwGpuCount:                      newMetricHwGpuCount(mbc.Metrics.HwGpuCount),
@@ -2061,6 +2654,13 @@ func NewMetricsBuilder(mbc MetricsBuilderConfig, settings receiver.Settings, opt
 		metricHwGpuPcieReplays:                newMetricHwGpuPcieReplays(mbc.Metrics.HwGpuPcieReplays),
 		metricHwGpuPerformanceState:           newMetricHwGpuPerformanceState(mbc.Metrics.HwGpuPerformanceState),
 		metricHwGpuPowerLimit:                 newMetricHwGpuPowerLimit(mbc.Metrics.HwGpuPowerLimit),
+		metricHwGpuRecoveryAction:             newMetricHwGpuRecoveryAction(mbc.Metrics.HwGpuRecoveryAction),
+		metricHwGpuRetiredPages:               newMetricHwGpuRetiredPages(mbc.Metrics.HwGpuRetiredPages),
+		metricHwGpuRetiredPagesPending:        newMetricHwGpuRetiredPagesPending(mbc.Metrics.HwGpuRetiredPagesPending),
+		metricHwGpuRowRemaps:                  newMetricHwGpuRowRemaps(mbc.Metrics.HwGpuRowRemaps),
+		metricHwGpuRowRemapsFailed:            newMetricHwGpuRowRemapsFailed(mbc.Metrics.HwGpuRowRemapsFailed),
+		metricHwGpuRowRemapsPending:           newMetricHwGpuRowRemapsPending(mbc.Metrics.HwGpuRowRemapsPending),
+		metricHwGpuTemperatureMargin:          newMetricHwGpuTemperatureMargin(mbc.Metrics.HwGpuTemperatureMargin),
 		metricHwGpuThrottleActive:             newMetricHwGpuThrottleActive(mbc.Metrics.HwGpuThrottleActive),
 		metricHwGpuThrottleTime:               newMetricHwGpuThrottleTime(mbc.Metrics.HwGpuThrottleTime),
 		metricHwGpuUp:                         newMetricHwGpuUp(mbc.Metrics.HwGpuUp),
@@ -2198,6 +2798,8 @@ func (mb *MetricsBuilder) EmitForResource(options ...ResourceMetricsOption) {
 	mb.metricHwEnergy.emit(ils.Metrics())
 	mb.metricHwErrors.emit(ils.Metrics())
 	mb.metricHwFanSpeedRatio.emit(ils.Metrics())
+	mb.metricHwGpuBar1Limit.emit(ils.Metrics())
+	mb.metricHwGpuBar1Usage.emit(ils.Metrics())
 	mb.metricHwGpuClockFrequency.emit(ils.Metrics())
 	mb.metricHwGpuClockFrequencyLimit.emit(ils.Metrics())
 	mb.metricHwGpuCount.emit(ils.Metrics())
@@ -2212,6 +2814,13 @@ func (mb *MetricsBuilder) EmitForResource(options ...ResourceMetricsOption) {
 	mb.metricHwGpuPcieReplays.emit(ils.Metrics())
 	mb.metricHwGpuPerformanceState.emit(ils.Metrics())
 	mb.metricHwGpuPowerLimit.emit(ils.Metrics())
+	mb.metricHwGpuRecoveryAction.emit(ils.Metrics())
+	mb.metricHwGpuRetiredPages.emit(ils.Metrics())
+	mb.metricHwGpuRetiredPagesPending.emit(ils.Metrics())
+	mb.metricHwGpuRowRemaps.emit(ils.Metrics())
+	mb.metricHwGpuRowRemapsFailed.emit(ils.Metrics())
+	mb.metricHwGpuRowRemapsPending.emit(ils.Metrics())
+	mb.metricHwGpuTemperatureMargin.emit(ils.Metrics())
 	mb.metricHwGpuThrottleActive.emit(ils.Metrics())
 	mb.metricHwGpuThrottleTime.emit(ils.Metrics())
 	mb.metricHwGpuUp.emit(ils.Metrics())
@@ -2264,6 +2873,16 @@ func (mb *MetricsBuilder) RecordHwErrorsDataPoint(ts pcommon.Timestamp, val int6
 // RecordHwFanSpeedRatioDataPoint adds a data point to hw.fan.speed_ratio metric.
 func (mb *MetricsBuilder) RecordHwFanSpeedRatioDataPoint(ts pcommon.Timestamp, val float64, hwIDAttributeValue string, hwNameAttributeValue string) {
 	mb.metricHwFanSpeedRatio.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, hwNameAttributeValue)
+}
+
+// RecordHwGpuBar1LimitDataPoint adds a data point to hw.gpu.bar1.limit metric.
+func (mb *MetricsBuilder) RecordHwGpuBar1LimitDataPoint(ts pcommon.Timestamp, val int64, hwIDAttributeValue string, hwNameAttributeValue string) {
+	mb.metricHwGpuBar1Limit.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, hwNameAttributeValue)
+}
+
+// RecordHwGpuBar1UsageDataPoint adds a data point to hw.gpu.bar1.usage metric.
+func (mb *MetricsBuilder) RecordHwGpuBar1UsageDataPoint(ts pcommon.Timestamp, val int64, hwIDAttributeValue string, hwNameAttributeValue string) {
+	mb.metricHwGpuBar1Usage.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, hwNameAttributeValue)
 }
 
 // RecordHwGpuClockFrequencyDataPoint adds a data point to hw.gpu.clock.frequency metric.
@@ -2334,6 +2953,41 @@ func (mb *MetricsBuilder) RecordHwGpuPerformanceStateDataPoint(ts pcommon.Timest
 // RecordHwGpuPowerLimitDataPoint adds a data point to hw.gpu.power.limit metric.
 func (mb *MetricsBuilder) RecordHwGpuPowerLimitDataPoint(ts pcommon.Timestamp, val float64, hwIDAttributeValue string, hwNameAttributeValue string, hwPowerLimitTypeAttributeValue AttributeHwPowerLimitType) {
 	mb.metricHwGpuPowerLimit.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, hwNameAttributeValue, hwPowerLimitTypeAttributeValue.String())
+}
+
+// RecordHwGpuRecoveryActionDataPoint adds a data point to hw.gpu.recovery_action metric.
+func (mb *MetricsBuilder) RecordHwGpuRecoveryActionDataPoint(ts pcommon.Timestamp, val int64, hwGpuRecoveryActionAttributeValue AttributeHwGpuRecoveryAction, hwIDAttributeValue string, hwNameAttributeValue string) {
+	mb.metricHwGpuRecoveryAction.recordDataPoint(mb.startTime, ts, val, hwGpuRecoveryActionAttributeValue.String(), hwIDAttributeValue, hwNameAttributeValue)
+}
+
+// RecordHwGpuRetiredPagesDataPoint adds a data point to hw.gpu.retired_pages metric.
+func (mb *MetricsBuilder) RecordHwGpuRetiredPagesDataPoint(ts pcommon.Timestamp, val int64, errorTypeAttributeValue AttributeErrorType, hwIDAttributeValue string, hwNameAttributeValue string) {
+	mb.metricHwGpuRetiredPages.recordDataPoint(mb.startTime, ts, val, errorTypeAttributeValue.String(), hwIDAttributeValue, hwNameAttributeValue)
+}
+
+// RecordHwGpuRetiredPagesPendingDataPoint adds a data point to hw.gpu.retired_pages.pending metric.
+func (mb *MetricsBuilder) RecordHwGpuRetiredPagesPendingDataPoint(ts pcommon.Timestamp, val int64, hwIDAttributeValue string, hwNameAttributeValue string) {
+	mb.metricHwGpuRetiredPagesPending.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, hwNameAttributeValue)
+}
+
+// RecordHwGpuRowRemapsDataPoint adds a data point to hw.gpu.row_remaps metric.
+func (mb *MetricsBuilder) RecordHwGpuRowRemapsDataPoint(ts pcommon.Timestamp, val int64, errorTypeAttributeValue AttributeErrorType, hwIDAttributeValue string, hwNameAttributeValue string) {
+	mb.metricHwGpuRowRemaps.recordDataPoint(mb.startTime, ts, val, errorTypeAttributeValue.String(), hwIDAttributeValue, hwNameAttributeValue)
+}
+
+// RecordHwGpuRowRemapsFailedDataPoint adds a data point to hw.gpu.row_remaps.failed metric.
+func (mb *MetricsBuilder) RecordHwGpuRowRemapsFailedDataPoint(ts pcommon.Timestamp, val int64, hwIDAttributeValue string, hwNameAttributeValue string) {
+	mb.metricHwGpuRowRemapsFailed.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, hwNameAttributeValue)
+}
+
+// RecordHwGpuRowRemapsPendingDataPoint adds a data point to hw.gpu.row_remaps.pending metric.
+func (mb *MetricsBuilder) RecordHwGpuRowRemapsPendingDataPoint(ts pcommon.Timestamp, val int64, hwIDAttributeValue string, hwNameAttributeValue string) {
+	mb.metricHwGpuRowRemapsPending.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, hwNameAttributeValue)
+}
+
+// RecordHwGpuTemperatureMarginDataPoint adds a data point to hw.gpu.temperature.margin metric.
+func (mb *MetricsBuilder) RecordHwGpuTemperatureMarginDataPoint(ts pcommon.Timestamp, val float64, hwIDAttributeValue string, hwNameAttributeValue string) {
+	mb.metricHwGpuTemperatureMargin.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, hwNameAttributeValue)
 }
 
 // RecordHwGpuThrottleActiveDataPoint adds a data point to hw.gpu.throttle.active metric.

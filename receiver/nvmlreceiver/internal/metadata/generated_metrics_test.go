@@ -81,6 +81,14 @@ func TestMetricsBuilder(t *testing.T) {
 
 			defaultMetricsCount++
 			allMetricsCount++
+			mb.RecordHwGpuBar1LimitDataPoint(ts, 1, "hw.id-val", "hw.name-val")
+
+			defaultMetricsCount++
+			allMetricsCount++
+			mb.RecordHwGpuBar1UsageDataPoint(ts, 1, "hw.id-val", "hw.name-val")
+
+			defaultMetricsCount++
+			allMetricsCount++
 			mb.RecordHwGpuClockFrequencyDataPoint(ts, 1, AttributeHwGpuClockGraphics, "hw.id-val", "hw.name-val")
 
 			defaultMetricsCount++
@@ -134,6 +142,34 @@ func TestMetricsBuilder(t *testing.T) {
 			defaultMetricsCount++
 			allMetricsCount++
 			mb.RecordHwGpuPowerLimitDataPoint(ts, 1, "hw.id-val", "hw.name-val", AttributeHwPowerLimitTypeEnforced)
+
+			defaultMetricsCount++
+			allMetricsCount++
+			mb.RecordHwGpuRecoveryActionDataPoint(ts, 1, AttributeHwGpuRecoveryActionNone, "hw.id-val", "hw.name-val")
+
+			defaultMetricsCount++
+			allMetricsCount++
+			mb.RecordHwGpuRetiredPagesDataPoint(ts, 1, AttributeErrorTypeCorrected, "hw.id-val", "hw.name-val")
+
+			defaultMetricsCount++
+			allMetricsCount++
+			mb.RecordHwGpuRetiredPagesPendingDataPoint(ts, 1, "hw.id-val", "hw.name-val")
+
+			defaultMetricsCount++
+			allMetricsCount++
+			mb.RecordHwGpuRowRemapsDataPoint(ts, 1, AttributeErrorTypeCorrected, "hw.id-val", "hw.name-val")
+
+			defaultMetricsCount++
+			allMetricsCount++
+			mb.RecordHwGpuRowRemapsFailedDataPoint(ts, 1, "hw.id-val", "hw.name-val")
+
+			defaultMetricsCount++
+			allMetricsCount++
+			mb.RecordHwGpuRowRemapsPendingDataPoint(ts, 1, "hw.id-val", "hw.name-val")
+
+			defaultMetricsCount++
+			allMetricsCount++
+			mb.RecordHwGpuTemperatureMarginDataPoint(ts, 1, "hw.id-val", "hw.name-val")
 
 			defaultMetricsCount++
 			allMetricsCount++
@@ -272,6 +308,46 @@ func TestMetricsBuilder(t *testing.T) {
 					assert.Equal(t, ts, dp.Timestamp())
 					assert.Equal(t, pmetric.NumberDataPointValueTypeDouble, dp.ValueType())
 					assert.InDelta(t, float64(1), dp.DoubleValue(), 0.01)
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
+				case "hw.gpu.bar1.limit":
+					assert.False(t, validatedMetrics["hw.gpu.bar1.limit"], "Found a duplicate in the metrics slice: hw.gpu.bar1.limit")
+					validatedMetrics["hw.gpu.bar1.limit"] = true
+					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
+					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
+					assert.Equal(t, "Size of BAR1, the window through which the host and other cards reach the memory of the card (nvmlDeviceGetBAR1MemoryInfo).", mi.Description())
+					assert.Equal(t, "By", mi.Unit())
+					assert.False(t, mi.Sum().IsMonotonic())
+					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
+					dp := mi.Sum().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeInt, dp.ValueType())
+					assert.Equal(t, int64(1), dp.IntValue())
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
+				case "hw.gpu.bar1.usage":
+					assert.False(t, validatedMetrics["hw.gpu.bar1.usage"], "Found a duplicate in the metrics slice: hw.gpu.bar1.usage")
+					validatedMetrics["hw.gpu.bar1.usage"] = true
+					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
+					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
+					assert.Equal(t, "BAR1 in use (nvmlDeviceGetBAR1MemoryInfo).", mi.Description())
+					assert.Equal(t, "By", mi.Unit())
+					assert.False(t, mi.Sum().IsMonotonic())
+					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
+					dp := mi.Sum().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeInt, dp.ValueType())
+					assert.Equal(t, int64(1), dp.IntValue())
 					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
 					assert.True(t, ok)
 					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
@@ -585,6 +661,153 @@ func TestMetricsBuilder(t *testing.T) {
 					hwPowerLimitTypeAttrVal, ok := dp.Attributes().Get("hw.limit_type")
 					assert.True(t, ok)
 					assert.Equal(t, "enforced", hwPowerLimitTypeAttrVal.Str())
+				case "hw.gpu.recovery_action":
+					assert.False(t, validatedMetrics["hw.gpu.recovery_action"], "Found a duplicate in the metrics slice: hw.gpu.recovery_action")
+					validatedMetrics["hw.gpu.recovery_action"] = true
+					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
+					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
+					assert.Equal(t, "1 for the action that the driver asks for, 0 for the others (field value NVML_FI_DEV_GET_GPU_RECOVERY_ACTION; R570 and newer).", mi.Description())
+					assert.Equal(t, "1", mi.Unit())
+					assert.False(t, mi.Sum().IsMonotonic())
+					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
+					dp := mi.Sum().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeInt, dp.ValueType())
+					assert.Equal(t, int64(1), dp.IntValue())
+					hwGpuRecoveryActionAttrVal, ok := dp.Attributes().Get("hw.gpu.recovery.action")
+					assert.True(t, ok)
+					assert.Equal(t, "none", hwGpuRecoveryActionAttrVal.Str())
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
+				case "hw.gpu.retired_pages":
+					assert.False(t, validatedMetrics["hw.gpu.retired_pages"], "Found a duplicate in the metrics slice: hw.gpu.retired_pages")
+					validatedMetrics["hw.gpu.retired_pages"] = true
+					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
+					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
+					assert.Equal(t, "Pages of memory that were retired after errors (field values NVML_FI_DEV_RETIRED_SBE and NVML_FI_DEV_RETIRED_DBE; cards before Ampere with ECC).", mi.Description())
+					assert.Equal(t, "{page}", mi.Unit())
+					assert.True(t, mi.Sum().IsMonotonic())
+					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
+					dp := mi.Sum().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeInt, dp.ValueType())
+					assert.Equal(t, int64(1), dp.IntValue())
+					errorTypeAttrVal, ok := dp.Attributes().Get("error.type")
+					assert.True(t, ok)
+					assert.Equal(t, "corrected", errorTypeAttrVal.Str())
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
+				case "hw.gpu.retired_pages.pending":
+					assert.False(t, validatedMetrics["hw.gpu.retired_pages.pending"], "Found a duplicate in the metrics slice: hw.gpu.retired_pages.pending")
+					validatedMetrics["hw.gpu.retired_pages.pending"] = true
+					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
+					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
+					assert.Equal(t, "1 while pages wait for a reboot to be retired (field value NVML_FI_DEV_RETIRED_PENDING).", mi.Description())
+					assert.Equal(t, "1", mi.Unit())
+					assert.False(t, mi.Sum().IsMonotonic())
+					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
+					dp := mi.Sum().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeInt, dp.ValueType())
+					assert.Equal(t, int64(1), dp.IntValue())
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
+				case "hw.gpu.row_remaps":
+					assert.False(t, validatedMetrics["hw.gpu.row_remaps"], "Found a duplicate in the metrics slice: hw.gpu.row_remaps")
+					validatedMetrics["hw.gpu.row_remaps"] = true
+					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
+					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
+					assert.Equal(t, "Rows of memory that were remapped after errors (field values NVML_FI_DEV_REMAPPED_COR and NVML_FI_DEV_REMAPPED_UNC; Ampere and newer with ECC).", mi.Description())
+					assert.Equal(t, "{row}", mi.Unit())
+					assert.True(t, mi.Sum().IsMonotonic())
+					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
+					dp := mi.Sum().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeInt, dp.ValueType())
+					assert.Equal(t, int64(1), dp.IntValue())
+					errorTypeAttrVal, ok := dp.Attributes().Get("error.type")
+					assert.True(t, ok)
+					assert.Equal(t, "corrected", errorTypeAttrVal.Str())
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
+				case "hw.gpu.row_remaps.failed":
+					assert.False(t, validatedMetrics["hw.gpu.row_remaps.failed"], "Found a duplicate in the metrics slice: hw.gpu.row_remaps.failed")
+					validatedMetrics["hw.gpu.row_remaps.failed"] = true
+					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
+					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
+					assert.Equal(t, "1 after a remapping failed: the card has to be replaced (field value NVML_FI_DEV_REMAPPED_FAILURE).", mi.Description())
+					assert.Equal(t, "1", mi.Unit())
+					assert.False(t, mi.Sum().IsMonotonic())
+					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
+					dp := mi.Sum().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeInt, dp.ValueType())
+					assert.Equal(t, int64(1), dp.IntValue())
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
+				case "hw.gpu.row_remaps.pending":
+					assert.False(t, validatedMetrics["hw.gpu.row_remaps.pending"], "Found a duplicate in the metrics slice: hw.gpu.row_remaps.pending")
+					validatedMetrics["hw.gpu.row_remaps.pending"] = true
+					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
+					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
+					assert.Equal(t, "1 while a remapping waits for a reset of the card (field value NVML_FI_DEV_REMAPPED_PENDING).", mi.Description())
+					assert.Equal(t, "1", mi.Unit())
+					assert.False(t, mi.Sum().IsMonotonic())
+					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
+					dp := mi.Sum().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeInt, dp.ValueType())
+					assert.Equal(t, int64(1), dp.IntValue())
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
+				case "hw.gpu.temperature.margin":
+					assert.False(t, validatedMetrics["hw.gpu.temperature.margin"], "Found a duplicate in the metrics slice: hw.gpu.temperature.margin")
+					validatedMetrics["hw.gpu.temperature.margin"] = true
+					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
+					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
+					assert.Equal(t, "How much warmer the card may get before it lowers its clocks (nvmlDeviceGetMarginTemperature; R560 and newer, data-centre cards).", mi.Description())
+					assert.Equal(t, "Cel", mi.Unit())
+					dp := mi.Gauge().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeDouble, dp.ValueType())
+					assert.InDelta(t, float64(1), dp.DoubleValue(), 0.01)
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
 				case "hw.gpu.throttle.active":
 					assert.False(t, validatedMetrics["hw.gpu.throttle.active"], "Found a duplicate in the metrics slice: hw.gpu.throttle.active")
 					validatedMetrics["hw.gpu.throttle.active"] = true
