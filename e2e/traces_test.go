@@ -71,3 +71,15 @@ func TestSpansArriveInJaegerBesideTheMetrics(t *testing.T) {
 	}, patience, 100*time.Millisecond, "the span does not arrive in Jaeger")
 	eventually(t, store, `hw_gpu_up{hw_name="gpu0"} == 1`, atLeast(1))
 }
+
+// TestXIDIsCountedAndLogged has the driver report that a card fell off the bus.
+func TestXIDIsCountedAndLogged(t *testing.T) {
+	m := newMachine(t, fakenvml.Current, "l40s", "h100")
+	store := victoriaMetrics(t)
+	c := collect(t, "node.yaml", append(m.environment, "OTELCOL_GPU_COLLECTION_INTERVAL=500ms", "OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+store.URL+"/api/v1/write"))
+	eventually(t, store, `hw_gpu_xid_errors_total{hw_gpu_xid="79",hw_name="gpu1"} == 0`, atLeast(1))
+	require.Eventually(t, func() bool { return m.cards[1].Calls("nvmlDeviceRegisterEvents") > 0 }, patience, 10*time.Millisecond)
+	m.state.Event(1, fakenvml.EventXID, 79)
+	eventually(t, store, `increase(hw_gpu_xid_errors_total{hw_gpu_xid="79",hw_name="gpu1"}[1m]) > 0`, atLeast(1))
+	require.Eventually(t, func() bool { return logLines(t, c.Process, "XID 79 on gpu1 (NVIDIA H100 80GB HBM3): GPU has fallen off the bus") == 1 }, patience, 20*time.Millisecond)
+}

@@ -83,9 +83,15 @@ type Session struct {
 	looked chan struct{}
 	ended  chan struct{}
 
-	mu       sync.Mutex
-	snapshot Snapshot
-	slots    []*slot
+	// The keeper's own.
+	watch        *watch
+	saidNoEvents bool
+
+	mu             sync.Mutex
+	snapshot       Snapshot
+	slots          []*slot
+	subscribers    map[int]func(XIDEvent)
+	nextSubscriber int
 }
 
 // slot is one index of the enumeration.
@@ -183,13 +189,18 @@ func (s *Session) look() {
 		// Handles are stale. End this initialisation and begin another, now if
 		// the driver is back already.
 		s.setAside(err)
+		if !s.endWatch() {
+			return // a call hangs: shutting NVML down would hang with it
+		}
 		_ = s.lib.shutdown()
 		if s.initialise() {
 			if err := s.enumerate(); err != nil {
 				s.log.Warn("NVML cannot enumerate the cards", zap.Error(err))
 			}
+			s.watchEvents()
 		}
 	default:
+		s.watchEvents()
 		if err != nil {
 			s.log.Warn("NVML cannot enumerate the cards", zap.Error(err))
 		}
@@ -434,6 +445,10 @@ func (s *Session) end() {
 	s.slots = nil
 	ready := s.snapshot.State == Ready
 	s.mu.Unlock()
+	if !s.endWatch() {
+		s.log.Warn("a call hangs in NVIDIA's driver; its thread is left behind")
+		return
+	}
 	deadline := time.NewTimer(s.timing.Close)
 	defer deadline.Stop()
 	for _, w := range left {

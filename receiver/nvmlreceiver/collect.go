@@ -41,6 +41,7 @@ type collector struct {
 	state     nvmllib.State
 	saidState bool
 	inits     int
+	xids      *xidCounts
 }
 
 func newCollector(settings receiver.Settings, cfg *Config, sessions *nvmllib.Sessions) *collector {
@@ -71,13 +72,23 @@ func (c *collector) start(_ context.Context, host component.Host) (err error) {
 	if c.telemetry, err = newTelemetry(c); err != nil {
 		return err
 	}
-	c.session, err = c.sessions.Acquire(c.cfg.LibraryPath, c.log)
-	return err
+	if c.session, err = c.sessions.Acquire(c.cfg.LibraryPath, c.log); err != nil {
+		return err
+	}
+	if c.cfg.Metrics.HwGpuXidErrors.Enabled {
+		if c.xids, err = newXIDCounts(c.session); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // shutdown gives the session back. It waits a second at most for calls that
 // are under way, and not for those that hang.
 func (c *collector) shutdown(ctx context.Context) error {
+	if c.xids != nil {
+		c.xids.cancel()
+	}
 	if c.session != nil {
 		c.sessions.Release(ctx)
 		c.session = nil
@@ -288,7 +299,7 @@ func (c *collector) emit(now time.Time, snapshot *nvmllib.Snapshot) pmetric.Metr
 			e.forget(card)
 		} else {
 			counts[card.condition]++
-			e.card(card)
+			e.card(card, c.xids)
 		}
 		if forget = forget && card.shared.Err() != nil; forget {
 			delete(c.cards, card.shared)

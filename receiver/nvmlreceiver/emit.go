@@ -57,12 +57,13 @@ func (e *emitter) begin(ts pcommon.Timestamp, hostname string, simulated bool) {
 }
 
 // card records a card's samples and its state, and ends what it had and has not.
-func (e *emitter) card(c *card) {
+func (e *emitter) card(c *card, xids *xidCounts) {
 	e.state = e.state[:0]
 	if c.condition == healthy {
 		e.state = append(e.state, c.sheet.samples...)
 	}
 	e.state = appendState(e.state, c)
+	e.state = xids.appendTo(e.state, c.shared)
 	e.endSeries(c, e.state)
 	for i := range e.state {
 		s := &e.state[i]

@@ -9,6 +9,8 @@ import (
 // NewFactory returns the factory of the nvml receiver. The receivers that one
 // factory creates share one NVML session and one worker per card.
 func NewFactory() receiver.Factory {
+	metrics, logs := newCreators()
 	return receiver.NewFactory(metadata.Type, createDefaultConfig,
-		receiver.WithMetrics(newCreator(), metadata.MetricsStability))
+		receiver.WithMetrics(metrics, metadata.MetricsStability),
+		receiver.WithLogs(logs, metadata.LogsStability))
 }

@@ -15,12 +15,14 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 )
 
-// newCreator returns a constructor whose receivers share sessions.
-func newCreator() receiver.CreateMetricsFunc {
+// newCreators return constructors whose receivers share sessions.
+func newCreators() (receiver.CreateMetricsFunc, receiver.CreateLogsFunc) {
 	sessions := nvmllib.NewSessions(nvmllib.Timing{})
 	return func(_ context.Context, set receiver.Settings, cfg component.Config, next consumer.Metrics) (receiver.Metrics, error) {
-		return newReceiver(set, cfg.(*Config), next, sessions)
-	}
+			return newReceiver(set, cfg.(*Config), next, sessions)
+		}, func(_ context.Context, set receiver.Settings, cfg component.Config, next consumer.Logs) (receiver.Logs, error) {
+			return newEventLog(set, cfg.(*Config), next, sessions)
+		}
 }
 
 func newReceiver(set receiver.Settings, cfg *Config, next consumer.Metrics, sessions *nvmllib.Sessions, options ...scraperhelper.ControllerOption) (receiver.Metrics, error) {

@@ -12,12 +12,18 @@ import (
 	"go.opentelemetry.io/collector/receiver"
 )
 
-// newCreator refuses: NVML is reached through cgo, on Linux.
-func newCreator() receiver.CreateMetricsFunc {
+// newCreators refuse: NVML is reached through cgo, on Linux.
+func newCreators() (receiver.CreateMetricsFunc, receiver.CreateLogsFunc) {
 	return func(context.Context, receiver.Settings, component.Config, consumer.Metrics) (receiver.Metrics, error) {
-		if runtime.GOOS != "linux" {
-			return nil, errors.New("the nvml receiver reads NVIDIA cards on Linux only, and this is " + runtime.GOOS + ": remove it from the configuration")
+			return nil, refusal()
+		}, func(context.Context, receiver.Settings, component.Config, consumer.Logs) (receiver.Logs, error) {
+			return nil, refusal()
 		}
-		return nil, errors.New("the nvml receiver needs cgo, and this collector was built without it: build with CGO_ENABLED=1 (ocb: dist.cgo_enabled: true)")
+}
+
+func refusal() error {
+	if runtime.GOOS != "linux" {
+		return errors.New("the nvml receiver reads NVIDIA cards on Linux only, and this is " + runtime.GOOS + ": remove it from the configuration")
 	}
+	return errors.New("the nvml receiver needs cgo, and this collector was built without it: build with CGO_ENABLED=1 (ocb: dist.cgo_enabled: true)")
 }

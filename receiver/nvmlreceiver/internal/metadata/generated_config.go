@@ -59,6 +59,7 @@ type MetricsConfig struct {
 	HwGpuThrottleTime               MetricConfig `mapstructure:"hw.gpu.throttle.time"`
 	HwGpuUp                         MetricConfig `mapstructure:"hw.gpu.up"`
 	HwGpuUtilization                MetricConfig `mapstructure:"hw.gpu.utilization"`
+	HwGpuXidErrors                  MetricConfig `mapstructure:"hw.gpu.xid.errors"`
 	HwPower                         MetricConfig `mapstructure:"hw.power"`
 	HwStatus                        MetricConfig `mapstructure:"hw.status"`
 	HwTemperature                   MetricConfig `mapstructure:"hw.temperature"`
@@ -155,6 +156,9 @@ func DefaultMetricsConfig() MetricsConfig {
 			Enabled: true,
 		},
 		HwGpuUtilization: MetricConfig{
+			Enabled: true,
+		},
+		HwGpuXidErrors: MetricConfig{
 			Enabled: true,
 		},
 		HwPower: MetricConfig{

@@ -117,6 +117,9 @@ func TestMetricsBuilderConfig(t *testing.T) {
 					HwGpuUtilization: MetricConfig{
 						Enabled: true,
 					},
+					HwGpuXidErrors: MetricConfig{
+						Enabled: true,
+					},
 					HwPower: MetricConfig{
 						Enabled: true,
 					},
@@ -235,6 +238,9 @@ func TestMetricsBuilderConfig(t *testing.T) {
 						Enabled: false,
 					},
 					HwGpuUtilization: MetricConfig{
+						Enabled: false,
+					},
+					HwGpuXidErrors: MetricConfig{
 						Enabled: false,
 					},
 					HwPower: MetricConfig{

@@ -639,6 +639,9 @@ var MetricsInfo = metricsInfo{
 	HwGpuUtilization: metricInfo{
 		Name: "hw.gpu.utilization",
 	},
+	HwGpuXidErrors: metricInfo{
+		Name: "hw.gpu.xid.errors",
+	},
 	HwPower: metricInfo{
 		Name: "hw.power",
 	},
@@ -684,6 +687,7 @@ type metricsInfo struct {
 	HwGpuThrottleTime               metricInfo
 	HwGpuUp                         metricInfo
 	HwGpuUtilization                metricInfo
+	HwGpuXidErrors                  metricInfo
 	HwPower                         metricInfo
 	HwStatus                        metricInfo
 	HwTemperature                   metricInfo
@@ -2346,6 +2350,62 @@ func newMetricHwGpuUtilization(cfg MetricConfig) metricHwGpuUtilization {
 	return m
 }
 
+type metricHwGpuXidErrors struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.xid.errors metric with initial data.
+func (m *metricHwGpuXidErrors) init() {
+	m.data.SetName("hw.gpu.xid.errors")
+	m.data.SetDescription("Errors that the driver reported for the card, by XID (nvmlEventSetWait_v2). Those after which a card must be reset start at 0.")
+	m.data.SetUnit("{error}")
+	m.data.SetEmptySum()
+	m.data.Sum().SetIsMonotonic(true)
+	m.data.Sum().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	m.data.Sum().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuXidErrors) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, hwGpuXidAttributeValue string, hwIDAttributeValue string, hwNameAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Sum().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutStr("hw.gpu.xid", hwGpuXidAttributeValue)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuXidErrors) updateCapacity() {
+	if m.data.Sum().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Sum().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuXidErrors) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Sum().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuXidErrors(cfg MetricConfig) metricHwGpuXidErrors {
+	m := metricHwGpuXidErrors{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
 type metricHwPower struct {
 	data     pmetric.Metric // data buffer for generated metric.
 	config   MetricConfig   // metric config provided by user.
@@ -2606,6 +2666,7 @@ type MetricsBuilder struct {
 	metricHwGpuThrottleTime               metricHwGpuThrottleTime
 	metricHwGpuUp                         metricHwGpuUp
 	metricHwGpuUtilization                metricHwGpuUtilization
+	metricHwGpuXidErrors                  metricHwGpuXidErrors
 	metricHwPower                         metricHwPower
 	metricHwStatus                        metricHwStatus
 	metricHwTemperature                   metricHwTemperature
@@ -2665,6 +2726,7 @@ func NewMetricsBuilder(mbc MetricsBuilderConfig, settings receiver.Settings, opt
 		metricHwGpuThrottleTime:               newMetricHwGpuThrottleTime(mbc.Metrics.HwGpuThrottleTime),
 		metricHwGpuUp:                         newMetricHwGpuUp(mbc.Metrics.HwGpuUp),
 		metricHwGpuUtilization:                newMetricHwGpuUtilization(mbc.Metrics.HwGpuUtilization),
+		metricHwGpuXidErrors:                  newMetricHwGpuXidErrors(mbc.Metrics.HwGpuXidErrors),
 		metricHwPower:                         newMetricHwPower(mbc.Metrics.HwPower),
 		metricHwStatus:                        newMetricHwStatus(mbc.Metrics.HwStatus),
 		metricHwTemperature:                   newMetricHwTemperature(mbc.Metrics.HwTemperature),
@@ -2825,6 +2887,7 @@ func (mb *MetricsBuilder) EmitForResource(options ...ResourceMetricsOption) {
 	mb.metricHwGpuThrottleTime.emit(ils.Metrics())
 	mb.metricHwGpuUp.emit(ils.Metrics())
 	mb.metricHwGpuUtilization.emit(ils.Metrics())
+	mb.metricHwGpuXidErrors.emit(ils.Metrics())
 	mb.metricHwPower.emit(ils.Metrics())
 	mb.metricHwStatus.emit(ils.Metrics())
 	mb.metricHwTemperature.emit(ils.Metrics())
@@ -3008,6 +3071,11 @@ func (mb *MetricsBuilder) RecordHwGpuUpDataPoint(ts pcommon.Timestamp, val int64
 // RecordHwGpuUtilizationDataPoint adds a data point to hw.gpu.utilization metric.
 func (mb *MetricsBuilder) RecordHwGpuUtilizationDataPoint(ts pcommon.Timestamp, val float64, hwGpuTaskAttributeValue AttributeHwGpuTask, hwIDAttributeValue string, hwNameAttributeValue string) {
 	mb.metricHwGpuUtilization.recordDataPoint(mb.startTime, ts, val, hwGpuTaskAttributeValue.String(), hwIDAttributeValue, hwNameAttributeValue)
+}
+
+// RecordHwGpuXidErrorsDataPoint adds a data point to hw.gpu.xid.errors metric.
+func (mb *MetricsBuilder) RecordHwGpuXidErrorsDataPoint(ts pcommon.Timestamp, val int64, hwGpuXidAttributeValue string, hwIDAttributeValue string, hwNameAttributeValue string) {
+	mb.metricHwGpuXidErrors.recordDataPoint(mb.startTime, ts, val, hwGpuXidAttributeValue, hwIDAttributeValue, hwNameAttributeValue)
 }
 
 // RecordHwPowerDataPoint adds a data point to hw.power metric.

@@ -189,6 +189,10 @@ func TestMetricsBuilder(t *testing.T) {
 
 			defaultMetricsCount++
 			allMetricsCount++
+			mb.RecordHwGpuXidErrorsDataPoint(ts, 1, "hw.gpu.xid-val", "hw.id-val", "hw.name-val")
+
+			defaultMetricsCount++
+			allMetricsCount++
 			mb.RecordHwPowerDataPoint(ts, 1, AttributeHwGpuPowerScopeInstant, "hw.id-val", "hw.name-val", AttributeHwTypeGpu)
 
 			defaultMetricsCount++
@@ -889,6 +893,29 @@ func TestMetricsBuilder(t *testing.T) {
 					hwGpuTaskAttrVal, ok := dp.Attributes().Get("hw.gpu.task")
 					assert.True(t, ok)
 					assert.Equal(t, "general", hwGpuTaskAttrVal.Str())
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
+				case "hw.gpu.xid.errors":
+					assert.False(t, validatedMetrics["hw.gpu.xid.errors"], "Found a duplicate in the metrics slice: hw.gpu.xid.errors")
+					validatedMetrics["hw.gpu.xid.errors"] = true
+					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
+					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
+					assert.Equal(t, "Errors that the driver reported for the card, by XID (nvmlEventSetWait_v2). Those after which a card must be reset start at 0.", mi.Description())
+					assert.Equal(t, "{error}", mi.Unit())
+					assert.True(t, mi.Sum().IsMonotonic())
+					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
+					dp := mi.Sum().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeInt, dp.ValueType())
+					assert.Equal(t, int64(1), dp.IntValue())
+					hwGpuXidAttrVal, ok := dp.Attributes().Get("hw.gpu.xid")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.gpu.xid-val", hwGpuXidAttrVal.Str())
 					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
 					assert.True(t, ok)
 					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())

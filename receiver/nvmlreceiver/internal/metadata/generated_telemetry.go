@@ -35,6 +35,7 @@ type TelemetryBuilder struct {
 	ReceiverNvmlFamilyTime      metric.Float64ObservableCounter
 	ReceiverNvmlInitializations metric.Int64Counter
 	ReceiverNvmlUp              metric.Int64Gauge
+	ReceiverNvmlXidDropped      metric.Int64Counter
 }
 
 // TelemetryBuilderOption applies changes to default builder.
@@ -132,6 +133,12 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 		"otelcol_receiver.nvml.up",
 		metric.WithDescription("1 while NVML is initialised, 0 while the driver is absent or of another version than the library. [Development]"),
 		metric.WithUnit("1"),
+	)
+	errs = errors.Join(errs, err)
+	builder.ReceiverNvmlXidDropped, err = builder.meter.Int64Counter(
+		"otelcol_receiver.nvml.xid.dropped",
+		metric.WithDescription("XIDs that were not recorded one by one because too many came; they are in the counter and in the summaries. [Development]"),
+		metric.WithUnit("{error}"),
 	)
 	errs = errors.Join(errs, err)
 	return &builder, errs

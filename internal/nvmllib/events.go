@@ -1,0 +1,189 @@
+//go:build linux && cgo
+
+package nvmllib
+
+import (
+	"sync"
+	"time"
+
+	"github.com/NVIDIA/go-nvml/pkg/nvml"
+	"go.uber.org/zap"
+)
+
+// XIDEvent is an error that the driver reported for a card.
+type XIDEvent struct {
+	Card *Card
+	// XID is the driver's number of the error.
+	XID  uint64
+	Time time.Time
+}
+
+// waitSlice is how long one call waits for an event: the end of the watch is
+// noticed between two.
+const waitSlice = 200 * time.Millisecond
+
+// SubscribeXIDs has a function called for every XID of every card from now on,
+// from one goroutine of the session; it must not block. The returned function
+// ends that.
+func (s *Session) SubscribeXIDs(f func(XIDEvent)) (cancel func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	id := s.nextSubscriber
+	s.nextSubscriber++
+	if s.subscribers == nil {
+		s.subscribers = map[int]func(XIDEvent){}
+	}
+	s.subscribers[id] = f
+	s.Poke() // the watch begins with the first subscriber
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.subscribers, id)
+	}
+}
+
+// watch waits for events in a goroutine of its own. It belongs to one
+// initialisation: a reloaded driver gets a new one.
+type watch struct {
+	set   nvml.EventSet
+	stop  chan struct{}
+	ended chan struct{}
+
+	mu         sync.Mutex
+	registered map[*Card]int // by the card's generation
+}
+
+// watchEvents starts the watch if somebody listens, and registers cards that
+// are new to it. Cards that refuse are left out and said once.
+func (s *Session) watchEvents() {
+	s.mu.Lock()
+	listened := len(s.subscribers) > 0
+	cards := append([]*Card(nil), s.snapshot.Cards...)
+	s.mu.Unlock()
+	if !listened {
+		return
+	}
+	if s.watch == nil && !s.startWatch() {
+		return
+	}
+	for _, c := range cards {
+		if c.Err() == nil {
+			s.register(s.watch, c)
+		}
+	}
+}
+
+func (s *Session) startWatch() bool {
+	for _, function := range []string{"nvmlEventSetCreate", "nvmlDeviceRegisterEvents", "nvmlEventSetWait_v2|nvmlEventSetWait", "nvmlEventSetFree"} {
+		if !s.lib.Has(function) {
+			s.sayOnce("XIDs cannot be watched", missing(function))
+			return false
+		}
+	}
+	set, code := s.lib.api.EventSetCreate()
+	if err := result("nvmlEventSetCreate", code); err != nil {
+		s.sayOnce("XIDs cannot be watched", err)
+		return false
+	}
+	s.watch = &watch{set: set, stop: make(chan struct{}), ended: make(chan struct{}), registered: map[*Card]int{}}
+	go s.wait(s.watch)
+	return true
+}
+
+// register asks the card's worker to register the card: the call can hang.
+func (s *Session) register(w *watch, c *Card) {
+	generation := c.Generation()
+	w.mu.Lock()
+	known, ok := w.registered[c]
+	w.registered[c] = generation
+	w.mu.Unlock()
+	if ok && known == generation {
+		return
+	}
+	c.Submit(func() {
+		code := c.Device().handle.RegisterEvents(nvml.EventTypeXidCriticalError, w.set)
+		if err := result("nvmlDeviceRegisterEvents", code); err != nil {
+			s.log.Warn("the card's XIDs cannot be watched", zap.String("hw.id", c.Identity().UUID), zap.Error(err))
+		}
+	})
+}
+
+// wait hands events on until the watch ends.
+func (s *Session) wait(w *watch) {
+	defer close(w.ended)
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	for {
+		select {
+		case <-w.stop:
+			return
+		default:
+		}
+		data, code := w.set.Wait(uint32(waitSlice.Milliseconds()))
+		switch {
+		case code == nvml.SUCCESS:
+			if data.EventType&nvml.EventTypeXidCriticalError != 0 {
+				s.deliver(data)
+			}
+			continue
+		case code == nvml.ERROR_TIMEOUT:
+			continue
+		}
+		// Lost cards and a driver that goes make the call fail at once: look less often.
+		pause.Reset(waitSlice)
+		select {
+		case <-w.stop:
+			return
+		case <-pause.C:
+		}
+	}
+}
+
+func (s *Session) deliver(data nvml.EventData) {
+	s.mu.Lock()
+	var card *Card
+	for _, c := range s.snapshot.Cards {
+		if c.Device().handle == data.Device {
+			card = c
+		}
+	}
+	subscribers := make([]func(XIDEvent), 0, len(s.subscribers))
+	for _, f := range s.subscribers {
+		subscribers = append(subscribers, f)
+	}
+	s.mu.Unlock()
+	if card == nil {
+		return
+	}
+	for _, f := range subscribers {
+		f(XIDEvent{Card: card, XID: data.EventData, Time: time.Now()})
+	}
+}
+
+// endWatch ends the watch before NVML is shut down. It waits for the call that
+// is under way, though not for one that hangs.
+func (s *Session) endWatch() (ended bool) {
+	w := s.watch
+	if w == nil {
+		return true
+	}
+	s.watch = nil
+	close(w.stop)
+	timer := time.NewTimer(s.timing.Close + waitSlice)
+	defer timer.Stop()
+	select {
+	case <-w.ended:
+		w.set.Free()
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
+// sayOnce logs a reason why events cannot be watched, once for each session.
+func (s *Session) sayOnce(what string, err error) {
+	if !s.saidNoEvents {
+		s.saidNoEvents = true
+		s.log.Warn(what, zap.Error(err))
+	}
+}

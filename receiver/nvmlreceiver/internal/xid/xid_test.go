@@ -1,0 +1,25 @@
+package xid
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestCatalogueHasTheTiers(t *testing.T) {
+	c, err := Load()
+	require.NoError(t, err)
+	for n, tier := range map[uint64]Tier{79: Reboot, 119: Reset, 48: Workflow, 31: Application, 45: Informational, 130: Application, 9999: Unknown} {
+		e := c.Find(n)
+		assert.Equal(t, tier, e.Tier, n)
+		assert.NotEmpty(t, e.Name)
+		assert.NotEmpty(t, e.Advice())
+		assert.Equal(t, n, e.XID)
+	}
+	assert.Len(t, c.Critical(), 16)
+	assert.Equal(t, "46", c.Critical()[0])
+}

@@ -1,0 +1,95 @@
+//go:build linux && cgo
+
+package nvmlreceiver
+
+import (
+	"slices"
+	"strconv"
+	"sync"
+
+	"go.opentelemetry.io/collector/pdata/pcommon"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/xid"
+)
+
+// mostXIDs bounds the XIDs that are told apart on one card; the rest counts as other.
+const mostXIDs = 128
+
+const otherXIDs = "other"
+
+var xidMetric = metric{
+	func(c *metadata.MetricsConfig) bool { return c.HwGpuXidErrors.Enabled },
+	func(mb *metadata.MetricsBuilder, ts pcommon.Timestamp, c *names, s *sample) {
+		mb.RecordHwGpuXidErrorsDataPoint(ts, s.integer, s.text, c.id, c.name)
+	},
+}
+
+// xidCounts counts XIDs by card since the receiver's start. Counting stands
+// beside the collections: an event that comes between two is in the next.
+type xidCounts struct {
+	cancel   func()
+	critical []string
+
+	mu     sync.Mutex
+	byCard map[*nvmllib.Card]map[string]int64
+}
+
+func newXIDCounts(session *nvmllib.Session) (*xidCounts, error) {
+	catalogue, err := xid.Load()
+	if err != nil {
+		return nil, err
+	}
+	x := &xidCounts{critical: catalogue.Critical(), byCard: map[*nvmllib.Card]map[string]int64{}}
+	x.cancel = session.SubscribeXIDs(x.count)
+	return x, nil
+}
+
+func (x *xidCounts) count(e nvmllib.XIDEvent) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	counts := x.of(e.Card)
+	name := strconv.FormatUint(e.XID, 10)
+	if _, known := counts[name]; !known && len(counts) >= mostXIDs {
+		name = otherXIDs
+	}
+	counts[name]++
+}
+
+// of is a card's counts; the critical ones are born at 0.
+func (x *xidCounts) of(card *nvmllib.Card) map[string]int64 {
+	counts, ok := x.byCard[card]
+	if !ok {
+		counts = make(map[string]int64, len(x.critical))
+		for _, name := range x.critical {
+			counts[name] = 0
+		}
+		x.byCard[card] = counts
+	}
+	return counts
+}
+
+// appendTo adds a card's counters to its samples, in a fixed order. They stay
+// while the card is lost: the XID says why it is.
+func (x *xidCounts) appendTo(samples []sample, card *nvmllib.Card) []sample {
+	if x == nil {
+		return samples
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	from := len(samples)
+	for name, n := range x.of(card) {
+		samples = append(samples, sample{series: series{metric: &xidMetric, text: name}, integer: n})
+	}
+	slices.SortFunc(samples[from:], func(a, b sample) int {
+		if len(a.text) != len(b.text) {
+			return len(a.text) - len(b.text)
+		}
+		if a.text < b.text {
+			return -1
+		}
+		return 1
+	})
+	return samples
+}

@@ -1,0 +1,153 @@
+//go:build linux && cgo
+
+package nvmlreceiver
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/component/componenttest"
+	"go.opentelemetry.io/collector/consumer/consumertest"
+	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/collector/receiver/receivertest"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
+	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
+)
+
+// settled waits until the cards' event registrations have been made.
+func settled(t *testing.T, session *nvmllib.Session, cards ...*fakenvml.Card) {
+	t.Helper()
+	for _, c := range cards {
+		require.Eventually(t, func() bool { return c.Calls("nvmlDeviceRegisterEvents") > 0 }, 10*time.Second, 5*time.Millisecond)
+	}
+	for _, c := range session.Snapshot().Cards {
+		done := make(chan struct{})
+		require.True(t, c.Submit(func() { close(done) }))
+		<-done
+	}
+}
+
+func TestXIDsAreCountedByNumberAndTheCriticalOnesStartAtZero(t *testing.T) {
+	machine, cards := library.Machine(t, "h100", "l40s")
+	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(2)
+	settled(t, r.session, cards...)
+	p, ok := point(r.collectNow(), "hw.gpu.xid.errors", map[string]string{"hw.gpu.xid": "79", "hw.name": "gpu1"})
+	require.True(t, ok)
+	assert.EqualValues(t, 0, p.IntValue())
+	_, ok = point(r.collectNow(), "hw.gpu.xid.errors", map[string]string{"hw.gpu.xid": "31"})
+	assert.False(t, ok, "what is not critical begins when it comes")
+
+	machine.Event(1, fakenvml.EventXID, 79)
+	machine.Event(0, fakenvml.EventXID, 31)
+	machine.Event(0, fakenvml.EventXID, 31)
+	m := r.until("all three are counted", func(m pmetric.Metrics) bool {
+		p, ok := point(m, "hw.gpu.xid.errors", map[string]string{"hw.gpu.xid": "31", "hw.name": "gpu0"})
+		return ok && p.IntValue() == 2
+	})
+	p, _ = point(m, "hw.gpu.xid.errors", map[string]string{"hw.gpu.xid": "79", "hw.name": "gpu1"})
+	assert.EqualValues(t, 1, p.IntValue())
+
+	// The counter of a lost card stays: it says why.
+	cards[1].SetLost(true)
+	m = r.until("lost", func(m pmetric.Metrics) bool { return isUp(m, "gpu1") == 0 })
+	p, ok = point(m, "hw.gpu.xid.errors", map[string]string{"hw.gpu.xid": "79", "hw.name": "gpu1"})
+	assert.True(t, ok && !p.Flags().NoRecordedValue() && p.IntValue() == 1)
+}
+
+func TestMoreXIDsThanTheBoundCountAsOther(t *testing.T) {
+	library.Machine(t, "h100")
+	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(1)
+	card := r.session.Snapshot().Cards[0]
+	for i := range uint64(mostXIDs + 50) {
+		r.xids.count(nvmllib.XIDEvent{Card: card, XID: 10000 + i})
+	}
+	p, ok := point(r.collectNow(), "hw.gpu.xid.errors", map[string]string{"hw.gpu.xid": otherXIDs})
+	require.True(t, ok)
+	assert.EqualValues(t, 50+len(r.xids.critical), p.IntValue())
+}
+
+// eventRig starts the logs side with a short flood window.
+func eventRig(t *testing.T, window time.Duration, change func(*Config)) (*eventLog, *consumertest.LogsSink) {
+	t.Helper()
+	cfg := createDefaultConfig().(*Config)
+	cfg.LibraryPath = library.Path
+	if change != nil {
+		change(cfg)
+	}
+	sink := new(consumertest.LogsSink)
+	l, err := newEventLog(receivertest.NewNopSettings(metadata.Type), cfg, sink, nvmllib.NewSessions(fast))
+	require.NoError(t, err)
+	l.window = window
+	require.NoError(t, l.Start(context.Background(), componenttest.NewNopHost()))
+	t.Cleanup(func() { require.NoError(t, l.Shutdown(context.Background())) })
+	return l, sink
+}
+
+func records(sink *consumertest.LogsSink) (all []plog.LogRecord) {
+	for _, logs := range sink.AllLogs() {
+		for _, rl := range logs.ResourceLogs().All() {
+			for _, sl := range rl.ScopeLogs().All() {
+				for _, r := range sl.LogRecords().All() {
+					all = append(all, r)
+				}
+			}
+		}
+	}
+	return all
+}
+
+func TestEachXIDBecomesARecordWithMeaningAndRemedy(t *testing.T) {
+	machine, cards := library.Machine(t, "l40s", "h100")
+	l, sink := eventRig(t, time.Hour, func(c *Config) { c.Devices.Exclude = []string{"1"} })
+	settled(t, l.session, cards...)
+	machine.Event(1, fakenvml.EventXID, 31) // this card is excluded
+	machine.Event(0, fakenvml.EventXID, 79)
+	require.Eventually(t, func() bool { return len(records(sink)) == 1 }, 10*time.Second, 5*time.Millisecond)
+	r := records(sink)[0]
+	assert.Equal(t, "hw.gpu.xid", r.EventName())
+	assert.Equal(t, plog.SeverityNumberError2, r.SeverityNumber())
+	assert.Contains(t, r.Body().Str(), "XID 79 on gpu0 (NVIDIA L40S): GPU has fallen off the bus. Drain the node and reboot it")
+	a := r.Attributes().AsRaw()
+	assert.EqualValues(t, 79, a["hw.gpu.xid"])
+	assert.Equal(t, "reboot", a["hw.gpu.xid.tier"])
+	assert.Equal(t, true, a["gpu.simulated"])
+	assert.EqualValues(t, 1, a["hw.gpu.xid.count"])
+}
+
+func TestFloodBecomesOneRecordAWindowWithItsCount(t *testing.T) {
+	machine, cards := library.Machine(t, "l40s")
+	l, sink := eventRig(t, 300*time.Millisecond, nil)
+	settled(t, l.session, cards...)
+	const flood = 100
+	for range flood {
+		machine.Event(0, fakenvml.EventXID, 45)
+	}
+	total := func() (n int64) {
+		for _, r := range records(sink) {
+			c, _ := r.Attributes().Get("hw.gpu.xid.count")
+			n += c.Int()
+		}
+		return n
+	}
+	require.Eventually(t, func() bool { return total() == flood }, 10*time.Second, 5*time.Millisecond)
+	assert.LessOrEqual(t, len(records(sink)), 3)
+	assert.Contains(t, records(sink)[1].Body().Str(), "times: Preemptive cleanup")
+}
+
+func TestEndRecordsWhatWasOnlyCounted(t *testing.T) {
+	machine, cards := library.Machine(t, "l40s")
+	l, sink := eventRig(t, time.Hour, nil)
+	settled(t, l.session, cards...)
+	machine.Event(0, fakenvml.EventXID, 45)
+	machine.Event(0, fakenvml.EventXID, 45)
+	machine.Event(0, fakenvml.EventXID, 31)
+	require.Eventually(t, func() bool { return len(records(sink)) == 2 }, 10*time.Second, 5*time.Millisecond)
+	require.NoError(t, l.Shutdown(context.Background()))
+	require.Len(t, records(sink), 3)
+}
