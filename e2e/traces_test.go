@@ -81,5 +81,7 @@ func TestXIDIsCountedAndLogged(t *testing.T) {
 	require.Eventually(t, func() bool { return m.cards[1].Calls("nvmlDeviceRegisterEvents") > 0 }, patience, 10*time.Millisecond)
 	m.state.Event(1, fakenvml.EventXID, 79)
 	eventually(t, store, `increase(hw_gpu_xid_errors_total{hw_gpu_xid="79",hw_name="gpu1"}[1m]) > 0`, atLeast(1))
-	require.Eventually(t, func() bool { return logLines(t, c.Process, "XID 79 on gpu1 (NVIDIA H100 80GB HBM3): GPU has fallen off the bus") == 1 }, patience, 20*time.Millisecond)
+	require.Eventually(t, func() bool {
+		return logLines(t, c.Process, "XID 79 on gpu1 (NVIDIA H100 80GB HBM3): GPU has fallen off the bus") == 1
+	}, patience, 20*time.Millisecond)
 }

@@ -42,7 +42,7 @@ func TestEventsReachTheSetThatRegisteredForThem(t *testing.T) {
 	lib := open(t)
 	set, code := lib.EventSetCreate()
 	require.Equal(t, nvml.SUCCESS, code)
-	defer set.Free()
+	defer func() { assert.Equal(t, nvml.SUCCESS, set.Free()) }()
 	require.Equal(t, nvml.SUCCESS, device(t, lib, 1).RegisterEvents(nvml.EventTypeXidCriticalError, set))
 	_, code = set.Wait(1)
 	assert.Equal(t, nvml.ERROR_TIMEOUT, code)

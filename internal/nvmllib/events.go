@@ -120,13 +120,13 @@ func (s *Session) wait(w *watch) {
 		default:
 		}
 		data, code := w.set.Wait(uint32(waitSlice.Milliseconds()))
-		switch {
-		case code == nvml.SUCCESS:
+		switch code {
+		case nvml.SUCCESS:
 			if data.EventType&nvml.EventTypeXidCriticalError != 0 {
 				s.deliver(data)
 			}
 			continue
-		case code == nvml.ERROR_TIMEOUT:
+		case nvml.ERROR_TIMEOUT:
 			continue
 		}
 		// Lost cards and a driver that goes make the call fail at once: look less often.
@@ -173,7 +173,7 @@ func (s *Session) endWatch() (ended bool) {
 	defer timer.Stop()
 	select {
 	case <-w.ended:
-		w.set.Free()
+		_ = w.set.Free()
 		return true
 	case <-timer.C:
 		return false
