@@ -79,8 +79,12 @@ fuzz: ## each fuzz target for FUZZ_SECONDS (10)
 
 .PHONY: bench
 bench: build ## cost of a collection beside a plain loop, memory of the running distribution; prints figures
-	@go test -run '^TestFigures$$' -figures -v ./receiver/nvmlreceiver | grep --line-buffered -E '^figure|FAIL|panic'
-	@go test -count=1 -run '^TestResidentMemory$$' -figures -v ./e2e | grep --line-buffered -E '^figure|FAIL|panic'
+	@go test ./receiver/nvmlreceiver -run '^TestFigures$$' -figures -v | grep --line-buffered -E '^figure|FAIL|panic'
+	@go test ./e2e -count=1 -run '^TestResidentMemory$$' -figures -v | grep --line-buffered -E '^figure|FAIL|panic'
+
+.PHONY: bench-peaks
+bench-peaks: ## spikes between collections and busy time, beside a plain reader; prints figures
+	@go test ./receiver/nvmlreceiver -count=1 -run '^TestPeakFigures$$' -figures -v | grep --line-buffered -E '^figure|FAIL|panic'
 
 .PHONY: e2e-noloss
 e2e-noloss: build servers ## the no-loss configuration under KILLS kills (20) and refusals; prints figures

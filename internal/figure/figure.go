@@ -30,6 +30,15 @@ func AtMost(name string, value float64, unit string, limit float64) {
 	write(name, value, unit, goal, verdict)
 }
 
+// AtLeast prints a figure and whether it reaches its goal.
+func AtLeast(name string, value float64, unit string, goal float64) {
+	verdict := "met"
+	if value < goal {
+		verdict = "missed"
+	}
+	write(name, value, unit, "goal >= "+format(goal), verdict)
+}
+
 func write(name string, value float64, unit, goal, verdict string) {
 	line := fmt.Sprintf("figure %s %s %s", name, format(value), unit)
 	if goal != "" {

@@ -186,6 +186,45 @@ func (d Device) OfaUtilization() (uint32, error) {
 
 func first(utilization, _ uint32, code nvml.Return) (uint32, nvml.Return) { return utilization, code }
 
+// UtilizationSample is the utilisation over one sampling period of the driver.
+type UtilizationSample struct {
+	// At is the period's end, in µs of the wall clock.
+	At uint64
+	// Percent is the average over the period.
+	Percent float64
+}
+
+// SampledEngine names a buffer of the driver (nvmlSamplingType_t).
+type SampledEngine = nvml.SamplingType
+
+// The utilisations whose samples the driver keeps.
+const (
+	SampledGeneral = nvml.GPU_UTILIZATION_SAMPLES
+	SampledEncoder = nvml.ENC_UTILIZATION_SAMPLES
+	SampledDecoder = nvml.DEC_UTILIZATION_SAMPLES
+)
+
+// UtilizationSamples are the driver's own samples since a time in µs, oldest
+// first: it keeps those of the last 10 to 20 s (nvmlDeviceGetSamples). They are
+// appended to into.
+func (d Device) UtilizationSamples(engine SampledEngine, since uint64, into []UtilizationSample) ([]UtilizationSample, error) {
+	const function = "nvmlDeviceGetSamples"
+	if !d.lib.Has(function) {
+		return into, missing(function)
+	}
+	kind, samples, code := d.handle.GetSamples(engine, since)
+	if code == nvml.ERROR_NOT_FOUND { // nothing new
+		return into, nil
+	}
+	for i := range samples {
+		v := FieldValue{ValueType: uint32(kind), Value: samples[i].SampleValue}
+		if n := FieldNumber(&v); samples[i].TimeStamp > since && n >= 0 && n <= 100 {
+			into = append(into, UtilizationSample{At: samples[i].TimeStamp, Percent: n})
+		}
+	}
+	return into, result(function, code)
+}
+
 // Temperature of the chip in °C (nvmlDeviceGetTemperature).
 func (d Device) Temperature() (uint32, error) {
 	return getBy(d, "nvmlDeviceGetTemperature", nvml.TEMPERATURE_GPU, nvml.Device.GetTemperature)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
@@ -19,6 +20,11 @@ type card struct {
 	rows   []*family
 	done   chan struct{}
 	job    func()
+	look   func() // one look of the sampler
+
+	// samplable is set by the collection while the card is healthy; sampling
+	// while a look is under way.
+	samplable, sampling atomic.Bool
 
 	// The collection's own.
 	pending    bool
@@ -31,8 +37,11 @@ type card struct {
 
 	// The worker's while pending.
 	generation int
+	anew       bool // the generation is new: begin with everything
 	states     []rowState
 	sheet      sheet
+	window     window
+	samples    bool // a sampler looks at the card
 	gone       error
 	changes    []rowChange
 	duration   time.Duration
@@ -52,9 +61,13 @@ type rowChange struct {
 	off bool
 }
 
-func newCard(shared *nvmllib.Card, rows []*family) *card {
-	c := &card{shared: shared, rows: rows, done: make(chan struct{}, 1), states: make([]rowState, len(rows)), spent: make([]time.Duration, len(rows))}
-	c.sheet.names = &c.names
+func newCard(shared *nvmllib.Card, rows []*family, samples bool) *card {
+	c := &card{samples: samples, shared: shared, rows: rows, done: make(chan struct{}, 1), states: make([]rowState, len(rows)), spent: make([]time.Duration, len(rows))}
+	c.sheet.names, c.sheet.window = &c.names, &c.window
+	c.look = func() {
+		c.window.take(c.shared.Device(), time.Now(), false)
+		c.sampling.Store(false)
+	}
 	c.job = func() {
 		c.read()
 		c.done <- struct{}{}
@@ -68,6 +81,7 @@ func (c *card) submit(driver, cuda string) bool {
 	if generation := c.shared.Generation(); generation != c.generation {
 		c.generation = generation
 		clear(c.states) // the card or the driver came back: ask everything anew
+		c.anew = true
 	}
 	c.pending = c.shared.Submit(c.job)
 	return c.pending
@@ -88,15 +102,28 @@ func (c *card) read() {
 	begin := time.Now()
 	c.sheet.samples, c.sheet.health = c.sheet.samples[:0], health{}
 	c.gone, c.changes = nil, c.changes[:0]
+	if c.anew {
+		c.anew = false
+		for i := range c.window.engines {
+			e := &c.window.engines[i]
+			e.polled, e.off, e.last = false, false, 0
+		}
+	}
 	device := c.shared.Device()
-	failed := 0
+	if c.samples {
+		c.window.take(device, begin, true)
+	}
+	failed, answered := 0, false
 	var last error
 	lap := begin
 	for i, row := range c.rows {
 		if c.states[i].off {
 			continue
 		}
+		before := len(c.sheet.samples)
 		err := c.ask(device, row)
+		// What the sampler saw before is no answer of the card now.
+		answered = answered || !row.sampled && len(c.sheet.samples) > before
 		switch nvmllib.KindOf(err) {
 		case nvmllib.Lost, nvmllib.DriverGone, nvmllib.VersionMismatch:
 			c.gone = err
@@ -118,10 +145,11 @@ func (c *card) read() {
 		c.spent[i] += now.Sub(lap)
 		lap = now
 	}
-	if failed > 0 && len(c.sheet.samples) == 0 { // fallen off the bus without saying so
+	if failed > 0 && !answered { // fallen off the bus without saying so
 		c.gone = fmt.Errorf("%w, the last with %w", errEveryCallFails, last)
 		c.changes = c.changes[:0]
 	}
+	c.window.reset()
 	c.duration = time.Since(begin)
 }
 

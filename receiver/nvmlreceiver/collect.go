@@ -42,6 +42,7 @@ type collector struct {
 	saidState bool
 	inits     int
 	xids      *xidCounts
+	sampler   *sampler
 }
 
 func newCollector(settings receiver.Settings, cfg *Config, sessions *nvmllib.Sessions) *collector {
@@ -51,6 +52,9 @@ func newCollector(settings receiver.Settings, cfg *Config, sessions *nvmllib.Ses
 		cards:   map[*nvmllib.Card]*card{},
 	}
 	for _, row := range table() {
+		if row.sampled && !cfg.samples() {
+			continue
+		}
 		wanted := row.status && cfg.Metrics.HwStatus.Enabled
 		for i := range row.metrics {
 			wanted = wanted || row.metrics[i].enabled(&cfg.Metrics)
@@ -60,6 +64,11 @@ func newCollector(settings receiver.Settings, cfg *Config, sessions *nvmllib.Ses
 		}
 	}
 	return c
+}
+
+// sampled reports whether a sampler runs for any of the rows.
+func (c *collector) sampled() bool {
+	return slices.ContainsFunc(c.rows, func(row *family) bool { return row.sampled })
 }
 
 // start acquires the session. It never waits for the driver.
@@ -75,6 +84,9 @@ func (c *collector) start(_ context.Context, host component.Host) (err error) {
 	if c.session, err = c.sessions.Acquire(c.cfg.LibraryPath, c.log); err != nil {
 		return err
 	}
+	if c.sampled() {
+		c.sampler = startSampler(c.cfg.SamplingInterval)
+	}
 	if c.cfg.Metrics.HwGpuXidErrors.Enabled {
 		if c.xids, err = newXIDCounts(c.session); err != nil {
 			return err
@@ -86,6 +98,10 @@ func (c *collector) start(_ context.Context, host component.Host) (err error) {
 // shutdown gives the session back. It waits a second at most for calls that
 // are under way, and not for those that hang.
 func (c *collector) shutdown(ctx context.Context) error {
+	if c.sampler != nil {
+		c.sampler.end()
+		c.sampler = nil
+	}
 	if c.xids != nil {
 		c.xids.cancel()
 	}
@@ -140,10 +156,14 @@ func (c *collector) survey(snapshot *nvmllib.Snapshot) {
 			continue // known, or gone before it was ever read
 		}
 		if id := shared.Identity(); c.matcher.wants(id.UUID, id.Index, id.PCIBusID) {
-			view := newCard(shared, c.rows)
+			view := newCard(shared, c.rows, c.sampled())
 			c.cards[shared] = view
 			c.order = append(c.order, view)
 		}
+	}
+	if c.sampler != nil {
+		cards := slices.Clone(c.order)
+		c.sampler.cards.Store(&cards)
 	}
 	slices.SortStableFunc(c.order, func(a, b *card) int { return cmp.Compare(a.shared.Identity().Index, b.shared.Identity().Index) })
 }
@@ -230,6 +250,7 @@ func (c *collector) turn(card *card, to condition, reason error) {
 	}
 	from := card.condition
 	card.condition = to
+	card.samplable.Store(to == healthy)
 	if from == to {
 		return
 	}

@@ -16,6 +16,9 @@ import (
 const (
 	defaultCollectionInterval = 15 * time.Second
 	defaultCardTimeout        = 2 * time.Second
+	defaultSamplingInterval   = 100 * time.Millisecond
+	// shortestSamplingInterval keeps the sampler from costing more than it tells.
+	shortestSamplingInterval = 10 * time.Millisecond
 )
 
 // Config is the configuration of one nvml receiver. All nvml receivers of a
@@ -28,6 +31,11 @@ type Config struct {
 	// not answered by then is reported as unresponsive, and its series end until
 	// it answers. Default: 2s, or the collection interval if that is shorter.
 	CardTimeout time.Duration `mapstructure:"card_timeout"`
+
+	// SamplingInterval is how often cheap readings are taken between collections,
+	// for peaks (hw.gpu.memory.usage.max) and busy time (hw.gpu.active.time).
+	// 0 switches it off. Default: 100ms.
+	SamplingInterval time.Duration `mapstructure:"sampling_interval"`
 
 	// LibraryPath is NVML's shared library: a file name for the loader to find,
 	// or an absolute path. Default: libnvidia-ml.so.1. A process can hold one
@@ -59,6 +67,7 @@ func createDefaultConfig() component.Config {
 		MetricsBuilderConfig: metadata.DefaultMetricsBuilderConfig(),
 	}
 	cfg.CollectionInterval = defaultCollectionInterval
+	cfg.SamplingInterval = defaultSamplingInterval
 	return cfg
 }
 
@@ -73,6 +82,9 @@ func (c *Config) Validate() error {
 	}
 	if c.Timeout > 0 && c.Timeout < c.cardTimeout() {
 		errs = append(errs, fmt.Errorf("timeout: %v is shorter than card_timeout (%v): raise timeout, or leave it out", c.Timeout, c.cardTimeout()))
+	}
+	if c.SamplingInterval != 0 && c.SamplingInterval < shortestSamplingInterval {
+		errs = append(errs, fmt.Errorf("sampling_interval: %v is shorter than %v: give %v or more, or 0 to switch the sampler off", c.SamplingInterval, shortestSamplingInterval, shortestSamplingInterval))
 	}
 	if c.ForgetLostAfter < 0 {
 		errs = append(errs, fmt.Errorf("forget_lost_after: %v is negative: give a positive duration such as 24h, or 0 to keep lost cards", c.ForgetLostAfter))
@@ -90,4 +102,10 @@ func (c *Config) cardTimeout() time.Duration {
 		return c.CardTimeout
 	}
 	return min(defaultCardTimeout, c.CollectionInterval)
+}
+
+// samples reports whether the sampler runs: it tells nothing that collections as
+// frequent as it do not.
+func (c *Config) samples() bool {
+	return c.SamplingInterval > 0 && c.SamplingInterval < c.CollectionInterval
 }

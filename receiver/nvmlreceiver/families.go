@@ -23,6 +23,8 @@ type family struct {
 	// status says that hw.status depends on the answer, so that the question is
 	// asked even if its metrics are switched off.
 	status bool
+	// sampled says that the sampler makes the answer: without it there is none.
+	sampled bool
 	// metrics is what the answer is recorded as.
 	metrics []metric
 	// read asks the card and puts the answer on the sheet. The error decides what
@@ -68,6 +70,7 @@ func (n *names) info() [2]string { return [2]string{n.driver, n.MIG} }
 type sheet struct {
 	samples []sample
 	health  health
+	window  *window
 	names   *names
 	row     *family
 	fields  []nvmllib.FieldValue
@@ -101,5 +104,5 @@ func (s *sheet) percent(metric int, attribute int, v uint32) {
 // table is all that is asked of a card, in the order in which it is asked.
 func table() []family {
 	return slices.Concat(memoryFamilies(), utilizationFamilies(), temperatureFamilies(), powerFamilies(),
-		clockFamilies(), throttleFamilies(), fanFamilies(), pcieFamilies(), eccFamilies(), repairFamilies())
+		clockFamilies(), throttleFamilies(), fanFamilies(), pcieFamilies(), eccFamilies(), repairFamilies(), peakFamilies())
 }

@@ -9,6 +9,16 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 )
 
+// memoryInfo asks for the memory with the reserve apart, or as older drivers tell it.
+func memoryInfo(d nvmllib.Device) (m nvmllib.Memory, reserveApart bool, err error) {
+	m, err = d.MemoryInfo()
+	if kind := nvmllib.KindOf(err); kind == nvmllib.Missing || kind == nvmllib.NotSupported {
+		m, err = d.MemoryInfoV1()
+		return m, false, err
+	}
+	return m, true, err
+}
+
 func memoryFamilies() []family {
 	return []family{{
 		name:  "memory",
@@ -40,18 +50,14 @@ func memoryFamilies() []family {
 			},
 		},
 		read: func(d nvmllib.Device, out *sheet) error {
-			m, err := d.MemoryInfo()
-			v2 := err == nil
-			if kind := nvmllib.KindOf(err); kind == nvmllib.Missing || kind == nvmllib.NotSupported {
-				m, err = d.MemoryInfoV1()
-			}
+			m, reserveApart, err := memoryInfo(d)
 			if err != nil || m.Total > 1<<50 || m.Used > m.Total || m.Reserved >= m.Total {
 				return err
 			}
 			out.int(0, 0, int64(m.Total))
 			out.int(1, 0, int64(m.Used))
 			out.float(2, 0, float64(m.Used)/float64(m.Total-m.Reserved))
-			if v2 {
+			if reserveApart {
 				out.int(3, 0, int64(m.Reserved))
 			}
 			return nil

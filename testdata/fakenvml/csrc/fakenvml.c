@@ -413,6 +413,41 @@ nvmlReturn_t nvmlDeviceGetDecoderUtilization(nvmlDevice_t d, unsigned int *u, un
 nvmlReturn_t nvmlDeviceGetJpgUtilization(nvmlDevice_t d, unsigned int *u, unsigned int *p) { DEVICE(d, nvmlDeviceGetJpgUtilization) return engine(c, SERIES_jpeg, u, p); }
 nvmlReturn_t nvmlDeviceGetOfaUtilization(nvmlDevice_t d, unsigned int *u, unsigned int *p) { DEVICE(d, nvmlDeviceGetOfaUtilization) return engine(c, SERIES_ofa, u, p); }
 
+/* The driver keeps the averages of its last sampling periods, with timestamps
+ * in µs of the wall clock. */
+#define MOST_SAMPLES 120
+nvmlReturn_t nvmlDeviceGetSamples(nvmlDevice_t d, nvmlSamplingType_t type, unsigned long long last_seen, nvmlValueType_t *value_type, unsigned int *count, nvmlSample_t *samples) {
+	DEVICE(d, nvmlDeviceGetSamples)
+	enum series_id which;
+	switch (type) {
+	case NVML_GPU_UTILIZATION_SAMPLES: which = SERIES_gpu; break;
+	case NVML_MEMORY_UTILIZATION_SAMPLES: which = SERIES_memory; break;
+	case NVML_ENC_UTILIZATION_SAMPLES: which = SERIES_encoder; break;
+	case NVML_DEC_UTILIZATION_SAMPLES: which = SERIES_decoder; break;
+	default: return NVML_ERROR_NOT_SUPPORTED;
+	}
+	if (mig_on(c)) return NVML_ERROR_NOT_SUPPORTED;
+	struct timespec wall;
+	clock_gettime(CLOCK_REALTIME, &wall);
+	int64_t real = wall.tv_sec * 1000000000LL + wall.tv_nsec, offset = real - now_ns();
+	int64_t period = load(&c->sampling_period_ns) / 1000 * 1000;
+	if (period <= 0) period = 1000;
+	int64_t newest_end = real / period * period;
+	unsigned int there = 0;
+	while (there < MOST_SAMPLES && (unsigned long long)((newest_end - there * period) / 1000) > last_seen) there++;
+	*value_type = NVML_VALUE_TYPE_UNSIGNED_INT;
+	if (!samples) { *count = there; return there ? NVML_SUCCESS : NVML_ERROR_NOT_FOUND; }
+	if (there > *count) there = *count;
+	for (unsigned int i = 0; i < there; i++) {
+		int64_t end = newest_end - (int64_t)(there - 1 - i) * period;
+		samples[i].timeStamp = (unsigned long long)(end / 1000);
+		samples[i].sampleValue.ullVal = 0;
+		samples[i].sampleValue.uiVal = (unsigned int)(integral(&c->series[which], end - offset - period, end - offset) / (double)period + 0.5);
+	}
+	*count = there;
+	return NVML_SUCCESS;
+}
+
 /* --- temperature, power, energy --- */
 
 nvmlReturn_t nvmlDeviceGetTemperature(nvmlDevice_t d, nvmlTemperatureSensors_t sensor, unsigned int *t) {

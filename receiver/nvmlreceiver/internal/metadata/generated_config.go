@@ -32,6 +32,7 @@ type MetricsConfig struct {
 	HwEnergy                        MetricConfig `mapstructure:"hw.energy"`
 	HwErrors                        MetricConfig `mapstructure:"hw.errors"`
 	HwFanSpeedRatio                 MetricConfig `mapstructure:"hw.fan.speed_ratio"`
+	HwGpuActiveTime                 MetricConfig `mapstructure:"hw.gpu.active.time"`
 	HwGpuBar1Limit                  MetricConfig `mapstructure:"hw.gpu.bar1.limit"`
 	HwGpuBar1Usage                  MetricConfig `mapstructure:"hw.gpu.bar1.usage"`
 	HwGpuClockFrequency             MetricConfig `mapstructure:"hw.gpu.clock.frequency"`
@@ -42,6 +43,7 @@ type MetricsConfig struct {
 	HwGpuMemoryLimit                MetricConfig `mapstructure:"hw.gpu.memory.limit"`
 	HwGpuMemoryReserved             MetricConfig `mapstructure:"hw.gpu.memory.reserved"`
 	HwGpuMemoryUsage                MetricConfig `mapstructure:"hw.gpu.memory.usage"`
+	HwGpuMemoryUsageMax             MetricConfig `mapstructure:"hw.gpu.memory.usage.max"`
 	HwGpuMemoryUtilization          MetricConfig `mapstructure:"hw.gpu.memory.utilization"`
 	HwGpuPcieLinkGeneration         MetricConfig `mapstructure:"hw.gpu.pcie.link.generation"`
 	HwGpuPcieLinkWidth              MetricConfig `mapstructure:"hw.gpu.pcie.link.width"`
@@ -59,6 +61,8 @@ type MetricsConfig struct {
 	HwGpuThrottleTime               MetricConfig `mapstructure:"hw.gpu.throttle.time"`
 	HwGpuUp                         MetricConfig `mapstructure:"hw.gpu.up"`
 	HwGpuUtilization                MetricConfig `mapstructure:"hw.gpu.utilization"`
+	HwGpuUtilizationMax             MetricConfig `mapstructure:"hw.gpu.utilization.max"`
+	HwGpuUtilizationMean            MetricConfig `mapstructure:"hw.gpu.utilization.mean"`
 	HwGpuXidErrors                  MetricConfig `mapstructure:"hw.gpu.xid.errors"`
 	HwPower                         MetricConfig `mapstructure:"hw.power"`
 	HwStatus                        MetricConfig `mapstructure:"hw.status"`
@@ -75,6 +79,9 @@ func DefaultMetricsConfig() MetricsConfig {
 			Enabled: true,
 		},
 		HwFanSpeedRatio: MetricConfig{
+			Enabled: true,
+		},
+		HwGpuActiveTime: MetricConfig{
 			Enabled: true,
 		},
 		HwGpuBar1Limit: MetricConfig{
@@ -105,6 +112,9 @@ func DefaultMetricsConfig() MetricsConfig {
 			Enabled: true,
 		},
 		HwGpuMemoryUsage: MetricConfig{
+			Enabled: true,
+		},
+		HwGpuMemoryUsageMax: MetricConfig{
 			Enabled: true,
 		},
 		HwGpuMemoryUtilization: MetricConfig{
@@ -156,6 +166,12 @@ func DefaultMetricsConfig() MetricsConfig {
 			Enabled: true,
 		},
 		HwGpuUtilization: MetricConfig{
+			Enabled: true,
+		},
+		HwGpuUtilizationMax: MetricConfig{
+			Enabled: true,
+		},
+		HwGpuUtilizationMean: MetricConfig{
 			Enabled: true,
 		},
 		HwGpuXidErrors: MetricConfig{

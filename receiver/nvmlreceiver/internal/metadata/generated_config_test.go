@@ -36,6 +36,9 @@ func TestMetricsBuilderConfig(t *testing.T) {
 					HwFanSpeedRatio: MetricConfig{
 						Enabled: true,
 					},
+					HwGpuActiveTime: MetricConfig{
+						Enabled: true,
+					},
 					HwGpuBar1Limit: MetricConfig{
 						Enabled: true,
 					},
@@ -64,6 +67,9 @@ func TestMetricsBuilderConfig(t *testing.T) {
 						Enabled: true,
 					},
 					HwGpuMemoryUsage: MetricConfig{
+						Enabled: true,
+					},
+					HwGpuMemoryUsageMax: MetricConfig{
 						Enabled: true,
 					},
 					HwGpuMemoryUtilization: MetricConfig{
@@ -115,6 +121,12 @@ func TestMetricsBuilderConfig(t *testing.T) {
 						Enabled: true,
 					},
 					HwGpuUtilization: MetricConfig{
+						Enabled: true,
+					},
+					HwGpuUtilizationMax: MetricConfig{
+						Enabled: true,
+					},
+					HwGpuUtilizationMean: MetricConfig{
 						Enabled: true,
 					},
 					HwGpuXidErrors: MetricConfig{
@@ -159,6 +171,9 @@ func TestMetricsBuilderConfig(t *testing.T) {
 					HwFanSpeedRatio: MetricConfig{
 						Enabled: false,
 					},
+					HwGpuActiveTime: MetricConfig{
+						Enabled: false,
+					},
 					HwGpuBar1Limit: MetricConfig{
 						Enabled: false,
 					},
@@ -187,6 +202,9 @@ func TestMetricsBuilderConfig(t *testing.T) {
 						Enabled: false,
 					},
 					HwGpuMemoryUsage: MetricConfig{
+						Enabled: false,
+					},
+					HwGpuMemoryUsageMax: MetricConfig{
 						Enabled: false,
 					},
 					HwGpuMemoryUtilization: MetricConfig{
@@ -238,6 +256,12 @@ func TestMetricsBuilderConfig(t *testing.T) {
 						Enabled: false,
 					},
 					HwGpuUtilization: MetricConfig{
+						Enabled: false,
+					},
+					HwGpuUtilizationMax: MetricConfig{
+						Enabled: false,
+					},
+					HwGpuUtilizationMean: MetricConfig{
 						Enabled: false,
 					},
 					HwGpuXidErrors: MetricConfig{

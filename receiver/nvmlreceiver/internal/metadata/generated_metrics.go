@@ -226,6 +226,36 @@ var MapAttributeHwGpuRecoveryAction = map[string]AttributeHwGpuRecoveryAction{
 	"system_reboot":       AttributeHwGpuRecoveryActionSystemReboot,
 }
 
+// AttributeHwGpuSampledTask specifies the value hw.gpu.sampled_task attribute.
+type AttributeHwGpuSampledTask int
+
+const (
+	_ AttributeHwGpuSampledTask = iota
+	AttributeHwGpuSampledTaskGeneral
+	AttributeHwGpuSampledTaskEncoder
+	AttributeHwGpuSampledTaskDecoder
+)
+
+// String returns the string representation of the AttributeHwGpuSampledTask.
+func (av AttributeHwGpuSampledTask) String() string {
+	switch av {
+	case AttributeHwGpuSampledTaskGeneral:
+		return "general"
+	case AttributeHwGpuSampledTaskEncoder:
+		return "encoder"
+	case AttributeHwGpuSampledTaskDecoder:
+		return "decoder"
+	}
+	return ""
+}
+
+// MapAttributeHwGpuSampledTask is a helper map of string to AttributeHwGpuSampledTask attribute value.
+var MapAttributeHwGpuSampledTask = map[string]AttributeHwGpuSampledTask{
+	"general": AttributeHwGpuSampledTaskGeneral,
+	"encoder": AttributeHwGpuSampledTaskEncoder,
+	"decoder": AttributeHwGpuSampledTaskDecoder,
+}
+
 // AttributeHwGpuState specifies the value hw.gpu.state attribute.
 type AttributeHwGpuState int
 
@@ -558,6 +588,9 @@ var MetricsInfo = metricsInfo{
 	HwFanSpeedRatio: metricInfo{
 		Name: "hw.fan.speed_ratio",
 	},
+	HwGpuActiveTime: metricInfo{
+		Name: "hw.gpu.active.time",
+	},
 	HwGpuBar1Limit: metricInfo{
 		Name: "hw.gpu.bar1.limit",
 	},
@@ -587,6 +620,9 @@ var MetricsInfo = metricsInfo{
 	},
 	HwGpuMemoryUsage: metricInfo{
 		Name: "hw.gpu.memory.usage",
+	},
+	HwGpuMemoryUsageMax: metricInfo{
+		Name: "hw.gpu.memory.usage.max",
 	},
 	HwGpuMemoryUtilization: metricInfo{
 		Name: "hw.gpu.memory.utilization",
@@ -639,6 +675,12 @@ var MetricsInfo = metricsInfo{
 	HwGpuUtilization: metricInfo{
 		Name: "hw.gpu.utilization",
 	},
+	HwGpuUtilizationMax: metricInfo{
+		Name: "hw.gpu.utilization.max",
+	},
+	HwGpuUtilizationMean: metricInfo{
+		Name: "hw.gpu.utilization.mean",
+	},
 	HwGpuXidErrors: metricInfo{
 		Name: "hw.gpu.xid.errors",
 	},
@@ -660,6 +702,7 @@ type metricsInfo struct {
 	HwEnergy                        metricInfo
 	HwErrors                        metricInfo
 	HwFanSpeedRatio                 metricInfo
+	HwGpuActiveTime                 metricInfo
 	HwGpuBar1Limit                  metricInfo
 	HwGpuBar1Usage                  metricInfo
 	HwGpuClockFrequency             metricInfo
@@ -670,6 +713,7 @@ type metricsInfo struct {
 	HwGpuMemoryLimit                metricInfo
 	HwGpuMemoryReserved             metricInfo
 	HwGpuMemoryUsage                metricInfo
+	HwGpuMemoryUsageMax             metricInfo
 	HwGpuMemoryUtilization          metricInfo
 	HwGpuPcieLinkGeneration         metricInfo
 	HwGpuPcieLinkWidth              metricInfo
@@ -687,6 +731,8 @@ type metricsInfo struct {
 	HwGpuThrottleTime               metricInfo
 	HwGpuUp                         metricInfo
 	HwGpuUtilization                metricInfo
+	HwGpuUtilizationMax             metricInfo
+	HwGpuUtilizationMean            metricInfo
 	HwGpuXidErrors                  metricInfo
 	HwPower                         metricInfo
 	HwStatus                        metricInfo
@@ -858,6 +904,62 @@ func (m *metricHwFanSpeedRatio) emit(metrics pmetric.MetricSlice) {
 
 func newMetricHwFanSpeedRatio(cfg MetricConfig) metricHwFanSpeedRatio {
 	m := metricHwFanSpeedRatio{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricHwGpuActiveTime struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.active.time metric with initial data.
+func (m *metricHwGpuActiveTime) init() {
+	m.data.SetName("hw.gpu.active.time")
+	m.data.SetDescription("Time that this part of the card worked: the integral of the samples of the driver (nvmlDeviceGetSamples), or of polled values where it keeps none. Its rate is the busy share without gaps between collections.")
+	m.data.SetUnit("s")
+	m.data.SetEmptySum()
+	m.data.Sum().SetIsMonotonic(true)
+	m.data.Sum().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	m.data.Sum().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuActiveTime) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val float64, hwGpuSampledTaskAttributeValue string, hwIDAttributeValue string, hwNameAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Sum().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetDoubleValue(val)
+	dp.Attributes().PutStr("hw.gpu.task", hwGpuSampledTaskAttributeValue)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuActiveTime) updateCapacity() {
+	if m.data.Sum().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Sum().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuActiveTime) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Sum().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuActiveTime(cfg MetricConfig) metricHwGpuActiveTime {
+	m := metricHwGpuActiveTime{config: cfg}
 
 	if cfg.Enabled {
 		m.data = pmetric.NewMetric()
@@ -1412,6 +1514,59 @@ func (m *metricHwGpuMemoryUsage) emit(metrics pmetric.MetricSlice) {
 
 func newMetricHwGpuMemoryUsage(cfg MetricConfig) metricHwGpuMemoryUsage {
 	m := metricHwGpuMemoryUsage{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricHwGpuMemoryUsageMax struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.memory.usage.max metric with initial data.
+func (m *metricHwGpuMemoryUsageMax) init() {
+	m.data.SetName("hw.gpu.memory.usage.max")
+	m.data.SetDescription("Largest memory in use since the last collection, as the sampler saw it (nvmlDeviceGetMemoryInfo_v2, polled every sampling_interval).")
+	m.data.SetUnit("By")
+	m.data.SetEmptyGauge()
+	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuMemoryUsageMax) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, hwIDAttributeValue string, hwNameAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Gauge().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuMemoryUsageMax) updateCapacity() {
+	if m.data.Gauge().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Gauge().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuMemoryUsageMax) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Gauge().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuMemoryUsageMax(cfg MetricConfig) metricHwGpuMemoryUsageMax {
+	m := metricHwGpuMemoryUsageMax{config: cfg}
 
 	if cfg.Enabled {
 		m.data = pmetric.NewMetric()
@@ -2350,6 +2505,114 @@ func newMetricHwGpuUtilization(cfg MetricConfig) metricHwGpuUtilization {
 	return m
 }
 
+type metricHwGpuUtilizationMax struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.utilization.max metric with initial data.
+func (m *metricHwGpuUtilizationMax) init() {
+	m.data.SetName("hw.gpu.utilization.max")
+	m.data.SetDescription("Largest sample of the driver since the last collection; each is itself an average over 1/6 to 1 s, so that shorter bursts are lower (nvmlDeviceGetSamples).")
+	m.data.SetUnit("1")
+	m.data.SetEmptyGauge()
+	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuUtilizationMax) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val float64, hwGpuSampledTaskAttributeValue string, hwIDAttributeValue string, hwNameAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Gauge().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetDoubleValue(val)
+	dp.Attributes().PutStr("hw.gpu.task", hwGpuSampledTaskAttributeValue)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuUtilizationMax) updateCapacity() {
+	if m.data.Gauge().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Gauge().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuUtilizationMax) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Gauge().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuUtilizationMax(cfg MetricConfig) metricHwGpuUtilizationMax {
+	m := metricHwGpuUtilizationMax{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricHwGpuUtilizationMean struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.utilization.mean metric with initial data.
+func (m *metricHwGpuUtilizationMean) init() {
+	m.data.SetName("hw.gpu.utilization.mean")
+	m.data.SetDescription("Mean of all samples of the driver since the last collection (nvmlDeviceGetSamples).")
+	m.data.SetUnit("1")
+	m.data.SetEmptyGauge()
+	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuUtilizationMean) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val float64, hwGpuSampledTaskAttributeValue string, hwIDAttributeValue string, hwNameAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Gauge().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetDoubleValue(val)
+	dp.Attributes().PutStr("hw.gpu.task", hwGpuSampledTaskAttributeValue)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuUtilizationMean) updateCapacity() {
+	if m.data.Gauge().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Gauge().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuUtilizationMean) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Gauge().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuUtilizationMean(cfg MetricConfig) metricHwGpuUtilizationMean {
+	m := metricHwGpuUtilizationMean{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
 type metricHwGpuXidErrors struct {
 	data     pmetric.Metric // data buffer for generated metric.
 	config   MetricConfig   // metric config provided by user.
@@ -2639,6 +2902,7 @@ type MetricsBuilder struct {
 	metricHwEnergy                        metricHwEnergy
 	metricHwErrors                        metricHwErrors
 	metricHwFanSpeedRatio                 metricHwFanSpeedRatio
+	metricHwGpuActiveTime                 metricHwGpuActiveTime
 	metricHwGpuBar1Limit                  metricHwGpuBar1Limit
 	metricHwGpuBar1Usage                  metricHwGpuBar1Usage
 	metricHwGpuClockFrequency             metricHwGpuClockFrequency
@@ -2649,6 +2913,7 @@ type MetricsBuilder struct {
 	metricHwGpuMemoryLimit                metricHwGpuMemoryLimit
 	metricHwGpuMemoryReserved             metricHwGpuMemoryReserved
 	metricHwGpuMemoryUsage                metricHwGpuMemoryUsage
+	metricHwGpuMemoryUsageMax             metricHwGpuMemoryUsageMax
 	metricHwGpuMemoryUtilization          metricHwGpuMemoryUtilization
 	metricHwGpuPcieLinkGeneration         metricHwGpuPcieLinkGeneration
 	metricHwGpuPcieLinkWidth              metricHwGpuPcieLinkWidth
@@ -2666,6 +2931,8 @@ type MetricsBuilder struct {
 	metricHwGpuThrottleTime               metricHwGpuThrottleTime
 	metricHwGpuUp                         metricHwGpuUp
 	metricHwGpuUtilization                metricHwGpuUtilization
+	metricHwGpuUtilizationMax             metricHwGpuUtilizationMax
+	metricHwGpuUtilizationMean            metricHwGpuUtilizationMean
 	metricHwGpuXidErrors                  metricHwGpuXidErrors
 	metricHwPower                         metricHwPower
 	metricHwStatus                        metricHwStatus
@@ -2699,6 +2966,7 @@ func NewMetricsBuilder(mbc MetricsBuilderConfig, settings receiver.Settings, opt
 		metricHwEnergy:                        newMetricHwEnergy(mbc.Metrics.HwEnergy),
 		metricHwErrors:                        newMetricHwErrors(mbc.Metrics.HwErrors),
 		metricHwFanSpeedRatio:                 newMetricHwFanSpeedRatio(mbc.Metrics.HwFanSpeedRatio),
+		metricHwGpuActiveTime:                 newMetricHwGpuActiveTime(mbc.Metrics.HwGpuActiveTime),
 		metricHwGpuBar1Limit:                  newMetricHwGpuBar1Limit(mbc.Metrics.HwGpuBar1Limit),
 		metricHwGpuBar1Usage:                  newMetricHwGpuBar1Usage(mbc.Metrics.HwGpuBar1Usage),
 		metricHwGpuClockFrequency:             newMetricHwGpuClockFrequency(mbc.Metrics.HwGpuClockFrequency),
@@ -2709,6 +2977,7 @@ func NewMetricsBuilder(mbc MetricsBuilderConfig, settings receiver.Settings, opt
 		metricHwGpuMemoryLimit:                newMetricHwGpuMemoryLimit(mbc.Metrics.HwGpuMemoryLimit),
 		metricHwGpuMemoryReserved:             newMetricHwGpuMemoryReserved(mbc.Metrics.HwGpuMemoryReserved),
 		metricHwGpuMemoryUsage:                newMetricHwGpuMemoryUsage(mbc.Metrics.HwGpuMemoryUsage),
+		metricHwGpuMemoryUsageMax:             newMetricHwGpuMemoryUsageMax(mbc.Metrics.HwGpuMemoryUsageMax),
 		metricHwGpuMemoryUtilization:          newMetricHwGpuMemoryUtilization(mbc.Metrics.HwGpuMemoryUtilization),
 		metricHwGpuPcieLinkGeneration:         newMetricHwGpuPcieLinkGeneration(mbc.Metrics.HwGpuPcieLinkGeneration),
 		metricHwGpuPcieLinkWidth:              newMetricHwGpuPcieLinkWidth(mbc.Metrics.HwGpuPcieLinkWidth),
@@ -2726,6 +2995,8 @@ func NewMetricsBuilder(mbc MetricsBuilderConfig, settings receiver.Settings, opt
 		metricHwGpuThrottleTime:               newMetricHwGpuThrottleTime(mbc.Metrics.HwGpuThrottleTime),
 		metricHwGpuUp:                         newMetricHwGpuUp(mbc.Metrics.HwGpuUp),
 		metricHwGpuUtilization:                newMetricHwGpuUtilization(mbc.Metrics.HwGpuUtilization),
+		metricHwGpuUtilizationMax:             newMetricHwGpuUtilizationMax(mbc.Metrics.HwGpuUtilizationMax),
+		metricHwGpuUtilizationMean:            newMetricHwGpuUtilizationMean(mbc.Metrics.HwGpuUtilizationMean),
 		metricHwGpuXidErrors:                  newMetricHwGpuXidErrors(mbc.Metrics.HwGpuXidErrors),
 		metricHwPower:                         newMetricHwPower(mbc.Metrics.HwPower),
 		metricHwStatus:                        newMetricHwStatus(mbc.Metrics.HwStatus),
@@ -2860,6 +3131,7 @@ func (mb *MetricsBuilder) EmitForResource(options ...ResourceMetricsOption) {
 	mb.metricHwEnergy.emit(ils.Metrics())
 	mb.metricHwErrors.emit(ils.Metrics())
 	mb.metricHwFanSpeedRatio.emit(ils.Metrics())
+	mb.metricHwGpuActiveTime.emit(ils.Metrics())
 	mb.metricHwGpuBar1Limit.emit(ils.Metrics())
 	mb.metricHwGpuBar1Usage.emit(ils.Metrics())
 	mb.metricHwGpuClockFrequency.emit(ils.Metrics())
@@ -2870,6 +3142,7 @@ func (mb *MetricsBuilder) EmitForResource(options ...ResourceMetricsOption) {
 	mb.metricHwGpuMemoryLimit.emit(ils.Metrics())
 	mb.metricHwGpuMemoryReserved.emit(ils.Metrics())
 	mb.metricHwGpuMemoryUsage.emit(ils.Metrics())
+	mb.metricHwGpuMemoryUsageMax.emit(ils.Metrics())
 	mb.metricHwGpuMemoryUtilization.emit(ils.Metrics())
 	mb.metricHwGpuPcieLinkGeneration.emit(ils.Metrics())
 	mb.metricHwGpuPcieLinkWidth.emit(ils.Metrics())
@@ -2887,6 +3160,8 @@ func (mb *MetricsBuilder) EmitForResource(options ...ResourceMetricsOption) {
 	mb.metricHwGpuThrottleTime.emit(ils.Metrics())
 	mb.metricHwGpuUp.emit(ils.Metrics())
 	mb.metricHwGpuUtilization.emit(ils.Metrics())
+	mb.metricHwGpuUtilizationMax.emit(ils.Metrics())
+	mb.metricHwGpuUtilizationMean.emit(ils.Metrics())
 	mb.metricHwGpuXidErrors.emit(ils.Metrics())
 	mb.metricHwPower.emit(ils.Metrics())
 	mb.metricHwStatus.emit(ils.Metrics())
@@ -2938,6 +3213,11 @@ func (mb *MetricsBuilder) RecordHwFanSpeedRatioDataPoint(ts pcommon.Timestamp, v
 	mb.metricHwFanSpeedRatio.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, hwNameAttributeValue)
 }
 
+// RecordHwGpuActiveTimeDataPoint adds a data point to hw.gpu.active.time metric.
+func (mb *MetricsBuilder) RecordHwGpuActiveTimeDataPoint(ts pcommon.Timestamp, val float64, hwGpuSampledTaskAttributeValue AttributeHwGpuSampledTask, hwIDAttributeValue string, hwNameAttributeValue string) {
+	mb.metricHwGpuActiveTime.recordDataPoint(mb.startTime, ts, val, hwGpuSampledTaskAttributeValue.String(), hwIDAttributeValue, hwNameAttributeValue)
+}
+
 // RecordHwGpuBar1LimitDataPoint adds a data point to hw.gpu.bar1.limit metric.
 func (mb *MetricsBuilder) RecordHwGpuBar1LimitDataPoint(ts pcommon.Timestamp, val int64, hwIDAttributeValue string, hwNameAttributeValue string) {
 	mb.metricHwGpuBar1Limit.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, hwNameAttributeValue)
@@ -2986,6 +3266,11 @@ func (mb *MetricsBuilder) RecordHwGpuMemoryReservedDataPoint(ts pcommon.Timestam
 // RecordHwGpuMemoryUsageDataPoint adds a data point to hw.gpu.memory.usage metric.
 func (mb *MetricsBuilder) RecordHwGpuMemoryUsageDataPoint(ts pcommon.Timestamp, val int64, hwIDAttributeValue string, hwNameAttributeValue string) {
 	mb.metricHwGpuMemoryUsage.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, hwNameAttributeValue)
+}
+
+// RecordHwGpuMemoryUsageMaxDataPoint adds a data point to hw.gpu.memory.usage.max metric.
+func (mb *MetricsBuilder) RecordHwGpuMemoryUsageMaxDataPoint(ts pcommon.Timestamp, val int64, hwIDAttributeValue string, hwNameAttributeValue string) {
+	mb.metricHwGpuMemoryUsageMax.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, hwNameAttributeValue)
 }
 
 // RecordHwGpuMemoryUtilizationDataPoint adds a data point to hw.gpu.memory.utilization metric.
@@ -3071,6 +3356,16 @@ func (mb *MetricsBuilder) RecordHwGpuUpDataPoint(ts pcommon.Timestamp, val int64
 // RecordHwGpuUtilizationDataPoint adds a data point to hw.gpu.utilization metric.
 func (mb *MetricsBuilder) RecordHwGpuUtilizationDataPoint(ts pcommon.Timestamp, val float64, hwGpuTaskAttributeValue AttributeHwGpuTask, hwIDAttributeValue string, hwNameAttributeValue string) {
 	mb.metricHwGpuUtilization.recordDataPoint(mb.startTime, ts, val, hwGpuTaskAttributeValue.String(), hwIDAttributeValue, hwNameAttributeValue)
+}
+
+// RecordHwGpuUtilizationMaxDataPoint adds a data point to hw.gpu.utilization.max metric.
+func (mb *MetricsBuilder) RecordHwGpuUtilizationMaxDataPoint(ts pcommon.Timestamp, val float64, hwGpuSampledTaskAttributeValue AttributeHwGpuSampledTask, hwIDAttributeValue string, hwNameAttributeValue string) {
+	mb.metricHwGpuUtilizationMax.recordDataPoint(mb.startTime, ts, val, hwGpuSampledTaskAttributeValue.String(), hwIDAttributeValue, hwNameAttributeValue)
+}
+
+// RecordHwGpuUtilizationMeanDataPoint adds a data point to hw.gpu.utilization.mean metric.
+func (mb *MetricsBuilder) RecordHwGpuUtilizationMeanDataPoint(ts pcommon.Timestamp, val float64, hwGpuSampledTaskAttributeValue AttributeHwGpuSampledTask, hwIDAttributeValue string, hwNameAttributeValue string) {
+	mb.metricHwGpuUtilizationMean.recordDataPoint(mb.startTime, ts, val, hwGpuSampledTaskAttributeValue.String(), hwIDAttributeValue, hwNameAttributeValue)
 }
 
 // RecordHwGpuXidErrorsDataPoint adds a data point to hw.gpu.xid.errors metric.

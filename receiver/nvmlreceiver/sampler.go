@@ -1,0 +1,171 @@
+//go:build linux && cgo
+
+package nvmlreceiver
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
+)
+
+const (
+	// bufferInterval is how often the driver's sample buffers are emptied: they
+	// hold the last 10 s at least.
+	bufferInterval = time.Second
+	// longestPeriod is beyond any sampling period of a driver: a longer step
+	// between two samples is a gap, and is not counted as worked or idle.
+	longestPeriod = 2 * time.Second
+)
+
+// sampled are the parts of a card whose samples the driver keeps.
+var sampled = [...]struct {
+	engine    nvmllib.SampledEngine
+	attribute metadata.AttributeHwGpuSampledTask
+}{
+	{nvmllib.SampledGeneral, metadata.AttributeHwGpuSampledTaskGeneral},
+	{nvmllib.SampledEncoder, metadata.AttributeHwGpuSampledTaskEncoder},
+	{nvmllib.SampledDecoder, metadata.AttributeHwGpuSampledTaskDecoder},
+}
+
+// window is what the sampler saw of one card since its last collection. Only the
+// card's worker touches it.
+type window struct {
+	memoryMax  uint64
+	memorySeen bool
+	engines    [len(sampled)]engineWindow
+	emptied    time.Time // when the driver's buffers were last read
+	scratch    []nvmllib.UtilizationSample
+}
+
+// engineWindow is what was seen of one part of the card.
+type engineWindow struct {
+	last   uint64  // end of the newest sample, in µs of the wall clock
+	active float64 // s, since the receiver began with the card
+	// Since the last collection: the largest, and the integral over the time seen.
+	max, integral, seen float64
+	// polled says that the driver keeps no samples of it, and its present value is polled.
+	polled, off bool
+}
+
+// add takes one sample up.
+func (e *engineWindow) add(at uint64, percent float64) {
+	share := percent / 100
+	e.max = max(e.max, share)
+	if e.last != 0 && at > e.last {
+		if step := time.Duration(at-e.last) * time.Microsecond; step <= longestPeriod {
+			e.active += share * step.Seconds()
+			e.integral += share * step.Seconds()
+			e.seen += step.Seconds()
+		}
+	}
+	e.last = max(e.last, at)
+}
+
+// take looks at the card once; it runs on the card's worker. The buffers are
+// emptied only every bufferInterval, or if asked to.
+func (w *window) take(d nvmllib.Device, now time.Time, empty bool) {
+	if m, _, err := memoryInfo(d); err == nil && m.Used <= m.Total && m.Total < 1<<50 {
+		w.memoryMax = max(w.memoryMax, m.Used)
+		w.memorySeen = true
+	}
+	empty = empty || now.Sub(w.emptied) >= bufferInterval
+	if empty {
+		w.emptied = now
+	}
+	for i := range w.engines {
+		e := &w.engines[i]
+		switch {
+		case e.off:
+		case e.polled:
+			w.poll(d, e, now)
+		case empty:
+			w.drain(d, i, now)
+		}
+	}
+}
+
+// drain takes the driver's samples since the last ones.
+func (w *window) drain(d nvmllib.Device, i int, now time.Time) {
+	e := &w.engines[i]
+	since := e.last
+	if since == 0 { // what was before the receiver began is not its own
+		since = uint64(now.Add(-bufferInterval).UnixMicro())
+	}
+	var err error
+	w.scratch, err = d.UtilizationSamples(sampled[i].engine, since, w.scratch[:0])
+	switch nvmllib.KindOf(err) {
+	case nvmllib.NotSupported, nvmllib.Missing:
+		// The general utilisation can be polled; the engines' is in hw.gpu.utilization.
+		e.polled, e.off = sampled[i].engine == nvmllib.SampledGeneral, sampled[i].engine != nvmllib.SampledGeneral
+		return
+	}
+	if err != nil {
+		return
+	}
+	for _, s := range w.scratch {
+		e.add(s.At, s.Percent)
+	}
+}
+
+func (w *window) poll(d nvmllib.Device, e *engineWindow, now time.Time) {
+	u, err := d.UtilizationRates()
+	switch {
+	case nvmllib.KindOf(err) == nvmllib.NotSupported && err != nil:
+		e.polled, e.off = false, true // a card with MIG on
+	case err == nil && u.Gpu <= 100:
+		e.add(uint64(now.UnixMicro()), float64(u.Gpu))
+	}
+}
+
+// reset begins the time to the next collection.
+func (w *window) reset() {
+	w.memoryMax, w.memorySeen = 0, false
+	for i := range w.engines {
+		e := &w.engines[i]
+		e.max, e.integral, e.seen = 0, 0, 0
+	}
+}
+
+// sampler has every healthy card looked at between collections. A card that is
+// late, or whose last look is still under way, is left alone.
+type sampler struct {
+	interval time.Duration
+	cards    atomic.Pointer[[]*card]
+	stop     chan struct{}
+	wg       sync.WaitGroup
+}
+
+func startSampler(interval time.Duration) *sampler {
+	s := &sampler{interval: interval, stop: make(chan struct{})}
+	s.wg.Go(s.run)
+	return s
+}
+
+func (s *sampler) end() {
+	close(s.stop)
+	s.wg.Wait()
+}
+
+func (s *sampler) run() {
+	ticker := time.NewTicker(s.interval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-s.stop:
+			return
+		case <-ticker.C:
+		}
+		cards := s.cards.Load()
+		if cards == nil {
+			continue
+		}
+		for _, c := range *cards {
+			if c.samplable.Load() && c.sampling.CompareAndSwap(false, true) && !c.shared.Submit(c.look) {
+				c.sampling.Store(false)
+			}
+		}
+	}
+}
