@@ -631,7 +631,7 @@ nvmlReturn_t nvmlEventSetWait_v2(nvmlEventSet_t set, nvmlEventData_t *data, unsi
 			return NVML_SUCCESS;
 		}
 		if (now_ns() >= end) return NVML_ERROR_TIMEOUT;
-		pause_ns(2000000);
+		pause_ns(20000000); /* the driver sleeps; this library has to look */
 	}
 }
 nvmlReturn_t nvmlEventSetFree(nvmlEventSet_t set) { free(set.handle); return NVML_SUCCESS; }
