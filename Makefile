@@ -90,6 +90,10 @@ bench-peaks: ## spikes between collections and busy time, beside a plain reader;
 e2e-noloss: build servers ## the no-loss configuration under KILLS kills (20) and refusals; prints figures
 	@go test -count=1 -timeout 60m -run '^(TestNothingAcceptedIsLost|TestQueue.*)$$' -v ./e2e -kills $${KILLS:-20} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
 
+.PHONY: e2e-faults
+e2e-faults: build servers ## one card of eight gets one fault after another (FAULT=30s each); prints figures
+	@go test -count=1 -timeout 60m -run '^TestFaultsOfOneCardCostTheOthersNothing$$' -v ./e2e -fault $${FAULT:-30s} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
+
 .PHONY: gpu-check-build
 gpu-check-build: ## one small binary for machines with a card (bin/gpu-check)
 	@go build -trimpath -ldflags='-s -w' -o bin/gpu-check ./internal/gpucheck
