@@ -92,6 +92,9 @@ type Session struct {
 	slots          []*slot
 	subscribers    map[int]func(XIDEvent)
 	nextSubscriber int
+
+	changeSubscribers map[int]func(Change)
+	cardStates        map[*Card]*cardState
 }
 
 // slot is one index of the enumeration.

@@ -238,6 +238,9 @@ func (c *collector) conclude(card *card) {
 		return
 	}
 	c.turn(card, healthy, nil)
+	for _, r := range &reported {
+		c.session.ReportThrottling(card.shared, r.name, card.sheet.health.throttling&r.bit != 0)
+	}
 }
 
 // turn notes a card's condition and logs it when it changes.
@@ -250,6 +253,7 @@ func (c *collector) turn(card *card, to condition, reason error) {
 	}
 	from := card.condition
 	card.condition = to
+	c.session.ReportCondition(card.shared, to.String(), to == healthy, reason)
 	card.samplable.Store(to == healthy)
 	if from == to {
 		return

@@ -23,15 +23,17 @@ import (
 )
 
 const (
-	// floodWindow is how long further XIDs of one number on one card are only
-	// counted, after one was recorded: some come thousands of times a day.
+	// floodWindow is how long further events of one kind on one card are only
+	// counted, after one was recorded: some XIDs come thousands of times a day.
 	floodWindow = time.Minute
 	// eventQueue bounds the events that wait for the next consumer.
 	eventQueue = 1024
 )
 
-// eventLog is the logs side of the receiver: one record for each XID, and for a
-// flood of one number one record a minute with its count.
+// eventLog is the logs side of the receiver: one record for each XID and for each
+// change of a card's state, and for a flood of one kind one record a minute with
+// its count. Changes are seen by the receivers that read the cards, so they need a
+// metrics pipeline too.
 type eventLog struct {
 	cfg       *Config
 	settings  receiver.Settings
@@ -44,8 +46,8 @@ type eventLog struct {
 	hostname  string
 	session   *nvmllib.Session
 	telemetry *metadata.TelemetryBuilder
-	cancel    func()
-	events    chan nvmllib.XIDEvent
+	cancel    []func()
+	events    chan event
 	stop      chan struct{}
 	wg        sync.WaitGroup
 }
@@ -57,7 +59,7 @@ func newEventLog(settings receiver.Settings, cfg *Config, next consumer.Logs, se
 	}
 	return &eventLog{
 		cfg: cfg, settings: settings, sessions: sessions, next: next, matcher: newDeviceMatcher(cfg.Devices), catalogue: catalogue,
-		window: floodWindow, events: make(chan nvmllib.XIDEvent, eventQueue), stop: make(chan struct{}),
+		window: floodWindow, events: make(chan event, eventQueue), stop: make(chan struct{}),
 	}, nil
 }
 
@@ -72,15 +74,32 @@ func (l *eventLog) Start(context.Context, component.Host) (err error) {
 	if l.session, err = l.sessions.Acquire(l.cfg.LibraryPath, l.settings.Logger); err != nil {
 		return err
 	}
-	l.cancel = l.session.SubscribeXIDs(func(e nvmllib.XIDEvent) {
-		select {
-		case l.events <- e:
-		default:
-			l.telemetry.ReceiverNvmlXidDropped.Add(context.Background(), 1)
-		}
-	})
+	l.cancel = []func(){
+		l.session.SubscribeXIDs(func(e nvmllib.XIDEvent) {
+			l.queue(event{floodKey: floodKey{card: e.Card, xid: e.XID}, at: e.Time})
+		}),
+		l.session.SubscribeChanges(func(c nvmllib.Change) {
+			l.queue(event{floodKey: floodKey{card: c.Card, change: c.Name, throttling: c.Throttling, begins: c.Begins}, reason: c.Reason, at: c.Time})
+		}),
+	}
 	l.wg.Go(l.run)
 	return nil
+}
+
+// event is one XID or one change of a card's state.
+type event struct {
+	floodKey
+	reason error
+	at     time.Time
+}
+
+func (l *eventLog) queue(e event) {
+	l.telemetry.ReceiverNvmlEventsReceived.Add(context.Background(), 1)
+	select {
+	case l.events <- e:
+	default:
+		l.telemetry.ReceiverNvmlEventsHeldBack.Add(context.Background(), 1)
+	}
 }
 
 // Shutdown ends the listening; what is counted and not yet recorded is recorded.
@@ -88,7 +107,9 @@ func (l *eventLog) Shutdown(ctx context.Context) error {
 	if l.session == nil {
 		return nil
 	}
-	l.cancel()
+	for _, cancel := range l.cancel {
+		cancel()
+	}
 	close(l.stop)
 	l.wg.Wait()
 	l.sessions.Release(ctx)
@@ -97,16 +118,19 @@ func (l *eventLog) Shutdown(ctx context.Context) error {
 	return nil
 }
 
-// flood is what is held back of one number on one card.
+// flood is what is held back of one kind of event.
 type flood struct {
-	last  nvmllib.XIDEvent
+	last  event
 	since time.Time
 	count int64
 }
 
+// floodKey tells kinds of events apart: an XID, or a change, on one card.
 type floodKey struct {
-	card *nvmllib.Card
-	xid  uint64
+	card               *nvmllib.Card
+	xid                uint64
+	change             string
+	throttling, begins bool
 }
 
 func (l *eventLog) run() {
@@ -141,20 +165,19 @@ func (l *eventLog) run() {
 
 // take records an event, or counts it if one of its number was recorded lately.
 // The floods are bounded by the cards times mostXIDs.
-func (l *eventLog) take(floods map[floodKey]*flood, e nvmllib.XIDEvent) {
-	id := e.Card.Identity()
+func (l *eventLog) take(floods map[floodKey]*flood, e event) {
+	id := e.card.Identity()
 	if !l.matcher.wants(id.UUID, id.Index, id.PCIBusID) {
 		return
 	}
-	key := floodKey{e.Card, e.XID}
-	if f, ok := floods[key]; ok {
+	if f, ok := floods[e.floodKey]; ok {
 		f.last = e
 		f.count++
-		l.telemetry.ReceiverNvmlXidDropped.Add(context.Background(), 1)
+		l.telemetry.ReceiverNvmlEventsHeldBack.Add(context.Background(), 1)
 		return
 	}
 	if len(floods) < mostXIDs*64 {
-		floods[key] = &flood{last: e, since: e.Time}
+		floods[e.floodKey] = &flood{last: e, since: e.at}
 	}
 	l.record(e, 1)
 }
@@ -165,9 +188,8 @@ var severities = map[xid.Tier]plog.SeverityNumber{
 }
 
 // record hands one log record on.
-func (l *eventLog) record(e nvmllib.XIDEvent, count int64) {
-	id := e.Card.Identity()
-	entry := l.catalogue.Find(e.XID)
+func (l *eventLog) record(e event, count int64) {
+	id := e.card.Identity()
 	logs := plog.NewLogs()
 	rl := logs.ResourceLogs().AppendEmpty()
 	if l.cfg.ResourceAttributes.HostName.Enabled {
@@ -177,28 +199,71 @@ func (l *eventLog) record(e nvmllib.XIDEvent, count int64) {
 	scope.Scope().SetName(metadata.ScopeName)
 	scope.Scope().SetVersion(l.settings.BuildInfo.Version)
 	r := scope.LogRecords().AppendEmpty()
-	r.SetTimestamp(pcommon.NewTimestampFromTime(e.Time))
+	r.SetTimestamp(pcommon.NewTimestampFromTime(e.at))
 	r.SetObservedTimestamp(pcommon.NewTimestampFromTime(time.Now()))
-	r.SetEventName("hw.gpu.xid")
-	r.SetSeverityNumber(severities[entry.Tier])
-	r.SetSeverityText(r.SeverityNumber().String())
 	name := "gpu" + strconv.Itoa(id.Index)
 	times := ""
 	if count > 1 {
 		times = fmt.Sprintf(", %d times", count)
 	}
-	r.Body().SetStr(fmt.Sprintf("XID %d on %s (%s)%s: %s. %s", e.XID, name, id.Model, times, entry.Name, entry.Advice()))
 	a := r.Attributes()
 	a.PutStr("hw.id", id.UUID)
 	a.PutStr("hw.name", name)
-	a.PutInt("hw.gpu.xid", int64(e.XID))
-	a.PutStr("hw.gpu.xid.name", entry.Name)
-	a.PutStr("hw.gpu.xid.tier", string(entry.Tier))
-	a.PutInt("hw.gpu.xid.count", count)
+	a.PutInt("hw.gpu.event.count", count)
+	who := fmt.Sprintf("%s (%s)%s", name, id.Model, times)
+	switch {
+	case e.change == "":
+		l.fillXID(r, e.xid, who)
+	case e.throttling:
+		fillThrottling(r, e, who)
+	default:
+		fillCondition(r, e, who)
+	}
+	r.SetSeverityText(r.SeverityNumber().String())
 	if l.session.Snapshot().Simulated {
 		a.PutBool(simulatedAttribute, true)
 	}
 	if err := l.next.ConsumeLogs(context.Background(), logs); err != nil {
-		l.settings.Logger.Warn("an XID record was refused by what comes next", zap.Uint64("xid", e.XID), zap.Error(err))
+		l.settings.Logger.Warn("an event record was refused by what comes next", zap.String("event", r.Body().Str()), zap.Error(err))
 	}
+}
+
+func (l *eventLog) fillXID(r plog.LogRecord, number uint64, who string) {
+	entry := l.catalogue.Find(number)
+	r.SetEventName("hw.gpu.xid")
+	r.SetSeverityNumber(severities[entry.Tier])
+	r.Body().SetStr(fmt.Sprintf("XID %d on %s: %s. %s", number, who, entry.Name, entry.Advice()))
+	a := r.Attributes()
+	a.PutInt("hw.gpu.xid", int64(number))
+	a.PutStr("hw.gpu.xid.name", entry.Name)
+	a.PutStr("hw.gpu.xid.tier", string(entry.Tier))
+}
+
+func fillThrottling(r plog.LogRecord, e event, who string) {
+	r.SetEventName("hw.gpu.throttle")
+	r.Attributes().PutStr("hw.gpu.throttle.reason", e.change)
+	r.Attributes().PutBool("hw.gpu.throttle.active", e.begins)
+	verb := "ends"
+	r.SetSeverityNumber(plog.SeverityNumberInfo)
+	if e.begins {
+		verb = "begins"
+		if e.change != "sw_power_cap" { // at its power limit a card does normal work
+			r.SetSeverityNumber(plog.SeverityNumberWarn)
+		}
+	}
+	r.Body().SetStr(fmt.Sprintf("throttling of %s %s: %s", who, verb, e.change))
+}
+
+func fillCondition(r plog.LogRecord, e event, who string) {
+	r.SetEventName("hw.gpu.state")
+	r.Attributes().PutStr("state", e.change)
+	r.SetSeverityNumber(plog.SeverityNumberError)
+	if e.change == healthy.String() {
+		r.SetSeverityNumber(plog.SeverityNumberInfo)
+	}
+	text := fmt.Sprintf("%s is %s", who, e.change)
+	if e.reason != nil {
+		text += ": " + e.reason.Error()
+	}
+	r.Body().SetStr(text)
 }

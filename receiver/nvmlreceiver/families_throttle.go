@@ -33,6 +33,15 @@ const (
 	hwPowerBrake      = 0x080
 )
 
+// reported are the reasons whose beginning and end become log records: those
+// that hold a card back which has work to do.
+var reported = [...]struct {
+	bit  uint64
+	name string
+}{
+	{0x004, "sw_power_cap"}, {hwSlowdown, "hw_slowdown"}, {0x020, "sw_thermal"}, {hwThermalSlowdown, "hw_thermal"}, {hwPowerBrake, "hw_power_brake"},
+}
+
 // throttleCounters are the accumulated times. The older function knows three of
 // them by another name.
 var throttleCounters = [...]struct {
@@ -74,6 +83,7 @@ func throttleFamilies() []family {
 				if err != nil {
 					return err
 				}
+				out.health.throttling = bits
 				out.health.slowedDown = bits&(hwSlowdown|hwThermalSlowdown|hwPowerBrake) != 0
 				for _, b := range &throttleBits {
 					active := int64(0)

@@ -11,6 +11,7 @@ const busyPercent = 50
 // health is what a card's readings say about its state.
 type health struct {
 	busy       bool
+	throttling uint64 // the reason bits
 	slowedDown bool
 	// uncorrected counts ECC errors since the driver was loaded.
 	uncorrected uint64

@@ -4,6 +4,7 @@ package nvmlreceiver
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -80,8 +81,13 @@ func eventRig(t *testing.T, window time.Duration, change func(*Config)) (*eventL
 	if change != nil {
 		change(cfg)
 	}
+	return eventRigOf(t, window, cfg, nvmllib.NewSessions(fast))
+}
+
+func eventRigOf(t *testing.T, window time.Duration, cfg *Config, sessions *nvmllib.Sessions) (*eventLog, *consumertest.LogsSink) {
+	t.Helper()
 	sink := new(consumertest.LogsSink)
-	l, err := newEventLog(receivertest.NewNopSettings(metadata.Type), cfg, sink, nvmllib.NewSessions(fast))
+	l, err := newEventLog(receivertest.NewNopSettings(metadata.Type), cfg, sink, sessions)
 	require.NoError(t, err)
 	l.window = window
 	require.NoError(t, l.Start(context.Background(), componenttest.NewNopHost()))
@@ -117,7 +123,7 @@ func TestEachXIDBecomesARecordWithMeaningAndRemedy(t *testing.T) {
 	assert.EqualValues(t, 79, a["hw.gpu.xid"])
 	assert.Equal(t, "reboot", a["hw.gpu.xid.tier"])
 	assert.Equal(t, true, a["gpu.simulated"])
-	assert.EqualValues(t, 1, a["hw.gpu.xid.count"])
+	assert.EqualValues(t, 1, a["hw.gpu.event.count"])
 }
 
 func TestFloodBecomesOneRecordAWindowWithItsCount(t *testing.T) {
@@ -130,7 +136,7 @@ func TestFloodBecomesOneRecordAWindowWithItsCount(t *testing.T) {
 	}
 	total := func() (n int64) {
 		for _, r := range records(sink) {
-			c, _ := r.Attributes().Get("hw.gpu.xid.count")
+			c, _ := r.Attributes().Get("hw.gpu.event.count")
 			n += c.Int()
 		}
 		return n
@@ -150,4 +156,48 @@ func TestEndRecordsWhatWasOnlyCounted(t *testing.T) {
 	require.Eventually(t, func() bool { return len(records(sink)) == 2 }, 10*time.Second, 5*time.Millisecond)
 	require.NoError(t, l.Shutdown(context.Background()))
 	require.Len(t, records(sink), 3)
+}
+
+func TestEachChangeOfACardsStateBecomesOneRecord(t *testing.T) {
+	_, cards := library.Machine(t, "l40s", "h100")
+	sessions := nvmllib.NewSessions(fast)
+	cfg := createDefaultConfig().(*Config)
+	cfg.LibraryPath = library.Path
+	_, sink := eventRigOf(t, time.Hour, cfg, sessions)
+	slow := newRig(t, sessions, func(c *Config) { c.CardTimeout = 100 * time.Millisecond }).ready(2)
+	quick := newRig(t, sessions, func(c *Config) { c.CardTimeout = 100 * time.Millisecond }).ready(2)
+	both := func() {
+		slow.collectNow()
+		quick.collectNow()
+	}
+	both()
+	said := func(text string) func() bool {
+		return func() bool {
+			n := 0
+			for _, r := range records(sink) {
+				if strings.Contains(r.Body().Str(), text) {
+					n++
+				}
+			}
+			return n == 1
+		}
+	}
+	for _, step := range []struct {
+		do   func()
+		text string
+	}{
+		{func() { cards[0].Set("throttle_reasons", 0x40) }, "throttling of gpu0 (NVIDIA L40S) begins: hw_thermal"},
+		{func() { cards[0].Set("throttle_reasons", 0) }, "throttling of gpu0 (NVIDIA L40S) ends: hw_thermal"},
+		{func() { cards[1].SetHang("nvmlDeviceGetTemperature", true) }, "gpu1 (NVIDIA H100 80GB HBM3) is unresponsive: a call in NVIDIA's driver has not returned"},
+		{func() { cards[1].SetHang("nvmlDeviceGetTemperature", false) }, "gpu1 (NVIDIA H100 80GB HBM3) is healthy"},
+		{func() { cards[0].SetLost(true) }, "gpu0 (NVIDIA L40S) is lost: "},
+	} {
+		step.do()
+		require.Eventually(t, func() bool {
+			both()
+			return said(step.text)()
+		}, 10*time.Second, 10*time.Millisecond, step.text)
+	}
+	both()
+	assert.Len(t, records(sink), 5, "two receivers see it, and it is recorded once; the first sight of a healthy card is none")
 }

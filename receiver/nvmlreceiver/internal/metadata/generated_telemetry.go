@@ -32,10 +32,11 @@ type TelemetryBuilder struct {
 	ReceiverNvmlCardDuration    metric.Float64Histogram
 	ReceiverNvmlCardMisses      metric.Int64Counter
 	ReceiverNvmlCards           metric.Int64Gauge
+	ReceiverNvmlEventsHeldBack  metric.Int64Counter
+	ReceiverNvmlEventsReceived  metric.Int64Counter
 	ReceiverNvmlFamilyTime      metric.Float64ObservableCounter
 	ReceiverNvmlInitializations metric.Int64Counter
 	ReceiverNvmlUp              metric.Int64Gauge
-	ReceiverNvmlXidDropped      metric.Int64Counter
 }
 
 // TelemetryBuilderOption applies changes to default builder.
@@ -117,6 +118,18 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 		metric.WithUnit("{gpu}"),
 	)
 	errs = errors.Join(errs, err)
+	builder.ReceiverNvmlEventsHeldBack, err = builder.meter.Int64Counter(
+		"otelcol_receiver.nvml.events.held_back",
+		metric.WithDescription("Events that did not become a record of their own because too many of their kind came; they are in the summaries, unless the queue was full. [Development]"),
+		metric.WithUnit("{event}"),
+	)
+	errs = errors.Join(errs, err)
+	builder.ReceiverNvmlEventsReceived, err = builder.meter.Int64Counter(
+		"otelcol_receiver.nvml.events.received",
+		metric.WithDescription("Events that the logs side of the receiver took up - XIDs and changes of a state of a card. [Development]"),
+		metric.WithUnit("{event}"),
+	)
+	errs = errors.Join(errs, err)
 	builder.ReceiverNvmlFamilyTime, err = builder.meter.Float64ObservableCounter(
 		"otelcol_receiver.nvml.family.time",
 		metric.WithDescription("Time spent on one family of readings, over all cards. [Development]"),
@@ -133,12 +146,6 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 		"otelcol_receiver.nvml.up",
 		metric.WithDescription("1 while NVML is initialised, 0 while the driver is absent or of another version than the library. [Development]"),
 		metric.WithUnit("1"),
-	)
-	errs = errors.Join(errs, err)
-	builder.ReceiverNvmlXidDropped, err = builder.meter.Int64Counter(
-		"otelcol_receiver.nvml.xid.dropped",
-		metric.WithDescription("XIDs that were not recorded one by one because too many came; they are in the counter and in the summaries. [Development]"),
-		metric.WithUnit("{error}"),
 	)
 	errs = errors.Join(errs, err)
 	return &builder, errs

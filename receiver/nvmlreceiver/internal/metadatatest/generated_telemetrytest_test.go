@@ -28,9 +28,10 @@ func TestSetupTelemetry(t *testing.T) {
 	tb.ReceiverNvmlCardDuration.Record(context.Background(), 1)
 	tb.ReceiverNvmlCardMisses.Add(context.Background(), 1)
 	tb.ReceiverNvmlCards.Record(context.Background(), 1)
+	tb.ReceiverNvmlEventsHeldBack.Add(context.Background(), 1)
+	tb.ReceiverNvmlEventsReceived.Add(context.Background(), 1)
 	tb.ReceiverNvmlInitializations.Add(context.Background(), 1)
 	tb.ReceiverNvmlUp.Record(context.Background(), 1)
-	tb.ReceiverNvmlXidDropped.Add(context.Background(), 1)
 	AssertEqualReceiverNvmlCallErrors(t, testTel,
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
@@ -43,6 +44,12 @@ func TestSetupTelemetry(t *testing.T) {
 	AssertEqualReceiverNvmlCards(t, testTel,
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
+	AssertEqualReceiverNvmlEventsHeldBack(t, testTel,
+		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
+	AssertEqualReceiverNvmlEventsReceived(t, testTel,
+		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
 	AssertEqualReceiverNvmlFamilyTime(t, testTel,
 		[]metricdata.DataPoint[float64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
@@ -50,9 +57,6 @@ func TestSetupTelemetry(t *testing.T) {
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
 	AssertEqualReceiverNvmlUp(t, testTel,
-		[]metricdata.DataPoint[int64]{{Value: 1}},
-		metricdatatest.IgnoreTimestamp())
-	AssertEqualReceiverNvmlXidDropped(t, testTel,
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
 
