@@ -77,10 +77,13 @@ func newCard(shared *nvmllib.Card, rows []*family, samples bool) *card {
 
 // submit asks the worker for one collection. It must not be pending.
 func (c *card) submit(driver, cuda string) bool {
+	mig := c.names.MIG
 	c.describe(driver, cuda)
-	if generation := c.shared.Generation(); generation != c.generation {
+	if generation := c.shared.Generation(); generation != c.generation || mig != c.names.MIG {
+		// The card or the driver came back, or the card was divided or put together:
+		// what it supports may have changed, so ask everything anew.
 		c.generation = generation
-		clear(c.states) // the card or the driver came back: ask everything anew
+		clear(c.states)
 		c.anew = true
 	}
 	c.pending = c.shared.Submit(c.job)

@@ -388,6 +388,24 @@ func TestStatusFollowsItsCauses(t *testing.T) {
 	}
 }
 
+func TestCardThatIsDividedAndPutTogetherIsAskedAnew(t *testing.T) {
+	_, cards := library.Machine(t, "h100")
+	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(1)
+	busy := func(m pmetric.Metrics) bool {
+		p, ok := point(m, "hw.gpu.utilization", map[string]string{"hw.gpu.task": "general"})
+		return ok && !p.Flags().NoRecordedValue()
+	}
+	require.True(t, busy(r.collectNow()))
+	cards[0].SetMIG(fakenvml.MIGDevice{UUID: "MIG-1", Name: "MIG 7g.80gb", MemoryTotal: 80 << 30})
+	m := r.until("divided, and known to be", func(m pmetric.Metrics) bool {
+		info, _ := point(m, "hw.gpu.info", map[string]string{"hw.gpu.mig.mode": "enabled"})
+		return !busy(m) && info != pmetric.NumberDataPoint{}
+	})
+	assert.True(t, hasReadings(m, "gpu0"))
+	cards[0].SetMIG()
+	r.until("put together", busy)
+}
+
 func TestSixtyFourCardsAreReadInOneCollection(t *testing.T) {
 	profiles := make([]string, 64)
 	for i := range profiles {

@@ -85,32 +85,30 @@ func (e *emitter) forget(c *card) {
 }
 
 // endSeries records a last point for each series of the last collection that is
-// not among now. Both are in the table's order, mostly the same.
+// not among now. Both are in the table's order, mostly the same. Under another
+// name every series is another; under another description only hw.gpu.info is.
 func (e *emitter) endSeries(c *card, now []sample) {
-	renamed := c.recordedAs.id != "" && (c.recordedAs.id != c.names.id || c.recordedAs.name != c.names.name || c.recordedAs.info() != c.names.info())
-	e.endedAs = c.names
-	if renamed {
-		e.endedAs = c.recordedAs
-		for i := range c.recorded {
-			s := &c.recorded[i]
-			s.metric.record(e.ender, e.ts, &c.recordedAs, s)
-			e.ended = true
-		}
-	} else if !sameSeries(c.recorded, now) {
+	old := &c.recordedAs
+	renamed := old.id != c.names.id || old.name != c.names.name
+	redescribed := old.Identity != c.names.Identity || old.driver != c.names.driver || old.cuda != c.names.cuda
+	e.endedAs = *old
+	if renamed || redescribed || !sameSeries(c.recorded, now) {
 		clear(e.gone)
 		for i := range now {
 			e.gone[now[i].series] = struct{}{}
 		}
 		for i := range c.recorded {
 			s := &c.recorded[i]
-			if _, still := e.gone[s.series]; !still {
-				s.metric.record(e.ender, e.ts, &c.names, s)
+			_, still := e.gone[s.series]
+			if renamed || !still || redescribed && s.metric == &infoMetric {
+				s.metric.record(e.ender, e.ts, old, s)
 				e.ended = true
 			}
 		}
 	}
-	if renamed || c.recordedAs.id == "" {
-		c.recordedAs = c.names
+	if renamed || redescribed {
+		// Not the fans' names: a worker that is late may be adding to them.
+		c.recordedAs = names{id: c.names.id, name: c.names.name, driver: c.names.driver, cuda: c.names.cuda, Identity: c.names.Identity}
 	}
 }
 

@@ -62,9 +62,6 @@ type names struct {
 	nvmllib.Identity
 }
 
-// info is all that stands on hw.gpu.info: its series ends when any of it changes.
-func (n *names) info() [2]string { return [2]string{n.driver, n.MIG} }
-
 // sheet takes the answers of one card in one collection. The worker of the card
 // writes it, and the collection reads it when the worker is done.
 type sheet struct {
