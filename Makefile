@@ -12,7 +12,7 @@ BINARY := bin/otelcol-gpu
 
 # What `make run` can be told: make run STORE_PORT=9428 RUN_SECONDS=30 …
 RUN_SETTINGS := RUN_SECONDS STORE_PORT HEALTH_PORT TELEMETRY_PORT INTERVAL SIMULATED_CARDS
-export $(RUN_SETTINGS) RECORD KILLS
+export $(RUN_SETTINGS) RECORD
 
 .PHONY: help
 help: ## list the targets
@@ -87,8 +87,8 @@ bench-peaks: ## spikes between collections and busy time, beside a plain reader;
 	@go test ./receiver/nvmlreceiver -count=1 -run '^TestPeakFigures$$' -figures -v | grep --line-buffered -E '^figure|FAIL|panic'
 
 .PHONY: e2e-noloss
-e2e-noloss: build servers ## the no-loss configuration under KILLS kills (20) and refusals; prints figures
-	@go test -count=1 -timeout 60m -run '^(TestNothingAcceptedIsLost|TestQueue.*)$$' -v ./e2e -kills $${KILLS:-20} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
+e2e-noloss: build servers ## the no-loss configuration under KILLS kills (20), refusals and an OUTAGE (60s); prints figures
+	@go test -count=1 -timeout 60m -run '^(TestNothingAcceptedIsLost|TestQueue.*)$$' -v ./e2e -kills $${KILLS:-20} -outage $${OUTAGE:-60s} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
 
 .PHONY: e2e-faults
 e2e-faults: build servers ## one card of eight gets one fault after another (FAULT=30s each); prints figures

@@ -406,6 +406,47 @@ func TestCardThatIsDividedAndPutTogetherIsAskedAnew(t *testing.T) {
 	r.until("put together", busy)
 }
 
+// TestSentinelsBecomeNoSamples has every number of a card be all ones, NVML's way
+// of saying that there is none.
+func TestSentinelsBecomeNoSamples(t *testing.T) {
+	_, cards := library.Machine(t, "h100")
+	cards[0].SetSamplingPeriods(time.Microsecond, time.Microsecond)
+	for _, name := range []string{
+		"memory_total", "memory_used", "memory_reserved", "bar1_total", "bar1_used", "temperature_gpu", "power_limit_enforced", "power_limit_current",
+		"power_limit_default", "power_limit_min", "power_limit_max", "clock_graphics", "clock_sm", "clock_memory", "clock_video", "clock_max_graphics",
+		"performance_state", "pcie_generation", "pcie_generation_max", "pcie_width", "pcie_width_max", "pcie_replays",
+		"ecc_dram_corrected_volatile", "ecc_dram_uncorrected_volatile",
+	} {
+		cards[0].Set(name, -1)
+	}
+	for _, field := range []int{74, 75, 76, 82, 142, 143, 144, 145, 185, 230, 269, 270, 271} {
+		cards[0].SetField(field, -1, fakenvml.TypeUnsignedLL, fakenvml.Success)
+	}
+	for _, series := range []string{"gpu", "memory", "encoder", "decoder", "jpeg", "ofa"} {
+		cards[0].Step(series, 1<<32-1)
+	}
+	cards[0].Freeze()
+	cards[0].SetEnergy(-1)
+	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(1)
+	m := r.collectNow()
+	for _, name := range []string{
+		"hw.gpu.memory.usage", "hw.gpu.memory.limit", "hw.gpu.bar1.usage", "hw.gpu.power.limit", "hw.gpu.performance_state",
+		"hw.gpu.pcie.link.generation", "hw.gpu.pcie.link.width", "hw.gpu.pcie.replays", "hw.gpu.utilization", "hw.gpu.throttle.time", "hw.gpu.row_remaps",
+		"hw.gpu.row_remaps.failed", "hw.gpu.recovery_action", "hw.energy", "hw.temperature", "hw.gpu.memory.usage.max",
+	} {
+		p, ok := point(m, name, nil)
+		assert.False(t, ok, "%s = %v", name, func() any {
+			if ok {
+				return number(p)
+			}
+			return nil
+		}())
+	}
+	assert.InDelta(t, 1, isUp(m, "gpu0"), 0)
+	status, _ := point(m, "hw.status", map[string]string{"hw.state": "ok"})
+	assert.InDelta(t, 1, number(status), 0, "no state is made of them either")
+}
+
 func TestSixtyFourCardsAreReadInOneCollection(t *testing.T) {
 	profiles := make([]string, 64)
 	for i := range profiles {

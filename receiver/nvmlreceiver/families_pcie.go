@@ -43,7 +43,7 @@ func pcieFamilies() []family {
 			}},
 			read: func(d nvmllib.Device, out *sheet) error {
 				n, err := d.PcieReplays()
-				if err == nil {
+				if err == nil && n < 1<<32-1 { // all ones is no count
 					out.int(0, 0, int64(n))
 				}
 				return err
