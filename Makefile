@@ -1,5 +1,6 @@
 # otelcol-gpu. `make help` lists the targets.
 SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 .DEFAULT_GOAL := help
 
 # go-nvml's header marks functions as deprecated; without this the build prints
@@ -61,10 +62,11 @@ validate: build ## check every ready configuration
 	@for c in config/*.yaml; do echo "validate $$c"; $(BINARY) validate --config $$c || exit 1; done
 
 .PHONY: lint
-lint: ## golangci-lint, go vet without cgo, shell and C checks
+lint: ## golangci-lint, go vet without cgo and for other systems, gofmt, syntax of the scripts
 	@"$$(scripts/tool.sh golangci-lint)" run ./...
 	@CGO_ENABLED=0 go vet ./receiver/... ./internal/nvmllib/...
 	@GOOS=darwin CGO_ENABLED=0 go vet ./receiver/...
+	@for s in scripts/*.sh .ci/run; do bash -n $$s || exit 1; done
 	@test -z "$$(gofmt -l $(GO_FILES))" || { echo "gofmt these:"; gofmt -l $(GO_FILES); exit 1; }
 
 .PHONY: generate

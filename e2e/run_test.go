@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -71,6 +73,43 @@ func TestRunLeavesNoProcessBehind(t *testing.T) {
 	require.NoError(t, cmd.Process.Kill())
 	_ = cmd.Wait()
 	require.Eventually(t, func() bool { return children(t, mark) == 0 }, patience, 20*time.Millisecond)
+}
+
+// child finds a process that another one started, by its command line.
+func child(t *testing.T, parent int, text string) (pid int) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+		for _, f := range stats {
+			raw, err := os.ReadFile(f)
+			if err != nil {
+				continue
+			}
+			_, rest, _ := strings.Cut(string(raw), ") ")
+			fields := strings.Fields(rest) // state, parent, …
+			if len(fields) < 2 || fields[1] != strconv.Itoa(parent) {
+				continue
+			}
+			if line, err := os.ReadFile(filepath.Join(filepath.Dir(f), "cmdline")); err == nil && strings.Contains(string(line), text) {
+				pid, _ = strconv.Atoi(filepath.Base(filepath.Dir(f)))
+				return true
+			}
+		}
+		return false
+	}, patience, 20*time.Millisecond)
+	return pid
+}
+
+func TestRunSaysWhyItFailed(t *testing.T) {
+	cmd := runCommand(t, "RUN_SECONDS=60")
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	require.NoError(t, cmd.Start())
+	require.NoError(t, syscall.Kill(child(t, cmd.Process.Pid, "bin/otelcol-gpu"), syscall.SIGKILL))
+	var exit *exec.ExitError
+	require.ErrorAs(t, cmd.Wait(), &exit)
+	assert.Equal(t, 1, exit.ExitCode())
+	assert.Contains(t, out.String(), "the collector ended")
 }
 
 func TestRunNamesThePortInUse(t *testing.T) {

@@ -64,7 +64,11 @@ func (s *Session) watchEvents() {
 		return
 	}
 	if s.watch == nil && !s.startWatch() {
+		s.openKernelLog()
 		return
+	}
+	if s.needKernelLog.Load() {
+		s.openKernelLog()
 	}
 	for _, c := range cards {
 		if c.Err() == nil {
@@ -102,8 +106,17 @@ func (s *Session) register(w *watch, c *Card) {
 	}
 	c.Submit(func() {
 		code := c.Device().handle.RegisterEvents(nvml.EventTypeXidCriticalError, w.set)
-		if err := result("nvmlDeviceRegisterEvents", code); err != nil {
-			s.log.Warn("the card's XIDs cannot be watched", zap.String("hw.id", c.Identity().UUID), zap.Error(err))
+		err := result("nvmlDeviceRegisterEvents", code)
+		s.mu.Lock()
+		if s.covered == nil {
+			s.covered = map[*Card]bool{}
+		}
+		s.covered[c] = err == nil
+		s.mu.Unlock()
+		if err != nil {
+			s.log.Info("the card does not report XIDs by events; the kernel's log is read instead", zap.String("hw.id", c.Identity().UUID), zap.Error(err))
+			s.needKernelLog.Store(true)
+			s.Poke()
 		}
 	})
 }
@@ -147,10 +160,7 @@ func (s *Session) deliver(data nvml.EventData) {
 			card = c
 		}
 	}
-	subscribers := make([]func(XIDEvent), 0, len(s.subscribers))
-	for _, f := range s.subscribers {
-		subscribers = append(subscribers, f)
-	}
+	subscribers := s.xidSubscribers()
 	s.mu.Unlock()
 	if card == nil {
 		return
@@ -158,6 +168,15 @@ func (s *Session) deliver(data nvml.EventData) {
 	for _, f := range subscribers {
 		f(XIDEvent{Card: card, XID: data.EventData, Time: time.Now()})
 	}
+}
+
+// xidSubscribers are those of now; the lock must be held.
+func (s *Session) xidSubscribers() []func(XIDEvent) {
+	subscribers := make([]func(XIDEvent), 0, len(s.subscribers))
+	for _, f := range s.subscribers {
+		subscribers = append(subscribers, f)
+	}
+	return subscribers
 }
 
 // endWatch ends the watch before NVML is shut down. It waits for the call that

@@ -3,11 +3,16 @@
 package nvmllib
 
 import (
+	"context"
+	"os"
+	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
 
 	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
 )
@@ -69,12 +74,65 @@ func TestXIDsAreWatchedAgainAfterTheDriverWasReloaded(t *testing.T) {
 	assert.Same(t, snapshot.Cards[0], e.Card)
 }
 
-func TestCardThatRefusesEventsCostsTheOthersNone(t *testing.T) {
+func TestCardThatRefusesEventsIsReadFromTheKernelsLog(t *testing.T) {
 	machine, cards := library.Machine(t, "h100", "l40s")
 	cards[0].SetReturn("nvmlDeviceRegisterEvents", fakenvml.NotSupported)
-	s := acquire(t, library.Path)
+	kmsg := filepath.Join(t.TempDir(), "kmsg")
+	require.NoError(t, syscall.Mkfifo(kmsg, 0o600))
+	log, err := os.OpenFile(kmsg, os.O_RDWR, 0) // a pipe with a writer has no end, as the kernel's log has none
+	require.NoError(t, err)
+	defer log.Close()
+	timing := fast
+	timing.KernelLog = kmsg
+	sessions := NewSessions(timing)
+	s, err := sessions.Acquire(library.Path, zap.NewNop())
+	require.NoError(t, err)
+	t.Cleanup(func() { sessions.Release(context.Background()) })
 	waitFor(t, s, func(s Snapshot) bool { return len(s.Cards) == 2 })
 	events := xids(t, s, cards)
 	machine.Event(1, fakenvml.EventXID, 48)
 	assert.EqualValues(t, 48, next(t, events).XID)
+
+	for _, line := range []string{
+		"6,1,1,-;usb 1-1: new device",
+		"4,2,2,-;NVRM: Xid (PCI:0000:02:00): 31, pid=1, name=x, this card reports by events",
+		"4,3,3,-;NVRM: Xid (PCI:0000:01:00): 79, pid='<unknown>', name=<unknown>, GPU has fallen off the bus.",
+	} {
+		_, err := log.WriteString(line + "\n")
+		require.NoError(t, err)
+	}
+	e := next(t, events)
+	assert.EqualValues(t, 79, e.XID)
+	assert.Same(t, s.Snapshot().Cards[0], e.Card)
+}
+
+func TestXIDLines(t *testing.T) {
+	for line, want := range map[string]struct {
+		pci string
+		xid uint64
+	}{
+		"NVRM: Xid (PCI:0000:3b:00): 31, pid=12345, name=python, Ch 00000010":   {":3b:00", 31},
+		"NVRM: Xid (PCI:0000:86:00 GPU-I:05): 95, pid='<unknown>'":              {":86:00", 95},
+		"NVRM: Xid (0000:0A:00): 13, Graphics Exception":                        {":0a:00", 13},
+		"NVRM: Xid (PCI:00010000:01:00.0): 119, pid=1, Timeout after 6s of RPC": {"10000:01:00", 119},
+	} {
+		pci, xid, ok := parseXID("4,1,1,-;" + line)
+		assert.True(t, ok, line)
+		assert.Equal(t, want.pci, pci)
+		assert.Equal(t, want.xid, xid)
+	}
+	_, _, ok := parseXID("NVRM: loading NVIDIA UNIX x86_64 Kernel Module")
+	assert.False(t, ok)
+	assert.Equal(t, shortPCI("0000:3b:00"), shortPCI("00000000:3B:00.0"))
+}
+
+func FuzzXIDLine(f *testing.F) {
+	f.Add("NVRM: Xid (PCI:0000:3b:00): 31, pid=12345")
+	f.Add("NVRM: Xid (): ,")
+	f.Fuzz(func(t *testing.T, line string) {
+		if pci, _, ok := parseXID(line); ok {
+			assert.Contains(t, line, "NVRM: Xid")
+			assert.Contains(t, pci, ":")
+		}
+	})
 }

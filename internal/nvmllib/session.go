@@ -7,6 +7,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -53,6 +54,8 @@ type Timing struct {
 	// Probe bounds one enumeration: cards that do not say who they are by then
 	// are taken up when they do. Default 2 s.
 	Probe time.Duration
+	// KernelLog is the second source of XIDs. Default: [KernelLog].
+	KernelLog string
 	// Close bounds how long the end waits for calls under way. Default 1 s.
 	Close time.Duration
 }
@@ -66,6 +69,9 @@ func (t Timing) orDefaults() Timing {
 	}
 	if t.Close <= 0 {
 		t.Close = time.Second
+	}
+	if t.KernelLog == "" {
+		t.KernelLog = KernelLog
 	}
 	return t
 }
@@ -84,8 +90,12 @@ type Session struct {
 	ended  chan struct{}
 
 	// The keeper's own.
-	watch        *watch
-	saidNoEvents bool
+	watch           *watch
+	saidNoEvents    bool
+	kernelLog       *kernelLog
+	kernelLogPath   string
+	saidNoKernelLog bool
+	needKernelLog   atomic.Bool // a card refused to be registered for events
 
 	mu             sync.Mutex
 	snapshot       Snapshot
@@ -93,6 +103,7 @@ type Session struct {
 	subscribers    map[int]func(XIDEvent)
 	nextSubscriber int
 
+	covered           map[*Card]bool // cards whose XIDs come as events
 	changeSubscribers map[int]func(Change)
 	cardStates        map[*Card]*cardState
 }
@@ -109,7 +120,7 @@ type slot struct {
 
 func newSession(lib *Library, timing Timing, log *zap.Logger) *Session {
 	s := &Session{
-		lib: lib, timing: timing.orDefaults(), log: log,
+		lib: lib, timing: timing.orDefaults(), log: log, kernelLogPath: timing.orDefaults().KernelLog,
 		poke: make(chan struct{}, 1), stop: make(chan struct{}), looked: make(chan struct{}), ended: make(chan struct{}),
 	}
 	go s.keep()
@@ -439,6 +450,7 @@ var errRemoved = errors.New("the card is not enumerated any more")
 // end stops the workers and, if none of them hangs, ends NVML: nvmlShutdown
 // would hang with them.
 func (s *Session) end() {
+	s.closeKernelLog()
 	s.mu.Lock()
 	left := make([]*worker, 0, len(s.slots))
 	for i, sl := range s.slots {

@@ -7,9 +7,12 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // TestAnHourOfPhotosKeepsToTheCard runs the model for an hour of its own time.
 func TestAnHourOfPhotosKeepsToTheCard(t *testing.T) {
