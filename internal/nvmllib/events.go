@@ -64,12 +64,10 @@ func (s *Session) watchEvents() {
 		return
 	}
 	if s.watch == nil && !s.startWatch() {
-		s.openKernelLog()
+		s.openKernelLog(true)
 		return
 	}
-	if s.needKernelLog.Load() {
-		s.openKernelLog()
-	}
+	s.openKernelLog(s.needKernelLog.Load())
 	for _, c := range cards {
 		if c.Err() == nil {
 			s.register(s.watch, c)
@@ -160,13 +158,34 @@ func (s *Session) deliver(data nvml.EventData) {
 			card = c
 		}
 	}
+	k := s.kernelLog
+	s.mu.Unlock()
+	if card == nil { // a handle that is not the one of the enumeration
+		uuid, err := Device{lib: s.lib, handle: data.Device}.UUID()
+		if err != nil {
+			s.log.Warn("an XID came for a card that does not say who it is", zap.Uint64("xid", data.EventData), zap.Error(err))
+			return
+		}
+		s.mu.Lock()
+		card = s.find(uuid)
+		s.mu.Unlock()
+		if card == nil {
+			return
+		}
+	}
+	if k != nil {
+		k.count(xidKey{card, data.EventData}, false)
+	}
+	s.hand(XIDEvent{Card: card, XID: data.EventData, Time: time.Now()})
+}
+
+// hand gives an event to every subscriber.
+func (s *Session) hand(e XIDEvent) {
+	s.mu.Lock()
 	subscribers := s.xidSubscribers()
 	s.mu.Unlock()
-	if card == nil {
-		return
-	}
 	for _, f := range subscribers {
-		f(XIDEvent{Card: card, XID: data.EventData, Time: time.Now()})
+		f(e)
 	}
 }
 

@@ -83,7 +83,7 @@ func TestCardThatRefusesEventsIsReadFromTheKernelsLog(t *testing.T) {
 	require.NoError(t, err)
 	defer log.Close()
 	timing := fast
-	timing.KernelLog = kmsg
+	timing.KernelLog, timing.Grace = kmsg, 100*time.Millisecond
 	sessions := NewSessions(timing)
 	s, err := sessions.Acquire(library.Path, zap.NewNop())
 	require.NoError(t, err)
@@ -95,7 +95,6 @@ func TestCardThatRefusesEventsIsReadFromTheKernelsLog(t *testing.T) {
 
 	for _, line := range []string{
 		"6,1,1,-;usb 1-1: new device",
-		"4,2,2,-;NVRM: Xid (PCI:0000:02:00): 31, pid=1, name=x, this card reports by events",
 		"4,3,3,-;NVRM: Xid (PCI:0000:01:00): 79, pid='<unknown>', name=<unknown>, GPU has fallen off the bus.",
 	} {
 		_, err := log.WriteString(line + "\n")
@@ -104,6 +103,20 @@ func TestCardThatRefusesEventsIsReadFromTheKernelsLog(t *testing.T) {
 	e := next(t, events)
 	assert.EqualValues(t, 79, e.XID)
 	assert.Same(t, s.Snapshot().Cards[0], e.Card)
+
+	// A card that reports by events: what comes both ways is told once, and what
+	// stands in the log only is told too.
+	line := func(xid string) {
+		_, err := log.WriteString("4,9,9,-;NVRM: Xid (PCI:0000:02:00): " + xid + ", pid=1, name=x\n")
+		require.NoError(t, err)
+	}
+	line("31")
+	machine.Event(1, fakenvml.EventXID, 31)
+	line("119")
+	assert.EqualValues(t, 31, next(t, events).XID)
+	assert.EqualValues(t, 119, next(t, events).XID)
+	line("62") // the sentinel: whatever was told twice would come before it
+	assert.EqualValues(t, 62, next(t, events).XID)
 }
 
 func TestXIDLines(t *testing.T) {

@@ -54,6 +54,8 @@ type Timing struct {
 	// Probe bounds one enumeration: cards that do not say who they are by then
 	// are taken up when they do. Default 2 s.
 	Probe time.Duration
+	// Grace is how long an XID of the kernel's log waits for its event. Default 2 s.
+	Grace time.Duration
 	// KernelLog is the second source of XIDs. Default: [KernelLog].
 	KernelLog string
 	// Close bounds how long the end waits for calls under way. Default 1 s.
@@ -69,6 +71,9 @@ func (t Timing) orDefaults() Timing {
 	}
 	if t.Close <= 0 {
 		t.Close = time.Second
+	}
+	if t.Grace <= 0 {
+		t.Grace = 2 * time.Second
 	}
 	if t.KernelLog == "" {
 		t.KernelLog = KernelLog
@@ -92,7 +97,6 @@ type Session struct {
 	// The keeper's own.
 	watch           *watch
 	saidNoEvents    bool
-	kernelLog       *kernelLog
 	kernelLogPath   string
 	saidNoKernelLog bool
 	needKernelLog   atomic.Bool // a card refused to be registered for events
@@ -103,6 +107,7 @@ type Session struct {
 	subscribers    map[int]func(XIDEvent)
 	nextSubscriber int
 
+	kernelLog         *kernelLog
 	covered           map[*Card]bool // cards whose XIDs come as events
 	changeSubscribers map[int]func(Change)
 	cardStates        map[*Card]*cardState
