@@ -21,6 +21,7 @@ import (
 var ratios = map[string]bool{
 	"hw_gpu_memory_utilization_ratio": true, "hw_gpu_memory_bandwidth_utilization_ratio": true,
 	"hw_gpu_utilization_ratio": true, "hw_fan_speed_ratio": true,
+	"hw_gpu_utilization_max_ratio": true, "hw_gpu_utilization_mean_ratio": true,
 }
 
 // told is what the library was told about the card, in the final names and units.
@@ -29,6 +30,10 @@ func told(p *fakenvml.Profile, c *fakenvml.Card) map[string]float64 {
 	m := map[string]float64{
 		"hw_gpu_memory_limit_bytes":                                               v("memory_total"),
 		"hw_gpu_memory_usage_bytes":                                               v("memory_used"),
+		"hw_gpu_memory_usage_max_bytes":                                           v("memory_used"),
+		"hw_gpu_bar1_limit_bytes":                                                 v("bar1_total"),
+		`hw_gpu_recovery_action{hw_gpu_recovery_action="none"}`:                   1,
+		`hw_gpu_utilization_max_ratio{hw_gpu_task="general"}`:                     float64(p.Load.Series["gpu"]) / 100,
 		"hw_gpu_memory_reserved_bytes":                                            v("memory_reserved"),
 		"hw_gpu_memory_utilization_ratio":                                         v("memory_used") / (v("memory_total") - v("memory_reserved")),
 		`hw_gpu_utilization_ratio{hw_gpu_task="general"}`:                         float64(p.Load.Series["gpu"]) / 100,
