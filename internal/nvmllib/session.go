@@ -97,6 +97,7 @@ type Session struct {
 	// The keeper's own.
 	watch           *watch
 	saidNoEvents    bool
+	saidEnumeration string
 	kernelLogPath   string
 	saidNoKernelLog bool
 	needKernelLog   atomic.Bool // a card refused to be registered for events
@@ -213,16 +214,29 @@ func (s *Session) look() {
 		}
 		_ = s.lib.shutdown()
 		if s.initialise() {
-			if err := s.enumerate(); err != nil {
-				s.log.Warn("NVML cannot enumerate the cards", zap.Error(err))
-			}
+			s.sayEnumeration(s.enumerate())
 			s.watchEvents()
 		}
 	default:
 		s.watchEvents()
-		if err != nil {
-			s.log.Warn("NVML cannot enumerate the cards", zap.Error(err))
-		}
+		s.sayEnumeration(err)
+	}
+}
+
+// sayEnumeration logs that the cards cannot be enumerated, once for each reason.
+func (s *Session) sayEnumeration(err error) {
+	word := ""
+	if err != nil {
+		word = err.Error()
+	}
+	if word == s.saidEnumeration {
+		return
+	}
+	s.saidEnumeration = word
+	if err != nil {
+		s.log.Warn("NVML cannot enumerate the cards; those that are known are read on", zap.Error(err))
+	} else {
+		s.log.Info("NVML enumerates the cards again")
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 )
 
 func TestASecondLibraryPathIsRefusedByName(t *testing.T) {
@@ -40,6 +41,7 @@ func TestStartAndEndWaitForNoHangInTheDriver(t *testing.T) {
 	assert.Less(t, time.Since(begin), 2*time.Second)
 
 	// The next session sends no second thread after the one that hangs.
+	first := s
 	s, err = sessions.Acquire(library.Path, zap.NewNop())
 	require.NoError(t, err)
 	waited := time.Now()
@@ -48,6 +50,11 @@ func TestStartAndEndWaitForNoHangInTheDriver(t *testing.T) {
 	cards[0].SetHang("nvmlInit_v2", false)
 	waitFor(t, s, func(s Snapshot) bool { return s.Enumerated })
 	sessions.Release(context.Background())
+	select { // the keeper that hung ends too, before another test loads the library
+	case <-first.ended:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the keeper of the first session does not end")
+	}
 }
 
 func TestCardThatHangsAtTheStartKeepsNobodyWaiting(t *testing.T) {
@@ -90,6 +97,27 @@ func TestRemovedCardIsLostAndTheOthersKeepTheirs(t *testing.T) {
 	})
 	cards[0].SetPresent(true)
 	waitFor(t, s, func(Snapshot) bool { return before.Cards[0].Err() == nil && before.Cards[0].Identity().Index == 0 })
+}
+
+func TestEnumerationThatFailsIsSaidOnceAndTheCardsAreReadOn(t *testing.T) {
+	_, cards := library.Machine(t, "h100", "l40s")
+	core, logs := observer.New(zap.InfoLevel)
+	sessions := NewSessions(fast)
+	s, err := sessions.Acquire(library.Path, zap.New(core))
+	require.NoError(t, err)
+	defer sessions.Release(context.Background())
+	snapshot := waitFor(t, s, func(s Snapshot) bool { return len(s.Cards) == 2 })
+	cards[0].SetReturn("nvmlDeviceGetCount_v2", 999)
+	calls := cards[0].Calls("nvmlDeviceGetCount_v2")
+	require.Eventually(t, func() bool { return cards[0].Calls("nvmlDeviceGetCount_v2") > calls+5 }, 10*time.Second, 5*time.Millisecond)
+	assert.Len(t, logs.FilterMessageSnippet("cannot enumerate").All(), 1)
+	require.NoError(t, snapshot.Cards[1].Err())
+	on(t, snapshot.Cards[1], func(d Device) {
+		_, err := d.Temperature()
+		require.NoError(t, err)
+	})
+	cards[0].SetReturn("nvmlDeviceGetCount_v2", 0)
+	require.Eventually(t, func() bool { return logs.FilterMessageSnippet("enumerates the cards again").Len() == 1 }, 10*time.Second, 5*time.Millisecond)
 }
 
 func TestLibraryThatIsNotThereIsAnOrdinaryState(t *testing.T) {
