@@ -71,7 +71,7 @@ lint: ## golangci-lint, go vet without cgo and for other systems, gofmt, syntax 
 
 .PHONY: generate
 generate: ## write the generated files anew
-	@cd tools && "$$(../scripts/tool.sh mdatagen)" ../receiver/nvmlreceiver/metadata.yaml
+	@cd tools && for m in ../receiver/*/metadata.yaml ../extension/*/metadata.yaml; do "$$(../scripts/tool.sh mdatagen)" $$m || exit 1; done
 	@go run ./internal/gendocs
 
 .PHONY: fuzz

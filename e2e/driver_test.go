@@ -10,28 +10,14 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/otelcol-gpu/otelcol-gpu/internal/fakemachine"
 	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
 )
-
-// nvidiaLibrary is NVIDIA's own library of a driver, fetched if need be. Where
-// it cannot be had the test is skipped loudly; in CI that fails.
-func nvidiaLibrary(t *testing.T, driver string) string {
-	t.Helper()
-	folder := filepath.Join(root, ".cache", "nvidia")
-	out, err := exec.CommandContext(withPatience(t), filepath.Join(root, "scripts", "fetch-nvidia-libs.sh"), folder).CombinedOutput()
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("NVIDIA's libraries cannot be had: %v\n%s", err, out)
-		}
-		t.Skipf("SKIPPED, NOT TESTED: NVIDIA'S OWN LIBRARIES CANNOT BE HAD HERE: %v\n%s", err, out)
-	}
-	return filepath.Join(folder, driver, "libnvidia-ml.so.1")
-}
 
 func TestNvidiasOwnLibrariesWithoutADriver(t *testing.T) {
 	for _, driver := range []string{"535", "470"} {
 		t.Run(driver, func(t *testing.T) {
-			library := nvidiaLibrary(t, driver)
+			library := fakemachine.NvidiaLibrary(t, driver)
 			store := victoriaMetrics(t)
 			c := collect(t, "default.yaml", []string{"OTELCOL_GPU_NVML_LIBRARY=" + library, "OTELCOL_GPU_COLLECTION_INTERVAL=500ms",
 				"OTELCOL_GPU_REMOTE_WRITE_ENDPOINT=" + store.URL + "/api/v1/write"})

@@ -100,14 +100,21 @@ func describe(d Device, index int) (Identity, error) {
 	id.Serial, _ = d.Serial()
 	id.BoardPart, _ = d.BoardPartNumber()
 	id.VBIOS, _ = d.VbiosVersion()
-	if on, err := d.MIGEnabled(); err == nil {
-		id.MIG = "disabled"
-		if on {
-			id.MIG = "enabled"
-		}
-	}
+	id.readMIG(d)
 	id.NUMANode = numaNode("/sys/bus/pci/devices", pci)
 	return id, nil
+}
+
+// readMIG takes the MIG mode up; what cannot be read stays as it was.
+func (id *Identity) readMIG(d Device) {
+	on, err := d.MIGEnabled()
+	switch {
+	case err != nil:
+	case on:
+		id.MIG = "enabled"
+	default:
+		id.MIG = "disabled"
+	}
 }
 
 // numaNode asks sysfs, whose addresses have a domain of four digits where NVML's

@@ -3,6 +3,8 @@
 package nvmllib
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -58,7 +60,7 @@ type watch struct {
 func (s *Session) watchEvents() {
 	s.mu.Lock()
 	listened := len(s.subscribers) > 0
-	cards := append([]*Card(nil), s.snapshot.Cards...)
+	cards := slices.Clone(s.snapshot.Cards)
 	s.mu.Unlock()
 	if !listened {
 		return
@@ -182,20 +184,11 @@ func (s *Session) deliver(data nvml.EventData) {
 // hand gives an event to every subscriber.
 func (s *Session) hand(e XIDEvent) {
 	s.mu.Lock()
-	subscribers := s.xidSubscribers()
+	subscribers := slices.Collect(maps.Values(s.subscribers))
 	s.mu.Unlock()
 	for _, f := range subscribers {
 		f(e)
 	}
-}
-
-// xidSubscribers are those of now; the lock must be held.
-func (s *Session) xidSubscribers() []func(XIDEvent) {
-	subscribers := make([]func(XIDEvent), 0, len(s.subscribers))
-	for _, f := range s.subscribers {
-		subscribers = append(subscribers, f)
-	}
-	return subscribers
 }
 
 // endWatch ends the watch before NVML is shut down. It waits for the call that

@@ -75,10 +75,10 @@ const mostSeen = 4096
 
 // openKernelLog begins to read. That it cannot is said once, if a card needs it.
 func (s *Session) openKernelLog(needed bool) {
-	if s.kernelLog != nil || s.kernelLogPath == "" || s.saidNoKernelLog {
+	if s.kernelLog != nil || s.saidNoKernelLog {
 		return
 	}
-	file, err := os.OpenFile(s.kernelLogPath, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	file, err := os.OpenFile(s.timing.KernelLog, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err == nil {
 		_, err = file.Seek(0, io.SeekEnd) // what was before is history
 		if errors.Is(err, syscall.ESPIPE) {

@@ -5,13 +5,13 @@ package nvmllib
 import (
 	"os"
 	"os/exec"
-	"path/filepath"
 	"reflect"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/otelcol-gpu/otelcol-gpu/internal/fakemachine"
 	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
 )
 
@@ -100,26 +100,10 @@ func TestNvidiasOwnLibrariesWithoutADriver(t *testing.T) {
 		return
 	}
 	for _, driver := range []string{"535", "470"} {
-		path := nvidiaLibrary(t, driver)
+		path := fakemachine.NvidiaLibrary(t, driver)
 		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
 		cmd.Env = append(os.Environ(), childLibrary+"="+path)
 		out, err := cmd.CombinedOutput()
 		require.NoError(t, err, "driver %s:\n%s", driver, out)
 	}
-}
-
-// nvidiaLibrary is NVIDIA's library of a driver, fetched if need be.
-func nvidiaLibrary(t *testing.T, driver string) string {
-	t.Helper()
-	root, err := filepath.Abs("../..")
-	require.NoError(t, err)
-	folder := filepath.Join(root, ".cache", "nvidia")
-	out, err := exec.CommandContext(t.Context(), filepath.Join(root, "scripts", "fetch-nvidia-libs.sh"), folder).CombinedOutput()
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("NVIDIA's libraries cannot be had: %v\n%s", err, out)
-		}
-		t.Skipf("SKIPPED, NOT TESTED: NVIDIA'S OWN LIBRARIES CANNOT BE HAD HERE: %v\n%s", err, out)
-	}
-	return filepath.Join(folder, driver, "libnvidia-ml.so.1")
 }

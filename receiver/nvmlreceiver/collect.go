@@ -151,6 +151,7 @@ func (c *collector) looked(ctx context.Context) bool {
 
 // survey brings the views up to date with the cards that the session knows.
 func (c *collector) survey(snapshot *nvmllib.Snapshot) {
+	added := false
 	for _, shared := range snapshot.Cards {
 		if c.cards[shared] != nil || shared.Err() != nil {
 			continue // known, or gone before it was ever read
@@ -159,9 +160,10 @@ func (c *collector) survey(snapshot *nvmllib.Snapshot) {
 			view := newCard(shared, c.rows, c.sampled())
 			c.cards[shared] = view
 			c.order = append(c.order, view)
+			added = true
 		}
 	}
-	if c.sampler != nil {
+	if added && c.sampler != nil {
 		cards := slices.Clone(c.order)
 		c.sampler.cards.Store(&cards)
 	}
@@ -198,19 +200,18 @@ func (c *collector) ask(ctx context.Context, snapshot *nvmllib.Snapshot) {
 			continue
 		}
 		card.asked = false
-		if late {
-			card.poll()
-		} else {
+		if !late {
 			select {
 			case <-card.done:
 				card.pending = false
 			case <-deadline.C:
 				late = true
-				card.poll()
 			case <-ctx.Done():
 				late = true
-				card.poll()
 			}
+		}
+		if late {
+			card.poll()
 		}
 		c.conclude(card)
 	}

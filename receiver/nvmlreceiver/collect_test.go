@@ -282,6 +282,9 @@ func TestDriverUpgradeIsSaidOnceWithTheRemedy(t *testing.T) {
 
 func TestDeviceFilterChoosesByEachName(t *testing.T) {
 	library.Machine(t, "h100", "h200", "l40s")
+	all := newRig(t, nvmllib.NewSessions(fast), nil).ready(3)
+	uuid := all.session.Snapshot().Cards[2].Identity().UUID
+	require.NoError(t, all.shutdown(context.Background()))
 	for _, test := range []struct {
 		include, exclude []string
 		want             []string
@@ -289,6 +292,8 @@ func TestDeviceFilterChoosesByEachName(t *testing.T) {
 		{nil, nil, []string{"gpu0", "gpu1", "gpu2"}},
 		{[]string{"1"}, nil, []string{"gpu1"}},
 		{[]string{"gpu2"}, nil, []string{"gpu2"}},
+		{[]string{uuid}, nil, []string{"gpu2"}},
+		{nil, []string{strings.ToUpper(uuid)}, []string{"gpu0", "gpu1"}},
 		{[]string{"0000:02:00.0"}, nil, []string{"gpu1"}},
 		{[]string{"00000000:02:00"}, nil, []string{"gpu1"}},
 		{nil, []string{"0", "00000000:03:00.0"}, []string{"gpu1"}},
