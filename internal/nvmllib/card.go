@@ -18,9 +18,17 @@ type Identity struct {
 	PCIBusID, Model, Architecture, Serial, BoardPart, VBIOS string
 	// NUMANode is the host's, from sysfs; empty where unknown.
 	NUMANode string
-	// MIG is "enabled" or "disabled", empty where the card cannot be divided.
+	// MIG is [MIGOn] or [MIGOff], empty where the card cannot be divided.
 	MIG string
+	// Minor is the number in /dev/nvidia0; -1 where unknown.
+	Minor int
 }
+
+// The values of Identity.MIG.
+const (
+	MIGOn  = "enabled"
+	MIGOff = "disabled"
+)
 
 // Card is one card that the session has seen, present or lost. Its methods may
 // be called from any goroutine.
@@ -100,6 +108,9 @@ func describe(d Device, index int) (Identity, error) {
 	id.Serial, _ = d.Serial()
 	id.BoardPart, _ = d.BoardPartNumber()
 	id.VBIOS, _ = d.VbiosVersion()
+	if id.Minor, err = d.MinorNumber(); err != nil {
+		id.Minor = -1
+	}
 	id.readMIG(d)
 	id.NUMANode = numaNode("/sys/bus/pci/devices", pci)
 	return id, nil
@@ -111,9 +122,9 @@ func (id *Identity) readMIG(d Device) {
 	switch {
 	case err != nil:
 	case on:
-		id.MIG = "enabled"
+		id.MIG = MIGOn
 	default:
-		id.MIG = "disabled"
+		id.MIG = MIGOff
 	}
 }
 

@@ -102,6 +102,11 @@ func (d Device) BoardPartNumber() (string, error) {
 	return get(d, "nvmlDeviceGetBoardPartNumber", nvml.Device.GetBoardPartNumber)
 }
 
+// MinorNumber is the number of the card's device file (nvmlDeviceGetMinorNumber).
+func (d Device) MinorNumber() (int, error) {
+	return get(d, "nvmlDeviceGetMinorNumber", nvml.Device.GetMinorNumber)
+}
+
 // PCIBusID is the PCI address, such as 00000000:01:00.0 (nvmlDeviceGetPciInfo_v3).
 func (d Device) PCIBusID() (string, error) {
 	info, err := get(d, "nvmlDeviceGetPciInfo_v3|nvmlDeviceGetPciInfo_v2|nvmlDeviceGetPciInfo", nvml.Device.GetPciInfo)
@@ -350,6 +355,15 @@ func (d Device) FanCount() (int, error) {
 // FanSpeed in percent of the fan's largest (nvmlDeviceGetFanSpeed_v2).
 func (d Device) FanSpeed(fan int) (uint32, error) {
 	return getBy(d, "nvmlDeviceGetFanSpeed_v2", fan, nvml.Device.GetFanSpeed_v2)
+}
+
+// FanRPM is the speed of the first fan in revolutions per minute; go-nvml cannot
+// ask for the others (nvmlDeviceGetFanSpeedRPM; R565 and newer).
+func (d Device) FanRPM() (uint32, error) {
+	return get(d, "nvmlDeviceGetFanSpeedRPM", func(h nvml.Device) (uint32, nvml.Return) {
+		info, code := h.GetFanSpeedRPM()
+		return info.Speed, code
+	})
 }
 
 // PcieGeneration is the link's present one (nvmlDeviceGetCurrPcieLinkGeneration).

@@ -120,6 +120,7 @@ func (s *Session) takeUp(p probed) {
 		return
 	}
 	p.slot.lost = false
+	s.tellApart(&p)
 	card := p.slot.card
 	if card == nil || card.Identity().UUID != p.identity.UUID {
 		card = s.find(p.identity.UUID)
@@ -145,6 +146,26 @@ func (s *Session) takeUp(p probed) {
 		s.log.Info("card is back", fields...)
 	}
 	slices.SortStableFunc(s.snapshot.Cards, func(a, b *Card) int { return a.Identity().Index - b.Identity().Index })
+}
+
+// tellApart gives a card whose UUID another one has already its PCI address
+// instead: a board that was cloned badly must not hide its neighbour. The caller
+// holds the lock.
+func (s *Session) tellApart(p *probed) {
+	for _, other := range s.slots {
+		if other == p.slot || other.card == nil || other.card.Err() != nil {
+			continue
+		}
+		id := other.card.Identity()
+		if id.UUID == p.identity.UUID && id.PCIBusID != p.identity.PCIBusID && p.identity.PCIBusID != "" {
+			if p.slot.card == nil || p.slot.card.Identity().UUID != p.identity.PCIBusID {
+				s.log.Warn("two cards have the same UUID; the second is told by its PCI address", zap.String("hw.id", id.UUID),
+					zap.String("first", id.PCIBusID), zap.String("second", p.identity.PCIBusID))
+			}
+			p.identity.UUID = p.identity.PCIBusID
+			return
+		}
+	}
 }
 
 func (s *Session) find(uuid string) *Card {

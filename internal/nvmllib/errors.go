@@ -118,3 +118,8 @@ func sameCode(a, b error) bool {
 	var x, y *Error
 	return errors.As(a, &x) && errors.As(b, &y) && x.code == y.code
 }
+
+func hasCode(err error, code nvml.Return) bool {
+	var e *Error
+	return errors.As(err, &e) && e.code == code
+}

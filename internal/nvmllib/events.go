@@ -18,6 +18,58 @@ type XIDEvent struct {
 	// XID is the driver's number of the error.
 	XID  uint64
 	Time time.Time
+	// GPUInstance and ComputeInstance tell the MIG device, if InMIG.
+	GPUInstance, ComputeInstance uint32
+	InMIG                        bool
+}
+
+// EventKind is what an event other than an XID tells (nvmlEventType in nvml.h).
+type EventKind string
+
+// driverEvents are the events that are registered for besides XIDs, where a card
+// supports them. Changes of the performance state are left out: they come with
+// every load, and hw.gpu.performance_state tells them.
+var driverEvents = [...]struct {
+	bit  uint64
+	kind EventKind
+}{
+	{nvml.EventTypeSingleBitEccError, "ecc_single_bit"},
+	{nvml.EventTypeDoubleBitEccError, "ecc_double_bit"},
+	{nvml.EventTypeClock, "clock_change"},
+	{nvml.EventTypePowerSourceChange, "power_source_change"},
+	{nvml.EventTypeSingleBitEccErrorStorm, "ecc_single_bit_storm"},
+	{nvml.EventTypeDramRetirementEvent, "dram_retirement"},
+	{nvml.EventTypeDramRetirementFailure, "dram_retirement_failure"},
+	{nvml.EventTypeNonFatalPoisonError, "poison_nonfatal"},
+	{nvml.EventTypeFatalPoisonError, "poison_fatal"},
+	{nvml.EventTypeGpuUnavailableError, "gpu_unavailable"},
+	{nvml.EventTypeGpuRecoveryAction, "recovery_action"},
+}
+
+// DriverEvent is an event of a card other than an XID.
+type DriverEvent struct {
+	Card *Card
+	Kind EventKind
+	Time time.Time
+}
+
+// SubscribeEvents has a function called for every event other than an XID, under
+// the rules of [Session.SubscribeXIDs].
+func (s *Session) SubscribeEvents(f func(DriverEvent)) (cancel func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	id := s.nextSubscriber
+	s.nextSubscriber++
+	if s.eventSubscribers == nil {
+		s.eventSubscribers = map[int]func(DriverEvent){}
+	}
+	s.eventSubscribers[id] = f
+	s.Poke()
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.eventSubscribers, id)
+	}
 }
 
 // waitSlice is how long one call waits for an event: the end of the watch is
@@ -59,7 +111,7 @@ type watch struct {
 // are new to it. Cards that refuse are left out and said once.
 func (s *Session) watchEvents() {
 	s.mu.Lock()
-	listened := len(s.subscribers) > 0
+	listened := len(s.subscribers)+len(s.eventSubscribers) > 0
 	cards := slices.Clone(s.snapshot.Cards)
 	s.mu.Unlock()
 	if !listened {
@@ -105,8 +157,9 @@ func (s *Session) register(w *watch, c *Card) {
 		return
 	}
 	c.Submit(func() {
-		code := c.Device().handle.RegisterEvents(nvml.EventTypeXidCriticalError, w.set)
-		err := result("nvmlDeviceRegisterEvents", code)
+		d := c.Device()
+		types, _ := get(d, "nvmlDeviceGetSupportedEventTypes", nvml.Device.GetSupportedEventTypes)
+		err := result("nvmlDeviceRegisterEvents", d.handle.RegisterEvents(nvml.EventTypeXidCriticalError|types&wantedEvents(), w.set))
 		s.mu.Lock()
 		if s.covered == nil {
 			s.covered = map[*Card]bool{}
@@ -119,6 +172,13 @@ func (s *Session) register(w *watch, c *Card) {
 			s.Poke()
 		}
 	})
+}
+
+func wantedEvents() (bits uint64) {
+	for _, e := range &driverEvents {
+		bits |= e.bit
+	}
+	return bits
 }
 
 // wait hands events on until the watch ends.
@@ -135,9 +195,7 @@ func (s *Session) wait(w *watch) {
 		data, code := w.set.Wait(uint32(waitSlice.Milliseconds()))
 		switch code {
 		case nvml.SUCCESS:
-			if data.EventType&nvml.EventTypeXidCriticalError != 0 {
-				s.deliver(data)
-			}
+			s.deliver(data)
 			continue
 		case nvml.ERROR_TIMEOUT:
 			continue
@@ -165,7 +223,7 @@ func (s *Session) deliver(data nvml.EventData) {
 	if card == nil { // a handle that is not the one of the enumeration
 		uuid, err := Device{lib: s.lib, handle: data.Device}.UUID()
 		if err != nil {
-			s.log.Warn("an XID came for a card that does not say who it is", zap.Uint64("xid", data.EventData), zap.Error(err))
+			s.log.Warn("an event came for a card that does not say who it is", zap.Uint64("type", data.EventType), zap.Uint64("data", data.EventData), zap.Error(err))
 			return
 		}
 		s.mu.Lock()
@@ -175,10 +233,32 @@ func (s *Session) deliver(data nvml.EventData) {
 			return
 		}
 	}
+	if data.EventType&nvml.EventTypeXidCriticalError == 0 {
+		s.handEvent(card, data.EventType)
+		return
+	}
 	if k != nil {
 		k.count(xidKey{card, data.EventData}, false)
 	}
-	s.hand(XIDEvent{Card: card, XID: data.EventData, Time: time.Now()})
+	s.hand(XIDEvent{
+		Card: card, XID: data.EventData, Time: time.Now(),
+		GPUInstance: data.GpuInstanceId, ComputeInstance: data.ComputeInstanceId, InMIG: data.GpuInstanceId != noInstance,
+	})
+}
+
+// handEvent gives an event other than an XID to every subscriber.
+func (s *Session) handEvent(card *Card, bits uint64) {
+	s.mu.Lock()
+	subscribers := slices.Collect(maps.Values(s.eventSubscribers))
+	s.mu.Unlock()
+	for _, e := range &driverEvents {
+		if bits&e.bit == 0 {
+			continue
+		}
+		for _, f := range subscribers {
+			f(DriverEvent{Card: card, Kind: e.kind, Time: time.Now()})
+		}
+	}
 }
 
 // hand gives an event to every subscriber.

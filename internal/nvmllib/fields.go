@@ -26,6 +26,10 @@ const (
 	FieldThrottleSyncBoost  uint32 = nvml.FI_DEV_CLOCKS_EVENT_REASON_SYNC_BOOST              // ns
 	FieldThrottleSwThermal  uint32 = nvml.FI_DEV_CLOCKS_EVENT_REASON_SW_THERM_SLOWDOWN       // ns
 	FieldThrottleHwThermal  uint32 = nvml.FI_DEV_CLOCKS_EVENT_REASON_HW_THERM_SLOWDOWN       // ns
+	FieldPCIeTx             uint32 = nvml.FI_DEV_PCIE_COUNT_TX_BYTES                         // bytes; may wrap
+	FieldPCIeRx             uint32 = nvml.FI_DEV_PCIE_COUNT_RX_BYTES                         // bytes; may wrap
+	FieldNVLinkTx           uint32 = nvml.FI_DEV_NVLINK_THROUGHPUT_DATA_TX                   // KiB; the scope is the link
+	FieldNVLinkRx           uint32 = nvml.FI_DEV_NVLINK_THROUGHPUT_DATA_RX                   // KiB; the scope is the link
 	FieldThrottlePowerBrake uint32 = nvml.FI_DEV_CLOCKS_EVENT_REASON_HW_POWER_BRAKE_SLOWDOWN // ns
 )
 
@@ -48,6 +52,13 @@ func FieldNumber(v *FieldValue) float64 {
 		return float64(binary.NativeEndian.Uint16(b))
 	}
 	return math.NaN()
+}
+
+// FieldIsShort reports whether a field came as a number of 32 bits, so that a
+// counter in it wraps at 2^32.
+func FieldIsShort(v *FieldValue) bool {
+	t := nvml.ValueType(v.ValueType)
+	return t == nvml.VALUE_TYPE_UNSIGNED_INT || t == nvml.VALUE_TYPE_SIGNED_INT
 }
 
 // ErrNotSupported is the error of a question that a card has no answer to.

@@ -106,6 +106,8 @@ type Session struct {
 	subscribers    map[int]func(XIDEvent)
 	nextSubscriber int
 
+	eventSubscribers map[int]func(DriverEvent)
+
 	kernelLog         *kernelLog
 	covered           map[*Card]bool // cards whose XIDs come as events
 	changeSubscribers map[int]func(Change)

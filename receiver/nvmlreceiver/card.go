@@ -21,6 +21,7 @@ type card struct {
 	done   chan struct{}
 	job    func()
 	look   func() // one look of the sampler
+	clock  func() time.Time
 
 	// samplable is set by the collection while the card is healthy; sampling
 	// while a look is under way.
@@ -34,14 +35,18 @@ type card struct {
 	names      names
 	recorded   []sample // what has series since the last collection
 	recordedAs names    // and under which names
+	// counters is bounded by the counters that a card has.
+	counters map[series]past
+	divided  []*names // its MIG devices as of the last answer
 
 	// The worker's while pending.
 	generation int
 	anew       bool // the generation is new: begin with everything
 	states     []rowState
 	sheet      sheet
-	window     window
-	samples    bool // a sampler looks at the card
+	own        target
+	instances  []*instance // its MIG devices
+	samples    bool        // a sampler looks at the card
 	gone       error
 	changes    []rowChange
 	duration   time.Duration
@@ -57,15 +62,23 @@ type rowState struct {
 // rowChange is a family that began or ceased to fail, to be said once.
 type rowChange struct {
 	row *family
-	err error
-	off bool
+	// instance is the MIG device's name, where it is one's.
+	instance string
+	err      error
+	off      bool
 }
 
-func newCard(shared *nvmllib.Card, rows []*family, samples bool) *card {
-	c := &card{samples: samples, shared: shared, rows: rows, done: make(chan struct{}, 1), states: make([]rowState, len(rows)), spent: make([]time.Duration, len(rows))}
-	c.sheet.names, c.sheet.window = &c.names, &c.window
+func newCard(shared *nvmllib.Card, rows []*family, samples bool, processes *processTable, now func() time.Time) *card {
+	c := &card{
+		samples: samples, shared: shared, rows: rows, clock: now, counters: map[series]past{}, done: make(chan struct{}, 1),
+		states: make([]rowState, len(rows)), spent: make([]time.Duration, len(rows)),
+	}
+	c.sheet.names, c.sheet.processes = &c.names, processes
 	c.look = func() {
-		c.window.take(c.shared.Device(), time.Now(), false)
+		c.own.window.take(c.shared.Device(), c.clock(), false)
+		for _, inst := range c.instances {
+			inst.window.takeMemory(inst.Device)
+		}
 		c.sampling.Store(false)
 	}
 	c.job = func() {
@@ -83,7 +96,6 @@ func (c *card) submit(driver, cuda string) bool {
 		// The card or the driver came back, or the card was divided or put together:
 		// what it supports may have changed, so ask everything anew.
 		c.generation = generation
-		clear(c.states)
 		c.anew = true
 	}
 	c.pending = c.shared.Submit(c.job)
@@ -103,57 +115,118 @@ func (c *card) describe(driver, cuda string) {
 // the card is gone.
 func (c *card) read() {
 	begin := time.Now()
-	c.sheet.samples, c.sheet.health = c.sheet.samples[:0], health{}
+	out := &c.sheet
+	out.samples, out.health = out.samples[:0], health{}
+	out.now, out.card = c.clock(), c.shared.Device()
 	c.gone, c.changes = nil, c.changes[:0]
 	if c.anew {
 		c.anew = false
-		for i := range c.window.engines {
-			e := &c.window.engines[i]
-			e.polled, e.off, e.last = false, false, 0
-		}
+		c.forgetAnswers()
 	}
-	device := c.shared.Device()
 	if c.samples {
-		c.window.take(device, begin, true)
+		c.own.window.take(out.card, out.now, true)
 	}
-	failed, answered := 0, false
-	var last error
-	lap := begin
+	err := c.findInstances(out.card)
+	out.instances = c.instances
+	out.target, out.instance = &c.own, nil
+	asked := c.readRows(out.card, c.states, false)
+	if c.gone == nil && asked.last == nil && isGone(err) {
+		c.gone = err
+	}
+	for _, inst := range c.instances {
+		if c.gone != nil {
+			break
+		}
+		out.target, out.instance = &inst.target, inst
+		out.samples = append(out.samples, sample{series: series{metric: &infoMetric, of: inst.names}, integer: 1})
+		if c.samples {
+			inst.window.takeMemory(inst.Device)
+		}
+		c.readRows(inst.Device, inst.states, true)
+		inst.window.reset()
+	}
+	if c.gone == nil && asked.failed > 0 && !asked.answered { // fallen off the bus without saying so
+		c.gone = fmt.Errorf("%w, the last with %w", errEveryCallFails, asked.last)
+		c.changes = c.changes[:0]
+	}
+	if c.gone == nil {
+		c.own.window.reset()
+	}
+	c.duration = time.Since(begin)
+}
+
+// forgetAnswers begins with everything, after the card or the driver came back or
+// the card was divided or put together.
+func (c *card) forgetAnswers() {
+	clear(c.states)
+	c.own.window.anew()
+	c.own.free()
+	for _, inst := range c.instances {
+		inst.free()
+	}
+	c.instances = nil
+	if t := c.sheet.processes; t != nil {
+		t.noUtilization = false
+	}
+}
+
+// answers is how a card answered to all rows.
+type answers struct {
+	failed   int
+	answered bool
+	last     error
+}
+
+// readRows asks every family of the card, or those that a MIG device has, until
+// one says that the card is gone.
+func (c *card) readRows(device nvmllib.Device, states []rowState, divided bool) (a answers) {
+	lap := time.Now()
 	for i, row := range c.rows {
-		if c.states[i].off {
+		if states[i].off || divided && !row.divided {
 			continue
 		}
 		before := len(c.sheet.samples)
 		err := c.ask(device, row)
 		// What the sampler saw before is no answer of the card now.
-		answered = answered || !row.sampled && len(c.sheet.samples) > before
-		switch nvmllib.KindOf(err) {
-		case nvmllib.Lost, nvmllib.DriverGone, nvmllib.VersionMismatch:
+		a.answered = a.answered || !row.sampled && len(c.sheet.samples) > before
+		if isGone(err) {
 			c.gone = err
-			c.duration = time.Since(begin)
-			return
-		case nvmllib.NotSupported, nvmllib.Missing:
-			if err != nil {
-				c.states[i].off = true
-				c.changes = append(c.changes, rowChange{row: row, err: err, off: true})
-				continue
-			}
+			return a
+		}
+		if kind := nvmllib.KindOf(err); err != nil && (kind == nvmllib.NotSupported || kind == nvmllib.Missing) {
+			states[i].off = true
+			c.changes = append(c.changes, rowChange{row: row, instance: c.sheet.instanceName(), err: err, off: true})
+			continue
+		}
+		if divided && nvmllib.IsNotFound(err) {
+			return a // the MIG device went between two calls
 		}
 		if err != nil {
-			failed++
-			last = err
+			a.failed++
+			a.last = err
 		}
-		c.note(i, row, err)
+		c.note(&states[i], row, err)
 		now := time.Now()
 		c.spent[i] += now.Sub(lap)
 		lap = now
 	}
-	if failed > 0 && !answered { // fallen off the bus without saying so
-		c.gone = fmt.Errorf("%w, the last with %w", errEveryCallFails, last)
-		c.changes = c.changes[:0]
+	return a
+}
+
+// isGone reports whether an error says that the card or the driver is gone.
+func isGone(err error) bool {
+	switch nvmllib.KindOf(err) {
+	case nvmllib.Lost, nvmllib.DriverGone, nvmllib.VersionMismatch:
+		return true
 	}
-	c.window.reset()
-	c.duration = time.Since(begin)
+	return false
+}
+
+func (s *sheet) instanceName() string {
+	if s.instance == nil {
+		return ""
+	}
+	return s.instance.names.name
 }
 
 var errEveryCallFails = errors.New("every call on the card fails")
@@ -171,14 +244,14 @@ func (c *card) ask(device nvmllib.Device, row *family) error {
 	return err
 }
 
-func (c *card) note(i int, row *family, err error) {
+func (c *card) note(state *rowState, row *family, err error) {
 	word := ""
 	if err != nil {
 		word = err.Error()
 	}
-	if word != c.states[i].err {
-		c.states[i].err = word
-		c.changes = append(c.changes, rowChange{row: row, err: err})
+	if word != state.err {
+		state.err = word
+		c.changes = append(c.changes, rowChange{row: row, instance: c.sheet.instanceName(), err: err})
 	} else if err != nil {
 		c.changes = append(c.changes, rowChange{row: nil, err: err}) // counted, not said again
 	}

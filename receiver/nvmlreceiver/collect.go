@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/owner"
 )
 
 // collector makes the collections of one nvml receiver: it asks every card's
@@ -40,16 +41,18 @@ type collector struct {
 	telemetry *telemetry
 	state     nvmllib.State
 	saidState bool
-	inits     int
 	xids      *xidCounts
 	sampler   *sampler
+	owners    *owner.Resolver
+	holders   holders
+	now       func() time.Time
 }
 
 func newCollector(settings receiver.Settings, cfg *Config, sessions *nvmllib.Sessions) *collector {
 	c := &collector{
 		cfg: cfg, settings: settings, log: settings.Logger, sessions: sessions,
 		matcher: newDeviceMatcher(cfg.Devices),
-		cards:   map[*nvmllib.Card]*card{},
+		cards:   map[*nvmllib.Card]*card{}, now: time.Now,
 	}
 	for _, row := range table() {
 		if row.sampled && !cfg.samples() {
@@ -87,6 +90,15 @@ func (c *collector) start(_ context.Context, host component.Host) (err error) {
 	if c.sampled() {
 		c.sampler = startSampler(c.cfg.SamplingInterval)
 	}
+	if c.cfg.ownersWanted() {
+		c.owners = owner.New(owner.Settings{
+			Proc: c.cfg.Processes.ProcPath, Logs: c.cfg.Processes.LogPath, Socket: c.cfg.Processes.PodResources, Interval: c.cfg.Processes.PodResourcesInterval,
+			Say: c.sayKubelet, Failed: func() { c.telemetry.builder.ReceiverNvmlKubeletErrors.Add(context.Background(), 1) },
+		})
+		if err := c.owners.Check(); err != nil {
+			c.log.Warn("processes stay without executable and container: set processes::proc_path to where the host's /proc is", zap.String("processes::proc_path", c.cfg.Processes.ProcPath), zap.Error(err))
+		}
+	}
 	if c.cfg.Metrics.HwGpuXidErrors.Enabled {
 		if c.xids, err = newXIDCounts(c.session); err != nil {
 			return err
@@ -105,7 +117,16 @@ func (c *collector) shutdown(ctx context.Context) error {
 	if c.xids != nil {
 		c.xids.cancel()
 	}
+	if c.owners != nil {
+		c.owners.Close()
+		c.owners = nil
+	}
 	if c.session != nil {
+		for _, card := range c.order {
+			if !card.pending && card.shared.Err() == nil {
+				card.shared.Submit(card.free)
+			}
+		}
 		c.sessions.Release(ctx)
 		c.session = nil
 	}
@@ -122,7 +143,7 @@ func (c *collector) collect(ctx context.Context) (pmetric.Metrics, error) {
 	if !c.looked(ctx) {
 		return pmetric.NewMetrics(), nil // the driver has not answered yet whether there are cards
 	}
-	now := time.Now()
+	now := c.now()
 	snapshot := c.session.Snapshot()
 	c.report(&snapshot)
 	c.survey(&snapshot)
@@ -157,7 +178,7 @@ func (c *collector) survey(snapshot *nvmllib.Snapshot) {
 			continue // known, or gone before it was ever read
 		}
 		if id := shared.Identity(); c.matcher.wants(id.UUID, id.Index, id.PCIBusID) {
-			view := newCard(shared, c.rows, c.sampled())
+			view := newCard(shared, c.rows, c.sampled(), newProcessTable(c.owners, c.cfg.Processes.Limit), c.now)
 			c.cards[shared] = view
 			c.order = append(c.order, view)
 			added = true
@@ -229,6 +250,7 @@ func (c *collector) conclude(card *card) {
 		return
 	}
 	c.telemetry.took(card)
+	c.telemetry.left(card)
 	for _, change := range card.changes {
 		c.say(card, change)
 	}
@@ -237,6 +259,10 @@ func (c *collector) conclude(card *card) {
 		c.turn(card, lost, card.gone)
 		c.session.Poke()
 		return
+	}
+	card.divided = card.divided[:0]
+	for _, inst := range card.instances {
+		card.divided = append(card.divided, inst.names)
 	}
 	c.turn(card, healthy, nil)
 	for _, r := range &reported {
@@ -250,7 +276,7 @@ func (c *collector) turn(card *card, to condition, reason error) {
 		c.telemetry.missed(card)
 	}
 	if to == lost && card.condition != lost {
-		card.lostSince = time.Now()
+		card.lostSince = c.now()
 	}
 	from := card.condition
 	card.condition = to
@@ -280,7 +306,7 @@ func (c *collector) say(card *card, change rowChange) {
 	if change.row == nil {
 		return
 	}
-	fields := []zap.Field{zap.String("hw.name", card.names.name), zap.String("family", change.row.name)}
+	fields := []zap.Field{zap.String("hw.name", cmp.Or(change.instance, card.names.name)), zap.String("family", change.row.name)}
 	switch {
 	case change.off:
 		c.log.Debug("not supported on this card; switched off", append(fields, zap.Error(change.err))...)
@@ -294,12 +320,6 @@ func (c *collector) say(card *card, change rowChange) {
 // report tells the component's status when the session's state changes.
 func (c *collector) report(snapshot *nvmllib.Snapshot) {
 	c.telemetry.session(snapshot)
-	if snapshot.State == nvmllib.Ready && snapshot.Initializations != c.inits {
-		if c.inits != 0 {
-			c.emitter.restart() // counters of the driver begin anew
-		}
-		c.inits = snapshot.Initializations
-	}
 	if c.saidState && snapshot.State == c.state {
 		return
 	}
@@ -314,9 +334,19 @@ func (c *collector) report(snapshot *nvmllib.Snapshot) {
 	}
 }
 
+// sayKubelet logs when the kubelet's answers begin or cease to come.
+func (c *collector) sayKubelet(err error) {
+	if err != nil {
+		c.log.Warn("the kubelet does not tell which pods hold the cards; asking again", zap.String("processes::pod_resources", c.cfg.Processes.PodResources), zap.Error(err))
+	} else {
+		c.log.Info("the kubelet tells which pods hold the cards")
+	}
+}
+
 // emit turns the views into points.
 func (c *collector) emit(now time.Time, snapshot *nvmllib.Snapshot) pmetric.Metrics {
 	e := c.emitter
+	c.holders.update(c.owners)
 	e.begin(pcommon.NewTimestampFromTime(now), c.hostname, snapshot.Simulated)
 	counts := [...]int64{healthy: 0, unresponsive: int64(snapshot.Unidentified), lost: int64(snapshot.LostUnidentified)}
 	c.order = slices.DeleteFunc(c.order, func(card *card) bool {
@@ -325,7 +355,7 @@ func (c *collector) emit(now time.Time, snapshot *nvmllib.Snapshot) pmetric.Metr
 			e.forget(card)
 		} else {
 			counts[card.condition]++
-			e.card(card, c.xids)
+			e.card(card, c.xids, c.holders.of(card))
 		}
 		if forget = forget && card.shared.Err() != nil; forget {
 			delete(c.cards, card.shared)

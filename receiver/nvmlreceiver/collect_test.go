@@ -33,11 +33,13 @@ func TestEachProfileEmitsItsGoldenMetrics(t *testing.T) {
 				if state == "load" {
 					cards[0].SetLoad(p)
 				}
-				// Averages stand still once their period is over; energy does when
-				// it is set and no power adds to it.
+				// Averages stand still once their period is over; energy does not, and
+				// has tests of its own.
 				cards[0].SetSamplingPeriods(time.Microsecond, time.Microsecond)
-				cards[0].SetReturn("nvmlDeviceGetTotalEnergyConsumption", fakenvml.NotSupported)
-				r := newRig(t, nvmllib.NewSessions(fast), func(c *Config) { c.SamplingInterval = 0 }).ready(1)
+				r := newRig(t, nvmllib.NewSessions(fast), func(c *Config) {
+					c.SamplingInterval, c.Metrics.HwEnergy.Enabled = 0, false
+				}).ready(1)
+				r.collectNow() // profiling counters tell what was between two collections
 				got := r.collectNow()
 				path := filepath.Join("testdata", "golden", name+"-"+state+".yaml")
 				if *update {
@@ -230,11 +232,7 @@ func TestCardWhoseEveryCallFailsIsLost(t *testing.T) {
 	_, cards := library.Machine(t, "l40s", "l40s")
 	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(2)
 	r.collectNow()
-	for _, row := range r.rows {
-		for name := range strings.SplitSeq(row.needs, "|") {
-			cards[0].SetReturn(name, fakenvml.Unknown)
-		}
-	}
+	cards[0].FailEveryCall(fakenvml.Unknown)
 	m := r.collectNow()
 	assert.InDelta(t, 0, isUp(m, "gpu0"), 0)
 	assert.True(t, hasReadings(m, "gpu1"))
@@ -256,15 +254,16 @@ func TestDriverThatComesLaterIsTakenUp(t *testing.T) {
 }
 
 func TestDriverThatIsReloadedIsTakenUpAgain(t *testing.T) {
-	machine, _ := library.Machine(t, "h100", "l40s")
+	machine, cards := library.Machine(t, "h100", "l40s")
 	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(2)
 	before := r.collectNow()
 	energy, _ := point(before, "hw.energy", nil)
 	machine.LoadDriver()
+	cards[0].SetEnergy(0)
 	m := r.collectNow()
 	assert.InDelta(t, 0, isUp(m, "gpu0"), 0)
 	m = r.until("cards are read again", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu0") && hasReadings(m, "gpu1") })
-	again, _ := point(m, "hw.energy", nil)
+	again, _ := point(m, "hw.energy", map[string]string{"hw.name": "gpu0"})
 	assert.Greater(t, again.StartTimestamp(), energy.StartTimestamp(), "the driver's counters began anew")
 }
 

@@ -19,6 +19,9 @@ const (
 	defaultSamplingInterval   = 100 * time.Millisecond
 	// shortestSamplingInterval keeps the sampler from costing more than it tells.
 	shortestSamplingInterval = 10 * time.Millisecond
+	defaultProcesses         = 64
+	mostProcesses            = 4096
+	defaultPodResources      = "/var/lib/kubelet/pod-resources/kubelet.sock"
 )
 
 // Config is the configuration of one nvml receiver. All nvml receivers of a
@@ -45,6 +48,9 @@ type Config struct {
 	// Devices chooses the cards. Default: all.
 	Devices DeviceFilter `mapstructure:"devices"`
 
+	// Processes sets how processes on the cards and their owners are found.
+	Processes ProcessesConfig `mapstructure:"processes"`
+
 	// PerCardResource puts each card on a resource of its own that carries the
 	// descriptive attributes too. Use it for OTLP backends and for the
 	// DCGM-named output, not for remote write.
@@ -61,6 +67,54 @@ type Config struct {
 	ExitOnDriverUpgrade bool `mapstructure:"exit_on_driver_upgrade"`
 }
 
+// ProcessesConfig says where a process's container and pod are looked up.
+type ProcessesConfig struct {
+	// Limit bounds the processes of one card; those with the most memory are kept
+	// and the rest is counted in otelcol_receiver_nvml_processes_dropped. Default: 64.
+	Limit int `mapstructure:"limit"`
+
+	// ProcPath is the host's /proc. Default: /proc; in a container without the
+	// host's PID namespace, the host's /proc mounted read-only, such as /host/proc.
+	ProcPath string `mapstructure:"proc_path"`
+
+	// LogPath is the folder in which the kubelet keeps containers/ and pods/. Their
+	// names tell whose a container is; no log is read. Empty: not looked at.
+	// Default: /var/log.
+	LogPath string `mapstructure:"log_path"`
+
+	// PodResources is the kubelet's PodResources socket, asked for
+	// hw.gpu.allocated. Where there is none, nothing happens. Empty: not asked.
+	// Default: /var/lib/kubelet/pod-resources/kubelet.sock.
+	PodResources string `mapstructure:"pod_resources"`
+
+	// PodResourcesInterval is how often the kubelet is asked. Default: 10s.
+	PodResourcesInterval time.Duration `mapstructure:"pod_resources_interval"`
+}
+
+func (p *ProcessesConfig) validate() error {
+	var errs []error
+	if p.Limit < 1 || p.Limit > mostProcesses {
+		errs = append(errs, fmt.Errorf("processes::limit: %d is not between 1 and %d: give a number of processes per card, or switch hw.gpu.process.memory.usage and hw.gpu.process.utilization off", p.Limit, mostProcesses))
+	}
+	if p.PodResourcesInterval < time.Second {
+		errs = append(errs, fmt.Errorf("processes::pod_resources_interval: %v is shorter than 1s: give 1s or more, or set processes::pod_resources to \"\" to ask nobody", p.PodResourcesInterval))
+	}
+	for key, path := range map[string]string{"proc_path": p.ProcPath, "log_path": p.LogPath, "pod_resources": p.PodResources} {
+		if path != "" && !filepath.IsAbs(path) {
+			errs = append(errs, fmt.Errorf("processes::%s: %q is a relative path: give an absolute one", key, path))
+		}
+	}
+	if p.ProcPath == "" {
+		errs = append(errs, errors.New("processes::proc_path: it is empty: give the path of the host's procfs, such as /proc"))
+	}
+	return errors.Join(errs...)
+}
+
+// ownersWanted reports whether any metric tells of processes or pods.
+func (c *Config) ownersWanted() bool {
+	return c.Metrics.HwGpuProcessMemoryUsage.Enabled || c.Metrics.HwGpuProcessUtilization.Enabled || c.Metrics.HwGpuAllocated.Enabled
+}
+
 func createDefaultConfig() component.Config {
 	cfg := &Config{
 		ControllerConfig:     scraperhelper.NewDefaultControllerConfig(),
@@ -68,6 +122,10 @@ func createDefaultConfig() component.Config {
 	}
 	cfg.CollectionInterval = defaultCollectionInterval
 	cfg.SamplingInterval = defaultSamplingInterval
+	cfg.Processes = ProcessesConfig{
+		Limit: defaultProcesses, ProcPath: "/proc", LogPath: "/var/log",
+		PodResources: defaultPodResources, PodResourcesInterval: 10 * time.Second,
+	}
 	return cfg
 }
 
@@ -92,7 +150,7 @@ func (c *Config) Validate() error {
 	if strings.ContainsRune(c.LibraryPath, filepath.Separator) && !filepath.IsAbs(c.LibraryPath) {
 		errs = append(errs, fmt.Errorf("library_path: %q is a relative path: give an absolute one, or a bare file name such as libnvidia-ml.so.1", c.LibraryPath))
 	}
-	errs = append(errs, c.Devices.validate())
+	errs = append(errs, c.Devices.validate(), c.Processes.validate())
 	return errors.Join(errs...)
 }
 

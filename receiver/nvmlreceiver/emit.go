@@ -3,8 +3,6 @@
 package nvmlreceiver
 
 import (
-	"time"
-
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/receiver"
@@ -31,25 +29,43 @@ type emitter struct {
 	state     []sample
 	gone      map[series]struct{}
 	last      pmetric.Metrics
+	cfg       metadata.MetricsBuilderConfig
+	settings  receiver.Settings
+	start     pcommon.Timestamp
+	before    pcommon.Timestamp // of the last collection
+	// restarter builds the points of counters that went back since the start.
+	restarter *metadata.MetricsBuilder
+	counts    map[*metric]bool
 }
 
 func newEmitter(cfg *Config, settings receiver.Settings) *emitter {
 	return &emitter{
-		perCard: cfg.PerCardResource,
-		builder: metadata.NewMetricsBuilder(cfg.MetricsBuilderConfig, settings),
-		ender:   metadata.NewMetricsBuilder(cfg.MetricsBuilderConfig, settings),
-		gone:    map[series]struct{}{},
+		perCard:   cfg.PerCardResource,
+		cfg:       cfg.MetricsBuilderConfig,
+		settings:  settings,
+		builder:   metadata.NewMetricsBuilder(cfg.MetricsBuilderConfig, settings),
+		ender:     metadata.NewMetricsBuilder(cfg.MetricsBuilderConfig, settings),
+		restarter: metadata.NewMetricsBuilder(cfg.MetricsBuilderConfig, settings),
+		gone:      map[series]struct{}{},
+		counts:    map[*metric]bool{},
 	}
 }
 
-// restart gives counters a new start time.
-func (e *emitter) restart() {
-	now := pcommon.NewTimestampFromTime(time.Now())
-	e.builder.Reset(metadata.WithStartTime(now))
-	e.ender.Reset(metadata.WithStartTime(now))
+// restart gives all series a new start time.
+func (e *emitter) restart(at pcommon.Timestamp) {
+	e.start = at
+	for _, b := range [...]*metadata.MetricsBuilder{e.builder, e.ender, e.restarter} {
+		b.Reset(metadata.WithStartTime(at))
+	}
 }
 
+// begin begins a collection. A clock that was set back to before the start
+// would make points that end before they begin.
 func (e *emitter) begin(ts pcommon.Timestamp, hostname string, simulated bool) {
+	if e.start == 0 || ts < e.start {
+		e.restart(ts)
+	}
+	e.before = min(e.ts, ts)
 	e.ts, e.hostname = ts, hostname
 	e.simulated = e.simulated || simulated // the process keeps its library
 	e.ended = false
@@ -57,17 +73,22 @@ func (e *emitter) begin(ts pcommon.Timestamp, hostname string, simulated bool) {
 }
 
 // card records a card's samples and its state, and ends what it had and has not.
-func (e *emitter) card(c *card, xids *xidCounts) {
+func (e *emitter) card(c *card, xids *xidCounts, held []sample) {
 	e.state = e.state[:0]
 	if c.condition == healthy {
 		e.state = append(e.state, c.sheet.samples...)
 	}
 	e.state = appendState(e.state, c)
 	e.state = xids.appendTo(e.state, c.shared)
+	e.state = append(e.state, held...)
 	e.endSeries(c, e.state)
 	for i := range e.state {
 		s := &e.state[i]
-		s.metric.record(e.builder, e.ts, &c.names, s)
+		if start := e.restarted(c, s); start != 0 {
+			e.recordSince(c, s, start)
+		} else {
+			s.metric.record(e.builder, e.ts, s.device(&c.names), s)
+		}
 	}
 	c.recorded, e.state = e.state, c.recorded
 	if e.perCard {
@@ -75,10 +96,66 @@ func (e *emitter) card(c *card, xids *xidCounts) {
 	}
 }
 
+// past is what is known of a counter from the collection before.
+type past struct {
+	last float64
+	// start is since when it counts, if it went back since the receiver's start.
+	start pcommon.Timestamp
+}
+
+// restarted tells since when a series counts, if it is a counter that went back:
+// the driver was reloaded, the card was reset, or somebody cleared it. Rates are
+// right then, in stores that go by start times too.
+func (e *emitter) restarted(c *card, s *sample) pcommon.Timestamp {
+	if !e.isCounter(s.metric) {
+		return 0
+	}
+	now := s.float + float64(s.integer)
+	was := c.counters[s.series]
+	if now < was.last {
+		was.start = e.before
+	}
+	if was.start > e.ts { // the clock was set back
+		was.start = e.ts
+	}
+	was.last = now
+	c.counters[s.series] = was
+	return was.start
+}
+
+// isCounter asks the generated builder what metadata.yaml says of a metric.
+func (e *emitter) isCounter(m *metric) bool {
+	counter, known := e.counts[m]
+	if !known {
+		b := metadata.NewMetricsBuilder(e.cfg, e.settings)
+		m.record(b, 0, &names{}, &sample{series: series{metric: m, process: &process{}}})
+		for _, rm := range b.Emit().ResourceMetrics().All() {
+			built := rm.ScopeMetrics().At(0).Metrics().At(0)
+			counter = built.Type() == pmetric.MetricTypeSum && built.Sum().IsMonotonic()
+		}
+		e.counts[m] = counter
+	}
+	return counter
+}
+
+// recordSince records a point with a start time of its own, which the generated
+// builder cannot.
+func (e *emitter) recordSince(c *card, s *sample, start pcommon.Timestamp) {
+	s.metric.record(e.restarter, e.ts, s.device(&c.names), s)
+	var of *names
+	if e.perCard {
+		of = &c.names
+	}
+	m := e.restarter.Emit(metadata.WithResource(e.resource(of)))
+	eachPoint(m, func(p pmetric.NumberDataPoint) { p.SetStartTimestamp(start) })
+	m.ResourceMetrics().MoveAndAppendTo(e.last.ResourceMetrics())
+}
+
 // forget ends everything a card has.
 func (e *emitter) forget(c *card) {
 	e.endSeries(c, nil)
 	c.recorded = c.recorded[:0]
+	clear(c.counters)
 	if e.perCard {
 		e.emitResource(&c.names)
 	}
@@ -100,8 +177,8 @@ func (e *emitter) endSeries(c *card, now []sample) {
 		for i := range c.recorded {
 			s := &c.recorded[i]
 			_, still := e.gone[s.series]
-			if renamed || !still || redescribed && s.metric == &infoMetric {
-				s.metric.record(e.ender, e.ts, old, s)
+			if renamed && s.of == nil || !still || redescribed && s.metric == &infoMetric && s.of == nil {
+				s.metric.record(e.ender, e.ts, s.device(old), s)
 				e.ended = true
 			}
 		}

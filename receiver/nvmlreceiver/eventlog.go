@@ -76,7 +76,10 @@ func (l *eventLog) Start(context.Context, component.Host) (err error) {
 	}
 	l.cancel = []func(){
 		l.session.SubscribeXIDs(func(e nvmllib.XIDEvent) {
-			l.queue(event{floodKey: floodKey{card: e.Card, xid: e.XID}, at: e.Time})
+			l.queue(event{floodKey: floodKey{card: e.Card, xid: e.XID}, at: e.Time, inMIG: e.InMIG, gpuInstance: e.GPUInstance, computeInstance: e.ComputeInstance})
+		}),
+		l.session.SubscribeEvents(func(e nvmllib.DriverEvent) {
+			l.queue(event{floodKey: floodKey{card: e.Card, kind: e.Kind}, at: e.Time})
 		}),
 		l.session.SubscribeChanges(func(c nvmllib.Change) {
 			l.queue(event{floodKey: floodKey{card: c.Card, change: c.Name, throttling: c.Throttling, begins: c.Begins}, reason: c.Reason, at: c.Time})
@@ -91,6 +94,9 @@ type event struct {
 	floodKey
 	reason error
 	at     time.Time
+	// The MIG device of an XID, if the driver told one.
+	inMIG                        bool
+	gpuInstance, computeInstance uint32
 }
 
 func (l *eventLog) queue(e event) {
@@ -125,10 +131,12 @@ type flood struct {
 	count int64
 }
 
-// floodKey tells kinds of events apart: an XID, or a change, on one card.
+// floodKey tells kinds of events apart: an XID, another event of the driver, or a
+// change, on one card.
 type floodKey struct {
 	card               *nvmllib.Card
 	xid                uint64
+	kind               nvmllib.EventKind
 	change             string
 	throttling, begins bool
 }
@@ -212,7 +220,13 @@ func (l *eventLog) record(e event, count int64) {
 	a.PutInt("hw.gpu.event.count", count)
 	who := fmt.Sprintf("%s (%s)%s", name, id.Model, times)
 	switch {
+	case e.kind != "":
+		fillEvent(r, e, who)
 	case e.change == "":
+		if e.inMIG {
+			a.PutStr("hw.gpu.mig.gpu_instance.id", strconv.FormatUint(uint64(e.gpuInstance), 10))
+			a.PutStr("hw.gpu.mig.compute_instance.id", strconv.FormatUint(uint64(e.computeInstance), 10))
+		}
 		l.fillXID(r, e.xid, who)
 	case e.throttling:
 		fillThrottling(r, e, who)
@@ -237,6 +251,32 @@ func (l *eventLog) fillXID(r plog.LogRecord, number uint64, who string) {
 	a.PutInt("hw.gpu.xid", int64(number))
 	a.PutStr("hw.gpu.xid.name", entry.Name)
 	a.PutStr("hw.gpu.xid.tier", string(entry.Tier))
+}
+
+// driverEvents says what the driver's events mean and what to do.
+var driverEvents = map[nvmllib.EventKind]struct {
+	severity plog.SeverityNumber
+	text     string
+}{
+	"ecc_single_bit":          {plog.SeverityNumberInfo, "a memory error was corrected by ECC; nothing to do unless they come often"},
+	"ecc_double_bit":          {plog.SeverityNumberError, "a memory error could not be corrected: programs on the card may have failed; see hw.errors and the row remappings"},
+	"ecc_single_bit_storm":    {plog.SeverityNumberWarn, "corrected memory errors come fast: the memory may be failing; run NVIDIA's field diagnostics at the next occasion"},
+	"dram_retirement":         {plog.SeverityNumberWarn, "faulty memory was taken out of use; the change may need a reset of the card"},
+	"dram_retirement_failure": {plog.SeverityNumberError2, "faulty memory could not be taken out of use: have the card replaced"},
+	"poison_nonfatal":         {plog.SeverityNumberWarn, "faulty data was contained: the program that used it is ended, others go on"},
+	"poison_fatal":            {plog.SeverityNumberError2, "faulty data could not be contained: reset the card"},
+	"gpu_unavailable":         {plog.SeverityNumberError2, "the driver cannot use the card: see hw.gpu.recovery_action"},
+	"recovery_action":         {plog.SeverityNumberWarn, "what the driver asks for to get the card well has changed: see hw.gpu.recovery_action"},
+	"power_source_change":     {plog.SeverityNumberWarn, "the power source changed: on battery or with a supply that does not suffice the card runs slower"},
+	"clock_change":            {plog.SeverityNumberInfo, "the clocks changed; hw.gpu.throttle.active tells why they are held down, if they are"},
+}
+
+func fillEvent(r plog.LogRecord, e event, who string) {
+	meaning := driverEvents[e.kind]
+	r.SetEventName("hw.gpu.event")
+	r.SetSeverityNumber(meaning.severity)
+	r.Attributes().PutStr("hw.gpu.event.type", string(e.kind))
+	r.Body().SetStr(fmt.Sprintf("%s on %s: %s", e.kind, who, meaning.text))
 }
 
 func fillThrottling(r plog.LogRecord, e event, who string) {

@@ -4,6 +4,7 @@ package nvmlreceiver
 
 import (
 	"slices"
+	"time"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
@@ -23,6 +24,8 @@ type family struct {
 	// status says that hw.status depends on the answer, so that the question is
 	// asked even if its metrics are switched off.
 	status bool
+	// divided says that the MIG devices of a card are asked too.
+	divided bool
 	// sampled says that the sampler makes the answer: without it there is none.
 	sampled bool
 	// metrics is what the answer is recorded as.
@@ -53,6 +56,18 @@ type series struct {
 	attribute int
 	// text is an attribute that is free text, such as the fan's name.
 	text string
+	// of is the MIG device that the series belongs to; nil for the card itself.
+	of *names
+	// process is the process or the container that the series tells of, if any.
+	process *process
+}
+
+// device is whose name stands on the series' points.
+func (s *series) device(card *names) *names {
+	if s.of != nil {
+		return s.of
+	}
+	return card
 }
 
 // names is how a card stands on its points.
@@ -60,25 +75,52 @@ type names struct {
 	id, name, driver, cuda string
 	fans                   []string
 	nvmllib.Identity
+	mig
 }
+
+// mig is what only a MIG device has.
+type mig struct{ parent, profile, gpuInstance, computeInstance string }
 
 // sheet takes the answers of one card in one collection. The worker of the card
 // writes it, and the collection reads it when the worker is done.
 type sheet struct {
-	samples []sample
-	health  health
-	window  *window
-	names   *names
-	row     *family
-	fields  []nvmllib.FieldValue
+	samples   []sample
+	health    health
+	names     *names
+	row       *family
+	fields    []nvmllib.FieldValue
+	values    []nvmllib.GPMValue
+	processes *processTable
+	card      nvmllib.Device
+	now       time.Time
+	instances []*instance
+
+	// What is being asked: the card, or one of its MIG devices.
+	*target
+	instance *instance
+}
+
+// target is what is kept from one collection to the next of the card, and of
+// each of its MIG devices. Only the card's worker touches it.
+type target struct {
+	window window
+	gpm    *nvmllib.GPM
 }
 
 func (s *sheet) int(metric int, attribute int, v int64) {
-	s.samples = append(s.samples, sample{series: series{metric: &s.row.metrics[metric], attribute: attribute}, integer: v})
+	s.samples = append(s.samples, sample{series: s.series(metric, attribute), integer: v})
 }
 
 func (s *sheet) float(metric int, attribute int, v float64) {
-	s.samples = append(s.samples, sample{series: series{metric: &s.row.metrics[metric], attribute: attribute}, float: v})
+	s.samples = append(s.samples, sample{series: s.series(metric, attribute), float: v})
+}
+
+func (s *sheet) series(metric, attribute int) series {
+	out := series{metric: &s.row.metrics[metric], attribute: attribute}
+	if s.instance != nil {
+		out.of = s.instance.names
+	}
+	return out
 }
 
 // fieldValues asks for several field values at once. The slice is valid until
@@ -101,5 +143,6 @@ func (s *sheet) percent(metric int, attribute int, v uint32) {
 // table is all that is asked of a card, in the order in which it is asked.
 func table() []family {
 	return slices.Concat(memoryFamilies(), utilizationFamilies(), temperatureFamilies(), powerFamilies(),
-		clockFamilies(), throttleFamilies(), fanFamilies(), pcieFamilies(), eccFamilies(), repairFamilies(), peakFamilies())
+		clockFamilies(), throttleFamilies(), fanFamilies(), pcieFamilies(), nvlinkFamilies(), eccFamilies(), repairFamilies(),
+		profilingFamilies(), peakFamilies(), processFamilies())
 }

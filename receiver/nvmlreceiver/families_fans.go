@@ -46,8 +46,32 @@ func fanFamilies() []family {
 			}
 			return nil
 		},
+	}, {
+		name: "fans.rpm", needs: "nvmlDeviceGetFanSpeedRPM",
+		metrics: []metric{{
+			func(c *metadata.MetricsConfig) bool { return c.HwFanSpeed.Enabled },
+			func(mb *metadata.MetricsBuilder, ts pcommon.Timestamp, c *names, s *sample) {
+				mb.RecordHwFanSpeedDataPoint(ts, s.float, c.id, s.text)
+			},
+		}},
+		read: func(d nvmllib.Device, out *sheet) error {
+			rpm, err := d.FanRPM()
+			if nvmllib.IsInvalid(err) {
+				return nvmllib.ErrNotSupported("nvmlDeviceGetFanSpeedRPM") // no fan
+			}
+			if err == nil && rpm <= fastestFan {
+				out.samples = append(out.samples, sample{
+					series: series{metric: &out.row.metrics[0], text: out.names.fan(0)},
+					float:  float64(rpm),
+				})
+			}
+			return err
+		},
 	}}
 }
+
+// fastestFan is beyond what any fan turns, in revolutions per minute.
+const fastestFan = 100_000
 
 // fan is the fan's name on its points. It is kept, since it is asked for at every collection.
 func (n *names) fan(i int) string {

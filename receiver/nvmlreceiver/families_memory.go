@@ -21,8 +21,7 @@ func memoryInfo(d nvmllib.Device) (m nvmllib.Memory, reserveApart bool, err erro
 
 func memoryFamilies() []family {
 	return []family{{
-		name:  "memory",
-		needs: "nvmlDeviceGetMemoryInfo_v2|nvmlDeviceGetMemoryInfo",
+		name: "memory", needs: "nvmlDeviceGetMemoryInfo_v2|nvmlDeviceGetMemoryInfo", divided: true,
 		metrics: []metric{
 			{
 				func(c *metadata.MetricsConfig) bool { return c.HwGpuMemoryLimit.Enabled },
@@ -63,8 +62,7 @@ func memoryFamilies() []family {
 			return nil
 		},
 	}, {
-		name:  "bar1",
-		needs: "nvmlDeviceGetBAR1MemoryInfo",
+		name: "bar1", needs: "nvmlDeviceGetBAR1MemoryInfo",
 		metrics: []metric{
 			{
 				func(c *metadata.MetricsConfig) bool { return c.HwGpuBar1Limit.Enabled },

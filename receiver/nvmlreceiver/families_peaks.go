@@ -13,7 +13,7 @@ import (
 func peakFamilies() []family {
 	return []family{
 		{
-			name: "peaks.memory", needs: "nvmlDeviceGetMemoryInfo_v2|nvmlDeviceGetMemoryInfo", sampled: true,
+			name: "peaks.memory", needs: "nvmlDeviceGetMemoryInfo_v2|nvmlDeviceGetMemoryInfo", sampled: true, divided: true,
 			metrics: []metric{{
 				func(c *metadata.MetricsConfig) bool { return c.HwGpuMemoryUsageMax.Enabled },
 				func(mb *metadata.MetricsBuilder, ts pcommon.Timestamp, c *names, s *sample) {

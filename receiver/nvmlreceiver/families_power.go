@@ -3,6 +3,8 @@
 package nvmlreceiver
 
 import (
+	"time"
+
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
@@ -59,22 +61,62 @@ func powerFamilies() []family {
 			},
 		},
 		{
-			name: "energy", needs: "nvmlDeviceGetTotalEnergyConsumption",
+			name: "energy", needs: "nvmlDeviceGetTotalEnergyConsumption|nvmlDeviceGetPowerUsage",
 			metrics: []metric{{
 				func(c *metadata.MetricsConfig) bool { return c.HwEnergy.Enabled },
 				func(mb *metadata.MetricsBuilder, ts pcommon.Timestamp, c *names, s *sample) {
-					mb.RecordHwEnergyDataPoint(ts, s.float, c.id, c.name, metadata.AttributeHwTypeGpu)
+					mb.RecordHwEnergyDataPoint(ts, s.float, metadata.AttributeHwGpuEnergySource(s.attribute), c.id, c.name, metadata.AttributeHwTypeGpu)
 				},
 			}},
-			read: func(d nvmllib.Device, out *sheet) error {
-				mj, err := d.TotalEnergy()
-				if err == nil && mj < 1<<62 {
-					out.float(0, 0, float64(mj)/1000)
-				}
-				return err
-			},
+			read: readEnergy,
 		},
 	}
+}
+
+// readEnergy asks for the card's counter. A card that has none has its power
+// integrated, from here on by the sampler too.
+func readEnergy(d nvmllib.Device, out *sheet) error {
+	e := &out.window.energy
+	if !e.integrated {
+		mj, err := d.TotalEnergy()
+		if kind := nvmllib.KindOf(err); err == nil || kind != nvmllib.NotSupported && kind != nvmllib.Missing {
+			if err == nil && mj < 1<<62 {
+				out.float(0, int(metadata.AttributeHwGpuEnergySourceCounter), float64(mj)/1000)
+			}
+			return err
+		}
+		e.integrated = true
+	}
+	if err := e.take(d, out.now); err != nil {
+		return err
+	}
+	out.float(0, int(metadata.AttributeHwGpuEnergySourceIntegrated), e.joules)
+	return nil
+}
+
+// longestPowerGap is the longest time between two readings of the power over
+// which it is taken to have changed evenly; a longer one is not counted.
+const longestPowerGap = time.Minute
+
+// energyWindow integrates a card's power by the trapezoidal rule.
+type energyWindow struct {
+	integrated bool
+	joules     float64 // since the receiver began with the card
+	watts      float64
+	at         time.Time
+}
+
+func (e *energyWindow) take(d nvmllib.Device, now time.Time) error {
+	mw, err := d.PowerUsage()
+	if err != nil || mw > strongest {
+		return err
+	}
+	watts := float64(mw) / 1000
+	if step := now.Sub(e.at); !e.at.IsZero() && step > 0 && step <= longestPowerGap {
+		e.joules += (e.watts + watts) / 2 * step.Seconds()
+	}
+	e.watts, e.at = watts, now
+	return nil
 }
 
 var powerLimitMetric = metric{

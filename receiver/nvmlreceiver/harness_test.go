@@ -40,6 +40,8 @@ func newRig(t testing.TB, sessions *nvmllib.Sessions, change func(*Config)) *rig
 	t.Helper()
 	cfg := createDefaultConfig().(*Config)
 	cfg.LibraryPath = library.Path
+	// The process numbers of the profiles are not this machine's.
+	cfg.Processes.ProcPath, cfg.Processes.LogPath, cfg.Processes.PodResources = t.TempDir(), "", ""
 	if change != nil {
 		change(cfg)
 	}

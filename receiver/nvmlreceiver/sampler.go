@@ -38,6 +38,8 @@ type window struct {
 	engines    [len(sampled)]engineWindow
 	emptied    time.Time // when the driver's buffers were last read
 	scratch    []nvmllib.UtilizationSample
+	energy     energyWindow
+	pcie       pcieWindow
 }
 
 // engineWindow is what was seen of one part of the card.
@@ -67,9 +69,12 @@ func (e *engineWindow) add(at uint64, percent float64) {
 // take looks at the card once; it runs on the card's worker. The buffers are
 // emptied only every bufferInterval, or if asked to.
 func (w *window) take(d nvmllib.Device, now time.Time, empty bool) {
-	if m, _, err := memoryInfo(d); err == nil && m.Used <= m.Total && m.Total < 1<<50 {
-		w.memoryMax = max(w.memoryMax, m.Used)
-		w.memorySeen = true
+	w.takeMemory(d)
+	if w.energy.integrated {
+		_ = w.energy.take(d, now) // the next collection tells the error
+	}
+	if w.pcie.short {
+		_ = w.pcie.take(d)
 	}
 	empty = empty || now.Sub(w.emptied) >= bufferInterval
 	if empty {
@@ -87,10 +92,30 @@ func (w *window) take(d nvmllib.Device, now time.Time, empty bool) {
 	}
 }
 
+func (w *window) takeMemory(d nvmllib.Device) {
+	if m, _, err := memoryInfo(d); err == nil && m.Used <= m.Total && m.Total < 1<<50 {
+		w.memoryMax = max(w.memoryMax, m.Used)
+		w.memorySeen = true
+	}
+}
+
+// anew forgets what was learnt about the card before it came back.
+func (w *window) anew() {
+	w.energy.integrated, w.energy.at = false, time.Time{}
+	w.pcie = pcieWindow{}
+	for i := range w.engines {
+		e := &w.engines[i]
+		e.polled, e.off, e.last = false, false, 0
+	}
+}
+
 // drain takes the driver's samples since the last ones.
 func (w *window) drain(d nvmllib.Device, i int, now time.Time) {
 	e := &w.engines[i]
 	since := e.last
+	if since > uint64(now.Add(longestPeriod).UnixMicro()) {
+		since, e.last = 0, 0 // the clock was set back
+	}
 	if since == 0 { // what was before the receiver began is not its own
 		since = uint64(now.Add(-bufferInterval).UnixMicro())
 	}

@@ -16,7 +16,8 @@ var (
 	infoMetric = metric{
 		func(c *metadata.MetricsConfig) bool { return c.HwGpuInfo.Enabled },
 		func(mb *metadata.MetricsBuilder, ts pcommon.Timestamp, c *names, s *sample) {
-			mb.RecordHwGpuInfoDataPoint(ts, s.integer, c.driver, c.VBIOS, c.Architecture, c.BoardPart, c.cuda, c.MIG, c.NUMANode, c.PCIBusID, c.id, c.Model, c.name, c.Serial, vendor)
+			mb.RecordHwGpuInfoDataPoint(ts, s.integer, c.driver, c.VBIOS, c.Architecture, c.BoardPart, c.cuda, c.computeInstance, c.gpuInstance, c.MIG, c.profile, c.NUMANode, c.PCIBusID,
+				c.id, c.Model, c.name, c.parent, c.Serial, vendor)
 		},
 	}
 	upMetric = metric{

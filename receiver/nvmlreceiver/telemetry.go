@@ -61,6 +61,14 @@ func (t *telemetry) took(c *card) {
 	}
 }
 
+// left counts the processes that were left out of a collection.
+func (t *telemetry) left(c *card) {
+	if n := c.sheet.processes.dropped; n > 0 {
+		t.builder.ReceiverNvmlProcessesDropped.Add(context.Background(), n)
+		c.sheet.processes.dropped = 0
+	}
+}
+
 // missed counts a collection without an answer of the card.
 func (t *telemetry) missed(c *card) {
 	t.builder.ReceiverNvmlCardMisses.Add(context.Background(), 1, t.card(c))

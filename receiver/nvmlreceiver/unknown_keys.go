@@ -78,7 +78,7 @@ func suggestion(key string, known map[string]any) string {
 	switch {
 	case best != "":
 		return ": did you mean " + best + "?"
-	case len(names) <= 12:
+	case len(names) <= 20:
 		return ": it can be one of " + strings.Join(names, ", ")
 	}
 	return ": see the receiver's documentation for what there is"

@@ -201,3 +201,23 @@ func TestEachChangeOfACardsStateBecomesOneRecord(t *testing.T) {
 	both()
 	assert.Len(t, records(sink), 5, "two receivers see it, and it is recorded once; the first sight of a healthy card is none")
 }
+
+func TestOtherEventsOfTheDriverBecomeRecordsToo(t *testing.T) {
+	machine, cards := library.Machine(t, "h100")
+	l, sink := eventRig(t, time.Hour, nil)
+	settled(t, l.session, cards...)
+	machine.Event(0, 2, 0) // nvmlEventTypeDoubleBitEccError
+	machine.Event(0, 0x10, 0)
+	machine.Event(0, 4, 0) // a change of the performance state: nobody asked
+	machine.Event(0, 1, 0)
+	require.Eventually(t, func() bool { return len(records(sink)) == 3 }, 10*time.Second, 5*time.Millisecond)
+	r := records(sink)[0]
+	assert.Equal(t, "hw.gpu.event", r.EventName())
+	assert.Equal(t, plog.SeverityNumberError, r.SeverityNumber())
+	assert.Contains(t, r.Body().Str(), "ecc_double_bit on gpu0 (NVIDIA H100 80GB HBM3): a memory error could not be corrected")
+	kinds := []any{}
+	for _, r := range records(sink) {
+		kinds = append(kinds, r.Attributes().AsRaw()["hw.gpu.event.type"])
+	}
+	assert.Equal(t, []any{"ecc_double_bit", "clock_change", "ecc_single_bit"}, kinds)
+}

@@ -14,6 +14,9 @@ const (
 	maxSteps   = 256
 	maxFields  = 320
 	maxEvents  = 256
+	maxGPM     = 128
+	maxLinks   = 18
+	maxProcs   = 32
 
 	word         = 8
 	cellSize     = 2 * word
@@ -22,16 +25,18 @@ const (
 	stepSize     = 2 * word
 	seriesSize   = word + maxSteps*stepSize
 	eventSize    = 3 * word
-	migSize      = 6*word + 2*textSize
+	migSize      = 7*word + 2*textSize
+	linkSize     = 9 * word
+	processSize  = 9 * word
 	cardHeader   = 6 * word
-	stateHeader  = 8*word + 2*textSize + maxEvents*eventSize
+	stateHeader  = 9*word + 2*textSize + maxEvents*eventSize
 )
 
 // layout holds the indices of fields.def by name.
 type layout struct {
 	texts, values, series, functions map[string]int
 
-	textsAt, valuesAt, fieldsAt, seriesAt, functionsAt, migAt, cardSize int
+	textsAt, valuesAt, fieldsAt, seriesAt, functionsAt, migAt, gpmAt, linksAt, processesAt, cardSize int
 }
 
 func newLayout() (*layout, error) {
@@ -59,7 +64,10 @@ func newLayout() (*layout, error) {
 	l.seriesAt = l.fieldsAt + maxFields*fieldSize
 	l.functionsAt = l.seriesAt + len(l.series)*seriesSize
 	l.migAt = l.functionsAt + len(l.functions)*functionSize
-	l.cardSize = l.migAt + maxMIG*migSize
+	l.gpmAt = l.migAt + maxMIG*migSize
+	l.linksAt = l.gpmAt + maxGPM*cellSize
+	l.processesAt = l.linksAt + maxLinks*linkSize
+	l.cardSize = l.processesAt + maxProcs*processSize
 	return l, nil
 }
 

@@ -40,11 +40,18 @@ type Profile struct {
 	// Fields are field values by id, in NVML's units.
 	Fields map[int]fieldValue `yaml:"fields"`
 	Series map[string]int64   `yaml:"series"`
+	// NVLinks is the number of links, all active.
+	NVLinks int `yaml:"nvlinks"`
+	// GPM are the profiling counters by nvmlGpmMetricId_t, in percent or MiB/s.
+	GPM map[int]float64 `yaml:"gpm"`
 	// Load overrides what changes under load.
 	Load struct {
 		Values map[string]int64   `yaml:"values"`
 		Fields map[int]fieldValue `yaml:"fields"`
 		Series map[string]int64   `yaml:"series"`
+		GPM    map[int]float64    `yaml:"gpm"`
+		// Processes are those that made the load.
+		Processes []profileProcess `yaml:"processes"`
 	} `yaml:"load"`
 	Unsupported struct {
 		Functions []string `yaml:"functions"`
@@ -57,12 +64,25 @@ type Profile struct {
 		TotalMiB        int64  `yaml:"total_mib"`
 		UsedMiB         int64  `yaml:"used_mib"`
 		UsedLoadMiB     int64  `yaml:"used_load_mib"`
+		GPMPermille     int64  `yaml:"gpm_permille"`
 	} `yaml:"mig"`
 }
 
 type fieldValue struct {
 	Value int64  `yaml:"value"`
 	Type  string `yaml:"type"`
+}
+
+type profileProcess struct {
+	PID             int    `yaml:"pid"`
+	Graphics        bool   `yaml:"graphics"`
+	MemoryMiB       int64  `yaml:"memory_mib"`
+	GPUInstance     *int64 `yaml:"gpu_instance"`
+	ComputeInstance *int64 `yaml:"compute_instance"`
+	SM              int64  `yaml:"sm"`
+	Mem             int64  `yaml:"mem"`
+	Enc             int64  `yaml:"enc"`
+	Dec             int64  `yaml:"dec"`
 }
 
 var fieldTypes = map[string]int64{"": TypeUnsignedInt, "uint": TypeUnsignedInt, "ulong": TypeUnsignedLong, "ulonglong": TypeUnsignedLL, "int": typeSignedInt}
@@ -117,6 +137,15 @@ func (p *Profile) apply(c *Card) {
 	for name := range l.series {
 		c.stepAt(name, 0, 0)
 	}
+	for id := range maxGPM {
+		c.SetGPM(id, 0, NotSupported)
+	}
+	c.setGPM(p.GPM)
+	links := make([]NVLink, p.NVLinks)
+	for i := range links {
+		links[i].Active = true
+	}
+	c.SetNVLinks(links...)
 	c.SetEnergy(p.EnergyMJ)
 	c.set(p.Values, p.Fields, p.Series)
 	c.Set("minor_number", int64(c.index))
@@ -141,7 +170,7 @@ func (p *Profile) migDevices(c *Card, load bool) []MIGDevice {
 		devices = append(devices, MIGDevice{
 			UUID: fmt.Sprintf("MIG-%08x-%04x-4000-8000-%012x", p.hash(), c.index+1, i+1),
 			Name: m.Name, GPUInstance: m.GPUInstance, ComputeInstance: m.ComputeInstance,
-			MemoryTotal: m.TotalMiB * mib, MemoryUsed: used * mib,
+			MemoryTotal: m.TotalMiB * mib, MemoryUsed: used * mib, GPMPermille: m.GPMPermille,
 		})
 	}
 	return devices
@@ -158,6 +187,18 @@ func (p *Profile) hash() uint32 {
 // reported while they worked.
 func (c *Card) SetLoad(p *Profile) {
 	c.set(p.Load.Values, p.Load.Fields, p.Load.Series)
+	c.setGPM(p.Load.GPM)
+	processes := make([]Process, len(p.Load.Processes))
+	for i, l := range p.Load.Processes {
+		processes[i] = Process{
+			PID: l.PID, Memory: l.MemoryMiB * mib, MIG: l.GPUInstance != nil,
+			SM: l.SM, Mem: l.Mem, Enc: l.Enc, Dec: l.Dec, Graphics: l.Graphics,
+		}
+		if l.GPUInstance != nil {
+			processes[i].GPUInstance, processes[i].ComputeInstance = *l.GPUInstance, *l.ComputeInstance
+		}
+	}
+	c.SetProcesses(processes...)
 	if len(p.MIG) > 0 {
 		c.SetMIG(p.migDevices(c, true)...)
 	}
@@ -179,5 +220,11 @@ func (c *Card) set(values map[string]int64, fields map[int]fieldValue, series ma
 	}
 	for name, v := range series {
 		c.Step(name, v)
+	}
+}
+
+func (c *Card) setGPM(values map[int]float64) {
+	for id, v := range values {
+		c.SetGPM(id, int64(v*1000), Success)
 	}
 }

@@ -3,6 +3,7 @@ package fakenvml
 import (
 	"fmt"
 	"os"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -59,8 +60,8 @@ func Create(path string) (*State, error) {
 	s.store(word, int64(l.size()))
 	s.store(2*word, 1)
 	s.store(3*word, 1)
-	s.text(8*word, "595.71.05")
-	s.text(8*word+textSize, "13.595.71.05")
+	s.text(9*word, "595.71.05")
+	s.text(9*word+textSize, "13.595.71.05")
 	s.store(5*word, 13020)
 	s.store(0, stateMagic)
 	return s, nil
@@ -79,6 +80,7 @@ func (s *State) Reset() {
 	}
 	s.LoadDriver()
 	s.store(7*word, 0)
+	s.store(8*word, 0)
 	clear(s.memory[stateHeader:])
 }
 
@@ -105,8 +107,8 @@ func (s *State) index(m map[string]int, kind, name string) int {
 
 // SetDriver names the driver's and NVML's version and the CUDA version (13020 for 13.2).
 func (s *State) SetDriver(driver, nvml string, cuda int64) {
-	s.text(8*word, driver)
-	s.text(8*word+textSize, nvml)
+	s.text(9*word, driver)
+	s.text(9*word+textSize, nvml)
 	s.store(5*word, cuda)
 }
 
@@ -122,6 +124,9 @@ func (s *State) LoadDriver() {
 // UpgradeDriver makes the loaded library older than the driver:
 // LIB_RM_VERSION_MISMATCH until the process starts anew.
 func (s *State) UpgradeDriver() { s.store(2*word, 2) }
+
+// SetClockOffset sets the driver's wall clock off against this machine's.
+func (s *State) SetClockOffset(d time.Duration) { s.store(8*word, d.Nanoseconds()) }
 
 // Inits counts successful nvmlInit calls of all processes.
 func (s *State) Inits() int64 { return s.load(6 * word) }
@@ -148,7 +153,7 @@ func (s *State) Card(i int) *Card {
 // Event makes one event happen on a card.
 func (s *State) Event(card int, kind, data int64) {
 	n := s.load(7 * word)
-	at := 8*word + 2*textSize + int(n%maxEvents)*eventSize
+	at := 9*word + 2*textSize + int(n%maxEvents)*eventSize
 	s.store(at, int64(card))
 	s.store(at+word, kind)
 	s.store(at+2*word, data)
@@ -222,6 +227,23 @@ func (c *Card) function(name string) int {
 // library's own functions (nvmlInit_v2, …) are addressed through card 0.
 func (c *Card) SetReturn(function string, code int64) { c.state.store(c.function(function), code) }
 
+// FailEveryCall makes every call on this card answer a code; the returned
+// function puts the answers back.
+func (c *Card) FailEveryCall(code int64) (clear func()) {
+	before := map[string]int64{}
+	for name := range c.state.layout.functions {
+		if strings.HasPrefix(name, "nvmlGpm") || strings.HasPrefix(name, "nvmlDevice") && name != "nvmlDeviceGetCount_v2" && name != "nvmlDeviceGetHandleByIndex_v2" {
+			before[name] = c.state.load(c.function(name))
+			c.SetReturn(name, code)
+		}
+	}
+	return func() {
+		for name, code := range before {
+			c.SetReturn(name, code)
+		}
+	}
+}
+
 // SetDelay makes a function take that long on this card.
 func (c *Card) SetDelay(function string, d time.Duration) {
 	c.state.store(c.function(function)+word, d.Nanoseconds())
@@ -267,6 +289,8 @@ type MIGDevice struct {
 	GPUInstance, ComputeInstance int64
 	MemoryTotal, MemoryUsed      int64
 	MemoryReserved               int64
+	// GPMPermille is the device's part of the card's GPM values.
+	GPMPermille int64
 }
 
 // SetMIG switches MIG on with the devices given, or off without any.
@@ -281,14 +305,83 @@ func (c *Card) SetMIG(devices ...MIGDevice) {
 			continue
 		}
 		d := devices[i]
-		for j, v := range []int64{d.GPUInstance, d.ComputeInstance, d.MemoryTotal, d.MemoryUsed, d.MemoryReserved} {
+		for j, v := range []int64{d.GPUInstance, d.ComputeInstance, d.MemoryTotal, d.MemoryUsed, d.MemoryReserved, d.GPMPermille} {
 			c.state.store(at+(j+1)*word, v)
 		}
-		c.state.text(at+6*word, d.UUID)
-		c.state.text(at+6*word+textSize, d.Name)
+		c.state.text(at+7*word, d.UUID)
+		c.state.text(at+7*word+textSize, d.Name)
 		c.state.store(at, 1)
 	}
 	c.Set("mig_mode", truth(len(devices) > 0))
+}
+
+// SetGPM sets a GPM metric (nvmlGpmMetricId_t), in thousandths of its unit.
+func (c *Card) SetGPM(id int, thousandths, code int64) {
+	at := c.base + c.state.layout.gpmAt + id*cellSize
+	c.state.store(at, thousandths)
+	c.state.store(at+word, code)
+}
+
+// NVLink is one link of a card.
+type NVLink struct {
+	Active bool
+	// TxKiB and RxKiB are the data counters.
+	TxKiB, RxKiB int64
+	// Errors are by nvmlNvLinkErrorCounter_t: replay, recovery, CRC of flits, CRC
+	// and ECC of data.
+	Errors [5]int64
+}
+
+// SetNVLinks gives the card these links and no others.
+func (c *Card) SetNVLinks(links ...NVLink) {
+	for i := range maxLinks {
+		at := c.base + c.state.layout.linksAt + i*linkSize
+		if i >= len(links) {
+			c.state.store(at, 0)
+			continue
+		}
+		for j, v := range append([]int64{1, truth(links[i].Active), links[i].TxKiB, links[i].RxKiB}, links[i].Errors[:]...) {
+			c.state.store(at+j*word, v)
+		}
+	}
+}
+
+// Process is one process on a card.
+type Process struct {
+	PID      int
+	Graphics bool
+	// Memory is in bytes; [NotAvailable] is what the driver says where it does not know.
+	Memory int64
+	// The MIG device; leave both at 0 and MIG off for a whole card.
+	MIG                          bool
+	GPUInstance, ComputeInstance int64
+	// Shares in percent. A process with none has no sample.
+	SM, Mem, Enc, Dec int64
+}
+
+// NotAvailable is NVML_VALUE_NOT_AVAILABLE.
+const NotAvailable = -1
+
+// SetProcesses puts these processes on the card and no others.
+func (c *Card) SetProcesses(processes ...Process) {
+	if len(processes) > maxProcs {
+		panic("fakenvml: too many processes")
+	}
+	for i := range maxProcs {
+		at := c.base + c.state.layout.processesAt + i*processSize
+		if i >= len(processes) {
+			c.state.store(at, 0)
+			continue
+		}
+		p := processes[i]
+		gi, ci := int64(-1), int64(-1)
+		if p.MIG {
+			gi, ci = p.GPUInstance, p.ComputeInstance
+		}
+		for j, v := range []int64{int64(p.PID), truth(p.Graphics), p.Memory, gi, ci, p.SM, p.Mem, p.Enc, p.Dec} {
+			c.state.store(at+j*word, v)
+		}
+	}
 }
 
 // monotonic is the clock of the library: CLOCK_MONOTONIC in ns, the same for all

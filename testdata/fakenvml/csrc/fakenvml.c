@@ -56,6 +56,13 @@ static int64_t now_ns(void) {
 	return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
+/* The wall clock, which can jump. */
+static int64_t wall_ns(void) {
+	struct timespec t;
+	clock_gettime(CLOCK_REALTIME, &t);
+	return t.tv_sec * 1000000000LL + t.tv_nsec + load(&S->clock_offset_ns);
+}
+
 static void pause_ns(int64_t ns) {
 	struct timespec t = {ns / 1000000000LL, ns % 1000000000LL};
 	nanosleep(&t, NULL);
@@ -427,9 +434,7 @@ nvmlReturn_t nvmlDeviceGetSamples(nvmlDevice_t d, nvmlSamplingType_t type, unsig
 	default: return NVML_ERROR_NOT_SUPPORTED;
 	}
 	if (mig_on(c)) return NVML_ERROR_NOT_SUPPORTED;
-	struct timespec wall;
-	clock_gettime(CLOCK_REALTIME, &wall);
-	int64_t real = wall.tv_sec * 1000000000LL + wall.tv_nsec, offset = real - now_ns();
+	int64_t real = wall_ns(), offset = real - now_ns();
 	int64_t period = load(&c->sampling_period_ns) / 1000 * 1000;
 	if (period <= 0) period = 1000;
 	int64_t newest_end = real / period * period;
@@ -526,6 +531,39 @@ nvmlReturn_t nvmlDeviceGetViolationStatus(nvmlDevice_t d, nvmlPerfPolicyType_t p
 	return (nvmlReturn_t)load(&c->fields[field].ret);
 }
 
+/* --- NVLink: not readable while MIG is on --- */
+
+static nvmlReturn_t link_of(struct card *c, unsigned int i, struct link **l) {
+	if (mig_on(c) || !load(&c->links[0].present)) return NVML_ERROR_NOT_SUPPORTED;
+	if (i >= MAX_LINKS || !load(&c->links[i].present)) return NVML_ERROR_INVALID_ARGUMENT;
+	*l = &c->links[i];
+	return NVML_SUCCESS;
+}
+nvmlReturn_t nvmlDeviceGetNvLinkState(nvmlDevice_t d, unsigned int i, nvmlEnableState_t *active) {
+	DEVICE(d, nvmlDeviceGetNvLinkState)
+	struct link *l;
+	r = link_of(c, i, &l);
+	if (r == NVML_SUCCESS) *active = (nvmlEnableState_t)load(&l->active);
+	return r;
+}
+nvmlReturn_t nvmlDeviceGetNvLinkErrorCounter(nvmlDevice_t d, unsigned int i, nvmlNvLinkErrorCounter_t which, unsigned long long *n) {
+	DEVICE(d, nvmlDeviceGetNvLinkErrorCounter)
+	struct link *l;
+	r = link_of(c, i, &l);
+	if (r != NVML_SUCCESS) return r;
+	if (which >= NVML_NVLINK_ERROR_COUNT) return NVML_ERROR_INVALID_ARGUMENT;
+	*n = (unsigned long long)load(&l->errors[which]);
+	return NVML_SUCCESS;
+}
+static nvmlReturn_t link_throughput(struct card *c, nvmlFieldValue_t *v) {
+	struct link *l;
+	nvmlReturn_t r = link_of(c, v->scopeId, &l);
+	if (r != NVML_SUCCESS) return r;
+	v->valueType = NVML_VALUE_TYPE_UNSIGNED_LONG_LONG;
+	v->value.ullVal = (unsigned long long)load(v->fieldId == NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX ? &l->tx_kib : &l->rx_kib);
+	return NVML_SUCCESS;
+}
+
 nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t d, int count, nvmlFieldValue_t *values) {
 	DEVICE(d, nvmlDeviceGetFieldValues)
 	for (int i = 0; i < count; i++) {
@@ -537,6 +575,8 @@ nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t d, int count, nvmlFieldValue_
 		v->nvmlReturn = (nvmlReturn_t)load(&f->ret);
 		v->valueType = (nvmlValueType_t)load(&f->type);
 		v->value.sllVal = load(&f->value);
+		if (v->fieldId >= NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX && v->fieldId <= NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX)
+			v->nvmlReturn = link_throughput(c, v);
 		switch (v->fieldId) { /* those that move in time */
 		case NVML_FI_DEV_POWER_INSTANT: v->value.uiVal = (unsigned int)newest(&c->series[SERIES_power]); break;
 		case NVML_FI_DEV_POWER_AVERAGE: v->value.uiVal = (unsigned int)average(&c->series[SERIES_power], load(&c->power_period_ns)); break;
@@ -553,6 +593,12 @@ nvmlReturn_t nvmlDeviceGetFanSpeed_v2(nvmlDevice_t d, unsigned int fan, unsigned
 	DEVICE(d, nvmlDeviceGetFanSpeed_v2)
 	if ((int64_t)fan >= load(&c->values[VALUE_fan_count].value)) return NVML_ERROR_INVALID_ARGUMENT;
 	return value_uint(c, VALUE_fan_speed, percent);
+}
+nvmlReturn_t nvmlDeviceGetFanSpeedRPM(nvmlDevice_t d, nvmlFanSpeedInfo_t *fan) {
+	DEVICE(d, nvmlDeviceGetFanSpeedRPM)
+	if (fan->version != nvmlFanSpeedInfo_v1) return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
+	if ((int64_t)fan->fan >= load(&c->values[VALUE_fan_count].value)) return NVML_ERROR_INVALID_ARGUMENT;
+	return value_uint(c, VALUE_fan_rpm, &fan->speed);
 }
 nvmlReturn_t nvmlDeviceGetCurrPcieLinkGeneration(nvmlDevice_t d, unsigned int *v) { DEVICE(d, nvmlDeviceGetCurrPcieLinkGeneration) return value_uint(c, VALUE_pcie_generation, v); }
 nvmlReturn_t nvmlDeviceGetMaxPcieLinkGeneration(nvmlDevice_t d, unsigned int *v) { DEVICE(d, nvmlDeviceGetMaxPcieLinkGeneration) return value_uint(c, VALUE_pcie_generation_max, v); }
@@ -585,6 +631,111 @@ nvmlReturn_t nvmlDeviceGetMemoryErrorCounter(nvmlDevice_t d, nvmlMemoryErrorType
 	default: return NVML_ERROR_NOT_SUPPORTED;
 	}
 	return counter(c, VALUE_ecc_sram_corrected_volatile + (lifetime == NVML_AGGREGATE_ECC) * 4 + location * 2 + (type == NVML_MEMORY_ERROR_TYPE_UNCORRECTED), n);
+}
+
+/* --- GPM: what happened between two samples --- */
+
+struct gpm_sample { int64_t card, mig, taken; };
+
+nvmlReturn_t nvmlGpmQueryDeviceSupport(nvmlDevice_t d, nvmlGpmSupport_t *support) {
+	DEVICE(d, nvmlGpmQueryDeviceSupport)
+	if (support->version != NVML_GPM_SUPPORT_VERSION) return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
+	support->isSupportedDevice = load(&c->gpm[NVML_GPM_METRIC_SM_UTIL].ret) == NVML_SUCCESS;
+	return NVML_SUCCESS;
+}
+nvmlReturn_t nvmlGpmSampleAlloc(nvmlGpmSample_t *sample) {
+	LIBRARY(nvmlGpmSampleAlloc)
+	struct gpm_sample *s = calloc(1, sizeof *s);
+	if (!s) return NVML_ERROR_MEMORY;
+	s->card = -1;
+	sample->handle = (struct nvmlGpmSample_st *)s;
+	return NVML_SUCCESS;
+}
+nvmlReturn_t nvmlGpmSampleFree(nvmlGpmSample_t sample) { free(sample.handle); return NVML_SUCCESS; }
+static nvmlReturn_t take_sample(nvmlGpmSample_t sample, int64_t card, int64_t mig) {
+	struct gpm_sample *s = (struct gpm_sample *)sample.handle;
+	if (load(&S->card[card].gpm[NVML_GPM_METRIC_SM_UTIL].ret) != NVML_SUCCESS) return NVML_ERROR_NOT_SUPPORTED;
+	s->card = card; s->mig = mig; s->taken = now_ns();
+	return NVML_SUCCESS;
+}
+nvmlReturn_t nvmlGpmSampleGet(nvmlDevice_t d, nvmlGpmSample_t sample) {
+	DEVICE(d, nvmlGpmSampleGet)
+	if (mig_on(c)) return NVML_ERROR_NOT_SUPPORTED;
+	return take_sample(sample, card_of(d), -1);
+}
+nvmlReturn_t nvmlGpmMigSampleGet(nvmlDevice_t d, unsigned int gpu_instance, nvmlGpmSample_t sample) {
+	DEVICE(d, nvmlGpmMigSampleGet)
+	if (!mig_on(c)) return NVML_ERROR_INVALID_ARGUMENT;
+	for (int64_t i = 0; i < MAX_MIG; i++)
+		if (load(&c->mig[i].present) && load(&c->mig[i].gpu_instance) == (int64_t)gpu_instance)
+			return take_sample(sample, card_of(d), i);
+	return NVML_ERROR_INVALID_ARGUMENT;
+}
+nvmlReturn_t nvmlGpmMetricsGet(nvmlGpmMetricsGet_t *get) {
+	if (!map_state()) return NVML_ERROR_UNINITIALIZED;
+	if (get->version != NVML_GPM_METRICS_GET_VERSION) return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
+	struct gpm_sample *a = (struct gpm_sample *)get->sample1.handle, *b = (struct gpm_sample *)get->sample2.handle;
+	if (!a || !b || a->card < 0 || a->card != b->card || a->mig != b->mig || b->taken <= a->taken) return NVML_ERROR_INVALID_ARGUMENT;
+	nvmlReturn_t r = enter(a->card, FUNC_nvmlGpmMetricsGet);
+	if (r != NVML_SUCCESS) return r;
+	struct card *c = &S->card[a->card];
+	int64_t permille = a->mig < 0 ? 1000 : load(&c->mig[a->mig].gpm_permille);
+	for (unsigned int i = 0; i < get->numMetrics; i++) {
+		nvmlGpmMetric_t *m = &get->metrics[i];
+		memset(&m->metricInfo, 0, sizeof m->metricInfo);
+		if (m->metricId >= MAX_GPM) { m->nvmlReturn = NVML_ERROR_INVALID_ARGUMENT; continue; }
+		m->nvmlReturn = (nvmlReturn_t)load(&c->gpm[m->metricId].ret);
+		m->value = (double)load(&c->gpm[m->metricId].value) * (double)permille / 1e6;
+	}
+	return NVML_SUCCESS;
+}
+
+/* --- processes --- */
+
+#define ANY_PID(p) (load(&(p)->pid) != 0)
+
+static nvmlReturn_t list_processes(struct card *c, nvmlDevice_t d, int64_t graphics, unsigned int *count, nvmlProcessInfo_t *out, nvmlProcessInfo_v1_t *out_v1) {
+	unsigned int n = 0;
+	struct mig *m = is_mig(d) ? mig_of(c, d) : NULL;
+	if (is_mig(d) && !m) return NVML_ERROR_NOT_FOUND;
+	for (int i = 0; i < MAX_PROCESSES; i++) {
+		struct process *p = &c->processes[i];
+		if (!ANY_PID(p) || load(&p->graphics) != graphics) continue;
+		if (m && (load(&p->gpu_instance) != load(&m->gpu_instance) || load(&p->compute_instance) != load(&m->compute_instance))) continue;
+		if (n < *count && out)
+			out[n] = (nvmlProcessInfo_t){(unsigned int)load(&p->pid), (unsigned long long)load(&p->memory), (unsigned int)load(&p->gpu_instance), (unsigned int)load(&p->compute_instance)};
+		if (n < *count && out_v1)
+			out_v1[n] = (nvmlProcessInfo_v1_t){(unsigned int)load(&p->pid), (unsigned long long)load(&p->memory)};
+		n++;
+	}
+	nvmlReturn_t r = n > *count ? NVML_ERROR_INSUFFICIENT_SIZE : NVML_SUCCESS;
+	*count = n;
+	return r;
+}
+nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v3(nvmlDevice_t d, unsigned int *count, nvmlProcessInfo_t *out) { DEVICE(d, nvmlDeviceGetComputeRunningProcesses_v3) return list_processes(c, d, 0, count, out, NULL); }
+nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v2(nvmlDevice_t d, unsigned int *count, nvmlProcessInfo_v2_t *out) { return nvmlDeviceGetComputeRunningProcesses_v3(d, count, out); }
+nvmlReturn_t nvmlDeviceGetComputeRunningProcesses(nvmlDevice_t d, unsigned int *count, nvmlProcessInfo_v1_t *out) { DEVICE(d, nvmlDeviceGetComputeRunningProcesses_v3) return list_processes(c, d, 0, count, NULL, out); }
+nvmlReturn_t nvmlDeviceGetGraphicsRunningProcesses_v3(nvmlDevice_t d, unsigned int *count, nvmlProcessInfo_t *out) { DEVICE(d, nvmlDeviceGetGraphicsRunningProcesses_v3) return list_processes(c, d, 1, count, out, NULL); }
+nvmlReturn_t nvmlDeviceGetGraphicsRunningProcesses_v2(nvmlDevice_t d, unsigned int *count, nvmlProcessInfo_v2_t *out) { return nvmlDeviceGetGraphicsRunningProcesses_v3(d, count, out); }
+nvmlReturn_t nvmlDeviceGetGraphicsRunningProcesses(nvmlDevice_t d, unsigned int *count, nvmlProcessInfo_v1_t *out) { DEVICE(d, nvmlDeviceGetGraphicsRunningProcesses_v3) return list_processes(c, d, 1, count, NULL, out); }
+
+/* Only processes that did something have a sample, and only new ones are told. */
+nvmlReturn_t nvmlDeviceGetProcessUtilization(nvmlDevice_t d, nvmlProcessUtilizationSample_t *out, unsigned int *count, unsigned long long last_seen) {
+	DEVICE(d, nvmlDeviceGetProcessUtilization)
+	if (mig_on(c)) return NVML_ERROR_NOT_SUPPORTED;
+	unsigned long long at = (unsigned long long)(wall_ns() / 1000);
+	unsigned int n = 0;
+	for (int i = 0; i < MAX_PROCESSES; i++) {
+		struct process *p = &c->processes[i];
+		if (!ANY_PID(p) || load(&p->sm) + load(&p->mem) + load(&p->enc) + load(&p->dec) == 0 || at <= last_seen) continue;
+		if (out && n < *count)
+			out[n] = (nvmlProcessUtilizationSample_t){(unsigned int)load(&p->pid), at, (unsigned int)load(&p->sm), (unsigned int)load(&p->mem), (unsigned int)load(&p->enc), (unsigned int)load(&p->dec)};
+		n++;
+	}
+	if (n == 0) return NVML_ERROR_NOT_FOUND;
+	nvmlReturn_t result = !out || n > *count ? NVML_ERROR_INSUFFICIENT_SIZE : NVML_SUCCESS;
+	*count = n;
+	return result;
 }
 
 /* --- events --- */

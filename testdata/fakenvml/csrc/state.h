@@ -12,6 +12,9 @@
 #define MAX_STEPS 256
 #define MAX_FIELDS 320
 #define MAX_EVENTS 256
+#define MAX_GPM 128
+#define MAX_LINKS 18
+#define MAX_PROCESSES 32
 
 struct cell { int64_t value, ret; };
 struct field { int64_t value, ret, type; };
@@ -60,8 +63,16 @@ enum function_id {
 struct mig {
 	int64_t present, gpu_instance, compute_instance;
 	int64_t memory_total, memory_used, memory_reserved;
+	int64_t gpm_permille;        /* of the card's GPM values */
 	char uuid[TEXT_SIZE], name[TEXT_SIZE];
 };
+
+/* One NVLink; errors by nvmlNvLinkErrorCounter_t. */
+struct link { int64_t present, active, tx_kib, rx_kib, errors[5]; };
+
+/* One process on the card; instances are -1 without MIG, memory -1 is "not
+ * available". Shares in percent; a process without any has no sample. */
+struct process { int64_t pid, graphics, memory, gpu_instance, compute_instance, sm, mem, enc, dec; };
 
 struct card {
 	int64_t present;             /* 0: the index is not enumerated any more */
@@ -76,6 +87,9 @@ struct card {
 	struct series series[SERIES_COUNT];
 	struct function functions[FUNC_COUNT];
 	struct mig mig[MAX_MIG];
+	struct cell gpm[MAX_GPM];    /* by nvmlGpmMetricId_t, in thousandths */
+	struct link links[MAX_LINKS];
+	struct process processes[MAX_PROCESSES];
 };
 
 struct state {
@@ -86,6 +100,7 @@ struct state {
 	int64_t cuda_version;
 	int64_t inits;       /* how often nvmlInit has succeeded, over all processes */
 	int64_t event_count;
+	int64_t clock_offset_ns; /* of the wall clock that the driver stamps with */
 	char driver_version[TEXT_SIZE], nvml_version[TEXT_SIZE];
 	struct event events[MAX_EVENTS];
 	struct card card[MAX_CARDS];

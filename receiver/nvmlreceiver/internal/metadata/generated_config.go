@@ -31,31 +31,45 @@ func (ms *MetricConfig) Unmarshal(parser *confmap.Conf) error {
 type MetricsConfig struct {
 	HwEnergy                        MetricConfig `mapstructure:"hw.energy"`
 	HwErrors                        MetricConfig `mapstructure:"hw.errors"`
+	HwFanSpeed                      MetricConfig `mapstructure:"hw.fan.speed"`
 	HwFanSpeedRatio                 MetricConfig `mapstructure:"hw.fan.speed_ratio"`
 	HwGpuActiveTime                 MetricConfig `mapstructure:"hw.gpu.active.time"`
+	HwGpuAllocated                  MetricConfig `mapstructure:"hw.gpu.allocated"`
 	HwGpuBar1Limit                  MetricConfig `mapstructure:"hw.gpu.bar1.limit"`
 	HwGpuBar1Usage                  MetricConfig `mapstructure:"hw.gpu.bar1.usage"`
 	HwGpuClockFrequency             MetricConfig `mapstructure:"hw.gpu.clock.frequency"`
 	HwGpuClockFrequencyLimit        MetricConfig `mapstructure:"hw.gpu.clock.frequency.limit"`
 	HwGpuCount                      MetricConfig `mapstructure:"hw.gpu.count"`
+	HwGpuEngineActive               MetricConfig `mapstructure:"hw.gpu.engine.active"`
 	HwGpuInfo                       MetricConfig `mapstructure:"hw.gpu.info"`
+	HwGpuIo                         MetricConfig `mapstructure:"hw.gpu.io"`
+	HwGpuIoRate                     MetricConfig `mapstructure:"hw.gpu.io.rate"`
+	HwGpuMemoryActive               MetricConfig `mapstructure:"hw.gpu.memory.active"`
 	HwGpuMemoryBandwidthUtilization MetricConfig `mapstructure:"hw.gpu.memory.bandwidth.utilization"`
 	HwGpuMemoryLimit                MetricConfig `mapstructure:"hw.gpu.memory.limit"`
 	HwGpuMemoryReserved             MetricConfig `mapstructure:"hw.gpu.memory.reserved"`
 	HwGpuMemoryUsage                MetricConfig `mapstructure:"hw.gpu.memory.usage"`
 	HwGpuMemoryUsageMax             MetricConfig `mapstructure:"hw.gpu.memory.usage.max"`
 	HwGpuMemoryUtilization          MetricConfig `mapstructure:"hw.gpu.memory.utilization"`
+	HwGpuNvlinkErrors               MetricConfig `mapstructure:"hw.gpu.nvlink.errors"`
+	HwGpuNvlinkIo                   MetricConfig `mapstructure:"hw.gpu.nvlink.io"`
+	HwGpuNvlinkState                MetricConfig `mapstructure:"hw.gpu.nvlink.state"`
 	HwGpuPcieLinkGeneration         MetricConfig `mapstructure:"hw.gpu.pcie.link.generation"`
 	HwGpuPcieLinkWidth              MetricConfig `mapstructure:"hw.gpu.pcie.link.width"`
 	HwGpuPcieReplays                MetricConfig `mapstructure:"hw.gpu.pcie.replays"`
 	HwGpuPerformanceState           MetricConfig `mapstructure:"hw.gpu.performance_state"`
+	HwGpuPipeActive                 MetricConfig `mapstructure:"hw.gpu.pipe.active"`
 	HwGpuPowerLimit                 MetricConfig `mapstructure:"hw.gpu.power.limit"`
+	HwGpuProcessMemoryUsage         MetricConfig `mapstructure:"hw.gpu.process.memory.usage"`
+	HwGpuProcessUtilization         MetricConfig `mapstructure:"hw.gpu.process.utilization"`
 	HwGpuRecoveryAction             MetricConfig `mapstructure:"hw.gpu.recovery_action"`
 	HwGpuRetiredPages               MetricConfig `mapstructure:"hw.gpu.retired_pages"`
 	HwGpuRetiredPagesPending        MetricConfig `mapstructure:"hw.gpu.retired_pages.pending"`
 	HwGpuRowRemaps                  MetricConfig `mapstructure:"hw.gpu.row_remaps"`
 	HwGpuRowRemapsFailed            MetricConfig `mapstructure:"hw.gpu.row_remaps.failed"`
 	HwGpuRowRemapsPending           MetricConfig `mapstructure:"hw.gpu.row_remaps.pending"`
+	HwGpuSmActive                   MetricConfig `mapstructure:"hw.gpu.sm.active"`
+	HwGpuSmOccupancy                MetricConfig `mapstructure:"hw.gpu.sm.occupancy"`
 	HwGpuTemperatureMargin          MetricConfig `mapstructure:"hw.gpu.temperature.margin"`
 	HwGpuThrottleActive             MetricConfig `mapstructure:"hw.gpu.throttle.active"`
 	HwGpuThrottleTime               MetricConfig `mapstructure:"hw.gpu.throttle.time"`
@@ -78,10 +92,16 @@ func DefaultMetricsConfig() MetricsConfig {
 		HwErrors: MetricConfig{
 			Enabled: true,
 		},
+		HwFanSpeed: MetricConfig{
+			Enabled: true,
+		},
 		HwFanSpeedRatio: MetricConfig{
 			Enabled: true,
 		},
 		HwGpuActiveTime: MetricConfig{
+			Enabled: true,
+		},
+		HwGpuAllocated: MetricConfig{
 			Enabled: true,
 		},
 		HwGpuBar1Limit: MetricConfig{
@@ -99,7 +119,19 @@ func DefaultMetricsConfig() MetricsConfig {
 		HwGpuCount: MetricConfig{
 			Enabled: true,
 		},
+		HwGpuEngineActive: MetricConfig{
+			Enabled: true,
+		},
 		HwGpuInfo: MetricConfig{
+			Enabled: true,
+		},
+		HwGpuIo: MetricConfig{
+			Enabled: true,
+		},
+		HwGpuIoRate: MetricConfig{
+			Enabled: true,
+		},
+		HwGpuMemoryActive: MetricConfig{
 			Enabled: true,
 		},
 		HwGpuMemoryBandwidthUtilization: MetricConfig{
@@ -120,6 +152,15 @@ func DefaultMetricsConfig() MetricsConfig {
 		HwGpuMemoryUtilization: MetricConfig{
 			Enabled: true,
 		},
+		HwGpuNvlinkErrors: MetricConfig{
+			Enabled: true,
+		},
+		HwGpuNvlinkIo: MetricConfig{
+			Enabled: true,
+		},
+		HwGpuNvlinkState: MetricConfig{
+			Enabled: true,
+		},
 		HwGpuPcieLinkGeneration: MetricConfig{
 			Enabled: true,
 		},
@@ -132,7 +173,16 @@ func DefaultMetricsConfig() MetricsConfig {
 		HwGpuPerformanceState: MetricConfig{
 			Enabled: true,
 		},
+		HwGpuPipeActive: MetricConfig{
+			Enabled: true,
+		},
 		HwGpuPowerLimit: MetricConfig{
+			Enabled: true,
+		},
+		HwGpuProcessMemoryUsage: MetricConfig{
+			Enabled: true,
+		},
+		HwGpuProcessUtilization: MetricConfig{
 			Enabled: true,
 		},
 		HwGpuRecoveryAction: MetricConfig{
@@ -151,6 +201,12 @@ func DefaultMetricsConfig() MetricsConfig {
 			Enabled: true,
 		},
 		HwGpuRowRemapsPending: MetricConfig{
+			Enabled: true,
+		},
+		HwGpuSmActive: MetricConfig{
+			Enabled: true,
+		},
+		HwGpuSmOccupancy: MetricConfig{
 			Enabled: true,
 		},
 		HwGpuTemperatureMargin: MetricConfig{

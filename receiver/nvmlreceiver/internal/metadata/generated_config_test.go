@@ -33,10 +33,16 @@ func TestMetricsBuilderConfig(t *testing.T) {
 					HwErrors: MetricConfig{
 						Enabled: true,
 					},
+					HwFanSpeed: MetricConfig{
+						Enabled: true,
+					},
 					HwFanSpeedRatio: MetricConfig{
 						Enabled: true,
 					},
 					HwGpuActiveTime: MetricConfig{
+						Enabled: true,
+					},
+					HwGpuAllocated: MetricConfig{
 						Enabled: true,
 					},
 					HwGpuBar1Limit: MetricConfig{
@@ -54,7 +60,19 @@ func TestMetricsBuilderConfig(t *testing.T) {
 					HwGpuCount: MetricConfig{
 						Enabled: true,
 					},
+					HwGpuEngineActive: MetricConfig{
+						Enabled: true,
+					},
 					HwGpuInfo: MetricConfig{
+						Enabled: true,
+					},
+					HwGpuIo: MetricConfig{
+						Enabled: true,
+					},
+					HwGpuIoRate: MetricConfig{
+						Enabled: true,
+					},
+					HwGpuMemoryActive: MetricConfig{
 						Enabled: true,
 					},
 					HwGpuMemoryBandwidthUtilization: MetricConfig{
@@ -75,6 +93,15 @@ func TestMetricsBuilderConfig(t *testing.T) {
 					HwGpuMemoryUtilization: MetricConfig{
 						Enabled: true,
 					},
+					HwGpuNvlinkErrors: MetricConfig{
+						Enabled: true,
+					},
+					HwGpuNvlinkIo: MetricConfig{
+						Enabled: true,
+					},
+					HwGpuNvlinkState: MetricConfig{
+						Enabled: true,
+					},
 					HwGpuPcieLinkGeneration: MetricConfig{
 						Enabled: true,
 					},
@@ -87,7 +114,16 @@ func TestMetricsBuilderConfig(t *testing.T) {
 					HwGpuPerformanceState: MetricConfig{
 						Enabled: true,
 					},
+					HwGpuPipeActive: MetricConfig{
+						Enabled: true,
+					},
 					HwGpuPowerLimit: MetricConfig{
+						Enabled: true,
+					},
+					HwGpuProcessMemoryUsage: MetricConfig{
+						Enabled: true,
+					},
+					HwGpuProcessUtilization: MetricConfig{
 						Enabled: true,
 					},
 					HwGpuRecoveryAction: MetricConfig{
@@ -106,6 +142,12 @@ func TestMetricsBuilderConfig(t *testing.T) {
 						Enabled: true,
 					},
 					HwGpuRowRemapsPending: MetricConfig{
+						Enabled: true,
+					},
+					HwGpuSmActive: MetricConfig{
+						Enabled: true,
+					},
+					HwGpuSmOccupancy: MetricConfig{
 						Enabled: true,
 					},
 					HwGpuTemperatureMargin: MetricConfig{
@@ -168,10 +210,16 @@ func TestMetricsBuilderConfig(t *testing.T) {
 					HwErrors: MetricConfig{
 						Enabled: false,
 					},
+					HwFanSpeed: MetricConfig{
+						Enabled: false,
+					},
 					HwFanSpeedRatio: MetricConfig{
 						Enabled: false,
 					},
 					HwGpuActiveTime: MetricConfig{
+						Enabled: false,
+					},
+					HwGpuAllocated: MetricConfig{
 						Enabled: false,
 					},
 					HwGpuBar1Limit: MetricConfig{
@@ -189,7 +237,19 @@ func TestMetricsBuilderConfig(t *testing.T) {
 					HwGpuCount: MetricConfig{
 						Enabled: false,
 					},
+					HwGpuEngineActive: MetricConfig{
+						Enabled: false,
+					},
 					HwGpuInfo: MetricConfig{
+						Enabled: false,
+					},
+					HwGpuIo: MetricConfig{
+						Enabled: false,
+					},
+					HwGpuIoRate: MetricConfig{
+						Enabled: false,
+					},
+					HwGpuMemoryActive: MetricConfig{
 						Enabled: false,
 					},
 					HwGpuMemoryBandwidthUtilization: MetricConfig{
@@ -210,6 +270,15 @@ func TestMetricsBuilderConfig(t *testing.T) {
 					HwGpuMemoryUtilization: MetricConfig{
 						Enabled: false,
 					},
+					HwGpuNvlinkErrors: MetricConfig{
+						Enabled: false,
+					},
+					HwGpuNvlinkIo: MetricConfig{
+						Enabled: false,
+					},
+					HwGpuNvlinkState: MetricConfig{
+						Enabled: false,
+					},
 					HwGpuPcieLinkGeneration: MetricConfig{
 						Enabled: false,
 					},
@@ -222,7 +291,16 @@ func TestMetricsBuilderConfig(t *testing.T) {
 					HwGpuPerformanceState: MetricConfig{
 						Enabled: false,
 					},
+					HwGpuPipeActive: MetricConfig{
+						Enabled: false,
+					},
 					HwGpuPowerLimit: MetricConfig{
+						Enabled: false,
+					},
+					HwGpuProcessMemoryUsage: MetricConfig{
+						Enabled: false,
+					},
+					HwGpuProcessUtilization: MetricConfig{
 						Enabled: false,
 					},
 					HwGpuRecoveryAction: MetricConfig{
@@ -241,6 +319,12 @@ func TestMetricsBuilderConfig(t *testing.T) {
 						Enabled: false,
 					},
 					HwGpuRowRemapsPending: MetricConfig{
+						Enabled: false,
+					},
+					HwGpuSmActive: MetricConfig{
+						Enabled: false,
+					},
+					HwGpuSmOccupancy: MetricConfig{
 						Enabled: false,
 					},
 					HwGpuTemperatureMargin: MetricConfig{

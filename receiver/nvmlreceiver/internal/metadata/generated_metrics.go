@@ -98,6 +98,58 @@ var MapAttributeHwGpuEccLifetime = map[string]AttributeHwGpuEccLifetime{
 	"aggregate": AttributeHwGpuEccLifetimeAggregate,
 }
 
+// AttributeHwGpuEnergySource specifies the value hw.gpu.energy.source attribute.
+type AttributeHwGpuEnergySource int
+
+const (
+	_ AttributeHwGpuEnergySource = iota
+	AttributeHwGpuEnergySourceCounter
+	AttributeHwGpuEnergySourceIntegrated
+)
+
+// String returns the string representation of the AttributeHwGpuEnergySource.
+func (av AttributeHwGpuEnergySource) String() string {
+	switch av {
+	case AttributeHwGpuEnergySourceCounter:
+		return "counter"
+	case AttributeHwGpuEnergySourceIntegrated:
+		return "integrated"
+	}
+	return ""
+}
+
+// MapAttributeHwGpuEnergySource is a helper map of string to AttributeHwGpuEnergySource attribute value.
+var MapAttributeHwGpuEnergySource = map[string]AttributeHwGpuEnergySource{
+	"counter":    AttributeHwGpuEnergySourceCounter,
+	"integrated": AttributeHwGpuEnergySourceIntegrated,
+}
+
+// AttributeHwGpuIoLink specifies the value hw.gpu.io.link attribute.
+type AttributeHwGpuIoLink int
+
+const (
+	_ AttributeHwGpuIoLink = iota
+	AttributeHwGpuIoLinkPcie
+	AttributeHwGpuIoLinkNvlink
+)
+
+// String returns the string representation of the AttributeHwGpuIoLink.
+func (av AttributeHwGpuIoLink) String() string {
+	switch av {
+	case AttributeHwGpuIoLinkPcie:
+		return "pcie"
+	case AttributeHwGpuIoLinkNvlink:
+		return "nvlink"
+	}
+	return ""
+}
+
+// MapAttributeHwGpuIoLink is a helper map of string to AttributeHwGpuIoLink attribute value.
+var MapAttributeHwGpuIoLink = map[string]AttributeHwGpuIoLink{
+	"pcie":   AttributeHwGpuIoLinkPcie,
+	"nvlink": AttributeHwGpuIoLinkNvlink,
+}
+
 // AttributeHwGpuMemoryLocation specifies the value hw.gpu.memory.location attribute.
 type AttributeHwGpuMemoryLocation int
 
@@ -122,6 +174,44 @@ func (av AttributeHwGpuMemoryLocation) String() string {
 var MapAttributeHwGpuMemoryLocation = map[string]AttributeHwGpuMemoryLocation{
 	"sram": AttributeHwGpuMemoryLocationSram,
 	"dram": AttributeHwGpuMemoryLocationDram,
+}
+
+// AttributeHwGpuNvlinkErrorType specifies the value hw.gpu.nvlink.error.type attribute.
+type AttributeHwGpuNvlinkErrorType int
+
+const (
+	_ AttributeHwGpuNvlinkErrorType = iota
+	AttributeHwGpuNvlinkErrorTypeReplay
+	AttributeHwGpuNvlinkErrorTypeRecovery
+	AttributeHwGpuNvlinkErrorTypeCrcFlit
+	AttributeHwGpuNvlinkErrorTypeCrcData
+	AttributeHwGpuNvlinkErrorTypeEccData
+)
+
+// String returns the string representation of the AttributeHwGpuNvlinkErrorType.
+func (av AttributeHwGpuNvlinkErrorType) String() string {
+	switch av {
+	case AttributeHwGpuNvlinkErrorTypeReplay:
+		return "replay"
+	case AttributeHwGpuNvlinkErrorTypeRecovery:
+		return "recovery"
+	case AttributeHwGpuNvlinkErrorTypeCrcFlit:
+		return "crc_flit"
+	case AttributeHwGpuNvlinkErrorTypeCrcData:
+		return "crc_data"
+	case AttributeHwGpuNvlinkErrorTypeEccData:
+		return "ecc_data"
+	}
+	return ""
+}
+
+// MapAttributeHwGpuNvlinkErrorType is a helper map of string to AttributeHwGpuNvlinkErrorType attribute value.
+var MapAttributeHwGpuNvlinkErrorType = map[string]AttributeHwGpuNvlinkErrorType{
+	"replay":   AttributeHwGpuNvlinkErrorTypeReplay,
+	"recovery": AttributeHwGpuNvlinkErrorTypeRecovery,
+	"crc_flit": AttributeHwGpuNvlinkErrorTypeCrcFlit,
+	"crc_data": AttributeHwGpuNvlinkErrorTypeCrcData,
+	"ecc_data": AttributeHwGpuNvlinkErrorTypeEccData,
 }
 
 // AttributeHwGpuPcieState specifies the value hw.gpu.pcie.state attribute.
@@ -150,6 +240,44 @@ var MapAttributeHwGpuPcieState = map[string]AttributeHwGpuPcieState{
 	"max":     AttributeHwGpuPcieStateMax,
 }
 
+// AttributeHwGpuPipe specifies the value hw.gpu.pipe attribute.
+type AttributeHwGpuPipe int
+
+const (
+	_ AttributeHwGpuPipe = iota
+	AttributeHwGpuPipeTensor
+	AttributeHwGpuPipeFp64
+	AttributeHwGpuPipeFp32
+	AttributeHwGpuPipeFp16
+	AttributeHwGpuPipeInteger
+)
+
+// String returns the string representation of the AttributeHwGpuPipe.
+func (av AttributeHwGpuPipe) String() string {
+	switch av {
+	case AttributeHwGpuPipeTensor:
+		return "tensor"
+	case AttributeHwGpuPipeFp64:
+		return "fp64"
+	case AttributeHwGpuPipeFp32:
+		return "fp32"
+	case AttributeHwGpuPipeFp16:
+		return "fp16"
+	case AttributeHwGpuPipeInteger:
+		return "integer"
+	}
+	return ""
+}
+
+// MapAttributeHwGpuPipe is a helper map of string to AttributeHwGpuPipe attribute value.
+var MapAttributeHwGpuPipe = map[string]AttributeHwGpuPipe{
+	"tensor":  AttributeHwGpuPipeTensor,
+	"fp64":    AttributeHwGpuPipeFp64,
+	"fp32":    AttributeHwGpuPipeFp32,
+	"fp16":    AttributeHwGpuPipeFp16,
+	"integer": AttributeHwGpuPipeInteger,
+}
+
 // AttributeHwGpuPowerScope specifies the value hw.gpu.power.scope attribute.
 type AttributeHwGpuPowerScope int
 
@@ -174,6 +302,36 @@ func (av AttributeHwGpuPowerScope) String() string {
 var MapAttributeHwGpuPowerScope = map[string]AttributeHwGpuPowerScope{
 	"instant": AttributeHwGpuPowerScopeInstant,
 	"average": AttributeHwGpuPowerScopeAverage,
+}
+
+// AttributeHwGpuProcessTask specifies the value hw.gpu.process.task attribute.
+type AttributeHwGpuProcessTask int
+
+const (
+	_ AttributeHwGpuProcessTask = iota
+	AttributeHwGpuProcessTaskGeneral
+	AttributeHwGpuProcessTaskEncoder
+	AttributeHwGpuProcessTaskDecoder
+)
+
+// String returns the string representation of the AttributeHwGpuProcessTask.
+func (av AttributeHwGpuProcessTask) String() string {
+	switch av {
+	case AttributeHwGpuProcessTaskGeneral:
+		return "general"
+	case AttributeHwGpuProcessTaskEncoder:
+		return "encoder"
+	case AttributeHwGpuProcessTaskDecoder:
+		return "decoder"
+	}
+	return ""
+}
+
+// MapAttributeHwGpuProcessTask is a helper map of string to AttributeHwGpuProcessTask attribute value.
+var MapAttributeHwGpuProcessTask = map[string]AttributeHwGpuProcessTask{
+	"general": AttributeHwGpuProcessTaskGeneral,
+	"encoder": AttributeHwGpuProcessTaskEncoder,
+	"decoder": AttributeHwGpuProcessTaskDecoder,
 }
 
 // AttributeHwGpuRecoveryAction specifies the value hw.gpu.recovery.action attribute.
@@ -578,6 +736,32 @@ var MapAttributeHwType = map[string]AttributeHwType{
 	"gpu": AttributeHwTypeGpu,
 }
 
+// AttributeNetworkIoDirection specifies the value network.io.direction attribute.
+type AttributeNetworkIoDirection int
+
+const (
+	_ AttributeNetworkIoDirection = iota
+	AttributeNetworkIoDirectionTransmit
+	AttributeNetworkIoDirectionReceive
+)
+
+// String returns the string representation of the AttributeNetworkIoDirection.
+func (av AttributeNetworkIoDirection) String() string {
+	switch av {
+	case AttributeNetworkIoDirectionTransmit:
+		return "transmit"
+	case AttributeNetworkIoDirectionReceive:
+		return "receive"
+	}
+	return ""
+}
+
+// MapAttributeNetworkIoDirection is a helper map of string to AttributeNetworkIoDirection attribute value.
+var MapAttributeNetworkIoDirection = map[string]AttributeNetworkIoDirection{
+	"transmit": AttributeNetworkIoDirectionTransmit,
+	"receive":  AttributeNetworkIoDirectionReceive,
+}
+
 var MetricsInfo = metricsInfo{
 	HwEnergy: metricInfo{
 		Name: "hw.energy",
@@ -585,11 +769,17 @@ var MetricsInfo = metricsInfo{
 	HwErrors: metricInfo{
 		Name: "hw.errors",
 	},
+	HwFanSpeed: metricInfo{
+		Name: "hw.fan.speed",
+	},
 	HwFanSpeedRatio: metricInfo{
 		Name: "hw.fan.speed_ratio",
 	},
 	HwGpuActiveTime: metricInfo{
 		Name: "hw.gpu.active.time",
+	},
+	HwGpuAllocated: metricInfo{
+		Name: "hw.gpu.allocated",
 	},
 	HwGpuBar1Limit: metricInfo{
 		Name: "hw.gpu.bar1.limit",
@@ -606,8 +796,20 @@ var MetricsInfo = metricsInfo{
 	HwGpuCount: metricInfo{
 		Name: "hw.gpu.count",
 	},
+	HwGpuEngineActive: metricInfo{
+		Name: "hw.gpu.engine.active",
+	},
 	HwGpuInfo: metricInfo{
 		Name: "hw.gpu.info",
+	},
+	HwGpuIo: metricInfo{
+		Name: "hw.gpu.io",
+	},
+	HwGpuIoRate: metricInfo{
+		Name: "hw.gpu.io.rate",
+	},
+	HwGpuMemoryActive: metricInfo{
+		Name: "hw.gpu.memory.active",
 	},
 	HwGpuMemoryBandwidthUtilization: metricInfo{
 		Name: "hw.gpu.memory.bandwidth.utilization",
@@ -627,6 +829,15 @@ var MetricsInfo = metricsInfo{
 	HwGpuMemoryUtilization: metricInfo{
 		Name: "hw.gpu.memory.utilization",
 	},
+	HwGpuNvlinkErrors: metricInfo{
+		Name: "hw.gpu.nvlink.errors",
+	},
+	HwGpuNvlinkIo: metricInfo{
+		Name: "hw.gpu.nvlink.io",
+	},
+	HwGpuNvlinkState: metricInfo{
+		Name: "hw.gpu.nvlink.state",
+	},
 	HwGpuPcieLinkGeneration: metricInfo{
 		Name: "hw.gpu.pcie.link.generation",
 	},
@@ -639,8 +850,17 @@ var MetricsInfo = metricsInfo{
 	HwGpuPerformanceState: metricInfo{
 		Name: "hw.gpu.performance_state",
 	},
+	HwGpuPipeActive: metricInfo{
+		Name: "hw.gpu.pipe.active",
+	},
 	HwGpuPowerLimit: metricInfo{
 		Name: "hw.gpu.power.limit",
+	},
+	HwGpuProcessMemoryUsage: metricInfo{
+		Name: "hw.gpu.process.memory.usage",
+	},
+	HwGpuProcessUtilization: metricInfo{
+		Name: "hw.gpu.process.utilization",
 	},
 	HwGpuRecoveryAction: metricInfo{
 		Name: "hw.gpu.recovery_action",
@@ -659,6 +879,12 @@ var MetricsInfo = metricsInfo{
 	},
 	HwGpuRowRemapsPending: metricInfo{
 		Name: "hw.gpu.row_remaps.pending",
+	},
+	HwGpuSmActive: metricInfo{
+		Name: "hw.gpu.sm.active",
+	},
+	HwGpuSmOccupancy: metricInfo{
+		Name: "hw.gpu.sm.occupancy",
 	},
 	HwGpuTemperatureMargin: metricInfo{
 		Name: "hw.gpu.temperature.margin",
@@ -701,31 +927,45 @@ var MetricsInfo = metricsInfo{
 type metricsInfo struct {
 	HwEnergy                        metricInfo
 	HwErrors                        metricInfo
+	HwFanSpeed                      metricInfo
 	HwFanSpeedRatio                 metricInfo
 	HwGpuActiveTime                 metricInfo
+	HwGpuAllocated                  metricInfo
 	HwGpuBar1Limit                  metricInfo
 	HwGpuBar1Usage                  metricInfo
 	HwGpuClockFrequency             metricInfo
 	HwGpuClockFrequencyLimit        metricInfo
 	HwGpuCount                      metricInfo
+	HwGpuEngineActive               metricInfo
 	HwGpuInfo                       metricInfo
+	HwGpuIo                         metricInfo
+	HwGpuIoRate                     metricInfo
+	HwGpuMemoryActive               metricInfo
 	HwGpuMemoryBandwidthUtilization metricInfo
 	HwGpuMemoryLimit                metricInfo
 	HwGpuMemoryReserved             metricInfo
 	HwGpuMemoryUsage                metricInfo
 	HwGpuMemoryUsageMax             metricInfo
 	HwGpuMemoryUtilization          metricInfo
+	HwGpuNvlinkErrors               metricInfo
+	HwGpuNvlinkIo                   metricInfo
+	HwGpuNvlinkState                metricInfo
 	HwGpuPcieLinkGeneration         metricInfo
 	HwGpuPcieLinkWidth              metricInfo
 	HwGpuPcieReplays                metricInfo
 	HwGpuPerformanceState           metricInfo
+	HwGpuPipeActive                 metricInfo
 	HwGpuPowerLimit                 metricInfo
+	HwGpuProcessMemoryUsage         metricInfo
+	HwGpuProcessUtilization         metricInfo
 	HwGpuRecoveryAction             metricInfo
 	HwGpuRetiredPages               metricInfo
 	HwGpuRetiredPagesPending        metricInfo
 	HwGpuRowRemaps                  metricInfo
 	HwGpuRowRemapsFailed            metricInfo
 	HwGpuRowRemapsPending           metricInfo
+	HwGpuSmActive                   metricInfo
+	HwGpuSmOccupancy                metricInfo
 	HwGpuTemperatureMargin          metricInfo
 	HwGpuThrottleActive             metricInfo
 	HwGpuThrottleTime               metricInfo
@@ -753,7 +993,7 @@ type metricHwEnergy struct {
 // init fills hw.energy metric with initial data.
 func (m *metricHwEnergy) init() {
 	m.data.SetName("hw.energy")
-	m.data.SetDescription("Energy that the card has used since the driver was loaded (nvmlDeviceGetTotalEnergyConsumption; Volta and newer).")
+	m.data.SetDescription("Energy that the card has used: its own counter since the driver was loaded (nvmlDeviceGetTotalEnergyConsumption; Volta and newer), elsewhere the integral of its power since the receiver began, as hw.gpu.energy.source tells.")
 	m.data.SetUnit("J")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(true)
@@ -761,7 +1001,7 @@ func (m *metricHwEnergy) init() {
 	m.data.Sum().DataPoints().EnsureCapacity(m.capacity)
 }
 
-func (m *metricHwEnergy) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val float64, hwIDAttributeValue string, hwNameAttributeValue string, hwTypeAttributeValue string) {
+func (m *metricHwEnergy) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val float64, hwGpuEnergySourceAttributeValue string, hwIDAttributeValue string, hwNameAttributeValue string, hwTypeAttributeValue string) {
 	if !m.config.Enabled {
 		return
 	}
@@ -769,6 +1009,7 @@ func (m *metricHwEnergy) recordDataPoint(start pcommon.Timestamp, ts pcommon.Tim
 	dp.SetStartTimestamp(start)
 	dp.SetTimestamp(ts)
 	dp.SetDoubleValue(val)
+	dp.Attributes().PutStr("hw.gpu.energy.source", hwGpuEnergySourceAttributeValue)
 	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
 	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
 	dp.Attributes().PutStr("hw.type", hwTypeAttributeValue)
@@ -851,6 +1092,59 @@ func (m *metricHwErrors) emit(metrics pmetric.MetricSlice) {
 
 func newMetricHwErrors(cfg MetricConfig) metricHwErrors {
 	m := metricHwErrors{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricHwFanSpeed struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.fan.speed metric with initial data.
+func (m *metricHwFanSpeed) init() {
+	m.data.SetName("hw.fan.speed")
+	m.data.SetDescription("Speed of the first fan (nvmlDeviceGetFanSpeedRPM; R565 and newer).")
+	m.data.SetUnit("rpm")
+	m.data.SetEmptyGauge()
+	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwFanSpeed) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val float64, hwIDAttributeValue string, hwNameAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Gauge().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetDoubleValue(val)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwFanSpeed) updateCapacity() {
+	if m.data.Gauge().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Gauge().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwFanSpeed) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Gauge().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwFanSpeed(cfg MetricConfig) metricHwFanSpeed {
+	m := metricHwFanSpeed{config: cfg}
 
 	if cfg.Enabled {
 		m.data = pmetric.NewMetric()
@@ -960,6 +1254,64 @@ func (m *metricHwGpuActiveTime) emit(metrics pmetric.MetricSlice) {
 
 func newMetricHwGpuActiveTime(cfg MetricConfig) metricHwGpuActiveTime {
 	m := metricHwGpuActiveTime{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricHwGpuAllocated struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.allocated metric with initial data.
+func (m *metricHwGpuAllocated) init() {
+	m.data.SetName("hw.gpu.allocated")
+	m.data.SetDescription("1 for each container that the kubelet gave the device to, whether it uses it or not (PodResources API).")
+	m.data.SetUnit("1")
+	m.data.SetEmptySum()
+	m.data.Sum().SetIsMonotonic(false)
+	m.data.Sum().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	m.data.Sum().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuAllocated) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, hwIDAttributeValue string, hwNameAttributeValue string, k8sContainerNameAttributeValue string, k8sNamespaceNameAttributeValue string, k8sPodNameAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Sum().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+	dp.Attributes().PutStr("k8s.container.name", k8sContainerNameAttributeValue)
+	dp.Attributes().PutStr("k8s.namespace.name", k8sNamespaceNameAttributeValue)
+	dp.Attributes().PutStr("k8s.pod.name", k8sPodNameAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuAllocated) updateCapacity() {
+	if m.data.Sum().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Sum().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuAllocated) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Sum().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuAllocated(cfg MetricConfig) metricHwGpuAllocated {
+	m := metricHwGpuAllocated{config: cfg}
 
 	if cfg.Enabled {
 		m.data = pmetric.NewMetric()
@@ -1240,6 +1592,59 @@ func newMetricHwGpuCount(cfg MetricConfig) metricHwGpuCount {
 	return m
 }
 
+type metricHwGpuEngineActive struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.engine.active metric with initial data.
+func (m *metricHwGpuEngineActive) init() {
+	m.data.SetName("hw.gpu.engine.active")
+	m.data.SetDescription("Share of the time since the last collection in which any program ran on the card (nvmlGpmMetricsGet, NVML_GPM_METRIC_GRAPHICS_UTIL; Hopper and newer).")
+	m.data.SetUnit("1")
+	m.data.SetEmptyGauge()
+	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuEngineActive) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val float64, hwIDAttributeValue string, hwNameAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Gauge().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetDoubleValue(val)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuEngineActive) updateCapacity() {
+	if m.data.Gauge().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Gauge().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuEngineActive) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Gauge().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuEngineActive(cfg MetricConfig) metricHwGpuEngineActive {
+	m := metricHwGpuEngineActive{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
 type metricHwGpuInfo struct {
 	data     pmetric.Metric // data buffer for generated metric.
 	config   MetricConfig   // metric config provided by user.
@@ -1255,7 +1660,7 @@ func (m *metricHwGpuInfo) init() {
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
 }
 
-func (m *metricHwGpuInfo) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, hwDriverVersionAttributeValue string, hwFirmwareVersionAttributeValue string, hwGpuArchitectureAttributeValue string, hwGpuBoardPartNumberAttributeValue string, hwGpuCudaVersionAttributeValue string, hwGpuMigModeAttributeValue string, hwGpuNumaNodeAttributeValue string, hwGpuPciBusIDAttributeValue string, hwIDAttributeValue string, hwModelAttributeValue string, hwNameAttributeValue string, hwSerialNumberAttributeValue string, hwVendorAttributeValue string) {
+func (m *metricHwGpuInfo) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, hwDriverVersionAttributeValue string, hwFirmwareVersionAttributeValue string, hwGpuArchitectureAttributeValue string, hwGpuBoardPartNumberAttributeValue string, hwGpuCudaVersionAttributeValue string, hwGpuMigComputeInstanceIDAttributeValue string, hwGpuMigGpuInstanceIDAttributeValue string, hwGpuMigModeAttributeValue string, hwGpuMigProfileAttributeValue string, hwGpuNumaNodeAttributeValue string, hwGpuPciBusIDAttributeValue string, hwIDAttributeValue string, hwModelAttributeValue string, hwNameAttributeValue string, hwParentAttributeValue string, hwSerialNumberAttributeValue string, hwVendorAttributeValue string) {
 	if !m.config.Enabled {
 		return
 	}
@@ -1268,12 +1673,16 @@ func (m *metricHwGpuInfo) recordDataPoint(start pcommon.Timestamp, ts pcommon.Ti
 	dp.Attributes().PutStr("hw.gpu.architecture", hwGpuArchitectureAttributeValue)
 	dp.Attributes().PutStr("hw.gpu.board.part_number", hwGpuBoardPartNumberAttributeValue)
 	dp.Attributes().PutStr("hw.gpu.cuda.version", hwGpuCudaVersionAttributeValue)
+	dp.Attributes().PutStr("hw.gpu.mig.compute_instance.id", hwGpuMigComputeInstanceIDAttributeValue)
+	dp.Attributes().PutStr("hw.gpu.mig.gpu_instance.id", hwGpuMigGpuInstanceIDAttributeValue)
 	dp.Attributes().PutStr("hw.gpu.mig.mode", hwGpuMigModeAttributeValue)
+	dp.Attributes().PutStr("hw.gpu.mig.profile", hwGpuMigProfileAttributeValue)
 	dp.Attributes().PutStr("hw.gpu.numa.node", hwGpuNumaNodeAttributeValue)
 	dp.Attributes().PutStr("hw.gpu.pci.bus_id", hwGpuPciBusIDAttributeValue)
 	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
 	dp.Attributes().PutStr("hw.model", hwModelAttributeValue)
 	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+	dp.Attributes().PutStr("hw.parent", hwParentAttributeValue)
 	dp.Attributes().PutStr("hw.serial_number", hwSerialNumberAttributeValue)
 	dp.Attributes().PutStr("hw.vendor", hwVendorAttributeValue)
 }
@@ -1296,6 +1705,170 @@ func (m *metricHwGpuInfo) emit(metrics pmetric.MetricSlice) {
 
 func newMetricHwGpuInfo(cfg MetricConfig) metricHwGpuInfo {
 	m := metricHwGpuInfo{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricHwGpuIo struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.io metric with initial data.
+func (m *metricHwGpuIo) init() {
+	m.data.SetName("hw.gpu.io")
+	m.data.SetDescription("Data over PCIe (field values NVML_FI_DEV_PCIE_COUNT_TX_BYTES and NVML_FI_DEV_PCIE_COUNT_RX_BYTES).")
+	m.data.SetUnit("By")
+	m.data.SetEmptySum()
+	m.data.Sum().SetIsMonotonic(true)
+	m.data.Sum().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	m.data.Sum().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuIo) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, hwIDAttributeValue string, hwNameAttributeValue string, networkIoDirectionAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Sum().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+	dp.Attributes().PutStr("network.io.direction", networkIoDirectionAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuIo) updateCapacity() {
+	if m.data.Sum().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Sum().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuIo) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Sum().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuIo(cfg MetricConfig) metricHwGpuIo {
+	m := metricHwGpuIo{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricHwGpuIoRate struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.io.rate metric with initial data.
+func (m *metricHwGpuIoRate) init() {
+	m.data.SetName("hw.gpu.io.rate")
+	m.data.SetDescription("Data rate since the last collection, all NVLinks together (nvmlGpmMetricsGet; Hopper and newer).")
+	m.data.SetUnit("By/s")
+	m.data.SetEmptyGauge()
+	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuIoRate) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val float64, hwGpuIoLinkAttributeValue string, hwIDAttributeValue string, hwNameAttributeValue string, networkIoDirectionAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Gauge().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetDoubleValue(val)
+	dp.Attributes().PutStr("hw.gpu.link", hwGpuIoLinkAttributeValue)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+	dp.Attributes().PutStr("network.io.direction", networkIoDirectionAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuIoRate) updateCapacity() {
+	if m.data.Gauge().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Gauge().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuIoRate) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Gauge().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuIoRate(cfg MetricConfig) metricHwGpuIoRate {
+	m := metricHwGpuIoRate{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricHwGpuMemoryActive struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.memory.active metric with initial data.
+func (m *metricHwGpuMemoryActive) init() {
+	m.data.SetName("hw.gpu.memory.active")
+	m.data.SetDescription("Share of the memory bandwidth that was used since the last collection (nvmlGpmMetricsGet, NVML_GPM_METRIC_DRAM_BW_UTIL; Hopper and newer).")
+	m.data.SetUnit("1")
+	m.data.SetEmptyGauge()
+	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuMemoryActive) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val float64, hwIDAttributeValue string, hwNameAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Gauge().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetDoubleValue(val)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuMemoryActive) updateCapacity() {
+	if m.data.Gauge().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Gauge().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuMemoryActive) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Gauge().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuMemoryActive(cfg MetricConfig) metricHwGpuMemoryActive {
+	m := metricHwGpuMemoryActive{config: cfg}
 
 	if cfg.Enabled {
 		m.data = pmetric.NewMetric()
@@ -1628,6 +2201,176 @@ func newMetricHwGpuMemoryUtilization(cfg MetricConfig) metricHwGpuMemoryUtilizat
 	return m
 }
 
+type metricHwGpuNvlinkErrors struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.nvlink.errors metric with initial data.
+func (m *metricHwGpuNvlinkErrors) init() {
+	m.data.SetName("hw.gpu.nvlink.errors")
+	m.data.SetDescription("Errors of a link (nvmlDeviceGetNvLinkErrorCounter; up to NVLink 4).")
+	m.data.SetUnit("{error}")
+	m.data.SetEmptySum()
+	m.data.Sum().SetIsMonotonic(true)
+	m.data.Sum().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	m.data.Sum().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuNvlinkErrors) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, hwGpuNvlinkErrorTypeAttributeValue string, hwGpuNvlinkIDAttributeValue string, hwIDAttributeValue string, hwNameAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Sum().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutStr("error.type", hwGpuNvlinkErrorTypeAttributeValue)
+	dp.Attributes().PutStr("hw.gpu.nvlink.id", hwGpuNvlinkIDAttributeValue)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuNvlinkErrors) updateCapacity() {
+	if m.data.Sum().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Sum().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuNvlinkErrors) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Sum().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuNvlinkErrors(cfg MetricConfig) metricHwGpuNvlinkErrors {
+	m := metricHwGpuNvlinkErrors{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricHwGpuNvlinkIo struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.nvlink.io metric with initial data.
+func (m *metricHwGpuNvlinkIo) init() {
+	m.data.SetName("hw.gpu.nvlink.io")
+	m.data.SetDescription("Data over a link, without the overhead of the protocol (field values NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX and NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX).")
+	m.data.SetUnit("By")
+	m.data.SetEmptySum()
+	m.data.Sum().SetIsMonotonic(true)
+	m.data.Sum().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	m.data.Sum().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuNvlinkIo) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, hwGpuNvlinkIDAttributeValue string, hwIDAttributeValue string, hwNameAttributeValue string, networkIoDirectionAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Sum().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutStr("hw.gpu.nvlink.id", hwGpuNvlinkIDAttributeValue)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+	dp.Attributes().PutStr("network.io.direction", networkIoDirectionAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuNvlinkIo) updateCapacity() {
+	if m.data.Sum().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Sum().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuNvlinkIo) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Sum().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuNvlinkIo(cfg MetricConfig) metricHwGpuNvlinkIo {
+	m := metricHwGpuNvlinkIo{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricHwGpuNvlinkState struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.nvlink.state metric with initial data.
+func (m *metricHwGpuNvlinkState) init() {
+	m.data.SetName("hw.gpu.nvlink.state")
+	m.data.SetDescription("1 while the link is up (nvmlDeviceGetNvLinkState).")
+	m.data.SetUnit("1")
+	m.data.SetEmptySum()
+	m.data.Sum().SetIsMonotonic(false)
+	m.data.Sum().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	m.data.Sum().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuNvlinkState) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, hwGpuNvlinkIDAttributeValue string, hwIDAttributeValue string, hwNameAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Sum().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutStr("hw.gpu.nvlink.id", hwGpuNvlinkIDAttributeValue)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuNvlinkState) updateCapacity() {
+	if m.data.Sum().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Sum().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuNvlinkState) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Sum().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuNvlinkState(cfg MetricConfig) metricHwGpuNvlinkState {
+	m := metricHwGpuNvlinkState{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
 type metricHwGpuPcieLinkGeneration struct {
 	data     pmetric.Metric // data buffer for generated metric.
 	config   MetricConfig   // metric config provided by user.
@@ -1844,6 +2587,60 @@ func newMetricHwGpuPerformanceState(cfg MetricConfig) metricHwGpuPerformanceStat
 	return m
 }
 
+type metricHwGpuPipeActive struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.pipe.active metric with initial data.
+func (m *metricHwGpuPipeActive) init() {
+	m.data.SetName("hw.gpu.pipe.active")
+	m.data.SetDescription("Share of the cycles since the last collection in which the arithmetic units were busy (nvmlGpmMetricsGet; Hopper and newer).")
+	m.data.SetUnit("1")
+	m.data.SetEmptyGauge()
+	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuPipeActive) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val float64, hwGpuPipeAttributeValue string, hwIDAttributeValue string, hwNameAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Gauge().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetDoubleValue(val)
+	dp.Attributes().PutStr("hw.gpu.pipe", hwGpuPipeAttributeValue)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuPipeActive) updateCapacity() {
+	if m.data.Gauge().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Gauge().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuPipeActive) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Gauge().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuPipeActive(cfg MetricConfig) metricHwGpuPipeActive {
+	m := metricHwGpuPipeActive{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
 type metricHwGpuPowerLimit struct {
 	data     pmetric.Metric // data buffer for generated metric.
 	config   MetricConfig   // metric config provided by user.
@@ -1890,6 +2687,127 @@ func (m *metricHwGpuPowerLimit) emit(metrics pmetric.MetricSlice) {
 
 func newMetricHwGpuPowerLimit(cfg MetricConfig) metricHwGpuPowerLimit {
 	m := metricHwGpuPowerLimit{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricHwGpuProcessMemoryUsage struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.process.memory.usage metric with initial data.
+func (m *metricHwGpuProcessMemoryUsage) init() {
+	m.data.SetName("hw.gpu.process.memory.usage")
+	m.data.SetDescription("Memory that a process holds on the device (nvmlDeviceGetComputeRunningProcesses, nvmlDeviceGetGraphicsRunningProcesses).")
+	m.data.SetUnit("By")
+	m.data.SetEmptySum()
+	m.data.Sum().SetIsMonotonic(false)
+	m.data.Sum().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	m.data.Sum().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuProcessMemoryUsage) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, containerIDAttributeValue string, hwIDAttributeValue string, hwNameAttributeValue string, k8sContainerNameAttributeValue string, k8sNamespaceNameAttributeValue string, k8sPodNameAttributeValue string, processExecutableNameAttributeValue string, processPidAttributeValue int64) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Sum().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutStr("container.id", containerIDAttributeValue)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+	dp.Attributes().PutStr("k8s.container.name", k8sContainerNameAttributeValue)
+	dp.Attributes().PutStr("k8s.namespace.name", k8sNamespaceNameAttributeValue)
+	dp.Attributes().PutStr("k8s.pod.name", k8sPodNameAttributeValue)
+	dp.Attributes().PutStr("process.executable.name", processExecutableNameAttributeValue)
+	dp.Attributes().PutInt("process.pid", processPidAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuProcessMemoryUsage) updateCapacity() {
+	if m.data.Sum().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Sum().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuProcessMemoryUsage) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Sum().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuProcessMemoryUsage(cfg MetricConfig) metricHwGpuProcessMemoryUsage {
+	m := metricHwGpuProcessMemoryUsage{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricHwGpuProcessUtilization struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.process.utilization metric with initial data.
+func (m *metricHwGpuProcessUtilization) init() {
+	m.data.SetName("hw.gpu.process.utilization")
+	m.data.SetDescription("Share of the card that a process used, the mean of the samples of the driver since the last collection; 0 where the process did nothing (nvmlDeviceGetProcessUtilization; not on cards with MIG on).")
+	m.data.SetUnit("1")
+	m.data.SetEmptyGauge()
+	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuProcessUtilization) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val float64, containerIDAttributeValue string, hwGpuProcessTaskAttributeValue string, hwIDAttributeValue string, hwNameAttributeValue string, k8sContainerNameAttributeValue string, k8sNamespaceNameAttributeValue string, k8sPodNameAttributeValue string, processExecutableNameAttributeValue string, processPidAttributeValue int64) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Gauge().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetDoubleValue(val)
+	dp.Attributes().PutStr("container.id", containerIDAttributeValue)
+	dp.Attributes().PutStr("hw.gpu.task", hwGpuProcessTaskAttributeValue)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+	dp.Attributes().PutStr("k8s.container.name", k8sContainerNameAttributeValue)
+	dp.Attributes().PutStr("k8s.namespace.name", k8sNamespaceNameAttributeValue)
+	dp.Attributes().PutStr("k8s.pod.name", k8sPodNameAttributeValue)
+	dp.Attributes().PutStr("process.executable.name", processExecutableNameAttributeValue)
+	dp.Attributes().PutInt("process.pid", processPidAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuProcessUtilization) updateCapacity() {
+	if m.data.Gauge().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Gauge().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuProcessUtilization) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Gauge().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuProcessUtilization(cfg MetricConfig) metricHwGpuProcessUtilization {
+	m := metricHwGpuProcessUtilization{config: cfg}
 
 	if cfg.Enabled {
 		m.data = pmetric.NewMetric()
@@ -2223,6 +3141,112 @@ func (m *metricHwGpuRowRemapsPending) emit(metrics pmetric.MetricSlice) {
 
 func newMetricHwGpuRowRemapsPending(cfg MetricConfig) metricHwGpuRowRemapsPending {
 	m := metricHwGpuRowRemapsPending{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricHwGpuSmActive struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.sm.active metric with initial data.
+func (m *metricHwGpuSmActive) init() {
+	m.data.SetName("hw.gpu.sm.active")
+	m.data.SetDescription("Share of the multiprocessors that were busy, averaged since the last collection (nvmlGpmMetricsGet, NVML_GPM_METRIC_SM_UTIL; Hopper and newer).")
+	m.data.SetUnit("1")
+	m.data.SetEmptyGauge()
+	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuSmActive) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val float64, hwIDAttributeValue string, hwNameAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Gauge().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetDoubleValue(val)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuSmActive) updateCapacity() {
+	if m.data.Gauge().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Gauge().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuSmActive) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Gauge().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuSmActive(cfg MetricConfig) metricHwGpuSmActive {
+	m := metricHwGpuSmActive{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricHwGpuSmOccupancy struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.sm.occupancy metric with initial data.
+func (m *metricHwGpuSmOccupancy) init() {
+	m.data.SetName("hw.gpu.sm.occupancy")
+	m.data.SetDescription("Warps on the multiprocessors as a share of the most there can be, averaged since the last collection (nvmlGpmMetricsGet, NVML_GPM_METRIC_SM_OCCUPANCY; Hopper and newer).")
+	m.data.SetUnit("1")
+	m.data.SetEmptyGauge()
+	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuSmOccupancy) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val float64, hwIDAttributeValue string, hwNameAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Gauge().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetDoubleValue(val)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuSmOccupancy) updateCapacity() {
+	if m.data.Gauge().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Gauge().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuSmOccupancy) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Gauge().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuSmOccupancy(cfg MetricConfig) metricHwGpuSmOccupancy {
+	m := metricHwGpuSmOccupancy{config: cfg}
 
 	if cfg.Enabled {
 		m.data = pmetric.NewMetric()
@@ -2901,31 +3925,45 @@ type MetricsBuilder struct {
 	resourceAttributeExcludeFilter        map[string]filter.Filter
 	metricHwEnergy                        metricHwEnergy
 	metricHwErrors                        metricHwErrors
+	metricHwFanSpeed                      metricHwFanSpeed
 	metricHwFanSpeedRatio                 metricHwFanSpeedRatio
 	metricHwGpuActiveTime                 metricHwGpuActiveTime
+	metricHwGpuAllocated                  metricHwGpuAllocated
 	metricHwGpuBar1Limit                  metricHwGpuBar1Limit
 	metricHwGpuBar1Usage                  metricHwGpuBar1Usage
 	metricHwGpuClockFrequency             metricHwGpuClockFrequency
 	metricHwGpuClockFrequencyLimit        metricHwGpuClockFrequencyLimit
 	metricHwGpuCount                      metricHwGpuCount
+	metricHwGpuEngineActive               metricHwGpuEngineActive
 	metricHwGpuInfo                       metricHwGpuInfo
+	metricHwGpuIo                         metricHwGpuIo
+	metricHwGpuIoRate                     metricHwGpuIoRate
+	metricHwGpuMemoryActive               metricHwGpuMemoryActive
 	metricHwGpuMemoryBandwidthUtilization metricHwGpuMemoryBandwidthUtilization
 	metricHwGpuMemoryLimit                metricHwGpuMemoryLimit
 	metricHwGpuMemoryReserved             metricHwGpuMemoryReserved
 	metricHwGpuMemoryUsage                metricHwGpuMemoryUsage
 	metricHwGpuMemoryUsageMax             metricHwGpuMemoryUsageMax
 	metricHwGpuMemoryUtilization          metricHwGpuMemoryUtilization
+	metricHwGpuNvlinkErrors               metricHwGpuNvlinkErrors
+	metricHwGpuNvlinkIo                   metricHwGpuNvlinkIo
+	metricHwGpuNvlinkState                metricHwGpuNvlinkState
 	metricHwGpuPcieLinkGeneration         metricHwGpuPcieLinkGeneration
 	metricHwGpuPcieLinkWidth              metricHwGpuPcieLinkWidth
 	metricHwGpuPcieReplays                metricHwGpuPcieReplays
 	metricHwGpuPerformanceState           metricHwGpuPerformanceState
+	metricHwGpuPipeActive                 metricHwGpuPipeActive
 	metricHwGpuPowerLimit                 metricHwGpuPowerLimit
+	metricHwGpuProcessMemoryUsage         metricHwGpuProcessMemoryUsage
+	metricHwGpuProcessUtilization         metricHwGpuProcessUtilization
 	metricHwGpuRecoveryAction             metricHwGpuRecoveryAction
 	metricHwGpuRetiredPages               metricHwGpuRetiredPages
 	metricHwGpuRetiredPagesPending        metricHwGpuRetiredPagesPending
 	metricHwGpuRowRemaps                  metricHwGpuRowRemaps
 	metricHwGpuRowRemapsFailed            metricHwGpuRowRemapsFailed
 	metricHwGpuRowRemapsPending           metricHwGpuRowRemapsPending
+	metricHwGpuSmActive                   metricHwGpuSmActive
+	metricHwGpuSmOccupancy                metricHwGpuSmOccupancy
 	metricHwGpuTemperatureMargin          metricHwGpuTemperatureMargin
 	metricHwGpuThrottleActive             metricHwGpuThrottleActive
 	metricHwGpuThrottleTime               metricHwGpuThrottleTime
@@ -2965,31 +4003,45 @@ func NewMetricsBuilder(mbc MetricsBuilderConfig, settings receiver.Settings, opt
 		buildInfo:                             settings.BuildInfo,
 		metricHwEnergy:                        newMetricHwEnergy(mbc.Metrics.HwEnergy),
 		metricHwErrors:                        newMetricHwErrors(mbc.Metrics.HwErrors),
+		metricHwFanSpeed:                      newMetricHwFanSpeed(mbc.Metrics.HwFanSpeed),
 		metricHwFanSpeedRatio:                 newMetricHwFanSpeedRatio(mbc.Metrics.HwFanSpeedRatio),
 		metricHwGpuActiveTime:                 newMetricHwGpuActiveTime(mbc.Metrics.HwGpuActiveTime),
+		metricHwGpuAllocated:                  newMetricHwGpuAllocated(mbc.Metrics.HwGpuAllocated),
 		metricHwGpuBar1Limit:                  newMetricHwGpuBar1Limit(mbc.Metrics.HwGpuBar1Limit),
 		metricHwGpuBar1Usage:                  newMetricHwGpuBar1Usage(mbc.Metrics.HwGpuBar1Usage),
 		metricHwGpuClockFrequency:             newMetricHwGpuClockFrequency(mbc.Metrics.HwGpuClockFrequency),
 		metricHwGpuClockFrequencyLimit:        newMetricHwGpuClockFrequencyLimit(mbc.Metrics.HwGpuClockFrequencyLimit),
 		metricHwGpuCount:                      newMetricHwGpuCount(mbc.Metrics.HwGpuCount),
+		metricHwGpuEngineActive:               newMetricHwGpuEngineActive(mbc.Metrics.HwGpuEngineActive),
 		metricHwGpuInfo:                       newMetricHwGpuInfo(mbc.Metrics.HwGpuInfo),
+		metricHwGpuIo:                         newMetricHwGpuIo(mbc.Metrics.HwGpuIo),
+		metricHwGpuIoRate:                     newMetricHwGpuIoRate(mbc.Metrics.HwGpuIoRate),
+		metricHwGpuMemoryActive:               newMetricHwGpuMemoryActive(mbc.Metrics.HwGpuMemoryActive),
 		metricHwGpuMemoryBandwidthUtilization: newMetricHwGpuMemoryBandwidthUtilization(mbc.Metrics.HwGpuMemoryBandwidthUtilization),
 		metricHwGpuMemoryLimit:                newMetricHwGpuMemoryLimit(mbc.Metrics.HwGpuMemoryLimit),
 		metricHwGpuMemoryReserved:             newMetricHwGpuMemoryReserved(mbc.Metrics.HwGpuMemoryReserved),
 		metricHwGpuMemoryUsage:                newMetricHwGpuMemoryUsage(mbc.Metrics.HwGpuMemoryUsage),
 		metricHwGpuMemoryUsageMax:             newMetricHwGpuMemoryUsageMax(mbc.Metrics.HwGpuMemoryUsageMax),
 		metricHwGpuMemoryUtilization:          newMetricHwGpuMemoryUtilization(mbc.Metrics.HwGpuMemoryUtilization),
+		metricHwGpuNvlinkErrors:               newMetricHwGpuNvlinkErrors(mbc.Metrics.HwGpuNvlinkErrors),
+		metricHwGpuNvlinkIo:                   newMetricHwGpuNvlinkIo(mbc.Metrics.HwGpuNvlinkIo),
+		metricHwGpuNvlinkState:                newMetricHwGpuNvlinkState(mbc.Metrics.HwGpuNvlinkState),
 		metricHwGpuPcieLinkGeneration:         newMetricHwGpuPcieLinkGeneration(mbc.Metrics.HwGpuPcieLinkGeneration),
 		metricHwGpuPcieLinkWidth:              newMetricHwGpuPcieLinkWidth(mbc.Metrics.HwGpuPcieLinkWidth),
 		metricHwGpuPcieReplays:                newMetricHwGpuPcieReplays(mbc.Metrics.HwGpuPcieReplays),
 		metricHwGpuPerformanceState:           newMetricHwGpuPerformanceState(mbc.Metrics.HwGpuPerformanceState),
+		metricHwGpuPipeActive:                 newMetricHwGpuPipeActive(mbc.Metrics.HwGpuPipeActive),
 		metricHwGpuPowerLimit:                 newMetricHwGpuPowerLimit(mbc.Metrics.HwGpuPowerLimit),
+		metricHwGpuProcessMemoryUsage:         newMetricHwGpuProcessMemoryUsage(mbc.Metrics.HwGpuProcessMemoryUsage),
+		metricHwGpuProcessUtilization:         newMetricHwGpuProcessUtilization(mbc.Metrics.HwGpuProcessUtilization),
 		metricHwGpuRecoveryAction:             newMetricHwGpuRecoveryAction(mbc.Metrics.HwGpuRecoveryAction),
 		metricHwGpuRetiredPages:               newMetricHwGpuRetiredPages(mbc.Metrics.HwGpuRetiredPages),
 		metricHwGpuRetiredPagesPending:        newMetricHwGpuRetiredPagesPending(mbc.Metrics.HwGpuRetiredPagesPending),
 		metricHwGpuRowRemaps:                  newMetricHwGpuRowRemaps(mbc.Metrics.HwGpuRowRemaps),
 		metricHwGpuRowRemapsFailed:            newMetricHwGpuRowRemapsFailed(mbc.Metrics.HwGpuRowRemapsFailed),
 		metricHwGpuRowRemapsPending:           newMetricHwGpuRowRemapsPending(mbc.Metrics.HwGpuRowRemapsPending),
+		metricHwGpuSmActive:                   newMetricHwGpuSmActive(mbc.Metrics.HwGpuSmActive),
+		metricHwGpuSmOccupancy:                newMetricHwGpuSmOccupancy(mbc.Metrics.HwGpuSmOccupancy),
 		metricHwGpuTemperatureMargin:          newMetricHwGpuTemperatureMargin(mbc.Metrics.HwGpuTemperatureMargin),
 		metricHwGpuThrottleActive:             newMetricHwGpuThrottleActive(mbc.Metrics.HwGpuThrottleActive),
 		metricHwGpuThrottleTime:               newMetricHwGpuThrottleTime(mbc.Metrics.HwGpuThrottleTime),
@@ -3130,31 +4182,45 @@ func (mb *MetricsBuilder) EmitForResource(options ...ResourceMetricsOption) {
 	ils.Metrics().EnsureCapacity(mb.metricsCapacity)
 	mb.metricHwEnergy.emit(ils.Metrics())
 	mb.metricHwErrors.emit(ils.Metrics())
+	mb.metricHwFanSpeed.emit(ils.Metrics())
 	mb.metricHwFanSpeedRatio.emit(ils.Metrics())
 	mb.metricHwGpuActiveTime.emit(ils.Metrics())
+	mb.metricHwGpuAllocated.emit(ils.Metrics())
 	mb.metricHwGpuBar1Limit.emit(ils.Metrics())
 	mb.metricHwGpuBar1Usage.emit(ils.Metrics())
 	mb.metricHwGpuClockFrequency.emit(ils.Metrics())
 	mb.metricHwGpuClockFrequencyLimit.emit(ils.Metrics())
 	mb.metricHwGpuCount.emit(ils.Metrics())
+	mb.metricHwGpuEngineActive.emit(ils.Metrics())
 	mb.metricHwGpuInfo.emit(ils.Metrics())
+	mb.metricHwGpuIo.emit(ils.Metrics())
+	mb.metricHwGpuIoRate.emit(ils.Metrics())
+	mb.metricHwGpuMemoryActive.emit(ils.Metrics())
 	mb.metricHwGpuMemoryBandwidthUtilization.emit(ils.Metrics())
 	mb.metricHwGpuMemoryLimit.emit(ils.Metrics())
 	mb.metricHwGpuMemoryReserved.emit(ils.Metrics())
 	mb.metricHwGpuMemoryUsage.emit(ils.Metrics())
 	mb.metricHwGpuMemoryUsageMax.emit(ils.Metrics())
 	mb.metricHwGpuMemoryUtilization.emit(ils.Metrics())
+	mb.metricHwGpuNvlinkErrors.emit(ils.Metrics())
+	mb.metricHwGpuNvlinkIo.emit(ils.Metrics())
+	mb.metricHwGpuNvlinkState.emit(ils.Metrics())
 	mb.metricHwGpuPcieLinkGeneration.emit(ils.Metrics())
 	mb.metricHwGpuPcieLinkWidth.emit(ils.Metrics())
 	mb.metricHwGpuPcieReplays.emit(ils.Metrics())
 	mb.metricHwGpuPerformanceState.emit(ils.Metrics())
+	mb.metricHwGpuPipeActive.emit(ils.Metrics())
 	mb.metricHwGpuPowerLimit.emit(ils.Metrics())
+	mb.metricHwGpuProcessMemoryUsage.emit(ils.Metrics())
+	mb.metricHwGpuProcessUtilization.emit(ils.Metrics())
 	mb.metricHwGpuRecoveryAction.emit(ils.Metrics())
 	mb.metricHwGpuRetiredPages.emit(ils.Metrics())
 	mb.metricHwGpuRetiredPagesPending.emit(ils.Metrics())
 	mb.metricHwGpuRowRemaps.emit(ils.Metrics())
 	mb.metricHwGpuRowRemapsFailed.emit(ils.Metrics())
 	mb.metricHwGpuRowRemapsPending.emit(ils.Metrics())
+	mb.metricHwGpuSmActive.emit(ils.Metrics())
+	mb.metricHwGpuSmOccupancy.emit(ils.Metrics())
 	mb.metricHwGpuTemperatureMargin.emit(ils.Metrics())
 	mb.metricHwGpuThrottleActive.emit(ils.Metrics())
 	mb.metricHwGpuThrottleTime.emit(ils.Metrics())
@@ -3199,13 +4265,18 @@ func (mb *MetricsBuilder) Emit(options ...ResourceMetricsOption) pmetric.Metrics
 }
 
 // RecordHwEnergyDataPoint adds a data point to hw.energy metric.
-func (mb *MetricsBuilder) RecordHwEnergyDataPoint(ts pcommon.Timestamp, val float64, hwIDAttributeValue string, hwNameAttributeValue string, hwTypeAttributeValue AttributeHwType) {
-	mb.metricHwEnergy.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, hwNameAttributeValue, hwTypeAttributeValue.String())
+func (mb *MetricsBuilder) RecordHwEnergyDataPoint(ts pcommon.Timestamp, val float64, hwGpuEnergySourceAttributeValue AttributeHwGpuEnergySource, hwIDAttributeValue string, hwNameAttributeValue string, hwTypeAttributeValue AttributeHwType) {
+	mb.metricHwEnergy.recordDataPoint(mb.startTime, ts, val, hwGpuEnergySourceAttributeValue.String(), hwIDAttributeValue, hwNameAttributeValue, hwTypeAttributeValue.String())
 }
 
 // RecordHwErrorsDataPoint adds a data point to hw.errors metric.
 func (mb *MetricsBuilder) RecordHwErrorsDataPoint(ts pcommon.Timestamp, val int64, errorTypeAttributeValue AttributeErrorType, hwGpuEccLifetimeAttributeValue AttributeHwGpuEccLifetime, hwGpuMemoryLocationAttributeValue AttributeHwGpuMemoryLocation, hwIDAttributeValue string, hwNameAttributeValue string, hwTypeAttributeValue AttributeHwType) {
 	mb.metricHwErrors.recordDataPoint(mb.startTime, ts, val, errorTypeAttributeValue.String(), hwGpuEccLifetimeAttributeValue.String(), hwGpuMemoryLocationAttributeValue.String(), hwIDAttributeValue, hwNameAttributeValue, hwTypeAttributeValue.String())
+}
+
+// RecordHwFanSpeedDataPoint adds a data point to hw.fan.speed metric.
+func (mb *MetricsBuilder) RecordHwFanSpeedDataPoint(ts pcommon.Timestamp, val float64, hwIDAttributeValue string, hwNameAttributeValue string) {
+	mb.metricHwFanSpeed.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, hwNameAttributeValue)
 }
 
 // RecordHwFanSpeedRatioDataPoint adds a data point to hw.fan.speed_ratio metric.
@@ -3216,6 +4287,11 @@ func (mb *MetricsBuilder) RecordHwFanSpeedRatioDataPoint(ts pcommon.Timestamp, v
 // RecordHwGpuActiveTimeDataPoint adds a data point to hw.gpu.active.time metric.
 func (mb *MetricsBuilder) RecordHwGpuActiveTimeDataPoint(ts pcommon.Timestamp, val float64, hwGpuSampledTaskAttributeValue AttributeHwGpuSampledTask, hwIDAttributeValue string, hwNameAttributeValue string) {
 	mb.metricHwGpuActiveTime.recordDataPoint(mb.startTime, ts, val, hwGpuSampledTaskAttributeValue.String(), hwIDAttributeValue, hwNameAttributeValue)
+}
+
+// RecordHwGpuAllocatedDataPoint adds a data point to hw.gpu.allocated metric.
+func (mb *MetricsBuilder) RecordHwGpuAllocatedDataPoint(ts pcommon.Timestamp, val int64, hwIDAttributeValue string, hwNameAttributeValue string, k8sContainerNameAttributeValue string, k8sNamespaceNameAttributeValue string, k8sPodNameAttributeValue string) {
+	mb.metricHwGpuAllocated.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, hwNameAttributeValue, k8sContainerNameAttributeValue, k8sNamespaceNameAttributeValue, k8sPodNameAttributeValue)
 }
 
 // RecordHwGpuBar1LimitDataPoint adds a data point to hw.gpu.bar1.limit metric.
@@ -3243,9 +4319,29 @@ func (mb *MetricsBuilder) RecordHwGpuCountDataPoint(ts pcommon.Timestamp, val in
 	mb.metricHwGpuCount.recordDataPoint(mb.startTime, ts, val, hwGpuStateAttributeValue.String())
 }
 
+// RecordHwGpuEngineActiveDataPoint adds a data point to hw.gpu.engine.active metric.
+func (mb *MetricsBuilder) RecordHwGpuEngineActiveDataPoint(ts pcommon.Timestamp, val float64, hwIDAttributeValue string, hwNameAttributeValue string) {
+	mb.metricHwGpuEngineActive.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, hwNameAttributeValue)
+}
+
 // RecordHwGpuInfoDataPoint adds a data point to hw.gpu.info metric.
-func (mb *MetricsBuilder) RecordHwGpuInfoDataPoint(ts pcommon.Timestamp, val int64, hwDriverVersionAttributeValue string, hwFirmwareVersionAttributeValue string, hwGpuArchitectureAttributeValue string, hwGpuBoardPartNumberAttributeValue string, hwGpuCudaVersionAttributeValue string, hwGpuMigModeAttributeValue string, hwGpuNumaNodeAttributeValue string, hwGpuPciBusIDAttributeValue string, hwIDAttributeValue string, hwModelAttributeValue string, hwNameAttributeValue string, hwSerialNumberAttributeValue string, hwVendorAttributeValue string) {
-	mb.metricHwGpuInfo.recordDataPoint(mb.startTime, ts, val, hwDriverVersionAttributeValue, hwFirmwareVersionAttributeValue, hwGpuArchitectureAttributeValue, hwGpuBoardPartNumberAttributeValue, hwGpuCudaVersionAttributeValue, hwGpuMigModeAttributeValue, hwGpuNumaNodeAttributeValue, hwGpuPciBusIDAttributeValue, hwIDAttributeValue, hwModelAttributeValue, hwNameAttributeValue, hwSerialNumberAttributeValue, hwVendorAttributeValue)
+func (mb *MetricsBuilder) RecordHwGpuInfoDataPoint(ts pcommon.Timestamp, val int64, hwDriverVersionAttributeValue string, hwFirmwareVersionAttributeValue string, hwGpuArchitectureAttributeValue string, hwGpuBoardPartNumberAttributeValue string, hwGpuCudaVersionAttributeValue string, hwGpuMigComputeInstanceIDAttributeValue string, hwGpuMigGpuInstanceIDAttributeValue string, hwGpuMigModeAttributeValue string, hwGpuMigProfileAttributeValue string, hwGpuNumaNodeAttributeValue string, hwGpuPciBusIDAttributeValue string, hwIDAttributeValue string, hwModelAttributeValue string, hwNameAttributeValue string, hwParentAttributeValue string, hwSerialNumberAttributeValue string, hwVendorAttributeValue string) {
+	mb.metricHwGpuInfo.recordDataPoint(mb.startTime, ts, val, hwDriverVersionAttributeValue, hwFirmwareVersionAttributeValue, hwGpuArchitectureAttributeValue, hwGpuBoardPartNumberAttributeValue, hwGpuCudaVersionAttributeValue, hwGpuMigComputeInstanceIDAttributeValue, hwGpuMigGpuInstanceIDAttributeValue, hwGpuMigModeAttributeValue, hwGpuMigProfileAttributeValue, hwGpuNumaNodeAttributeValue, hwGpuPciBusIDAttributeValue, hwIDAttributeValue, hwModelAttributeValue, hwNameAttributeValue, hwParentAttributeValue, hwSerialNumberAttributeValue, hwVendorAttributeValue)
+}
+
+// RecordHwGpuIoDataPoint adds a data point to hw.gpu.io metric.
+func (mb *MetricsBuilder) RecordHwGpuIoDataPoint(ts pcommon.Timestamp, val int64, hwIDAttributeValue string, hwNameAttributeValue string, networkIoDirectionAttributeValue AttributeNetworkIoDirection) {
+	mb.metricHwGpuIo.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, hwNameAttributeValue, networkIoDirectionAttributeValue.String())
+}
+
+// RecordHwGpuIoRateDataPoint adds a data point to hw.gpu.io.rate metric.
+func (mb *MetricsBuilder) RecordHwGpuIoRateDataPoint(ts pcommon.Timestamp, val float64, hwGpuIoLinkAttributeValue AttributeHwGpuIoLink, hwIDAttributeValue string, hwNameAttributeValue string, networkIoDirectionAttributeValue AttributeNetworkIoDirection) {
+	mb.metricHwGpuIoRate.recordDataPoint(mb.startTime, ts, val, hwGpuIoLinkAttributeValue.String(), hwIDAttributeValue, hwNameAttributeValue, networkIoDirectionAttributeValue.String())
+}
+
+// RecordHwGpuMemoryActiveDataPoint adds a data point to hw.gpu.memory.active metric.
+func (mb *MetricsBuilder) RecordHwGpuMemoryActiveDataPoint(ts pcommon.Timestamp, val float64, hwIDAttributeValue string, hwNameAttributeValue string) {
+	mb.metricHwGpuMemoryActive.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, hwNameAttributeValue)
 }
 
 // RecordHwGpuMemoryBandwidthUtilizationDataPoint adds a data point to hw.gpu.memory.bandwidth.utilization metric.
@@ -3278,6 +4374,21 @@ func (mb *MetricsBuilder) RecordHwGpuMemoryUtilizationDataPoint(ts pcommon.Times
 	mb.metricHwGpuMemoryUtilization.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, hwNameAttributeValue)
 }
 
+// RecordHwGpuNvlinkErrorsDataPoint adds a data point to hw.gpu.nvlink.errors metric.
+func (mb *MetricsBuilder) RecordHwGpuNvlinkErrorsDataPoint(ts pcommon.Timestamp, val int64, hwGpuNvlinkErrorTypeAttributeValue AttributeHwGpuNvlinkErrorType, hwGpuNvlinkIDAttributeValue string, hwIDAttributeValue string, hwNameAttributeValue string) {
+	mb.metricHwGpuNvlinkErrors.recordDataPoint(mb.startTime, ts, val, hwGpuNvlinkErrorTypeAttributeValue.String(), hwGpuNvlinkIDAttributeValue, hwIDAttributeValue, hwNameAttributeValue)
+}
+
+// RecordHwGpuNvlinkIoDataPoint adds a data point to hw.gpu.nvlink.io metric.
+func (mb *MetricsBuilder) RecordHwGpuNvlinkIoDataPoint(ts pcommon.Timestamp, val int64, hwGpuNvlinkIDAttributeValue string, hwIDAttributeValue string, hwNameAttributeValue string, networkIoDirectionAttributeValue AttributeNetworkIoDirection) {
+	mb.metricHwGpuNvlinkIo.recordDataPoint(mb.startTime, ts, val, hwGpuNvlinkIDAttributeValue, hwIDAttributeValue, hwNameAttributeValue, networkIoDirectionAttributeValue.String())
+}
+
+// RecordHwGpuNvlinkStateDataPoint adds a data point to hw.gpu.nvlink.state metric.
+func (mb *MetricsBuilder) RecordHwGpuNvlinkStateDataPoint(ts pcommon.Timestamp, val int64, hwGpuNvlinkIDAttributeValue string, hwIDAttributeValue string, hwNameAttributeValue string) {
+	mb.metricHwGpuNvlinkState.recordDataPoint(mb.startTime, ts, val, hwGpuNvlinkIDAttributeValue, hwIDAttributeValue, hwNameAttributeValue)
+}
+
 // RecordHwGpuPcieLinkGenerationDataPoint adds a data point to hw.gpu.pcie.link.generation metric.
 func (mb *MetricsBuilder) RecordHwGpuPcieLinkGenerationDataPoint(ts pcommon.Timestamp, val int64, hwGpuPcieStateAttributeValue AttributeHwGpuPcieState, hwIDAttributeValue string, hwNameAttributeValue string) {
 	mb.metricHwGpuPcieLinkGeneration.recordDataPoint(mb.startTime, ts, val, hwGpuPcieStateAttributeValue.String(), hwIDAttributeValue, hwNameAttributeValue)
@@ -3298,9 +4409,24 @@ func (mb *MetricsBuilder) RecordHwGpuPerformanceStateDataPoint(ts pcommon.Timest
 	mb.metricHwGpuPerformanceState.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, hwNameAttributeValue)
 }
 
+// RecordHwGpuPipeActiveDataPoint adds a data point to hw.gpu.pipe.active metric.
+func (mb *MetricsBuilder) RecordHwGpuPipeActiveDataPoint(ts pcommon.Timestamp, val float64, hwGpuPipeAttributeValue AttributeHwGpuPipe, hwIDAttributeValue string, hwNameAttributeValue string) {
+	mb.metricHwGpuPipeActive.recordDataPoint(mb.startTime, ts, val, hwGpuPipeAttributeValue.String(), hwIDAttributeValue, hwNameAttributeValue)
+}
+
 // RecordHwGpuPowerLimitDataPoint adds a data point to hw.gpu.power.limit metric.
 func (mb *MetricsBuilder) RecordHwGpuPowerLimitDataPoint(ts pcommon.Timestamp, val float64, hwIDAttributeValue string, hwNameAttributeValue string, hwPowerLimitTypeAttributeValue AttributeHwPowerLimitType) {
 	mb.metricHwGpuPowerLimit.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, hwNameAttributeValue, hwPowerLimitTypeAttributeValue.String())
+}
+
+// RecordHwGpuProcessMemoryUsageDataPoint adds a data point to hw.gpu.process.memory.usage metric.
+func (mb *MetricsBuilder) RecordHwGpuProcessMemoryUsageDataPoint(ts pcommon.Timestamp, val int64, containerIDAttributeValue string, hwIDAttributeValue string, hwNameAttributeValue string, k8sContainerNameAttributeValue string, k8sNamespaceNameAttributeValue string, k8sPodNameAttributeValue string, processExecutableNameAttributeValue string, processPidAttributeValue int64) {
+	mb.metricHwGpuProcessMemoryUsage.recordDataPoint(mb.startTime, ts, val, containerIDAttributeValue, hwIDAttributeValue, hwNameAttributeValue, k8sContainerNameAttributeValue, k8sNamespaceNameAttributeValue, k8sPodNameAttributeValue, processExecutableNameAttributeValue, processPidAttributeValue)
+}
+
+// RecordHwGpuProcessUtilizationDataPoint adds a data point to hw.gpu.process.utilization metric.
+func (mb *MetricsBuilder) RecordHwGpuProcessUtilizationDataPoint(ts pcommon.Timestamp, val float64, containerIDAttributeValue string, hwGpuProcessTaskAttributeValue AttributeHwGpuProcessTask, hwIDAttributeValue string, hwNameAttributeValue string, k8sContainerNameAttributeValue string, k8sNamespaceNameAttributeValue string, k8sPodNameAttributeValue string, processExecutableNameAttributeValue string, processPidAttributeValue int64) {
+	mb.metricHwGpuProcessUtilization.recordDataPoint(mb.startTime, ts, val, containerIDAttributeValue, hwGpuProcessTaskAttributeValue.String(), hwIDAttributeValue, hwNameAttributeValue, k8sContainerNameAttributeValue, k8sNamespaceNameAttributeValue, k8sPodNameAttributeValue, processExecutableNameAttributeValue, processPidAttributeValue)
 }
 
 // RecordHwGpuRecoveryActionDataPoint adds a data point to hw.gpu.recovery_action metric.
@@ -3331,6 +4457,16 @@ func (mb *MetricsBuilder) RecordHwGpuRowRemapsFailedDataPoint(ts pcommon.Timesta
 // RecordHwGpuRowRemapsPendingDataPoint adds a data point to hw.gpu.row_remaps.pending metric.
 func (mb *MetricsBuilder) RecordHwGpuRowRemapsPendingDataPoint(ts pcommon.Timestamp, val int64, hwIDAttributeValue string, hwNameAttributeValue string) {
 	mb.metricHwGpuRowRemapsPending.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, hwNameAttributeValue)
+}
+
+// RecordHwGpuSmActiveDataPoint adds a data point to hw.gpu.sm.active metric.
+func (mb *MetricsBuilder) RecordHwGpuSmActiveDataPoint(ts pcommon.Timestamp, val float64, hwIDAttributeValue string, hwNameAttributeValue string) {
+	mb.metricHwGpuSmActive.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, hwNameAttributeValue)
+}
+
+// RecordHwGpuSmOccupancyDataPoint adds a data point to hw.gpu.sm.occupancy metric.
+func (mb *MetricsBuilder) RecordHwGpuSmOccupancyDataPoint(ts pcommon.Timestamp, val float64, hwIDAttributeValue string, hwNameAttributeValue string) {
+	mb.metricHwGpuSmOccupancy.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, hwNameAttributeValue)
 }
 
 // RecordHwGpuTemperatureMarginDataPoint adds a data point to hw.gpu.temperature.margin metric.

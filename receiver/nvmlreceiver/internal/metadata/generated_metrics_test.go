@@ -69,11 +69,15 @@ func TestMetricsBuilder(t *testing.T) {
 
 			defaultMetricsCount++
 			allMetricsCount++
-			mb.RecordHwEnergyDataPoint(ts, 1, "hw.id-val", "hw.name-val", AttributeHwTypeGpu)
+			mb.RecordHwEnergyDataPoint(ts, 1, AttributeHwGpuEnergySourceCounter, "hw.id-val", "hw.name-val", AttributeHwTypeGpu)
 
 			defaultMetricsCount++
 			allMetricsCount++
 			mb.RecordHwErrorsDataPoint(ts, 1, AttributeErrorTypeCorrected, AttributeHwGpuEccLifetimeVolatile, AttributeHwGpuMemoryLocationSram, "hw.id-val", "hw.name-val", AttributeHwTypeGpu)
+
+			defaultMetricsCount++
+			allMetricsCount++
+			mb.RecordHwFanSpeedDataPoint(ts, 1, "hw.id-val", "hw.name-val")
 
 			defaultMetricsCount++
 			allMetricsCount++
@@ -82,6 +86,10 @@ func TestMetricsBuilder(t *testing.T) {
 			defaultMetricsCount++
 			allMetricsCount++
 			mb.RecordHwGpuActiveTimeDataPoint(ts, 1, AttributeHwGpuSampledTaskGeneral, "hw.id-val", "hw.name-val")
+
+			defaultMetricsCount++
+			allMetricsCount++
+			mb.RecordHwGpuAllocatedDataPoint(ts, 1, "hw.id-val", "hw.name-val", "k8s.container.name-val", "k8s.namespace.name-val", "k8s.pod.name-val")
 
 			defaultMetricsCount++
 			allMetricsCount++
@@ -105,7 +113,23 @@ func TestMetricsBuilder(t *testing.T) {
 
 			defaultMetricsCount++
 			allMetricsCount++
-			mb.RecordHwGpuInfoDataPoint(ts, 1, "hw.driver_version-val", "hw.firmware_version-val", "hw.gpu.architecture-val", "hw.gpu.board.part_number-val", "hw.gpu.cuda.version-val", "hw.gpu.mig.mode-val", "hw.gpu.numa.node-val", "hw.gpu.pci.bus_id-val", "hw.id-val", "hw.model-val", "hw.name-val", "hw.serial_number-val", "hw.vendor-val")
+			mb.RecordHwGpuEngineActiveDataPoint(ts, 1, "hw.id-val", "hw.name-val")
+
+			defaultMetricsCount++
+			allMetricsCount++
+			mb.RecordHwGpuInfoDataPoint(ts, 1, "hw.driver_version-val", "hw.firmware_version-val", "hw.gpu.architecture-val", "hw.gpu.board.part_number-val", "hw.gpu.cuda.version-val", "hw.gpu.mig.compute_instance.id-val", "hw.gpu.mig.gpu_instance.id-val", "hw.gpu.mig.mode-val", "hw.gpu.mig.profile-val", "hw.gpu.numa.node-val", "hw.gpu.pci.bus_id-val", "hw.id-val", "hw.model-val", "hw.name-val", "hw.parent-val", "hw.serial_number-val", "hw.vendor-val")
+
+			defaultMetricsCount++
+			allMetricsCount++
+			mb.RecordHwGpuIoDataPoint(ts, 1, "hw.id-val", "hw.name-val", AttributeNetworkIoDirectionTransmit)
+
+			defaultMetricsCount++
+			allMetricsCount++
+			mb.RecordHwGpuIoRateDataPoint(ts, 1, AttributeHwGpuIoLinkPcie, "hw.id-val", "hw.name-val", AttributeNetworkIoDirectionTransmit)
+
+			defaultMetricsCount++
+			allMetricsCount++
+			mb.RecordHwGpuMemoryActiveDataPoint(ts, 1, "hw.id-val", "hw.name-val")
 
 			defaultMetricsCount++
 			allMetricsCount++
@@ -133,6 +157,18 @@ func TestMetricsBuilder(t *testing.T) {
 
 			defaultMetricsCount++
 			allMetricsCount++
+			mb.RecordHwGpuNvlinkErrorsDataPoint(ts, 1, AttributeHwGpuNvlinkErrorTypeReplay, "hw.gpu.nvlink.id-val", "hw.id-val", "hw.name-val")
+
+			defaultMetricsCount++
+			allMetricsCount++
+			mb.RecordHwGpuNvlinkIoDataPoint(ts, 1, "hw.gpu.nvlink.id-val", "hw.id-val", "hw.name-val", AttributeNetworkIoDirectionTransmit)
+
+			defaultMetricsCount++
+			allMetricsCount++
+			mb.RecordHwGpuNvlinkStateDataPoint(ts, 1, "hw.gpu.nvlink.id-val", "hw.id-val", "hw.name-val")
+
+			defaultMetricsCount++
+			allMetricsCount++
 			mb.RecordHwGpuPcieLinkGenerationDataPoint(ts, 1, AttributeHwGpuPcieStateCurrent, "hw.id-val", "hw.name-val")
 
 			defaultMetricsCount++
@@ -149,7 +185,19 @@ func TestMetricsBuilder(t *testing.T) {
 
 			defaultMetricsCount++
 			allMetricsCount++
+			mb.RecordHwGpuPipeActiveDataPoint(ts, 1, AttributeHwGpuPipeTensor, "hw.id-val", "hw.name-val")
+
+			defaultMetricsCount++
+			allMetricsCount++
 			mb.RecordHwGpuPowerLimitDataPoint(ts, 1, "hw.id-val", "hw.name-val", AttributeHwPowerLimitTypeEnforced)
+
+			defaultMetricsCount++
+			allMetricsCount++
+			mb.RecordHwGpuProcessMemoryUsageDataPoint(ts, 1, "container.id-val", "hw.id-val", "hw.name-val", "k8s.container.name-val", "k8s.namespace.name-val", "k8s.pod.name-val", "process.executable.name-val", 11)
+
+			defaultMetricsCount++
+			allMetricsCount++
+			mb.RecordHwGpuProcessUtilizationDataPoint(ts, 1, "container.id-val", AttributeHwGpuProcessTaskGeneral, "hw.id-val", "hw.name-val", "k8s.container.name-val", "k8s.namespace.name-val", "k8s.pod.name-val", "process.executable.name-val", 11)
 
 			defaultMetricsCount++
 			allMetricsCount++
@@ -174,6 +222,14 @@ func TestMetricsBuilder(t *testing.T) {
 			defaultMetricsCount++
 			allMetricsCount++
 			mb.RecordHwGpuRowRemapsPendingDataPoint(ts, 1, "hw.id-val", "hw.name-val")
+
+			defaultMetricsCount++
+			allMetricsCount++
+			mb.RecordHwGpuSmActiveDataPoint(ts, 1, "hw.id-val", "hw.name-val")
+
+			defaultMetricsCount++
+			allMetricsCount++
+			mb.RecordHwGpuSmOccupancyDataPoint(ts, 1, "hw.id-val", "hw.name-val")
 
 			defaultMetricsCount++
 			allMetricsCount++
@@ -266,7 +322,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.energy"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Energy that the card has used since the driver was loaded (nvmlDeviceGetTotalEnergyConsumption; Volta and newer).", mi.Description())
+					assert.Equal(t, "Energy that the card has used: its own counter since the driver was loaded (nvmlDeviceGetTotalEnergyConsumption; Volta and newer), elsewhere the integral of its power since the receiver began, as hw.gpu.energy.source tells.", mi.Description())
 					assert.Equal(t, "J", mi.Unit())
 					assert.True(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -275,6 +331,9 @@ func TestMetricsBuilder(t *testing.T) {
 					assert.Equal(t, ts, dp.Timestamp())
 					assert.Equal(t, pmetric.NumberDataPointValueTypeDouble, dp.ValueType())
 					assert.InDelta(t, float64(1), dp.DoubleValue(), 0.01)
+					hwGpuEnergySourceAttrVal, ok := dp.Attributes().Get("hw.gpu.energy.source")
+					assert.True(t, ok)
+					assert.Equal(t, "counter", hwGpuEnergySourceAttrVal.Str())
 					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
 					assert.True(t, ok)
 					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
@@ -316,6 +375,24 @@ func TestMetricsBuilder(t *testing.T) {
 					hwTypeAttrVal, ok := dp.Attributes().Get("hw.type")
 					assert.True(t, ok)
 					assert.Equal(t, "gpu", hwTypeAttrVal.Str())
+				case "hw.fan.speed":
+					assert.False(t, validatedMetrics["hw.fan.speed"], "Found a duplicate in the metrics slice: hw.fan.speed")
+					validatedMetrics["hw.fan.speed"] = true
+					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
+					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
+					assert.Equal(t, "Speed of the first fan (nvmlDeviceGetFanSpeedRPM; R565 and newer).", mi.Description())
+					assert.Equal(t, "rpm", mi.Unit())
+					dp := mi.Gauge().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeDouble, dp.ValueType())
+					assert.InDelta(t, float64(1), dp.DoubleValue(), 0.01)
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
 				case "hw.fan.speed_ratio":
 					assert.False(t, validatedMetrics["hw.fan.speed_ratio"], "Found a duplicate in the metrics slice: hw.fan.speed_ratio")
 					validatedMetrics["hw.fan.speed_ratio"] = true
@@ -357,6 +434,35 @@ func TestMetricsBuilder(t *testing.T) {
 					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
 					assert.True(t, ok)
 					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
+				case "hw.gpu.allocated":
+					assert.False(t, validatedMetrics["hw.gpu.allocated"], "Found a duplicate in the metrics slice: hw.gpu.allocated")
+					validatedMetrics["hw.gpu.allocated"] = true
+					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
+					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
+					assert.Equal(t, "1 for each container that the kubelet gave the device to, whether it uses it or not (PodResources API).", mi.Description())
+					assert.Equal(t, "1", mi.Unit())
+					assert.False(t, mi.Sum().IsMonotonic())
+					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
+					dp := mi.Sum().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeInt, dp.ValueType())
+					assert.Equal(t, int64(1), dp.IntValue())
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
+					k8sContainerNameAttrVal, ok := dp.Attributes().Get("k8s.container.name")
+					assert.True(t, ok)
+					assert.Equal(t, "k8s.container.name-val", k8sContainerNameAttrVal.Str())
+					k8sNamespaceNameAttrVal, ok := dp.Attributes().Get("k8s.namespace.name")
+					assert.True(t, ok)
+					assert.Equal(t, "k8s.namespace.name-val", k8sNamespaceNameAttrVal.Str())
+					k8sPodNameAttrVal, ok := dp.Attributes().Get("k8s.pod.name")
+					assert.True(t, ok)
+					assert.Equal(t, "k8s.pod.name-val", k8sPodNameAttrVal.Str())
 				case "hw.gpu.bar1.limit":
 					assert.False(t, validatedMetrics["hw.gpu.bar1.limit"], "Found a duplicate in the metrics slice: hw.gpu.bar1.limit")
 					validatedMetrics["hw.gpu.bar1.limit"] = true
@@ -456,6 +562,24 @@ func TestMetricsBuilder(t *testing.T) {
 					hwGpuStateAttrVal, ok := dp.Attributes().Get("state")
 					assert.True(t, ok)
 					assert.Equal(t, "healthy", hwGpuStateAttrVal.Str())
+				case "hw.gpu.engine.active":
+					assert.False(t, validatedMetrics["hw.gpu.engine.active"], "Found a duplicate in the metrics slice: hw.gpu.engine.active")
+					validatedMetrics["hw.gpu.engine.active"] = true
+					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
+					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
+					assert.Equal(t, "Share of the time since the last collection in which any program ran on the card (nvmlGpmMetricsGet, NVML_GPM_METRIC_GRAPHICS_UTIL; Hopper and newer).", mi.Description())
+					assert.Equal(t, "1", mi.Unit())
+					dp := mi.Gauge().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeDouble, dp.ValueType())
+					assert.InDelta(t, float64(1), dp.DoubleValue(), 0.01)
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
 				case "hw.gpu.info":
 					assert.False(t, validatedMetrics["hw.gpu.info"], "Found a duplicate in the metrics slice: hw.gpu.info")
 					validatedMetrics["hw.gpu.info"] = true
@@ -483,9 +607,18 @@ func TestMetricsBuilder(t *testing.T) {
 					hwGpuCudaVersionAttrVal, ok := dp.Attributes().Get("hw.gpu.cuda.version")
 					assert.True(t, ok)
 					assert.Equal(t, "hw.gpu.cuda.version-val", hwGpuCudaVersionAttrVal.Str())
+					hwGpuMigComputeInstanceIDAttrVal, ok := dp.Attributes().Get("hw.gpu.mig.compute_instance.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.gpu.mig.compute_instance.id-val", hwGpuMigComputeInstanceIDAttrVal.Str())
+					hwGpuMigGpuInstanceIDAttrVal, ok := dp.Attributes().Get("hw.gpu.mig.gpu_instance.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.gpu.mig.gpu_instance.id-val", hwGpuMigGpuInstanceIDAttrVal.Str())
 					hwGpuMigModeAttrVal, ok := dp.Attributes().Get("hw.gpu.mig.mode")
 					assert.True(t, ok)
 					assert.Equal(t, "hw.gpu.mig.mode-val", hwGpuMigModeAttrVal.Str())
+					hwGpuMigProfileAttrVal, ok := dp.Attributes().Get("hw.gpu.mig.profile")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.gpu.mig.profile-val", hwGpuMigProfileAttrVal.Str())
 					hwGpuNumaNodeAttrVal, ok := dp.Attributes().Get("hw.gpu.numa.node")
 					assert.True(t, ok)
 					assert.Equal(t, "hw.gpu.numa.node-val", hwGpuNumaNodeAttrVal.Str())
@@ -501,12 +634,80 @@ func TestMetricsBuilder(t *testing.T) {
 					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
 					assert.True(t, ok)
 					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
+					hwParentAttrVal, ok := dp.Attributes().Get("hw.parent")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.parent-val", hwParentAttrVal.Str())
 					hwSerialNumberAttrVal, ok := dp.Attributes().Get("hw.serial_number")
 					assert.True(t, ok)
 					assert.Equal(t, "hw.serial_number-val", hwSerialNumberAttrVal.Str())
 					hwVendorAttrVal, ok := dp.Attributes().Get("hw.vendor")
 					assert.True(t, ok)
 					assert.Equal(t, "hw.vendor-val", hwVendorAttrVal.Str())
+				case "hw.gpu.io":
+					assert.False(t, validatedMetrics["hw.gpu.io"], "Found a duplicate in the metrics slice: hw.gpu.io")
+					validatedMetrics["hw.gpu.io"] = true
+					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
+					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
+					assert.Equal(t, "Data over PCIe (field values NVML_FI_DEV_PCIE_COUNT_TX_BYTES and NVML_FI_DEV_PCIE_COUNT_RX_BYTES).", mi.Description())
+					assert.Equal(t, "By", mi.Unit())
+					assert.True(t, mi.Sum().IsMonotonic())
+					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
+					dp := mi.Sum().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeInt, dp.ValueType())
+					assert.Equal(t, int64(1), dp.IntValue())
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
+					networkIoDirectionAttrVal, ok := dp.Attributes().Get("network.io.direction")
+					assert.True(t, ok)
+					assert.Equal(t, "transmit", networkIoDirectionAttrVal.Str())
+				case "hw.gpu.io.rate":
+					assert.False(t, validatedMetrics["hw.gpu.io.rate"], "Found a duplicate in the metrics slice: hw.gpu.io.rate")
+					validatedMetrics["hw.gpu.io.rate"] = true
+					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
+					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
+					assert.Equal(t, "Data rate since the last collection, all NVLinks together (nvmlGpmMetricsGet; Hopper and newer).", mi.Description())
+					assert.Equal(t, "By/s", mi.Unit())
+					dp := mi.Gauge().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeDouble, dp.ValueType())
+					assert.InDelta(t, float64(1), dp.DoubleValue(), 0.01)
+					hwGpuIoLinkAttrVal, ok := dp.Attributes().Get("hw.gpu.link")
+					assert.True(t, ok)
+					assert.Equal(t, "pcie", hwGpuIoLinkAttrVal.Str())
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
+					networkIoDirectionAttrVal, ok := dp.Attributes().Get("network.io.direction")
+					assert.True(t, ok)
+					assert.Equal(t, "transmit", networkIoDirectionAttrVal.Str())
+				case "hw.gpu.memory.active":
+					assert.False(t, validatedMetrics["hw.gpu.memory.active"], "Found a duplicate in the metrics slice: hw.gpu.memory.active")
+					validatedMetrics["hw.gpu.memory.active"] = true
+					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
+					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
+					assert.Equal(t, "Share of the memory bandwidth that was used since the last collection (nvmlGpmMetricsGet, NVML_GPM_METRIC_DRAM_BW_UTIL; Hopper and newer).", mi.Description())
+					assert.Equal(t, "1", mi.Unit())
+					dp := mi.Gauge().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeDouble, dp.ValueType())
+					assert.InDelta(t, float64(1), dp.DoubleValue(), 0.01)
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
 				case "hw.gpu.memory.bandwidth.utilization":
 					assert.False(t, validatedMetrics["hw.gpu.memory.bandwidth.utilization"], "Found a duplicate in the metrics slice: hw.gpu.memory.bandwidth.utilization")
 					validatedMetrics["hw.gpu.memory.bandwidth.utilization"] = true
@@ -621,6 +822,81 @@ func TestMetricsBuilder(t *testing.T) {
 					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
 					assert.True(t, ok)
 					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
+				case "hw.gpu.nvlink.errors":
+					assert.False(t, validatedMetrics["hw.gpu.nvlink.errors"], "Found a duplicate in the metrics slice: hw.gpu.nvlink.errors")
+					validatedMetrics["hw.gpu.nvlink.errors"] = true
+					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
+					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
+					assert.Equal(t, "Errors of a link (nvmlDeviceGetNvLinkErrorCounter; up to NVLink 4).", mi.Description())
+					assert.Equal(t, "{error}", mi.Unit())
+					assert.True(t, mi.Sum().IsMonotonic())
+					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
+					dp := mi.Sum().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeInt, dp.ValueType())
+					assert.Equal(t, int64(1), dp.IntValue())
+					hwGpuNvlinkErrorTypeAttrVal, ok := dp.Attributes().Get("error.type")
+					assert.True(t, ok)
+					assert.Equal(t, "replay", hwGpuNvlinkErrorTypeAttrVal.Str())
+					hwGpuNvlinkIDAttrVal, ok := dp.Attributes().Get("hw.gpu.nvlink.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.gpu.nvlink.id-val", hwGpuNvlinkIDAttrVal.Str())
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
+				case "hw.gpu.nvlink.io":
+					assert.False(t, validatedMetrics["hw.gpu.nvlink.io"], "Found a duplicate in the metrics slice: hw.gpu.nvlink.io")
+					validatedMetrics["hw.gpu.nvlink.io"] = true
+					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
+					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
+					assert.Equal(t, "Data over a link, without the overhead of the protocol (field values NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX and NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX).", mi.Description())
+					assert.Equal(t, "By", mi.Unit())
+					assert.True(t, mi.Sum().IsMonotonic())
+					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
+					dp := mi.Sum().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeInt, dp.ValueType())
+					assert.Equal(t, int64(1), dp.IntValue())
+					hwGpuNvlinkIDAttrVal, ok := dp.Attributes().Get("hw.gpu.nvlink.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.gpu.nvlink.id-val", hwGpuNvlinkIDAttrVal.Str())
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
+					networkIoDirectionAttrVal, ok := dp.Attributes().Get("network.io.direction")
+					assert.True(t, ok)
+					assert.Equal(t, "transmit", networkIoDirectionAttrVal.Str())
+				case "hw.gpu.nvlink.state":
+					assert.False(t, validatedMetrics["hw.gpu.nvlink.state"], "Found a duplicate in the metrics slice: hw.gpu.nvlink.state")
+					validatedMetrics["hw.gpu.nvlink.state"] = true
+					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
+					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
+					assert.Equal(t, "1 while the link is up (nvmlDeviceGetNvLinkState).", mi.Description())
+					assert.Equal(t, "1", mi.Unit())
+					assert.False(t, mi.Sum().IsMonotonic())
+					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
+					dp := mi.Sum().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeInt, dp.ValueType())
+					assert.Equal(t, int64(1), dp.IntValue())
+					hwGpuNvlinkIDAttrVal, ok := dp.Attributes().Get("hw.gpu.nvlink.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.gpu.nvlink.id-val", hwGpuNvlinkIDAttrVal.Str())
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
 				case "hw.gpu.pcie.link.generation":
 					assert.False(t, validatedMetrics["hw.gpu.pcie.link.generation"], "Found a duplicate in the metrics slice: hw.gpu.pcie.link.generation")
 					validatedMetrics["hw.gpu.pcie.link.generation"] = true
@@ -701,6 +977,27 @@ func TestMetricsBuilder(t *testing.T) {
 					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
 					assert.True(t, ok)
 					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
+				case "hw.gpu.pipe.active":
+					assert.False(t, validatedMetrics["hw.gpu.pipe.active"], "Found a duplicate in the metrics slice: hw.gpu.pipe.active")
+					validatedMetrics["hw.gpu.pipe.active"] = true
+					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
+					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
+					assert.Equal(t, "Share of the cycles since the last collection in which the arithmetic units were busy (nvmlGpmMetricsGet; Hopper and newer).", mi.Description())
+					assert.Equal(t, "1", mi.Unit())
+					dp := mi.Gauge().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeDouble, dp.ValueType())
+					assert.InDelta(t, float64(1), dp.DoubleValue(), 0.01)
+					hwGpuPipeAttrVal, ok := dp.Attributes().Get("hw.gpu.pipe")
+					assert.True(t, ok)
+					assert.Equal(t, "tensor", hwGpuPipeAttrVal.Str())
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
 				case "hw.gpu.power.limit":
 					assert.False(t, validatedMetrics["hw.gpu.power.limit"], "Found a duplicate in the metrics slice: hw.gpu.power.limit")
 					validatedMetrics["hw.gpu.power.limit"] = true
@@ -722,6 +1019,83 @@ func TestMetricsBuilder(t *testing.T) {
 					hwPowerLimitTypeAttrVal, ok := dp.Attributes().Get("hw.limit_type")
 					assert.True(t, ok)
 					assert.Equal(t, "enforced", hwPowerLimitTypeAttrVal.Str())
+				case "hw.gpu.process.memory.usage":
+					assert.False(t, validatedMetrics["hw.gpu.process.memory.usage"], "Found a duplicate in the metrics slice: hw.gpu.process.memory.usage")
+					validatedMetrics["hw.gpu.process.memory.usage"] = true
+					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
+					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
+					assert.Equal(t, "Memory that a process holds on the device (nvmlDeviceGetComputeRunningProcesses, nvmlDeviceGetGraphicsRunningProcesses).", mi.Description())
+					assert.Equal(t, "By", mi.Unit())
+					assert.False(t, mi.Sum().IsMonotonic())
+					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
+					dp := mi.Sum().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeInt, dp.ValueType())
+					assert.Equal(t, int64(1), dp.IntValue())
+					containerIDAttrVal, ok := dp.Attributes().Get("container.id")
+					assert.True(t, ok)
+					assert.Equal(t, "container.id-val", containerIDAttrVal.Str())
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
+					k8sContainerNameAttrVal, ok := dp.Attributes().Get("k8s.container.name")
+					assert.True(t, ok)
+					assert.Equal(t, "k8s.container.name-val", k8sContainerNameAttrVal.Str())
+					k8sNamespaceNameAttrVal, ok := dp.Attributes().Get("k8s.namespace.name")
+					assert.True(t, ok)
+					assert.Equal(t, "k8s.namespace.name-val", k8sNamespaceNameAttrVal.Str())
+					k8sPodNameAttrVal, ok := dp.Attributes().Get("k8s.pod.name")
+					assert.True(t, ok)
+					assert.Equal(t, "k8s.pod.name-val", k8sPodNameAttrVal.Str())
+					processExecutableNameAttrVal, ok := dp.Attributes().Get("process.executable.name")
+					assert.True(t, ok)
+					assert.Equal(t, "process.executable.name-val", processExecutableNameAttrVal.Str())
+					processPidAttrVal, ok := dp.Attributes().Get("process.pid")
+					assert.True(t, ok)
+					assert.EqualValues(t, 11, processPidAttrVal.Int())
+				case "hw.gpu.process.utilization":
+					assert.False(t, validatedMetrics["hw.gpu.process.utilization"], "Found a duplicate in the metrics slice: hw.gpu.process.utilization")
+					validatedMetrics["hw.gpu.process.utilization"] = true
+					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
+					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
+					assert.Equal(t, "Share of the card that a process used, the mean of the samples of the driver since the last collection; 0 where the process did nothing (nvmlDeviceGetProcessUtilization; not on cards with MIG on).", mi.Description())
+					assert.Equal(t, "1", mi.Unit())
+					dp := mi.Gauge().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeDouble, dp.ValueType())
+					assert.InDelta(t, float64(1), dp.DoubleValue(), 0.01)
+					containerIDAttrVal, ok := dp.Attributes().Get("container.id")
+					assert.True(t, ok)
+					assert.Equal(t, "container.id-val", containerIDAttrVal.Str())
+					hwGpuProcessTaskAttrVal, ok := dp.Attributes().Get("hw.gpu.task")
+					assert.True(t, ok)
+					assert.Equal(t, "general", hwGpuProcessTaskAttrVal.Str())
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
+					k8sContainerNameAttrVal, ok := dp.Attributes().Get("k8s.container.name")
+					assert.True(t, ok)
+					assert.Equal(t, "k8s.container.name-val", k8sContainerNameAttrVal.Str())
+					k8sNamespaceNameAttrVal, ok := dp.Attributes().Get("k8s.namespace.name")
+					assert.True(t, ok)
+					assert.Equal(t, "k8s.namespace.name-val", k8sNamespaceNameAttrVal.Str())
+					k8sPodNameAttrVal, ok := dp.Attributes().Get("k8s.pod.name")
+					assert.True(t, ok)
+					assert.Equal(t, "k8s.pod.name-val", k8sPodNameAttrVal.Str())
+					processExecutableNameAttrVal, ok := dp.Attributes().Get("process.executable.name")
+					assert.True(t, ok)
+					assert.Equal(t, "process.executable.name-val", processExecutableNameAttrVal.Str())
+					processPidAttrVal, ok := dp.Attributes().Get("process.pid")
+					assert.True(t, ok)
+					assert.EqualValues(t, 11, processPidAttrVal.Int())
 				case "hw.gpu.recovery_action":
 					assert.False(t, validatedMetrics["hw.gpu.recovery_action"], "Found a duplicate in the metrics slice: hw.gpu.recovery_action")
 					validatedMetrics["hw.gpu.recovery_action"] = true
@@ -845,6 +1219,42 @@ func TestMetricsBuilder(t *testing.T) {
 					assert.Equal(t, ts, dp.Timestamp())
 					assert.Equal(t, pmetric.NumberDataPointValueTypeInt, dp.ValueType())
 					assert.Equal(t, int64(1), dp.IntValue())
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
+				case "hw.gpu.sm.active":
+					assert.False(t, validatedMetrics["hw.gpu.sm.active"], "Found a duplicate in the metrics slice: hw.gpu.sm.active")
+					validatedMetrics["hw.gpu.sm.active"] = true
+					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
+					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
+					assert.Equal(t, "Share of the multiprocessors that were busy, averaged since the last collection (nvmlGpmMetricsGet, NVML_GPM_METRIC_SM_UTIL; Hopper and newer).", mi.Description())
+					assert.Equal(t, "1", mi.Unit())
+					dp := mi.Gauge().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeDouble, dp.ValueType())
+					assert.InDelta(t, float64(1), dp.DoubleValue(), 0.01)
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
+				case "hw.gpu.sm.occupancy":
+					assert.False(t, validatedMetrics["hw.gpu.sm.occupancy"], "Found a duplicate in the metrics slice: hw.gpu.sm.occupancy")
+					validatedMetrics["hw.gpu.sm.occupancy"] = true
+					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
+					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
+					assert.Equal(t, "Warps on the multiprocessors as a share of the most there can be, averaged since the last collection (nvmlGpmMetricsGet, NVML_GPM_METRIC_SM_OCCUPANCY; Hopper and newer).", mi.Description())
+					assert.Equal(t, "1", mi.Unit())
+					dp := mi.Gauge().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeDouble, dp.ValueType())
+					assert.InDelta(t, float64(1), dp.DoubleValue(), 0.01)
 					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
 					assert.True(t, ok)
 					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())

@@ -25,18 +25,20 @@ func Tracer(settings component.TelemetrySettings) trace.Tracer {
 // TelemetryBuilder provides an interface for components to report telemetry
 // as defined in metadata and user config.
 type TelemetryBuilder struct {
-	meter                       metric.Meter
-	mu                          sync.Mutex
-	registrations               []metric.Registration
-	ReceiverNvmlCallErrors      metric.Int64Counter
-	ReceiverNvmlCardDuration    metric.Float64Histogram
-	ReceiverNvmlCardMisses      metric.Int64Counter
-	ReceiverNvmlCards           metric.Int64Gauge
-	ReceiverNvmlEventsHeldBack  metric.Int64Counter
-	ReceiverNvmlEventsReceived  metric.Int64Counter
-	ReceiverNvmlFamilyTime      metric.Float64ObservableCounter
-	ReceiverNvmlInitializations metric.Int64Counter
-	ReceiverNvmlUp              metric.Int64Gauge
+	meter                        metric.Meter
+	mu                           sync.Mutex
+	registrations                []metric.Registration
+	ReceiverNvmlCallErrors       metric.Int64Counter
+	ReceiverNvmlCardDuration     metric.Float64Histogram
+	ReceiverNvmlCardMisses       metric.Int64Counter
+	ReceiverNvmlCards            metric.Int64Gauge
+	ReceiverNvmlEventsHeldBack   metric.Int64Counter
+	ReceiverNvmlEventsReceived   metric.Int64Counter
+	ReceiverNvmlFamilyTime       metric.Float64ObservableCounter
+	ReceiverNvmlInitializations  metric.Int64Counter
+	ReceiverNvmlKubeletErrors    metric.Int64Counter
+	ReceiverNvmlProcessesDropped metric.Int64Counter
+	ReceiverNvmlUp               metric.Int64Gauge
 }
 
 // TelemetryBuilderOption applies changes to default builder.
@@ -140,6 +142,18 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 		"otelcol_receiver.nvml.initializations",
 		metric.WithDescription("Times that NVML was initialised, at the start and after the driver was away. [Development]"),
 		metric.WithUnit("{initialization}"),
+	)
+	errs = errors.Join(errs, err)
+	builder.ReceiverNvmlKubeletErrors, err = builder.meter.Int64Counter(
+		"otelcol_receiver.nvml.kubelet.errors",
+		metric.WithDescription("Questions to the kubelet about the devices of pods that failed. [Development]"),
+		metric.WithUnit("{call}"),
+	)
+	errs = errors.Join(errs, err)
+	builder.ReceiverNvmlProcessesDropped, err = builder.meter.Int64Counter(
+		"otelcol_receiver.nvml.processes.dropped",
+		metric.WithDescription("Processes that were left out of a collection because a card had more than processes.limit; those with the most memory are kept. [Development]"),
+		metric.WithUnit("{process}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.ReceiverNvmlUp, err = builder.meter.Int64Gauge(

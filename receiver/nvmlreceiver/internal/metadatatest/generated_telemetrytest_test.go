@@ -31,6 +31,8 @@ func TestSetupTelemetry(t *testing.T) {
 	tb.ReceiverNvmlEventsHeldBack.Add(context.Background(), 1)
 	tb.ReceiverNvmlEventsReceived.Add(context.Background(), 1)
 	tb.ReceiverNvmlInitializations.Add(context.Background(), 1)
+	tb.ReceiverNvmlKubeletErrors.Add(context.Background(), 1)
+	tb.ReceiverNvmlProcessesDropped.Add(context.Background(), 1)
 	tb.ReceiverNvmlUp.Record(context.Background(), 1)
 	AssertEqualReceiverNvmlCallErrors(t, testTel,
 		[]metricdata.DataPoint[int64]{{Value: 1}},
@@ -54,6 +56,12 @@ func TestSetupTelemetry(t *testing.T) {
 		[]metricdata.DataPoint[float64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
 	AssertEqualReceiverNvmlInitializations(t, testTel,
+		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
+	AssertEqualReceiverNvmlKubeletErrors(t, testTel,
+		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
+	AssertEqualReceiverNvmlProcessesDropped(t, testTel,
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
 	AssertEqualReceiverNvmlUp(t, testTel,

@@ -1,0 +1,163 @@
+//go:build linux && cgo
+
+package nvmlreceiver
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
+)
+
+func TestCounterThatGoesBackStartsAnewAndTheOthersDoNot(t *testing.T) {
+	_, cards := library.Machine(t, "h100")
+	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(1)
+	replays := map[string]string{"hw.name": "gpu0"}
+	cards[0].Set("pcie_replays", 900)
+	first := r.collectNow()
+	before, _ := point(first, "hw.gpu.pcie.replays", replays)
+	others, _ := point(first, "hw.gpu.row_remaps", replays)
+	cards[0].Set("pcie_replays", 3)
+	m := r.collectNow()
+	after, ok := point(m, "hw.gpu.pcie.replays", replays)
+	require.True(t, ok)
+	assert.EqualValues(t, 3, after.IntValue())
+	assert.Equal(t, before.Timestamp(), after.StartTimestamp(), "it counts since it was last seen")
+	still, _ := point(m, "hw.gpu.row_remaps", replays)
+	assert.Equal(t, others.StartTimestamp(), still.StartTimestamp())
+	again, _ := point(r.collectNow(), "hw.gpu.pcie.replays", replays)
+	assert.Equal(t, after.StartTimestamp(), again.StartTimestamp(), "the new start stays")
+	count := 0
+	eachPoint(m, func(pmetric.NumberDataPoint) { count++ })
+	all := 0
+	eachPoint(first, func(pmetric.NumberDataPoint) { all++ })
+	assert.Greater(t, count, all-1, "no point is lost or doubled")
+}
+
+func TestByteCounterOf32BitsDoesNotWrap(t *testing.T) {
+	_, cards := library.Machine(t, "l40s")
+	set := func(v int64) {
+		cards[0].SetField(197, v, fakenvml.TypeUnsignedInt, fakenvml.Success)
+		cards[0].SetField(198, 7, fakenvml.TypeUnsignedInt, fakenvml.Success)
+	}
+	set(1<<32 - 100)
+	r := newRig(t, nvmllib.NewSessions(fast), func(c *Config) { c.SamplingInterval = 0 }).ready(1)
+	sent := map[string]string{"network.io.direction": "transmit"}
+	p, ok := point(r.collectNow(), "hw.gpu.io", sent)
+	require.True(t, ok)
+	assert.EqualValues(t, 1<<32-100, p.IntValue())
+	set(50)
+	p, _ = point(r.collectNow(), "hw.gpu.io", sent)
+	assert.EqualValues(t, 1<<32+50, p.IntValue())
+}
+
+func TestSamplerFollowsAByteCounterThatWrapsBetweenCollections(t *testing.T) {
+	_, cards := library.Machine(t, "l40s")
+	set := func(v int64) { cards[0].SetField(197, v, fakenvml.TypeUnsignedInt, fakenvml.Success) }
+	cards[0].SetField(198, 0, fakenvml.TypeUnsignedInt, fakenvml.Success)
+	set(0)
+	r := newRig(t, nvmllib.NewSessions(fast), func(c *Config) { c.SamplingInterval = 10 * time.Millisecond }).ready(1)
+	r.collectNow()
+	seen := func() {
+		calls := cards[0].Calls("nvmlDeviceGetFieldValues")
+		require.Eventually(t, func() bool { return cards[0].Calls("nvmlDeviceGetFieldValues") > calls+1 }, 10*time.Second, time.Millisecond)
+	}
+	for range 3 { // three times around
+		set(1 << 31)
+		seen()
+		set(0)
+		seen()
+	}
+	p, _ := point(r.collectNow(), "hw.gpu.io", map[string]string{"network.io.direction": "transmit"})
+	assert.EqualValues(t, 3<<32, p.IntValue())
+}
+
+func TestEnergyIsIntegratedAndMarkedWhereTheCardHasNoCounter(t *testing.T) {
+	_, cards := library.Machine(t, "l40s")
+	cards[0].SetSamplingPeriods(time.Microsecond, time.Microsecond)
+	cards[0].SetReturn("nvmlDeviceGetTotalEnergyConsumption", fakenvml.NotSupported)
+	cards[0].Step("power", 100_000)
+	r := newRig(t, nvmllib.NewSessions(fast), func(c *Config) { c.SamplingInterval = 0 }).ready(1)
+	now := time.Now()
+	r.now = func() time.Time { return now }
+	integrated := map[string]string{"hw.gpu.energy.source": "integrated"}
+	energy := func() float64 {
+		p, ok := point(r.collectNow(), "hw.energy", integrated)
+		require.True(t, ok)
+		return p.DoubleValue()
+	}
+	assert.InDelta(t, 0, energy(), 0)
+	now = now.Add(10 * time.Second)
+	assert.InDelta(t, 1000, energy(), 0.001, "100 W for 10 s")
+	cards[0].Step("power", 300_000)
+	now = now.Add(10 * time.Second)
+	assert.InDelta(t, 3000, energy(), 0.001, "from 100 to 300 W in 10 s")
+	now = now.Add(time.Hour)
+	assert.InDelta(t, 3000, energy(), 0.001, "nobody knows what was in a gap")
+	now = now.Add(time.Second)
+	assert.InDelta(t, 3300, energy(), 0.001)
+}
+
+func TestClockThatJumpsStopsNothing(t *testing.T) {
+	machine, cards := library.Machine(t, "l40s")
+	cards[0].SetSamplingPeriods(100*time.Millisecond, time.Second)
+	cards[0].Step("gpu", 100)
+	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(1)
+	busy := map[string]string{"hw.gpu.task": "general"}
+	var offset time.Duration
+	r.now = func() time.Time { return time.Now().Add(offset) }
+	active := func(m pmetric.Metrics) float64 {
+		p, ok := point(m, "hw.gpu.active.time", busy)
+		require.True(t, ok)
+		return p.DoubleValue()
+	}
+	grows := func(what string) {
+		from := active(r.collectNow())
+		r.until(what, func(m pmetric.Metrics) bool { return active(m) > from+0.1 })
+	}
+	r.until("the first samples", func(m pmetric.Metrics) bool {
+		_, ok := point(m, "hw.gpu.active.time", busy)
+		return ok
+	})
+	grows("before")
+	base := active(r.collectNow())
+	for _, jump := range []time.Duration{time.Hour, -time.Hour, 24 * time.Hour, 0} {
+		machine.SetClockOffset(jump)
+		offset = jump
+		grows("after a jump to " + jump.String())
+		eachPoint(r.collectNow(), func(p pmetric.NumberDataPoint) {
+			assert.LessOrEqual(t, p.StartTimestamp(), p.Timestamp())
+		})
+	}
+	assert.Less(t, active(r.collectNow())-base, 60.0, "an hour that was not lived is not counted")
+}
+
+func TestCardsOfOneNameAreToldApart(t *testing.T) {
+	_, cards := library.Machine(t, "l40s", "l40s")
+	// A board that was cloned badly: the UUID of its neighbour.
+	cards[0].SetText("uuid", "GPU-11111111-0000-4000-8000-000000000001")
+	cards[1].SetText("uuid", "GPU-11111111-0000-4000-8000-000000000001")
+	cards[0].Set("temperature_gpu", 41)
+	cards[1].Set("temperature_gpu", 42)
+	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(2)
+	m := r.collectNow()
+	ids := map[string]bool{}
+	for name, want := range map[string]float64{"gpu0": 41, "gpu1": 42} {
+		p, ok := point(m, "hw.temperature", map[string]string{"hw.name": name, "hw.sensor_location": "gpu"})
+		require.True(t, ok, name)
+		assert.InDelta(t, want, number(p), 0)
+		id, _ := p.Attributes().Get("hw.id")
+		ids[id.Str()] = true
+	}
+	assert.Len(t, ids, 2)
+	require.Eventually(t, func() bool { return r.logs.FilterMessageSnippet("the same UUID").Len() == 1 }, 10*time.Second, 5*time.Millisecond)
+	for range 3 {
+		r.collectNow()
+	}
+	assert.Equal(t, 1, r.logs.FilterMessageSnippet("the same UUID").Len(), "said once")
+}

@@ -1,0 +1,132 @@
+//go:build linux && cgo
+
+package nvmlreceiver
+
+import (
+	"slices"
+	"strconv"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+)
+
+// instance is one MIG device of a card. Only the card's worker touches it.
+type instance struct {
+	*nvmllib.MIGInstance
+	target
+	// names stand on its points. They are replaced, never changed: series hold them.
+	names  *names
+	states []rowState
+	// shared says that other MIG devices are in the same GPU instance.
+	shared bool
+	seen   bool
+}
+
+// findInstances brings the card's MIG devices up to date. It is asked at every
+// collection: devices come and go while the card stays, and their handles with them.
+func (c *card) findInstances(device nvmllib.Device) error {
+	for _, inst := range c.instances {
+		inst.seen = false
+	}
+	err := c.enumerateInstances(device)
+	c.instances = slices.DeleteFunc(c.instances, func(inst *instance) bool {
+		if !inst.seen {
+			inst.free()
+		}
+		return !inst.seen
+	})
+	for _, inst := range c.instances {
+		inst.shared = slices.ContainsFunc(c.instances, func(other *instance) bool {
+			return other != inst && other.GPUInstance == inst.GPUInstance
+		})
+	}
+	return err
+}
+
+func (c *card) enumerateInstances(device nvmllib.Device) error {
+	if c.names.MIG != nvmllib.MIGOn {
+		return nil
+	}
+	places, err := device.MIGCount()
+	if err != nil {
+		return err
+	}
+	for i := range places {
+		d, err := device.MIGDevice(i)
+		switch {
+		case nvmllib.IsNotFound(err):
+			continue
+		case nvmllib.IsInvalid(err), err != nil && nvmllib.KindOf(err) == nvmllib.NotSupported:
+			return nil // no more places, or MIG was switched off just now
+		case err != nil:
+			return err
+		}
+		uuid, err := d.UUID()
+		if nvmllib.IsNotFound(err) {
+			continue // gone between two calls
+		}
+		if err != nil {
+			return err
+		}
+		if err := c.take(d, uuid, i); err != nil && !nvmllib.IsNotFound(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+// take takes up one MIG device that is there.
+func (c *card) take(d nvmllib.Device, uuid string, index int) error {
+	at := slices.IndexFunc(c.instances, func(inst *instance) bool { return inst.UUID == uuid })
+	if at < 0 {
+		m, err := nvmllib.DescribeMIG(d, uuid, index)
+		if err != nil {
+			return err
+		}
+		c.instances = append(c.instances, &instance{MIGInstance: m, states: make([]rowState, len(c.rows))})
+		at = len(c.instances) - 1
+	}
+	inst := c.instances[at]
+	inst.Device, inst.Index, inst.seen = d, index, true
+	name := c.names.name + "/mig" + strconv.Itoa(index)
+	if inst.names == nil || inst.names.name != name || inst.names.driver != c.names.driver || inst.names.cuda != c.names.cuda || inst.names.parent != c.names.id {
+		inst.names = &names{
+			id: uuid, name: name, driver: c.names.driver, cuda: c.names.cuda,
+			Identity: nvmllib.Identity{
+				UUID: uuid, PCIBusID: c.names.PCIBusID, Model: c.names.Model, Architecture: c.names.Architecture,
+				VBIOS: c.names.VBIOS, BoardPart: c.names.BoardPart, Serial: c.names.Serial, NUMANode: c.names.NUMANode,
+			},
+			mig: mig{
+				parent: c.names.id, profile: inst.Profile,
+				gpuInstance:     strconv.FormatUint(uint64(inst.GPUInstance), 10),
+				computeInstance: strconv.FormatUint(uint64(inst.ComputeInstance), 10),
+			},
+		}
+	}
+	return nil
+}
+
+// instanceOf is the MIG device with these numbers, or nil.
+func (s *sheet) instanceOf(gpuInstance, computeInstance uint32) *instance {
+	for _, inst := range s.instances {
+		if inst.GPUInstance == gpuInstance && inst.ComputeInstance == computeInstance {
+			return inst
+		}
+	}
+	return nil
+}
+
+// free gives back what NVML allocated.
+func (t *target) free() {
+	if t.gpm != nil {
+		t.gpm.Free()
+		t.gpm = nil
+	}
+}
+
+// free gives back what NVML allocated for the card; it runs on the worker.
+func (c *card) free() {
+	c.own.free()
+	for _, inst := range c.instances {
+		inst.free()
+	}
+}

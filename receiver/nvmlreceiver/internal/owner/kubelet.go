@@ -1,0 +1,213 @@
+package owner
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	podresources "k8s.io/kubelet/pkg/apis/podresources/v1"
+)
+
+// Allocation is one device that the kubelet gave to one container.
+type Allocation struct {
+	Namespace, Pod, Container string
+	Device                    DeviceID
+}
+
+// DeviceID is how a device plugin names a device.
+type DeviceID struct {
+	// UUID is the card's or the MIG device's; empty where the plugin counts.
+	UUID string
+	// Minor is the number in /dev/nvidia0; -1 where the UUID is known.
+	Minor int
+	// GPUInstance is a MIG device's GPU instance on the card Minor; -1 for a whole card.
+	GPUInstance int
+}
+
+var (
+	uuidDevice = regexp.MustCompile(`^(?:GPU|MIG)-[0-9A-Za-z/-]+$`)
+	// nvidia0, nvidia0/gi3, nvidia0/vgpu1 (GKE); gpu-0 (NVIDIA's DRA driver).
+	minorDevice = regexp.MustCompile(`^(?:nvidia|gpu-)(\d{1,4})(?:/gi(\d{1,4}))?(?:/vgpu\d{1,4})?$`)
+)
+
+// parseDeviceID understands the names of NVIDIA's device plugin (UUIDs, with a
+// suffix ::n where cards are shared by time or by MPS), of Google's, and of
+// NVIDIA's DRA driver.
+func parseDeviceID(id string) (DeviceID, bool) {
+	id, _, _ = strings.Cut(id, "::")
+	if uuidDevice.MatchString(id) {
+		return DeviceID{UUID: id, Minor: -1, GPUInstance: -1}, true
+	}
+	m := minorDevice.FindStringSubmatch(id)
+	if m == nil {
+		return DeviceID{}, false
+	}
+	d := DeviceID{GPUInstance: -1}
+	d.Minor, _ = strconv.Atoi(m[1]) // at most four digits
+	if m[2] != "" {
+		d.GPUInstance, _ = strconv.Atoi(m[2])
+	}
+	return d, true
+}
+
+// nvidiaResource and nvidiaDriver are how NVIDIA's devices are told from others.
+const (
+	nvidiaResource = "nvidia.com/"
+	nvidiaDriver   = "gpu.nvidia.com"
+)
+
+// allocations reads the kubelet's answer: each device of each container once,
+// however many slices of it the container holds.
+func allocations(list *podresources.ListPodResourcesResponse) []Allocation {
+	var all []Allocation
+	for _, pod := range list.GetPodResources() {
+		for _, container := range pod.GetContainers() {
+			add := func(id string) {
+				if d, ok := parseDeviceID(id); ok {
+					all = append(all, Allocation{Namespace: pod.GetNamespace(), Pod: pod.GetName(), Container: container.GetName(), Device: d})
+				}
+			}
+			for _, devices := range container.GetDevices() {
+				if strings.HasPrefix(devices.GetResourceName(), nvidiaResource) {
+					for _, id := range devices.GetDeviceIds() {
+						add(id)
+					}
+				}
+			}
+			for _, claimed := range container.GetDynamicResources() {
+				for _, resource := range claimed.GetClaimResources() {
+					if resource.GetDriverName() == nvidiaDriver {
+						add(resource.GetDeviceName())
+					}
+				}
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b Allocation) int {
+		return strings.Compare(a.key(), b.key())
+	})
+	return slices.Compact(all)
+}
+
+func (a *Allocation) key() string {
+	return strings.Join([]string{a.Namespace, a.Pod, a.Container, a.Device.UUID, strconv.Itoa(a.Device.Minor), strconv.Itoa(a.Device.GPUInstance)}, "\x00")
+}
+
+const (
+	// kubeletDeadline bounds one question.
+	kubeletDeadline = 5 * time.Second
+	// staleAfter is how many failed questions in a row make the last answer void.
+	staleAfter = 6
+	// largestAnswer bounds the kubelet's answer, in bytes.
+	largestAnswer = 16 << 20
+)
+
+// kubelet asks the kubelet's PodResources API (v1, List) which container holds
+// which device, from a goroutine of its own.
+type kubelet struct {
+	socket   string
+	interval time.Duration
+	// say is called when the answers begin or cease to come.
+	say    func(error)
+	failed func()
+
+	answer atomic.Pointer[[]Allocation]
+	stop   context.CancelFunc
+	done   chan struct{}
+}
+
+func startKubelet(socket string, interval time.Duration, say func(error), failed func()) *kubelet {
+	ctx, cancel := context.WithCancel(context.Background())
+	k := &kubelet{socket: socket, interval: interval, say: say, failed: failed, stop: cancel, done: make(chan struct{})}
+	go k.run(ctx)
+	return k
+}
+
+func (k *kubelet) end() {
+	k.stop()
+	<-k.done
+}
+
+// allocations is the last answer; nil without one.
+func (k *kubelet) allocations() []Allocation {
+	if k == nil {
+		return nil
+	}
+	if a := k.answer.Load(); a != nil {
+		return *a
+	}
+	return nil
+}
+
+func (k *kubelet) run(ctx context.Context) {
+	defer close(k.done)
+	var conn *grpc.ClientConn
+	defer func() {
+		if conn != nil {
+			_ = conn.Close()
+		}
+	}()
+	ticker := time.NewTicker(k.interval)
+	defer ticker.Stop()
+	failures := 0
+	said := ""
+	for {
+		list, err := k.ask(ctx, &conn)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case errors.Is(err, fs.ErrNotExist): // no kubelet on this machine, or not yet
+			k.answer.Store(nil)
+			failures = 0
+		case err != nil:
+			failures++
+			k.failed()
+			if failures >= staleAfter {
+				k.answer.Store(nil)
+			}
+		default:
+			failures = 0
+			all := allocations(list)
+			k.answer.Store(&all)
+		}
+		word := ""
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			word = err.Error()
+		}
+		if word != said && (failures <= 1 || said == "") {
+			k.say(err)
+		}
+		said = word
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+func (k *kubelet) ask(ctx context.Context, conn **grpc.ClientConn) (*podresources.ListPodResourcesResponse, error) {
+	if _, err := os.Stat(k.socket); err != nil {
+		return nil, err
+	}
+	if *conn == nil {
+		c, err := grpc.NewClient("unix://"+k.socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
+			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(largestAnswer)))
+		if err != nil {
+			return nil, err
+		}
+		*conn = c
+	}
+	ctx, cancel := context.WithTimeout(ctx, kubeletDeadline)
+	defer cancel()
+	return podresources.NewPodResourcesListerClient(*conn).List(ctx, &podresources.ListPodResourcesRequest{}, grpc.WaitForReady(true))
+}

@@ -1,0 +1,103 @@
+package owner
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+)
+
+// podNames tells a pod's and a container's names from the container's id. The
+// kubelet's API has no container ids, but the kubelet names the log files that it
+// keeps for every runtime after both: containers/<pod>_<namespace>_<container>-<id>.log
+// and pods/<namespace>_<pod>_<uid>/<container>/.
+type podNames struct {
+	logs string // /var/log
+
+	mu          sync.Mutex
+	byContainer map[string]podName
+	byUID       map[string]podName
+	looked      time.Time
+}
+
+type podName struct{ namespace, pod, container string }
+
+// relook is the shortest time between two looks at the folders; an unknown
+// container causes one.
+const relook = 2 * time.Second
+
+var containerLog = regexp.MustCompile(`^(.+)_(.+)_(.+)-([0-9a-f]{64})\.log$`)
+
+// find looks a container up, and the pod if the container is not known.
+func (n *podNames) find(o cgroupOwner, now time.Time) (podName, bool) {
+	if n.logs == "" || o.containerID == "" && o.podUID == "" {
+		return podName{}, false
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	name, ok := n.known(o)
+	if !ok && now.Sub(n.looked) >= relook {
+		n.looked = now
+		n.look()
+		name, ok = n.known(o)
+	}
+	return name, ok
+}
+
+func (n *podNames) known(o cgroupOwner) (podName, bool) {
+	if name, ok := n.byContainer[o.containerID]; ok {
+		return name, true
+	}
+	name, ok := n.byUID[o.podUID]
+	return name, ok
+}
+
+func (n *podNames) look() {
+	n.byContainer, n.byUID = map[string]podName{}, map[string]podName{}
+	for _, name := range entries(filepath.Join(n.logs, "containers")) {
+		if id, p, ok := parseContainerLog(name); ok {
+			n.byContainer[id] = p
+		}
+	}
+	for _, name := range entries(filepath.Join(n.logs, "pods")) {
+		if uid, p, ok := parsePodFolder(name); ok {
+			if containers := entries(filepath.Join(n.logs, "pods", name)); len(containers) == 1 {
+				p.container = containers[0]
+			}
+			n.byUID[uid] = p
+		}
+	}
+}
+
+// entries lists a folder's names; one that is not there has none.
+func entries(folder string) []string {
+	f, err := os.Open(folder)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	names, _ := f.Readdirnames(-1)
+	return names
+}
+
+func parseContainerLog(name string) (id string, p podName, ok bool) {
+	m := containerLog.FindStringSubmatch(name)
+	if m == nil {
+		return "", podName{}, false
+	}
+	return m[4], podName{pod: m[1], namespace: m[2], container: m[3]}, true
+}
+
+func parsePodFolder(name string) (uid string, p podName, ok bool) {
+	namespace, rest, ok := strings.Cut(name, "_")
+	if !ok {
+		return "", podName{}, false
+	}
+	at := strings.LastIndexByte(rest, '_')
+	if at <= 0 || namespace == "" || at == len(rest)-1 {
+		return "", podName{}, false
+	}
+	return rest[at+1:], podName{namespace: namespace, pod: rest[:at]}, true
+}

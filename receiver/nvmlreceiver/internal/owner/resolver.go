@@ -1,0 +1,222 @@
+package owner
+
+import (
+	"errors"
+	"path"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/prometheus/procfs"
+)
+
+// Settings are where the resolver looks.
+type Settings struct {
+	// Proc is the procfs of the host (in a container with the host's /proc mounted
+	// elsewhere: there).
+	Proc string
+	// Logs is the folder with the kubelet's log folders; empty: not looked at.
+	Logs string
+	// Socket is the kubelet's PodResources socket; empty: not asked.
+	Socket string
+	// Interval is how often the kubelet is asked.
+	Interval time.Duration
+	// Say is called when the kubelet's answers begin (nil) or cease to come.
+	Say func(error)
+	// Failed is called for each question to the kubelet that failed.
+	Failed func()
+}
+
+// Resolver tells the owners of processes. Its methods may be called from any
+// goroutine.
+type Resolver struct {
+	fs      procfs.FS
+	proc    bool
+	names   podNames
+	kubelet *kubelet
+
+	mu    sync.Mutex
+	cache map[int]cached
+}
+
+// cached is what was read of a process. A pid that is used again is told by
+// its start.
+type cached struct {
+	start      uint64
+	executable string
+	cgroup     cgroupOwner
+	used       time.Time
+}
+
+const (
+	// mostCached bounds the processes that are remembered.
+	mostCached = 4096
+	// forgetAfter is how long a process that was not asked about is remembered.
+	forgetAfter = time.Minute
+)
+
+// New starts a resolver. Call [Resolver.Close] in the end.
+func New(s Settings) *Resolver {
+	r := &Resolver{names: podNames{logs: s.Logs}, cache: map[int]cached{}}
+	var err error
+	if r.fs, err = procfs.NewFS(s.Proc); err == nil {
+		r.proc = true
+	}
+	if s.Socket != "" {
+		r.kubelet = startKubelet(s.Socket, s.Interval, s.Say, s.Failed)
+	}
+	return r
+}
+
+// Close ends the questions to the kubelet.
+func (r *Resolver) Close() {
+	if r.kubelet != nil {
+		r.kubelet.end()
+	}
+}
+
+// Allocations are the devices that the kubelet gave to containers, as it last said.
+func (r *Resolver) Allocations() []Allocation { return r.kubelet.allocations() }
+
+// Owner tells whose a process is that runs on a device (its UUID). A process
+// that is gone, or in another PID namespace than the procfs, has no owner.
+func (r *Resolver) Owner(pid int, device string) Owner {
+	p, ok := r.process(pid)
+	if !ok {
+		return Owner{}
+	}
+	o := Owner{Executable: p.executable, ContainerID: p.cgroup.containerID}
+	if p.cgroup.containerID == "" && p.cgroup.podUID == "" {
+		return o // a process of the host
+	}
+	if name, ok := r.names.find(p.cgroup, time.Now()); ok {
+		o.Namespace, o.Pod, o.Container = name.namespace, name.pod, name.container
+		if o.Container == "" {
+			o.Container = r.containerOf(name, device)
+		}
+		return o
+	}
+	if p.cgroup.podUID == "" && r.kubelet.allocations() == nil {
+		return o // a container outside of Kubernetes
+	}
+	// Without the kubelet's folders only the device is left to go by. It names the
+	// pod if one container holds it; who of several a process belongs to is not
+	// guessed.
+	if a, ok := r.onlyHolder(device); ok && p.cgroup.podUID != "" {
+		o.Namespace, o.Pod, o.Container = a.Namespace, a.Pod, a.Container
+	}
+	return o
+}
+
+// containerOf is the one container of a pod that holds the device.
+func (r *Resolver) containerOf(name podName, device string) string {
+	found := ""
+	for _, a := range r.kubelet.allocations() {
+		if a.Namespace == name.namespace && a.Pod == name.pod && a.Device.UUID == device {
+			if found != "" && found != a.Container {
+				return ""
+			}
+			found = a.Container
+		}
+	}
+	return found
+}
+
+func (r *Resolver) onlyHolder(device string) (Allocation, bool) {
+	var found Allocation
+	n := 0
+	for _, a := range r.kubelet.allocations() {
+		if a.Device.UUID == device {
+			found = a
+			n++
+		}
+	}
+	return found, n == 1
+}
+
+// process reads what does not change while a process lives, once.
+func (r *Resolver) process(pid int) (cached, bool) {
+	if !r.proc {
+		return cached{}, false
+	}
+	proc, err := r.fs.Proc(pid)
+	if err != nil {
+		return cached{}, false
+	}
+	stat, err := proc.Stat()
+	if err != nil {
+		return cached{}, false
+	}
+	now := time.Now()
+	r.mu.Lock()
+	known, ok := r.cache[pid]
+	if ok && known.start == stat.Starttime {
+		known.used = now
+		r.cache[pid] = known
+		r.mu.Unlock()
+		return known, true
+	}
+	r.mu.Unlock()
+	p := cached{start: stat.Starttime, executable: stat.Comm, used: now, cgroup: cgroupOf(proc)}
+	if exe, err := proc.Executable(); err == nil && exe != "" {
+		p.executable = path.Base(trimDeleted(exe))
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.forget(now)
+	r.cache[pid] = p
+	return p, true
+}
+
+// forget makes room; the caller holds the lock.
+func (r *Resolver) forget(now time.Time) {
+	if len(r.cache) < mostCached/2 {
+		return
+	}
+	for pid, p := range r.cache {
+		if now.Sub(p.used) > forgetAfter || len(r.cache) >= mostCached {
+			delete(r.cache, pid)
+		}
+	}
+}
+
+// trimDeleted takes off what the kernel appends when the file was replaced.
+func trimDeleted(exe string) string {
+	const deleted = " (deleted)"
+	if len(exe) > len(deleted) && exe[len(exe)-len(deleted):] == deleted {
+		return exe[:len(exe)-len(deleted)]
+	}
+	return exe
+}
+
+func cgroupOf(proc procfs.Proc) cgroupOwner {
+	groups, err := proc.Cgroups()
+	if err != nil {
+		return cgroupOwner{}
+	}
+	paths := make([]string, 0, len(groups))
+	for _, g := range groups {
+		paths = append(paths, filepath.ToSlash(g.Path))
+	}
+	o := parseCgroups(paths)
+	if o.containerID == "" {
+		if mounts, err := proc.MountInfo(); err == nil {
+			roots := make([]string, 0, len(mounts))
+			for _, m := range mounts {
+				roots = append(roots, m.Root)
+			}
+			o.containerID = parseMounts(roots)
+		}
+	}
+	return o
+}
+
+var errNoProc = errors.New("the process table cannot be read")
+
+// Check says whether the process table can be read.
+func (r *Resolver) Check() error {
+	if !r.proc {
+		return errNoProc
+	}
+	return nil
+}
