@@ -1,0 +1,211 @@
+//go:build linux
+
+package owner
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/fakekubelet"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// sleeper starts a real process that does nothing.
+func sleeper(t *testing.T, attributes *syscall.SysProcAttr) int {
+	t.Helper()
+	cmd := exec.Command("sleep", "600")
+	cmd.SysProcAttr = attributes
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	return cmd.Process.Pid
+}
+
+func resolver(t *testing.T, s Settings) *Resolver {
+	t.Helper()
+	if s.Proc == "" {
+		s.Proc = "/proc"
+	}
+	s.Say, s.Failed = func(error) {}, func() {}
+	s.Interval = time.Second
+	r := New(s)
+	t.Cleanup(r.Close)
+	require.NoError(t, r.Check())
+	return r
+}
+
+func TestProcessOfTheHostHasAnExecutableAndNoContainer(t *testing.T) {
+	pid := sleeper(t, nil)
+	r := resolver(t, Settings{})
+	exe, err := filepath.EvalSymlinks("/proc/" + fmt.Sprint(pid) + "/exe")
+	require.NoError(t, err)
+	want := Owner{Executable: filepath.Base(exe)}
+	require.Eventually(t, func() bool { return r.Owner(pid, "GPU-1").Executable == want.Executable }, 10*time.Second, time.Millisecond)
+	assert.Equal(t, want, r.Owner(pid, "GPU-1"))
+	assert.Equal(t, Owner{}, r.Owner(1<<22+1, "GPU-1"), "a process that is not there")
+}
+
+// hierarchies are the mounted cgroup hierarchies that a test may make groups in.
+func hierarchies(t *testing.T) (v1, v2 string) {
+	t.Helper()
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	require.NoError(t, err)
+	for line := range strings.Lines(string(mounts)) {
+		f := strings.Fields(line)
+		switch {
+		case len(f) < 4:
+		case f[2] == "cgroup2":
+			v2 = f[1]
+		case f[2] == "cgroup" && strings.Contains(f[3], "name=systemd"):
+			v1 = f[1]
+		}
+	}
+	return v1, v2
+}
+
+// group makes a cgroup, moves a process there, and takes it away in the end.
+func group(t *testing.T, root, path string, pid int) error {
+	t.Helper()
+	parts := strings.Split(strings.Trim(path, "/"), "/")
+	for i := range parts {
+		dir := filepath.Join(append([]string{root}, parts[:i+1]...)...)
+		if err := os.Mkdir(dir, 0o755); err != nil && !os.IsExist(err) {
+			return err
+		}
+		t.Cleanup(func() { _ = os.Remove(dir) })
+	}
+	return os.WriteFile(filepath.Join(root, path, "cgroup.procs"), fmt.Appendf(nil, "%d", pid), 0o644)
+}
+
+// TestRealProcessInRealCgroups needs the right to make cgroups, which root has;
+// TestProcessTreeOfEachRuntime covers the forms for everybody.
+func TestRealProcessInRealCgroups(t *testing.T) {
+	v1, v2 := hierarchies(t)
+	under := strings.ReplaceAll(uid, "-", "_")
+	tried := 0
+	for name, test := range map[string]struct{ root, path string }{
+		"docker, v1":     {v1, "otelcol-gpu-test/docker/" + id},
+		"kubepods, v1":   {v1, "otelcol-gpu-test/kubepods/besteffort/pod" + uid + "/" + id},
+		"containerd, v2": {v2, "otelcol-gpu-test/kubepods.slice/kubepods-pod" + under + ".slice/cri-containerd-" + id + ".scope"},
+		"podman, v2":     {v2, "otelcol-gpu-test/libpod-" + id + ".scope/container"},
+	} {
+		if test.root == "" {
+			continue
+		}
+		t.Run(name, func(t *testing.T) {
+			// In a PID namespace of its own where that is allowed: NVML reports the host's number.
+			attributes := &syscall.SysProcAttr{}
+			if os.Geteuid() == 0 {
+				attributes.Cloneflags = syscall.CLONE_NEWPID
+			}
+			pid := sleeper(t, attributes)
+			if err := group(t, test.root, test.path, pid); err != nil {
+				t.Skipf("cgroups cannot be made here: %v", err)
+			}
+			tried++
+			r := resolver(t, Settings{})
+			assert.Equal(t, id, r.Owner(pid, "GPU-1").ContainerID)
+		})
+	}
+	t.Logf("%d cgroups were made", tried)
+}
+
+// tree makes a procfs with one process in it.
+func tree(t *testing.T, pid int, cgroup, mounts string) string {
+	t.Helper()
+	root := t.TempDir()
+	dir := filepath.Join(root, fmt.Sprint(pid))
+	require.NoError(t, os.MkdirAll(dir, 0o750))
+	write := func(name, text string) {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
+	}
+	write("stat", fmt.Sprintf("%d (python3) S 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0 18446744073709551615 0 0 0 0 0 0 0 0 0 0 0 0 17 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n", pid))
+	write("cgroup", cgroup)
+	write("mountinfo", mounts)
+	require.NoError(t, os.Symlink("/opt/venv/bin/python3.12 (deleted)", filepath.Join(dir, "exe")))
+	return root
+}
+
+func TestProcessTreeOfEachRuntime(t *testing.T) {
+	under := strings.ReplaceAll(uid, "-", "_")
+	for name, test := range map[string]struct{ cgroup, mounts, want string }{
+		"cgroup v1":           {"12:pids:/docker/" + id + "\n1:name=systemd:/docker/" + id + "\n", "", id},
+		"cgroup v2":           {"0::/kubepods.slice/kubepods-pod" + under + ".slice/crio-" + id + ".scope\n", "", id},
+		"hybrid":              {"1:name=systemd:/system.slice/docker-" + id + ".scope\n0::/\n", "", id},
+		"cgroup namespace":    {"0::/\n", "100 90 8:1 /var/lib/docker/containers/" + id + "/hostname /etc/hostname rw - ext4 /dev/sda1 rw\n", id},
+		"no container":        {"0::/user.slice\n", "100 90 8:1 / / rw - ext4 /dev/sda1 rw\n", ""},
+		"nothing can be read": {"", "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := resolver(t, Settings{Proc: tree(t, 42, test.cgroup, test.mounts)})
+			o := r.Owner(42, "GPU-1")
+			assert.Equal(t, test.want, o.ContainerID)
+			assert.Equal(t, "python3.12", o.Executable)
+		})
+	}
+}
+
+func TestPodsThatShareACardEachOwnTheirProcesses(t *testing.T) {
+	s := fakekubelet.New(t,
+		fakekubelet.Pod("photos", "a", "main", "nvidia.com/gpu", "GPU-1::0"),
+		fakekubelet.Pod("photos", "b", "main", "nvidia.com/gpu", "GPU-1::1"),
+		fakekubelet.Pod("photos", "alone", "main", "nvidia.com/gpu", "GPU-2"))
+	s.Start(t)
+	proc := tree(t, 42, "0::/kubepods.slice/kubepods-pod"+strings.ReplaceAll(uid, "-", "_")+".slice/cri-containerd-"+id+".scope\n", "")
+	logs := t.TempDir()
+	r := resolver(t, Settings{Proc: proc, Socket: s.Socket, Logs: logs})
+	require.Eventually(t, func() bool { return len(r.Allocations()) == 3 }, 10*time.Second, 5*time.Millisecond)
+	o := r.Owner(42, "GPU-1")
+	assert.Empty(t, o.Pod, "whose of two pods it is, is not guessed")
+	o = r.Owner(42, "GPU-2")
+	assert.Equal(t, "alone", o.Pod, "a card of one pod's names it")
+	assert.Equal(t, "main", o.Container)
+
+	require.NoError(t, os.MkdirAll(filepath.Join(logs, "pods", "photos_b_"+uid), 0o750))
+	require.Eventually(t, func() bool { return r.Owner(42, "GPU-1").Pod == "b" }, 10*time.Second, 50*time.Millisecond)
+	assert.Equal(t, "main", r.Owner(42, "GPU-1").Container, "the pod's one container that holds the card")
+}
+
+func TestNumberThatIsUsedAgainIsAnotherProcess(t *testing.T) {
+	root := tree(t, 42, "0::/docker/"+id+"\n", "")
+	r := resolver(t, Settings{Proc: root})
+	assert.Equal(t, id, r.Owner(42, "").ContainerID)
+	stat := filepath.Join(root, "42", "stat")
+	raw, err := os.ReadFile(stat)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(root, "42", "cgroup"), []byte("0::/docker/"+id2+"\n"), 0o600))
+	assert.Equal(t, id, r.Owner(42, "").ContainerID, "what was read stands while the process lives")
+	require.NoError(t, os.WriteFile(stat, []byte(strings.Replace(string(raw), " 4711 ", " 4712 ", 1)), 0o600))
+	assert.Equal(t, id2, r.Owner(42, "").ContainerID)
+}
+
+func TestWhatIsRememberedIsBounded(t *testing.T) {
+	r := resolver(t, Settings{})
+	for pid := range mostCached * 2 {
+		r.mu.Lock()
+		r.forget(time.Now())
+		r.cache[pid+1<<23] = cached{used: time.Now()}
+		r.mu.Unlock()
+	}
+	assert.LessOrEqual(t, len(r.cache), mostCached)
+}
+
+func TestMissingProcIsSaid(t *testing.T) {
+	r := New(Settings{Proc: filepath.Join(t.TempDir(), "nowhere")})
+	defer r.Close()
+	require.Error(t, r.Check())
+	assert.Equal(t, Owner{}, r.Owner(1, "GPU-1"))
+}
