@@ -408,6 +408,15 @@ func (d Device) EccErrors(which EccCounter) (uint64, error) {
 	})
 }
 
+// RemapBanks counts the banks of the memory by how many spare rows they have left.
+type RemapBanks = nvml.RowRemapperHistogramValues
+
+// RemapBanks are the banks by spare rows (nvmlDeviceGetRowRemapperHistogram;
+// Ampere and newer with ECC).
+func (d Device) RemapBanks() (RemapBanks, error) {
+	return get(d, "nvmlDeviceGetRowRemapperHistogram", nvml.Device.GetRowRemapperHistogram)
+}
+
 func cString(b []int8) string {
 	out := make([]byte, 0, len(b))
 	for _, c := range b {

@@ -31,6 +31,8 @@ type card struct {
 	pending    bool
 	asked      bool
 	condition  condition
+	corrected  errorRate
+	errorsRise bool
 	lostSince  time.Time
 	names      names
 	recorded   []sample // what has series since the last collection

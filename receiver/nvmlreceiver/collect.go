@@ -264,6 +264,7 @@ func (c *collector) conclude(card *card) {
 	for _, inst := range card.instances {
 		card.divided = append(card.divided, inst.names)
 	}
+	card.errorsRise = card.corrected.take(c.now(), card.sheet.health.corrected)
 	c.turn(card, healthy, nil)
 	for _, r := range &reported {
 		c.session.ReportThrottling(card.shared, r.name, card.sheet.health.throttling&r.bit != 0)

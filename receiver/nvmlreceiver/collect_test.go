@@ -380,12 +380,19 @@ func TestStatusFollowsItsCauses(t *testing.T) {
 		{"driver asks for a reset", func(c *fakenvml.Card) { c.SetField(230, 1, fakenvml.TypeUnsignedInt, fakenvml.Success) }, "failed"},
 		{"driver asks for a drain", func(c *fakenvml.Card) { c.SetField(230, 3, fakenvml.TypeUnsignedInt, fakenvml.Success) }, "degraded"},
 		{"an action nobody knows", func(c *fakenvml.Card) { c.SetField(230, 99, fakenvml.TypeUnsignedInt, fakenvml.Success) }, "ok"},
+		{"bank with few spare rows", func(c *fakenvml.Card) { c.Set("remap_banks_low", 1) }, "predicted_failure"},
+		{"bank without spare rows", func(c *fakenvml.Card) { c.Set("remap_banks_none", 1) }, "predicted_failure"},
+		{"bank in use", func(c *fakenvml.Card) { c.Set("remap_banks_partial", 1) }, "ok"},
+		{"many corrected errors", func(c *fakenvml.Card) { c.Set("ecc_dram_corrected_volatile", 100) }, "predicted_failure"},
+		{"some corrected errors", func(c *fakenvml.Card) { c.Set("ecc_dram_corrected_volatile", 99) }, "ok"},
 		{"lost", func(c *fakenvml.Card) { c.SetLost(true) }, "failed"},
 	} {
 		t.Run(test.cause, func(t *testing.T) {
 			_, cards := library.Machine(t, "h100")
 			cards[0].SetSamplingPeriods(time.Microsecond, time.Microsecond)
+			cards[0].SetField(31, 0, fakenvml.TypeUnsignedInt, fakenvml.Success) // an older card's page retirement
 			r := newRig(t, nvmllib.NewSessions(fast), nil).ready(1)
+			r.collectNow()
 			test.set(cards[0])
 			assert.Equal(t, test.want, state(r.collectNow()))
 		})
@@ -419,12 +426,18 @@ func TestSentinelsBecomeNoSamples(t *testing.T) {
 		"memory_total", "memory_used", "memory_reserved", "bar1_total", "bar1_used", "temperature_gpu", "power_limit_enforced", "power_limit_current",
 		"power_limit_default", "power_limit_min", "power_limit_max", "clock_graphics", "clock_sm", "clock_memory", "clock_video", "clock_max_graphics",
 		"performance_state", "pcie_generation", "pcie_generation_max", "pcie_width", "pcie_width_max", "pcie_replays",
-		"ecc_dram_corrected_volatile", "ecc_dram_uncorrected_volatile",
+		"ecc_dram_corrected_volatile", "ecc_dram_uncorrected_volatile", "remap_banks_max",
+		"remap_banks_high", "remap_banks_partial", "remap_banks_low", "remap_banks_none",
 	} {
 		cards[0].Set(name, -1)
 	}
-	for _, field := range []int{74, 75, 76, 82, 142, 143, 144, 145, 185, 230, 269, 270, 271} {
+	for _, field := range []int{74, 75, 76, 82, 142, 143, 144, 145, 185, 197, 198, 230, 269, 270, 271} {
 		cards[0].SetField(field, -1, fakenvml.TypeUnsignedLL, fakenvml.Success)
+	}
+	cards[0].SetNVLinks(fakenvml.NVLink{Active: true, TxKiB: -1, RxKiB: -1, Errors: [5]int64{-1, -1, -1, -1, -1}})
+	cards[0].SetProcesses(fakenvml.Process{PID: 1, Memory: fakenvml.NotAvailable, SM: 1<<32 - 1})
+	for id := range 62 {
+		cards[0].SetGPM(id, 1<<62, fakenvml.Success)
 	}
 	for _, series := range []string{"gpu", "memory", "encoder", "decoder", "jpeg", "ofa"} {
 		cards[0].Step(series, 1<<32-1)
@@ -432,11 +445,14 @@ func TestSentinelsBecomeNoSamples(t *testing.T) {
 	cards[0].Freeze()
 	cards[0].SetEnergy(-1)
 	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(1)
+	r.collectNow()
 	m := r.collectNow()
 	for _, name := range []string{
 		"hw.gpu.memory.usage", "hw.gpu.memory.limit", "hw.gpu.bar1.usage", "hw.gpu.power.limit", "hw.gpu.performance_state",
 		"hw.gpu.pcie.link.generation", "hw.gpu.pcie.link.width", "hw.gpu.pcie.replays", "hw.gpu.utilization", "hw.gpu.throttle.time", "hw.gpu.row_remaps",
 		"hw.gpu.row_remaps.failed", "hw.gpu.recovery_action", "hw.energy", "hw.temperature", "hw.gpu.memory.usage.max",
+		"hw.gpu.io", "hw.gpu.nvlink.io", "hw.gpu.nvlink.errors", "hw.gpu.process.memory.usage", "hw.gpu.row_remaps.banks",
+		"hw.gpu.sm.active", "hw.gpu.pipe.active", "hw.gpu.memory.active", "hw.gpu.io.rate",
 	} {
 		p, ok := point(m, name, nil)
 		assert.False(t, ok, "%s = %v", name, func() any {

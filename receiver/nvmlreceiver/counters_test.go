@@ -3,6 +3,7 @@
 package nvmlreceiver
 
 import (
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -109,8 +110,8 @@ func TestClockThatJumpsStopsNothing(t *testing.T) {
 	cards[0].Step("gpu", 100)
 	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(1)
 	busy := map[string]string{"hw.gpu.task": "general"}
-	var offset time.Duration
-	r.now = func() time.Time { return time.Now().Add(offset) }
+	var offset atomic.Int64
+	r.now = func() time.Time { return time.Now().Add(time.Duration(offset.Load())) }
 	active := func(m pmetric.Metrics) float64 {
 		p, ok := point(m, "hw.gpu.active.time", busy)
 		require.True(t, ok)
@@ -128,7 +129,7 @@ func TestClockThatJumpsStopsNothing(t *testing.T) {
 	base := active(r.collectNow())
 	for _, jump := range []time.Duration{time.Hour, -time.Hour, 24 * time.Hour, 0} {
 		machine.SetClockOffset(jump)
-		offset = jump
+		offset.Store(int64(jump))
 		grows("after a jump to " + jump.String())
 		eachPoint(r.collectNow(), func(p pmetric.NumberDataPoint) {
 			assert.LessOrEqual(t, p.StartTimestamp(), p.Timestamp())

@@ -18,7 +18,8 @@ type DeviceFilter struct {
 }
 
 var (
-	uuidPattern  = regexp.MustCompile(`^(?i)(GPU|MIG)-[0-9a-f/-]+$`)
+	uuidPattern  = regexp.MustCompile(`^(?i)GPU-[0-9a-f-]+$`)
+	migPattern   = regexp.MustCompile(`^(?i)MIG-`)
 	indexPattern = regexp.MustCompile(`^(gpu)?[0-9]{1,4}$`)
 	pciPattern   = regexp.MustCompile(`^(?i)([0-9a-f]{4}|[0-9a-f]{8}):[0-9a-f]{2}:[0-9a-f]{2}(\.[0-9a-f])?$`)
 )
@@ -37,6 +38,9 @@ func normalizeDevice(name string) (string, error) {
 		return strconv.Itoa(n), nil
 	case pciPattern.MatchString(name):
 		return normalizePCI(name), nil
+	}
+	if migPattern.MatchString(name) {
+		return "", errors.New("MIG devices are read with their card: name the card")
 	}
 	return "", errors.New("it is neither a UUID (GPU-…), an index (0 or gpu0) nor a PCI address (0000:01:00.0)")
 }

@@ -46,14 +46,18 @@ func eccFamilies() []family {
 		rows = append(rows, family{
 			name:    "ecc" + word(which.DRAM, ".dram", ".sram") + word(which.Uncorrected, ".uncorrected", ".corrected") + word(which.Aggregate, ".aggregate", ".volatile"),
 			needs:   "nvmlDeviceGetMemoryErrorCounter",
-			status:  which.Uncorrected && !which.Aggregate,
+			status:  !which.Aggregate,
 			metrics: []metric{eccErrors},
 			read: func(d nvmllib.Device, out *sheet) error {
 				n, err := d.EccErrors(which)
 				if err == nil && n < math.MaxInt64 {
 					out.int(0, attributes, int64(n))
-					if which.Uncorrected && !which.Aggregate {
+					switch {
+					case which.Aggregate:
+					case which.Uncorrected:
 						out.health.uncorrected += n
+					default:
+						out.health.corrected += n
 					}
 				}
 				return err

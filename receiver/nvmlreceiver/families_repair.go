@@ -23,6 +23,16 @@ func repairFamilies() []family {
 			read: readByCause(nvmllib.FieldRemapCorrectable, nvmllib.FieldRemapUncorrectable),
 		},
 		{
+			name: "row_remaps.banks", needs: "nvmlDeviceGetRowRemapperHistogram", status: true,
+			metrics: []metric{{
+				func(c *metadata.MetricsConfig) bool { return c.HwGpuRowRemapsBanks.Enabled },
+				func(mb *metadata.MetricsBuilder, ts pcommon.Timestamp, c *names, s *sample) {
+					mb.RecordHwGpuRowRemapsBanksDataPoint(ts, s.integer, metadata.AttributeHwGpuRowRemapAvailability(s.attribute), c.id, c.name)
+				},
+			}},
+			read: readRemapBanks,
+		},
+		{
 			name: "row_remaps.pending", needs: "nvmlDeviceGetFieldValues", status: true,
 			metrics: []metric{{
 				func(c *metadata.MetricsConfig) bool { return c.HwGpuRowRemapsPending.Enabled },
@@ -97,6 +107,33 @@ func readByCause(corrected, uncorrected uint32) func(nvmllib.Device, *sheet) err
 		return nil
 	}
 }
+
+func readRemapBanks(d nvmllib.Device, out *sheet) error {
+	banks, err := d.RemapBanks()
+	if err != nil {
+		return err
+	}
+	for _, b := range [...]struct {
+		availability metadata.AttributeHwGpuRowRemapAvailability
+		n            uint32
+		worn         bool
+	}{
+		{metadata.AttributeHwGpuRowRemapAvailabilityMax, banks.Max, false},
+		{metadata.AttributeHwGpuRowRemapAvailabilityHigh, banks.High, false},
+		{metadata.AttributeHwGpuRowRemapAvailabilityPartial, banks.Partial, false},
+		{metadata.AttributeHwGpuRowRemapAvailabilityLow, banks.Low, true},
+		{metadata.AttributeHwGpuRowRemapAvailabilityNone, banks.None, true},
+	} {
+		if b.n < mostBanks {
+			out.int(0, int(b.availability), int64(b.n))
+			out.health.bankWorn = out.health.bankWorn || b.worn && b.n > 0
+		}
+	}
+	return nil
+}
+
+// mostBanks bounds a number that a card may make up.
+const mostBanks = 1 << 20
 
 // readFlag reads a field that is 0 or 1.
 func readFlag(field uint32, status func(*health) *bool) func(nvmllib.Device, *sheet) error {

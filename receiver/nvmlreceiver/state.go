@@ -50,7 +50,7 @@ func appendState(samples []sample, c *card) []sample {
 	samples = append(samples,
 		sample{series: series{metric: &infoMetric}, integer: 1},
 		sample{series: series{metric: &upMetric}, integer: up})
-	is := status(c.condition, &c.sheet.health)
+	is := status(c.condition, &c.sheet.health, c.errorsRise)
 	for _, s := range statuses {
 		v := int64(0)
 		if s == is {

@@ -633,6 +633,15 @@ nvmlReturn_t nvmlDeviceGetMemoryErrorCounter(nvmlDevice_t d, nvmlMemoryErrorType
 	return counter(c, VALUE_ecc_sram_corrected_volatile + (lifetime == NVML_AGGREGATE_ECC) * 4 + location * 2 + (type == NVML_MEMORY_ERROR_TYPE_UNCORRECTED), n);
 }
 
+nvmlReturn_t nvmlDeviceGetRowRemapperHistogram(nvmlDevice_t d, nvmlRowRemapperHistogramValues_t *banks) {
+	DEVICE(d, nvmlDeviceGetRowRemapperHistogram)
+	r = value_uint(c, VALUE_remap_banks_max, &banks->max);
+	if (r == NVML_SUCCESS) r = value_uint(c, VALUE_remap_banks_high, &banks->high);
+	if (r == NVML_SUCCESS) r = value_uint(c, VALUE_remap_banks_partial, &banks->partial);
+	if (r == NVML_SUCCESS) r = value_uint(c, VALUE_remap_banks_low, &banks->low);
+	return r == NVML_SUCCESS ? value_uint(c, VALUE_remap_banks_none, &banks->none) : r;
+}
+
 /* --- GPM: what happened between two samples --- */
 
 struct gpm_sample { int64_t card, mig, taken; };

@@ -66,6 +66,7 @@ type MetricsConfig struct {
 	HwGpuRetiredPages               MetricConfig `mapstructure:"hw.gpu.retired_pages"`
 	HwGpuRetiredPagesPending        MetricConfig `mapstructure:"hw.gpu.retired_pages.pending"`
 	HwGpuRowRemaps                  MetricConfig `mapstructure:"hw.gpu.row_remaps"`
+	HwGpuRowRemapsBanks             MetricConfig `mapstructure:"hw.gpu.row_remaps.banks"`
 	HwGpuRowRemapsFailed            MetricConfig `mapstructure:"hw.gpu.row_remaps.failed"`
 	HwGpuRowRemapsPending           MetricConfig `mapstructure:"hw.gpu.row_remaps.pending"`
 	HwGpuSmActive                   MetricConfig `mapstructure:"hw.gpu.sm.active"`
@@ -195,6 +196,9 @@ func DefaultMetricsConfig() MetricsConfig {
 			Enabled: true,
 		},
 		HwGpuRowRemaps: MetricConfig{
+			Enabled: true,
+		},
+		HwGpuRowRemapsBanks: MetricConfig{
 			Enabled: true,
 		},
 		HwGpuRowRemapsFailed: MetricConfig{

@@ -138,6 +138,9 @@ func TestMetricsBuilderConfig(t *testing.T) {
 					HwGpuRowRemaps: MetricConfig{
 						Enabled: true,
 					},
+					HwGpuRowRemapsBanks: MetricConfig{
+						Enabled: true,
+					},
 					HwGpuRowRemapsFailed: MetricConfig{
 						Enabled: true,
 					},
@@ -313,6 +316,9 @@ func TestMetricsBuilderConfig(t *testing.T) {
 						Enabled: false,
 					},
 					HwGpuRowRemaps: MetricConfig{
+						Enabled: false,
+					},
+					HwGpuRowRemapsBanks: MetricConfig{
 						Enabled: false,
 					},
 					HwGpuRowRemapsFailed: MetricConfig{

@@ -384,6 +384,44 @@ var MapAttributeHwGpuRecoveryAction = map[string]AttributeHwGpuRecoveryAction{
 	"system_reboot":       AttributeHwGpuRecoveryActionSystemReboot,
 }
 
+// AttributeHwGpuRowRemapAvailability specifies the value hw.gpu.row_remap.availability attribute.
+type AttributeHwGpuRowRemapAvailability int
+
+const (
+	_ AttributeHwGpuRowRemapAvailability = iota
+	AttributeHwGpuRowRemapAvailabilityMax
+	AttributeHwGpuRowRemapAvailabilityHigh
+	AttributeHwGpuRowRemapAvailabilityPartial
+	AttributeHwGpuRowRemapAvailabilityLow
+	AttributeHwGpuRowRemapAvailabilityNone
+)
+
+// String returns the string representation of the AttributeHwGpuRowRemapAvailability.
+func (av AttributeHwGpuRowRemapAvailability) String() string {
+	switch av {
+	case AttributeHwGpuRowRemapAvailabilityMax:
+		return "max"
+	case AttributeHwGpuRowRemapAvailabilityHigh:
+		return "high"
+	case AttributeHwGpuRowRemapAvailabilityPartial:
+		return "partial"
+	case AttributeHwGpuRowRemapAvailabilityLow:
+		return "low"
+	case AttributeHwGpuRowRemapAvailabilityNone:
+		return "none"
+	}
+	return ""
+}
+
+// MapAttributeHwGpuRowRemapAvailability is a helper map of string to AttributeHwGpuRowRemapAvailability attribute value.
+var MapAttributeHwGpuRowRemapAvailability = map[string]AttributeHwGpuRowRemapAvailability{
+	"max":     AttributeHwGpuRowRemapAvailabilityMax,
+	"high":    AttributeHwGpuRowRemapAvailabilityHigh,
+	"partial": AttributeHwGpuRowRemapAvailabilityPartial,
+	"low":     AttributeHwGpuRowRemapAvailabilityLow,
+	"none":    AttributeHwGpuRowRemapAvailabilityNone,
+}
+
 // AttributeHwGpuSampledTask specifies the value hw.gpu.sampled_task attribute.
 type AttributeHwGpuSampledTask int
 
@@ -874,6 +912,9 @@ var MetricsInfo = metricsInfo{
 	HwGpuRowRemaps: metricInfo{
 		Name: "hw.gpu.row_remaps",
 	},
+	HwGpuRowRemapsBanks: metricInfo{
+		Name: "hw.gpu.row_remaps.banks",
+	},
 	HwGpuRowRemapsFailed: metricInfo{
 		Name: "hw.gpu.row_remaps.failed",
 	},
@@ -962,6 +1003,7 @@ type metricsInfo struct {
 	HwGpuRetiredPages               metricInfo
 	HwGpuRetiredPagesPending        metricInfo
 	HwGpuRowRemaps                  metricInfo
+	HwGpuRowRemapsBanks             metricInfo
 	HwGpuRowRemapsFailed            metricInfo
 	HwGpuRowRemapsPending           metricInfo
 	HwGpuSmActive                   metricInfo
@@ -3039,6 +3081,62 @@ func newMetricHwGpuRowRemaps(cfg MetricConfig) metricHwGpuRowRemaps {
 	return m
 }
 
+type metricHwGpuRowRemapsBanks struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.row_remaps.banks metric with initial data.
+func (m *metricHwGpuRowRemapsBanks) init() {
+	m.data.SetName("hw.gpu.row_remaps.banks")
+	m.data.SetDescription("Banks of memory by the spare rows that they have left for remapping (nvmlDeviceGetRowRemapperHistogram; Ampere and newer with ECC).")
+	m.data.SetUnit("{bank}")
+	m.data.SetEmptySum()
+	m.data.Sum().SetIsMonotonic(false)
+	m.data.Sum().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	m.data.Sum().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuRowRemapsBanks) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, hwGpuRowRemapAvailabilityAttributeValue string, hwIDAttributeValue string, hwNameAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Sum().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutStr("hw.gpu.row_remap.availability", hwGpuRowRemapAvailabilityAttributeValue)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuRowRemapsBanks) updateCapacity() {
+	if m.data.Sum().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Sum().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuRowRemapsBanks) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Sum().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuRowRemapsBanks(cfg MetricConfig) metricHwGpuRowRemapsBanks {
+	m := metricHwGpuRowRemapsBanks{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
 type metricHwGpuRowRemapsFailed struct {
 	data     pmetric.Metric // data buffer for generated metric.
 	config   MetricConfig   // metric config provided by user.
@@ -3960,6 +4058,7 @@ type MetricsBuilder struct {
 	metricHwGpuRetiredPages               metricHwGpuRetiredPages
 	metricHwGpuRetiredPagesPending        metricHwGpuRetiredPagesPending
 	metricHwGpuRowRemaps                  metricHwGpuRowRemaps
+	metricHwGpuRowRemapsBanks             metricHwGpuRowRemapsBanks
 	metricHwGpuRowRemapsFailed            metricHwGpuRowRemapsFailed
 	metricHwGpuRowRemapsPending           metricHwGpuRowRemapsPending
 	metricHwGpuSmActive                   metricHwGpuSmActive
@@ -4038,6 +4137,7 @@ func NewMetricsBuilder(mbc MetricsBuilderConfig, settings receiver.Settings, opt
 		metricHwGpuRetiredPages:               newMetricHwGpuRetiredPages(mbc.Metrics.HwGpuRetiredPages),
 		metricHwGpuRetiredPagesPending:        newMetricHwGpuRetiredPagesPending(mbc.Metrics.HwGpuRetiredPagesPending),
 		metricHwGpuRowRemaps:                  newMetricHwGpuRowRemaps(mbc.Metrics.HwGpuRowRemaps),
+		metricHwGpuRowRemapsBanks:             newMetricHwGpuRowRemapsBanks(mbc.Metrics.HwGpuRowRemapsBanks),
 		metricHwGpuRowRemapsFailed:            newMetricHwGpuRowRemapsFailed(mbc.Metrics.HwGpuRowRemapsFailed),
 		metricHwGpuRowRemapsPending:           newMetricHwGpuRowRemapsPending(mbc.Metrics.HwGpuRowRemapsPending),
 		metricHwGpuSmActive:                   newMetricHwGpuSmActive(mbc.Metrics.HwGpuSmActive),
@@ -4217,6 +4317,7 @@ func (mb *MetricsBuilder) EmitForResource(options ...ResourceMetricsOption) {
 	mb.metricHwGpuRetiredPages.emit(ils.Metrics())
 	mb.metricHwGpuRetiredPagesPending.emit(ils.Metrics())
 	mb.metricHwGpuRowRemaps.emit(ils.Metrics())
+	mb.metricHwGpuRowRemapsBanks.emit(ils.Metrics())
 	mb.metricHwGpuRowRemapsFailed.emit(ils.Metrics())
 	mb.metricHwGpuRowRemapsPending.emit(ils.Metrics())
 	mb.metricHwGpuSmActive.emit(ils.Metrics())
@@ -4447,6 +4548,11 @@ func (mb *MetricsBuilder) RecordHwGpuRetiredPagesPendingDataPoint(ts pcommon.Tim
 // RecordHwGpuRowRemapsDataPoint adds a data point to hw.gpu.row_remaps metric.
 func (mb *MetricsBuilder) RecordHwGpuRowRemapsDataPoint(ts pcommon.Timestamp, val int64, errorTypeAttributeValue AttributeErrorType, hwIDAttributeValue string, hwNameAttributeValue string) {
 	mb.metricHwGpuRowRemaps.recordDataPoint(mb.startTime, ts, val, errorTypeAttributeValue.String(), hwIDAttributeValue, hwNameAttributeValue)
+}
+
+// RecordHwGpuRowRemapsBanksDataPoint adds a data point to hw.gpu.row_remaps.banks metric.
+func (mb *MetricsBuilder) RecordHwGpuRowRemapsBanksDataPoint(ts pcommon.Timestamp, val int64, hwGpuRowRemapAvailabilityAttributeValue AttributeHwGpuRowRemapAvailability, hwIDAttributeValue string, hwNameAttributeValue string) {
+	mb.metricHwGpuRowRemapsBanks.recordDataPoint(mb.startTime, ts, val, hwGpuRowRemapAvailabilityAttributeValue.String(), hwIDAttributeValue, hwNameAttributeValue)
 }
 
 // RecordHwGpuRowRemapsFailedDataPoint adds a data point to hw.gpu.row_remaps.failed metric.

@@ -217,6 +217,10 @@ func TestMetricsBuilder(t *testing.T) {
 
 			defaultMetricsCount++
 			allMetricsCount++
+			mb.RecordHwGpuRowRemapsBanksDataPoint(ts, 1, AttributeHwGpuRowRemapAvailabilityMax, "hw.id-val", "hw.name-val")
+
+			defaultMetricsCount++
+			allMetricsCount++
 			mb.RecordHwGpuRowRemapsFailedDataPoint(ts, 1, "hw.id-val", "hw.name-val")
 
 			defaultMetricsCount++
@@ -1179,6 +1183,29 @@ func TestMetricsBuilder(t *testing.T) {
 					errorTypeAttrVal, ok := dp.Attributes().Get("error.type")
 					assert.True(t, ok)
 					assert.Equal(t, "corrected", errorTypeAttrVal.Str())
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
+				case "hw.gpu.row_remaps.banks":
+					assert.False(t, validatedMetrics["hw.gpu.row_remaps.banks"], "Found a duplicate in the metrics slice: hw.gpu.row_remaps.banks")
+					validatedMetrics["hw.gpu.row_remaps.banks"] = true
+					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
+					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
+					assert.Equal(t, "Banks of memory by the spare rows that they have left for remapping (nvmlDeviceGetRowRemapperHistogram; Ampere and newer with ECC).", mi.Description())
+					assert.Equal(t, "{bank}", mi.Unit())
+					assert.False(t, mi.Sum().IsMonotonic())
+					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
+					dp := mi.Sum().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeInt, dp.ValueType())
+					assert.Equal(t, int64(1), dp.IntValue())
+					hwGpuRowRemapAvailabilityAttrVal, ok := dp.Attributes().Get("hw.gpu.row_remap.availability")
+					assert.True(t, ok)
+					assert.Equal(t, "max", hwGpuRowRemapAvailabilityAttrVal.Str())
 					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
 					assert.True(t, ok)
 					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
