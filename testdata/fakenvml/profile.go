@@ -44,6 +44,8 @@ type Profile struct {
 	NVLinks int `yaml:"nvlinks"`
 	// GPM are the profiling counters by nvmlGpmMetricId_t, in percent or MiB/s.
 	GPM map[int]float64 `yaml:"gpm"`
+	// Processes are those that were there before the load.
+	Processes []profileProcess `yaml:"processes"`
 	// Load overrides what changes under load.
 	Load struct {
 		Values map[string]int64   `yaml:"values"`
@@ -141,6 +143,7 @@ func (p *Profile) apply(c *Card) {
 		c.SetGPM(id, 0, NotSupported)
 	}
 	c.setGPM(p.GPM)
+	c.setProcesses(p.Processes)
 	links := make([]NVLink, p.NVLinks)
 	for i := range links {
 		links[i].Active = true
@@ -188,17 +191,7 @@ func (p *Profile) hash() uint32 {
 func (c *Card) SetLoad(p *Profile) {
 	c.set(p.Load.Values, p.Load.Fields, p.Load.Series)
 	c.setGPM(p.Load.GPM)
-	processes := make([]Process, len(p.Load.Processes))
-	for i, l := range p.Load.Processes {
-		processes[i] = Process{
-			PID: l.PID, Memory: l.MemoryMiB * mib, MIG: l.GPUInstance != nil,
-			SM: l.SM, Mem: l.Mem, Enc: l.Enc, Dec: l.Dec, Graphics: l.Graphics,
-		}
-		if l.GPUInstance != nil {
-			processes[i].GPUInstance, processes[i].ComputeInstance = *l.GPUInstance, *l.ComputeInstance
-		}
-	}
-	c.SetProcesses(processes...)
+	c.setProcesses(p.Load.Processes)
 	if len(p.MIG) > 0 {
 		c.SetMIG(p.migDevices(c, true)...)
 	}
@@ -227,4 +220,18 @@ func (c *Card) setGPM(values map[int]float64) {
 	for id, v := range values {
 		c.SetGPM(id, int64(v*1000), Success)
 	}
+}
+
+func (c *Card) setProcesses(list []profileProcess) {
+	processes := make([]Process, len(list))
+	for i, l := range list {
+		processes[i] = Process{
+			PID: l.PID, Memory: l.MemoryMiB * mib, MIG: l.GPUInstance != nil,
+			SM: l.SM, Mem: l.Mem, Enc: l.Enc, Dec: l.Dec, Graphics: l.Graphics,
+		}
+		if l.GPUInstance != nil {
+			processes[i].GPUInstance, processes[i].ComputeInstance = *l.GPUInstance, *l.ComputeInstance
+		}
+	}
+	c.SetProcesses(processes...)
 }

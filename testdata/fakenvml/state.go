@@ -176,7 +176,8 @@ func (c *Card) SetPresent(present bool) { c.state.store(c.base, truth(present)) 
 // SetLost makes every call on the card answer GPU_IS_LOST, or ends that.
 func (c *Card) SetLost(lost bool) { c.state.store(c.base+word, truth(lost)) }
 
-// SetSamplingPeriods sets over what time utilisation and average power are averaged.
+// SetSamplingPeriods sets over what time utilisation and average power are
+// averaged. Without a power period the average is the profile's own figure.
 func (c *Card) SetSamplingPeriods(utilisation, power time.Duration) {
 	c.state.store(c.base+2*word, utilisation.Nanoseconds())
 	c.state.store(c.base+3*word, power.Nanoseconds())

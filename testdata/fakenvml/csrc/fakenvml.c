@@ -579,7 +579,7 @@ nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t d, int count, nvmlFieldValue_
 			v->nvmlReturn = link_throughput(c, v);
 		switch (v->fieldId) { /* those that move in time */
 		case NVML_FI_DEV_POWER_INSTANT: v->value.uiVal = (unsigned int)newest(&c->series[SERIES_power]); break;
-		case NVML_FI_DEV_POWER_AVERAGE: v->value.uiVal = (unsigned int)average(&c->series[SERIES_power], load(&c->power_period_ns)); break;
+		case NVML_FI_DEV_POWER_AVERAGE: if (load(&c->power_period_ns) > 0) v->value.uiVal = (unsigned int)average(&c->series[SERIES_power], load(&c->power_period_ns)); break;
 		case NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION: v->value.ullVal = (unsigned long long)energy(c); break;
 		}
 	}

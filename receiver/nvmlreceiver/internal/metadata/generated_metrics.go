@@ -3146,7 +3146,7 @@ type metricHwGpuRowRemapsFailed struct {
 // init fills hw.gpu.row_remaps.failed metric with initial data.
 func (m *metricHwGpuRowRemapsFailed) init() {
 	m.data.SetName("hw.gpu.row_remaps.failed")
-	m.data.SetDescription("1 after a remapping failed: the card has to be replaced (field value NVML_FI_DEV_REMAPPED_FAILURE).")
+	m.data.SetDescription("1 after a remapping failed: the card has to be replaced (field value NVML_FI_DEV_REMAPPED_FAILURE; Ampere and newer with ECC).")
 	m.data.SetUnit("1")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(false)
@@ -3201,7 +3201,7 @@ type metricHwGpuRowRemapsPending struct {
 // init fills hw.gpu.row_remaps.pending metric with initial data.
 func (m *metricHwGpuRowRemapsPending) init() {
 	m.data.SetName("hw.gpu.row_remaps.pending")
-	m.data.SetDescription("1 while a remapping waits for a reset of the card (field value NVML_FI_DEV_REMAPPED_PENDING).")
+	m.data.SetDescription("1 while a remapping waits for a reset of the card (field value NVML_FI_DEV_REMAPPED_PENDING; Ampere and newer with ECC).")
 	m.data.SetUnit("1")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(false)

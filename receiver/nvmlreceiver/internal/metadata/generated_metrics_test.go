@@ -1217,7 +1217,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.row_remaps.failed"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "1 after a remapping failed: the card has to be replaced (field value NVML_FI_DEV_REMAPPED_FAILURE).", mi.Description())
+					assert.Equal(t, "1 after a remapping failed: the card has to be replaced (field value NVML_FI_DEV_REMAPPED_FAILURE; Ampere and newer with ECC).", mi.Description())
 					assert.Equal(t, "1", mi.Unit())
 					assert.False(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -1237,7 +1237,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.row_remaps.pending"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "1 while a remapping waits for a reset of the card (field value NVML_FI_DEV_REMAPPED_PENDING).", mi.Description())
+					assert.Equal(t, "1 while a remapping waits for a reset of the card (field value NVML_FI_DEV_REMAPPED_PENDING; Ampere and newer with ECC).", mi.Description())
 					assert.Equal(t, "1", mi.Unit())
 					assert.False(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
