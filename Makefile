@@ -93,8 +93,8 @@ e2e-noloss: build servers ## the no-loss configuration under KILLS kills (20), r
 	@go test -count=1 -timeout 60m -run '^(TestNothingAcceptedIsLost|TestQueue.*)$$' -v ./e2e -kills $${KILLS:-20} -outage $${OUTAGE:-60s} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
 
 .PHONY: e2e-faults
-e2e-faults: build servers ## one card of eight gets one fault after another (FAULT=30s each); prints figures
-	@go test -count=1 -timeout 60m -run '^TestFaultsOfOneCardCostTheOthersNothing$$' -v ./e2e -fault $${FAULT:-30s} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
+e2e-faults: build servers ## one card of eight, and the driver, get one fault after another (FAULT=30s each); prints figures
+	@go test -count=1 -timeout 60m -run '^TestFaultsOf' -v ./e2e -fault $${FAULT:-30s} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
 
 .PHONY: gpu-check-build
 gpu-check-build: ## one small binary for machines with a card (bin/gpu-check)

@@ -36,7 +36,7 @@ require (
 	go.yaml.in/yaml/v3 v3.0.6
 	golang.org/x/sys v0.49.0
 	google.golang.org/grpc v1.83.2
-	k8s.io/kubelet v0.37.2
+	k8s.io/kubelet v0.35.4
 )
 
 require (

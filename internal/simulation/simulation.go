@@ -8,6 +8,7 @@ import (
 	"context"
 	"math"
 	"math/rand/v2"
+	"os"
 	"time"
 
 	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
@@ -32,10 +33,12 @@ type Card struct {
 	busyUntil   time.Time
 	idleSince   time.Time
 	working     bool
+	share       int64 // of the card that the process uses, in percent
 }
 
 // New puts a card at rest. Its randomness comes from the seed alone.
 func New(card *fakenvml.Card, profile *fakenvml.Profile, seed uint64) *Card {
+	card.SetProcesses() // the profile's are other machines'
 	return &Card{
 		card: card, profile: profile, random: rand.New(rand.NewPCG(seed, uint64(card.Index()))),
 		temperature: float64(profile.Values["temperature_gpu"]),
@@ -106,6 +109,17 @@ func (c *Card) photo() int {
 
 func (c *Card) setMemory(heldMiB int64) {
 	c.card.Set("memory_used", (c.profile.Values["memory_used"]+heldMiB)*mib)
+	c.process(heldMiB, c.share)
+}
+
+// process shows the service's process on the card: this program, for want of another.
+func (c *Card) process(heldMiB, share int64) {
+	c.share = share
+	if heldMiB == 0 {
+		c.card.SetProcesses()
+		return
+	}
+	c.card.SetProcesses(fakenvml.Process{PID: os.Getpid(), Memory: heldMiB * mib, SM: share})
 }
 
 // load sets utilisation in percent and power as a share of the limit.
@@ -115,6 +129,8 @@ func (c *Card) load(gpu, memory int64, power float64) {
 	c.card.Step("gpu", gpu)
 	c.card.Step("memory", memory)
 	c.card.Step("power", watts)
+	c.process(c.held, gpu)
+	c.profiling(gpu, memory)
 	busy := gpu > 0
 	for _, clock := range []string{"graphics", "sm", "memory", "video"} {
 		mhz := c.profile.Values["clock_"+clock]
@@ -132,6 +148,18 @@ func (c *Card) load(gpu, memory int64, power float64) {
 		c.card.Set("throttle_reasons", c.profile.Values["throttle_reasons"])
 		c.card.Set("pcie_generation", c.profile.Values["pcie_generation"])
 	}
+}
+
+// profiling sets the GPM counters of cards that have them, in proportion to the
+// load: image models keep the tensor units busy.
+func (c *Card) profiling(gpu, memory int64) {
+	if len(c.profile.GPM) == 0 {
+		return
+	}
+	for id, permille := range map[int]int64{1: 1000, 2: 950, 3: 450, 5: 600, 12: 60, 13: 20, 20: 0, 21: 0} {
+		c.card.SetGPM(id, gpu*permille, fakenvml.Success)
+	}
+	c.card.SetGPM(10, memory*1000, fakenvml.Success)
 }
 
 // warm lets the temperature follow the load with a time constant of 20 s.

@@ -34,6 +34,7 @@ type card struct {
 	corrected  errorRate
 	errorsRise bool
 	lostSince  time.Time
+	byDriver   bool // it went with the driver
 	names      names
 	recorded   []sample // what has series since the last collection
 	recordedAs names    // and under which names

@@ -16,6 +16,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/receiver"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/owner"
@@ -251,9 +252,7 @@ func (c *collector) conclude(card *card) {
 	}
 	c.telemetry.took(card)
 	c.telemetry.left(card)
-	for _, change := range card.changes {
-		c.say(card, change)
-	}
+	c.sayAll(card)
 	if card.gone != nil {
 		c.telemetry.failed(card.gone)
 		c.turn(card, lost, card.gone)
@@ -287,15 +286,35 @@ func (c *collector) turn(card *card, to condition, reason error) {
 		return
 	}
 	fields := []zap.Field{zap.String("hw.id", card.names.id), zap.String("hw.name", card.names.name)}
+	// The session has said what befell the driver; each card need not say it again.
+	log, kind := c.log.Log, nvmllib.KindOf(reason)
+	if byDriver := kind == nvmllib.DriverGone || kind == nvmllib.VersionMismatch; byDriver || to == healthy && card.byDriver {
+		log = func(_ zapcore.Level, message string, fields ...zap.Field) { c.log.Debug(message, fields...) }
+		card.byDriver = byDriver
+	}
 	switch to {
 	case healthy:
 		if from != unknown {
-			c.log.Info("card answers again", fields...)
+			log(zap.InfoLevel, "card answers again", fields...)
 		}
 	case unresponsive:
-		c.log.Warn("card does not answer in time; its series end until it does", append(fields, zap.Error(reason), zap.Duration("card_timeout", c.cfg.cardTimeout()))...)
+		log(zap.WarnLevel, "card does not answer in time; its series end until it does", append(fields, zap.Error(reason), zap.Duration("card_timeout", c.cfg.cardTimeout()))...)
 	case lost:
-		c.log.Warn("card is lost; its series end until it is back", append(fields, zap.Error(reason))...)
+		log(zap.WarnLevel, "card is lost; its series end until it is back", append(fields, zap.Error(reason))...)
+	}
+}
+
+// sayAll logs the changes of a card's families. What befalls several of its MIG
+// devices at once is said of the first.
+func (c *collector) sayAll(card *card) {
+	for i, change := range card.changes {
+		repeated := change.instance != "" && change.row != nil && slices.ContainsFunc(card.changes[:i], func(before rowChange) bool {
+			return before.row == change.row && (before.err == nil) == (change.err == nil)
+		})
+		if repeated {
+			change.row = nil // counted, not said
+		}
+		c.say(card, change)
 	}
 }
 
