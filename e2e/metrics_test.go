@@ -22,6 +22,8 @@ var ratios = map[string]bool{
 	"hw_gpu_memory_utilization_ratio": true, "hw_gpu_memory_bandwidth_utilization_ratio": true,
 	"hw_gpu_utilization_ratio": true, "hw_fan_speed_ratio": true,
 	"hw_gpu_utilization_max_ratio": true, "hw_gpu_utilization_mean_ratio": true,
+	"hw_gpu_engine_active_ratio": true, "hw_gpu_sm_active_ratio": true, "hw_gpu_sm_occupancy_ratio": true,
+	"hw_gpu_pipe_active_ratio": true, "hw_gpu_memory_active_ratio": true, "hw_gpu_process_utilization_ratio": true,
 }
 
 // told is what the library was told about the card, in the final names and units.
@@ -54,6 +56,24 @@ func told(p *fakenvml.Profile, c *fakenvml.Card) map[string]float64 {
 		"hw_gpu_up":                                                               1,
 		"hw_gpu_info":                                                             1,
 	}
+	if p.NVLinks > 0 {
+		m[`hw_gpu_nvlink_state{hw_gpu_nvlink_id="17"}`] = 1
+		m[`hw_gpu_nvlink_io_bytes_total{hw_gpu_nvlink_id="3",network_io_direction="receive"}`] = 0
+		m[`hw_gpu_nvlink_errors_total{hw_gpu_nvlink_id="0",error_type="crc_flit"}`] = 0
+	}
+	for id, query := range map[int]string{
+		2: "hw_gpu_sm_active_ratio", 3: "hw_gpu_sm_occupancy_ratio", 5: `hw_gpu_pipe_active_ratio{hw_gpu_pipe="tensor"}`, 10: "hw_gpu_memory_active_ratio",
+	} {
+		if percent, ok := p.Load.GPM[id]; ok {
+			m[query] = percent / 100
+		}
+	}
+	if rate, ok := p.Load.GPM[20]; ok {
+		m[`hw_gpu_io_rate_bytes_per_second{hw_gpu_link="pcie",network_io_direction="transmit"}`] = rate * (1 << 20)
+	}
+	busiest := p.Load.Processes[len(p.Load.Processes)-1]
+	m[fmt.Sprintf(`hw_gpu_process_memory_usage_bytes{process_pid="%d"}`, busiest.PID)] = float64(busiest.MemoryMiB) * (1 << 20)
+	m[fmt.Sprintf(`hw_gpu_process_utilization_ratio{process_pid="%d",hw_gpu_task="encoder"}`, busiest.PID)] = float64(busiest.Enc) / 100
 	if p.Values["ecc_mode"] == 1 {
 		m[`hw_errors_total{error_type="uncorrected",hw_gpu_memory_location="dram",hw_gpu_ecc_lifetime="aggregate"}`] = v("ecc_dram_uncorrected_aggregate")
 	}

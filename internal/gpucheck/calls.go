@@ -76,6 +76,9 @@ func timeDevice(d nvmllib.Device) []timing {
 			begin := time.Now()
 			results := method.Call(arguments)
 			times = append(times, float64(time.Since(begin).Nanoseconds())/1000)
+			if gpm, ok := results[0].Interface().(*nvmllib.GPM); ok && gpm != nil {
+				gpm.Free()
+			}
 			if err, _ := results[len(results)-1].Interface().(error); err != nil {
 				t.Error = err.Error()
 			}

@@ -6,8 +6,10 @@ import (
 	"context"
 	"encoding/csv"
 	"fmt"
+	"maps"
 	"math"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -62,6 +64,24 @@ var questions = []question{
 	{"pcie.link.gen.gpucurrent", "hw.gpu.pcie.link.generation{state=current}", 1, 0, 0},
 	{"pcie.link.width.current", "hw.gpu.pcie.link.width{state=current}", 1, 0, 0},
 	{"pcie.link.width.max", "hw.gpu.pcie.link.width{state=max}", 1, 0, 0},
+	{"pcie.link.gen.max", "hw.gpu.pcie.link.generation{state=max}", 1, 0, 0},
+	{"power.limit", "hw.gpu.power.limit{hw.limit_type=requested}", 1, 0.01, 0},
+	{"temperature.gpu.tlimit", "hw.gpu.temperature.margin", 1, 2, 0},
+	{"clocks_event_reasons.gpu_idle", "hw.gpu.throttle.active{hw.gpu.throttle.reason=gpu_idle}", 1, 1, 0},
+	{"clocks_event_reasons.sw_power_cap", "hw.gpu.throttle.active{hw.gpu.throttle.reason=sw_power_cap}", 1, 1, 0},
+	{"clocks_event_reasons.hw_slowdown", "hw.gpu.throttle.active{hw.gpu.throttle.reason=hw_slowdown}", 1, 0, 0},
+	{"clocks_event_reasons.hw_thermal_slowdown", "hw.gpu.throttle.active{hw.gpu.throttle.reason=hw_thermal}", 1, 0, 0},
+	{"clocks_event_reasons.sw_thermal_slowdown", "hw.gpu.throttle.active{hw.gpu.throttle.reason=sw_thermal}", 1, 1, 0},
+	{"clocks_event_reasons_counters.sw_power_cap", "hw.gpu.throttle.time{hw.gpu.throttle.reason=sw_power_cap}", 1e-6, 2, 0},
+	{"clocks_event_reasons_counters.sync_boost", "hw.gpu.throttle.time{hw.gpu.throttle.reason=sync_boost}", 1e-6, 2, 0},
+	{"clocks_event_reasons_counters.sw_thermal_slowdown", "hw.gpu.throttle.time{hw.gpu.throttle.reason=sw_thermal}", 1e-6, 2, 0},
+	{"clocks_event_reasons_counters.hw_thermal_slowdown", "hw.gpu.throttle.time{hw.gpu.throttle.reason=hw_thermal}", 1e-6, 2, 0},
+	{"clocks_event_reasons_counters.hw_power_brake_slowdown", "hw.gpu.throttle.time{hw.gpu.throttle.reason=hw_power_brake}", 1e-6, 2, 0},
+	{"retired_pages.single_bit_ecc.count", "hw.gpu.retired_pages{error.type=corrected}", 1, 0, 0},
+	{"retired_pages.double_bit.count", "hw.gpu.retired_pages{error.type=uncorrected}", 1, 0, 0},
+	{"ecc.errors.corrected.aggregate.dram", "hw.errors{error.type=corrected,hw.gpu.ecc.lifetime=aggregate,hw.gpu.memory.location=dram}", 1, 0, 0},
+	{"ecc.errors.uncorrected.volatile.dram", "hw.errors{error.type=uncorrected,hw.gpu.ecc.lifetime=volatile,hw.gpu.memory.location=dram}", 1, 0, 0},
+	{"ecc.errors.corrected.volatile.sram", "hw.errors{error.type=corrected,hw.gpu.ecc.lifetime=volatile,hw.gpu.memory.location=sram}", 1, 0, 0},
 	{"fan.speed", "hw.fan.speed_ratio{fan0}", 0.01, 0.02, 0},
 	{"ecc.errors.corrected.volatile.dram", "hw.errors{error.type=corrected,hw.gpu.ecc.lifetime=volatile,hw.gpu.memory.location=dram}", 1, 0, 0},
 	{"ecc.errors.uncorrected.aggregate.dram", "hw.errors{error.type=uncorrected,hw.gpu.ecc.lifetime=aggregate,hw.gpu.memory.location=dram}", 1, 0, 0},
@@ -69,8 +89,8 @@ var questions = []question{
 
 // askSMI asks nvidia-smi for all fields; the answer is by index, by field.
 func askSMI(ctx context.Context, program string) (map[string]map[string]string, error) {
-	names := make([]string, 0, len(questions)+1)
-	names = append(names, "index")
+	names := make([]string, 0, len(questions)+2)
+	names = append(names, "index", "pci.bus_id")
 	for _, q := range questions {
 		names = append(names, q.field)
 	}
@@ -116,6 +136,12 @@ func parseSMI(text string, names []string) (map[string]map[string]string, error)
 
 // parseValue reads a figure of nvidia-smi; false for N/A and the like.
 func parseValue(text string) (float64, bool) {
+	switch text {
+	case "Active":
+		return 1, true
+	case "Not Active":
+		return 0, true
+	}
 	v, err := strconv.ParseFloat(strings.TrimPrefix(text, "P"), 64)
 	return v, err == nil && !math.IsNaN(v) && !math.IsInf(v, 0)
 }
@@ -148,4 +174,59 @@ func compareCard(name string, row map[string]string, before, after map[string]ma
 		all = append(all, one)
 	}
 	return all
+}
+
+// askProcesses asks nvidia-smi for the memory of processes that compute, in MiB,
+// by the card's PCI address and by process.
+func askProcesses(ctx context.Context, program string) (map[string]map[string]string, error) {
+	names := []string{"gpu_bus_id", "pid", "used_gpu_memory"}
+	out, err := exec.CommandContext(ctx, program, "--query-compute-apps="+strings.Join(names, ","), "--format=csv,noheader,nounits").CombinedOutput()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w\n%s", program, err, out)
+	}
+	r := csv.NewReader(strings.NewReader(string(out)))
+	r.TrimLeadingSpace = true
+	r.FieldsPerRecord = len(names)
+	records, err := r.ReadAll()
+	if err != nil {
+		return nil, fmt.Errorf("read nvidia-smi's list of processes: %w", err)
+	}
+	all := map[string]map[string]string{}
+	for _, record := range records {
+		if all[record[0]] == nil {
+			all[record[0]] = map[string]string{}
+		}
+		all[record[0]][record[1]] = record[2]
+	}
+	return all, nil
+}
+
+// compareProcesses compares the memory of each process that nvidia-smi lists.
+func compareProcesses(listed map[string]string, before, after map[string]float64) []comparison {
+	var all []comparison
+	for _, pid := range slices.Sorted(maps.Keys(listed)) {
+		want, known := parseValue(listed[pid])
+		one := comparison{Metric: "hw.gpu.process.memory.usage of process " + pid, Receiver: "none", SMI: listed[pid]}
+		a, hasA := ofProcess(before, pid)
+		b, hasB := ofProcess(after, pid)
+		switch {
+		case !known && !hasB:
+			one.Same = true
+		case known && hasA && hasB:
+			slack := max(mib, 0.02*want*mib)
+			one.Same = want*mib >= min(a, b)-slack && want*mib <= max(a, b)+slack
+			one.Receiver = strconv.FormatFloat(b/mib, 'f', 0, 64)
+		}
+		all = append(all, one)
+	}
+	return all
+}
+
+func ofProcess(readings map[string]float64, pid string) (float64, bool) {
+	for name, v := range readings {
+		if strings.HasPrefix(name, "hw.gpu.process.memory.usage{") && (strings.Contains(name, "process.pid="+pid+",") || strings.Contains(name, "process.pid="+pid+"}")) {
+			return v, true
+		}
+	}
+	return 0, false
 }

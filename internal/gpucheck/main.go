@@ -57,6 +57,9 @@ type card struct {
 	Model string `json:"model"`
 	// Phases are the comparisons at rest and under load.
 	Phases map[string][]comparison `json:"phases"`
+	// Readings are all that the receiver read in each phase, in its units. Process
+	// numbers and container ids are in their names, and nothing else of programs.
+	Readings map[string]map[string]float64 `json:"readings"`
 	// Unsupported are the families that the card switched off, with the reason.
 	Unsupported map[string]string `json:"unsupported"`
 	// Calls are the times of NVML's calls in microseconds.
@@ -76,7 +79,7 @@ func check(ctx context.Context, library, smi string, load time.Duration) (*repor
 	}
 	r := &report{Time: time.Now().UTC().Truncate(time.Second), Library: rx.library(), Driver: rx.driver(), Simulated: rx.simulated()}
 	for _, name := range rx.cards() {
-		r.Cards = append(r.Cards, card{Name: name, Model: rx.model(name), Phases: map[string][]comparison{}})
+		r.Cards = append(r.Cards, card{Name: name, Model: rx.model(name), Phases: map[string][]comparison{}, Readings: map[string]map[string]float64{}})
 	}
 	if err := r.compare(ctx, rx, smi, "idle"); err != nil {
 		return nil, err
@@ -105,6 +108,10 @@ func (r *report) compare(ctx context.Context, rx *receiver, smi, phase string) e
 		if err != nil {
 			return err
 		}
+		processes, err := askProcesses(ctx, smi)
+		if err != nil {
+			return err
+		}
 		after := rx.collect()
 		for i := range r.Cards {
 			c := &r.Cards[i]
@@ -112,7 +119,8 @@ func (r *report) compare(ctx context.Context, rx *receiver, smi, phase string) e
 			if !ok {
 				return fmt.Errorf("nvidia-smi does not list %s", c.Name)
 			}
-			c.Phases[phase] = compareCard(c.Name, row, before, after)
+			c.Phases[phase] = append(compareCard(c.Name, row, before, after), compareProcesses(processes[row["pci.bus_id"]], before[c.Name], after[c.Name])...)
+			c.Readings[phase] = after[c.Name]
 		}
 		for _, c := range r.Cards {
 			for _, comparisons := range c.Phases {

@@ -105,7 +105,7 @@ func take(newest map[string]map[string]float64, info map[string]map[string]strin
 	if newest[card] == nil {
 		newest[card] = map[string]float64{}
 	}
-	if name == "hw.gpu.info" {
+	if name == "hw.gpu.info" && fan == "" {
 		info[card] = attributes
 	}
 	var own []string
