@@ -203,7 +203,7 @@ func askProcesses(ctx context.Context, program string) (map[string]map[string]st
 
 // compareProcesses compares the memory of each process that nvidia-smi lists.
 func compareProcesses(listed map[string]string, before, after map[string]float64) []comparison {
-	var all []comparison
+	all := make([]comparison, 0, len(listed))
 	for _, pid := range slices.Sorted(maps.Keys(listed)) {
 		want, known := parseValue(listed[pid])
 		one := comparison{Metric: "hw.gpu.process.memory.usage of process " + pid, Receiver: "none", SMI: listed[pid]}

@@ -14,13 +14,14 @@ import (
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/figure"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
 )
 
 var figures = flag.Bool("figures", false, "measure and print figures")
 
 // benchProfiles are the cards of a mixed machine of n cards.
 func benchProfiles(n int) []string {
-	mix := []string{"l40s", "h100", "rtx-4080-super", "h200"}
+	mix := []string{"l40s", "h100", "rtx-4080-super", "h200", "h100-mig"}
 	profiles := make([]string, n)
 	for i := range profiles {
 		profiles[i] = mix[i%len(mix)]
@@ -120,7 +121,15 @@ func plainLoop(blueprints []blueprint) pmetric.Metrics {
 }
 
 func benchRig(tb testing.TB, cards int) (*rig, []blueprint, int) {
-	library.Machine(tb, benchProfiles(cards)...)
+	profiles := benchProfiles(cards)
+	_, all := library.Machine(tb, profiles...)
+	for i, name := range profiles {
+		p, err := fakenvml.LoadProfile(name)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		all[i].SetLoad(p) // with processes on it
+	}
 	r := newRig(tb, nvmllib.NewSessions(nvmllib.Timing{}), nil).ready(cards)
 	r.collectNow()
 	m := r.collectNow()

@@ -35,8 +35,9 @@ var linkErrors = [...]struct {
 // nvlinkFamilies tell of each link. A card has links 0 to n−1; the first number
 // that it does not know ends the question.
 func nvlinkFamilies() []family {
-	rows := []family{
-		{
+	rows := make([]family, 0, 2+len(linkErrors))
+	rows = append(rows,
+		family{
 			name: "nvlink.state", needs: "nvmlDeviceGetNvLinkState",
 			metrics: []metric{{
 				func(c *metadata.MetricsConfig) bool { return c.HwGpuNvlinkState.Enabled },
@@ -54,7 +55,7 @@ func nvlinkFamilies() []family {
 				})
 			},
 		},
-		{
+		family{
 			name: "nvlink.io", needs: "nvmlDeviceGetFieldValues",
 			metrics: []metric{{
 				func(c *metadata.MetricsConfig) bool { return c.HwGpuNvlinkIo.Enabled },
@@ -63,8 +64,7 @@ func nvlinkFamilies() []family {
 				},
 			}},
 			read: readLinkIO,
-		},
-	}
+		})
 	for _, e := range &linkErrors {
 		rows = append(rows, family{
 			name: "nvlink.errors." + e.attribute.String(), needs: "nvmlDeviceGetNvLinkErrorCounter",

@@ -1,0 +1,246 @@
+// Package prompt follows ComfyUI's prompts from the request to the end. It knows
+// neither sockets nor spans: it is told what was seen, and hands over each prompt
+// once, when it has ended.
+package prompt
+
+import (
+	"slices"
+	"time"
+
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
+)
+
+// Outcome is how a prompt ended.
+type Outcome string
+
+// Every prompt ends in exactly one of these.
+const (
+	Success     Outcome = "success"
+	Error       Outcome = "error"
+	Interrupted Outcome = "interrupted"
+	// Cancelled prompts were deleted from the queue before they ran.
+	Cancelled Outcome = "cancelled"
+	// Rejected prompts failed the server's validation.
+	Rejected Outcome = "rejected"
+	// Lost prompts were forgotten by the server, which restarted or is gone.
+	Lost Outcome = "lost"
+	// Unfinished prompts were open when the receiver ended.
+	Unfinished Outcome = "unfinished"
+)
+
+// Node is one node that the server executed.
+type Node struct {
+	ID string
+	// Parent is the node that expanded into this one; Display is the node of the
+	// workflow that stands for it.
+	Parent, Display string
+	Start, End      time.Time
+	// Steps are the steps that the node announced, StepsDone those it made.
+	Steps, StepsDone float64
+	Failed           bool
+}
+
+// Prompt is one prompt. Its owner is the tracker until it has ended.
+type Prompt struct {
+	ID string
+	// Context is that of the root span; Parent that of the caller's, if it sent one.
+	Context, Parent trace.SpanContext
+	Submission      protocol.Submission
+	Answer          protocol.Answer
+	// HTTPStatus and Path are the request's; both are empty for a prompt that was
+	// found in the queue or the history.
+	HTTPStatus int
+	Path       string
+	Client     string // address
+
+	Received, Answered, Started, Ended time.Time
+	Cached                             []string
+	Nodes                              []*Node // in the order of their starts
+	Outputs                            map[string]int
+	Outcome                            Outcome
+	Failure                            protocol.Error
+	// Recovered tells that the prompt was found in the queue or the history, so that
+	// nothing is known of its nodes.
+	Recovered bool
+
+	known     bool // an answer or the queue said that it exists
+	states    bool // the server sends progress_state
+	cancelled bool // a client asked for its removal
+	seen      time.Time
+	next      *Prompt // the same id, sent again
+}
+
+// Covered reports whether the submitting client had an id, so that the server
+// sends it the node's events.
+func (p *Prompt) Covered() bool { return p.Submission.ClientID != "" }
+
+func (p *Prompt) node(id string) *Node {
+	for _, n := range p.Nodes {
+		if n.ID == id {
+			return n
+		}
+	}
+	return nil
+}
+
+// begin finds a node's run, begun at a time if it is new.
+func (p *Prompt) begin(id string, at time.Time) *Node {
+	n := p.node(id)
+	if n == nil {
+		n = &Node{ID: id, Start: at}
+		p.Nodes = append(p.Nodes, n)
+	}
+	return n
+}
+
+// start notes the beginning of the execution, once.
+func (p *Prompt) start(at time.Time) {
+	if p.Started.IsZero() {
+		p.Started = at
+	}
+}
+
+// take takes up what a message tells of the prompt.
+func (p *Prompt) take(m *protocol.Message, now time.Time) {
+	p.seen = now
+	at := m.At
+	if at.IsZero() || at.After(now) {
+		at = now
+	}
+	switch m.Kind {
+	case protocol.ExecutionStart:
+		p.start(at)
+	case protocol.ExecutionCached:
+		p.start(at)
+		p.Cached = m.Nodes
+	case protocol.ProgressState:
+		p.start(now)
+		p.takeStates(m, now)
+	case protocol.Executing:
+		if m.NoNode { // ends a prompt; its success has been told before, except by old servers
+			if !p.Started.IsZero() {
+				p.end(Success, now)
+			}
+			return
+		}
+		p.takeExecuting(m, now)
+	case protocol.Progress:
+		p.start(now)
+		if m.Node != "" {
+			n := p.begin(m.Node, now)
+			n.Steps, n.StepsDone = max(n.Steps, m.Max), max(n.StepsDone, m.Value)
+		}
+	case protocol.Executed:
+		if p.Outputs == nil {
+			p.Outputs = map[string]int{}
+		}
+		for kind, count := range m.Outputs {
+			p.Outputs[kind] += count
+		}
+	case protocol.ExecutionSuccess:
+		p.end(Success, at)
+	case protocol.ExecutionError:
+		p.fail(m)
+		p.end(Error, at)
+	case protocol.ExecutionInterrupted:
+		p.Failure = m.Error
+		p.end(Interrupted, at)
+	}
+}
+
+func (p *Prompt) takeStates(m *protocol.Message, now time.Time) {
+	p.states = true
+	ids := make([]string, 0, len(m.States))
+	for id := range m.States {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids) // those that begin at once, in a fixed order
+	for _, id := range ids {
+		s := m.States[id]
+		if s.State == "pending" {
+			continue
+		}
+		n := p.begin(id, now)
+		n.Parent, n.Display = s.Parent, s.Display
+		if s.Max > 1 || s.Value > 0 {
+			n.Steps, n.StepsDone = max(n.Steps, s.Max), max(n.StepsDone, s.Value)
+		}
+		if s.State == "finished" && n.End.IsZero() {
+			n.End = now
+		}
+		n.Failed = n.Failed || s.State == "error"
+	}
+}
+
+// takeExecuting begins a node. Servers without progress_state tell nothing of
+// ends: the next beginning is the best guess.
+func (p *Prompt) takeExecuting(m *protocol.Message, now time.Time) {
+	if m.Node == "" {
+		return
+	}
+	p.start(now)
+	if !p.states && p.node(m.Node) == nil {
+		for _, n := range p.Nodes {
+			if n.End.IsZero() {
+				n.End = now
+			}
+		}
+	}
+	n := p.begin(m.Node, now)
+	if n.Display == "" {
+		n.Display = m.DisplayNode
+	}
+}
+
+func (p *Prompt) fail(m *protocol.Message) {
+	p.Failure = m.Error
+	if m.Error.NodeID != "" {
+		if n := p.node(m.Error.NodeID); n != nil {
+			n.Failed = true
+		}
+	}
+}
+
+func (p *Prompt) end(o Outcome, at time.Time) { p.Outcome, p.Ended = o, at }
+
+// settle brings all times into order: nothing ends before it begins, and what is
+// part of something lies within it. Messages without a time of their own arrive
+// late, and the server's clock counts milliseconds.
+func (p *Prompt) settle() {
+	if p.Answered.Before(p.Received) {
+		p.Answered = p.Received
+	}
+	if p.Ended.Before(p.Received) {
+		p.Ended = p.Received
+	}
+	if p.Started.IsZero() {
+		p.Nodes = nil
+		return
+	}
+	p.Started = within(p.Started, p.Received, p.Ended)
+	for _, n := range p.Nodes {
+		if n.End.IsZero() {
+			n.End = p.Ended
+		}
+		n.Start = within(n.Start, p.Started, p.Ended)
+		n.End = within(n.End, n.Start, p.Ended)
+	}
+	for _, n := range p.Nodes { // expanded nodes lie within the one that they came from
+		if parent := p.node(n.Parent); parent != nil && parent != n {
+			n.Start = within(n.Start, parent.Start, parent.End)
+			n.End = within(n.End, n.Start, parent.End)
+		}
+	}
+}
+
+func within(t, from, to time.Time) time.Time {
+	switch {
+	case t.Before(from):
+		return from
+	case t.After(to):
+		return to
+	}
+	return t
+}

@@ -1,0 +1,180 @@
+package protocol
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// Queued is one prompt of /queue, or the prompt of an entry of /history.
+type Queued struct {
+	ID     string
+	Number float64
+	Submission
+}
+
+// Queue is the answer of GET /queue.
+type Queue struct{ Running, Pending []Queued }
+
+// ParseQueue reads the answer of GET /queue.
+func ParseQueue(body []byte) (Queue, error) {
+	var w struct {
+		Running []json.RawMessage `json:"queue_running"`
+		Pending []json.RawMessage `json:"queue_pending"`
+	}
+	if err := json.Unmarshal(body, &w); err != nil {
+		return Queue{}, fmt.Errorf("read /queue: %w", err)
+	}
+	var q Queue
+	for _, list := range []struct {
+		from []json.RawMessage
+		to   *[]Queued
+	}{{w.Running, &q.Running}, {w.Pending, &q.Pending}} {
+		for _, raw := range list.from {
+			if p, ok := parseQueued(raw); ok {
+				*list.to = append(*list.to, p)
+			}
+		}
+	}
+	return q, nil
+}
+
+// parseQueued reads [number, prompt_id, prompt, extra_data, outputs_to_execute].
+func parseQueued(raw json.RawMessage) (Queued, bool) {
+	var items []json.RawMessage
+	if json.Unmarshal(raw, &items) != nil || len(items) < 3 {
+		return Queued{}, false
+	}
+	var p Queued
+	_ = json.Unmarshal(items[0], &p.Number)
+	if json.Unmarshal(items[1], &p.ID) != nil || p.ID == "" {
+		return Queued{}, false
+	}
+	p.PromptID = p.ID
+	if len(items) > 3 {
+		p.takeExtra(items[3])
+	}
+	p.takeNodes(items[2])
+	return p, true
+}
+
+// Finished is one entry of /history.
+type Finished struct {
+	Queued
+	// Messages are what the server sent about the prompt, with its own times.
+	Messages []Message
+	// Completed is the server's word; Status is "success" or "error".
+	Completed bool
+	Status    string
+	// Outputs counts the outputs by kind.
+	Outputs map[string]int
+}
+
+// End is the time of the message that ended the prompt, and the message.
+func (f *Finished) End() (Message, bool) {
+	for _, m := range f.Messages {
+		switch m.Kind {
+		case ExecutionSuccess, ExecutionError, ExecutionInterrupted:
+			return m, true
+		}
+	}
+	return Message{}, false
+}
+
+// Start is when the server began with the prompt.
+func (f *Finished) Start() time.Time {
+	for _, m := range f.Messages {
+		if m.Kind == ExecutionStart {
+			return m.At
+		}
+	}
+	return time.Time{}
+}
+
+// ParseHistory reads the answer of GET /history or /history/{prompt_id}.
+func ParseHistory(body []byte) (map[string]Finished, error) {
+	var w map[string]struct {
+		Prompt  json.RawMessage                       `json:"prompt"`
+		Outputs map[string]map[string]json.RawMessage `json:"outputs"`
+		Status  struct {
+			Status    string              `json:"status_str"`
+			Completed bool                `json:"completed"`
+			Messages  [][]json.RawMessage `json:"messages"`
+		} `json:"status"`
+	}
+	if err := json.Unmarshal(body, &w); err != nil {
+		return nil, fmt.Errorf("read /history: %w", err)
+	}
+	all := make(map[string]Finished, len(w))
+	for id, entry := range w {
+		f := Finished{Completed: entry.Status.Completed, Status: entry.Status.Status, Outputs: map[string]int{}}
+		f.Queued, _ = parseQueued(entry.Prompt)
+		f.ID, f.PromptID = id, id
+		for _, byKind := range entry.Outputs {
+			for kind, n := range outputs(byKind) {
+				f.Outputs[kind] += n
+			}
+		}
+		for _, pair := range entry.Status.Messages {
+			if len(pair) != 2 {
+				continue
+			}
+			text := append(append(append([]byte(`{"type":`), pair[0]...), `,"data":`...), pair[1]...)
+			if m, ok := ParseMessage(append(text, '}')); ok {
+				f.Messages = append(f.Messages, m)
+			}
+		}
+		all[id] = f
+	}
+	return all, nil
+}
+
+// Removal is what a client asked to take out of the queue, or to stop.
+type Removal struct {
+	Clear  bool
+	Delete []string
+}
+
+// ParseRemoval reads the body of POST /queue.
+func ParseRemoval(body []byte) (r Removal) {
+	var w struct {
+		Clear  bool     `json:"clear"`
+		Delete []string `json:"delete"`
+	}
+	_ = json.Unmarshal(body, &w)
+	return Removal{Clear: w.Clear, Delete: w.Delete}
+}
+
+// Device is one device of /system_stats, in bytes.
+type Device struct {
+	Name, Type                         string
+	Index                              int
+	Total, Free, TorchTotal, TorchFree float64
+}
+
+// ParseSystemStats reads the devices of GET /system_stats.
+func ParseSystemStats(body []byte) ([]Device, error) {
+	var w struct {
+		Devices []struct {
+			Name       string  `json:"name"`
+			Type       string  `json:"type"`
+			Index      *int    `json:"index"`
+			Total      float64 `json:"vram_total"`
+			Free       float64 `json:"vram_free"`
+			TorchTotal float64 `json:"torch_vram_total"`
+			TorchFree  float64 `json:"torch_vram_free"`
+		} `json:"devices"`
+	}
+	if err := json.Unmarshal(body, &w); err != nil {
+		return nil, fmt.Errorf("read /system_stats: %w", err)
+	}
+	devices := make([]Device, 0, len(w.Devices))
+	for _, d := range w.Devices {
+		one := Device{Name: d.Name, Type: d.Type, Index: -1, Total: d.Total, Free: d.Free, TorchTotal: d.TorchTotal, TorchFree: d.TorchFree}
+		if d.Index != nil {
+			one.Index = *d.Index
+		}
+		devices = append(devices, one)
+	}
+	return devices, nil
+}
