@@ -55,6 +55,29 @@ func DescribeMIG(d Device, uuid string, index int) (*MIGInstance, error) {
 	return m, nil
 }
 
+// MIGUUID is the UUID of the MIG device with these numbers on a card; empty where
+// there is none.
+func MIGUUID(card Device, gpuInstance, computeInstance uint32) string {
+	places, err := card.MIGCount()
+	if err != nil {
+		return ""
+	}
+	for i := range places {
+		d, err := card.MIGDevice(i)
+		if err != nil {
+			continue
+		}
+		uuid, err := d.UUID()
+		if err != nil {
+			continue
+		}
+		if m, err := DescribeMIG(d, uuid, i); err == nil && m.GPUInstance == gpuInstance && m.ComputeInstance == computeInstance {
+			return uuid
+		}
+	}
+	return ""
+}
+
 // migProfile is the last word of a MIG device's name, such as
 // "NVIDIA H100 80GB HBM3 MIG 1g.10gb".
 func migProfile(name string) string {

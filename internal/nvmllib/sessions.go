@@ -25,6 +25,10 @@ type Sessions struct {
 // NewSessions returns an empty set; zero timing means the defaults.
 func NewSessions(timing Timing) *Sessions { return &Sessions{timing: timing} }
 
+// OfProcess are the sessions of this process, for all of its components: there is
+// one NVML library in a process, and one worker for each card.
+var OfProcess = sync.OnceValue(func() *Sessions { return NewSessions(Timing{}) })
+
 // Acquire returns the session of the library at path (empty: [DefaultPath]),
 // started if need be. Call [Sessions.Release] once for each Acquire.
 func (s *Sessions) Acquire(path string, log *zap.Logger) (*Session, error) {

@@ -17,7 +17,7 @@ import (
 
 // newCreators return constructors whose receivers share sessions.
 func newCreators() (receiver.CreateMetricsFunc, receiver.CreateLogsFunc) {
-	sessions := nvmllib.NewSessions(nvmllib.Timing{})
+	sessions := nvmllib.OfProcess()
 	return func(_ context.Context, set receiver.Settings, cfg component.Config, next consumer.Metrics) (receiver.Metrics, error) {
 			return newReceiver(set, cfg.(*Config), next, sessions)
 		}, func(_ context.Context, set receiver.Settings, cfg component.Config, next consumer.Logs) (receiver.Logs, error) {

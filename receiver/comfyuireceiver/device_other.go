@@ -1,0 +1,19 @@
+//go:build !linux || !cgo
+
+package comfyuireceiver
+
+import (
+	"context"
+
+	"go.uber.org/zap"
+)
+
+// cardsOf tells nothing without NVML.
+type cardsOf struct{}
+
+func newCardsOf(string, *zap.Logger) *cardsOf { return &cardsOf{} }
+
+func (*cardsOf) open() bool { return false }
+func (*cardsOf) close()     {}
+
+func (*cardsOf) of(context.Context, int) (hwID string, simulated, ok bool) { return "", false, false }

@@ -1,0 +1,5 @@
+//go:generate mdatagen metadata.yaml
+
+// Package comfyuireceiver follows the prompts of a ComfyUI server, as a reverse
+// proxy in front of it or by polling its queue and history.
+package comfyuireceiver

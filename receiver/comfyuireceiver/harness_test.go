@@ -1,0 +1,124 @@
+package comfyuireceiver
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/component/componenttest"
+	"go.opentelemetry.io/collector/consumer"
+	"go.opentelemetry.io/collector/consumer/consumertest"
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/ptrace"
+	"go.opentelemetry.io/collector/receiver/receivertest"
+
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/metadata"
+)
+
+// rig is one receiver in front of a server.
+type rig struct {
+	*service
+	t      testing.TB
+	traces *consumertest.TracesSink
+	logs   *consumertest.LogsSink
+	base   string // of the proxy
+}
+
+func newRig(t testing.TB, upstream string, change func(*Config)) *rig {
+	t.Helper()
+	return newRigTo(t, upstream, nil, change)
+}
+
+func newRigTo(t testing.TB, upstream string, next consumer.Traces, change func(*Config)) *rig {
+	t.Helper()
+	cfg := createDefaultConfig().(*Config)
+	cfg.Proxy.NetAddr.Endpoint = "127.0.0.1:0"
+	cfg.Upstream.Endpoint = upstream
+	cfg.PollInterval = 100 * time.Millisecond
+	cfg.Device = ""
+	if change != nil {
+		change(cfg)
+	}
+	require.NoError(t, cfg.Validate())
+	r := &rig{t: t, service: newService(receivertest.NewNopSettings(metadata.Type), cfg), traces: new(consumertest.TracesSink), logs: new(consumertest.LogsSink)}
+	r.service.traces, r.service.logs = r.traces, r.logs
+	if next != nil {
+		r.service.traces = next
+	}
+	require.NoError(t, r.start(context.Background(), componenttest.NewNopHost()))
+	r.base = "http://" + r.address
+	t.Cleanup(r.stopNow)
+	return r
+}
+
+func (r *rig) stopNow() {
+	if r.cancel != nil {
+		require.NoError(r.t, r.shutdown(context.Background()))
+	}
+}
+
+// span is a span as tests compare it: without times and ids of its own.
+type span struct {
+	Name       string         `yaml:"name"`
+	Parent     string         `yaml:"parent,omitempty"`
+	Kind       string         `yaml:"kind"`
+	Status     string         `yaml:"status,omitempty"`
+	Message    string         `yaml:"message,omitempty"`
+	Attributes map[string]any `yaml:"attributes"`
+	Events     []event        `yaml:"events,omitempty"`
+
+	from, to pcommon.Timestamp
+}
+
+type event struct {
+	Name       string         `yaml:"name"`
+	Attributes map[string]any `yaml:"attributes"`
+}
+
+// label tells spans of one trace apart: the name, and the node.
+func label(s ptrace.Span) string {
+	if id, ok := s.Attributes().Get("comfyui.node.id"); ok {
+		return s.Name() + " #" + id.Str()
+	}
+	return s.Name()
+}
+
+// spansOf takes a trace apart, and checks what holds for every trace: one root,
+// children within their parents, nothing that ends before it begins.
+func spansOf(t testing.TB, td ptrace.Traces) (all []span) {
+	t.Helper()
+	byID := map[pcommon.SpanID]ptrace.Span{}
+	roots := 0
+	for _, rs := range td.ResourceSpans().All() {
+		for _, ss := range rs.ScopeSpans().All() {
+			for _, s := range ss.Spans().All() {
+				byID[s.SpanID()] = s
+			}
+		}
+	}
+	for _, rs := range td.ResourceSpans().All() {
+		for _, ss := range rs.ScopeSpans().All() {
+			for _, s := range ss.Spans().All() {
+				require.LessOrEqual(t, s.StartTimestamp(), s.EndTimestamp(), label(s))
+				one := span{Name: label(s), Kind: s.Kind().String(), Attributes: s.Attributes().AsRaw(), Message: s.Status().Message(), from: s.StartTimestamp(), to: s.EndTimestamp()}
+				if s.Status().Code() != ptrace.StatusCodeUnset {
+					one.Status = s.Status().Code().String()
+				}
+				if parent, ok := byID[s.ParentSpanID()]; ok {
+					one.Parent = label(parent)
+					require.GreaterOrEqual(t, s.StartTimestamp(), parent.StartTimestamp(), label(s))
+					require.LessOrEqual(t, s.EndTimestamp(), parent.EndTimestamp(), label(s))
+				} else {
+					roots++
+				}
+				for _, e := range s.Events().All() {
+					one.Events = append(one.Events, event{e.Name(), e.Attributes().AsRaw()})
+				}
+				all = append(all, one)
+			}
+		}
+	}
+	require.Equal(t, 1, roots, "one root")
+	return all
+}

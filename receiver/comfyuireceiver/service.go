@@ -1,0 +1,277 @@
+package comfyuireceiver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/consumer"
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/receiver"
+	"go.uber.org/zap"
+
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/metadata"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
+)
+
+// service is one comfyui receiver: the traces, the metrics and the logs side of a
+// component id share it. It follows one server.
+type service struct {
+	cfg      *Config
+	settings receiver.Settings
+	log      *zap.Logger
+	now      func() time.Time
+
+	traces consumer.Traces
+	logs   consumer.Logs
+
+	telemetry *metadata.TelemetryBuilder
+	metrics   *meter
+	tracker   *prompt.Tracker
+	spans     *spanBuilder
+	upstream  *upstream
+	device    *deviceFinder
+	store     *store
+	proxy     *proxy
+	server    *http.Server
+	address   string // of the proxy's listener
+
+	away   atomic.Bool // the server was not there, and may have lost its queue
+	users  int
+	mu     sync.Mutex
+	ended  chan *prompt.Prompt
+	poke   chan struct{} // look at the queue now
+	cancel context.CancelFunc
+	work   sync.WaitGroup
+	out    sync.WaitGroup
+}
+
+func newService(settings receiver.Settings, cfg *Config) *service {
+	return &service{
+		cfg: cfg, settings: settings, log: settings.Logger, now: time.Now,
+		ended: make(chan *prompt.Prompt, cfg.Limits.Queue), poke: make(chan struct{}, 1),
+	}
+}
+
+// start starts the service with the first of its sides.
+func (s *service) start(ctx context.Context, host component.Host) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.users++
+	if s.users > 1 {
+		return nil
+	}
+	err := s.build(ctx, host)
+	if err != nil {
+		return errors.Join(err, s.stop(ctx))
+	}
+	return nil
+}
+
+func (s *service) build(ctx context.Context, host component.Host) (err error) {
+	if s.telemetry, err = metadata.NewTelemetryBuilder(s.settings.TelemetrySettings); err != nil {
+		return err
+	}
+	base, err := url.Parse(strings.TrimSuffix(s.cfg.Upstream.Endpoint, "/"))
+	if err != nil {
+		return fmt.Errorf("upstream::endpoint: %w", err)
+	}
+	client, err := s.cfg.Upstream.ToClient(ctx, host.GetExtensions(), s.settings.TelemetrySettings)
+	if err != nil {
+		return fmt.Errorf("upstream: %w", err)
+	}
+	if s.store, err = openStore(ctx, host, s.cfg.Storage, s.settings.ID); err != nil {
+		return err
+	}
+	running, cancel := context.WithCancel(context.Background())
+	s.cancel = cancel
+	s.upstream = &upstream{base: base, client: client, failed: func() { s.telemetry.ReceiverComfyuiUpstreamErrors.Add(running, 1) }}
+	s.device = newDeviceFinder(s.cfg.Device, base, newCardsOf(s.cfg.LibraryPath, s.log))
+	s.metrics = newMeter(s.cfg.Limits, func(what string) { s.folded(what) })
+	s.spans = &spanBuilder{
+		sizer: newSizer(s.cfg.Sizing, s.cfg.TaskClasses), capture: s.cfg.Capture, version: s.settings.BuildInfo.Version,
+		resource: s.resource, device: s.device.id, simulated: s.device.simulated,
+	}
+	s.tracker = prompt.NewTracker(prompt.Limits{Open: s.cfg.Limits.Prompts, Early: 30 * time.Second}, s.take, s.unfollowed)
+	s.out.Go(s.emit)
+	s.restore(running)
+	if s.cfg.Mode == modePoll {
+		s.work.Go(func() { s.poll(running) })
+	} else {
+		if err := s.listen(ctx, host, running, base); err != nil {
+			return err
+		}
+		s.work.Go(func() { s.watch(running) })
+		s.work.Go(func() { s.reconcileLoop(running) })
+	}
+	s.work.Go(func() { s.device.run(running) })
+	return nil
+}
+
+// listen opens the proxy.
+func (s *service) listen(ctx context.Context, host component.Host, running context.Context, base *url.URL) error {
+	transport := s.upstream.client.Transport
+	s.proxy = newProxy(&proxy{
+		ctx: running, upstream: base, transport: passing(transport), tracker: s.tracker, limits: s.cfg.Limits, sockets: newSockets(s.cfg.Limits.KeptSockets),
+		log: s.log, now: s.now,
+		unparsed:   func() { s.telemetry.ReceiverComfyuiFramesUnparsed.Add(running, 1) },
+		unfollowed: s.unfollowed, removed: s.lookNow, observe: s.metrics,
+	})
+	server, err := s.cfg.Proxy.ToServer(ctx, host.GetExtensions(), s.settings.TelemetrySettings, asItIs(s.proxy))
+	if err != nil {
+		return fmt.Errorf("proxy: %w", err)
+	}
+	server.Handler = hideEncoding(server.Handler)
+	s.server = server
+	listener, err := s.cfg.Proxy.ToListener(ctx)
+	if err != nil {
+		return fmt.Errorf("proxy::endpoint: %w", err)
+	}
+	s.address = listener.Addr().String()
+	s.log.Info("the proxy listens", zap.String("endpoint", s.address), zap.String("upstream", base.Redacted()))
+	s.work.Go(func() {
+		if err := server.Serve(listener); err != nil && !errors.Is(err, http.ErrServerClosed) {
+			s.log.Error("the proxy has stopped", zap.Error(err))
+		}
+	})
+	return nil
+}
+
+// passing makes a transport pass bodies on as they are.
+func passing(t http.RoundTripper) http.RoundTripper {
+	if plain, ok := t.(*http.Transport); ok {
+		plain = plain.Clone()
+		plain.DisableCompression = true // else it would ask for gzip and unpack it
+		return plain
+	}
+	return t
+}
+
+// encodingKey carries a request's Content-Encoding past confighttp, which would
+// unpack the body.
+type encodingKey struct{}
+
+func hideEncoding(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if encoding, ok := r.Header["Content-Encoding"]; ok {
+			r = r.WithContext(context.WithValue(r.Context(), encodingKey{}, encoding))
+			r.Header = r.Header.Clone()
+			r.Header.Del("Content-Encoding")
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func asItIs(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if encoding, ok := r.Context().Value(encodingKey{}).([]string); ok {
+			r.Header["Content-Encoding"] = encoding
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// shutdown stops the service with the last of its sides: requests under way have
+// drain_timeout, and open prompts end as unfinished.
+func (s *service) shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.users--
+	if s.users > 0 || s.cancel == nil {
+		return nil
+	}
+	return s.stop(ctx)
+}
+
+func (s *service) stop(ctx context.Context) (err error) {
+	if s.server != nil {
+		drain, cancel := context.WithTimeout(ctx, s.cfg.DrainTimeout)
+		if s.server.Shutdown(drain) != nil {
+			err = s.server.Close()
+		}
+		cancel()
+	}
+	if s.cancel != nil {
+		s.cancel()
+	}
+	if s.proxy != nil {
+		s.proxy.sockets.closeAll()
+		s.proxy.work.Wait()
+	}
+	s.work.Wait()
+	if s.tracker != nil {
+		s.tracker.Shutdown(s.now())
+		close(s.ended)
+		s.out.Wait()
+		s.store.save(ctx, s.tracker.Known())
+	}
+	if s.store != nil {
+		err = errors.Join(err, s.store.close(ctx))
+	}
+	if s.upstream != nil {
+		s.upstream.client.CloseIdleConnections()
+	}
+	if s.proxy != nil {
+		if t, ok := s.proxy.transport.(interface{ CloseIdleConnections() }); ok {
+			t.CloseIdleConnections()
+		}
+	}
+	if s.telemetry != nil {
+		s.telemetry.Shutdown()
+	}
+	s.cancel = nil
+	return err
+}
+
+// take takes a prompt that has ended; it never waits.
+func (s *service) take(p *prompt.Prompt) {
+	z := s.spans.sizer.of(&p.Submission)
+	s.metrics.prompt(p, &z)
+	select {
+	case s.ended <- p:
+	default:
+		s.dropped("traces")
+	}
+	s.store.changed()
+}
+
+// emit hands traces and log records on. What comes next may be slow: prompts wait
+// in a bounded queue, and the proxy does not.
+func (s *service) emit() {
+	for p := range s.ended {
+		if s.traces != nil {
+			if err := s.traces.ConsumeTraces(context.Background(), s.spans.build(p)); err != nil {
+				s.dropped("traces")
+				s.log.Debug("a prompt's trace was refused by what comes next", zap.Error(err))
+			}
+		}
+		if s.logs != nil && failed(p) {
+			if err := s.logs.ConsumeLogs(context.Background(), s.spans.record(p, s.now())); err != nil {
+				s.dropped("logs")
+			}
+		}
+	}
+}
+
+// resource puts the host and the service on a resource.
+func (s *service) resource(r pcommon.Resource) {
+	if name, err := os.Hostname(); err == nil {
+		r.Attributes().PutStr("host.name", name)
+	}
+	r.Attributes().PutStr("service.name", "comfyui")
+}
+
+func (s *service) lookNow() {
+	select {
+	case s.poke <- struct{}{}:
+	default:
+	}
+}
