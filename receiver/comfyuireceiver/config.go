@@ -31,7 +31,9 @@ type Config struct {
 	// size, no time limits on transfers.
 	Proxy confighttp.ServerConfig `mapstructure:"proxy"`
 
-	// Upstream is the ComfyUI server. Default: http://127.0.0.1:8188.
+	// Upstream is the ComfyUI server. Default: http://127.0.0.1:8188. Clients'
+	// requests go there as they are: headers and auth are for the receiver's own
+	// questions only.
 	Upstream confighttp.ClientConfig `mapstructure:"upstream"`
 
 	// CollectionInterval is how often metrics are emitted. Default: 15s.

@@ -89,6 +89,7 @@ func (p *proxy) rewrite(in, out *http.Request) {
 	out.Header["X-Forwarded-For"] = in.Header["X-Forwarded-For"]
 	out.Header["X-Forwarded-Host"] = in.Header["X-Forwarded-Host"]
 	out.Header["X-Forwarded-Proto"] = in.Header["X-Forwarded-Proto"]
+	out.URL.RawQuery = in.URL.RawQuery // as it is, odd parts too
 	p.forward(out)
 	if s, ok := in.Context().Value(submissionKey{}).(*prompt.Prompt); ok {
 		ctx := trace.ContextWithRemoteSpanContext(context.Background(), s.Context)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -118,9 +119,12 @@ func (s *service) build(ctx context.Context, host component.Host) (err error) {
 
 // listen opens the proxy.
 func (s *service) listen(ctx context.Context, host component.Host, running context.Context, base *url.URL) error {
-	transport := s.upstream.client.Transport
+	transport, err := s.passing(ctx)
+	if err != nil {
+		return err
+	}
 	s.proxy = newProxy(&proxy{
-		ctx: running, upstream: base, transport: passing(transport), tracker: s.tracker, limits: s.cfg.Limits, sockets: newSockets(s.cfg.Limits.KeptSockets),
+		ctx: running, upstream: base, transport: transport, tracker: s.tracker, limits: s.cfg.Limits, sockets: newSockets(s.cfg.Limits.KeptSockets),
 		log: s.log, now: s.now,
 		unparsed:   func() { s.telemetry.ReceiverComfyuiFramesUnparsed.Add(running, 1) },
 		unfollowed: s.unfollowed, removed: s.lookNow, observe: s.metrics,
@@ -145,14 +149,27 @@ func (s *service) listen(ctx context.Context, host component.Host, running conte
 	return nil
 }
 
-// passing makes a transport pass bodies on as they are.
-func passing(t http.RoundTripper) http.RoundTripper {
-	if plain, ok := t.(*http.Transport); ok {
-		plain = plain.Clone()
-		plain.DisableCompression = true // else it would ask for gzip and unpack it
-		return plain
+// passing is the transport of what clients ask: unlike that of the receiver's own
+// questions it adds nothing, and passes bodies on as they are.
+func (s *service) passing(ctx context.Context) (*http.Transport, error) {
+	up := &s.cfg.Upstream
+	tls, err := up.TLS.LoadTLSConfig(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("upstream::tls: %w", err)
 	}
-	return t
+	t := &http.Transport{
+		TLSClientConfig: tls, DisableCompression: true, MaxIdleConnsPerHost: 64, IdleConnTimeout: 90 * time.Second,
+		ReadBufferSize: bufferSize, WriteBufferSize: bufferSize,
+		DialContext: (&net.Dialer{Timeout: askTimeout, KeepAlive: 30 * time.Second}).DialContext,
+	}
+	if up.ProxyURL != "" {
+		through, err := url.Parse(up.ProxyURL)
+		if err != nil {
+			return nil, fmt.Errorf("upstream::proxy_url: %w", err)
+		}
+		t.Proxy = http.ProxyURL(through)
+	}
+	return t, nil
 }
 
 // encodingKey carries a request's Content-Encoding past confighttp, which would

@@ -1,0 +1,197 @@
+package prompt
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
+)
+
+// step is one thing that happens to one prompt.
+type step func(t *Tracker, now time.Time)
+
+// life is everything that a server says of a prompt, in its order.
+func life(id string, seed *rand.Rand) []step {
+	message := func(m protocol.Message) step {
+		m.PromptID = id
+		return func(t *Tracker, now time.Time) {
+			if seed.IntN(2) == 0 {
+				m.At = now.Add(time.Duration(seed.IntN(400)-300) * time.Millisecond)
+			}
+			t.Message(now, &m)
+		}
+	}
+	steps := []step{message(protocol.Message{Kind: protocol.ExecutionStart}), message(protocol.Message{Kind: protocol.ExecutionCached, Nodes: []string{"9"}})}
+	states := map[string]protocol.NodeState{}
+	for n := range seed.IntN(5) {
+		node := fmt.Sprint(n)
+		parent := ""
+		if n > 0 && seed.IntN(3) == 0 {
+			parent = fmt.Sprint(seed.IntN(n + 1))
+		}
+		for _, state := range []string{"running", "finished"} {
+			states[node] = protocol.NodeState{State: state, Parent: parent, Max: 4, Value: 2}
+			now := map[string]protocol.NodeState{}
+			for k, v := range states {
+				now[k] = v
+			}
+			if seed.IntN(4) > 0 {
+				steps = append(steps, message(protocol.Message{Kind: protocol.ProgressState, States: now}))
+			}
+			steps = append(steps, message(protocol.Message{Kind: protocol.Executing, Node: node}), message(protocol.Message{Kind: protocol.Progress, Node: node, Value: 1, Max: 4}))
+		}
+	}
+	switch seed.IntN(4) {
+	case 0:
+		steps = append(steps, message(protocol.Message{Kind: protocol.ExecutionSuccess}))
+	case 1:
+		steps = append(steps, message(protocol.Message{Kind: protocol.ExecutionError, Error: protocol.Error{NodeID: "0", Type: "X"}}))
+	case 2:
+		steps = append(steps, message(protocol.Message{Kind: protocol.ExecutionInterrupted}))
+	case 3: // an old server, or a socket that was lost
+	}
+	return append(steps, message(protocol.Message{Kind: protocol.Executing, NoNode: true}))
+}
+
+// TestEveryPromptEndsOnceWhateverHappens interleaves, repeats, drops and reorders
+// what is seen of many prompts: each accepted prompt ends exactly once, nothing
+// ends before it begins, and nothing is left.
+func TestEveryPromptEndsOnceWhateverHappens(t *testing.T) {
+	for run := range uint64(300) {
+		seed := rand.New(rand.NewPCG(run, 7))
+		now := time.Now()
+		ends := map[string]int{}
+		var tracker *Tracker
+		tracker = NewTracker(Limits{Open: 1000, Early: time.Second}, func(p *Prompt) {
+			ends[p.ID]++
+			require.NotEmpty(t, p.Outcome)
+			require.False(t, p.Ended.Before(p.Received), "run %d", run)
+			if p.Started.IsZero() {
+				require.Empty(t, p.Nodes)
+				return
+			}
+			require.False(t, p.Started.Before(p.Received))
+			require.False(t, p.Ended.Before(p.Started))
+			for _, n := range p.Nodes {
+				require.False(t, n.End.Before(n.Start), "run %d node %s", run, n.ID)
+				require.False(t, n.Start.Before(p.Started))
+				require.False(t, n.End.After(p.Ended))
+				if parent := p.node(n.Parent); parent != nil {
+					require.False(t, n.Start.Before(parent.Start), "run %d node %s", run, n.ID)
+					require.False(t, n.End.After(parent.End), "run %d node %s", run, n.ID)
+				}
+			}
+			_ = tracker.OpenCount() // it is called without the lock
+		}, func() { t.Error("nothing is beyond the limit") })
+
+		const prompts = 8
+		var queues [prompts][]step
+		for i := range prompts {
+			id := fmt.Sprint("p", i)
+			submitted := false
+			submit := func(tr *Tracker, now time.Time) {
+				if submitted {
+					return
+				}
+				submitted = true
+				p := tr.Submit(now, protocol.Submission{ClientID: "c"}, "/prompt", "", trace.SpanContext{})
+				answered := false
+				answer := func(tr *Tracker, now time.Time) {
+					if !answered {
+						answered = true
+						tr.Answer(p, now, 200, protocol.Answer{PromptID: id})
+					}
+				}
+				at := seed.IntN(3) // messages may come before the answer
+				rest := queues[i]
+				queues[i] = append(append(append([]step{}, rest[:min(at, len(rest))]...), answer), rest[min(at, len(rest)):]...)
+			}
+			queues[i] = append([]step{submit}, life(id, seed)...)
+		}
+		for {
+			left := 0
+			for i := range queues {
+				left += len(queues[i])
+			}
+			if left == 0 {
+				break
+			}
+			i := seed.IntN(prompts)
+			if len(queues[i]) == 0 {
+				continue
+			}
+			now = now.Add(time.Duration(seed.IntN(50)) * time.Millisecond)
+			one := queues[i][0]
+			queues[i] = queues[i][1:]
+			if len(queues[i]) > 3 && seed.IntN(8) == 0 { // out of order
+				queues[i][1], queues[i][2] = queues[i][2], queues[i][1]
+			}
+			one(tracker, now)
+			if seed.IntN(10) == 0 {
+				one(tracker, now) // the same frame on two sockets; the same answer never comes twice
+			}
+		}
+		for i := range prompts { // what the sockets did not tell, the history does
+			tracker.Gone(now, fmt.Sprint("p", i), seed.IntN(2) == 0)
+		}
+		tracker.Expire(now.Add(time.Hour))
+		assert.Zero(t, tracker.OpenCount(), "run %d", run)
+		for i := range prompts {
+			require.Equal(t, 1, ends[fmt.Sprint("p", i)], "run %d prompt %d", run, i)
+		}
+	}
+}
+
+func TestIDThatIsSentTwiceGivesTwoTracesOneAfterTheOther(t *testing.T) {
+	var ended []*Prompt
+	tr := NewTracker(Limits{Open: 10, Early: time.Second}, func(p *Prompt) { ended = append(ended, p) }, func() {})
+	now := time.Now()
+	for range 2 {
+		p := tr.Submit(now, protocol.Submission{PromptID: "x", ClientID: "c"}, "/prompt", "", trace.SpanContext{})
+		tr.Answer(p, now, 200, protocol.Answer{PromptID: "x"})
+	}
+	for i := range 2 {
+		now = now.Add(time.Second)
+		tr.Message(now, &protocol.Message{Kind: protocol.ExecutionStart, PromptID: "x"})
+		tr.Message(now, &protocol.Message{Kind: protocol.ExecutionSuccess, PromptID: "x"})
+		require.Len(t, ended, i+1)
+	}
+	tr.Message(now, &protocol.Message{Kind: protocol.Executing, NoNode: true, PromptID: "x"})
+	assert.Len(t, ended, 2)
+	assert.NotEqual(t, ended[0].Context.SpanID(), ended[1].Context.SpanID())
+	assert.Zero(t, tr.OpenCount())
+}
+
+func TestPromptsBeyondTheLimitAreNotFollowed(t *testing.T) {
+	dropped := 0
+	tr := NewTracker(Limits{Open: 2, Early: time.Second}, func(*Prompt) {}, func() { dropped++ })
+	for i := range 5 {
+		p := tr.Submit(time.Now(), protocol.Submission{}, "/prompt", "", trace.SpanContext{})
+		tr.Answer(p, time.Now(), 200, protocol.Answer{PromptID: fmt.Sprint(i)})
+	}
+	assert.Equal(t, 2, tr.OpenCount())
+	assert.Equal(t, 3, dropped)
+}
+
+func TestPromptOfAServerThatForgotIsLostAndOneThatWasDeletedCancelled(t *testing.T) {
+	outcomes := map[string]Outcome{}
+	tr := NewTracker(Limits{Open: 10, Early: time.Second}, func(p *Prompt) { outcomes[p.ID] = p.Outcome }, func() {})
+	now := time.Now()
+	for _, id := range []string{"deleted", "waiting", "running", "restarted"} {
+		p := tr.Submit(now, protocol.Submission{ClientID: "c"}, "/prompt", "", trace.SpanContext{})
+		tr.Answer(p, now, 200, protocol.Answer{PromptID: id})
+	}
+	tr.Message(now, &protocol.Message{Kind: protocol.ExecutionStart, PromptID: "running"})
+	tr.Remove(protocol.Removal{Delete: []string{"deleted", "running"}})
+	tr.Gone(now, "deleted", true)
+	tr.Gone(now, "waiting", false)
+	tr.Gone(now, "running", false)
+	tr.Gone(now, "restarted", true)
+	assert.Equal(t, map[string]Outcome{"deleted": Cancelled, "waiting": Cancelled, "running": Lost, "restarted": Lost}, outcomes)
+}

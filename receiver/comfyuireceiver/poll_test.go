@@ -1,0 +1,218 @@
+package comfyuireceiver
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/component/componenttest"
+	"go.opentelemetry.io/collector/consumer/consumertest"
+	"go.opentelemetry.io/collector/extension/xextension/storage"
+	"go.opentelemetry.io/collector/receiver/receivertest"
+
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/metadata"
+)
+
+// memoryStorage is a storage extension that outlives receivers.
+type memoryStorage struct {
+	component.StartFunc
+	component.ShutdownFunc
+	mu   sync.Mutex
+	kept map[string][]byte
+}
+
+func (m *memoryStorage) GetClient(context.Context, component.Kind, component.ID, string) (storage.Client, error) {
+	return &memoryClient{m}, nil
+}
+
+type memoryClient struct{ *memoryStorage }
+
+func (c *memoryClient) Get(_ context.Context, key string) ([]byte, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.kept[key], nil
+}
+
+func (c *memoryClient) Set(_ context.Context, key string, value []byte) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.kept[key] = append([]byte{}, value...)
+	return nil
+}
+
+func (c *memoryClient) Delete(_ context.Context, key string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.kept, key)
+	return nil
+}
+func (c *memoryClient) Batch(context.Context, ...*storage.Operation) error { return nil }
+func (c *memoryClient) Close(context.Context) error                        { return nil }
+
+type hostWith struct {
+	component.Host
+	extensions map[component.ID]component.Component
+}
+
+func (h hostWith) GetExtensions() map[component.ID]component.Component { return h.extensions }
+
+var storageID = component.MustNewID("file_storage")
+
+// historyServer is a ComfyUI as polling sees it.
+type historyServer struct {
+	*httptest.Server
+	mu      sync.Mutex
+	running []string
+	history map[string]string // by id: what ended it
+	order   []string
+}
+
+func newHistoryServer(t *testing.T) *historyServer {
+	s := &historyServer{history: map[string]string{}}
+	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		id, one := strings.CutPrefix(r.URL.Path, "/history/")
+		switch {
+		case r.URL.Path == "/queue":
+			items := []any{}
+			for _, id := range s.running {
+				items = append(items, []any{1, id, map[string]any{"1": map[string]any{"class_type": "A", "inputs": map[string]any{}}}, map[string]any{}, []any{}})
+			}
+			_ = json.NewEncoder(w).Encode(map[string]any{"queue_running": items, "queue_pending": []any{}})
+		case one:
+			all := map[string]any{}
+			if end, ok := s.history[id]; ok {
+				all[id] = entry(id, end)
+			}
+			_ = json.NewEncoder(w).Encode(all)
+		case r.URL.Path == "/history":
+			var most int
+			_, _ = fmt.Sscan(r.URL.Query().Get("max_items"), &most)
+			all := map[string]any{}
+			for _, id := range s.order[max(0, len(s.order)-most):] {
+				all[id] = entry(id, s.history[id])
+			}
+			_ = json.NewEncoder(w).Encode(all)
+		default:
+			w.WriteHeader(http.StatusNotFound)
+		}
+	}))
+	t.Cleanup(s.Close)
+	return s
+}
+
+func entry(id, end string) any {
+	return map[string]any{
+		"prompt":  []any{1, id, map[string]any{"1": map[string]any{"class_type": "A", "inputs": map[string]any{}}}, map[string]any{}, []any{}},
+		"outputs": map[string]any{"1": map[string]any{"images": []any{map[string]any{}}}},
+		"status": map[string]any{"status_str": "success", "completed": true, "messages": []any{
+			[]any{"execution_start", map[string]any{"prompt_id": id, "timestamp": time.Now().Add(-time.Second).UnixMilli()}},
+			[]any{end, map[string]any{"prompt_id": id, "timestamp": time.Now().UnixMilli()}},
+		}},
+	}
+}
+
+func (s *historyServer) run(ids ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.running = ids
+}
+
+func (s *historyServer) finish(id, end string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.history[id] = end
+	s.order = append(s.order, id)
+}
+
+// startWith starts a service on a storage, and returns it with its sink.
+func startWith(t *testing.T, url, mode string, kept *memoryStorage) (*service, *consumertest.TracesSink) {
+	t.Helper()
+	cfg := createDefaultConfig().(*Config)
+	cfg.Mode, cfg.Upstream.Endpoint, cfg.Device, cfg.PollInterval = mode, url, "", 100*time.Millisecond
+	cfg.Proxy.NetAddr.Endpoint = "127.0.0.1:0"
+	cfg.Storage = &storageID
+	s := newService(receivertest.NewNopSettings(metadata.Type), cfg)
+	sink := new(consumertest.TracesSink)
+	s.traces = sink
+	require.NoError(t, s.start(context.Background(), hostWith{componenttest.NewNopHost(), map[component.ID]component.Component{storageID: kept}}))
+	return s, sink
+}
+
+func outcomes(t *testing.T, sink *consumertest.TracesSink) map[string]string {
+	all := map[string]string{}
+	for _, td := range sink.AllTraces() {
+		root := spansOf(t, td)[0].Attributes
+		id := root["comfyui.prompt.id"].(string)
+		require.NotContains(t, all, id, "never two roots for a prompt")
+		all[id] = root["comfyui.prompt.outcome"].(string)
+	}
+	return all
+}
+
+func TestPollingTellsEveryPromptOnceAcrossRestarts(t *testing.T) {
+	s := newHistoryServer(t)
+	s.finish("before", "execution_success")
+	kept := &memoryStorage{kept: map[string][]byte{}}
+	one, sink := startWith(t, s.URL, modePoll, kept)
+	require.Eventually(t, func() bool { ids, _ := one.store.told(context.Background()); return len(ids) == 1 }, 10*time.Second, 5*time.Millisecond)
+	s.run("seen")
+	require.Eventually(t, func() bool { return one.tracker.OpenCount() == 1 }, 10*time.Second, 5*time.Millisecond)
+	s.run()
+	s.finish("seen", "execution_error")
+	s.finish("between", "execution_success") // came and went between two looks
+	require.Eventually(t, func() bool { return len(sink.AllTraces()) == 2 }, 10*time.Second, 5*time.Millisecond)
+	require.NoError(t, one.shutdown(context.Background()))
+	assert.Equal(t, map[string]string{"seen": "error", "between": "success"}, outcomes(t, sink))
+
+	for i := range 200 { // more than a page, while nobody looks
+		s.finish(fmt.Sprint("away", i), "execution_interrupted")
+	}
+	two, again := startWith(t, s.URL, modePoll, kept)
+	require.Eventually(t, func() bool { return len(again.AllTraces()) == 200 }, 10*time.Second, 5*time.Millisecond)
+	require.NoError(t, two.shutdown(context.Background()))
+	got := outcomes(t, again)
+	assert.NotContains(t, got, "seen")
+	assert.Equal(t, "interrupted", got["away0"])
+	root := spansOf(t, again.AllTraces()[0])
+	assert.Equal(t, true, root[0].Attributes["comfyui.prompt.recovered"])
+	assert.EqualValues(t, 1, root[len(root)-1].Attributes["comfyui.outputs.images"])
+}
+
+func TestPromptsThatWereOpenWhenTheCollectorWasKilledEndOnceAfterwards(t *testing.T) {
+	s := newHistoryServer(t)
+	kept := &memoryStorage{kept: map[string][]byte{}}
+	const trace, span = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+	kept.kept[openKey] = []byte(fmt.Sprintf(`[{"id": "ended", "received": %q, "trace_id": %q, "span_id": %q},
+		{"id": "running", "received": %q, "trace_id": %q, "span_id": %q}, {"id": "gone", "received": %q, "trace_id": %q, "span_id": %q}]`,
+		time.Now().Add(-time.Minute).Format(time.RFC3339), trace, span, time.Now().Add(-time.Minute).Format(time.RFC3339), trace, span,
+		time.Now().Add(-time.Minute).Format(time.RFC3339), trace, span))
+	s.finish("ended", "execution_success")
+	s.run("running")
+	one, sink := startWith(t, s.URL, modeProxy, kept)
+	require.Eventually(t, func() bool { return len(sink.AllTraces()) == 2 }, 10*time.Second, 5*time.Millisecond)
+	s.run()
+	s.finish("running", "execution_interrupted")
+	require.Eventually(t, func() bool { return len(sink.AllTraces()) == 3 }, 10*time.Second, 5*time.Millisecond)
+	require.NoError(t, one.shutdown(context.Background()))
+	got := outcomes(t, sink)
+	assert.Equal(t, "success", got["ended"])
+	assert.Equal(t, "interrupted", got["running"])
+	assert.Contains(t, []string{"cancelled", "lost"}, got["gone"])
+	root := sink.AllTraces()[0].ResourceSpans().At(0).ScopeSpans().At(0).Spans().At(0)
+	assert.Equal(t, trace, root.TraceID().String(), "the trace that was begun before the kill")
+
+	two, again := startWith(t, s.URL, modeProxy, kept)
+	require.NoError(t, two.shutdown(context.Background()))
+	assert.Empty(t, again.AllTraces(), "once")
+}
