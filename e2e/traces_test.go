@@ -2,11 +2,7 @@ package e2e
 
 import (
 	"bytes"
-	"context"
-	"encoding/json"
-	"fmt"
 	"net/http"
-	"strconv"
 	"testing"
 	"time"
 
@@ -21,18 +17,11 @@ import (
 // TestSpansArriveInJaegerBesideTheMetrics sends a span over OTLP to a node's
 // collector, and finds it in Jaeger, and the cards in VictoriaMetrics.
 func TestSpansArriveInJaegerBesideTheMetrics(t *testing.T) {
-	query, grpc, admin := port(t), port(t), port(t)
-	jaeger := start(t, "jaeger", tool(t, "jaeger"), []string{"COLLECTOR_OTLP_ENABLED=true"},
-		fmt.Sprintf("--query.http-server.host-port=127.0.0.1:%d", query), fmt.Sprintf("--query.grpc-server.host-port=127.0.0.1:%d", port(t)),
-		fmt.Sprintf("--collector.otlp.grpc.host-port=127.0.0.1:%d", grpc), fmt.Sprintf("--collector.otlp.http.host-port=127.0.0.1:%d", port(t)),
-		fmt.Sprintf("--collector.http-server.host-port=127.0.0.1:%d", port(t)), fmt.Sprintf("--collector.grpc-server.host-port=127.0.0.1:%d", port(t)),
-		fmt.Sprintf("--admin.http.host-port=127.0.0.1:%d", admin), "--log-level=warn")
-	require.NoError(t, jaeger.WaitHTTP(withPatience(t), fmt.Sprintf("http://127.0.0.1:%d/", admin)))
-
+	jaeger := startJaeger(t)
 	m := newMachine(t, fakenvml.Current, "l40s")
 	store := victoriaMetrics(t)
 	c := collect(t, "node.yaml", append(m.environment, "OTELCOL_GPU_COLLECTION_INTERVAL=500ms",
-		"OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+store.URL+"/api/v1/write", "OTELCOL_GPU_TRACES_ENDPOINT=127.0.0.1:"+strconv.Itoa(grpc)))
+		"OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+store.URL+"/api/v1/write", "OTELCOL_GPU_TRACES_ENDPOINT="+jaeger.otlp))
 
 	traces := ptrace.NewTraces()
 	rs := traces.ResourceSpans().AppendEmpty()
@@ -52,22 +41,8 @@ func TestSpansArriveInJaegerBesideTheMetrics(t *testing.T) {
 	require.Equal(t, http.StatusOK, response.StatusCode)
 
 	require.Eventually(t, func() bool {
-		request, err := http.NewRequestWithContext(context.Background(), http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/api/traces/%s", query, id), nil)
-		require.NoError(t, err)
-		response, err := http.DefaultClient.Do(request)
-		if err != nil {
-			return false
-		}
-		defer response.Body.Close()
-		var answer struct {
-			Data []struct {
-				Spans []struct{ OperationName string }
-			}
-		}
-		if json.NewDecoder(response.Body).Decode(&answer) != nil || len(answer.Data) != 1 || len(answer.Data[0].Spans) != 1 {
-			return false
-		}
-		return answer.Data[0].Spans[0].OperationName == "colourise"
+		found := jaeger.traces("/api/traces/" + id.String())
+		return len(found) == 1 && len(found[0].Spans) == 1 && found[0].Spans[0].OperationName == "colourise"
 	}, patience, 100*time.Millisecond, "the span does not arrive in Jaeger")
 	eventually(t, store, `hw_gpu_up{hw_name="gpu0"} == 1`, atLeast(1))
 }

@@ -106,8 +106,8 @@ func (p *Prompt) start(at time.Time) {
 func (p *Prompt) take(m *protocol.Message, now time.Time) {
 	p.seen = now
 	at := m.At
-	if at.IsZero() || at.After(now) {
-		at = now
+	if at.IsZero() || at.After(now) || at.Before(p.Received.Add(-clockSlack)) {
+		at = now // no time, or that of a server whose clock is another
 	}
 	switch m.Kind {
 	case protocol.ExecutionStart:
@@ -149,6 +149,10 @@ func (p *Prompt) take(m *protocol.Message, now time.Time) {
 		p.end(Interrupted, at)
 	}
 }
+
+// clockSlack is how far the server's clock may be behind the receiver's before its
+// times are left out.
+const clockSlack = time.Second
 
 func (p *Prompt) takeStates(m *protocol.Message, now time.Time) {
 	p.states = true

@@ -1,0 +1,189 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyreplay"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/figure"
+	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
+)
+
+// goldenSpan is a span of the receiver's golden files, which unit tests keep.
+type goldenSpan struct {
+	Name       string         `yaml:"name"`
+	Parent     string         `yaml:"parent"`
+	Status     string         `yaml:"status"`
+	Attributes map[string]any `yaml:"attributes"`
+	Events     []struct {
+		Name string `yaml:"name"`
+	} `yaml:"events"`
+}
+
+// TestRecordingsThroughTheProxyIntoJaeger plays every recording of a real ComfyUI
+// through the built collector: clients and server get every byte, and Jaeger
+// exactly the golden spans.
+func TestRecordingsThroughTheProxyIntoJaeger(t *testing.T) {
+	j := startJaeger(t)
+	for _, r := range comfyreplay.All(t) {
+		t.Run(r.Name, func(t *testing.T) {
+			var golden [][]goldenSpan
+			raw, err := os.ReadFile(filepath.Join(root, "receiver", "comfyuireceiver", "testdata", "golden", r.Name+".yaml"))
+			require.NoError(t, err)
+			require.NoError(t, yaml.Unmarshal(raw, &golden))
+
+			m := newMachine(t, fakenvml.Current, "l40s")
+			server := comfyreplay.Serve(t, &r, 2, false)
+			proxy := "127.0.0.1:" + strconv.Itoa(port(t))
+			at, err := url.Parse(server.URL)
+			require.NoError(t, err)
+			// The process that listens on the server's port is this test.
+			m.cards[0].SetProcesses(fakenvml.Process{PID: os.Getpid(), Memory: 1 << 30})
+			service := "recording-" + r.Name
+			collect(t, "comfyui.yaml", append(m.environment, "OTELCOL_GPU_COMFYUI="+at.String(), "OTELCOL_GPU_COMFYUI_PROXY="+proxy,
+				"OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(), "OTELCOL_GPU_TRACES_ENDPOINT="+j.otlp, "OTELCOL_GPU_COLLECTION_INTERVAL=1h"),
+				"--config=yaml:receivers::comfyui::poll_interval: 100ms",
+				"--config=yaml:processors: {resource/recording: {attributes: [{key: service.name, value: "+service+", action: upsert}]}, batch/traces: {timeout: 100ms}}",
+				"--config=yaml:service::pipelines::traces::processors: [resource/recording, batch/traces]")
+			require.Eventually(t, server.Watched, patience, 1e7)
+			require.NoError(t, comfyreplay.Drive(context.Background(), &r, "http://"+proxy, 2, false))
+			require.NoError(t, server.Done())
+
+			var found []jaegerTrace
+			require.Eventually(t, func() bool {
+				found = j.traces("/api/traces?limit=100&lookback=1h&service=" + service)
+				return len(found) >= len(golden)
+			}, patience, 1e8, "%d traces arrived", len(found))
+			require.Len(t, found, len(golden))
+			spans := 0
+			for _, trace := range found {
+				spans += len(trace.Spans)
+			}
+			assert.Equal(t, describeGolden(golden), describeFound(found))
+			figure.Print("comfyui."+r.Name+".spans", float64(spans), "spans")
+		})
+	}
+}
+
+// describeGolden puts the golden spans into lines that both sides can make.
+func describeGolden(golden [][]goldenSpan) (lines []string) {
+	for _, trace := range golden {
+		for _, s := range trace {
+			lines = append(lines, line(s.Name, s.Parent, s.Status, len(s.Events), s.Attributes))
+		}
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+func line(name, parent, status string, events int, attributes map[string]any) string {
+	var all []string
+	for k, v := range attributes {
+		all = append(all, fmt.Sprint(k, "=", v))
+	}
+	slices.Sort(all)
+	return fmt.Sprint(name, " < ", parent, " ", status, " ", events, " ", strings.Join(all, " "))
+}
+
+func describeFound(found []jaegerTrace) (lines []string) {
+	label := func(s *jaegerSpan) string {
+		if id := s.tag("comfyui.node.id"); id != nil {
+			return fmt.Sprint(s.OperationName, " #", id)
+		}
+		return s.OperationName
+	}
+	for _, trace := range found {
+		byID := map[string]string{}
+		for i := range trace.Spans {
+			byID[trace.Spans[i].SpanID] = label(&trace.Spans[i])
+		}
+		for i := range trace.Spans {
+			s := &trace.Spans[i]
+			parent, status := "", ""
+			for _, r := range s.References {
+				parent = byID[r.SpanID]
+			}
+			attributes := map[string]any{}
+			for _, tag := range s.Tags {
+				switch tag.Key {
+				case "otel.status_code":
+					status = map[any]string{"OK": "Ok", "ERROR": "Error"}[tag.Value]
+				case "hw.id", "gpu.simulated": // there as soon as the card is found
+				case "span.kind", "otel.status_description", "error", "internal.span.format", "otel.scope.name", "otel.scope.version", "w3c.tracestate":
+				default:
+					v := tag.Value
+					if text, ok := v.(string); ok && strings.HasPrefix(text, "[") { // lists come as JSON
+						var list []any
+						if yaml.Unmarshal([]byte(text), &list) == nil {
+							v = list
+						}
+					}
+					attributes[tag.Key] = v
+				}
+			}
+			lines = append(lines, line(label(s), parent, status, len(s.Logs), attributes))
+		}
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+// TestPromptsAreTracedWithTheirCardAndCounted looks at one prompt as an operator
+// does: its card on the spans, its metrics in the store, its failure in the log.
+func TestPromptsAreTracedWithTheirCardAndCounted(t *testing.T) {
+	j := startJaeger(t)
+	store := victoriaMetrics(t)
+	var failing comfyreplay.Recording
+	for _, r := range comfyreplay.All(t) {
+		if strings.HasPrefix(r.Name, "04") {
+			failing = r
+		}
+	}
+	m := newMachine(t, fakenvml.Current, "l40s", "h100")
+	m.cards[1].SetProcesses(fakenvml.Process{PID: os.Getpid(), Memory: 1 << 30})
+	server := comfyreplay.Serve(t, &failing, 1, false)
+	proxy := "127.0.0.1:" + strconv.Itoa(port(t))
+	c := collect(t, "comfyui.yaml", append(m.environment, "OTELCOL_GPU_COMFYUI="+server.URL, "OTELCOL_GPU_COMFYUI_PROXY="+proxy, "OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(),
+		"OTELCOL_GPU_TRACES_ENDPOINT="+j.otlp, "OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+store.URL+"/api/v1/write", "OTELCOL_GPU_COLLECTION_INTERVAL=500ms"))
+	card := eventually(t, store, `hw_gpu_up{hw_name="gpu1"}`, atLeast(1))[0].Labels["hw_id"]
+	eventually(t, store, `comfyui_device_memory_limit_bytes{hw_id="`+card+`"}`, atLeast(1)) // the card is found
+	require.Eventually(t, server.Watched, patience, 1e7)
+	require.NoError(t, comfyreplay.Drive(context.Background(), &failing, "http://"+proxy, 1, false))
+	require.NoError(t, server.Done())
+	eventually(t, store, `comfyui_prompts_total{comfyui_prompt_outcome="error",error_type="out_of_memory",comfyui_task_class="buildings",comfyui_model="ddcolor_paper.pth"} == 1`, atLeast(1))
+	eventually(t, store, `comfyui_execution_duration_seconds_count{comfyui_task_class="buildings"} == 1`, atLeast(1))
+	eventually(t, store, `comfyui_node_duration_seconds_sum{comfyui_node_class="DDColor_Colorize"} > 2`, atLeast(1))
+	eventually(t, store, `comfyui_up == 1`, atLeast(1))
+	eventually(t, store, `comfyui_proxy_io_bytes_total{kind="text"} > 1000`, atLeast(1))
+	require.Eventually(t, func() bool {
+		return logLines(t, c.Process, "prompt error: out_of_memory in DDColor_Colorize: CUDA out of memory") == 1
+	}, patience, 1e8)
+	require.Eventually(t, func() bool {
+		for _, trace := range j.traces("/api/traces?limit=10&lookback=1h&service=comfyui") {
+			for i := range trace.Spans {
+				if trace.Spans[i].OperationName == "comfyui.node DDColor_Colorize" {
+					return trace.Spans[i].tag("hw.id") == card && trace.Spans[i].tag("gpu.simulated") == true
+				}
+			}
+		}
+		return false
+	}, patience, 1e8, "the node's span names its card")
+	unmarked, err := store.Query(context.Background(), `count by (__name__) ({__name__=~"comfyui_prompts.*|comfyui_node.*",gpu_simulated!="true"})`)
+	require.NoError(t, err)
+	assert.Empty(t, unmarked)
+	for _, name := range []string{"comfyui_up", "comfyui_queue_length", "comfyui_proxy_sockets"} {
+		series := eventually(t, store, name, atLeast(1))
+		assert.False(t, strings.HasSuffix(series[0].Labels["__name__"], "_ratio"))
+	}
+}

@@ -1,0 +1,85 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// jaeger is a running Jaeger.
+type jaeger struct {
+	query string // its HTTP API
+	otlp  string // where it takes spans, over gRPC
+}
+
+func startJaeger(t testing.TB) *jaeger {
+	t.Helper()
+	query, grpc, admin := port(t), port(t), port(t)
+	p := start(t, "jaeger", tool(t, "jaeger"), []string{"COLLECTOR_OTLP_ENABLED=true"},
+		fmt.Sprintf("--query.http-server.host-port=127.0.0.1:%d", query), fmt.Sprintf("--query.grpc-server.host-port=127.0.0.1:%d", port(t)),
+		fmt.Sprintf("--collector.otlp.grpc.host-port=127.0.0.1:%d", grpc), fmt.Sprintf("--collector.otlp.http.host-port=127.0.0.1:%d", port(t)),
+		fmt.Sprintf("--collector.http-server.host-port=127.0.0.1:%d", port(t)), fmt.Sprintf("--collector.grpc-server.host-port=127.0.0.1:%d", port(t)),
+		fmt.Sprintf("--admin.http.host-port=127.0.0.1:%d", admin), "--log-level=warn")
+	require.NoError(t, p.WaitHTTP(withPatience(t), fmt.Sprintf("http://127.0.0.1:%d/", admin)))
+	return &jaeger{query: fmt.Sprintf("http://127.0.0.1:%d", query), otlp: "127.0.0.1:" + strconv.Itoa(grpc)}
+}
+
+// jaegerTrace is a trace as Jaeger's API gives it.
+type jaegerTrace struct {
+	TraceID string       `json:"traceID"`
+	Spans   []jaegerSpan `json:"spans"`
+}
+
+type jaegerSpan struct {
+	SpanID        string `json:"spanID"`
+	OperationName string `json:"operationName"`
+	StartTime     int64  `json:"startTime"`
+	Duration      int64  `json:"duration"`
+	References    []struct {
+		SpanID string `json:"spanID"`
+	} `json:"references"`
+	Tags []struct {
+		Key   string `json:"key"`
+		Value any    `json:"value"`
+	} `json:"tags"`
+	Logs []struct {
+		Fields []struct {
+			Key   string `json:"key"`
+			Value any    `json:"value"`
+		} `json:"fields"`
+	} `json:"logs"`
+}
+
+func (s *jaegerSpan) tag(key string) any {
+	for _, tag := range s.Tags {
+		if tag.Key == key {
+			return tag.Value
+		}
+	}
+	return nil
+}
+
+// traces asks Jaeger's API; what cannot be had is nothing.
+func (j *jaeger) traces(path string) []jaegerTrace {
+	request, err := http.NewRequestWithContext(context.Background(), http.MethodGet, j.query+path, nil)
+	if err != nil {
+		return nil
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return nil
+	}
+	defer response.Body.Close()
+	var answer struct {
+		Data []jaegerTrace `json:"data"`
+	}
+	if json.NewDecoder(response.Body).Decode(&answer) != nil {
+		return nil
+	}
+	return answer.Data
+}
