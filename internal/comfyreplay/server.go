@@ -221,9 +221,12 @@ func (s *Server) send(p *peer, kind websocket.MessageType, b []byte) error {
 func (s *Server) play(ctx context.Context) error {
 	var waiting []*asked
 	var labels []string
-	begin := time.Now()
+	var begin time.Time // when the first client came
 	for i := range s.recording.Lines {
 		l := &s.recording.Lines[i]
+		if i == 1 {
+			begin = time.Now().Add(-time.Duration(float64(s.recording.at(1)) / s.speed))
+		}
 		if err := s.until(ctx, begin, i, l); err != nil {
 			return err
 		}
