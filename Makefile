@@ -84,6 +84,14 @@ bench: build ## cost of a collection beside a plain loop, memory of the running 
 	@go test ./receiver/nvmlreceiver -run '^TestFigures$$' -figures -v | grep --line-buffered -E '^figure|FAIL|panic'
 	@go test ./e2e -count=1 -run '^TestResidentMemory$$' -figures -v | grep --line-buffered -E '^figure|FAIL|panic'
 
+.PHONY: bench-proxy
+bench-proxy: ## what the ComfyUI proxy adds: latency, throughput of previews, text frames, open sockets
+	@go test -count=1 -timeout 10m -run '^TestProxyFigures$$' -v ./receiver/comfyuireceiver -figures | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
+
+.PHONY: e2e-comfyui
+e2e-comfyui: build servers ## every recording of a real ComfyUI through the built collector into Jaeger; prints figures
+	@go test -count=1 -timeout 20m -run '^TestRecordings|^TestPromptsAre' -v ./e2e | grep --line-buffered -E '^figure|--- (FAIL|PASS): Test[A-Za-z]* |FAIL|panic|_test.go'
+
 .PHONY: bench-peaks
 bench-peaks: ## spikes between collections and busy time, beside a plain reader; prints figures
 	@go test ./receiver/nvmlreceiver -count=1 -run '^TestPeakFigures$$' -figures -v | grep --line-buffered -E '^figure|FAIL|panic'

@@ -159,7 +159,6 @@ func (s *service) passing(ctx context.Context) (*http.Transport, error) {
 	}
 	t := &http.Transport{
 		TLSClientConfig: tls, DisableCompression: true, MaxIdleConnsPerHost: 64, IdleConnTimeout: 90 * time.Second,
-		ReadBufferSize: bufferSize, WriteBufferSize: bufferSize,
 		DialContext: (&net.Dialer{Timeout: askTimeout, KeepAlive: 30 * time.Second}).DialContext,
 	}
 	if up.ProxyURL != "" {

@@ -32,7 +32,7 @@ type socket struct {
 }
 
 // bufferSize is how much is read from a socket at a time.
-const bufferSize = 32 << 10
+const bufferSize = 16 << 10
 
 // serveSocket passes a WebSocket on.
 func (p *proxy) serveSocket(w http.ResponseWriter, r *http.Request) {
@@ -191,19 +191,47 @@ func (s *socket) passDown(h *frames.Header) error {
 		return nil
 	}
 	s.sendDown(h.Raw())
-	left := int64(h.Length)
+	return s.copyDown(int64(h.Length))
+}
+
+// copyDown passes a payload on that nobody reads: what is buffered, then large
+// pieces straight from the server.
+func (s *socket) copyDown(left int64) error {
+	var large *[]byte
+	defer func() {
+		if large != nil {
+			largeBuffers.Put(large)
+		}
+	}()
 	for left > 0 {
-		n := min(left, bufferSize)
-		chunk, err := s.fromUp.Peek(int(min(n, int64(max(s.fromUp.Buffered(), 1)))))
+		if buffered := int64(s.fromUp.Buffered()); buffered > 0 || left < bufferSize {
+			chunk, err := s.fromUp.Peek(int(min(left, max(buffered, 1))))
+			if err != nil {
+				return err
+			}
+			s.sendDown(chunk)
+			_, _ = s.fromUp.Discard(len(chunk))
+			left -= int64(len(chunk))
+			continue
+		}
+		if large == nil {
+			large = largeBuffers.Get().(*[]byte)
+		}
+		n, err := s.server.Read((*large)[:min(left, int64(len(*large)))])
+		s.sendDown((*large)[:n])
+		left -= int64(n)
 		if err != nil {
 			return err
 		}
-		s.sendDown(chunk)
-		_, _ = s.fromUp.Discard(len(chunk))
-		left -= int64(len(chunk))
 	}
 	return nil
 }
+
+// largeBuffers are for previews and other large frames, while they pass.
+var largeBuffers = sync.Pool{New: func() any {
+	b := make([]byte, 256<<10)
+	return &b
+}}
 
 // sendDown writes to the client, and reports whether it is there. One that cannot
 // be written to has left.
