@@ -83,8 +83,8 @@ func Serve(t testing.TB, r *Recording, speed float64, compress bool) *Server {
 		for _, p := range all {
 			_ = p.conn.CloseNow()
 		}
-		s.Server.CloseClientConnections()
-		s.Server.Close()
+		s.CloseClientConnections()
+		s.Close()
 	})
 	return s
 }
@@ -145,7 +145,7 @@ func (s *Server) own(w http.ResponseWriter, r *http.Request) {
 	id, isHistory := strings.CutPrefix(path, "/history/")
 	switch {
 	case path == "/queue":
-		running := []json.RawMessage{}
+		running := make([]json.RawMessage, 0, len(s.accepted))
 		for _, p := range s.accepted {
 			running = append(running, p)
 		}

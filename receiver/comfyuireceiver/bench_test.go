@@ -27,11 +27,11 @@ func TestProxyFigures(t *testing.T) {
 		t.Skip("asked for with -figures (make bench-proxy)")
 	}
 	s := newRawServer(t)
-	s.posts = func(w http.ResponseWriter, r *http.Request) {
+	s.posts = func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, `{"exec_info": {"queue_remaining": 0}}`)
 	}
 	direct := newRawServer(t)
-	direct.Server.Config.Handler = http.HandlerFunc(s.posts)
+	direct.Config.Handler = s.posts
 	r := newRig(t, s.URL, nil)
 	latency(t, direct.URL, r.base)
 	throughput(t, r, s)

@@ -11,6 +11,8 @@ import (
 	"go.opentelemetry.io/collector/config/confighttp"
 	"go.opentelemetry.io/collector/config/confignet"
 	"go.opentelemetry.io/collector/confmap"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/configkeys"
 )
 
 // The modes of the receiver.
@@ -116,8 +118,23 @@ func createDefaultConfig() component.Config {
 	}
 }
 
-// Unmarshal keeps the proxy's own defaults where the configuration names none.
+// Unmarshal refuses keys that are not known, naming the nearest that is.
 func (c *Config) Unmarshal(conf *confmap.Conf) error {
+	known := confmap.New()
+	if err := known.Marshal(c); err != nil {
+		return err
+	}
+	all := known.ToStringMap()
+	for _, key := range []string{"storage", "sizing", "task_classes"} { // not in the default configuration
+		if _, ok := all[key]; !ok {
+			all[key] = nil
+		}
+	}
+	// confighttp takes unknown keys silently, since it may stand among others.
+	all["proxy"], all["upstream"] = configkeys.Of(c.Proxy), configkeys.Of(c.Upstream)
+	if err := configkeys.Unknown("", conf.ToStringMap(), all); err != nil {
+		return err
+	}
 	return conf.Unmarshal(c)
 }
 

@@ -14,6 +14,7 @@ import (
 	"go.opentelemetry.io/collector/receiver/receivertest"
 
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/metadata"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
 )
 
 // rig is one receiver in front of a server.
@@ -121,4 +122,8 @@ func spansOf(t testing.TB, td ptrace.Traces) (all []span) {
 	}
 	require.Equal(t, 1, roots, "one root")
 	return all
+}
+
+func parseForTest(body string) (protocol.Submission, error) {
+	return protocol.ParseSubmission([]byte(body))
 }

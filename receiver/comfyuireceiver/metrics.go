@@ -310,7 +310,7 @@ func (c *collection) attributes(to pcommon.Map, from attribute.Set) {
 		case attribute.INT64:
 			to.PutInt(string(kv.Key), kv.Value.AsInt64())
 		default:
-			to.PutStr(string(kv.Key), kv.Value.Emit())
+			to.PutStr(string(kv.Key), kv.Value.String())
 		}
 	}
 	c.mark(to)

@@ -3,6 +3,7 @@ package comfyuireceiver
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"strconv"
 	"time"
@@ -107,7 +108,7 @@ func (p *poller) look(ctx context.Context) error {
 		switch {
 		case err == nil:
 			p.tracker.Settled(p.now(), &finished)
-		case errorIsMissing(err):
+		case errors.Is(err, errNotInHistory):
 			p.tracker.Gone(p.now(), id, away)
 		default:
 			return err
@@ -177,8 +178,6 @@ func (p *poller) history(ctx context.Context) error {
 
 // mostTold bounds what is remembered; the server keeps 10,000 prompts itself.
 const mostTold = 20000
-
-func errorIsMissing(err error) bool { return err == errNotInHistory }
 
 func failed(p *prompt.Prompt) bool {
 	return p.Outcome == prompt.Error || p.Outcome == prompt.Lost || p.Outcome == prompt.Rejected

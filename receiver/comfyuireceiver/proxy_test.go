@@ -225,7 +225,7 @@ func TestServerThatIsAwayIsSaidInItsOwnForm(t *testing.T) {
 // accepting is a server that takes every prompt and does nothing.
 func accepting(t *testing.T) *tap {
 	n := 0
-	return newTap(t, func(w http.ResponseWriter, r *http.Request) {
+	return newTap(t, func(w http.ResponseWriter, _ *http.Request) {
 		n++
 		w.Header().Set("Content-Type", "application/json; charset=utf-8")
 		_, _ = fmt.Fprintf(w, `{"prompt_id": "p%d", "number": %d, "node_errors": {}}`, n, n)
@@ -238,7 +238,7 @@ func TestTraceContextComesInAndGoesOut(t *testing.T) {
 	const header = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 	const extra = "00-11111111111111111111111111111111-2222222222222222-00"
 	post := func(body, traceparent string) string {
-		request, err := http.NewRequestWithContext(context.Background(), "POST", r.base+"/prompt", strings.NewReader(body))
+		request, err := http.NewRequestWithContext(context.Background(), http.MethodPost, r.base+"/prompt", strings.NewReader(body))
 		require.NoError(t, err)
 		if traceparent != "" {
 			request.Header.Set("Traceparent", traceparent)

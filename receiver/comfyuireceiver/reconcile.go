@@ -121,7 +121,7 @@ func (s *service) listenOnce(ctx context.Context) (connected bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	defer conn.CloseNow()
+	defer func() { _ = conn.CloseNow() }()
 	conn.SetReadLimit(int64(s.cfg.Limits.FrameBytes))
 	remaining := 0
 	for {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"flag"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,7 +23,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 // posts counts the prompts that a recording's clients sent, accepted or not.
 func posts(r *comfyreplay.Recording) (n int) {
 	for i := range r.Lines {
-		if l := &r.Lines[i]; l.Kind == "request" && l.Method == "POST" && (l.Path == "/prompt" || l.Path == "/api/prompt") {
+		if l := &r.Lines[i]; l.Kind == "request" && l.Method == http.MethodPost && (l.Path == "/prompt" || l.Path == "/api/prompt") {
 			n++
 		}
 	}

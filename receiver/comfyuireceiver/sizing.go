@@ -70,9 +70,6 @@ type sizing struct {
 // side is the longer side in pixels.
 func (s *sizing) side() float64 { return max(s.width, s.height) }
 
-// pixels are those of all pictures together.
-func (s *sizing) pixels() float64 { return s.width * s.height * max(s.batch, 1) }
-
 // sizer reads sizes from workflows.
 type sizer struct {
 	rules   []SizingRule

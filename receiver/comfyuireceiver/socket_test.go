@@ -80,7 +80,7 @@ func rawClient(t *testing.T, r *rig, query string) (net.Conn, *bufio.Reader) {
 func TestFramesPassByteForByteInBothDirections(t *testing.T) {
 	s := newRawServer(t)
 	r := newRig(t, s.URL, nil)
-	client, fromProxy := rawClient(t, r, "clientId=a")
+	_, fromProxy := rawClient(t, r, "clientId=a")
 	server := <-s.conns
 	noise := make([]byte, 1<<20)
 	_, _ = rand.Read(noise)
@@ -100,7 +100,7 @@ func TestFramesPassByteForByteInBothDirections(t *testing.T) {
 	require.NoError(t, err)
 	assert.True(t, bytes.Equal(down, got), "server to client")
 
-	client, _ = rawClient(t, r, "clientId=b")
+	client, _ := rawClient(t, r, "clientId=b")
 	server = <-s.conns
 	up := []byte{
 		0x81, 0x82, 1, 2, 3, 4, 'a' ^ 1, 'b' ^ 2, // masked text

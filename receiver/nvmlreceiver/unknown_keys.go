@@ -1,15 +1,12 @@
 package nvmlreceiver
 
 import (
-	"errors"
-	"fmt"
-	"maps"
-	"slices"
 	"strconv"
 	"strings"
 
-	"github.com/agnivade/levenshtein"
 	"go.opentelemetry.io/collector/confmap"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/configkeys"
 )
 
 // Unmarshal refuses keys that are not known, naming the nearest that is.
@@ -18,7 +15,7 @@ func (c *Config) Unmarshal(conf *confmap.Conf) error {
 	if err := known.Marshal(c); err != nil {
 		return err
 	}
-	if err := unknownKeys("", conf.ToStringMap(), known.ToStringMap()); err != nil {
+	if err := configkeys.Unknown("", conf.ToStringMap(), known.ToStringMap()); err != nil {
 		return err
 	}
 	if err := indicesAsText(conf); err != nil {
@@ -47,39 +44,4 @@ func indicesAsText(conf *confmap.Conf) error {
 		}
 	}
 	return nil
-}
-
-// unknownKeys compares what is given with what is known, level by level.
-func unknownKeys(path string, given, known map[string]any) error {
-	var errs []error
-	for _, key := range slices.Sorted(maps.Keys(given)) {
-		want, ok := known[key]
-		if !ok {
-			errs = append(errs, fmt.Errorf("%s%s: there is no such key%s", path, key, suggestion(key, known)))
-			continue
-		}
-		inner, isMap := given[key].(map[string]any)
-		if wantInner, ok := want.(map[string]any); isMap && ok {
-			errs = append(errs, unknownKeys(path+key+confmap.KeyDelimiter, inner, wantInner))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// suggestion is the nearest known key if it is near, else all of them if they are few.
-func suggestion(key string, known map[string]any) string {
-	best, distance := "", len(key)/3+2
-	names := slices.Sorted(maps.Keys(known))
-	for _, name := range names {
-		if d := levenshtein.ComputeDistance(key, name); d < distance {
-			best, distance = name, d
-		}
-	}
-	switch {
-	case best != "":
-		return ": did you mean " + best + "?"
-	case len(names) <= 20:
-		return ": it can be one of " + strings.Join(names, ", ")
-	}
-	return ": see the receiver's documentation for what there is"
 }

@@ -149,7 +149,8 @@ func (r *Reader) Wants(h *Header) bool {
 		r.text, r.compressed = h.Opcode == opText, h.Compressed
 	}
 	// What is compressed with what came before must be read even if it is no text.
-	if !r.text && !(r.compressed && r.deflate != nil && r.deflate.keep) {
+	needed := r.compressed && r.deflate != nil && r.deflate.keep
+	if !r.text && !needed {
 		return false
 	}
 	if uint64(len(r.buffer))+h.Length > uint64(r.limit) {
