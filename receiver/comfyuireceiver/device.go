@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -72,8 +73,9 @@ func (f *deviceFinder) run(ctx context.Context) {
 	defer f.cards.close()
 	ticker := time.NewTicker(lookEvery)
 	defer ticker.Stop()
+	pid := 0
 	for {
-		if pid := processOn("/proc", f.port); pid != 0 {
+		if pid = processOn("/proc", f.port, pid); pid != 0 {
 			if id, fake, ok := f.cards.of(ctx, pid); ok {
 				f.mu.Lock()
 				f.found, f.fake = id, fake
@@ -88,8 +90,10 @@ func (f *deviceFinder) run(ctx context.Context) {
 	}
 }
 
-// processOn is the process that listens on a TCP port; 0 if none can be told.
-func processOn(root string, port uint64) int {
+// processOn is the process that listens on a TCP port; 0 if none can be told. The
+// one that did before is looked at first: looking at all takes long on large
+// machines.
+func processOn(root string, port uint64, before int) int {
 	fs, err := procfs.NewFS(root)
 	if err != nil {
 		return 0
@@ -111,19 +115,20 @@ func processOn(root string, port uint64) int {
 	if len(inodes) == 0 {
 		return 0
 	}
+	holds := func(p procfs.Proc) bool {
+		targets, err := p.FileDescriptorTargets()
+		return err == nil && slices.ContainsFunc(targets, func(t string) bool { return inodes[t] }) // an error: another user's
+	}
+	if p, err := fs.Proc(before); before != 0 && err == nil && holds(p) {
+		return before
+	}
 	all, err := fs.AllProcs()
 	if err != nil {
 		return 0
 	}
 	for _, p := range all {
-		targets, err := p.FileDescriptorTargets()
-		if err != nil {
-			continue // another user's
-		}
-		for _, target := range targets {
-			if inodes[target] {
-				return p.PID
-			}
+		if holds(p) {
+			return p.PID
 		}
 	}
 	return 0

@@ -19,9 +19,10 @@ func TestProcessThatListensOnAPortIsFound(t *testing.T) {
 		}
 		require.NoError(t, err)
 		port := uint64(listener.Addr().(*net.TCPAddr).Port)
-		assert.Equal(t, os.Getpid(), processOn("/proc", port))
+		assert.Equal(t, os.Getpid(), processOn("/proc", port, 0))
+		assert.Equal(t, os.Getpid(), processOn("/proc", port, os.Getpid()))
 		require.NoError(t, listener.Close())
-		assert.Zero(t, processOn("/proc", port))
+		assert.Zero(t, processOn("/proc", port, os.Getpid()))
 	}
-	assert.Zero(t, processOn(t.TempDir(), 1))
+	assert.Zero(t, processOn(t.TempDir(), 1, 0))
 }

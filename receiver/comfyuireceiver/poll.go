@@ -71,7 +71,7 @@ func (s *service) poll(ctx context.Context) {
 			s.log.Info("ComfyUI can be polled again")
 		}
 		said = err != nil
-		s.store.save(ctx, s.tracker.Known())
+		s.store.save(ctx, s.tracker)
 		select {
 		case <-ctx.Done():
 			return

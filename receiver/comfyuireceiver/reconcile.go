@@ -31,7 +31,7 @@ func (s *service) reconcileLoop(ctx context.Context) {
 			s.proxy.sockets.sweep(s.tracker.OpenOf)
 			_, kept := s.proxy.sockets.counts()
 			s.telemetry.ReceiverComfyuiSocketsKept.Record(ctx, int64(kept))
-			s.store.save(ctx, s.tracker.Known())
+			s.store.save(ctx, s.tracker)
 			continue
 		case <-s.poke:
 		case <-ticker.C:

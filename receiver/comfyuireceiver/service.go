@@ -227,7 +227,7 @@ func (s *service) stop(ctx context.Context) (err error) {
 		s.tracker.Shutdown(s.now())
 		close(s.ended)
 		s.out.Wait()
-		s.store.save(ctx, s.tracker.Known())
+		s.store.save(ctx, s.tracker)
 	}
 	if s.store != nil {
 		err = errors.Join(err, s.store.close(ctx))
@@ -256,7 +256,6 @@ func (s *service) take(p *prompt.Prompt) {
 	default:
 		s.dropped("traces")
 	}
-	s.store.changed()
 }
 
 // emit hands traces and log records on. What comes next may be slow: prompts wait

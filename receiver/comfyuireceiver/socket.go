@@ -108,7 +108,7 @@ func (s *socket) up(from *bufio.Reader) {
 				s.clientLeft(nil)
 				return
 			}
-			if s.proxy.tracker.OpenOf(s.clientID) == 0 {
+			if !s.hasPrompts() {
 				_ = s.sendUp(h.Raw(), payload) // the server answers, and closes
 				s.proxy.addBytes(up, binaryOrText(&h), len(h.Raw())+len(payload))
 				_, _ = io.Copy(io.Discard, from)
@@ -263,9 +263,15 @@ func (s *socket) clientLeft(closePayload []byte) {
 		}
 		_ = client.Close()
 	}
-	if s.proxy.tracker.OpenOf(s.clientID) == 0 || !s.proxy.sockets.keep(s) {
+	if !s.hasPrompts() || !s.proxy.sockets.keep(s) {
 		s.leaveServer()
 	}
+}
+
+// hasPrompts reports whether the server has more to say to this client: it says
+// nothing of a prompt to a client without an id.
+func (s *socket) hasPrompts() bool {
+	return s.clientID != "" && s.proxy.tracker.OpenOf(s.clientID) > 0
 }
 
 // answerClose answers a client's close frame, after the frame that is under way.

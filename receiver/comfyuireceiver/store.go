@@ -19,8 +19,7 @@ type store struct {
 	client storage.Client
 
 	mu    sync.Mutex
-	dirty bool
-	last  string
+	saved uint64 // the version of the open prompts that is kept
 }
 
 const (
@@ -47,27 +46,20 @@ func openStore(ctx context.Context, host component.Host, id *component.ID, owner
 	return &store{client: client}, nil
 }
 
-func (s *store) changed() {
-	s.mu.Lock()
-	s.dirty = true
-	s.mu.Unlock()
-}
-
 // save keeps the open prompts if they are others than before.
-func (s *store) save(ctx context.Context, open []prompt.Kept) {
+func (s *store) save(ctx context.Context, t *prompt.Tracker) {
 	if s.client == nil {
 		return
 	}
-	raw, err := json.Marshal(open)
-	if err != nil {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	version := t.Version()
+	if version == s.saved {
 		return
 	}
-	s.mu.Lock()
-	same := s.last == string(raw) && !s.dirty
-	s.last, s.dirty = string(raw), false
-	s.mu.Unlock()
-	if !same {
-		_ = s.client.Set(ctx, openKey, raw) // the next change tries again
+	raw, err := json.Marshal(t.Known())
+	if err == nil && s.client.Set(ctx, openKey, raw) == nil {
+		s.saved = version // else the next look tries again
 	}
 }
 

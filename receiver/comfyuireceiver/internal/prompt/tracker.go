@@ -2,6 +2,7 @@ package prompt
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
@@ -24,6 +25,9 @@ type Tracker struct {
 	limits  Limits
 	ended   func(*Prompt)
 	dropped func() // a prompt is not followed, because Open are
+
+	// version changes with the set of open prompts.
+	version atomic.Uint64
 
 	mu       sync.Mutex
 	open     map[string]*Prompt
@@ -87,6 +91,7 @@ func (t *Tracker) Answer(p *Prompt, now time.Time, status int, a protocol.Answer
 	}
 	p.known, p.seen = true, now
 	t.open[p.ID] = p
+	t.version.Add(1)
 	done := t.close(p)
 	t.mu.Unlock()
 	t.hand(done)
@@ -120,6 +125,7 @@ func (t *Tracker) close(p *Prompt) *Prompt {
 	if !p.known || p.Outcome == "" || t.open[p.ID] != p {
 		return nil
 	}
+	t.version.Add(1)
 	if p.next != nil {
 		t.open[p.ID] = p.next
 	} else {
@@ -146,6 +152,7 @@ func (t *Tracker) Recover(now time.Time, id string, s protocol.Submission, recei
 	if !context.IsValid() {
 		context = newContext(parent)
 	}
+	t.version.Add(1)
 	t.open[id] = &Prompt{ID: id, Submission: s, Received: received, Answered: received, Context: context, Parent: parent, Recovered: true, known: true, seen: now}
 }
 
@@ -195,6 +202,9 @@ func (t *Tracker) OpenOf(clientID string) (n int) {
 	}
 	return n
 }
+
+// Version changes whenever a prompt is opened or ends.
+func (t *Tracker) Version() uint64 { return t.version.Load() }
 
 // Known lists all open prompts, for keeping.
 func (t *Tracker) Known() (all []Kept) {
@@ -293,6 +303,7 @@ func (t *Tracker) Shutdown(now time.Time) {
 		delete(t.open, id)
 		t.finished.add(id)
 	}
+	t.version.Add(1)
 	t.mu.Unlock()
 	for _, p := range all {
 		t.hand(p)
