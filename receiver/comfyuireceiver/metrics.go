@@ -95,14 +95,33 @@ func (n *names) of(name string) string {
 	return name
 }
 
-// prompt records a prompt that has ended.
-func (m *meter) prompt(p *prompt.Prompt, z *sizing) {
-	ctx := context.Background()
-	common := []attribute.KeyValue{
-		attribute.String("comfyui.workflow.id", m.workflows.of(p.Submission.Workflow)),
+// common are the attributes that tell prompts apart.
+func (m *meter) common(s *protocol.Submission, z *sizing) []attribute.KeyValue {
+	return []attribute.KeyValue{
+		attribute.String("comfyui.workflow.id", m.workflows.of(s.Workflow)),
 		attribute.String("comfyui.task_class", m.tasks.of(z.taskClass)),
 		attribute.String("comfyui.model", m.models.of(z.model)),
 	}
+}
+
+// accepted gives birth to the counters of a kind of prompt, at 0: one that is born
+// at 1 gives increase() nothing to see.
+func (m *meter) accepted(s *protocol.Submission, z *sizing) {
+	common := m.common(s, z)
+	for _, ended := range [...][]attribute.KeyValue{
+		{attribute.String("comfyui.prompt.outcome", string(prompt.Success))},
+		{attribute.String("comfyui.prompt.outcome", string(prompt.Error)), attribute.String("error.type", outOfMemory)},
+		{attribute.String("comfyui.prompt.outcome", string(prompt.Error)), attribute.String("error.type", other)},
+		{attribute.String("comfyui.prompt.outcome", string(prompt.Lost))},
+	} {
+		m.prompts.Add(context.Background(), 0, metric.WithAttributeSet(attribute.NewSet(append(ended, common...)...)))
+	}
+}
+
+// prompt records a prompt that has ended.
+func (m *meter) prompt(p *prompt.Prompt, z *sizing) {
+	ctx := context.Background()
+	common := m.common(&p.Submission, z)
 	set := attribute.NewSet(common...)
 	ended := []attribute.KeyValue{attribute.String("comfyui.prompt.outcome", string(p.Outcome))}
 	if p.Outcome == prompt.Error {

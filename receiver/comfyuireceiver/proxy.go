@@ -38,6 +38,7 @@ type proxy struct {
 	unparsed   func() // a text frame that cannot be read
 	unfollowed func() // a prompt that cannot be read
 	removed    func() // prompts were taken out of the queue
+	accepted   func(*protocol.Submission)
 	observe    observations
 
 	work sync.WaitGroup
@@ -262,6 +263,9 @@ func (p *proxy) answered(response *http.Response) error {
 	var a protocol.Answer
 	if response.Header.Get("Content-Encoding") == "" {
 		a = protocol.ParseAnswer(body)
+	}
+	if response.StatusCode < 300 {
+		p.accepted(&followed.Submission)
 	}
 	p.tracker.Answer(followed, p.now(), response.StatusCode, a)
 	return nil

@@ -21,6 +21,7 @@ import (
 
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/metadata"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
 )
 
 // service is one comfyui receiver: the traces, the metrics and the logs side of a
@@ -128,6 +129,10 @@ func (s *service) listen(ctx context.Context, host component.Host, running conte
 		log: s.log, now: s.now,
 		unparsed:   func() { s.telemetry.ReceiverComfyuiFramesUnparsed.Add(running, 1) },
 		unfollowed: s.unfollowed, removed: s.lookNow, observe: s.metrics,
+		accepted: func(sub *protocol.Submission) {
+			z := s.spans.sizer.of(sub)
+			s.metrics.accepted(sub, &z)
+		},
 	})
 	server, err := s.cfg.Proxy.ToServer(ctx, host.GetExtensions(), s.settings.TelemetrySettings, asItIs(s.proxy))
 	if err != nil {

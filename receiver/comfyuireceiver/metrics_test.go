@@ -1,0 +1,103 @@
+package comfyuireceiver
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyreplay"
+)
+
+// values are the points of a metric by their attributes: a number's value, a
+// histogram's count.
+func values(m pmetric.Metrics, name string) map[string]float64 {
+	all := map[string]float64{}
+	for _, metric := range m.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().All() {
+		if metric.Name() != name {
+			continue
+		}
+		switch metric.Type() {
+		case pmetric.MetricTypeGauge:
+			for _, p := range metric.Gauge().DataPoints().All() {
+				all[fmt.Sprint(p.Attributes().AsRaw())] = p.DoubleValue()
+			}
+		case pmetric.MetricTypeSum:
+			for _, p := range metric.Sum().DataPoints().All() {
+				all[fmt.Sprint(p.Attributes().AsRaw())] = float64(p.IntValue())
+			}
+		case pmetric.MetricTypeHistogram:
+			for _, p := range metric.Histogram().DataPoints().All() {
+				all[fmt.Sprint(p.Attributes().AsRaw())] = float64(p.Count())
+			}
+		}
+	}
+	return all
+}
+
+func TestMetricsOfTheRushOfRecording21(t *testing.T) {
+	all := comfyreplay.All(t)
+	r := all[len(all)-1]
+	server := comfyreplay.Serve(t, &r, 8, false)
+	rig := newRig(t, server.URL, nil)
+	require.Eventually(t, server.Watched, 10*time.Second, time.Millisecond)
+	require.NoError(t, comfyreplay.Drive(context.Background(), &r, rig.base, 8, false))
+	require.Eventually(t, func() bool { return rig.tracker.OpenCount() == 0 }, 20*time.Second, 5*time.Millisecond)
+	m, err := rig.scrape(context.Background())
+	require.NoError(t, err)
+	kind := "comfyui.model:ddcolor_paper.pth "
+	var succeeded, failed float64
+	for attributes, v := range values(m, "comfyui.prompts") {
+		assert.Contains(t, attributes, kind)
+		if strings.Contains(attributes, "outcome:success") {
+			succeeded += v
+		} else {
+			failed += v
+			assert.Contains(t, attributes, "outcome:")
+		}
+	}
+	assert.InDelta(t, 8, succeeded, 0)
+	assert.InDelta(t, 0, failed, 0, "born at 0")
+	count := func(name string) (n float64) {
+		for _, v := range values(m, name) {
+			n += v
+		}
+		return n
+	}
+	assert.InDelta(t, 8, count("comfyui.execution.duration"), 0)
+	assert.InDelta(t, 8, count("comfyui.queue.duration"), 0)
+	assert.Greater(t, count("comfyui.node.duration"), 8.0)
+	assert.InDelta(t, 1, count("comfyui.up"), 0)
+	assert.Positive(t, count("comfyui.proxy.io"))
+	assert.Positive(t, count("comfyui.proxy.request.duration"))
+	assert.Positive(t, count("comfyui.device.memory.limit"))
+	assert.Contains(t, values(m, "comfyui.queue.length"), "map[state:pending]")
+}
+
+func TestNamesBeyondTheirBoundAreOther(t *testing.T) {
+	folded := map[string]int{}
+	m := newMeter(LimitsConfig{Workflows: 2, Models: 2, NodeClasses: 2, TaskClasses: 2}, func(what string) { folded[what]++ })
+	for i := range 10 {
+		m.workflows.of(fmt.Sprint("w", i))
+	}
+	assert.Equal(t, "w1", m.workflows.of("w1"))
+	assert.Equal(t, other, m.workflows.of("w9"))
+	assert.Empty(t, m.workflows.of(""))
+	assert.Equal(t, 9, folded["workflow"])
+}
+
+func TestServerThatIsDownIsAMetricAndNoError(t *testing.T) {
+	s := newTap(t, func(http.ResponseWriter, *http.Request) {})
+	s.Close()
+	r := newRig(t, s.URL, nil)
+	m, err := r.scrape(context.Background())
+	require.NoError(t, err)
+	assert.Equal(t, map[string]float64{"map[]": 0}, values(m, "comfyui.up"))
+	assert.Empty(t, values(m, "comfyui.queue.length"), "nobody knows")
+}
