@@ -105,12 +105,12 @@ func (d *driver) line(ctx context.Context, begin time.Time, i int) error {
 }
 
 func (d *driver) ask(ctx context.Context, l *Line) answer {
-	request, err := http.NewRequestWithContext(ctx, l.Method, d.base+l.Path, bytes.NewReader(l.body()))
+	request, err := http.NewRequestWithContext(ctx, l.Method, d.base+l.Path, bytes.NewReader(l.Content()))
 	if err != nil {
 		return answer{err: err}
 	}
 	request.Header.Set("X-Recorded", "yes")
-	if l.body() != nil {
+	if l.Content() != nil {
 		request.Header.Set("Content-Type", "application/json")
 	}
 	response, err := http.DefaultClient.Do(request)
@@ -130,8 +130,8 @@ func (a answer) compare(l *Line) error {
 		return fmt.Errorf("the status is %d, not %d: %.200s", a.status, l.Status, a.body)
 	case a.kind != l.ContentType:
 		return fmt.Errorf("the content type is %q, not %q", a.kind, l.ContentType)
-	case !bytes.Equal(a.body, l.body()):
-		return fmt.Errorf("another body came: %.200q, not %.200q", a.body, l.body())
+	case !bytes.Equal(a.body, l.Content()):
+		return fmt.Errorf("another body came: %.200q, not %.200q", a.body, l.Content())
 	}
 	return nil
 }

@@ -87,8 +87,8 @@ func (r *Recording) at(i int) time.Duration {
 	return time.Duration((r.Lines[i].MS - r.Lines[0].MS) * float64(time.Millisecond))
 }
 
-// body is what was in a request or an answer: JSON, or text that was none.
-func (l *Line) body() []byte {
+// Content is what was in a request or an answer: JSON, or text that was none.
+func (l *Line) Content() []byte {
 	if len(l.Body) == 0 || string(l.Body) == "null" {
 		return nil
 	}

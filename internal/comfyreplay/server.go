@@ -129,7 +129,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case l := <-a.answer:
 		w.Header().Set("Content-Type", l.ContentType)
 		w.WriteHeader(l.Status)
-		_, _ = w.Write(l.body())
+		_, _ = w.Write(l.Content())
 	case <-r.Context().Done():
 	case <-time.After(patience):
 		w.WriteHeader(http.StatusGatewayTimeout)
@@ -308,8 +308,8 @@ func same(a *asked, l *Line) error {
 	if a.r.Method != l.Method || path != l.Path {
 		return fmt.Errorf("%s %s was asked, not %s %s", a.r.Method, path, l.Method, l.Path)
 	}
-	if string(a.body) != string(l.body()) {
-		return fmt.Errorf("%s %s came with another body: %.200q, not %.200q", l.Method, l.Path, a.body, l.body())
+	if string(a.body) != string(l.Content()) {
+		return fmt.Errorf("%s %s came with another body: %.200q, not %.200q", l.Method, l.Path, a.body, l.Content())
 	}
 	return nil
 }

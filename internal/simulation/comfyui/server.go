@@ -1,0 +1,470 @@
+package comfyui
+
+import (
+	"container/heap"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+// Server is one ComfyUI. It is an http.Handler; Run executes its prompts.
+type Server struct {
+	work Work
+	wake chan struct{}
+
+	mu        sync.Mutex
+	number    int
+	pending   queue
+	running   *item
+	history   map[string]*entry
+	order     []string
+	sockets   map[string]*socket
+	cache     map[string]bool // signatures of what was executed
+	lastNode  string
+	client    string // of the running prompt
+	interrupt bool
+	saved     int
+}
+
+// item is one prompt in the queue.
+type item struct {
+	number  float64
+	id      string
+	prompt  json.RawMessage
+	extra   map[string]any
+	graph   graph
+	outputs []string
+}
+
+// queue is a heap by number, then by id. /queue shows it as it lies, as the real
+// server does.
+type queue []*item
+
+func (q queue) Len() int { return len(q) }
+
+func (q queue) Less(a, b int) bool {
+	if q[a].number != q[b].number {
+		return q[a].number < q[b].number
+	}
+	return q[a].id < q[b].id
+}
+
+func (q queue) Swap(a, b int) { q[a], q[b] = q[b], q[a] }
+
+// Push is for package heap.
+func (q *queue) Push(i any) { *q = append(*q, i.(*item)) }
+
+// Pop is for package heap.
+func (q *queue) Pop() any {
+	last := (*q)[len(*q)-1]
+	*q = (*q)[:len(*q)-1]
+	return last
+}
+
+// tuple is an item as /queue and /history show it.
+func (i *item) tuple() []any { return []any{i.number, i.id, i.prompt, i.extra, i.outputs} }
+
+func (i *item) client() string {
+	id, _ := i.extra["client_id"].(string)
+	return id
+}
+
+// entry is one prompt of the history.
+type entry struct {
+	item     *item
+	outputs  map[string]any
+	meta     map[string]any
+	status   string
+	complete bool
+	messages []any
+}
+
+func (e *entry) json() map[string]any {
+	return map[string]any{
+		"prompt": e.item.tuple(), "outputs": e.outputs, "meta": e.meta,
+		"status": map[string]any{"status_str": e.status, "completed": e.complete, "messages": e.messages},
+	}
+}
+
+// mostHistory is how many prompts the history keeps, as the server does.
+const mostHistory = 10000
+
+// NewServer makes a server whose nodes do their work on a Work.
+func NewServer(work Work) *Server {
+	return &Server{work: work, wake: make(chan struct{}, 1), history: map[string]*entry{}, sockets: map[string]*socket{}, cache: map[string]bool{}}
+}
+
+// socket is one client's WebSocket. Frames wait in a queue, so that a slow client
+// does not hold the others up; one that is too slow is cut off.
+type socket struct {
+	conn  *websocket.Conn
+	out   chan frame
+	flags bool // supports_preview_metadata
+}
+
+type frame struct {
+	kind websocket.MessageType
+	data []byte
+}
+
+// ServeHTTP answers the API, with and without the prefix /api.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	path := r.URL.Path
+	if rest, ok := strings.CutPrefix(path, "/api/"); ok {
+		path = "/" + rest
+	}
+	switch id, _ := strings.CutPrefix(path, "/history/"); {
+	case path == "/ws":
+		s.serveSocket(w, r)
+	case path == "/prompt" && r.Method == http.MethodPost:
+		s.submit(w, r)
+	case path == "/prompt":
+		answer(w, http.StatusOK, map[string]any{"exec_info": map[string]any{"queue_remaining": s.remaining()}})
+	case path == "/queue" && r.Method == http.MethodPost:
+		s.remove(w, r)
+	case path == "/queue":
+		s.showQueue(w)
+	case path == "/interrupt":
+		s.stop(w, r)
+	case path == "/history" && r.Method == http.MethodPost:
+		s.forget(w, r)
+	case path == "/history":
+		s.showHistory(w, r.URL.Query().Get("max_items"))
+	case strings.HasPrefix(path, "/history/"):
+		s.showOne(w, id)
+	case path == "/free":
+		s.work.Free()
+		empty(w)
+	case path == "/system_stats":
+		s.stats(w)
+	case path == "/features":
+		answer(w, http.StatusOK, features)
+	case strings.HasPrefix(path, "/object_info"):
+		s.objectInfo(w, strings.TrimPrefix(strings.TrimPrefix(path, "/object_info"), "/"))
+	case path == "/view":
+		w.Header().Set("Content-Type", "image/png")
+		_, _ = w.Write(picture)
+	case path == "/upload/image" && r.Method == http.MethodPost:
+		_, _ = io.Copy(io.Discard, r.Body)
+		answer(w, http.StatusOK, map[string]any{"name": "people.png", "subfolder": "", "type": "input"})
+	default:
+		plain(w, http.StatusNotFound, "404: Not Found")
+	}
+}
+
+var features = map[string]any{"supports_preview_metadata": true, "max_upload_size": 104857600}
+
+func answer(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v)
+}
+
+func empty(w http.ResponseWriter) {
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.WriteHeader(http.StatusOK)
+}
+
+func plain(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, text)
+}
+
+// submit takes a prompt into the queue, or refuses it.
+func (s *Server) submit(w http.ResponseWriter, r *http.Request) {
+	var body struct {
+		Prompt   json.RawMessage `json:"prompt"`
+		ClientID *string         `json:"client_id"`
+		PromptID string          `json:"prompt_id"`
+		Extra    map[string]any  `json:"extra_data"`
+		Front    bool            `json:"front"`
+		Number   *float64        `json:"number"`
+	}
+	if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
+		plain(w, http.StatusInternalServerError, "500 Internal Server Error\n\nServer got itself in trouble")
+		return
+	}
+	if len(body.Prompt) == 0 {
+		answer(w, http.StatusBadRequest, reject("no_prompt", "No prompt provided", "No prompt provided", nil))
+		return
+	}
+	g, err := readGraph(body.Prompt)
+	if err != nil {
+		plain(w, http.StatusInternalServerError, "500 Internal Server Error\n\nServer got itself in trouble")
+		return
+	}
+	s.mu.Lock()
+	number := float64(s.number)
+	if body.Number != nil {
+		number = *body.Number
+	} else {
+		if body.Front {
+			number = -number
+		}
+		s.number++
+	}
+	s.mu.Unlock()
+	outputs, nodes, refused := g.validate()
+	if refused != nil {
+		answer(w, http.StatusBadRequest, refused)
+		return
+	}
+	if body.Extra == nil {
+		body.Extra = map[string]any{}
+	}
+	if body.ClientID != nil {
+		body.Extra["client_id"] = *body.ClientID
+	}
+	if body.PromptID == "" {
+		body.PromptID = newID()
+	}
+	s.put(&item{number: number, id: body.PromptID, prompt: body.Prompt, extra: body.Extra, graph: g, outputs: outputs})
+	answer(w, http.StatusOK, map[string]any{"prompt_id": body.PromptID, "number": number, "node_errors": nodes})
+}
+
+func newID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:])
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
+
+func (s *Server) put(i *item) {
+	s.mu.Lock()
+	heap.Push(&s.pending, i)
+	s.sendStatus()
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (s *Server) remaining() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.left()
+}
+
+// left is the length of the queue; the caller holds the lock.
+func (s *Server) left() int {
+	n := len(s.pending)
+	if s.running != nil {
+		n++
+	}
+	return n
+}
+
+func (s *Server) showQueue(w http.ResponseWriter) {
+	s.mu.Lock()
+	running, pending := []any{}, []any{}
+	if s.running != nil {
+		running = append(running, s.running.tuple())
+	}
+	for _, i := range s.pending {
+		pending = append(pending, i.tuple())
+	}
+	s.mu.Unlock()
+	answer(w, http.StatusOK, map[string]any{"queue_running": running, "queue_pending": pending})
+}
+
+func (s *Server) remove(w http.ResponseWriter, r *http.Request) {
+	var body struct {
+		Clear  bool     `json:"clear"`
+		Delete []string `json:"delete"`
+	}
+	_ = json.NewDecoder(r.Body).Decode(&body)
+	s.mu.Lock()
+	if body.Clear {
+		s.pending = nil
+		s.sendStatus()
+	}
+	for _, id := range body.Delete {
+		before := len(s.pending)
+		s.pending = slices.DeleteFunc(s.pending, func(i *item) bool { return i.id == id })
+		if len(s.pending) < before {
+			heap.Init(&s.pending)
+			s.sendStatus()
+		}
+	}
+	s.mu.Unlock()
+	empty(w)
+}
+
+func (s *Server) stop(w http.ResponseWriter, r *http.Request) {
+	var body struct {
+		ID string `json:"prompt_id"`
+	}
+	_ = json.NewDecoder(r.Body).Decode(&body)
+	s.mu.Lock()
+	if body.ID == "" || s.running != nil && s.running.id == body.ID {
+		s.interrupt = true
+	}
+	s.mu.Unlock()
+	empty(w)
+}
+
+func (s *Server) forget(w http.ResponseWriter, r *http.Request) {
+	var body struct {
+		Clear  bool     `json:"clear"`
+		Delete []string `json:"delete"`
+	}
+	_ = json.NewDecoder(r.Body).Decode(&body)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if body.Clear {
+		s.history, s.order = map[string]*entry{}, nil
+	}
+	for _, id := range body.Delete {
+		delete(s.history, id)
+		s.order = slices.DeleteFunc(s.order, func(o string) bool { return o == id })
+	}
+	empty(w)
+}
+
+func (s *Server) showHistory(w http.ResponseWriter, most string) {
+	s.mu.Lock()
+	ids := s.order
+	if n, err := strconv.Atoi(most); err == nil && n >= 0 && n < len(ids) {
+		ids = ids[len(ids)-n:]
+	}
+	all := map[string]any{}
+	for _, id := range ids {
+		all[id] = s.history[id].json()
+	}
+	s.mu.Unlock()
+	answer(w, http.StatusOK, all)
+}
+
+func (s *Server) showOne(w http.ResponseWriter, id string) {
+	s.mu.Lock()
+	all := map[string]any{}
+	if e := s.history[id]; e != nil {
+		all[id] = e.json()
+	}
+	s.mu.Unlock()
+	answer(w, http.StatusOK, all)
+}
+
+func (s *Server) stats(w http.ResponseWriter) {
+	m := s.work.Memory()
+	answer(w, http.StatusOK, map[string]any{
+		"system": map[string]any{
+			"os": "posix", "ram_total": 25276502016, "ram_free": 24738656256, "comfyui_version": "0.3.64", "required_frontend_version": "1.27.10",
+			"installed_templates_version": nil, "required_templates_version": "0.1.95", "python_version": "3.11.2 (simulated)", "pytorch_version": "2.0.0 (simulated)",
+			"embedded_python": false, "argv": []string{"main.py", "--simulated"},
+		},
+		"devices": []any{map[string]any{
+			"name": "cuda:0 (simulated)", "type": "cuda", "index": 0, "vram_total": m.Total, "vram_free": m.Free, "torch_vram_total": m.TorchTotal, "torch_vram_free": m.TorchFree,
+		}},
+	})
+}
+
+func (s *Server) objectInfo(w http.ResponseWriter, name string) {
+	all := map[string]any{}
+	for n, c := range classes {
+		if name == "" || name == n {
+			all[n] = c.info()
+		}
+	}
+	answer(w, http.StatusOK, all)
+}
+
+// serveSocket keeps one client's socket. A second one with the same id takes over,
+// and when any of them closes the id is forgotten: so does the real server.
+func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request) {
+	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{CompressionMode: websocket.CompressionContextTakeover})
+	if err != nil {
+		return
+	}
+	defer func() { _ = conn.CloseNow() }()
+	id := r.URL.Query().Get("clientId")
+	if id == "" {
+		id = strings.ReplaceAll(newID(), "-", "")
+	}
+	k := &socket{conn: conn, out: make(chan frame, 4096)}
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	go k.write(ctx)
+	s.mu.Lock()
+	s.sockets[id] = k
+	k.send(message("status", map[string]any{"status": s.status(), "sid": id}))
+	if s.client == id && s.lastNode != "" {
+		k.send(message("executing", map[string]any{"node": s.lastNode}))
+	}
+	s.mu.Unlock()
+	first := true
+	for {
+		kind, data, err := conn.Read(ctx)
+		if err != nil {
+			break
+		}
+		var m struct {
+			Type string          `json:"type"`
+			Data map[string]bool `json:"data"`
+		}
+		if first && kind == websocket.MessageText && json.Unmarshal(data, &m) == nil && m.Type == "feature_flags" {
+			s.mu.Lock()
+			k.flags = m.Data["supports_preview_metadata"]
+			k.send(message("feature_flags", features))
+			s.mu.Unlock()
+		}
+		first = false
+	}
+	s.mu.Lock()
+	delete(s.sockets, id)
+	s.mu.Unlock()
+}
+
+func message(kind string, data any) frame {
+	raw, _ := json.Marshal(map[string]any{"type": kind, "data": data})
+	return frame{websocket.MessageText, raw}
+}
+
+func (k *socket) send(f frame) {
+	select {
+	case k.out <- f:
+	default:
+		_ = k.conn.CloseNow()
+	}
+}
+
+func (k *socket) write(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case f := <-k.out:
+			limited, cancel := context.WithTimeout(ctx, 10*time.Second)
+			err := k.conn.Write(limited, f.kind, f.data)
+			cancel()
+			if err != nil {
+				return
+			}
+		}
+	}
+}
+
+// status is the length of the queue as sockets see it; the caller holds the lock.
+func (s *Server) status() map[string]any {
+	return map[string]any{"exec_info": map[string]any{"queue_remaining": s.left()}}
+}
+
+// sendStatus tells all; the caller holds the lock.
+func (s *Server) sendStatus() {
+	f := message("status", map[string]any{"status": s.status()})
+	for _, k := range s.sockets {
+		k.send(f)
+	}
+}
