@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/stack"
 )
 
 // jaeger is a running Jaeger.
@@ -20,11 +22,9 @@ type jaeger struct {
 func startJaeger(t testing.TB) *jaeger {
 	t.Helper()
 	query, grpc, admin := port(t), port(t), port(t)
-	p := start(t, "jaeger", tool(t, "jaeger"), []string{"COLLECTOR_OTLP_ENABLED=true"},
-		fmt.Sprintf("--query.http-server.host-port=127.0.0.1:%d", query), fmt.Sprintf("--query.grpc-server.host-port=127.0.0.1:%d", port(t)),
-		fmt.Sprintf("--collector.otlp.grpc.host-port=127.0.0.1:%d", grpc), fmt.Sprintf("--collector.otlp.http.host-port=127.0.0.1:%d", port(t)),
-		fmt.Sprintf("--collector.http-server.host-port=127.0.0.1:%d", port(t)), fmt.Sprintf("--collector.grpc-server.host-port=127.0.0.1:%d", port(t)),
-		fmt.Sprintf("--admin.http.host-port=127.0.0.1:%d", admin), "--log-level=warn")
+	arguments, err := stack.JaegerArguments(stack.JaegerPorts{Query: query, OTLP: grpc, Admin: admin})
+	require.NoError(t, err)
+	p := start(t, "jaeger", tool(t, "jaeger"), stack.JaegerEnvironment, arguments...)
 	require.NoError(t, p.WaitHTTP(withPatience(t), fmt.Sprintf("http://127.0.0.1:%d/", admin)))
 	return &jaeger{query: fmt.Sprintf("http://127.0.0.1:%d", query), otlp: "127.0.0.1:" + strconv.Itoa(grpc)}
 }

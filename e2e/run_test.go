@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/figure"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/stack"
 	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
 )
 
@@ -28,8 +29,10 @@ func runCommand(t *testing.T, environment ...string) *exec.Cmd {
 	require.NoError(t, err, string(out))
 	cmd := exec.Command(path)
 	cmd.Dir = root
-	cmd.Env = append(os.Environ(), "SIMULATED_CARDS=l40s,h100", "RUN_FOLDER="+t.TempDir(),
-		"STORE_PORT="+strconv.Itoa(port(t)), "HEALTH_PORT="+strconv.Itoa(port(t)), "TELEMETRY_PORT="+strconv.Itoa(port(t)))
+	cmd.Env = append(os.Environ(), "SIMULATED_CARDS=l40s,h100", "RUN_FOLDER="+t.TempDir())
+	for _, name := range []string{"STORE_PORT", "HEALTH_PORT", "TELEMETRY_PORT", "PROXY_PORT", "TRACES_PORT", "COMFYUI_PORT"} {
+		cmd.Env = append(cmd.Env, name+"="+strconv.Itoa(port(t)))
+	}
 	cmd.Env = append(cmd.Env, environment...)
 	return cmd
 }
@@ -54,6 +57,46 @@ func TestRunEndsByItselfWithSuccess(t *testing.T) {
 	assert.Contains(t, string(out), "NO NVIDIA CARD WAS FOUND")
 	assert.Contains(t, string(out), "READY")
 	assert.Contains(t, string(out), "samples of 2 cards arrived")
+	assert.Regexp(t, `done: [1-9]\d* prompts ended`, string(out))
+}
+
+// TestRunShowsPromptsOfItsSimulatedComfyUI lets a rush come into `make run` and looks
+// at it as its user does: in PromQL and in the traces.
+func TestRunShowsPromptsOfItsSimulatedComfyUI(t *testing.T) {
+	storePort, tracesPort := port(t), port(t)
+	cmd := runCommand(t, fmt.Sprintf("STORE_PORT=%d", storePort), fmt.Sprintf("TRACES_PORT=%d", tracesPort))
+	enter, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	defer func() {
+		require.NoError(t, cmd.Process.Signal(os.Interrupt))
+		require.NoError(t, cmd.Wait())
+	}()
+	store := stack.Store{URL: fmt.Sprintf("http://127.0.0.1:%d", storePort)}
+	eventually(t, store, `comfyui_prompts_total{comfyui_prompt_outcome="success"} > 0`, atLeast(1))
+	_, err = enter.Write([]byte("\n"))
+	require.NoError(t, err)
+	eventually(t, store, `max_over_time(comfyui_queue_length{state="pending"}[1m]) >= 6`, atLeast(1))
+	card := eventually(t, store, `hw_gpu_up{hw_name="gpu0"}`, atLeast(1))[0].Labels["hw_id"]
+	eventually(t, store, `hw_gpu_process_memory_usage_bytes{hw_id="`+card+`",process_executable_name="run"} > 6e9`, atLeast(1))
+	j := &jaeger{query: fmt.Sprintf("http://127.0.0.1:%d", tracesPort)}
+	require.Eventually(t, func() bool {
+		for _, trace := range j.traces("/api/traces?limit=100&lookback=1h&service=comfyui") {
+			for i := range trace.Spans {
+				s := &trace.Spans[i]
+				if s.OperationName == "comfyui.prompt" && s.tag("comfyui.image.side") == 1280.0 && s.tag("hw.id") == card {
+					return true
+				}
+			}
+		}
+		return false
+	}, patience, 1e8, "a photo of the rush, with its card")
+	unmarked, err := store.Query(t.Context(), `count by (__name__) (last_over_time({__name__=~"comfyui_.*|hw_gpu_.*",gpu_simulated!="true"}[5m]))`)
+	require.NoError(t, err)
+	for _, s := range unmarked {
+		// The proxy's own are this machine's, not a card's.
+		assert.Regexp(t, "^comfyui_(proxy|up)", s.Labels["__name__"])
+	}
 }
 
 func TestRunLeavesNoProcessBehind(t *testing.T) {

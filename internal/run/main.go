@@ -1,7 +1,9 @@
 // Command run is `make run`: the main job on this machine, from the cards to a
 // store that answers. It starts the embedded store (VictoriaMetrics) and the
 // collector on the machine's cards; without a card it says so and starts
-// simulated ones, through the same library path.
+// simulated ones, through the same library path, with a simulated ComfyUI and its
+// users on the first. With a ComfyUI, the simulated one or that of COMFYUI, it also
+// starts a store for traces (Jaeger) and the proxy.
 //
 // It ends on Ctrl-C, or after RUN_SECONDS with 0 if samples of every card
 // arrived until the end, else with 1 and the reason. No process is left behind.
@@ -11,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -48,6 +51,8 @@ func main() {
 // settings come from the environment, so that `make run NAME=value` sets them.
 type settings struct {
 	storePort, healthPort, telemetryPort int
+	proxyPort, tracesPort, comfyPort     int
+	comfyui                              string // a real one's URL
 	seconds                              int
 	interval                             time.Duration
 	cards                                []string
@@ -62,6 +67,9 @@ func readSettings() (s settings, err error) {
 		"STORE_PORT":     {&s.storePort, 8428},
 		"HEALTH_PORT":    {&s.healthPort, 13133},
 		"TELEMETRY_PORT": {&s.telemetryPort, 8888},
+		"PROXY_PORT":     {&s.proxyPort, 8189},
+		"TRACES_PORT":    {&s.tracesPort, 16686},
+		"COMFYUI_PORT":   {&s.comfyPort, 8188},
 		"RUN_SECONDS":    {&s.seconds, 0},
 	} {
 		*p.to = p.fallback
@@ -77,6 +85,10 @@ func readSettings() (s settings, err error) {
 			return s, fmt.Errorf("INTERVAL=%s: give a duration, such as INTERVAL=1s", v)
 		}
 	}
+	s.comfyui = os.Getenv("COMFYUI")
+	if u, err := url.Parse(s.comfyui); s.comfyui != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
+		return s, fmt.Errorf("COMFYUI=%s: give the server's URL, such as COMFYUI=http://127.0.0.1:8188", s.comfyui)
+	}
 	cards := os.Getenv("SIMULATED_CARDS")
 	if cards == "" {
 		cards = "rtx-4080-super,l40s,h100"
@@ -91,18 +103,17 @@ func readSettings() (s settings, err error) {
 	return s, os.MkdirAll(s.folder, 0o755)
 }
 
-// checkPorts names every port that is taken, before anything is started.
-func (s *settings) checkPorts() error {
+// usedPort is a port with its name in the environment.
+type usedPort struct {
+	name string
+	port int
+	use  string
+}
+
+// checkPorts names every port that is taken, before anything is started on it.
+func checkPorts(ports ...usedPort) error {
 	var errs []error
-	for _, p := range []struct {
-		name string
-		port int
-		use  string
-	}{
-		{"STORE_PORT", s.storePort, "the store"},
-		{"HEALTH_PORT", s.healthPort, "the collector's health"},
-		{"TELEMETRY_PORT", s.telemetryPort, "the collector's own telemetry"},
-	} {
+	for _, p := range ports {
 		if err := stack.CheckPort(p.port); err != nil {
 			errs = append(errs, fmt.Errorf("port %d for %s is in use: stop what listens there (ss -ltnp 'sport = :%d'), or choose another: make run %s=%d",
 				p.port, p.use, p.port, p.name, p.port+1000))
@@ -116,18 +127,24 @@ func run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := s.checkPorts(); err != nil {
+	if err := checkPorts(usedPort{"STORE_PORT", s.storePort, "the store"}, usedPort{"HEALTH_PORT", s.healthPort, "the collector's health"},
+		usedPort{"TELEMETRY_PORT", s.telemetryPort, "the collector's own telemetry"}); err != nil {
 		return err
 	}
 	storePath, err := stack.Tool(ctx, s.root, "victoria-metrics")
 	if err != nil {
 		return err
 	}
-	library, cards, endSimulation, err := s.findCards(ctx)
+	m, err := s.findCards(ctx)
 	if err != nil {
 		return err
 	}
-	defer endSimulation()
+	defer m.end()
+	p, err := s.startPrompts(ctx, m)
+	if err != nil {
+		return err
+	}
+	defer p.end()
 
 	store, err := stack.Start(s.folder, "victoria-metrics", storePath, nil,
 		"-httpListenAddr=127.0.0.1:"+strconv.Itoa(s.storePort), "-storageDataPath="+filepath.Join(s.folder, "store"),
@@ -138,30 +155,32 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	defer end(store)
-	url := fmt.Sprintf("http://127.0.0.1:%d", s.storePort)
-	if err := store.WaitHTTP(ctx, url+"/health"); err != nil {
+	at := fmt.Sprintf("http://127.0.0.1:%d", s.storePort)
+	if err := store.WaitHTTP(ctx, at+"/health"); err != nil {
 		return err
 	}
 	begin := time.Now()
-	collector, err := stack.Start(s.folder, "otelcol-gpu", filepath.Join(s.root, "bin", "otelcol-gpu"), append(library,
-		"OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+url+"/api/v1/write",
+	collector, err := stack.Start(s.folder, "otelcol-gpu", filepath.Join(s.root, "bin", "otelcol-gpu"), append(append(m.environment, p.environment...),
+		"OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+at+"/api/v1/write",
 		"OTELCOL_GPU_COLLECTION_INTERVAL="+s.interval.String(),
 		"OTELCOL_GPU_HEALTH_PORT="+strconv.Itoa(s.healthPort),
 		"OTELCOL_GPU_TELEMETRY_PORT="+strconv.Itoa(s.telemetryPort),
-	), "--config", filepath.Join(s.root, "config", "default.yaml"))
+	), "--config", filepath.Join(s.root, "config", p.config))
 	if err != nil {
 		return err
 	}
 	defer end(collector)
 
-	fmt.Printf("store      %s/vmui/?#/?g0.expr=hw_gpu_utilization_ratio&g0.range_input=5m   (PromQL: %s/api/v1/query)\n", url, url)
+	fmt.Printf("store      %s/vmui/?#/?g0.expr=hw_gpu_utilization_ratio&g0.range_input=5m   (PromQL: %s/api/v1/query)\n", at, at)
+	p.print()
 	fmt.Printf("health     http://127.0.0.1:%d\n", s.healthPort)
 	fmt.Printf("telemetry  http://127.0.0.1:%d/metrics\n", s.telemetryPort)
 	fmt.Printf("logs       %s\n", s.folder)
-	j := &job{settings: s, store: stack.Store{URL: url}, collector: collector, server: store, cards: cards, begin: begin}
+	j := &job{settings: s, store: stack.Store{URL: at}, collector: collector, server: store, cards: m.cards, users: p.users != nil, begin: begin}
 	if err := j.untilReady(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
+	p.listen(ctx)
 	return j.watch(ctx)
 }
 
@@ -171,13 +190,21 @@ func end(p *stack.Process) {
 	}
 }
 
-// findCards looks for real cards; without any it makes simulated ones. It
-// returns the collector's environment and how many cards must arrive.
-func (s *settings) findCards(ctx context.Context) (environment []string, cards int, end func(), err error) {
+// machine is the cards that the collector will see.
+type machine struct {
+	environment []string // of the collector
+	cards       int      // how many must arrive
+	service     *simulation.Service
+	end         func()
+}
+
+// findCards looks for real cards; without any it makes simulated ones, the first of
+// which is to work for a ComfyUI.
+func (s *settings) findCards(ctx context.Context) (*machine, error) {
 	if os.Getenv("SIMULATED_CARDS") == "" {
 		if n := realCards(ctx); n > 0 {
 			fmt.Printf("cards      %d, read through NVIDIA's driver\n", n)
-			return nil, n, func() {}, nil
+			return &machine{cards: n, end: func() {}}, nil
 		}
 	}
 	fmt.Println()
@@ -185,26 +212,35 @@ func (s *settings) findCards(ctx context.Context) (environment []string, cards i
 	fmt.Printf("%s; every series carries gpu_simulated=\"true\".\n\n", strings.Join(s.cards, ", "))
 	path, err := fakenvml.Cached(ctx, fakenvml.Current)
 	if err != nil {
-		return nil, 0, nil, err
+		return nil, err
 	}
 	state, err := fakenvml.Create(filepath.Join(s.folder, "fakenvml.state"))
 	if err != nil {
-		return nil, 0, nil, err
+		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var working sync.WaitGroup
+	m := &machine{
+		environment: []string{fakenvml.Environment + "=" + state.Path(), "OTELCOL_GPU_NVML_LIBRARY=" + path}, cards: len(s.cards),
+		end: func() { cancel(); working.Wait() },
+	}
 	for i, name := range s.cards {
 		profile, err := fakenvml.LoadProfile(strings.TrimSpace(name))
 		if err != nil {
-			cancel()
-			return nil, 0, nil, fmt.Errorf("SIMULATED_CARDS: %w", err)
+			m.end()
+			return nil, fmt.Errorf("SIMULATED_CARDS: %w", err)
 		}
 		state.SetDriver(profile.Driver.Version, profile.Driver.NVML, profile.Driver.CUDA)
+		if i == 0 && s.comfyui == "" {
+			service := simulation.NewService(state.AddCard(profile), profile, uint64(i+1))
+			m.service = &service
+			working.Go(func() { service.Run(ctx) })
+			continue
+		}
 		card := simulation.New(state.AddCard(profile), profile, uint64(i+1))
 		working.Go(func() { card.Run(ctx) })
 	}
-	return []string{fakenvml.Environment + "=" + state.Path(), "OTELCOL_GPU_NVML_LIBRARY=" + path}, len(s.cards),
-		func() { cancel(); working.Wait() }, nil
+	return m, nil
 }
 
 // countCards is set in the environment of the child that counts the cards.
@@ -244,7 +280,17 @@ type job struct {
 	store             stack.Store
 	collector, server *stack.Process
 	cards             int
+	users             bool // prompts must arrive too
 	begin             time.Time
+}
+
+// prompts counts those that ended since the collector's start.
+func (j *job) prompts(ctx context.Context) (float64, error) {
+	series, err := j.store.Query(ctx, fmt.Sprintf("sum(comfyui_prompts_total and timestamp(comfyui_prompts_total) >= %d)", j.begin.Unix()))
+	if err != nil || len(series) == 0 {
+		return 0, err
+	}
+	return series[0].Value(), nil
 }
 
 const readyWithin = 60 * time.Second
@@ -258,8 +304,16 @@ func (j *job) untilReady(ctx context.Context) error {
 	for {
 		// What an earlier run left in the store does not count.
 		series, err := j.store.Query(ctx, fmt.Sprintf("hw_gpu_up == 1 and timestamp(hw_gpu_up) >= %d", j.begin.Unix()))
-		if err == nil && len(series) >= j.cards {
-			fmt.Printf("\nREADY: samples of %d cards can be queried, %.1f s after the collector's start\n", len(series), time.Since(j.begin).Seconds())
+		prompts := 0.0
+		if err == nil && len(series) >= j.cards && j.users {
+			prompts, err = j.prompts(ctx)
+		}
+		if err == nil && len(series) >= j.cards && (!j.users || prompts > 0) {
+			and := ""
+			if j.users {
+				and = " and the first prompt"
+			}
+			fmt.Printf("\nREADY: samples of %d cards%s can be queried, %.1f s after the collector's start\n", len(series), and, time.Since(j.begin).Seconds())
 			return nil
 		}
 		select {
@@ -270,7 +324,7 @@ func (j *job) untilReady(ctx context.Context) error {
 		case <-j.server.Exited():
 			return fmt.Errorf("the store ended:\n%s", j.server.Tail())
 		case <-deadline.C:
-			return fmt.Errorf("after %v samples of %d of %d cards have arrived; the collector's log ends with:\n%s", readyWithin, len(series), j.cards, j.collector.Tail())
+			return fmt.Errorf("after %v samples of %d of %d cards and %.0f prompts have arrived; the collector's log ends with:\n%s", readyWithin, len(series), j.cards, prompts, j.collector.Tail())
 		case <-ticker.C:
 		}
 	}
@@ -306,6 +360,13 @@ func (j *job) watch(ctx context.Context) error {
 	total, err := j.store.Query(ctx, fmt.Sprintf(`sum(count_over_time({__name__=~"hw_.*"}[%ds]))`, int(time.Since(j.begin).Seconds())+1))
 	if err == nil && len(total) > 0 {
 		fmt.Printf("done: %.0f samples of %d cards arrived\n", total[0].Value(), len(series))
+	}
+	if j.users {
+		prompts, err := j.prompts(ctx)
+		if err != nil {
+			return err
+		}
+		fmt.Printf("done: %.0f prompts ended\n", prompts)
 	}
 	return nil
 }

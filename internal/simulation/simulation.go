@@ -1,14 +1,15 @@
 // Package simulation puts the load of a photo service on the cards of the NVML
-// test library, so that `make run` shows a living machine without a card: photos
-// arrive at random, one at a time works on each card, its memory and time grow
-// with its pixels, and temperature, clocks and power follow.
+// test library, so that `make run` shows a living machine without a card: one photo
+// at a time works on each card, its memory and time grow with its pixels, and
+// temperature, clocks and power follow. Photos arrive at random ([New]), or come
+// from a simulated ComfyUI ([NewService]).
 package simulation
 
 import (
 	"context"
 	"math"
 	"math/rand/v2"
-	"os"
+	"sync"
 	"time"
 
 	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
@@ -28,6 +29,9 @@ type Card struct {
 	profile *fakenvml.Profile
 	random  *rand.Rand
 
+	mu          sync.Mutex
+	service     bool // photos come from a ComfyUI
+	pid         int  // of the process that holds the memory; 0: none is shown
 	temperature float64
 	held        int64 // memory in MiB that the allocator keeps after a photo
 	busyUntil   time.Time
@@ -64,7 +68,10 @@ func (c *Card) Run(ctx context.Context) {
 
 // step moves the model by one tick.
 func (c *Card) step(now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	switch {
+	case c.service:
 	case c.working && now.After(c.busyUntil):
 		c.rest(now)
 	case !c.working && c.random.Float64() < 0.06: // a photo every other second or so
@@ -77,13 +84,25 @@ func (c *Card) step(now time.Time) {
 }
 
 func (c *Card) work(now time.Time) {
-	side := c.photo()
+	need, lasts := demand(pick(c.random))
+	c.held = min(max(c.held, need), c.room())
+	c.busyUntil = now.Add(lasts)
+	c.begin()
+}
+
+// demand is what a photo takes: memory in MiB and time.
+func demand(side int) (mebibytes int64, lasts time.Duration) {
 	megapixels := float64(side) * float64(side) / 1e6
-	need := int64(1800 + 2600*megapixels)
-	free := c.profile.Values["memory_total"] - c.profile.Values["memory_reserved"] - c.profile.Values["memory_used"]
-	c.held = min(max(c.held, need), free)
+	return int64(1800 + 2600*megapixels), time.Duration((0.25 + 0.9*megapixels) * float64(time.Second))
+}
+
+// room is the card's memory in MiB that the service may take.
+func (c *Card) room() int64 {
+	return c.profile.Values["memory_total"] - c.profile.Values["memory_reserved"] - c.profile.Values["memory_used"]
+}
+
+func (c *Card) begin() {
 	c.working = true
-	c.busyUntil = now.Add(time.Duration((0.25 + 0.9*megapixels) * float64(time.Second)))
 	c.setMemory(c.held)
 	c.load(85+c.random.Int64N(16), 20+c.random.Int64N(30), 0.55+0.35*c.random.Float64())
 }
@@ -93,12 +112,13 @@ func (c *Card) rest(now time.Time) {
 	c.load(0, 0, 0)
 }
 
-func (c *Card) photo() int {
+// pick chooses a photo's side.
+func pick(random *rand.Rand) int {
 	total := 0.0
 	for _, s := range sides {
 		total += s.weight
 	}
-	at := c.random.Float64() * total
+	at := random.Float64() * total
 	for _, s := range sides {
 		if at -= s.weight; at < 0 {
 			return s.pixels
@@ -112,14 +132,14 @@ func (c *Card) setMemory(heldMiB int64) {
 	c.process(heldMiB, c.share)
 }
 
-// process shows the service's process on the card: this program, for want of another.
+// process shows the service's process on the card, if it has one.
 func (c *Card) process(heldMiB, share int64) {
 	c.share = share
-	if heldMiB == 0 {
+	if heldMiB == 0 || c.pid == 0 {
 		c.card.SetProcesses()
 		return
 	}
-	c.card.SetProcesses(fakenvml.Process{PID: os.Getpid(), Memory: heldMiB * mib, SM: share})
+	c.card.SetProcesses(fakenvml.Process{PID: c.pid, Memory: heldMiB * mib, SM: share})
 }
 
 // load sets utilisation in percent and power as a share of the limit.

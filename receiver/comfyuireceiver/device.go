@@ -25,6 +25,8 @@ type deviceFinder struct {
 	local  bool
 	cards  *cardsOf
 
+	opened bool
+
 	mu    sync.Mutex
 	found string
 	fake  bool
@@ -59,28 +61,57 @@ func (f *deviceFinder) simulated() bool {
 	return f.fake
 }
 
-// lookEvery is how often the card is looked for: a server that restarts may get
-// another one.
-const lookEvery = 10 * time.Second
+// How often the card is looked for. One that was found is looked for again: a server
+// that restarts may get another one. A server has none before it has loaded a model.
+const (
+	lookEvery  = time.Second
+	lookAgain  = 10 * time.Second
+	firstLooks = time.Second // how long the start waits for NVML's first look
+)
 
-func (f *deviceFinder) run(ctx context.Context) {
-	if f.wanted != deviceAuto || !f.local || f.port == 0 {
+// begin opens NVML, and learns whether the cards are simulated before the first
+// prompt can come.
+func (f *deviceFinder) begin() {
+	if f.wanted != deviceAuto || !f.local || f.port == 0 || !f.cards.open() {
 		return
 	}
-	if !f.cards.open() {
+	f.opened = true
+	f.cards.wait(firstLooks)
+	f.note("", f.cards.simulated())
+}
+
+// end is for a start that failed.
+func (f *deviceFinder) end() {
+	if f.opened {
+		f.cards.close()
+	}
+}
+
+func (f *deviceFinder) note(found string, fake bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if found != "" {
+		f.found = found
+	}
+	f.fake = fake
+}
+
+func (f *deviceFinder) run(ctx context.Context) {
+	if !f.opened {
 		return
 	}
 	defer f.cards.close()
 	ticker := time.NewTicker(lookEvery)
 	defer ticker.Stop()
-	pid := 0
-	for {
-		if pid = processOn("/proc", f.port, pid); pid != 0 {
-			if id, fake, ok := f.cards.of(ctx, pid); ok {
-				f.mu.Lock()
-				f.found, f.fake = id, fake
-				f.mu.Unlock()
+	var last time.Time
+	for pid := 0; ; {
+		if f.id() == "" || time.Since(last) >= lookAgain {
+			last = time.Now()
+			found := ""
+			if pid = processOn("/proc", f.port, pid); pid != 0 {
+				found = f.cards.of(ctx, pid)
 			}
+			f.note(found, f.cards.simulated())
 		}
 		select {
 		case <-ctx.Done():

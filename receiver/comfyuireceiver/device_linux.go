@@ -34,13 +34,27 @@ func (c *cardsOf) open() bool {
 	return true
 }
 
+// wait waits for the session's first look at the machine.
+func (c *cardsOf) wait(most time.Duration) {
+	timer := time.NewTimer(most)
+	defer timer.Stop()
+	select {
+	case <-c.session.Looked():
+	case <-timer.C:
+	}
+}
+
+// simulated says whether the cards are those of the test library.
+func (c *cardsOf) simulated() bool { return c.session.Snapshot().Simulated }
+
 func (c *cardsOf) close() { c.sessions.Release(context.Background()) }
 
 // cardPatience is how long a card is waited for; one that hangs tells nothing.
 const cardPatience = 2 * time.Second
 
-// of is the hw.id of the card, or of the MIG device, that a process holds.
-func (c *cardsOf) of(ctx context.Context, pid int) (hwID string, simulated, ok bool) {
+// of is the hw.id of the card, or of the MIG device, that a process holds; empty
+// if none can be told.
+func (c *cardsOf) of(ctx context.Context, pid int) (hwID string) {
 	ctx, cancel := context.WithTimeout(ctx, cardPatience)
 	defer cancel()
 	snapshot := c.session.Snapshot()
@@ -55,13 +69,13 @@ func (c *cardsOf) of(ctx context.Context, pid int) (hwID string, simulated, ok b
 		select {
 		case id := <-found:
 			if id != "" {
-				return id, snapshot.Simulated, true
+				return id
 			}
 		case <-ctx.Done():
-			return "", false, false
+			return ""
 		}
 	}
-	return "", false, false
+	return ""
 }
 
 // holds asks one card; it runs on the card's worker.

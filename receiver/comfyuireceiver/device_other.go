@@ -4,6 +4,7 @@ package comfyuireceiver
 
 import (
 	"context"
+	"time"
 
 	"go.uber.org/zap"
 )
@@ -13,7 +14,8 @@ type cardsOf struct{}
 
 func newCardsOf(string, *zap.Logger) *cardsOf { return &cardsOf{} }
 
-func (*cardsOf) open() bool { return false }
-func (*cardsOf) close()     {}
-
-func (*cardsOf) of(context.Context, int) (hwID string, simulated, ok bool) { return "", false, false }
+func (*cardsOf) open() bool                          { return false }
+func (*cardsOf) wait(time.Duration)                  {}
+func (*cardsOf) simulated() bool                     { return false }
+func (*cardsOf) close()                              {}
+func (*cardsOf) of(context.Context, int) (id string) { return "" }

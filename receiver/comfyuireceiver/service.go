@@ -104,11 +104,13 @@ func (s *service) build(ctx context.Context, host component.Host) (err error) {
 	}
 	s.tracker = prompt.NewTracker(prompt.Limits{Open: s.cfg.Limits.Prompts, Early: 30 * time.Second}, s.take, s.unfollowed)
 	s.out.Go(s.emit)
+	s.device.begin()
 	s.restore(running)
 	if s.cfg.Mode == modePoll {
 		s.work.Go(func() { s.poll(running) })
 	} else {
 		if err := s.listen(ctx, host, running, base); err != nil {
+			s.device.end()
 			return err
 		}
 		s.work.Go(func() { s.watch(running) })

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sort"
+	"strings"
 )
 
 // node is one node of a prompt.
@@ -83,18 +84,19 @@ func (g graph) signature(id string) string {
 		names = append(names, name)
 	}
 	slices.Sort(names)
-	text := n.Class
+	var text strings.Builder
+	text.WriteString(n.Class)
 	for _, name := range names {
 		v := n.Inputs[name]
 		if isLink(v) {
 			if source, ok := v.([]any)[0].(string); ok && g[source] != nil {
-				text += fmt.Sprint("|", name, "=(", g.signature(source), ")", v.([]any)[1])
+				fmt.Fprint(&text, "|", name, "=(", g.signature(source), ")", v.([]any)[1])
 				continue
 			}
 		}
-		text += fmt.Sprint("|", name, "=", v)
+		fmt.Fprint(&text, "|", name, "=", v)
 	}
-	return text
+	return text.String()
 }
 
 // rejection is the body of a 400.
@@ -124,8 +126,8 @@ func reject(kind, message, details string, nodes map[string]*nodeProblems) *reje
 }
 
 // validate checks a prompt as the server does: the outputs that are sound are
-// executed, unless there is none.
-func (g graph) validate() (outputs []string, nodes map[string]*nodeProblems, refused *rejection) {
+// executed, unless there is none. Pictures that were uploaded are known to uploaded.
+func (g graph) validate(uploaded func(name string) bool) (outputs []string, nodes map[string]*nodeProblems, refused *rejection) {
 	nodes = map[string]*nodeProblems{}
 	all := 0
 	for _, id := range g.ids() {
@@ -138,7 +140,7 @@ func (g graph) validate() (outputs []string, nodes map[string]*nodeProblems, ref
 			continue
 		}
 		all++
-		if g.sound(id, id, nodes) {
+		if g.sound(id, id, nodes, uploaded) {
 			outputs = append(outputs, id)
 		}
 	}
@@ -153,16 +155,19 @@ func (g graph) validate() (outputs []string, nodes map[string]*nodeProblems, ref
 }
 
 // sound checks a node and what it needs, on behalf of an output.
-func (g graph) sound(id, output string, nodes map[string]*nodeProblems) bool {
+func (g graph) sound(id, output string, nodes map[string]*nodeProblems, uploaded func(string) bool) bool {
 	n := g[id]
 	ok := true
 	for _, source := range g.links(id) {
-		ok = g.sound(source, output, nodes) && ok
+		ok = g.sound(source, output, nodes, uploaded) && ok
 	}
 	var problems []problem
 	c := classes[n.Class]
 	for i := range c.inputs {
 		v, given := n.Inputs[c.inputs[i].name]
+		if name, ok := v.(string); ok && n.Class == "LoadImage" && uploaded(name) {
+			continue
+		}
 		if p := c.inputs[i].check(v, given); p != nil {
 			problems = append(problems, *p)
 		}

@@ -103,7 +103,7 @@ func (i *input) config() []any {
 
 // info is a class as /object_info shows it.
 func (c *class) info() map[string]any {
-	required, order := map[string]any{}, []string{}
+	required, order := map[string]any{}, make([]string, 0, len(c.inputs))
 	for n := range c.inputs {
 		required[c.inputs[n].name] = c.inputs[n].config()
 		order = append(order, c.inputs[n].name)
@@ -181,7 +181,7 @@ func (timedWork) Colorize(ctx context.Context, side int, checkpoint string, step
 	}
 	switch {
 	case side >= 2048:
-		return OutOfMemory(3 << 30)
+		return OutOfMemory(3<<30, 12<<30)
 	case checkpoint == "ddcolor_artistic.pth":
 		return &Failure{Type: "FileNotFoundError", Message: "Checkpoint load failed.\n", Traceback: traceback("raise FileNotFoundError(\"Checkpoint load failed.\")")}
 	}
@@ -191,9 +191,11 @@ func (timedWork) Colorize(ctx context.Context, side int, checkpoint string, step
 func (timedWork) Free()          {}
 func (timedWork) Memory() Memory { return Memory{25276502016, 24738656256, 25276502016, 24738656256} }
 
-// OutOfMemory is torch's exception when a card has no room for what is asked.
-func OutOfMemory(bytes int64) error {
-	text := fmt.Sprintf("CUDA out of memory. Tried to allocate %.2f GiB (GPU 0; 11.99 GiB total capacity)\n", float64(bytes)/(1<<30))
+// OutOfMemory is torch's exception when a card of so many bytes has no room for what
+// is asked.
+func OutOfMemory(asked, total int64) error {
+	const gib = 1 << 30
+	text := fmt.Sprintf("CUDA out of memory. Tried to allocate %.2f GiB (GPU 0; %.2f GiB total capacity)\n", float64(asked)/gib, float64(total)/gib)
 	return &Failure{Type: "torch.cuda.OutOfMemoryError", Message: text, Traceback: traceback("raise mm.OOM_EXCEPTION(…)")}
 }
 

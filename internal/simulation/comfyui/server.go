@@ -33,7 +33,7 @@ type Server struct {
 	lastNode  string
 	client    string // of the running prompt
 	interrupt bool
-	saved     int
+	pictures  []string // uploaded
 }
 
 // item is one prompt in the queue.
@@ -155,14 +155,13 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "image/png")
 		_, _ = w.Write(picture)
 	case path == "/upload/image" && r.Method == http.MethodPost:
-		_, _ = io.Copy(io.Discard, r.Body)
-		answer(w, http.StatusOK, map[string]any{"name": "people.png", "subfolder": "", "type": "input"})
+		s.upload(w, r)
 	default:
 		plain(w, http.StatusNotFound, "404: Not Found")
 	}
 }
 
-var features = map[string]any{"supports_preview_metadata": true, "max_upload_size": 104857600}
+var features = map[string]any{"supports_preview_metadata": true, "max_upload_size": largestUpload}
 
 func answer(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
@@ -215,7 +214,7 @@ func (s *Server) submit(w http.ResponseWriter, r *http.Request) {
 		s.number++
 	}
 	s.mu.Unlock()
-	outputs, nodes, refused := g.validate()
+	outputs, nodes, refused := g.validate(s.hasPicture)
 	if refused != nil {
 		answer(w, http.StatusBadRequest, refused)
 		return
@@ -231,6 +230,39 @@ func (s *Server) submit(w http.ResponseWriter, r *http.Request) {
 	}
 	s.put(&item{number: number, id: body.PromptID, prompt: body.Prompt, extra: body.Extra, graph: g, outputs: outputs})
 	answer(w, http.StatusOK, map[string]any{"prompt_id": body.PromptID, "number": number, "node_errors": nodes})
+}
+
+// upload takes a picture's name; the picture itself is not kept.
+func (s *Server) upload(w http.ResponseWriter, r *http.Request) {
+	r.Body = http.MaxBytesReader(w, r.Body, largestUpload)
+	name := "people.png"
+	if f, header, err := r.FormFile("image"); err == nil {
+		name = header.Filename
+		_ = f.Close()
+		s.mu.Lock()
+		s.pictures = append(s.pictures, name)
+		if len(s.pictures) > mostPictures {
+			s.pictures = s.pictures[1:]
+		}
+		s.mu.Unlock()
+	} else if _, err := io.Copy(io.Discard, r.Body); err != nil {
+		plain(w, http.StatusRequestEntityTooLarge, "413: Request Entity Too Large")
+		return
+	}
+	answer(w, http.StatusOK, map[string]any{"name": name, "subfolder": "", "type": "input"})
+}
+
+// Bounds of uploads: bytes of one (max_upload_size of the features), and how many
+// names are remembered.
+const (
+	largestUpload = 104857600
+	mostPictures  = 1000
+)
+
+func (s *Server) hasPicture(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Contains(s.pictures, name)
 }
 
 func newID() string {
@@ -268,7 +300,7 @@ func (s *Server) left() int {
 
 func (s *Server) showQueue(w http.ResponseWriter) {
 	s.mu.Lock()
-	running, pending := []any{}, []any{}
+	running, pending := []any{}, make([]any, 0, len(s.pending))
 	if s.running != nil {
 		running = append(running, s.running.tuple())
 	}

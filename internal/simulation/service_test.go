@@ -1,0 +1,67 @@
+package simulation
+
+import (
+	"context"
+	"net/http/httptest"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/simulation/comfyui"
+	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
+)
+
+func service(t *testing.T, profile string) (Service, *fakenvml.Card, *fakenvml.Profile) {
+	t.Helper()
+	state, err := fakenvml.Create(filepath.Join(t.TempDir(), "state"))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, state.Close()) })
+	p, err := fakenvml.LoadProfile(profile)
+	require.NoError(t, err)
+	card := state.AddCard(p)
+	return NewService(card, p, 1), card, p
+}
+
+// TestPhotosOfUsersWorkOnTheCard has users and a rush at a ComfyUI, until the card
+// has felt the largest photo.
+func TestPhotosOfUsersWorkOnTheCard(t *testing.T) {
+	s, card, p := service(t, "l40s")
+	rest := card.Get("memory_used")
+	server := comfyui.NewServer(s)
+	h := httptest.NewServer(server)
+	ctx, cancel := context.WithCancel(t.Context())
+	users := NewUsers(h.URL)
+	var all sync.WaitGroup
+	all.Go(func() { server.Run(ctx) })
+	all.Go(func() { users.Run(ctx, 2, 1) })
+	users.Rush()
+	need, _ := demand(rushSide)
+	require.Eventually(t, func() bool { return card.Get("memory_used") == (p.Values["memory_used"]+cudaContext+need)*mib }, 30*time.Second, 10*time.Millisecond)
+	assert.Greater(t, card.Get("memory_used"), rest)
+	cancel()
+	h.CloseClientConnections()
+	all.Wait()
+	h.Close()
+}
+
+// TestAPhotoThatDoesNotFitFails asks for more than the card has.
+func TestAPhotoThatDoesNotFitFails(t *testing.T) {
+	s, card, _ := service(t, "rtx-2080-super") // 8 GiB
+	err := s.Colorize(t.Context(), 2048, "", nil)
+	var f *comfyui.Failure
+	require.ErrorAs(t, err, &f)
+	assert.Equal(t, "torch.cuda.OutOfMemoryError", f.Type)
+	before := s.Memory()
+	require.NoError(t, s.Colorize(t.Context(), 256, "", func(int, int) error { return nil }))
+	after := s.Memory()
+	assert.Less(t, after.Free, before.Free, "the allocator keeps what it took")
+	assert.Equal(t, after.TorchTotal, after.TorchFree)
+	used := card.Get("memory_used")
+	s.Free()
+	assert.Less(t, card.Get("memory_used"), used)
+	assert.Equal(t, before, s.Memory())
+}

@@ -1,0 +1,173 @@
+package simulation
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"mime/multipart"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+// Users are people with old photos. Each has a socket to ComfyUI, uploads a photo,
+// waits for it, looks at it for a while and uploads the next.
+type Users struct {
+	base   string // of ComfyUI, or of what stands in front of it
+	client *http.Client
+	rush   chan struct{}
+}
+
+// NewUsers makes users of a ComfyUI at a URL.
+func NewUsers(base string) *Users {
+	return &Users{base: base, client: &http.Client{Timeout: time.Minute}, rush: make(chan struct{}, 1)}
+}
+
+// rushOf is how many photos come in a rush, and their side in pixels.
+const (
+	rushOf   = 8
+	rushSide = 1280
+)
+
+// Rush lets eight photos of 1280 pixels come at once, as in the article's failure.
+// One that is asked for while another is still being uploaded is the same.
+func (u *Users) Rush() {
+	select {
+	case u.rush <- struct{}{}:
+	default:
+	}
+}
+
+// Run works until the context ends.
+func (u *Users) Run(ctx context.Context, n int, seed uint64) {
+	defer u.client.CloseIdleConnections()
+	var all sync.WaitGroup
+	for i := range n {
+		all.Go(func() { u.one(ctx, fmt.Sprintf("user-%d", i+1), rand.New(rand.NewPCG(seed, uint64(i)))) })
+	}
+	all.Go(func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-u.rush:
+				for i := range rushOf {
+					client := fmt.Sprintf("rush-%d", i%4+1)
+					all.Go(func() { _ = u.submit(ctx, client, fmt.Sprintf("%s-%d.png", client, time.Now().UnixNano()), rushSide) })
+				}
+			}
+		}
+	})
+	all.Wait()
+}
+
+// one is one user; what fails is tried again after a while.
+func (u *Users) one(ctx context.Context, id string, random *rand.Rand) {
+	for photo := 1; ctx.Err() == nil; {
+		_ = u.session(ctx, id, random, &photo)
+		pause(ctx, time.Second)
+	}
+}
+
+func (u *Users) session(ctx context.Context, id string, random *rand.Rand, photo *int) error {
+	conn, _, err := websocket.Dial(ctx, "ws"+strings.TrimPrefix(u.base, "http")+"/ws?clientId="+id, &websocket.DialOptions{HTTPClient: u.client})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.CloseNow() }()
+	conn.SetReadLimit(16 << 20)
+	for ctx.Err() == nil {
+		if err := u.submit(ctx, id, fmt.Sprintf("%s-%d.png", id, *photo), pick(random)); err != nil {
+			return err
+		}
+		*photo++
+		if err := untilDone(ctx, conn); err != nil {
+			return err
+		}
+		pause(ctx, time.Duration(500+random.IntN(5000))*time.Millisecond)
+	}
+	return nil
+}
+
+// untilDone reads a user's socket until the prompt has ended.
+func untilDone(ctx context.Context, conn *websocket.Conn) error {
+	for {
+		kind, raw, err := conn.Read(ctx)
+		if err != nil {
+			return err
+		}
+		var m struct {
+			Type string `json:"type"`
+			Data struct {
+				Node *string `json:"node"`
+				ID   string  `json:"prompt_id"`
+			} `json:"data"`
+		}
+		if kind == websocket.MessageText && json.Unmarshal(raw, &m) == nil && m.Type == "executing" && m.Data.Node == nil && m.Data.ID != "" {
+			return nil
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
+
+// submit uploads a photo and asks for its colours.
+func (u *Users) submit(ctx context.Context, client, name string, side int) error {
+	var form bytes.Buffer
+	w := multipart.NewWriter(&form)
+	part, err := w.CreateFormFile("image", name)
+	if err == nil {
+		_, err = part.Write([]byte("the simulated server does not look at it"))
+	}
+	if err != nil {
+		return err
+	}
+	if err := w.Close(); err != nil {
+		return err
+	}
+	if err := u.post(ctx, "/upload/image", w.FormDataContentType(), &form); err != nil {
+		return err
+	}
+	link := func(id string) []any { return []any{id, 0} }
+	type inputs = map[string]any
+	body, err := json.Marshal(inputs{"client_id": client, "prompt": inputs{
+		"1": inputs{"class_type": "LoadImage", "inputs": inputs{"image": name}},
+		"2": inputs{"class_type": "DDColor_Colorize", "inputs": inputs{"image": link("1"), "model_input_size": side, "checkpoint": "ddcolor_paper.pth"}},
+		"3": inputs{"class_type": "SaveImage", "inputs": inputs{"images": link("2"), "filename_prefix": "colour"}},
+	}})
+	if err != nil {
+		return err
+	}
+	return u.post(ctx, "/prompt", "application/json", bytes.NewReader(body))
+}
+
+func (u *Users) post(ctx context.Context, path, kind string, body io.Reader) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, u.base+path, body)
+	if err != nil {
+		return err
+	}
+	request.Header.Set("Content-Type", kind)
+	response, err := u.client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	_, _ = io.Copy(io.Discard, response.Body)
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("POST %s: %s", path, response.Status)
+	}
+	return nil
+}
