@@ -76,8 +76,11 @@ func (u *Users) one(ctx context.Context, id string, random *rand.Rand) {
 }
 
 func (u *Users) session(ctx context.Context, id string, random *rand.Rand, photo *int) error {
-	conn, _, err := websocket.Dial(ctx, "ws"+strings.TrimPrefix(u.base, "http")+"/ws?clientId="+id, &websocket.DialOptions{HTTPClient: u.client})
+	conn, response, err := websocket.Dial(ctx, "ws"+strings.TrimPrefix(u.base, "http")+"/ws?clientId="+id, &websocket.DialOptions{HTTPClient: u.client})
 	if err != nil {
+		if response != nil && response.Body != nil {
+			_ = response.Body.Close()
+		}
 		return err
 	}
 	defer func() { _ = conn.CloseNow() }()
