@@ -54,8 +54,9 @@ e2e: build servers ## end-to-end tests: the built collector against real servers
 	go test -race -count=1 -timeout 40m ./e2e/...
 
 .PHONY: servers
-servers: ## build the servers that the tests start (once; kept in .cache/tools)
+servers: ## build the servers that the tests start, and install ComfyUI's npm clients (once; kept in .cache)
 	@for s in victoria-metrics prometheus promtool jaeger; do scripts/tool.sh $$s >/dev/null || exit 1; done
+	@scripts/npm.sh >/dev/null
 
 .PHONY: validate
 validate: build ## check every ready configuration

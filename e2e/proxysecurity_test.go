@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -11,7 +10,6 @@ import (
 	"math/big"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -23,7 +21,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/simulation/comfyui"
 	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
 )
 
@@ -54,26 +51,14 @@ func certificate(t *testing.T) (certFile, keyFile string, pool *x509.CertPool) {
 // of ComfyUI: who has the token gets through with requests and sockets, nobody else,
 // and the prompt is followed as without. The token is in no log.
 func TestProxyWithTLSAndAToken(t *testing.T) {
-	server := comfyui.NewServer(comfyui.NewTimedWork())
-	upstream := httptest.NewServer(server)
-	ctx, cancel := context.WithCancel(withPatience(t))
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		server.Run(ctx)
-	}()
-	t.Cleanup(func() {
-		cancel()
-		<-done
-		upstream.CloseClientConnections()
-		upstream.Close()
-	})
+	ctx := withPatience(t)
+	upstream := simulatedComfyUI(t)
 	j := startJaeger(t)
 	m := newMachine(t, fakenvml.Current, "l40s")
 	cert, key, pool := certificate(t)
 	const token = "a-token-of-this-test"
 	proxy := "127.0.0.1:" + strconv.Itoa(port(t))
-	c := collect(t, "comfyui.yaml", append(m.environment, "OTELCOL_GPU_COMFYUI="+upstream.URL, "OTELCOL_GPU_COMFYUI_PROXY="+proxy, "OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(),
+	c := collect(t, "comfyui.yaml", append(m.environment, "OTELCOL_GPU_COMFYUI="+upstream, "OTELCOL_GPU_COMFYUI_PROXY="+proxy, "OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(),
 		"OTELCOL_GPU_TRACES_ENDPOINT="+j.otlp, "TOKEN="+token),
 		"--config=yaml:extensions::bearertokenauth::token: ${env:TOKEN}",
 		"--config=yaml:service::extensions: [health_check, file_storage/comfyui, bearertokenauth]",

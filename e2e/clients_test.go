@@ -1,0 +1,116 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/simulation/comfyui"
+	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
+)
+
+// simulatedComfyUI is a ComfyUI without users; it tells its URL.
+func simulatedComfyUI(t *testing.T) string {
+	t.Helper()
+	server := comfyui.NewServer(comfyui.NewTimedWork())
+	h := httptest.NewServer(server)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		server.Run(ctx)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-done
+		h.CloseClientConnections()
+		h.Close()
+	})
+	return h.URL
+}
+
+// TestClientsFromNpmThroughTheProxy has two client libraries of others ask for a photo
+// through the proxy. Each gets every step and the picture, and the trace has its nodes.
+func TestClientsFromNpmThroughTheProxy(t *testing.T) {
+	out, err := exec.Command(filepath.Join(root, "scripts", "npm.sh")).Output()
+	require.NoError(t, err)
+	packages := strings.TrimSpace(string(out))
+	j := startJaeger(t)
+	m := newMachine(t, fakenvml.Current, "l40s")
+	proxy := "127.0.0.1:" + strconv.Itoa(port(t))
+	collect(t, "comfyui.yaml", append(m.environment, "OTELCOL_GPU_COMFYUI="+simulatedComfyUI(t), "OTELCOL_GPU_COMFYUI_PROXY="+proxy,
+		"OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(), "OTELCOL_GPU_TRACES_ENDPOINT="+j.otlp))
+	clients := []struct {
+		name    string
+		photo   string // another each time, so that nothing is cached
+		side    int
+		command []string
+		came    func(t *testing.T, out []byte) (picture string)
+	}{
+		{"@stable-canvas/comfyui-client", "people.png", 400, []string{"node", "stable-canvas.mjs", proxy}, func(t *testing.T, out []byte) string {
+			var answer struct {
+				Steps  []int
+				Result struct{ Images []struct{ Data string } }
+			}
+			require.NoError(t, json.Unmarshal(out, &answer), string(out))
+			assert.Equal(t, []int{1, 2, 3, 4}, answer.Steps)
+			require.Len(t, answer.Result.Images, 1)
+			return answer.Result.Images[0].Data
+		}},
+		{"@saintno/comfyui-sdk", "buildings.png", 500, []string{"node", "node_modules/.bin/cfli", "--host", "http://" + proxy, "--json", "--no-download", "--file"}, func(t *testing.T, out []byte) string {
+			var answer struct {
+				Status string
+				Media  map[string]string `json:"_media"`
+			}
+			require.NoError(t, json.Unmarshal(out, &answer), string(out))
+			assert.Equal(t, "completed", answer.Status)
+			require.Len(t, answer.Media, 1)
+			for _, at := range answer.Media {
+				return at
+			}
+			return ""
+		}},
+	}
+	for _, c := range clients {
+		t.Run(c.name, func(t *testing.T) {
+			workflow := filepath.Join(t.TempDir(), "workflow.json")
+			require.NoError(t, os.WriteFile(workflow, fmt.Appendf(nil, `{"1": {"class_type": "LoadImage", "inputs": {"image": %q}},
+				"2": {"class_type": "DDColor_Colorize", "inputs": {"image": ["1", 0], "model_input_size": %d, "checkpoint": "ddcolor_paper.pth"}},
+				"3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "npm"}}}`, c.photo, c.side), 0o600))
+			cmd := exec.CommandContext(withPatience(t), c.command[0], append(c.command[1:], workflow)...)
+			cmd.Dir = packages
+			var problems bytes.Buffer
+			cmd.Stderr = &problems
+			out, err := cmd.Output()
+			require.NoError(t, err, problems.String())
+			assert.True(t, strings.HasPrefix(c.came(t, out), "http://"+proxy+"/view?"), string(out))
+			require.Eventually(t, func() bool {
+				for _, trace := range j.traces("/api/traces?limit=10&lookback=1h&service=comfyui") {
+					side, nodes := false, 0
+					for i := range trace.Spans {
+						s := &trace.Spans[i]
+						side = side || s.tag("comfyui.image.side") == float64(c.side)
+						if strings.HasPrefix(s.OperationName, "comfyui.node ") {
+							nodes++
+						}
+					}
+					if side && nodes == 3 {
+						return true
+					}
+				}
+				return false
+			}, patience, 1e8, "a trace with three nodes")
+		})
+	}
+}
