@@ -49,14 +49,21 @@ func start(t *testing.T) (*Server, string) {
 // types, keys and status codes; times, ids, paths and sizes of pictures aside. The
 // real server ran twice, with its cache from recording to recording.
 func TestRecordingsOfTheRealServerPlayAgainstIt(t *testing.T) {
+	var server *Server
 	var base string
 	for i, r := range comfyreplay.All(t) {
 		if i == 0 || strings.HasPrefix(r.Name, "14") {
-			_, base = start(t)
+			server, base = start(t)
 		}
 		t.Run(r.Name, func(t *testing.T) {
 			p := &player{t: t, base: base, ids: map[string]string{}, sockets: map[string]*websocket.Conn{}, got: map[string]chan string{}}
 			p.play(&r)
+			// A socket that closes takes the id from a newer one, as in the real server.
+			require.Eventually(t, func() bool {
+				server.mu.Lock()
+				defer server.mu.Unlock()
+				return len(server.sockets) == 0
+			}, 10*time.Second, time.Millisecond)
 		})
 	}
 }
