@@ -18,9 +18,6 @@ var _ comfyui.Work = Service{}
 // when models and cache are freed, in MiB.
 const cudaContext = 300
 
-// steps are the steps of one photo that ComfyUI tells of.
-const steps = 4
-
 // NewService puts a card at rest that only works when its ComfyUI says so.
 func NewService(card *fakenvml.Card, profile *fakenvml.Profile, seed uint64) Service {
 	c := New(card, profile, seed)
@@ -46,19 +43,7 @@ func (s Service) Colorize(ctx context.Context, side int, _ string, step func(don
 		defer s.mu.Unlock()
 		s.rest(time.Now())
 	}()
-	for i := range steps {
-		timer := time.NewTimer(lasts / steps)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return ctx.Err()
-		case <-timer.C:
-		}
-		if err := step(i+1, steps); err != nil {
-			return err
-		}
-	}
-	return nil
+	return comfyui.InSteps(ctx, lasts, step)
 }
 
 // Free gives back what the allocator keeps.

@@ -3,7 +3,6 @@ package comfyuireceiver
 import (
 	"cmp"
 	"context"
-	"errors"
 	"slices"
 	"strconv"
 	"time"
@@ -90,32 +89,15 @@ func (p *poller) look(ctx context.Context) error {
 		return err
 	}
 	now := p.now()
-	queued := map[string]bool{}
 	for _, list := range [][]protocol.Queued{queue.Running, queue.Pending} {
 		for i := range list {
-			queued[list[i].ID] = true
 			p.tracker.Recover(now, list[i].ID, list[i].Submission, now, trace.SpanContext{}, parentOf(nil, list[i].Traceparent))
 		}
 	}
 	if err := p.history(ctx); err != nil {
 		return err
 	}
-	for _, id := range p.tracker.Open(now) {
-		if queued[id] {
-			continue
-		}
-		finished, err := p.upstream.finished(ctx, id)
-		switch {
-		case err == nil:
-			p.tracker.Settled(p.now(), &finished)
-		case errors.Is(err, errNotInHistory):
-			p.tracker.Gone(p.now(), id, away)
-		default:
-			return err
-		}
-	}
-	p.away.CompareAndSwap(away, false)
-	return nil
+	return p.settle(ctx, p.tracker.Open(now), &queue, away)
 }
 
 // history tells the finished prompts that were not told yet.

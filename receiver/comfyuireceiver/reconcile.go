@@ -53,6 +53,12 @@ func (s *service) reconcile(ctx context.Context) {
 		s.away.Store(true) // and comes back without its queue, if it restarts
 		return
 	}
+	_ = s.settle(ctx, ids, &queue, away) // what is left over is asked for at the next look
+}
+
+// settle ends the prompts that the server's queue no longer has, as its history tells
+// it. away says that the server was not there since the last look.
+func (s *service) settle(ctx context.Context, ids []string, queue *protocol.Queue, away bool) error {
 	queued := make(map[string]bool, len(queue.Running)+len(queue.Pending))
 	for _, list := range [][]protocol.Queued{queue.Running, queue.Pending} {
 		for i := range list {
@@ -70,10 +76,11 @@ func (s *service) reconcile(ctx context.Context) {
 		case errors.Is(err, errNotInHistory):
 			s.tracker.Gone(s.now(), id, away)
 		default:
-			return
+			return err
 		}
 	}
 	s.away.CompareAndSwap(away, false)
+	return nil
 }
 
 const (

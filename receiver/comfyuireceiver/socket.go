@@ -312,12 +312,6 @@ func (s *socket) end() {
 	s.proxy.sockets.remove(s)
 }
 
-func (s *socket) hasClient() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.client != nil
-}
-
 // sockets are all open ones.
 type sockets struct {
 	most int // kept without a client
@@ -401,13 +395,11 @@ func (ss *sockets) closeAll() {
 	}
 	ss.mu.Unlock()
 	for _, s := range all {
-		if s.hasClient() {
-			s.mu.Lock()
-			client := s.client
-			s.mu.Unlock()
-			if client != nil {
-				s.answerClose(client, []byte{0x03, 0xE9}) // 1001: going away
-			}
+		s.mu.Lock()
+		client := s.client
+		s.mu.Unlock()
+		if client != nil {
+			s.answerClose(client, []byte{0x03, 0xE9}) // 1001: going away
 		}
 		s.leaveServer()
 	}

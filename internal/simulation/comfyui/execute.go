@@ -41,7 +41,7 @@ func (s *Server) next() *item {
 		return nil
 	}
 	i := heap.Pop(&s.pending).(*item)
-	s.running, s.client, s.interrupt, s.lastNode = i, i.client(), false, ""
+	s.running, s.interrupt, s.lastNode = i, false, ""
 	s.sendStatus()
 	return i
 }
@@ -74,7 +74,7 @@ func (x *execution) tell(kind string, data map[string]any) {
 	data["prompt_id"] = x.item.id
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if k := x.sockets[x.item.client()]; k != nil && x.item.client() != "" {
+	if k := x.sockets[x.item.client()]; k != nil {
 		k.send(message(kind, data))
 	}
 }
@@ -137,10 +137,10 @@ func (x *execution) run() {
 	}
 	s.running = nil
 	s.sendStatus()
-	if k := s.sockets[x.item.client()]; k != nil && x.item.client() != "" {
+	if k := s.sockets[x.item.client()]; k != nil {
 		k.send(message("executing", map[string]any{"node": nil, "prompt_id": x.item.id}))
 	}
-	s.client, s.lastNode = "", ""
+	s.lastNode = ""
 }
 
 // takeCache finds what was executed before, and forgets what this prompt has not.

@@ -163,21 +163,9 @@ type timedWork struct{}
 // NewTimedWork is a Work without a card, for tests.
 func NewTimedWork() Work { return timedWork{} }
 
-const steps = 4
-
 func (timedWork) Colorize(ctx context.Context, side int, checkpoint string, step func(done, all int) error) error {
-	pause := time.Duration(float64(side*side) * 1.9e-7 * float64(time.Second))
-	for i := range steps {
-		timer := time.NewTimer(pause)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return ctx.Err()
-		case <-timer.C:
-		}
-		if err := step(i+1, steps); err != nil {
-			return err
-		}
+	if err := InSteps(ctx, time.Duration(float64(side*side)*7.6e-7*float64(time.Second)), step); err != nil {
+		return err
 	}
 	switch {
 	case side >= 2048:
@@ -190,6 +178,24 @@ func (timedWork) Colorize(ctx context.Context, side int, checkpoint string, step
 
 func (timedWork) Free()          {}
 func (timedWork) Memory() Memory { return Memory{25276502016, 24738656256, 25276502016, 24738656256} }
+
+// InSteps lets a time pass in four steps, and tells of each.
+func InSteps(ctx context.Context, lasts time.Duration, step func(done, all int) error) error {
+	const steps = 4
+	for i := range steps {
+		timer := time.NewTimer(lasts / steps)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		case <-timer.C:
+		}
+		if err := step(i+1, steps); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // OutOfMemory is torch's exception when a card of so many bytes has no room for what
 // is asked.

@@ -28,10 +28,9 @@ type Server struct {
 	running   *item
 	history   map[string]*entry
 	order     []string
-	sockets   map[string]*socket
-	cache     map[string]bool // signatures of what was executed
+	sockets   map[string]*socket // by client id, which is never empty
+	cache     map[string]bool    // signatures of what was executed
 	lastNode  string
-	client    string // of the running prompt
 	interrupt bool
 	pictures  []string // uploaded
 }
@@ -432,7 +431,7 @@ func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	s.sockets[id] = k
 	k.send(message("status", map[string]any{"status": s.status(), "sid": id}))
-	if s.client == id && s.lastNode != "" {
+	if s.running != nil && s.running.client() == id && s.lastNode != "" {
 		k.send(message("executing", map[string]any{"node": s.lastNode}))
 	}
 	s.mu.Unlock()
