@@ -170,14 +170,7 @@ func TestPromptsAreTracedWithTheirCardAndCounted(t *testing.T) {
 		return logLines(t, c.Process, "prompt error: out_of_memory in DDColor_Colorize: CUDA out of memory") == 1
 	}, patience, 1e8)
 	require.Eventually(t, func() bool {
-		for _, trace := range j.traces("/api/traces?limit=10&lookback=1h&service=comfyui") {
-			for i := range trace.Spans {
-				if trace.Spans[i].OperationName == "comfyui.node DDColor_Colorize" {
-					return trace.Spans[i].tag("hw.id") == card && trace.Spans[i].tag("gpu.simulated") == true
-				}
-			}
-		}
-		return false
+		return j.hasSpan("comfyui.node DDColor_Colorize", func(s *jaegerSpan) bool { return s.tag("hw.id") == card && s.tag("gpu.simulated") == true })
 	}, patience, 1e8, "the node's span names its card")
 	unmarked, err := store.Query(context.Background(), `count by (__name__) ({__name__=~"comfyui_prompts.*|comfyui_node.*",gpu_simulated!="true"})`)
 	require.NoError(t, err)

@@ -83,3 +83,15 @@ func (j *jaeger) traces(path string) []jaegerTrace {
 	}
 	return answer.Data
 }
+
+// hasSpan reports whether a span of ComfyUI with a name and more about it has arrived.
+func (j *jaeger) hasSpan(name string, is func(*jaegerSpan) bool) bool {
+	for _, trace := range j.traces("/api/traces?limit=100&lookback=1h&service=comfyui") {
+		for i := range trace.Spans {
+			if s := &trace.Spans[i]; s.OperationName == name && is(s) {
+				return true
+			}
+		}
+	}
+	return false
+}

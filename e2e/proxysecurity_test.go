@@ -106,14 +106,7 @@ func TestProxyWithTLSAndAToken(t *testing.T) {
 		}
 	}
 	require.Eventually(t, func() bool {
-		for _, trace := range j.traces("/api/traces?limit=10&lookback=1h&service=comfyui") {
-			for i := range trace.Spans {
-				if trace.Spans[i].OperationName == "comfyui.node DDColor_Colorize" {
-					return true
-				}
-			}
-		}
-		return false
+		return j.hasSpan("comfyui.node DDColor_Colorize", func(*jaegerSpan) bool { return true })
 	}, patience, 1e8)
 	assert.Zero(t, logLines(t, c.Process, token))
 }

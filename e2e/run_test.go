@@ -81,15 +81,7 @@ func TestRunShowsPromptsOfItsSimulatedComfyUI(t *testing.T) {
 	eventually(t, store, `hw_gpu_process_memory_usage_bytes{hw_id="`+card+`",process_executable_name="run"} > 6e9`, atLeast(1))
 	j := &jaeger{query: fmt.Sprintf("http://127.0.0.1:%d", tracesPort)}
 	require.Eventually(t, func() bool {
-		for _, trace := range j.traces("/api/traces?limit=100&lookback=1h&service=comfyui") {
-			for i := range trace.Spans {
-				s := &trace.Spans[i]
-				if s.OperationName == "comfyui.prompt" && s.tag("comfyui.image.side") == 1280.0 && s.tag("hw.id") == card {
-					return true
-				}
-			}
-		}
-		return false
+		return j.hasSpan("comfyui.prompt", func(s *jaegerSpan) bool { return s.tag("comfyui.image.side") == 1280.0 && s.tag("hw.id") == card })
 	}, patience, 1e8, "a photo of the rush, with its card")
 	unmarked, err := store.Query(t.Context(), `count by (__name__) (last_over_time({__name__=~"comfyui_.*|hw_gpu_.*",gpu_simulated!="true"}[5m]))`)
 	require.NoError(t, err)
