@@ -65,14 +65,14 @@ validate: build ## check every ready configuration
 .PHONY: lint
 lint: ## golangci-lint, go vet without cgo and for other systems, gofmt, syntax of the scripts
 	@"$$(scripts/tool.sh golangci-lint)" run ./...
-	@CGO_ENABLED=0 go vet ./receiver/... ./internal/nvmllib/...
-	@GOOS=darwin CGO_ENABLED=0 go vet ./receiver/...
+	@CGO_ENABLED=0 go vet ./receiver/... ./connector/... ./internal/nvmllib/...
+	@GOOS=darwin CGO_ENABLED=0 go vet ./receiver/... ./connector/...
 	@for s in scripts/*.sh .ci/run; do bash -n $$s || exit 1; done
 	@test -z "$$(gofmt -l $(GO_FILES))" || { echo "gofmt these:"; gofmt -l $(GO_FILES); exit 1; }
 
 .PHONY: generate
 generate: ## write the generated files anew
-	@cd tools && for m in ../receiver/*/metadata.yaml ../extension/*/metadata.yaml; do "$$(../scripts/tool.sh mdatagen)" $$m || exit 1; done
+	@cd tools && for m in ../receiver/*/metadata.yaml ../connector/*/metadata.yaml ../extension/*/metadata.yaml; do "$$(../scripts/tool.sh mdatagen)" $$m || exit 1; done
 	@go run ./internal/gendocs
 
 .PHONY: fuzz
@@ -88,6 +88,10 @@ bench: build ## cost of a collection beside a plain loop, memory of the running 
 .PHONY: bench-proxy
 bench-proxy: ## what the ComfyUI proxy adds: latency, throughput of previews, text frames, open sockets
 	@go test -count=1 -timeout 10m -run '^TestProxyFigures$$' -v ./receiver/comfyuireceiver -figures | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
+
+.PHONY: bench-correlation
+bench-correlation: ## spans a second of the correlation, bytes per waiting span, memory over an hour in virtual time
+	@go test -count=1 -timeout 10m -run '^(TestCorrelationFigures|TestMemoryIsFlatOverAnHour)$$' -v ./connector/gpucorrelationconnector -figures | grep --line-buffered -E '^figure|FAIL|panic|_test.go'
 
 .PHONY: e2e-comfyui
 e2e-comfyui: build servers ## every recording of a real ComfyUI through the built collector into Jaeger; prints figures

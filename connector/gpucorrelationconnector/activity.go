@@ -1,0 +1,210 @@
+package gpucorrelationconnector
+
+import (
+	"math"
+	"slices"
+
+	"go.opentelemetry.io/collector/pdata/pcommon"
+)
+
+// forever is the end of what has not ended.
+const forever = math.MaxInt64
+
+// activity is the time that one trace used a card.
+type activity struct {
+	trace   pcommon.TraceID
+	windows []window // sorted, apart
+	from    int64
+	to      int64
+	// spans are those that name the card, for records that ask what ran at a time;
+	// they are dropped when no such record can come any more.
+	spans []spanWindow
+}
+
+// spanWindow is one span's time on the card; deeper ones are parts of others.
+type spanWindow struct {
+	window
+	id    pcommon.SpanID
+	depth int
+}
+
+// mostSpanWindows bounds the spans that are remembered of one activity.
+const mostSpanWindows = 64
+
+// activities are those of one card: what overlaps shares the card.
+type activities struct {
+	ended   []*activity // by their ends
+	byTrace map[pcommon.TraceID]*activity
+	open    map[pcommon.TraceID]*activity
+}
+
+func newActivities() activities {
+	return activities{open: map[pcommon.TraceID]*activity{}, byTrace: map[pcommon.TraceID]*activity{}}
+}
+
+// begin notes that a trace began to use the card and has not ended.
+func (a *activities) begin(trace pcommon.TraceID, span pcommon.SpanID, from int64, most int) bool {
+	if len(a.open) >= most {
+		return false
+	}
+	if a.byTrace[trace] != nil {
+		return true // its spans were faster
+	}
+	w := window{from, forever}
+	a.open[trace] = &activity{trace: trace, windows: []window{w}, from: from, to: forever, spans: []spanWindow{{window: w, id: span}}}
+	return true
+}
+
+// end notes the whole time of a trace's spans; more of them may come.
+func (a *activities) end(trace pcommon.TraceID, windows []window, spans []spanWindow) {
+	delete(a.open, trace)
+	if before := a.byTrace[trace]; before != nil { // more of its spans
+		i := a.firstAfter(before.to)
+		for a.ended[i] != before {
+			i++
+		}
+		a.ended = slices.Delete(a.ended, i, i+1)
+		windows = append(windows, before.windows...)
+		spans = append(spans, before.spans...)
+	}
+	windows = union(windows)
+	n := &activity{trace: trace, windows: windows, from: windows[0].from, to: windows[len(windows)-1].to, spans: spans}
+	i := len(a.ended)
+	for i > 0 && a.ended[i-1].to > n.to {
+		i--
+	}
+	a.ended = slices.Insert(a.ended, i, n)
+	a.byTrace[trace] = n
+}
+
+// forget drops what ended before a time, and all but the newest.
+func (a *activities) forget(before int64, most int) {
+	i := max(a.firstAfter(before), len(a.ended)-most)
+	for _, x := range a.ended[:i] {
+		delete(a.byTrace, x.trace)
+	}
+	clear(a.ended[:i])
+	a.ended = a.ended[i:]
+	for trace, o := range a.open {
+		// What began that long ago and never ended has been forgotten by its service.
+		if o.from < before {
+			delete(a.open, trace)
+		}
+	}
+}
+
+// forgetSpans drops the spans of what ended before a time.
+func (a *activities) forgetSpans(before int64) {
+	for i := a.firstAfter(before) - 1; i >= 0 && a.ended[i].spans != nil; i-- {
+		a.ended[i].spans = nil
+	}
+}
+
+// firstAfter is the place of the first activity that ended at or after a time.
+func (a *activities) firstAfter(at int64) int {
+	i, _ := slices.BinarySearchFunc(a.ended, at, func(x *activity, at int64) int {
+		if x.to < at {
+			return -1
+		}
+		return 1
+	})
+	return i
+}
+
+// overlapping calls do with each activity that overlaps a window.
+func (a *activities) overlapping(w window, do func(*activity)) {
+	for _, x := range a.ended[a.firstAfter(w.from):] {
+		if x.from <= w.to {
+			do(x)
+		}
+	}
+	for _, x := range a.open {
+		if x.from <= w.to {
+			do(x)
+		}
+	}
+}
+
+// share is a part of a window in which n traces used the card.
+type share struct {
+	window
+	n int
+}
+
+// shares divides a trace's windows where others begin or end.
+func (a *activities) shares(trace pcommon.TraceID, windows []window) []share {
+	out := make([]share, 0, len(windows))
+	for _, w := range windows {
+		type turn struct {
+			at int64
+			by int
+		}
+		var turns []turn
+		a.overlapping(w, func(x *activity) {
+			if x.trace == trace {
+				return
+			}
+			for _, other := range x.windows {
+				if c, ok := w.clip(other); ok && c.length() > 0 {
+					turns = append(turns, turn{c.from, 1}, turn{c.to, -1})
+				}
+			}
+		})
+		slices.SortFunc(turns, func(a, b turn) int {
+			switch {
+			case a.at < b.at:
+				return -1
+			case a.at > b.at:
+				return 1
+			}
+			return 0
+		})
+		at, n := w.from, 1
+		for _, t := range turns {
+			if t.at > at {
+				out = append(out, share{window{at, t.at}, n})
+				at = t.at
+			}
+			n += t.by
+		}
+		if at < w.to || w.length() == 0 {
+			out = append(out, share{window{at, w.to}, n})
+		}
+	}
+	return out
+}
+
+// running finds what used the card at a time: of several the one that began last
+// first, each with its deepest span.
+func (a *activities) running(at int64) (found []ran) {
+	a.overlapping(window{at, at}, func(x *activity) {
+		if !slices.ContainsFunc(x.windows, func(w window) bool { return w.from <= at && at <= w.to }) {
+			return
+		}
+		r := ran{trace: x.trace, from: x.from}
+		deepest := -1
+		for _, s := range x.spans {
+			if s.from <= at && at <= s.to && s.depth > deepest {
+				deepest, r.span = s.depth, s.id
+			}
+		}
+		found = append(found, r)
+	})
+	slices.SortStableFunc(found, func(a, b ran) int {
+		switch {
+		case a.from > b.from:
+			return -1
+		case a.from < b.from:
+			return 1
+		}
+		return 0
+	})
+	return found
+}
+
+// ran is a trace that used a card at some time, and the span of it that did.
+type ran struct {
+	trace pcommon.TraceID
+	span  pcommon.SpanID
+	from  int64
+}
