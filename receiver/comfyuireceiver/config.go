@@ -58,6 +58,12 @@ type Config struct {
 	// must name the same.
 	LibraryPath string `mapstructure:"library_path"`
 
+	// ExecutionEvents adds a log record (comfyui.execution.started) when a prompt
+	// begins to run: the gpucorrelation connector shares a card's time among the
+	// prompts that run, and names them on the card's records, before their traces have
+	// ended. It keeps these records to itself. Default: false.
+	ExecutionEvents bool `mapstructure:"execution_events"`
+
 	// Storage is a storage extension that keeps the open prompts, so that they end
 	// after a kill of the collector; and in poll mode what was already told.
 	Storage *component.ID `mapstructure:"storage"`

@@ -29,6 +29,7 @@ type deviceFinder struct {
 
 	mu    sync.Mutex
 	found string
+	pid   int // of the server's process, once its card is found
 	fake  bool
 }
 
@@ -55,6 +56,13 @@ func (f *deviceFinder) id() string {
 	return f.found
 }
 
+// process is the server's process, while its card is known; 0 if not.
+func (f *deviceFinder) process() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.pid
+}
+
 func (f *deviceFinder) simulated() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -77,7 +85,7 @@ func (f *deviceFinder) begin() {
 	}
 	f.opened = true
 	f.cards.wait(firstLooks)
-	f.note("", f.cards.simulated())
+	f.note("", 0, f.cards.simulated())
 }
 
 // end is for a start that failed.
@@ -87,11 +95,11 @@ func (f *deviceFinder) end() {
 	}
 }
 
-func (f *deviceFinder) note(found string, fake bool) {
+func (f *deviceFinder) note(found string, pid int, fake bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if found != "" {
-		f.found = found
+		f.found, f.pid = found, pid
 	}
 	f.fake = fake
 }
@@ -111,7 +119,7 @@ func (f *deviceFinder) run(ctx context.Context) {
 			if pid = processOn("/proc", f.port, pid); pid != 0 {
 				found = f.cards.of(ctx, pid)
 			}
-			f.note(found, f.cards.simulated())
+			f.note(found, pid, f.cards.simulated())
 		}
 		select {
 		case <-ctx.Done():

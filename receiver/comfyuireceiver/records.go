@@ -11,8 +11,8 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
 )
 
-// record makes the log record of a prompt that failed.
-func (b *spanBuilder) record(p *prompt.Prompt, now time.Time) plog.Logs {
+// newRecord makes one log record.
+func (b *spanBuilder) newRecord(name string, at, now time.Time) (plog.Logs, plog.LogRecord) {
 	logs := plog.NewLogs()
 	rl := logs.ResourceLogs().AppendEmpty()
 	b.resource(rl.Resource())
@@ -20,9 +20,38 @@ func (b *spanBuilder) record(p *prompt.Prompt, now time.Time) plog.Logs {
 	sl.Scope().SetName(metadata.ScopeName)
 	sl.Scope().SetVersion(b.version)
 	r := sl.LogRecords().AppendEmpty()
-	r.SetEventName("comfyui.prompt." + string(p.Outcome))
-	r.SetTimestamp(pcommon.NewTimestampFromTime(p.Ended))
+	r.SetEventName(name)
+	r.SetTimestamp(pcommon.NewTimestampFromTime(at))
 	r.SetObservedTimestamp(pcommon.NewTimestampFromTime(now))
+	if b.simulated() {
+		r.Attributes().PutBool("gpu.simulated", true)
+	}
+	return logs, r
+}
+
+// executionStarted is the event of a prompt that begins to run.
+const executionStarted = "comfyui.execution.started"
+
+// started makes the record of an execution that begins: what joins records and cards
+// with prompts knows it before the trace is there.
+func (b *spanBuilder) started(begun prompt.Begun, now time.Time) plog.Logs {
+	logs, r := b.newRecord(executionStarted, begun.At, now)
+	r.SetTraceID(pcommon.TraceID(begun.Context.TraceID()))
+	r.SetSpanID(pcommon.SpanID(begun.Execution))
+	r.SetFlags(plog.DefaultLogRecordFlags.WithIsSampled(begun.Context.IsSampled()))
+	r.SetSeverityNumber(plog.SeverityNumberDebug)
+	r.SetSeverityText(r.SeverityNumber().String())
+	r.Attributes().PutStr("comfyui.prompt.id", begun.ID)
+	if id := b.device(); id != "" {
+		r.Attributes().PutStr("hw.id", id)
+	}
+	r.Body().SetStr("prompt begins to run")
+	return logs
+}
+
+// record makes the log record of a prompt that failed.
+func (b *spanBuilder) record(p *prompt.Prompt, now time.Time) plog.Logs {
+	logs, r := b.newRecord("comfyui.prompt."+string(p.Outcome), p.Ended, now)
 	r.SetTraceID(pcommon.TraceID(p.Context.TraceID()))
 	r.SetSpanID(pcommon.SpanID(p.Context.SpanID()))
 	r.SetFlags(plog.DefaultLogRecordFlags.WithIsSampled(p.Context.IsSampled()))
@@ -51,9 +80,6 @@ func (b *spanBuilder) record(p *prompt.Prompt, now time.Time) plog.Logs {
 		put("exception.type", p.Failure.Type)
 		put("exception.message", message)
 		put("exception.stacktrace", b.redact(traceback(p.Failure.Traceback)))
-	}
-	if b.simulated() {
-		a.PutBool("gpu.simulated", true)
 	}
 	text := fmt.Sprintf("prompt %s: %s", p.Outcome, errorType(p))
 	if p.Failure.NodeType != "" {

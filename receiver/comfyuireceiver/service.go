@@ -50,6 +50,7 @@ type service struct {
 	users  int
 	mu     sync.Mutex
 	ended  chan *prompt.Prompt
+	begun  chan prompt.Begun
 	poke   chan struct{} // look at the queue now
 	cancel context.CancelFunc
 	work   sync.WaitGroup
@@ -59,7 +60,7 @@ type service struct {
 func newService(settings receiver.Settings, cfg *Config) *service {
 	return &service{
 		cfg: cfg, settings: settings, log: settings.Logger, now: time.Now,
-		ended: make(chan *prompt.Prompt, cfg.Limits.Queue), poke: make(chan struct{}, 1),
+		ended: make(chan *prompt.Prompt, cfg.Limits.Queue), begun: make(chan prompt.Begun, cfg.Limits.Queue), poke: make(chan struct{}, 1),
 	}
 }
 
@@ -100,9 +101,12 @@ func (s *service) build(ctx context.Context, host component.Host) (err error) {
 	s.metrics = newMeter(s.cfg.Limits, func(what string) { s.folded(what) })
 	s.spans = &spanBuilder{
 		sizer: newSizer(s.cfg.Sizing, s.cfg.TaskClasses), capture: s.cfg.Capture, version: s.settings.BuildInfo.Version,
-		resource: s.resource, device: s.device.id, simulated: s.device.simulated,
+		resource: s.resource, device: s.device.id, pid: s.device.process, simulated: s.device.simulated,
 	}
 	s.tracker = prompt.NewTracker(prompt.Limits{Open: s.cfg.Limits.Prompts, Early: 30 * time.Second}, s.take, s.unfollowed)
+	if s.cfg.ExecutionEvents && s.logs != nil {
+		s.tracker.Began = s.announce
+	}
 	s.out.Go(s.emit)
 	s.device.begin()
 	s.restore(running)
@@ -265,20 +269,43 @@ func (s *service) take(p *prompt.Prompt) {
 	}
 }
 
+// announce takes the beginning of an execution; it never waits.
+func (s *service) announce(b prompt.Begun) {
+	select {
+	case s.begun <- b:
+	default:
+		s.dropped("logs")
+	}
+}
+
 // emit hands traces and log records on. What comes next may be slow: prompts wait
-// in a bounded queue, and the proxy does not.
+// in bounded queues, and the proxy does not.
 func (s *service) emit() {
-	for p := range s.ended {
-		if s.traces != nil {
-			if err := s.traces.ConsumeTraces(context.Background(), s.spans.build(p)); err != nil {
-				s.dropped("traces")
-				s.log.Debug("a prompt's trace was refused by what comes next", zap.Error(err))
-			}
-		}
-		if s.logs != nil && failed(p) {
-			if err := s.logs.ConsumeLogs(context.Background(), s.spans.record(p, s.now())); err != nil {
+	for {
+		select {
+		case b := <-s.begun:
+			if s.logs.ConsumeLogs(context.Background(), s.spans.started(b, s.now())) != nil {
 				s.dropped("logs")
 			}
+		case p, ok := <-s.ended:
+			if !ok {
+				return
+			}
+			s.emitPrompt(p)
+		}
+	}
+}
+
+func (s *service) emitPrompt(p *prompt.Prompt) {
+	if s.traces != nil {
+		if err := s.traces.ConsumeTraces(context.Background(), s.spans.build(p)); err != nil {
+			s.dropped("traces")
+			s.log.Debug("a prompt's trace was refused by what comes next", zap.Error(err))
+		}
+	}
+	if s.logs != nil && failed(p) {
+		if err := s.logs.ConsumeLogs(context.Background(), s.spans.record(p, s.now())); err != nil {
+			s.dropped("logs")
 		}
 	}
 }

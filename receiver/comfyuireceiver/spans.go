@@ -26,6 +26,7 @@ type spanBuilder struct {
 	// resource is copied onto every trace; device is the card's hw.id.
 	resource  func(pcommon.Resource)
 	device    func() string
+	pid       func() int // of the server's process; 0 if it is not known
 	simulated func() bool
 }
 
@@ -72,10 +73,29 @@ func (o *one) span(id, parent trace.SpanID, name string, from, to time.Time) ptr
 	if o.simulated() {
 		s.Attributes().PutBool("gpu.simulated", true)
 	}
+	return s
+}
+
+// onCard names the card on a span that uses it. What waits uses none.
+func (o *one) onCard(s ptrace.Span) {
 	if id := o.device(); id != "" {
 		s.Attributes().PutStr("hw.id", id)
 	}
-	return s
+}
+
+// dimensions are what figures of prompts are told apart by.
+func (o *one) dimensions(a pcommon.Map) {
+	for _, d := range [...][2]string{
+		{"comfyui.workflow.id", o.p.Submission.Workflow}, {"comfyui.task_class", o.sizing.taskClass}, {"comfyui.model", o.sizing.model},
+	} {
+		if d[1] != "" {
+			a.PutStr(d[0], d[1])
+		}
+	}
+	a.PutStr("comfyui.prompt.outcome", string(o.p.Outcome))
+	if side := o.sizing.side(); side > 0 {
+		a.PutStr("comfyui.image.size_class", sizeClass(side))
+	}
 }
 
 func (o *one) root() {
@@ -98,10 +118,7 @@ func (o *one) root() {
 		}
 	}
 	put("comfyui.prompt.id", p.ID)
-	put("comfyui.workflow.id", p.Submission.Workflow)
-	put("comfyui.task_class", o.sizing.taskClass)
-	put("comfyui.model", o.sizing.model)
-	a.PutStr("comfyui.prompt.outcome", string(p.Outcome))
+	o.dimensions(a)
 	if o.capture.ClientID {
 		put("comfyui.client.id", p.Submission.ClientID)
 	}
@@ -115,7 +132,6 @@ func (o *one) root() {
 		a.PutInt("comfyui.image.width", int64(o.sizing.width))
 		a.PutInt("comfyui.image.height", int64(o.sizing.height))
 		a.PutInt("comfyui.image.side", int64(side))
-		a.PutStr("comfyui.image.size_class", sizeClass(side))
 	}
 	if o.sizing.batch > 1 {
 		a.PutInt("comfyui.image.batch", int64(o.sizing.batch))
@@ -208,14 +224,23 @@ func (o *one) queue() {
 	}
 	s := o.span(prompt.NewSpanID(), p.Context.SpanID(), "comfyui.queue", from, to)
 	s.Attributes().PutStr("comfyui.prompt.id", p.ID)
+	o.dimensions(s.Attributes())
 }
 
 func (o *one) execution() {
 	p := o.p
-	id := prompt.NewSpanID()
+	id := p.Execution
+	if !id.IsValid() { // a prompt of the history
+		id = prompt.NewSpanID()
+	}
 	s := o.span(id, p.Context.SpanID(), "comfyui.execution", p.Started, p.Ended)
 	a := s.Attributes()
+	o.onCard(s)
+	if pid := o.pid(); pid != 0 {
+		a.PutInt("process.pid", int64(pid))
+	}
 	a.PutStr("comfyui.prompt.id", p.ID)
+	o.dimensions(a)
 	a.PutInt("comfyui.nodes.executed", int64(len(p.Nodes)))
 	a.PutInt("comfyui.nodes.cached", int64(len(p.Cached)))
 	if len(p.Cached) > 0 {
@@ -257,6 +282,7 @@ func (o *one) nodes(execution trace.SpanID) {
 			name += " " + class
 		}
 		s := o.span(ids[n.ID], parent, name, n.Start, n.End)
+		o.onCard(s)
 		a := s.Attributes()
 		a.PutStr("comfyui.prompt.id", o.p.ID)
 		a.PutStr("comfyui.node.id", n.ID)

@@ -47,8 +47,10 @@ type Prompt struct {
 	ID string
 	// Context is that of the root span; Parent that of the caller's, if it sent one.
 	Context, Parent trace.SpanContext
-	Submission      protocol.Submission
-	Answer          protocol.Answer
+	// Execution is the id of the execution's span.
+	Execution  trace.SpanID
+	Submission protocol.Submission
+	Answer     protocol.Answer
 	// HTTPStatus and Path are the request's; both are empty for a prompt that was
 	// found in the queue or the history.
 	HTTPStatus int
@@ -68,6 +70,7 @@ type Prompt struct {
 	known     bool // an answer or the queue said that it exists
 	states    bool // the server sends progress_state
 	cancelled bool // a client asked for its removal
+	told      bool // its beginning was announced
 	seen      time.Time
 	next      *Prompt // the same id, sent again
 }

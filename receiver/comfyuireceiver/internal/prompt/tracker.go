@@ -25,6 +25,8 @@ type Tracker struct {
 	limits  Limits
 	ended   func(*Prompt)
 	dropped func() // a prompt is not followed, because Open are
+	// Began is told of each prompt whose execution begins, if set; with no lock held.
+	Began func(Begun)
 
 	// version changes with the set of open prompts.
 	version atomic.Uint64
@@ -51,7 +53,7 @@ func (t *Tracker) Submit(now time.Time, s protocol.Submission, path, client stri
 	t.mu.Lock()
 	t.inFlight++
 	t.mu.Unlock()
-	return &Prompt{Submission: s, Received: now, Path: path, Client: client, Parent: parent, Context: newContext(parent)}
+	return &Prompt{Submission: s, Received: now, Path: path, Client: client, Parent: parent, Context: newContext(parent), Execution: NewSpanID()}
 }
 
 // Answer notes the server's answer to a request.
@@ -92,8 +94,9 @@ func (t *Tracker) Answer(p *Prompt, now time.Time, status int, a protocol.Answer
 	p.known, p.seen = true, now
 	t.open[p.ID] = p
 	t.version.Add(1)
-	done := t.close(p)
+	done, begun := t.close(p), t.begun(p)
 	t.mu.Unlock()
+	t.tell(begun)
 	t.hand(done)
 }
 
@@ -115,9 +118,33 @@ func (t *Tracker) Message(now time.Time, m *protocol.Message) {
 	if p.Outcome == "" {
 		p.take(m, now)
 	}
-	done := t.close(p)
+	done, begun := t.close(p), t.begun(p)
 	t.mu.Unlock()
+	t.tell(begun)
 	t.hand(done)
+}
+
+// Begun is the beginning of a prompt's execution.
+type Begun struct {
+	ID        string
+	Context   trace.SpanContext // of the root
+	Execution trace.SpanID
+	At        time.Time
+}
+
+// begun is the beginning of a prompt's execution, once. The caller holds the lock.
+func (t *Tracker) begun(p *Prompt) *Begun {
+	if t.Began == nil || p.told || !p.known || p.Started.IsZero() || p.Outcome != "" {
+		return nil
+	}
+	p.told = true
+	return &Begun{ID: p.ID, Context: p.Context, Execution: p.Execution, At: p.Started}
+}
+
+func (t *Tracker) tell(b *Begun) {
+	if b != nil {
+		t.Began(*b)
+	}
 }
 
 // close takes a prompt out that is known and has an outcome. The caller holds the lock.
@@ -153,7 +180,7 @@ func (t *Tracker) Recover(now time.Time, id string, s protocol.Submission, recei
 		context = newContext(parent)
 	}
 	t.version.Add(1)
-	t.open[id] = &Prompt{ID: id, Submission: s, Received: received, Answered: received, Context: context, Parent: parent, Recovered: true, known: true, seen: now}
+	t.open[id] = &Prompt{ID: id, Submission: s, Received: received, Answered: received, Context: context, Parent: parent, Execution: NewSpanID(), Recovered: true, known: true, seen: now}
 }
 
 // Remove notes that clients asked to take prompts out of the queue.

@@ -1,0 +1,59 @@
+package comfyuireceiver
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/pdata/pcommon"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyreplay"
+)
+
+// Every execution of the rush is announced once, with the ids of its own span, and
+// without switching it on none is.
+func TestBeginningsOfExecutionsAreToldWhereSwitchedOn(t *testing.T) {
+	for _, r := range comfyreplay.All(t) {
+		if r.Name != "21_rush_of_1280_by_four_clients" {
+			continue
+		}
+		for _, on := range []bool{false, true} {
+			server := comfyreplay.Serve(t, &r, 2, false)
+			rig := newRig(t, server.URL, func(c *Config) { c.ExecutionEvents, c.Device = on, "GPU-aa" })
+			require.Eventually(t, server.Watched, 10*time.Second, time.Millisecond)
+			require.NoError(t, comfyreplay.Drive(context.Background(), &r, rig.base, 2, false))
+			require.Eventually(t, func() bool { return len(rig.traces.AllTraces()) >= posts(&r) }, 20*time.Second, 10*time.Millisecond)
+			rig.stopNow()
+			told := map[pcommon.SpanID]time.Time{}
+			for _, ld := range rig.logs.AllLogs() {
+				record := ld.ResourceLogs().At(0).ScopeLogs().At(0).LogRecords().At(0)
+				if record.EventName() != executionStarted {
+					continue
+				}
+				assert.NotContains(t, told, record.SpanID())
+				told[record.SpanID()] = record.Timestamp().AsTime()
+				card, _ := record.Attributes().Get("hw.id")
+				assert.Equal(t, "GPU-aa", card.Str())
+			}
+			if !on {
+				assert.Empty(t, told)
+				continue
+			}
+			require.Len(t, told, posts(&r))
+			for _, td := range rig.traces.AllTraces() {
+				for _, s := range td.ResourceSpans().At(0).ScopeSpans().At(0).Spans().All() {
+					card, named := s.Attributes().Get("hw.id")
+					switch s.Name() {
+					case "comfyui.execution":
+						assert.Equal(t, told[s.SpanID()], s.StartTimestamp().AsTime())
+						assert.Equal(t, "GPU-aa", card.Str())
+					case "comfyui.prompt", "comfyui.queue":
+						assert.False(t, named, "%s waits, and uses no card", s.Name())
+					}
+				}
+			}
+		}
+	}
+}
