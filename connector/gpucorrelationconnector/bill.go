@@ -13,6 +13,7 @@ type bill struct {
 	marginal         *float64 // J, the same without the power at rest
 	rest             float64  // W
 	temperature      *float64 // Cel, the highest
+	cardTime         float64  // s of the card, divided among those that shared it
 	throttle         map[string]float64
 	xids             []xidEvent
 
@@ -135,6 +136,7 @@ func (b *bill) load(t *timeline, windows []window, shares []share) {
 				continue
 			}
 			n := float64(s.n)
+			b.cardTime += float64(part.length()) / 1e9 / n
 			if s.n > 1 && part.length() > 0 {
 				b.shared += time.Duration(part.length())
 				b.most = max(b.most, s.n)

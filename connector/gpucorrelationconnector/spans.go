@@ -196,6 +196,7 @@ func (b *bill) write(a pcommon.Map) {
 	if b.marginal != nil {
 		a.PutDouble("gpu.power.rest", b.rest)
 	}
+	a.PutDouble("gpu.time", b.cardTime)
 	whole("gpu.temperature.max", b.temperature)
 	longest := 0.0
 	for reason, seconds := range b.throttle {
@@ -229,6 +230,7 @@ func (b *bill) add(other *bill) {
 	b.peak, b.start, b.end = sum(b.peak, other.peak), sum(b.start, other.start), sum(b.end, other.end)
 	b.energy, b.marginal = sum(b.energy, other.energy), sum(b.marginal, other.marginal)
 	b.rest += other.rest
+	b.cardTime += other.cardTime
 	if b.meanUtilization != nil && other.meanUtilization != nil && b.length+other.length > 0 {
 		mean := (*b.meanUtilization*float64(b.length) + *other.meanUtilization*float64(other.length)) / float64(b.length+other.length)
 		b.meanUtilization = &mean

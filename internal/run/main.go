@@ -233,7 +233,7 @@ func (s *settings) findCards(ctx context.Context) (*machine, error) {
 		state.SetDriver(profile.Driver.Version, profile.Driver.NVML, profile.Driver.CUDA)
 		if i == 0 && s.comfyui == "" {
 			service := simulation.NewService(state.AddCard(profile), profile, uint64(i+1))
-			m.service = &service
+			m.service = service
 			working.Go(func() { service.Run(ctx) })
 			continue
 		}

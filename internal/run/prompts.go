@@ -87,6 +87,7 @@ func (s *settings) simulate(ctx context.Context, m *machine, p *prompts) (end fu
 		return nil, err
 	}
 	server := comfyui.NewServer(m.service)
+	server.Lag = simulation.Late(1)
 	h := &http.Server{Handler: server, ReadHeaderTimeout: 10 * time.Second}
 	p.users = simulation.NewUsers("http://" + p.proxy)
 	ctx, cancel := context.WithCancel(ctx)

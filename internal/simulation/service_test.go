@@ -15,7 +15,7 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
 )
 
-func service(t *testing.T, profile string) (Service, *fakenvml.Card, *fakenvml.Profile) {
+func service(t *testing.T, profile string) (*Service, *fakenvml.Card, *fakenvml.Profile) {
 	t.Helper()
 	state, err := fakenvml.Create(filepath.Join(t.TempDir(), "state"))
 	require.NoError(t, err)
@@ -39,7 +39,7 @@ func TestPhotosOfUsersWorkOnTheCard(t *testing.T) {
 	all.Go(func() { server.Run(ctx) })
 	all.Go(func() { users.Run(ctx, 2, 1) })
 	users.Rush()
-	need, _ := demand(rushSide)
+	need, _ := demand(rushSide, modelOf(""))
 	require.Eventually(t, func() bool { return card.Get("memory_used") == (p.Values["memory_used"]+cudaContext+need)*mib }, 30*time.Second, 10*time.Millisecond)
 	assert.Greater(t, card.Get("memory_used"), rest)
 	cancel()
@@ -55,6 +55,7 @@ func TestAPhotoThatDoesNotFitFails(t *testing.T) {
 	var f *comfyui.Failure
 	require.ErrorAs(t, err, &f)
 	assert.Equal(t, "torch.cuda.OutOfMemoryError", f.Type)
+	s.Free()
 	before := s.Memory()
 	require.NoError(t, s.Colorize(t.Context(), 256, "", func(int, int) error { return nil }))
 	after := s.Memory()
@@ -64,4 +65,39 @@ func TestAPhotoThatDoesNotFitFails(t *testing.T) {
 	s.Free()
 	assert.Less(t, card.Get("memory_used"), used)
 	assert.Equal(t, before, s.Memory())
+}
+
+// TestHistoryKnowsWhatThePhotoDid compares the history with what the library shows
+// while two services share the card.
+func TestHistoryKnowsWhatThePhotoDid(t *testing.T) {
+	a, card, p := service(t, "l40s")
+	b := a.Another(2)
+	history := a.Remember()
+	from := time.Now()
+	var both sync.WaitGroup
+	for _, s := range []*Service{a, b} {
+		both.Go(func() { assert.NoError(t, s.Colorize(t.Context(), 512, "", func(int, int) error { return nil })) })
+	}
+	both.Wait()
+	to := time.Now()
+	whole := history.Between(from, to, nil)
+	most := (p.Values["memory_used"] + 2*cudaContext) * mib
+	need, lasts := demand(512, modelOf(""))
+	assert.Greater(t, whole.Peak, most+need*mib, "both hold memory")
+	assert.Equal(t, whole.Peak, card.Get("memory_used"), "the allocators keep it")
+	rest := float64(p.Series["power"]) / 1000
+	assert.Greater(t, whole.Energy, rest*to.Sub(from).Seconds())
+	assert.Greater(t, whole.Throttled, time.Duration(0), "together they reach the power limit")
+	assert.Greater(t, whole.Busy, 0.5*lasts.Seconds())
+	half := history.Between(from, to, func(int64) (int, int64) { return 2, to.UnixNano() })
+	assert.InDelta(t, whole.Energy/2, half.Energy, 1e-6)
+	parts := 0.0
+	for at := from; at.Before(to); at = at.Add(100 * time.Millisecond) {
+		end := at.Add(100 * time.Millisecond)
+		if end.After(to) {
+			end = to
+		}
+		parts += history.Between(at, end, nil).Energy
+	}
+	assert.InDelta(t, whole.Energy, parts, 1e-6, "the parts make the whole")
 }

@@ -29,10 +29,10 @@ func TestAnHourOfPhotosKeepsToTheCard(t *testing.T) {
 			photos, most := 0, int64(0)
 			now := time.Unix(0, 0)
 			for range int(time.Hour / tick) {
-				before := c.working
+				before := len(c.ahead)
 				now = now.Add(tick)
 				c.step(now)
-				if c.working && !before {
+				if len(c.ahead) > before {
 					photos++
 				}
 				used := card.Get("memory_used")
@@ -58,15 +58,19 @@ func TestTheModelIsUnloadedWhenNobodyComes(t *testing.T) {
 	require.NoError(t, err)
 	card := state.AddCard(p)
 	c := New(card, p, 1)
-	now := time.Unix(0, 0)
-	c.work(now)
-	c.rest(now)
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	for c.loaded = false; !c.loaded || len(c.ahead) > 0; now = now.Add(tick) {
+		c.step(now)
+	}
 	held := card.Get("memory_used")
 	assert.Greater(t, held, p.Values["memory_used"]*mib, "the allocator keeps memory after a photo")
-	require.Eventually(t, func() bool { // until a tick in which no photo comes
-		c.working = false
-		c.idleSince = now
-		c.step(now.Add(31 * time.Second))
-		return card.Get("memory_used") == p.Values["memory_used"]*mib
-	}, 10*time.Second, time.Microsecond)
+	for used := held; used > p.Values["memory_used"]*mib; used = card.Get("memory_used") {
+		if now = now.Add(unloadAfter + tick); len(c.ahead) > 0 { // a photo came
+			for ; len(c.ahead) > 0; now = now.Add(tick) {
+				c.step(now)
+			}
+		}
+		c.step(now)
+	}
+	assert.False(t, c.loaded)
 }

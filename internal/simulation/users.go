@@ -17,7 +17,7 @@ import (
 )
 
 // Users are people with old photos. Each has a socket to ComfyUI, uploads a photo,
-// waits for it, looks at it for a while and uploads the next.
+// waits for it, looks at it for a while and uploads the next; sooner in busy hours.
 type Users struct {
 	base   string // of ComfyUI, or of what stands in front of it
 	client *http.Client
@@ -86,14 +86,14 @@ func (u *Users) session(ctx context.Context, id string, random *rand.Rand, photo
 	defer func() { _ = conn.CloseNow() }()
 	conn.SetReadLimit(16 << 20)
 	for ctx.Err() == nil {
-		if err := u.submit(ctx, id, fmt.Sprintf("%s-%d.png", id, *photo), pick(random)); err != nil {
+		if err := u.submit(ctx, id, fmt.Sprintf("%s-%d.png", id, *photo), pick(random, time.Now())); err != nil {
 			return err
 		}
 		*photo++
 		if err := untilDone(ctx, conn); err != nil {
 			return err
 		}
-		pause(ctx, time.Duration(500+random.IntN(5000))*time.Millisecond)
+		pause(ctx, time.Duration(float64(500+random.IntN(2500))/max(rate(time.Now()), 0.15))*time.Millisecond)
 	}
 	return nil
 }

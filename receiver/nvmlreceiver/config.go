@@ -30,6 +30,11 @@ type Config struct {
 	scraperhelper.ControllerConfig `mapstructure:",squash"`
 	metadata.MetricsBuilderConfig  `mapstructure:",squash"`
 
+	// Only names the metrics that are emitted, for a second receiver that takes a few
+	// of them often. What stands under metrics goes before. Default: those that are
+	// enabled.
+	Only []string `mapstructure:"only"`
+
 	// CardTimeout is how long a collection waits for one card. A card that has
 	// not answered by then is reported as unresponsive, and its series end until
 	// it answers. Default: 2s, or the collection interval if that is shorter.

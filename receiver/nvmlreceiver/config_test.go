@@ -82,3 +82,16 @@ func FuzzDeviceNames(f *testing.F) {
 		_ = newDeviceMatcher(DeviceFilter{Include: []string{name}}).wants(name, 0, name)
 	})
 }
+
+func TestOnlyNamesTheMetricsThatAreEmitted(t *testing.T) {
+	cfg, err := load(t, map[string]any{
+		"only":    []any{"hw.energy", "hw.gpu.memory.usage"},
+		"metrics": map[string]any{"hw.power": map[string]any{"enabled": true}},
+	})
+	require.NoError(t, err)
+	assert.True(t, cfg.Metrics.HwEnergy.Enabled && cfg.Metrics.HwGpuMemoryUsage.Enabled)
+	assert.True(t, cfg.Metrics.HwPower.Enabled, "metrics goes before")
+	assert.False(t, cfg.Metrics.HwTemperature.Enabled || cfg.Metrics.HwGpuProcessMemoryUsage.Enabled || cfg.Metrics.HwStatus.Enabled)
+	_, err = load(t, map[string]any{"only": []any{"hw.gpu.memory.usages"}})
+	require.ErrorContains(t, err, "only::0: hw.gpu.memory.usages: there is no such key: did you mean hw.gpu.memory.usage?")
+}

@@ -1,6 +1,9 @@
 package nvmlreceiver
 
 import (
+	"errors"
+	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -21,7 +24,37 @@ func (c *Config) Unmarshal(conf *confmap.Conf) error {
 	if err := indicesAsText(conf); err != nil {
 		return err
 	}
+	metrics, _ := known.ToStringMap()["metrics"].(map[string]any)
+	if err := onlyThese(conf, metrics); err != nil {
+		return err
+	}
 	return conf.Unmarshal(c)
+}
+
+// onlyThese switches every metric off that the key only does not name; what stands
+// under metrics goes before.
+func onlyThese(conf *confmap.Conf, known map[string]any) error {
+	names, ok := conf.Get("only").([]any)
+	if !ok || len(names) == 0 {
+		return nil
+	}
+	switched := map[string]any{}
+	for name := range known {
+		switched[name] = map[string]any{"enabled": slices.Contains(names, any(name))}
+	}
+	var errs []error
+	for i, name := range names {
+		text := fmt.Sprint(name)
+		if err := configkeys.Unknown("", map[string]any{text: nil}, known); err != nil {
+			errs = append(errs, fmt.Errorf("only::%d: %w", i, err))
+		}
+	}
+	given, err := conf.Sub("metrics")
+	if err == nil {
+		all := confmap.NewFromStringMap(switched)
+		err = errors.Join(all.Merge(given), conf.Merge(confmap.NewFromStringMap(map[string]any{"metrics": all.ToStringMap()})))
+	}
+	return errors.Join(append(errs, err)...)
 }
 
 // indicesAsText lets devices name indices without quotes: YAML reads 0 as a number.

@@ -22,7 +22,7 @@ const (
 	cellSize     = 2 * word
 	fieldSize    = 3 * word
 	functionSize = 4 * word
-	stepSize     = 2 * word
+	stepSize     = 3 * word
 	seriesSize   = word + maxSteps*stepSize
 	eventSize    = 3 * word
 	migSize      = 7*word + 2*textSize

@@ -262,22 +262,40 @@ func (c *Card) Calls(function string) int64 { return c.state.load(c.function(fun
 func (c *Card) Step(name string, v int64) { c.stepAt(name, v, monotonic()) }
 
 func (c *Card) stepAt(name string, v, at int64) {
-	l := c.state.layout
-	series := c.base + l.seriesAt + c.state.index(l.series, "SERIES", name)*seriesSize
-	n := c.state.load(series)
-	if name == "power" && n > 0 {
+	total := c.state.load(c.base + 4*word)
+	if series, n := c.series(name); n > 0 {
 		last := series + word + int((n-1)%maxSteps)*stepSize
 		elapsed := float64(at-c.state.load(last)) / 1e9
-		atomic.AddInt64(c.state.word(c.base+4*word), int64(float64(c.state.load(last+word))*elapsed))
+		total = c.state.load(last+2*word) + int64(float64(c.state.load(last+word))*elapsed)
 	}
+	c.addStep(name, v, at, total)
+}
+
+func (c *Card) series(name string) (at int, steps int64) {
+	l := c.state.layout
+	at = c.base + l.seriesAt + c.state.index(l.series, "SERIES", name)*seriesSize
+	return at, c.state.load(at)
+}
+
+func (c *Card) addStep(name string, v, at, total int64) {
+	series, n := c.series(name)
 	step := series + word + int(n%maxSteps)*stepSize
 	c.state.store(step, at)
 	c.state.store(step+word, v)
+	c.state.store(step+2*word, total)
 	c.state.store(series, n+1)
 }
 
 // SetEnergy sets the energy counter in mJ, as of now.
-func (c *Card) SetEnergy(mj int64) { c.state.store(c.base+4*word, mj) }
+func (c *Card) SetEnergy(mj int64) {
+	series, n := c.series("power")
+	if n == 0 {
+		c.state.store(c.base+4*word, mj)
+		return
+	}
+	last := series + word + int((n-1)%maxSteps)*stepSize
+	c.addStep("power", c.state.load(last+word), monotonic(), mj)
+}
 
 // Freeze stops the energy counter at its value by setting the power to zero.
 // Golden tests use it: everything else stands still by itself.

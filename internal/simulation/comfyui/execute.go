@@ -112,11 +112,12 @@ func (x *execution) sendStates() {
 }
 
 func (x *execution) run() {
-	g := x.item.graph
+	g, from := x.item.graph, time.Now()
 	x.record("execution_start", map[string]any{})
 	cached := x.takeCache(g)
 	x.record("execution_cached", map[string]any{"nodes": cached})
 	err := x.execute(g, cached)
+	x.wasExecuted(Executed{Prompt: x.item.id, From: from})
 	switch {
 	case x.ctx.Err() != nil:
 		return
@@ -286,7 +287,10 @@ func (x *execution) node(g graph, id, display, parent string, n *node) error {
 		time.AfterFunc(wait, func() { x.async <- id })
 		return nil
 	}
-	if err := x.do(g, id, n); err != nil {
+	from := time.Now()
+	err := x.do(g, id, n)
+	x.wasExecuted(Executed{Prompt: x.item.id, Node: id, Class: n.Class, From: from})
+	if err != nil {
 		return x.failed(id, n, err)
 	}
 	x.finish(g, id)

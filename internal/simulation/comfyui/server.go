@@ -19,6 +19,13 @@ import (
 
 // Server is one ComfyUI. It is an http.Handler; Run executes its prompts.
 type Server struct {
+	// Lag is how long a frame is held back before it goes out, and all after it; it is
+	// asked for each. Without it frames go out at once. Set it before the server is used.
+	Lag func() time.Duration
+	// Done is told of each node and each prompt that was executed, with its true
+	// times.
+	Done func(Executed)
+
 	work Work
 	wake chan struct{}
 
@@ -33,6 +40,19 @@ type Server struct {
 	lastNode  string
 	interrupt bool
 	pictures  []string // uploaded
+}
+
+// Executed is one node's run, or with an empty Node a prompt's.
+type Executed struct {
+	Prompt, Node, Class string
+	From, To            time.Time
+}
+
+func (s *Server) wasExecuted(e Executed) {
+	if s.Done != nil {
+		e.To = time.Now()
+		s.Done(e)
+	}
 }
 
 // item is one prompt in the queue.
@@ -427,7 +447,7 @@ func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request) {
 	k := &socket{conn: conn, out: make(chan frame, 4096)}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	go k.write(ctx)
+	go k.write(ctx, s.Lag)
 	s.mu.Lock()
 	s.sockets[id] = k
 	k.send(message("status", map[string]any{"status": s.status(), "sid": id}))
@@ -471,12 +491,23 @@ func (k *socket) send(f frame) {
 	}
 }
 
-func (k *socket) write(ctx context.Context) {
+func (k *socket) write(ctx context.Context, lag func() time.Duration) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case f := <-k.out:
+			if lag != nil {
+				if held := lag(); held > 0 {
+					timer := time.NewTimer(held)
+					select {
+					case <-ctx.Done():
+						timer.Stop()
+						return
+					case <-timer.C:
+					}
+				}
+			}
 			limited, cancel := context.WithTimeout(ctx, 10*time.Second)
 			err := k.conn.Write(limited, f.kind, f.data)
 			cancel()

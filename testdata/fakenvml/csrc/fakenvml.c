@@ -174,7 +174,7 @@ static int64_t energy(struct card *c) {
 	struct step *st = &p->steps[(n - 1) % MAX_STEPS];
 	int64_t t = now_ns();
 	/* mW · ns → mJ */
-	return load(&c->energy_mj) + (t > st->at_ns ? (int64_t)((double)st->value * (double)(t - st->at_ns) / 1e9) : 0);
+	return st->total + (t > st->at_ns ? (int64_t)((double)st->value * (double)(t - st->at_ns) / 1e9) : 0);
 }
 
 /* --- library --- */

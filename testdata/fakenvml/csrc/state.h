@@ -19,7 +19,9 @@
 struct cell { int64_t value, ret; };
 struct field { int64_t value, ret, type; };
 struct function { int64_t ret, delay_ns, hang, calls; };
-struct step { int64_t at_ns, value; };
+/* total is the integral up to at_ns, of power in mJ: kept with its step, so that
+ * a reader never sees the one without the other. */
+struct step { int64_t at_ns, value, total; };
 struct series { int64_t count; struct step steps[MAX_STEPS]; };
 struct event { int64_t card, type, data; };
 
@@ -79,7 +81,7 @@ struct card {
 	int64_t lost;                /* 1: every call answers GPU_IS_LOST */
 	int64_t sampling_period_ns;  /* of the utilisations */
 	int64_t power_period_ns;     /* of the average power */
-	int64_t energy_mj;           /* at the last power step */
+	int64_t energy_mj;           /* before the first power step */
 	int64_t mig_count;
 	char texts[TEXT_COUNT][TEXT_SIZE];
 	struct cell values[VALUE_COUNT];
