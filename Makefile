@@ -97,6 +97,10 @@ bench-correlation: ## spans a second of the correlation, bytes per waiting span,
 e2e-comfyui: build servers ## every recording of a real ComfyUI through the built collector into Jaeger; prints figures
 	@go test -count=1 -timeout 20m -run '^TestRecordings|^TestPromptsAre' -v ./e2e | grep --line-buffered -E '^figure|--- (FAIL|PASS): Test[A-Za-z]* |FAIL|panic|_test.go'
 
+.PHONY: e2e-correlation
+e2e-correlation: build servers ## PROMPTS (1000) on shared cards: what stands on their spans against what the cards did; prints figures
+	@go test -count=1 -timeout 30m -run '^TestBillsAgreeWithTheTruth$$' -v ./e2e -prompts $${PROMPTS:-1000} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
+
 .PHONY: bench-peaks
 bench-peaks: ## spikes between collections and busy time, beside a plain reader; prints figures
 	@go test ./receiver/nvmlreceiver -count=1 -run '^TestPeakFigures$$' -figures -v | grep --line-buffered -E '^figure|FAIL|panic'

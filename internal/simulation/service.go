@@ -14,7 +14,7 @@ import (
 type Service struct {
 	*Card
 	// EmptyCache is how long after the last time ComfyUI gives unused memory back to
-	// the card, before the next photo. Default: 10s, as ComfyUI does.
+	// the card, once a prompt has ended. Default: 10s, as ComfyUI does.
 	EmptyCache time.Duration
 
 	random  *rand.Rand
@@ -71,14 +71,10 @@ func (s *Service) Colorize(ctx context.Context, side int, checkpoint string, ste
 	m := modelOf(checkpoint)
 	need, _ := demand(side, m)
 	s.mu.Lock()
-	now := time.Now()
-	if s.loaded != checkpoint || now.Sub(s.emptied) >= s.EmptyCache {
-		s.emptied = now
-		s.worker.held = cudaContext
-		if s.loaded == checkpoint {
-			s.worker.held += m.weights
-		}
+	if s.loaded != checkpoint { // the other model makes room
+		s.worker.held, s.loaded = cudaContext, noModel
 	}
+	now := time.Now()
 	if need+cudaContext > s.worker.held+s.free() {
 		s.show(now)
 		s.mu.Unlock()
@@ -113,6 +109,21 @@ func (s *Service) Colorize(ctx context.Context, side int, checkpoint string, ste
 		}
 	}
 	return nil
+}
+
+// Collect gives unused memory back, if that was long ago.
+func (s *Service) Collect() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	if now.Sub(s.emptied) < s.EmptyCache {
+		return
+	}
+	s.emptied, s.worker.held = now, cudaContext
+	if s.loaded != noModel {
+		s.worker.held += modelOf(s.loaded).weights
+	}
+	s.show(now)
 }
 
 // Free gives back what the allocator keeps, and the model.

@@ -2,6 +2,7 @@ package simulation
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -59,7 +60,9 @@ func (u *Users) Run(ctx context.Context, n int, seed uint64) {
 			case <-u.rush:
 				for i := range rushOf {
 					client := fmt.Sprintf("rush-%d", i%4+1)
-					all.Go(func() { _ = u.submit(ctx, client, fmt.Sprintf("%s-%d.png", client, time.Now().UnixNano()), rushSide) })
+					all.Go(func() {
+						_ = u.submit(ctx, client, fmt.Sprintf("%s-%d.png", client, time.Now().UnixNano()), Photo{Side: rushSide})
+					})
 				}
 			}
 		}
@@ -76,6 +79,38 @@ func (u *Users) one(ctx context.Context, id string, random *rand.Rand) {
 }
 
 func (u *Users) session(ctx context.Context, id string, random *rand.Rand, photo *int) error {
+	return u.connected(ctx, id, func(conn *websocket.Conn) error {
+		for ctx.Err() == nil {
+			if err := u.colour(ctx, conn, id, *photo, Photo{Side: pick(random, time.Now())}); err != nil {
+				return err
+			}
+			*photo++
+			pause(ctx, time.Duration(float64(500+random.IntN(2500))/max(rate(time.Now()), 0.15))*time.Millisecond)
+		}
+		return nil
+	})
+}
+
+// Photo is one that a user wants in colour.
+type Photo struct {
+	Side       int    // the longer one, in pixels
+	Checkpoint string // empty: ddcolor_paper.pth
+}
+
+// Order has one user ask for photos, one after the other.
+func (u *Users) Order(ctx context.Context, id string, photos []Photo) error {
+	return u.connected(ctx, id, func(conn *websocket.Conn) error {
+		for i, p := range photos {
+			if err := u.colour(ctx, conn, id, i+1, p); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// connected opens a user's socket for as long as do goes on.
+func (u *Users) connected(ctx context.Context, id string, do func(*websocket.Conn) error) error {
 	conn, response, err := websocket.Dial(ctx, "ws"+strings.TrimPrefix(u.base, "http")+"/ws?clientId="+id, &websocket.DialOptions{HTTPClient: u.client})
 	if err != nil {
 		if response != nil && response.Body != nil {
@@ -85,17 +120,15 @@ func (u *Users) session(ctx context.Context, id string, random *rand.Rand, photo
 	}
 	defer func() { _ = conn.CloseNow() }()
 	conn.SetReadLimit(16 << 20)
-	for ctx.Err() == nil {
-		if err := u.submit(ctx, id, fmt.Sprintf("%s-%d.png", id, *photo), pick(random, time.Now())); err != nil {
-			return err
-		}
-		*photo++
-		if err := untilDone(ctx, conn); err != nil {
-			return err
-		}
-		pause(ctx, time.Duration(float64(500+random.IntN(2500))/max(rate(time.Now()), 0.15))*time.Millisecond)
+	return do(conn)
+}
+
+// colour asks for a photo and waits for it.
+func (u *Users) colour(ctx context.Context, conn *websocket.Conn, id string, number int, p Photo) error {
+	if err := u.submit(ctx, id, fmt.Sprintf("%s-%d.png", id, number), p); err != nil {
+		return err
 	}
-	return nil
+	return untilDone(ctx, conn)
 }
 
 // untilDone reads a user's socket until the prompt has ended.
@@ -128,7 +161,8 @@ func pause(ctx context.Context, d time.Duration) {
 }
 
 // submit uploads a photo and asks for its colours.
-func (u *Users) submit(ctx context.Context, client, name string, side int) error {
+func (u *Users) submit(ctx context.Context, client, name string, p Photo) error {
+	checkpoint := cmp.Or(p.Checkpoint, "ddcolor_paper.pth")
 	var form bytes.Buffer
 	w := multipart.NewWriter(&form)
 	part, err := w.CreateFormFile("image", name)
@@ -148,7 +182,7 @@ func (u *Users) submit(ctx context.Context, client, name string, side int) error
 	type inputs = map[string]any
 	body, err := json.Marshal(inputs{"client_id": client, "prompt": inputs{
 		"1": inputs{"class_type": "LoadImage", "inputs": inputs{"image": name}},
-		"2": inputs{"class_type": "DDColor_Colorize", "inputs": inputs{"image": link("1"), "model_input_size": side, "checkpoint": "ddcolor_paper.pth"}},
+		"2": inputs{"class_type": "DDColor_Colorize", "inputs": inputs{"image": link("1"), "model_input_size": p.Side, "checkpoint": checkpoint}},
 		"3": inputs{"class_type": "SaveImage", "inputs": inputs{"images": link("2"), "filename_prefix": "colour"}},
 	}})
 	if err != nil {

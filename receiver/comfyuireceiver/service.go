@@ -310,12 +310,22 @@ func (s *service) emitPrompt(p *prompt.Prompt) {
 	}
 }
 
-// resource puts the host and the service on a resource.
+// resource puts the host and the service on a resource. The instance tells several
+// ComfyUIs apart: their series would be the same.
 func (s *service) resource(r pcommon.Resource) {
-	if name, err := os.Hostname(); err == nil {
-		r.Attributes().PutStr("host.name", name)
+	host, err := os.Hostname()
+	if err == nil {
+		r.Attributes().PutStr("host.name", host)
 	}
 	r.Attributes().PutStr("service.name", "comfyui")
+	server, port := s.upstream.base.Hostname(), s.upstream.base.Port()
+	if ip := net.ParseIP(server); host != "" && (server == "localhost" || ip != nil && ip.IsLoopback()) {
+		server = host
+	}
+	if port != "" {
+		server = net.JoinHostPort(server, port)
+	}
+	r.Attributes().PutStr("service.instance.id", server)
 }
 
 func (s *service) lookNow() {

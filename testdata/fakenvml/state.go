@@ -200,6 +200,17 @@ func (c *Card) Set(name string, v int64) { c.state.store(c.cell(name), v) }
 // Get reads one of the VALUE lines back.
 func (c *Card) Get(name string) int64 { return c.state.load(c.cell(name)) }
 
+// Text reads one of the TEXT lines back.
+func (c *Card) Text(name string) string {
+	l := c.state.layout
+	at := c.base + l.textsAt + c.state.index(l.texts, "TEXT", name)*textSize
+	text, _, _ := strings.Cut(string(c.state.memory[at:at+textSize]), "\x00")
+	return text
+}
+
+// UUID is the card's, its hw.id.
+func (c *Card) UUID() string { return c.Text("uuid") }
+
 // SetValueReturn makes readings of one VALUE answer a code, 0 for success.
 func (c *Card) SetValueReturn(name string, code int64) { c.state.store(c.cell(name)+word, code) }
 

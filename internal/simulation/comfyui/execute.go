@@ -31,6 +31,7 @@ func (s *Server) Run(ctx context.Context) {
 		}
 		x := &execution{Server: s, ctx: ctx, item: i, states: map[string]*state{}, entry: &entry{item: i, outputs: map[string]any{}, meta: map[string]any{}, messages: []any{}}}
 		x.run()
+		s.work.Collect()
 	}
 }
 

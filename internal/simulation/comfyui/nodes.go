@@ -14,8 +14,10 @@ type Work interface {
 	// Colorize works on one photo: step is called after each of its steps, and ends
 	// the work with an error if the prompt is interrupted.
 	Colorize(ctx context.Context, side int, checkpoint string, step func(done, all int) error) error
-	// Free gives memory back (/free).
+	// Free gives memory back (/free). Collect may give back what is not needed; it is
+	// called when a prompt has ended.
 	Free()
+	Collect()
 	// Memory is the device's memory as the server sees it, in bytes.
 	Memory() Memory
 }
@@ -177,6 +179,7 @@ func (timedWork) Colorize(ctx context.Context, side int, checkpoint string, step
 }
 
 func (timedWork) Free()          {}
+func (timedWork) Collect()       {}
 func (timedWork) Memory() Memory { return Memory{25276502016, 24738656256, 25276502016, 24738656256} }
 
 // InSteps lets a time pass in four steps, and tells of each.

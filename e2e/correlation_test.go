@@ -1,0 +1,342 @@
+package e2e
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/figure"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/simulation"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/simulation/comfyui"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/stack"
+	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
+)
+
+var correlatedPrompts = flag.Int("prompts", 60, "prompts of TestBillsAgreeWithTheTruth; make e2e-correlation runs 1000")
+
+// photoService is a simulated machine with ComfyUIs on its cards, and what they did.
+type photoService struct {
+	*machine
+	card    []string // hw.id of each card
+	history []*simulation.History
+	comfyui []*comfyUI
+
+	mu   sync.Mutex
+	done []executed
+}
+
+type comfyUI struct {
+	card   int
+	server *httptest.Server
+	proxy  string
+}
+
+// executed is what a ComfyUI on a card did.
+type executed struct {
+	comfyui.Executed
+	card int
+}
+
+// newPhotoService puts ComfyUIs on cards; cards[i] is the card of ComfyUI i.
+func newPhotoService(t *testing.T, m *machine, cards ...int) *photoService {
+	t.Helper()
+	p := &photoService{machine: m}
+	ctx, cancel := context.WithCancel(context.Background())
+	var working sync.WaitGroup
+	t.Cleanup(func() { cancel(); working.Wait() })
+	services := map[int]*simulation.Service{}
+	for i := range m.cards {
+		p.card = append(p.card, m.cards[i].UUID())
+		services[i] = simulation.NewService(m.cards[i], m.profiles[i], uint64(i))
+		p.history = append(p.history, services[i].Remember())
+		working.Go(func() { services[i].Run(ctx) })
+	}
+	for i, card := range cards {
+		s := services[card]
+		if slices.Contains(cards[:i], card) {
+			s = s.Another(uint64(100 + i))
+		}
+		s.EmptyCache = 0
+		server := comfyui.NewServer(s)
+		server.Lag = simulation.Late(uint64(i))
+		server.Done = func(e comfyui.Executed) {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.done = append(p.done, executed{e, card})
+		}
+		c := &comfyUI{card: card, server: httptest.NewServer(server), proxy: "127.0.0.1:" + strconv.Itoa(port(t))}
+		t.Cleanup(func() { c.server.CloseClientConnections(); c.server.Close() })
+		working.Go(func() { server.Run(ctx) })
+		p.comfyui = append(p.comfyui, c)
+	}
+	return p
+}
+
+// overlay is the configuration that puts a comfyui receiver before each ComfyUI.
+func (p *photoService) overlay(t *testing.T) string {
+	t.Helper()
+	var receivers, names strings.Builder
+	for i, c := range p.comfyui {
+		name := "comfyui"
+		if i > 0 {
+			name = fmt.Sprintf("comfyui/%d", i)
+		}
+		fmt.Fprintf(&receivers, "  %s: {proxy: {endpoint: %q}, upstream: {endpoint: %q}, device: %s, collection_interval: 1s, execution_events: true, storage: file_storage/comfyui}\n", name, c.proxy, c.server.URL, p.card[c.card])
+		names.WriteString(", " + name)
+	}
+	path := filepath.Join(t.TempDir(), "overlay.yaml")
+	text := "receivers:\n" + receivers.String() + "service:\n  pipelines:\n" +
+		"    metrics: {receivers: [nvml" + names.String() + "]}\n    traces: {receivers: [" + names.String()[2:] + "]}\n    logs: {receivers: [nvml" + names.String() + "]}\n"
+	require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+	return path
+}
+
+// order has the users of every ComfyUI ask for n photos in all, three at a time.
+func (p *photoService) order(t *testing.T, n int, seed uint64) {
+	t.Helper()
+	var users sync.WaitGroup
+	random := rand.New(rand.NewPCG(seed, 9))
+	const clients = 3
+	parts := len(p.comfyui) * clients
+	for i, c := range p.comfyui {
+		for k := range clients {
+			share := n / parts
+			if i*clients+k < n%parts {
+				share++
+			}
+			photos := make([]simulation.Photo, share)
+			for j := range photos {
+				photos[j].Side = []int{256, 320, 460, 512, 680, 960, 1024, 1280}[random.IntN(8)]
+				if random.IntN(6) == 0 {
+					photos[j].Checkpoint = "ddcolor_artistic.pth"
+				}
+			}
+			users.Go(func() {
+				assert.NoError(t, simulation.NewUsers("http://"+c.proxy).Order(context.Background(), fmt.Sprintf("client-%d-%d", i, k), photos))
+			})
+		}
+	}
+	users.Wait()
+}
+
+// shares tells by how many traces a card was used at a time.
+func (p *photoService) shares(card int) func(int64) (int, int64) {
+	var all []executed
+	for _, e := range p.done {
+		if e.card == card && e.Node == "" {
+			all = append(all, e)
+		}
+	}
+	slices.SortFunc(all, func(a, b executed) int { return a.From.Compare(b.From) })
+	return func(at int64) (n int, until int64) {
+		until = math.MaxInt64
+		for _, e := range all {
+			switch from, to := e.From.UnixNano(), e.To.UnixNano(); {
+			case from > at:
+				return max(n, 1), min(until, from)
+			case at < to:
+				n++
+				until = min(until, to)
+			}
+		}
+		return max(n, 1), until
+	}
+}
+
+// errors are relative errors of one figure.
+type relative struct{ errors []float64 }
+
+func (r *relative) add(got, want float64) {
+	if want > 0 {
+		r.errors = append(r.errors, math.Abs(got-want)/want)
+	}
+}
+
+func (r *relative) mean() float64 {
+	sum := 0.0
+	for _, e := range r.errors {
+		sum += e
+	}
+	return sum / float64(max(len(r.errors), 1))
+}
+
+func (r *relative) quantile(q float64) float64 {
+	if len(r.errors) == 0 {
+		return 0
+	}
+	slices.Sort(r.errors)
+	return r.errors[int(q*float64(len(r.errors)-1))]
+}
+
+// accuracy is how near figures are to the truth.
+type accuracy struct {
+	peak, energy, busy         relative
+	throttleError, throttleAll float64   // s
+	apart                      []float64 // energies, J
+	spans                      int
+}
+
+// joules is a quantile of by how much energies are wrong.
+func (a *accuracy) joules(q float64) float64 {
+	if len(a.apart) == 0 {
+		return 0
+	}
+	slices.Sort(a.apart)
+	return a.apart[int(q*float64(len(a.apart)-1))]
+}
+
+func (a *accuracy) add(s *jaegerSpan, truth simulation.Truth) {
+	a.spans++
+	number := func(key string) float64 { v, _ := s.tag(key).(float64); return v }
+	a.apart = append(a.apart, math.Abs(number("gpu.energy")-truth.Energy))
+	a.peak.add(number("gpu.memory.peak"), float64(truth.Peak))
+	a.energy.add(number("gpu.energy"), truth.Energy)
+	a.busy.add(number("gpu.utilization.mean")*float64(s.Duration)/1e6, truth.Busy)
+	a.throttleError += math.Abs(number("gpu.throttle.time") - truth.Throttled.Seconds())
+	a.throttleAll += truth.Throttled.Seconds()
+}
+
+func (a *accuracy) print(name string, peak, energy float64) {
+	figure.Print("correlation."+name+".spans", float64(a.spans), "spans")
+	if a.spans == 0 {
+		return
+	}
+	figure.AtMost("correlation."+name+".memory_peak_error", 100*a.peak.mean(), "%", peak)
+	figure.Print("correlation."+name+".memory_peak_error_p95", 100*a.peak.quantile(0.95), "%")
+	figure.AtMost("correlation."+name+".energy_error", 100*a.energy.mean(), "%", energy)
+	figure.Print("correlation."+name+".energy_error_p95", 100*a.energy.quantile(0.95), "%")
+	figure.Print("correlation."+name+".utilization_error", 100*a.busy.mean(), "%")
+	if a.throttleAll > 0.05 {
+		figure.AtMost("correlation."+name+".throttle_time_error", 100*a.throttleError/a.throttleAll, "%", 5)
+	}
+}
+
+// TestBillsAgreeWithTheTruth lets ComfyUIs on several cards, two of them on one, work
+// for many users, and compares what stands on the spans with what the cards did; and
+// what joining samples of 15 s by time would have said.
+func TestBillsAgreeWithTheTruth(t *testing.T) {
+	j := startJaeger(t)
+	store, _ := prometheus(t, "10m")
+	p := newPhotoService(t, newMachine(t, fakenvml.Current, "l40s", "h100", "rtx-4080-super"), 0, 1, 1, 2)
+	c := collect(t, "comfyui.yaml", append(p.environment, "OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(),
+		"OTELCOL_GPU_TRACES_ENDPOINT="+j.otlp, "OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+store.URL+"/api/v1/write", "OTELCOL_GPU_COLLECTION_INTERVAL=15s"),
+		"--config", p.overlay(t))
+	eventually(t, store, `hw_gpu_up`, atLeast(3))
+	n := *correlatedPrompts
+	p.order(t, n, 1)
+
+	var traces []jaegerTrace
+	require.Eventually(t, func() bool {
+		traces = j.traces(fmt.Sprintf("/api/traces?limit=%d&lookback=2h&service=comfyui", 2*n))
+		return len(traces) >= n
+	}, patience, 200*time.Millisecond, "%d of %d traces arrived", len(traces), n)
+	eventually(t, store, fmt.Sprintf(`sum(comfyui_execution_gpu_energy_joules_count) == %d`, n), atLeast(1))
+	p.compare(t, store, traces, n)
+	_, err := c.Stop(20 * time.Second)
+	require.NoError(t, err)
+}
+
+// instant is how long a node at least takes to be looked at by itself: loading and
+// saving a picture take microseconds of a card in the simulation.
+const instant = 10 * time.Millisecond
+
+func (p *photoService) compare(t *testing.T, store stack.Store, traces []jaegerTrace, n int) {
+	t.Helper()
+	require.Len(t, traces, n)
+	spans := map[string]*jaegerSpan{} // by prompt and node
+	billed, explained, lost := 0, 0, 0
+	for i := range traces {
+		for k := range traces[i].Spans {
+			s := &traces[i].Spans[k]
+			node := s.tag("comfyui.node.id")
+			if node == nil {
+				node = ""
+			}
+			if node != "" || s.OperationName == "comfyui.execution" {
+				spans[fmt.Sprint(s.tag("comfyui.prompt.id"), " ", node)] = s
+			}
+			if s.OperationName == "comfyui.prompt" {
+				switch {
+				case s.tag("gpu.energy") != nil && s.tag("gpu.memory.peak") != nil:
+					billed++
+				case s.tag("gpu.correlation.reason") != nil:
+					explained++
+				}
+			}
+		}
+	}
+	share := map[int]func(int64) (int, int64){}
+	for i := range p.history {
+		share[i] = p.shares(i)
+	}
+	var long, short, nodes, unseen, naive accuracy
+	for _, e := range p.done {
+		s := spans[e.Prompt+" "+e.Node]
+		if s == nil {
+			lost++
+			continue
+		}
+		truth := p.history[e.card].Between(e.From, e.To, share[e.card])
+		samples, _ := s.tag("gpu.samples").(float64)
+		switch {
+		case samples == 0 || e.To.Sub(e.From) < instant:
+			unseen.add(s, truth)
+		case e.To.Sub(e.From) < 500*time.Millisecond:
+			short.add(s, truth)
+		case e.Node != "":
+			nodes.add(s, truth)
+		default:
+			long.add(s, truth)
+			p.askNaively(t, store, e, truth, &naive)
+		}
+	}
+	figure.AtLeast("correlation.prompts_with_figures_or_reason", 100*float64(billed+explained)/float64(n), "%", 100)
+	figure.Print("correlation.prompts_with_figures", 100*float64(billed)/float64(n), "%")
+	figure.AtMost("correlation.spans_lost", float64(lost), "spans", 0)
+	long.print("executions", 1, 3)
+	nodes.print("nodes", 1, 3)
+	short.print("under_500ms", 5, 10)
+	figure.Print("correlation.without_a_sample.spans", float64(unseen.spans), "spans")
+	figure.Print("correlation.without_a_sample.memory_peak_error", 100*unseen.peak.mean(), "%")
+	figure.Print("correlation.without_a_sample.energy_error_p95", unseen.joules(0.95), "J")
+	figure.Print("naive_15s.memory_peak_error", 100*naive.peak.mean(), "%")
+	figure.Print("naive_15s.memory_peak_error_p95", 100*naive.peak.quantile(0.95), "%")
+	figure.Print("naive_15s.energy_error", 100*naive.energy.mean(), "%")
+	figure.Print("naive_15s.energy_error_p95", 100*naive.energy.quantile(0.95), "%")
+	assert.Equal(t, n, billed+explained, "every prompt has its figures or says why not")
+	assert.Zero(t, lost, "spans")
+	assert.Less(t, long.peak.mean(), 0.01, "peak memory of executions")
+	assert.Less(t, long.energy.mean(), 0.03, "energy of executions")
+	assert.Less(t, nodes.energy.mean(), 0.05, "energy of nodes")
+}
+
+// askNaively joins by time in PromQL what a collection each 15 s has stored: the
+// memory and the power that the last sample before the end tells.
+func (p *photoService) askNaively(t *testing.T, store stack.Store, e executed, truth simulation.Truth, into *accuracy) {
+	t.Helper()
+	at := func(query string) float64 {
+		series, err := store.QueryAt(context.Background(), fmt.Sprintf(query, p.card[e.card]), e.To)
+		require.NoError(t, err)
+		if len(series) == 0 {
+			return 0
+		}
+		return series[0].Value()
+	}
+	into.spans++
+	into.peak.add(at(`hw_gpu_memory_usage_bytes{hw_id="%s"}`), float64(truth.Peak))
+	into.energy.add(at(`hw_power_watts{hw_id="%s",hw_gpu_power_scope="instant"}`)*e.To.Sub(e.From).Seconds(), truth.Energy)
+}
