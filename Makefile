@@ -59,8 +59,9 @@ servers: ## build the servers that the tests start, and install ComfyUI's npm cl
 	@scripts/npm.sh >/dev/null
 
 .PHONY: validate
-validate: build ## check every ready configuration
+validate: build ## check every ready configuration, and the recording rules with figures
 	@for c in config/*.yaml; do echo "validate $$c"; $(BINARY) validate --config $$c || exit 1; done
+	@p="$$(scripts/tool.sh promtool)" && $$p check rules deploy/prometheus/rules/*.yaml >/dev/null && $$p test rules deploy/prometheus/tests/*.yaml
 
 .PHONY: lint
 lint: ## golangci-lint, go vet without cgo and for other systems, gofmt, syntax of the scripts
@@ -112,6 +113,10 @@ e2e-noloss: build servers ## the no-loss configuration under KILLS kills (20), r
 .PHONY: e2e-faults
 e2e-faults: build servers ## one card of eight, and the driver, get one fault after another (FAULT=30s each); prints figures
 	@go test -count=1 -timeout 60m -run '^TestFaultsOf' -v ./e2e -fault $${FAULT:-30s} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
+
+.PHONY: report
+report: ## what the cards did for the pictures, as a page: STORE (http://127.0.0.1:8428), WINDOW (7d), OUT (report.html)
+	@go run ./cmd/otelcol-gpu-report -store "$${STORE:-http://127.0.0.1:8428}" -window "$${WINDOW:-7d}" -out "$${OUT:-report.html}"
 
 .PHONY: gpu-check-build
 gpu-check-build: ## one small binary for machines with a card (bin/gpu-check)

@@ -1,5 +1,6 @@
 // Command gendocs writes docs/metrics.md and the metrics table of the README
-// from the receiver's metadata.yaml, the card profiles and the golden files.
+// from the receiver's metadata.yaml, the card profiles and the golden files; and
+// docs/history.md from the report's questions and the recording rules.
 // `make generate` runs it.
 package main
 
@@ -76,6 +77,13 @@ func generate() error {
 	}
 	long, err := longPage(md, root)
 	if err != nil {
+		return err
+	}
+	history, err := historyPage(root)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(root, "docs", "history.md"), history, 0o600); err != nil {
 		return err
 	}
 	if err := os.WriteFile(filepath.Join(root, "docs", "metrics.md"), long, 0o644); err != nil {

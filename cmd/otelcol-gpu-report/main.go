@@ -1,0 +1,112 @@
+// Command otelcol-gpu-report asks a Prometheus-compatible store what the cards did for
+// the pictures, and writes the answers as one HTML page.
+//
+//	otelcol-gpu-report -store http://127.0.0.1:8428 -window 7d -out report.html
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/api"
+	v1 "github.com/prometheus/client_golang/api/prometheus/v1"
+	"github.com/prometheus/common/model"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/report"
+)
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		if !errors.Is(err, flag.ErrHelp) {
+			fmt.Fprintln(os.Stderr, "otelcol-gpu-report:", err)
+		}
+		os.Exit(1)
+	}
+}
+
+func run(arguments []string) error {
+	flags := flag.NewFlagSet("otelcol-gpu-report", flag.ContinueOnError)
+	store := flags.String("store", "http://127.0.0.1:8428", "URL of Prometheus, VictoriaMetrics or what speaks their API")
+	window := flags.String("window", "7d", "how far back: 24h, 7d, 30d")
+	end := flags.String("end", "", "up to when, RFC 3339 (default: now)")
+	zone := flags.String("timezone", "Local", "of the hours of the day, such as Asia/Shanghai or UTC")
+	out := flags.String("out", "report.html", "the page to write; - for the standard output")
+	tokenFile := flags.String("token-file", "", "a file with a bearer token for the store")
+	kwh := flags.Float64("price-kwh", 0, "price of a kWh")
+	cardHour := flags.Float64("price-card-hour", 0, "price of a card for an hour")
+	currency := flags.String("currency", "€", "of the prices")
+	if err := flags.Parse(arguments); err != nil {
+		return err
+	}
+	s := report.Settings{End: time.Now(), PriceKWh: *kwh, PriceCardHour: *cardHour, Currency: *currency}
+	w, err := model.ParseDuration(*window)
+	if err != nil {
+		return fmt.Errorf("-window %s: give a duration such as 24h, 7d or 30d", *window)
+	}
+	s.Window = time.Duration(w)
+	if *end != "" {
+		if s.End, err = time.Parse(time.RFC3339, *end); err != nil {
+			return fmt.Errorf("-end %s: give a time such as 2026-03-01T00:00:00Z", *end)
+		}
+	}
+	if s.Zone, err = time.LoadLocation(*zone); err != nil {
+		return fmt.Errorf("-timezone %s: give a name such as Asia/Shanghai: %w", *zone, err)
+	}
+	if err := s.Check(); err != nil {
+		return err
+	}
+	if u, err := url.Parse(*store); err != nil || u.Host == "" {
+		return fmt.Errorf("-store %s: give a URL such as http://127.0.0.1:9090", *store)
+	}
+	client, err := api.NewClient(api.Config{Address: *store, RoundTripper: withToken(*tokenFile)})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	r, err := report.Make(ctx, v1.NewAPI(client), s)
+	if err != nil {
+		return err
+	}
+	text, err := r.HTML()
+	if err != nil {
+		return err
+	}
+	if *out == "-" {
+		_, err = os.Stdout.Write(text)
+		return err
+	}
+	if err := os.WriteFile(*out, text, 0o600); err != nil {
+		return err
+	}
+	fmt.Printf("%s: %.0f pictures, busiest hour %02d:00, %d cards\n", *out, r.Pictures, r.PeakHour, len(r.Cards))
+	return nil
+}
+
+// bearer adds a token to each request; the file is read each time, so that it can be
+// renewed.
+type bearer struct{ file string }
+
+func withToken(file string) http.RoundTripper {
+	if file == "" {
+		return api.DefaultRoundTripper
+	}
+	return bearer{file}
+}
+
+func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
+	token, err := os.ReadFile(b.file)
+	if err != nil {
+		return nil, fmt.Errorf("-token-file: %w", err)
+	}
+	r = r.Clone(r.Context())
+	r.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
+	return api.DefaultRoundTripper.RoundTrip(r)
+}

@@ -1,0 +1,332 @@
+package report
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	v1 "github.com/prometheus/client_golang/api/prometheus/v1"
+	"github.com/prometheus/common/model"
+	"gonum.org/v1/gonum/stat"
+)
+
+// Settings say what the report is about.
+type Settings struct {
+	Window time.Duration
+	End    time.Time
+	Zone   *time.Location // of the hours of the day
+	// Prices are in Currency; 0: no costs are told.
+	PriceKWh, PriceCardHour float64
+	Currency                string
+}
+
+// Class is what the photos of one task class took.
+type Class struct {
+	Name                                   string
+	Count, Memory, Energy, CardTime        float64
+	Wait, P95                              float64
+	Hours                                  [24]float64 // mean number of pictures
+	MemoryAgainst, EnergyAgainst, Relative float64     // the class's figure over that of the first
+}
+
+// Card is what one card did.
+type Card struct {
+	ID, Name, Instance                       string
+	Utilization, Idle, Energy, Memory, Limit float64
+}
+
+// IdleCard is the part of the time from which on a card is said to be idle.
+const IdleCard = 0.95
+
+// Model is how fast one model version is.
+type Model struct {
+	Name             string
+	Count, Mean, P95 float64
+}
+
+// Outcome is how many prompts ended in one way.
+type Outcome struct {
+	Name  string
+	Count float64
+}
+
+// Report is all answers.
+type Report struct {
+	Settings
+	Made      time.Time
+	Simulated bool
+
+	Pictures float64
+	Outcomes []Outcome
+	Classes  []Class
+	Hours    [24]float64 // mean number of pictures in each hour of the day
+	PeakHour int
+	Cards    []Card
+	Models   []Model
+
+	Concurrency, Utilization []float64 // pairs
+	Correlation              float64   // of them; NaN if they tell none
+
+	Joules, CardSeconds float64 // of a picture
+	Cost                float64 // of a picture, its own energy and card time
+	FullCost            float64 // of a picture, all cards and all their energy
+}
+
+// step of the questions that are asked over time.
+func (s *Settings) step() time.Duration {
+	return max(s.Window/672, 15*time.Minute).Round(time.Minute)
+}
+
+// Make asks a store. What the store does not know is left out; without any prompt
+// there is nothing to report.
+func Make(ctx context.Context, store v1.API, s Settings) (*Report, error) {
+	a := &asker{ctx: ctx, store: store, settings: s, answers: map[string]model.Value{}}
+	for _, q := range Questions {
+		if err := a.ask(q); err != nil {
+			return nil, err
+		}
+	}
+	r := &Report{Settings: s, Made: time.Now(), PeakHour: -1, Correlation: math.NaN()}
+	r.outcomes(a)
+	if len(r.Outcomes) == 0 {
+		return nil, fmt.Errorf("the store has no comfyui_prompts_total in the %v before %s: does the collector (config/comfyui.yaml) write to this store, and were there prompts?", s.Window, s.End.Format(time.RFC3339))
+	}
+	r.Simulated = a.number("simulated") > 0
+	r.classes(a)
+	r.hours(a)
+	r.cards(a)
+	r.models(a)
+	r.pairs(a)
+	r.costs(a)
+	return r, nil
+}
+
+type asker struct {
+	ctx      context.Context
+	store    v1.API
+	settings Settings
+	answers  map[string]model.Value
+}
+
+func (a *asker) ask(q Question) (err error) {
+	s := &a.settings
+	query := strings.NewReplacer("$window", model.Duration(s.Window).String(), "$step", model.Duration(s.step()).String()).Replace(q.PromQL)
+	var v model.Value
+	if q.Range {
+		step := s.step()
+		if q.ID == "prompts_per_hour" {
+			step = time.Hour
+		}
+		end := s.End.Truncate(step)
+		v, _, err = a.store.QueryRange(a.ctx, query, v1.Range{Start: end.Add(-s.Window).Add(step), End: end, Step: step})
+	} else {
+		v, _, err = a.store.Query(a.ctx, query, s.End)
+	}
+	if err != nil {
+		return fmt.Errorf("ask %s: %w", query, err)
+	}
+	a.answers[q.ID] = v
+	return nil
+}
+
+// vector is the answer to an instant question.
+func (a *asker) vector(id string) model.Vector {
+	v, _ := a.answers[id].(model.Vector)
+	return v
+}
+
+func (a *asker) matrix(id string) model.Matrix {
+	m, _ := a.answers[id].(model.Matrix)
+	return m
+}
+
+func (a *asker) number(id string) float64 {
+	if v := a.vector(id); len(v) > 0 {
+		return float64(v[0].Value)
+	}
+	return 0
+}
+
+// by is the answer to an instant question by the value of a label.
+func (a *asker) by(id, label string) map[string]float64 {
+	all := map[string]float64{}
+	for _, s := range a.vector(id) {
+		if v := float64(s.Value); !math.IsNaN(v) && !math.IsInf(v, 0) {
+			all[string(s.Metric[model.LabelName(label)])] = v
+		}
+	}
+	return all
+}
+
+func (r *Report) outcomes(a *asker) {
+	for _, s := range a.vector("outcomes") {
+		name := string(s.Metric["comfyui_prompt_outcome"])
+		if kind := string(s.Metric["error_type"]); kind != "" {
+			name += " (" + strings.ReplaceAll(kind, "_", " ") + ")"
+		}
+		if s.Value > 0 {
+			r.Outcomes = append(r.Outcomes, Outcome{name, float64(s.Value)})
+		}
+		if name == "success" {
+			r.Pictures = float64(s.Value)
+		}
+	}
+	slices.SortFunc(r.Outcomes, func(a, b Outcome) int { return int(math.Copysign(1, b.Count-a.Count)) })
+}
+
+func (r *Report) classes(a *asker) {
+	memory, energy, time, wait, p95 := a.by("class_memory", "comfyui_task_class"), a.by("class_energy", "comfyui_task_class"),
+		a.by("class_card_time", "comfyui_task_class"), a.by("class_wait", "comfyui_task_class"), a.by("class_p95", "comfyui_task_class")
+	for name, count := range a.by("class_count", "comfyui_task_class") {
+		if count > 0 {
+			r.Classes = append(r.Classes, Class{Name: name, Count: count, Memory: memory[name], Energy: energy[name], CardTime: time[name], Wait: wait[name], P95: p95[name]})
+		}
+	}
+	// The smallest first: the others are compared with it.
+	slices.SortFunc(r.Classes, func(a, b Class) int { return int(math.Copysign(1, a.Memory-b.Memory)) })
+	for i := range r.Classes {
+		c, first := &r.Classes[i], &r.Classes[0]
+		c.MemoryAgainst, c.EnergyAgainst = c.Memory/first.Memory, c.Energy/first.Energy
+	}
+}
+
+// hours takes the mean number of pictures in each hour of the day. A point tells of
+// the hour before it.
+func (r *Report) hours(a *asker) {
+	days := [24]map[string]bool{}
+	for i := range days {
+		days[i] = map[string]bool{}
+	}
+	sums := map[string]*[24]float64{}
+	for _, series := range a.matrix("prompts_per_hour") {
+		class := string(series.Metric["comfyui_task_class"])
+		if sums[class] == nil {
+			sums[class] = &[24]float64{}
+		}
+		for _, p := range series.Values {
+			begin := p.Timestamp.Time().Add(-time.Hour).In(r.Zone)
+			hour := begin.Hour()
+			sums[class][hour] += float64(p.Value)
+			days[hour][begin.Format(time.DateOnly)] = true
+		}
+	}
+	for class, all := range sums {
+		for hour := range all {
+			mean := all[hour] / float64(max(len(days[hour]), 1))
+			r.Hours[hour] += mean
+			for i := range r.Classes {
+				if r.Classes[i].Name == class {
+					r.Classes[i].Hours[hour] = mean
+				}
+			}
+		}
+	}
+	for hour, n := range r.Hours {
+		if n > 0 && (r.PeakHour < 0 || n > r.Hours[r.PeakHour]) {
+			r.PeakHour = hour
+		}
+	}
+}
+
+func (r *Report) cards(a *asker) {
+	type key struct{ id, instance string }
+	all := map[key]*Card{}
+	for id, put := range map[string]func(*Card, float64){
+		"card_utilization": func(c *Card, v float64) { c.Utilization = v },
+		"card_idle":        func(c *Card, v float64) { c.Idle = v },
+		"card_energy":      func(c *Card, v float64) { c.Energy = v },
+		"card_memory":      func(c *Card, v float64) { c.Memory = v },
+		"card_limit":       func(c *Card, v float64) { c.Limit = v },
+	} {
+		for _, s := range a.vector(id) {
+			k := key{string(s.Metric["hw_id"]), string(s.Metric["instance"])}
+			c := all[k]
+			if c == nil {
+				c = &Card{ID: k.id, Instance: k.instance, Name: string(s.Metric["hw_name"])}
+				all[k] = c
+			}
+			put(c, float64(s.Value))
+		}
+	}
+	for _, c := range all {
+		r.Cards = append(r.Cards, *c)
+	}
+	slices.SortFunc(r.Cards, func(a, b Card) int {
+		return strings.Compare(fmt.Sprintf("%s %6s %s", a.Instance, a.Name, a.ID), fmt.Sprintf("%s %6s %s", b.Instance, b.Name, b.ID))
+	})
+}
+
+// IdleCards are those that did next to nothing.
+func (r *Report) IdleCards() (idle []Card) {
+	for _, c := range r.Cards {
+		if c.Idle >= IdleCard {
+			idle = append(idle, c)
+		}
+	}
+	return idle
+}
+
+func (r *Report) models(a *asker) {
+	mean, p95 := a.by("model_mean", "comfyui_model"), a.by("model_p95", "comfyui_model")
+	for name, count := range a.by("model_count", "comfyui_model") {
+		if count > 0 {
+			r.Models = append(r.Models, Model{name, count, mean[name], p95[name]})
+		}
+	}
+	slices.SortFunc(r.Models, func(a, b Model) int { return int(math.Copysign(1, a.Mean-b.Mean)) })
+}
+
+// pairs puts concurrency and utilisation of the same times together.
+func (r *Report) pairs(a *asker) {
+	at := map[model.Time]float64{}
+	for _, s := range a.matrix("concurrency") {
+		for _, p := range s.Values {
+			at[p.Timestamp] = float64(p.Value)
+		}
+	}
+	for _, s := range a.matrix("utilization") {
+		for _, p := range s.Values {
+			if n, ok := at[p.Timestamp]; ok {
+				r.Concurrency = append(r.Concurrency, n)
+				r.Utilization = append(r.Utilization, float64(p.Value))
+			}
+		}
+	}
+	if len(r.Concurrency) > 2 {
+		r.Correlation = stat.Correlation(r.Concurrency, r.Utilization, nil)
+	}
+}
+
+func (r *Report) costs(a *asker) {
+	n := 0.0
+	for _, c := range r.Classes {
+		n += c.Count
+	}
+	if n == 0 {
+		return
+	}
+	const joulesPerKWh = 3.6e6
+	r.Joules, r.CardSeconds = a.number("joules")/n, a.number("card_seconds")/n
+	r.Cost = r.Joules/joulesPerKWh*r.PriceKWh + r.CardSeconds/3600*r.PriceCardHour
+	all := float64(len(r.Cards)) * r.Window.Hours() * r.PriceCardHour
+	for _, c := range r.Cards {
+		all += c.Energy / joulesPerKWh * r.PriceKWh
+	}
+	r.FullCost = all / n
+}
+
+// Check reports mistakes in the settings.
+func (s *Settings) Check() error {
+	var errs []error
+	if s.Window < time.Hour {
+		errs = append(errs, fmt.Errorf("-window %v is shorter than an hour: give 24h, 7d or 30d", s.Window))
+	}
+	if s.PriceKWh < 0 || s.PriceCardHour < 0 {
+		errs = append(errs, errors.New("-price-kwh and -price-card-hour cannot be negative"))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,67 @@
+package report
+
+import (
+	"bytes"
+	_ "embed"
+	"fmt"
+	"html/template"
+	"math"
+	"strings"
+	"time"
+)
+
+//go:embed page.html
+var pageText string
+
+var page = template.Must(template.New("page").Funcs(template.FuncMap{
+	"gib":     func(v float64) string { return fmt.Sprintf("%.2f GiB", v/(1<<30)) },
+	"percent": func(v float64) string { return fmt.Sprintf("%.1f %%", 100*v) },
+	"seconds": func(v float64) string { return fmt.Sprintf("%.2f s", v) },
+	"joules":  func(v float64) string { return fmt.Sprintf("%.0f J", v) },
+	"kwh":     func(v float64) string { return fmt.Sprintf("%.1f kWh", v/3.6e6) },
+	"count":   func(v float64) string { return fmt.Sprintf("%.0f", math.Round(v)) },
+	"times":   func(v float64) string { return fmt.Sprintf("%.1f", v) },
+	"money":   func(v float64, currency string) string { return fmt.Sprintf("%.5f %s", v, currency) },
+	"hour":    func(h int) string { return fmt.Sprintf("%02d:00", h) },
+	"isnan":   math.IsNaN,
+	"names": func(cards []Card) string {
+		var all []string
+		for _, c := range cards {
+			all = append(all, c.Name)
+		}
+		return strings.Join(all, ", ")
+	},
+	"days": func(window time.Duration) string { return fmt.Sprintf("%.0f days", math.Ceil(window.Hours()/24)) },
+}).Parse(pageText))
+
+// HTML is the report as one page without scripts and without anything from elsewhere.
+func (r *Report) HTML() ([]byte, error) {
+	data := struct {
+		*Report
+		HoursPlot, CardsPlot, PairsPlot, ModelsPlot template.HTML
+	}{Report: r}
+	for _, one := range []struct {
+		to   *template.HTML
+		draw func() (template.HTML, error)
+		any  bool
+	}{
+		{&data.HoursPlot, r.hoursPlot, len(r.Classes) > 0 && r.PeakHour >= 0},
+		{&data.CardsPlot, r.cardsPlot, len(r.Cards) > 0},
+		{&data.PairsPlot, r.pairsPlot, len(r.Concurrency) > 2},
+		{&data.ModelsPlot, r.modelsPlot, len(r.Models) > 0},
+	} {
+		if !one.any {
+			continue
+		}
+		drawn, err := one.draw()
+		if err != nil {
+			return nil, err
+		}
+		*one.to = drawn
+	}
+	var out bytes.Buffer
+	if err := page.Execute(&out, data); err != nil {
+		return nil, err
+	}
+	return out.Bytes(), nil
+}
