@@ -1,0 +1,219 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/simulation"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/stack"
+	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
+)
+
+// joined is a collector with config/comfyui.yaml over a photo service with one card.
+type joined struct {
+	*photoService
+	*collector
+	jaeger      *jaeger
+	store       stack.Store
+	logs        string // a file with every log record, as OTLP
+	metrics     string // and with every metric that is made of spans
+	environment []string
+	overlays    []string
+}
+
+func newJoined(t *testing.T, more string) *joined {
+	t.Helper()
+	j := &joined{photoService: newPhotoService(t, newMachine(t, fakenvml.Current, "l40s"), 0), jaeger: startJaeger(t), store: victoriaMetrics(t)}
+	folder := t.TempDir()
+	j.logs, j.metrics = filepath.Join(folder, "logs.json"), filepath.Join(folder, "metrics.json")
+	path := filepath.Join(folder, "overlay.yaml")
+	require.NoError(t, os.WriteFile(path, fmt.Appendf(nil, `
+exporters:
+  file/logs: {path: %q, append: true}
+  file/metrics: {path: %q, append: true}
+service:
+  pipelines:
+    logs/joined: {exporters: [file/logs]}
+    metrics/spans: {exporters: [prometheus_remote_write, file/metrics]}
+%s`, j.logs, j.metrics, more), 0o600))
+	j.overlays = []string{"--config", j.overlay(t), "--config", path}
+	j.environment = append(j.photoService.environment, "OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(), "OTELCOL_GPU_TRACES_ENDPOINT="+j.jaeger.otlp,
+		"OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+j.store.URL+"/api/v1/write", "OTELCOL_GPU_COLLECTION_INTERVAL=1s")
+	j.start(t)
+	return j
+}
+
+func (j *joined) start(t *testing.T) {
+	t.Helper()
+	j.collector = collect(t, "comfyui.yaml", j.environment, j.overlays...)
+	eventually(t, j.store, `hw_gpu_up == 1`, atLeast(1))
+}
+
+// photo asks for a photo and has something happen while it is worked on.
+func (j *joined) photo(t *testing.T, side int, meanwhile func()) {
+	t.Helper()
+	done := make(chan error, 1)
+	go func() {
+		done <- simulation.NewUsers("http://"+j.comfyui[0].proxy).Order(context.Background(), "user", []simulation.Photo{{Side: side}})
+	}()
+	if meanwhile != nil {
+		const atWork = 2 // performance state
+		require.Eventually(t, func() bool { return j.cards[0].Get("performance_state") == atWork }, patience, time.Millisecond)
+		eventually(t, j.store, `hw_gpu_utilization_ratio{hw_gpu_task="general"} > 0.5`, atLeast(1))
+		meanwhile()
+	}
+	require.NoError(t, <-done)
+}
+
+// span waits for a span of a kind.
+func (j *joined) span(t *testing.T, name string) (found jaegerSpan) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		return j.jaeger.hasSpan(name, func(s *jaegerSpan) bool { found = *s; return true })
+	}, patience, 50*time.Millisecond, name)
+	return found
+}
+
+// exported are the lines of a file exporter.
+func exported(t *testing.T, path string) (all []map[string]any) {
+	t.Helper()
+	raw, err := os.ReadFile(path)
+	if os.IsNotExist(err) {
+		return nil
+	}
+	require.NoError(t, err)
+	for line := range strings.Lines(string(raw)) {
+		var v map[string]any
+		if json.Unmarshal([]byte(line), &v) == nil { // the last may be half written
+			all = append(all, v)
+		}
+	}
+	return all
+}
+
+// each calls do with every object below v that has a key.
+func each(v any, key string, do func(map[string]any)) {
+	switch v := v.(type) {
+	case map[string]any:
+		if _, ok := v[key]; ok {
+			do(v)
+		}
+		for _, inner := range v {
+			each(inner, key, do)
+		}
+	case []any:
+		for _, inner := range v {
+			each(inner, key, do)
+		}
+	}
+}
+
+// TestXIDOfARequestIsOnItsSpansAndItsTraceOnTheRecord makes an XID happen while a
+// photo is worked on.
+func TestXIDOfARequestIsOnItsSpansAndItsTraceOnTheRecord(t *testing.T) {
+	j := newJoined(t, "")
+	j.photo(t, 2300, func() { j.state.Event(0, fakenvml.EventXID, 31) })
+	execution := j.span(t, "comfyui.execution")
+	require.NotEmpty(t, execution.Logs, "the XID is an event of the span")
+	fields := map[string]any{}
+	for _, f := range execution.Logs[0].Fields {
+		fields[f.Key] = f.Value
+	}
+	assert.Equal(t, "gpu.xid", fields["event"])
+	assert.EqualValues(t, 31, fields["hw.gpu.xid"])
+	assert.NotEmpty(t, fields["hw.gpu.xid.name"])
+	require.Eventually(t, func() bool {
+		found := false
+		for _, line := range exported(t, j.logs) {
+			each(line, "eventName", func(r map[string]any) {
+				found = found || r["eventName"] == "hw.gpu.xid" && r["spanId"] == execution.SpanID
+				assert.NotEqual(t, "comfyui.execution.started", r["eventName"], "it is for the connector only")
+			})
+		}
+		return found
+	}, patience, 50*time.Millisecond, "the record names the execution that ran then")
+	// At its power limit the card was throttled: those records name it too.
+	throttled := 0
+	for _, line := range exported(t, j.logs) {
+		each(line, "eventName", func(r map[string]any) {
+			if r["eventName"] == "hw.gpu.throttle" && r["traceId"] != nil && r["traceId"] != "" {
+				throttled++
+			}
+		})
+	}
+	assert.Positive(t, throttled)
+}
+
+// TestCardThatIsLostInMidRequestLeavesAnEstimate takes the card away while a photo is
+// worked on: the trace does not wait for samples that will not come.
+func TestCardThatIsLostInMidRequestLeavesAnEstimate(t *testing.T) {
+	j := newJoined(t, "connectors: {gpucorrelation: {wait: 50s}}\n")
+	j.photo(t, 2300, func() { j.cards[0].SetLost(true) })
+	begin := time.Now()
+	execution := j.span(t, "comfyui.execution")
+	assert.Less(t, time.Since(begin), 20*time.Second)
+	assert.Equal(t, "estimate", execution.tag("gpu.correlation"))
+	assert.Equal(t, "card_lost", execution.tag("gpu.correlation.reason"))
+	assert.Positive(t, execution.tag("gpu.energy"), "what is known until then")
+	j.cards[0].SetLost(false)
+}
+
+// TestEndPassesOnWhatWaits ends the collector while a trace waits for samples that do
+// not come.
+func TestEndPassesOnWhatWaits(t *testing.T) {
+	j := newJoined(t, "connectors: {gpucorrelation: {wait: 50s}}\nreceivers: {nvml/fast: {devices: {exclude: [\"0\"]}}}\n")
+	j.photo(t, 512, nil)
+	eventually(t, j.store, `comfyui_prompts_total{comfyui_prompt_outcome="success"} == 1`, atLeast(1))
+	require.False(t, j.jaeger.hasSpan("comfyui.prompt", func(*jaegerSpan) bool { return true }), "it waits")
+	_, err := j.Stop(20 * time.Second)
+	require.NoError(t, err)
+	root := j.span(t, "comfyui.prompt")
+	assert.Equal(t, "none", root.tag("gpu.correlation"))
+	assert.Equal(t, "no_samples", root.tag("gpu.correlation.reason"))
+	assert.Nil(t, root.tag("gpu.energy"))
+}
+
+// TestCountersMadeOfSpansBeginAnewAndIncreaseStaysRight kills the collector between
+// photos.
+func TestCountersMadeOfSpansBeginAnewAndIncreaseStaysRight(t *testing.T) {
+	j := newJoined(t, "")
+	photos := func(n int) {
+		for range n {
+			j.photo(t, 300, nil)
+		}
+	}
+	const count = `sum(last_over_time(comfyui_execution_gpu_energy_joules_count[10s]))`
+	photos(5)
+	eventually(t, j.store, count+` == 5`, atLeast(1))
+	eventually(t, j.store, `sum(last_over_time(comfyui_span_duration_seconds_count{span_name="comfyui.execution"}[10s])) == 5`, atLeast(1))
+	j.Kill()
+	killed := time.Now()
+	j.start(t)
+	photos(3)
+	eventually(t, j.store, count+` == 3`, atLeast(1))
+	eventually(t, j.store, `sum(increase(comfyui_execution_gpu_energy_joules_count[10m])) == 8`, atLeast(1))
+	eventually(t, j.store, `sum(increase(comfyui_span_duration_seconds_count{span_name="comfyui.execution"}[10m])) == 8`, atLeast(1))
+	traces := j.jaeger.traces("/api/traces?limit=100&lookback=1h&service=comfyui")
+	assert.Len(t, traces, 8, "none was lost, none came twice")
+	begun := map[string]bool{}
+	for _, line := range exported(t, j.metrics) {
+		each(line, "startTimeUnixNano", func(p map[string]any) { begun[fmt.Sprint(p["startTimeUnixNano"])] = true })
+	}
+	after := 0
+	for start := range begun {
+		if start > fmt.Sprint(killed.UnixNano()) {
+			after++
+		}
+	}
+	assert.Positive(t, after, "the new collector's counters have start times of their own")
+	assert.Less(t, after, len(begun))
+}
