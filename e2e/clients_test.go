@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -23,8 +24,17 @@ import (
 // simulatedComfyUI is a ComfyUI without users; it tells its URL.
 func simulatedComfyUI(t *testing.T) string {
 	t.Helper()
+	return simulatedComfyUISeen(t, func(*http.Request) {})
+}
+
+// simulatedComfyUISeen also shows each request that reaches the server.
+func simulatedComfyUISeen(t *testing.T, see func(*http.Request)) string {
+	t.Helper()
 	server := comfyui.NewServer(comfyui.NewTimedWork())
-	h := httptest.NewServer(server)
+	h := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		see(r)
+		server.ServeHTTP(w, r)
+	}))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {

@@ -119,7 +119,7 @@ func describeFound(found []jaegerTrace) (lines []string) {
 				switch tag.Key {
 				case "otel.status_code":
 					status = map[any]string{"OK": "Ok", "ERROR": "Error"}[tag.Value]
-				case "hw.id", "gpu.simulated": // there as soon as the card is found
+				case "hw.id", "process.pid", "gpu.simulated": // there as soon as the card is found
 				case "span.kind", "otel.status_description", "error", "internal.span.format", "otel.scope.name", "otel.scope.version", "w3c.tracestate":
 				default:
 					v := tag.Value

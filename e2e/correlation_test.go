@@ -2,11 +2,14 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -246,6 +249,7 @@ func TestBillsAgreeWithTheTruth(t *testing.T) {
 	}, patience, 200*time.Millisecond, "%d of %d traces arrived", len(traces), n)
 	eventually(t, store, fmt.Sprintf(`sum(comfyui_execution_gpu_energy_joules_count) == %d`, n), atLeast(1))
 	p.compare(t, store, traces, n)
+	exemplarsLeadToTraces(t, store, traces)
 	_, err := c.Stop(20 * time.Second)
 	require.NoError(t, err)
 }
@@ -339,4 +343,29 @@ func (p *photoService) askNaively(t *testing.T, store stack.Store, e executed, t
 	into.spans++
 	into.peak.add(at(`hw_gpu_memory_usage_bytes{hw_id="%s"}`), float64(truth.Peak))
 	into.energy.add(at(`hw_power_watts{hw_id="%s",hw_gpu_power_scope="instant"}`)*e.To.Sub(e.From).Seconds(), truth.Energy)
+}
+
+// exemplarsLeadToTraces follows the exemplars of each kind of duration to a trace.
+func exemplarsLeadToTraces(t *testing.T, store stack.Store, traces []jaegerTrace) {
+	t.Helper()
+	for _, span := range []string{"comfyui.execution", "comfyui.queue", "comfyui.node DDColor_Colorize"} {
+		query := url.Values{"query": {`comfyui_span_duration_seconds_bucket{span_name="` + span + `",comfyui_task_class="people",comfyui_image_size_class="<=512"}`}, "start": {"0"}, "end": {strconv.FormatInt(time.Now().Unix()+60, 10)}}
+		if strings.HasPrefix(span, "comfyui.node") { // nodes have the dimensions of their own
+			query.Set("query", `comfyui_span_duration_seconds_bucket{span_name="`+span+`"}`)
+		}
+		var answer struct {
+			Data []struct {
+				Exemplars []struct{ Labels map[string]string }
+			}
+		}
+		require.Eventually(t, func() bool {
+			response, err := http.Get(store.URL + "/api/v1/query_exemplars?" + query.Encode())
+			require.NoError(t, err)
+			defer response.Body.Close()
+			require.NoError(t, json.NewDecoder(response.Body).Decode(&answer))
+			return len(answer.Data) > 0
+		}, patience, 500*time.Millisecond, "no exemplar of %s", span)
+		id := answer.Data[0].Exemplars[0].Labels["trace_id"]
+		assert.True(t, slices.ContainsFunc(traces, func(tr jaegerTrace) bool { return tr.TraceID == id }), "%s leads to no trace: %v", span, answer.Data[0])
+	}
 }

@@ -103,7 +103,7 @@ func prometheusAt(t testing.TB, address, data, window string) (stack.Store, *sta
 	config := filepath.Join(t.TempDir(), "prometheus.yml")
 	require.NoError(t, os.WriteFile(config, []byte("global: {scrape_interval: 1h}\nstorage: {tsdb: {out_of_order_time_window: "+window+"}}\n"), 0o600))
 	p := start(t, "prometheus", tool(t, "prometheus"), nil, "--config.file="+config, "--storage.tsdb.path="+data,
-		"--web.listen-address="+address, "--web.enable-remote-write-receiver", "--log.level=warn")
+		"--web.listen-address="+address, "--web.enable-remote-write-receiver", "--enable-feature=exemplar-storage", "--log.level=warn")
 	require.NoError(t, p.WaitHTTP(withPatience(t), "http://"+address+"/-/ready"))
 	return stack.Store{URL: "http://" + address}, p
 }

@@ -1,17 +1,23 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/ptrace"
+	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/simulation"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/stack"
@@ -30,7 +36,7 @@ type joined struct {
 	overlays    []string
 }
 
-func newJoined(t *testing.T, more string) *joined {
+func newJoined(t *testing.T, more string, configs ...string) *joined {
 	t.Helper()
 	j := &joined{photoService: newPhotoService(t, newMachine(t, fakenvml.Current, "l40s"), 0), jaeger: startJaeger(t), store: victoriaMetrics(t)}
 	folder := t.TempDir()
@@ -46,7 +52,10 @@ service:
     metrics/spans: {exporters: [prometheus_remote_write, file/metrics]}
 %s`, j.logs, j.metrics, more), 0o600))
 	j.overlays = []string{"--config", j.overlay(t), "--config", path}
-	j.environment = append(j.photoService.environment, "OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(), "OTELCOL_GPU_TRACES_ENDPOINT="+j.jaeger.otlp,
+	for _, c := range configs {
+		j.overlays = append(j.overlays, "--config", c)
+	}
+	j.environment = append(slices.Clone(j.photoService.environment), "OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(), "OTELCOL_GPU_TRACES_ENDPOINT="+j.jaeger.otlp,
 		"OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+j.store.URL+"/api/v1/write", "OTELCOL_GPU_COLLECTION_INTERVAL=1s")
 	j.start(t)
 	return j
@@ -216,4 +225,55 @@ func TestCountersMadeOfSpansBeginAnewAndIncreaseStaysRight(t *testing.T) {
 	}
 	assert.Positive(t, after, "the new collector's counters have start times of their own")
 	assert.Less(t, after, len(begun))
+}
+
+// TestSpansOfAnyServiceGetTheirFigures sends spans of a service that is instrumented
+// by itself, over OTLP: of this host, of one whose clock is two seconds ahead, and of
+// one of which nobody has told the clock.
+func TestSpansOfAnyServiceGetTheirFigures(t *testing.T) {
+	j := newJoined(t, `
+receivers: {otlp: {protocols: {http: {endpoint: "${env:OTELCOL_GPU_OTLP_HTTP}"}}}}
+connectors: {gpucorrelation: {device_attributes: [cuda.device.uuid, hw.id], clock_offsets: {ahead: 2s}}}
+`, "yaml:service::pipelines::traces::receivers: [comfyui, otlp]")
+	here, err := os.Hostname()
+	require.NoError(t, err)
+	time0 := time.Now()
+	eventually(t, j.store, fmt.Sprintf("timestamp(hw_gpu_up) > %d", time0.Unix()+2), atLeast(1)) // two seconds of samples
+	card, rest := j.cards[0], float64(j.profiles[0].Series["power"])/1000
+	for host, ahead := range map[string]time.Duration{here: 0, "ahead": 2 * time.Second, "unknown": 2 * time.Second} {
+		traces := ptrace.NewTraces()
+		rs := traces.ResourceSpans().AppendEmpty()
+		rs.Resource().Attributes().PutStr("service.name", "service-on-"+host)
+		rs.Resource().Attributes().PutStr("host.name", host)
+		span := rs.ScopeSpans().AppendEmpty().Spans().AppendEmpty()
+		span.SetTraceID(pcommon.TraceID{1, 15: byte(len(host))})
+		span.SetSpanID(pcommon.SpanID{1})
+		span.SetName("inference")
+		begin := time0.Add(200*time.Millisecond + ahead/2 + ahead) // at times of their own: the card is not shared
+		span.SetStartTimestamp(pcommon.NewTimestampFromTime(begin))
+		span.SetEndTimestamp(pcommon.NewTimestampFromTime(begin.Add(500 * time.Millisecond)))
+		span.Attributes().PutStr("cuda.device.uuid", card.UUID())
+		raw, err := ptraceotlp.NewExportRequestFromTraces(traces).MarshalProto()
+		require.NoError(t, err)
+		response, err := http.Post(j.otlp+"/v1/traces", "application/x-protobuf", bytes.NewReader(raw))
+		require.NoError(t, err)
+		require.NoError(t, response.Body.Close())
+		require.Equal(t, http.StatusOK, response.StatusCode)
+		var found []jaegerTrace
+		require.Eventually(t, func() bool {
+			found = j.jaeger.traces("/api/traces?limit=10&lookback=1h&service=service-on-" + host)
+			return len(found) == 1
+		}, patience, 50*time.Millisecond)
+		s := &found[0].Spans[0]
+		if host == "unknown" {
+			assert.Equal(t, "none", s.tag("gpu.correlation"))
+			assert.Equal(t, "host", s.tag("gpu.correlation.reason"))
+			assert.Nil(t, s.tag("gpu.energy"))
+			assert.Equal(t, 1, logLines(t, j.Process, "name the host under clock_offsets"))
+			continue
+		}
+		assert.Equal(t, "measured", s.tag("gpu.correlation"), host)
+		assert.InDelta(t, rest/2, s.tag("gpu.energy"), 0.02*rest, "half a second of a card at rest")
+		assert.Equal(t, true, s.tag("gpu.simulated"), "whoever made the span, its figures are of a simulated card")
+	}
 }

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -52,7 +53,12 @@ func certificate(t *testing.T) (certFile, keyFile string, pool *x509.CertPool) {
 // and the prompt is followed as without. The token is in no log.
 func TestProxyWithTLSAndAToken(t *testing.T) {
 	ctx := withPatience(t)
-	upstream := simulatedComfyUI(t)
+	var leaked atomic.Bool
+	upstream := simulatedComfyUISeen(t, func(r *http.Request) {
+		if r.Header.Get("Authorization") != "" {
+			leaked.Store(true)
+		}
+	})
 	j := startJaeger(t)
 	m := newMachine(t, fakenvml.Current, "l40s")
 	cert, key, pool := certificate(t)
@@ -105,6 +111,7 @@ func TestProxyWithTLSAndAToken(t *testing.T) {
 			break
 		}
 	}
+	assert.False(t, leaked.Load(), "the token is the proxy's and does not reach ComfyUI")
 	require.Eventually(t, func() bool {
 		return j.hasSpan("comfyui.node DDColor_Colorize", func(*jaegerSpan) bool { return true })
 	}, patience, 1e8)

@@ -83,6 +83,15 @@ func TestRunShowsPromptsOfItsSimulatedComfyUI(t *testing.T) {
 	require.Eventually(t, func() bool {
 		return j.hasSpan("comfyui.prompt", func(s *jaegerSpan) bool { return s.tag("comfyui.image.side") == 1280.0 && s.tag("hw.id") == card })
 	}, patience, 1e8, "a photo of the rush, with its card")
+	eventually(t, store, `comfyui_execution_gpu_energy_joules_count{comfyui_image_size_class="<=1280"} >= 1`, atLeast(1))
+	out := filepath.Join(t.TempDir(), "report.html")
+	said, err := exec.Command(reportCommand(t), "-store", store.URL, "-window", "1h", "-out", out).CombinedOutput()
+	require.NoError(t, err, string(said))
+	page, err := os.ReadFile(out)
+	require.NoError(t, err)
+	for _, found := range []string{`data-class="buildings"`, `data-card="gpu0"`, `data-card="gpu1"`, `data-model="ddcolor_paper.pth"`, `data-fact="simulated"`} {
+		assert.Contains(t, string(page), found, "the report asks for the names that the collector writes")
+	}
 	unmarked, err := store.Query(t.Context(), `count by (__name__) (last_over_time({__name__=~"comfyui_.*|hw_gpu_.*",gpu_simulated!="true"}[5m]))`)
 	require.NoError(t, err)
 	for _, s := range unmarked {

@@ -319,7 +319,7 @@ func (tr *traffic) requests(perCard int) []ptrace.Traces {
 				for i := range 8 {
 					id[i] = byte(tr.id >> (8 * i))
 				}
-				s.SetTraceID(pcommon.TraceID(id))
+				s.SetTraceID(id)
 			}
 			all = append(all, td)
 		}

@@ -25,9 +25,9 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 	"hour":    func(h int) string { return fmt.Sprintf("%02d:00", h) },
 	"isnan":   math.IsNaN,
 	"names": func(cards []Card) string {
-		var all []string
-		for _, c := range cards {
-			all = append(all, c.Name)
+		all := make([]string, len(cards))
+		for i, c := range cards {
+			all[i] = c.Name
 		}
 		return strings.Join(all, ", ")
 	},

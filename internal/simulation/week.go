@@ -185,7 +185,7 @@ func labels(job string, card int, more ...string) string {
 func with(of string, more ...string) string {
 	var text strings.Builder
 	text.WriteString(strings.TrimSuffix(of, "}"))
-	for i := 0; i < len(more); i += 2 {
+	for i := 0; i+1 < len(more); i += 2 {
 		if text.Len() > 1 {
 			text.WriteByte(',')
 		}

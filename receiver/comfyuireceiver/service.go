@@ -140,7 +140,11 @@ func (s *service) listen(ctx context.Context, host component.Host, running conte
 			s.metrics.accepted(sub, &z)
 		},
 	})
-	server, err := s.cfg.Proxy.ToServer(ctx, host.GetExtensions(), s.settings.TelemetrySettings, asItIs(s.proxy))
+	handler := asItIs(s.proxy)
+	if s.cfg.Proxy.Auth.HasValue() {
+		handler = withoutCredentials(handler)
+	}
+	server, err := s.cfg.Proxy.ToServer(ctx, host.GetExtensions(), s.settings.TelemetrySettings, handler)
 	if err != nil {
 		return fmt.Errorf("proxy: %w", err)
 	}
@@ -193,6 +197,14 @@ func hideEncoding(next http.Handler) http.Handler {
 			r.Header = r.Header.Clone()
 			r.Header.Del("Content-Encoding")
 		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// withoutCredentials keeps from the server what was meant for the proxy.
+func withoutCredentials(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Header.Del("Authorization")
 		next.ServeHTTP(w, r)
 	})
 }
