@@ -1,0 +1,123 @@
+package report
+
+import (
+	"context"
+	"errors"
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	v1 "github.com/prometheus/client_golang/api/prometheus/v1"
+	"github.com/prometheus/common/model"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// store answers questions by a piece of their PromQL. The end-to-end tests ask real
+// stores; here are the answers that those seldom give.
+type store struct {
+	v1.API
+	instant map[string]model.Vector
+	over    map[string]model.Matrix
+	err     error
+	asked   []string
+}
+
+func (s *store) Query(_ context.Context, query string, _ time.Time, _ ...v1.Option) (model.Value, v1.Warnings, error) {
+	s.asked = append(s.asked, query)
+	for piece, v := range s.instant {
+		if strings.Contains(query, piece) {
+			return v, nil, s.err
+		}
+	}
+	return model.Vector{}, nil, s.err
+}
+
+func (s *store) QueryRange(_ context.Context, query string, _ v1.Range, _ ...v1.Option) (model.Value, v1.Warnings, error) {
+	s.asked = append(s.asked, query)
+	for piece, v := range s.over {
+		if strings.Contains(query, piece) {
+			return v, nil, s.err
+		}
+	}
+	return model.Matrix{}, nil, s.err
+}
+
+func of(v float64, labels ...string) *model.Sample {
+	m := model.Metric{}
+	for i := 0; i < len(labels); i += 2 {
+		m[model.LabelName(labels[i])] = model.LabelValue(labels[i+1])
+	}
+	return &model.Sample{Metric: m, Value: model.SampleValue(v)}
+}
+
+func settings(zone string) Settings {
+	l, err := time.LoadLocation(zone)
+	if err != nil {
+		panic(err)
+	}
+	return Settings{Window: 7 * 24 * time.Hour, End: time.Date(2026, 3, 8, 0, 0, 0, 0, time.UTC), Zone: l, Currency: "€"}
+}
+
+func TestHoursAreThoseOfTheZoneAndAPointTellsOfTheHourBefore(t *testing.T) {
+	s := &store{
+		instant: map[string]model.Vector{"comfyui_prompt_outcome, error_type": {of(10, "comfyui_prompt_outcome", "success"), of(2, "comfyui_prompt_outcome", "error", "error_type", "out_of_memory")}},
+		over: map[string]model.Matrix{"comfyui_prompts_total": {{
+			Metric: model.Metric{"comfyui_task_class": "people"},
+			Values: []model.SamplePair{{Timestamp: model.TimeFromUnix(time.Date(2026, 3, 7, 13, 0, 0, 0, time.UTC).Unix()), Value: 10}},
+		}}},
+	}
+	for zone, hour := range map[string]int{"UTC": 12, "Asia/Shanghai": 20} {
+		r, err := Make(t.Context(), s, settings(zone))
+		require.NoError(t, err)
+		assert.Equal(t, hour, r.PeakHour, zone)
+		assert.Equal(t, []Outcome{{"success", 10}, {"error (out of memory)", 2}}, r.Outcomes)
+	}
+	for _, query := range s.asked {
+		assert.NotContains(t, query, "$", "every variable is replaced")
+	}
+}
+
+func TestStoreWithPromptsOnlyGivesAPageAllTheSame(t *testing.T) {
+	s := &store{instant: map[string]model.Vector{"error_type": {of(3, "comfyui_prompt_outcome", "success")}, "card_mean": nil}}
+	r, err := Make(t.Context(), s, settings("UTC"))
+	require.NoError(t, err)
+	page, err := r.HTML()
+	require.NoError(t, err)
+	text := string(page)
+	assert.Contains(t, text, "tells of no hour")
+	assert.Contains(t, text, "tells of too few intervals")
+	assert.NotContains(t, text, "NaN")
+	assert.NotContains(t, text, "SIMULATED")
+	assert.NotContains(t, text, "<svg")
+}
+
+func TestCardsAreIdleFromTheLimitOnAndNamesAreEscaped(t *testing.T) {
+	s := &store{instant: map[string]model.Vector{
+		"error_type":     {of(3, "comfyui_prompt_outcome", "success")},
+		"< bool 0.01":    {of(0.96, "hw_id", "a", "hw_name", "gpu0", "instance", "n"), of(0.94, "hw_id", "b", "hw_name", "<b>gpu1", "instance", "n")},
+		"hw_gpu_up":      {of(1)},
+		"comfyui_model)": {of(math.NaN(), "comfyui_model", "x")},
+	}}
+	r, err := Make(t.Context(), s, settings("UTC"))
+	require.NoError(t, err)
+	require.Len(t, r.IdleCards(), 1)
+	assert.Equal(t, "gpu0", r.IdleCards()[0].Name)
+	assert.Empty(t, r.Models, "what is no number is left out")
+	page, err := r.HTML()
+	require.NoError(t, err)
+	assert.Contains(t, string(page), "SIMULATED")
+	assert.NotContains(t, string(page), "<b>gpu1")
+}
+
+func TestErrorOfTheStoreNamesTheQuestion(t *testing.T) {
+	_, err := Make(t.Context(), &store{err: errors.New("it is full")}, settings("UTC"))
+	require.ErrorContains(t, err, "comfyui_prompts_total")
+	require.ErrorContains(t, err, "it is full")
+	_, err = Make(t.Context(), &store{}, settings("UTC"))
+	require.ErrorContains(t, err, "no comfyui_prompts_total in the 168h0m0s before 2026-03-08")
+}
