@@ -116,10 +116,13 @@ func describeFound(found []jaegerTrace) (lines []string) {
 			}
 			attributes := map[string]any{}
 			for _, tag := range s.Tags {
+				if strings.HasPrefix(tag.Key, "gpu.") { // what the connector adds, and the mark of simulated cards
+					continue
+				}
 				switch tag.Key {
 				case "otel.status_code":
 					status = map[any]string{"OK": "Ok", "ERROR": "Error"}[tag.Value]
-				case "hw.id", "process.pid", "gpu.simulated": // there as soon as the card is found
+				case "hw.id", "process.pid": // there as soon as the card is found
 				case "span.kind", "otel.status_description", "error", "internal.span.format", "otel.scope.name", "otel.scope.version", "w3c.tracestate":
 				default:
 					v := tag.Value

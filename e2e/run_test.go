@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/figure"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/simulation"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/stack"
 	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
 )
@@ -98,6 +100,25 @@ func TestRunShowsPromptsOfItsSimulatedComfyUI(t *testing.T) {
 		// The proxy's own are this machine's, not a card's.
 		assert.Regexp(t, "^comfyui_(proxy|up)", s.Labels["__name__"])
 	}
+}
+
+// TestRunStandsInFrontOfAComfyUIThatIsThere has one where they usually are.
+func TestRunStandsInFrontOfAComfyUIThatIsThere(t *testing.T) {
+	there, err := url.Parse(simulatedComfyUI(t))
+	require.NoError(t, err)
+	storePort, proxyPort := port(t), port(t)
+	cmd := runCommand(t, "COMFYUI_PORT="+there.Port(), fmt.Sprintf("STORE_PORT=%d", storePort), fmt.Sprintf("PROXY_PORT=%d", proxyPort))
+	var said bytes.Buffer
+	cmd.Stdout = &said
+	require.NoError(t, cmd.Start())
+	store := stack.Store{URL: fmt.Sprintf("http://127.0.0.1:%d", storePort)}
+	eventually(t, store, "comfyui_up == 1", atLeast(1))
+	require.NoError(t, simulation.NewUsers(fmt.Sprintf("http://127.0.0.1:%d", proxyPort)).Order(t.Context(), "me", []simulation.Photo{{Side: 300}}))
+	eventually(t, store, `sum(comfyui_prompts_total{comfyui_prompt_outcome="success"}) == 1`, atLeast(1))
+	require.NoError(t, cmd.Process.Signal(os.Interrupt))
+	require.NoError(t, cmd.Wait())
+	assert.Contains(t, said.String(), "ComfyUI 0.3.64 was found at http://127.0.0.1:"+there.Port())
+	assert.NotContains(t, said.String(), "Enter lets", "nobody but its users asks for photos")
 }
 
 func TestRunLeavesNoProcessBehind(t *testing.T) {

@@ -135,6 +135,7 @@ func run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	s.findComfyUI(ctx)
 	m, err := s.findCards(ctx)
 	if err != nil {
 		return err

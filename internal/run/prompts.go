@@ -3,8 +3,10 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -29,6 +31,35 @@ type prompts struct {
 
 // userCount is how many people use the simulated ComfyUI.
 const userCount = 3
+
+// findComfyUI looks for a ComfyUI of the user's own where one usually is, unless he
+// named one.
+func (s *settings) findComfyUI(ctx context.Context) {
+	if s.comfyui != "" {
+		return
+	}
+	at := fmt.Sprintf("http://127.0.0.1:%d", s.comfyPort)
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, at+"/system_stats", nil)
+	if err != nil {
+		return
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return
+	}
+	defer response.Body.Close()
+	var stats struct {
+		System struct {
+			Version string `json:"comfyui_version"`
+		} `json:"system"`
+	}
+	if json.NewDecoder(io.LimitReader(response.Body, 1<<20)).Decode(&stats) == nil && stats.System.Version != "" {
+		s.comfyui = at
+		fmt.Printf("ComfyUI %s was found at %s\n", stats.System.Version, at)
+	}
+}
 
 // startPrompts starts what a ComfyUI needs: the simulated server and its users, if
 // the cards are simulated, and a store for traces. Without a ComfyUI there is
@@ -141,6 +172,7 @@ func (p *prompts) print() {
 	}
 	fmt.Printf("ComfyUI    http://%s, through the proxy\n", p.proxy)
 	fmt.Printf("traces     %s/api/traces?service=comfyui   (Jaeger's API; built from source it has no page)\n", p.traces)
+	fmt.Printf("report     make report WINDOW=1h   (what the cards did for the pictures, as a page)\n")
 }
 
 // listen lets Enter begin a rush. The reader ends with the program.
