@@ -95,11 +95,14 @@ func (p *photoService) overlay(t *testing.T) string {
 	t.Helper()
 	var receivers, names strings.Builder
 	for i, c := range p.comfyui {
-		name := "comfyui"
+		name, device := "comfyui", p.card[c.card]
+		if i%2 == 1 { // the one by its UUID, the other by its index
+			device = strconv.Itoa(c.card)
+		}
 		if i > 0 {
 			name = fmt.Sprintf("comfyui/%d", i)
 		}
-		fmt.Fprintf(&receivers, "  %s: {proxy: {endpoint: %q}, upstream: {endpoint: %q}, device: %s, collection_interval: 1s, execution_events: true, storage: file_storage/comfyui}\n", name, c.proxy, c.server.URL, p.card[c.card])
+		fmt.Fprintf(&receivers, "  %s: {proxy: {endpoint: %q}, upstream: {endpoint: %q}, device: %s, library_path: '${env:OTELCOL_GPU_NVML_LIBRARY}', collection_interval: 1s, execution_events: true, storage: file_storage/comfyui}\n", name, c.proxy, c.server.URL, device)
 		names.WriteString(", " + name)
 	}
 	path := filepath.Join(t.TempDir(), "overlay.yaml")
@@ -207,7 +210,11 @@ func (a *accuracy) add(s *jaegerSpan, truth simulation.Truth) {
 	a.spans++
 	number := func(key string) float64 { v, _ := s.tag(key).(float64); return v }
 	a.apart = append(a.apart, math.Abs(number("gpu.energy")-truth.Energy))
-	a.peak.add(number("gpu.memory.peak"), float64(truth.Peak))
+	peak := truth.Peak
+	if s.tag("gpu.memory.source") == "process" {
+		peak = truth.PeakHeld
+	}
+	a.peak.add(number("gpu.memory.peak"), float64(peak))
 	a.energy.add(number("gpu.energy"), truth.Energy)
 	a.busy.add(number("gpu.utilization.mean")*float64(s.Duration)/1e6, truth.Busy)
 	a.throttleError += math.Abs(number("gpu.throttle.time") - truth.Throttled.Seconds())

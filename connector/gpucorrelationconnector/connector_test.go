@@ -401,7 +401,7 @@ func TestCorrelationFigures(t *testing.T) {
 	runtime.GC()
 	runtime.ReadMemStats(&before)
 	count := 0
-	for range 100 {
+	for range 50 {
 		for _, td := range tr.requests(25) {
 			count += td.SpanCount()
 			tr.c.takeTraces(td, at(tr.s))

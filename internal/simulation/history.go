@@ -16,6 +16,7 @@ type History struct {
 type state struct {
 	at        int64 // ns since the epoch
 	memory    int64 // By
+	held      int64 // By, of it by processes
 	watts     float64
 	gpu       float64
 	throttled bool
@@ -30,6 +31,7 @@ func (h *History) add(s state) {
 // Truth is what a card did in a time.
 type Truth struct {
 	Peak      int64   // By
+	PeakHeld  int64   // By, of the processes alone
 	Energy    float64 // J
 	Busy      float64 // s, utilisation times time
 	Throttled time.Duration
@@ -48,7 +50,7 @@ func (h *History) Between(from, to time.Time, share func(at int64) (n int, until
 		if i+1 < len(h.states) {
 			end = min(end, h.states[i+1].at)
 		}
-		t.Peak = max(t.Peak, s.memory)
+		t.Peak, t.PeakHeld = max(t.Peak, s.memory), max(t.PeakHeld, s.held)
 		for at := max(s.at, a); at < end; {
 			n, until := 1, end
 			if share != nil {

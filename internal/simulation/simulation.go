@@ -126,7 +126,7 @@ func (c *Card) show(now time.Time) {
 	c.profiling(gpu, bandwidth)
 	c.clocks(gpu > 0)
 	if c.history != nil {
-		c.history.add(state{at: now.UnixNano(), memory: used, watts: float64(watts) / 1000, gpu: float64(gpu) / 100, throttled: c.throttled})
+		c.history.add(state{at: now.UnixNano(), memory: used, held: held * mib, watts: float64(watts) / 1000, gpu: float64(gpu) / 100, throttled: c.throttled})
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"regexp"
+	"strconv"
 	"time"
 
 	"go.opentelemetry.io/collector/component"
@@ -50,8 +51,8 @@ type Config struct {
 	DrainTimeout time.Duration `mapstructure:"drain_timeout"`
 
 	// Device is the card that the server uses: auto finds the process that listens
-	// on the upstream's port and the card it holds; else a card's UUID. Empty: not
-	// told. Default: auto.
+	// on the upstream's port and the card it holds; else a card's UUID, or its NVML
+	// index (0 or gpu0). Empty: not told. Default: auto.
 	Device string `mapstructure:"device"`
 
 	// LibraryPath is NVML's library, for device: auto; see the nvml receiver, which
@@ -141,6 +142,11 @@ func (c *Config) Unmarshal(conf *confmap.Conf) error {
 	if err := configkeys.Unknown("", conf.ToStringMap(), all); err != nil {
 		return err
 	}
+	if n, isNumber := conf.Get("device").(int); isNumber { // YAML reads 0 as a number
+		if err := conf.Merge(confmap.NewFromStringMap(map[string]any{"device": strconv.Itoa(n)})); err != nil {
+			return err
+		}
+	}
 	return conf.Unmarshal(c)
 }
 
@@ -161,8 +167,8 @@ func (c *Config) Validate() error {
 	if c.DrainTimeout < 0 {
 		errs = append(errs, fmt.Errorf("drain_timeout: %v is negative: give a duration such as 5s, or 0 to wait for nothing", c.DrainTimeout))
 	}
-	if c.Device != "" && c.Device != deviceAuto && !cardPattern.MatchString(c.Device) {
-		errs = append(errs, fmt.Errorf("device: %q is neither auto nor a card's UUID (GPU-… or MIG-…); leave it empty to tell none", c.Device))
+	if c.Device != "" && c.Device != deviceAuto && !cardPattern.MatchString(c.Device) && !indexPattern.MatchString(c.Device) {
+		errs = append(errs, fmt.Errorf("device: %q is neither auto nor a card's UUID (GPU-… or MIG-…) or index (0 or gpu0); leave it empty to tell none", c.Device))
 	}
 	for i := range c.Sizing {
 		errs = append(errs, c.Sizing[i].validate(fmt.Sprintf("sizing::%d", i)))

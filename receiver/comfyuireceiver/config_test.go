@@ -49,6 +49,11 @@ func TestSettingsAreRead(t *testing.T) {
 	assert.Equal(t, "side", cfg.Sizing[0].Size)
 	assert.Equal(t, 7, cfg.Limits.Prompts)
 	assert.Len(t, cfg.Capture.patterns, 1)
+	for given, want := range map[any]string{0: "0", "gpu1": "gpu1", "MIG-12ab": "MIG-12ab"} {
+		cfg, err := load(map[string]any{"device": given})
+		require.NoError(t, err)
+		assert.Equal(t, want, cfg.Device)
+	}
 }
 
 func TestMistakesNameTheKeyTheValueAndTheRemedy(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -16,11 +17,16 @@ import (
 // deviceAuto finds the card by the process that listens on the upstream's port.
 const deviceAuto = "auto"
 
-var cardPattern = regexp.MustCompile(`^(?i)(GPU|MIG)-[0-9a-f/-]+$`)
+// A card is named by its UUID, or by its NVML index.
+var (
+	cardPattern  = regexp.MustCompile(`^(?i)(GPU|MIG)-[0-9a-f/-]+$`)
+	indexPattern = regexp.MustCompile(`^(gpu)?[0-9]{1,4}$`)
+)
 
 // deviceFinder tells which card a ComfyUI server uses.
 type deviceFinder struct {
 	wanted string
+	index  int // the card's, if one was named by it; else -1
 	port   uint64
 	local  bool
 	cards  *cardsOf
@@ -34,10 +40,12 @@ type deviceFinder struct {
 }
 
 func newDeviceFinder(wanted string, base *url.URL, cards *cardsOf) *deviceFinder {
-	f := &deviceFinder{wanted: wanted, cards: cards}
-	if wanted != deviceAuto {
+	f := &deviceFinder{wanted: wanted, index: -1, cards: cards}
+	switch {
+	case cardPattern.MatchString(wanted):
 		f.found = wanted
-		return f
+	case indexPattern.MatchString(wanted):
+		f.index, _ = strconv.Atoi(strings.TrimPrefix(wanted, "gpu"))
 	}
 	port := base.Port()
 	if port == "" {
@@ -56,7 +64,7 @@ func (f *deviceFinder) id() string {
 	return f.found
 }
 
-// process is the server's process, while its card is known; 0 if not.
+// process is the server's process, if it is on this host and its card is known; else 0.
 func (f *deviceFinder) process() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -80,13 +88,21 @@ const (
 // begin opens NVML, and learns whether the cards are simulated before the first
 // prompt can come.
 func (f *deviceFinder) begin() {
-	if f.wanted != deviceAuto || !f.local || f.port == 0 || !f.cards.open() {
+	asks := f.index >= 0 || f.wanted == deviceAuto && f.findable()
+	if !asks || !f.cards.open() {
 		return
 	}
 	f.opened = true
 	f.cards.wait(firstLooks)
-	f.note("", 0, f.cards.simulated())
+	found := ""
+	if f.index >= 0 {
+		found = f.cards.at(f.index)
+	}
+	f.note(found, 0, f.cards.simulated())
 }
+
+// findable reports whether the server's process can be looked for.
+func (f *deviceFinder) findable() bool { return f.local && f.port != 0 }
 
 // end is for a start that failed.
 func (f *deviceFinder) end() {
@@ -105,21 +121,31 @@ func (f *deviceFinder) note(found string, pid int, fake bool) {
 }
 
 func (f *deviceFinder) run(ctx context.Context) {
-	if !f.opened {
-		return
+	switch {
+	case f.opened:
+		defer f.cards.close()
+	case !cardPattern.MatchString(f.wanted) || !f.findable():
+		return // there is nothing to look for
 	}
-	defer f.cards.close()
 	ticker := time.NewTicker(lookEvery)
 	defer ticker.Stop()
 	var last time.Time
 	for pid := 0; ; {
-		if f.id() == "" || time.Since(last) >= lookAgain {
+		if f.id() == "" || f.process() == 0 || time.Since(last) >= lookAgain {
 			last = time.Now()
-			found := ""
-			if pid = processOn("/proc", f.port, pid); pid != 0 {
-				found = f.cards.of(ctx, pid)
+			if f.findable() {
+				pid = processOn("/proc", f.port, pid)
 			}
-			f.note(found, pid, f.cards.simulated())
+			found := f.id()
+			switch {
+			case f.index >= 0:
+				found = f.cards.at(f.index)
+			case f.wanted == deviceAuto && pid != 0:
+				found = f.cards.of(ctx, pid)
+			case f.wanted == deviceAuto:
+				found = ""
+			}
+			f.note(found, pid, f.opened && f.cards.simulated())
 		}
 		select {
 		case <-ctx.Done():

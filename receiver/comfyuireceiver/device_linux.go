@@ -78,6 +78,16 @@ func (c *cardsOf) of(ctx context.Context, pid int) (hwID string) {
 	return ""
 }
 
+// at is the hw.id of the card with an NVML index; empty if there is none.
+func (c *cardsOf) at(index int) (hwID string) {
+	for _, card := range c.session.Snapshot().Cards {
+		if card.Err() == nil && card.Identity().Index == index {
+			return card.Identity().UUID
+		}
+	}
+	return ""
+}
+
 // holds asks one card; it runs on the card's worker.
 func holds(card *nvmllib.Card, pid int) string {
 	d := card.Device()

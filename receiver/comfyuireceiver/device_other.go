@@ -18,4 +18,5 @@ func (*cardsOf) open() bool                          { return false }
 func (*cardsOf) wait(time.Duration)                  {}
 func (*cardsOf) simulated() bool                     { return false }
 func (*cardsOf) close()                              {}
+func (*cardsOf) at(int) (id string)                  { return "" }
 func (*cardsOf) of(context.Context, int) (id string) { return "" }
