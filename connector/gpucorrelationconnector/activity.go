@@ -77,9 +77,13 @@ func (a *activities) end(trace pcommon.TraceID, windows []window, spans []spanWi
 	a.byTrace[trace] = n
 }
 
-// forget drops what ended before a time, and all but the newest.
-func (a *activities) forget(before int64, most int) {
-	i := max(a.firstAfter(before), len(a.ended)-most)
+// forget drops what ended before a time, and all but the newest; it says how many it
+// dropped because of their number.
+func (a *activities) forget(before int64, most int) (early int) {
+	i := a.firstAfter(before)
+	if over := len(a.ended) - most; over > i {
+		early, i = over-i, over
+	}
 	for _, x := range a.ended[:i] {
 		delete(a.byTrace, x.trace)
 	}
@@ -91,6 +95,7 @@ func (a *activities) forget(before int64, most int) {
 			delete(a.open, trace)
 		}
 	}
+	return early
 }
 
 // forgetSpans drops the spans of what ended before a time.

@@ -307,6 +307,13 @@ func (c *correlation) report(ctx context.Context) {
 	for outcome, count := range n.records {
 		c.telemetry.ConnectorGpucorrelationRecords.Add(ctx, count, outcomeIs(outcome))
 	}
+	if n.cards > 0 {
+		n.forgotten["card"], n.cards = n.cards, 0
+	}
+	for what, count := range n.forgotten {
+		c.telemetry.ConnectorGpucorrelationForgotten.Add(ctx, count, metric.WithAttributes(attribute.String("what", what)))
+	}
+	clear(n.forgotten)
 	clear(n.spans)
 	clear(n.records)
 	c.telemetry.ConnectorGpucorrelationWaitingSpans.Record(ctx, int64(c.join.spans))

@@ -651,3 +651,57 @@ func TestEverySpanComesOutOnceAndNoJouleTwice(t *testing.T) {
 		require.InDelta(t, used, given, used*0.02, "seed %d", seed)
 	}
 }
+
+func TestBoundsAreKeptAndWhatIsForgottenIsCounted(t *testing.T) {
+	c := testCorrelator(func(cfg *Config) {
+		cfg.Limits = LimitsConfig{Spans: 100, Bytes: 3000, Cards: 2, Samples: 50, Processes: 1, Traces: 3, Records: 2}
+	})
+	card := steady(simulatedCard, 10, 12)
+	card.process = map[int64]func(float64) float64{1: card.memory, 2: card.memory}
+	samples(c, 0, 20, 0.1, card)
+	tl := c.timelines.byID[simulatedCard]
+	assert.Len(t, tl.processMemory, 1)
+	assert.LessOrEqual(t, len(tl.memory.points), 50)
+	assert.Positive(t, c.count.dropped)
+	one := spanOf{id: 1, card: simulatedCard, from: 18, to: 19}
+	for id := range byte(6) {
+		c.takeTraces(traceOf(id+1, one), at(20))
+		out(t, c)
+	}
+	samples(c, 20.1, 20.1, 1, card)
+	assert.Len(t, tl.active.ended, 3)
+	assert.Equal(t, int64(3), c.count.forgotten["trace"])
+	for id := range byte(5) {
+		ld := plog.NewLogs()
+		r := ld.ResourceLogs().AppendEmpty().ScopeLogs().AppendEmpty().LogRecords().AppendEmpty()
+		r.SetEventName(executionStarted)
+		r.SetTimestamp(pcommon.NewTimestampFromTime(at(20)))
+		r.SetTraceID(pcommon.TraceID{15: 100 + id})
+		r.Attributes().PutStr("hw.id", simulatedCard)
+		c.takeLogs(ld, at(20))
+	}
+	assert.Equal(t, int64(2), c.count.forgotten["beginning"])
+
+	// Spans wait up to so many bytes; records up to their number.
+	waits := 0
+	for id := range byte(6) {
+		waits += 1 - len(c.takeTraces(traceOf(50+id, spanOf{id: 1, card: simulatedCard, from: 20, to: 30}), at(30)))
+	}
+	assert.Equal(t, 3, waits)
+	assert.LessOrEqual(t, c.bytes, 3000)
+	kept := 0
+	for range 4 {
+		ld := xidRecord(5, otherCard)
+		c.takeLogs(ld, at(30))
+		kept += 1 - ld.LogRecordCount()
+	}
+	assert.Equal(t, 2, kept)
+
+	// What spans name need not be a card: a card's samples push it aside.
+	c.takeTraces(traceOf(90, spanOf{id: 1, card: "GPU-no-such", from: 29, to: 30}), at(30))
+	assert.Len(t, c.timelines.byID, 2)
+	samples(c, 100, 100, 1, steady("GPU-c", 0, 1))
+	assert.Contains(t, c.timelines.byID, "GPU-c")
+	assert.Contains(t, c.timelines.byID, simulatedCard)
+	assert.Equal(t, int64(1), c.count.cards)
+}

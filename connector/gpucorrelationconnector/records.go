@@ -61,10 +61,14 @@ func (c *correlator) takeRecord(rl plog.ResourceLogs, sl plog.ScopeLogs, r plog.
 	}
 	at := int64(r.Timestamp())
 	if started {
-		t.active.begin(r.TraceID(), r.SpanID(), at, c.cfg.Limits.Traces)
+		if !t.active.begin(r.TraceID(), r.SpanID(), at, c.cfg.Limits.Traces) {
+			c.forgot("beginning", 1)
+		}
 		return true
 	}
-	if number, ok := r.Attributes().Get("hw.gpu.xid"); ok && len(t.xids) < mostXIDs {
+	if number, ok := r.Attributes().Get("hw.gpu.xid"); ok && len(t.xids) >= mostXIDs {
+		c.forgot("xid", 1)
+	} else if ok {
 		t.xids = append(t.xids, xidEvent{at: at, number: number.Int(), name: text(r.Attributes(), "hw.gpu.xid.name"), message: r.Body().Str()})
 	}
 	if c.join(t, r, at) {

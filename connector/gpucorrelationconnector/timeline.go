@@ -63,25 +63,24 @@ func (t *timeline) all(do func(*stream)) {
 }
 
 // forget drops what is too old or too much.
-func (t *timeline) forget(history time.Duration, limits *LimitsConfig) (dropped int) {
+func (t *timeline) forget(history time.Duration, limits *LimitsConfig) (samples, traces int) {
 	newest, ok := t.pace.newest()
 	if !ok {
-		return 0
+		return 0, 0
 	}
 	before := newest - history.Nanoseconds()
-	t.all(func(s *stream) { dropped += s.forget(before, limits.Samples) })
+	t.all(func(s *stream) { samples += s.forget(before, limits.Samples) })
 	for pid, s := range t.processMemory {
 		if at, ok := s.newest(); !ok || at < before {
 			delete(t.processMemory, pid)
 		}
 	}
 	t.xids = slices.DeleteFunc(t.xids, func(x xidEvent) bool { return x.at < before })
-	t.active.forget(before, limits.Traces)
-	return dropped
+	return samples, t.active.forget(before, limits.Traces)
 }
 
-// sampleCounts counts what became of samples.
-type sampleCounts struct{ taken, late, repeated, dropped int64 }
+// sampleCounts counts what became of samples, and cards that made room for others.
+type sampleCounts struct{ taken, late, repeated, dropped, cards int64 }
 
 func (c *sampleCounts) add(a arrival) {
 	switch a {
@@ -103,6 +102,7 @@ const (
 // timelines are those of all cards.
 type timelines struct {
 	byID   map[string]*timeline
+	pushed int64 // cards that made room for others, not yet counted
 	limits *LimitsConfig
 }
 
@@ -129,6 +129,7 @@ func (ts *timelines) of(id string, sampled int64) *timeline {
 			return nil
 		}
 		delete(ts.byID, stalest.id)
+		ts.pushed++
 	}
 	t = newTimeline(id)
 	ts.byID[id] = t
@@ -151,6 +152,7 @@ func (ts *timelines) take(md pmetric.Metrics, counts *sampleCounts) map[*timelin
 	for t := range touched {
 		t.takeRest()
 	}
+	counts.cards, ts.pushed = counts.cards+ts.pushed, 0
 	return touched
 }
 

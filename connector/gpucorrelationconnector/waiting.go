@@ -72,8 +72,9 @@ type correlator struct {
 // counts are told to the collector's own telemetry.
 type counts struct {
 	sampleCounts
-	spans   map[spanOutcome]int64
-	records map[string]int64
+	spans     map[spanOutcome]int64
+	records   map[string]int64
+	forgotten map[string]int64
 }
 
 type spanOutcome struct{ outcome, reason string }
@@ -89,15 +90,23 @@ const (
 func newCorrelator(cfg *Config) *correlator {
 	return &correlator{
 		cfg: cfg, timelines: timelines{byID: map[string]*timeline{}, limits: &cfg.Limits},
-		count:   counts{spans: map[spanOutcome]int64{}, records: map[string]int64{}},
+		count:   counts{spans: map[spanOutcome]int64{}, records: map[string]int64{}, forgotten: map[string]int64{}},
 		byTrace: map[pcommon.TraceID]*waiting{},
+	}
+}
+
+func (c *correlator) forgot(what string, n int) {
+	if n > 0 {
+		c.count.forgotten[what] += int64(n)
 	}
 }
 
 // takeMetrics takes a collection of samples in; traces that it covers become ready.
 func (c *correlator) takeMetrics(md pmetric.Metrics) {
 	for t := range c.timelines.take(md, &c.count.sampleCounts) {
-		c.count.dropped += int64(t.forget(c.cfg.History, &c.cfg.Limits))
+		samples, traces := t.forget(c.cfg.History, &c.cfg.Limits)
+		c.count.dropped += int64(samples)
+		c.forgot("trace", traces)
 		for len(t.queue) > 0 && (t.queue[0].by.over || t.covers(t.queue[0].end)) {
 			w := heap.Pop(&t.queue).(need).by
 			w.missing--

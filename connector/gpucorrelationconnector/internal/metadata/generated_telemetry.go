@@ -26,6 +26,7 @@ type TelemetryBuilder struct {
 	meter                               metric.Meter
 	mu                                  sync.Mutex
 	registrations                       []metric.Registration
+	ConnectorGpucorrelationForgotten    metric.Int64Counter
 	ConnectorGpucorrelationRecords      metric.Int64Counter
 	ConnectorGpucorrelationSamples      metric.Int64Counter
 	ConnectorGpucorrelationSpans        metric.Int64Counter
@@ -62,6 +63,12 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 	}
 	builder.meter = Meter(settings)
 	var err, errs error
+	builder.ConnectorGpucorrelationForgotten, err = builder.meter.Int64Counter(
+		"otelcol_connector.gpucorrelation.forgotten",
+		metric.WithDescription("What was forgotten at a bound before its time, so that figures may be shared with too few, or an XID is missing on a span. [Development]"),
+		metric.WithUnit("{item}"),
+	)
+	errs = errors.Join(errs, err)
 	builder.ConnectorGpucorrelationRecords, err = builder.meter.Int64Counter(
 		"otelcol_connector.gpucorrelation.records",
 		metric.WithDescription("Log records of cards, by whether a trace was found that ran then - joined, alone; or refused by what comes next - dropped. [Development]"),
