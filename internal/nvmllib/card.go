@@ -69,10 +69,18 @@ func (c *Card) Generation() int {
 // the card's queue is full. The job runs when the jobs before it have ended,
 // which may be never if one hangs: do not wait for it without a deadline.
 func (c *Card) Submit(job func()) bool {
-	c.mu.Lock()
-	w := c.worker
-	c.mu.Unlock()
-	return w.submit(job)
+	for before := (*worker)(nil); ; {
+		c.mu.Lock()
+		w := c.worker
+		c.mu.Unlock()
+		if w == before {
+			return false
+		}
+		if w.submit(job) {
+			return true
+		}
+		before = w // it may have been replaced meanwhile
+	}
 }
 
 // Device is the card's present handle, for use inside a job.

@@ -57,11 +57,30 @@ func (s *Session) fitSlots(count int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for len(s.slots) < count {
+		delete(s.retiring, len(s.slots))
 		s.slots = append(s.slots, &slot{worker: s.lib.workers.adopt(len(s.slots))})
 	}
 	for len(s.slots) > count {
-		s.slots = s.slots[:len(s.slots)-1]
-		s.lib.workers.release(len(s.slots))
+		last := len(s.slots) - 1
+		s.retiring[last] = s.slots[last].worker
+		s.slots = s.slots[:last]
+	}
+}
+
+// retire ends the workers of indices that are no more, once the cards that they
+// worked for have others: indices move when a card is taken out. The caller holds the
+// lock.
+func (s *Session) retire() {
+	for index, w := range s.retiring {
+		used := slices.ContainsFunc(s.snapshot.Cards, func(c *Card) bool {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return c.err == nil && c.worker == w
+		})
+		if !used {
+			s.lib.workers.release(index)
+			delete(s.retiring, index)
+		}
 	}
 }
 
@@ -200,6 +219,7 @@ func (s *Session) settle() {
 		}
 	}
 	s.snapshot.Enumerated = true
+	s.retire()
 }
 
 // errRemoved is why a card that was taken out cannot be asked.

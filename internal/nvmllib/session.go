@@ -100,9 +100,11 @@ type Session struct {
 	saidNoKernelLog bool
 	needKernelLog   atomic.Bool // a card refused to be registered for events
 
-	mu             sync.Mutex
-	snapshot       Snapshot
-	slots          []*slot
+	mu       sync.Mutex
+	snapshot Snapshot
+	slots    []*slot
+	// retiring are the workers of indices that are no more, by index.
+	retiring       map[int]*worker
 	subscribers    map[int]func(XIDEvent)
 	nextSubscriber int
 
@@ -126,7 +128,8 @@ type slot struct {
 
 func newSession(lib *Library, timing Timing, log *zap.Logger) *Session {
 	s := &Session{
-		lib: lib, timing: timing.orDefaults(), log: log,
+		retiring: map[int]*worker{},
+		lib:      lib, timing: timing.orDefaults(), log: log,
 		poke: make(chan struct{}, 1), stop: make(chan struct{}), looked: make(chan struct{}), ended: make(chan struct{}),
 	}
 	go s.keep()
@@ -300,7 +303,11 @@ func (s *Session) end() {
 		left = append(left, sl.worker)
 		s.lib.workers.release(i)
 	}
-	s.slots = nil
+	for i, w := range s.retiring {
+		left = append(left, w)
+		s.lib.workers.release(i)
+	}
+	s.slots, s.retiring = nil, map[int]*worker{}
 	ready := s.snapshot.State == Ready
 	s.mu.Unlock()
 	if !s.endWatch() {

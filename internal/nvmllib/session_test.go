@@ -7,6 +7,9 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -172,4 +175,48 @@ func FuzzFieldNumber(f *testing.F) {
 			assert.True(t, math.IsNaN(n), "an unknown type is no number")
 		}
 	})
+}
+
+// TestEveryJobRunsWhileIndicesMove takes a card out and puts it back while jobs are
+// given to its neighbours, whose indices and workers change with it: each that was
+// taken is run, and none is refused.
+func TestEveryJobRunsWhileIndicesMove(t *testing.T) {
+	_, cards := library.Machine(t, "h100", "l40s", "l40s")
+	s := acquire(t, library.Path)
+	snapshot := waitFor(t, s, func(s Snapshot) bool { return len(s.Cards) == 3 })
+	last := snapshot.Cards[2]
+	stop := make(chan struct{})
+	var giving sync.WaitGroup
+	var taken, ran, refused atomic.Int64
+	for range 2 {
+		giving.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if taken.Load()-ran.Load() > jobQueue/2 {
+					runtime.Gosched() // its queue is to be refused for no other reason
+					continue
+				}
+				if last.Submit(func() { ran.Add(1) }) {
+					taken.Add(1)
+				} else {
+					refused.Add(1)
+				}
+			}
+		})
+	}
+	for range 20 {
+		cards[0].SetPresent(false)
+		waitFor(t, s, func(Snapshot) bool { return last.Identity().Index == 1 })
+		cards[0].SetPresent(true)
+		waitFor(t, s, func(Snapshot) bool { return last.Identity().Index == 2 })
+	}
+	close(stop)
+	giving.Wait()
+	require.Eventually(t, func() bool { return ran.Load() == taken.Load() }, 10*time.Second, time.Millisecond, "%d of %d jobs ran", ran.Load(), taken.Load())
+	assert.Zero(t, refused.Load())
+	assert.Positive(t, taken.Load())
 }

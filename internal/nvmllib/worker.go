@@ -12,21 +12,31 @@ import (
 const jobQueue = 64
 
 // worker makes all calls on the card at one index. A call that hangs holds this
-// worker's thread and no other; what is asked meanwhile waits in its queue.
+// worker's thread and no other; what is asked meanwhile waits in its queue. Every job
+// that was taken is run, unless one before it hangs.
 type worker struct {
 	jobs  chan func()
 	stop  chan struct{}
 	ended chan struct{}
 	// since is when the running job began, in Unix ns; 0 while idle.
 	since atomic.Int64
-	// abandoned is set by its workers when the session ended while a job ran.
-	abandoned bool
+
+	mu   sync.Mutex
+	open int // jobs that wait or run
+	// abandoned workers end with their last job, ended ones take none.
+	abandoned, closed bool
 }
 
-// submit queues a job; false if the queue is full.
+// submit queues a job; false if the queue is full or the worker has ended.
 func (w *worker) submit(job func()) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return false
+	}
 	select {
 	case w.jobs <- job:
+		w.open++
 		return true
 	default:
 		return false
@@ -55,7 +65,9 @@ func (ws *workers) adopt(index int) *worker {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	if w, ok := ws.byIndex[index]; ok {
+		w.mu.Lock()
 		w.abandoned = false
+		w.mu.Unlock()
 		return w
 	}
 	w := &worker{jobs: make(chan func(), jobQueue), stop: make(chan struct{}), ended: make(chan struct{})}
@@ -85,25 +97,33 @@ func (ws *workers) run(index int, w *worker) {
 func (ws *workers) leave(index int, w *worker) bool {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
-	if !w.abandoned {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.open--
+	if !w.abandoned || w.open > 0 {
 		return false
 	}
+	w.closed = true
 	delete(ws.byIndex, index)
 	return true
 }
 
-// release ends the worker of an index: at once if it is idle, else after the
-// job that runs.
+// release ends the worker of an index: at once if it is idle, else after its last
+// job.
 func (ws *workers) release(index int) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	w, ok := ws.byIndex[index]
-	switch {
-	case !ok:
-	case w.since.Load() != 0 || len(w.jobs) > 0:
-		w.abandoned = true
-	default:
-		close(w.stop)
-		delete(ws.byIndex, index)
+	if !ok {
+		return
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.open > 0 {
+		w.abandoned = true
+		return
+	}
+	w.closed = true
+	close(w.stop)
+	delete(ws.byIndex, index)
 }
