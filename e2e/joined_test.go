@@ -38,6 +38,13 @@ type joined struct {
 
 func newJoined(t *testing.T, more string, configs ...string) *joined {
 	t.Helper()
+	j := prepareJoined(t, more, configs...)
+	j.start(t)
+	return j
+}
+
+func prepareJoined(t *testing.T, more string, configs ...string) *joined {
+	t.Helper()
 	j := &joined{photoService: newPhotoService(t, newMachine(t, fakenvml.Current, "l40s"), 0), jaeger: startJaeger(t), store: victoriaMetrics(t)}
 	folder := t.TempDir()
 	j.logs, j.metrics = filepath.Join(folder, "logs.json"), filepath.Join(folder, "metrics.json")
@@ -57,7 +64,6 @@ service:
 	}
 	j.environment = append(slices.Clone(j.photoService.environment), "OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(), "OTELCOL_GPU_TRACES_ENDPOINT="+j.jaeger.otlp,
 		"OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+j.store.URL+"/api/v1/write", "OTELCOL_GPU_COLLECTION_INTERVAL=1s")
-	j.start(t)
 	return j
 }
 
@@ -192,39 +198,66 @@ func TestEndPassesOnWhatWaits(t *testing.T) {
 }
 
 // TestCountersMadeOfSpansBeginAnewAndIncreaseStaysRight kills the collector between
-// photos.
+// photos. VictoriaMetrics counts a series from 0; Prometheus knows nothing of what was
+// before its first sample.
 func TestCountersMadeOfSpansBeginAnewAndIncreaseStaysRight(t *testing.T) {
-	j := newJoined(t, "")
-	photos := func(n int) {
-		for range n {
-			j.photo(t, 300, nil)
-		}
+	for name, test := range map[string]struct {
+		increase string
+		store    func() stack.Store
+		born     bool // counts what is in the first sample
+	}{
+		"VictoriaMetrics": {`sum(increase(%s[10m]))`, func() stack.Store { return victoriaMetrics(t) }, true},
+		"Prometheus":      {`sum(increase(%s[10m] anchored))`, func() stack.Store { s, _ := prometheus(t, "10m"); return s }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			j := prepareJoined(t, "")
+			j.store = test.store()
+			j.environment = append(j.environment, "OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+j.store.URL+"/api/v1/write")
+			j.start(t)
+			photos := func(n int) {
+				for range n {
+					j.photo(t, 300, nil)
+				}
+			}
+			counts := []string{`comfyui_execution_gpu_energy_joules_count`, `comfyui_span_duration_seconds_count{span_name="comfyui.execution"}`}
+			are := func(n int) {
+				for _, c := range counts {
+					eventually(t, j.store, fmt.Sprintf(`sum(last_over_time(%s[10s])) == %d`, c, n), atLeast(1))
+				}
+			}
+			photos(5)
+			are(5)
+			j.Kill()
+			killed := time.Now()
+			j.start(t)
+			photos(3)
+			are(3)
+			for _, c := range counts {
+				want := 8.0
+				if !test.born {
+					samples, err := j.store.Query(t.Context(), c+"[10m]")
+					require.NoError(t, err)
+					require.Len(t, samples, 1)
+					want -= samples[0].Points[0].Value
+				}
+				eventually(t, j.store, fmt.Sprintf(test.increase+` == %g`, c, want), atLeast(1))
+			}
+			traces := j.jaeger.traces("/api/traces?limit=100&lookback=1h&service=comfyui")
+			assert.Len(t, traces, 8, "none was lost, none came twice")
+			begun := map[string]bool{}
+			for _, line := range exported(t, j.metrics) {
+				each(line, "startTimeUnixNano", func(p map[string]any) { begun[fmt.Sprint(p["startTimeUnixNano"])] = true })
+			}
+			after := 0
+			for start := range begun {
+				if start > fmt.Sprint(killed.UnixNano()) {
+					after++
+				}
+			}
+			assert.Positive(t, after, "the new collector's counters have start times of their own")
+			assert.Less(t, after, len(begun))
+		})
 	}
-	const count = `sum(last_over_time(comfyui_execution_gpu_energy_joules_count[10s]))`
-	photos(5)
-	eventually(t, j.store, count+` == 5`, atLeast(1))
-	eventually(t, j.store, `sum(last_over_time(comfyui_span_duration_seconds_count{span_name="comfyui.execution"}[10s])) == 5`, atLeast(1))
-	j.Kill()
-	killed := time.Now()
-	j.start(t)
-	photos(3)
-	eventually(t, j.store, count+` == 3`, atLeast(1))
-	eventually(t, j.store, `sum(increase(comfyui_execution_gpu_energy_joules_count[10m])) == 8`, atLeast(1))
-	eventually(t, j.store, `sum(increase(comfyui_span_duration_seconds_count{span_name="comfyui.execution"}[10m])) == 8`, atLeast(1))
-	traces := j.jaeger.traces("/api/traces?limit=100&lookback=1h&service=comfyui")
-	assert.Len(t, traces, 8, "none was lost, none came twice")
-	begun := map[string]bool{}
-	for _, line := range exported(t, j.metrics) {
-		each(line, "startTimeUnixNano", func(p map[string]any) { begun[fmt.Sprint(p["startTimeUnixNano"])] = true })
-	}
-	after := 0
-	for start := range begun {
-		if start > fmt.Sprint(killed.UnixNano()) {
-			after++
-		}
-	}
-	assert.Positive(t, after, "the new collector's counters have start times of their own")
-	assert.Less(t, after, len(begun))
 }
 
 // TestSpansOfAnyServiceGetTheirFigures sends spans of a service that is instrumented
