@@ -116,6 +116,8 @@ func (p *photoService) overlay(t *testing.T) string {
 func (p *photoService) order(t *testing.T, n int, seed uint64) {
 	t.Helper()
 	var users sync.WaitGroup
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
+	defer cancel()
 	random := rand.New(rand.NewPCG(seed, 9))
 	const clients = 3
 	parts := len(p.comfyui) * clients
@@ -133,7 +135,7 @@ func (p *photoService) order(t *testing.T, n int, seed uint64) {
 				}
 			}
 			users.Go(func() {
-				assert.NoError(t, simulation.NewUsers("http://"+c.proxy).Order(context.Background(), fmt.Sprintf("client-%d-%d", i, k), photos))
+				assert.NoError(t, simulation.NewUsers("http://"+c.proxy).Order(ctx, fmt.Sprintf("client-%d-%d", i, k), photos))
 			})
 		}
 	}

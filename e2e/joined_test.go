@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -34,6 +33,7 @@ type joined struct {
 	metrics     string // and with every metric that is made of spans
 	environment []string
 	overlays    []string
+	photos      int
 }
 
 func newJoined(t *testing.T, more string, configs ...string) *joined {
@@ -77,8 +77,13 @@ func (j *joined) start(t *testing.T) {
 func (j *joined) photo(t *testing.T, side int, meanwhile func()) {
 	t.Helper()
 	done := make(chan error, 1)
+	// A user of its own each time: ComfyUI forgets an id when any socket of it closes, and
+	// the one of the photo before may close late. The photo is another, too.
+	j.photos++
+	user := fmt.Sprintf("user-%d", j.photos)
+	ctx := withPatience(t)
 	go func() {
-		done <- simulation.NewUsers("http://"+j.comfyui[0].proxy).Order(context.Background(), "user", []simulation.Photo{{Side: side}})
+		done <- simulation.NewUsers("http://"+j.comfyui[0].proxy).Order(ctx, user, []simulation.Photo{{Side: side}})
 	}()
 	if meanwhile != nil {
 		const atWork = 2 // performance state
