@@ -22,7 +22,6 @@ type bill struct {
 	gap       time.Duration // the longest between two samples that the figures stand on
 	shared    time.Duration // with others
 	most      int           // that used the card at once, the span's own trace included
-	seen      time.Duration // of the time, known from samples
 	length    time.Duration // of the time
 }
 
@@ -67,7 +66,6 @@ func (b *bill) account(t *timeline, windows []window) {
 			next = t.pace.points[i].at
 		}
 		b.gap = max(b.gap, time.Duration(next-last))
-		t.pace.steps(w, func(_, _ point, overlap window, _ float64) { b.seen += time.Duration(overlap.length()) })
 	}
 }
 

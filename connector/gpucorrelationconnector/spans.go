@@ -253,6 +253,5 @@ func (b *bill) add(other *bill) {
 	b.gap = max(b.gap, other.gap)
 	b.shared += other.shared
 	b.most = max(b.most, other.most)
-	b.seen += other.seen
 	b.length += other.length
 }

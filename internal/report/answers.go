@@ -26,11 +26,11 @@ type Settings struct {
 
 // Class is what the photos of one task class took.
 type Class struct {
-	Name                                   string
-	Count, Memory, Energy, CardTime        float64
-	Wait, P95                              float64
-	Hours                                  [24]float64 // mean number of pictures
-	MemoryAgainst, EnergyAgainst, Relative float64     // the class's figure over that of the first
+	Name                            string
+	Count, Memory, Energy, CardTime float64
+	Wait, P95                       float64
+	Hours                           [24]float64 // mean number of pictures
+	MemoryAgainst                   float64     // its memory over that of the first class
 }
 
 // Card is what one card did.
@@ -190,7 +190,7 @@ func (r *Report) classes(a *asker) {
 	slices.SortFunc(r.Classes, func(a, b Class) int { return int(math.Copysign(1, a.Memory-b.Memory)) })
 	for i := range r.Classes {
 		c, first := &r.Classes[i], &r.Classes[0]
-		c.MemoryAgainst, c.EnergyAgainst = c.Memory/first.Memory, c.Energy/first.Energy
+		c.MemoryAgainst = c.Memory / first.Memory
 	}
 }
 

@@ -2,7 +2,6 @@ package comfyuireceiver
 
 import (
 	"context"
-	"net"
 	"net/url"
 	"regexp"
 	"slices"
@@ -52,8 +51,7 @@ func newDeviceFinder(wanted string, base *url.URL, cards *cardsOf) *deviceFinder
 		port = map[string]string{"http": "80", "https": "443"}[base.Scheme]
 	}
 	f.port, _ = strconv.ParseUint(port, 10, 16)
-	ip := net.ParseIP(base.Hostname())
-	f.local = base.Hostname() == "localhost" || ip != nil && ip.IsLoopback()
+	f.local = onThisHost(base)
 	return f
 }
 

@@ -331,7 +331,7 @@ func (s *service) resource(r pcommon.Resource) {
 	}
 	r.Attributes().PutStr("service.name", "comfyui")
 	server, port := s.upstream.base.Hostname(), s.upstream.base.Port()
-	if ip := net.ParseIP(server); host != "" && (server == "localhost" || ip != nil && ip.IsLoopback()) {
+	if host != "" && onThisHost(s.upstream.base) {
 		server = host
 	}
 	if port != "" {

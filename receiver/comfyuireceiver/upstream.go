@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -19,6 +20,12 @@ const (
 	// largestAnswer bounds the answer, in bytes.
 	largestAnswer = 64 << 20
 )
+
+// onThisHost reports whether a server's address is this host's own.
+func onThisHost(base *url.URL) bool {
+	ip := net.ParseIP(base.Hostname())
+	return base.Hostname() == "localhost" || ip != nil && ip.IsLoopback()
+}
 
 // upstream is the ComfyUI server, for the receiver's own questions.
 type upstream struct {

@@ -166,7 +166,7 @@ type timedWork struct{}
 func NewTimedWork() Work { return timedWork{} }
 
 func (timedWork) Colorize(ctx context.Context, side int, checkpoint string, step func(done, all int) error) error {
-	if err := InSteps(ctx, time.Duration(float64(side*side)*7.6e-7*float64(time.Second)), step); err != nil {
+	if err := inSteps(ctx, time.Duration(float64(side*side)*7.6e-7*float64(time.Second)), step); err != nil {
 		return err
 	}
 	switch {
@@ -182,8 +182,8 @@ func (timedWork) Free()          {}
 func (timedWork) Collect()       {}
 func (timedWork) Memory() Memory { return Memory{25276502016, 24738656256, 25276502016, 24738656256} }
 
-// InSteps lets a time pass in four steps, and tells of each.
-func InSteps(ctx context.Context, lasts time.Duration, step func(done, all int) error) error {
+// inSteps lets a time pass in four steps, and tells of each.
+func inSteps(ctx context.Context, lasts time.Duration, step func(done, all int) error) error {
 	const steps = 4
 	for i := range steps {
 		timer := time.NewTimer(lasts / steps)
