@@ -188,17 +188,34 @@ func (p *Prompt) takeExecuting(m *protocol.Message, now time.Time) {
 		return
 	}
 	p.start(now)
-	if !p.states && p.node(m.Node) == nil {
+	known := p.node(m.Node)
+	again := known != nil && p.onlyAsked(known)
+	if !p.states && (known == nil || again) {
 		for _, n := range p.Nodes {
 			if n.End.IsZero() {
 				n.End = now
 			}
 		}
 	}
+	if again {
+		known.Start, known.End = now, time.Time{}
+		p.Nodes = append(slices.DeleteFunc(p.Nodes, func(n *Node) bool { return n == known }), known)
+	}
 	n := p.begin(m.Node, now)
 	if n.Display == "" {
 		n.Display = m.DisplayNode
 	}
+}
+
+// onlyAsked reports whether a node that is announced again has not worked yet. A
+// node with lazy inputs is announced first to be asked which of them it needs, and
+// once more when they are there; what ran in between is theirs.
+func (p *Prompt) onlyAsked(n *Node) bool {
+	if p.states && !n.End.IsZero() {
+		return false // a late frame
+	}
+	later := p.Nodes[slices.Index(p.Nodes, n)+1:]
+	return slices.ContainsFunc(later, func(o *Node) bool { return o.Parent != n.ID })
 }
 
 func (p *Prompt) fail(m *protocol.Message) {

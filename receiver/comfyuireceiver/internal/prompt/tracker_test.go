@@ -2,6 +2,7 @@ package prompt
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -194,4 +195,70 @@ func TestPromptOfAServerThatForgotIsLostAndOneThatWasDeletedCancelled(t *testing
 	tr.Gone(now, "running", false)
 	tr.Gone(now, "restarted", true)
 	assert.Equal(t, map[string]Outcome{"deleted": Cancelled, "waiting": Cancelled, "running": Lost, "restarted": Lost}, outcomes)
+}
+
+// TestNodeWithLazyInputsBeginsWhenTheyAreThere has the messages in the order in which
+// ComfyUI's execute() sends them: a node with lazy inputs is announced, asked, put
+// back, and announced again after the inputs that it wanted.
+func TestNodeWithLazyInputsBeginsWhenTheyAreThere(t *testing.T) {
+	for name, states := range map[string]bool{"with progress_state": true, "by a server without": false} {
+		t.Run(name, func(t *testing.T) {
+			var ended *Prompt
+			tr := NewTracker(Limits{Open: 10, Early: time.Second}, func(p *Prompt) { ended = p }, func() {})
+			begin := time.Now()
+			at := func(s int) time.Time { return begin.Add(time.Duration(s) * time.Second) }
+			tr.Answer(tr.Submit(begin, protocol.Submission{ClientID: "c"}, "/prompt", "", trace.SpanContext{}), begin, 200, protocol.Answer{PromptID: "x"})
+			say := func(s int, m protocol.Message) {
+				m.PromptID = "x"
+				tr.Message(at(s), &m)
+			}
+			now := map[string]protocol.NodeState{}
+			state := func(s int, node, word string) {
+				if states {
+					now[node] = protocol.NodeState{State: word, Max: 1, Display: node}
+					say(s, protocol.Message{Kind: protocol.ProgressState, States: maps.Clone(now)})
+				}
+			}
+			run := func(from, to int, node string) {
+				state(from, node, "running")
+				say(from, protocol.Message{Kind: protocol.Executing, Node: node, DisplayNode: node})
+				if to > from {
+					state(to, node, "finished")
+				}
+			}
+			say(0, protocol.Message{Kind: protocol.ExecutionStart})
+			run(1, 1, "switch") // is asked
+			run(1, 4, "wanted")
+			run(4, 6, "switch") // works
+			run(6, 7, "save")
+			say(7, protocol.Message{Kind: protocol.ExecutionSuccess})
+			require.NotNil(t, ended)
+			got := make([]string, 0, len(ended.Nodes))
+			for _, n := range ended.Nodes {
+				got = append(got, fmt.Sprintf("%s %v-%v", n.ID, n.Start.Sub(begin).Seconds(), n.End.Sub(begin).Seconds()))
+			}
+			assert.Equal(t, []string{"wanted 1-4", "switch 4-6", "save 6-7"}, got)
+		})
+	}
+}
+
+func TestFrameThatComesTwiceDoesNotBeginANodeAnew(t *testing.T) {
+	var ended *Prompt
+	tr := NewTracker(Limits{Open: 10, Early: time.Second}, func(p *Prompt) { ended = p }, func() {})
+	begin := time.Now()
+	tr.Answer(tr.Submit(begin, protocol.Submission{ClientID: "c"}, "/prompt", "", trace.SpanContext{}), begin, 200, protocol.Answer{PromptID: "x"})
+	for s, m := range []protocol.Message{
+		{Kind: protocol.ExecutionStart},
+		{Kind: protocol.Executing, Node: "1"},
+		{Kind: protocol.Executing, Node: "1"},
+		{Kind: protocol.ProgressState, States: map[string]protocol.NodeState{"1": {State: "finished"}, "2": {State: "running"}}},
+		{Kind: protocol.Executing, Node: "1"}, // late
+		{Kind: protocol.ExecutionSuccess},
+	} {
+		m.PromptID = "x"
+		tr.Message(begin.Add(time.Duration(s)*time.Second), &m)
+	}
+	require.Len(t, ended.Nodes, 2)
+	assert.Equal(t, begin.Add(time.Second), ended.Nodes[0].Start)
+	assert.Equal(t, begin.Add(3*time.Second), ended.Nodes[0].End)
 }
