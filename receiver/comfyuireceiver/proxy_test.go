@@ -18,6 +18,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/config/confighttp"
+	"go.opentelemetry.io/collector/config/configoptional"
 	"go.opentelemetry.io/collector/consumer/consumererror"
 	"go.opentelemetry.io/collector/consumer/consumertest"
 )
@@ -194,6 +196,37 @@ func TestStreamsPassAsTheyCome(t *testing.T) {
 		assert.Equal(t, fmt.Sprintf("part %d\n", i), string(part), "before the next is made")
 		next <- struct{}{}
 	}
+}
+
+// TestPagesOfAllowedOriginsMayAsk: with cors set, the proxy answers for the server to
+// pages of those origins, which ComfyUI by itself does not; to others it says nothing
+// more than the server does.
+func TestPagesOfAllowedOriginsMayAsk(t *testing.T) {
+	s := newTap(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("{}")) })
+	r := newRig(t, s.URL, func(c *Config) {
+		c.Proxy.CORS = configoptional.Some(confighttp.CORSConfig{AllowedOrigins: []string{"https://photos.example"}, AllowedHeaders: []string{"X-Photo"}})
+	})
+	ask := func(method, origin string, headers ...string) *http.Response {
+		request, err := http.NewRequestWithContext(context.Background(), method, r.base+"/prompt", http.NoBody)
+		require.NoError(t, err)
+		request.Header.Set("Origin", origin)
+		for i := 0; i+1 < len(headers); i += 2 {
+			request.Header.Set(headers[i], headers[i+1])
+		}
+		response, err := http.DefaultClient.Do(request)
+		require.NoError(t, err)
+		require.NoError(t, response.Body.Close())
+		return response
+	}
+	const allowed = "Access-Control-Allow-Origin"
+	before := ask(http.MethodOptions, "https://photos.example", "Access-Control-Request-Method", "POST", "Access-Control-Request-Headers", "x-photo")
+	assert.Equal(t, "https://photos.example", before.Header.Get(allowed))
+	assert.Contains(t, strings.ToLower(before.Header.Get("Access-Control-Allow-Headers")), "x-photo")
+	assert.Empty(t, s.seen, "the proxy answers by itself")
+	assert.Equal(t, "https://photos.example", ask(http.MethodGet, "https://photos.example").Header.Get(allowed))
+	assert.Equal(t, "https://photos.example", (<-s.seen).Header.Get("Origin"), "the server decides on what it sees")
+	assert.Empty(t, ask(http.MethodGet, "https://other.example").Header.Get(allowed))
+	assert.Equal(t, "https://other.example", (<-s.seen).Header.Get("Origin"))
 }
 
 func TestServerThatIsAwayIsSaidInItsOwnForm(t *testing.T) {

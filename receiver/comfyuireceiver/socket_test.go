@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/rand"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -142,6 +143,9 @@ func TestFrameOf50MBPassesWithoutBeingKept(t *testing.T) {
 // text is a server's text frame.
 func text(s string) []byte {
 	b := []byte{0x81, 126, byte(len(s) >> 8), byte(len(s))}
+	if len(s) > 0xFFFF {
+		b = binary.BigEndian.AppendUint64([]byte{0x81, 127}, uint64(len(s)))
+	}
 	return append(b, s...)
 }
 
@@ -224,4 +228,42 @@ func TestSlowClientHoldsTheServerBackAndNotTheMemory(t *testing.T) {
 	}
 	assert.Less(t, sent, 100<<20, "the server has to wait for the client")
 	_, _ = io.CopyN(io.Discard, from, 1000)
+}
+
+// TestWorkflowOf10000NodesIsFollowedToItsEnd: each node is announced, and the
+// states of all of them come in one frame.
+func TestWorkflowOf10000NodesIsFollowedToItsEnd(t *testing.T) {
+	const nodes = 10_000
+	s := newRawServer(t)
+	s.posts = func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		_, _ = io.WriteString(w, `{"prompt_id": "p", "number": 1, "node_errors": {}}`)
+	}
+	r := newRig(t, s.URL, nil)
+	_, from := rawClient(t, r, "clientId=a")
+	server := <-s.conns
+	go func() { _, _ = io.Copy(io.Discard, from) }()
+	var workflow, states strings.Builder
+	for i := range nodes {
+		if i > 0 {
+			workflow.WriteString(", ")
+			states.WriteString(", ")
+		}
+		_, _ = fmt.Fprintf(&workflow, `"%d": {"class_type": "Node", "inputs": {"text": "some words"}}`, i)
+		_, _ = fmt.Fprintf(&states, `"%d": {"value": 1, "max": 1, "state": "finished", "node_id": "%d", "prompt_id": "p", "display_node_id": "%d"}`, i, i, i)
+	}
+	response, err := http.Post(r.base+"/prompt", "application/json", strings.NewReader(`{"client_id": "a", "prompt": {`+workflow.String()+`}}`))
+	require.NoError(t, err)
+	require.NoError(t, response.Body.Close())
+	var frames bytes.Buffer
+	frames.Write(text(`{"type": "execution_start", "data": {"prompt_id": "p"}}`))
+	for i := range nodes {
+		frames.Write(text(fmt.Sprintf(`{"type": "executing", "data": {"node": "%d", "prompt_id": "p"}}`, i)))
+	}
+	frames.Write(text(`{"type": "progress_state", "data": {"prompt_id": "p", "nodes": {` + states.String() + `}}}`))
+	frames.Write(text(`{"type": "execution_success", "data": {"prompt_id": "p"}}`))
+	_, err = server.Write(frames.Bytes())
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return len(r.traces.AllTraces()) == 1 }, time.Minute, time.Millisecond)
+	assert.Equal(t, nodes+3, r.traces.AllTraces()[0].SpanCount(), "the request, the queue, the execution, and the nodes")
 }

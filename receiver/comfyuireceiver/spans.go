@@ -271,12 +271,16 @@ func (o *one) nodes(execution trace.SpanID) {
 	for _, n := range o.p.Nodes {
 		ids[n.ID] = prompt.NewSpanID()
 	}
+	classes := o.classes()
 	for _, n := range o.p.Nodes {
 		parent, expanded := ids[n.Parent]
 		if !expanded || n.Parent == n.ID {
 			parent = execution
 		}
-		class, title := o.describe(n.ID)
+		class, title := "", ""
+		if c := classes[n.ID]; c != nil {
+			class, title = c.Class, c.Title
+		}
 		name := "comfyui.node"
 		if class != "" {
 			name += " " + class
@@ -307,17 +311,16 @@ func (o *one) nodes(execution trace.SpanID) {
 	}
 }
 
-// describe is a node's class and title; an expanded node is not in the prompt.
-func (o *one) describe(id string) (class, title string) {
+// classes are the nodes of the workflow, by id; expanded nodes are not among them.
+func (o *one) classes() map[string]*protocol.Node {
+	all := make(map[string]*protocol.Node, len(o.p.Submission.Nodes))
 	for i := range o.p.Submission.Nodes {
-		if n := &o.p.Submission.Nodes[i]; n.ID == id {
-			return n.Class, n.Title
-		}
+		all[o.p.Submission.Nodes[i].ID] = &o.p.Submission.Nodes[i]
 	}
-	if o.p.Failure.NodeID == id {
-		return o.p.Failure.NodeType, ""
+	if _, ok := all[o.p.Failure.NodeID]; !ok {
+		all[o.p.Failure.NodeID] = &protocol.Node{Class: o.p.Failure.NodeType}
 	}
-	return "", ""
+	return all
 }
 
 func (o *one) exception(s ptrace.Span) {

@@ -72,27 +72,25 @@ type Prompt struct {
 	cancelled bool // a client asked for its removal
 	told      bool // its beginning was announced
 	seen      time.Time
-	next      *Prompt // the same id, sent again
+	next      *Prompt          // the same id, sent again
+	byID      map[string]*Node // of Nodes
 }
 
 // Covered reports whether the submitting client had an id, so that the server
 // sends it the node's events.
 func (p *Prompt) Covered() bool { return p.Submission.ClientID != "" }
 
-func (p *Prompt) node(id string) *Node {
-	for _, n := range p.Nodes {
-		if n.ID == id {
-			return n
-		}
-	}
-	return nil
-}
+func (p *Prompt) node(id string) *Node { return p.byID[id] }
 
 // begin finds a node's run, begun at a time if it is new.
 func (p *Prompt) begin(id string, at time.Time) *Node {
-	n := p.node(id)
+	n := p.byID[id]
 	if n == nil {
 		n = &Node{ID: id, Start: at}
+		if p.byID == nil {
+			p.byID = map[string]*Node{}
+		}
+		p.byID[id] = n
 		p.Nodes = append(p.Nodes, n)
 	}
 	return n
@@ -191,10 +189,8 @@ func (p *Prompt) takeExecuting(m *protocol.Message, now time.Time) {
 	known := p.node(m.Node)
 	again := known != nil && p.onlyAsked(known)
 	if !p.states && (known == nil || again) {
-		for _, n := range p.Nodes {
-			if n.End.IsZero() {
-				n.End = now
-			}
+		for i := len(p.Nodes) - 1; i >= 0 && p.Nodes[i].End.IsZero(); i-- { // those before have ended
+			p.Nodes[i].End = now
 		}
 	}
 	if again {

@@ -88,7 +88,7 @@ func (t *Tracker) Answer(p *Prompt, now time.Time, status int, a protocol.Answer
 		t.mu.Unlock()
 		return
 	case early != nil: // messages came before the answer
-		p.Started, p.Ended, p.Cached, p.Nodes = early.Started, early.Ended, early.Cached, early.Nodes
+		p.Started, p.Ended, p.Cached, p.Nodes, p.byID = early.Started, early.Ended, early.Cached, early.Nodes, early.byID
 		p.Outputs, p.Outcome, p.Failure, p.states = early.Outputs, early.Outcome, early.Failure, early.states
 	}
 	p.known, p.seen = true, now
