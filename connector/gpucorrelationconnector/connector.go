@@ -25,6 +25,7 @@ type correlation struct {
 	cfg      *Config
 	settings connector.Settings
 	now      func() time.Time
+	forget   func() // called when the last side has ended
 
 	nextTraces consumer.Traces
 	nextLogs   consumer.Logs
@@ -53,7 +54,7 @@ type lane struct {
 
 func newCorrelation(settings connector.Settings, cfg *Config) *correlation {
 	return &correlation{
-		cfg: cfg, settings: settings, now: time.Now, join: newCorrelator(cfg), said: map[string]bool{},
+		cfg: cfg, settings: settings, now: time.Now, forget: func() {}, join: newCorrelator(cfg), said: map[string]bool{},
 		traces: lane{wake: make(chan struct{}, 1)}, records: lane{wake: make(chan struct{}, 1)},
 	}
 }
@@ -125,6 +126,7 @@ func (c *correlation) shutdown(ctx context.Context, to *lane) error {
 	c.mu.Unlock()
 	pass(ctx)
 	if last {
+		c.forget()
 		close(c.stop)
 		c.work.Wait()
 		c.telemetry.Shutdown()

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/cardname"
 )
 
 // Identity describes a card. It changes only when the card comes back.
@@ -136,20 +138,12 @@ func (id *Identity) readMIG(d Device) {
 	}
 }
 
-// numaNode asks sysfs, whose addresses have a domain of four digits where NVML's
-// has eight.
+// numaNode asks sysfs.
 func numaNode(devices, pci string) string {
-	if len(pci) < 4 {
+	if !cardname.IsPCI(pci) {
 		return ""
 	}
-	address := strings.ToLower(pci)
-	if domain, rest, ok := strings.Cut(address, ":"); ok {
-		for len(domain) > 4 && domain[0] == '0' {
-			domain = domain[1:]
-		}
-		address = domain + ":" + rest
-	}
-	raw, err := os.ReadFile(filepath.Join(devices, filepath.Base(address), "numa_node"))
+	raw, err := os.ReadFile(filepath.Join(devices, cardname.PCI(pci), "numa_node"))
 	if err != nil {
 		return ""
 	}

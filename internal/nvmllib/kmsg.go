@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/cardname"
 )
 
 // KernelLog is where the kernel's messages are read from.
@@ -31,18 +33,7 @@ func parseXID(message string) (pci string, xid uint64, ok bool) {
 		return "", 0, false
 	}
 	xid, err := strconv.ParseUint(m[2], 10, 64)
-	return shortPCI(m[1]), xid, err == nil
-}
-
-// shortPCI writes an address without function and leading zeros of the domain,
-// in lower case: NVML, sysfs and the kernel's log write them differently.
-func shortPCI(address string) string {
-	address, _, _ = strings.Cut(strings.ToLower(address), ".")
-	domain, rest, ok := strings.Cut(address, ":")
-	if !ok {
-		return address
-	}
-	return strings.TrimLeft(domain, "0") + ":" + rest
+	return cardname.PCI(m[1]), xid, err == nil
 }
 
 // kernelLog reads the kernel's messages from now on. It is the second source of
@@ -125,7 +116,7 @@ func (s *Session) takeLine(k *kernelLog, pci string, xid uint64) {
 	s.mu.Lock()
 	var card *Card
 	for _, c := range s.snapshot.Cards {
-		if shortPCI(c.Identity().PCIBusID) == pci {
+		if cardname.PCI(c.Identity().PCIBusID) == pci {
 			card = c
 		}
 	}

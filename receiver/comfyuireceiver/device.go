@@ -3,24 +3,21 @@ package comfyuireceiver
 import (
 	"context"
 	"net/url"
-	"regexp"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/prometheus/procfs"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/cardname"
 )
 
 // deviceAuto finds the card by the process that listens on the upstream's port.
 const deviceAuto = "auto"
 
-// A card is named by its UUID, or by its NVML index.
-var (
-	cardPattern  = regexp.MustCompile(`^(?i)(GPU|MIG)-[0-9a-f/-]+$`)
-	indexPattern = regexp.MustCompile(`^(gpu)?[0-9]{1,4}$`)
-)
+// isUUID reports whether a name is that of a card or of a part of one.
+func isUUID(name string) bool { return cardname.IsUUID(name) || cardname.IsMIG(name) }
 
 // deviceFinder tells which card a ComfyUI server uses.
 type deviceFinder struct {
@@ -40,11 +37,10 @@ type deviceFinder struct {
 
 func newDeviceFinder(wanted string, base *url.URL, cards *cardsOf) *deviceFinder {
 	f := &deviceFinder{wanted: wanted, index: -1, cards: cards}
-	switch {
-	case cardPattern.MatchString(wanted):
+	if n, ok := cardname.Index(wanted); ok {
+		f.index = n
+	} else if isUUID(wanted) {
 		f.found = wanted
-	case indexPattern.MatchString(wanted):
-		f.index, _ = strconv.Atoi(strings.TrimPrefix(wanted, "gpu"))
 	}
 	port := base.Port()
 	if port == "" {
@@ -86,7 +82,7 @@ const (
 // begin opens NVML, and learns whether the cards are simulated before the first
 // prompt can come.
 func (f *deviceFinder) begin() {
-	asks := f.index >= 0 || f.wanted == deviceAuto && f.findable()
+	asks := f.index >= 0 || isUUID(f.wanted) || f.wanted == deviceAuto && f.findable()
 	if !asks || !f.cards.open() {
 		return
 	}
@@ -122,7 +118,7 @@ func (f *deviceFinder) run(ctx context.Context) {
 	switch {
 	case f.opened:
 		defer f.cards.close()
-	case !cardPattern.MatchString(f.wanted) || !f.findable():
+	case !isUUID(f.wanted) || !f.findable():
 		return // there is nothing to look for
 	}
 	ticker := time.NewTicker(lookEvery)

@@ -2,7 +2,6 @@ package comfyuireceiver
 
 import (
 	"context"
-	"sync"
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/consumer"
@@ -10,12 +9,13 @@ import (
 	"go.opentelemetry.io/collector/scraper"
 	"go.opentelemetry.io/collector/scraper/scraperhelper"
 
+	"github.com/otelcol-gpu/otelcol-gpu/internal/shared"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/metadata"
 )
 
 // NewFactory makes the factory of the comfyui receiver.
 func NewFactory() receiver.Factory {
-	s := &services{byConfig: map[*Config]*service{}}
+	s := &services{}
 	return receiver.NewFactory(metadata.Type, createDefaultConfig,
 		receiver.WithTraces(s.traces, metadata.TracesStability),
 		receiver.WithMetrics(s.metrics, metadata.MetricsStability),
@@ -24,20 +24,16 @@ func NewFactory() receiver.Factory {
 
 // services shares one service between the signals of one component.
 type services struct {
-	mu       sync.Mutex
-	byConfig map[*Config]*service
+	shared.Instances[*Config, *service]
 }
 
 func (ss *services) of(settings receiver.Settings, cfg component.Config) *service {
-	ss.mu.Lock()
-	defer ss.mu.Unlock()
 	c := cfg.(*Config)
-	s, ok := ss.byConfig[c]
-	if !ok {
-		s = newService(settings, c)
-		ss.byConfig[c] = s
-	}
-	return s
+	return ss.Of(c, func() *service {
+		s := newService(settings, c)
+		s.forget = func() { ss.Forget(c) }
+		return s
+	})
 }
 
 // side is one signal of a service.

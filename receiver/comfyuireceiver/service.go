@@ -31,6 +31,7 @@ type service struct {
 	settings receiver.Settings
 	log      *zap.Logger
 	now      func() time.Time
+	forget   func() // called when the last side has ended
 
 	traces consumer.Traces
 	logs   consumer.Logs
@@ -60,7 +61,7 @@ type service struct {
 func newService(settings receiver.Settings, cfg *Config) *service {
 	return &service{
 		cfg: cfg, settings: settings, log: settings.Logger, now: time.Now,
-		ended: make(chan *prompt.Prompt, cfg.Limits.Queue), begun: make(chan prompt.Begun, cfg.Limits.Queue), poke: make(chan struct{}, 1),
+		forget: func() {}, ended: make(chan *prompt.Prompt, cfg.Limits.Queue), begun: make(chan prompt.Begun, cfg.Limits.Queue), poke: make(chan struct{}, 1),
 	}
 }
 
@@ -224,7 +225,11 @@ func (s *service) shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.users--
-	if s.users > 0 || s.cancel == nil {
+	if s.users > 0 {
+		return nil
+	}
+	s.forget()
+	if s.cancel == nil {
 		return nil
 	}
 	return s.stop(ctx)

@@ -3,9 +3,10 @@ package nvmlreceiver
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/cardname"
 )
 
 // DeviceFilter chooses cards by UUID (GPU-…), by NVML index (0, gpu0) or by PCI
@@ -17,45 +18,21 @@ type DeviceFilter struct {
 	Exclude []string `mapstructure:"exclude"`
 }
 
-var (
-	uuidPattern  = regexp.MustCompile(`^(?i)GPU-[0-9a-f-]+$`)
-	migPattern   = regexp.MustCompile(`^(?i)MIG-`)
-	indexPattern = regexp.MustCompile(`^(gpu)?[0-9]{1,4}$`)
-	pciPattern   = regexp.MustCompile(`^(?i)([0-9a-f]{4}|[0-9a-f]{8}):[0-9a-f]{2}:[0-9a-f]{2}(\.[0-9a-f])?$`)
-)
-
 // normalizeDevice brings a name of a card into the one form that matches compares.
 func normalizeDevice(name string) (string, error) {
 	name = strings.TrimSpace(name)
-	switch {
-	case uuidPattern.MatchString(name):
-		return strings.ToLower(name), nil
-	case indexPattern.MatchString(name):
-		n, err := strconv.Atoi(strings.TrimPrefix(name, "gpu"))
-		if err != nil {
-			return "", err
-		}
+	if n, ok := cardname.Index(name); ok {
 		return strconv.Itoa(n), nil
-	case pciPattern.MatchString(name):
-		return normalizePCI(name), nil
 	}
-	if migPattern.MatchString(name) {
+	switch {
+	case cardname.IsUUID(name):
+		return strings.ToLower(name), nil
+	case cardname.IsPCI(name):
+		return cardname.PCI(name), nil
+	case cardname.IsMIG(name):
 		return "", errors.New("MIG devices are read with their card: name the card")
 	}
 	return "", errors.New("it is neither a UUID (GPU-…), an index (0 or gpu0) nor a PCI address (0000:01:00.0)")
-}
-
-// normalizePCI writes an address as sysfs does: domain of four digits if it
-// fits, lower case, with the function.
-func normalizePCI(address string) string {
-	address = strings.ToLower(address)
-	if domain, rest, ok := strings.Cut(address, ":"); ok && len(domain) == 8 && strings.HasPrefix(domain, "0000") {
-		address = domain[4:] + ":" + rest
-	}
-	if !strings.Contains(address, ".") {
-		address += ".0"
-	}
-	return address
 }
 
 func (f *DeviceFilter) validate() error {
@@ -94,7 +71,7 @@ func newDeviceMatcher(f DeviceFilter) deviceMatcher {
 }
 
 func (m deviceMatcher) wants(uuid string, index int, pci string) bool {
-	uuid, pci = strings.ToLower(uuid), normalizePCI(pci)
+	uuid, pci = strings.ToLower(uuid), cardname.PCI(pci)
 	number := strconv.Itoa(index)
 	in := func(set map[string]bool) bool { return set[uuid] || set[number] || set[pci] }
 	return (len(m.include) == 0 || in(m.include)) && !in(m.exclude)
