@@ -260,7 +260,12 @@ func TestBillsAgreeWithTheTruth(t *testing.T) {
 	eventually(t, store, fmt.Sprintf(`sum(comfyui_execution_gpu_energy_joules_count) == %d`, n), atLeast(1))
 	p.compare(t, store, traces, n)
 	exemplarsLeadToTraces(t, store, traces)
-	_, err := c.Stop(20 * time.Second)
+	// Whether a receiver names its card by UUID or by index.
+	eventually(t, store, `count by (instance) (comfyui_prompts_total{gpu_simulated="true"})`, atLeast(len(p.comfyui)))
+	unmarked, err := store.Query(context.Background(), `count by (__name__, instance) ({__name__=~"comfyui_.+|hw_.+",gpu_simulated!="true"})`)
+	require.NoError(t, err)
+	assert.Empty(t, unmarked)
+	_, err = c.Stop(20 * time.Second)
 	require.NoError(t, err)
 }
 
