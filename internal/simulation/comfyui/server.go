@@ -1,20 +1,15 @@
 package comfyui
 
 import (
-	"container/heap"
-	"context"
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/coder/websocket"
 )
 
 // Server is one ComfyUI. It is an http.Handler; Run executes its prompts.
@@ -55,85 +50,9 @@ func (s *Server) wasExecuted(e Executed) {
 	}
 }
 
-// item is one prompt in the queue.
-type item struct {
-	number  float64
-	id      string
-	prompt  json.RawMessage
-	extra   map[string]any
-	graph   graph
-	outputs []string
-}
-
-// queue is a heap by number, then by id. /queue shows it as it lies, as the real
-// server does.
-type queue []*item
-
-func (q queue) Len() int { return len(q) }
-
-func (q queue) Less(a, b int) bool {
-	if q[a].number != q[b].number {
-		return q[a].number < q[b].number
-	}
-	return q[a].id < q[b].id
-}
-
-func (q queue) Swap(a, b int) { q[a], q[b] = q[b], q[a] }
-
-// Push is for package heap.
-func (q *queue) Push(i any) { *q = append(*q, i.(*item)) }
-
-// Pop is for package heap.
-func (q *queue) Pop() any {
-	last := (*q)[len(*q)-1]
-	*q = (*q)[:len(*q)-1]
-	return last
-}
-
-// tuple is an item as /queue and /history show it.
-func (i *item) tuple() []any { return []any{i.number, i.id, i.prompt, i.extra, i.outputs} }
-
-func (i *item) client() string {
-	id, _ := i.extra["client_id"].(string)
-	return id
-}
-
-// entry is one prompt of the history.
-type entry struct {
-	item     *item
-	outputs  map[string]any
-	meta     map[string]any
-	status   string
-	complete bool
-	messages []any
-}
-
-func (e *entry) json() map[string]any {
-	return map[string]any{
-		"prompt": e.item.tuple(), "outputs": e.outputs, "meta": e.meta,
-		"status": map[string]any{"status_str": e.status, "completed": e.complete, "messages": e.messages},
-	}
-}
-
-// mostHistory is how many prompts the history keeps, as the server does.
-const mostHistory = 10000
-
 // NewServer makes a server whose nodes do their work on a Work.
 func NewServer(work Work) *Server {
 	return &Server{work: work, wake: make(chan struct{}, 1), history: map[string]*entry{}, sockets: map[string]*socket{}, cache: map[string]bool{}}
-}
-
-// socket is one client's WebSocket. Frames wait in a queue, so that a slow client
-// does not hold the others up; one that is too slow is cut off.
-type socket struct {
-	conn  *websocket.Conn
-	out   chan frame
-	flags bool // supports_preview_metadata
-}
-
-type frame struct {
-	kind websocket.MessageType
-	data []byte
 }
 
 // ServeHTTP answers the API, with and without the prefix /api.
@@ -291,123 +210,6 @@ func newID() string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
-func (s *Server) put(i *item) {
-	s.mu.Lock()
-	heap.Push(&s.pending, i)
-	s.sendStatus()
-	s.mu.Unlock()
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-}
-
-func (s *Server) remaining() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.left()
-}
-
-// left is the length of the queue; the caller holds the lock.
-func (s *Server) left() int {
-	n := len(s.pending)
-	if s.running != nil {
-		n++
-	}
-	return n
-}
-
-func (s *Server) showQueue(w http.ResponseWriter) {
-	s.mu.Lock()
-	running, pending := []any{}, make([]any, 0, len(s.pending))
-	if s.running != nil {
-		running = append(running, s.running.tuple())
-	}
-	for _, i := range s.pending {
-		pending = append(pending, i.tuple())
-	}
-	s.mu.Unlock()
-	answer(w, http.StatusOK, map[string]any{"queue_running": running, "queue_pending": pending})
-}
-
-func (s *Server) remove(w http.ResponseWriter, r *http.Request) {
-	var body struct {
-		Clear  bool     `json:"clear"`
-		Delete []string `json:"delete"`
-	}
-	_ = json.NewDecoder(r.Body).Decode(&body)
-	s.mu.Lock()
-	if body.Clear {
-		s.pending = nil
-		s.sendStatus()
-	}
-	for _, id := range body.Delete {
-		before := len(s.pending)
-		s.pending = slices.DeleteFunc(s.pending, func(i *item) bool { return i.id == id })
-		if len(s.pending) < before {
-			heap.Init(&s.pending)
-			s.sendStatus()
-		}
-	}
-	s.mu.Unlock()
-	empty(w)
-}
-
-func (s *Server) stop(w http.ResponseWriter, r *http.Request) {
-	var body struct {
-		ID string `json:"prompt_id"`
-	}
-	_ = json.NewDecoder(r.Body).Decode(&body)
-	s.mu.Lock()
-	if body.ID == "" || s.running != nil && s.running.id == body.ID {
-		s.interrupt = true
-	}
-	s.mu.Unlock()
-	empty(w)
-}
-
-func (s *Server) forget(w http.ResponseWriter, r *http.Request) {
-	var body struct {
-		Clear  bool     `json:"clear"`
-		Delete []string `json:"delete"`
-	}
-	_ = json.NewDecoder(r.Body).Decode(&body)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if body.Clear {
-		s.history, s.order = map[string]*entry{}, nil
-	}
-	for _, id := range body.Delete {
-		delete(s.history, id)
-		s.order = slices.DeleteFunc(s.order, func(o string) bool { return o == id })
-	}
-	empty(w)
-}
-
-func (s *Server) showHistory(w http.ResponseWriter, most string) {
-	s.mu.Lock()
-	ids := s.order
-	if n, err := strconv.Atoi(most); err == nil && n >= 0 && n < len(ids) {
-		ids = ids[len(ids)-n:]
-	}
-	all := map[string]any{}
-	for _, id := range ids {
-		all[id] = s.history[id].json()
-	}
-	s.mu.Unlock()
-	answer(w, http.StatusOK, all)
-}
-
-func (s *Server) showOne(w http.ResponseWriter, id string) {
-	s.mu.Lock()
-	all := map[string]any{}
-	if e := s.history[id]; e != nil {
-		all[id] = e.json()
-	}
-	s.mu.Unlock()
-	answer(w, http.StatusOK, all)
-}
-
 func (s *Server) stats(w http.ResponseWriter) {
 	m := s.work.Memory()
 	answer(w, http.StatusOK, map[string]any{
@@ -430,103 +232,4 @@ func (s *Server) objectInfo(w http.ResponseWriter, name string) {
 		}
 	}
 	answer(w, http.StatusOK, all)
-}
-
-// serveSocket keeps one client's socket. A second one with the same id takes over,
-// and when any of them closes the id is forgotten: so does the real server.
-func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request) {
-	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{CompressionMode: websocket.CompressionContextTakeover})
-	if err != nil {
-		return
-	}
-	defer func() { _ = conn.CloseNow() }()
-	id := r.URL.Query().Get("clientId")
-	if id == "" {
-		id = strings.ReplaceAll(newID(), "-", "")
-	}
-	k := &socket{conn: conn, out: make(chan frame, 4096)}
-	ctx, cancel := context.WithCancel(r.Context())
-	defer cancel()
-	go k.write(ctx, s.Lag)
-	s.mu.Lock()
-	s.sockets[id] = k
-	k.send(message("status", map[string]any{"status": s.status(), "sid": id}))
-	if s.running != nil && s.running.client() == id && s.lastNode != "" {
-		k.send(message("executing", map[string]any{"node": s.lastNode}))
-	}
-	s.mu.Unlock()
-	first := true
-	for {
-		kind, data, err := conn.Read(ctx)
-		if err != nil {
-			break
-		}
-		var m struct {
-			Type string          `json:"type"`
-			Data map[string]bool `json:"data"`
-		}
-		if first && kind == websocket.MessageText && json.Unmarshal(data, &m) == nil && m.Type == "feature_flags" {
-			s.mu.Lock()
-			k.flags = m.Data["supports_preview_metadata"]
-			k.send(message("feature_flags", features))
-			s.mu.Unlock()
-		}
-		first = false
-	}
-	s.mu.Lock()
-	delete(s.sockets, id)
-	s.mu.Unlock()
-}
-
-func message(kind string, data any) frame {
-	raw, _ := json.Marshal(map[string]any{"type": kind, "data": data})
-	return frame{websocket.MessageText, raw}
-}
-
-func (k *socket) send(f frame) {
-	select {
-	case k.out <- f:
-	default:
-		_ = k.conn.CloseNow()
-	}
-}
-
-func (k *socket) write(ctx context.Context, lag func() time.Duration) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case f := <-k.out:
-			if lag != nil {
-				if held := lag(); held > 0 {
-					timer := time.NewTimer(held)
-					select {
-					case <-ctx.Done():
-						timer.Stop()
-						return
-					case <-timer.C:
-					}
-				}
-			}
-			limited, cancel := context.WithTimeout(ctx, 10*time.Second)
-			err := k.conn.Write(limited, f.kind, f.data)
-			cancel()
-			if err != nil {
-				return
-			}
-		}
-	}
-}
-
-// status is the length of the queue as sockets see it; the caller holds the lock.
-func (s *Server) status() map[string]any {
-	return map[string]any{"exec_info": map[string]any{"queue_remaining": s.left()}}
-}
-
-// sendStatus tells all; the caller holds the lock.
-func (s *Server) sendStatus() {
-	f := message("status", map[string]any{"status": s.status()})
-	for _, k := range s.sockets {
-		k.send(f)
-	}
 }
