@@ -22,8 +22,10 @@ type RunningProcess struct {
 
 const noInstance = math.MaxUint32
 
+// ComputeProcesses and graphicsProcesses are NVML's functions for the processes on a
+// card, the newest first.
 const (
-	computeProcesses  = "nvmlDeviceGetComputeRunningProcesses_v3|nvmlDeviceGetComputeRunningProcesses_v2|nvmlDeviceGetComputeRunningProcesses"
+	ComputeProcesses  = "nvmlDeviceGetComputeRunningProcesses_v3|nvmlDeviceGetComputeRunningProcesses_v2|nvmlDeviceGetComputeRunningProcesses"
 	graphicsProcesses = "nvmlDeviceGetGraphicsRunningProcesses_v3|nvmlDeviceGetGraphicsRunningProcesses_v2|nvmlDeviceGetGraphicsRunningProcesses"
 )
 
@@ -31,7 +33,7 @@ const (
 // that also draws is there twice (nvmlDeviceGetComputeRunningProcesses,
 // nvmlDeviceGetGraphicsRunningProcesses).
 func (d Device) Processes(into []RunningProcess) ([]RunningProcess, error) {
-	compute, err := get(d, computeProcesses, nvml.Device.GetComputeRunningProcesses)
+	compute, err := get(d, ComputeProcesses, nvml.Device.GetComputeRunningProcesses)
 	if err != nil {
 		return into, err
 	}

@@ -54,7 +54,7 @@ const (
 
 func processFamilies() []family {
 	return []family{{
-		name: "processes", needs: "nvmlDeviceGetComputeRunningProcesses_v3|nvmlDeviceGetComputeRunningProcesses_v2|nvmlDeviceGetComputeRunningProcesses",
+		name: "processes", needs: nvmllib.ComputeProcesses,
 		metrics: []metric{
 			processMemory: {
 				func(c *metadata.MetricsConfig) bool { return c.HwGpuProcessMemoryUsage.Enabled },
