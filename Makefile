@@ -115,8 +115,8 @@ e2e-faults: build servers ## one card of eight, and the driver, get one fault af
 	@go test -count=1 -timeout 60m -run '^TestFaultsOf' -v ./e2e -fault $${FAULT:-30s} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
 
 .PHONY: report
-report: ## what the cards did for the pictures, as a page: STORE (http://127.0.0.1:8428), WINDOW (7d), OUT (report.html)
-	@go run ./cmd/otelcol-gpu-report -store "$${STORE:-http://127.0.0.1:8428}" -window "$${WINDOW:-7d}" -out "$${OUT:-report.html}"
+report: ## what the cards did for the pictures, as a page: STORE (http://127.0.0.1:8428), TRACES (Jaeger's API; for the slowest), WINDOW (7d), OUT
+	@go run ./cmd/otelcol-gpu-report -store "$${STORE:-http://127.0.0.1:8428}" -traces "$$TRACES" -window "$${WINDOW:-7d}" -out "$${OUT:-report.html}"
 
 .PHONY: gpu-check-build
 gpu-check-build: ## one small binary for machines with a card (bin/gpu-check)

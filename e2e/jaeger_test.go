@@ -84,6 +84,19 @@ func (j *jaeger) traces(path string) []jaegerTrace {
 	return answer.Data
 }
 
+// slowest is the trace of the photo that took longest.
+func (j *jaeger) slowest() (id string) {
+	longest := int64(0)
+	for _, trace := range j.traces("/api/traces?limit=1000&lookback=1h&service=comfyui") {
+		for i := range trace.Spans {
+			if s := &trace.Spans[i]; s.OperationName == "comfyui.prompt" && s.Duration > longest {
+				longest, id = s.Duration, trace.TraceID
+			}
+		}
+	}
+	return id
+}
+
 // hasSpan reports whether a span of ComfyUI with a name and more about it has arrived.
 func (j *jaeger) hasSpan(name string, is func(*jaegerSpan) bool) bool {
 	for _, trace := range j.traces("/api/traces?limit=100&lookback=1h&service=comfyui") {

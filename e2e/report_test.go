@@ -134,6 +134,7 @@ func TestReportSaysWhatIsWrong(t *testing.T) {
 		{[]string{"-timezone", "Mars"}, "-timezone Mars: give a name such as Asia/Shanghai"},
 		{[]string{"-end", "yesterday"}, "-end yesterday: give a time such as"},
 		{[]string{"-store", "nowhere"}, "-store nowhere: give a URL such as http://127.0.0.1:9090"},
+		{[]string{"-traces", "nowhere"}, "-traces nowhere: give a URL such as http://127.0.0.1:16686"},
 		{[]string{"-price-kwh", "-1"}, "cannot be negative"},
 		{[]string{"-store", store.URL}, "the store has no comfyui_prompts_total"},
 		{[]string{"-store", store.URL, "-token-file", "/does/not/exist"}, "-token-file: open /does/not/exist"},

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -85,15 +86,20 @@ func TestRunShowsPromptsOfItsSimulatedComfyUI(t *testing.T) {
 	require.Eventually(t, func() bool {
 		return j.hasSpan("comfyui.prompt", func(s *jaegerSpan) bool { return s.tag("comfyui.image.side") == 1280.0 && s.tag("hw.id") == card })
 	}, patience, 1e8, "a photo of the rush, with its card")
-	eventually(t, store, `comfyui_execution_gpu_energy_joules_count{comfyui_image_size_class="<=1280"} >= 1`, atLeast(1))
+	eventually(t, store, `sum(comfyui_execution_gpu_energy_joules_count{comfyui_image_size_class="<=1280"}) >= 8`, atLeast(1))
+	slowest := j.slowest()
 	out := filepath.Join(t.TempDir(), "report.html")
-	said, err := exec.Command(reportCommand(t), "-store", store.URL, "-window", "1h", "-out", out).CombinedOutput()
+	said, err := exec.Command(reportCommand(t), "-store", store.URL, "-traces", j.query, "-window", "1h", "-out", out).CombinedOutput()
 	require.NoError(t, err, string(said))
 	page, err := os.ReadFile(out)
 	require.NoError(t, err)
 	for _, found := range []string{`data-class="buildings"`, `data-card="gpu0"`, `data-card="gpu1"`, `data-model="ddcolor_paper.pth"`, `data-fact="simulated"`} {
 		assert.Contains(t, string(page), found, "the report asks for the names that the collector writes")
 	}
+	slow := regexp.MustCompile(`data-trace="[0-9a-f]{32}" data-side="1280"`).FindString(string(page))
+	assert.NotEmpty(t, slow, "a photo of the rush is among the slowest")
+	assert.Contains(t, string(page), `data-trace="`+slowest+`"`)
+	assert.Contains(t, fact(t, string(page), slow, "why"), "waited for others", "most of the rush waits")
 	unmarked, err := store.Query(t.Context(), `count by (__name__) (last_over_time({__name__=~"comfyui_.*|hw_gpu_.*",gpu_simulated!="true"}[5m]))`)
 	require.NoError(t, err)
 	for _, s := range unmarked {

@@ -1,7 +1,7 @@
 // Command otelcol-gpu-report asks a Prometheus-compatible store what the cards did for
 // the pictures, and writes the answers as one HTML page.
 //
-//	otelcol-gpu-report -store http://127.0.0.1:8428 -window 7d -out report.html
+//	otelcol-gpu-report -store http://127.0.0.1:8428 -traces http://127.0.0.1:16686 -window 7d -out report.html
 package main
 
 import (
@@ -34,6 +34,7 @@ func main() {
 func run(arguments []string) error {
 	flags := flag.NewFlagSet("otelcol-gpu-report", flag.ContinueOnError)
 	store := flags.String("store", "http://127.0.0.1:8428", "URL of Prometheus, VictoriaMetrics or what speaks their API")
+	traces := flags.String("traces", "", "URL of Jaeger's query API, such as http://127.0.0.1:16686, for the slowest pictures and what made them slow (default: they are left out)")
 	window := flags.String("window", "7d", "how far back: 24h, 7d, 30d")
 	end := flags.String("end", "", "up to when, RFC 3339 (default: now)")
 	zone := flags.String("timezone", "Local", "of the hours of the day, such as Asia/Shanghai or UTC")
@@ -69,9 +70,16 @@ func run(arguments []string) error {
 	if err != nil {
 		return err
 	}
+	var slow *report.Traces
+	if *traces != "" {
+		if u, err := url.Parse(*traces); err != nil || u.Host == "" {
+			return fmt.Errorf("-traces %s: give a URL such as http://127.0.0.1:16686", *traces)
+		}
+		slow = &report.Traces{URL: *traces, Client: http.DefaultClient}
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	r, err := report.Make(ctx, v1.NewAPI(client), s)
+	r, err := report.Make(ctx, v1.NewAPI(client), slow, s)
 	if err != nil {
 		return err
 	}
@@ -86,7 +94,11 @@ func run(arguments []string) error {
 	if err := os.WriteFile(*out, text, 0o600); err != nil {
 		return err
 	}
-	fmt.Printf("%s: %.0f pictures, busiest hour %02d:00, %d cards\n", *out, r.Pictures, r.PeakHour, len(r.Cards))
+	peak := ""
+	if r.PeakHour >= 0 {
+		peak = fmt.Sprintf("busiest hour %02d:00, ", r.PeakHour)
+	}
+	fmt.Printf("%s: %.0f pictures, %s%d cards\n", *out, r.Pictures, peak, len(r.Cards))
 	return nil
 }
 

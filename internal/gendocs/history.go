@@ -33,9 +33,15 @@ test reads out of the page again (peak at 20:00, buildings with 2.6 times the me
 
 ![The report on a simulated week](images/report.png)
 
+With ` + "`TRACES=http://127.0.0.1:16686`" + ` (` + "`-traces`" + `, Jaeger's query API) it tells of the slowest pictures too, and why each was slow: the wait for others, a node, a card that
+held itself back; with every span, its time, energy and peak memory. Here after a rush of photos in ` + "`make run`" + `:
+
+![The slowest pictures: most of the time they waited for others](images/slow.png)
+
 ## PromQL
 
-` + "`$window`" + ` is the time to look at, such as 7d. Questions over time are asked with a range query.
+` + "`$window`" + ` is the time to look at, such as 7d. Questions over time are asked with a range query; ` + "`$grain`" + ` is the distance of the points that a
+subquery looks at, 5m for a week.
 
 `
 

@@ -72,8 +72,13 @@ type Report struct {
 	Correlation              float64   // of them; NaN if they tell none
 
 	Joules, CardSeconds float64 // of a picture
-	Cost                float64 // of a picture, its own energy and card time
-	FullCost            float64 // of a picture, all cards and all their energy
+	// Slow are the pictures that took longest; AskedTraces tells whether a store of
+	// traces was asked for them.
+	Slow        []Slow
+	AskedTraces bool
+
+	Cost     float64 // of a picture, its own energy and card time
+	FullCost float64 // of a picture, all cards and all their energy
 }
 
 // step of the questions that are asked over time.
@@ -81,9 +86,15 @@ func (s *Settings) step() time.Duration {
 	return max(s.Window/672, 15*time.Minute).Round(time.Minute)
 }
 
-// Make asks a store. What the store does not know is left out; without any prompt
-// there is nothing to report.
-func Make(ctx context.Context, store v1.API, s Settings) (*Report, error) {
+// grain of the questions that look at single samples: coarse enough that a month is
+// answered, fine enough that an hour is.
+func (s *Settings) grain() time.Duration {
+	return min(max(s.Window/2016, 15*time.Second), 5*time.Minute).Round(time.Second)
+}
+
+// Make asks a store, and one of traces if there is one. What the store does not know is
+// left out; without any prompt there is nothing to report.
+func Make(ctx context.Context, store v1.API, traces *Traces, s Settings) (*Report, error) {
 	a := &asker{ctx: ctx, store: store, settings: s, answers: map[string]model.Value{}}
 	for _, q := range Questions {
 		if err := a.ask(q); err != nil {
@@ -102,6 +113,13 @@ func Make(ctx context.Context, store v1.API, s Settings) (*Report, error) {
 	r.models(a)
 	r.pairs(a)
 	r.costs(a)
+	if traces != nil {
+		var err error
+		if r.Slow, err = traces.Slowest(ctx, s.End.Add(-s.Window), s.End, MostSlow); err != nil {
+			return nil, err
+		}
+		r.AskedTraces = true
+	}
 	return r, nil
 }
 
@@ -114,7 +132,7 @@ type asker struct {
 
 func (a *asker) ask(q Question) (err error) {
 	s := &a.settings
-	query := strings.NewReplacer("$window", model.Duration(s.Window).String(), "$step", model.Duration(s.step()).String()).Replace(q.PromQL)
+	query := strings.NewReplacer("$window", model.Duration(s.Window).String(), "$step", model.Duration(s.step()).String(), "$grain", model.Duration(s.grain()).String()).Replace(q.PromQL)
 	var v model.Value
 	if q.Range {
 		step := s.step()

@@ -23,6 +23,7 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 	"times":   func(v float64) string { return fmt.Sprintf("%.1f", v) },
 	"money":   func(v float64, currency string) string { return fmt.Sprintf("%.5f %s", v, currency) },
 	"hour":    func(h int) string { return fmt.Sprintf("%02d:00", h) },
+	"indent":  func(depth int) float64 { return 0.6 + 1.2*float64(depth) },
 	"isnan":   math.IsNaN,
 	"names": func(cards []Card) string {
 		all := make([]string, len(cards))
@@ -31,7 +32,12 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 		}
 		return strings.Join(all, ", ")
 	},
-	"days": func(window time.Duration) string { return fmt.Sprintf("%.0f days", math.Ceil(window.Hours()/24)) },
+	"days": func(window time.Duration) string {
+		if window < 48*time.Hour {
+			return fmt.Sprintf("%.4g hours", window.Hours())
+		}
+		return fmt.Sprintf("%.0f days", math.Ceil(window.Hours()/24))
+	},
 }).Parse(pageText))
 
 // HTML is the report as one page without scripts and without anything from elsewhere.

@@ -5,7 +5,8 @@
 package report
 
 // Question is one question with the PromQL that answers it. $window is the time that is
-// looked at, such as 7d; $step the distance of the points of a range query.
+// looked at, such as 7d; $step the distance of the points of a range query; $grain that
+// of the points that a subquery looks at, 5m for a week.
 type Question struct {
 	ID, Text, PromQL string
 	// Range questions are asked over the window in steps.
@@ -26,7 +27,7 @@ var Questions = []Question{
 	{"model_mean", "Mean execution by model, s", `sum by (comfyui_model) (increase(comfyui_execution_duration_seconds_sum[$window])) / sum by (comfyui_model) (increase(comfyui_execution_duration_seconds_count[$window]))`, false},
 	{"model_p95", "95th percentile of the execution by model, s", `histogram_quantile(0.95, sum by (le, comfyui_model) (increase(comfyui_execution_duration_seconds_bucket[$window])))`, false},
 	{"card_utilization", "Mean utilisation of each card", `avg by (instance, hw_id, hw_name) (avg_over_time(hw_gpu_utilization_mean_ratio{hw_gpu_task="general"}[$window]))`, false},
-	{"card_idle", "Part of the time in which a card did nothing", `avg by (instance, hw_id, hw_name) (avg_over_time((hw_gpu_utilization_mean_ratio{hw_gpu_task="general"} < bool 0.01)[$window:5m]))`, false},
+	{"card_idle", "Part of the time in which a card did nothing", `avg by (instance, hw_id, hw_name) (avg_over_time((hw_gpu_utilization_mean_ratio{hw_gpu_task="general"} < bool 0.01)[$window:$grain]))`, false},
 	{"card_energy", "Energy of each card, J", `sum by (instance, hw_id, hw_name) (increase(hw_energy_joules_total[$window]))`, false},
 	{"card_memory", "Largest memory in use on each card, By", `max by (instance, hw_id, hw_name) (max_over_time(hw_gpu_memory_usage_bytes[$window]))`, false},
 	{"card_limit", "Memory of each card, By", `max by (instance, hw_id, hw_name) (max_over_time(hw_gpu_memory_limit_bytes[$window]))`, false},

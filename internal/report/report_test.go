@@ -2,7 +2,9 @@ package report
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
 	"strings"
 	"testing"
@@ -72,7 +74,7 @@ func TestHoursAreThoseOfTheZoneAndAPointTellsOfTheHourBefore(t *testing.T) {
 		}}},
 	}
 	for zone, hour := range map[string]int{"UTC": 12, "Asia/Shanghai": 20} {
-		r, err := Make(t.Context(), s, settings(zone))
+		r, err := Make(t.Context(), s, nil, settings(zone))
 		require.NoError(t, err)
 		assert.Equal(t, hour, r.PeakHour, zone)
 		assert.Equal(t, []Outcome{{"success", 10}, {"error (out of memory)", 2}}, r.Outcomes)
@@ -84,7 +86,7 @@ func TestHoursAreThoseOfTheZoneAndAPointTellsOfTheHourBefore(t *testing.T) {
 
 func TestStoreWithPromptsOnlyGivesAPageAllTheSame(t *testing.T) {
 	s := &store{instant: map[string]model.Vector{"error_type": {of(3, "comfyui_prompt_outcome", "success")}, "card_mean": nil}}
-	r, err := Make(t.Context(), s, settings("UTC"))
+	r, err := Make(t.Context(), s, nil, settings("UTC"))
 	require.NoError(t, err)
 	page, err := r.HTML()
 	require.NoError(t, err)
@@ -103,7 +105,7 @@ func TestCardsAreIdleFromTheLimitOnAndNamesAreEscaped(t *testing.T) {
 		"hw_gpu_up":      {of(1)},
 		"comfyui_model)": {of(math.NaN(), "comfyui_model", "x")},
 	}}
-	r, err := Make(t.Context(), s, settings("UTC"))
+	r, err := Make(t.Context(), s, nil, settings("UTC"))
 	require.NoError(t, err)
 	require.Len(t, r.IdleCards(), 1)
 	assert.Equal(t, "gpu0", r.IdleCards()[0].Name)
@@ -115,9 +117,54 @@ func TestCardsAreIdleFromTheLimitOnAndNamesAreEscaped(t *testing.T) {
 }
 
 func TestErrorOfTheStoreNamesTheQuestion(t *testing.T) {
-	_, err := Make(t.Context(), &store{err: errors.New("it is full")}, settings("UTC"))
+	_, err := Make(t.Context(), &store{err: errors.New("it is full")}, nil, settings("UTC"))
 	require.ErrorContains(t, err, "comfyui_prompts_total")
 	require.ErrorContains(t, err, "it is full")
-	_, err = Make(t.Context(), &store{}, settings("UTC"))
+	_, err = Make(t.Context(), &store{}, nil, settings("UTC"))
 	require.ErrorContains(t, err, "no comfyui_prompts_total in the 168h0m0s before 2026-03-08")
+}
+
+// spansOf reads spans as Jaeger's query API tells them.
+func spansOf(t *testing.T, text string) []jaegerSpan {
+	t.Helper()
+	var spans []jaegerSpan
+	require.NoError(t, json.Unmarshal([]byte(text), &spans))
+	return spans
+}
+
+func TestWhyAPictureWasSlow(t *testing.T) {
+	trace := func(wait, node int, throttled float64) string {
+		return fmt.Sprintf(`[
+			{"spanID": "n2", "operationName": "comfyui.node SaveImage", "startTime": %[2]d, "duration": 1000, "references": [{"refType": "CHILD_OF", "spanID": "e"}]},
+			{"spanID": "n1", "operationName": "comfyui.node DDColor_Colorize", "startTime": %[1]d, "duration": %[3]d, "references": [{"refType": "CHILD_OF", "spanID": "e"}],
+				"tags": [{"key": "gpu.energy", "value": 20}, {"key": "gpu.memory.peak", "value": 4096}]},
+			{"spanID": "caller", "operationName": "POST /colour", "startTime": 0, "duration": 9000000},
+			{"spanID": "r", "operationName": "comfyui.prompt", "startTime": 0, "duration": %[4]d, "references": [{"refType": "CHILD_OF", "spanID": "caller"}],
+				"tags": [{"key": "comfyui.prompt.outcome", "value": "error"}, {"key": "error.type", "value": "out_of_memory"}, {"key": "comfyui.image.side", "value": 1280},
+				{"key": "gpu.energy", "value": 21}, {"key": "gpu.throttle.time", "value": %[5]g}]},
+			{"spanID": "q", "operationName": "comfyui.queue", "startTime": 0, "duration": %[1]d, "references": [{"refType": "CHILD_OF", "spanID": "r"}]},
+			{"spanID": "e", "operationName": "comfyui.execution", "startTime": %[1]d, "duration": %[6]d, "references": [{"refType": "CHILD_OF", "spanID": "r"}]}
+		]`, wait, wait+node, node, wait+node+1000, throttled, node+1000)
+	}
+	one := func(text string) *Slow {
+		all := pictures("t", spansOf(t, text))
+		require.Len(t, all, 1)
+		return &all[0]
+	}
+	s := one(trace(3_000_000, 1_000_000, 0))
+	assert.Equal(t, "waited for others: 75 %", s.Why())
+	assert.Equal(t, "error (out of memory)", s.Outcome)
+	assert.InDelta(t, 3, s.Wait, 1e-9)
+	assert.InDelta(t, 1.001, s.Execution, 1e-9)
+	assert.True(t, s.Billed)
+	names := make([]string, len(s.Spans))
+	for i, one := range s.Spans {
+		names[i] = strings.Repeat(" ", one.Depth) + one.Name
+	}
+	assert.Equal(t, []string{"comfyui.prompt", " comfyui.queue", " comfyui.execution", "  comfyui.node DDColor_Colorize", "  comfyui.node SaveImage"}, names)
+	assert.Equal(t, "DDColor_Colorize: 99 %", one(trace(10_000, 1_000_000, 0.01)).Why())
+	assert.Equal(t, "DDColor_Colorize: 99 %, the card throttled for 40 % of its execution", one(trace(10_000, 1_000_000, 0.4004)).Why())
+	assert.Empty(t, (&Slow{}).Why())
+	loop := `[{"spanID": "r", "operationName": "comfyui.prompt", "duration": 5, "references": [{"refType": "CHILD_OF", "spanID": "r"}]}]`
+	assert.NotPanics(t, func() { pictures("t", spansOf(t, loop)) }, "a span below itself")
 }

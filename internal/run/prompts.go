@@ -172,7 +172,7 @@ func (p *prompts) print() {
 	}
 	fmt.Printf("ComfyUI    http://%s, through the proxy\n", p.proxy)
 	fmt.Printf("traces     %s/api/traces?service=comfyui   (Jaeger's API; built from source it has no page)\n", p.traces)
-	fmt.Printf("report     make report WINDOW=1h   (what the cards did for the pictures, as a page)\n")
+	fmt.Printf("report     make report WINDOW=1h TRACES=%s   (what the cards did for the pictures, and the slowest with what made them slow, as a page)\n", p.traces)
 }
 
 // listen lets Enter begin a rush. The reader ends with the program.

@@ -1,0 +1,243 @@
+package report
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Traces is a store of traces that speaks Jaeger's query API: Jaeger, or what stands in
+// for it.
+type Traces struct {
+	URL    string
+	Client *http.Client
+}
+
+// Slow is a picture that took long, with what took the time.
+type Slow struct {
+	TraceID, Prompt, Outcome, Class, Model string
+	Side                                   float64 // pixels
+	Begin                                  time.Time
+	Total, Wait, Execution                 float64 // s
+	Billed                                 bool    // the figures of its card are known
+	Energy, Memory, Throttled              float64 // J, By, s
+	Spans                                  []SlowSpan
+}
+
+// SlowSpan is one span of a picture's trace; parents stand before what is in them.
+type SlowSpan struct {
+	Name           string
+	Depth          int
+	From, Part     float64 // of the whole, in percent
+	Took           float64 // s
+	Billed         bool
+	Energy, Memory float64
+}
+
+// MostSlow is how many pictures are told of.
+const MostSlow = 10
+
+// Bounds of what is asked of the store of traces.
+const (
+	mostTraces      = 200
+	mostTraceAnswer = 256 << 20
+)
+
+// Slowest are the n pictures of a time that took longest, the longest first. The API
+// does not sort: it is asked for those above a limit, which is lowered until there are
+// enough.
+func (t Traces) Slowest(ctx context.Context, from, to time.Time, n int) ([]Slow, error) {
+	for least := time.Hour; ; least /= 4 {
+		if least < 10*time.Millisecond {
+			least = 0
+		}
+		all, err := t.ask(ctx, from, to, least)
+		if err != nil {
+			return nil, err
+		}
+		if len(all) >= n || least == 0 {
+			slices.SortFunc(all, func(a, b Slow) int { return cmp.Compare(b.Total, a.Total) })
+			return all[:min(n, len(all))], nil
+		}
+	}
+}
+
+func (t Traces) ask(ctx context.Context, from, to time.Time, least time.Duration) ([]Slow, error) {
+	values := url.Values{
+		"service": {"comfyui"}, "operation": {rootName}, "limit": {strconv.Itoa(mostTraces)},
+		"start": {strconv.FormatInt(from.UnixMicro(), 10)}, "end": {strconv.FormatInt(to.UnixMicro(), 10)},
+	}
+	if least > 0 {
+		values.Set("minDuration", least.String())
+	}
+	address := strings.TrimSuffix(t.URL, "/") + "/api/traces?" + values.Encode()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return nil, err
+	}
+	response, err := t.Client.Do(request)
+	if err != nil {
+		return nil, fmt.Errorf("ask the store of traces: %w", err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("ask the store of traces: %s answered %s: is this the address of Jaeger's query API, such as http://127.0.0.1:16686?", t.URL, response.Status)
+	}
+	var answer struct {
+		Data []struct {
+			TraceID string       `json:"traceID"`
+			Spans   []jaegerSpan `json:"spans"`
+		} `json:"data"`
+	}
+	if err := json.NewDecoder(io.LimitReader(response.Body, mostTraceAnswer)).Decode(&answer); err != nil {
+		return nil, fmt.Errorf("ask the store of traces: %s answered with something else than traces: is this the address of Jaeger's query API, such as http://127.0.0.1:16686? %w", t.URL, err)
+	}
+	var all []Slow
+	for _, trace := range answer.Data {
+		for _, s := range pictures(trace.TraceID, trace.Spans) {
+			if s.Total >= least.Seconds() {
+				all = append(all, s)
+			}
+		}
+	}
+	return all, nil
+}
+
+// The spans of the comfyui receiver.
+const (
+	rootName      = "comfyui.prompt"
+	queueName     = "comfyui.queue"
+	executionName = "comfyui.execution"
+	nodePrefix    = "comfyui.node "
+)
+
+// jaegerSpan is a span as Jaeger's query API tells it, times in microseconds.
+type jaegerSpan struct {
+	SpanID        string `json:"spanID"`
+	OperationName string `json:"operationName"`
+	StartTime     int64  `json:"startTime"`
+	Duration      int64  `json:"duration"`
+	References    []struct {
+		RefType string `json:"refType"`
+		SpanID  string `json:"spanID"`
+	} `json:"references"`
+	Tags []struct {
+		Key   string `json:"key"`
+		Value any    `json:"value"`
+	} `json:"tags"`
+}
+
+func (s *jaegerSpan) text(key string) string {
+	for _, t := range s.Tags {
+		if text, ok := t.Value.(string); ok && t.Key == key {
+			return text
+		}
+	}
+	return ""
+}
+
+func (s *jaegerSpan) number(key string) (v float64, ok bool) {
+	for _, t := range s.Tags {
+		if n, isNumber := t.Value.(float64); isNumber && t.Key == key {
+			return n, true
+		}
+	}
+	return 0, false
+}
+
+// pictures are the prompts of a trace; the caller's own spans may be in it too.
+func pictures(traceID string, spans []jaegerSpan) (all []Slow) {
+	below := map[string][]*jaegerSpan{}
+	for i := range spans {
+		for _, r := range spans[i].References {
+			if r.RefType == "CHILD_OF" {
+				below[r.SpanID] = append(below[r.SpanID], &spans[i])
+			}
+		}
+	}
+	for i := range spans {
+		root := &spans[i]
+		if root.OperationName != rootName {
+			continue
+		}
+		s := Slow{
+			TraceID: traceID, Prompt: root.text("comfyui.prompt.id"), Outcome: root.text("comfyui.prompt.outcome"), Class: root.text("comfyui.task_class"),
+			Model: root.text("comfyui.model"), Begin: time.UnixMicro(root.StartTime), Total: float64(root.Duration) / 1e6,
+		}
+		s.Side, _ = root.number("comfyui.image.side")
+		s.Energy, s.Billed = root.number("gpu.energy")
+		s.Memory, _ = root.number("gpu.memory.peak")
+		s.Throttled, _ = root.number("gpu.throttle.time")
+		if kind := root.text("error.type"); kind != "" {
+			s.Outcome += " (" + strings.ReplaceAll(kind, "_", " ") + ")"
+		}
+		s.add(root, root, below, 0)
+		all = append(all, s)
+	}
+	return all
+}
+
+// deepest bounds how deep spans of a broken trace can lie in each other.
+const deepest = 64
+
+func (s *Slow) add(root, span *jaegerSpan, below map[string][]*jaegerSpan, depth int) {
+	if depth > deepest {
+		return
+	}
+	one := SlowSpan{Name: span.OperationName, Depth: depth, Took: float64(span.Duration) / 1e6, Part: 100}
+	if root.Duration > 0 {
+		one.From = 100 * float64(span.StartTime-root.StartTime) / float64(root.Duration)
+		one.Part = 100 * float64(span.Duration) / float64(root.Duration)
+	}
+	one.Energy, one.Billed = span.number("gpu.energy")
+	one.Memory, _ = span.number("gpu.memory.peak")
+	s.Spans = append(s.Spans, one)
+	switch span.OperationName {
+	case queueName:
+		s.Wait += one.Took
+	case executionName:
+		s.Execution += one.Took
+	}
+	inside := below[span.SpanID]
+	slices.SortStableFunc(inside, func(a, b *jaegerSpan) int { return cmp.Compare(a.StartTime, b.StartTime) })
+	for _, child := range inside {
+		s.add(root, child, below, depth+1)
+	}
+}
+
+// Why names what took most of the time: the wait, or a node, and how much a card that
+// held itself back had to do with it.
+func (s *Slow) Why() string {
+	if s.Total == 0 {
+		return ""
+	}
+	share := func(v float64) string { return fmt.Sprintf("%.0f %%", 100*v/s.Total) }
+	if s.Wait >= s.Total/2 {
+		return "waited for others: " + share(s.Wait)
+	}
+	node := SlowSpan{}
+	for _, one := range s.Spans {
+		if strings.HasPrefix(one.Name, nodePrefix) && one.Took > node.Took {
+			node = one
+		}
+	}
+	why := "execution: " + share(s.Execution)
+	switch {
+	case node.Took >= s.Total/4:
+		why = strings.TrimPrefix(node.Name, nodePrefix) + ": " + share(node.Took)
+	case s.Execution < s.Total/4:
+		why = "neither wait nor execution: " + share(s.Total-s.Wait-s.Execution)
+	}
+	if s.Execution > 0 && s.Throttled >= s.Execution/20 {
+		why += fmt.Sprintf(", the card throttled for %.0f %% of its execution", 100*s.Throttled/s.Execution)
+	}
+	return why
+}
