@@ -100,6 +100,7 @@ func TestRunShowsPromptsOfItsSimulatedComfyUI(t *testing.T) {
 	assert.NotEmpty(t, slow, "a photo of the rush is among the slowest")
 	assert.Contains(t, string(page), `data-trace="`+slowest+`"`)
 	assert.Contains(t, fact(t, string(page), slow, "why"), "waited for others", "most of the rush waits")
+	assert.GreaterOrEqual(t, strings.Count(string(page), "comfyui.node DDColor_Colorize"), 8, "the rush has no sockets, and its nodes are seen")
 	unmarked, err := store.Query(t.Context(), `count by (__name__) (last_over_time({__name__=~"comfyui_.*|hw_gpu_.*",gpu_simulated!="true"}[5m]))`)
 	require.NoError(t, err)
 	for _, s := range unmarked {

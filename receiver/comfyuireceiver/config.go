@@ -66,6 +66,12 @@ type Config struct {
 	// ended. It keeps these records to itself. Default: false.
 	ExecutionEvents bool `mapstructure:"execution_events"`
 
+	// OwnSockets opens a socket to the server for a prompt whose client id has none
+	// through the proxy, so that its nodes are seen. Switch it off where clients send
+	// prompts through the proxy and keep their sockets to the server past it: theirs
+	// would hear nothing. Default: true.
+	OwnSockets bool `mapstructure:"own_sockets"`
+
 	// Storage is a storage extension that keeps the open prompts, so that they end
 	// after a kill of the collector; and in poll mode what was already told.
 	Storage *component.ID `mapstructure:"storage"`
@@ -96,7 +102,8 @@ type LimitsConfig struct {
 	// frame; longer ones are passed on unread. Default: 32 MiB, 4 MiB.
 	PromptBytes int `mapstructure:"prompt_bytes"`
 	FrameBytes  int `mapstructure:"frame_bytes"`
-	// KeptSockets are kept open for prompts whose client has left. Default: 256.
+	// KeptSockets are open for prompts without their client: it has left, or never
+	// had one. Default: 256.
 	KeptSockets int `mapstructure:"kept_sockets"`
 }
 
@@ -118,7 +125,7 @@ func createDefaultConfig() component.Config {
 	return &Config{
 		Mode: modeProxy, Proxy: proxy, Upstream: upstream,
 		CollectionInterval: 15 * time.Second, PollInterval: 2 * time.Second, DrainTimeout: 5 * time.Second,
-		Device: deviceAuto,
+		Device: deviceAuto, OwnSockets: true,
 		Limits: LimitsConfig{
 			Prompts: 10000, Workflows: 50, Models: 50, NodeClasses: 200, TaskClasses: 20, Queue: 1000,
 			PromptBytes: 32 << 20, FrameBytes: 4 << 20, KeptSockets: 256,

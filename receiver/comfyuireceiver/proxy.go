@@ -29,11 +29,14 @@ type proxy struct {
 	ctx       context.Context // ends with the receiver
 	upstream  *url.URL
 	transport http.RoundTripper
+	asking    *http.Client // for what the proxy asks by itself
 	tracker   *prompt.Tracker
 	limits    LimitsConfig
 	sockets   *sockets
-	log       *zap.Logger
-	now       func() time.Time
+	// ownSockets are opened for prompts whose client has none here.
+	ownSockets bool
+	log        *zap.Logger
+	now        func() time.Time
 
 	unparsed   func() // a text frame that cannot be read
 	unfollowed func() // a prompt that cannot be read
@@ -190,6 +193,8 @@ func (p *proxy) servePrompt(w http.ResponseWriter, r *http.Request) {
 	}
 	client, _, _ := net.SplitHostPort(r.RemoteAddr)
 	followed := p.tracker.Submit(p.now(), s, r.URL.Path, client, parentOf(r.Header, s.Traceparent))
+	answered := p.listenFor(s.ClientID)
+	defer answered()
 	// A client that leaves does not take its prompt along: the server has it.
 	ctx, cancel := p.outlive(context.WithValue(r.Context(), submissionKey{}, followed))
 	defer cancel()

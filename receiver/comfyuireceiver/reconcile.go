@@ -28,7 +28,7 @@ func (s *service) reconcileLoop(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-sweep.C:
-			s.proxy.sockets.sweep(s.tracker.OpenOf)
+			s.proxy.sockets.sweep(s.now(), s.tracker.OpenOf)
 			_, kept := s.proxy.sockets.counts()
 			s.telemetry.ReceiverComfyuiSocketsKept.Record(ctx, int64(kept))
 			s.store.save(ctx, s.tracker)

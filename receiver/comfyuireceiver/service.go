@@ -132,7 +132,7 @@ func (s *service) listen(ctx context.Context, host component.Host, running conte
 		return err
 	}
 	s.proxy = newProxy(&proxy{
-		ctx: running, upstream: base, transport: transport, tracker: s.tracker, limits: s.cfg.Limits, sockets: newSockets(s.cfg.Limits.KeptSockets),
+		ctx: running, upstream: base, transport: transport, asking: s.upstream.client, tracker: s.tracker, limits: s.cfg.Limits, sockets: newSockets(s.cfg.Limits.KeptSockets), ownSockets: s.cfg.OwnSockets,
 		log: s.log, now: s.now,
 		unparsed:   func() { s.telemetry.ReceiverComfyuiFramesUnparsed.Add(running, 1) },
 		unfollowed: s.unfollowed, removed: s.lookNow, observe: s.metrics,

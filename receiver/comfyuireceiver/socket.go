@@ -19,6 +19,7 @@ import (
 type socket struct {
 	proxy    *proxy
 	clientID string
+	own      bool // opened by the proxy, for a client without one
 	server   io.ReadWriteCloser
 	fromUp   *bufio.Reader
 	reader   *frames.Reader
@@ -29,6 +30,10 @@ type socket struct {
 	mu     sync.Mutex
 	client net.Conn // nil once the client has left
 	closed bool
+
+	// These are guarded by the lock of sockets.
+	deaf bool      // the server has forgotten the client id since
+	idle time.Time // since when no prompt needs it, if it is kept
 }
 
 // bufferSize is how much is read from a socket at a time.
@@ -36,6 +41,15 @@ const bufferSize = 16 << 10
 
 // serveSocket passes a WebSocket on.
 func (p *proxy) serveSocket(w http.ResponseWriter, r *http.Request) {
+	id, added := r.URL.Query().Get("clientId"), false
+	if !p.sockets.arrive(r.Context(), id) {
+		return // the client did not wait
+	}
+	defer func() {
+		if !added {
+			p.sockets.leave(id)
+		}
+	}()
 	// Once upgraded, the connection lives longer than the request.
 	out := r.Clone(context.WithoutCancel(r.Context()))
 	p.forward(out)
@@ -72,11 +86,12 @@ func (p *proxy) serveSocket(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s := &socket{
-		proxy: p, clientID: r.URL.Query().Get("clientId"), server: server, client: client,
+		proxy: p, clientID: id, server: server, client: client,
 		fromUp: bufio.NewReaderSize(server, bufferSize), toClient: make(chan struct{}, 1),
 	}
 	s.reader = frames.NewReader(p.limits.FrameBytes, response.Header.Get("Sec-WebSocket-Extensions"), p.text, p.unparsed)
 	p.sockets.add(s)
+	added = true
 	p.work.Go(s.down)
 	s.up(buffered.Reader)
 }
@@ -310,97 +325,4 @@ func (s *socket) end() {
 	}
 	_ = s.server.Close()
 	s.proxy.sockets.remove(s)
-}
-
-// sockets are all open ones.
-type sockets struct {
-	most int // kept without a client
-
-	mu   sync.Mutex
-	open map[*socket]bool // true: kept for prompts whose client has left
-	kept int
-}
-
-func newSockets(most int) *sockets { return &sockets{most: most, open: map[*socket]bool{}} }
-
-func (ss *sockets) add(s *socket) {
-	ss.mu.Lock()
-	defer ss.mu.Unlock()
-	ss.open[s] = false
-}
-
-func (ss *sockets) remove(s *socket) {
-	ss.mu.Lock()
-	defer ss.mu.Unlock()
-	if ss.open[s] {
-		ss.kept--
-	}
-	delete(ss.open, s)
-}
-
-// keep notes that a socket stays open without its client; false if too many do.
-func (ss *sockets) keep(s *socket) bool {
-	ss.mu.Lock()
-	defer ss.mu.Unlock()
-	kept, open := ss.open[s]
-	if !open || kept {
-		return open
-	}
-	if ss.kept >= ss.most {
-		return false
-	}
-	ss.open[s] = true
-	ss.kept++
-	return true
-}
-
-// counts are the sockets with a client and those without.
-func (ss *sockets) counts() (live, kept int) {
-	ss.mu.Lock()
-	defer ss.mu.Unlock()
-	return len(ss.open) - ss.kept, ss.kept
-}
-
-// sweep lets go of kept sockets that nobody needs. The server forgets an id when
-// any of its sockets closes: while the same id has a client again, the old
-// one stays.
-func (ss *sockets) sweep(openOf func(clientID string) int) {
-	ss.mu.Lock()
-	live := map[string]bool{}
-	var done []*socket
-	for s, kept := range ss.open {
-		if !kept {
-			live[s.clientID] = true
-		}
-	}
-	for s, kept := range ss.open {
-		if kept && !live[s.clientID] {
-			done = append(done, s)
-		}
-	}
-	ss.mu.Unlock()
-	for _, s := range done {
-		if openOf(s.clientID) == 0 {
-			s.leaveServer()
-		}
-	}
-}
-
-// closeAll ends every socket.
-func (ss *sockets) closeAll() {
-	ss.mu.Lock()
-	all := make([]*socket, 0, len(ss.open))
-	for s := range ss.open {
-		all = append(all, s)
-	}
-	ss.mu.Unlock()
-	for _, s := range all {
-		s.mu.Lock()
-		client := s.client
-		s.mu.Unlock()
-		if client != nil {
-			s.answerClose(client, []byte{0x03, 0xE9}) // 1001: going away
-		}
-		s.leaveServer()
-	}
 }
