@@ -109,9 +109,8 @@ func TestClientThatComesLaterHearsOfItsPrompts(t *testing.T) {
 	base, _ := simulated(t)
 	r := newRig(t, base, nil)
 	upload(t, r.base)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
 	for i := range 20 {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		client := fmt.Sprint("client-", i)
 		var first sync.WaitGroup
 		first.Go(func() { photo(t, r.base, client, 40+2*i) })
@@ -120,6 +119,9 @@ func TestClientThatComesLaterHearsOfItsPrompts(t *testing.T) {
 		if response.Body != nil {
 			_ = response.Body.Close()
 		}
+		_, greeting, err := conn.Read(ctx)
+		require.NoError(t, err)
+		require.Contains(t, string(greeting), `"sid"`)
 		first.Wait()
 		second := photo(t, r.base, client, 41+2*i)
 		for {
@@ -130,6 +132,7 @@ func TestClientThatComesLaterHearsOfItsPrompts(t *testing.T) {
 			}
 		}
 		require.NoError(t, conn.Close(websocket.StatusNormalClosure, ""))
+		cancel()
 	}
 	require.Eventually(t, func() bool { return len(r.traces.AllTraces()) == 40 }, 20*time.Second, time.Millisecond)
 }

@@ -26,8 +26,12 @@ type frame struct {
 // serveSocket keeps one client's socket. A second one with the same id takes over,
 // and when any of them closes the id is forgotten: so does the real server.
 func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request) {
+	// The real server does one thing at a time: who has the answer to the upgrade is
+	// registered before the next request is looked at.
+	s.mu.Lock()
 	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{CompressionMode: websocket.CompressionContextTakeover})
 	if err != nil {
+		s.mu.Unlock()
 		return
 	}
 	defer func() { _ = conn.CloseNow() }()
@@ -39,7 +43,6 @@ func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	go k.write(ctx, s.Lag)
-	s.mu.Lock()
 	s.sockets[id] = k
 	k.send(message("status", map[string]any{"status": s.status(), "sid": id}))
 	if s.running != nil && s.running.client() == id && s.lastNode != "" {
