@@ -86,6 +86,10 @@ func (l *Library) Has(function string) bool {
 // Simulated reports whether this is the test library and not NVIDIA's.
 func (l *Library) Simulated() bool { return l.Has(simulatedMarker) }
 
+// versions guards what go-nvml keeps for the whole process when it loads and closes a
+// library: which versions of the functions there are.
+var versions sync.Mutex
+
 // init loads the library and initialises NVML (nvmlInit_v2).
 func (l *Library) init() error {
 	if !l.open() {
@@ -94,6 +98,8 @@ func (l *Library) init() error {
 	if !l.Has("nvmlInit_v2|nvmlInit") {
 		return missing("nvmlInit_v2")
 	}
+	versions.Lock()
+	defer versions.Unlock()
 	return result("nvmlInit_v2", l.api.Init())
 }
 
@@ -125,6 +131,8 @@ func (l *Library) shutdown() error {
 	if !l.Has("nvmlShutdown") {
 		return missing("nvmlShutdown")
 	}
+	versions.Lock()
+	defer versions.Unlock()
 	return result("nvmlShutdown", l.api.Shutdown())
 }
 

@@ -260,9 +260,11 @@ func TestDriverThatComesLaterIsTakenUp(t *testing.T) {
 
 func TestDriverThatIsReloadedIsTakenUpAgain(t *testing.T) {
 	machine, cards := library.Machine(t, "h100", "l40s")
-	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(2)
+	cards[0].SetEnergy(1e9)
+	// The driver is looked for seldom enough for a collection to come before.
+	r := newRig(t, nvmllib.NewSessions(nvmllib.Timing{Rescan: 2 * time.Second, Probe: fast.Probe, Close: fast.Close}), nil).ready(2)
 	before := r.collectNow()
-	energy, _ := point(before, "hw.energy", nil)
+	energy, _ := point(before, "hw.energy", map[string]string{"hw.name": "gpu0"})
 	machine.LoadDriver()
 	cards[0].SetEnergy(0)
 	m := r.collectNow()
