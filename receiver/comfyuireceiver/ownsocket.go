@@ -1,7 +1,6 @@
 package comfyuireceiver
 
 import (
-	"bufio"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -9,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"time"
 
 	"go.uber.org/zap"
 
@@ -29,13 +27,7 @@ func (p *proxy) listenFor(clientID string) (answered func()) {
 	}
 	if p.sockets.expect(clientID) {
 		p.work.Go(func() {
-			s, err := p.dialFor(clientID)
-			if err == nil {
-				if err = s.greeted(); err != nil {
-					_ = s.server.Close()
-					s = nil
-				}
-			}
+			s, err := p.openFor(clientID)
 			if err != nil {
 				p.log.Debug("no socket to ComfyUI for the nodes of a prompt", zap.Error(err))
 			}
@@ -53,17 +45,17 @@ func (p *proxy) listenFor(clientID string) (answered func()) {
 	return func() { p.sockets.answered(clientID) }
 }
 
-// dialFor opens a socket to the server under a client's id.
-func (p *proxy) dialFor(clientID string) (*socket, error) {
+// openFor opens a socket to the server under a client's id. It is open once the server
+// has sent its first frame, its status: before it, another socket under the same id may
+// yet be registered before this one, and be replaced by it.
+func (p *proxy) openFor(clientID string) (*socket, error) {
+	ctx, cancel := context.WithTimeout(p.ctx, askTimeout)
+	defer cancel()
 	address := *p.upstream
 	address.Path += "/ws"
 	address.RawQuery = url.Values{"clientId": {clientID}}.Encode()
-	// The request's context ends the connection too, so it is that of the receiver.
-	ctx, cancel := context.WithCancel(p.ctx)
-	timer := time.AfterFunc(askTimeout, cancel)
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address.String(), nil)
 	if err != nil {
-		cancel()
 		return nil, err
 	}
 	var key [16]byte
@@ -74,52 +66,26 @@ func (p *proxy) dialFor(clientID string) (*socket, error) {
 	client := *p.asking
 	client.Timeout = 0 // it would end the socket too
 	response, err := client.Do(request)
-	if err == nil && response.StatusCode != http.StatusSwitchingProtocols {
-		_ = response.Body.Close()
-		err = errors.New("the server answers " + response.Status)
-	}
-	if err == nil && !timer.Stop() {
-		_ = response.Body.Close()
-		err = context.DeadlineExceeded
-	}
 	if err != nil {
-		cancel()
 		return nil, err
 	}
 	server, ok := response.Body.(io.ReadWriteCloser)
-	if !ok {
-		cancel()
+	if response.StatusCode != http.StatusSwitchingProtocols || !ok {
 		_ = response.Body.Close()
-		return nil, errors.New("the server's answer to the upgrade cannot be written to")
+		return nil, errors.New("the server answers " + response.Status)
 	}
-	s := &socket{
-		proxy: p, clientID: clientID, own: true, server: ending{server, cancel},
-		fromUp: bufio.NewReaderSize(server, bufferSize), toClient: make(chan struct{}, 1),
-	}
-	s.reader = frames.NewReader(p.limits.FrameBytes, response.Header.Get("Sec-WebSocket-Extensions"), p.text, p.unparsed)
-	return s, nil
-}
-
-// greeted waits for the server's first frame, its status: before it, another socket
-// under the same id may yet be registered before this one, and be replaced by it.
-func (s *socket) greeted() error {
-	timer := time.AfterFunc(askTimeout, func() { _ = s.server.Close() })
-	defer timer.Stop()
+	// From here on the request's context does not end the connection by itself.
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	s := p.newSocket(clientID, server, response.Header)
+	s.own = true
 	var h frames.Header
-	if err := frames.ReadHeader(s.fromUp, &h); err != nil {
-		return err
+	if err = frames.ReadHeader(s.fromUp, &h); err == nil {
+		err = s.passDown(&h)
 	}
-	return s.passDown(&h)
-}
-
-// ending is a connection whose context ends with it.
-type ending struct {
-	io.ReadWriteCloser
-	cancel func()
-}
-
-func (e ending) Close() error {
-	err := e.ReadWriteCloser.Close()
-	e.cancel()
-	return err
+	if err != nil {
+		_ = server.Close()
+		return nil, err
+	}
+	return s, nil
 }

@@ -85,15 +85,21 @@ func (p *proxy) serveSocket(w http.ResponseWriter, r *http.Request) {
 		_ = client.Close()
 		return
 	}
-	s := &socket{
-		proxy: p, clientID: id, server: server, client: client,
-		fromUp: bufio.NewReaderSize(server, bufferSize), toClient: make(chan struct{}, 1),
-	}
-	s.reader = frames.NewReader(p.limits.FrameBytes, response.Header.Get("Sec-WebSocket-Extensions"), p.text, p.unparsed)
+	s := p.newSocket(id, server, response.Header)
+	s.client = client
 	p.sockets.add(s)
 	added = true
 	p.work.Go(s.down)
 	s.up(buffered.Reader)
+}
+
+// newSocket is the server's side of a socket, as its answer to the upgrade says.
+func (p *proxy) newSocket(clientID string, server io.ReadWriteCloser, answer http.Header) *socket {
+	return &socket{
+		proxy: p, clientID: clientID, server: server,
+		fromUp: bufio.NewReaderSize(server, bufferSize), toClient: make(chan struct{}, 1),
+		reader: frames.NewReader(p.limits.FrameBytes, answer.Get("Sec-WebSocket-Extensions"), p.text, p.unparsed),
+	}
 }
 
 func writeUpgrade(w *bufio.Writer, response *http.Response) error {
