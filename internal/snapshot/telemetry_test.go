@@ -47,9 +47,9 @@ func TestTelemetry(t *testing.T) {
 	}
 }
 
-// telemetryLines prints the instruments, and each point of the own ones. Values of
+// instrumentLines prints the instruments, and each point of the own ones. Values of
 // those in vary are left out.
-func telemetryLines(t *testing.T, tel *componenttest.Telemetry, own string, vary ...string) (lines []string) {
+func instrumentLines(t *testing.T, tel *componenttest.Telemetry, own string, vary ...string) (lines []string) {
 	t.Helper()
 	var data metricdata.ResourceMetrics
 	require.NoError(t, tel.Reader.Collect(context.Background(), &data))
@@ -170,7 +170,7 @@ func telemetryOfComfyUI(t *testing.T) []string {
 	server.current.Store(nil)
 	run.until("its own questions fail", func() bool { return value("comfyui.upstream.errors") > 0 })
 	run.stop()
-	return telemetryLines(t, run.telemetry, "receiver.comfyui.", "upstream.errors")
+	return instrumentLines(t, run.telemetry, "receiver.comfyui.", "upstream.errors")
 }
 
 // telemetryOfJoin counts the golden input, samples that are late or repeated, and spans
@@ -183,7 +183,7 @@ func telemetryOfJoin(t *testing.T) []string {
 	r.takeMetrics(joinSample(12.95, card))
 	r.takeTraces(joinTrace(4, joinSpan{id: 1, card: joinA, from: 10, to: 14}), map[string]float64{joinA: 14})
 	r.stop()
-	lines := telemetryLines(t, r.telemetry, "connector.gpucorrelation.")
+	lines := instrumentLines(t, r.telemetry, "connector.gpucorrelation.")
 
 	refused := joinStart(t, nil, joinRefusing())
 	for i := range 131 {
@@ -191,7 +191,7 @@ func telemetryOfJoin(t *testing.T) []string {
 	}
 	require.NoError(t, refused.traces.ConsumeTraces(context.Background(), joinTrace(1, joinSpan{id: 1, card: joinA, from: 10, to: 12})))
 	refused.stop()
-	for _, l := range telemetryLines(t, refused.telemetry, "connector.gpucorrelation.") {
+	for _, l := range instrumentLines(t, refused.telemetry, "connector.gpucorrelation.") {
 		lines = append(lines, "refused "+l)
 	}
 	return lines
@@ -227,7 +227,7 @@ func telemetryOfBounds(t *testing.T) []string {
 	r.samples(100, 100, third) // pushes the one aside that has no samples
 	r.samples(100, 100, joinSteady("GPU-d", 0, 1), joinSteady("GPU-e", 0, 1))
 	r.stop()
-	return telemetryLines(t, r.telemetry, "connector.gpucorrelation.")
+	return instrumentLines(t, r.telemetry, "connector.gpucorrelation.")
 }
 
 // telemetryOfQueueCheck counts a damaged file among others.
@@ -254,7 +254,7 @@ func telemetryOfQueueCheck(t *testing.T) (lines []string) {
 		e, err := f.Create(ctx, set, cfg)
 		require.NoError(t, err)
 		require.NoError(t, e.Start(ctx, componenttest.NewNopHost()))
-		for _, l := range telemetryLines(t, tel, "extension.queue_check.") {
+		for _, l := range instrumentLines(t, tel, "extension.queue_check.") {
 			lines = append(lines, name+" "+l)
 		}
 		require.NoError(t, e.Shutdown(ctx))
