@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package snapshot
+package services
 
 import (
 	"context"
@@ -25,6 +25,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"github.com/otelcol-gpu/otelcol-gpu/extension/queuecheckextension"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/snapshot"
 )
 
 // TestTelemetry records what the components tell of themselves. The values of an
@@ -43,7 +44,7 @@ func TestTelemetry(t *testing.T) {
 		}
 	})
 	if !t.Failed() {
-		checkPart(t, "telemetry", lines.all)
+		snapshot.CheckPart(t, "telemetry", lines.all)
 	}
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package snapshot
+package services
 
 import (
 	"fmt"
@@ -14,6 +14,7 @@ import (
 
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpucorrelationconnector"
 	"github.com/otelcol-gpu/otelcol-gpu/extension/queuecheckextension"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/snapshot"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver"
 )
@@ -27,7 +28,7 @@ func TestConfig(t *testing.T) {
 		require.NoError(t, conf.Marshal(f.CreateDefaultConfig()))
 		configLines(&lines, f.Type().String()+" ", conf.ToStringMap())
 	}
-	checkPart(t, "config", lines)
+	snapshot.CheckPart(t, "config", lines)
 }
 
 // configLines prints a value, or what is below it.

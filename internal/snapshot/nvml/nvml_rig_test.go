@@ -2,7 +2,7 @@
 
 //go:build linux && cgo
 
-package snapshot
+package nvml
 
 import (
 	"context"
@@ -21,6 +21,7 @@ import (
 	"go.opentelemetry.io/collector/receiver"
 	"go.opentelemetry.io/collector/receiver/receivertest"
 
+	"github.com/otelcol-gpu/otelcol-gpu/internal/snapshot"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver"
 	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
 )
@@ -217,7 +218,7 @@ func (p *nvmlPart) check(t *testing.T, part string) {
 	for m := range p.metrics {
 		p.lines = append(p.lines, m)
 	}
-	checkPart(t, part, p.lines)
+	snapshot.CheckPart(t, part, p.lines)
 }
 
 // nvmlMachine is a machine of three GPUs of one profile, idle or under load, whose

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package snapshot
+package nvml
 
 import (
 	"fmt"
@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/fakemachine"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/snapshot"
 	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
 )
 
@@ -26,12 +27,12 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	if err := loadDifferences(); err != nil {
+	if err := snapshot.LoadDifferences(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	code := m.Run()
-	if err := unusedDifferences(); err != nil && code == 0 {
+	if err := snapshot.UnusedDifferences(); err != nil && code == 0 {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}

@@ -2,7 +2,7 @@
 
 //go:build linux && cgo
 
-package snapshot
+package nvml
 
 import (
 	"fmt"

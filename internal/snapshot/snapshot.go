@@ -39,9 +39,9 @@ var wanted struct {
 	parts map[string]bool // the parts that were compared in this run
 }
 
-// loadDifferences reads testdata/differences.txt: a line each, with a pattern, the
+// LoadDifferences reads testdata/differences.txt: a line each, with a pattern, the
 // number of the part and the reason, separated by tabs.
-func loadDifferences() error {
+func LoadDifferences() error {
 	raw, err := os.ReadFile(filepath.Join("testdata", "differences.txt"))
 	if err != nil {
 		return err
@@ -73,9 +73,9 @@ func recordedParts() []string {
 	return paths
 }
 
-// unusedDifferences reports patterns that match nothing, if every recorded part was
+// UnusedDifferences reports patterns that match nothing, if every recorded part was
 // compared in this run.
-func unusedDifferences() error {
+func UnusedDifferences() error {
 	for _, p := range recordedParts() {
 		if !wanted.parts[p] {
 			return nil
@@ -116,9 +116,9 @@ func writePart(t *testing.T, part string, lines []string) {
 	require.NoError(t, os.WriteFile(filepath.Join("testdata", part+".txt.gz"), b.Bytes(), 0o600))
 }
 
-// checkPart compares the lines of one part with the recorded ones, in any order,
+// CheckPart compares the lines of one part with the recorded ones, in any order,
 // with their number. Differences that no pattern of differences.txt allows fail.
-func checkPart(t *testing.T, part string, lines []string) {
+func CheckPart(t *testing.T, part string, lines []string) {
 	t.Helper()
 	require.NotEmpty(t, lines)
 	for _, l := range lines {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package snapshot
+package services
 
 import (
 	"cmp"
@@ -29,6 +29,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace"
 
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpucorrelationconnector"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/snapshot"
 )
 
 // joinEpoch is when these tests' time begins, well in the past.
@@ -663,7 +664,7 @@ func TestCorrelation(t *testing.T) {
 		}
 	})
 	if !t.Failed() {
-		checkPart(t, "correlation", lines.all)
+		snapshot.CheckPart(t, "correlation", lines.all)
 	}
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package snapshot
+package services
 
 import (
 	"context"
@@ -37,6 +37,7 @@ import (
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyreplay"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/simulation/comfyui"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/snapshot"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver"
 )
 
@@ -476,7 +477,7 @@ func TestComfyUI(t *testing.T) {
 		})
 	})
 	if !t.Failed() {
-		checkPart(t, "comfyui", lines.all)
+		snapshot.CheckPart(t, "comfyui", lines.all)
 	}
 }
 
@@ -777,7 +778,7 @@ func TestComfyUIPoll(t *testing.T) {
 		}
 	})
 	if !t.Failed() {
-		checkPart(t, "comfyui-poll", lines.all)
+		snapshot.CheckPart(t, "comfyui-poll", lines.all)
 	}
 }
 
