@@ -9,6 +9,10 @@ export CGO_CFLAGS := -O2 -g -Wno-deprecated-declarations
 export CGO_ENABLED := 1
 
 GO_FILES := $(shell git ls-files '*.go' 2>/dev/null; git ls-files -o --exclude-standard '*.go' 2>/dev/null)
+# What the distribution is built from: components and internal/, without tests.
+PRODUCT_FILES := $(filter-out %_test.go internal/testing/%,$(filter receiver/% connector/% extension/% internal/%,$(GO_FILES)))
+# The Go modules that hold packages; the root is ".".
+MODULES := $(shell scripts/modules.sh)
 BINARY := bin/otelcol-gpu
 
 # What `make run` can be told: make run STORE_PORT=9428 RUN_SECONDS=30 …
@@ -25,7 +29,7 @@ setup: ## check what the build needs, and install it where this is Debian and th
 
 .PHONY: run
 run: setup build ## the main job on this machine's cards, or on simulated ones; ends on Ctrl-C or after RUN_SECONDS
-	@go build -o bin/run ./internal/run
+	@go build -C lab -o ../bin/run ./run
 	@exec bin/run
 
 .PHONY: build
@@ -37,7 +41,7 @@ _build/main.go: builder-config.yaml go.mod
 	@"$$(scripts/tool.sh builder)" --config builder-config.yaml --skip-compilation >_build.log 2>&1 || { cat _build.log; exit 1; }
 	@rm -f _build.log
 
-$(BINARY): _build/main.go $(filter-out %_test.go,$(GO_FILES))
+$(BINARY): _build/main.go $(PRODUCT_FILES)
 	@echo "compiling the distribution (about six minutes on two cores if nothing is cached, seconds if it is)"
 	@start=$$SECONDS; cd _build && go build -trimpath -ldflags='-s -w' -o ../$(BINARY) . && echo "compiled in $$((SECONDS - start)) s"
 
@@ -46,12 +50,12 @@ test: setup build servers validate unit e2e ## all set-up, then every test
 
 .PHONY: unit
 unit: ## unit tests, with the race detector
-	go test -race -timeout 5m $$(go list ./... | grep -v /e2e)
+	@for m in $(filter-out e2e,$(MODULES)); do echo "unit tests of $$m"; go test -C $$m -race -timeout 5m ./... || exit 1; done
 	CGO_ENABLED=0 go test -timeout 5m ./receiver/nvmlreceiver/...
 
 .PHONY: e2e
 e2e: build servers ## end-to-end tests: the built collector against real servers
-	go test -race -count=1 -timeout 40m ./e2e/...
+	go test -C e2e -race -count=1 -timeout 40m ./...
 
 .PHONY: servers
 servers: ## build the servers that the tests start, and install ComfyUI's npm clients (once; kept in .cache)
@@ -65,26 +69,28 @@ validate: build ## check every ready configuration, and the recording rules with
 
 .PHONY: lint
 lint: ## golangci-lint, go vet without cgo and for other systems, gofmt, syntax of the scripts
-	@"$$(scripts/tool.sh golangci-lint)" run ./...
-	@CGO_ENABLED=0 go vet ./receiver/... ./connector/... ./internal/nvmllib/...
+	@lint="$$(scripts/tool.sh golangci-lint)"; for m in $(MODULES); do echo "lint of $$m"; (cd $$m && "$$lint" run ./...) || exit 1; done
+	@CGO_ENABLED=0 go vet ./receiver/... ./connector/... ./internal/nvml/...
 	@GOOS=darwin CGO_ENABLED=0 go vet ./receiver/... ./connector/...
 	@for s in scripts/*.sh .ci/run; do bash -n $$s || exit 1; done
 	@test -z "$$(gofmt -l $(GO_FILES))" || { echo "gofmt these:"; gofmt -l $(GO_FILES); exit 1; }
 
 .PHONY: generate
-generate: ## write the generated files anew
+generate: ## write the generated files again, and tidy every module
+	@for m in $(MODULES); do (cd $$m && go mod tidy) || exit 1; done
 	@cd tools && for m in ../receiver/*/metadata.yaml ../connector/*/metadata.yaml ../extension/*/metadata.yaml; do "$$(../scripts/tool.sh mdatagen)" $$m || exit 1; done
-	@go run ./internal/gendocs
+	@go -C tools/gendocs run . "$(CURDIR)"
+	@go -C cmd/otelcol-gpu-report run ./internal/gendocs "$(CURDIR)"
 
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZ_SECONDS (10)
-	@for p in $$(go list ./...); do for f in $$(go test -list '^Fuzz' $$p 2>/dev/null | grep '^Fuzz'); do \
-		echo "$$p $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $${FUZZ_SECONDS:-10}s $$p || exit 1; done; done
+	@for m in $(MODULES); do for p in $$(cd $$m && go list ./...); do for f in $$(go test -C $$m -list '^Fuzz' $$p 2>/dev/null | grep '^Fuzz'); do \
+		echo "$$p $$f"; go test -C $$m -run '^$$' -fuzz "^$$f$$" -fuzztime $${FUZZ_SECONDS:-10}s $$p || exit 1; done; done; done
 
 .PHONY: bench
 bench: build ## cost of a collection beside a plain loop, memory of the running distribution; prints figures
 	@go test ./receiver/nvmlreceiver -run '^TestFigures$$' -figures -v | grep --line-buffered -E '^figure|FAIL|panic'
-	@go test ./e2e -count=1 -run '^TestResidentMemory$$' -figures -v | grep --line-buffered -E '^figure|FAIL|panic'
+	@go test -C e2e . -count=1 -run '^TestResidentMemory$$' -figures -v | grep --line-buffered -E '^figure|FAIL|panic'
 
 .PHONY: bench-proxy
 bench-proxy: ## what the ComfyUI proxy adds: latency, throughput of previews, text frames, open sockets
@@ -96,11 +102,11 @@ bench-correlation: ## spans a second of the correlation, bytes per waiting span,
 
 .PHONY: e2e-comfyui
 e2e-comfyui: build servers ## every recording of a real ComfyUI through the built collector into Jaeger; prints figures
-	@go test -count=1 -timeout 20m -run '^TestRecordings|^TestPromptsAre' -v ./e2e | grep --line-buffered -E '^figure|--- (FAIL|PASS): Test[A-Za-z]* |FAIL|panic|_test.go'
+	@go test -C e2e -count=1 -timeout 20m -run '^TestRecordings|^TestPromptsAre' -v . | grep --line-buffered -E '^figure|--- (FAIL|PASS): Test[A-Za-z]* |FAIL|panic|_test.go'
 
 .PHONY: e2e-correlation
 e2e-correlation: build servers ## PROMPTS (1000) on shared cards: what stands on their spans against what the cards did; prints figures
-	@go test -count=1 -timeout 30m -run '^TestBillsAgreeWithTheTruth$$' -v ./e2e -prompts $${PROMPTS:-1000} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
+	@go test -C e2e -count=1 -timeout 30m -run '^TestBillsAgreeWithTheTruth$$' -v . -prompts $${PROMPTS:-1000} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
 
 .PHONY: bench-peaks
 bench-peaks: ## spikes between collections and busy time, beside a plain reader; prints figures
@@ -108,19 +114,20 @@ bench-peaks: ## spikes between collections and busy time, beside a plain reader;
 
 .PHONY: e2e-noloss
 e2e-noloss: build servers ## the no-loss configuration under KILLS kills (20), refusals and an OUTAGE (60s); prints figures
-	@go test -count=1 -timeout 60m -run '^(TestNothingAcceptedIsLost|TestQueue.*)$$' -v ./e2e -kills $${KILLS:-20} -outage $${OUTAGE:-60s} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
+	@go test -C e2e -count=1 -timeout 60m -run '^(TestNothingAcceptedIsLost|TestQueue.*)$$' -v . -kills $${KILLS:-20} -outage $${OUTAGE:-60s} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
 
 .PHONY: e2e-faults
 e2e-faults: build servers ## one card of eight, and the driver, get one fault after another (FAULT=30s each); prints figures
-	@go test -count=1 -timeout 60m -run '^TestFaultsOf' -v ./e2e -fault $${FAULT:-30s} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
+	@go test -C e2e -count=1 -timeout 60m -run '^TestFaultsOf' -v . -fault $${FAULT:-30s} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
 
 .PHONY: report
 report: ## what the cards did for the pictures, as a page: STORE (http://127.0.0.1:8428), TRACES (Jaeger's API; for the slowest), WINDOW (7d), OUT
-	@go run ./cmd/otelcol-gpu-report -store "$${STORE:-http://127.0.0.1:8428}" -traces "$$TRACES" -window "$${WINDOW:-7d}" -out "$${OUT:-report.html}"
+	@go build -C cmd/otelcol-gpu-report -o $(CURDIR)/bin/otelcol-gpu-report .
+	@bin/otelcol-gpu-report -store "$${STORE:-http://127.0.0.1:8428}" -traces "$$TRACES" -window "$${WINDOW:-7d}" -out "$${OUT:-report.html}"
 
 .PHONY: gpu-check-build
 gpu-check-build: ## one small binary for machines with a card (bin/gpu-check)
-	@go build -trimpath -ldflags='-s -w' -o bin/gpu-check ./internal/gpucheck
+	@go build -trimpath -ldflags='-s -w' -o bin/gpu-check ./cmd/gpu-check
 	@ls -l bin/gpu-check | awk '{ printf "bin/gpu-check: %.1f MB\n", $$5 / 1e6; exit $$5 > 30e6 }'
 
 .PHONY: gpu-check

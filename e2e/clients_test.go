@@ -17,8 +17,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/simulation/comfyui"
-	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakecomfyui"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
 )
 
 // simulatedComfyUI is a ComfyUI without users; it tells its URL.
@@ -30,7 +30,7 @@ func simulatedComfyUI(t *testing.T) string {
 // simulatedComfyUISeen also shows each request that reaches the server.
 func simulatedComfyUISeen(t *testing.T, see func(*http.Request)) string {
 	t.Helper()
-	server := comfyui.NewServer(comfyui.NewTimedWork())
+	server := fakecomfyui.NewServer(fakecomfyui.NewTimedWork())
 	h := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		see(r)
 		server.ServeHTTP(w, r)

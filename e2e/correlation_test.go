@@ -22,11 +22,11 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/figure"
-	"github.com/otelcol-gpu/otelcol-gpu/internal/simulation"
-	"github.com/otelcol-gpu/otelcol-gpu/internal/simulation/comfyui"
-	"github.com/otelcol-gpu/otelcol-gpu/internal/stack"
-	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakecomfyui"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/figure"
+	"github.com/otelcol-gpu/otelcol-gpu/lab/simulation"
+	"github.com/otelcol-gpu/otelcol-gpu/lab/stack"
 )
 
 var correlatedPrompts = flag.Int("prompts", 60, "prompts of TestBillsAgreeWithTheTruth; make e2e-correlation runs 1000")
@@ -50,7 +50,7 @@ type comfyUI struct {
 
 // executed is what a ComfyUI on a card did.
 type executed struct {
-	comfyui.Executed
+	fakecomfyui.Executed
 	card int
 }
 
@@ -75,9 +75,9 @@ func newPhotoService(t *testing.T, m *machine, cards ...int) *photoService {
 			s = s.Another(uint64(100 + i))
 		}
 		s.EmptyCache = 0
-		server := comfyui.NewServer(s)
+		server := fakecomfyui.NewServer(s)
 		server.Lag = simulation.Late(uint64(i))
-		server.Done = func(e comfyui.Executed) {
+		server.Done = func(e fakecomfyui.Executed) {
 			p.mu.Lock()
 			defer p.mu.Unlock()
 			p.done = append(p.done, executed{e, card})

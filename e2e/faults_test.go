@@ -10,9 +10,9 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/figure"
-	"github.com/otelcol-gpu/otelcol-gpu/internal/stack"
-	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/figure"
+	"github.com/otelcol-gpu/otelcol-gpu/lab/stack"
 )
 
 var faultTime = flag.Duration("fault", 5*time.Second, "how long each fault lasts in TestFaultsOfOneCardCostTheOthersNothing")

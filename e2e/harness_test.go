@@ -16,9 +16,9 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/figure"
-	"github.com/otelcol-gpu/otelcol-gpu/internal/stack"
-	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/figure"
+	"github.com/otelcol-gpu/otelcol-gpu/lab/stack"
 )
 
 var (

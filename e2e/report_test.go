@@ -15,15 +15,15 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/simulation"
-	"github.com/otelcol-gpu/otelcol-gpu/internal/stack"
+	"github.com/otelcol-gpu/otelcol-gpu/lab/simulation"
+	"github.com/otelcol-gpu/otelcol-gpu/lab/stack"
 )
 
 // reportCommand builds otelcol-gpu-report.
 func reportCommand(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "otelcol-gpu-report")
-	out, err := exec.Command("go", "build", "-o", path, "../cmd/otelcol-gpu-report").CombinedOutput()
+	out, err := exec.Command("go", "build", "-C", "../cmd/otelcol-gpu-report", "-o", path, ".").CombinedOutput()
 	require.NoError(t, err, string(out))
 	return path
 }

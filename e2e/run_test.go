@@ -18,17 +18,17 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/figure"
-	"github.com/otelcol-gpu/otelcol-gpu/internal/simulation"
-	"github.com/otelcol-gpu/otelcol-gpu/internal/stack"
-	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/figure"
+	"github.com/otelcol-gpu/otelcol-gpu/lab/simulation"
+	"github.com/otelcol-gpu/otelcol-gpu/lab/stack"
 )
 
 // runCommand is `make run` without the build, on ports of its own.
 func runCommand(t *testing.T, environment ...string) *exec.Cmd {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "run")
-	out, err := exec.Command("go", "build", "-o", path, "../internal/run").CombinedOutput()
+	out, err := exec.Command("go", "build", "-C", "../lab", "-o", path, "./run").CombinedOutput()
 	require.NoError(t, err, string(out))
 	cmd := exec.Command(path)
 	cmd.Dir = root

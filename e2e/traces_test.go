@@ -11,7 +11,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
 
-	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
 )
 
 // TestSpansArriveInJaegerBesideTheMetrics sends a span over OTLP to a node's

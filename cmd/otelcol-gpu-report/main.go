@@ -19,7 +19,7 @@ import (
 	v1 "github.com/prometheus/client_golang/api/prometheus/v1"
 	"github.com/prometheus/common/model"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/report"
+	"github.com/otelcol-gpu/otelcol-gpu/cmd/otelcol-gpu-report/internal/report"
 )
 
 func main() {

@@ -8,7 +8,7 @@ import (
 	"go.opentelemetry.io/collector/consumer"
 
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpucorrelationconnector/internal/metadata"
-	"github.com/otelcol-gpu/otelcol-gpu/internal/shared"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/sharedcomponent"
 )
 
 // NewFactory makes the factory of the gpucorrelation connector.
@@ -22,7 +22,7 @@ func NewFactory() connector.Factory {
 
 // correlations gives the three sides of one component one instance.
 type correlations struct {
-	shared.Instances[*Config, *correlation]
+	sharedcomponent.Instances[*Config, *correlation]
 }
 
 func (s *correlations) of(settings connector.Settings, cfg component.Config) *correlation {

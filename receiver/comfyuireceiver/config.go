@@ -13,8 +13,8 @@ import (
 	"go.opentelemetry.io/collector/config/confignet"
 	"go.opentelemetry.io/collector/confmap"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/cardname"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/configkeys"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/gpuname"
 )
 
 // The modes of the receiver.
@@ -175,7 +175,7 @@ func (c *Config) Validate() error {
 	if c.DrainTimeout < 0 {
 		errs = append(errs, fmt.Errorf("drain_timeout: %v is negative: give a duration such as 5s, or 0 to wait for nothing", c.DrainTimeout))
 	}
-	if _, isIndex := cardname.Index(c.Device); c.Device != "" && c.Device != deviceAuto && !isIndex && !isUUID(c.Device) {
+	if _, isIndex := gpuname.Index(c.Device); c.Device != "" && c.Device != deviceAuto && !isIndex && !isUUID(c.Device) {
 		errs = append(errs, fmt.Errorf("device: %q is neither auto nor a card's UUID (GPU-… or MIG-…) or index (0 or gpu0); leave it empty to tell none", c.Device))
 	}
 	for i := range c.Sizing {

@@ -10,14 +10,14 @@ import (
 
 	"github.com/prometheus/procfs"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/cardname"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/gpuname"
 )
 
 // deviceAuto finds the card by the process that listens on the upstream's port.
 const deviceAuto = "auto"
 
 // isUUID reports whether a name is that of a card or of a part of one.
-func isUUID(name string) bool { return cardname.IsUUID(name) || cardname.IsMIG(name) }
+func isUUID(name string) bool { return gpuname.IsUUID(name) || gpuname.IsMIG(name) }
 
 // deviceFinder tells which card a ComfyUI server uses.
 type deviceFinder struct {
@@ -37,7 +37,7 @@ type deviceFinder struct {
 
 func newDeviceFinder(wanted string, base *url.URL, cards *cardsOf) *deviceFinder {
 	f := &deviceFinder{wanted: wanted, index: -1, cards: cards}
-	if n, ok := cardname.Index(wanted); ok {
+	if n, ok := gpuname.Index(wanted); ok {
 		f.index = n
 	} else if isUUID(wanted) {
 		f.found = wanted

@@ -8,7 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 )
 
 // cardsOf tells by NVML which card a process holds. It shares the session, and the
@@ -16,12 +16,12 @@ import (
 type cardsOf struct {
 	library  string
 	log      *zap.Logger
-	sessions *nvmllib.Sessions
-	session  *nvmllib.Session
+	sessions *nvml.Sessions
+	session  *nvml.Session
 }
 
 func newCardsOf(library string, log *zap.Logger) *cardsOf {
-	return &cardsOf{library: library, log: log, sessions: nvmllib.OfProcess()}
+	return &cardsOf{library: library, log: log, sessions: nvml.OfProcess()}
 }
 
 func (c *cardsOf) open() bool {
@@ -89,7 +89,7 @@ func (c *cardsOf) at(index int) (hwID string) {
 }
 
 // holds asks one card; it runs on the card's worker.
-func holds(card *nvmllib.Card, pid int) string {
+func holds(card *nvml.Card, pid int) string {
 	d := card.Device()
 	all, err := d.Processes(nil)
 	if err != nil {
@@ -100,7 +100,7 @@ func holds(card *nvmllib.Card, pid int) string {
 			continue
 		}
 		if p.InMIG {
-			if uuid := nvmllib.MIGUUID(d, p.GPUInstance, p.ComputeInstance); uuid != "" {
+			if uuid := nvml.MIGUUID(d, p.GPUInstance, p.ComputeInstance); uuid != "" {
 				return uuid
 			}
 		}

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyreplay"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/comfyreplay"
 )
 
 // Every execution of the rush is announced once, with the ids of its own span, and

@@ -9,7 +9,7 @@ import (
 	"go.opentelemetry.io/collector/scraper"
 	"go.opentelemetry.io/collector/scraper/scraperhelper"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/shared"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/sharedcomponent"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/metadata"
 )
 
@@ -24,7 +24,7 @@ func NewFactory() receiver.Factory {
 
 // services shares one service between the signals of one component.
 type services struct {
-	shared.Instances[*Config, *service]
+	sharedcomponent.Instances[*Config, *service]
 }
 
 func (ss *services) of(settings receiver.Settings, cfg component.Config) *service {

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyreplay"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/comfyreplay"
 )
 
 // values are the points of a metric by their attributes: a number's value, a

@@ -16,14 +16,14 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/simulation/comfyui"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakecomfyui"
 )
 
 // simulated is a simulated ComfyUI, which forgets a client id as the real one does. It
 // tells which ids connect.
 func simulated(t *testing.T) (base string, connected chan string) {
 	t.Helper()
-	server, connected := comfyui.NewServer(comfyui.NewTimedWork()), make(chan string, 1000)
+	server, connected := fakecomfyui.NewServer(fakecomfyui.NewTimedWork()), make(chan string, 1000)
 	h := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/ws" && !strings.HasPrefix(r.URL.Query().Get("clientId"), "otelcol-gpu-") {
 			connected <- r.URL.Query().Get("clientId")

@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.yaml.in/yaml/v3"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyreplay"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/comfyreplay"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")

@@ -12,9 +12,9 @@ import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/figure"
-	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
-	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/figure"
 )
 
 var figures = flag.Bool("figures", false, "measure and print figures")
@@ -130,7 +130,7 @@ func benchRig(tb testing.TB, cards int) (*rig, []blueprint, int) {
 		}
 		all[i].SetLoad(p) // with processes on it
 	}
-	r := newRig(tb, nvmllib.NewSessions(nvmllib.Timing{}), nil).ready(cards)
+	r := newRig(tb, nvml.NewSessions(nvml.Timing{}), nil).ready(cards)
 	r.collectNow()
 	m := r.collectNow()
 	return r, takeApart(m), m.DataPointCount()

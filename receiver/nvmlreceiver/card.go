@@ -9,14 +9,14 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 )
 
 // card is one receiver's view of one card. A collection submits its job to the
 // card's worker and waits for done until the deadline; while a job is pending,
 // the worker owns the fields below "worker's", and the collection keeps off.
 type card struct {
-	shared *nvmllib.Card
+	shared *nvml.Card
 	rows   []*family
 	done   chan struct{}
 	job    func()
@@ -71,7 +71,7 @@ type rowChange struct {
 	off      bool
 }
 
-func newCard(shared *nvmllib.Card, rows []*family, samples bool, processes *processTable, now func() time.Time) *card {
+func newCard(shared *nvml.Card, rows []*family, samples bool, processes *processTable, now func() time.Time) *card {
 	c := &card{
 		samples: samples, shared: shared, rows: rows, clock: now, counters: map[series]past{}, done: make(chan struct{}, 1),
 		states: make([]rowState, len(rows)), spent: make([]time.Duration, len(rows)),
@@ -182,7 +182,7 @@ type answers struct {
 
 // readRows asks every family of the card, or those that a MIG device has, until
 // one says that the card is gone.
-func (c *card) readRows(device nvmllib.Device, states []rowState, divided bool) (a answers) {
+func (c *card) readRows(device nvml.Device, states []rowState, divided bool) (a answers) {
 	lap := time.Now()
 	for i, row := range c.rows {
 		if states[i].off || divided && !row.divided {
@@ -196,12 +196,12 @@ func (c *card) readRows(device nvmllib.Device, states []rowState, divided bool) 
 			c.gone = err
 			return a
 		}
-		if kind := nvmllib.KindOf(err); err != nil && (kind == nvmllib.NotSupported || kind == nvmllib.Missing) {
+		if kind := nvml.KindOf(err); err != nil && (kind == nvml.NotSupported || kind == nvml.Missing) {
 			states[i].off = true
 			c.changes = append(c.changes, rowChange{row: row, instance: c.sheet.instanceName(), err: err, off: true})
 			continue
 		}
-		if divided && nvmllib.IsNotFound(err) {
+		if divided && nvml.IsNotFound(err) {
 			return a // the MIG device went between two calls
 		}
 		if err != nil {
@@ -218,8 +218,8 @@ func (c *card) readRows(device nvmllib.Device, states []rowState, divided bool) 
 
 // isGone reports whether an error says that the card or the driver is gone.
 func isGone(err error) bool {
-	switch nvmllib.KindOf(err) {
-	case nvmllib.Lost, nvmllib.DriverGone, nvmllib.VersionMismatch:
+	switch nvml.KindOf(err) {
+	case nvml.Lost, nvml.DriverGone, nvml.VersionMismatch:
 		return true
 	}
 	return false
@@ -234,9 +234,9 @@ func (s *sheet) instanceName() string {
 
 var errEveryCallFails = errors.New("every call on the card fails")
 
-func (c *card) ask(device nvmllib.Device, row *family) error {
+func (c *card) ask(device nvml.Device, row *family) error {
 	if !device.Has(row.needs) {
-		return nvmllib.ErrMissing(row.needs)
+		return nvml.ErrMissing(row.needs)
 	}
 	c.sheet.row = row
 	before := len(c.sheet.samples)

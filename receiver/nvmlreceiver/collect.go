@@ -18,7 +18,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/owner"
 )
 
@@ -29,18 +29,18 @@ type collector struct {
 	cfg      *Config
 	settings receiver.Settings
 	log      *zap.Logger
-	sessions *nvmllib.Sessions
+	sessions *nvml.Sessions
 	matcher  deviceMatcher
 	rows     []*family
 
 	host      component.Host
 	hostname  string
-	session   *nvmllib.Session
-	cards     map[*nvmllib.Card]*card
+	session   *nvml.Session
+	cards     map[*nvml.Card]*card
 	order     []*card
 	emitter   *emitter
 	telemetry *telemetry
-	state     nvmllib.State
+	state     nvml.State
 	saidState bool
 	xids      *xidCounts
 	sampler   *sampler
@@ -49,11 +49,11 @@ type collector struct {
 	now       func() time.Time
 }
 
-func newCollector(settings receiver.Settings, cfg *Config, sessions *nvmllib.Sessions) *collector {
+func newCollector(settings receiver.Settings, cfg *Config, sessions *nvml.Sessions) *collector {
 	c := &collector{
 		cfg: cfg, settings: settings, log: settings.Logger, sessions: sessions,
 		matcher: newDeviceMatcher(cfg.Devices),
-		cards:   map[*nvmllib.Card]*card{}, now: time.Now,
+		cards:   map[*nvml.Card]*card{}, now: time.Now,
 	}
 	for _, row := range table() {
 		if row.sampled && !cfg.samples() {
@@ -172,7 +172,7 @@ func (c *collector) looked(ctx context.Context) bool {
 }
 
 // survey brings the views up to date with the cards that the session knows.
-func (c *collector) survey(snapshot *nvmllib.Snapshot) {
+func (c *collector) survey(snapshot *nvml.Snapshot) {
 	added := false
 	for _, shared := range snapshot.Cards {
 		if c.cards[shared] != nil || shared.Err() != nil {
@@ -194,7 +194,7 @@ func (c *collector) survey(snapshot *nvmllib.Snapshot) {
 
 // ask submits a job for every card that is there and waits for all of them
 // until the deadline. Cards whose last job still hangs are not asked again.
-func (c *collector) ask(ctx context.Context, snapshot *nvmllib.Snapshot) {
+func (c *collector) ask(ctx context.Context, snapshot *nvml.Snapshot) {
 	for _, card := range c.order {
 		if card.pending {
 			card.poll()
@@ -287,8 +287,8 @@ func (c *collector) turn(card *card, to condition, reason error) {
 	}
 	fields := []zap.Field{zap.String("hw.id", card.names.id), zap.String("hw.name", card.names.name)}
 	// The session has said what befell the driver; each card need not say it again.
-	log, kind := c.log.Log, nvmllib.KindOf(reason)
-	if byDriver := kind == nvmllib.DriverGone || kind == nvmllib.VersionMismatch; byDriver || to == healthy && card.byDriver {
+	log, kind := c.log.Log, nvml.KindOf(reason)
+	if byDriver := kind == nvml.DriverGone || kind == nvml.VersionMismatch; byDriver || to == healthy && card.byDriver {
 		log = func(_ zapcore.Level, message string, fields ...zap.Field) { c.log.Debug(message, fields...) }
 		card.byDriver = byDriver
 	}
@@ -338,16 +338,16 @@ func (c *collector) say(card *card, change rowChange) {
 }
 
 // report tells the component's status when the session's state changes.
-func (c *collector) report(snapshot *nvmllib.Snapshot) {
+func (c *collector) report(snapshot *nvml.Snapshot) {
 	c.telemetry.session(snapshot)
 	if c.saidState && snapshot.State == c.state {
 		return
 	}
 	c.saidState, c.state = true, snapshot.State
 	switch {
-	case snapshot.State == nvmllib.Ready:
+	case snapshot.State == nvml.Ready:
 		componentstatus.ReportStatus(c.host, componentstatus.NewEvent(componentstatus.StatusOK))
-	case snapshot.State == nvmllib.Mismatch && c.cfg.ExitOnDriverUpgrade:
+	case snapshot.State == nvml.Mismatch && c.cfg.ExitOnDriverUpgrade:
 		componentstatus.ReportStatus(c.host, componentstatus.NewFatalErrorEvent(snapshot.Err))
 	default:
 		componentstatus.ReportStatus(c.host, componentstatus.NewRecoverableErrorEvent(snapshot.Err))
@@ -364,7 +364,7 @@ func (c *collector) sayKubelet(err error) {
 }
 
 // emit turns the views into points.
-func (c *collector) emit(now time.Time, snapshot *nvmllib.Snapshot) pmetric.Metrics {
+func (c *collector) emit(now time.Time, snapshot *nvml.Snapshot) pmetric.Metrics {
 	e := c.emitter
 	c.holders.update(c.owners)
 	e.begin(pcommon.NewTimestampFromTime(now), c.hostname, snapshot.Simulated)

@@ -17,8 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
-	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -36,7 +36,7 @@ func TestEachProfileEmitsItsGoldenMetrics(t *testing.T) {
 				// Averages stand still once their period is over; energy does not, and
 				// has tests of its own.
 				cards[0].SetSamplingPeriods(time.Microsecond, time.Microsecond)
-				r := newRig(t, nvmllib.NewSessions(fast), func(c *Config) {
+				r := newRig(t, nvml.NewSessions(fast), func(c *Config) {
 					c.SamplingInterval, c.Metrics.HwEnergy.Enabled = 0, false
 				}).ready(1)
 				r.collectNow() // profiling counters tell what was between two collections
@@ -60,7 +60,7 @@ func TestEnergyIsTheCountersValueInJoules(t *testing.T) {
 	_, cards := library.Machine(t, "h100")
 	cards[0].Freeze()
 	cards[0].SetEnergy(98765432)
-	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(1)
+	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	p, ok := point(r.collectNow(), "hw.energy", map[string]string{"hw.type": "gpu"})
 	require.True(t, ok)
 	assert.InDelta(t, 98765.432, p.DoubleValue(), 1e-6)
@@ -68,7 +68,7 @@ func TestEnergyIsTheCountersValueInJoules(t *testing.T) {
 
 func TestEverySeriesOfTheTestLibraryIsMarkedAsSimulated(t *testing.T) {
 	library.Machine(t, "h100", "rtx-4080-super")
-	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(2)
+	r := newRig(t, nvml.NewSessions(fast), nil).ready(2)
 	points := 0
 	eachPoint(r.collectNow(), func(p pmetric.NumberDataPoint) {
 		points++
@@ -80,7 +80,7 @@ func TestEverySeriesOfTheTestLibraryIsMarkedAsSimulated(t *testing.T) {
 
 func TestCardThatHangsHoldsUpNobodyAndEndsItsSeries(t *testing.T) {
 	_, cards := library.Machine(t, "l40s", "l40s", "l40s", "l40s", "l40s", "l40s", "l40s", "l40s")
-	r := newRig(t, nvmllib.NewSessions(fast), func(c *Config) { c.CardTimeout = 100 * time.Millisecond }).ready(8)
+	r := newRig(t, nvml.NewSessions(fast), func(c *Config) { c.CardTimeout = 100 * time.Millisecond }).ready(8)
 	first := r.collectNow()
 	require.True(t, hasReadings(first, "gpu3"))
 
@@ -119,7 +119,7 @@ func TestCardThatHangsHoldsUpNobodyAndEndsItsSeries(t *testing.T) {
 
 func TestTwoReceiversShareTheWorkerOfACardThatHangs(t *testing.T) {
 	_, cards := library.Machine(t, "l40s")
-	sessions := nvmllib.NewSessions(fast)
+	sessions := nvml.NewSessions(fast)
 	slow := newRig(t, sessions, func(c *Config) { c.CardTimeout = 50 * time.Millisecond }).ready(1)
 	quick := newRig(t, sessions, func(c *Config) { c.CollectionInterval, c.CardTimeout = 100*time.Millisecond, 50*time.Millisecond }).ready(1)
 	require.True(t, hasReadings(slow.collectNow(), "gpu0"))
@@ -138,7 +138,7 @@ func TestTwoReceiversShareTheWorkerOfACardThatHangs(t *testing.T) {
 
 func TestRestartWhileACardHangsSendsNoSecondThread(t *testing.T) {
 	_, cards := library.Machine(t, "l40s", "l40s")
-	sessions := nvmllib.NewSessions(fast)
+	sessions := nvml.NewSessions(fast)
 	set := func(c *Config) { c.CardTimeout = 50 * time.Millisecond }
 	r := newRig(t, sessions, set).ready(2)
 	r.collectNow()
@@ -158,7 +158,7 @@ func TestRestartWhileACardHangsSendsNoSecondThread(t *testing.T) {
 
 func TestLostCardEndsItsSeriesAndOthersContinue(t *testing.T) {
 	_, cards := library.Machine(t, "h100", "h200")
-	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(2)
+	r := newRig(t, nvml.NewSessions(fast), nil).ready(2)
 	before := r.collectNow()
 	cards[0].SetLost(true)
 	m := r.collectNow()
@@ -191,7 +191,7 @@ func TestLostCardEndsItsSeriesAndOthersContinue(t *testing.T) {
 
 func TestLostCardIsForgottenAfterTheSetting(t *testing.T) {
 	_, cards := library.Machine(t, "h100", "h200")
-	r := newRig(t, nvmllib.NewSessions(fast), func(c *Config) { c.ForgetLostAfter = 30 * time.Millisecond }).ready(2)
+	r := newRig(t, nvml.NewSessions(fast), func(c *Config) { c.ForgetLostAfter = 30 * time.Millisecond }).ready(2)
 	r.collectNow()
 	cards[0].SetLost(true)
 	m := r.until("forgotten", func(m pmetric.Metrics) bool {
@@ -208,7 +208,7 @@ func TestLostCardIsForgottenAfterTheSetting(t *testing.T) {
 
 func TestFamilyThatFailsEndsItsSeriesAndIsSaidOnce(t *testing.T) {
 	_, cards := library.Machine(t, "l40s")
-	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(1)
+	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	r.collectNow()
 	cards[0].SetReturn("nvmlDeviceGetTemperature", fakenvml.Unknown)
 	m := r.collectNow()
@@ -226,7 +226,7 @@ func TestFamilyThatFailsEndsItsSeriesAndIsSaidOnce(t *testing.T) {
 
 func TestFamilyThatACardDoesNotSupportIsNotAskedAgain(t *testing.T) {
 	_, cards := library.Machine(t, "rtx-4080-super")
-	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(1)
+	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	r.collectNow()
 	calls := cards[0].Calls("nvmlDeviceGetMemoryErrorCounter")
 	r.collectNow()
@@ -235,7 +235,7 @@ func TestFamilyThatACardDoesNotSupportIsNotAskedAgain(t *testing.T) {
 
 func TestCardWhoseEveryCallFailsIsLost(t *testing.T) {
 	_, cards := library.Machine(t, "l40s", "l40s")
-	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(2)
+	r := newRig(t, nvml.NewSessions(fast), nil).ready(2)
 	r.collectNow()
 	cards[0].FailEveryCall(fakenvml.Unknown)
 	m := r.collectNow()
@@ -248,7 +248,7 @@ func TestCardWhoseEveryCallFailsIsLost(t *testing.T) {
 func TestDriverThatComesLaterIsTakenUp(t *testing.T) {
 	machine, _ := library.Machine(t, "h100")
 	machine.UnloadDriver()
-	r := newRig(t, nvmllib.NewSessions(fast), nil)
+	r := newRig(t, nvml.NewSessions(fast), nil)
 	m := r.until("the driver's absence is known", func(pmetric.Metrics) bool { return r.session.Snapshot().Err != nil })
 	count, ok := point(m, "hw.gpu.count", map[string]string{"state": "healthy"})
 	require.True(t, ok)
@@ -262,7 +262,7 @@ func TestDriverThatIsReloadedIsTakenUpAgain(t *testing.T) {
 	machine, cards := library.Machine(t, "h100", "l40s")
 	cards[0].SetEnergy(1e9)
 	// The driver is looked for seldom enough for a collection to come before.
-	r := newRig(t, nvmllib.NewSessions(nvmllib.Timing{Rescan: 2 * time.Second, Probe: fast.Probe, Close: fast.Close}), nil).ready(2)
+	r := newRig(t, nvml.NewSessions(nvml.Timing{Rescan: 2 * time.Second, Probe: fast.Probe, Close: fast.Close}), nil).ready(2)
 	before := r.collectNow()
 	energy, _ := point(before, "hw.energy", map[string]string{"hw.name": "gpu0"})
 	machine.LoadDriver()
@@ -276,10 +276,10 @@ func TestDriverThatIsReloadedIsTakenUpAgain(t *testing.T) {
 
 func TestDriverUpgradeIsSaidOnceWithTheRemedy(t *testing.T) {
 	machine, _ := library.Machine(t, "h100")
-	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(1)
+	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	r.collectNow()
 	machine.UpgradeDriver()
-	r.until("the mismatch is known", func(pmetric.Metrics) bool { return r.session.Snapshot().State == nvmllib.Mismatch })
+	r.until("the mismatch is known", func(pmetric.Metrics) bool { return r.session.Snapshot().State == nvml.Mismatch })
 	m := r.collectNow()
 	assert.InDelta(t, 0, isUp(m, "gpu0"), 0)
 	said := r.logs.FilterMessageSnippet("restart the collector").All()
@@ -288,7 +288,7 @@ func TestDriverUpgradeIsSaidOnceWithTheRemedy(t *testing.T) {
 
 func TestDeviceFilterChoosesByEachName(t *testing.T) {
 	library.Machine(t, "h100", "h200", "l40s")
-	all := newRig(t, nvmllib.NewSessions(fast), nil).ready(3)
+	all := newRig(t, nvml.NewSessions(fast), nil).ready(3)
 	uuid := all.session.Snapshot().Cards[2].Identity().UUID
 	require.NoError(t, all.shutdown(context.Background()))
 	for _, test := range []struct {
@@ -304,7 +304,7 @@ func TestDeviceFilterChoosesByEachName(t *testing.T) {
 		{[]string{"00000000:02:00"}, nil, []string{"gpu1"}},
 		{nil, []string{"0", "00000000:03:00.0"}, []string{"gpu1"}},
 	} {
-		r := newRig(t, nvmllib.NewSessions(fast), func(c *Config) { c.Devices = DeviceFilter{test.include, test.exclude} }).ready(3)
+		r := newRig(t, nvml.NewSessions(fast), func(c *Config) { c.Devices = DeviceFilter{test.include, test.exclude} }).ready(3)
 		m := r.collectNow()
 		var got []string
 		for _, name := range []string{"gpu0", "gpu1", "gpu2"} {
@@ -319,7 +319,7 @@ func TestDeviceFilterChoosesByEachName(t *testing.T) {
 
 func TestMetricsThatAreOffAreNeitherEmittedNorAsked(t *testing.T) {
 	_, cards := library.Machine(t, "h100")
-	r := newRig(t, nvmllib.NewSessions(fast), func(c *Config) {
+	r := newRig(t, nvml.NewSessions(fast), func(c *Config) {
 		c.Metrics.HwTemperature.Enabled = false
 		c.Metrics.HwPower.Enabled = false
 	}).ready(1)
@@ -333,7 +333,7 @@ func TestMetricsThatAreOffAreNeitherEmittedNorAsked(t *testing.T) {
 
 func TestPerCardResourceCarriesTheDescription(t *testing.T) {
 	library.Machine(t, "h100", "l40s")
-	r := newRig(t, nvmllib.NewSessions(fast), func(c *Config) { c.PerCardResource = true }).ready(2)
+	r := newRig(t, nvml.NewSessions(fast), func(c *Config) { c.PerCardResource = true }).ready(2)
 	m := r.collectNow()
 	require.Equal(t, 3, m.ResourceMetrics().Len(), "one resource a card and one for the host")
 	for i, model := range []string{"NVIDIA H100 80GB HBM3", "NVIDIA L40S"} {
@@ -348,7 +348,7 @@ func TestUtilizationIsTheAverageOverTheDriversSamplingPeriod(t *testing.T) {
 	_, cards := library.Machine(t, "l40s")
 	cards[0].SetSamplingPeriods(200*time.Millisecond, time.Second)
 	cards[0].Step("gpu", 0)
-	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(1)
+	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	cards[0].Step("gpu", 100)
 	seen := map[float64]bool{}
 	r.until("the load shows", func(m pmetric.Metrics) bool {
@@ -398,7 +398,7 @@ func TestStatusFollowsItsCauses(t *testing.T) {
 			_, cards := library.Machine(t, "h100")
 			cards[0].SetSamplingPeriods(time.Microsecond, time.Microsecond)
 			cards[0].SetField(31, 0, fakenvml.TypeUnsignedInt, fakenvml.Success) // an older card's page retirement
-			r := newRig(t, nvmllib.NewSessions(fast), nil).ready(1)
+			r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 			r.collectNow()
 			test.set(cards[0])
 			assert.Equal(t, test.want, state(r.collectNow()))
@@ -408,7 +408,7 @@ func TestStatusFollowsItsCauses(t *testing.T) {
 
 func TestCardThatIsDividedAndPutTogetherIsAskedAnew(t *testing.T) {
 	_, cards := library.Machine(t, "h100")
-	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(1)
+	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	busy := func(m pmetric.Metrics) bool {
 		p, ok := point(m, "hw.gpu.utilization", map[string]string{"hw.gpu.task": "general"})
 		return ok && !p.Flags().NoRecordedValue()
@@ -451,7 +451,7 @@ func TestSentinelsBecomeNoSamples(t *testing.T) {
 	}
 	cards[0].Freeze()
 	cards[0].SetEnergy(-1)
-	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(1)
+	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	r.collectNow()
 	m := r.collectNow()
 	for _, name := range []string{
@@ -480,7 +480,7 @@ func TestSixtyFourCardsAreReadInOneCollection(t *testing.T) {
 		profiles[i] = fakenvml.Profiles()[i%len(fakenvml.Profiles())]
 	}
 	library.Machine(t, profiles...)
-	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(64)
+	r := newRig(t, nvml.NewSessions(fast), nil).ready(64)
 	m := r.collectNow()
 	p, _ := point(m, "hw.gpu.count", map[string]string{"state": "healthy"})
 	assert.InDelta(t, 64, number(p), 0)
@@ -488,7 +488,7 @@ func TestSixtyFourCardsAreReadInOneCollection(t *testing.T) {
 
 func TestCardsThatComeAndGoKeepTheOthersSeries(t *testing.T) {
 	machine, cards := library.Machine(t, "h100", "h200")
-	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(2)
+	r := newRig(t, nvml.NewSessions(fast), nil).ready(2)
 	r.collectNow()
 	p, err := fakenvml.LoadProfile("l40s")
 	require.NoError(t, err)

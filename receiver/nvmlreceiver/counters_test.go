@@ -11,13 +11,13 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
-	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
 )
 
 func TestCounterThatGoesBackStartsAnewAndTheOthersDoNot(t *testing.T) {
 	_, cards := library.Machine(t, "h100")
-	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(1)
+	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	replays := map[string]string{"hw.name": "gpu0"}
 	cards[0].Set("pcie_replays", 900)
 	first := r.collectNow()
@@ -47,7 +47,7 @@ func TestByteCounterOf32BitsDoesNotWrap(t *testing.T) {
 		cards[0].SetField(198, 7, fakenvml.TypeUnsignedInt, fakenvml.Success)
 	}
 	set(1<<32 - 100)
-	r := newRig(t, nvmllib.NewSessions(fast), func(c *Config) { c.SamplingInterval = 0 }).ready(1)
+	r := newRig(t, nvml.NewSessions(fast), func(c *Config) { c.SamplingInterval = 0 }).ready(1)
 	sent := map[string]string{"network.io.direction": "transmit"}
 	p, ok := point(r.collectNow(), "hw.gpu.io", sent)
 	require.True(t, ok)
@@ -62,7 +62,7 @@ func TestSamplerFollowsAByteCounterThatWrapsBetweenCollections(t *testing.T) {
 	set := func(v int64) { cards[0].SetField(197, v, fakenvml.TypeUnsignedInt, fakenvml.Success) }
 	cards[0].SetField(198, 0, fakenvml.TypeUnsignedInt, fakenvml.Success)
 	set(0)
-	r := newRig(t, nvmllib.NewSessions(fast), func(c *Config) { c.SamplingInterval = 10 * time.Millisecond }).ready(1)
+	r := newRig(t, nvml.NewSessions(fast), func(c *Config) { c.SamplingInterval = 10 * time.Millisecond }).ready(1)
 	r.collectNow()
 	seen := func() {
 		calls := cards[0].Calls("nvmlDeviceGetFieldValues")
@@ -83,7 +83,7 @@ func TestEnergyIsIntegratedAndMarkedWhereTheCardHasNoCounter(t *testing.T) {
 	cards[0].SetSamplingPeriods(time.Microsecond, time.Microsecond)
 	cards[0].SetReturn("nvmlDeviceGetTotalEnergyConsumption", fakenvml.NotSupported)
 	cards[0].Step("power", 100_000)
-	r := newRig(t, nvmllib.NewSessions(fast), func(c *Config) { c.SamplingInterval = 0 }).ready(1)
+	r := newRig(t, nvml.NewSessions(fast), func(c *Config) { c.SamplingInterval = 0 }).ready(1)
 	now := time.Now()
 	r.now = func() time.Time { return now }
 	integrated := map[string]string{"hw.gpu.energy.source": "integrated"}
@@ -108,7 +108,7 @@ func TestClockThatJumpsStopsNothing(t *testing.T) {
 	machine, cards := library.Machine(t, "l40s")
 	cards[0].SetSamplingPeriods(100*time.Millisecond, time.Second)
 	cards[0].Step("gpu", 100)
-	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(1)
+	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	busy := map[string]string{"hw.gpu.task": "general"}
 	var offset atomic.Int64
 	r.now = func() time.Time { return time.Now().Add(time.Duration(offset.Load())) }
@@ -145,7 +145,7 @@ func TestCardsOfOneNameAreToldApart(t *testing.T) {
 	cards[1].SetText("uuid", "GPU-11111111-0000-4000-8000-000000000001")
 	cards[0].Set("temperature_gpu", 41)
 	cards[1].Set("temperature_gpu", 42)
-	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(2)
+	r := newRig(t, nvml.NewSessions(fast), nil).ready(2)
 	m := r.collectNow()
 	ids := map[string]bool{}
 	for name, want := range map[string]float64{"gpu0": 41, "gpu1": 42} {

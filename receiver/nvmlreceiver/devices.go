@@ -6,7 +6,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/cardname"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/gpuname"
 )
 
 // DeviceFilter chooses cards by UUID (GPU-…), by NVML index (0, gpu0) or by PCI
@@ -21,15 +21,15 @@ type DeviceFilter struct {
 // normalizeDevice brings a name of a card into the one form that matches compares.
 func normalizeDevice(name string) (string, error) {
 	name = strings.TrimSpace(name)
-	if n, ok := cardname.Index(name); ok {
+	if n, ok := gpuname.Index(name); ok {
 		return strconv.Itoa(n), nil
 	}
 	switch {
-	case cardname.IsUUID(name):
+	case gpuname.IsUUID(name):
 		return strings.ToLower(name), nil
-	case cardname.IsPCI(name):
-		return cardname.PCI(name), nil
-	case cardname.IsMIG(name):
+	case gpuname.IsPCI(name):
+		return gpuname.PCI(name), nil
+	case gpuname.IsMIG(name):
 		return "", errors.New("MIG devices are read with their card: name the card")
 	}
 	return "", errors.New("it is neither a UUID (GPU-…), an index (0 or gpu0) nor a PCI address (0000:01:00.0)")
@@ -71,7 +71,7 @@ func newDeviceMatcher(f DeviceFilter) deviceMatcher {
 }
 
 func (m deviceMatcher) wants(uuid string, index int, pci string) bool {
-	uuid, pci = strings.ToLower(uuid), cardname.PCI(pci)
+	uuid, pci = strings.ToLower(uuid), gpuname.PCI(pci)
 	number := strconv.Itoa(index)
 	in := func(set map[string]bool) bool { return set[uuid] || set[number] || set[pci] }
 	return (len(m.include) == 0 || in(m.include)) && !in(m.exclude)

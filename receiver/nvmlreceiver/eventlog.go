@@ -17,7 +17,7 @@ import (
 	"go.opentelemetry.io/collector/receiver"
 	"go.uber.org/zap"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/xid"
 )
@@ -37,14 +37,14 @@ const (
 type eventLog struct {
 	cfg       *Config
 	settings  receiver.Settings
-	sessions  *nvmllib.Sessions
+	sessions  *nvml.Sessions
 	next      consumer.Logs
 	matcher   deviceMatcher
 	catalogue *xid.Catalogue
 	window    time.Duration
 
 	hostname  string
-	session   *nvmllib.Session
+	session   *nvml.Session
 	telemetry *metadata.TelemetryBuilder
 	cancel    []func()
 	events    chan event
@@ -52,7 +52,7 @@ type eventLog struct {
 	wg        sync.WaitGroup
 }
 
-func newEventLog(settings receiver.Settings, cfg *Config, next consumer.Logs, sessions *nvmllib.Sessions) (*eventLog, error) {
+func newEventLog(settings receiver.Settings, cfg *Config, next consumer.Logs, sessions *nvml.Sessions) (*eventLog, error) {
 	catalogue, err := xid.Load()
 	if err != nil {
 		return nil, err
@@ -75,13 +75,13 @@ func (l *eventLog) Start(context.Context, component.Host) (err error) {
 		return err
 	}
 	l.cancel = []func(){
-		l.session.SubscribeXIDs(func(e nvmllib.XIDEvent) {
+		l.session.SubscribeXIDs(func(e nvml.XIDEvent) {
 			l.queue(event{floodKey: floodKey{card: e.Card, xid: e.XID}, at: e.Time, inMIG: e.InMIG, gpuInstance: e.GPUInstance, computeInstance: e.ComputeInstance})
 		}),
-		l.session.SubscribeEvents(func(e nvmllib.DriverEvent) {
+		l.session.SubscribeEvents(func(e nvml.DriverEvent) {
 			l.queue(event{floodKey: floodKey{card: e.Card, kind: e.Kind}, at: e.Time})
 		}),
-		l.session.SubscribeChanges(func(c nvmllib.Change) {
+		l.session.SubscribeChanges(func(c nvml.Change) {
 			l.queue(event{floodKey: floodKey{card: c.Card, change: c.Name, throttling: c.Throttling, begins: c.Begins}, reason: c.Reason, at: c.Time})
 		}),
 	}
@@ -134,9 +134,9 @@ type flood struct {
 // floodKey tells kinds of events apart: an XID, another event of the driver, or a
 // change, on one card.
 type floodKey struct {
-	card               *nvmllib.Card
+	card               *nvml.Card
 	xid                uint64
-	kind               nvmllib.EventKind
+	kind               nvml.EventKind
 	change             string
 	throttling, begins bool
 }
@@ -254,7 +254,7 @@ func (l *eventLog) fillXID(r plog.LogRecord, number uint64, who string) {
 }
 
 // driverEvents says what the driver's events mean and what to do.
-var driverEvents = map[nvmllib.EventKind]struct {
+var driverEvents = map[nvml.EventKind]struct {
 	severity plog.SeverityNumber
 	text     string
 }{

@@ -11,13 +11,13 @@ import (
 	"go.opentelemetry.io/collector/scraper"
 	"go.opentelemetry.io/collector/scraper/scraperhelper"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 )
 
 // newCreators return constructors whose receivers share sessions.
 func newCreators() (receiver.CreateMetricsFunc, receiver.CreateLogsFunc) {
-	sessions := nvmllib.OfProcess()
+	sessions := nvml.OfProcess()
 	return func(_ context.Context, set receiver.Settings, cfg component.Config, next consumer.Metrics) (receiver.Metrics, error) {
 			return newReceiver(set, cfg.(*Config), next, sessions)
 		}, func(_ context.Context, set receiver.Settings, cfg component.Config, next consumer.Logs) (receiver.Logs, error) {
@@ -25,7 +25,7 @@ func newCreators() (receiver.CreateMetricsFunc, receiver.CreateLogsFunc) {
 		}
 }
 
-func newReceiver(set receiver.Settings, cfg *Config, next consumer.Metrics, sessions *nvmllib.Sessions, options ...scraperhelper.ControllerOption) (receiver.Metrics, error) {
+func newReceiver(set receiver.Settings, cfg *Config, next consumer.Metrics, sessions *nvml.Sessions, options ...scraperhelper.ControllerOption) (receiver.Metrics, error) {
 	c := newCollector(set, cfg, sessions)
 	s, err := scraper.NewMetrics(c.collect, scraper.WithStart(c.start), scraper.WithShutdown(c.shutdown))
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 )
 
@@ -33,7 +33,7 @@ type family struct {
 	// read asks the card and puts the answer on the sheet. The error decides what
 	// follows: not supported switches the family off for this card, lost ends
 	// the collection of the card, others are counted and said once.
-	read func(d nvmllib.Device, out *sheet) error
+	read func(d nvml.Device, out *sheet) error
 }
 
 // metric says whether a metric is switched on and how one sample of it is recorded.
@@ -74,7 +74,7 @@ func (s *series) device(card *names) *names {
 type names struct {
 	id, name, driver, cuda string
 	fans                   []string
-	nvmllib.Identity
+	nvml.Identity
 	mig
 }
 
@@ -88,10 +88,10 @@ type sheet struct {
 	health    health
 	names     *names
 	row       *family
-	fields    []nvmllib.FieldValue
-	values    []nvmllib.GPMValue
+	fields    []nvml.FieldValue
+	values    []nvml.GPMValue
 	processes *processTable
-	card      nvmllib.Device
+	card      nvml.Device
 	now       time.Time
 	instances []*instance
 
@@ -104,7 +104,7 @@ type sheet struct {
 // each of its MIG devices. Only the card's worker touches it.
 type target struct {
 	window window
-	gpm    *nvmllib.GPM
+	gpm    *nvml.GPM
 }
 
 func (s *sheet) int(metric int, attribute int, v int64) {
@@ -125,10 +125,10 @@ func (s *sheet) series(metric, attribute int) series {
 
 // fieldValues asks for several field values at once. The slice is valid until
 // the next call.
-func (s *sheet) fieldValues(d nvmllib.Device, ids ...uint32) ([]nvmllib.FieldValue, error) {
+func (s *sheet) fieldValues(d nvml.Device, ids ...uint32) ([]nvml.FieldValue, error) {
 	s.fields = s.fields[:0]
 	for _, id := range ids {
-		s.fields = append(s.fields, nvmllib.FieldValue{FieldId: id})
+		s.fields = append(s.fields, nvml.FieldValue{FieldId: id})
 	}
 	return s.fields, d.FieldValues(s.fields)
 }

@@ -5,7 +5,7 @@ package nvmlreceiver
 import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 )
 
@@ -16,17 +16,17 @@ func clockFamilies() []family {
 	var rows []family
 	for _, domain := range []struct {
 		name      string
-		clock     nvmllib.ClockDomain
+		clock     nvml.ClockDomain
 		attribute metadata.AttributeHwGpuClock
 	}{
-		{"graphics", nvmllib.ClockGraphics, metadata.AttributeHwGpuClockGraphics},
-		{"sm", nvmllib.ClockSM, metadata.AttributeHwGpuClockSm},
-		{"memory", nvmllib.ClockMemory, metadata.AttributeHwGpuClockMemory},
-		{"video", nvmllib.ClockVideo, metadata.AttributeHwGpuClockVideo},
+		{"graphics", nvml.ClockGraphics, metadata.AttributeHwGpuClockGraphics},
+		{"sm", nvml.ClockSM, metadata.AttributeHwGpuClockSm},
+		{"memory", nvml.ClockMemory, metadata.AttributeHwGpuClockMemory},
+		{"video", nvml.ClockVideo, metadata.AttributeHwGpuClockVideo},
 	} {
 		rows = append(rows,
-			clockRow("clock."+domain.name, "nvmlDeviceGetClockInfo", domain.clock, domain.attribute, clock, nvmllib.Device.Clock),
-			clockRow("clock."+domain.name+".limit", "nvmlDeviceGetMaxClockInfo", domain.clock, domain.attribute, clockLimit, nvmllib.Device.MaxClock))
+			clockRow("clock."+domain.name, "nvmlDeviceGetClockInfo", domain.clock, domain.attribute, clock, nvml.Device.Clock),
+			clockRow("clock."+domain.name+".limit", "nvmlDeviceGetMaxClockInfo", domain.clock, domain.attribute, clockLimit, nvml.Device.MaxClock))
 	}
 	return append(rows, family{
 		name: "performance_state", needs: "nvmlDeviceGetPerformanceState",
@@ -36,7 +36,7 @@ func clockFamilies() []family {
 				mb.RecordHwGpuPerformanceStateDataPoint(ts, s.integer, c.id, c.name)
 			},
 		}},
-		read: func(d nvmllib.Device, out *sheet) error {
+		read: func(d nvml.Device, out *sheet) error {
 			p, err := d.PerformanceState()
 			if err == nil && p <= 15 { // 32 is NVML's "unknown"
 				out.int(0, 0, int64(p))
@@ -60,10 +60,10 @@ var clockLimit = metric{
 	},
 }
 
-func clockRow(name, needs string, domain nvmllib.ClockDomain, attribute metadata.AttributeHwGpuClock, m metric, ask func(nvmllib.Device, nvmllib.ClockDomain) (uint32, error)) family {
+func clockRow(name, needs string, domain nvml.ClockDomain, attribute metadata.AttributeHwGpuClock, m metric, ask func(nvml.Device, nvml.ClockDomain) (uint32, error)) family {
 	return family{
 		name: name, needs: needs, metrics: []metric{m},
-		read: func(d nvmllib.Device, out *sheet) error {
+		read: func(d nvml.Device, out *sheet) error {
 			mhz, err := ask(d, domain)
 			if err == nil && mhz <= fastest {
 				out.float(0, int(attribute), float64(mhz)*1e6)

@@ -7,7 +7,7 @@ import (
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 )
 
@@ -40,7 +40,7 @@ var eccErrors = metric{
 func eccFamilies() []family {
 	rows := make([]family, 0, eccCombinations)
 	for attributes := range eccCombinations {
-		which := nvmllib.EccCounter{
+		which := nvml.EccCounter{
 			Uncorrected: attributes&eccUncorrected != 0, Aggregate: attributes&eccAggregate != 0, DRAM: attributes&eccDRAM != 0,
 		}
 		rows = append(rows, family{
@@ -48,7 +48,7 @@ func eccFamilies() []family {
 			needs:   "nvmlDeviceGetMemoryErrorCounter",
 			status:  !which.Aggregate,
 			metrics: []metric{eccErrors},
-			read: func(d nvmllib.Device, out *sheet) error {
+			read: func(d nvml.Device, out *sheet) error {
 				n, err := d.EccErrors(which)
 				if err == nil && n < math.MaxInt64 {
 					out.int(0, attributes, int64(n))

@@ -7,7 +7,7 @@ import (
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 )
 
@@ -23,10 +23,10 @@ func fanFamilies() []family {
 				mb.RecordHwFanSpeedRatioDataPoint(ts, s.float, c.id, s.text)
 			},
 		}},
-		read: func(d nvmllib.Device, out *sheet) error {
+		read: func(d nvml.Device, out *sheet) error {
 			count, err := d.FanCount()
-			switch nvmllib.KindOf(err) {
-			case nvmllib.Missing, nvmllib.NotSupported:
+			switch nvml.KindOf(err) {
+			case nvml.Missing, nvml.NotSupported:
 				count, err = 1, nil // drivers before 510 do not count them; fan 0 says whether it is there
 			}
 			if err != nil {
@@ -54,10 +54,10 @@ func fanFamilies() []family {
 				mb.RecordHwFanSpeedDataPoint(ts, s.float, c.id, s.text)
 			},
 		}},
-		read: func(d nvmllib.Device, out *sheet) error {
+		read: func(d nvml.Device, out *sheet) error {
 			rpm, err := d.FanRPM()
-			if nvmllib.IsInvalid(err) {
-				return nvmllib.ErrNotSupported("nvmlDeviceGetFanSpeedRPM") // no fan
+			if nvml.IsInvalid(err) {
+				return nvml.ErrNotSupported("nvmlDeviceGetFanSpeedRPM") // no fan
 			}
 			if err == nil && rpm <= fastestFan {
 				out.samples = append(out.samples, sample{

@@ -5,14 +5,14 @@ package nvmlreceiver
 import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 )
 
 // memoryInfo asks for the memory with the reserve apart, or as older drivers tell it.
-func memoryInfo(d nvmllib.Device) (m nvmllib.Memory, reserveApart bool, err error) {
+func memoryInfo(d nvml.Device) (m nvml.Memory, reserveApart bool, err error) {
 	m, err = d.MemoryInfo()
-	if kind := nvmllib.KindOf(err); kind == nvmllib.Missing || kind == nvmllib.NotSupported {
+	if kind := nvml.KindOf(err); kind == nvml.Missing || kind == nvml.NotSupported {
 		m, err = d.MemoryInfoV1()
 		return m, false, err
 	}
@@ -48,7 +48,7 @@ func memoryFamilies() []family {
 				},
 			},
 		},
-		read: func(d nvmllib.Device, out *sheet) error {
+		read: func(d nvml.Device, out *sheet) error {
 			m, reserveApart, err := memoryInfo(d)
 			if err != nil || m.Total > 1<<50 || m.Used > m.Total || m.Reserved >= m.Total {
 				return err
@@ -77,7 +77,7 @@ func memoryFamilies() []family {
 				},
 			},
 		},
-		read: func(d nvmllib.Device, out *sheet) error {
+		read: func(d nvml.Device, out *sheet) error {
 			m, err := d.BAR1MemoryInfo()
 			if err == nil && m.Total < 1<<50 && m.Used <= m.Total {
 				out.int(0, 0, int64(m.Total))

@@ -8,12 +8,12 @@ import (
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 )
 
 // linkNames are the numbers of the links as text.
-var linkNames = func() (names [nvmllib.MostNVLinks]string) {
+var linkNames = func() (names [nvml.MostNVLinks]string) {
 	for i := range names {
 		names[i] = strconv.Itoa(i)
 	}
@@ -22,14 +22,14 @@ var linkNames = func() (names [nvmllib.MostNVLinks]string) {
 
 // linkErrors are the counters of a link.
 var linkErrors = [...]struct {
-	counter   nvmllib.NVLinkError
+	counter   nvml.NVLinkError
 	attribute metadata.AttributeHwGpuNvlinkErrorType
 }{
-	{nvmllib.NVLinkReplay, metadata.AttributeHwGpuNvlinkErrorTypeReplay},
-	{nvmllib.NVLinkRecovery, metadata.AttributeHwGpuNvlinkErrorTypeRecovery},
-	{nvmllib.NVLinkCRCFlit, metadata.AttributeHwGpuNvlinkErrorTypeCrcFlit},
-	{nvmllib.NVLinkCRCData, metadata.AttributeHwGpuNvlinkErrorTypeCrcData},
-	{nvmllib.NVLinkECCData, metadata.AttributeHwGpuNvlinkErrorTypeEccData},
+	{nvml.NVLinkReplay, metadata.AttributeHwGpuNvlinkErrorTypeReplay},
+	{nvml.NVLinkRecovery, metadata.AttributeHwGpuNvlinkErrorTypeRecovery},
+	{nvml.NVLinkCRCFlit, metadata.AttributeHwGpuNvlinkErrorTypeCrcFlit},
+	{nvml.NVLinkCRCData, metadata.AttributeHwGpuNvlinkErrorTypeCrcData},
+	{nvml.NVLinkECCData, metadata.AttributeHwGpuNvlinkErrorTypeEccData},
 }
 
 // nvlinkFamilies tell of each link. A card has links 0 to n−1; the first number
@@ -45,7 +45,7 @@ func nvlinkFamilies() []family {
 					mb.RecordHwGpuNvlinkStateDataPoint(ts, s.integer, s.text, c.id, c.name)
 				},
 			}},
-			read: func(d nvmllib.Device, out *sheet) error {
+			read: func(d nvml.Device, out *sheet) error {
 				return eachLink(func(link int) error {
 					active, err := d.NVLinkActive(link)
 					if err == nil {
@@ -74,7 +74,7 @@ func nvlinkFamilies() []family {
 					mb.RecordHwGpuNvlinkErrorsDataPoint(ts, s.integer, metadata.AttributeHwGpuNvlinkErrorType(s.attribute), s.text, c.id, c.name)
 				},
 			}},
-			read: func(d nvmllib.Device, out *sheet) error {
+			read: func(d nvml.Device, out *sheet) error {
 				return eachLink(func(link int) error {
 					n, err := d.NVLinkErrors(link, e.counter)
 					if err == nil && n < math.MaxInt64 {
@@ -97,14 +97,14 @@ func (s *sheet) link(attribute, link int, v int64) {
 
 // eachLink asks about link after link. A card that does not know link 0 has none.
 func eachLink(ask func(link int) error) error {
-	for link := range nvmllib.MostNVLinks {
+	for link := range nvml.MostNVLinks {
 		err := ask(link)
 		switch {
 		case err == nil:
-		case link > 0 && (nvmllib.IsInvalid(err) || nvmllib.KindOf(err) == nvmllib.NotSupported):
+		case link > 0 && (nvml.IsInvalid(err) || nvml.KindOf(err) == nvml.NotSupported):
 			return nil
-		case nvmllib.IsInvalid(err):
-			return nvmllib.ErrNotSupported("nvmlDeviceGetNvLinkState")
+		case nvml.IsInvalid(err):
+			return nvml.ErrNotSupported("nvmlDeviceGetNvLinkState")
 		default:
 			return err
 		}
@@ -113,25 +113,25 @@ func eachLink(ask func(link int) error) error {
 }
 
 // readLinkIO asks for all links in one call.
-func readLinkIO(d nvmllib.Device, out *sheet) error {
+func readLinkIO(d nvml.Device, out *sheet) error {
 	out.fields = out.fields[:0]
-	for link := range uint32(nvmllib.MostNVLinks) {
+	for link := range uint32(nvml.MostNVLinks) {
 		out.fields = append(out.fields,
-			nvmllib.FieldValue{FieldId: nvmllib.FieldNVLinkTx, ScopeId: link},
-			nvmllib.FieldValue{FieldId: nvmllib.FieldNVLinkRx, ScopeId: link})
+			nvml.FieldValue{FieldId: nvml.FieldNVLinkTx, ScopeId: link},
+			nvml.FieldValue{FieldId: nvml.FieldNVLinkRx, ScopeId: link})
 	}
 	if err := d.FieldValues(out.fields); err != nil {
 		return err
 	}
 	for i := range out.fields {
 		v := &out.fields[i]
-		if err := nvmllib.FieldError(v); err != nil {
+		if err := nvml.FieldError(v); err != nil {
 			if i == 0 {
-				return nvmllib.ErrNotSupported("nvmlDeviceGetFieldValues")
+				return nvml.ErrNotSupported("nvmlDeviceGetFieldValues")
 			}
 			continue // no such link
 		}
-		if kib := nvmllib.FieldNumber(v); kib >= 0 && kib < 1<<52 {
+		if kib := nvml.FieldNumber(v); kib >= 0 && kib < 1<<52 {
 			out.link(int(directions[i%len(directions)]), int(v.ScopeId), int64(kib)*1024)
 		}
 	}

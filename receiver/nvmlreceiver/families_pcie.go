@@ -5,7 +5,7 @@ package nvmlreceiver
 import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 )
 
@@ -25,13 +25,13 @@ var pcieWidth = metric{
 
 func pcieFamilies() []family {
 	return []family{
-		pcieLink("pcie.generation", "nvmlDeviceGetCurrPcieLinkGeneration", metadata.AttributeHwGpuPcieStateCurrent, pcieGeneration, nvmllib.Device.PcieGeneration,
+		pcieLink("pcie.generation", "nvmlDeviceGetCurrPcieLinkGeneration", metadata.AttributeHwGpuPcieStateCurrent, pcieGeneration, nvml.Device.PcieGeneration,
 			func(h *health) *int { return &h.generation }),
-		pcieLink("pcie.generation.max", "nvmlDeviceGetMaxPcieLinkGeneration", metadata.AttributeHwGpuPcieStateMax, pcieGeneration, nvmllib.Device.MaxPcieGeneration,
+		pcieLink("pcie.generation.max", "nvmlDeviceGetMaxPcieLinkGeneration", metadata.AttributeHwGpuPcieStateMax, pcieGeneration, nvml.Device.MaxPcieGeneration,
 			func(h *health) *int { return &h.maxGeneration }),
-		pcieLink("pcie.width", "nvmlDeviceGetCurrPcieLinkWidth", metadata.AttributeHwGpuPcieStateCurrent, pcieWidth, nvmllib.Device.PcieWidth,
+		pcieLink("pcie.width", "nvmlDeviceGetCurrPcieLinkWidth", metadata.AttributeHwGpuPcieStateCurrent, pcieWidth, nvml.Device.PcieWidth,
 			func(h *health) *int { return &h.width }),
-		pcieLink("pcie.width.max", "nvmlDeviceGetMaxPcieLinkWidth", metadata.AttributeHwGpuPcieStateMax, pcieWidth, nvmllib.Device.MaxPcieWidth,
+		pcieLink("pcie.width.max", "nvmlDeviceGetMaxPcieLinkWidth", metadata.AttributeHwGpuPcieStateMax, pcieWidth, nvml.Device.MaxPcieWidth,
 			func(h *health) *int { return &h.maxWidth }),
 		{
 			name: "pcie.io", needs: "nvmlDeviceGetFieldValues",
@@ -41,7 +41,7 @@ func pcieFamilies() []family {
 					mb.RecordHwGpuIoDataPoint(ts, s.integer, c.id, c.name, metadata.AttributeNetworkIoDirection(s.attribute))
 				},
 			}},
-			read: func(d nvmllib.Device, out *sheet) error {
+			read: func(d nvml.Device, out *sheet) error {
 				p := &out.window.pcie
 				if err := p.take(d); err != nil {
 					return err
@@ -62,7 +62,7 @@ func pcieFamilies() []family {
 					mb.RecordHwGpuPcieReplaysDataPoint(ts, s.integer, c.id, c.name)
 				},
 			}},
-			read: func(d nvmllib.Device, out *sheet) error {
+			read: func(d nvml.Device, out *sheet) error {
 				n, err := d.PcieReplays()
 				if err == nil && n < 1<<32-1 { // all ones is no count
 					out.int(0, 0, int64(n))
@@ -75,10 +75,10 @@ func pcieFamilies() []family {
 
 // pcieLink is the row of one property of the link. A generation or a width of
 // more than 64 is no reading.
-func pcieLink(name, needs string, attribute metadata.AttributeHwGpuPcieState, m metric, ask func(nvmllib.Device) (int, error), health func(*health) *int) family {
+func pcieLink(name, needs string, attribute metadata.AttributeHwGpuPcieState, m metric, ask func(nvml.Device) (int, error), health func(*health) *int) family {
 	return family{
 		name: name, needs: needs, status: true, metrics: []metric{m},
-		read: func(d nvmllib.Device, out *sheet) error {
+		read: func(d nvml.Device, out *sheet) error {
 			v, err := ask(d)
 			if err == nil && v >= 0 && v <= 64 {
 				out.int(0, int(attribute), int64(v))
@@ -97,22 +97,22 @@ var directions = [...]metadata.AttributeNetworkIoDirection{metadata.AttributeNet
 type pcieWindow struct {
 	counters [len(directions)]wrapping
 	short    bool
-	fields   [len(directions)]nvmllib.FieldValue
+	fields   [len(directions)]nvml.FieldValue
 }
 
 // take reads the counters, on behalf of a collection or of the sampler.
-func (p *pcieWindow) take(d nvmllib.Device) error {
-	p.fields = [...]nvmllib.FieldValue{{FieldId: nvmllib.FieldPCIeTx}, {FieldId: nvmllib.FieldPCIeRx}}
+func (p *pcieWindow) take(d nvml.Device) error {
+	p.fields = [...]nvml.FieldValue{{FieldId: nvml.FieldPCIeTx}, {FieldId: nvml.FieldPCIeRx}}
 	if err := d.FieldValues(p.fields[:]); err != nil {
 		return err
 	}
 	for i := range p.fields {
 		v := &p.fields[i]
-		if err := nvmllib.FieldError(v); err != nil {
+		if err := nvml.FieldError(v); err != nil {
 			return err
 		}
-		p.short = nvmllib.FieldIsShort(v)
-		if n := nvmllib.FieldNumber(v); n >= 0 && n < 1<<62 {
+		p.short = nvml.FieldIsShort(v)
+		if n := nvml.FieldNumber(v); n >= 0 && n < 1<<62 {
 			p.counters[i].take(uint64(n), p.short)
 		}
 	}

@@ -5,7 +5,7 @@ package nvmlreceiver
 import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 )
 
@@ -20,7 +20,7 @@ func peakFamilies() []family {
 					mb.RecordHwGpuMemoryUsageMaxDataPoint(ts, s.integer, c.id, c.name)
 				},
 			}},
-			read: func(_ nvmllib.Device, out *sheet) error {
+			read: func(_ nvml.Device, out *sheet) error {
 				if out.window.memorySeen {
 					out.int(0, 0, int64(out.window.memoryMax))
 				}
@@ -49,7 +49,7 @@ func peakFamilies() []family {
 					},
 				},
 			},
-			read: func(_ nvmllib.Device, out *sheet) error {
+			read: func(_ nvml.Device, out *sheet) error {
 				for i := range out.window.engines {
 					e := &out.window.engines[i]
 					if e.off || e.last == 0 {

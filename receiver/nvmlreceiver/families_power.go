@@ -7,7 +7,7 @@ import (
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 )
 
@@ -24,12 +24,12 @@ func powerFamilies() []family {
 					mb.RecordHwPowerDataPoint(ts, s.float, metadata.AttributeHwGpuPowerScope(s.attribute), c.id, c.name, metadata.AttributeHwTypeGpu)
 				},
 			}},
-			read: func(d nvmllib.Device, out *sheet) error {
+			read: func(d nvml.Device, out *sheet) error {
 				before := len(out.samples)
-				v, err := out.fieldValues(d, nvmllib.FieldPowerInstant, nvmllib.FieldPowerAverage)
+				v, err := out.fieldValues(d, nvml.FieldPowerInstant, nvml.FieldPowerAverage)
 				if err == nil {
 					for i, scope := range [...]metadata.AttributeHwGpuPowerScope{metadata.AttributeHwGpuPowerScopeInstant, metadata.AttributeHwGpuPowerScopeAverage} {
-						if mw := nvmllib.FieldNumber(&v[i]); nvmllib.FieldError(&v[i]) == nil && mw >= 0 && mw <= strongest {
+						if mw := nvml.FieldNumber(&v[i]); nvml.FieldError(&v[i]) == nil && mw >= 0 && mw <= strongest {
 							out.float(0, int(scope), mw/1000)
 						}
 					}
@@ -46,12 +46,12 @@ func powerFamilies() []family {
 				return err
 			},
 		},
-		powerLimit("enforced", "nvmlDeviceGetEnforcedPowerLimit", metadata.AttributeHwPowerLimitTypeEnforced, nvmllib.Device.EnforcedPowerLimit),
-		powerLimit("requested", "nvmlDeviceGetPowerManagementLimit", metadata.AttributeHwPowerLimitTypeRequested, nvmllib.Device.PowerLimit),
-		powerLimit("default", "nvmlDeviceGetPowerManagementDefaultLimit", metadata.AttributeHwPowerLimitTypeDefault, nvmllib.Device.DefaultPowerLimit),
+		powerLimit("enforced", "nvmlDeviceGetEnforcedPowerLimit", metadata.AttributeHwPowerLimitTypeEnforced, nvml.Device.EnforcedPowerLimit),
+		powerLimit("requested", "nvmlDeviceGetPowerManagementLimit", metadata.AttributeHwPowerLimitTypeRequested, nvml.Device.PowerLimit),
+		powerLimit("default", "nvmlDeviceGetPowerManagementDefaultLimit", metadata.AttributeHwPowerLimitTypeDefault, nvml.Device.DefaultPowerLimit),
 		{
 			name: "power.limit.range", needs: "nvmlDeviceGetPowerManagementLimitConstraints", metrics: []metric{powerLimitMetric},
-			read: func(d nvmllib.Device, out *sheet) error {
+			read: func(d nvml.Device, out *sheet) error {
 				r, err := d.PowerLimitRange()
 				if err == nil && r.Max <= strongest {
 					out.float(0, int(metadata.AttributeHwPowerLimitTypeMin), float64(r.Min)/1000)
@@ -75,11 +75,11 @@ func powerFamilies() []family {
 
 // readEnergy asks for the card's counter. A card that has none has its power
 // integrated, from here on by the sampler too.
-func readEnergy(d nvmllib.Device, out *sheet) error {
+func readEnergy(d nvml.Device, out *sheet) error {
 	e := &out.window.energy
 	if !e.integrated {
 		mj, err := d.TotalEnergy()
-		if kind := nvmllib.KindOf(err); err == nil || kind != nvmllib.NotSupported && kind != nvmllib.Missing {
+		if kind := nvml.KindOf(err); err == nil || kind != nvml.NotSupported && kind != nvml.Missing {
 			if err == nil && mj < 1<<62 {
 				out.float(0, int(metadata.AttributeHwGpuEnergySourceCounter), float64(mj)/1000)
 			}
@@ -106,7 +106,7 @@ type energyWindow struct {
 	at         time.Time
 }
 
-func (e *energyWindow) take(d nvmllib.Device, now time.Time) error {
+func (e *energyWindow) take(d nvml.Device, now time.Time) error {
 	mw, err := d.PowerUsage()
 	if err != nil || mw > strongest {
 		return err
@@ -126,10 +126,10 @@ var powerLimitMetric = metric{
 	},
 }
 
-func powerLimit(name, needs string, kind metadata.AttributeHwPowerLimitType, ask func(nvmllib.Device) (uint32, error)) family {
+func powerLimit(name, needs string, kind metadata.AttributeHwPowerLimitType, ask func(nvml.Device) (uint32, error)) family {
 	return family{
 		name: "power.limit." + name, needs: needs, metrics: []metric{powerLimitMetric},
-		read: func(d nvmllib.Device, out *sheet) error {
+		read: func(d nvml.Device, out *sheet) error {
 			mw, err := ask(d)
 			if err == nil && mw <= strongest {
 				out.float(0, int(kind), float64(mw)/1000)

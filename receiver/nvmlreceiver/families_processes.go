@@ -8,7 +8,7 @@ import (
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/owner"
 )
@@ -26,8 +26,8 @@ type processTable struct {
 	owners      *owner.Resolver
 	limit       int
 	known       map[uint32]*process
-	running     []nvmllib.RunningProcess
-	utilization []nvmllib.ProcessUtilization
+	running     []nvml.RunningProcess
+	utilization []nvml.ProcessUtilization
 	// since is the newest sample that was seen, in µs of the wall clock.
 	since   uint64
 	dropped int64 // beyond limit, since the last collection
@@ -54,7 +54,7 @@ const (
 
 func processFamilies() []family {
 	return []family{{
-		name: "processes", needs: nvmllib.ComputeProcesses,
+		name: "processes", needs: nvml.ComputeProcesses,
 		metrics: []metric{
 			processMemory: {
 				func(c *metadata.MetricsConfig) bool { return c.HwGpuProcessMemoryUsage.Enabled },
@@ -71,7 +71,7 @@ func processFamilies() []family {
 				},
 			},
 		},
-		read: func(d nvmllib.Device, out *sheet) error {
+		read: func(d nvml.Device, out *sheet) error {
 			if err := readProcesses(d, out); err != nil {
 				return err
 			}
@@ -82,21 +82,21 @@ func processFamilies() []family {
 
 // readProcesses lists who is on the card. A process that computes and draws is
 // one; its memory is the larger of both figures, which count the same.
-func readProcesses(d nvmllib.Device, out *sheet) error {
+func readProcesses(d nvml.Device, out *sheet) error {
 	t := out.processes
 	var err error
 	t.running, err = d.Processes(t.running[:0])
 	if err != nil {
 		return err
 	}
-	slices.SortFunc(t.running, func(a, b nvmllib.RunningProcess) int {
+	slices.SortFunc(t.running, func(a, b nvml.RunningProcess) int {
 		return cmp.Or(cmp.Compare(a.PID, b.PID), cmp.Compare(a.GPUInstance, b.GPUInstance), cmp.Compare(a.ComputeInstance, b.ComputeInstance), cmp.Compare(b.Memory, a.Memory))
 	})
-	t.running = slices.CompactFunc(t.running, func(a, b nvmllib.RunningProcess) bool {
+	t.running = slices.CompactFunc(t.running, func(a, b nvml.RunningProcess) bool {
 		return a.PID == b.PID && a.GPUInstance == b.GPUInstance && a.ComputeInstance == b.ComputeInstance
 	})
 	if over := len(t.running) - t.limit; over > 0 {
-		slices.SortStableFunc(t.running, func(a, b nvmllib.RunningProcess) int { return cmp.Compare(b.Memory, a.Memory) })
+		slices.SortStableFunc(t.running, func(a, b nvml.RunningProcess) int { return cmp.Compare(b.Memory, a.Memory) })
 		t.running = t.running[:t.limit]
 		t.dropped += int64(over)
 	}
@@ -132,7 +132,7 @@ func (t *processTable) process(pid uint32, device string) *process {
 // forgetEnded drops the processes that are not running any more.
 func (t *processTable) forgetEnded() {
 	for pid := range t.known {
-		if !slices.ContainsFunc(t.running, func(r nvmllib.RunningProcess) bool { return r.PID == pid }) {
+		if !slices.ContainsFunc(t.running, func(r nvml.RunningProcess) bool { return r.PID == pid }) {
 			delete(t.known, pid)
 		}
 	}
@@ -140,7 +140,7 @@ func (t *processTable) forgetEnded() {
 
 // readProcessUtilization gives each running process the mean of its samples. The
 // driver has none of those that did nothing: they are at 0.
-func readProcessUtilization(d nvmllib.Device, out *sheet) error {
+func readProcessUtilization(d nvml.Device, out *sheet) error {
 	t := out.processes
 	if t.noUtilization {
 		return nil
@@ -151,8 +151,8 @@ func readProcessUtilization(d nvmllib.Device, out *sheet) error {
 	}
 	var err error
 	t.utilization, err = d.ProcessUtilizations(t.since, t.utilization[:0])
-	switch nvmllib.KindOf(err) {
-	case nvmllib.NotSupported, nvmllib.Missing:
+	switch nvml.KindOf(err) {
+	case nvml.NotSupported, nvml.Missing:
 		t.noUtilization = true // with MIG on, or before Maxwell
 		return nil
 	}

@@ -5,7 +5,7 @@ package nvmlreceiver
 import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 )
 
@@ -24,26 +24,26 @@ const ioRateReceive = 1 << 8
 
 // profiled are the counters that are asked for, as nvmlGpmMetricId_t.
 var profiled = [...]struct {
-	counter   nvmllib.GPMMetric
+	counter   nvml.GPMMetric
 	metric    int
 	attribute int
 }{
-	{nvmllib.GPMGraphics, profilingEngine, 0},
-	{nvmllib.GPMSMActive, profilingSM, 0},
-	{nvmllib.GPMSMOccupancy, profilingOccupancy, 0},
-	{nvmllib.GPMTensor, profilingPipe, int(metadata.AttributeHwGpuPipeTensor)},
-	{nvmllib.GPMFP64, profilingPipe, int(metadata.AttributeHwGpuPipeFp64)},
-	{nvmllib.GPMFP32, profilingPipe, int(metadata.AttributeHwGpuPipeFp32)},
-	{nvmllib.GPMFP16, profilingPipe, int(metadata.AttributeHwGpuPipeFp16)},
-	{nvmllib.GPMInteger, profilingPipe, int(metadata.AttributeHwGpuPipeInteger)},
-	{nvmllib.GPMDRAM, profilingMemory, 0},
-	{nvmllib.GPMPCIeTx, profilingRate, int(metadata.AttributeHwGpuIoLinkPcie)},
-	{nvmllib.GPMPCIeRx, profilingRate, int(metadata.AttributeHwGpuIoLinkPcie) | ioRateReceive},
-	{nvmllib.GPMNVLinkTx, profilingRate, int(metadata.AttributeHwGpuIoLinkNvlink)},
-	{nvmllib.GPMNVLinkRx, profilingRate, int(metadata.AttributeHwGpuIoLinkNvlink) | ioRateReceive},
+	{nvml.GPMGraphics, profilingEngine, 0},
+	{nvml.GPMSMActive, profilingSM, 0},
+	{nvml.GPMSMOccupancy, profilingOccupancy, 0},
+	{nvml.GPMTensor, profilingPipe, int(metadata.AttributeHwGpuPipeTensor)},
+	{nvml.GPMFP64, profilingPipe, int(metadata.AttributeHwGpuPipeFp64)},
+	{nvml.GPMFP32, profilingPipe, int(metadata.AttributeHwGpuPipeFp32)},
+	{nvml.GPMFP16, profilingPipe, int(metadata.AttributeHwGpuPipeFp16)},
+	{nvml.GPMInteger, profilingPipe, int(metadata.AttributeHwGpuPipeInteger)},
+	{nvml.GPMDRAM, profilingMemory, 0},
+	{nvml.GPMPCIeTx, profilingRate, int(metadata.AttributeHwGpuIoLinkPcie)},
+	{nvml.GPMPCIeRx, profilingRate, int(metadata.AttributeHwGpuIoLinkPcie) | ioRateReceive},
+	{nvml.GPMNVLinkTx, profilingRate, int(metadata.AttributeHwGpuIoLinkNvlink)},
+	{nvml.GPMNVLinkRx, profilingRate, int(metadata.AttributeHwGpuIoLinkNvlink) | ioRateReceive},
 }
 
-var profilingCounters = func() (counters [len(profiled)]nvmllib.GPMMetric) {
+var profilingCounters = func() (counters [len(profiled)]nvml.GPMMetric) {
 	for i := range profiled {
 		counters[i] = profiled[i].counter
 	}
@@ -107,12 +107,12 @@ func profilingFamilies() []family {
 	}}
 }
 
-func readProfiling(_ nvmllib.Device, out *sheet) error {
-	var on *nvmllib.MIGInstance
+func readProfiling(_ nvml.Device, out *sheet) error {
+	var on *nvml.MIGInstance
 	if out.instance != nil {
 		if out.instance.shared {
 			// The counters are a GPU instance's: they belong to none of its MIG devices alone.
-			return nvmllib.ErrNotSupported("nvmlGpmMigSampleGet")
+			return nvml.ErrNotSupported("nvmlGpmMigSampleGet")
 		}
 		on = out.instance.MIGInstance
 	}

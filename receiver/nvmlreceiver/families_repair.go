@@ -5,7 +5,7 @@ package nvmlreceiver
 import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 )
 
@@ -20,7 +20,7 @@ func repairFamilies() []family {
 					mb.RecordHwGpuRowRemapsDataPoint(ts, s.integer, metadata.AttributeErrorType(s.attribute), c.id, c.name)
 				},
 			}},
-			read: readByCause(nvmllib.FieldRemapCorrectable, nvmllib.FieldRemapUncorrectable),
+			read: readByCause(nvml.FieldRemapCorrectable, nvml.FieldRemapUncorrectable),
 		},
 		{
 			name: "row_remaps.banks", needs: "nvmlDeviceGetRowRemapperHistogram", status: true,
@@ -40,7 +40,7 @@ func repairFamilies() []family {
 					mb.RecordHwGpuRowRemapsPendingDataPoint(ts, s.integer, c.id, c.name)
 				},
 			}},
-			read: readFlag(nvmllib.FieldRemapPending, func(h *health) *bool { return &h.repairPending }),
+			read: readFlag(nvml.FieldRemapPending, func(h *health) *bool { return &h.repairPending }),
 		},
 		{
 			name: "row_remaps.failed", needs: "nvmlDeviceGetFieldValues", status: true,
@@ -50,7 +50,7 @@ func repairFamilies() []family {
 					mb.RecordHwGpuRowRemapsFailedDataPoint(ts, s.integer, c.id, c.name)
 				},
 			}},
-			read: readFlag(nvmllib.FieldRemapFailure, func(h *health) *bool { return &h.repairFailed }),
+			read: readFlag(nvml.FieldRemapFailure, func(h *health) *bool { return &h.repairFailed }),
 		},
 		{
 			name: "retired_pages", needs: "nvmlDeviceGetFieldValues",
@@ -60,7 +60,7 @@ func repairFamilies() []family {
 					mb.RecordHwGpuRetiredPagesDataPoint(ts, s.integer, metadata.AttributeErrorType(s.attribute), c.id, c.name)
 				},
 			}},
-			read: readByCause(nvmllib.FieldRetiredSingleBit, nvmllib.FieldRetiredDoubleBit),
+			read: readByCause(nvml.FieldRetiredSingleBit, nvml.FieldRetiredDoubleBit),
 		},
 		{
 			name: "retired_pages.pending", needs: "nvmlDeviceGetFieldValues", status: true,
@@ -70,7 +70,7 @@ func repairFamilies() []family {
 					mb.RecordHwGpuRetiredPagesPendingDataPoint(ts, s.integer, c.id, c.name)
 				},
 			}},
-			read: readFlag(nvmllib.FieldRetiredPending, func(h *health) *bool { return &h.repairPending }),
+			read: readFlag(nvml.FieldRetiredPending, func(h *health) *bool { return &h.repairPending }),
 		},
 		{
 			name: "recovery_action", needs: "nvmlDeviceGetFieldValues", status: true,
@@ -90,17 +90,17 @@ const most = 1 << 32
 
 // readByCause reads a pair of counters: after correctable and after
 // uncorrectable errors.
-func readByCause(corrected, uncorrected uint32) func(nvmllib.Device, *sheet) error {
-	return func(d nvmllib.Device, out *sheet) error {
+func readByCause(corrected, uncorrected uint32) func(nvml.Device, *sheet) error {
+	return func(d nvml.Device, out *sheet) error {
 		values, err := out.fieldValues(d, corrected, uncorrected)
 		if err != nil {
 			return err
 		}
 		for i, attribute := range [...]metadata.AttributeErrorType{metadata.AttributeErrorTypeCorrected, metadata.AttributeErrorTypeUncorrected} {
-			if err := nvmllib.FieldError(&values[i]); err != nil {
+			if err := nvml.FieldError(&values[i]); err != nil {
 				return err
 			}
-			if n := nvmllib.FieldNumber(&values[i]); n >= 0 && n < most {
+			if n := nvml.FieldNumber(&values[i]); n >= 0 && n < most {
 				out.int(0, int(attribute), int64(n))
 			}
 		}
@@ -108,7 +108,7 @@ func readByCause(corrected, uncorrected uint32) func(nvmllib.Device, *sheet) err
 	}
 }
 
-func readRemapBanks(d nvmllib.Device, out *sheet) error {
+func readRemapBanks(d nvml.Device, out *sheet) error {
 	banks, err := d.RemapBanks()
 	if err != nil {
 		return err
@@ -136,16 +136,16 @@ func readRemapBanks(d nvmllib.Device, out *sheet) error {
 const mostBanks = 1 << 20
 
 // readFlag reads a field that is 0 or 1.
-func readFlag(field uint32, status func(*health) *bool) func(nvmllib.Device, *sheet) error {
-	return func(d nvmllib.Device, out *sheet) error {
+func readFlag(field uint32, status func(*health) *bool) func(nvml.Device, *sheet) error {
+	return func(d nvml.Device, out *sheet) error {
 		values, err := out.fieldValues(d, field)
 		if err == nil {
-			err = nvmllib.FieldError(&values[0])
+			err = nvml.FieldError(&values[0])
 		}
 		if err != nil {
 			return err
 		}
-		switch nvmllib.FieldNumber(&values[0]) {
+		switch nvml.FieldNumber(&values[0]) {
 		case 0:
 			out.int(0, 0, 0)
 		case 1:
@@ -172,15 +172,15 @@ var recoveryActions = [...]struct {
 	{metadata.AttributeHwGpuRecoveryActionSystemReboot, true},
 }
 
-func readRecoveryAction(d nvmllib.Device, out *sheet) error {
-	values, err := out.fieldValues(d, nvmllib.FieldRecoveryAction)
+func readRecoveryAction(d nvml.Device, out *sheet) error {
+	values, err := out.fieldValues(d, nvml.FieldRecoveryAction)
 	if err == nil {
-		err = nvmllib.FieldError(&values[0])
+		err = nvml.FieldError(&values[0])
 	}
 	if err != nil {
 		return err
 	}
-	action := nvmllib.FieldNumber(&values[0])
+	action := nvml.FieldNumber(&values[0])
 	if action < 0 || action >= float64(len(recoveryActions)) || action != float64(int(action)) {
 		return nil // an action that is not known yet
 	}

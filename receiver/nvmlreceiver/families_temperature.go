@@ -5,7 +5,7 @@ package nvmlreceiver
 import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 )
 
@@ -23,7 +23,7 @@ func temperatureFamilies() []family {
 	return []family{
 		{
 			name: "temperature", needs: "nvmlDeviceGetTemperature", metrics: []metric{temperature},
-			read: func(d nvmllib.Device, out *sheet) error {
+			read: func(d nvml.Device, out *sheet) error {
 				t, err := d.Temperature()
 				if err == nil && t <= hottest {
 					out.float(0, int(metadata.AttributeHwSensorLocationGpu), float64(t))
@@ -33,15 +33,15 @@ func temperatureFamilies() []family {
 		},
 		{
 			name: "temperature.memory", needs: "nvmlDeviceGetFieldValues", metrics: []metric{temperature},
-			read: func(d nvmllib.Device, out *sheet) error {
-				v, err := out.fieldValues(d, nvmllib.FieldMemoryTemperature)
+			read: func(d nvml.Device, out *sheet) error {
+				v, err := out.fieldValues(d, nvml.FieldMemoryTemperature)
 				if err == nil {
-					err = nvmllib.FieldError(&v[0])
+					err = nvml.FieldError(&v[0])
 				}
 				if err != nil {
 					return err
 				}
-				if t := nvmllib.FieldNumber(&v[0]); t > 0 && t <= hottest { // 0 is what cards without the sensor say
+				if t := nvml.FieldNumber(&v[0]); t > 0 && t <= hottest { // 0 is what cards without the sensor say
 					out.float(0, int(metadata.AttributeHwSensorLocationMemory), t)
 				}
 				return nil
@@ -55,7 +55,7 @@ func temperatureFamilies() []family {
 					mb.RecordHwGpuTemperatureMarginDataPoint(ts, s.float, c.id, c.name)
 				},
 			}},
-			read: func(d nvmllib.Device, out *sheet) error {
+			read: func(d nvml.Device, out *sheet) error {
 				t, err := d.MarginTemperature()
 				if err == nil && t >= -hottest && t <= hottest {
 					out.float(0, 0, float64(t))
@@ -63,14 +63,14 @@ func temperatureFamilies() []family {
 				return err
 			},
 		},
-		temperatureLimit("temperature.limit.shutdown", nvmllib.TemperatureShutdown, metadata.AttributeHwLimitTypeHighCritical),
-		temperatureLimit("temperature.limit.slowdown", nvmllib.TemperatureSlowdown, metadata.AttributeHwLimitTypeHighDegraded),
-		temperatureLimit("temperature.limit.max", nvmllib.TemperatureGPUMax, metadata.AttributeHwLimitTypeMax),
-		temperatureLimit("temperature.limit.memory_max", nvmllib.TemperatureMemoryMax, metadata.AttributeHwLimitTypeMemoryMax),
+		temperatureLimit("temperature.limit.shutdown", nvml.TemperatureShutdown, metadata.AttributeHwLimitTypeHighCritical),
+		temperatureLimit("temperature.limit.slowdown", nvml.TemperatureSlowdown, metadata.AttributeHwLimitTypeHighDegraded),
+		temperatureLimit("temperature.limit.max", nvml.TemperatureGPUMax, metadata.AttributeHwLimitTypeMax),
+		temperatureLimit("temperature.limit.memory_max", nvml.TemperatureMemoryMax, metadata.AttributeHwLimitTypeMemoryMax),
 	}
 }
 
-func temperatureLimit(name string, which nvmllib.TemperatureLimitType, limit metadata.AttributeHwLimitType) family {
+func temperatureLimit(name string, which nvml.TemperatureLimitType, limit metadata.AttributeHwLimitType) family {
 	return family{
 		name: name, needs: "nvmlDeviceGetTemperatureThreshold",
 		metrics: []metric{{
@@ -79,7 +79,7 @@ func temperatureLimit(name string, which nvmllib.TemperatureLimitType, limit met
 				mb.RecordHwTemperatureLimitDataPoint(ts, s.float, c.id, metadata.AttributeHwLimitType(s.attribute), c.name)
 			},
 		}},
-		read: func(d nvmllib.Device, out *sheet) error {
+		read: func(d nvml.Device, out *sheet) error {
 			t, err := d.TemperatureLimit(which)
 			if err == nil && t > 0 && t <= hottest {
 				out.float(0, int(limit), float64(t))

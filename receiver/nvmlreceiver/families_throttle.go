@@ -5,7 +5,7 @@ package nvmlreceiver
 import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 )
 
@@ -47,14 +47,14 @@ var reported = [...]struct {
 var throttleCounters = [...]struct {
 	field     uint32
 	attribute metadata.AttributeHwGpuThrottleReason
-	policy    nvmllib.Policy
+	policy    nvml.Policy
 	older     bool
 }{
-	{nvmllib.FieldThrottlePowerCap, metadata.AttributeHwGpuThrottleReasonSwPowerCap, nvmllib.PolicyPower, true},
-	{nvmllib.FieldThrottleSyncBoost, metadata.AttributeHwGpuThrottleReasonSyncBoost, nvmllib.PolicySyncBoost, true},
-	{nvmllib.FieldThrottleSwThermal, metadata.AttributeHwGpuThrottleReasonSwThermal, nvmllib.PolicyThermal, true},
-	{nvmllib.FieldThrottleHwThermal, metadata.AttributeHwGpuThrottleReasonHwThermal, 0, false},
-	{nvmllib.FieldThrottlePowerBrake, metadata.AttributeHwGpuThrottleReasonHwPowerBrake, 0, false},
+	{nvml.FieldThrottlePowerCap, metadata.AttributeHwGpuThrottleReasonSwPowerCap, nvml.PolicyPower, true},
+	{nvml.FieldThrottleSyncBoost, metadata.AttributeHwGpuThrottleReasonSyncBoost, nvml.PolicySyncBoost, true},
+	{nvml.FieldThrottleSwThermal, metadata.AttributeHwGpuThrottleReasonSwThermal, nvml.PolicyThermal, true},
+	{nvml.FieldThrottleHwThermal, metadata.AttributeHwGpuThrottleReasonHwThermal, 0, false},
+	{nvml.FieldThrottlePowerBrake, metadata.AttributeHwGpuThrottleReasonHwPowerBrake, 0, false},
 }
 
 func throttleFamilies() []family {
@@ -78,7 +78,7 @@ func throttleFamilies() []family {
 					mb.RecordHwGpuThrottleActiveDataPoint(ts, s.integer, metadata.AttributeHwGpuThrottleActiveReason(s.attribute), c.id, c.name)
 				},
 			}},
-			read: func(d nvmllib.Device, out *sheet) error {
+			read: func(d nvml.Device, out *sheet) error {
 				bits, err := d.ThrottleReasons()
 				if err != nil {
 					return err
@@ -100,24 +100,24 @@ func throttleFamilies() []family {
 
 // readThrottleTime prefers the field values (ns, R560 and newer for all five) and
 // asks the older function for what they do not have.
-func readThrottleTime(d nvmllib.Device, out *sheet) error {
+func readThrottleTime(d nvml.Device, out *sheet) error {
 	before := len(out.samples)
-	values, err := out.fieldValues(d, nvmllib.FieldThrottlePowerCap, nvmllib.FieldThrottleSyncBoost, nvmllib.FieldThrottleSwThermal,
-		nvmllib.FieldThrottleHwThermal, nvmllib.FieldThrottlePowerBrake)
+	values, err := out.fieldValues(d, nvml.FieldThrottlePowerCap, nvml.FieldThrottleSyncBoost, nvml.FieldThrottleSwThermal,
+		nvml.FieldThrottleHwThermal, nvml.FieldThrottlePowerBrake)
 	for i := range throttleCounters {
 		t := &throttleCounters[i]
 		var ns float64
 		fieldErr := err
 		if fieldErr == nil {
-			fieldErr = nvmllib.FieldError(&values[i])
-			ns = nvmllib.FieldNumber(&values[i])
+			fieldErr = nvml.FieldError(&values[i])
+			ns = nvml.FieldNumber(&values[i])
 		}
 		if fieldErr != nil && t.older {
 			var older uint64
 			older, fieldErr = d.ViolationTime(t.policy)
 			ns = float64(older)
 		}
-		if kind := nvmllib.KindOf(fieldErr); kind == nvmllib.Lost || kind == nvmllib.DriverGone {
+		if kind := nvml.KindOf(fieldErr); kind == nvml.Lost || kind == nvml.DriverGone {
 			return fieldErr
 		}
 		if fieldErr == nil && ns >= 0 && ns < 1<<62 {
@@ -125,7 +125,7 @@ func readThrottleTime(d nvmllib.Device, out *sheet) error {
 		}
 	}
 	if len(out.samples) == before && err == nil {
-		return nvmllib.ErrNotSupported("nvmlDeviceGetFieldValues")
+		return nvml.ErrNotSupported("nvmlDeviceGetFieldValues")
 	}
 	if len(out.samples) > before {
 		return nil

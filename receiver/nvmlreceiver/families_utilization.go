@@ -5,7 +5,7 @@ package nvmlreceiver
 import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 )
 
@@ -28,7 +28,7 @@ func utilizationFamilies() []family {
 					mb.RecordHwGpuMemoryBandwidthUtilizationDataPoint(ts, s.float, c.id, c.name)
 				},
 			}},
-			read: func(d nvmllib.Device, out *sheet) error {
+			read: func(d nvml.Device, out *sheet) error {
 				u, err := d.UtilizationRates()
 				if err != nil {
 					return err
@@ -39,18 +39,18 @@ func utilizationFamilies() []family {
 				return nil
 			},
 		},
-		engine("encoder", "nvmlDeviceGetEncoderUtilization", metadata.AttributeHwGpuTaskEncoder, nvmllib.Device.EncoderUtilization),
-		engine("decoder", "nvmlDeviceGetDecoderUtilization", metadata.AttributeHwGpuTaskDecoder, nvmllib.Device.DecoderUtilization),
-		engine("jpeg", "nvmlDeviceGetJpgUtilization", metadata.AttributeHwGpuTaskJpeg, nvmllib.Device.JpegUtilization),
-		engine("ofa", "nvmlDeviceGetOfaUtilization", metadata.AttributeHwGpuTaskOfa, nvmllib.Device.OfaUtilization),
+		engine("encoder", "nvmlDeviceGetEncoderUtilization", metadata.AttributeHwGpuTaskEncoder, nvml.Device.EncoderUtilization),
+		engine("decoder", "nvmlDeviceGetDecoderUtilization", metadata.AttributeHwGpuTaskDecoder, nvml.Device.DecoderUtilization),
+		engine("jpeg", "nvmlDeviceGetJpgUtilization", metadata.AttributeHwGpuTaskJpeg, nvml.Device.JpegUtilization),
+		engine("ofa", "nvmlDeviceGetOfaUtilization", metadata.AttributeHwGpuTaskOfa, nvml.Device.OfaUtilization),
 	}
 }
 
 // engine is the row of one of the engines beside the general one.
-func engine(name, needs string, task metadata.AttributeHwGpuTask, ask func(nvmllib.Device) (uint32, error)) family {
+func engine(name, needs string, task metadata.AttributeHwGpuTask, ask func(nvml.Device) (uint32, error)) family {
 	return family{
 		name: "utilization." + name, needs: needs, metrics: []metric{utilization},
-		read: func(d nvmllib.Device, out *sheet) error {
+		read: func(d nvml.Device, out *sheet) error {
 			u, err := ask(d)
 			if err == nil {
 				out.percent(0, int(task), u)

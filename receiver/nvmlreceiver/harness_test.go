@@ -15,10 +15,10 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/fakemachine"
-	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakemachine"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
-	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
 )
 
 var library *fakemachine.Library
@@ -27,7 +27,7 @@ var library *fakemachine.Library
 func setUpLibrary() { library = fakemachine.Setup(fakenvml.Current) }
 
 // fast makes the session look at the machine often, so that tests wait little.
-var fast = nvmllib.Timing{Rescan: 20 * time.Millisecond, Probe: 500 * time.Millisecond, Close: 500 * time.Millisecond}
+var fast = nvml.Timing{Rescan: 20 * time.Millisecond, Probe: 500 * time.Millisecond, Close: 500 * time.Millisecond}
 
 // rig is one collector that is asked for collections by hand.
 type rig struct {
@@ -36,7 +36,7 @@ type rig struct {
 	logs *observer.ObservedLogs
 }
 
-func newRig(t testing.TB, sessions *nvmllib.Sessions, change func(*Config)) *rig {
+func newRig(t testing.TB, sessions *nvml.Sessions, change func(*Config)) *rig {
 	t.Helper()
 	cfg := createDefaultConfig().(*Config)
 	cfg.LibraryPath = library.Path
@@ -52,7 +52,7 @@ func newRig(t testing.TB, sessions *nvmllib.Sessions, change func(*Config)) *rig
 	return startRig(t, settings, cfg, sessions, logs)
 }
 
-func startRig(t testing.TB, settings receiver.Settings, cfg *Config, sessions *nvmllib.Sessions, logs *observer.ObservedLogs) *rig {
+func startRig(t testing.TB, settings receiver.Settings, cfg *Config, sessions *nvml.Sessions, logs *observer.ObservedLogs) *rig {
 	t.Helper()
 	c := newCollector(settings, cfg, sessions)
 	require.NoError(t, c.start(context.Background(), componenttest.NewNopHost()))

@@ -6,12 +6,12 @@ import (
 	"slices"
 	"strconv"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 )
 
 // instance is one MIG device of a card. Only the card's worker touches it.
 type instance struct {
-	*nvmllib.MIGInstance
+	*nvml.MIGInstance
 	target
 	// names stand on its points. They are replaced, never changed: series hold them.
 	names  *names
@@ -23,7 +23,7 @@ type instance struct {
 
 // findInstances brings the card's MIG devices up to date. It is asked at every
 // collection: devices come and go while the card stays, and their handles with them.
-func (c *card) findInstances(device nvmllib.Device) error {
+func (c *card) findInstances(device nvml.Device) error {
 	for _, inst := range c.instances {
 		inst.seen = false
 	}
@@ -42,8 +42,8 @@ func (c *card) findInstances(device nvmllib.Device) error {
 	return err
 }
 
-func (c *card) enumerateInstances(device nvmllib.Device) error {
-	if c.names.MIG != nvmllib.MIGOn {
+func (c *card) enumerateInstances(device nvml.Device) error {
+	if c.names.MIG != nvml.MIGOn {
 		return nil
 	}
 	places, err := device.MIGCount()
@@ -53,21 +53,21 @@ func (c *card) enumerateInstances(device nvmllib.Device) error {
 	for i := range places {
 		d, err := device.MIGDevice(i)
 		switch {
-		case nvmllib.IsNotFound(err):
+		case nvml.IsNotFound(err):
 			continue
-		case nvmllib.IsInvalid(err), err != nil && nvmllib.KindOf(err) == nvmllib.NotSupported:
+		case nvml.IsInvalid(err), err != nil && nvml.KindOf(err) == nvml.NotSupported:
 			return nil // no more places, or MIG was switched off just now
 		case err != nil:
 			return err
 		}
 		uuid, err := d.UUID()
-		if nvmllib.IsNotFound(err) {
+		if nvml.IsNotFound(err) {
 			continue // gone between two calls
 		}
 		if err != nil {
 			return err
 		}
-		if err := c.take(d, uuid, i); err != nil && !nvmllib.IsNotFound(err) {
+		if err := c.take(d, uuid, i); err != nil && !nvml.IsNotFound(err) {
 			return err
 		}
 	}
@@ -75,10 +75,10 @@ func (c *card) enumerateInstances(device nvmllib.Device) error {
 }
 
 // take takes up one MIG device that is there.
-func (c *card) take(d nvmllib.Device, uuid string, index int) error {
+func (c *card) take(d nvml.Device, uuid string, index int) error {
 	at := slices.IndexFunc(c.instances, func(inst *instance) bool { return inst.UUID == uuid })
 	if at < 0 {
-		m, err := nvmllib.DescribeMIG(d, uuid, index)
+		m, err := nvml.DescribeMIG(d, uuid, index)
 		if err != nil {
 			return err
 		}
@@ -91,7 +91,7 @@ func (c *card) take(d nvmllib.Device, uuid string, index int) error {
 	if inst.names == nil || inst.names.name != name || inst.names.driver != c.names.driver || inst.names.cuda != c.names.cuda || inst.names.parent != c.names.id {
 		inst.names = &names{
 			id: uuid, name: name, driver: c.names.driver, cuda: c.names.cuda,
-			Identity: nvmllib.Identity{
+			Identity: nvml.Identity{
 				UUID: uuid, PCIBusID: c.names.PCIBusID, Model: c.names.Model, Architecture: c.names.Architecture,
 				VBIOS: c.names.VBIOS, BoardPart: c.names.BoardPart, Serial: c.names.Serial, NUMANode: c.names.NUMANode,
 			},

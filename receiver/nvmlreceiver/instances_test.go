@@ -9,8 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
-	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
 )
 
 func TestMIGDevicesAreDevicesOfTheirOwnWithTheirParent(t *testing.T) {
@@ -18,7 +18,7 @@ func TestMIGDevicesAreDevicesOfTheirOwnWithTheirParent(t *testing.T) {
 	require.NoError(t, err)
 	_, cards := library.Machine(t, "h100-mig")
 	cards[0].SetLoad(p)
-	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(1)
+	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	r.collectNow()
 	m := r.collectNow()
 	card, _ := point(m, "hw.gpu.info", map[string]string{"hw.name": "gpu0"})
@@ -52,7 +52,7 @@ func TestMIGDevicesAreDevicesOfTheirOwnWithTheirParent(t *testing.T) {
 
 func TestProfilingOfASharedGPUInstanceBelongsToNoneOfItsDevices(t *testing.T) {
 	library.Machine(t, "h200-mig") // its first two devices share a GPU instance
-	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(1)
+	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	r.collectNow()
 	m := r.collectNow()
 	for name, want := range map[string]bool{"gpu0/mig0": false, "gpu0/mig1": false, "gpu0/mig2": true} {
@@ -66,7 +66,7 @@ func TestMIGDeviceThatIsDestroyedEndsItsSeriesAndTheOthersStay(t *testing.T) {
 	one := fakenvml.MIGDevice{UUID: "MIG-1", Name: "NVIDIA H100 MIG 3g.40gb", GPUInstance: 1, MemoryTotal: 40 << 30}
 	two := fakenvml.MIGDevice{UUID: "MIG-2", Name: "NVIDIA H100 MIG 4g.40gb", GPUInstance: 2, MemoryTotal: 40 << 30}
 	cards[0].SetMIG(one, two)
-	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(1)
+	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	has := func(id string) func(pmetric.Metrics) bool {
 		return func(m pmetric.Metrics) bool {
 			p, ok := point(m, "hw.gpu.memory.usage", map[string]string{"hw.id": id})
@@ -104,7 +104,7 @@ func TestMIGDeviceThatIsDestroyedEndsItsSeriesAndTheOthersStay(t *testing.T) {
 
 func TestLostCardEndsItsMIGDevicesToo(t *testing.T) {
 	_, cards := library.Machine(t, "h100-mig")
-	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(1)
+	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	r.collectNow()
 	cards[0].SetLost(true)
 	m := r.collectNow()

@@ -8,8 +8,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
-	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
 )
 
 func TestEachNVLinkHasItsBytesErrorsAndState(t *testing.T) {
@@ -18,7 +18,7 @@ func TestEachNVLinkHasItsBytesErrorsAndState(t *testing.T) {
 		fakenvml.NVLink{Active: true, TxKiB: 1000, RxKiB: 2000, Errors: [5]int64{1, 2, 3, 4, 5}},
 		fakenvml.NVLink{Active: false, TxKiB: 5, RxKiB: 6},
 	)
-	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(1)
+	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	m := r.collectNow()
 	for _, want := range []struct {
 		metric string
@@ -45,7 +45,7 @@ func TestEachNVLinkHasItsBytesErrorsAndState(t *testing.T) {
 
 func TestCardWithoutNVLinkIsAskedOnce(t *testing.T) {
 	_, cards := library.Machine(t, "l40s")
-	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(1)
+	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	for range 3 {
 		r.collectNow()
 	}
@@ -58,7 +58,7 @@ func TestProfilingCountersAreSharesAndRatesBetweenTwoCollections(t *testing.T) {
 		cards[0].SetGPM(id, thousandths, fakenvml.Success)
 	}
 	cards[0].SetGPM(13, 0, fakenvml.NotSupported)
-	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(2)
+	r := newRig(t, nvml.NewSessions(fast), nil).ready(2)
 	_, ok := point(r.collectNow(), "hw.gpu.sm.active", nil)
 	assert.False(t, ok, "there is nothing between one collection and itself")
 	m := r.collectNow()
@@ -90,7 +90,7 @@ func TestProfilingCountersAreSharesAndRatesBetweenTwoCollections(t *testing.T) {
 func TestFanHasItsRevolutions(t *testing.T) {
 	_, cards := library.Machine(t, "rtx-4080-super")
 	cards[0].Set("fan_rpm", 1450)
-	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(1)
+	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	p, ok := point(r.collectNow(), "hw.fan.speed", map[string]string{"hw.name": "gpu0/fan0"})
 	require.True(t, ok)
 	assert.InDelta(t, 1450, number(p), 0)

@@ -18,8 +18,8 @@ import (
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.yaml.in/yaml/v3"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
-	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
 )
 
 // units are nvidia-smi's, in the receiver's.
@@ -154,7 +154,7 @@ func TestReadingsAreThoseOfNvidiaSmi(t *testing.T) {
 					cards[0].SetLoad(p)
 				}
 				cards[0].SetSamplingPeriods(time.Microsecond, 0)
-				m := newRig(t, nvmllib.NewSessions(fast), nil).ready(1).collectNow()
+				m := newRig(t, nvml.NewSessions(fast), nil).ready(1).collectNow()
 				require.Greater(t, len(readings[state]), 50)
 				for key, text := range readings[state] {
 					compareReading(t, m, key, text)
@@ -173,7 +173,7 @@ func TestWhatEachCardSupportsIsListed(t *testing.T) {
 		require.NoError(t, err)
 		_, cards := library.Machine(t, name)
 		cards[0].SetLoad(p)
-		r := newRig(t, nvmllib.NewSessions(fast), nil).ready(1)
+		r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 		r.collectNow()
 		m := r.until("what takes time is there", func(m pmetric.Metrics) bool {
 			_, sampled := point(m, "hw.gpu.utilization.mean", nil)

@@ -15,9 +15,9 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/fakekubelet"
-	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
-	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakekubelet"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
 )
 
 // program starts a real process that does nothing, and returns its number.
@@ -41,7 +41,7 @@ func TestRealProcessesHaveTheirMemoryShareAndExecutable(t *testing.T) {
 		fakenvml.Process{PID: screen, Memory: 100 << 20, Graphics: true}, // it also draws
 		fakenvml.Process{PID: 1<<22 + 7, Memory: fakenvml.NotAvailable, SM: 101},
 	)
-	r := newRig(t, nvmllib.NewSessions(fast), func(c *Config) { c.Processes.ProcPath = "/proc" }).ready(1)
+	r := newRig(t, nvml.NewSessions(fast), func(c *Config) { c.Processes.ProcPath = "/proc" }).ready(1)
 	r.collectNow()
 	m := r.collectNow()
 	exe, err := filepath.EvalSymlinks(fmt.Sprintf("/proc/%d/exe", worker))
@@ -75,7 +75,7 @@ func TestProcessThatEndsEndsItsSeriesOnce(t *testing.T) {
 	_, cards := library.Machine(t, "l40s")
 	one, two := fakenvml.Process{PID: 101, Memory: 1 << 30}, fakenvml.Process{PID: 102, Memory: 2 << 30}
 	cards[0].SetProcesses(one, two)
-	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(1)
+	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	r.collectNow()
 	cards[0].SetProcesses(one)
 	m := r.collectNow()
@@ -98,7 +98,7 @@ func TestProcessesBeyondTheLimitAreCountedAndTheLargestKept(t *testing.T) {
 		all = append(all, fakenvml.Process{PID: 100 + i, Memory: int64(i+1) << 20})
 	}
 	cards[0].SetProcesses(all...)
-	r := newRig(t, nvmllib.NewSessions(fast), func(c *Config) { c.Processes.Limit = 5 }).ready(1)
+	r := newRig(t, nvml.NewSessions(fast), func(c *Config) { c.Processes.Limit = 5 }).ready(1)
 	m := r.collectNow()
 	for i := range 20 {
 		_, ok := point(m, "hw.gpu.process.memory.usage", map[string]string{"process.pid": strconv.Itoa(100 + i)})
@@ -110,7 +110,7 @@ func TestCardThatTellsNoSharesStillTellsMemory(t *testing.T) {
 	_, cards := library.Machine(t, "l40s")
 	cards[0].SetReturn("nvmlDeviceGetProcessUtilization", fakenvml.NotSupported)
 	cards[0].SetProcesses(fakenvml.Process{PID: 101, Memory: 1 << 30, SM: 10})
-	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(1)
+	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	for range 3 {
 		m := r.collectNow()
 		_, ok := point(m, "hw.gpu.process.memory.usage", nil)
@@ -153,7 +153,7 @@ func TestPodsOfASharedCardGetTheirOwnFigures(t *testing.T) {
 	)
 	cards[1].SetProcesses(fakenvml.Process{PID: 203, Memory: 1 << 30, MIG: true, GPUInstance: 2})
 	kubelet := fakekubelet.New(t).Start(t)
-	r := newRig(t, nvmllib.NewSessions(fast), func(c *Config) {
+	r := newRig(t, nvml.NewSessions(fast), func(c *Config) {
 		c.Processes = ProcessesConfig{Limit: 64, ProcPath: proc, LogPath: logs, PodResources: kubelet.Socket, PodResourcesInterval: time.Second}
 	}).ready(2)
 	first := r.collectNow()

@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 )
 
@@ -22,12 +22,12 @@ const (
 
 // sampled are the parts of a card whose samples the driver keeps.
 var sampled = [...]struct {
-	engine    nvmllib.SampledEngine
+	engine    nvml.SampledEngine
 	attribute metadata.AttributeHwGpuSampledTask
 }{
-	{nvmllib.SampledGeneral, metadata.AttributeHwGpuSampledTaskGeneral},
-	{nvmllib.SampledEncoder, metadata.AttributeHwGpuSampledTaskEncoder},
-	{nvmllib.SampledDecoder, metadata.AttributeHwGpuSampledTaskDecoder},
+	{nvml.SampledGeneral, metadata.AttributeHwGpuSampledTaskGeneral},
+	{nvml.SampledEncoder, metadata.AttributeHwGpuSampledTaskEncoder},
+	{nvml.SampledDecoder, metadata.AttributeHwGpuSampledTaskDecoder},
 }
 
 // window is what the sampler saw of one card since its last collection. Only the
@@ -37,7 +37,7 @@ type window struct {
 	memorySeen bool
 	engines    [len(sampled)]engineWindow
 	emptied    time.Time // when the driver's buffers were last read
-	scratch    []nvmllib.UtilizationSample
+	scratch    []nvml.UtilizationSample
 	energy     energyWindow
 	pcie       pcieWindow
 }
@@ -68,7 +68,7 @@ func (e *engineWindow) add(at uint64, percent float64) {
 
 // take looks at the card once; it runs on the card's worker. The buffers are
 // emptied only every bufferInterval, or if asked to.
-func (w *window) take(d nvmllib.Device, now time.Time, empty bool) {
+func (w *window) take(d nvml.Device, now time.Time, empty bool) {
 	w.takeMemory(d)
 	if w.energy.integrated {
 		_ = w.energy.take(d, now) // the next collection tells the error
@@ -92,7 +92,7 @@ func (w *window) take(d nvmllib.Device, now time.Time, empty bool) {
 	}
 }
 
-func (w *window) takeMemory(d nvmllib.Device) {
+func (w *window) takeMemory(d nvml.Device) {
 	if m, _, err := memoryInfo(d); err == nil && m.Used <= m.Total && m.Total < 1<<50 {
 		w.memoryMax = max(w.memoryMax, m.Used)
 		w.memorySeen = true
@@ -110,7 +110,7 @@ func (w *window) anew() {
 }
 
 // drain takes the driver's samples since the last ones.
-func (w *window) drain(d nvmllib.Device, i int, now time.Time) {
+func (w *window) drain(d nvml.Device, i int, now time.Time) {
 	e := &w.engines[i]
 	since := e.last
 	if since > uint64(now.Add(longestPeriod).UnixMicro()) {
@@ -121,10 +121,10 @@ func (w *window) drain(d nvmllib.Device, i int, now time.Time) {
 	}
 	var err error
 	w.scratch, err = d.UtilizationSamples(sampled[i].engine, since, w.scratch[:0])
-	switch nvmllib.KindOf(err) {
-	case nvmllib.NotSupported, nvmllib.Missing:
+	switch nvml.KindOf(err) {
+	case nvml.NotSupported, nvml.Missing:
 		// The general utilisation can be polled; the engines' is in hw.gpu.utilization.
-		e.polled, e.off = sampled[i].engine == nvmllib.SampledGeneral, sampled[i].engine != nvmllib.SampledGeneral
+		e.polled, e.off = sampled[i].engine == nvml.SampledGeneral, sampled[i].engine != nvml.SampledGeneral
 		return
 	}
 	if err != nil {
@@ -135,10 +135,10 @@ func (w *window) drain(d nvmllib.Device, i int, now time.Time) {
 	}
 }
 
-func (w *window) poll(d nvmllib.Device, e *engineWindow, now time.Time) {
+func (w *window) poll(d nvml.Device, e *engineWindow, now time.Time) {
 	u, err := d.UtilizationRates()
 	switch {
-	case nvmllib.KindOf(err) == nvmllib.NotSupported && err != nil:
+	case nvml.KindOf(err) == nvml.NotSupported && err != nil:
 		e.polled, e.off = false, true // a card with MIG on
 	case err == nil && u.Gpu <= 100:
 		e.add(uint64(now.UnixMicro()), float64(u.Gpu))

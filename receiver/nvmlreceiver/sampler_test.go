@@ -14,9 +14,9 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/figure"
-	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
-	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/figure"
 )
 
 // waitUntil lets wall-clock time pass: what is measured here are averages of
@@ -30,7 +30,7 @@ func waitUntil(t *testing.T, at time.Time) {
 
 func TestPeakBetweenTwoCollectionsIsSeen(t *testing.T) {
 	_, cards := library.Machine(t, "l40s")
-	r := newRig(t, nvmllib.NewSessions(fast), func(c *Config) { c.SamplingInterval = 10 * time.Millisecond }).ready(1)
+	r := newRig(t, nvml.NewSessions(fast), func(c *Config) { c.SamplingInterval = 10 * time.Millisecond }).ready(1)
 	r.collectNow()
 	calls := cards[0].Calls("nvmlDeviceGetMemoryInfo_v2")
 	cards[0].Set("memory_used", 40000*mib)
@@ -57,7 +57,7 @@ func TestActiveTimeIsTheIntegralOfTheDriversSamples(t *testing.T) {
 			if !buffers {
 				cards[0].SetReturn("nvmlDeviceGetSamples", fakenvml.NotSupported)
 			}
-			r := newRig(t, nvmllib.NewSessions(fast), func(c *Config) { c.SamplingInterval = 10 * time.Millisecond }).ready(1)
+			r := newRig(t, nvml.NewSessions(fast), func(c *Config) { c.SamplingInterval = 10 * time.Millisecond }).ready(1)
 			general := map[string]string{"hw.gpu.task": "general"}
 			r.until("samples are there", func(m pmetric.Metrics) bool { _, ok := point(m, "hw.gpu.active.time", general); return ok })
 			p, _ := point(r.collectNow(), "hw.gpu.active.time", general)
@@ -83,7 +83,7 @@ func TestActiveTimeIsTheIntegralOfTheDriversSamples(t *testing.T) {
 
 func TestSamplerIsOffAtZeroAndRefusesTooShort(t *testing.T) {
 	_, cards := library.Machine(t, "l40s")
-	r := newRig(t, nvmllib.NewSessions(fast), func(c *Config) { c.SamplingInterval = 0 }).ready(1)
+	r := newRig(t, nvml.NewSessions(fast), func(c *Config) { c.SamplingInterval = 0 }).ready(1)
 	m := r.collectNow()
 	for _, name := range []string{"hw.gpu.memory.usage.max", "hw.gpu.utilization.max", "hw.gpu.active.time"} {
 		_, ok := point(m, name, nil)
@@ -97,7 +97,7 @@ func TestSamplerIsOffAtZeroAndRefusesTooShort(t *testing.T) {
 
 func TestSamplerLeavesALateCardAlone(t *testing.T) {
 	_, cards := library.Machine(t, "l40s", "l40s")
-	r := newRig(t, nvmllib.NewSessions(fast), func(c *Config) {
+	r := newRig(t, nvml.NewSessions(fast), func(c *Config) {
 		c.SamplingInterval, c.CardTimeout = 10*time.Millisecond, 50*time.Millisecond
 	}).ready(2)
 	r.collectNow()
@@ -141,7 +141,7 @@ func TestPeakFigures(t *testing.T) {
 		c.SetSamplingPeriods(166*time.Millisecond, time.Second)
 		c.Step("gpu", 0)
 	}
-	r := newRig(t, nvmllib.NewSessions(nvmllib.Timing{}), func(c *Config) {
+	r := newRig(t, nvml.NewSessions(nvml.Timing{}), func(c *Config) {
 		c.Metrics.HwGpuXidErrors.Enabled = false // the test library has to poll for events
 	}).ready(8)
 	general := map[string]string{"hw.gpu.task": "general", "hw.name": "gpu0"}

@@ -11,7 +11,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	otelmetric "go.opentelemetry.io/otel/metric"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 )
 
@@ -76,7 +76,7 @@ func (t *telemetry) missed(c *card) {
 
 // failed counts a failed call.
 func (t *telemetry) failed(err error) {
-	var e *nvmllib.Error
+	var e *nvml.Error
 	if errors.As(err, &e) {
 		t.builder.ReceiverNvmlCallErrors.Add(context.Background(), 1, otelmetric.WithAttributes(
 			attribute.String("nvml.code", e.Code()), attribute.String("nvml.function", e.Function)))
@@ -84,9 +84,9 @@ func (t *telemetry) failed(err error) {
 }
 
 // session records how the driver stands.
-func (t *telemetry) session(s *nvmllib.Snapshot) {
+func (t *telemetry) session(s *nvml.Snapshot) {
 	up := int64(0)
-	if s.State == nvmllib.Ready {
+	if s.State == nvml.Ready {
 		up = 1
 	}
 	present := int64(0)

@@ -9,7 +9,7 @@ import (
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/xid"
 )
@@ -33,20 +33,20 @@ type xidCounts struct {
 	critical []string
 
 	mu     sync.Mutex
-	byCard map[*nvmllib.Card]map[string]int64
+	byCard map[*nvml.Card]map[string]int64
 }
 
-func newXIDCounts(session *nvmllib.Session) (*xidCounts, error) {
+func newXIDCounts(session *nvml.Session) (*xidCounts, error) {
 	catalogue, err := xid.Load()
 	if err != nil {
 		return nil, err
 	}
-	x := &xidCounts{critical: catalogue.Critical(), byCard: map[*nvmllib.Card]map[string]int64{}}
+	x := &xidCounts{critical: catalogue.Critical(), byCard: map[*nvml.Card]map[string]int64{}}
 	x.cancel = session.SubscribeXIDs(x.count)
 	return x, nil
 }
 
-func (x *xidCounts) count(e nvmllib.XIDEvent) {
+func (x *xidCounts) count(e nvml.XIDEvent) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	counts := x.of(e.Card)
@@ -58,7 +58,7 @@ func (x *xidCounts) count(e nvmllib.XIDEvent) {
 }
 
 // of is a card's counts; the critical ones are born at 0.
-func (x *xidCounts) of(card *nvmllib.Card) map[string]int64 {
+func (x *xidCounts) of(card *nvml.Card) map[string]int64 {
 	counts, ok := x.byCard[card]
 	if !ok {
 		counts = make(map[string]int64, len(x.critical))
@@ -72,7 +72,7 @@ func (x *xidCounts) of(card *nvmllib.Card) map[string]int64 {
 
 // appendTo adds a card's counters to its samples, in a fixed order. They stay
 // while the card is lost: the XID says why it is.
-func (x *xidCounts) appendTo(samples []sample, card *nvmllib.Card) []sample {
+func (x *xidCounts) appendTo(samples []sample, card *nvml.Card) []sample {
 	if x == nil {
 		return samples
 	}

@@ -16,13 +16,13 @@ import (
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/receiver/receivertest"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/nvmllib"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
-	"github.com/otelcol-gpu/otelcol-gpu/testdata/fakenvml"
 )
 
 // settled waits until the cards' event registrations have been made.
-func settled(t *testing.T, session *nvmllib.Session, cards ...*fakenvml.Card) {
+func settled(t *testing.T, session *nvml.Session, cards ...*fakenvml.Card) {
 	t.Helper()
 	for _, c := range cards {
 		require.Eventually(t, func() bool { return c.Calls("nvmlDeviceRegisterEvents") > 0 }, 10*time.Second, 5*time.Millisecond)
@@ -36,7 +36,7 @@ func settled(t *testing.T, session *nvmllib.Session, cards ...*fakenvml.Card) {
 
 func TestXIDsAreCountedByNumberAndTheCriticalOnesStartAtZero(t *testing.T) {
 	machine, cards := library.Machine(t, "h100", "l40s")
-	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(2)
+	r := newRig(t, nvml.NewSessions(fast), nil).ready(2)
 	settled(t, r.session, cards...)
 	p, ok := point(r.collectNow(), "hw.gpu.xid.errors", map[string]string{"hw.gpu.xid": "79", "hw.name": "gpu1"})
 	require.True(t, ok)
@@ -63,10 +63,10 @@ func TestXIDsAreCountedByNumberAndTheCriticalOnesStartAtZero(t *testing.T) {
 
 func TestMoreXIDsThanTheBoundCountAsOther(t *testing.T) {
 	library.Machine(t, "h100")
-	r := newRig(t, nvmllib.NewSessions(fast), nil).ready(1)
+	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	card := r.session.Snapshot().Cards[0]
 	for i := range uint64(mostXIDs + 50) {
-		r.xids.count(nvmllib.XIDEvent{Card: card, XID: 10000 + i})
+		r.xids.count(nvml.XIDEvent{Card: card, XID: 10000 + i})
 	}
 	p, ok := point(r.collectNow(), "hw.gpu.xid.errors", map[string]string{"hw.gpu.xid": otherXIDs})
 	require.True(t, ok)
@@ -81,10 +81,10 @@ func eventRig(t *testing.T, window time.Duration, change func(*Config)) (*eventL
 	if change != nil {
 		change(cfg)
 	}
-	return eventRigOf(t, window, cfg, nvmllib.NewSessions(fast))
+	return eventRigOf(t, window, cfg, nvml.NewSessions(fast))
 }
 
-func eventRigOf(t *testing.T, window time.Duration, cfg *Config, sessions *nvmllib.Sessions) (*eventLog, *consumertest.LogsSink) {
+func eventRigOf(t *testing.T, window time.Duration, cfg *Config, sessions *nvml.Sessions) (*eventLog, *consumertest.LogsSink) {
 	t.Helper()
 	sink := new(consumertest.LogsSink)
 	l, err := newEventLog(receivertest.NewNopSettings(metadata.Type), cfg, sink, sessions)
@@ -160,7 +160,7 @@ func TestEndRecordsWhatWasOnlyCounted(t *testing.T) {
 
 func TestEachChangeOfACardsStateBecomesOneRecord(t *testing.T) {
 	_, cards := library.Machine(t, "l40s", "h100")
-	sessions := nvmllib.NewSessions(fast)
+	sessions := nvml.NewSessions(fast)
 	cfg := createDefaultConfig().(*Config)
 	cfg.LibraryPath = library.Path
 	_, sink := eventRigOf(t, time.Hour, cfg, sessions)

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyreplay"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/comfyreplay"
 )
 
 func TestMessagesOfOlderAndOddServersAreRead(t *testing.T) {

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	podresources "k8s.io/kubelet/pkg/apis/podresources/v1"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/fakekubelet"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakekubelet"
 )
 
 func TestDeviceIDsOfEachPlugin(t *testing.T) {

@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/fakekubelet"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakekubelet"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -1,0 +1,92 @@
+//go:build linux && cgo
+
+package main
+
+import (
+	"context"
+	"errors"
+	"reflect"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
+)
+
+// timing is how long one call takes, in microseconds over some calls.
+type timing struct {
+	Call     string  `json:"call"`
+	MedianUS float64 `json:"median_us"`
+	MaxUS    float64 `json:"max_us"`
+	Error    string  `json:"error,omitempty"`
+}
+
+const callsEach = 20
+
+// timeCalls makes every call of the session package on every card.
+func (r *report) timeCalls(library string) error {
+	sessions := nvml.NewSessions(nvml.Timing{})
+	session, err := sessions.Acquire(library, zap.NewNop())
+	if err != nil {
+		return err
+	}
+	defer sessions.Release(context.Background())
+	select {
+	case <-session.Looked():
+	case <-time.After(20 * time.Second):
+		return errors.New("the driver does not answer")
+	}
+	for _, c := range session.Snapshot().Cards {
+		i := c.Identity().Index
+		if i >= len(r.Cards) {
+			continue
+		}
+		done := make(chan []timing, 1)
+		c.Submit(func() { done <- timeDevice(c.Device()) })
+		select {
+		case r.Cards[i].Calls = <-done:
+		case <-time.After(2 * time.Minute):
+			return errors.New("a call hangs in the driver")
+		}
+	}
+	return nil
+}
+
+func timeDevice(d nvml.Device) []timing {
+	var all []timing
+	v := reflect.ValueOf(d)
+	for i := range v.NumMethod() {
+		method := v.Method(i)
+		arguments := make([]reflect.Value, method.Type().NumIn())
+		for j := range arguments {
+			arguments[j] = reflect.Zero(method.Type().In(j))
+			if method.Type().In(j) == reflect.TypeFor[[]nvml.FieldValue]() {
+				arguments[j] = reflect.ValueOf([]nvml.FieldValue{
+					{FieldId: nvml.FieldPowerInstant}, {FieldId: nvml.FieldPowerAverage}, {FieldId: nvml.FieldMemoryTemperature},
+				})
+			}
+		}
+		if v.Type().Method(i).Name == "Has" {
+			continue
+		}
+		t := timing{Call: v.Type().Method(i).Name}
+		times := make([]float64, 0, callsEach)
+		for range callsEach {
+			begin := time.Now()
+			results := method.Call(arguments)
+			times = append(times, float64(time.Since(begin).Nanoseconds())/1000)
+			if gpm, ok := results[0].Interface().(*nvml.GPM); ok && gpm != nil {
+				gpm.Free()
+			}
+			if err, _ := results[len(results)-1].Interface().(error); err != nil {
+				t.Error = err.Error()
+			}
+		}
+		slices.Sort(times)
+		t.MedianUS, t.MaxUS = times[len(times)/2], times[len(times)-1]
+		all = append(all, t)
+	}
+	slices.SortFunc(all, func(a, b timing) int { return int(b.MedianUS - a.MedianUS) })
+	return all
+}

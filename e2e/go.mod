@@ -1,0 +1,36 @@
+module github.com/otelcol-gpu/otelcol-gpu/e2e
+
+go 1.26.0
+
+require (
+	github.com/coder/websocket v1.8.15
+	github.com/klauspost/compress v1.20.3
+	github.com/stretchr/testify v1.12.1
+	go.opentelemetry.io/collector/pdata v1.67.0
+	go.uber.org/goleak v1.3.0
+	go.yaml.in/yaml/v3 v3.0.6
+)
+
+require (
+	golang.org/x/sys v0.49.0 // indirect
+	google.golang.org/grpc v1.83.2 // indirect
+)
+
+require (
+	github.com/hashicorp/go-version v1.9.0 // indirect
+	github.com/json-iterator/go v1.1.12 // indirect
+	github.com/modern-go/concurrent v0.0.0-20180306012644-bacd9c7ef1dd // indirect
+	github.com/modern-go/reflect2 v1.0.3-0.20250322232337-35a7c28c31ee // indirect
+	github.com/otelcol-gpu/otelcol-gpu v0.0.0
+	github.com/otelcol-gpu/otelcol-gpu/lab v0.0.0
+	go.opentelemetry.io/collector/featuregate v1.67.0 // indirect
+	go.uber.org/multierr v1.11.0 // indirect
+	golang.org/x/net v0.58.0 // indirect
+	golang.org/x/text v0.41.0 // indirect
+	google.golang.org/genproto/googleapis/rpc v0.0.0-20260526163538-3dc84a4a5aaa // indirect
+	google.golang.org/protobuf v1.36.12 // indirect
+)
+
+replace github.com/otelcol-gpu/otelcol-gpu => ../
+
+replace github.com/otelcol-gpu/otelcol-gpu/lab => ../lab

@@ -1,0 +1,155 @@
+//go:build linux && cgo
+
+package nvml
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/gpuname"
+)
+
+// Identity describes a card. It changes only when the card comes back.
+type Identity struct {
+	// UUID is nvmlDeviceGetUUID, or the PCI address where that cannot be read.
+	UUID string
+	// Index is NVML's; it changes when other cards come and go.
+	Index                                                   int
+	PCIBusID, Model, Architecture, Serial, BoardPart, VBIOS string
+	// NUMANode is the host's, from sysfs; empty where unknown.
+	NUMANode string
+	// MIG is [MIGOn] or [MIGOff], empty where the card cannot be divided.
+	MIG string
+	// Minor is the number in /dev/nvidia0; -1 where unknown.
+	Minor int
+}
+
+// The values of Identity.MIG.
+const (
+	MIGOn  = "enabled"
+	MIGOff = "disabled"
+)
+
+// Card is one card that the session has seen, present or lost. Its methods may
+// be called from any goroutine.
+type Card struct {
+	mu       sync.Mutex
+	identity Identity
+	device   Device
+	worker   *worker
+	// err says why the card is not there; nil while it is present.
+	err error
+	// generation counts how often the card was found anew, after it was lost or
+	// the driver was reloaded: what was learnt about it before may not hold.
+	generation int
+}
+
+// Identity is the card's description as of its last enumeration.
+func (c *Card) Identity() Identity {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.identity
+}
+
+// Err says why the card cannot be asked: nil while it is present.
+func (c *Card) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+// Generation changes when the card was found anew.
+func (c *Card) Generation() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.generation
+}
+
+// Submit queues a job for the card's worker and returns at once; false says that
+// the card's queue is full. The job runs when the jobs before it have ended,
+// which may be never if one hangs: do not wait for it without a deadline.
+func (c *Card) Submit(job func()) bool {
+	for before := (*worker)(nil); ; {
+		c.mu.Lock()
+		w := c.worker
+		c.mu.Unlock()
+		if w == before {
+			return false
+		}
+		if w.submit(job) {
+			return true
+		}
+		before = w // it may have been replaced meanwhile
+	}
+}
+
+// Device is the card's present handle, for use inside a job.
+func (c *Card) Device() Device {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.device
+}
+
+func (c *Card) lose(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.err = err
+}
+
+// describe reads what does not change while a card is present. Only the UUID or
+// the PCI address must be readable; what a card does not have stays empty.
+func describe(d Device, index int) (Identity, error) {
+	id := Identity{Index: index}
+	pci, pciErr := d.PCIBusID()
+	id.PCIBusID = pci
+	uuid, err := d.UUID()
+	switch {
+	case err == nil:
+		id.UUID = uuid
+	case pciErr == nil && KindOf(err) != Lost && KindOf(err) != DriverGone:
+		id.UUID = pci
+	default:
+		return id, err
+	}
+	id.Model, _ = d.Name()
+	id.Architecture, _ = d.Architecture()
+	id.Serial, _ = d.Serial()
+	id.BoardPart, _ = d.BoardPartNumber()
+	id.VBIOS, _ = d.VbiosVersion()
+	if id.Minor, err = d.MinorNumber(); err != nil {
+		id.Minor = -1
+	}
+	id.readMIG(d)
+	id.NUMANode = numaNode("/sys/bus/pci/devices", pci)
+	return id, nil
+}
+
+// readMIG takes the MIG mode up; what cannot be read stays as it was.
+func (id *Identity) readMIG(d Device) {
+	on, err := d.MIGEnabled()
+	switch {
+	case err != nil:
+	case on:
+		id.MIG = MIGOn
+	default:
+		id.MIG = MIGOff
+	}
+}
+
+// numaNode asks sysfs.
+func numaNode(devices, pci string) string {
+	if !gpuname.IsPCI(pci) {
+		return ""
+	}
+	raw, err := os.ReadFile(filepath.Join(devices, gpuname.PCI(pci), "numa_node"))
+	if err != nil {
+		return ""
+	}
+	node := strings.TrimSpace(string(raw))
+	if node == "-1" { // the firmware says nothing
+		return ""
+	}
+	return node
+}

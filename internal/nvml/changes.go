@@ -1,0 +1,85 @@
+//go:build linux && cgo
+
+package nvml
+
+import "time"
+
+// Change is a change of one card's state, as a receiver that reads the card saw it.
+type Change struct {
+	Card *Card
+	// Name is what changed: a condition (healthy, unresponsive, lost), or a reason
+	// for which clocks are held down.
+	Name string
+	// Throttling tells the two apart; Begins is false where it ends.
+	Throttling, Begins bool
+	// Reason says why, where that is known.
+	Reason error
+	Time   time.Time
+}
+
+// cardState is what was last reported of a card.
+type cardState struct {
+	condition  string
+	throttling map[string]bool
+}
+
+// SubscribeChanges has a function called for every change of a card's state,
+// once, however many receivers report it. It must not block.
+func (s *Session) SubscribeChanges(f func(Change)) (cancel func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	id := s.nextSubscriber
+	s.nextSubscriber++
+	if s.changeSubscribers == nil {
+		s.changeSubscribers = map[int]func(Change){}
+	}
+	s.changeSubscribers[id] = f
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.changeSubscribers, id)
+	}
+}
+
+// ReportCondition notes a card's condition. The first one that is healthy is no change.
+func (s *Session) ReportCondition(card *Card, condition string, healthy bool, reason error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	state := s.stateOf(card)
+	before := state.condition
+	state.condition = condition
+	if before == condition || before == "" && healthy {
+		return
+	}
+	s.notify(Change{Card: card, Name: condition, Begins: true, Reason: reason, Time: time.Now()})
+}
+
+// ReportThrottling notes whether a reason holds a card's clocks down.
+func (s *Session) ReportThrottling(card *Card, reason string, active bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	state := s.stateOf(card)
+	if state.throttling[reason] == active {
+		return
+	}
+	state.throttling[reason] = active
+	s.notify(Change{Card: card, Name: reason, Throttling: true, Begins: active, Time: time.Now()})
+}
+
+func (s *Session) stateOf(card *Card) *cardState {
+	if s.cardStates == nil {
+		s.cardStates = map[*Card]*cardState{}
+	}
+	state, ok := s.cardStates[card]
+	if !ok {
+		state = &cardState{throttling: map[string]bool{}}
+		s.cardStates[card] = state
+	}
+	return state
+}
+
+func (s *Session) notify(c Change) {
+	for _, f := range s.changeSubscribers {
+		f(c)
+	}
+}

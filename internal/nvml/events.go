@@ -1,0 +1,300 @@
+//go:build linux && cgo
+
+package nvml
+
+import (
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	gonvml "github.com/NVIDIA/go-nvml/pkg/nvml"
+	"go.uber.org/zap"
+)
+
+// XIDEvent is an error that the driver reported for a card.
+type XIDEvent struct {
+	Card *Card
+	// XID is the driver's number of the error.
+	XID  uint64
+	Time time.Time
+	// GPUInstance and ComputeInstance tell the MIG device, if InMIG.
+	GPUInstance, ComputeInstance uint32
+	InMIG                        bool
+}
+
+// EventKind is what an event other than an XID tells (nvmlEventType in nvml.h).
+type EventKind string
+
+// driverEvents are the events that are registered for besides XIDs, where a card
+// supports them. Changes of the performance state are left out: they come with
+// every load, and hw.gpu.performance_state tells them.
+var driverEvents = [...]struct {
+	bit  uint64
+	kind EventKind
+}{
+	{gonvml.EventTypeSingleBitEccError, "ecc_single_bit"},
+	{gonvml.EventTypeDoubleBitEccError, "ecc_double_bit"},
+	{gonvml.EventTypeClock, "clock_change"},
+	{gonvml.EventTypePowerSourceChange, "power_source_change"},
+	{gonvml.EventTypeSingleBitEccErrorStorm, "ecc_single_bit_storm"},
+	{gonvml.EventTypeDramRetirementEvent, "dram_retirement"},
+	{gonvml.EventTypeDramRetirementFailure, "dram_retirement_failure"},
+	{gonvml.EventTypeNonFatalPoisonError, "poison_nonfatal"},
+	{gonvml.EventTypeFatalPoisonError, "poison_fatal"},
+	{gonvml.EventTypeGpuUnavailableError, "gpu_unavailable"},
+	{gonvml.EventTypeGpuRecoveryAction, "recovery_action"},
+}
+
+// DriverEvent is an event of a card other than an XID.
+type DriverEvent struct {
+	Card *Card
+	Kind EventKind
+	Time time.Time
+}
+
+// SubscribeEvents has a function called for every event other than an XID, under
+// the rules of [Session.SubscribeXIDs].
+func (s *Session) SubscribeEvents(f func(DriverEvent)) (cancel func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	id := s.nextSubscriber
+	s.nextSubscriber++
+	if s.eventSubscribers == nil {
+		s.eventSubscribers = map[int]func(DriverEvent){}
+	}
+	s.eventSubscribers[id] = f
+	s.Poke()
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.eventSubscribers, id)
+	}
+}
+
+// waitSlice is how long one call waits for an event: the end of the watch is
+// noticed between two.
+const waitSlice = 200 * time.Millisecond
+
+// SubscribeXIDs has a function called for every XID of every card from now on,
+// from one goroutine of the session; it must not block. The returned function
+// ends that.
+func (s *Session) SubscribeXIDs(f func(XIDEvent)) (cancel func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	id := s.nextSubscriber
+	s.nextSubscriber++
+	if s.subscribers == nil {
+		s.subscribers = map[int]func(XIDEvent){}
+	}
+	s.subscribers[id] = f
+	s.Poke() // the watch begins with the first subscriber
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.subscribers, id)
+	}
+}
+
+// watch waits for events in a goroutine of its own. It belongs to one
+// initialisation: a reloaded driver gets a new one.
+type watch struct {
+	set   gonvml.EventSet
+	stop  chan struct{}
+	ended chan struct{}
+
+	mu         sync.Mutex
+	registered map[*Card]int // by the card's generation
+}
+
+// watchEvents starts the watch if somebody listens, and registers cards that
+// are new to it. Cards that refuse are left out and said once.
+func (s *Session) watchEvents() {
+	s.mu.Lock()
+	listened := len(s.subscribers)+len(s.eventSubscribers) > 0
+	cards := slices.Clone(s.snapshot.Cards)
+	s.mu.Unlock()
+	if !listened {
+		return
+	}
+	if s.watch == nil && !s.startWatch() {
+		s.openKernelLog(true)
+		return
+	}
+	s.openKernelLog(s.needKernelLog.Load())
+	for _, c := range cards {
+		if c.Err() == nil {
+			s.register(s.watch, c)
+		}
+	}
+}
+
+func (s *Session) startWatch() bool {
+	for _, function := range []string{"nvmlEventSetCreate", "nvmlDeviceRegisterEvents", "nvmlEventSetWait_v2|nvmlEventSetWait", "nvmlEventSetFree"} {
+		if !s.lib.Has(function) {
+			s.sayOnce("XIDs cannot be watched", missing(function))
+			return false
+		}
+	}
+	set, code := s.lib.api.EventSetCreate()
+	if err := result("nvmlEventSetCreate", code); err != nil {
+		s.sayOnce("XIDs cannot be watched", err)
+		return false
+	}
+	s.watch = &watch{set: set, stop: make(chan struct{}), ended: make(chan struct{}), registered: map[*Card]int{}}
+	go s.wait(s.watch)
+	return true
+}
+
+// register asks the card's worker to register the card: the call can hang.
+func (s *Session) register(w *watch, c *Card) {
+	generation := c.Generation()
+	w.mu.Lock()
+	known, ok := w.registered[c]
+	w.registered[c] = generation
+	w.mu.Unlock()
+	if ok && known == generation {
+		return
+	}
+	c.Submit(func() {
+		d := c.Device()
+		types, _ := get(d, "nvmlDeviceGetSupportedEventTypes", gonvml.Device.GetSupportedEventTypes)
+		err := result("nvmlDeviceRegisterEvents", d.handle.RegisterEvents(gonvml.EventTypeXidCriticalError|types&wantedEvents(), w.set))
+		s.mu.Lock()
+		if s.covered == nil {
+			s.covered = map[*Card]bool{}
+		}
+		s.covered[c] = err == nil
+		s.mu.Unlock()
+		if err != nil {
+			s.log.Info("the card does not report XIDs by events; the kernel's log is read instead", zap.String("hw.id", c.Identity().UUID), zap.Error(err))
+			s.needKernelLog.Store(true)
+			s.Poke()
+		}
+	})
+}
+
+func wantedEvents() (bits uint64) {
+	for _, e := range &driverEvents {
+		bits |= e.bit
+	}
+	return bits
+}
+
+// wait hands events on until the watch ends.
+func (s *Session) wait(w *watch) {
+	defer close(w.ended)
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	for {
+		select {
+		case <-w.stop:
+			return
+		default:
+		}
+		data, code := w.set.Wait(uint32(waitSlice.Milliseconds()))
+		switch code {
+		case gonvml.SUCCESS:
+			s.deliver(data)
+			continue
+		case gonvml.ERROR_TIMEOUT:
+			continue
+		}
+		// Lost cards and a driver that goes make the call fail at once: look less often.
+		pause.Reset(waitSlice)
+		select {
+		case <-w.stop:
+			return
+		case <-pause.C:
+		}
+	}
+}
+
+func (s *Session) deliver(data gonvml.EventData) {
+	s.mu.Lock()
+	var card *Card
+	for _, c := range s.snapshot.Cards {
+		if c.Device().handle == data.Device {
+			card = c
+		}
+	}
+	k := s.kernelLog
+	s.mu.Unlock()
+	if card == nil { // a handle that is not the one of the enumeration
+		uuid, err := Device{lib: s.lib, handle: data.Device}.UUID()
+		if err != nil {
+			s.log.Warn("an event came for a card that does not say who it is", zap.Uint64("type", data.EventType), zap.Uint64("data", data.EventData), zap.Error(err))
+			return
+		}
+		s.mu.Lock()
+		card = s.find(uuid)
+		s.mu.Unlock()
+		if card == nil {
+			return
+		}
+	}
+	if data.EventType&gonvml.EventTypeXidCriticalError == 0 {
+		s.handEvent(card, data.EventType)
+		return
+	}
+	if k != nil {
+		k.count(xidKey{card, data.EventData}, false)
+	}
+	s.hand(XIDEvent{
+		Card: card, XID: data.EventData, Time: time.Now(),
+		GPUInstance: data.GpuInstanceId, ComputeInstance: data.ComputeInstanceId, InMIG: data.GpuInstanceId != noInstance,
+	})
+}
+
+// handEvent gives an event other than an XID to every subscriber.
+func (s *Session) handEvent(card *Card, bits uint64) {
+	s.mu.Lock()
+	subscribers := slices.Collect(maps.Values(s.eventSubscribers))
+	s.mu.Unlock()
+	for _, e := range &driverEvents {
+		if bits&e.bit == 0 {
+			continue
+		}
+		for _, f := range subscribers {
+			f(DriverEvent{Card: card, Kind: e.kind, Time: time.Now()})
+		}
+	}
+}
+
+// hand gives an event to every subscriber.
+func (s *Session) hand(e XIDEvent) {
+	s.mu.Lock()
+	subscribers := slices.Collect(maps.Values(s.subscribers))
+	s.mu.Unlock()
+	for _, f := range subscribers {
+		f(e)
+	}
+}
+
+// endWatch ends the watch before NVML is shut down. It waits for the call that
+// is under way, though not for one that hangs.
+func (s *Session) endWatch() (ended bool) {
+	w := s.watch
+	if w == nil {
+		return true
+	}
+	s.watch = nil
+	close(w.stop)
+	timer := time.NewTimer(s.timing.Close + waitSlice)
+	defer timer.Stop()
+	select {
+	case <-w.ended:
+		_ = w.set.Free()
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
+// sayOnce logs a reason why events cannot be watched, once for each session.
+func (s *Session) sayOnce(what string, err error) {
+	if !s.saidNoEvents {
+		s.saidNoEvents = true
+		s.log.Warn(what, zap.Error(err))
+	}
+}

@@ -1,0 +1,119 @@
+//go:build linux && cgo
+
+package nvml
+
+import gonvml "github.com/NVIDIA/go-nvml/pkg/nvml"
+
+// GPMMetric names a profiling counter (nvmlGpmMetricId_t).
+type GPMMetric = gonvml.GpmMetricId
+
+// The profiling counters that are asked for: shares in percent, rates in MiB/s.
+const (
+	GPMSMActive    = gonvml.GPM_METRIC_SM_UTIL
+	GPMSMOccupancy = gonvml.GPM_METRIC_SM_OCCUPANCY
+	GPMInteger     = gonvml.GPM_METRIC_INTEGER_UTIL
+	GPMTensor      = gonvml.GPM_METRIC_ANY_TENSOR_UTIL
+	GPMDRAM        = gonvml.GPM_METRIC_DRAM_BW_UTIL
+	GPMFP64        = gonvml.GPM_METRIC_FP64_UTIL
+	GPMFP32        = gonvml.GPM_METRIC_FP32_UTIL
+	GPMFP16        = gonvml.GPM_METRIC_FP16_UTIL
+	GPMGraphics    = gonvml.GPM_METRIC_GRAPHICS_UTIL
+	GPMPCIeTx      = gonvml.GPM_METRIC_PCIE_TX_PER_SEC
+	GPMPCIeRx      = gonvml.GPM_METRIC_PCIE_RX_PER_SEC
+	GPMNVLinkTx    = gonvml.GPM_METRIC_NVLINK_TOTAL_TX_PER_SEC
+	GPMNVLinkRx    = gonvml.GPM_METRIC_NVLINK_TOTAL_RX_PER_SEC
+)
+
+// gpmFunctions are all that profiling takes.
+var gpmFunctions = [...]string{
+	"nvmlGpmQueryDeviceSupport", "nvmlGpmSampleAlloc", "nvmlGpmSampleFree", "nvmlGpmSampleGet", "nvmlGpmMigSampleGet", "nvmlGpmMetricsGet",
+}
+
+// GPM holds the last two profiling samples of a card or of a GPU instance of it.
+// Its figures are averages over the time between the two. Free it when done.
+type GPM struct {
+	lib         *Library
+	older, last gonvml.GpmSample
+	taken       int
+	request     gonvml.GpmMetricsGetType
+}
+
+// NewGPM allocates the samples; not supported before Hopper
+// (nvmlGpmQueryDeviceSupport, nvmlGpmSampleAlloc).
+func (d Device) NewGPM() (*GPM, error) {
+	for _, function := range gpmFunctions {
+		if !d.lib.Has(function) {
+			return nil, missing(function)
+		}
+	}
+	support, code := d.handle.GpmQueryDeviceSupport()
+	if err := result("nvmlGpmQueryDeviceSupport", code); err != nil {
+		return nil, err
+	}
+	if support.IsSupportedDevice == 0 {
+		return nil, result("nvmlGpmQueryDeviceSupport", gonvml.ERROR_NOT_SUPPORTED)
+	}
+	g := &GPM{lib: d.lib}
+	for _, sample := range []*gonvml.GpmSample{&g.older, &g.last} {
+		s, code := d.lib.api.GpmSampleAlloc()
+		if err := result("nvmlGpmSampleAlloc", code); err != nil {
+			g.Free()
+			return nil, err
+		}
+		*sample = s
+	}
+	return g, nil
+}
+
+// Free gives the samples back (nvmlGpmSampleFree).
+func (g *GPM) Free() {
+	for _, sample := range []gonvml.GpmSample{g.older, g.last} {
+		if sample != nil {
+			_ = sample.Free()
+		}
+	}
+	g.older, g.last, g.taken = nil, nil, 0
+}
+
+// Take takes a sample of the card, or of a GPU instance of a card that is
+// divided (nvmlGpmSampleGet, nvmlGpmMigSampleGet).
+func (g *GPM) Take(card Device, instance *MIGInstance) error {
+	var err error
+	if instance == nil {
+		err = result("nvmlGpmSampleGet", g.older.Get(card.handle))
+	} else {
+		err = result("nvmlGpmMigSampleGet", g.older.MigGet(card.handle, int(instance.GPUInstance)))
+	}
+	if err == nil {
+		g.older, g.last = g.last, g.older
+		g.taken = min(g.taken+1, 2)
+	}
+	return err
+}
+
+// GPMValue is one figure; OK is false where the card does not have it.
+type GPMValue struct {
+	Value float64
+	OK    bool
+}
+
+// Values appends the figures for the time between the last two samples; none
+// before there are two (nvmlGpmMetricsGet).
+func (g *GPM) Values(which []GPMMetric, into []GPMValue) ([]GPMValue, error) {
+	if g.taken < 2 {
+		return into, nil
+	}
+	g.request.NumMetrics = uint32(len(which))
+	g.request.Sample1, g.request.Sample2 = g.older, g.last
+	for i, id := range which {
+		g.request.Metrics[i].MetricId = uint32(id)
+	}
+	if err := result("nvmlGpmMetricsGet", g.lib.api.GpmMetricsGet(&g.request)); err != nil {
+		return into, err
+	}
+	for i := range which {
+		m := &g.request.Metrics[i]
+		into = append(into, GPMValue{Value: m.Value, OK: gonvml.Return(m.NvmlReturn) == gonvml.SUCCESS})
+	}
+	return into, nil
+}

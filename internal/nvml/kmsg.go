@@ -1,0 +1,198 @@
+//go:build linux && cgo
+
+package nvml
+
+import (
+	"errors"
+	"io"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/gpuname"
+)
+
+// KernelLog is where the kernel's messages are read from.
+const KernelLog = "/dev/kmsg"
+
+// xidLine is how the driver writes an XID into the kernel's log:
+//
+//	NVRM: Xid (PCI:0000:3b:00): 79, pid=1234, name=python3, GPU has fallen off the bus.
+var xidLine = regexp.MustCompile(`NVRM: Xid \((?:PCI:)?([0-9a-fA-F]{4,8}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2})(?:\.[0-9a-fA-F])?[^)]*\): ([0-9]{1,9})\b`)
+
+// parseXID reads a message of the kernel's log; false if it tells no XID.
+func parseXID(message string) (pci string, xid uint64, ok bool) {
+	m := xidLine.FindStringSubmatch(message)
+	if m == nil {
+		return "", 0, false
+	}
+	xid, err := strconv.ParseUint(m[2], 10, 64)
+	return gpuname.PCI(m[1]), xid, err == nil
+}
+
+// kernelLog reads the kernel's messages from now on. It is the second source of
+// XIDs: for cards that refuse to be registered for events, and for XIDs after
+// which no event comes, such as 79, with which a card is gone. What comes by both
+// ways is told once: a line waits for grace, and counts only if the events of its
+// card and number are fewer than its lines.
+type kernelLog struct {
+	file  *os.File
+	stop  chan struct{}
+	ended sync.WaitGroup
+
+	mu   sync.Mutex
+	seen map[xidKey]*xidSeen
+}
+
+type xidKey struct {
+	card *Card
+	xid  uint64
+}
+
+// xidSeen is how often one XID came by each way since it was last at rest.
+type xidSeen struct {
+	lines, events int
+	last          time.Time
+}
+
+// mostSeen bounds what is kept to compare the two ways; beyond it lines count at once.
+const mostSeen = 4096
+
+// openKernelLog begins to read. That it cannot is said once, if a card needs it.
+func (s *Session) openKernelLog(needed bool) {
+	if s.kernelLog != nil || s.saidNoKernelLog {
+		return
+	}
+	file, err := os.OpenFile(s.timing.KernelLog, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err == nil {
+		_, err = file.Seek(0, io.SeekEnd) // what was before is history
+		if errors.Is(err, syscall.ESPIPE) {
+			err = nil
+		}
+	}
+	if err != nil {
+		if needed {
+			s.saidNoKernelLog = true
+			s.log.Warn("a card does not report XIDs by events, and the kernel's log cannot be read instead: its XIDs are not seen. Give the collector the group or the capability (CAP_SYSLOG) to read it",
+				zap.Error(err))
+		}
+		return
+	}
+	k := &kernelLog{file: file, stop: make(chan struct{}), seen: map[xidKey]*xidSeen{}}
+	s.mu.Lock()
+	s.kernelLog = k
+	s.mu.Unlock()
+	k.ended.Go(func() { s.readKernelLog(k) })
+	k.ended.Go(func() { s.settleKernelLog(k) })
+}
+
+func (s *Session) readKernelLog(k *kernelLog) {
+	buffer := make([]byte, 8192) // a record is shorter, and each read gives one
+	for {
+		n, err := k.file.Read(buffer)
+		switch {
+		case errors.Is(err, syscall.EPIPE):
+			continue // records were overwritten before they could be read
+		case errors.Is(err, io.EOF) && n == 0 || err != nil:
+			return
+		}
+		for line := range strings.Lines(string(buffer[:n])) {
+			if pci, xid, ok := parseXID(line); ok {
+				s.takeLine(k, pci, xid)
+			}
+		}
+	}
+}
+
+// takeLine takes one XID of the kernel's log up. That of a card which reports no
+// events is delivered at once.
+func (s *Session) takeLine(k *kernelLog, pci string, xid uint64) {
+	s.mu.Lock()
+	var card *Card
+	for _, c := range s.snapshot.Cards {
+		if gpuname.PCI(c.Identity().PCIBusID) == pci {
+			card = c
+		}
+	}
+	covered := s.covered[card]
+	s.mu.Unlock()
+	if card == nil {
+		return
+	}
+	if !covered || !k.count(xidKey{card, xid}, true) {
+		s.hand(XIDEvent{Card: card, XID: xid, Time: time.Now()})
+	}
+}
+
+// count notes one sight of an XID; false if there is no room to compare.
+func (k *kernelLog) count(key xidKey, line bool) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	seen, ok := k.seen[key]
+	if !ok {
+		if len(k.seen) >= mostSeen {
+			return false
+		}
+		seen = &xidSeen{}
+		k.seen[key] = seen
+	}
+	if line {
+		seen.lines++
+	} else {
+		seen.events++
+	}
+	seen.last = time.Now()
+	return true
+}
+
+// settleKernelLog delivers the lines for which no event came.
+func (s *Session) settleKernelLog(k *kernelLog) {
+	ticker := time.NewTicker(max(s.timing.Grace/4, time.Millisecond))
+	defer ticker.Stop()
+	for {
+		select {
+		case <-k.stop:
+			return
+		case now := <-ticker.C:
+			for _, key := range k.unmatched(now, s.timing.Grace) {
+				s.hand(XIDEvent{Card: key.card, XID: key.xid, Time: now})
+			}
+		}
+	}
+}
+
+// unmatched returns a key for each line without an event, of those at rest.
+func (k *kernelLog) unmatched(now time.Time, grace time.Duration) (keys []xidKey) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for key, seen := range k.seen {
+		if now.Sub(seen.last) < grace {
+			continue
+		}
+		for range seen.lines - seen.events {
+			keys = append(keys, key)
+		}
+		delete(k.seen, key)
+	}
+	return keys
+}
+
+// closeKernelLog ends the reading.
+func (s *Session) closeKernelLog() {
+	k := s.kernelLog
+	if k == nil {
+		return
+	}
+	close(k.stop)
+	_ = k.file.Close() // ends the read that is under way
+	k.ended.Wait()
+	s.mu.Lock()
+	s.kernelLog = nil
+	s.mu.Unlock()
+}

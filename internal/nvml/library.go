@@ -1,0 +1,188 @@
+//go:build linux && cgo
+
+package nvml
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/NVIDIA/go-nvml/pkg/dl"
+	gonvml "github.com/NVIDIA/go-nvml/pkg/nvml"
+)
+
+// DefaultPath is the name by which the loader finds the driver's library.
+const DefaultPath = "libnvidia-ml.so.1"
+
+// usualPlaces is where drivers put the library on systems whose loader does not
+// know it: containers, driver containers, WSL.
+var usualPlaces = []string{
+	"/usr/local/nvidia/lib64/libnvidia-ml.so.1",
+	"/usr/local/nvidia/lib/libnvidia-ml.so.1",
+	"/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1",
+	"/usr/lib/aarch64-linux-gnu/libnvidia-ml.so.1",
+	"/usr/lib64/libnvidia-ml.so.1",
+	"/run/nvidia/driver/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1",
+	"/usr/lib/wsl/lib/libnvidia-ml.so.1",
+}
+
+// simulatedMarker is exported by the test library and by no other.
+const simulatedMarker = "otelcolGpuSimulated"
+
+// Library is the loaded NVML. No function of it is called before it was looked
+// up: the loader ends the process at a call of a function that is not there.
+type Library struct {
+	path string
+
+	mu  sync.RWMutex
+	api gonvml.Interface
+	has map[string]bool
+	// symbols is a handle of the library of our own, opened once and never
+	// closed: functions can be looked up while NVML is not initialised, and a
+	// call that returns late finds the code still there.
+	symbols *dl.DynamicLibrary
+
+	workers workers
+	// keeper is held by the session that looks at the machine, so that a keeper
+	// that hangs is not joined by the next session's.
+	keeper sync.Mutex
+}
+
+func newLibrary(path string) *Library {
+	return &Library{
+		path: path, has: map[string]bool{}, workers: workers{byIndex: map[int]*worker{}},
+	}
+}
+
+// Path is where the library was found, or is looked for.
+func (l *Library) Path() string {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.path
+}
+
+// Has reports whether the library exports a function. Alternatives are joined
+// by "|" (nvmlDeviceGetPciInfo_v3|nvmlDeviceGetPciInfo_v2): one is enough.
+func (l *Library) Has(function string) bool {
+	l.mu.RLock()
+	known, ok := l.has[function]
+	l.mu.RUnlock()
+	if ok {
+		return known
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.symbols == nil {
+		return false
+	}
+	found := false
+	for name := range strings.SplitSeq(function, "|") {
+		found = found || l.symbols.Lookup(name) == nil
+	}
+	l.has[function] = found
+	return found
+}
+
+// Simulated reports whether this is the test library and not NVIDIA's.
+func (l *Library) Simulated() bool { return l.Has(simulatedMarker) }
+
+// versions guards what go-nvml keeps for the whole process when it loads and closes a
+// library: which versions of the functions there are.
+var versions sync.Mutex
+
+// init loads the library and initialises NVML (nvmlInit_v2).
+func (l *Library) init() error {
+	if !l.open() {
+		return result("nvmlInit_v2", gonvml.ERROR_LIBRARY_NOT_FOUND)
+	}
+	if !l.Has("nvmlInit_v2|nvmlInit") {
+		return missing("nvmlInit_v2")
+	}
+	versions.Lock()
+	defer versions.Unlock()
+	return result("nvmlInit_v2", l.api.Init())
+}
+
+// open finds the library and takes the handle for looking functions up. What
+// was asked for by name only is also looked for in the usual places.
+func (l *Library) open() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.symbols != nil {
+		return true
+	}
+	places := []string{l.path}
+	if l.path == DefaultPath {
+		places = append(places, usualPlaces...)
+	}
+	for _, path := range places {
+		symbols := dl.New(path, dl.RTLD_LAZY|dl.RTLD_GLOBAL)
+		if symbols.Open() == nil {
+			l.symbols, l.path = symbols, path
+			l.api = gonvml.New(gonvml.WithLibraryPath(path))
+			return true
+		}
+	}
+	return false
+}
+
+// shutdown ends NVML (nvmlShutdown). Handles from before are stale.
+func (l *Library) shutdown() error {
+	if !l.Has("nvmlShutdown") {
+		return missing("nvmlShutdown")
+	}
+	versions.Lock()
+	defer versions.Unlock()
+	return result("nvmlShutdown", l.api.Shutdown())
+}
+
+// ask makes one call of the library itself.
+func ask[T any](l *Library, function string, call func(gonvml.Interface) (T, gonvml.Return)) (T, error) {
+	if !l.Has(function) {
+		var none T
+		return none, missing(function)
+	}
+	v, code := call(l.api)
+	return v, result(function, code)
+}
+
+// driverVersion is the driver's version (nvmlSystemGetDriverVersion).
+func (l *Library) driverVersion() (string, error) {
+	return ask(l, "nvmlSystemGetDriverVersion", gonvml.Interface.SystemGetDriverVersion)
+}
+
+// cudaVersion is the newest CUDA version that the driver supports, as "13.2"
+// (nvmlSystemGetCudaDriverVersion_v2).
+func (l *Library) cudaVersion() (string, error) {
+	v, err := ask(l, "nvmlSystemGetCudaDriverVersion_v2", gonvml.Interface.SystemGetCudaDriverVersion_v2)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%d.%d", v/1000, v%1000/10), nil
+}
+
+// deviceCount counts the cards (nvmlDeviceGetCount_v2).
+func (l *Library) deviceCount() (int, error) {
+	return ask(l, "nvmlDeviceGetCount_v2|nvmlDeviceGetCount", gonvml.Interface.DeviceGetCount)
+}
+
+// device is the card at an index (nvmlDeviceGetHandleByIndex_v2). Indices change
+// when cards come and go.
+func (l *Library) device(index int) (Device, error) {
+	const function = "nvmlDeviceGetHandleByIndex_v2|nvmlDeviceGetHandleByIndex"
+	if !l.Has(function) {
+		return Device{}, missing(function)
+	}
+	h, code := l.api.DeviceGetHandleByIndex(index)
+	return Device{lib: l, handle: h}, result(function, code)
+}
+
+func result(function string, code gonvml.Return) error {
+	if code == gonvml.SUCCESS {
+		return nil
+	}
+	name, _, _ := strings.Cut(function, "|")
+	return &Error{Function: name, code: code}
+}
+
+func missing(function string) error { return result(function, codeMissing) }

@@ -1,0 +1,86 @@
+//go:build linux && cgo
+
+package nvml
+
+import (
+	"math"
+
+	gonvml "github.com/NVIDIA/go-nvml/pkg/nvml"
+)
+
+// RunningProcess is one process that has a context on a card.
+type RunningProcess struct {
+	PID uint32
+	// Memory is in bytes; MemoryKnown is false where the driver does not tell.
+	Memory      uint64
+	MemoryKnown bool
+	// GPUInstance and ComputeInstance tell the MIG device; InMIG is false on a
+	// card that is not divided.
+	GPUInstance, ComputeInstance uint32
+	InMIG                        bool
+}
+
+const noInstance = math.MaxUint32
+
+// ComputeProcesses and graphicsProcesses are NVML's functions for the processes on a
+// card, the newest first.
+const (
+	ComputeProcesses  = "nvmlDeviceGetComputeRunningProcesses_v3|nvmlDeviceGetComputeRunningProcesses_v2|nvmlDeviceGetComputeRunningProcesses"
+	graphicsProcesses = "nvmlDeviceGetGraphicsRunningProcesses_v3|nvmlDeviceGetGraphicsRunningProcesses_v2|nvmlDeviceGetGraphicsRunningProcesses"
+)
+
+// Processes appends the processes on the card, those of computing first; one
+// that also draws is there twice (nvmlDeviceGetComputeRunningProcesses,
+// nvmlDeviceGetGraphicsRunningProcesses).
+func (d Device) Processes(into []RunningProcess) ([]RunningProcess, error) {
+	compute, err := get(d, ComputeProcesses, gonvml.Device.GetComputeRunningProcesses)
+	if err != nil {
+		return into, err
+	}
+	graphics, err := get(d, graphicsProcesses, gonvml.Device.GetGraphicsRunningProcesses)
+	switch KindOf(err) {
+	case NotSupported, Missing: // a card without a screen
+		err = nil
+	}
+	if err != nil {
+		return into, err
+	}
+	for _, list := range [][]gonvml.ProcessInfo{compute, graphics} {
+		for i := range list {
+			p := &list[i]
+			into = append(into, RunningProcess{
+				PID: p.Pid, Memory: p.UsedGpuMemory, MemoryKnown: p.UsedGpuMemory != math.MaxUint64,
+				GPUInstance: p.GpuInstanceId, ComputeInstance: p.ComputeInstanceId, InMIG: p.GpuInstanceId != noInstance,
+			})
+		}
+	}
+	return into, nil
+}
+
+// ProcessUtilization is what one process did in one sampling period, in percent.
+type ProcessUtilization struct {
+	PID uint32
+	// At is in µs of the wall clock.
+	At                       uint64
+	SM, Memory, Enc, Decoder uint32
+}
+
+// ProcessUtilizations appends the samples that are newer than since, in µs; a
+// process that did nothing has none (nvmlDeviceGetProcessUtilization).
+func (d Device) ProcessUtilizations(since uint64, into []ProcessUtilization) ([]ProcessUtilization, error) {
+	const function = "nvmlDeviceGetProcessUtilization"
+	samples, err := getBy(d, function, since, gonvml.Device.GetProcessUtilization)
+	if IsNotFound(err) {
+		return into, nil
+	}
+	if err != nil {
+		return into, err
+	}
+	for i := range samples {
+		s := &samples[i]
+		if s.Pid != 0 && s.TimeStamp > since {
+			into = append(into, ProcessUtilization{PID: s.Pid, At: s.TimeStamp, SM: s.SmUtil, Memory: s.MemUtil, Enc: s.EncUtil, Decoder: s.DecUtil})
+		}
+	}
+	return into, nil
+}

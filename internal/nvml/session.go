@@ -1,0 +1,343 @@
+//go:build linux && cgo
+
+package nvml
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// State is where a session stands with the driver.
+type State int
+
+const (
+	// Absent means that the library or the driver is not there (yet); the session keeps trying.
+	Absent State = iota
+	// Ready means that NVML is initialised.
+	Ready
+	// Mismatch means that the driver was upgraded under the loaded library. Only a new
+	// process helps; the session keeps trying, in case the driver is put back.
+	Mismatch
+)
+
+// Snapshot is what a session knows at one moment.
+type Snapshot struct {
+	State State
+	// Err says why the state is not Ready.
+	Err error
+	// Cards are all cards that were seen, by index; lost ones keep their place.
+	Cards []*Card
+	// Unidentified counts cards that are enumerated and never answered who they
+	// are; LostUnidentified those that were lost before they could.
+	Unidentified, LostUnidentified int
+	DriverVersion, CUDAVersion     string
+	// Initializations counts successful nvmlInit calls.
+	Initializations int
+	// Simulated is true for the test library.
+	Simulated bool
+	// Enumerated is true once the cards of this initialisation are known.
+	Enumerated bool
+}
+
+// Timing holds a session's clocks. Zero values mean the defaults.
+type Timing struct {
+	// Rescan is the pause between two looks at the machine: attempts to
+	// initialise while the driver is absent, enumerations while it is there.
+	// Default 5 s.
+	Rescan time.Duration
+	// Probe bounds one enumeration: cards that do not say who they are by then
+	// are taken up when they do. Default 2 s.
+	Probe time.Duration
+	// Grace is how long an XID of the kernel's log waits for its event. Default 2 s.
+	Grace time.Duration
+	// KernelLog is the second source of XIDs. Default: [KernelLog].
+	KernelLog string
+	// Close bounds how long the end waits for calls under way. Default 1 s.
+	Close time.Duration
+}
+
+func (t Timing) orDefaults() Timing {
+	if t.Rescan <= 0 {
+		t.Rescan = 5 * time.Second
+	}
+	if t.Probe <= 0 {
+		t.Probe = 2 * time.Second
+	}
+	if t.Close <= 0 {
+		t.Close = time.Second
+	}
+	if t.Grace <= 0 {
+		t.Grace = 2 * time.Second
+	}
+	if t.KernelLog == "" {
+		t.KernelLog = KernelLog
+	}
+	return t
+}
+
+// Session keeps NVML initialised and the cards enumerated. One goroutine, the
+// keeper, makes all calls that belong to no card; each card has a worker. Both
+// can hang in the driver: nothing else waits for them without a deadline.
+type Session struct {
+	lib    *Library
+	timing Timing
+	log    *zap.Logger
+
+	poke   chan struct{}
+	stop   chan struct{}
+	looked chan struct{}
+	ended  chan struct{}
+
+	// The keeper's own.
+	watch           *watch
+	saidNoEvents    bool
+	saidEnumeration string
+	saidNoKernelLog bool
+	needKernelLog   atomic.Bool // a card refused to be registered for events
+
+	mu       sync.Mutex
+	snapshot Snapshot
+	slots    []*slot
+	// retiring are the workers of indices that are no more, by index.
+	retiring       map[int]*worker
+	subscribers    map[int]func(XIDEvent)
+	nextSubscriber int
+
+	eventSubscribers map[int]func(DriverEvent)
+
+	kernelLog         *kernelLog
+	covered           map[*Card]bool // cards whose XIDs come as events
+	changeSubscribers map[int]func(Change)
+	cardStates        map[*Card]*cardState
+}
+
+// slot is one index of the enumeration.
+type slot struct {
+	worker *worker
+	card   *Card
+	// probing is true while a probe is under way, at most one per slot.
+	probing bool
+	// lost is true if the index exists and its card was gone before it was known.
+	lost bool
+}
+
+func newSession(lib *Library, timing Timing, log *zap.Logger) *Session {
+	s := &Session{
+		retiring: map[int]*worker{},
+		lib:      lib, timing: timing.orDefaults(), log: log,
+		poke: make(chan struct{}, 1), stop: make(chan struct{}), looked: make(chan struct{}), ended: make(chan struct{}),
+	}
+	go s.keep()
+	return s
+}
+
+// Snapshot returns what is known now. It never waits for the driver.
+func (s *Session) Snapshot() Snapshot {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	copied := s.snapshot
+	copied.Cards = slices.Clone(s.snapshot.Cards)
+	return copied
+}
+
+// Looked is closed when the session has looked at the machine for the first
+// time: from then on a snapshot says whether there are cards.
+func (s *Session) Looked() <-chan struct{} { return s.looked }
+
+// Poke asks for a look at the machine now: a reading said that a card or the
+// driver is gone.
+func (s *Session) Poke() {
+	select {
+	case s.poke <- struct{}{}:
+	default:
+	}
+}
+
+// pokePause keeps cards that fail at every collection from making the keeper
+// look without end.
+const pokePause = 500 * time.Millisecond
+
+func (s *Session) keep() {
+	defer close(s.ended)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for first := true; ; {
+		select {
+		case <-s.stop:
+			s.end()
+			return
+		case <-timer.C:
+		}
+		s.look()
+		if first {
+			close(s.looked)
+			first = false
+		}
+		timer.Reset(min(pokePause, s.timing.Rescan))
+		select { // a poke is heard after a pause, the timer after the rest of it
+		case <-s.stop:
+			s.end()
+			return
+		case <-timer.C:
+		}
+		timer.Reset(max(s.timing.Rescan-pokePause, 0))
+		select {
+		case <-s.stop:
+			s.end()
+			return
+		case <-s.poke:
+		case <-timer.C:
+		}
+		timer.Reset(0)
+	}
+}
+
+// look brings the session up to date with the machine.
+func (s *Session) look() {
+	if !s.lib.keeper.TryLock() {
+		return // the keeper of an ended session still hangs in the driver
+	}
+	defer s.lib.keeper.Unlock()
+	if s.Snapshot().State != Ready && !s.initialise() {
+		return
+	}
+	err := s.enumerate()
+	switch KindOf(err) {
+	case DriverGone, VersionMismatch:
+		// Handles are stale. End this initialisation and begin another, now if
+		// the driver is back already.
+		s.setAside(err)
+		if !s.endWatch() {
+			return // a call hangs: shutting NVML down would hang with it
+		}
+		_ = s.lib.shutdown()
+		if s.initialise() {
+			s.sayEnumeration(s.enumerate())
+			s.watchEvents()
+		}
+	default:
+		s.watchEvents()
+		s.sayEnumeration(err)
+	}
+}
+
+// sayEnumeration logs that the cards cannot be enumerated, once for each reason.
+func (s *Session) sayEnumeration(err error) {
+	word := ""
+	if err != nil {
+		word = err.Error()
+	}
+	if word == s.saidEnumeration {
+		return
+	}
+	s.saidEnumeration = word
+	if err != nil {
+		s.log.Warn("NVML cannot enumerate the cards; those that are known are read on", zap.Error(err))
+	} else {
+		s.log.Info("NVML enumerates the cards again")
+	}
+}
+
+func (s *Session) initialise() bool {
+	err := s.lib.init()
+	if err != nil {
+		s.setAside(err)
+		return false
+	}
+	driver, _ := s.lib.driverVersion()
+	cuda, _ := s.lib.cudaVersion()
+	simulated := s.lib.Simulated()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.snapshot.State, s.snapshot.Err = Ready, nil
+	s.snapshot.DriverVersion, s.snapshot.CUDAVersion = driver, cuda
+	s.snapshot.Simulated = simulated
+	s.snapshot.Initializations++
+	s.snapshot.Enumerated = false
+	s.log.Info("NVML is initialised", zap.String("library", s.lib.Path()), zap.String("driver", driver), zap.String("cuda", cuda), zap.Bool("simulated", simulated))
+	return true
+}
+
+// setAside notes that the driver is not to be had, says so once, and loses every card.
+func (s *Session) setAside(err error) {
+	state := Absent
+	if KindOf(err) == VersionMismatch {
+		state = Mismatch
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	said := s.snapshot.State == state && sameCode(s.snapshot.Err, err)
+	s.snapshot.State, s.snapshot.Err = state, err
+	s.snapshot.Simulated = s.snapshot.Simulated || s.lib.Simulated()
+	s.snapshot.Enumerated = false
+	s.snapshot.Unidentified, s.snapshot.LostUnidentified = 0, 0
+	for _, c := range s.snapshot.Cards {
+		c.lose(err)
+	}
+	if said {
+		return
+	}
+	switch {
+	case state == Mismatch:
+		s.log.Warn("the driver was upgraded under this process, which cannot change its NVML library: restart the collector", zap.Error(err))
+	case KindOf(err) == NoLibrary:
+		s.log.Warn("the NVML library cannot be loaded; trying again. Without an NVIDIA driver there is none; elsewhere set library_path",
+			zap.String("library", s.lib.Path()), zap.Duration("every", s.timing.Rescan))
+	default:
+		s.log.Warn("NVIDIA's driver is not loaded; trying again", zap.Error(err), zap.Duration("every", s.timing.Rescan))
+	}
+}
+
+// end stops the workers and, if none of them hangs, ends NVML: nvmlShutdown
+// would hang with them.
+func (s *Session) end() {
+	s.closeKernelLog()
+	s.mu.Lock()
+	left := make([]*worker, 0, len(s.slots))
+	for i, sl := range s.slots {
+		left = append(left, sl.worker)
+		s.lib.workers.release(i)
+	}
+	for i, w := range s.retiring {
+		left = append(left, w)
+		s.lib.workers.release(i)
+	}
+	s.slots, s.retiring = nil, map[int]*worker{}
+	ready := s.snapshot.State == Ready
+	s.mu.Unlock()
+	if !s.endWatch() {
+		s.log.Warn("a call hangs in NVIDIA's driver; its thread is left behind")
+		return
+	}
+	deadline := time.NewTimer(s.timing.Close)
+	defer deadline.Stop()
+	for _, w := range left {
+		select {
+		case <-w.ended:
+		case <-deadline.C:
+			s.log.Warn("a call hangs in NVIDIA's driver; its thread is left behind")
+			return
+		}
+	}
+	if ready {
+		_ = s.lib.shutdown()
+	}
+}
+
+// close stops the session. It waits for calls under way, though not for those
+// that hang: they cannot be cancelled.
+func (s *Session) close(ctx context.Context) {
+	close(s.stop)
+	timer := time.NewTimer(s.timing.Close + s.timing.Close/4)
+	defer timer.Stop()
+	select {
+	case <-s.ended:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}

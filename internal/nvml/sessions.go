@@ -1,0 +1,65 @@
+//go:build linux && cgo
+
+package nvml
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"go.uber.org/zap"
+)
+
+// Sessions shares one session between all components of a process that name the
+// same library. A process can hold one NVML library only, so another path is an
+// error.
+type Sessions struct {
+	mu      sync.Mutex
+	path    string // as asked for
+	lib     *Library
+	session *Session
+	users   int
+	timing  Timing
+}
+
+// NewSessions returns an empty set; zero timing means the defaults.
+func NewSessions(timing Timing) *Sessions { return &Sessions{timing: timing} }
+
+// OfProcess are the sessions of this process, for all of its components: there is
+// one NVML library in a process, and one worker for each card.
+var OfProcess = sync.OnceValue(func() *Sessions { return NewSessions(Timing{}) })
+
+// Acquire returns the session of the library at path (empty: [DefaultPath]),
+// started if need be. Call [Sessions.Release] once for each Acquire.
+func (s *Sessions) Acquire(path string, log *zap.Logger) (*Session, error) {
+	if path == "" {
+		path = DefaultPath
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lib != nil && s.path != path {
+		return nil, fmt.Errorf("library_path: %q: this process already uses %q, and a process can hold one NVML library only: give all nvml receivers the same library_path", path, s.path)
+	}
+	if s.lib == nil {
+		s.lib, s.path = newLibrary(path), path
+	}
+	if s.session == nil {
+		s.session = newSession(s.lib, s.timing, log)
+	}
+	s.users++
+	return s.session, nil
+}
+
+// Release gives a session back; the last one to do so ends it. It waits for
+// calls under way for a second at most: what hangs in the driver cannot be
+// cancelled and is left behind.
+func (s *Sessions) Release(ctx context.Context) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.users--
+	if s.users > 0 || s.session == nil {
+		return
+	}
+	s.session.close(ctx)
+	s.session = nil
+}

@@ -1,0 +1,129 @@
+//go:build linux && cgo
+
+package nvml
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// jobQueue bounds what waits for one card: one job per instance that shares it.
+const jobQueue = 64
+
+// worker makes all calls on the card at one index. A call that hangs holds this
+// worker's thread and no other; what is asked meanwhile waits in its queue. Every job
+// that was taken is run, unless one before it hangs.
+type worker struct {
+	jobs  chan func()
+	stop  chan struct{}
+	ended chan struct{}
+	// since is when the running job began, in Unix ns; 0 while idle.
+	since atomic.Int64
+
+	mu   sync.Mutex
+	open int // jobs that wait or run
+	// abandoned workers end with their last job, ended ones take none.
+	abandoned, closed bool
+}
+
+// submit queues a job; false if the queue is full or the worker has ended.
+func (w *worker) submit(job func()) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return false
+	}
+	select {
+	case w.jobs <- job:
+		w.open++
+		return true
+	default:
+		return false
+	}
+}
+
+// busyFor tells how long the running job has been running.
+func (w *worker) busyFor() time.Duration {
+	since := w.since.Load()
+	if since == 0 {
+		return 0
+	}
+	return time.Duration(time.Now().UnixNano() - since)
+}
+
+// workers holds the workers of a library by index. They outlive the session if
+// they hang, and the next session takes them over: however often components
+// are started anew, a card that hangs holds one thread.
+type workers struct {
+	mu      sync.Mutex
+	byIndex map[int]*worker
+}
+
+// adopt returns the worker of an index, started if need be.
+func (ws *workers) adopt(index int) *worker {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	if w, ok := ws.byIndex[index]; ok {
+		w.mu.Lock()
+		w.abandoned = false
+		w.mu.Unlock()
+		return w
+	}
+	w := &worker{jobs: make(chan func(), jobQueue), stop: make(chan struct{}), ended: make(chan struct{})}
+	ws.byIndex[index] = w
+	go ws.run(index, w)
+	return w
+}
+
+func (ws *workers) run(index int, w *worker) {
+	defer close(w.ended)
+	for {
+		select {
+		case <-w.stop:
+			return
+		case job := <-w.jobs:
+			w.since.Store(time.Now().UnixNano())
+			job()
+			w.since.Store(0)
+			if ws.leave(index, w) {
+				return
+			}
+		}
+	}
+}
+
+// leave takes an abandoned worker out after its last job.
+func (ws *workers) leave(index int, w *worker) bool {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.open--
+	if !w.abandoned || w.open > 0 {
+		return false
+	}
+	w.closed = true
+	delete(ws.byIndex, index)
+	return true
+}
+
+// release ends the worker of an index: at once if it is idle, else after its last
+// job.
+func (ws *workers) release(index int) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	w, ok := ws.byIndex[index]
+	if !ok {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.open > 0 {
+		w.abandoned = true
+		return
+	}
+	w.closed = true
+	close(w.stop)
+	delete(ws.byIndex, index)
+}

@@ -1,0 +1,218 @@
+package fakecomfyui
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Work is what nodes do besides telling of it.
+type Work interface {
+	// Colorize works on one photo: step is called after each of its steps, and ends
+	// the work with an error if the prompt is interrupted.
+	Colorize(ctx context.Context, side int, checkpoint string, step func(done, all int) error) error
+	// Free gives memory back (/free). Collect may give back what is not needed; it is
+	// called when a prompt has ended.
+	Free()
+	Collect()
+	// Memory is the device's memory as the server sees it, in bytes.
+	Memory() Memory
+}
+
+// Memory is what /system_stats tells of a device.
+type Memory struct{ Total, Free, TorchTotal, TorchFree int64 }
+
+// Failure is an exception of a node.
+type Failure struct {
+	Type, Message string
+	Traceback     []string
+}
+
+func (f *Failure) Error() string { return f.Type + ": " + f.Message }
+
+// input describes one required input of a class.
+type input struct {
+	name string
+	kind string // IMAGE, INT, FLOAT, STRING; empty: one of choices
+	// choices and options stand in /object_info and in validation errors.
+	choices []string
+	options map[string]any
+	low     float64
+	bounded bool
+}
+
+// class is one kind of node.
+type class struct {
+	name, display, category string
+	inputs                  []input
+	outputs                 []string
+	names                   []string
+	lists                   []bool
+	output, async           bool
+}
+
+var colorizeInputs = []input{
+	{name: "image", kind: "IMAGE"},
+	{name: "model_input_size", kind: "INT", options: map[string]any{"default": 512, "min": 0, "max": json.Number("18446744073709551615"), "step": 1}, bounded: true},
+	{name: "checkpoint", choices: []string{"ddcolor_paper_tiny.pth", "ddcolor_paper.pth", "ddcolor_modelscope.pth", "ddcolor_artistic.pth"}, options: map[string]any{"default": "ddcolor_paper.pth"}},
+}
+
+// classes are the nodes that the server knows.
+var classes = map[string]*class{
+	"LoadImage": {
+		name: "LoadImage", display: "Load Image", category: "image", outputs: []string{"IMAGE", "MASK"}, names: []string{"IMAGE", "MASK"}, lists: []bool{false, false},
+		inputs: []input{{name: "image", choices: []string{"buildings.png", "people.png"}, options: map[string]any{"image_upload": true}}},
+	},
+	"DDColor_Colorize": {
+		name: "DDColor_Colorize", display: "DDColor_Colorize", category: "DDColor", outputs: []string{"IMAGE"}, names: []string{"colorized_image"}, lists: []bool{false}, inputs: colorizeInputs,
+	},
+	"SaveImage": {
+		name: "SaveImage", display: "Save Image", category: "image", output: true, lists: []bool{}, outputs: []string{}, names: []string{},
+		inputs: []input{{name: "images", kind: "IMAGE"}, {name: "filename_prefix", kind: "STRING", options: map[string]any{"default": "ComfyUI"}}},
+	},
+	"SlowAsync": {
+		name: "SlowAsync", display: "SlowAsync", category: "test", async: true, outputs: []string{"IMAGE"}, names: []string{"IMAGE"}, lists: []bool{false},
+		inputs: []input{{name: "image", kind: "IMAGE"}, {name: "seconds", kind: "FLOAT", bounded: true}},
+	},
+	"Expanding": {
+		name: "Expanding", display: "Expanding", category: "test", outputs: []string{"IMAGE"}, names: []string{"IMAGE"}, lists: []bool{false},
+		inputs: []input{{name: "image", kind: "IMAGE"}, {name: "copies", kind: "INT", bounded: true}},
+	},
+	"WithPreview": {
+		name: "WithPreview", display: "WithPreview", category: "test", outputs: []string{"IMAGE"}, names: []string{"IMAGE"}, lists: []bool{false},
+		inputs: []input{{name: "image", kind: "IMAGE"}, {name: "steps", kind: "INT", bounded: true}},
+	},
+	"ListOut": {
+		name: "ListOut", display: "ListOut", category: "test", outputs: []string{"IMAGE"}, names: []string{"IMAGE"}, lists: []bool{true},
+		inputs: []input{{name: "image", kind: "IMAGE"}, {name: "n", kind: "INT", bounded: true}},
+	},
+}
+
+// config is an input as /object_info and errors show it.
+func (i *input) config() []any {
+	var kind any = i.kind
+	if i.kind == "" {
+		kind = i.choices
+	}
+	if i.options == nil {
+		return []any{kind}
+	}
+	return []any{kind, i.options}
+}
+
+// info is a class as /object_info shows it.
+func (c *class) info() map[string]any {
+	required, order := map[string]any{}, make([]string, 0, len(c.inputs))
+	for n := range c.inputs {
+		required[c.inputs[n].name] = c.inputs[n].config()
+		order = append(order, c.inputs[n].name)
+	}
+	return map[string]any{
+		"input": map[string]any{"required": required}, "input_order": map[string]any{"required": order},
+		"output": c.outputs, "output_is_list": c.lists, "output_name": c.names, "name": c.name, "display_name": c.display,
+		"description": "", "python_module": "nodes", "category": c.category, "output_node": c.output,
+	}
+}
+
+// problem is one validation error of a node.
+type problem struct {
+	Type    string         `json:"type"`
+	Message string         `json:"message"`
+	Details string         `json:"details"`
+	Extra   map[string]any `json:"extra_info"`
+}
+
+// check validates one input's value.
+func (i *input) check(v any, given bool) *problem {
+	if !given {
+		return &problem{"required_input_missing", "Required input is missing", i.name, map[string]any{"input_name": i.name}}
+	}
+	if isLink(v) {
+		return nil
+	}
+	if i.choices != nil {
+		if text, ok := v.(string); ok && slices.Contains(i.choices, text) {
+			return nil
+		}
+		return &problem{
+			"value_not_in_list", "Value not in list", fmt.Sprintf("%s: '%v' not in ['%s']", i.name, v, strings.Join(i.choices, "', '")),
+			map[string]any{"input_name": i.name, "input_config": i.config(), "received_value": v},
+		}
+	}
+	if n, ok := v.(json.Number); ok && i.bounded {
+		if f, err := n.Float64(); err == nil && f < i.low {
+			return &problem{
+				"value_smaller_than_min", fmt.Sprintf("Value %v smaller than min of %v", v, i.low), i.name,
+				map[string]any{"input_name": i.name, "input_config": i.config(), "received_value": v},
+			}
+		}
+	}
+	return nil
+}
+
+func isLink(v any) bool {
+	list, ok := v.([]any)
+	return ok && len(list) == 2
+}
+
+// timedWork stands in for a card: its steps take time that grows with the pixels,
+// and beyond 2,000 pixels the memory does not suffice.
+type timedWork struct{}
+
+// NewTimedWork is a Work without a card, for tests.
+func NewTimedWork() Work { return timedWork{} }
+
+func (timedWork) Colorize(ctx context.Context, side int, checkpoint string, step func(done, all int) error) error {
+	if err := inSteps(ctx, time.Duration(float64(side*side)*7.6e-7*float64(time.Second)), step); err != nil {
+		return err
+	}
+	switch {
+	case side >= 2048:
+		return OutOfMemory(3<<30, 12<<30)
+	case checkpoint == "ddcolor_artistic.pth":
+		return &Failure{Type: "FileNotFoundError", Message: "Checkpoint load failed.\n", Traceback: traceback("raise FileNotFoundError(\"Checkpoint load failed.\")")}
+	}
+	return nil
+}
+
+func (timedWork) Free()          {}
+func (timedWork) Collect()       {}
+func (timedWork) Memory() Memory { return Memory{25276502016, 24738656256, 25276502016, 24738656256} }
+
+// inSteps lets a time pass in four steps, and tells of each.
+func inSteps(ctx context.Context, lasts time.Duration, step func(done, all int) error) error {
+	const steps = 4
+	for i := range steps {
+		timer := time.NewTimer(lasts / steps)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		case <-timer.C:
+		}
+		if err := step(i+1, steps); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// OutOfMemory is torch's exception when a card of so many bytes has no room for what
+// is asked.
+func OutOfMemory(asked, total int64) error {
+	const gib = 1 << 30
+	text := fmt.Sprintf("CUDA out of memory. Tried to allocate %.2f GiB (GPU 0; %.2f GiB total capacity)\n", float64(asked)/gib, float64(total)/gib)
+	return &Failure{Type: "torch.cuda.OutOfMemoryError", Message: text, Traceback: traceback("raise mm.OOM_EXCEPTION(…)")}
+}
+
+// traceback has the depth of a real one, and lines of this program's own.
+func traceback(last string) []string {
+	return []string{
+		"  File \"execution.py\", line 496, in execute\n    get_output_data(…)\n", "  File \"execution.py\", line 315, in get_output_data\n    _async_map_node_over_list(…)\n",
+		"  File \"execution.py\", line 289, in _async_map_node_over_list\n    process_inputs(…)\n", "  File \"execution.py\", line 277, in process_inputs\n    f(**inputs)\n",
+		"  File \"simulation\", in process\n    " + last + "\n",
+	}
+}

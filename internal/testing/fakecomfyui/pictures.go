@@ -1,0 +1,59 @@
+package fakecomfyui
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"image"
+	"image/jpeg"
+	"image/png"
+
+	"github.com/coder/websocket"
+)
+
+func (x *execution) images(n int, prefix string) map[string]any {
+	list := make([]any, n)
+	for i := range list {
+		list[i] = map[string]any{"filename": prefix + "_00001_.png", "subfolder": "", "type": "output"}
+	}
+	return map[string]any{"images": list}
+}
+
+// preview sends a picture of a step to the clients that understand one with its
+// node, or to those that do not.
+func (x *execution) preview(id string, withNode bool) {
+	f := frame{kind: websocket.MessageBinary}
+	if withNode {
+		about, _ := json.Marshal(map[string]any{"node_id": id, "prompt_id": x.item.id, "display_node_id": id, "parent_node_id": nil, "real_node_id": id, "image_type": "image/jpeg"})
+		f.data = binary.BigEndian.AppendUint32(nil, 4) // PREVIEW_IMAGE_WITH_METADATA
+		f.data = binary.BigEndian.AppendUint32(f.data, uint32(len(about)))
+		f.data = append(f.data, about...)
+	} else {
+		f.data = binary.BigEndian.AppendUint32(nil, 1)    // PREVIEW_IMAGE
+		f.data = binary.BigEndian.AppendUint32(f.data, 1) // JPEG
+	}
+	f.data = append(f.data, thumbnail...)
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	own := x.item.client()
+	for client, k := range x.sockets {
+		if (own == "" || own == client) && k.flags == withNode {
+			k.send(f)
+		}
+	}
+}
+
+// picture and thumbnail are what /view and previews show.
+var picture, thumbnail = func() (full, small []byte) {
+	m := image.NewRGBA(image.Rect(0, 0, 64, 64))
+	for i := range m.Pix {
+		m.Pix[i] = byte(i * 7)
+	}
+	var p, j bytes.Buffer
+	if err := errors.Join(png.Encode(&p, m), jpeg.Encode(&j, m, nil)); err != nil {
+		panic(fmt.Sprint("simulation: ", err))
+	}
+	return p.Bytes(), j.Bytes()
+}()

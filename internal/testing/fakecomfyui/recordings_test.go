@@ -1,0 +1,348 @@
+package fakecomfyui
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/comfyreplay"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// pipes is a network without a machine under it: what waits on it waits in the
+// bubble of a test with virtual time.
+type pipes struct {
+	dialled chan net.Conn
+	closed  chan struct{}
+}
+
+func (n *pipes) dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	near, far := net.Pipe()
+	select {
+	case n.dialled <- far:
+		return near, nil
+	case <-n.closed:
+		return nil, net.ErrClosed
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (n *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-n.dialled:
+		return c, nil
+	case <-n.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (n *pipes) Close() error { close(n.closed); return nil }
+
+func (*pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "pipe"} }
+
+// start runs a server with timed work, until the test's bubble ends.
+func start(t *testing.T) (*Server, *http.Client) {
+	t.Helper()
+	s := NewServer(NewTimedWork())
+	network := &pipes{make(chan net.Conn), make(chan struct{})}
+	h := &http.Server{Handler: s}
+	transport := &http.Transport{DialContext: network.dial}
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { _ = h.Serve(network) }()
+	go s.Run(ctx)
+	t.Cleanup(func() {
+		cancel()
+		transport.CloseIdleConnections()
+		_ = h.Close()
+		synctest.Wait()
+	})
+	return s, &http.Client{Transport: transport}
+}
+
+// TestRecordingsOfTheRealServerPlayAgainstIt has the recordings' clients talk to the
+// simulated server, and compares what they get with what the real one gave: order,
+// types, keys and status codes; times, ids, paths and sizes of pictures aside. The
+// real server ran twice, with its cache from recording to recording. Time is virtual:
+// whatever the machine does besides, a prompt is taken before the next one comes, as
+// it was when the recordings were made.
+func TestRecordingsOfTheRealServerPlayAgainstIt(t *testing.T) {
+	all := comfyreplay.All(t)
+	second := slices.IndexFunc(all, func(r comfyreplay.Recording) bool { return strings.HasPrefix(r.Name, "14") })
+	for name, run := range map[string][]comfyreplay.Recording{"first run of the server": all[:second], "second run": all[second:]} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server, client := start(t)
+				for i := range run {
+					p := &player{t: t, name: run[i].Name, client: client, ids: map[string]string{}, sockets: map[string]*websocket.Conn{}, got: map[string]chan string{}}
+					p.play(&run[i])
+					// A socket that closes takes the id from a newer one, as in the real server.
+					synctest.Wait()
+					server.mu.Lock()
+					require.Empty(t, server.sockets, p.name)
+					server.mu.Unlock()
+				}
+			})
+		})
+	}
+}
+
+// base names the server to an HTTP client whose every connection leads to it.
+const base = "http://127.0.0.1:8188"
+
+// player is the clients' side of one recording.
+type player struct {
+	t       *testing.T
+	name    string
+	client  *http.Client
+	ids     map[string]string // the recorded prompt ids, as this server named them
+	sockets map[string]*websocket.Conn
+	got     map[string]chan string
+}
+
+func (p *player) play(r *comfyreplay.Recording) {
+	t := p.t
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	want := map[string][]string{}
+	var closing []string
+	begin := time.Now()
+	for i := range r.Lines {
+		l := &r.Lines[i]
+		switch l.Kind {
+		case "ws_open", "ws_send", "request":
+			timer := time.NewTimer(time.Until(begin.Add(time.Duration(l.MS-r.Lines[0].MS) * time.Millisecond)))
+			<-timer.C
+		}
+		switch l.Kind {
+		case "ws_open":
+			c, _, err := websocket.Dial(ctx, "ws"+strings.TrimPrefix(base, "http")+l.Path, &websocket.DialOptions{HTTPClient: p.client})
+			require.NoError(t, err)
+			c.SetReadLimit(16 << 20)
+			p.sockets[l.Client], p.got[l.Client] = c, make(chan string, 10000)
+			go read(ctx, c, p.got[l.Client])
+		case "ws_send":
+			require.NoError(t, p.sockets[l.Client].Write(ctx, websocket.MessageText, l.Data))
+		case "request":
+			p.ask(ctx, r, i)
+		case "ws_text":
+			want[l.Client] = append(want[l.Client], describe(websocket.MessageText, l.Data))
+		case "ws_binary":
+			want[l.Client] = append(want[l.Client], "binary "+l.Head[:8])
+		case "ws_closed":
+			if strings.HasPrefix(r.Name, "20") { // the client leaves before the end
+				p.compare(l.Client, want[l.Client])
+				_ = p.sockets[l.Client].CloseNow()
+				continue
+			}
+			closing = append(closing, l.Client)
+		}
+	}
+	for _, client := range closing {
+		p.compare(client, want[client])
+	}
+	for _, c := range p.sockets {
+		_ = c.CloseNow()
+	}
+}
+
+func read(ctx context.Context, c *websocket.Conn, into chan<- string) {
+	defer close(into)
+	for {
+		kind, data, err := c.Read(ctx)
+		if err != nil {
+			return
+		}
+		into <- describe(kind, data)
+	}
+}
+
+// compare waits for as many frames as were recorded. The lengths of the queue that
+// all are told come between a client's own messages as it happens, so they are
+// compared on their own.
+func (p *player) compare(client string, want []string) {
+	t := p.t
+	var got []string
+	timeout := time.After(10 * time.Second)
+	for len(got) < len(want) {
+		select {
+		case f, ok := <-p.got[client]:
+			if !ok {
+				timeout = time.After(0)
+				continue
+			}
+			got = append(got, f)
+		case <-timeout:
+			t.Errorf("%s: %s: %d frames came, not %d", p.name, client, len(got), len(want))
+			want = want[:len(got)]
+		}
+	}
+	isStatus := func(s string) bool { return strings.HasPrefix(s, "status") }
+	split := func(all []string) (statuses, others []string) {
+		for _, s := range all {
+			if isStatus(s) {
+				statuses = append(statuses, s)
+			} else {
+				others = append(others, s)
+			}
+		}
+		return statuses, others
+	}
+	wantStatus, wantOthers := split(want)
+	gotStatus, gotOthers := split(got)
+	assert.Equal(t, wantOthers, gotOthers, "%s: %s", p.name, client)
+	assert.Equal(t, wantStatus, gotStatus, "%s: %s", p.name, client)
+}
+
+// ask makes a request and compares the answer's form.
+func (p *player) ask(ctx context.Context, r *comfyreplay.Recording, i int) {
+	t, l := p.t, &r.Lines[i]
+	var recorded *comfyreplay.Line
+	for j := i + 1; j < len(r.Lines); j++ {
+		if r.Lines[j].Kind == "response" && r.Lines[j].Client == l.Client {
+			recorded = &r.Lines[j]
+			break
+		}
+	}
+	require.NotNil(t, recorded)
+	path, body := l.Path, string(l.Content())
+	for old, new := range p.ids {
+		path, body = strings.ReplaceAll(path, old, new), strings.ReplaceAll(body, old, new)
+	}
+	request, err := http.NewRequestWithContext(ctx, l.Method, base+path, bytes.NewReader([]byte(body)))
+	require.NoError(t, err)
+	response, err := p.client.Do(request)
+	require.NoError(t, err)
+	defer response.Body.Close()
+	raw, err := io.ReadAll(response.Body)
+	require.NoError(t, err)
+	what := fmt.Sprintf("%s, line %d: %s %s", p.name, i+1, l.Method, l.Path)
+	assert.Equal(t, recorded.Status, response.StatusCode, "%s: %s", what, raw)
+	assert.Equal(t, recorded.ContentType, response.Header.Get("Content-Type"), what)
+	var accepted, known struct {
+		ID string `json:"prompt_id"`
+	}
+	if json.Unmarshal(raw, &accepted) == nil && json.Unmarshal(recorded.Content(), &known) == nil && known.ID != "" {
+		p.ids[known.ID] = accepted.ID
+	}
+	if strings.HasPrefix(l.Path, "/history?max_items") || strings.HasSuffix(l.Path, "/history") {
+		return // what was there from before differs
+	}
+	assert.Equal(t, form(recorded.Content(), p.ids), form(raw, nil), what)
+}
+
+// form is the shape of a JSON text: keys, types and texts that mean something.
+func form(raw []byte, ids map[string]string) any {
+	var v any
+	if json.Unmarshal(raw, &v) != nil {
+		return strings.TrimSpace(string(raw))
+	}
+	return shape("", v, ids)
+}
+
+// anyText are keys whose texts are another server's own.
+var anyText = []string{
+	"prompt_id", "traceback", "exception_message", "filename", "argv", "name", "type", "required_frontend_version", "installed_templates_version", "python_version",
+	"pytorch_version", "os", "display_name",
+}
+
+func shape(key string, v any, ids map[string]string) any {
+	switch x := v.(type) {
+	case map[string]any:
+		out := map[string]any{}
+		for k, inner := range x {
+			if id, ok := ids[k]; ok {
+				k = id
+			}
+			out[k] = shape(k, inner, ids)
+		}
+		return out
+	case []any:
+		if key == "traceback" || key == "argv" || key == "executed" || key == "current_outputs" {
+			return "list"
+		}
+		out := make([]any, len(x))
+		for i, inner := range x {
+			out[i] = shape(key, inner, ids)
+		}
+		return out
+	case string:
+		if slices.Contains(anyText, key) {
+			return "text"
+		}
+		if id, ok := ids[x]; ok {
+			return id
+		}
+		return x
+	case float64:
+		return "number"
+	case nil:
+		if key == "index" {
+			return "number" // the recorded server had no card
+		}
+	}
+	return v
+}
+
+// describe is a frame as tests compare it.
+func describe(kind websocket.MessageType, data []byte) string {
+	if kind == websocket.MessageBinary {
+		return fmt.Sprintf("binary %x", data[:4])
+	}
+	var m struct {
+		Type string         `json:"type"`
+		Data map[string]any `json:"data"`
+	}
+	_ = json.Unmarshal(data, &m)
+	text := m.Type
+	switch m.Type {
+	case "status":
+		if sid, ok := m.Data["sid"].(string); ok && len(sid) == 32 {
+			m.Data["sid"] = "sid"
+		}
+		raw, _ := json.Marshal(m.Data)
+		return text + " " + string(raw)
+	case "executing", "executed", "progress", "execution_cached":
+		for _, k := range []string{"node", "display_node", "value", "max", "nodes"} {
+			if v, ok := m.Data[k]; ok {
+				text += fmt.Sprint(" ", k, "=", v)
+			}
+		}
+	case "progress_state":
+		nodes, _ := m.Data["nodes"].(map[string]any)
+		ids := make([]string, 0, len(nodes))
+		for id := range nodes {
+			ids = append(ids, id)
+		}
+		slices.Sort(ids)
+		for _, id := range ids {
+			n := nodes[id].(map[string]any)
+			text += fmt.Sprint(" ", id, "=", n["state"], " ", n["value"], "/", n["max"], " ", n["display_node_id"], n["parent_node_id"], n["real_node_id"])
+		}
+	}
+	keys, _ := json.Marshal(shape("", m.Data, nil))
+	if m.Type == "executed" || m.Type == "execution_error" || m.Type == "execution_interrupted" || m.Type == "feature_flags" {
+		return text + " " + string(keys)
+	}
+	all := make([]string, 0, len(m.Data))
+	for k := range m.Data {
+		all = append(all, k)
+	}
+	slices.Sort(all)
+	return text + " " + strings.Join(all, ",")
+}

@@ -1,0 +1,373 @@
+// Command run is `make run`: the main job on this machine, from the cards to a
+// store that answers. It starts the embedded store (VictoriaMetrics) and the
+// collector on the machine's cards; without a card it says so and starts
+// simulated ones, through the same library path, with a simulated ComfyUI and its
+// users on the first. With a ComfyUI, the simulated one or that of COMFYUI, it also
+// starts a store for traces (Jaeger) and the proxy.
+//
+// It ends on Ctrl-C, or after RUN_SECONDS with 0 if samples of every card
+// arrived until the end, else with 1 and the reason. No process is left behind.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/figure"
+	"github.com/otelcol-gpu/otelcol-gpu/lab/simulation"
+	"github.com/otelcol-gpu/otelcol-gpu/lab/stack"
+)
+
+func main() {
+	if os.Getenv(countCards) != "" {
+		printCards()
+		return
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx)
+	toldToEnd := ctx.Err() != nil
+	stop()
+	if err != nil && !toldToEnd {
+		fmt.Fprintln(os.Stderr, "make run:", err)
+		os.Exit(1)
+	}
+}
+
+// settings come from the environment, so that `make run NAME=value` sets them.
+type settings struct {
+	storePort, healthPort, telemetryPort int
+	proxyPort, tracesPort, comfyPort     int
+	comfyui                              string // a real one's URL
+	seconds                              int
+	interval                             time.Duration
+	cards                                []string
+	root, folder                         string
+}
+
+func readSettings() (s settings, err error) {
+	for name, p := range map[string]struct {
+		to       *int
+		fallback int
+	}{
+		"STORE_PORT":     {&s.storePort, 8428},
+		"HEALTH_PORT":    {&s.healthPort, 13133},
+		"TELEMETRY_PORT": {&s.telemetryPort, 8888},
+		"PROXY_PORT":     {&s.proxyPort, 8189},
+		"TRACES_PORT":    {&s.tracesPort, 16686},
+		"COMFYUI_PORT":   {&s.comfyPort, 8188},
+		"RUN_SECONDS":    {&s.seconds, 0},
+	} {
+		*p.to = p.fallback
+		if v := os.Getenv(name); v != "" {
+			if *p.to, err = strconv.Atoi(v); err != nil || *p.to < 0 {
+				return s, fmt.Errorf("%s=%s: give a number, such as %s=%d", name, v, name, p.fallback)
+			}
+		}
+	}
+	s.interval = time.Second
+	if v := os.Getenv("INTERVAL"); v != "" {
+		if s.interval, err = time.ParseDuration(v); err != nil || s.interval <= 0 {
+			return s, fmt.Errorf("INTERVAL=%s: give a duration, such as INTERVAL=1s", v)
+		}
+	}
+	s.comfyui = os.Getenv("COMFYUI")
+	if u, err := url.Parse(s.comfyui); s.comfyui != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
+		return s, fmt.Errorf("COMFYUI=%s: give the server's URL, such as COMFYUI=http://127.0.0.1:8188", s.comfyui)
+	}
+	cards := os.Getenv("SIMULATED_CARDS")
+	if cards == "" {
+		cards = "rtx-4080-super,l40s,h100"
+	}
+	s.cards = strings.Split(cards, ",")
+	if s.root, err = figure.Root(); err != nil {
+		return s, err
+	}
+	if s.folder = os.Getenv("RUN_FOLDER"); s.folder == "" {
+		s.folder = filepath.Join(s.root, ".run")
+	}
+	return s, os.MkdirAll(s.folder, 0o755)
+}
+
+// usedPort is a port with its name in the environment.
+type usedPort struct {
+	name string
+	port int
+	use  string
+}
+
+// checkPorts names every port that is taken, before anything is started on it.
+func checkPorts(ports ...usedPort) error {
+	var errs []error
+	for _, p := range ports {
+		if err := stack.CheckPort(p.port); err != nil {
+			errs = append(errs, fmt.Errorf("port %d for %s is in use: stop what listens there (ss -ltnp 'sport = :%d'), or choose another: make run %s=%d",
+				p.port, p.use, p.port, p.name, p.port+1000))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func run(ctx context.Context) (err error) {
+	s, err := readSettings()
+	if err != nil {
+		return err
+	}
+	if err := checkPorts(usedPort{"STORE_PORT", s.storePort, "the store"}, usedPort{"HEALTH_PORT", s.healthPort, "the collector's health"},
+		usedPort{"TELEMETRY_PORT", s.telemetryPort, "the collector's own telemetry"}); err != nil {
+		return err
+	}
+	storePath, err := stack.Tool(ctx, s.root, "victoria-metrics")
+	if err != nil {
+		return err
+	}
+	s.findComfyUI(ctx)
+	m, err := s.findCards(ctx)
+	if err != nil {
+		return err
+	}
+	defer m.end()
+	p, err := s.startPrompts(ctx, m)
+	if err != nil {
+		return err
+	}
+	defer p.end()
+
+	store, err := stack.Start(s.folder, "victoria-metrics", storePath, nil,
+		"-httpListenAddr=127.0.0.1:"+strconv.Itoa(s.storePort), "-storageDataPath="+filepath.Join(s.folder, "store"),
+		"-retentionPeriod=30d", "-search.latencyOffset=0s", "-loggerLevel=WARN",
+		// Without this a query that found nothing is remembered for ten seconds.
+		"-storage.cacheSizeIndexDBTagFilters=1")
+	if err != nil {
+		return err
+	}
+	defer end(store)
+	at := fmt.Sprintf("http://127.0.0.1:%d", s.storePort)
+	if err := store.WaitHTTP(ctx, at+"/health"); err != nil {
+		return err
+	}
+	begin := time.Now()
+	collector, err := stack.Start(s.folder, "otelcol-gpu", filepath.Join(s.root, "bin", "otelcol-gpu"), append(append(m.environment, p.environment...),
+		"OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+at+"/api/v1/write",
+		"OTELCOL_GPU_COLLECTION_INTERVAL="+s.interval.String(),
+		"OTELCOL_GPU_HEALTH_PORT="+strconv.Itoa(s.healthPort),
+		"OTELCOL_GPU_TELEMETRY_PORT="+strconv.Itoa(s.telemetryPort),
+	), "--config", filepath.Join(s.root, "config", p.config))
+	if err != nil {
+		return err
+	}
+	defer end(collector)
+
+	fmt.Printf("store      %s/vmui/?#/?g0.expr=hw_gpu_utilization_ratio&g0.range_input=5m   (PromQL: %s/api/v1/query)\n", at, at)
+	p.print()
+	fmt.Printf("health     http://127.0.0.1:%d\n", s.healthPort)
+	fmt.Printf("telemetry  http://127.0.0.1:%d/metrics\n", s.telemetryPort)
+	fmt.Printf("logs       %s\n", s.folder)
+	j := &job{settings: s, store: stack.Store{URL: at}, collector: collector, server: store, cards: m.cards, users: p.users != nil, begin: begin}
+	if err := j.untilReady(ctx); err != nil || ctx.Err() != nil {
+		return err
+	}
+	p.listen(ctx)
+	return j.watch(ctx)
+}
+
+func end(p *stack.Process) {
+	if _, err := p.Stop(10 * time.Second); err != nil && !p.Alive() {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", p.Name, err)
+	}
+}
+
+// machine is the cards that the collector will see.
+type machine struct {
+	environment []string // of the collector
+	cards       int      // how many must arrive
+	service     *simulation.Service
+	end         func()
+}
+
+// findCards looks for real cards; without any it makes simulated ones, the first of
+// which is to work for a ComfyUI.
+func (s *settings) findCards(ctx context.Context) (*machine, error) {
+	if os.Getenv("SIMULATED_CARDS") == "" {
+		if n := realCards(ctx); n > 0 {
+			fmt.Printf("cards      %d, read through NVIDIA's driver\n", n)
+			return &machine{cards: n, end: func() {}}, nil
+		}
+	}
+	fmt.Println()
+	fmt.Println("NO NVIDIA CARD WAS FOUND ON THIS MACHINE. THE CARDS BELOW ARE SIMULATED:")
+	fmt.Printf("%s; every series carries gpu_simulated=\"true\".\n\n", strings.Join(s.cards, ", "))
+	path, err := fakenvml.Cached(ctx, fakenvml.Current)
+	if err != nil {
+		return nil, err
+	}
+	state, err := fakenvml.Create(filepath.Join(s.folder, "fakenvml.state"))
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var working sync.WaitGroup
+	m := &machine{
+		environment: []string{fakenvml.Environment + "=" + state.Path(), "OTELCOL_GPU_NVML_LIBRARY=" + path}, cards: len(s.cards),
+		end: func() { cancel(); working.Wait() },
+	}
+	for i, name := range s.cards {
+		profile, err := fakenvml.LoadProfile(strings.TrimSpace(name))
+		if err != nil {
+			m.end()
+			return nil, fmt.Errorf("SIMULATED_CARDS: %w", err)
+		}
+		state.SetDriver(profile.Driver.Version, profile.Driver.NVML, profile.Driver.CUDA)
+		if i == 0 && s.comfyui == "" {
+			service := simulation.NewService(state.AddCard(profile), profile, uint64(i+1))
+			m.service = service
+			working.Go(func() { service.Run(ctx) })
+			continue
+		}
+		card := simulation.New(state.AddCard(profile), profile, uint64(i+1))
+		working.Go(func() { card.Run(ctx) })
+	}
+	return m, nil
+}
+
+// countCards is set in the environment of the child that counts the cards.
+const countCards = "OTELCOL_GPU_COUNT_CARDS"
+
+// realCards counts the cards that the driver tells, in a process of its own:
+// whatever the driver does, this one is not held up.
+func realCards(ctx context.Context) int {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, os.Args[0])
+	cmd.Env = append(os.Environ(), countCards+"=1")
+	out, err := cmd.Output()
+	if err != nil {
+		return 0
+	}
+	n, _ := strconv.Atoi(strings.TrimSpace(string(out)))
+	return n
+}
+
+// printCards is the child's work.
+func printCards() {
+	sessions := nvml.NewSessions(nvml.Timing{})
+	session, err := sessions.Acquire("", zap.NewNop())
+	if err != nil {
+		return
+	}
+	<-session.Looked()
+	if s := session.Snapshot(); !s.Simulated {
+		fmt.Println(len(s.Cards) + s.Unidentified)
+	}
+}
+
+// job watches the samples that arrive.
+type job struct {
+	settings
+	store             stack.Store
+	collector, server *stack.Process
+	cards             int
+	users             bool // prompts must arrive too
+	begin             time.Time
+}
+
+// prompts counts those that ended since the collector's start.
+func (j *job) prompts(ctx context.Context) (float64, error) {
+	series, err := j.store.Query(ctx, fmt.Sprintf("sum(comfyui_prompts_total and timestamp(comfyui_prompts_total) >= %d)", j.begin.Unix()))
+	if err != nil || len(series) == 0 {
+		return 0, err
+	}
+	return series[0].Value(), nil
+}
+
+const readyWithin = 60 * time.Second
+
+// untilReady waits until the first samples of every card can be queried.
+func (j *job) untilReady(ctx context.Context) error {
+	deadline := time.NewTimer(readyWithin)
+	defer deadline.Stop()
+	ticker := time.NewTicker(100 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		// What an earlier run left in the store does not count.
+		series, err := j.store.Query(ctx, fmt.Sprintf("hw_gpu_up == 1 and timestamp(hw_gpu_up) >= %d", j.begin.Unix()))
+		prompts := 0.0
+		if err == nil && len(series) >= j.cards && j.users {
+			prompts, err = j.prompts(ctx)
+		}
+		if err == nil && len(series) >= j.cards && (!j.users || prompts > 0) {
+			and := ""
+			if j.users {
+				and = " and the first prompt"
+			}
+			fmt.Printf("\nREADY: samples of %d cards%s can be queried, %.1f s after the collector's start\n", len(series), and, time.Since(j.begin).Seconds())
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-j.collector.Exited():
+			return fmt.Errorf("the collector ended:\n%s", j.collector.Tail())
+		case <-j.server.Exited():
+			return fmt.Errorf("the store ended:\n%s", j.server.Tail())
+		case <-deadline.C:
+			return fmt.Errorf("after %v samples of %d of %d cards and %.0f prompts have arrived; the collector's log ends with:\n%s", readyWithin, len(series), j.cards, prompts, j.collector.Tail())
+		case <-ticker.C:
+		}
+	}
+}
+
+// watch goes on until it is told to end, and judges the whole.
+func (j *job) watch(ctx context.Context) error {
+	var over <-chan time.Time
+	if j.seconds > 0 {
+		over = time.After(time.Duration(j.seconds) * time.Second)
+		fmt.Printf("running for %d s\n", j.seconds)
+	} else {
+		fmt.Println("Ctrl-C ends it")
+	}
+	select {
+	case <-ctx.Done():
+		fmt.Println("\nending")
+		return nil
+	case <-j.collector.Exited():
+		return fmt.Errorf("the collector ended:\n%s", j.collector.Tail())
+	case <-j.server.Exited():
+		return fmt.Errorf("the store ended:\n%s", j.server.Tail())
+	case <-over:
+	}
+	window := max(5*time.Second, 3*j.interval)
+	series, err := j.store.Query(ctx, fmt.Sprintf("count_over_time(hw_gpu_up[%dms])", window.Milliseconds()))
+	if err != nil {
+		return err
+	}
+	if len(series) < j.cards {
+		return fmt.Errorf("in the last %v samples of %d of %d cards arrived; the collector's log ends with:\n%s", window, len(series), j.cards, j.collector.Tail())
+	}
+	total, err := j.store.Query(ctx, fmt.Sprintf(`sum(count_over_time({__name__=~"hw_.*"}[%ds]))`, int(time.Since(j.begin).Seconds())+1))
+	if err == nil && len(total) > 0 {
+		fmt.Printf("done: %.0f samples of %d cards arrived\n", total[0].Value(), len(series))
+	}
+	if j.users {
+		prompts, err := j.prompts(ctx)
+		if err != nil {
+			return err
+		}
+		fmt.Printf("done: %.0f prompts ended\n", prompts)
+	}
+	return nil
+}

@@ -1,0 +1,190 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakecomfyui"
+	"github.com/otelcol-gpu/otelcol-gpu/lab/simulation"
+	"github.com/otelcol-gpu/otelcol-gpu/lab/stack"
+)
+
+// prompts is the part of the job that has to do with ComfyUI.
+type prompts struct {
+	config      string   // of the collector, in config/
+	environment []string // of the collector
+	proxy       string
+	traces      string
+	users       *simulation.Users // of a simulated ComfyUI
+	end         func()
+}
+
+// userCount is how many people use the simulated ComfyUI.
+const userCount = 3
+
+// findComfyUI looks for a ComfyUI of the user's own where one usually is, unless he
+// named one.
+func (s *settings) findComfyUI(ctx context.Context) {
+	if s.comfyui != "" {
+		return
+	}
+	at := fmt.Sprintf("http://127.0.0.1:%d", s.comfyPort)
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, at+"/system_stats", nil)
+	if err != nil {
+		return
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return
+	}
+	defer response.Body.Close()
+	var stats struct {
+		System struct {
+			Version string `json:"comfyui_version"`
+		} `json:"system"`
+	}
+	if json.NewDecoder(io.LimitReader(response.Body, 1<<20)).Decode(&stats) == nil && stats.System.Version != "" {
+		s.comfyui = at
+		fmt.Printf("ComfyUI %s was found at %s\n", stats.System.Version, at)
+	}
+}
+
+// startPrompts starts what a ComfyUI needs: the simulated server and its users, if
+// the cards are simulated, and a store for traces. Without a ComfyUI there is
+// nothing to start.
+func (s *settings) startPrompts(ctx context.Context, m *machine) (p *prompts, err error) {
+	p = &prompts{config: "default.yaml", end: func() {}}
+	if m.service == nil && s.comfyui == "" {
+		return p, nil
+	}
+	ports := []usedPort{{"PROXY_PORT", s.proxyPort, "the proxy"}, {"TRACES_PORT", s.tracesPort, "the traces' page"}}
+	if m.service != nil {
+		ports = append(ports, usedPort{"COMFYUI_PORT", s.comfyPort, "the simulated ComfyUI"})
+	}
+	if err := checkPorts(ports...); err != nil {
+		return nil, err
+	}
+	var ends []func()
+	p.end = func() {
+		for i := len(ends) - 1; i >= 0; i-- {
+			ends[i]()
+		}
+	}
+	defer func() {
+		if err != nil {
+			p.end()
+		}
+	}()
+	p.config = "comfyui.yaml"
+	p.proxy = fmt.Sprintf("127.0.0.1:%d", s.proxyPort)
+	upstream := s.comfyui
+	if m.service != nil {
+		end, err := s.simulate(ctx, m, p)
+		if err != nil {
+			return nil, err
+		}
+		ends = append(ends, end)
+		upstream = fmt.Sprintf("http://127.0.0.1:%d", s.comfyPort)
+	}
+	otlp, end, err := s.startJaeger(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	ends = append(ends, end)
+	p.environment = []string{
+		"OTELCOL_GPU_COMFYUI=" + upstream, "OTELCOL_GPU_COMFYUI_PROXY=" + p.proxy, "OTELCOL_GPU_TRACES_ENDPOINT=" + otlp,
+		"OTELCOL_GPU_COMFYUI_STORE=" + filepath.Join(s.folder, "comfyui"),
+	}
+	return p, nil
+}
+
+// simulate starts a ComfyUI on the machine's first card, and users that come through
+// the proxy as soon as it is there.
+func (s *settings) simulate(ctx context.Context, m *machine, p *prompts) (end func(), err error) {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", s.comfyPort))
+	if err != nil {
+		return nil, err
+	}
+	server := fakecomfyui.NewServer(m.service)
+	server.Lag = simulation.Late(1)
+	h := &http.Server{Handler: server, ReadHeaderTimeout: 10 * time.Second}
+	p.users = simulation.NewUsers("http://" + p.proxy)
+	ctx, cancel := context.WithCancel(ctx)
+	var all sync.WaitGroup
+	all.Go(func() {
+		if err := h.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			fmt.Fprintln(os.Stderr, "the simulated ComfyUI:", err)
+		}
+	})
+	all.Go(func() { server.Run(ctx) })
+	all.Go(func() { p.users.Run(ctx, userCount, 1) })
+	return func() {
+		cancel()
+		_ = h.Close()
+		all.Wait()
+	}, nil
+}
+
+// startJaeger starts the store for traces; its OTLP endpoint is on any free port.
+func (s *settings) startJaeger(ctx context.Context, p *prompts) (otlp string, stop func(), err error) {
+	path, err := stack.Tool(ctx, s.root, "jaeger")
+	if err != nil {
+		return "", nil, err
+	}
+	ports := stack.JaegerPorts{Query: s.tracesPort}
+	for _, port := range []*int{&ports.OTLP, &ports.Admin} {
+		if *port, err = stack.FreePort(); err != nil {
+			return "", nil, err
+		}
+	}
+	arguments, err := stack.JaegerArguments(ports)
+	if err != nil {
+		return "", nil, err
+	}
+	jaeger, err := stack.Start(s.folder, "jaeger", path, stack.JaegerEnvironment, arguments...)
+	if err != nil {
+		return "", nil, err
+	}
+	if err := jaeger.WaitHTTP(ctx, fmt.Sprintf("http://127.0.0.1:%d/", ports.Admin)); err != nil {
+		end(jaeger)
+		return "", nil, err
+	}
+	p.traces = fmt.Sprintf("http://127.0.0.1:%d", s.tracesPort)
+	return fmt.Sprintf("127.0.0.1:%d", ports.OTLP), func() { end(jaeger) }, nil
+}
+
+// print tells where things are.
+func (p *prompts) print() {
+	if p.traces == "" {
+		return
+	}
+	fmt.Printf("ComfyUI    http://%s, through the proxy\n", p.proxy)
+	fmt.Printf("traces     %s/api/traces?service=comfyui   (Jaeger's API; built from source it has no page)\n", p.traces)
+	fmt.Printf("report     make report WINDOW=1h TRACES=%s   (what the cards did for the pictures, and the slowest with what made them slow, as a page)\n", p.traces)
+}
+
+// listen lets Enter begin a rush. The reader ends with the program.
+func (p *prompts) listen(ctx context.Context) {
+	if p.users == nil {
+		return
+	}
+	fmt.Println("Enter lets eight photos of 1280 pixels come at once")
+	go func() {
+		for lines := bufio.NewScanner(os.Stdin); ctx.Err() == nil && lines.Scan(); {
+			p.users.Rush()
+			fmt.Println("a rush: eight photos of 1280 pixels")
+		}
+	}()
+}

@@ -1,0 +1,103 @@
+package simulation
+
+import (
+	"context"
+	"net/http/httptest"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakecomfyui"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
+)
+
+func service(t *testing.T, profile string) (*Service, *fakenvml.Card, *fakenvml.Profile) {
+	t.Helper()
+	state, err := fakenvml.Create(filepath.Join(t.TempDir(), "state"))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, state.Close()) })
+	p, err := fakenvml.LoadProfile(profile)
+	require.NoError(t, err)
+	card := state.AddCard(p)
+	return NewService(card, p, 1), card, p
+}
+
+// TestPhotosOfUsersWorkOnTheCard has users and a rush at a ComfyUI, until the card
+// has felt the largest photo.
+func TestPhotosOfUsersWorkOnTheCard(t *testing.T) {
+	s, card, p := service(t, "l40s")
+	rest := card.Get("memory_used")
+	server := fakecomfyui.NewServer(s)
+	h := httptest.NewServer(server)
+	ctx, cancel := context.WithCancel(t.Context())
+	users := NewUsers(h.URL)
+	var all sync.WaitGroup
+	all.Go(func() { server.Run(ctx) })
+	all.Go(func() { users.Run(ctx, 2, 1) })
+	users.Rush()
+	need, _ := demand(rushSide, modelOf(""))
+	require.Eventually(t, func() bool { return card.Get("memory_used") == (p.Values["memory_used"]+cudaContext+need)*mib }, 30*time.Second, 10*time.Millisecond)
+	assert.Greater(t, card.Get("memory_used"), rest)
+	cancel()
+	h.CloseClientConnections()
+	all.Wait()
+	h.Close()
+}
+
+// TestAPhotoThatDoesNotFitFails asks for more than the card has.
+func TestAPhotoThatDoesNotFitFails(t *testing.T) {
+	s, card, _ := service(t, "rtx-2080-super") // 8 GiB
+	err := s.Colorize(t.Context(), 2048, "", nil)
+	var f *fakecomfyui.Failure
+	require.ErrorAs(t, err, &f)
+	assert.Equal(t, "torch.cuda.OutOfMemoryError", f.Type)
+	s.Free()
+	before := s.Memory()
+	require.NoError(t, s.Colorize(t.Context(), 256, "", func(int, int) error { return nil }))
+	after := s.Memory()
+	assert.Less(t, after.Free, before.Free, "the allocator keeps what it took")
+	assert.Equal(t, after.TorchTotal, after.TorchFree)
+	used := card.Get("memory_used")
+	s.Free()
+	assert.Less(t, card.Get("memory_used"), used)
+	assert.Equal(t, before, s.Memory())
+}
+
+// TestHistoryKnowsWhatThePhotoDid compares the history with what the library shows
+// while two services share the card.
+func TestHistoryKnowsWhatThePhotoDid(t *testing.T) {
+	a, card, p := service(t, "l40s")
+	b := a.Another(2)
+	history := a.Remember()
+	from := time.Now()
+	var both sync.WaitGroup
+	for _, s := range []*Service{a, b} {
+		both.Go(func() { assert.NoError(t, s.Colorize(t.Context(), 512, "", func(int, int) error { return nil })) })
+	}
+	both.Wait()
+	to := time.Now()
+	whole := history.Between(from, to, nil)
+	most := (p.Values["memory_used"] + 2*cudaContext) * mib
+	need, lasts := demand(512, modelOf(""))
+	assert.Greater(t, whole.Peak, most+need*mib, "both hold memory")
+	assert.Equal(t, whole.Peak, card.Get("memory_used"), "the allocators keep it")
+	rest := float64(p.Series["power"]) / 1000
+	assert.Greater(t, whole.Energy, rest*to.Sub(from).Seconds())
+	assert.Greater(t, whole.Throttled, time.Duration(0), "together they reach the power limit")
+	assert.Greater(t, whole.Busy, 0.5*lasts.Seconds())
+	half := history.Between(from, to, func(int64) (int, int64) { return 2, to.UnixNano() })
+	assert.InDelta(t, whole.Energy/2, half.Energy, 1e-6)
+	parts := 0.0
+	for at := from; at.Before(to); at = at.Add(100 * time.Millisecond) {
+		end := at.Add(100 * time.Millisecond)
+		if end.After(to) {
+			end = to
+		}
+		parts += history.Between(at, end, nil).Energy
+	}
+	assert.InDelta(t, whole.Energy, parts, 1e-6, "the parts make the whole")
+}

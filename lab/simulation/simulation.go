@@ -1,0 +1,190 @@
+// Package simulation puts the load of a photo service on the cards of the NVML
+// test library, so that `make run` shows a living machine without a card: memory and
+// time of a photo grow with its pixels, its load varies, the model is loaded on first
+// use, the allocator keeps memory, and temperature, clocks and power follow. Photos
+// arrive at random ([New]), or come from simulated ComfyUIs ([NewService]).
+package simulation
+
+import (
+	"math"
+	"sync"
+	"time"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
+)
+
+const mib = 1 << 20
+
+// Card is one simulated card at work.
+type Card struct {
+	card    *fakenvml.Card
+	profile *fakenvml.Profile
+
+	mu          sync.Mutex
+	workers     []*worker
+	temperature float64
+	busy        bool
+	throttled   bool
+	throttledNs int64
+	shown       time.Time
+	history     *History
+}
+
+// worker is one process that works on a card, on one photo at a time.
+type worker struct {
+	pid  int   // 0: none is shown
+	held int64 // memory in MiB that the allocator keeps
+	load segment
+}
+
+// newCard puts a card at rest.
+func newCard(card *fakenvml.Card, profile *fakenvml.Profile) *Card {
+	card.SetProcesses() // the profile's are other machines'
+	return &Card{card: card, profile: profile, temperature: float64(profile.Values["temperature_gpu"])}
+}
+
+// Remember keeps what the card does from now on.
+func (c *Card) Remember() *History {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.history = &History{}
+	c.show(time.Now())
+	return c.history
+}
+
+// join adds a process to those that work on the card.
+func (c *Card) join(w *worker) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.workers = append(c.workers, w)
+	c.show(time.Now())
+}
+
+// room is the card's memory in MiB that processes may take.
+func (c *Card) room() int64 {
+	return c.profile.Values["memory_total"] - c.profile.Values["memory_reserved"] - c.profile.Values["memory_used"]
+}
+
+// free is the room that no process holds. The caller holds the lock.
+func (c *Card) free() int64 {
+	left := c.room()
+	for _, w := range c.workers {
+		left -= w.held
+	}
+	return left
+}
+
+// put puts a process's load on the card: the allocator keeps the most memory that it
+// was asked for, of what there is. The caller holds the lock.
+func (c *Card) put(w *worker, s segment, context int64, now time.Time) {
+	w.load = s
+	if s.memory > 0 {
+		w.held = max(w.held, min(s.memory+context, w.held+c.free()))
+	}
+	c.show(now)
+}
+
+// show tells the library what the card does now. The caller holds the lock.
+func (c *Card) show(now time.Time) {
+	held, gpu, bandwidth, power := int64(0), int64(0), int64(0), 0.0
+	byPID := map[int]*fakenvml.Process{}
+	var processes []*fakenvml.Process
+	for _, w := range c.workers {
+		held += w.held
+		gpu, bandwidth, power = gpu+w.load.gpu, bandwidth+w.load.bandwidth, power+w.load.power
+		if w.pid == 0 || w.held == 0 {
+			continue
+		}
+		p := byPID[w.pid]
+		if p == nil {
+			p = &fakenvml.Process{PID: w.pid}
+			byPID[w.pid] = p
+			processes = append(processes, p)
+		}
+		p.Memory += w.held * mib
+		p.SM = min(p.SM+w.load.gpu, 100)
+	}
+	if c.throttled {
+		c.throttledNs += now.Sub(c.shown).Nanoseconds()
+	}
+	c.shown, c.throttled = now, power > 1
+	gpu, bandwidth, power = min(gpu, 100), min(bandwidth, 100), min(power, 1)
+	rest := c.profile.Series["power"]
+	watts := rest + int64(power*float64(c.profile.Values["power_limit_enforced"]-rest))
+	used := (c.profile.Values["memory_used"] + held) * mib
+
+	c.card.Set("memory_used", used)
+	c.card.Step("gpu", gpu)
+	c.card.Step("memory", bandwidth)
+	c.card.Step("power", watts)
+	c.card.SetField(throttleField, c.throttledNs, fakenvml.TypeUnsignedLL, fakenvml.Success)
+	shown := make([]fakenvml.Process, len(processes))
+	for i, p := range processes {
+		shown[i] = *p
+	}
+	c.card.SetProcesses(shown...)
+	c.profiling(gpu, bandwidth)
+	c.clocks(gpu > 0)
+	if c.history != nil {
+		c.history.add(state{at: now.UnixNano(), memory: used, held: held * mib, watts: float64(watts) / 1000, gpu: float64(gpu) / 100, throttled: c.throttled})
+	}
+}
+
+// throttleField is NVML_FI_DEV_CLOCKS_EVENT_REASON_SW_POWER_CAP, ns.
+const throttleField = 74
+
+// powerCap is nvmlClocksEventReasonSwPowerCap.
+const powerCap = 4
+
+// clocks sets what follows from whether the card has work.
+func (c *Card) clocks(busy bool) {
+	reasons := c.profile.Values["throttle_reasons"]
+	if busy {
+		reasons = 0
+		if c.throttled {
+			reasons = powerCap
+		}
+	}
+	c.card.Set("throttle_reasons", reasons)
+	if busy == c.busy {
+		return
+	}
+	c.busy = busy
+	for _, clock := range []string{"graphics", "sm", "memory", "video"} {
+		mhz := c.profile.Values["clock_"+clock]
+		if busy {
+			mhz = max(mhz, c.profile.Values["clock_max_"+clock]*9/10)
+		}
+		c.card.Set("clock_"+clock, mhz)
+	}
+	if busy {
+		c.card.Set("performance_state", 2)
+		c.card.Set("pcie_generation", c.profile.Values["pcie_generation_max"])
+	} else {
+		c.card.Set("performance_state", c.profile.Values["performance_state"])
+		c.card.Set("pcie_generation", c.profile.Values["pcie_generation"])
+	}
+}
+
+// profiling sets the GPM counters of cards that have them, in proportion to the
+// load: image models keep the tensor units busy.
+func (c *Card) profiling(gpu, memory int64) {
+	if len(c.profile.GPM) == 0 {
+		return
+	}
+	for id, permille := range map[int]int64{1: 1000, 2: 950, 3: 450, 5: 600, 12: 60, 13: 20, 20: 0, 21: 0} {
+		c.card.SetGPM(id, gpu*permille, fakenvml.Success)
+	}
+	c.card.SetGPM(10, memory*1000, fakenvml.Success)
+}
+
+// warm lets the temperature follow the load with a time constant of 20 s. The caller
+// holds the lock.
+func (c *Card) warm(passed time.Duration) {
+	target := float64(c.profile.Values["temperature_gpu"])
+	if c.busy {
+		target += 32
+	}
+	c.temperature += (target - c.temperature) * (1 - math.Exp(-passed.Seconds()/20))
+	c.card.Set("temperature_gpu", int64(math.Round(c.temperature)))
+}

@@ -1,0 +1,76 @@
+package simulation
+
+import (
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// TestAnHourOfPhotosKeepsToTheCard runs the model for an hour of its own time.
+func TestAnHourOfPhotosKeepsToTheCard(t *testing.T) {
+	for _, name := range []string{"rtx-2080-super", "h200"} {
+		t.Run(name, func(t *testing.T) {
+			state, err := fakenvml.Create(filepath.Join(t.TempDir(), "state"))
+			require.NoError(t, err)
+			defer func() { require.NoError(t, state.Close()) }()
+			p, err := fakenvml.LoadProfile(name)
+			require.NoError(t, err)
+			card := state.AddCard(p)
+			c := New(card, p, 7)
+			limit := (p.Values["memory_total"] - p.Values["memory_reserved"]) * mib
+			photos, most := 0, int64(0)
+			now := time.Unix(0, 0)
+			for range int(time.Hour / tick) {
+				before := len(c.ahead)
+				now = now.Add(tick)
+				c.step(now)
+				if len(c.ahead) > before {
+					photos++
+				}
+				used := card.Get("memory_used")
+				require.LessOrEqual(t, used, limit, "memory beyond the card")
+				require.GreaterOrEqual(t, used, p.Values["memory_used"]*mib)
+				most = max(most, used)
+				temperature := card.Get("temperature_gpu")
+				require.LessOrEqual(t, temperature, p.Values["temperature_gpu"]+32)
+				require.GreaterOrEqual(t, temperature, p.Values["temperature_gpu"])
+			}
+			assert.Greater(t, photos, 500)
+			assert.Greater(t, most, p.Values["memory_used"]*mib+3000*mib, "large photos take their memory")
+		})
+	}
+}
+
+// TestTheModelIsUnloadedWhenNobodyComes lets the card rest.
+func TestTheModelIsUnloadedWhenNobodyComes(t *testing.T) {
+	state, err := fakenvml.Create(filepath.Join(t.TempDir(), "state"))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, state.Close()) }()
+	p, err := fakenvml.LoadProfile("l40s")
+	require.NoError(t, err)
+	card := state.AddCard(p)
+	c := New(card, p, 1)
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	for c.loaded = false; !c.loaded || len(c.ahead) > 0; now = now.Add(tick) {
+		c.step(now)
+	}
+	held := card.Get("memory_used")
+	assert.Greater(t, held, p.Values["memory_used"]*mib, "the allocator keeps memory after a photo")
+	for used := held; used > p.Values["memory_used"]*mib; used = card.Get("memory_used") {
+		if now = now.Add(unloadAfter + tick); len(c.ahead) > 0 { // a photo came
+			for ; len(c.ahead) > 0; now = now.Add(tick) {
+				c.step(now)
+			}
+		}
+		c.step(now)
+	}
+	assert.False(t, c.loaded)
+}
