@@ -28,14 +28,14 @@ setup: ## check what the build needs, and install it where this is Debian and th
 	@scripts/setup.sh
 
 .PHONY: run
-run: setup build ## the main job on this machine's cards, or on simulated ones; ends on Ctrl-C or after RUN_SECONDS
+run: setup build ## the main job on this machine's GPUs, or on simulated ones; ends on Ctrl-C or after RUN_SECONDS
 	@go build -C lab -o ../bin/run ./run
 	@exec bin/run
 
 .PHONY: build
 build: $(BINARY) ## build the distribution (bin/otelcol-gpu)
 
-# ocb writes the main package; it is written anew when what goes into it changes.
+# ocb writes the main package; it is written again when what goes into it changes.
 _build/main.go: builder-config.yaml go.mod
 	@echo "generating the distribution with ocb"
 	@"$$(scripts/tool.sh builder)" --config builder-config.yaml --skip-compilation >_build.log 2>&1 || { cat _build.log; exit 1; }
@@ -88,7 +88,7 @@ fuzz: ## each fuzz target for FUZZ_SECONDS (10)
 		echo "$$p $$f"; go test -C $$m -run '^$$' -fuzz "^$$f$$" -fuzztime $${FUZZ_SECONDS:-10}s $$p || exit 1; done; done; done
 
 .PHONY: bench
-bench: build ## cost of a collection beside a plain loop, memory of the running distribution; prints figures
+bench: build ## cost of a scrape beside a plain loop, memory of the running distribution; prints figures
 	@go test ./receiver/nvmlreceiver -run '^TestFigures$$' -figures -v | grep --line-buffered -E '^figure|FAIL|panic'
 	@go test -C e2e . -count=1 -run '^TestResidentMemory$$' -figures -v | grep --line-buffered -E '^figure|FAIL|panic'
 
@@ -105,11 +105,11 @@ e2e-comfyui: build servers ## every recording of a real ComfyUI through the buil
 	@go test -C e2e -count=1 -timeout 20m -run '^TestRecordings|^TestPromptsAre' -v . | grep --line-buffered -E '^figure|--- (FAIL|PASS): Test[A-Za-z]* |FAIL|panic|_test.go'
 
 .PHONY: e2e-correlation
-e2e-correlation: build servers ## PROMPTS (1000) on shared cards: what stands on their spans against what the cards did; prints figures
+e2e-correlation: build servers ## PROMPTS (1000) on shared GPUs: what stands on their spans against what the GPUs did; prints figures
 	@go test -C e2e -count=1 -timeout 30m -run '^TestBillsAgreeWithTheTruth$$' -v . -prompts $${PROMPTS:-1000} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
 
 .PHONY: bench-peaks
-bench-peaks: ## spikes between collections and busy time, beside a plain reader; prints figures
+bench-peaks: ## spikes between scrapes and busy time, beside a plain reader; prints figures
 	@go test ./receiver/nvmlreceiver -count=1 -run '^TestPeakFigures$$' -figures -v | grep --line-buffered -E '^figure|FAIL|panic'
 
 .PHONY: e2e-noloss
@@ -117,16 +117,16 @@ e2e-noloss: build servers ## the no-loss configuration under KILLS kills (20), r
 	@go test -C e2e -count=1 -timeout 60m -run '^(TestNothingAcceptedIsLost|TestQueue.*)$$' -v . -kills $${KILLS:-20} -outage $${OUTAGE:-60s} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
 
 .PHONY: e2e-faults
-e2e-faults: build servers ## one card of eight, and the driver, get one fault after another (FAULT=30s each); prints figures
+e2e-faults: build servers ## one GPU of eight, and the driver, get one fault after another (FAULT=30s each); prints figures
 	@go test -C e2e -count=1 -timeout 60m -run '^TestFaultsOf' -v . -fault $${FAULT:-30s} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
 
 .PHONY: report
-report: ## what the cards did for the pictures, as a page: STORE (http://127.0.0.1:8428), TRACES (Jaeger's API; for the slowest), WINDOW (7d), OUT
+report: ## what the GPUs did for the images, as a page: STORE (http://127.0.0.1:8428), TRACES (Jaeger's API; for the slowest), WINDOW (7d), OUT
 	@go build -C cmd/otelcol-gpu-report -o $(CURDIR)/bin/otelcol-gpu-report .
 	@bin/otelcol-gpu-report -store "$${STORE:-http://127.0.0.1:8428}" -traces "$$TRACES" -window "$${WINDOW:-7d}" -out "$${OUT:-report.html}"
 
 .PHONY: gpu-check-build
-gpu-check-build: ## one small binary for machines with a card (bin/gpu-check)
+gpu-check-build: ## one small binary for machines with a GPU (bin/gpu-check)
 	@go build -trimpath -ldflags='-s -w' -o bin/gpu-check ./cmd/gpu-check
 	@ls -l bin/gpu-check | awk '{ printf "bin/gpu-check: %.1f MB\n", $$5 / 1e6; exit $$5 > 30e6 }'
 

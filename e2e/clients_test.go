@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package e2e
 
 import (
@@ -51,7 +53,7 @@ func simulatedComfyUISeen(t *testing.T, see func(*http.Request)) string {
 }
 
 // TestClientsFromNpmThroughTheProxy has two client libraries of others ask for a photo
-// through the proxy. Each gets every step and the picture, and the trace has its nodes.
+// through the proxy. Each gets every step and the image, and the trace has its nodes.
 func TestClientsFromNpmThroughTheProxy(t *testing.T) {
 	out, err := exec.Command(filepath.Join(root, "scripts", "npm.sh")).Output()
 	require.NoError(t, err)
@@ -66,7 +68,7 @@ func TestClientsFromNpmThroughTheProxy(t *testing.T) {
 		photo   string // another each time, so that nothing is cached
 		side    int
 		command []string
-		came    func(t *testing.T, out []byte) (picture string)
+		came    func(t *testing.T, out []byte) (image string)
 	}{
 		{"@stable-canvas/comfyui-client", "people.png", 400, []string{"node", "stable-canvas.mjs", proxy}, func(t *testing.T, out []byte) string {
 			var answer struct {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package e2e
 
 import (
@@ -49,7 +51,7 @@ func TestRecordingsThroughTheProxyIntoJaeger(t *testing.T) {
 			at, err := url.Parse(server.URL)
 			require.NoError(t, err)
 			// The process that listens on the server's port is this test.
-			m.cards[0].SetProcesses(fakenvml.Process{PID: os.Getpid(), Memory: 1 << 30})
+			m.gpus[0].SetProcesses(fakenvml.Process{PID: os.Getpid(), Memory: 1 << 30})
 			service := "recording-" + r.Name
 			collect(t, "comfyui.yaml", append(m.environment, "OTELCOL_GPU_COMFYUI="+at.String(), "OTELCOL_GPU_COMFYUI_PROXY="+proxy,
 				"OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(), "OTELCOL_GPU_TRACES_ENDPOINT="+j.otlp, "OTELCOL_GPU_COLLECTION_INTERVAL=1h"),
@@ -116,13 +118,13 @@ func describeFound(found []jaegerTrace) (lines []string) {
 			}
 			attributes := map[string]any{}
 			for _, tag := range s.Tags {
-				if strings.HasPrefix(tag.Key, "gpu.") { // what the connector adds, and the mark of simulated cards
+				if strings.HasPrefix(tag.Key, "gpu.") { // what the connector adds, and the mark of simulated GPUs
 					continue
 				}
 				switch tag.Key {
 				case "otel.status_code":
 					status = map[any]string{"OK": "Ok", "ERROR": "Error"}[tag.Value]
-				case "hw.id", "process.pid": // there as soon as the card is found
+				case "hw.id", "process.pid": // there as soon as the GPU is found
 				case "span.kind", "otel.status_description", "error", "internal.span.format", "otel.scope.name", "otel.scope.version", "w3c.tracestate":
 				default:
 					v := tag.Value
@@ -142,9 +144,9 @@ func describeFound(found []jaegerTrace) (lines []string) {
 	return lines
 }
 
-// TestPromptsAreTracedWithTheirCardAndCounted looks at one prompt as an operator
-// does: its card on the spans, its metrics in the store, its failure in the log.
-func TestPromptsAreTracedWithTheirCardAndCounted(t *testing.T) {
+// TestPromptsAreTracedWithTheirGPUAndCounted looks at one prompt as an operator
+// does: its GPU on the spans, its metrics in the store, its failure in the log.
+func TestPromptsAreTracedWithTheirGPUAndCounted(t *testing.T) {
 	j := startJaeger(t)
 	store := victoriaMetrics(t)
 	var failing comfyreplay.Recording
@@ -154,13 +156,13 @@ func TestPromptsAreTracedWithTheirCardAndCounted(t *testing.T) {
 		}
 	}
 	m := newMachine(t, fakenvml.Current, "l40s", "h100")
-	m.cards[1].SetProcesses(fakenvml.Process{PID: os.Getpid(), Memory: 1 << 30})
+	m.gpus[1].SetProcesses(fakenvml.Process{PID: os.Getpid(), Memory: 1 << 30})
 	server := comfyreplay.Serve(t, &failing, 1, false)
 	proxy := "127.0.0.1:" + strconv.Itoa(port(t))
 	c := collect(t, "comfyui.yaml", append(m.environment, "OTELCOL_GPU_COMFYUI="+server.URL, "OTELCOL_GPU_COMFYUI_PROXY="+proxy, "OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(),
 		"OTELCOL_GPU_TRACES_ENDPOINT="+j.otlp, "OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+store.URL+"/api/v1/write", "OTELCOL_GPU_COLLECTION_INTERVAL=500ms"))
-	card := eventually(t, store, `hw_gpu_up{hw_name="gpu1"}`, atLeast(1))[0].Labels["hw_id"]
-	eventually(t, store, `comfyui_device_memory_limit_bytes{hw_id="`+card+`"}`, atLeast(1)) // the card is found
+	gpu := eventually(t, store, `hw_gpu_up{hw_name="gpu1"}`, atLeast(1))[0].Labels["hw_id"]
+	eventually(t, store, `comfyui_device_memory_limit_bytes{hw_id="`+gpu+`"}`, atLeast(1)) // the GPU is found
 	require.Eventually(t, server.Watched, patience, 1e7)
 	require.NoError(t, comfyreplay.Drive(context.Background(), &failing, "http://"+proxy, 1, false))
 	require.NoError(t, server.Done())
@@ -173,8 +175,8 @@ func TestPromptsAreTracedWithTheirCardAndCounted(t *testing.T) {
 		return logLines(t, c.Process, "prompt error: out_of_memory in DDColor_Colorize: CUDA out of memory") == 1
 	}, patience, 1e8)
 	require.Eventually(t, func() bool {
-		return j.hasSpan("comfyui.node DDColor_Colorize", func(s *jaegerSpan) bool { return s.tag("hw.id") == card && s.tag("gpu.simulated") == true })
-	}, patience, 1e8, "the node's span names its card")
+		return j.hasSpan("comfyui.node DDColor_Colorize", func(s *jaegerSpan) bool { return s.tag("hw.id") == gpu && s.tag("gpu.simulated") == true })
+	}, patience, 1e8, "the node's span names its GPU")
 	unmarked, err := store.Query(context.Background(), `count by (__name__) ({__name__=~"comfyui_prompts.*|comfyui_node.*",gpu_simulated!="true"})`)
 	require.NoError(t, err)
 	assert.Empty(t, unmarked)

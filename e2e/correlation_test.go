@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package e2e
 
 import (
@@ -31,10 +33,10 @@ import (
 
 var correlatedPrompts = flag.Int("prompts", 60, "prompts of TestBillsAgreeWithTheTruth; make e2e-correlation runs 1000")
 
-// photoService is a simulated machine with ComfyUIs on its cards, and what they did.
+// photoService is a simulated machine with ComfyUIs on its GPUs, and what they did.
 type photoService struct {
 	*machine
-	card    []string // hw.id of each card
+	gpu     []string // hw.id of each GPU
 	history []*simulation.History
 	comfyui []*comfyUI
 
@@ -43,35 +45,35 @@ type photoService struct {
 }
 
 type comfyUI struct {
-	card   int
+	gpu    int
 	server *httptest.Server
 	proxy  string
 }
 
-// executed is what a ComfyUI on a card did.
+// executed is what a ComfyUI on a GPU did.
 type executed struct {
 	fakecomfyui.Executed
-	card int
+	gpu int
 }
 
-// newPhotoService puts ComfyUIs on cards; cards[i] is the card of ComfyUI i.
-func newPhotoService(t *testing.T, m *machine, cards ...int) *photoService {
+// newPhotoService puts ComfyUIs on GPUs; cards[i] is the GPU of ComfyUI i.
+func newPhotoService(t *testing.T, m *machine, gpus ...int) *photoService {
 	t.Helper()
 	p := &photoService{machine: m}
 	ctx, cancel := context.WithCancel(context.Background())
 	var working sync.WaitGroup
 	t.Cleanup(func() { cancel(); working.Wait() })
 	services := map[int]*simulation.Service{}
-	for i := range m.cards {
-		p.card = append(p.card, m.cards[i].UUID())
-		s := simulation.NewService(m.cards[i], m.profiles[i], uint64(i))
+	for i := range m.gpus {
+		p.gpu = append(p.gpu, m.gpus[i].UUID())
+		s := simulation.NewService(m.gpus[i], m.profiles[i], uint64(i))
 		services[i] = s
 		p.history = append(p.history, s.Remember())
 		working.Go(func() { s.Run(ctx) })
 	}
-	for i, card := range cards {
-		s := services[card]
-		if slices.Contains(cards[:i], card) {
+	for i, gpu := range gpus {
+		s := services[gpu]
+		if slices.Contains(gpus[:i], gpu) {
 			s = s.Another(uint64(100 + i))
 		}
 		s.EmptyCache = 0
@@ -80,9 +82,9 @@ func newPhotoService(t *testing.T, m *machine, cards ...int) *photoService {
 		server.Done = func(e fakecomfyui.Executed) {
 			p.mu.Lock()
 			defer p.mu.Unlock()
-			p.done = append(p.done, executed{e, card})
+			p.done = append(p.done, executed{e, gpu})
 		}
-		c := &comfyUI{card: card, server: httptest.NewServer(server), proxy: "127.0.0.1:" + strconv.Itoa(port(t))}
+		c := &comfyUI{gpu: gpu, server: httptest.NewServer(server), proxy: "127.0.0.1:" + strconv.Itoa(port(t))}
 		t.Cleanup(func() { c.server.CloseClientConnections(); c.server.Close() })
 		working.Go(func() { server.Run(ctx) })
 		p.comfyui = append(p.comfyui, c)
@@ -95,9 +97,9 @@ func (p *photoService) overlay(t *testing.T) string {
 	t.Helper()
 	var receivers, names strings.Builder
 	for i, c := range p.comfyui {
-		name, device := "comfyui", p.card[c.card]
+		name, device := "comfyui", p.gpu[c.gpu]
 		if i%2 == 1 { // the one by its UUID, the other by its index
-			device = strconv.Itoa(c.card)
+			device = strconv.Itoa(c.gpu)
 		}
 		if i > 0 {
 			name = fmt.Sprintf("comfyui/%d", i)
@@ -142,11 +144,11 @@ func (p *photoService) order(t *testing.T, n int, seed uint64) {
 	users.Wait()
 }
 
-// shares tells by how many traces a card was used at a time.
-func (p *photoService) shares(card int) func(int64) (int, int64) {
+// shares tells by how many traces a GPU was used at a time.
+func (p *photoService) shares(gpu int) func(int64) (int, int64) {
 	var all []executed
 	for _, e := range p.done {
-		if e.card == card && e.Node == "" {
+		if e.gpu == gpu && e.Node == "" {
 			all = append(all, e)
 		}
 	}
@@ -238,8 +240,8 @@ func (a *accuracy) print(name string, peak, energy float64) {
 	}
 }
 
-// TestBillsAgreeWithTheTruth lets ComfyUIs on several cards, two of them on one, work
-// for many users, and compares what stands on the spans with what the cards did; and
+// TestBillsAgreeWithTheTruth lets ComfyUIs on several GPUs, two of them on one, work
+// for many users, and compares what stands on the spans with what the GPUs did; and
 // what joining samples of 15 s by time would have said.
 func TestBillsAgreeWithTheTruth(t *testing.T) {
 	j := startJaeger(t)
@@ -260,7 +262,7 @@ func TestBillsAgreeWithTheTruth(t *testing.T) {
 	eventually(t, store, fmt.Sprintf(`sum(comfyui_execution_gpu_energy_joules_count) == %d`, n), atLeast(1))
 	p.compare(t, store, traces, n)
 	exemplarsLeadToTraces(t, store, traces)
-	// Whether a receiver names its card by UUID or by index.
+	// Whether a receiver names its GPU by UUID or by index.
 	eventually(t, store, `count by (instance) (comfyui_prompts_total{gpu_simulated="true"})`, atLeast(len(p.comfyui)))
 	unmarked, err := store.Query(context.Background(), `count by (__name__, instance) ({__name__=~"comfyui_.+|hw_.+",gpu_simulated!="true"})`)
 	require.NoError(t, err)
@@ -270,7 +272,7 @@ func TestBillsAgreeWithTheTruth(t *testing.T) {
 }
 
 // instant is how long a node at least takes to be looked at by itself: loading and
-// saving a picture take microseconds of a card in the simulation.
+// saving an image take microseconds of a GPU in the simulation.
 const instant = 10 * time.Millisecond
 
 func (p *photoService) compare(t *testing.T, store stack.Store, traces []jaegerTrace, n int) {
@@ -311,7 +313,7 @@ func (p *photoService) compare(t *testing.T, store stack.Store, traces []jaegerT
 			lost++
 			continue
 		}
-		truth := p.history[e.card].Between(e.From, e.To, share[e.card])
+		truth := p.history[e.gpu].Between(e.From, e.To, share[e.gpu])
 		samples, _ := s.tag("gpu.samples").(float64)
 		switch {
 		case samples == 0 || e.To.Sub(e.From) < instant:
@@ -347,12 +349,12 @@ func (p *photoService) compare(t *testing.T, store stack.Store, traces []jaegerT
 	assert.Less(t, long.throttleError, 0.2*long.throttleAll+0.1, "throttled time of executions")
 }
 
-// askNaively joins by time in PromQL what a collection each 15 s has stored: the
+// askNaively joins by time in PromQL what a scrape each 15 s has stored: the
 // memory and the power that the last sample before the end tells.
 func (p *photoService) askNaively(t *testing.T, store stack.Store, e executed, truth simulation.Truth, into *accuracy) {
 	t.Helper()
 	at := func(query string) float64 {
-		series, err := store.QueryAt(context.Background(), fmt.Sprintf(query, p.card[e.card]), e.To)
+		series, err := store.QueryAt(context.Background(), fmt.Sprintf(query, p.gpu[e.gpu]), e.To)
 		require.NoError(t, err)
 		if len(series) == 0 {
 			return 0

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package e2e
 
 import (
@@ -38,7 +40,7 @@ func TestNvidiasOwnLibrariesWithoutADriver(t *testing.T) {
 	}
 }
 
-// TestDriver470AndItsMissingFunctions reads a card through the test library
+// TestDriver470AndItsMissingFunctions reads a GPU through the test library
 // that lacks what NVIDIA's 470 lacks.
 func TestDriver470AndItsMissingFunctions(t *testing.T) {
 	m := newMachine(t, fakenvml.Driver470, "rtx-2080-super")

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package e2e
 
 import (
@@ -17,34 +19,34 @@ import (
 
 var faultTime = flag.Duration("fault", 5*time.Second, "how long each fault lasts in TestFaultsOfOneCardCostTheOthersNothing")
 
-// fault is one thing that happens to one card of eight.
+// fault is one thing that happens to one GPU of eight.
 type fault struct {
 	name         string
 	begin, clear func()
-	// up says that the card itself goes on; ends is a series of it that must end.
+	// up says that the GPU itself goes on; ends is a series of it that must end.
 	up   bool
 	ends string
 }
 
-// TestFaultsOfOneCardCostTheOthersNothing gives one of eight cards one fault
+// TestFaultsOfOneGPUCostTheOthersNothing gives one of eight GPUs one fault
 // after another, and asks a real Prometheus what the others missed.
-func TestFaultsOfOneCardCostTheOthersNothing(t *testing.T) {
-	const interval, cardTimeout = time.Second, 500 * time.Millisecond
+func TestFaultsOfOneGPUCostTheOthersNothing(t *testing.T) {
+	const interval, gpuTimeout = time.Second, 500 * time.Millisecond
 	m := newMachine(t, fakenvml.Current, "l40s", "l40s", "l40s", "l40s", "l40s", "h100-mig", "l40s", "l40s")
 	store, _ := prometheus(t, "10m")
 	c := collect(t, "default.yaml", append(m.environment, "OTELCOL_GPU_COLLECTION_INTERVAL="+interval.String(), "OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+store.URL+"/api/v1/write"),
-		"--config=yaml:receivers::nvml::card_timeout: "+cardTimeout.String())
+		"--config=yaml:receivers::nvml::card_timeout: "+gpuTimeout.String())
 	eventually(t, store, "hw_gpu_up == 1", atLeast(8))
-	card, profile := m.cards[5], m.profiles[5]
+	gpu, profile := m.gpus[5], m.profiles[5]
 	id := eventually(t, store, `hw_gpu_up{hw_name="gpu5"}`, atLeast(1))[0].Labels["hw_id"]
 	memory := fmt.Sprintf(`hw_gpu_memory_usage_bytes{hw_id="%s"}`, id)
-	used := card.Get("memory_used")
+	used := gpu.Get("memory_used")
 	process := fakenvml.Process{PID: 4242, Memory: 1 << 30, MIG: true, GPUInstance: 2}
-	card.SetProcesses(process)
+	gpu.SetProcesses(process)
 	eventually(t, store, `hw_gpu_process_memory_usage_bytes{process_pid="4242"}`, atLeast(1))
 
 	var works func() // ends the fault that runs
-	failing := func(code int64) func() { return func() { works = card.FailEveryCall(code) } }
+	failing := func(code int64) func() { return func() { works = gpu.FailEveryCall(code) } }
 	divide := func(n int) func() {
 		return func() {
 			devices := make([]fakenvml.MIGDevice, n)
@@ -52,23 +54,23 @@ func TestFaultsOfOneCardCostTheOthersNothing(t *testing.T) {
 				d := profile.MIG[i]
 				devices[i] = fakenvml.MIGDevice{UUID: fmt.Sprintf("MIG-%d", i), Name: d.Name, GPUInstance: d.GPUInstance, MemoryTotal: d.TotalMiB << 20}
 			}
-			card.SetMIG(devices...)
+			gpu.SetMIG(devices...)
 		}
 	}
 	divide(4)()
 	eventually(t, store, `hw_gpu_memory_limit_bytes{hw_id="MIG-3"}`, atLeast(1))
 	for _, f := range []fault{
-		{"lost", func() { card.SetLost(true) }, func() { card.SetLost(false) }, false, memory},
-		{"hangs", func() { card.SetHang("nvmlDeviceGetTemperature", true) }, func() { card.SetHang("nvmlDeviceGetTemperature", false) }, false, memory},
-		{"slow_call", func() { card.SetDelay("nvmlDeviceGetTemperature", 2*time.Second) }, func() { card.SetDelay("nvmlDeviceGetTemperature", 0) }, false, memory},
+		{"lost", func() { gpu.SetLost(true) }, func() { gpu.SetLost(false) }, false, memory},
+		{"hangs", func() { gpu.SetHang("nvmlDeviceGetTemperature", true) }, func() { gpu.SetHang("nvmlDeviceGetTemperature", false) }, false, memory},
+		{"slow_call", func() { gpu.SetDelay("nvmlDeviceGetTemperature", 2*time.Second) }, func() { gpu.SetDelay("nvmlDeviceGetTemperature", 0) }, false, memory},
 		{"every_call_fails", failing(fakenvml.Unknown), func() { works() }, false, memory},
 		{"unknown_code", failing(4711), func() { works() }, false, memory},
-		{"removed", func() { card.SetPresent(false) }, func() { card.SetPresent(true) }, false, memory},
-		{"no_value", func() { card.Set("memory_used", -1) }, func() { card.Set("memory_used", used) }, true, memory},
-		{"one_call_fails", func() { card.SetReturn("nvmlDeviceGetMemoryInfo_v2", fakenvml.Unknown) }, func() { card.SetReturn("nvmlDeviceGetMemoryInfo_v2", 0) }, true, memory},
-		{"process_ends", func() { card.SetProcesses() }, func() { card.SetProcesses(process) }, true, `hw_gpu_process_memory_usage_bytes{process_pid="4242"}`},
+		{"removed", func() { gpu.SetPresent(false) }, func() { gpu.SetPresent(true) }, false, memory},
+		{"no_value", func() { gpu.Set("memory_used", -1) }, func() { gpu.Set("memory_used", used) }, true, memory},
+		{"one_call_fails", func() { gpu.SetReturn("nvmlDeviceGetMemoryInfo_v2", fakenvml.Unknown) }, func() { gpu.SetReturn("nvmlDeviceGetMemoryInfo_v2", 0) }, true, memory},
+		{"process_ends", func() { gpu.SetProcesses() }, func() { gpu.SetProcesses(process) }, true, `hw_gpu_process_memory_usage_bytes{process_pid="4242"}`},
 		{"mig_device_ends", divide(3), divide(4), true, `hw_gpu_memory_limit_bytes{hw_id="MIG-3"}`},
-		{"mig_off", func() { card.SetMIG() }, divide(4), true, `hw_gpu_memory_limit_bytes{hw_id=~"MIG-.*"}`},
+		{"mig_off", func() { gpu.SetMIG() }, divide(4), true, `hw_gpu_memory_limit_bytes{hw_id=~"MIG-.*"}`},
 	} {
 		lines := logLines(t, c.Process, "\twarn\t") + logLines(t, c.Process, "\terror\t")
 		begin := time.Now()
@@ -88,7 +90,7 @@ func TestFaultsOfOneCardCostTheOthersNothing(t *testing.T) {
 		lost := samplesLost(t, store, begin, id)
 		said := logLines(t, c.Process, "\twarn\t") + logLines(t, c.Process, "\terror\t") - lines
 		figure.AtMost("faults."+f.name+".samples_lost_on_others", lost, "samples", 0)
-		figure.AtMost("faults."+f.name+".reported_after", reported.Seconds(), "s", (interval+cardTimeout).Seconds()+0.5)
+		figure.AtMost("faults."+f.name+".reported_after", reported.Seconds(), "s", (interval+gpuTimeout).Seconds()+0.5)
 		figure.Print("faults."+f.name+".back_after", back.Seconds(), "s")
 		figure.AtMost("faults."+f.name+".log_lines", float64(said), "lines", 2)
 		assert.Zero(t, lost, "%s: the others lost samples", f.name)
@@ -96,14 +98,14 @@ func TestFaultsOfOneCardCostTheOthersNothing(t *testing.T) {
 	}
 
 	begin := time.Now()
-	m.state.AddCard(m.profiles[0])
+	m.state.AddGPU(m.profiles[0])
 	eventually(t, store, `hw_gpu_up{hw_name="gpu8"} == 1`, atLeast(1))
 	figure.Print("faults.hot_added.seen_after", time.Since(begin).Seconds(), "s")
 	require.Zero(t, samplesLost(t, store, begin, id))
 }
 
-// samplesLost counts what the other cards missed from begin until now. Each must
-// have a sample of every collection; hw.gpu.count, which asks no card, tells how
+// samplesLost counts what the other GPUs missed from begin until now. Each must
+// have a sample of every scrape; hw.gpu.count, which asks no GPU, tells how
 // many there were.
 func samplesLost(t *testing.T, store stack.Store, begin time.Time, id string) (lost float64) {
 	t.Helper()

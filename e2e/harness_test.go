@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package e2e runs the built collector against real servers, which the tests
 // start themselves.
 package e2e
@@ -111,7 +113,7 @@ func prometheusAt(t testing.TB, address, data, window string) (stack.Store, *sta
 // machine is a simulated machine for collectors to run on.
 type machine struct {
 	state       *fakenvml.State
-	cards       []*fakenvml.Card
+	gpus        []*fakenvml.GPU
 	profiles    []*fakenvml.Profile
 	environment []string
 }
@@ -132,7 +134,7 @@ func newMachine(t testing.TB, variant fakenvml.Variant, profiles ...string) *mac
 		require.NoError(t, err)
 		state.SetDriver(p.Driver.Version, p.Driver.NVML, p.Driver.CUDA)
 		m.profiles = append(m.profiles, p)
-		m.cards = append(m.cards, state.AddCard(p))
+		m.gpus = append(m.gpus, state.AddGPU(p))
 	}
 	return m
 }

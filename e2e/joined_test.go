@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package e2e
 
 import (
@@ -23,7 +25,7 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/lab/stack"
 )
 
-// joined is a collector with config/comfyui.yaml over a photo service with one card.
+// joined is a collector with config/comfyui.yaml over a photo service with one GPU.
 type joined struct {
 	*photoService
 	*collector
@@ -87,7 +89,7 @@ func (j *joined) photo(t *testing.T, side int, meanwhile func()) {
 	}()
 	if meanwhile != nil {
 		const atWork = 2 // performance state
-		require.Eventually(t, func() bool { return j.cards[0].Get("performance_state") == atWork }, patience, time.Millisecond)
+		require.Eventually(t, func() bool { return j.gpus[0].Get("performance_state") == atWork }, patience, time.Millisecond)
 		eventually(t, j.store, `hw_gpu_utilization_ratio{hw_gpu_task="general"} > 0.5`, atLeast(1))
 		meanwhile()
 	}
@@ -161,7 +163,7 @@ func TestXIDOfARequestIsOnItsSpansAndItsTraceOnTheRecord(t *testing.T) {
 		}
 		return found
 	}, patience, 50*time.Millisecond, "the record names the execution that ran then")
-	// At its power limit the card was throttled: those records name it too.
+	// At its power limit the GPU was throttled: those records name it too.
 	throttled := 0
 	for _, line := range exported(t, j.logs) {
 		each(line, "eventName", func(r map[string]any) {
@@ -173,18 +175,18 @@ func TestXIDOfARequestIsOnItsSpansAndItsTraceOnTheRecord(t *testing.T) {
 	assert.Positive(t, throttled)
 }
 
-// TestCardThatIsLostInMidRequestLeavesAnEstimate takes the card away while a photo is
+// TestGPUThatIsLostInMidRequestLeavesAnEstimate takes the GPU away while a photo is
 // worked on: the trace does not wait for samples that will not come.
-func TestCardThatIsLostInMidRequestLeavesAnEstimate(t *testing.T) {
+func TestGPUThatIsLostInMidRequestLeavesAnEstimate(t *testing.T) {
 	j := newJoined(t, "connectors: {gpucorrelation: {wait: 50s}}\n")
-	j.photo(t, 2300, func() { j.cards[0].SetLost(true) })
+	j.photo(t, 2300, func() { j.gpus[0].SetLost(true) })
 	begin := time.Now()
 	execution := j.span(t, "comfyui.execution")
 	assert.Less(t, time.Since(begin), 20*time.Second)
 	assert.Equal(t, "estimate", execution.tag("gpu.correlation"))
 	assert.Equal(t, "card_lost", execution.tag("gpu.correlation.reason"))
 	assert.Positive(t, execution.tag("gpu.energy"), "what is known until then")
-	j.cards[0].SetLost(false)
+	j.gpus[0].SetLost(false)
 }
 
 // TestEndPassesOnWhatWaits ends the collector while a trace waits for samples that do
@@ -279,7 +281,7 @@ connectors: {gpucorrelation: {device_attributes: [cuda.device.uuid, hw.id], cloc
 	require.NoError(t, err)
 	time0 := time.Now()
 	eventually(t, j.store, fmt.Sprintf("timestamp(hw_gpu_up) > %d", time0.Unix()+2), atLeast(1)) // two seconds of samples
-	card, rest := j.cards[0], float64(j.profiles[0].Series["power"])/1000
+	gpu, rest := j.gpus[0], float64(j.profiles[0].Series["power"])/1000
 	for host, ahead := range map[string]time.Duration{here: 0, "ahead": 2 * time.Second, "unknown": 2 * time.Second} {
 		traces := ptrace.NewTraces()
 		rs := traces.ResourceSpans().AppendEmpty()
@@ -289,10 +291,10 @@ connectors: {gpucorrelation: {device_attributes: [cuda.device.uuid, hw.id], cloc
 		span.SetTraceID(pcommon.TraceID{1, 15: byte(len(host))})
 		span.SetSpanID(pcommon.SpanID{1})
 		span.SetName("inference")
-		begin := time0.Add(200*time.Millisecond + ahead/2 + ahead) // at times of their own: the card is not shared
+		begin := time0.Add(200*time.Millisecond + ahead/2 + ahead) // at times of their own: the GPU is not shared
 		span.SetStartTimestamp(pcommon.NewTimestampFromTime(begin))
 		span.SetEndTimestamp(pcommon.NewTimestampFromTime(begin.Add(500 * time.Millisecond)))
-		span.Attributes().PutStr("cuda.device.uuid", card.UUID())
+		span.Attributes().PutStr("cuda.device.uuid", gpu.UUID())
 		raw, err := ptraceotlp.NewExportRequestFromTraces(traces).MarshalProto()
 		require.NoError(t, err)
 		response, err := http.Post(j.otlp+"/v1/traces", "application/x-protobuf", bytes.NewReader(raw))
@@ -313,7 +315,7 @@ connectors: {gpucorrelation: {device_attributes: [cuda.device.uuid, hw.id], cloc
 			continue
 		}
 		assert.Equal(t, "measured", s.tag("gpu.correlation"), host)
-		assert.InDelta(t, rest/2, s.tag("gpu.energy"), 0.02*rest, "half a second of a card at rest")
-		assert.Equal(t, true, s.tag("gpu.simulated"), "whoever made the span, its figures are of a simulated card")
+		assert.InDelta(t, rest/2, s.tag("gpu.energy"), 0.02*rest, "half a second of a GPU at rest")
+		assert.Equal(t, true, s.tag("gpu.simulated"), "whoever made the span, its figures are of a simulated GPU")
 	}
 }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package e2e
 
 import (
@@ -26,8 +28,8 @@ var ratios = map[string]bool{
 	"hw_gpu_pipe_active_ratio": true, "hw_gpu_memory_active_ratio": true, "hw_gpu_process_utilization_ratio": true,
 }
 
-// told is what the library was told about the card, in the final names and units.
-func told(p *fakenvml.Profile, c *fakenvml.Card) map[string]float64 {
+// told is what the library was told about the GPU, in the final names and units.
+func told(p *fakenvml.Profile, c *fakenvml.GPU) map[string]float64 {
 	v := func(name string) float64 { return float64(c.Get(name)) }
 	m := map[string]float64{
 		"hw_gpu_memory_limit_bytes":                                               v("memory_total"),
@@ -86,10 +88,10 @@ func told(p *fakenvml.Profile, c *fakenvml.Card) map[string]float64 {
 // checkTold asks for every figure under its final name and compares it.
 func checkTold(t *testing.T, store stack.Store, m *machine) {
 	t.Helper()
-	eventually(t, store, "hw_gpu_up == 1", atLeast(len(m.cards)))
-	for i, card := range m.cards {
+	eventually(t, store, "hw_gpu_up == 1", atLeast(len(m.gpus)))
+	for i, gpu := range m.gpus {
 		name := "gpu" + strconv.Itoa(i)
-		for query, want := range told(m.profiles[i], card) {
+		for query, want := range told(m.profiles[i], gpu) {
 			if !strings.Contains(query, "hw_name") {
 				query = withLabel(query, fmt.Sprintf(`hw_name="%s"`, name))
 			} else {
@@ -126,7 +128,7 @@ func withLabel(query, label string) string {
 
 func TestVictoriaMetricsHoldsWhatTheLibraryWasTold(t *testing.T) {
 	m := newMachine(t, fakenvml.Current, "rtx-4080-super", "h200", "l40s")
-	for i, c := range m.cards {
+	for i, c := range m.gpus {
 		c.SetLoad(m.profiles[i])
 	}
 	store := victoriaMetrics(t)
@@ -138,7 +140,7 @@ func TestPrometheusHoldsWhatTheLibraryWasTold(t *testing.T) {
 	for _, version := range []string{"1", "2"} {
 		t.Run("remote write "+version, func(t *testing.T) {
 			m := newMachine(t, fakenvml.Current, "rtx-4080-super", "h100", "rtx-2080-super")
-			for i, c := range m.cards {
+			for i, c := range m.gpus {
 				c.SetLoad(m.profiles[i])
 			}
 			store, _ := prometheus(t, "10m")
@@ -153,23 +155,23 @@ func TestPrometheusHoldsWhatTheLibraryWasTold(t *testing.T) {
 			kind, _ := through.kind.Load().(string)
 			assert.Equal(t, version == "2", strings.Contains(kind, "io.prometheus.write.v2.Request"), kind)
 
-			// A lost card's series end at once, not after the look-back of five minutes.
-			m.cards[1].SetLost(true)
+			// A lost GPU's series end at once, not after the look-back of five minutes.
+			m.gpus[1].SetLost(true)
 			begin := time.Now()
 			eventually(t, store, `hw_gpu_memory_usage_bytes{hw_name="gpu1"}`, func(s []stack.Series) bool { return len(s) == 0 })
 			assert.Less(t, time.Since(begin), 10*time.Second)
 			eventually(t, store, `hw_gpu_up{hw_name="gpu1"} == 0`, atLeast(1))
 			eventually(t, store, `hw_status{hw_name="gpu1",hw_state="failed"} == 1`, atLeast(1))
 			eventually(t, store, `hw_gpu_memory_usage_bytes{hw_name="gpu0"}`, atLeast(1))
-			m.cards[1].SetLost(false)
+			m.gpus[1].SetLost(false)
 			eventually(t, store, `hw_gpu_memory_usage_bytes{hw_name="gpu1"}`, atLeast(1))
-			assert.Equal(t, 1, logLines(t, c.Process, "card is lost"))
+			assert.Equal(t, 1, logLines(t, c.Process, "GPU is lost"))
 		})
 	}
 }
 
 // TestTwoMachinesKeepTheirSeriesApart runs a second collector under another
-// host name: metrics that name no card differ by their instance.
+// host name: metrics that name no GPU differ by their instance.
 func TestTwoMachinesKeepTheirSeriesApart(t *testing.T) {
 	store, _ := prometheus(t, "10m")
 	hosts := []string{"node-a", "node-b"}
@@ -194,15 +196,15 @@ func TestTwoMachinesKeepTheirSeriesApart(t *testing.T) {
 	assert.ElementsMatch(t, hosts, instances)
 }
 
-var hang = flag.Duration("hang", 6*time.Second, "how long the card hangs in TestCardThatHangsCostsTheOthersNothing")
+var hang = flag.Duration("hang", 6*time.Second, "how long the GPU hangs in TestCardThatHangsCostsTheOthersNothing")
 
-func TestCardThatHangsCostsTheOthersNothing(t *testing.T) {
+func TestGPUThatHangsCostsTheOthersNothing(t *testing.T) {
 	m := newMachine(t, fakenvml.Current, "l40s", "l40s", "l40s", "l40s", "l40s", "l40s", "l40s", "l40s")
 	store, _ := prometheus(t, "10m")
 	c := collect(t, "default.yaml", append(m.environment, "OTELCOL_GPU_COLLECTION_INTERVAL=500ms", "OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+store.URL+"/api/v1/write"),
 		"--config=yaml:receivers::nvml::card_timeout: 200ms")
 	eventually(t, store, "hw_gpu_up == 1", atLeast(8))
-	m.cards[5].SetHang("nvmlDeviceGetMemoryInfo_v2", true)
+	m.gpus[5].SetHang("nvmlDeviceGetMemoryInfo_v2", true)
 	eventually(t, store, `hw_gpu_up{hw_name="gpu5"} == 0`, atLeast(1))
 	eventually(t, store, `hw_temperature_celsius{hw_name="gpu5"}`, func(s []stack.Series) bool { return len(s) == 0 })
 	began := time.Now()
@@ -212,18 +214,18 @@ func TestCardThatHangsCostsTheOthersNothing(t *testing.T) {
 		return err == nil && len(s) == 1 && s[0].Value() > float64(over.Unix()+1)
 	}, *hang+patience, 100*time.Millisecond)
 
-	// Every other card has a sample of every collection; hw.gpu.count, which
-	// asks no card, tells how many there were.
+	// Every other GPU has a sample of every scrape; hw.gpu.count, which
+	// asks no GPU, tells how many there were.
 	window := int(hang.Seconds()) - 1
 	collections, err := store.QueryAt(context.Background(), fmt.Sprintf(`count_over_time(hw_gpu_count{state="healthy"}[%ds])`, window), over)
 	require.NoError(t, err)
 	require.Len(t, collections, 1)
-	assert.GreaterOrEqual(t, collections[0].Value(), float64(2*window)*0.9, "collections are on time")
+	assert.GreaterOrEqual(t, collections[0].Value(), float64(2*window)*0.9, "scrapes are on time")
 	counts, err := store.QueryAt(context.Background(), fmt.Sprintf(`count_over_time(hw_temperature_celsius{hw_name!="gpu5"}[%ds])`, window), over)
 	require.NoError(t, err)
 	require.Len(t, counts, 7)
 	for _, s := range counts {
-		assert.InDelta(t, collections[0].Value(), s.Value(), 0, "%s missed a collection", s.Labels["hw_name"])
+		assert.InDelta(t, collections[0].Value(), s.Value(), 0, "%s missed a scrape", s.Labels["hw_name"])
 	}
 	took, err := c.Stop(10 * time.Second)
 	require.NoError(t, err)

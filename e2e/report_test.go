@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package e2e
 
 import (
@@ -87,13 +89,13 @@ func TestReportFindsThePlantedFacts(t *testing.T) {
 	command := reportCommand(t)
 	end := time.Now().Truncate(time.Hour)
 	for name, test := range map[string]struct {
-		week           simulation.Week
-		fill           func(*testing.T, simulation.Week) stack.Store
-		peak, ratio    string
-		idle, busyCard string
+		week          simulation.Week
+		fill          func(*testing.T, simulation.Week) stack.Store
+		peak, ratio   string
+		idle, busyGPU string
 	}{
-		"the article's":  {simulation.Week{End: end, Days: 7, Cards: 4, IdleCard: 3, PeakHour: 20, MemoryRatio: 2.6, Seed: 1}, weekInVictoriaMetrics, "20:00", "2.6 ×", "gpu3", "gpu1"},
-		"another, a day": {simulation.Week{End: end, Days: 1, Cards: 3, IdleCard: 0, PeakHour: 14, MemoryRatio: 1.8, Seed: 2}, weekInPrometheus, "14:00", "1.8 ×", "gpu0", "gpu2"},
+		"the article's":  {simulation.Week{End: end, Days: 7, GPUs: 4, IdleGPU: 3, PeakHour: 20, MemoryRatio: 2.6, Seed: 1}, weekInVictoriaMetrics, "20:00", "2.6 ×", "gpu3", "gpu1"},
+		"another, a day": {simulation.Week{End: end, Days: 1, GPUs: 3, IdleGPU: 0, PeakHour: 14, MemoryRatio: 1.8, Seed: 2}, weekInPrometheus, "14:00", "1.8 ×", "gpu0", "gpu2"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			store := test.fill(t, test.week)
@@ -108,7 +110,7 @@ func TestReportFindsThePlantedFacts(t *testing.T) {
 			assert.Equal(t, test.ratio, fact(t, page, `data-class="buildings"`, "memory_against"))
 			assert.Equal(t, test.idle, fact(t, page, "", "idle_cards"))
 			assert.Contains(t, fact(t, page, "", "simulated"), "SIMULATED")
-			busy, err := strconv.ParseFloat(strings.TrimSuffix(fact(t, page, `data-card="`+test.busyCard+`"`, "idle"), " %"), 64)
+			busy, err := strconv.ParseFloat(strings.TrimSuffix(fact(t, page, `data-card="`+test.busyGPU+`"`, "idle"), " %"), 64)
 			require.NoError(t, err)
 			assert.Less(t, busy, 95.0)
 			assert.Equal(t, 4, strings.Count(page, "<svg "), "all plots are there")

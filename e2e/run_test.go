@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package e2e
 
 import (
@@ -59,7 +61,7 @@ func TestRunEndsByItselfWithSuccess(t *testing.T) {
 	require.NoError(t, err, string(out))
 	assert.Contains(t, string(out), "NO NVIDIA CARD WAS FOUND")
 	assert.Contains(t, string(out), "READY")
-	assert.Contains(t, string(out), "samples of 2 cards arrived")
+	assert.Contains(t, string(out), "samples of 2 GPUs arrived")
 	assert.Regexp(t, `done: [1-9]\d* prompts ended`, string(out))
 }
 
@@ -80,12 +82,12 @@ func TestRunShowsPromptsOfItsSimulatedComfyUI(t *testing.T) {
 	_, err = enter.Write([]byte("\n"))
 	require.NoError(t, err)
 	eventually(t, store, `max_over_time(comfyui_queue_length{state="pending"}[1m]) >= 6`, atLeast(1))
-	card := eventually(t, store, `hw_gpu_up{hw_name="gpu0"}`, atLeast(1))[0].Labels["hw_id"]
-	eventually(t, store, `hw_gpu_process_memory_usage_bytes{hw_id="`+card+`",process_executable_name="run"} > 6e9`, atLeast(1))
+	gpu := eventually(t, store, `hw_gpu_up{hw_name="gpu0"}`, atLeast(1))[0].Labels["hw_id"]
+	eventually(t, store, `hw_gpu_process_memory_usage_bytes{hw_id="`+gpu+`",process_executable_name="run"} > 6e9`, atLeast(1))
 	j := &jaeger{query: fmt.Sprintf("http://127.0.0.1:%d", tracesPort)}
 	require.Eventually(t, func() bool {
-		return j.hasSpan("comfyui.prompt", func(s *jaegerSpan) bool { return s.tag("comfyui.image.side") == 1280.0 && s.tag("hw.id") == card })
-	}, patience, 1e8, "a photo of the rush, with its card")
+		return j.hasSpan("comfyui.prompt", func(s *jaegerSpan) bool { return s.tag("comfyui.image.side") == 1280.0 && s.tag("hw.id") == gpu })
+	}, patience, 1e8, "a photo of the rush, with its GPU")
 	eventually(t, store, `sum(comfyui_execution_gpu_energy_joules_count{comfyui_image_size_class="<=1280"}) >= 8`, atLeast(1))
 	slowest := j.slowest()
 	out := filepath.Join(t.TempDir(), "report.html")
@@ -104,7 +106,7 @@ func TestRunShowsPromptsOfItsSimulatedComfyUI(t *testing.T) {
 	unmarked, err := store.Query(t.Context(), `count by (__name__) (last_over_time({__name__=~"comfyui_.*|hw_gpu_.*",gpu_simulated!="true"}[5m]))`)
 	require.NoError(t, err)
 	for _, s := range unmarked {
-		// The proxy's own are this machine's, not a card's.
+		// The proxy's own are this machine's, not a GPU's.
 		assert.Regexp(t, "^comfyui_(proxy|up)", s.Labels["__name__"])
 	}
 }
@@ -225,7 +227,7 @@ service: {telemetry: {metrics: {level: none}}, pipelines: {metrics: {receivers: 
 	require.NoError(t, err)
 }
 
-// TestResidentMemory prints what the running distribution takes with 8 cards.
+// TestResidentMemory prints what the running distribution takes with 8 GPUs.
 func TestResidentMemory(t *testing.T) {
 	if !*figures {
 		t.Skip("asked for with -figures (make bench)")

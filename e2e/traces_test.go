@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package e2e
 
 import (
@@ -15,7 +17,7 @@ import (
 )
 
 // TestSpansArriveInJaegerBesideTheMetrics sends a span over OTLP to a node's
-// collector, and finds it in Jaeger, and the cards in VictoriaMetrics.
+// collector, and finds it in Jaeger, and the GPUs in VictoriaMetrics.
 func TestSpansArriveInJaegerBesideTheMetrics(t *testing.T) {
 	jaeger := startJaeger(t)
 	m := newMachine(t, fakenvml.Current, "l40s")
@@ -47,13 +49,13 @@ func TestSpansArriveInJaegerBesideTheMetrics(t *testing.T) {
 	eventually(t, store, `hw_gpu_up{hw_name="gpu0"} == 1`, atLeast(1))
 }
 
-// TestXIDIsCountedAndLogged has the driver report that a card fell off the bus.
+// TestXIDIsCountedAndLogged has the driver report that a GPU fell off the bus.
 func TestXIDIsCountedAndLogged(t *testing.T) {
 	m := newMachine(t, fakenvml.Current, "l40s", "h100")
 	store := victoriaMetrics(t)
 	c := collect(t, "node.yaml", append(m.environment, "OTELCOL_GPU_COLLECTION_INTERVAL=500ms", "OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+store.URL+"/api/v1/write"))
 	eventually(t, store, `hw_gpu_xid_errors_total{hw_gpu_xid="79",hw_name="gpu1"} == 0`, atLeast(1))
-	require.Eventually(t, func() bool { return m.cards[1].Calls("nvmlDeviceRegisterEvents") > 0 }, patience, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return m.gpus[1].Calls("nvmlDeviceRegisterEvents") > 0 }, patience, 10*time.Millisecond)
 	m.state.Event(1, fakenvml.EventXID, 79)
 	eventually(t, store, `increase(hw_gpu_xid_errors_total{hw_gpu_xid="79",hw_name="gpu1"}[1m]) > 0`, atLeast(1))
 	require.Eventually(t, func() bool {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package main
@@ -24,7 +26,7 @@ type timing struct {
 
 const callsEach = 20
 
-// timeCalls makes every call of the session package on every card.
+// timeCalls makes every call of the session package on every GPU.
 func (r *report) timeCalls(library string) error {
 	sessions := nvml.NewSessions(nvml.Timing{})
 	session, err := sessions.Acquire(library, zap.NewNop())
@@ -37,15 +39,15 @@ func (r *report) timeCalls(library string) error {
 	case <-time.After(20 * time.Second):
 		return errors.New("the driver does not answer")
 	}
-	for _, c := range session.Snapshot().Cards {
+	for _, c := range session.Snapshot().GPUs {
 		i := c.Identity().Index
-		if i >= len(r.Cards) {
+		if i >= len(r.GPUs) {
 			continue
 		}
 		done := make(chan []timing, 1)
 		c.Submit(func() { done <- timeDevice(c.Device()) })
 		select {
-		case r.Cards[i].Calls = <-done:
+		case r.GPUs[i].Calls = <-done:
 		case <-time.After(2 * time.Minute):
 			return errors.New("a call hangs in the driver")
 		}

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package main
@@ -146,9 +148,9 @@ func parseValue(text string) (float64, bool) {
 	return v, err == nil && !math.IsNaN(v) && !math.IsInf(v, 0)
 }
 
-// compareCard compares one card's readings from before and after nvidia-smi's
+// compareGPU compares one GPU's readings from before and after nvidia-smi's
 // with its own: a value may lie near either, or between them.
-func compareCard(name string, row map[string]string, before, after map[string]map[string]float64) []comparison {
+func compareGPU(name string, row map[string]string, before, after map[string]map[string]float64) []comparison {
 	var all []comparison
 	for _, q := range questions {
 		text, asked := row[q.field]
@@ -161,7 +163,7 @@ func compareCard(name string, row map[string]string, before, after map[string]ma
 		one := comparison{Metric: q.series, Receiver: "none", SMI: text}
 		switch {
 		case !known && !hasB:
-			one.Same = true // both say that the card does not support it
+			one.Same = true // both say that the GPU does not support it
 		case known && hasA && hasB:
 			want *= q.factor
 			slack := max(q.tolerance, q.share*math.Abs(want)) + 1e-9*math.Abs(want)
@@ -177,7 +179,7 @@ func compareCard(name string, row map[string]string, before, after map[string]ma
 }
 
 // askProcesses asks nvidia-smi for the memory of processes that compute, in MiB,
-// by the card's PCI address and by process.
+// by the GPU's PCI address and by process.
 func askProcesses(ctx context.Context, program string) (map[string]map[string]string, error) {
 	names := []string{"gpu_bus_id", "pid", "used_gpu_memory"}
 	out, err := exec.CommandContext(ctx, program, "--query-compute-apps="+strings.Join(names, ","), "--format=csv,noheader,nounits").CombinedOutput()

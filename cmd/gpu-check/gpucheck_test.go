@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package main
@@ -70,19 +72,19 @@ func h100() map[string]string {
 }
 
 func TestReadingsThatAgreePassAndAreRecorded(t *testing.T) {
-	_, cards := library.Machine(t, "h100")
-	cards[0].SetProcesses(fakenvml.Process{PID: 4242, Memory: 2566 << 20})
+	_, gpus := library.Machine(t, "h100")
+	gpus[0].SetProcesses(fakenvml.Process{PID: 4242, Memory: 2566 << 20})
 	r, err := check(context.Background(), library.Path, script(t, h100()), 0)
 	require.NoError(t, err)
-	for _, one := range r.Cards[0].Phases["idle"] {
+	for _, one := range r.GPUs[0].Phases["idle"] {
 		assert.True(t, one.Same, "%+v", one)
 	}
 	assert.Zero(t, r.Different)
 	assert.True(t, r.Simulated)
-	assert.Contains(t, r.Cards[0].Unsupported, "temperature.limit.shutdown")
-	assert.Greater(t, len(r.Cards[0].Calls), 30)
-	assert.Greater(t, r.Cards[0].Points, 100)
-	assert.Contains(t, r.Cards[0].Readings["idle"], "hw.gpu.sm.active")
+	assert.Contains(t, r.GPUs[0].Unsupported, "temperature.limit.shutdown")
+	assert.Greater(t, len(r.GPUs[0].Calls), 30)
+	assert.Greater(t, r.GPUs[0].Points, 100)
+	assert.Contains(t, r.GPUs[0].Readings["idle"], "hw.gpu.sm.active")
 	dir := t.TempDir()
 	require.NoError(t, r.write(dir))
 	assert.FileExists(t, filepath.Join(dir, "nvidia-h100-80gb-hbm3-590-48-01.json"))
@@ -99,13 +101,13 @@ func TestReadingThatDiffersIsFound(t *testing.T) {
 	assert.Equal(t, 3, r.Different)
 }
 
-func TestNoCardIsAClearError(t *testing.T) {
+func TestNoGPUIsAClearError(t *testing.T) {
 	machine, _ := library.Machine(t)
 	machine.UnloadDriver()
 	rx, err := startReceiver(context.Background(), library.Path)
 	require.NoError(t, err)
 	defer rx.stop()
-	err = rx.waitForCards(500 * time.Millisecond)
+	err = rx.waitForGPUs(500 * time.Millisecond)
 	require.ErrorContains(t, err, "driver is not loaded")
 	require.ErrorContains(t, err, "-library")
 }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package main
@@ -12,7 +14,7 @@ import (
 	"time"
 )
 
-// torchLoad multiplies matrices on the first card until it is ended. It says so
+// torchLoad multiplies matrices on the first GPU until it is ended. It says so
 // when it has begun.
 const torchLoad = `
 import torch
@@ -26,7 +28,7 @@ while True:
     torch.cuda.synchronize()
 `
 
-// underLoad runs something while the first card works, if there is a Python
+// underLoad runs something while the first GPU works, if there is a Python
 // with PyTorch to make it work.
 func underLoad(ctx context.Context, d time.Duration, do func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, d+2*time.Minute)

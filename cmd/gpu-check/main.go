@@ -1,9 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 // Command gpucheck is `make gpu-check`: the receiver against the real driver of
-// a machine with a card. Each reading is compared with what nvidia-smi says at
+// a machine with a GPU. Each reading is compared with what nvidia-smi says at
 // the same time, at rest and under a load that it makes if it can; every NVML
-// call is timed; what the card does not support is listed; and all of it is
+// call is timed; what the GPU does not support is listed; and all of it is
 // written to a record. It is one binary and needs nothing else on the machine.
 package main
 
@@ -47,12 +49,12 @@ type report struct {
 	Driver    string    `json:"driver"`
 	Library   string    `json:"library"`
 	Simulated bool      `json:"simulated"`
-	Cards     []card    `json:"cards"`
+	GPUs      []gpu     `json:"cards"`
 	// Different counts readings that differ from nvidia-smi's beyond their tolerance.
 	Different int `json:"different"`
 }
 
-type card struct {
+type gpu struct {
 	Name  string `json:"name"`
 	Model string `json:"model"`
 	// Phases are the comparisons at rest and under load.
@@ -60,11 +62,11 @@ type card struct {
 	// Readings are all that the receiver read in each phase, in its units. Process
 	// numbers and container ids are in their names, and nothing else of programs.
 	Readings map[string]map[string]float64 `json:"readings"`
-	// Unsupported are the families that the card switched off, with the reason.
+	// Unsupported are the families that the GPU switched off, with the reason.
 	Unsupported map[string]string `json:"unsupported"`
 	// Calls are the times of NVML's calls in microseconds.
 	Calls []timing `json:"calls"`
-	// Points counts the data points of one collection.
+	// Points counts the data points of one scrape.
 	Points int `json:"points"`
 }
 
@@ -74,12 +76,12 @@ func check(ctx context.Context, library, smi string, load time.Duration) (*repor
 		return nil, err
 	}
 	defer rx.stop()
-	if err := rx.waitForCards(20 * time.Second); err != nil {
+	if err := rx.waitForGPUs(20 * time.Second); err != nil {
 		return nil, err
 	}
 	r := &report{Time: time.Now().UTC().Truncate(time.Second), Library: rx.library(), Driver: rx.driver(), Simulated: rx.simulated()}
-	for _, name := range rx.cards() {
-		r.Cards = append(r.Cards, card{Name: name, Model: rx.model(name), Phases: map[string][]comparison{}, Readings: map[string]map[string]float64{}})
+	for _, name := range rx.gpus() {
+		r.GPUs = append(r.GPUs, gpu{Name: name, Model: rx.model(name), Phases: map[string][]comparison{}, Readings: map[string]map[string]float64{}})
 	}
 	if err := r.compare(ctx, rx, smi, "idle"); err != nil {
 		return nil, err
@@ -89,8 +91,8 @@ func check(ctx context.Context, library, smi string, load time.Duration) (*repor
 			fmt.Fprintln(os.Stderr, "gpu-check: no comparison under load:", err)
 		}
 	}
-	for i := range r.Cards {
-		c := &r.Cards[i]
+	for i := range r.GPUs {
+		c := &r.GPUs[i]
 		c.Unsupported = rx.unsupported(c.Name)
 		c.Points = rx.points(c.Name)
 	}
@@ -113,16 +115,16 @@ func (r *report) compare(ctx context.Context, rx *receiver, smi, phase string) e
 			return err
 		}
 		after := rx.collect()
-		for i := range r.Cards {
-			c := &r.Cards[i]
+		for i := range r.GPUs {
+			c := &r.GPUs[i]
 			row, ok := rows[strings.TrimPrefix(c.Name, "gpu")]
 			if !ok {
 				return fmt.Errorf("nvidia-smi does not list %s", c.Name)
 			}
-			c.Phases[phase] = append(compareCard(c.Name, row, before, after), compareProcesses(processes[row["pci.bus_id"]], before[c.Name], after[c.Name])...)
+			c.Phases[phase] = append(compareGPU(c.Name, row, before, after), compareProcesses(processes[row["pci.bus_id"]], before[c.Name], after[c.Name])...)
 			c.Readings[phase] = after[c.Name]
 		}
-		for _, c := range r.Cards {
+		for _, c := range r.GPUs {
 			for _, comparisons := range c.Phases {
 				for _, one := range comparisons {
 					if !one.Same {
@@ -143,8 +145,8 @@ func (r *report) compare(ctx context.Context, rx *receiver, smi, phase string) e
 
 func (r *report) print(w *os.File) {
 	fmt.Fprintf(w, "driver %s, library %s, simulated %v\n", r.Driver, r.Library, r.Simulated)
-	for _, c := range r.Cards {
-		fmt.Fprintf(w, "\n%s %s: %d points a collection\n", c.Name, c.Model, c.Points)
+	for _, c := range r.GPUs {
+		fmt.Fprintf(w, "\n%s %s: %d points a scrape\n", c.Name, c.Model, c.Points)
 		for _, phase := range []string{"idle", "load"} {
 			for _, one := range c.Phases[phase] {
 				word := "same"
@@ -172,8 +174,8 @@ func (r *report) write(folder string) error {
 		return err
 	}
 	model := "none"
-	if len(r.Cards) > 0 {
-		model = r.Cards[0].Model
+	if len(r.GPUs) > 0 {
+		model = r.GPUs[0].Model
 	}
 	name := strings.Trim(notWord.ReplaceAllString(strings.ToLower(model+"-"+r.Driver), "-"), "-") + ".json"
 	raw, err := json.MarshalIndent(r, "", "  ")

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package main
@@ -33,7 +35,7 @@ type receiver struct {
 	stopOnce  sync.Once
 
 	mu     sync.Mutex
-	newest map[string]map[string]float64 // by card, by metric and attributes
+	newest map[string]map[string]float64 // by GPU, by metric and attributes
 	info   map[string]map[string]string
 	count  int
 	fresh  chan struct{}
@@ -68,7 +70,7 @@ func (r *receiver) stop() {
 	r.stopOnce.Do(func() { _ = r.component.Shutdown(context.Background()) })
 }
 
-// consume keeps the newest collection.
+// consume keeps the newest scrape.
 func (r *receiver) consume(_ context.Context, m pmetric.Metrics) error {
 	newest, info := map[string]map[string]float64{}, map[string]map[string]string{}
 	for _, rm := range m.ResourceMetrics().All() {
@@ -101,12 +103,12 @@ func take(newest map[string]map[string]float64, info map[string]map[string]strin
 	for k, v := range p.Attributes().All() {
 		attributes[k] = v.AsString()
 	}
-	card, fan, _ := strings.Cut(attributes["hw.name"], "/")
-	if newest[card] == nil {
-		newest[card] = map[string]float64{}
+	gpu, fan, _ := strings.Cut(attributes["hw.name"], "/")
+	if newest[gpu] == nil {
+		newest[gpu] = map[string]float64{}
 	}
 	if name == "hw.gpu.info" && fan == "" {
-		info[card] = attributes
+		info[gpu] = attributes
 	}
 	var own []string
 	for _, k := range slices.Sorted(maps.Keys(attributes)) {
@@ -124,13 +126,13 @@ func take(newest map[string]map[string]float64, info map[string]map[string]strin
 		key += "{" + strings.Join(own, ",") + "}"
 	}
 	if p.ValueType() == pmetric.NumberDataPointValueTypeInt {
-		newest[card][key] = float64(p.IntValue())
+		newest[gpu][key] = float64(p.IntValue())
 	} else {
-		newest[card][key] = p.DoubleValue()
+		newest[gpu][key] = p.DoubleValue()
 	}
 }
 
-// collect waits for the next collection.
+// collect waits for the next scrape.
 func (r *receiver) collect() map[string]map[string]float64 {
 	r.mu.Lock()
 	fresh := r.fresh
@@ -144,33 +146,33 @@ func (r *receiver) collect() map[string]map[string]float64 {
 	return r.newest
 }
 
-func (r *receiver) waitForCards(within time.Duration) error {
+func (r *receiver) waitForGPUs(within time.Duration) error {
 	for end := time.Now().Add(within); time.Now().Before(end); {
 		r.collect()
-		if len(r.cards()) > 0 {
+		if len(r.gpus()) > 0 {
 			return nil
 		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return errors.Join(errors.New("no card answers; is NVIDIA's driver loaded? Name its library with -library"), fmt.Errorf("the receiver says: %s", r.last))
+	return errors.Join(errors.New("no GPU answers; is NVIDIA's driver loaded? Name its library with -library"), fmt.Errorf("the receiver says: %s", r.last))
 }
 
-func (r *receiver) cards() (names []string) {
+func (r *receiver) gpus() (names []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Sorted(maps.Keys(r.info))
 }
 
-func (r *receiver) describe(card, attribute string) string {
+func (r *receiver) describe(gpu, attribute string) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.info[card][attribute]
+	return r.info[gpu][attribute]
 }
 
-func (r *receiver) model(card string) string { return r.describe(card, "hw.model") }
-func (r *receiver) driver() string           { return r.describe("gpu0", "hw.driver_version") }
-func (r *receiver) simulated() bool          { return r.describe("gpu0", "gpu.simulated") == "true" }
+func (r *receiver) model(gpu string) string { return r.describe(gpu, "hw.model") }
+func (r *receiver) driver() string          { return r.describe("gpu0", "hw.driver_version") }
+func (r *receiver) simulated() bool         { return r.describe("gpu0", "gpu.simulated") == "true" }
 
 func (r *receiver) library() string {
 	r.mu.Lock()
@@ -178,19 +180,19 @@ func (r *receiver) library() string {
 	return r.path
 }
 
-func (r *receiver) points(card string) int {
+func (r *receiver) points(gpu string) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.newest[card])
+	return len(r.newest[gpu])
 }
 
-func (r *receiver) unsupported(card string) map[string]string {
+func (r *receiver) unsupported(gpu string) map[string]string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.off[card]
+	return r.off[gpu]
 }
 
-// logReader listens to the receiver's log, which says what a card does not support.
+// logReader listens to the receiver's log, which says what a GPU does not support.
 type logReader struct {
 	zapcore.LevelEnabler
 	receiver *receiver
@@ -222,11 +224,11 @@ func (l *logReader) Write(e zapcore.Entry, fields []zapcore.Field) error {
 		r.path = path
 	}
 	if family, ok := encoder.Fields["family"].(string); ok && strings.Contains(e.Message, "not supported") {
-		card, _ := encoder.Fields["hw.name"].(string)
-		if r.off[card] == nil {
-			r.off[card] = map[string]string{}
+		gpu, _ := encoder.Fields["hw.name"].(string)
+		if r.off[gpu] == nil {
+			r.off[gpu] = map[string]string{}
 		}
-		r.off[card][family] = fmt.Sprint(encoder.Fields["error"])
+		r.off[gpu][family] = fmt.Sprint(encoder.Fields["error"])
 	}
 	return nil
 }

@@ -1,5 +1,7 @@
-// Command otelcol-gpu-report asks a Prometheus-compatible store what the cards did for
-// the pictures, and writes the answers as one HTML page.
+// SPDX-License-Identifier: Apache-2.0
+
+// Command otelcol-gpu-report asks a Prometheus-compatible store what the GPUs did for
+// the images, and writes the answers as one HTML page.
 //
 //	otelcol-gpu-report -store http://127.0.0.1:8428 -traces http://127.0.0.1:16686 -window 7d -out report.html
 package main
@@ -34,19 +36,19 @@ func main() {
 func run(arguments []string) error {
 	flags := flag.NewFlagSet("otelcol-gpu-report", flag.ContinueOnError)
 	store := flags.String("store", "http://127.0.0.1:8428", "URL of Prometheus, VictoriaMetrics or what speaks their API")
-	traces := flags.String("traces", "", "URL of Jaeger's query API, such as http://127.0.0.1:16686, for the slowest pictures and what made them slow (default: they are left out)")
+	traces := flags.String("traces", "", "URL of Jaeger's query API, such as http://127.0.0.1:16686, for the slowest images and what made them slow (default: they are left out)")
 	window := flags.String("window", "7d", "how far back: 24h, 7d, 30d")
 	end := flags.String("end", "", "up to when, RFC 3339 (default: now)")
 	zone := flags.String("timezone", "Local", "of the hours of the day, such as Asia/Shanghai or UTC")
 	out := flags.String("out", "report.html", "the page to write; - for the standard output")
 	tokenFile := flags.String("token-file", "", "a file with a bearer token for the store")
 	kwh := flags.Float64("price-kwh", 0, "price of a kWh")
-	cardHour := flags.Float64("price-card-hour", 0, "price of a card for an hour")
+	gpuHour := flags.Float64("price-card-hour", 0, "price of a GPU for an hour")
 	currency := flags.String("currency", "€", "of the prices")
 	if err := flags.Parse(arguments); err != nil {
 		return err
 	}
-	s := report.Settings{End: time.Now(), PriceKWh: *kwh, PriceCardHour: *cardHour, Currency: *currency}
+	s := report.Settings{End: time.Now(), PriceKWh: *kwh, PriceGPUHour: *gpuHour, Currency: *currency}
 	w, err := model.ParseDuration(*window)
 	if err != nil {
 		return fmt.Errorf("-window %s: give a duration such as 24h, 7d or 30d", *window)
@@ -98,7 +100,7 @@ func run(arguments []string) error {
 	if r.PeakHour >= 0 {
 		peak = fmt.Sprintf("busiest hour %02d:00, ", r.PeakHour)
 	}
-	fmt.Printf("%s: %.0f pictures, %s%d cards\n", *out, r.Pictures, peak, len(r.Cards))
+	fmt.Printf("%s: %.0f images, %s%d GPUs\n", *out, r.Images, peak, len(r.GPUs))
 	return nil
 }
 

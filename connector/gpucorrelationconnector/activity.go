@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package gpucorrelationconnector
 
 import (
@@ -10,18 +12,18 @@ import (
 // forever is the end of what has not ended.
 const forever = math.MaxInt64
 
-// activity is the time that one trace used a card.
+// activity is the time that one trace used a GPU.
 type activity struct {
 	trace   pcommon.TraceID
 	windows []window // sorted, apart
 	from    int64
 	to      int64
-	// spans are those that name the card, for records that ask what ran at a time;
+	// spans are those that name the GPU, for records that ask what ran at a time;
 	// they are dropped when no such record can come any more.
 	spans []spanWindow
 }
 
-// spanWindow is one span's time on the card; deeper ones are parts of others.
+// spanWindow is one span's time on the GPU; deeper ones are parts of others.
 type spanWindow struct {
 	window
 	id    pcommon.SpanID
@@ -31,7 +33,7 @@ type spanWindow struct {
 // mostSpanWindows bounds the spans that are remembered of one activity.
 const mostSpanWindows = 64
 
-// activities are those of one card: what overlaps shares the card.
+// activities are those of one GPU: what overlaps shares the GPU.
 type activities struct {
 	ended   []*activity // by their ends
 	byTrace map[pcommon.TraceID]*activity
@@ -42,7 +44,7 @@ func newActivities() activities {
 	return activities{open: map[pcommon.TraceID]*activity{}, byTrace: map[pcommon.TraceID]*activity{}}
 }
 
-// begin notes that a trace began to use the card and has not ended.
+// begin notes that a trace began to use the GPU and has not ended.
 func (a *activities) begin(trace pcommon.TraceID, span pcommon.SpanID, from int64, most int) bool {
 	if len(a.open) >= most {
 		return false
@@ -130,7 +132,7 @@ func (a *activities) overlapping(w window, do func(*activity)) {
 	}
 }
 
-// share is a part of a window in which n traces used the card.
+// share is a part of a window in which n traces used the GPU.
 type share struct {
 	window
 	n int
@@ -179,7 +181,7 @@ func (a *activities) shares(trace pcommon.TraceID, windows []window) []share {
 	return out
 }
 
-// running finds what used the card at a time: of several the one that began last
+// running finds what used the GPU at a time: of several the one that began last
 // first, each with its deepest span.
 func (a *activities) running(at int64) (found []ran) {
 	a.overlapping(window{at, at}, func(x *activity) {
@@ -207,7 +209,7 @@ func (a *activities) running(at int64) (found []ran) {
 	return found
 }
 
-// ran is a trace that used a card at some time, and the span of it that did.
+// ran is a trace that used a GPU at some time, and the span of it that did.
 type ran struct {
 	trace pcommon.TraceID
 	span  pcommon.SpanID

@@ -1,19 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package gpucorrelationconnector
 
 import "time"
 
-// bill is what one span's time on a card came to. Pointers are nil where the
+// bill is what one span's time on a GPU came to. Pointers are nil where the
 // samples do not tell.
 type bill struct {
 	peak, start, end *float64 // memory, By
-	process          bool     // the memory is the process's own, else the card's
-	meanUtilization  *float64 // 1, divided among those that shared the card
-	peakUtilization  *float64 // 1, the card's
-	energy           *float64 // J, divided among those that shared the card
+	process          bool     // the memory is the process's own, else the GPU's
+	meanUtilization  *float64 // 1, divided among those that shared the GPU
+	peakUtilization  *float64 // 1, the GPU's
+	energy           *float64 // J, divided among those that shared the GPU
 	marginal         *float64 // J, the same without the power at rest
 	rest             float64  // W
 	temperature      *float64 // Cel, the highest
-	cardTime         float64  // s of the card, divided among those that shared it
+	gpuTime          float64  // s of the GPU, divided among those that shared it
 	throttle         map[string]float64
 	xids             []xidEvent
 
@@ -21,12 +23,12 @@ type bill struct {
 	samples   int           // within the time
 	gap       time.Duration // the longest between two samples that the figures stand on
 	shared    time.Duration // with others
-	most      int           // that used the card at once, the span's own trace included
+	most      int           // that used the GPU at once, the span's own trace included
 	length    time.Duration // of the time
 }
 
-// billOf adds up what a card did in the windows of a span. shares divides (at least)
-// these windows among the traces that used the card; pid is that of the span's
+// billOf adds up what a GPU did in the windows of a span. shares divides (at least)
+// these windows among the traces that used the GPU; pid is that of the span's
 // process, 0 if it is not known.
 func billOf(t *timeline, windows []window, shares []share, pid int64) *bill {
 	b := &bill{most: 1, simulated: t.simulated}
@@ -69,7 +71,7 @@ func (b *bill) account(t *timeline, windows []window) {
 	}
 }
 
-// memory takes the process's memory where it was sampled, else the card's.
+// memory takes the process's memory where it was sampled, else the GPU's.
 func (b *bill) memory(t *timeline, windows []window, pid int64) {
 	usage, most := &t.memory, &t.memoryMax
 	if own := t.processMemory[pid]; pid != 0 && own != nil && coversAny(own, windows) {
@@ -134,7 +136,7 @@ func (b *bill) load(t *timeline, windows []window, shares []share) {
 				continue
 			}
 			n := float64(s.n)
-			b.cardTime += float64(part.length()) / 1e9 / n
+			b.gpuTime += float64(part.length()) / 1e9 / n
 			if s.n > 1 && part.length() > 0 {
 				b.shared += time.Duration(part.length())
 				b.most = max(b.most, s.n)
@@ -175,7 +177,7 @@ func (b *bill) heat(t *timeline, windows []window) {
 	}
 }
 
-// heldBack is how long the card was throttled, by reason, in s. Reasons overlap.
+// heldBack is how long the GPU was throttled, by reason, in s. Reasons overlap.
 func (b *bill) heldBack(t *timeline, windows []window) {
 	for reason, s := range t.throttle {
 		total := 0.0

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package gpucorrelationconnector
 
 import (
@@ -25,7 +27,7 @@ type Config struct {
 	// figures are marked as an estimate. Default: 1s.
 	MaxGap time.Duration `mapstructure:"max_gap"`
 
-	// DeviceAttributes are the attributes of a span or its resource that name a card
+	// DeviceAttributes are the attributes of a span or its resource that name a GPU
 	// by its UUID; the first that is there counts. Default: [hw.id].
 	DeviceAttributes []string `mapstructure:"device_attributes"`
 
@@ -46,13 +48,13 @@ type LimitsConfig struct {
 	// Spans wait at most, and Bytes of memory (estimated). Default: 100000, 64 MiB.
 	Spans int `mapstructure:"spans"`
 	Bytes int `mapstructure:"bytes"`
-	// Cards are told apart. Default: 128, MIG devices included.
-	Cards int `mapstructure:"cards"`
-	// Samples are kept of one quantity of one card. Default: 20000.
+	// GPUs are told apart. Default: 128, MIG devices included.
+	GPUs int `mapstructure:"cards"`
+	// Samples are kept of one quantity of one GPU. Default: 20000.
 	Samples int `mapstructure:"samples"`
-	// Processes of one card have a memory history of their own. Default: 64.
+	// Processes of one GPU have a memory history of their own. Default: 64.
 	Processes int `mapstructure:"processes"`
-	// Traces are remembered of one card, to share its time among those that overlap.
+	// Traces are remembered of one GPU, to share its time among those that overlap.
 	// Default: 20000.
 	Traces int `mapstructure:"traces"`
 	// Records wait at most for a trace that ran then. Default: 10000.
@@ -63,7 +65,7 @@ func createDefaultConfig() component.Config {
 	return &Config{
 		Wait: 10 * time.Second, History: 10 * time.Minute, MaxGap: time.Second, MaxAhead: time.Second,
 		DeviceAttributes: []string{"hw.id"},
-		Limits:           LimitsConfig{Spans: 100_000, Bytes: 64 << 20, Cards: 128, Samples: 20_000, Processes: 64, Traces: 20_000, Records: 10_000},
+		Limits:           LimitsConfig{Spans: 100_000, Bytes: 64 << 20, GPUs: 128, Samples: 20_000, Processes: 64, Traces: 20_000, Records: 10_000},
 	}
 }
 
@@ -96,7 +98,7 @@ func (c *Config) Validate() error {
 		errs = append(errs, fmt.Errorf("max_ahead: %v is negative: give a duration such as 1s", c.MaxAhead))
 	}
 	if len(c.DeviceAttributes) == 0 {
-		errs = append(errs, errors.New("device_attributes: the list is empty: name the attribute that holds a card's UUID, such as hw.id"))
+		errs = append(errs, errors.New("device_attributes: the list is empty: name the attribute that holds a GPU's UUID, such as hw.id"))
 	}
 	for i, name := range c.DeviceAttributes {
 		if name == "" {
@@ -104,7 +106,7 @@ func (c *Config) Validate() error {
 		}
 	}
 	for key, n := range map[string]int{
-		"spans": c.Limits.Spans, "bytes": c.Limits.Bytes, "cards": c.Limits.Cards, "samples": c.Limits.Samples,
+		"spans": c.Limits.Spans, "bytes": c.Limits.Bytes, "cards": c.Limits.GPUs, "samples": c.Limits.Samples,
 		"processes": c.Limits.Processes, "traces": c.Limits.Traces, "records": c.Limits.Records,
 	} {
 		if n < 1 {

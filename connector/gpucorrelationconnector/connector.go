@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package gpucorrelationconnector
 
 import (
@@ -167,7 +169,7 @@ func (c *correlation) passTraces(ctx context.Context) {
 		spans := td.SpanCount()
 		if err := c.try(&c.traces, func() error { return c.nextTraces.ConsumeTraces(ctx, td) }); err != nil {
 			c.telemetry.ConnectorGpucorrelationSpans.Add(ctx, int64(spans), metric.WithAttributes(attribute.String("outcome", dropped), attribute.String("reason", "refused")))
-			c.settings.Logger.Error("spans were refused by what comes next and are lost", zap.Int("spans", spans), zap.Error(err))
+			c.settings.Logger.Error("spans were refused by the next consumer and are lost", zap.Int("spans", spans), zap.Error(err))
 		}
 	}
 }
@@ -184,7 +186,7 @@ func (c *correlation) passRecords(ctx context.Context) {
 	}
 	if err := c.try(&c.records, func() error { return c.nextLogs.ConsumeLogs(ctx, ld) }); err != nil {
 		c.telemetry.ConnectorGpucorrelationRecords.Add(ctx, int64(ld.LogRecordCount()), outcomeIs(dropped))
-		c.settings.Logger.Error("records were refused by what comes next and are lost", zap.Int("records", ld.LogRecordCount()), zap.Error(err))
+		c.settings.Logger.Error("records were refused by the next consumer and are lost", zap.Int("records", ld.LogRecordCount()), zap.Error(err))
 	}
 }
 
@@ -198,7 +200,7 @@ func (c *correlation) try(l *lane, do func() error) error {
 			return err
 		}
 		c.sayOnce("retry", func(log *zap.Logger) {
-			log.Warn("what comes next refuses; trying again until it takes it (said once)", zap.Error(err))
+			log.Warn("the next consumer refuses; trying again until it takes it (said once)", zap.Error(err))
 		})
 		timer := time.NewTimer(pause)
 		select {
@@ -210,7 +212,7 @@ func (c *correlation) try(l *lane, do func() error) error {
 	}
 }
 
-// ConsumeMetrics takes samples of cards.
+// ConsumeMetrics takes samples of GPUs.
 func (s metricsSide) ConsumeMetrics(_ context.Context, md pmetric.Metrics) error {
 	s.mu.Lock()
 	s.join.takeMetrics(md)
@@ -222,7 +224,7 @@ func (s metricsSide) ConsumeMetrics(_ context.Context, md pmetric.Metrics) error
 	return nil
 }
 
-// ConsumeTraces takes finished spans. An error is that of what comes next, for
+// ConsumeTraces takes finished spans. An error is that of the next consumer, for
 // spans that did not wait.
 func (s tracesSide) ConsumeTraces(ctx context.Context, td ptrace.Traces) (err error) {
 	s.mu.Lock()
@@ -241,7 +243,7 @@ func (s tracesSide) ConsumeTraces(ctx context.Context, td ptrace.Traces) (err er
 	return err
 }
 
-// ConsumeLogs takes records. An error is that of what comes next, for records that
+// ConsumeLogs takes records. An error is that of the next consumer, for records that
 // did not wait.
 func (s logsSide) ConsumeLogs(ctx context.Context, ld plog.Logs) error {
 	s.mu.Lock()
@@ -309,8 +311,8 @@ func (c *correlation) report(ctx context.Context) {
 	for outcome, count := range n.records {
 		c.telemetry.ConnectorGpucorrelationRecords.Add(ctx, count, outcomeIs(outcome))
 	}
-	if n.cards > 0 {
-		n.forgotten["card"], n.cards = n.cards, 0
+	if n.gpus > 0 {
+		n.forgotten["card"], n.gpus = n.gpus, 0
 	}
 	for what, count := range n.forgotten {
 		c.telemetry.ConnectorGpucorrelationForgotten.Add(ctx, count, metric.WithAttributes(attribute.String("what", what)))

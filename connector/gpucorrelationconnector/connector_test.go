@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package gpucorrelationconnector
 
 import (
@@ -34,7 +36,7 @@ import (
 
 var figures = flag.Bool("figures", false, "measure and print figures")
 
-// running is a connector at work, with what comes next.
+// running is a connector at work, with the next consumer.
 type running struct {
 	metrics connector.Metrics
 	traces  connector.Traces
@@ -76,26 +78,26 @@ func (r *running) stop(t *testing.T) {
 	require.NoError(t, r.logs.Shutdown(ctx))
 }
 
-func (r *running) samples(t *testing.T, from, to float64, card *load) {
+func (r *running) samples(t *testing.T, from, to float64, gpu *load) {
 	t.Helper()
 	for i := 0; from+float64(i)*0.1 <= to+1e-9; i++ {
-		require.NoError(t, r.metrics.ConsumeMetrics(context.Background(), sample(from+float64(i)*0.1, card)))
+		require.NoError(t, r.metrics.ConsumeMetrics(context.Background(), sample(from+float64(i)*0.1, gpu)))
 	}
 }
 
-var oneSpan = spanOf{id: 1, card: simulatedCard, from: 10, to: 12}
+var oneSpan = spanOf{id: 1, gpu: simulatedGPU, from: 10, to: 12}
 
 func TestConnectorJoinsItsThreeSides(t *testing.T) {
 	traces, logs := new(consumertest.TracesSink), new(consumertest.LogsSink)
 	r := start(t, createDefaultConfig().(*Config), traces, logs)
-	card := steady(simulatedCard, 10, 12)
-	r.samples(t, 0, 11, card)
+	gpu := steady(simulatedGPU, 10, 12)
+	r.samples(t, 0, 11, gpu)
 	ctx := context.Background()
-	require.NoError(t, r.logs.ConsumeLogs(ctx, xidRecord(11.5, simulatedCard)))
+	require.NoError(t, r.logs.ConsumeLogs(ctx, xidRecord(11.5, simulatedGPU)))
 	require.NoError(t, r.traces.ConsumeTraces(ctx, traceOf(1, oneSpan)))
 	require.Eventually(t, func() bool { return logs.LogRecordCount() == 1 }, 5*time.Second, time.Millisecond, "the record has its trace before the trace has its samples")
 	assert.Zero(t, traces.SpanCount())
-	r.samples(t, 11.1, 12, card)
+	r.samples(t, 11.1, 12, gpu)
 	require.Eventually(t, func() bool { return traces.SpanCount() == 1 }, 5*time.Second, time.Millisecond)
 	a := traces.AllTraces()[0].ResourceSpans().At(0).ScopeSpans().At(0).Spans().At(0).Attributes().AsRaw()
 	near(t, 400, a["gpu.energy"], 1, "energy")
@@ -113,9 +115,9 @@ func TestConnectorJoinsItsThreeSides(t *testing.T) {
 func TestEndPassesEverythingOn(t *testing.T) {
 	traces, logs := new(consumertest.TracesSink), new(consumertest.LogsSink)
 	r := start(t, createDefaultConfig().(*Config), traces, logs)
-	r.samples(t, 0, 11, steady(simulatedCard, 10, 12))
+	r.samples(t, 0, 11, steady(simulatedGPU, 10, 12))
 	require.NoError(t, r.traces.ConsumeTraces(context.Background(), traceOf(1, oneSpan)))
-	require.NoError(t, r.logs.ConsumeLogs(context.Background(), xidRecord(5, simulatedCard)))
+	require.NoError(t, r.logs.ConsumeLogs(context.Background(), xidRecord(5, simulatedGPU)))
 	r.stop(t)
 	assert.Equal(t, 1, traces.SpanCount())
 	assert.Equal(t, 1, logs.LogRecordCount())
@@ -156,7 +158,7 @@ func TestRefusedSpansAreTriedAgainAndBeyondTheBoundTheSenderIsTold(t *testing.T)
 	cfg := createDefaultConfig().(*Config)
 	cfg.Limits.Spans = 2
 	r := start(t, cfg, next, consumertest.NewNop())
-	r.samples(t, 0, 12, steady(simulatedCard, 10, 12))
+	r.samples(t, 0, 12, steady(simulatedGPU, 10, 12))
 	ctx := context.Background()
 	require.NoError(t, r.traces.ConsumeTraces(ctx, traceOf(1, oneSpan)))
 	require.Eventually(t, func() bool { return next.attempts() >= 2 }, 5*time.Second, time.Millisecond)
@@ -172,7 +174,7 @@ func TestRefusedSpansAreTriedAgainAndBeyondTheBoundTheSenderIsTold(t *testing.T)
 func TestSpansRefusedForGoodAreCounted(t *testing.T) {
 	next := &failing{err: consumererror.NewPermanent(errors.New("too large"))}
 	r := start(t, createDefaultConfig().(*Config), next, consumertest.NewNop())
-	r.samples(t, 0, 12, steady(simulatedCard, 10, 12))
+	r.samples(t, 0, 12, steady(simulatedGPU, 10, 12))
 	require.NoError(t, r.traces.ConsumeTraces(context.Background(), traceOf(1, oneSpan)))
 	require.Eventually(t, func() bool { return r.said.FilterMessageSnippet("lost").Len() == 1 }, 5*time.Second, time.Millisecond)
 	got, err := r.tel.GetMetric("otelcol_connector.gpucorrelation.spans")
@@ -190,7 +192,7 @@ func TestSpansRefusedForGoodAreCounted(t *testing.T) {
 func TestEndDoesNotWaitForANextThatRefuses(t *testing.T) {
 	next := &failing{err: errors.New("away")}
 	r := start(t, createDefaultConfig().(*Config), next, consumertest.NewNop())
-	r.samples(t, 0, 12, steady(simulatedCard, 10, 12))
+	r.samples(t, 0, 12, steady(simulatedGPU, 10, 12))
 	require.NoError(t, r.traces.ConsumeTraces(context.Background(), traceOf(1, oneSpan)))
 	require.Eventually(t, func() bool { return next.attempts() >= 1 }, 5*time.Second, time.Millisecond)
 	r.stop(t)
@@ -199,7 +201,7 @@ func TestEndDoesNotWaitForANextThatRefuses(t *testing.T) {
 
 func TestForeignHostIsSaidOnceWithTheRemedy(t *testing.T) {
 	r := start(t, createDefaultConfig().(*Config), consumertest.NewNop(), consumertest.NewNop())
-	r.samples(t, 0, 12, steady(simulatedCard, 10, 12))
+	r.samples(t, 0, 12, steady(simulatedGPU, 10, 12))
 	for i := range byte(3) {
 		td := traceOf(i+1, oneSpan)
 		td.ResourceSpans().At(0).Resource().Attributes().PutStr("host.name", "node-2")
@@ -250,13 +252,13 @@ func FuzzAnything(f *testing.F) {
 		require.NoError(f, err)
 		return raw
 	}
-	card := steady(simulatedCard, 10, 12)
-	metrics, err := (&pmetric.ProtoMarshaler{}).MarshalMetrics(sample(10, card))
+	gpu := steady(simulatedGPU, 10, 12)
+	metrics, err := (&pmetric.ProtoMarshaler{}).MarshalMetrics(sample(10, gpu))
 	require.NoError(f, err)
-	records, err := (&plog.ProtoMarshaler{}).MarshalLogs(xidRecord(10.5, simulatedCard))
+	records, err := (&plog.ProtoMarshaler{}).MarshalLogs(xidRecord(10.5, simulatedGPU))
 	require.NoError(f, err)
 	f.Add(spans(oneSpan, spanOf{id: 2, parent: 1, from: 10, to: 11}, spanOf{id: 3, parent: 3, from: 10, to: 11}), metrics, records)
-	f.Add(spans(spanOf{id: 1, parent: 2, from: 10, to: 12}, spanOf{id: 2, parent: 1, from: 12, to: 11, card: simulatedCard}), metrics, records)
+	f.Add(spans(spanOf{id: 1, parent: 2, from: 10, to: 12}, spanOf{id: 2, parent: 1, from: 12, to: 11, gpu: simulatedGPU}), metrics, records)
 	f.Fuzz(func(t *testing.T, spans, samples, logs []byte) {
 		c := testCorrelator()
 		if md, err := (&pmetric.ProtoUnmarshaler{}).UnmarshalMetrics(samples); err == nil {
@@ -286,33 +288,33 @@ func FuzzAnything(f *testing.F) {
 	})
 }
 
-// traffic is that of busy cards in virtual time, sampled ten times a second.
+// traffic is that of busy GPUs in virtual time, sampled ten times a second.
 type traffic struct {
-	c     *correlator
-	cards []*load
-	s     float64
-	id    uint64
+	c    *correlator
+	gpus []*load
+	s    float64
+	id   uint64
 }
 
-func newTraffic(cards int) *traffic {
+func newTraffic(gpus int) *traffic {
 	tr := &traffic{c: testCorrelator()}
-	for i := range cards {
+	for i := range gpus {
 		l := steady(fmt.Sprintf("GPU-%d", i), 0, 1e9)
 		l.joules = 1000
-		tr.cards = append(tr.cards, l)
+		tr.gpus = append(tr.gpus, l)
 	}
 	return tr
 }
 
 // requests makes the traces of a tick: the root, the wait, the execution and its nodes.
-func (tr *traffic) requests(perCard int) []ptrace.Traces {
+func (tr *traffic) requests(perGPU int) []ptrace.Traces {
 	var all []ptrace.Traces
-	for _, l := range tr.cards {
-		for range perCard {
+	for _, l := range tr.gpus {
+		for range perGPU {
 			tr.id++
 			end := tr.s
 			td := traceOf(0, spanOf{id: 1, from: end - 2, to: end}, spanOf{id: 2, parent: 1, from: end - 2, to: end - 1},
-				spanOf{id: 3, parent: 1, card: l.id, from: end - 1, to: end}, spanOf{id: 4, parent: 3, card: l.id, from: end - 1, to: end - 0.5}, spanOf{id: 5, parent: 3, card: l.id, from: end - 0.5, to: end})
+				spanOf{id: 3, parent: 1, gpu: l.id, from: end - 1, to: end}, spanOf{id: 4, parent: 3, gpu: l.id, from: end - 1, to: end - 0.5}, spanOf{id: 5, parent: 3, gpu: l.id, from: end - 0.5, to: end})
 			for _, s := range td.ResourceSpans().At(0).ScopeSpans().At(0).Spans().All() {
 				id := s.TraceID()
 				for i := range 8 {
@@ -358,7 +360,7 @@ func TestMemoryIsFlatOverAnHour(t *testing.T) {
 		if i%10 == 0 {
 			all = tr.requests(1)
 		}
-		tr.tick(all, sample(tr.s, tr.cards...))
+		tr.tick(all, sample(tr.s, tr.gpus...))
 		switch {
 		case i == 9_000: // a quarter of an hour: the history is full
 			filled = heap()
@@ -382,12 +384,12 @@ func TestCorrelationFigures(t *testing.T) {
 	tr := newTraffic(8)
 	for i := range 6_000 { // ten minutes of samples
 		tr.s = float64(i) * 0.1
-		tr.c.takeMetrics(sample(tr.s, tr.cards...))
+		tr.c.takeMetrics(sample(tr.s, tr.gpus...))
 	}
 	spans, busy := 0, time.Duration(0)
 	for i := 6_000; i < 6_600; i++ { // a minute: 2,000 requests a second
 		tr.s = float64(i) * 0.1
-		all, md := tr.requests(25), sample(tr.s, tr.cards...)
+		all, md := tr.requests(25), sample(tr.s, tr.gpus...)
 		begin := time.Now()
 		spans += tr.tick(all, md)
 		busy += time.Since(begin)
@@ -397,7 +399,7 @@ func TestCorrelationFigures(t *testing.T) {
 	var before, after runtime.MemStats
 	tr = newTraffic(8)
 	tr.s = 1
-	tr.c.takeMetrics(sample(0.5, tr.cards...))
+	tr.c.takeMetrics(sample(0.5, tr.gpus...))
 	runtime.GC()
 	runtime.ReadMemStats(&before)
 	count := 0

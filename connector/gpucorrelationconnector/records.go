@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package gpucorrelationconnector
 
 import (
@@ -13,7 +15,7 @@ import (
 // to run: traces arrive when they have ended, and an XID should not wait for that.
 const executionStarted = "comfyui.execution.started"
 
-// xidEvent is an XID of a card, as its log record told it.
+// xidEvent is an XID of a GPU, as its log record told it.
 type xidEvent struct {
 	at      int64
 	number  int64
@@ -21,12 +23,12 @@ type xidEvent struct {
 	message string
 }
 
-const mostXIDs = 1000 // of one card that are remembered
+const mostXIDs = 1000 // of one GPU that are remembered
 
 // heldRecord is a record that waits for a trace that ran then.
 type heldRecord struct {
 	logs    plog.Logs // one record
-	card    *timeline
+	gpu     *timeline
 	at      int64
 	arrived time.Time
 	over    bool
@@ -36,7 +38,7 @@ func (h *heldRecord) record() plog.LogRecord {
 	return h.logs.ResourceLogs().At(0).ScopeLogs().At(0).LogRecords().At(0)
 }
 
-// takeLogs takes log records in. What tells of a card gets the trace that ran then,
+// takeLogs takes log records in. What tells of a GPU gets the trace that ran then,
 // or waits for it; the rest stays to be passed on.
 func (c *correlator) takeLogs(ld plog.Logs, now time.Time) {
 	ld.ResourceLogs().RemoveIf(func(rl plog.ResourceLogs) bool {
@@ -53,7 +55,7 @@ func (c *correlator) takeRecord(rl plog.ResourceLogs, sl plog.ScopeLogs, r plog.
 	id := text(r.Attributes(), "hw.id")
 	started := r.EventName() == executionStarted
 	if id == "" || !started && (!strings.HasPrefix(r.EventName(), "hw.gpu.") || !r.TraceID().IsEmpty()) {
-		return started // without a card it tells nothing
+		return started // without a GPU it tells nothing
 	}
 	t := c.timelines.of(id, notSampled)
 	if t == nil {
@@ -78,7 +80,7 @@ func (c *correlator) takeRecord(rl plog.ResourceLogs, sl plog.ScopeLogs, r plog.
 		c.count.records["alone"]++
 		return false
 	}
-	h := &heldRecord{logs: plog.NewLogs(), card: t, at: at, arrived: now}
+	h := &heldRecord{logs: plog.NewLogs(), gpu: t, at: at, arrived: now}
 	to := h.logs.ResourceLogs().AppendEmpty()
 	rl.Resource().CopyTo(to.Resource())
 	to.SetSchemaUrl(rl.SchemaUrl())
@@ -108,10 +110,10 @@ func (c *correlator) join(t *timeline, r plog.LogRecord, at int64) bool {
 	return true
 }
 
-// joinHeld looks again at the records of a card that wait.
+// joinHeld looks again at the records of a GPU that wait.
 func (c *correlator) joinHeld(t *timeline) {
 	for _, h := range c.held {
-		if h.card == t && !h.over && c.join(t, h.record(), h.at) {
+		if h.gpu == t && !h.over && c.join(t, h.record(), h.at) {
 			h.over = true
 			c.records = append(c.records, h.logs)
 		}

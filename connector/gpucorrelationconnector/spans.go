@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package gpucorrelationconnector
 
 import (
@@ -9,17 +11,17 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace"
 )
 
-// use is one span's use of cards.
+// use is one span's use of GPUs.
 type use struct {
 	span   ptrace.Span
 	parent int // place of its parent, -1 if it is not here
 	depth  int
-	own    bool // it names the card itself
-	card   string
+	own    bool // it names the GPU itself
+	gpu    string
 	pid    int64
 	window window
 	offset int64 // of its host's clock, in ns
-	// rolled are the windows of what lies below a span that names no card, by card.
+	// rolled are the windows of what lies below a span that names no GPU, by GPU.
 	rolled map[string][]window
 	reason string // why it can have no figures
 }
@@ -28,19 +30,19 @@ type use struct {
 const (
 	reasonHost      = "host"        // another host's clock, whose offset is not configured
 	reasonClock     = "clock"       // it ends in the future
-	reasonNoSamples = "no_samples"  // of its card there are none
+	reasonNoSamples = "no_samples"  // of its GPU there are none
 	reasonFew       = "few_samples" // shorter than two samples
 	reasonGap       = "gap"         // a time without samples
 	reasonHistory   = "history"     // longer than the samples are kept
 	reasonWait      = "wait"        // the samples of its end did not come in time
-	reasonLost      = "card_lost"   // the card was lost or late
+	reasonLost      = "card_lost"   // the GPU was lost or late
 	reasonShutdown  = "shutdown"    // the collector ended
 	reasonLimit     = "limit"       // too many spans wait
 )
 
-// lookAt finds out which card each span of a trace used, and when: its own, or that
+// lookAt finds out which GPU each span of a trace used, and when: its own, or that
 // of the nearest span above it; a span that has none has what its descendants used.
-// The result is nil if no span names a card.
+// The result is nil if no span names a GPU.
 func (c *correlator) lookAt(td ptrace.Traces, now time.Time) []use {
 	var uses []use
 	at := map[pcommon.SpanID]int{}
@@ -52,8 +54,8 @@ func (c *correlator) lookAt(td ptrace.Traces, now time.Time) []use {
 		for _, ss := range rs.ScopeSpans().All() {
 			for _, span := range ss.Spans().All() {
 				u := use{span: span, parent: -1, offset: offset.Nanoseconds()}
-				u.card = c.cardOf(span.Attributes(), resource)
-				u.own = u.card != ""
+				u.gpu = c.gpuOf(span.Attributes(), resource)
+				u.own = u.gpu != ""
 				any = any || u.own
 				if pid, ok := span.Attributes().Get("process.pid"); ok {
 					u.pid = pid.Int()
@@ -63,7 +65,7 @@ func (c *correlator) lookAt(td ptrace.Traces, now time.Time) []use {
 				from, to := int64(span.StartTimestamp()), int64(span.EndTimestamp())
 				u.window = window{from - u.offset, max(from, to) - u.offset}
 				switch {
-				case host != "" && !named && c.foreign(u.card, host):
+				case host != "" && !named && c.foreign(u.gpu, host):
 					u.reason = reasonHost
 				case u.window.to > now.Add(c.cfg.MaxAhead).UnixNano():
 					u.reason = reasonClock
@@ -88,7 +90,7 @@ func (c *correlator) lookAt(td ptrace.Traces, now time.Time) []use {
 	return uses
 }
 
-// inherit gives every span the card of the nearest span above it that names one, and
+// inherit gives every span the GPU of the nearest span above it that names one, and
 // its depth. Parents that form a circle are cut.
 func inherit(uses []use) {
 	const known = 1
@@ -111,8 +113,8 @@ func inherit(uses []use) {
 			}
 			above := &uses[u.parent]
 			u.depth = above.depth + 1
-			if u.card == "" && above.card != "" {
-				u.card, u.reason = above.card, cmp.Or(u.reason, above.reason)
+			if u.gpu == "" && above.gpu != "" {
+				u.gpu, u.reason = above.gpu, cmp.Or(u.reason, above.reason)
 			}
 			if u.pid == 0 {
 				u.pid = above.pid
@@ -124,10 +126,10 @@ func inherit(uses []use) {
 // mostAncestors bounds the way from a span to the root on which figures are added up.
 const mostAncestors = 1000
 
-// rollUp adds a topmost span's window to all above it, none of which has a card.
+// rollUp adds a topmost span's window to all above it, none of which has a GPU.
 func rollUp(uses []use, i int) {
 	u := &uses[i]
-	if u.card == "" || u.parent >= 0 && uses[u.parent].card != "" {
+	if u.gpu == "" || u.parent >= 0 && uses[u.parent].gpu != "" {
 		return
 	}
 	for p, n := u.parent, 0; p >= 0 && n < mostAncestors; p, n = uses[p].parent, n+1 {
@@ -135,14 +137,14 @@ func rollUp(uses []use, i int) {
 		if above.rolled == nil {
 			above.rolled = map[string][]window{}
 		}
-		above.rolled[u.card] = append(above.rolled[u.card], u.window)
+		above.rolled[u.gpu] = append(above.rolled[u.gpu], u.window)
 		above.pid = u.pid
 		above.reason = cmp.Or(above.reason, u.reason)
 	}
 }
 
-// cardOf is the card that a span names.
-func (c *correlator) cardOf(span, resource pcommon.Map) string {
+// cardOf is the GPU that a span names.
+func (c *correlator) gpuOf(span, resource pcommon.Map) string {
 	for _, key := range c.cfg.DeviceAttributes {
 		if id := text(span, key); id != "" {
 			return id
@@ -157,8 +159,8 @@ func (c *correlator) cardOf(span, resource pcommon.Map) string {
 }
 
 // foreign reports whether a span's host is another than the one of the samples.
-func (c *correlator) foreign(card, host string) bool {
-	if t := c.timelines.byID[card]; t != nil {
+func (c *correlator) foreign(gpu, host string) bool {
+	if t := c.timelines.byID[gpu]; t != nil {
 		return t.host != "" && t.host != host
 	}
 	return false
@@ -196,7 +198,7 @@ func (b *bill) write(a pcommon.Map) {
 	if b.marginal != nil {
 		a.PutDouble("gpu.power.rest", b.rest)
 	}
-	a.PutDouble("gpu.time", b.cardTime)
+	a.PutDouble("gpu.time", b.gpuTime)
 	whole("gpu.temperature.max", b.temperature)
 	longest := 0.0
 	for reason, seconds := range b.throttle {
@@ -218,7 +220,7 @@ func (b *bill) write(a pcommon.Map) {
 	}
 }
 
-// add adds another card's bill to this one: a request that used two.
+// add adds another GPU's bill to this one: a request that used two.
 func (b *bill) add(other *bill) {
 	sum := func(a, b *float64) *float64 {
 		if a == nil || b == nil {
@@ -230,7 +232,7 @@ func (b *bill) add(other *bill) {
 	b.peak, b.start, b.end = sum(b.peak, other.peak), sum(b.start, other.start), sum(b.end, other.end)
 	b.energy, b.marginal = sum(b.energy, other.energy), sum(b.marginal, other.marginal)
 	b.rest += other.rest
-	b.cardTime += other.cardTime
+	b.gpuTime += other.gpuTime
 	if b.meanUtilization != nil && other.meanUtilization != nil && b.length+other.length > 0 {
 		mean := (*b.meanUtilization*float64(b.length) + *other.meanUtilization*float64(other.length)) / float64(b.length+other.length)
 		b.meanUtilization = &mean

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package gpucorrelationconnector
 
 import "slices"
@@ -36,7 +38,7 @@ type point struct {
 	v  float64
 }
 
-// stream is the recent history of one quantity of one card: points in the order of
+// stream is the recent history of one quantity of one GPU: points in the order of
 // their times, no two at the same time.
 type stream struct {
 	points []point
@@ -139,7 +141,7 @@ func (s *stream) steps(w window, do func(p, q point, overlap window, share float
 }
 
 // rise is by how much a counter rose in a window, interpolated at its edges, and of
-// how many ns of the window that is known. A step back is a counter that began anew:
+// how many ns of the window that is known. A step back is a counter that began again:
 // what happened in that step is not known.
 func (s *stream) rise(w window) (sum float64, seen int64) {
 	s.steps(w, func(p, q point, overlap window, share float64) {

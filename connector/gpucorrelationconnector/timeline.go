@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package gpucorrelationconnector
 
 import (
@@ -8,14 +10,14 @@ import (
 	"go.opentelemetry.io/collector/pdata/pmetric"
 )
 
-// timeline is the recent history of one card, or of one MIG device.
+// timeline is the recent history of one GPU, or of one MIG device.
 type timeline struct {
 	id   string // hw.id
 	host string // host.name of whoever sampled it
-	// simulated cards mark what is made from their samples.
+	// simulated GPUs mark what is made from their samples.
 	simulated bool
 
-	pace          stream             // the times at which anything of the card was sampled
+	pace          stream             // the times at which anything of the GPU was sampled
 	memory        stream             // By
 	memoryMax     stream             // By, the largest since the sample before
 	utilization   stream             // 1, an average up to the sample
@@ -26,7 +28,7 @@ type timeline struct {
 	throttle      map[string]*stream // s, counters by reason
 	processMemory map[int64]*stream  // By, by pid
 
-	// ended is when its series were ended by the receiver: the card is lost or late.
+	// ended is when its series were ended by the receiver: the GPU is lost or late.
 	// 0 while they go on.
 	ended int64
 	rest  restPower
@@ -79,8 +81,8 @@ func (t *timeline) forget(history time.Duration, limits *LimitsConfig) (samples,
 	return samples, t.active.forget(before, limits.Traces)
 }
 
-// sampleCounts counts what became of samples, and cards that made room for others.
-type sampleCounts struct{ taken, late, repeated, dropped, cards int64 }
+// sampleCounts counts what became of samples, and GPUs that made room for others.
+type sampleCounts struct{ taken, late, repeated, dropped, gpus int64 }
 
 func (c *sampleCounts) add(a arrival) {
 	switch a {
@@ -95,26 +97,26 @@ func (c *sampleCounts) add(a arrival) {
 
 const (
 	notSampled = 0
-	// staleCard is how long a card must have had no samples to be pushed aside.
-	staleCard = time.Minute
+	// staleGPU is how long a GPU must have had no samples to be pushed aside.
+	staleGPU = time.Minute
 )
 
-// timelines are those of all cards.
+// timelines are those of all GPUs.
 type timelines struct {
 	byID   map[string]*timeline
-	pushed int64 // cards that made room for others, not yet counted
+	pushed int64 // GPUs that made room for others, not yet counted
 	limits *LimitsConfig
 }
 
-// of finds a card's timeline, or makes one; nil beyond the bound. What spans and
-// records name may be no card at all: samples push the one aside that has had none
-// for longest. sampled is the time of the card's sample, or notSampled.
+// of finds a GPU's timeline, or makes one; nil beyond the bound. What spans and
+// records name may be no GPU at all: samples push the one aside that has had none
+// for longest. sampled is the time of the GPU's sample, or notSampled.
 func (ts *timelines) of(id string, sampled int64) *timeline {
 	t := ts.byID[id]
 	if t != nil {
 		return t
 	}
-	if len(ts.byID) >= ts.limits.Cards {
+	if len(ts.byID) >= ts.limits.GPUs {
 		if sampled == notSampled {
 			return nil
 		}
@@ -125,7 +127,7 @@ func (ts *timelines) of(id string, sampled int64) *timeline {
 				stalest, oldest = t, newest
 			}
 		}
-		if time.Duration(sampled-oldest) < staleCard {
+		if time.Duration(sampled-oldest) < staleGPU {
 			return nil
 		}
 		delete(ts.byID, stalest.id)
@@ -136,7 +138,7 @@ func (ts *timelines) of(id string, sampled int64) *timeline {
 	return t
 }
 
-// take takes the samples of a collection in, and says whose they were.
+// take takes the samples of a scrape in, and says whose they were.
 func (ts *timelines) take(md pmetric.Metrics, counts *sampleCounts) map[*timeline]bool {
 	touched := map[*timeline]bool{}
 	for _, rm := range md.ResourceMetrics().All() {
@@ -152,7 +154,7 @@ func (ts *timelines) take(md pmetric.Metrics, counts *sampleCounts) map[*timelin
 	for t := range touched {
 		t.takeRest()
 	}
-	counts.cards, ts.pushed = counts.cards+ts.pushed, 0
+	counts.gpus, ts.pushed = counts.gpus+ts.pushed, 0
 	return touched
 }
 
@@ -236,7 +238,7 @@ func only(key, value string, of func(*timeline) *stream) reader {
 	return func(t *timeline, a pcommon.Map, _ *LimitsConfig) (*stream, bool) { return of(t), text(a, key) == value }
 }
 
-// simulatedAttribute marks what comes from simulated cards.
+// simulatedAttribute marks what comes from simulated GPUs.
 const simulatedAttribute = "gpu.simulated"
 
 // quantities are the metrics that are read, by the names of the nvml receiver.
@@ -277,7 +279,7 @@ func keyed[K comparable](all map[K]*stream, key K, most int) *stream {
 	return s
 }
 
-// joules is the card's energy over a window in J, and of how many ns of it that is
+// joules is the GPU's energy over a window in J, and of how many ns of it that is
 // known: its own counter, else its power integrated.
 func (t *timeline) joules(w window) (sum float64, seen int64) {
 	switch {
@@ -289,7 +291,7 @@ func (t *timeline) joules(w window) (sum float64, seen int64) {
 	return t.powerAverage.integral(w)
 }
 
-// restPower is what the card draws when nothing runs on it: the lowest mean power
+// restPower is what the GPU draws when nothing runs on it: the lowest mean power
 // of a second within the last hour, in W.
 type restPower struct {
 	looked  int64

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package gpucorrelationconnector
 
 import (
@@ -11,7 +13,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace"
 )
 
-// waiting is one trace whose spans wait for the samples of its cards.
+// waiting is one trace whose spans wait for the samples of its GPUs.
 type waiting struct {
 	trace   pcommon.TraceID
 	traces  ptrace.Traces
@@ -19,7 +21,7 @@ type waiting struct {
 	spans   int
 	bytes   int
 	arrived time.Time
-	missing int // cards whose samples do not cover it yet
+	missing int // GPUs whose samples do not cover it yet
 	over    bool
 	// because says why it does not wait any more, if not because all is there.
 	because string
@@ -29,7 +31,7 @@ type waiting struct {
 // (make bench-correlation measures it).
 const spanOverhead = 660
 
-// need is the time up to which a waiting trace needs the samples of a card.
+// need is the time up to which a waiting trace needs the samples of a GPU.
 type need struct {
 	end int64
 	by  *waiting
@@ -79,7 +81,7 @@ type counts struct {
 
 type spanOutcome struct{ outcome, reason string }
 
-// The outcomes of spans that name a card.
+// The outcomes of spans that name a GPU.
 const (
 	measured = "measured"
 	estimate = "estimate"
@@ -101,7 +103,7 @@ func (c *correlator) forgot(what string, n int) {
 	}
 }
 
-// takeMetrics takes a collection of samples in; traces that it covers become ready.
+// takeMetrics takes a scrape of samples in; traces that it covers become ready.
 func (c *correlator) takeMetrics(md pmetric.Metrics) {
 	for t := range c.timelines.take(md, &c.count.sampleCounts) {
 		samples, traces := t.forget(c.cfg.History, &c.cfg.Limits)
@@ -117,7 +119,7 @@ func (c *correlator) takeMetrics(md pmetric.Metrics) {
 	}
 }
 
-// takeTraces takes finished spans in. What names no card and what finds no room is
+// takeTraces takes finished spans in. What names no GPU and what finds no room is
 // given back to be passed on at once.
 func (c *correlator) takeTraces(td ptrace.Traces, now time.Time) (pass []ptrace.Traces) {
 	for _, one := range batchpersignal.SplitTraces(td) {
@@ -167,15 +169,15 @@ func traceID(td ptrace.Traces) pcommon.TraceID {
 	return td.ResourceSpans().At(0).ScopeSpans().At(0).Spans().At(0).TraceID()
 }
 
-// wait queues a trace with each card whose samples do not cover it yet.
+// wait queues a trace with each GPU whose samples do not cover it yet.
 func (c *correlator) wait(w *waiting) {
 	c.byTrace[w.trace] = w
 	c.spans += w.spans
 	c.bytes += w.bytes
 	ends := map[string]int64{}
 	for i := range w.uses {
-		if u := &w.uses[i]; u.card != "" && u.reason == "" {
-			ends[u.card] = max(ends[u.card], u.window.to)
+		if u := &w.uses[i]; u.gpu != "" && u.reason == "" {
+			ends[u.gpu] = max(ends[u.gpu], u.window.to)
 		}
 	}
 	c.remember(w)
@@ -193,17 +195,17 @@ func (c *correlator) wait(w *waiting) {
 	c.arrived = append(c.arrived, w)
 }
 
-// remember notes when the trace used its cards.
+// remember notes when the trace used its GPUs.
 func (c *correlator) remember(w *waiting) {
 	windows, spans := map[string][]window{}, map[string][]spanWindow{}
 	for i := range w.uses {
 		u := &w.uses[i]
-		if u.card == "" || u.reason != "" {
+		if u.gpu == "" || u.reason != "" {
 			continue
 		}
-		windows[u.card] = append(windows[u.card], u.window)
-		if len(spans[u.card]) < mostSpanWindows {
-			spans[u.card] = append(spans[u.card], spanWindow{u.window, u.span.SpanID(), u.depth})
+		windows[u.gpu] = append(windows[u.gpu], u.window)
+		if len(spans[u.gpu]) < mostSpanWindows {
+			spans[u.gpu] = append(spans[u.gpu], spanWindow{u.window, u.span.SpanID(), u.depth})
 		}
 	}
 	for id, all := range windows {
@@ -263,7 +265,7 @@ func (c *correlator) end() {
 
 // take bills the traces that are ready and gives them away.
 func (c *correlator) take() (td ptrace.Traces, any bool) {
-	const most = 512 // traces at once: what comes next need not take them all in one piece
+	const most = 512 // traces at once: the next consumer need not take them all in one piece
 	td = ptrace.NewTraces()
 	n := min(len(c.ready), most)
 	for _, w := range c.ready[:n] {
@@ -281,7 +283,7 @@ func (c *correlator) take() (td ptrace.Traces, any bool) {
 // refuse marks spans that get no figures.
 func (c *correlator) refuse(uses []use, reason string) {
 	for i := range uses {
-		if u := &uses[i]; u.card != "" || u.rolled != nil {
+		if u := &uses[i]; u.gpu != "" || u.rolled != nil {
 			c.mark(u, none, reason)
 		}
 	}
@@ -301,8 +303,8 @@ func (c *correlator) bill(w *waiting) {
 	shares := map[string][]share{}
 	for i := range w.uses {
 		u := &w.uses[i]
-		if u.card != "" && u.rolled == nil {
-			u.rolled = map[string][]window{u.card: {u.window}}
+		if u.gpu != "" && u.rolled == nil {
+			u.rolled = map[string][]window{u.gpu: {u.window}}
 		}
 		if u.rolled == nil {
 			continue
@@ -313,21 +315,21 @@ func (c *correlator) bill(w *waiting) {
 		}
 		var sum *bill
 		outcome, reason := measured, ""
-		for card, windows := range u.rolled {
-			t := c.timelines.byID[card]
+		for gpu, windows := range u.rolled {
+			t := c.timelines.byID[gpu]
 			if t == nil || len(t.pace.points) == 0 {
 				outcome, reason = none, reasonNoSamples
 				break
 			}
 			windows = union(windows)
-			if _, ok := shares[card]; !ok {
+			if _, ok := shares[gpu]; !ok {
 				all := windows
 				if known := t.active.byTrace[w.trace]; known != nil {
 					all = known.windows
 				}
-				shares[card] = t.active.shares(w.trace, all)
+				shares[gpu] = t.active.shares(w.trace, all)
 			}
-			b := billOf(t, windows, shares[card], u.pid)
+			b := billOf(t, windows, shares[gpu], u.pid)
 			if why := c.doubt(t, windows, b, w.because); why == reasonNoSamples {
 				outcome, reason = none, why
 				break
@@ -340,7 +342,7 @@ func (c *correlator) bill(w *waiting) {
 				sum.add(b)
 			}
 			if len(u.rolled) == 1 && !u.own {
-				u.span.Attributes().PutStr("hw.id", card)
+				u.span.Attributes().PutStr("hw.id", gpu)
 			}
 		}
 		c.mark(u, outcome, reason)

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package queuecheckextension sets damaged queue files aside before the
 // file_storage extension opens them.
 //

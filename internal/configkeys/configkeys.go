@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package configkeys names mistakes in a component's configuration keys.
 package configkeys
 

@@ -1,5 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package gpuname reads the names by which people, NVML, sysfs and the kernel's log
-// call a card: its UUID, its index, its PCI address.
+// call a GPU: its UUID, its index, its PCI address.
 package gpuname
 
 import (
@@ -15,7 +17,7 @@ var (
 	pci   = regexp.MustCompile(`^(?i)[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}(\.[0-9a-f])?$`)
 )
 
-// IsUUID reports whether a name has the form of a card's UUID (GPU-…).
+// IsUUID reports whether a name has the form of a GPU's UUID (GPU-…).
 func IsUUID(name string) bool { return uuid.MatchString(name) }
 
 // IsMIG reports whether a name has the form of a MIG device's UUID (MIG-…).

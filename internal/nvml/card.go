@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvml
@@ -11,16 +13,16 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/gpuname"
 )
 
-// Identity describes a card. It changes only when the card comes back.
+// Identity describes a GPU. It changes only when the GPU comes back.
 type Identity struct {
 	// UUID is nvmlDeviceGetUUID, or the PCI address where that cannot be read.
 	UUID string
-	// Index is NVML's; it changes when other cards come and go.
+	// Index is NVML's; it changes when other GPUs come and go.
 	Index                                                   int
 	PCIBusID, Model, Architecture, Serial, BoardPart, VBIOS string
 	// NUMANode is the host's, from sysfs; empty where unknown.
 	NUMANode string
-	// MIG is [MIGOn] or [MIGOff], empty where the card cannot be divided.
+	// MIG is [MIGOn] or [MIGOff], empty where the GPU cannot be divided.
 	MIG string
 	// Minor is the number in /dev/nvidia0; -1 where unknown.
 	Minor int
@@ -32,45 +34,45 @@ const (
 	MIGOff = "disabled"
 )
 
-// Card is one card that the session has seen, present or lost. Its methods may
+// GPU is one GPU that the session has seen, present or lost. Its methods may
 // be called from any goroutine.
-type Card struct {
+type GPU struct {
 	mu       sync.Mutex
 	identity Identity
 	device   Device
 	worker   *worker
-	// err says why the card is not there; nil while it is present.
+	// err says why the GPU is not there; nil while it is present.
 	err error
-	// generation counts how often the card was found anew, after it was lost or
+	// generation counts how often the GPU was found again, after it was lost or
 	// the driver was reloaded: what was learnt about it before may not hold.
 	generation int
 }
 
-// Identity is the card's description as of its last enumeration.
-func (c *Card) Identity() Identity {
+// Identity is the GPU's description as of its last enumeration.
+func (c *GPU) Identity() Identity {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.identity
 }
 
-// Err says why the card cannot be asked: nil while it is present.
-func (c *Card) Err() error {
+// Err says why the GPU cannot be asked: nil while it is present.
+func (c *GPU) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.err
 }
 
-// Generation changes when the card was found anew.
-func (c *Card) Generation() int {
+// Generation changes when the GPU was found again.
+func (c *GPU) Generation() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.generation
 }
 
-// Submit queues a job for the card's worker and returns at once; false says that
-// the card's queue is full. The job runs when the jobs before it have ended,
+// Submit queues a job for the GPU's worker and returns at once; false says that
+// the GPU's queue is full. The job runs when the jobs before it have ended,
 // which may be never if one hangs: do not wait for it without a deadline.
-func (c *Card) Submit(job func()) bool {
+func (c *GPU) Submit(job func()) bool {
 	for before := (*worker)(nil); ; {
 		c.mu.Lock()
 		w := c.worker
@@ -85,21 +87,21 @@ func (c *Card) Submit(job func()) bool {
 	}
 }
 
-// Device is the card's present handle, for use inside a job.
-func (c *Card) Device() Device {
+// Device is the GPU's present handle, for use inside a job.
+func (c *GPU) Device() Device {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.device
 }
 
-func (c *Card) lose(err error) {
+func (c *GPU) lose(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.err = err
 }
 
-// describe reads what does not change while a card is present. Only the UUID or
-// the PCI address must be readable; what a card does not have stays empty.
+// describe reads what does not change while a GPU is present. Only the UUID or
+// the PCI address must be readable; what a GPU does not have stays empty.
 func describe(d Device, index int) (Identity, error) {
 	id := Identity{Index: index}
 	pci, pciErr := d.PCIBusID()

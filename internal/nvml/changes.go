@@ -1,12 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvml
 
 import "time"
 
-// Change is a change of one card's state, as a receiver that reads the card saw it.
+// Change is a change of one GPU's state, as a receiver that reads the GPU saw it.
 type Change struct {
-	Card *Card
+	GPU *GPU
 	// Name is what changed: a condition (healthy, unresponsive, lost), or a reason
 	// for which clocks are held down.
 	Name string
@@ -17,13 +19,13 @@ type Change struct {
 	Time   time.Time
 }
 
-// cardState is what was last reported of a card.
-type cardState struct {
+// cardState is what was last reported of a GPU.
+type gpuState struct {
 	condition  string
 	throttling map[string]bool
 }
 
-// SubscribeChanges has a function called for every change of a card's state,
+// SubscribeChanges has a function called for every change of a GPU's state,
 // once, however many receivers report it. It must not block.
 func (s *Session) SubscribeChanges(f func(Change)) (cancel func()) {
 	s.mu.Lock()
@@ -41,39 +43,39 @@ func (s *Session) SubscribeChanges(f func(Change)) (cancel func()) {
 	}
 }
 
-// ReportCondition notes a card's condition. The first one that is healthy is no change.
-func (s *Session) ReportCondition(card *Card, condition string, healthy bool, reason error) {
+// ReportCondition notes a GPU's condition. The first one that is healthy is no change.
+func (s *Session) ReportCondition(gpu *GPU, condition string, healthy bool, reason error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	state := s.stateOf(card)
+	state := s.stateOf(gpu)
 	before := state.condition
 	state.condition = condition
 	if before == condition || before == "" && healthy {
 		return
 	}
-	s.notify(Change{Card: card, Name: condition, Begins: true, Reason: reason, Time: time.Now()})
+	s.notify(Change{GPU: gpu, Name: condition, Begins: true, Reason: reason, Time: time.Now()})
 }
 
-// ReportThrottling notes whether a reason holds a card's clocks down.
-func (s *Session) ReportThrottling(card *Card, reason string, active bool) {
+// ReportThrottling notes whether a reason holds a GPU's clocks down.
+func (s *Session) ReportThrottling(gpu *GPU, reason string, active bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	state := s.stateOf(card)
+	state := s.stateOf(gpu)
 	if state.throttling[reason] == active {
 		return
 	}
 	state.throttling[reason] = active
-	s.notify(Change{Card: card, Name: reason, Throttling: true, Begins: active, Time: time.Now()})
+	s.notify(Change{GPU: gpu, Name: reason, Throttling: true, Begins: active, Time: time.Now()})
 }
 
-func (s *Session) stateOf(card *Card) *cardState {
-	if s.cardStates == nil {
-		s.cardStates = map[*Card]*cardState{}
+func (s *Session) stateOf(gpu *GPU) *gpuState {
+	if s.gpuStates == nil {
+		s.gpuStates = map[*GPU]*gpuState{}
 	}
-	state, ok := s.cardStates[card]
+	state, ok := s.gpuStates[gpu]
 	if !ok {
-		state = &cardState{throttling: map[string]bool{}}
-		s.cardStates[card] = state
+		state = &gpuState{throttling: map[string]bool{}}
+		s.gpuStates[gpu] = state
 	}
 	return state
 }

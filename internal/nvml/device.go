@@ -1,10 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvml
 
 import gonvml "github.com/NVIDIA/go-nvml/pkg/nvml"
 
-// Device is a handle of one card. Its methods are NVML's functions, each looked
+// Device is a handle of one GPU. Its methods are NVML's functions, each looked
 // up before it is called, their errors of type [*Error]. Units are NVML's own.
 type Device struct {
 	lib    *Library
@@ -26,7 +28,7 @@ type (
 // ClockDomain names a clock (nvmlClockType_t).
 type ClockDomain = gonvml.ClockType
 
-// The clocks of a card.
+// The clocks of a GPU.
 const (
 	ClockGraphics = gonvml.CLOCK_GRAPHICS
 	ClockSM       = gonvml.CLOCK_SM
@@ -81,13 +83,13 @@ func getBy[T, A any](d Device, function string, argument A, call func(gonvml.Dev
 // Has reports whether the library has a function; see [Library.Has].
 func (d Device) Has(function string) bool { return d.lib.Has(function) }
 
-// UUID is the card's own name (nvmlDeviceGetUUID).
+// UUID is the GPU's own name (nvmlDeviceGetUUID).
 func (d Device) UUID() (string, error) { return get(d, "nvmlDeviceGetUUID", gonvml.Device.GetUUID) }
 
 // Name is the product's name (nvmlDeviceGetName).
 func (d Device) Name() (string, error) { return get(d, "nvmlDeviceGetName", gonvml.Device.GetName) }
 
-// Serial is the serial number (nvmlDeviceGetSerial), on data-centre cards.
+// Serial is the serial number (nvmlDeviceGetSerial), on data-centre GPUs.
 func (d Device) Serial() (string, error) {
 	return get(d, "nvmlDeviceGetSerial", gonvml.Device.GetSerial)
 }
@@ -102,7 +104,7 @@ func (d Device) BoardPartNumber() (string, error) {
 	return get(d, "nvmlDeviceGetBoardPartNumber", gonvml.Device.GetBoardPartNumber)
 }
 
-// MinorNumber is the number of the card's device file (nvmlDeviceGetMinorNumber).
+// MinorNumber is the number of the GPU's device file (nvmlDeviceGetMinorNumber).
 func (d Device) MinorNumber() (int, error) {
 	return get(d, "nvmlDeviceGetMinorNumber", gonvml.Device.GetMinorNumber)
 }
@@ -137,7 +139,7 @@ var architectures = map[gonvml.DeviceArchitecture]string{
 	gonvml.DEVICE_ARCH_BLACKWELL: "Blackwell",
 }
 
-// MIGEnabled reports whether the card is divided (nvmlDeviceGetMigMode).
+// MIGEnabled reports whether the GPU is divided (nvmlDeviceGetMigMode).
 func (d Device) MIGEnabled() (bool, error) {
 	return get(d, "nvmlDeviceGetMigMode", func(h gonvml.Device) (bool, gonvml.Return) {
 		current, _, code := h.GetMigMode()
@@ -145,7 +147,7 @@ func (d Device) MIGEnabled() (bool, error) {
 	})
 }
 
-// MemoryInfo is the memory of the card with the reserve apart
+// MemoryInfo is the memory of the GPU with the reserve apart
 // (nvmlDeviceGetMemoryInfo_v2).
 func (d Device) MemoryInfo() (Memory, error) {
 	return get(d, "nvmlDeviceGetMemoryInfo_v2", func(h gonvml.Device) (Memory, gonvml.Return) {
@@ -154,7 +156,7 @@ func (d Device) MemoryInfo() (Memory, error) {
 	})
 }
 
-// MemoryInfoV1 is the memory of the card as drivers before 510 tell it: the
+// MemoryInfoV1 is the memory of the GPU as drivers before 510 tell it: the
 // reserve is counted as used (nvmlDeviceGetMemoryInfo).
 func (d Device) MemoryInfoV1() (Memory, error) {
 	return get(d, "nvmlDeviceGetMemoryInfo", func(h gonvml.Device) (Memory, gonvml.Return) {
@@ -163,7 +165,7 @@ func (d Device) MemoryInfoV1() (Memory, error) {
 	})
 }
 
-// UtilizationRates is how busy the card and its memory were
+// UtilizationRates is how busy the GPU and its memory were
 // (nvmlDeviceGetUtilizationRates).
 func (d Device) UtilizationRates() (Utilization, error) {
 	return get(d, "nvmlDeviceGetUtilizationRates", gonvml.Device.GetUtilizationRates)
@@ -245,7 +247,7 @@ func (d Device) TemperatureLimit(which TemperatureLimitType) (uint32, error) {
 // BAR1 is in bytes.
 type BAR1 struct{ Total, Used uint64 }
 
-// BAR1MemoryInfo is the window to the card's memory (nvmlDeviceGetBAR1MemoryInfo).
+// BAR1MemoryInfo is the window to the GPU's memory (nvmlDeviceGetBAR1MemoryInfo).
 func (d Device) BAR1MemoryInfo() (BAR1, error) {
 	return get(d, "nvmlDeviceGetBAR1MemoryInfo", func(h gonvml.Device) (BAR1, gonvml.Return) {
 		m, code := h.GetBAR1MemoryInfo()
@@ -373,7 +375,7 @@ func (d Device) PcieGeneration() (int, error) {
 	return get(d, "nvmlDeviceGetCurrPcieLinkGeneration", gonvml.Device.GetCurrPcieLinkGeneration)
 }
 
-// MaxPcieGeneration is what card and slot can do (nvmlDeviceGetMaxPcieLinkGeneration).
+// MaxPcieGeneration is what GPU and slot can do (nvmlDeviceGetMaxPcieLinkGeneration).
 func (d Device) MaxPcieGeneration() (int, error) {
 	return get(d, "nvmlDeviceGetMaxPcieLinkGeneration", gonvml.Device.GetMaxPcieLinkGeneration)
 }
@@ -383,7 +385,7 @@ func (d Device) PcieWidth() (int, error) {
 	return get(d, "nvmlDeviceGetCurrPcieLinkWidth", gonvml.Device.GetCurrPcieLinkWidth)
 }
 
-// MaxPcieWidth is what card and slot can do (nvmlDeviceGetMaxPcieLinkWidth).
+// MaxPcieWidth is what GPU and slot can do (nvmlDeviceGetMaxPcieLinkWidth).
 func (d Device) MaxPcieWidth() (int, error) {
 	return get(d, "nvmlDeviceGetMaxPcieLinkWidth", gonvml.Device.GetMaxPcieLinkWidth)
 }

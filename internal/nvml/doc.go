@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package nvml is a safe session with NVML, the library of NVIDIA's driver.
 //
 // NVML itself is not safe to hold: calling a function that the loaded library
@@ -7,9 +9,9 @@
 //   - [Library] looks every function up before its first use; a missing one is
 //     an ordinary [Error].
 //   - [Session] initialises, tries again while the driver is absent, initialises
-//     anew after it was reloaded, and enumerates the cards.
-//   - [Card] is asked through one worker, so that a call that hangs holds one
-//     thread of one card, whoever asks.
+//     again after it was reloaded, and enumerates the GPUs.
+//   - [GPU] is asked through one worker, so that a call that hangs holds one
+//     thread of one GPU, whoever asks.
 //   - [Sessions] shares all this between the components of a collector.
 //
 // The package needs Linux and cgo; elsewhere it is empty.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvml
@@ -67,12 +69,12 @@ func (s *Session) fitSlots(count int) {
 	}
 }
 
-// retire ends the workers of indices that are no more, once the cards that they
-// worked for have others: indices move when a card is taken out. The caller holds the
+// retire ends the workers of indices that are no more, once the GPUs that they
+// worked for have others: indices move when a GPU is taken out. The caller holds the
 // lock.
 func (s *Session) retire() {
 	for index, w := range s.retiring {
-		used := slices.ContainsFunc(s.snapshot.Cards, func(c *Card) bool {
+		used := slices.ContainsFunc(s.snapshot.GPUs, func(c *GPU) bool {
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			return c.err == nil && c.worker == w
@@ -85,7 +87,7 @@ func (s *Session) retire() {
 }
 
 // probe gives each slot's worker the question who is there. A slot whose worker
-// hangs is left alone, so that one card never holds two threads.
+// hangs is left alone, so that one GPU never holds two threads.
 func (s *Session) probe(results chan<- probed) (asked int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -93,7 +95,7 @@ func (s *Session) probe(results chan<- probed) (asked int) {
 		if sl.probing || sl.worker.busyFor() > s.timing.Probe {
 			continue
 		}
-		known := sl.card
+		known := sl.gpu
 		job := func() {
 			p := probed{slot: sl, index: i}
 			p.device, p.err = s.lib.device(i)
@@ -113,8 +115,8 @@ func (s *Session) probe(results chan<- probed) (asked int) {
 	return asked
 }
 
-// identify reads a card's description, or only its UUID if the card is known.
-func identify(known *Card, d Device, index int) (Identity, error) {
+// identify reads a GPU's description, or only its UUID if the GPU is known.
+func identify(known *GPU, d Device, index int) (Identity, error) {
 	if known != nil && known.Err() == nil {
 		id := known.Identity()
 		uuid, err := d.UUID()
@@ -127,58 +129,58 @@ func identify(known *Card, d Device, index int) (Identity, error) {
 	return describe(d, index)
 }
 
-// takeUp puts an answer into the slot and the card it belongs to.
+// takeUp puts an answer into the slot and the GPU it belongs to.
 func (s *Session) takeUp(p probed) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p.err != nil {
 		p.slot.lost = KindOf(p.err) == Lost
-		if p.slot.card != nil && KindOf(p.err) == Lost {
-			p.slot.card.lose(p.err)
+		if p.slot.gpu != nil && KindOf(p.err) == Lost {
+			p.slot.gpu.lose(p.err)
 		}
 		return
 	}
 	p.slot.lost = false
 	s.tellApart(&p)
-	card := p.slot.card
-	if card == nil || card.Identity().UUID != p.identity.UUID {
-		card = s.find(p.identity.UUID)
+	gpu := p.slot.gpu
+	if gpu == nil || gpu.Identity().UUID != p.identity.UUID {
+		gpu = s.find(p.identity.UUID)
 	}
-	isNew := card == nil
+	isNew := gpu == nil
 	if isNew {
-		card = &Card{}
-		s.snapshot.Cards = append(s.snapshot.Cards, card)
+		gpu = &GPU{}
+		s.snapshot.GPUs = append(s.snapshot.GPUs, gpu)
 	}
-	card.mu.Lock()
-	back := !isNew && card.err != nil
+	gpu.mu.Lock()
+	back := !isNew && gpu.err != nil
 	if isNew || back {
-		card.generation++
+		gpu.generation++
 	}
-	card.identity, card.device, card.worker, card.err = p.identity, p.device, p.slot.worker, nil
-	card.mu.Unlock()
-	p.slot.card = card
+	gpu.identity, gpu.device, gpu.worker, gpu.err = p.identity, p.device, p.slot.worker, nil
+	gpu.mu.Unlock()
+	p.slot.gpu = gpu
 	fields := []zap.Field{zap.String("hw.id", p.identity.UUID), zap.Int("index", p.index), zap.String("model", p.identity.Model)}
 	switch {
 	case isNew:
-		s.log.Info("card found", fields...)
+		s.log.Info("GPU found", fields...)
 	case back:
-		s.log.Info("card is back", fields...)
+		s.log.Info("GPU is back", fields...)
 	}
-	slices.SortStableFunc(s.snapshot.Cards, func(a, b *Card) int { return a.Identity().Index - b.Identity().Index })
+	slices.SortStableFunc(s.snapshot.GPUs, func(a, b *GPU) int { return a.Identity().Index - b.Identity().Index })
 }
 
-// tellApart gives a card whose UUID another one has already its PCI address
+// tellApart gives a GPU whose UUID another one has already its PCI address
 // instead: a board that was cloned badly must not hide its neighbour. The caller
 // holds the lock.
 func (s *Session) tellApart(p *probed) {
 	for _, other := range s.slots {
-		if other == p.slot || other.card == nil || other.card.Err() != nil {
+		if other == p.slot || other.gpu == nil || other.gpu.Err() != nil {
 			continue
 		}
-		id := other.card.Identity()
+		id := other.gpu.Identity()
 		if id.UUID == p.identity.UUID && id.PCIBusID != p.identity.PCIBusID && p.identity.PCIBusID != "" {
-			if p.slot.card == nil || p.slot.card.Identity().UUID != p.identity.PCIBusID {
-				s.log.Warn("two cards have the same UUID; the second is told by its PCI address", zap.String("hw.id", id.UUID),
+			if p.slot.gpu == nil || p.slot.gpu.Identity().UUID != p.identity.PCIBusID {
+				s.log.Warn("two GPUs have the same UUID; the second is told by its PCI address", zap.String("hw.id", id.UUID),
 					zap.String("first", id.PCIBusID), zap.String("second", p.identity.PCIBusID))
 			}
 			p.identity.UUID = p.identity.PCIBusID
@@ -187,8 +189,8 @@ func (s *Session) tellApart(p *probed) {
 	}
 }
 
-func (s *Session) find(uuid string) *Card {
-	for _, c := range s.snapshot.Cards {
+func (s *Session) find(uuid string) *GPU {
+	for _, c := range s.snapshot.GPUs {
 		if c.Identity().UUID == uuid {
 			return c
 		}
@@ -196,24 +198,24 @@ func (s *Session) find(uuid string) *Card {
 	return nil
 }
 
-// settle loses the cards that no slot holds any more and counts the slots
-// without a card.
+// settle loses the GPUs that no slot holds any more and counts the slots
+// without a GPU.
 func (s *Session) settle() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	held := map[*Card]bool{}
+	held := map[*GPU]bool{}
 	s.snapshot.Unidentified, s.snapshot.LostUnidentified = 0, 0
 	for _, sl := range s.slots {
 		switch {
-		case sl.card != nil:
-			held[sl.card] = true
+		case sl.gpu != nil:
+			held[sl.gpu] = true
 		case sl.lost:
 			s.snapshot.LostUnidentified++
 		default:
 			s.snapshot.Unidentified++
 		}
 	}
-	for _, c := range s.snapshot.Cards {
+	for _, c := range s.snapshot.GPUs {
 		if !held[c] && c.Err() == nil {
 			c.lose(errRemoved)
 		}
@@ -222,5 +224,5 @@ func (s *Session) settle() {
 	s.retire()
 }
 
-// errRemoved is why a card that was taken out cannot be asked.
-var errRemoved = errors.New("the card is not enumerated any more")
+// errRemoved is why a GPU that was taken out cannot be asked.
+var errRemoved = errors.New("the GPU is not enumerated any more")

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvml
@@ -15,13 +17,13 @@ type Kind int
 const (
 	// Passing errors may be gone at the next call.
 	Passing Kind = iota
-	// NotSupported is final for this card.
+	// NotSupported is final for this GPU.
 	NotSupported
 	// Missing says that the loaded library has no such function: final for the process.
 	Missing
 	// Denied says that this user may not make the call.
 	Denied
-	// Lost says that the card is gone from the bus or needs a reset.
+	// Lost says that the GPU is gone from the bus or needs a reset.
 	Lost
 	// DriverGone says that every handle is stale: the driver was unloaded or reloaded.
 	DriverGone
@@ -97,7 +99,7 @@ func (e *Error) Error() string {
 	case Missing:
 		return e.Function + ": the loaded NVML library does not have this function"
 	case VersionMismatch:
-		return e.Function + ": the driver was upgraded while this process kept the older library (lib_rm_version_mismatch): start the process anew"
+		return e.Function + ": the driver was upgraded while this process kept the older library (lib_rm_version_mismatch): start the process again"
 	case DriverGone:
 		return e.Function + ": NVIDIA's driver is not loaded (" + e.Code() + ")"
 	}

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvml
@@ -12,9 +14,9 @@ import (
 	"go.uber.org/zap"
 )
 
-// XIDEvent is an error that the driver reported for a card.
+// XIDEvent is an error that the driver reported for a GPU.
 type XIDEvent struct {
-	Card *Card
+	GPU *GPU
 	// XID is the driver's number of the error.
 	XID  uint64
 	Time time.Time
@@ -26,7 +28,7 @@ type XIDEvent struct {
 // EventKind is what an event other than an XID tells (nvmlEventType in nvml.h).
 type EventKind string
 
-// driverEvents are the events that are registered for besides XIDs, where a card
+// driverEvents are the events that are registered for besides XIDs, where a GPU
 // supports them. Changes of the performance state are left out: they come with
 // every load, and hw.gpu.performance_state tells them.
 var driverEvents = [...]struct {
@@ -46,9 +48,9 @@ var driverEvents = [...]struct {
 	{gonvml.EventTypeGpuRecoveryAction, "recovery_action"},
 }
 
-// DriverEvent is an event of a card other than an XID.
+// DriverEvent is an event of a GPU other than an XID.
 type DriverEvent struct {
-	Card *Card
+	GPU  *GPU
 	Kind EventKind
 	Time time.Time
 }
@@ -76,7 +78,7 @@ func (s *Session) SubscribeEvents(f func(DriverEvent)) (cancel func()) {
 // noticed between two.
 const waitSlice = 200 * time.Millisecond
 
-// SubscribeXIDs has a function called for every XID of every card from now on,
+// SubscribeXIDs has a function called for every XID of every GPU from now on,
 // from one goroutine of the session; it must not block. The returned function
 // ends that.
 func (s *Session) SubscribeXIDs(f func(XIDEvent)) (cancel func()) {
@@ -104,15 +106,15 @@ type watch struct {
 	ended chan struct{}
 
 	mu         sync.Mutex
-	registered map[*Card]int // by the card's generation
+	registered map[*GPU]int // by the GPU's generation
 }
 
-// watchEvents starts the watch if somebody listens, and registers cards that
-// are new to it. Cards that refuse are left out and said once.
+// watchEvents starts the watch if somebody listens, and registers GPUs that
+// are new to it. GPUs that refuse are left out and said once.
 func (s *Session) watchEvents() {
 	s.mu.Lock()
 	listened := len(s.subscribers)+len(s.eventSubscribers) > 0
-	cards := slices.Clone(s.snapshot.Cards)
+	gpus := slices.Clone(s.snapshot.GPUs)
 	s.mu.Unlock()
 	if !listened {
 		return
@@ -122,7 +124,7 @@ func (s *Session) watchEvents() {
 		return
 	}
 	s.openKernelLog(s.needKernelLog.Load())
-	for _, c := range cards {
+	for _, c := range gpus {
 		if c.Err() == nil {
 			s.register(s.watch, c)
 		}
@@ -141,13 +143,13 @@ func (s *Session) startWatch() bool {
 		s.sayOnce("XIDs cannot be watched", err)
 		return false
 	}
-	s.watch = &watch{set: set, stop: make(chan struct{}), ended: make(chan struct{}), registered: map[*Card]int{}}
+	s.watch = &watch{set: set, stop: make(chan struct{}), ended: make(chan struct{}), registered: map[*GPU]int{}}
 	go s.wait(s.watch)
 	return true
 }
 
-// register asks the card's worker to register the card: the call can hang.
-func (s *Session) register(w *watch, c *Card) {
+// register asks the GPU's worker to register the GPU: the call can hang.
+func (s *Session) register(w *watch, c *GPU) {
 	generation := c.Generation()
 	w.mu.Lock()
 	known, ok := w.registered[c]
@@ -162,12 +164,12 @@ func (s *Session) register(w *watch, c *Card) {
 		err := result("nvmlDeviceRegisterEvents", d.handle.RegisterEvents(gonvml.EventTypeXidCriticalError|types&wantedEvents(), w.set))
 		s.mu.Lock()
 		if s.covered == nil {
-			s.covered = map[*Card]bool{}
+			s.covered = map[*GPU]bool{}
 		}
 		s.covered[c] = err == nil
 		s.mu.Unlock()
 		if err != nil {
-			s.log.Info("the card does not report XIDs by events; the kernel's log is read instead", zap.String("hw.id", c.Identity().UUID), zap.Error(err))
+			s.log.Info("the GPU does not report XIDs by events; the kernel's log is read instead", zap.String("hw.id", c.Identity().UUID), zap.Error(err))
 			s.needKernelLog.Store(true)
 			s.Poke()
 		}
@@ -200,7 +202,7 @@ func (s *Session) wait(w *watch) {
 		case gonvml.ERROR_TIMEOUT:
 			continue
 		}
-		// Lost cards and a driver that goes make the call fail at once: look less often.
+		// Lost GPUs and a driver that goes make the call fail at once: look less often.
 		pause.Reset(waitSlice)
 		select {
 		case <-w.stop:
@@ -212,42 +214,42 @@ func (s *Session) wait(w *watch) {
 
 func (s *Session) deliver(data gonvml.EventData) {
 	s.mu.Lock()
-	var card *Card
-	for _, c := range s.snapshot.Cards {
+	var gpu *GPU
+	for _, c := range s.snapshot.GPUs {
 		if c.Device().handle == data.Device {
-			card = c
+			gpu = c
 		}
 	}
 	k := s.kernelLog
 	s.mu.Unlock()
-	if card == nil { // a handle that is not the one of the enumeration
+	if gpu == nil { // a handle that is not the one of the enumeration
 		uuid, err := Device{lib: s.lib, handle: data.Device}.UUID()
 		if err != nil {
-			s.log.Warn("an event came for a card that does not say who it is", zap.Uint64("type", data.EventType), zap.Uint64("data", data.EventData), zap.Error(err))
+			s.log.Warn("an event came for a GPU that does not say who it is", zap.Uint64("type", data.EventType), zap.Uint64("data", data.EventData), zap.Error(err))
 			return
 		}
 		s.mu.Lock()
-		card = s.find(uuid)
+		gpu = s.find(uuid)
 		s.mu.Unlock()
-		if card == nil {
+		if gpu == nil {
 			return
 		}
 	}
 	if data.EventType&gonvml.EventTypeXidCriticalError == 0 {
-		s.handEvent(card, data.EventType)
+		s.handEvent(gpu, data.EventType)
 		return
 	}
 	if k != nil {
-		k.count(xidKey{card, data.EventData}, false)
+		k.count(xidKey{gpu, data.EventData}, false)
 	}
 	s.hand(XIDEvent{
-		Card: card, XID: data.EventData, Time: time.Now(),
+		GPU: gpu, XID: data.EventData, Time: time.Now(),
 		GPUInstance: data.GpuInstanceId, ComputeInstance: data.ComputeInstanceId, InMIG: data.GpuInstanceId != noInstance,
 	})
 }
 
 // handEvent gives an event other than an XID to every subscriber.
-func (s *Session) handEvent(card *Card, bits uint64) {
+func (s *Session) handEvent(gpu *GPU, bits uint64) {
 	s.mu.Lock()
 	subscribers := slices.Collect(maps.Values(s.eventSubscribers))
 	s.mu.Unlock()
@@ -256,7 +258,7 @@ func (s *Session) handEvent(card *Card, bits uint64) {
 			continue
 		}
 		for _, f := range subscribers {
-			f(DriverEvent{Card: card, Kind: e.kind, Time: time.Now()})
+			f(DriverEvent{GPU: gpu, Kind: e.kind, Time: time.Now()})
 		}
 	}
 }

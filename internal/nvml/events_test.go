@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvml
@@ -17,22 +19,22 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
 )
 
-// xids subscribes and waits until the machine's cards are registered.
-func xids(t *testing.T, s *Session, machineCards []*fakenvml.Card) <-chan XIDEvent {
+// xids subscribes and waits until the machine's GPUs are registered.
+func xids(t *testing.T, s *Session, machineGPUs []*fakenvml.GPU) <-chan XIDEvent {
 	t.Helper()
 	events := make(chan XIDEvent, 100)
 	t.Cleanup(s.SubscribeXIDs(func(e XIDEvent) { events <- e }))
-	registered(t, machineCards)
-	for _, c := range s.Snapshot().Cards {
-		on(t, c, func(Device) {}) // behind the registration in the card's queue
+	registered(t, machineGPUs)
+	for _, c := range s.Snapshot().GPUs {
+		on(t, c, func(Device) {}) // behind the registration in the GPU's queue
 	}
 	return events
 }
 
-func registered(t *testing.T, cards []*fakenvml.Card) {
+func registered(t *testing.T, gpus []*fakenvml.GPU) {
 	t.Helper()
-	before := make([]int64, len(cards))
-	for i, c := range cards {
+	before := make([]int64, len(gpus))
+	for i, c := range gpus {
 		require.Eventually(t, func() bool { return c.Calls("nvmlDeviceRegisterEvents") > before[i] }, 10*time.Second, 5*time.Millisecond)
 	}
 }
@@ -48,35 +50,35 @@ func next(t *testing.T, events <-chan XIDEvent) XIDEvent {
 	}
 }
 
-func TestXIDsReachTheSubscribersWithTheirCard(t *testing.T) {
-	machine, cards := library.Machine(t, "h100", "l40s")
+func TestXIDsReachTheSubscribersWithTheirGPU(t *testing.T) {
+	machine, gpus := library.Machine(t, "h100", "l40s")
 	s := acquire(t, library.Path)
-	snapshot := waitFor(t, s, func(s Snapshot) bool { return len(s.Cards) == 2 })
-	events := xids(t, s, cards)
+	snapshot := waitFor(t, s, func(s Snapshot) bool { return len(s.GPUs) == 2 })
+	events := xids(t, s, gpus)
 	machine.Event(1, fakenvml.EventXID, 79)
 	e := next(t, events)
 	assert.EqualValues(t, 79, e.XID)
-	assert.Same(t, snapshot.Cards[1], e.Card)
+	assert.Same(t, snapshot.GPUs[1], e.GPU)
 }
 
 func TestXIDsAreWatchedAgainAfterTheDriverWasReloaded(t *testing.T) {
-	machine, cards := library.Machine(t, "h100")
+	machine, gpus := library.Machine(t, "h100")
 	s := acquire(t, library.Path)
-	snapshot := waitFor(t, s, func(s Snapshot) bool { return len(s.Cards) == 1 })
-	events := xids(t, s, cards)
-	calls := cards[0].Calls("nvmlDeviceRegisterEvents")
+	snapshot := waitFor(t, s, func(s Snapshot) bool { return len(s.GPUs) == 1 })
+	events := xids(t, s, gpus)
+	calls := gpus[0].Calls("nvmlDeviceRegisterEvents")
 	machine.LoadDriver()
 	waitFor(t, s, func(s Snapshot) bool { return s.Initializations == 2 })
-	require.Eventually(t, func() bool { return cards[0].Calls("nvmlDeviceRegisterEvents") > calls }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return gpus[0].Calls("nvmlDeviceRegisterEvents") > calls }, 10*time.Second, 5*time.Millisecond)
 	machine.Event(0, fakenvml.EventXID, 31)
 	e := next(t, events)
 	assert.EqualValues(t, 31, e.XID)
-	assert.Same(t, snapshot.Cards[0], e.Card)
+	assert.Same(t, snapshot.GPUs[0], e.GPU)
 }
 
-func TestCardThatRefusesEventsIsReadFromTheKernelsLog(t *testing.T) {
-	machine, cards := library.Machine(t, "h100", "l40s")
-	cards[0].SetReturn("nvmlDeviceRegisterEvents", fakenvml.NotSupported)
+func TestGPUThatRefusesEventsIsReadFromTheKernelsLog(t *testing.T) {
+	machine, gpus := library.Machine(t, "h100", "l40s")
+	gpus[0].SetReturn("nvmlDeviceRegisterEvents", fakenvml.NotSupported)
 	kmsg := filepath.Join(t.TempDir(), "kmsg")
 	require.NoError(t, syscall.Mkfifo(kmsg, 0o600))
 	log, err := os.OpenFile(kmsg, os.O_RDWR, 0) // a pipe with a writer has no end, as the kernel's log has none
@@ -88,8 +90,8 @@ func TestCardThatRefusesEventsIsReadFromTheKernelsLog(t *testing.T) {
 	s, err := sessions.Acquire(library.Path, zap.NewNop())
 	require.NoError(t, err)
 	t.Cleanup(func() { sessions.Release(context.Background()) })
-	waitFor(t, s, func(s Snapshot) bool { return len(s.Cards) == 2 })
-	events := xids(t, s, cards)
+	waitFor(t, s, func(s Snapshot) bool { return len(s.GPUs) == 2 })
+	events := xids(t, s, gpus)
 	machine.Event(1, fakenvml.EventXID, 48)
 	assert.EqualValues(t, 48, next(t, events).XID)
 
@@ -102,9 +104,9 @@ func TestCardThatRefusesEventsIsReadFromTheKernelsLog(t *testing.T) {
 	}
 	e := next(t, events)
 	assert.EqualValues(t, 79, e.XID)
-	assert.Same(t, s.Snapshot().Cards[0], e.Card)
+	assert.Same(t, s.Snapshot().GPUs[0], e.GPU)
 
-	// A card that reports by events: what comes both ways is told once, and what
+	// A GPU that reports by events: what comes both ways is told once, and what
 	// stands in the log only is told too.
 	line := func(xid string) {
 		_, err := log.WriteString("4,9,9,-;NVRM: Xid (PCI:0000:02:00): " + xid + ", pid=1, name=x\n")

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvml
@@ -61,7 +63,7 @@ func FieldIsShort(v *FieldValue) bool {
 	return t == gonvml.VALUE_TYPE_UNSIGNED_INT || t == gonvml.VALUE_TYPE_SIGNED_INT
 }
 
-// ErrNotSupported is the error of a question that a card has no answer to.
+// ErrNotSupported is the error of a question that a GPU has no answer to.
 func ErrNotSupported(function string) error { return result(function, gonvml.ERROR_NOT_SUPPORTED) }
 
 // ErrMissing is the error of a function that the library lacks.

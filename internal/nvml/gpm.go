@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvml
@@ -29,7 +31,7 @@ var gpmFunctions = [...]string{
 	"nvmlGpmQueryDeviceSupport", "nvmlGpmSampleAlloc", "nvmlGpmSampleFree", "nvmlGpmSampleGet", "nvmlGpmMigSampleGet", "nvmlGpmMetricsGet",
 }
 
-// GPM holds the last two profiling samples of a card or of a GPU instance of it.
+// GPM holds the last two profiling samples of a GPU or of a GPU instance of it.
 // Its figures are averages over the time between the two. Free it when done.
 type GPM struct {
 	lib         *Library
@@ -75,14 +77,14 @@ func (g *GPM) Free() {
 	g.older, g.last, g.taken = nil, nil, 0
 }
 
-// Take takes a sample of the card, or of a GPU instance of a card that is
+// Take takes a sample of the GPU, or of a GPU instance of a GPU that is
 // divided (nvmlGpmSampleGet, nvmlGpmMigSampleGet).
-func (g *GPM) Take(card Device, instance *MIGInstance) error {
+func (g *GPM) Take(gpu Device, instance *MIGInstance) error {
 	var err error
 	if instance == nil {
-		err = result("nvmlGpmSampleGet", g.older.Get(card.handle))
+		err = result("nvmlGpmSampleGet", g.older.Get(gpu.handle))
 	} else {
-		err = result("nvmlGpmMigSampleGet", g.older.MigGet(card.handle, int(instance.GPUInstance)))
+		err = result("nvmlGpmMigSampleGet", g.older.MigGet(gpu.handle, int(instance.GPUInstance)))
 	}
 	if err == nil {
 		g.older, g.last = g.last, g.older
@@ -91,7 +93,7 @@ func (g *GPM) Take(card Device, instance *MIGInstance) error {
 	return err
 }
 
-// GPMValue is one figure; OK is false where the card does not have it.
+// GPMValue is one figure; OK is false where the GPU does not have it.
 type GPMValue struct {
 	Value float64
 	OK    bool

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvml
@@ -64,8 +66,8 @@ func waitFor(t *testing.T, s *Session, holds func(Snapshot) bool) Snapshot {
 	return s.Snapshot()
 }
 
-// on runs a function on the card's worker and waits for it.
-func on(t *testing.T, c *Card, do func(Device)) {
+// on runs a function on the GPU's worker and waits for it.
+func on(t *testing.T, c *GPU, do func(Device)) {
 	t.Helper()
 	done := make(chan struct{})
 	require.True(t, c.Submit(func() {
@@ -75,6 +77,6 @@ func on(t *testing.T, c *Card, do func(Device)) {
 	select {
 	case <-done:
 	case <-time.After(10 * time.Second):
-		t.Fatal("the card's worker did not come to it")
+		t.Fatal("the GPU's worker did not come to it")
 	}
 }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvml
@@ -37,10 +39,10 @@ func parseXID(message string) (pci string, xid uint64, ok bool) {
 }
 
 // kernelLog reads the kernel's messages from now on. It is the second source of
-// XIDs: for cards that refuse to be registered for events, and for XIDs after
-// which no event comes, such as 79, with which a card is gone. What comes by both
+// XIDs: for GPUs that refuse to be registered for events, and for XIDs after
+// which no event comes, such as 79, with which a GPU is gone. What comes by both
 // ways is told once: a line waits for grace, and counts only if the events of its
-// card and number are fewer than its lines.
+// GPU and number are fewer than its lines.
 type kernelLog struct {
 	file  *os.File
 	stop  chan struct{}
@@ -51,8 +53,8 @@ type kernelLog struct {
 }
 
 type xidKey struct {
-	card *Card
-	xid  uint64
+	gpu *GPU
+	xid uint64
 }
 
 // xidSeen is how often one XID came by each way since it was last at rest.
@@ -64,7 +66,7 @@ type xidSeen struct {
 // mostSeen bounds what is kept to compare the two ways; beyond it lines count at once.
 const mostSeen = 4096
 
-// openKernelLog begins to read. That it cannot is said once, if a card needs it.
+// openKernelLog begins to read. That it cannot is said once, if a GPU needs it.
 func (s *Session) openKernelLog(needed bool) {
 	if s.kernelLog != nil || s.saidNoKernelLog {
 		return
@@ -79,7 +81,7 @@ func (s *Session) openKernelLog(needed bool) {
 	if err != nil {
 		if needed {
 			s.saidNoKernelLog = true
-			s.log.Warn("a card does not report XIDs by events, and the kernel's log cannot be read instead: its XIDs are not seen. Give the collector the group or the capability (CAP_SYSLOG) to read it",
+			s.log.Warn("a GPU does not report XIDs by events, and the kernel's log cannot be read instead: its XIDs are not seen. Give the collector the group or the capability (CAP_SYSLOG) to read it",
 				zap.Error(err))
 		}
 		return
@@ -110,23 +112,23 @@ func (s *Session) readKernelLog(k *kernelLog) {
 	}
 }
 
-// takeLine takes one XID of the kernel's log up. That of a card which reports no
+// takeLine takes one XID of the kernel's log up. That of a GPU which reports no
 // events is delivered at once.
 func (s *Session) takeLine(k *kernelLog, pci string, xid uint64) {
 	s.mu.Lock()
-	var card *Card
-	for _, c := range s.snapshot.Cards {
+	var gpu *GPU
+	for _, c := range s.snapshot.GPUs {
 		if gpuname.PCI(c.Identity().PCIBusID) == pci {
-			card = c
+			gpu = c
 		}
 	}
-	covered := s.covered[card]
+	covered := s.covered[gpu]
 	s.mu.Unlock()
-	if card == nil {
+	if gpu == nil {
 		return
 	}
-	if !covered || !k.count(xidKey{card, xid}, true) {
-		s.hand(XIDEvent{Card: card, XID: xid, Time: time.Now()})
+	if !covered || !k.count(xidKey{gpu, xid}, true) {
+		s.hand(XIDEvent{GPU: gpu, XID: xid, Time: time.Now()})
 	}
 }
 
@@ -161,7 +163,7 @@ func (s *Session) settleKernelLog(k *kernelLog) {
 			return
 		case now := <-ticker.C:
 			for _, key := range k.unmatched(now, s.timing.Grace) {
-				s.hand(XIDEvent{Card: key.card, XID: key.xid, Time: now})
+				s.hand(XIDEvent{GPU: key.gpu, XID: key.xid, Time: now})
 			}
 		}
 	}

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvml
@@ -161,13 +163,13 @@ func (l *Library) cudaVersion() (string, error) {
 	return fmt.Sprintf("%d.%d", v/1000, v%1000/10), nil
 }
 
-// deviceCount counts the cards (nvmlDeviceGetCount_v2).
+// deviceCount counts the GPUs (nvmlDeviceGetCount_v2).
 func (l *Library) deviceCount() (int, error) {
 	return ask(l, "nvmlDeviceGetCount_v2|nvmlDeviceGetCount", gonvml.Interface.DeviceGetCount)
 }
 
-// device is the card at an index (nvmlDeviceGetHandleByIndex_v2). Indices change
-// when cards come and go.
+// device is the GPU at an index (nvmlDeviceGetHandleByIndex_v2). Indices change
+// when GPUs come and go.
 func (l *Library) device(index int) (Device, error) {
 	const function = "nvmlDeviceGetHandleByIndex_v2|nvmlDeviceGetHandleByIndex"
 	if !l.Has(function) {

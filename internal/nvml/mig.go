@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvml
@@ -12,9 +14,9 @@ import (
 type MIGInstance struct {
 	// UUID is MIG-<own UUID>, with older drivers MIG-GPU-<parent's>/<gi>/<ci>.
 	UUID string
-	// Index is its place among the card's MIG devices.
+	// Index is its place among the GPU's MIG devices.
 	Index int
-	// GPUInstance and ComputeInstance are its numbers on the card.
+	// GPUInstance and ComputeInstance are its numbers on the GPU.
 	GPUInstance, ComputeInstance uint32
 	// Profile is such as 3g.40gb, or 1c.3g.40gb where it shares its GPU instance.
 	Profile string
@@ -24,7 +26,7 @@ type MIGInstance struct {
 // mostMIG bounds the places that are asked about.
 const mostMIG = 32
 
-// MIGCount is how many MIG devices the card can have at most
+// MIGCount is how many MIG devices the GPU can have at most
 // (nvmlDeviceGetMaxMigDeviceCount).
 func (d Device) MIGCount() (int, error) {
 	n, err := get(d, "nvmlDeviceGetMaxMigDeviceCount", gonvml.Device.GetMaxMigDeviceCount)
@@ -55,15 +57,15 @@ func DescribeMIG(d Device, uuid string, index int) (*MIGInstance, error) {
 	return m, nil
 }
 
-// MIGUUID is the UUID of the MIG device with these numbers on a card; empty where
+// MIGUUID is the UUID of the MIG device with these numbers on a GPU; empty where
 // there is none.
-func MIGUUID(card Device, gpuInstance, computeInstance uint32) string {
-	places, err := card.MIGCount()
+func MIGUUID(gpu Device, gpuInstance, computeInstance uint32) string {
+	places, err := gpu.MIGCount()
 	if err != nil {
 		return ""
 	}
 	for i := range places {
-		d, err := card.MIGDevice(i)
+		d, err := gpu.MIGDevice(i)
 		if err != nil {
 			continue
 		}
@@ -88,5 +90,5 @@ func migProfile(name string) string {
 // IsNotFound reports whether a call found nothing at the place asked about.
 func IsNotFound(err error) bool { return hasCode(err, gonvml.ERROR_NOT_FOUND) }
 
-// IsInvalid reports whether a call was given a number that the card does not have.
+// IsInvalid reports whether a call was given a number that the GPU does not have.
 func IsInvalid(err error) bool { return hasCode(err, gonvml.ERROR_INVALID_ARGUMENT) }

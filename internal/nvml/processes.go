@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvml
@@ -8,14 +10,14 @@ import (
 	gonvml "github.com/NVIDIA/go-nvml/pkg/nvml"
 )
 
-// RunningProcess is one process that has a context on a card.
+// RunningProcess is one process that has a context on a GPU.
 type RunningProcess struct {
 	PID uint32
 	// Memory is in bytes; MemoryKnown is false where the driver does not tell.
 	Memory      uint64
 	MemoryKnown bool
 	// GPUInstance and ComputeInstance tell the MIG device; InMIG is false on a
-	// card that is not divided.
+	// GPU that is not divided.
 	GPUInstance, ComputeInstance uint32
 	InMIG                        bool
 }
@@ -23,13 +25,13 @@ type RunningProcess struct {
 const noInstance = math.MaxUint32
 
 // ComputeProcesses and graphicsProcesses are NVML's functions for the processes on a
-// card, the newest first.
+// GPU, the newest first.
 const (
 	ComputeProcesses  = "nvmlDeviceGetComputeRunningProcesses_v3|nvmlDeviceGetComputeRunningProcesses_v2|nvmlDeviceGetComputeRunningProcesses"
 	graphicsProcesses = "nvmlDeviceGetGraphicsRunningProcesses_v3|nvmlDeviceGetGraphicsRunningProcesses_v2|nvmlDeviceGetGraphicsRunningProcesses"
 )
 
-// Processes appends the processes on the card, those of computing first; one
+// Processes appends the processes on the GPU, those of computing first; one
 // that also draws is there twice (nvmlDeviceGetComputeRunningProcesses,
 // nvmlDeviceGetGraphicsRunningProcesses).
 func (d Device) Processes(into []RunningProcess) ([]RunningProcess, error) {
@@ -39,7 +41,7 @@ func (d Device) Processes(into []RunningProcess) ([]RunningProcess, error) {
 	}
 	graphics, err := get(d, graphicsProcesses, gonvml.Device.GetGraphicsRunningProcesses)
 	switch KindOf(err) {
-	case NotSupported, Missing: // a card without a screen
+	case NotSupported, Missing: // a GPU without a screen
 		err = nil
 	}
 	if err != nil {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvml
@@ -30,9 +32,9 @@ type Snapshot struct {
 	State State
 	// Err says why the state is not Ready.
 	Err error
-	// Cards are all cards that were seen, by index; lost ones keep their place.
-	Cards []*Card
-	// Unidentified counts cards that are enumerated and never answered who they
+	// GPUs are all GPUs that were seen, by index; lost ones keep their place.
+	GPUs []*GPU
+	// Unidentified counts GPUs that are enumerated and never answered who they
 	// are; LostUnidentified those that were lost before they could.
 	Unidentified, LostUnidentified int
 	DriverVersion, CUDAVersion     string
@@ -40,7 +42,7 @@ type Snapshot struct {
 	Initializations int
 	// Simulated is true for the test library.
 	Simulated bool
-	// Enumerated is true once the cards of this initialisation are known.
+	// Enumerated is true once the GPUs of this initialisation are known.
 	Enumerated bool
 }
 
@@ -50,7 +52,7 @@ type Timing struct {
 	// initialise while the driver is absent, enumerations while it is there.
 	// Default 5 s.
 	Rescan time.Duration
-	// Probe bounds one enumeration: cards that do not say who they are by then
+	// Probe bounds one enumeration: GPUs that do not say who they are by then
 	// are taken up when they do. Default 2 s.
 	Probe time.Duration
 	// Grace is how long an XID of the kernel's log waits for its event. Default 2 s.
@@ -80,8 +82,8 @@ func (t Timing) orDefaults() Timing {
 	return t
 }
 
-// Session keeps NVML initialised and the cards enumerated. One goroutine, the
-// keeper, makes all calls that belong to no card; each card has a worker. Both
+// Session keeps NVML initialised and the GPUs enumerated. One goroutine, the
+// keeper, makes all calls that belong to no GPU; each GPU has a worker. Both
 // can hang in the driver: nothing else waits for them without a deadline.
 type Session struct {
 	lib    *Library
@@ -98,7 +100,7 @@ type Session struct {
 	saidNoEvents    bool
 	saidEnumeration string
 	saidNoKernelLog bool
-	needKernelLog   atomic.Bool // a card refused to be registered for events
+	needKernelLog   atomic.Bool // a GPU refused to be registered for events
 
 	mu       sync.Mutex
 	snapshot Snapshot
@@ -111,18 +113,18 @@ type Session struct {
 	eventSubscribers map[int]func(DriverEvent)
 
 	kernelLog         *kernelLog
-	covered           map[*Card]bool // cards whose XIDs come as events
+	covered           map[*GPU]bool // GPUs whose XIDs come as events
 	changeSubscribers map[int]func(Change)
-	cardStates        map[*Card]*cardState
+	gpuStates         map[*GPU]*gpuState
 }
 
 // slot is one index of the enumeration.
 type slot struct {
 	worker *worker
-	card   *Card
+	gpu    *GPU
 	// probing is true while a probe is under way, at most one per slot.
 	probing bool
-	// lost is true if the index exists and its card was gone before it was known.
+	// lost is true if the index exists and its GPU was gone before it was known.
 	lost bool
 }
 
@@ -141,15 +143,15 @@ func (s *Session) Snapshot() Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	copied := s.snapshot
-	copied.Cards = slices.Clone(s.snapshot.Cards)
+	copied.GPUs = slices.Clone(s.snapshot.GPUs)
 	return copied
 }
 
 // Looked is closed when the session has looked at the machine for the first
-// time: from then on a snapshot says whether there are cards.
+// time: from then on a snapshot says whether there are GPUs.
 func (s *Session) Looked() <-chan struct{} { return s.looked }
 
-// Poke asks for a look at the machine now: a reading said that a card or the
+// Poke asks for a look at the machine now: a reading said that a GPU or the
 // driver is gone.
 func (s *Session) Poke() {
 	select {
@@ -158,7 +160,7 @@ func (s *Session) Poke() {
 	}
 }
 
-// pokePause keeps cards that fail at every collection from making the keeper
+// pokePause keeps GPUs that fail at every scrape from making the keeper
 // look without end.
 const pokePause = 500 * time.Millisecond
 
@@ -226,7 +228,7 @@ func (s *Session) look() {
 	}
 }
 
-// sayEnumeration logs that the cards cannot be enumerated, once for each reason.
+// sayEnumeration logs that the GPUs cannot be enumerated, once for each reason.
 func (s *Session) sayEnumeration(err error) {
 	word := ""
 	if err != nil {
@@ -237,9 +239,9 @@ func (s *Session) sayEnumeration(err error) {
 	}
 	s.saidEnumeration = word
 	if err != nil {
-		s.log.Warn("NVML cannot enumerate the cards; those that are known are read on", zap.Error(err))
+		s.log.Warn("NVML cannot enumerate the GPUs; those that are known are read on", zap.Error(err))
 	} else {
-		s.log.Info("NVML enumerates the cards again")
+		s.log.Info("NVML enumerates the GPUs again")
 	}
 }
 
@@ -263,7 +265,7 @@ func (s *Session) initialise() bool {
 	return true
 }
 
-// setAside notes that the driver is not to be had, says so once, and loses every card.
+// setAside notes that the driver is not to be had, says so once, and loses every GPU.
 func (s *Session) setAside(err error) {
 	state := Absent
 	if KindOf(err) == VersionMismatch {
@@ -276,7 +278,7 @@ func (s *Session) setAside(err error) {
 	s.snapshot.Simulated = s.snapshot.Simulated || s.lib.Simulated()
 	s.snapshot.Enumerated = false
 	s.snapshot.Unidentified, s.snapshot.LostUnidentified = 0, 0
-	for _, c := range s.snapshot.Cards {
+	for _, c := range s.snapshot.GPUs {
 		c.lose(err)
 	}
 	if said {

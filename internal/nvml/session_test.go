@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvml
@@ -32,14 +34,14 @@ func TestASecondLibraryPathIsRefusedByName(t *testing.T) {
 }
 
 func TestStartAndEndWaitForNoHangInTheDriver(t *testing.T) {
-	_, cards := library.Machine(t, "h100")
-	cards[0].SetHang("nvmlInit_v2", true)
+	_, gpus := library.Machine(t, "h100")
+	gpus[0].SetHang("nvmlInit_v2", true)
 	sessions := NewSessions(fast)
 	begin := time.Now()
 	s, err := sessions.Acquire(library.Path, zap.NewNop())
 	require.NoError(t, err)
 	assert.Equal(t, Absent, s.Snapshot().State)
-	require.Eventually(t, func() bool { return cards[0].Calls("nvmlInit_v2") == 1 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return gpus[0].Calls("nvmlInit_v2") == 1 }, 5*time.Second, time.Millisecond)
 	sessions.Release(context.Background())
 	assert.Less(t, time.Since(begin), 2*time.Second)
 
@@ -49,8 +51,8 @@ func TestStartAndEndWaitForNoHangInTheDriver(t *testing.T) {
 	require.NoError(t, err)
 	waited := time.Now()
 	require.Eventually(t, func() bool { return time.Since(waited) > 5*fast.Rescan }, time.Second, fast.Rescan)
-	assert.EqualValues(t, 1, cards[0].Calls("nvmlInit_v2"))
-	cards[0].SetHang("nvmlInit_v2", false)
+	assert.EqualValues(t, 1, gpus[0].Calls("nvmlInit_v2"))
+	gpus[0].SetHang("nvmlInit_v2", false)
 	waitFor(t, s, func(s Snapshot) bool { return s.Enumerated })
 	sessions.Release(context.Background())
 	select { // the keeper that hung ends too, before another test loads the library
@@ -60,67 +62,67 @@ func TestStartAndEndWaitForNoHangInTheDriver(t *testing.T) {
 	}
 }
 
-func TestCardThatHangsAtTheStartKeepsNobodyWaiting(t *testing.T) {
-	_, cards := library.Machine(t, "h100", "h100", "h100")
-	cards[1].SetHang("nvmlDeviceGetUUID", true)
+func TestGPUThatHangsAtTheStartKeepsNobodyWaiting(t *testing.T) {
+	_, gpus := library.Machine(t, "h100", "h100", "h100")
+	gpus[1].SetHang("nvmlDeviceGetUUID", true)
 	s := acquire(t, library.Path)
 	snapshot := waitFor(t, s, func(s Snapshot) bool { return s.Enumerated })
-	assert.Len(t, snapshot.Cards, 2)
+	assert.Len(t, snapshot.GPUs, 2)
 	assert.Equal(t, 1, snapshot.Unidentified)
-	cards[1].SetHang("nvmlDeviceGetUUID", false)
-	snapshot = waitFor(t, s, func(s Snapshot) bool { return len(s.Cards) == 3 && s.Unidentified == 0 })
-	for i, c := range snapshot.Cards {
+	gpus[1].SetHang("nvmlDeviceGetUUID", false)
+	snapshot = waitFor(t, s, func(s Snapshot) bool { return len(s.GPUs) == 3 && s.Unidentified == 0 })
+	for i, c := range snapshot.GPUs {
 		assert.Equal(t, i, c.Identity().Index)
 	}
 }
 
-func TestCardWithoutUUIDIsKnownByItsPCIAddress(t *testing.T) {
-	_, cards := library.Machine(t, "h100")
-	cards[0].SetReturn("nvmlDeviceGetUUID", 999)
+func TestGPUWithoutUUIDIsKnownByItsPCIAddress(t *testing.T) {
+	_, gpus := library.Machine(t, "h100")
+	gpus[0].SetReturn("nvmlDeviceGetUUID", 999)
 	s := acquire(t, library.Path)
-	snapshot := waitFor(t, s, func(s Snapshot) bool { return len(s.Cards) == 1 })
-	assert.Equal(t, "00000000:01:00.0", snapshot.Cards[0].Identity().UUID)
+	snapshot := waitFor(t, s, func(s Snapshot) bool { return len(s.GPUs) == 1 })
+	assert.Equal(t, "00000000:01:00.0", snapshot.GPUs[0].Identity().UUID)
 }
 
-func TestRemovedCardIsLostAndTheOthersKeepTheirs(t *testing.T) {
-	_, cards := library.Machine(t, "h100", "h200", "l40s")
+func TestRemovedGPUIsLostAndTheOthersKeepTheirs(t *testing.T) {
+	_, gpus := library.Machine(t, "h100", "h200", "l40s")
 	s := acquire(t, library.Path)
-	before := waitFor(t, s, func(s Snapshot) bool { return len(s.Cards) == 3 })
-	generation := before.Cards[2].Generation()
-	cards[0].SetPresent(false)
-	waitFor(t, s, func(Snapshot) bool { return before.Cards[0].Err() != nil })
-	require.Eventually(t, func() bool { return before.Cards[2].Identity().Index == 1 }, 5*time.Second, 5*time.Millisecond)
-	assert.NoError(t, before.Cards[1].Err())
-	assert.NoError(t, before.Cards[2].Err())
-	assert.Equal(t, generation, before.Cards[2].Generation(), "a card that only moved is not a new one")
-	on(t, before.Cards[2], func(d Device) {
+	before := waitFor(t, s, func(s Snapshot) bool { return len(s.GPUs) == 3 })
+	generation := before.GPUs[2].Generation()
+	gpus[0].SetPresent(false)
+	waitFor(t, s, func(Snapshot) bool { return before.GPUs[0].Err() != nil })
+	require.Eventually(t, func() bool { return before.GPUs[2].Identity().Index == 1 }, 5*time.Second, 5*time.Millisecond)
+	assert.NoError(t, before.GPUs[1].Err())
+	assert.NoError(t, before.GPUs[2].Err())
+	assert.Equal(t, generation, before.GPUs[2].Generation(), "a GPU that only moved is not a new one")
+	on(t, before.GPUs[2], func(d Device) {
 		name, err := d.Name()
 		require.NoError(t, err)
 		assert.Equal(t, "NVIDIA L40S", name)
 	})
-	cards[0].SetPresent(true)
-	waitFor(t, s, func(Snapshot) bool { return before.Cards[0].Err() == nil && before.Cards[0].Identity().Index == 0 })
+	gpus[0].SetPresent(true)
+	waitFor(t, s, func(Snapshot) bool { return before.GPUs[0].Err() == nil && before.GPUs[0].Identity().Index == 0 })
 }
 
-func TestEnumerationThatFailsIsSaidOnceAndTheCardsAreReadOn(t *testing.T) {
-	_, cards := library.Machine(t, "h100", "l40s")
+func TestEnumerationThatFailsIsSaidOnceAndTheGPUsAreReadOn(t *testing.T) {
+	_, gpus := library.Machine(t, "h100", "l40s")
 	core, logs := observer.New(zap.InfoLevel)
 	sessions := NewSessions(fast)
 	s, err := sessions.Acquire(library.Path, zap.New(core))
 	require.NoError(t, err)
 	defer sessions.Release(context.Background())
-	snapshot := waitFor(t, s, func(s Snapshot) bool { return len(s.Cards) == 2 })
-	cards[0].SetReturn("nvmlDeviceGetCount_v2", 999)
-	calls := cards[0].Calls("nvmlDeviceGetCount_v2")
-	require.Eventually(t, func() bool { return cards[0].Calls("nvmlDeviceGetCount_v2") > calls+5 }, 10*time.Second, 5*time.Millisecond)
+	snapshot := waitFor(t, s, func(s Snapshot) bool { return len(s.GPUs) == 2 })
+	gpus[0].SetReturn("nvmlDeviceGetCount_v2", 999)
+	calls := gpus[0].Calls("nvmlDeviceGetCount_v2")
+	require.Eventually(t, func() bool { return gpus[0].Calls("nvmlDeviceGetCount_v2") > calls+5 }, 10*time.Second, 5*time.Millisecond)
 	assert.Len(t, logs.FilterMessageSnippet("cannot enumerate").All(), 1)
-	require.NoError(t, snapshot.Cards[1].Err())
-	on(t, snapshot.Cards[1], func(d Device) {
+	require.NoError(t, snapshot.GPUs[1].Err())
+	on(t, snapshot.GPUs[1], func(d Device) {
 		_, err := d.Temperature()
 		require.NoError(t, err)
 	})
-	cards[0].SetReturn("nvmlDeviceGetCount_v2", 0)
-	require.Eventually(t, func() bool { return logs.FilterMessageSnippet("enumerates the cards again").Len() == 1 }, 10*time.Second, 5*time.Millisecond)
+	gpus[0].SetReturn("nvmlDeviceGetCount_v2", 0)
+	require.Eventually(t, func() bool { return logs.FilterMessageSnippet("enumerates the GPUs again").Len() == 1 }, 10*time.Second, 5*time.Millisecond)
 }
 
 func TestLibraryThatIsNotThereIsAnOrdinaryState(t *testing.T) {
@@ -138,7 +140,7 @@ func TestLibraryThatTheLoaderDoesNotKnowIsFoundInTheUsualPlaces(t *testing.T) {
 	usualPlaces = []string{"/no/such/libnvidia-ml.so.1", library.Path}
 	defer func() { usualPlaces = places }()
 	s := acquire(t, "")
-	waitFor(t, s, func(s Snapshot) bool { return len(s.Cards) == 1 })
+	waitFor(t, s, func(s Snapshot) bool { return len(s.GPUs) == 1 })
 	assert.Equal(t, library.Path, s.lib.Path())
 }
 
@@ -177,14 +179,14 @@ func FuzzFieldNumber(f *testing.F) {
 	})
 }
 
-// TestEveryJobRunsWhileIndicesMove takes a card out and puts it back while jobs are
+// TestEveryJobRunsWhileIndicesMove takes a GPU out and puts it back while jobs are
 // given to its neighbours, whose indices and workers change with it: each that was
 // taken is run, and none is refused.
 func TestEveryJobRunsWhileIndicesMove(t *testing.T) {
-	_, cards := library.Machine(t, "h100", "l40s", "l40s")
+	_, gpus := library.Machine(t, "h100", "l40s", "l40s")
 	s := acquire(t, library.Path)
-	snapshot := waitFor(t, s, func(s Snapshot) bool { return len(s.Cards) == 3 })
-	last := snapshot.Cards[2]
+	snapshot := waitFor(t, s, func(s Snapshot) bool { return len(s.GPUs) == 3 })
+	last := snapshot.GPUs[2]
 	stop := make(chan struct{})
 	var giving sync.WaitGroup
 	var taken, ran, refused atomic.Int64
@@ -209,9 +211,9 @@ func TestEveryJobRunsWhileIndicesMove(t *testing.T) {
 		})
 	}
 	for range 20 {
-		cards[0].SetPresent(false)
+		gpus[0].SetPresent(false)
 		waitFor(t, s, func(Snapshot) bool { return last.Identity().Index == 1 })
-		cards[0].SetPresent(true)
+		gpus[0].SetPresent(true)
 		waitFor(t, s, func(Snapshot) bool { return last.Identity().Index == 2 })
 	}
 	close(stop)

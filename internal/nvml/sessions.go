@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvml
@@ -26,7 +28,7 @@ type Sessions struct {
 func NewSessions(timing Timing) *Sessions { return &Sessions{timing: timing} }
 
 // OfProcess are the sessions of this process, for all of its components: there is
-// one NVML library in a process, and one worker for each card.
+// one NVML library in a process, and one worker for each GPU.
 var OfProcess = sync.OnceValue(func() *Sessions { return NewSessions(Timing{}) })
 
 // Acquire returns the session of the library at path (empty: [DefaultPath]),

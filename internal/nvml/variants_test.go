@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvml
@@ -21,9 +23,9 @@ func TestEveryFunctionTheLibraryLacksIsAnOrdinaryError(t *testing.T) {
 	}
 	library.Machine(t, "h100")
 	s := acquire(t, library.Path)
-	snapshot := waitFor(t, s, func(s Snapshot) bool { return s.Enumerated && len(s.Cards) == 1 })
+	snapshot := waitFor(t, s, func(s Snapshot) bool { return s.Enumerated && len(s.GPUs) == 1 })
 	asked := 0
-	on(t, snapshot.Cards[0], func(d Device) {
+	on(t, snapshot.GPUs[0], func(d Device) {
 		v := reflect.ValueOf(d)
 		for i := range v.NumMethod() {
 			name, method := v.Type().Method(i).Name, v.Method(i)
@@ -54,8 +56,8 @@ func TestDriver470IsReadThroughItsOlderFunctions(t *testing.T) {
 	}
 	library.Machine(t, "rtx-2080-super")
 	s := acquire(t, library.Path)
-	snapshot := waitFor(t, s, func(s Snapshot) bool { return s.Enumerated && len(s.Cards) == 1 })
-	on(t, snapshot.Cards[0], func(d Device) {
+	snapshot := waitFor(t, s, func(s Snapshot) bool { return s.Enumerated && len(s.GPUs) == 1 })
+	on(t, snapshot.GPUs[0], func(d Device) {
 		_, err := d.MemoryInfo()
 		assert.Equal(t, Missing, KindOf(err))
 		m, err := d.MemoryInfoV1()
@@ -76,8 +78,8 @@ func TestDriver535HasAllThatIsRead(t *testing.T) {
 	}
 	library.Machine(t, "h100")
 	s := acquire(t, library.Path)
-	snapshot := waitFor(t, s, func(s Snapshot) bool { return s.Enumerated && len(s.Cards) == 1 })
-	on(t, snapshot.Cards[0], func(d Device) {
+	snapshot := waitFor(t, s, func(s Snapshot) bool { return s.Enumerated && len(s.GPUs) == 1 })
+	on(t, snapshot.GPUs[0], func(d Device) {
 		m, err := d.MemoryInfo()
 		require.NoError(t, err)
 		assert.EqualValues(t, 81559<<20, m.Total)

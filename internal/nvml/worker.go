@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvml
@@ -8,10 +10,10 @@ import (
 	"time"
 )
 
-// jobQueue bounds what waits for one card: one job per instance that shares it.
+// jobQueue bounds what waits for one GPU: one job per instance that shares it.
 const jobQueue = 64
 
-// worker makes all calls on the card at one index. A call that hangs holds this
+// worker makes all calls on the GPU at one index. A call that hangs holds this
 // worker's thread and no other; what is asked meanwhile waits in its queue. Every job
 // that was taken is run, unless one before it hangs.
 type worker struct {
@@ -54,7 +56,7 @@ func (w *worker) busyFor() time.Duration {
 
 // workers holds the workers of a library by index. They outlive the session if
 // they hang, and the next session takes them over: however often components
-// are started anew, a card that hangs holds one thread.
+// are started again, a GPU that hangs holds one thread.
 type workers struct {
 	mu      sync.Mutex
 	byIndex map[int]*worker

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package sharedcomponent gives the sides of one component one instance: a receiver's traces,
 // metrics and logs, or what a connector takes and gives, are created one by one by
 // the collector, with the same configuration.

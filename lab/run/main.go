@@ -1,11 +1,13 @@
-// Command run is `make run`: the main job on this machine, from the cards to a
+// SPDX-License-Identifier: Apache-2.0
+
+// Command run is `make run`: the main job on this machine, from the GPUs to a
 // store that answers. It starts the embedded store (VictoriaMetrics) and the
-// collector on the machine's cards; without a card it says so and starts
+// collector on the machine's GPUs; without a GPU it says so and starts
 // simulated ones, through the same library path, with a simulated ComfyUI and its
 // users on the first. With a ComfyUI, the simulated one or that of COMFYUI, it also
 // starts a store for traces (Jaeger) and the proxy.
 //
-// It ends on Ctrl-C, or after RUN_SECONDS with 0 if samples of every card
+// It ends on Ctrl-C, or after RUN_SECONDS with 0 if samples of every GPU
 // arrived until the end, else with 1 and the reason. No process is left behind.
 package main
 
@@ -34,8 +36,8 @@ import (
 )
 
 func main() {
-	if os.Getenv(countCards) != "" {
-		printCards()
+	if os.Getenv(countGPUs) != "" {
+		printGPUs()
 		return
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -55,7 +57,7 @@ type settings struct {
 	comfyui                              string // a real one's URL
 	seconds                              int
 	interval                             time.Duration
-	cards                                []string
+	gpus                                 []string
 	root, folder                         string
 }
 
@@ -89,11 +91,11 @@ func readSettings() (s settings, err error) {
 	if u, err := url.Parse(s.comfyui); s.comfyui != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
 		return s, fmt.Errorf("COMFYUI=%s: give the server's URL, such as COMFYUI=http://127.0.0.1:8188", s.comfyui)
 	}
-	cards := os.Getenv("SIMULATED_CARDS")
-	if cards == "" {
-		cards = "rtx-4080-super,l40s,h100"
+	gpus := os.Getenv("SIMULATED_CARDS")
+	if gpus == "" {
+		gpus = "rtx-4080-super,l40s,h100"
 	}
-	s.cards = strings.Split(cards, ",")
+	s.gpus = strings.Split(gpus, ",")
 	if s.root, err = figure.Root(); err != nil {
 		return s, err
 	}
@@ -136,7 +138,7 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	s.findComfyUI(ctx)
-	m, err := s.findCards(ctx)
+	m, err := s.findGPUs(ctx)
 	if err != nil {
 		return err
 	}
@@ -177,7 +179,7 @@ func run(ctx context.Context) (err error) {
 	fmt.Printf("health     http://127.0.0.1:%d\n", s.healthPort)
 	fmt.Printf("telemetry  http://127.0.0.1:%d/metrics\n", s.telemetryPort)
 	fmt.Printf("logs       %s\n", s.folder)
-	j := &job{settings: s, store: stack.Store{URL: at}, collector: collector, server: store, cards: m.cards, users: p.users != nil, begin: begin}
+	j := &job{settings: s, store: stack.Store{URL: at}, collector: collector, server: store, gpus: m.gpus, users: p.users != nil, begin: begin}
 	if err := j.untilReady(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
@@ -191,26 +193,26 @@ func end(p *stack.Process) {
 	}
 }
 
-// machine is the cards that the collector will see.
+// machine is the GPUs that the collector will see.
 type machine struct {
 	environment []string // of the collector
-	cards       int      // how many must arrive
+	gpus        int      // how many must arrive
 	service     *simulation.Service
 	end         func()
 }
 
-// findCards looks for real cards; without any it makes simulated ones, the first of
+// findGPUs looks for real GPUs; without any it makes simulated ones, the first of
 // which is to work for a ComfyUI.
-func (s *settings) findCards(ctx context.Context) (*machine, error) {
+func (s *settings) findGPUs(ctx context.Context) (*machine, error) {
 	if os.Getenv("SIMULATED_CARDS") == "" {
-		if n := realCards(ctx); n > 0 {
-			fmt.Printf("cards      %d, read through NVIDIA's driver\n", n)
-			return &machine{cards: n, end: func() {}}, nil
+		if n := realGPUs(ctx); n > 0 {
+			fmt.Printf("GPUs      %d, read through NVIDIA's driver\n", n)
+			return &machine{gpus: n, end: func() {}}, nil
 		}
 	}
 	fmt.Println()
 	fmt.Println("NO NVIDIA CARD WAS FOUND ON THIS MACHINE. THE CARDS BELOW ARE SIMULATED:")
-	fmt.Printf("%s; every series carries gpu_simulated=\"true\".\n\n", strings.Join(s.cards, ", "))
+	fmt.Printf("%s; every series carries gpu_simulated=\"true\".\n\n", strings.Join(s.gpus, ", "))
 	path, err := fakenvml.Cached(ctx, fakenvml.Current)
 	if err != nil {
 		return nil, err
@@ -222,10 +224,10 @@ func (s *settings) findCards(ctx context.Context) (*machine, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var working sync.WaitGroup
 	m := &machine{
-		environment: []string{fakenvml.Environment + "=" + state.Path(), "OTELCOL_GPU_NVML_LIBRARY=" + path}, cards: len(s.cards),
+		environment: []string{fakenvml.Environment + "=" + state.Path(), "OTELCOL_GPU_NVML_LIBRARY=" + path}, gpus: len(s.gpus),
 		end: func() { cancel(); working.Wait() },
 	}
-	for i, name := range s.cards {
+	for i, name := range s.gpus {
 		profile, err := fakenvml.LoadProfile(strings.TrimSpace(name))
 		if err != nil {
 			m.end()
@@ -233,27 +235,27 @@ func (s *settings) findCards(ctx context.Context) (*machine, error) {
 		}
 		state.SetDriver(profile.Driver.Version, profile.Driver.NVML, profile.Driver.CUDA)
 		if i == 0 && s.comfyui == "" {
-			service := simulation.NewService(state.AddCard(profile), profile, uint64(i+1))
+			service := simulation.NewService(state.AddGPU(profile), profile, uint64(i+1))
 			m.service = service
 			working.Go(func() { service.Run(ctx) })
 			continue
 		}
-		card := simulation.New(state.AddCard(profile), profile, uint64(i+1))
-		working.Go(func() { card.Run(ctx) })
+		gpu := simulation.New(state.AddGPU(profile), profile, uint64(i+1))
+		working.Go(func() { gpu.Run(ctx) })
 	}
 	return m, nil
 }
 
-// countCards is set in the environment of the child that counts the cards.
-const countCards = "OTELCOL_GPU_COUNT_CARDS"
+// countGPUs is set in the environment of the child that counts the GPUs.
+const countGPUs = "OTELCOL_GPU_COUNT_CARDS"
 
-// realCards counts the cards that the driver tells, in a process of its own:
+// realGPUs counts the GPUs that the driver tells, in a process of its own:
 // whatever the driver does, this one is not held up.
-func realCards(ctx context.Context) int {
+func realGPUs(ctx context.Context) int {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, os.Args[0])
-	cmd.Env = append(os.Environ(), countCards+"=1")
+	cmd.Env = append(os.Environ(), countGPUs+"=1")
 	out, err := cmd.Output()
 	if err != nil {
 		return 0
@@ -262,8 +264,8 @@ func realCards(ctx context.Context) int {
 	return n
 }
 
-// printCards is the child's work.
-func printCards() {
+// printGPUs is the child's work.
+func printGPUs() {
 	sessions := nvml.NewSessions(nvml.Timing{})
 	session, err := sessions.Acquire("", zap.NewNop())
 	if err != nil {
@@ -271,7 +273,7 @@ func printCards() {
 	}
 	<-session.Looked()
 	if s := session.Snapshot(); !s.Simulated {
-		fmt.Println(len(s.Cards) + s.Unidentified)
+		fmt.Println(len(s.GPUs) + s.Unidentified)
 	}
 }
 
@@ -280,7 +282,7 @@ type job struct {
 	settings
 	store             stack.Store
 	collector, server *stack.Process
-	cards             int
+	gpus              int
 	users             bool // prompts must arrive too
 	begin             time.Time
 }
@@ -296,7 +298,7 @@ func (j *job) prompts(ctx context.Context) (float64, error) {
 
 const readyWithin = 60 * time.Second
 
-// untilReady waits until the first samples of every card can be queried.
+// untilReady waits until the first samples of every GPU can be queried.
 func (j *job) untilReady(ctx context.Context) error {
 	deadline := time.NewTimer(readyWithin)
 	defer deadline.Stop()
@@ -306,10 +308,10 @@ func (j *job) untilReady(ctx context.Context) error {
 		// What an earlier run left in the store does not count.
 		series, err := j.store.Query(ctx, fmt.Sprintf("hw_gpu_up == 1 and timestamp(hw_gpu_up) >= %d", j.begin.Unix()))
 		prompts := 0.0
-		if err == nil && len(series) >= j.cards && j.users {
+		if err == nil && len(series) >= j.gpus && j.users {
 			prompts, err = j.prompts(ctx)
 		}
-		if err == nil && len(series) >= j.cards && (!j.users || prompts > 0) {
+		if err == nil && len(series) >= j.gpus && (!j.users || prompts > 0) {
 			and := ""
 			if j.users {
 				and = " and the first prompt"
@@ -325,7 +327,7 @@ func (j *job) untilReady(ctx context.Context) error {
 		case <-j.server.Exited():
 			return fmt.Errorf("the store ended:\n%s", j.server.Tail())
 		case <-deadline.C:
-			return fmt.Errorf("after %v samples of %d of %d cards and %.0f prompts have arrived; the collector's log ends with:\n%s", readyWithin, len(series), j.cards, prompts, j.collector.Tail())
+			return fmt.Errorf("after %v samples of %d of %d GPUs and %.0f prompts have arrived; the collector's log ends with:\n%s", readyWithin, len(series), j.gpus, prompts, j.collector.Tail())
 		case <-ticker.C:
 		}
 	}
@@ -355,12 +357,12 @@ func (j *job) watch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if len(series) < j.cards {
-		return fmt.Errorf("in the last %v samples of %d of %d cards arrived; the collector's log ends with:\n%s", window, len(series), j.cards, j.collector.Tail())
+	if len(series) < j.gpus {
+		return fmt.Errorf("in the last %v samples of %d of %d GPUs arrived; the collector's log ends with:\n%s", window, len(series), j.gpus, j.collector.Tail())
 	}
 	total, err := j.store.Query(ctx, fmt.Sprintf(`sum(count_over_time({__name__=~"hw_.*"}[%ds]))`, int(time.Since(j.begin).Seconds())+1))
 	if err == nil && len(total) > 0 {
-		fmt.Printf("done: %.0f samples of %d cards arrived\n", total[0].Value(), len(series))
+		fmt.Printf("done: %.0f samples of %d GPUs arrived\n", total[0].Value(), len(series))
 	}
 	if j.users {
 		prompts, err := j.prompts(ctx)

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package main
 
 import (
@@ -62,7 +64,7 @@ func (s *settings) findComfyUI(ctx context.Context) {
 }
 
 // startPrompts starts what a ComfyUI needs: the simulated server and its users, if
-// the cards are simulated, and a store for traces. Without a ComfyUI there is
+// the GPUs are simulated, and a store for traces. Without a ComfyUI there is
 // nothing to start.
 func (s *settings) startPrompts(ctx context.Context, m *machine) (p *prompts, err error) {
 	p = &prompts{config: "default.yaml", end: func() {}}
@@ -110,7 +112,7 @@ func (s *settings) startPrompts(ctx context.Context, m *machine) (p *prompts, er
 	return p, nil
 }
 
-// simulate starts a ComfyUI on the machine's first card, and users that come through
+// simulate starts a ComfyUI on the machine's first GPU, and users that come through
 // the proxy as soon as it is there.
 func (s *settings) simulate(ctx context.Context, m *machine, p *prompts) (end func(), err error) {
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", s.comfyPort))
@@ -172,7 +174,7 @@ func (p *prompts) print() {
 	}
 	fmt.Printf("ComfyUI    http://%s, through the proxy\n", p.proxy)
 	fmt.Printf("traces     %s/api/traces?service=comfyui   (Jaeger's API; built from source it has no page)\n", p.traces)
-	fmt.Printf("report     make report WINDOW=1h TRACES=%s   (what the cards did for the pictures, and the slowest with what made them slow, as a page)\n", p.traces)
+	fmt.Printf("report     make report WINDOW=1h TRACES=%s   (what the GPUs did for the images, and the slowest with what made them slow, as a page)\n", p.traces)
 }
 
 // listen lets Enter begin a rush. The reader ends with the program.

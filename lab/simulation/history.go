@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package simulation
 
 import (
@@ -6,13 +8,13 @@ import (
 	"time"
 )
 
-// History is what a card did, exactly: what measurements are compared with.
+// History is what a GPU did, exactly: what measurements are compared with.
 type History struct {
 	mu     sync.Mutex
 	states []state
 }
 
-// state is what a card does from a time on.
+// state is what a GPU does from a time on.
 type state struct {
 	at        int64 // ns since the epoch
 	memory    int64 // By
@@ -28,7 +30,7 @@ func (h *History) add(s state) {
 	h.states = append(h.states, s)
 }
 
-// Truth is what a card did in a time.
+// Truth is what a GPU did in a time.
 type Truth struct {
 	Peak      int64   // By
 	PeakHeld  int64   // By, of the processes alone
@@ -37,8 +39,8 @@ type Truth struct {
 	Throttled time.Duration
 }
 
-// Between is what the card did between two times. share, if given, is by how many the
-// card was used at a time; energy and busy time are divided by it.
+// Between is what the GPU did between two times. share, if given, is by how many the
+// GPU was used at a time; energy and busy time are divided by it.
 func (h *History) Between(from, to time.Time, share func(at int64) (n int, until int64)) (t Truth) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package simulation
 
 import (
@@ -12,7 +14,7 @@ type segment struct {
 	memory int64 // MiB that the work needs
 	// gpu and bandwidth are utilisations in percent.
 	gpu, bandwidth int64
-	// power is a share of what lies between rest and limit; beyond 1 the card is at
+	// power is a share of what lies between rest and limit; beyond 1 the GPU is at
 	// its limit and held back.
 	power float64
 }

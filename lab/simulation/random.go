@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package simulation
 
 import (
@@ -8,9 +10,9 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
 )
 
-// Random is a card at which photos arrive at random.
+// Random is a GPU at which photos arrive at random.
 type Random struct {
-	*Card
+	*GPU
 	random *rand.Rand
 	worker worker
 
@@ -20,9 +22,9 @@ type Random struct {
 	loaded    bool
 }
 
-// New puts a card at rest. Its randomness comes from the seed alone.
-func New(card *fakenvml.Card, profile *fakenvml.Profile, seed uint64) *Random {
-	r := &Random{Card: newCard(card, profile), random: rand.New(rand.NewPCG(seed, uint64(card.Index())))}
+// New puts a GPU at rest. Its randomness comes from the seed alone.
+func New(gpu *fakenvml.GPU, profile *fakenvml.Profile, seed uint64) *Random {
+	r := &Random{GPU: newGPU(gpu, profile), random: rand.New(rand.NewPCG(seed, uint64(gpu.Index())))}
 	r.join(&r.worker)
 	return r
 }

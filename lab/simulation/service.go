@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package simulation
 
 import (
@@ -10,11 +12,11 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
 )
 
-// Service is one ComfyUI's use of a card.
+// Service is one ComfyUI's use of a GPU.
 type Service struct {
-	*Card
+	*GPU
 	// EmptyCache is how long after the last time ComfyUI gives unused memory back to
-	// the card, once a prompt has ended. Default: 10s, as ComfyUI does.
+	// the GPU, once a prompt has ended. Default: 10s, as ComfyUI does.
 	EmptyCache time.Duration
 
 	random  *rand.Rand
@@ -28,23 +30,23 @@ var _ fakecomfyui.Work = (*Service)(nil)
 // What a CUDA context takes from the start to the end of a process, in MiB.
 const cudaContext = 300
 
-// NewService puts a card at rest that only works when its ComfyUI says so.
-func NewService(card *fakenvml.Card, profile *fakenvml.Profile, seed uint64) *Service {
-	return newCard(card, profile).Another(seed)
+// NewService puts a GPU at rest that only works when its ComfyUI says so.
+func NewService(gpu *fakenvml.GPU, profile *fakenvml.Profile, seed uint64) *Service {
+	return newGPU(gpu, profile).Another(seed)
 }
 
-// Another adds a ComfyUI to those that share the card.
-func (c *Card) Another(seed uint64) *Service {
+// Another adds a ComfyUI to those that share the GPU.
+func (c *GPU) Another(seed uint64) *Service {
 	s := &Service{
-		Card: c, EmptyCache: 10 * time.Second, random: rand.New(rand.NewPCG(seed, uint64(c.card.Index()))),
+		GPU: c, EmptyCache: 10 * time.Second, random: rand.New(rand.NewPCG(seed, uint64(c.gpu.Index()))),
 		loaded: noModel, worker: &worker{pid: os.Getpid(), held: cudaContext},
 	}
 	c.join(s.worker)
 	return s
 }
 
-// Run lets the card warm up and cool down until the context ends.
-func (c *Card) Run(ctx context.Context) {
+// Run lets the GPU warm up and cool down until the context ends.
+func (c *GPU) Run(ctx context.Context) {
 	const every = 100 * time.Millisecond
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
@@ -66,7 +68,7 @@ const noModel = "-"
 const steps = 4
 
 // Colorize works on one photo. The allocator keeps the memory of the largest until
-// it is emptied; a photo that the card has no room for fails as in PyTorch.
+// it is emptied; a photo that the GPU has no room for fails as in PyTorch.
 func (s *Service) Colorize(ctx context.Context, side int, checkpoint string, step func(done, all int) error) error {
 	m := modelOf(checkpoint)
 	need, _ := demand(side, m)
@@ -137,7 +139,7 @@ func (s *Service) Free() {
 	s.show(time.Now())
 }
 
-// Memory is the card's as the service sees it.
+// Memory is the GPU's as the service sees it.
 func (s *Service) Memory() fakecomfyui.Memory {
 	s.mu.Lock()
 	defer s.mu.Unlock()

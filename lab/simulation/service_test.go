@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package simulation
 
 import (
@@ -15,22 +17,22 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
 )
 
-func service(t *testing.T, profile string) (*Service, *fakenvml.Card, *fakenvml.Profile) {
+func service(t *testing.T, profile string) (*Service, *fakenvml.GPU, *fakenvml.Profile) {
 	t.Helper()
 	state, err := fakenvml.Create(filepath.Join(t.TempDir(), "state"))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, state.Close()) })
 	p, err := fakenvml.LoadProfile(profile)
 	require.NoError(t, err)
-	card := state.AddCard(p)
-	return NewService(card, p, 1), card, p
+	gpu := state.AddGPU(p)
+	return NewService(gpu, p, 1), gpu, p
 }
 
-// TestPhotosOfUsersWorkOnTheCard has users and a rush at a ComfyUI, until the card
+// TestPhotosOfUsersWorkOnTheGPU has users and a rush at a ComfyUI, until the GPU
 // has felt the largest photo.
-func TestPhotosOfUsersWorkOnTheCard(t *testing.T) {
-	s, card, p := service(t, "l40s")
-	rest := card.Get("memory_used")
+func TestPhotosOfUsersWorkOnTheGPU(t *testing.T) {
+	s, gpu, p := service(t, "l40s")
+	rest := gpu.Get("memory_used")
 	server := fakecomfyui.NewServer(s)
 	h := httptest.NewServer(server)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -40,17 +42,17 @@ func TestPhotosOfUsersWorkOnTheCard(t *testing.T) {
 	all.Go(func() { users.Run(ctx, 2, 1) })
 	users.Rush()
 	need, _ := demand(rushSide, modelOf(""))
-	require.Eventually(t, func() bool { return card.Get("memory_used") == (p.Values["memory_used"]+cudaContext+need)*mib }, 30*time.Second, 10*time.Millisecond)
-	assert.Greater(t, card.Get("memory_used"), rest)
+	require.Eventually(t, func() bool { return gpu.Get("memory_used") == (p.Values["memory_used"]+cudaContext+need)*mib }, 30*time.Second, 10*time.Millisecond)
+	assert.Greater(t, gpu.Get("memory_used"), rest)
 	cancel()
 	h.CloseClientConnections()
 	all.Wait()
 	h.Close()
 }
 
-// TestAPhotoThatDoesNotFitFails asks for more than the card has.
+// TestAPhotoThatDoesNotFitFails asks for more than the GPU has.
 func TestAPhotoThatDoesNotFitFails(t *testing.T) {
-	s, card, _ := service(t, "rtx-2080-super") // 8 GiB
+	s, gpu, _ := service(t, "rtx-2080-super") // 8 GiB
 	err := s.Colorize(t.Context(), 2048, "", nil)
 	var f *fakecomfyui.Failure
 	require.ErrorAs(t, err, &f)
@@ -61,16 +63,16 @@ func TestAPhotoThatDoesNotFitFails(t *testing.T) {
 	after := s.Memory()
 	assert.Less(t, after.Free, before.Free, "the allocator keeps what it took")
 	assert.Equal(t, after.TorchTotal, after.TorchFree)
-	used := card.Get("memory_used")
+	used := gpu.Get("memory_used")
 	s.Free()
-	assert.Less(t, card.Get("memory_used"), used)
+	assert.Less(t, gpu.Get("memory_used"), used)
 	assert.Equal(t, before, s.Memory())
 }
 
 // TestHistoryKnowsWhatThePhotoDid compares the history with what the library shows
-// while two services share the card.
+// while two services share the GPU.
 func TestHistoryKnowsWhatThePhotoDid(t *testing.T) {
-	a, card, p := service(t, "l40s")
+	a, gpu, p := service(t, "l40s")
 	b := a.Another(2)
 	history := a.Remember()
 	from := time.Now()
@@ -84,7 +86,7 @@ func TestHistoryKnowsWhatThePhotoDid(t *testing.T) {
 	most := (p.Values["memory_used"] + 2*cudaContext) * mib
 	need, lasts := demand(512, modelOf(""))
 	assert.Greater(t, whole.Peak, most+need*mib, "both hold memory")
-	assert.Equal(t, whole.Peak, card.Get("memory_used"), "the allocators keep it")
+	assert.Equal(t, whole.Peak, gpu.Get("memory_used"), "the allocators keep it")
 	rest := float64(p.Series["power"]) / 1000
 	assert.Greater(t, whole.Energy, rest*to.Sub(from).Seconds())
 	assert.Greater(t, whole.Throttled, time.Duration(0), "together they reach the power limit")

@@ -1,5 +1,7 @@
-// Package simulation puts the load of a photo service on the cards of the NVML
-// test library, so that `make run` shows a living machine without a card: memory and
+// SPDX-License-Identifier: Apache-2.0
+
+// Package simulation puts the load of a photo service on the GPUs of the NVML
+// test library, so that `make run` shows a living machine without a GPU: memory and
 // time of a photo grow with its pixels, its load varies, the model is loaded on first
 // use, the allocator keeps memory, and temperature, clocks and power follow. Photos
 // arrive at random ([New]), or come from simulated ComfyUIs ([NewService]).
@@ -15,9 +17,9 @@ import (
 
 const mib = 1 << 20
 
-// Card is one simulated card at work.
-type Card struct {
-	card    *fakenvml.Card
+// GPU is one simulated GPU at work.
+type GPU struct {
+	gpu     *fakenvml.GPU
 	profile *fakenvml.Profile
 
 	mu          sync.Mutex
@@ -30,21 +32,21 @@ type Card struct {
 	history     *History
 }
 
-// worker is one process that works on a card, on one photo at a time.
+// worker is one process that works on a GPU, on one photo at a time.
 type worker struct {
 	pid  int   // 0: none is shown
 	held int64 // memory in MiB that the allocator keeps
 	load segment
 }
 
-// newCard puts a card at rest.
-func newCard(card *fakenvml.Card, profile *fakenvml.Profile) *Card {
-	card.SetProcesses() // the profile's are other machines'
-	return &Card{card: card, profile: profile, temperature: float64(profile.Values["temperature_gpu"])}
+// newGPU puts a GPU at rest.
+func newGPU(gpu *fakenvml.GPU, profile *fakenvml.Profile) *GPU {
+	gpu.SetProcesses() // the profile's are other machines'
+	return &GPU{gpu: gpu, profile: profile, temperature: float64(profile.Values["temperature_gpu"])}
 }
 
-// Remember keeps what the card does from now on.
-func (c *Card) Remember() *History {
+// Remember keeps what the GPU does from now on.
+func (c *GPU) Remember() *History {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.history = &History{}
@@ -52,21 +54,21 @@ func (c *Card) Remember() *History {
 	return c.history
 }
 
-// join adds a process to those that work on the card.
-func (c *Card) join(w *worker) {
+// join adds a process to those that work on the GPU.
+func (c *GPU) join(w *worker) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.workers = append(c.workers, w)
 	c.show(time.Now())
 }
 
-// room is the card's memory in MiB that processes may take.
-func (c *Card) room() int64 {
+// room is the GPU's memory in MiB that processes may take.
+func (c *GPU) room() int64 {
 	return c.profile.Values["memory_total"] - c.profile.Values["memory_reserved"] - c.profile.Values["memory_used"]
 }
 
 // free is the room that no process holds. The caller holds the lock.
-func (c *Card) free() int64 {
+func (c *GPU) free() int64 {
 	left := c.room()
 	for _, w := range c.workers {
 		left -= w.held
@@ -74,9 +76,9 @@ func (c *Card) free() int64 {
 	return left
 }
 
-// put puts a process's load on the card: the allocator keeps the most memory that it
+// put puts a process's load on the GPU: the allocator keeps the most memory that it
 // was asked for, of what there is. The caller holds the lock.
-func (c *Card) put(w *worker, s segment, context int64, now time.Time) {
+func (c *GPU) put(w *worker, s segment, context int64, now time.Time) {
 	w.load = s
 	if s.memory > 0 {
 		w.held = max(w.held, min(s.memory+context, w.held+c.free()))
@@ -84,8 +86,8 @@ func (c *Card) put(w *worker, s segment, context int64, now time.Time) {
 	c.show(now)
 }
 
-// show tells the library what the card does now. The caller holds the lock.
-func (c *Card) show(now time.Time) {
+// show tells the library what the GPU does now. The caller holds the lock.
+func (c *GPU) show(now time.Time) {
 	held, gpu, bandwidth, power := int64(0), int64(0), int64(0), 0.0
 	byPID := map[int]*fakenvml.Process{}
 	var processes []*fakenvml.Process
@@ -113,16 +115,16 @@ func (c *Card) show(now time.Time) {
 	watts := rest + int64(power*float64(c.profile.Values["power_limit_enforced"]-rest))
 	used := (c.profile.Values["memory_used"] + held) * mib
 
-	c.card.Set("memory_used", used)
-	c.card.Step("gpu", gpu)
-	c.card.Step("memory", bandwidth)
-	c.card.Step("power", watts)
-	c.card.SetField(throttleField, c.throttledNs, fakenvml.TypeUnsignedLL, fakenvml.Success)
+	c.gpu.Set("memory_used", used)
+	c.gpu.Step("gpu", gpu)
+	c.gpu.Step("memory", bandwidth)
+	c.gpu.Step("power", watts)
+	c.gpu.SetField(throttleField, c.throttledNs, fakenvml.TypeUnsignedLL, fakenvml.Success)
 	shown := make([]fakenvml.Process, len(processes))
 	for i, p := range processes {
 		shown[i] = *p
 	}
-	c.card.SetProcesses(shown...)
+	c.gpu.SetProcesses(shown...)
 	c.profiling(gpu, bandwidth)
 	c.clocks(gpu > 0)
 	if c.history != nil {
@@ -136,8 +138,8 @@ const throttleField = 74
 // powerCap is nvmlClocksEventReasonSwPowerCap.
 const powerCap = 4
 
-// clocks sets what follows from whether the card has work.
-func (c *Card) clocks(busy bool) {
+// clocks sets what follows from whether the GPU has work.
+func (c *GPU) clocks(busy bool) {
 	reasons := c.profile.Values["throttle_reasons"]
 	if busy {
 		reasons = 0
@@ -145,7 +147,7 @@ func (c *Card) clocks(busy bool) {
 			reasons = powerCap
 		}
 	}
-	c.card.Set("throttle_reasons", reasons)
+	c.gpu.Set("throttle_reasons", reasons)
 	if busy == c.busy {
 		return
 	}
@@ -155,36 +157,36 @@ func (c *Card) clocks(busy bool) {
 		if busy {
 			mhz = max(mhz, c.profile.Values["clock_max_"+clock]*9/10)
 		}
-		c.card.Set("clock_"+clock, mhz)
+		c.gpu.Set("clock_"+clock, mhz)
 	}
 	if busy {
-		c.card.Set("performance_state", 2)
-		c.card.Set("pcie_generation", c.profile.Values["pcie_generation_max"])
+		c.gpu.Set("performance_state", 2)
+		c.gpu.Set("pcie_generation", c.profile.Values["pcie_generation_max"])
 	} else {
-		c.card.Set("performance_state", c.profile.Values["performance_state"])
-		c.card.Set("pcie_generation", c.profile.Values["pcie_generation"])
+		c.gpu.Set("performance_state", c.profile.Values["performance_state"])
+		c.gpu.Set("pcie_generation", c.profile.Values["pcie_generation"])
 	}
 }
 
-// profiling sets the GPM counters of cards that have them, in proportion to the
+// profiling sets the GPM counters of GPUs that have them, in proportion to the
 // load: image models keep the tensor units busy.
-func (c *Card) profiling(gpu, memory int64) {
+func (c *GPU) profiling(gpu, memory int64) {
 	if len(c.profile.GPM) == 0 {
 		return
 	}
 	for id, permille := range map[int]int64{1: 1000, 2: 950, 3: 450, 5: 600, 12: 60, 13: 20, 20: 0, 21: 0} {
-		c.card.SetGPM(id, gpu*permille, fakenvml.Success)
+		c.gpu.SetGPM(id, gpu*permille, fakenvml.Success)
 	}
-	c.card.SetGPM(10, memory*1000, fakenvml.Success)
+	c.gpu.SetGPM(10, memory*1000, fakenvml.Success)
 }
 
 // warm lets the temperature follow the load with a time constant of 20 s. The caller
 // holds the lock.
-func (c *Card) warm(passed time.Duration) {
+func (c *GPU) warm(passed time.Duration) {
 	target := float64(c.profile.Values["temperature_gpu"])
 	if c.busy {
 		target += 32
 	}
 	c.temperature += (target - c.temperature) * (1 - math.Exp(-passed.Seconds()/20))
-	c.card.Set("temperature_gpu", int64(math.Round(c.temperature)))
+	c.gpu.Set("temperature_gpu", int64(math.Round(c.temperature)))
 }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package simulation
 
 import (
@@ -14,8 +16,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// TestAnHourOfPhotosKeepsToTheCard runs the model for an hour of its own time.
-func TestAnHourOfPhotosKeepsToTheCard(t *testing.T) {
+// TestAnHourOfPhotosKeepsToTheGPU runs the model for an hour of its own time.
+func TestAnHourOfPhotosKeepsToTheGPU(t *testing.T) {
 	for _, name := range []string{"rtx-2080-super", "h200"} {
 		t.Run(name, func(t *testing.T) {
 			state, err := fakenvml.Create(filepath.Join(t.TempDir(), "state"))
@@ -23,8 +25,8 @@ func TestAnHourOfPhotosKeepsToTheCard(t *testing.T) {
 			defer func() { require.NoError(t, state.Close()) }()
 			p, err := fakenvml.LoadProfile(name)
 			require.NoError(t, err)
-			card := state.AddCard(p)
-			c := New(card, p, 7)
+			gpu := state.AddGPU(p)
+			c := New(gpu, p, 7)
 			limit := (p.Values["memory_total"] - p.Values["memory_reserved"]) * mib
 			photos, most := 0, int64(0)
 			now := time.Unix(0, 0)
@@ -35,11 +37,11 @@ func TestAnHourOfPhotosKeepsToTheCard(t *testing.T) {
 				if len(c.ahead) > before {
 					photos++
 				}
-				used := card.Get("memory_used")
-				require.LessOrEqual(t, used, limit, "memory beyond the card")
+				used := gpu.Get("memory_used")
+				require.LessOrEqual(t, used, limit, "memory beyond the GPU")
 				require.GreaterOrEqual(t, used, p.Values["memory_used"]*mib)
 				most = max(most, used)
-				temperature := card.Get("temperature_gpu")
+				temperature := gpu.Get("temperature_gpu")
 				require.LessOrEqual(t, temperature, p.Values["temperature_gpu"]+32)
 				require.GreaterOrEqual(t, temperature, p.Values["temperature_gpu"])
 			}
@@ -49,22 +51,22 @@ func TestAnHourOfPhotosKeepsToTheCard(t *testing.T) {
 	}
 }
 
-// TestTheModelIsUnloadedWhenNobodyComes lets the card rest.
+// TestTheModelIsUnloadedWhenNobodyComes lets the GPU rest.
 func TestTheModelIsUnloadedWhenNobodyComes(t *testing.T) {
 	state, err := fakenvml.Create(filepath.Join(t.TempDir(), "state"))
 	require.NoError(t, err)
 	defer func() { require.NoError(t, state.Close()) }()
 	p, err := fakenvml.LoadProfile("l40s")
 	require.NoError(t, err)
-	card := state.AddCard(p)
-	c := New(card, p, 1)
+	gpu := state.AddGPU(p)
+	c := New(gpu, p, 1)
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	for c.loaded = false; !c.loaded || len(c.ahead) > 0; now = now.Add(tick) {
 		c.step(now)
 	}
-	held := card.Get("memory_used")
+	held := gpu.Get("memory_used")
 	assert.Greater(t, held, p.Values["memory_used"]*mib, "the allocator keeps memory after a photo")
-	for used := held; used > p.Values["memory_used"]*mib; used = card.Get("memory_used") {
+	for used := held; used > p.Values["memory_used"]*mib; used = gpu.Get("memory_used") {
 		if now = now.Add(unloadAfter + tick); len(c.ahead) > 0 { // a photo came
 			for ; len(c.ahead) > 0; now = now.Add(tick) {
 				c.step(now)

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package simulation
 
 import (
@@ -19,8 +21,8 @@ import (
 type Week struct {
 	End         time.Time
 	Days        int
-	Cards       int
-	IdleCard    int     // does nothing; -1: none
+	GPUs        int
+	IdleGPU     int     // does nothing; -1: none
 	PeakHour    int     // of the day, UTC
 	MemoryRatio float64 // of buildings to people, in mean peak memory
 	Seed        uint64
@@ -54,11 +56,11 @@ type weekBuilder struct {
 	values map[string]float64 // as of now, by series
 	series map[string][]weekSample
 	now    time.Time
-	cards  []weekCard
+	gpus   []weekGPU
 	ends   weekEnds
 }
 
-type weekCard struct {
+type weekGPU struct {
 	free    time.Time // when its ComfyUI has nothing left to do
 	busy    float64   // s since the last sample
 	watts   float64
@@ -89,10 +91,10 @@ func (e *weekEnds) Pop() any {
 }
 
 func (b *weekBuilder) run() {
-	b.cards = make([]weekCard, b.Cards)
+	b.gpus = make([]weekGPU, b.GPUs)
 	b.now = b.End.Add(-time.Duration(b.Days) * 24 * time.Hour)
-	for i := range b.cards {
-		b.cards[i].free = b.now
+	for i := range b.gpus {
+		b.gpus[i].free = b.now
 	}
 	for b.sample(); b.now.Before(b.End); b.sample() {
 		next := b.now.Add(weekStep)
@@ -125,12 +127,12 @@ func (b *weekBuilder) settle(until time.Time) {
 // submit gives a photo to the ComfyUI that is free first.
 func (b *weekBuilder) submit(at time.Time) {
 	best := -1
-	for i := range b.cards {
-		if i != b.IdleCard && (best < 0 || b.cards[i].free.Before(b.cards[best].free)) {
+	for i := range b.gpus {
+		if i != b.IdleGPU && (best < 0 || b.gpus[i].free.Before(b.gpus[best].free)) {
 			best = i
 		}
 	}
-	c := &b.cards[best]
+	c := &b.gpus[best]
 	checkpoint := []string{"ddcolor_paper.pth", "ddcolor_paper_tiny.pth", "ddcolor_artistic.pth"}[b.random.IntN(3)]
 	side := pick(b.random, b.shifted(at))
 	class, mean := "people", 3.0
@@ -161,7 +163,7 @@ func (b *weekBuilder) submit(at time.Time) {
 		b.values["comfyui_prompts_total"+with(of, "comfyui_prompt_outcome", outcome)]++
 		b.observe("comfyui_queue_duration_seconds", of, wait, durations)
 		b.observe("comfyui_execution_duration_seconds", of, seconds, durations)
-		of = with(of, "comfyui_image_size_class", size, "hw_id", weekCardID(best))
+		of = with(of, "comfyui_image_size_class", size, "hw_id", weekGPUID(best))
 		b.observe("comfyui_execution_gpu_memory_peak_bytes", of, memory, []float64{2e9, 4e9, 6e9, 8e9, 10e9, 12e9, 16e9})
 		b.observe("comfyui_execution_gpu_energy_joules", of, watts*seconds, []float64{50, 100, 200, 400, 800})
 		b.observe("comfyui_execution_gpu_time_seconds", of, seconds, durations)
@@ -170,13 +172,13 @@ func (b *weekBuilder) submit(at time.Time) {
 
 var durations = []float64{0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60}
 
-func weekCardID(i int) string { return fmt.Sprintf("GPU-00000000-0000-4000-8000-%012x", i+1) }
+func weekGPUID(i int) string { return fmt.Sprintf("GPU-00000000-0000-4000-8000-%012x", i+1) }
 
-// labels are those of a series of one card's ComfyUI, or of the card.
-func labels(job string, card int, more ...string) string {
+// labels are those of a series of one GPU's ComfyUI, or of the GPU.
+func labels(job string, gpu int, more ...string) string {
 	instance := "node-1"
 	if job == "comfyui" {
-		instance = fmt.Sprintf("node-1:%d", 8188+card)
+		instance = fmt.Sprintf("node-1:%d", 8188+gpu)
 	}
 	return with("{}", append([]string{"job", job, "instance", instance, "gpu_simulated", "true"}, more...)...)
 }
@@ -210,15 +212,15 @@ func (b *weekBuilder) observe(name, of string, v float64, buckets []float64) {
 // sample takes every series' value.
 func (b *weekBuilder) sample() {
 	const idleWatts = 35
-	for i := range b.cards {
-		c := &b.cards[i]
-		of := labels("otelcol-gpu", i, "hw_id", weekCardID(i), "hw_name", "gpu"+strconv.Itoa(i))
+	for i := range b.gpus {
+		c := &b.gpus[i]
+		of := labels("otelcol-gpu", i, "hw_id", weekGPUID(i), "hw_name", "gpu"+strconv.Itoa(i))
 		b.values["hw_gpu_up"+of] = 1
 		b.values["hw_gpu_memory_limit_bytes"+of] = 24 << 30
 		b.values["hw_gpu_memory_usage_bytes"+of] = 0.5*(1<<30) + c.memory
 		b.values["hw_gpu_utilization_mean_ratio"+with(of, "hw_gpu_task", "general")] = 0.9 * min(c.busy/weekStep.Seconds(), 1)
 		b.values["hw_energy_joules_total"+with(of, "hw_type", "gpu")] += c.watts + idleWatts*max(weekStep.Seconds()-c.busy, 0)
-		if i != b.IdleCard {
+		if i != b.IdleGPU {
 			running := min(c.waiting, 1)
 			b.values["comfyui_queue_length"+labels("comfyui", i, "state", "running")] = float64(running)
 			b.values["comfyui_queue_length"+labels("comfyui", i, "state", "pending")] = float64(c.waiting - running)

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package stack starts the programs that a whole way through needs (the
 // collector, stores, the NVML test library) and asks them, for `make run` and
 // for the end-to-end tests.

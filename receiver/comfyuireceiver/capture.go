@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package comfyuireceiver
 
 import (
@@ -25,7 +27,7 @@ type CaptureConfig struct {
 	patterns []*regexp.Regexp
 }
 
-// mediaFile matches names of pictures and films, which are users' own. Paths of
+// mediaFile matches names of images and films, which are users' own. Paths of
 // Python's files in tracebacks are left.
 var mediaFile = regexp.MustCompile(`(?i)[^\s'"` + "`" + `<>|:*?/\\]+\.(?:png|jpe?g|webp|gif|bmp|tiff?|mp4|mov|webm|mkv|avi|wav|mp3|flac)`)
 

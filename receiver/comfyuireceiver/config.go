@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package comfyuireceiver
 
 import (
@@ -51,8 +53,8 @@ type Config struct {
 	// Default: 5s.
 	DrainTimeout time.Duration `mapstructure:"drain_timeout"`
 
-	// Device is the card that the server uses: auto finds the process that listens
-	// on the upstream's port and the card it holds; else a card's UUID, or its NVML
+	// Device is the GPU that the server uses: auto finds the process that listens
+	// on the upstream's port and the GPU it holds; else a GPU's UUID, or its NVML
 	// index (0 or gpu0). Empty: not told. Default: auto.
 	Device string `mapstructure:"device"`
 
@@ -61,8 +63,8 @@ type Config struct {
 	LibraryPath string `mapstructure:"library_path"`
 
 	// ExecutionEvents adds a log record (comfyui.execution.started) when a prompt
-	// begins to run: the gpucorrelation connector shares a card's time among the
-	// prompts that run, and names them on the card's records, before their traces have
+	// begins to run: the gpucorrelation connector shares a GPU's time among the
+	// prompts that run, and names them on the GPU's records, before their traces have
 	// ended. It keeps these records to itself. Default: false.
 	ExecutionEvents bool `mapstructure:"execution_events"`
 
@@ -96,7 +98,7 @@ type LimitsConfig struct {
 	Models      int `mapstructure:"models"`
 	NodeClasses int `mapstructure:"node_classes"`
 	TaskClasses int `mapstructure:"task_classes"`
-	// Queue is how many prompts may wait for what comes next. Default: 1000.
+	// Queue is how many prompts may wait for the next consumer. Default: 1000.
 	Queue int `mapstructure:"queue"`
 	// PromptBytes is the longest prompt that is read, FrameBytes the longest text
 	// frame; longer ones are passed on unread. Default: 32 MiB, 4 MiB.
@@ -176,7 +178,7 @@ func (c *Config) Validate() error {
 		errs = append(errs, fmt.Errorf("drain_timeout: %v is negative: give a duration such as 5s, or 0 to wait for nothing", c.DrainTimeout))
 	}
 	if _, isIndex := gpuname.Index(c.Device); c.Device != "" && c.Device != deviceAuto && !isIndex && !isUUID(c.Device) {
-		errs = append(errs, fmt.Errorf("device: %q is neither auto nor a card's UUID (GPU-… or MIG-…) or index (0 or gpu0); leave it empty to tell none", c.Device))
+		errs = append(errs, fmt.Errorf("device: %q is neither auto nor a GPU's UUID (GPU-… or MIG-…) or index (0 or gpu0); leave it empty to tell none", c.Device))
 	}
 	for i := range c.Sizing {
 		errs = append(errs, c.Sizing[i].validate(fmt.Sprintf("sizing::%d", i)))

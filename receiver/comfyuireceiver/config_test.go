@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package comfyuireceiver
 
 import (
@@ -76,7 +78,7 @@ func TestMistakesNameTheKeyTheValueAndTheRemedy(t *testing.T) {
 		{map[string]any{"sizing": []any{map[string]any{"node": "A", "size": "x", "width": "y"}}}, []string{"sizing::0", "remove"}},
 		{map[string]any{"sizing": []any{map[string]any{"node": "A"}}}, []string{"sizing::0", "names no input"}},
 		{map[string]any{"task_classes": []any{map[string]any{"min_side": 5}}}, []string{"task_classes::0::name"}},
-		{map[string]any{"task_classes": []any{map[string]any{"name": "x", "min_side": 5, "max_side": 4}}}, []string{"task_classes::0", "fit no picture"}},
+		{map[string]any{"task_classes": []any{map[string]any{"name": "x", "min_side": 5, "max_side": 4}}}, []string{"task_classes::0", "fit no image"}},
 		{map[string]any{"capture": map[string]any{"redact": []any{"("}}}, []string{"capture::redact::0", `"("`}},
 		{map[string]any{"limits": map[string]any{"queue": 0}}, []string{"limits::queue", "positive"}},
 	} {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package comfyuireceiver
 
 import (
@@ -13,30 +15,30 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/gpuname"
 )
 
-// deviceAuto finds the card by the process that listens on the upstream's port.
+// deviceAuto finds the GPU by the process that listens on the upstream's port.
 const deviceAuto = "auto"
 
-// isUUID reports whether a name is that of a card or of a part of one.
+// isUUID reports whether a name is that of a GPU or of a part of one.
 func isUUID(name string) bool { return gpuname.IsUUID(name) || gpuname.IsMIG(name) }
 
-// deviceFinder tells which card a ComfyUI server uses.
+// deviceFinder tells which GPU a ComfyUI server uses.
 type deviceFinder struct {
 	wanted string
-	index  int // the card's, if one was named by it; else -1
+	index  int // the GPU's, if one was named by it; else -1
 	port   uint64
 	local  bool
-	cards  *cardsOf
+	gpus   *gpusOf
 
 	opened bool
 
 	mu    sync.Mutex
 	found string
-	pid   int // of the server's process, once its card is found
+	pid   int // of the server's process, once its GPU is found
 	fake  bool
 }
 
-func newDeviceFinder(wanted string, base *url.URL, cards *cardsOf) *deviceFinder {
-	f := &deviceFinder{wanted: wanted, index: -1, cards: cards}
+func newDeviceFinder(wanted string, base *url.URL, gpus *gpusOf) *deviceFinder {
+	f := &deviceFinder{wanted: wanted, index: -1, gpus: gpus}
 	if n, ok := gpuname.Index(wanted); ok {
 		f.index = n
 	} else if isUUID(wanted) {
@@ -51,14 +53,14 @@ func newDeviceFinder(wanted string, base *url.URL, cards *cardsOf) *deviceFinder
 	return f
 }
 
-// id is the card's hw.id; empty while it is not known.
+// id is the GPU's hw.id; empty while it is not known.
 func (f *deviceFinder) id() string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.found
 }
 
-// process is the server's process, if it is on this host and its card is known; else 0.
+// process is the server's process, if it is on this host and its GPU is known; else 0.
 func (f *deviceFinder) process() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -71,7 +73,7 @@ func (f *deviceFinder) simulated() bool {
 	return f.fake
 }
 
-// How often the card is looked for. One that was found is looked for again: a server
+// How often the GPU is looked for. One that was found is looked for again: a server
 // that restarts may get another one. A server has none before it has loaded a model.
 const (
 	lookEvery  = time.Second
@@ -79,20 +81,20 @@ const (
 	firstLooks = time.Second // how long the start waits for NVML's first look
 )
 
-// begin opens NVML, and learns whether the cards are simulated before the first
+// begin opens NVML, and learns whether the GPUs are simulated before the first
 // prompt can come.
 func (f *deviceFinder) begin() {
 	asks := f.index >= 0 || isUUID(f.wanted) || f.wanted == deviceAuto && f.findable()
-	if !asks || !f.cards.open() {
+	if !asks || !f.gpus.open() {
 		return
 	}
 	f.opened = true
-	f.cards.wait(firstLooks)
+	f.gpus.wait(firstLooks)
 	found := ""
 	if f.index >= 0 {
-		found = f.cards.at(f.index)
+		found = f.gpus.at(f.index)
 	}
-	f.note(found, 0, f.cards.simulated())
+	f.note(found, 0, f.gpus.simulated())
 }
 
 // findable reports whether the server's process can be looked for.
@@ -101,7 +103,7 @@ func (f *deviceFinder) findable() bool { return f.local && f.port != 0 }
 // end is for a start that failed.
 func (f *deviceFinder) end() {
 	if f.opened {
-		f.cards.close()
+		f.gpus.close()
 	}
 }
 
@@ -117,7 +119,7 @@ func (f *deviceFinder) note(found string, pid int, fake bool) {
 func (f *deviceFinder) run(ctx context.Context) {
 	switch {
 	case f.opened:
-		defer f.cards.close()
+		defer f.gpus.close()
 	case !isUUID(f.wanted) || !f.findable():
 		return // there is nothing to look for
 	}
@@ -133,13 +135,13 @@ func (f *deviceFinder) run(ctx context.Context) {
 			found := f.id()
 			switch {
 			case f.index >= 0:
-				found = f.cards.at(f.index)
+				found = f.gpus.at(f.index)
 			case f.wanted == deviceAuto && pid != 0:
-				found = f.cards.of(ctx, pid)
+				found = f.gpus.of(ctx, pid)
 			case f.wanted == deviceAuto:
 				found = ""
 			}
-			f.note(found, pid, f.opened && f.cards.simulated())
+			f.note(found, pid, f.opened && f.gpus.simulated())
 		}
 		select {
 		case <-ctx.Done():

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package comfyuireceiver
@@ -11,23 +13,23 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 )
 
-// cardsOf tells by NVML which card a process holds. It shares the session, and the
-// workers of the cards, with the nvml receivers of this process.
-type cardsOf struct {
+// cardsOf tells by NVML which GPU a process holds. It shares the session, and the
+// workers of the GPUs, with the nvml receivers of this process.
+type gpusOf struct {
 	library  string
 	log      *zap.Logger
 	sessions *nvml.Sessions
 	session  *nvml.Session
 }
 
-func newCardsOf(library string, log *zap.Logger) *cardsOf {
-	return &cardsOf{library: library, log: log, sessions: nvml.OfProcess()}
+func newGPUsOf(library string, log *zap.Logger) *gpusOf {
+	return &gpusOf{library: library, log: log, sessions: nvml.OfProcess()}
 }
 
-func (c *cardsOf) open() bool {
+func (c *gpusOf) open() bool {
 	session, err := c.sessions.Acquire(c.library, c.log)
 	if err != nil {
-		c.log.Warn("the card that ComfyUI uses cannot be told", zap.Error(err))
+		c.log.Warn("the GPU that ComfyUI uses cannot be told", zap.Error(err))
 		return false
 	}
 	c.session = session
@@ -35,7 +37,7 @@ func (c *cardsOf) open() bool {
 }
 
 // wait waits for the session's first look at the machine.
-func (c *cardsOf) wait(most time.Duration) {
+func (c *gpusOf) wait(most time.Duration) {
 	timer := time.NewTimer(most)
 	defer timer.Stop()
 	select {
@@ -44,24 +46,24 @@ func (c *cardsOf) wait(most time.Duration) {
 	}
 }
 
-// simulated says whether the cards are those of the test library.
-func (c *cardsOf) simulated() bool { return c.session.Snapshot().Simulated }
+// simulated says whether the GPUs are those of the test library.
+func (c *gpusOf) simulated() bool { return c.session.Snapshot().Simulated }
 
-func (c *cardsOf) close() { c.sessions.Release(context.Background()) }
+func (c *gpusOf) close() { c.sessions.Release(context.Background()) }
 
-// cardPatience is how long a card is waited for; one that hangs tells nothing.
-const cardPatience = 2 * time.Second
+// cardPatience is how long a GPU is waited for; one that hangs tells nothing.
+const gpuPatience = 2 * time.Second
 
-// of is the hw.id of the card, or of the MIG device, that a process holds; empty
+// of is the hw.id of the GPU, or of the MIG device, that a process holds; empty
 // if none can be told.
-func (c *cardsOf) of(ctx context.Context, pid int) (hwID string) {
-	ctx, cancel := context.WithTimeout(ctx, cardPatience)
+func (c *gpusOf) of(ctx context.Context, pid int) (hwID string) {
+	ctx, cancel := context.WithTimeout(ctx, gpuPatience)
 	defer cancel()
 	snapshot := c.session.Snapshot()
-	found := make(chan string, len(snapshot.Cards))
+	found := make(chan string, len(snapshot.GPUs))
 	asked := 0
-	for _, card := range snapshot.Cards {
-		if card.Err() == nil && card.Submit(func() { found <- holds(card, pid) }) {
+	for _, gpu := range snapshot.GPUs {
+		if gpu.Err() == nil && gpu.Submit(func() { found <- holds(gpu, pid) }) {
 			asked++
 		}
 	}
@@ -78,19 +80,19 @@ func (c *cardsOf) of(ctx context.Context, pid int) (hwID string) {
 	return ""
 }
 
-// at is the hw.id of the card with an NVML index; empty if there is none.
-func (c *cardsOf) at(index int) (hwID string) {
-	for _, card := range c.session.Snapshot().Cards {
-		if card.Err() == nil && card.Identity().Index == index {
-			return card.Identity().UUID
+// at is the hw.id of the GPU with an NVML index; empty if there is none.
+func (c *gpusOf) at(index int) (hwID string) {
+	for _, gpu := range c.session.Snapshot().GPUs {
+		if gpu.Err() == nil && gpu.Identity().Index == index {
+			return gpu.Identity().UUID
 		}
 	}
 	return ""
 }
 
-// holds asks one card; it runs on the card's worker.
-func holds(card *nvml.Card, pid int) string {
-	d := card.Device()
+// holds asks one GPU; it runs on the GPU's worker.
+func holds(gpu *nvml.GPU, pid int) string {
+	d := gpu.Device()
 	all, err := d.Processes(nil)
 	if err != nil {
 		return ""
@@ -104,7 +106,7 @@ func holds(card *nvml.Card, pid int) string {
 				return uuid
 			}
 		}
-		return card.Identity().UUID
+		return gpu.Identity().UUID
 	}
 	return ""
 }

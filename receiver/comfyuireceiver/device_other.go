@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build !linux || !cgo
 
 package comfyuireceiver
@@ -9,14 +11,14 @@ import (
 	"go.uber.org/zap"
 )
 
-// cardsOf tells nothing without NVML.
-type cardsOf struct{}
+// gpusOf tells nothing without NVML.
+type gpusOf struct{}
 
-func newCardsOf(string, *zap.Logger) *cardsOf { return &cardsOf{} }
+func newGPUsOf(string, *zap.Logger) *gpusOf { return &gpusOf{} }
 
-func (*cardsOf) open() bool                          { return false }
-func (*cardsOf) wait(time.Duration)                  {}
-func (*cardsOf) simulated() bool                     { return false }
-func (*cardsOf) close()                              {}
-func (*cardsOf) at(int) (id string)                  { return "" }
-func (*cardsOf) of(context.Context, int) (id string) { return "" }
+func (*gpusOf) open() bool                          { return false }
+func (*gpusOf) wait(time.Duration)                  {}
+func (*gpusOf) simulated() bool                     { return false }
+func (*gpusOf) close()                              {}
+func (*gpusOf) at(int) (id string)                  { return "" }
+func (*gpusOf) of(context.Context, int) (id string) { return "" }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:generate mdatagen metadata.yaml
 
 // Package comfyuireceiver follows the prompts of a ComfyUI server, as a reverse

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package comfyuireceiver
 
 import (
@@ -12,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestEndWaitsForRequestsUnderWayAsLongAsItIsTold ends the receiver while a picture is
+// TestEndWaitsForRequestsUnderWayAsLongAsItIsTold ends the receiver while an image is
 // on its way: it arrives, unless it takes longer than drain_timeout.
 func TestEndWaitsForRequestsUnderWayAsLongAsItIsTold(t *testing.T) {
 	for name, test := range map[string]struct {
@@ -32,7 +34,7 @@ func TestEndWaitsForRequestsUnderWayAsLongAsItIsTold(t *testing.T) {
 				case <-release:
 				case <-r.Context().Done():
 				}
-				_, _ = io.WriteString(w, "picture")
+				_, _ = io.WriteString(w, "image")
 			}))
 			defer server.Close()
 			rig := newRig(t, server.URL, func(c *Config) { c.DrainTimeout = test.drain })
@@ -73,13 +75,13 @@ func TestEndWaitsForRequestsUnderWayAsLongAsItIsTold(t *testing.T) {
 				close(release)
 				a := <-answer
 				require.NoError(t, a.err)
-				assert.Equal(t, "picture", a.text)
+				assert.Equal(t, "image", a.text)
 				<-ended
 				return
 			}
 			<-ended
 			a := <-answer
-			assert.True(t, a.err != nil || a.text != "picture", "it was cut off")
+			assert.True(t, a.err != nil || a.text != "image", "it was cut off")
 			close(release)
 		})
 	}

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package comfyuireceiver
 
 import (
@@ -34,8 +36,8 @@ func TestBeginningsOfExecutionsAreToldWhereSwitchedOn(t *testing.T) {
 				}
 				assert.NotContains(t, told, record.SpanID())
 				told[record.SpanID()] = record.Timestamp().AsTime()
-				card, _ := record.Attributes().Get("hw.id")
-				assert.Equal(t, "GPU-aa", card.Str())
+				gpu, _ := record.Attributes().Get("hw.id")
+				assert.Equal(t, "GPU-aa", gpu.Str())
 			}
 			if !on {
 				assert.Empty(t, told)
@@ -44,13 +46,13 @@ func TestBeginningsOfExecutionsAreToldWhereSwitchedOn(t *testing.T) {
 			require.Len(t, told, posts(&r))
 			for _, td := range rig.traces.AllTraces() {
 				for _, s := range td.ResourceSpans().At(0).ScopeSpans().At(0).Spans().All() {
-					card, named := s.Attributes().Get("hw.id")
+					gpu, named := s.Attributes().Get("hw.id")
 					switch s.Name() {
 					case "comfyui.execution":
 						assert.Equal(t, told[s.SpanID()], s.StartTimestamp().AsTime())
-						assert.Equal(t, "GPU-aa", card.Str())
+						assert.Equal(t, "GPU-aa", gpu.Str())
 					case "comfyui.prompt", "comfyui.queue":
-						assert.False(t, named, "%s waits, and uses no card", s.Name())
+						assert.False(t, named, "%s waits, and uses no GPU", s.Name())
 					}
 				}
 			}

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package comfyuireceiver
 
 import (
@@ -18,7 +20,7 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
 )
 
-// meter aggregates the receiver's metrics with OpenTelemetry's SDK; a collection
+// meter aggregates the receiver's metrics with OpenTelemetry's SDK; a scrape
 // reads them.
 type meter struct {
 	reader *sdk.ManualReader
@@ -180,7 +182,7 @@ func (m *meter) addBytes(d direction, kind string, n int) {
 	m.bytes.Add(context.Background(), int64(n), option)
 }
 
-// scrape makes one collection.
+// scrape makes one scrape.
 func (s *service) scrape(ctx context.Context) (pmetric.Metrics, error) {
 	out := pmetric.NewMetrics()
 	rm := out.ResourceMetrics().AppendEmpty()
@@ -226,7 +228,7 @@ func truth(b bool) float64 {
 	return 0
 }
 
-// collection is pdata in the making.
+// scrape is pdata in the making.
 type collection struct {
 	metrics   pmetric.MetricSlice
 	now       pcommon.Timestamp

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package comfyuireceiver
 
 import (
@@ -90,16 +92,16 @@ func exchange(t *testing.T, s *tap, proxied string, make func(base string) *http
 }
 
 func TestRequestsOfEveryKindPassUnchanged(t *testing.T) {
-	picture := make([]byte, 3<<20)
-	_, _ = rand.Read(picture)
+	image := make([]byte, 3<<20)
+	_, _ = rand.Read(image)
 	s := newTap(t, func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case strings.HasPrefix(r.URL.Path, "/view"):
-			http.ServeContent(w, r, "picture.png", time.Unix(1_700_000_000, 0), bytes.NewReader(picture))
+			http.ServeContent(w, r, "image.png", time.Unix(1_700_000_000, 0), bytes.NewReader(image))
 		case r.URL.Path == "/gzip":
 			w.Header().Set("Content-Encoding", "gzip")
 			z := gzip.NewWriter(w)
-			_, _ = z.Write(picture[:1000])
+			_, _ = z.Write(image[:1000])
 			_ = z.Close()
 		case r.URL.Path == "/moved":
 			http.Redirect(w, r, "/elsewhere", http.StatusFound)
@@ -124,17 +126,17 @@ func TestRequestsOfEveryKindPassUnchanged(t *testing.T) {
 	}
 	packed := new(bytes.Buffer)
 	z := gzip.NewWriter(packed)
-	_, _ = z.Write(picture[:5000])
+	_, _ = z.Write(image[:5000])
 	require.NoError(t, z.Close())
 	for name, make := range map[string]func(string) *http.Request{
-		"picture":          request("GET", "/view?filename=a%20b.png&type=output", nil),
+		"image":            request("GET", "/view?filename=a%20b.png&type=output", nil),
 		"part of it":       request("GET", "/api/view?filename=x.png", nil, "Range", "bytes=1000-1999"),
 		"not modified":     request("GET", "/view?filename=x.png", nil, "If-Modified-Since", time.Unix(1_700_000_000, 0).UTC().Format(http.TimeFormat)),
 		"head":             request("HEAD", "/view?filename=x.png", nil),
 		"packed answer":    request("GET", "/gzip", nil, "Accept-Encoding", "gzip, br"),
 		"packed body":      request("POST", "/userdata/x", packed.Bytes(), "Content-Encoding", "gzip"),
 		"unknown encoding": request("POST", "/userdata/x", packed.Bytes(), "Content-Encoding", "rot13"),
-		"upload":           request("POST", "/upload/image", picture, "Content-Type", "multipart/form-data; boundary=x"),
+		"upload":           request("POST", "/upload/image", image, "Content-Type", "multipart/form-data; boundary=x"),
 		"origin":           request("POST", "/queue", []byte(`{"clear": true}`), "Origin", "http://comfy.example:1234", "Cookie", "c=1", "Authorization", "Bearer x"),
 		"redirect":         request("GET", "/moved", nil),
 		"no content":       request("DELETE", "/nothing", nil),
@@ -319,7 +321,7 @@ func TestEndOfTheReceiverEndsOpenPromptsAsUnfinished(t *testing.T) {
 
 // TestPipelineThatFailsOrBlocksStopsNoPicture is the rule that the request's path
 // fails open.
-func TestPipelineThatFailsOrBlocksStopsNoPicture(t *testing.T) {
+func TestPipelineThatFailsOrBlocksStopsNoImage(t *testing.T) {
 	for name, next := range map[string]*blocker{
 		"refuses": {Consumer: consumertest.NewErr(consumererror.NewPermanent(io.ErrUnexpectedEOF))},
 		"blocks":  {Consumer: consumertest.NewNop(), wait: make(chan struct{})},

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package comfyuireceiver
 
 import (
@@ -18,7 +20,7 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/comfyreplay"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "write the golden files again")
 
 // posts counts the prompts that a recording's clients sent, accepted or not.
 func posts(r *comfyreplay.Recording) (n int) {

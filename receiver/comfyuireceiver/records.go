@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package comfyuireceiver
 
 import (
@@ -32,7 +34,7 @@ func (b *spanBuilder) newRecord(name string, at, now time.Time) (plog.Logs, plog
 // executionStarted is the event of a prompt that begins to run.
 const executionStarted = "comfyui.execution.started"
 
-// started makes the record of an execution that begins: what joins records and cards
+// started makes the record of an execution that begins: what joins records and GPUs
 // with prompts knows it before the trace is there.
 func (b *spanBuilder) started(begun prompt.Begun, now time.Time) plog.Logs {
 	logs, r := b.newRecord(executionStarted, begun.At, now)

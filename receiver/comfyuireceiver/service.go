@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package comfyuireceiver
 
 import (
@@ -98,7 +100,7 @@ func (s *service) build(ctx context.Context, host component.Host) (err error) {
 	running, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
 	s.upstream = &upstream{base: base, client: client, failed: func() { s.telemetry.ReceiverComfyuiUpstreamErrors.Add(running, 1) }}
-	s.device = newDeviceFinder(s.cfg.Device, base, newCardsOf(s.cfg.LibraryPath, s.log))
+	s.device = newDeviceFinder(s.cfg.Device, base, newGPUsOf(s.cfg.LibraryPath, s.log))
 	s.metrics = newMeter(s.cfg.Limits, func(what string) { s.folded(what) })
 	s.spans = &spanBuilder{
 		sizer: newSizer(s.cfg.Sizing, s.cfg.TaskClasses), capture: s.cfg.Capture, version: s.settings.BuildInfo.Version,
@@ -317,7 +319,7 @@ func (s *service) emitPrompt(p *prompt.Prompt) {
 	if s.traces != nil {
 		if err := s.traces.ConsumeTraces(context.Background(), s.spans.build(p)); err != nil {
 			s.dropped("traces")
-			s.log.Debug("a prompt's trace was refused by what comes next", zap.Error(err))
+			s.log.Debug("a prompt's trace was refused by the next consumer", zap.Error(err))
 		}
 	}
 	if s.logs != nil && failed(p) {

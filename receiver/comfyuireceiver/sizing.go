@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package comfyuireceiver
 
 import (
@@ -20,7 +22,7 @@ type SizingRule struct {
 	Size   string `mapstructure:"size"`
 	Width  string `mapstructure:"width"`
 	Height string `mapstructure:"height"`
-	// Batch names the number of pictures, Model the model's file, Steps the steps.
+	// Batch names the number of images, Model the model's file, Steps the steps.
 	Batch string `mapstructure:"batch"`
 	Model string `mapstructure:"model"`
 	Steps string `mapstructure:"steps"`
@@ -149,7 +151,7 @@ func matches(pattern, name string) bool {
 }
 
 // number reads a number of a workflow, which may stand as text; a link or anything
-// else is 0, and so is what no picture can have.
+// else is 0, and so is what no image can have.
 func number(v any) float64 {
 	var text string
 	switch x := v.(type) {
@@ -190,7 +192,7 @@ func (c *TaskClass) validate(key string) error {
 		errs = append(errs, fmt.Errorf("%s::name: it is empty: give the class a name", key))
 	}
 	if c.MinSide < 0 || c.MaxSide < 0 || c.MaxSide > 0 && c.MinSide > c.MaxSide {
-		errs = append(errs, fmt.Errorf("%s: min_side %d and max_side %d fit no picture: give pixels, the smaller first, or leave one out", key, c.MinSide, c.MaxSide))
+		errs = append(errs, fmt.Errorf("%s: min_side %d and max_side %d fit no image: give pixels, the smaller first, or leave one out", key, c.MinSide, c.MaxSide))
 	}
 	for name, pattern := range map[string]string{"model": c.Model, "node": c.Node} {
 		if _, err := path.Match(pattern, ""); err != nil {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package comfyuireceiver
 
 import (
@@ -15,7 +17,7 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
 )
 
-// outOfMemory is the error.type of a prompt that the card had no room for.
+// outOfMemory is the error.type of a prompt that the GPU had no room for.
 const outOfMemory = "out_of_memory"
 
 // spanBuilder makes spans of prompts that have ended.
@@ -23,7 +25,7 @@ type spanBuilder struct {
 	sizer   *sizer
 	capture CaptureConfig
 	version string
-	// resource is copied onto every trace; device is the card's hw.id.
+	// resource is copied onto every trace; device is the GPU's hw.id.
 	resource  func(pcommon.Resource)
 	device    func() string
 	pid       func() int // of the server's process; 0 if it is not known
@@ -76,8 +78,8 @@ func (o *one) span(id, parent trace.SpanID, name string, from, to time.Time) ptr
 	return s
 }
 
-// onCard names the card on a span that uses it. What waits uses none.
-func (o *one) onCard(s ptrace.Span) {
+// onGPU names the GPU on a span that uses it. What waits uses none.
+func (o *one) onGPU(s ptrace.Span) {
 	if id := o.device(); id != "" {
 		s.Attributes().PutStr("hw.id", id)
 	}
@@ -235,7 +237,7 @@ func (o *one) execution() {
 	}
 	s := o.span(id, p.Context.SpanID(), "comfyui.execution", p.Started, p.Ended)
 	a := s.Attributes()
-	o.onCard(s)
+	o.onGPU(s)
 	if pid := o.pid(); pid != 0 {
 		a.PutInt("process.pid", int64(pid))
 	}
@@ -286,7 +288,7 @@ func (o *one) nodes(execution trace.SpanID) {
 			name += " " + class
 		}
 		s := o.span(ids[n.ID], parent, name, n.Start, n.End)
-		o.onCard(s)
+		o.onGPU(s)
 		a := s.Attributes()
 		a.PutStr("comfyui.prompt.id", o.p.ID)
 		a.PutStr("comfyui.node.id", n.ID)

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvmlreceiver
@@ -19,7 +21,7 @@ import (
 
 var figures = flag.Bool("figures", false, "measure and print figures")
 
-// benchProfiles are the cards of a mixed machine of n cards.
+// benchProfiles are the GPUs of a mixed machine of n GPUs.
 func benchProfiles(n int) []string {
 	mix := []string{"l40s", "h100", "rtx-4080-super", "h200", "h100-mig"}
 	profiles := make([]string, n)
@@ -29,7 +31,7 @@ func benchProfiles(n int) []string {
 	return profiles
 }
 
-// blueprint is a collection taken apart: what a plain loop needs to build it again.
+// blueprint is a scrape taken apart: what a plain loop needs to build it again.
 type blueprint struct {
 	name, description, unit string
 	kind                    pmetric.MetricType
@@ -120,8 +122,8 @@ func plainLoop(blueprints []blueprint) pmetric.Metrics {
 	return m
 }
 
-func benchRig(tb testing.TB, cards int) (*rig, []blueprint, int) {
-	profiles := benchProfiles(cards)
+func benchRig(tb testing.TB, gpus int) (*rig, []blueprint, int) {
+	profiles := benchProfiles(gpus)
 	_, all := library.Machine(tb, profiles...)
 	for i, name := range profiles {
 		p, err := fakenvml.LoadProfile(name)
@@ -130,23 +132,23 @@ func benchRig(tb testing.TB, cards int) (*rig, []blueprint, int) {
 		}
 		all[i].SetLoad(p) // with processes on it
 	}
-	r := newRig(tb, nvml.NewSessions(nvml.Timing{}), nil).ready(cards)
+	r := newRig(tb, nvml.NewSessions(nvml.Timing{}), nil).ready(gpus)
 	r.collectNow()
 	m := r.collectNow()
 	return r, takeApart(m), m.DataPointCount()
 }
 
 func BenchmarkCollection(b *testing.B) {
-	for _, cards := range []int{1, 8, 64} {
-		r, blueprints, points := benchRig(b, cards)
-		b.Run(fmt.Sprintf("nvml/cards=%d", cards), func(b *testing.B) {
+	for _, gpus := range []int{1, 8, 64} {
+		r, blueprints, points := benchRig(b, gpus)
+		b.Run(fmt.Sprintf("nvml/cards=%d", gpus), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				_, _ = r.collect(context.Background())
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(points), "ns/point")
 		})
-		b.Run(fmt.Sprintf("loop/cards=%d", cards), func(b *testing.B) {
+		b.Run(fmt.Sprintf("loop/cards=%d", gpus), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				plainLoop(blueprints)
@@ -156,7 +158,7 @@ func BenchmarkCollection(b *testing.B) {
 	}
 }
 
-// TestFigures prints the cost of a collection beside a plain loop's, measured
+// TestFigures prints the cost of a scrape beside a plain loop's, measured
 // in turn. It checks nothing: a missed goal is a figure, not a failure.
 func TestFigures(t *testing.T) {
 	if !*figures {
@@ -164,8 +166,8 @@ func TestFigures(t *testing.T) {
 	}
 	const rounds = 5
 	perPoint := map[int]float64{}
-	for _, cards := range []int{1, 8, 64} {
-		r, blueprints, points := benchRig(t, cards)
+	for _, gpus := range []int{1, 8, 64} {
+		r, blueprints, points := benchRig(t, gpus)
 		var time, loop, ratio []float64
 		var ours, plain testing.BenchmarkResult
 		for range rounds {
@@ -184,8 +186,8 @@ func TestFigures(t *testing.T) {
 			time, loop = append(time, nsPerOp(ours)), append(loop, nsPerOp(plain))
 			ratio = append(ratio, nsPerOp(ours)/nsPerOp(plain))
 		}
-		n, name := float64(points), fmt.Sprintf("collection.%d_cards.", cards)
-		perPoint[cards] = median(time) / n
+		n, name := float64(points), fmt.Sprintf("scrape.%d_cards.", gpus)
+		perPoint[gpus] = median(time) / n
 		figure.Print(name+"points", n, "points")
 		figure.Print(name+"time", median(time)/1000, "us")
 		figure.Print(name+"time_per_point", median(time)/n, "ns")
@@ -196,7 +198,7 @@ func TestFigures(t *testing.T) {
 		figure.Print(name+"bytes_per_point", float64(ours.AllocedBytesPerOp())/n, "By")
 		figure.AtMost(name+"bytes_ratio", float64(ours.AllocedBytesPerOp())/float64(plain.AllocedBytesPerOp()), "x", 1.3)
 	}
-	figure.AtMost("collection.time_per_point_64_to_8", perPoint[64]/perPoint[8], "x", 1.2)
+	figure.AtMost("scrape.time_per_point_64_to_8", perPoint[64]/perPoint[8], "x", 1.2)
 }
 
 func nsPerOp(r testing.BenchmarkResult) float64 { return float64(r.T.Nanoseconds()) / float64(r.N) }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvmlreceiver
@@ -12,22 +14,22 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 )
 
-// card is one receiver's view of one card. A collection submits its job to the
-// card's worker and waits for done until the deadline; while a job is pending,
-// the worker owns the fields below "worker's", and the collection keeps off.
-type card struct {
-	shared *nvml.Card
+// GPU is one receiver's view of one GPU. A scrape submits its job to the
+// GPU's worker and waits for done until the deadline; while a job is pending,
+// the worker owns the fields below "worker's", and the scrape keeps off.
+type gpu struct {
+	shared *nvml.GPU
 	rows   []*family
 	done   chan struct{}
 	job    func()
 	look   func() // one look of the sampler
 	clock  func() time.Time
 
-	// samplable is set by the collection while the card is healthy; sampling
+	// samplable is set by the scrape while the GPU is healthy; sampling
 	// while a look is under way.
 	samplable, sampling atomic.Bool
 
-	// The collection's own.
+	// The scrape's own.
 	pending    bool
 	asked      bool
 	condition  condition
@@ -36,9 +38,9 @@ type card struct {
 	lostSince  time.Time
 	byDriver   bool // it went with the driver
 	names      names
-	recorded   []sample // what has series since the last collection
+	recorded   []sample // what has series since the last scrape
 	recordedAs names    // and under which names
-	// counters is bounded by the counters that a card has.
+	// counters is bounded by the counters that a GPU has.
 	counters map[series]past
 	divided  []*names // its MIG devices as of the last answer
 
@@ -49,14 +51,14 @@ type card struct {
 	sheet      sheet
 	own        target
 	instances  []*instance // its MIG devices
-	samples    bool        // a sampler looks at the card
+	samples    bool        // a sampler looks at the GPU
 	gone       error
 	changes    []rowChange
 	duration   time.Duration
 	spent      []time.Duration
 }
 
-// rowState is what is known of one family on one card.
+// rowState is what is known of one family on one GPU.
 type rowState struct {
 	off bool
 	err string // as last said; empty while it works
@@ -71,8 +73,8 @@ type rowChange struct {
 	off      bool
 }
 
-func newCard(shared *nvml.Card, rows []*family, samples bool, processes *processTable, now func() time.Time) *card {
-	c := &card{
+func newGPU(shared *nvml.GPU, rows []*family, samples bool, processes *processTable, now func() time.Time) *gpu {
+	c := &gpu{
 		samples: samples, shared: shared, rows: rows, clock: now, counters: map[series]past{}, done: make(chan struct{}, 1),
 		states: make([]rowState, len(rows)), spent: make([]time.Duration, len(rows)),
 	}
@@ -91,13 +93,13 @@ func newCard(shared *nvml.Card, rows []*family, samples bool, processes *process
 	return c
 }
 
-// submit asks the worker for one collection. It must not be pending.
-func (c *card) submit(driver, cuda string) bool {
+// submit asks the worker for one scrape. It must not be pending.
+func (c *gpu) submit(driver, cuda string) bool {
 	mig := c.names.MIG
 	c.describe(driver, cuda)
 	if generation := c.shared.Generation(); generation != c.generation || mig != c.names.MIG {
-		// The card or the driver came back, or the card was divided or put together:
-		// what it supports may have changed, so ask everything anew.
+		// The GPU or the driver came back, or the GPU was divided or put together:
+		// what it supports may have changed, so ask everything again.
 		c.generation = generation
 		c.anew = true
 	}
@@ -105,8 +107,8 @@ func (c *card) submit(driver, cuda string) bool {
 	return c.pending
 }
 
-// describe brings the names up to date with the card's identity.
-func (c *card) describe(driver, cuda string) {
+// describe brings the names up to date with the GPU's identity.
+func (c *gpu) describe(driver, cuda string) {
 	id := c.shared.Identity()
 	if c.names.Identity == id && c.names.driver == driver && c.names.cuda == cuda {
 		return
@@ -115,24 +117,24 @@ func (c *card) describe(driver, cuda string) {
 }
 
 // read runs on the worker: it asks every family in turn, until one says that
-// the card is gone.
-func (c *card) read() {
+// the GPU is gone.
+func (c *gpu) read() {
 	begin := time.Now()
 	out := &c.sheet
 	out.samples, out.health = out.samples[:0], health{}
-	out.now, out.card = c.clock(), c.shared.Device()
+	out.now, out.gpu = c.clock(), c.shared.Device()
 	c.gone, c.changes = nil, c.changes[:0]
 	if c.anew {
 		c.anew = false
 		c.forgetAnswers()
 	}
 	if c.samples {
-		c.own.window.take(out.card, out.now, true)
+		c.own.window.take(out.gpu, out.now, true)
 	}
-	err := c.findInstances(out.card)
+	err := c.findInstances(out.gpu)
 	out.instances = c.instances
 	out.target, out.instance = &c.own, nil
-	asked := c.readRows(out.card, c.states, false)
+	asked := c.readRows(out.gpu, c.states, false)
 	if c.gone == nil && asked.last == nil && isGone(err) {
 		c.gone = err
 	}
@@ -158,9 +160,9 @@ func (c *card) read() {
 	c.duration = time.Since(begin)
 }
 
-// forgetAnswers begins with everything, after the card or the driver came back or
-// the card was divided or put together.
-func (c *card) forgetAnswers() {
+// forgetAnswers begins with everything, after the GPU or the driver came back or
+// the GPU was divided or put together.
+func (c *gpu) forgetAnswers() {
 	clear(c.states)
 	c.own.window.anew()
 	c.own.free()
@@ -173,16 +175,16 @@ func (c *card) forgetAnswers() {
 	}
 }
 
-// answers is how a card answered to all rows.
+// answers is how a GPU answered to all rows.
 type answers struct {
 	failed   int
 	answered bool
 	last     error
 }
 
-// readRows asks every family of the card, or those that a MIG device has, until
-// one says that the card is gone.
-func (c *card) readRows(device nvml.Device, states []rowState, divided bool) (a answers) {
+// readRows asks every family of the GPU, or those that a MIG device has, until
+// one says that the GPU is gone.
+func (c *gpu) readRows(device nvml.Device, states []rowState, divided bool) (a answers) {
 	lap := time.Now()
 	for i, row := range c.rows {
 		if states[i].off || divided && !row.divided {
@@ -190,7 +192,7 @@ func (c *card) readRows(device nvml.Device, states []rowState, divided bool) (a 
 		}
 		before := len(c.sheet.samples)
 		err := c.ask(device, row)
-		// What the sampler saw before is no answer of the card now.
+		// What the sampler saw before is no answer of the GPU now.
 		a.answered = a.answered || !row.sampled && len(c.sheet.samples) > before
 		if isGone(err) {
 			c.gone = err
@@ -216,7 +218,7 @@ func (c *card) readRows(device nvml.Device, states []rowState, divided bool) (a 
 	return a
 }
 
-// isGone reports whether an error says that the card or the driver is gone.
+// isGone reports whether an error says that the GPU or the driver is gone.
 func isGone(err error) bool {
 	switch nvml.KindOf(err) {
 	case nvml.Lost, nvml.DriverGone, nvml.VersionMismatch:
@@ -232,9 +234,9 @@ func (s *sheet) instanceName() string {
 	return s.instance.names.name
 }
 
-var errEveryCallFails = errors.New("every call on the card fails")
+var errEveryCallFails = errors.New("every call on the GPU fails")
 
-func (c *card) ask(device nvml.Device, row *family) error {
+func (c *gpu) ask(device nvml.Device, row *family) error {
 	if !device.Has(row.needs) {
 		return nvml.ErrMissing(row.needs)
 	}
@@ -247,7 +249,7 @@ func (c *card) ask(device nvml.Device, row *family) error {
 	return err
 }
 
-func (c *card) note(state *rowState, row *family, err error) {
+func (c *gpu) note(state *rowState, row *family, err error) {
 	word := ""
 	if err != nil {
 		word = err.Error()
@@ -261,7 +263,7 @@ func (c *card) note(state *rowState, row *family, err error) {
 }
 
 // poll takes up the end of a pending job without waiting.
-func (c *card) poll() {
+func (c *gpu) poll() {
 	select {
 	case <-c.done:
 		c.pending = false

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvmlreceiver
@@ -22,7 +24,7 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/owner"
 )
 
-// collector makes the collections of one nvml receiver: it asks every card's
+// collector makes the scrapes of one nvml receiver: it asks every GPU's
 // worker, gathers what came in time, and ends the series of what is gone. It
 // never calls NVML itself, so nothing in the driver can hold it up.
 type collector struct {
@@ -36,8 +38,8 @@ type collector struct {
 	host      component.Host
 	hostname  string
 	session   *nvml.Session
-	cards     map[*nvml.Card]*card
-	order     []*card
+	gpus      map[*nvml.GPU]*gpu
+	order     []*gpu
 	emitter   *emitter
 	telemetry *telemetry
 	state     nvml.State
@@ -53,7 +55,7 @@ func newCollector(settings receiver.Settings, cfg *Config, sessions *nvml.Sessio
 	c := &collector{
 		cfg: cfg, settings: settings, log: settings.Logger, sessions: sessions,
 		matcher: newDeviceMatcher(cfg.Devices),
-		cards:   map[*nvml.Card]*card{}, now: time.Now,
+		gpus:    map[*nvml.GPU]*gpu{}, now: time.Now,
 	}
 	for _, row := range table() {
 		if row.sampled && !cfg.samples() {
@@ -123,9 +125,9 @@ func (c *collector) shutdown(ctx context.Context) error {
 		c.owners = nil
 	}
 	if c.session != nil {
-		for _, card := range c.order {
-			if !card.pending && card.shared.Err() == nil {
-				card.shared.Submit(card.free)
+		for _, gpu := range c.order {
+			if !gpu.pending && gpu.shared.Err() == nil {
+				gpu.shared.Submit(gpu.free)
 			}
 		}
 		c.sessions.Release(ctx)
@@ -137,12 +139,12 @@ func (c *collector) shutdown(ctx context.Context) error {
 	return nil
 }
 
-// collect makes one collection. It returns within card_timeout, and what fails
+// collect makes one scrape. It returns within card_timeout, and what fails
 // is told by metrics, the log and the component's status rather than by an
-// error, which scraperhelper would log at every collection.
+// error, which scraperhelper would log at every scrape.
 func (c *collector) collect(ctx context.Context) (pmetric.Metrics, error) {
 	if !c.looked(ctx) {
-		return pmetric.NewMetrics(), nil // the driver has not answered yet whether there are cards
+		return pmetric.NewMetrics(), nil // the driver has not answered yet whether there are GPUs
 	}
 	now := c.now()
 	snapshot := c.session.Snapshot()
@@ -153,14 +155,14 @@ func (c *collector) collect(ctx context.Context) (pmetric.Metrics, error) {
 }
 
 // looked waits, within the first collections' deadline, until the session knows
-// whether there are cards.
+// whether there are GPUs.
 func (c *collector) looked(ctx context.Context) bool {
 	select {
 	case <-c.session.Looked():
 		return true
 	default:
 	}
-	deadline := time.NewTimer(c.cfg.cardTimeout())
+	deadline := time.NewTimer(c.cfg.gpuTimeout())
 	defer deadline.Stop()
 	select {
 	case <-c.session.Looked():
@@ -171,61 +173,61 @@ func (c *collector) looked(ctx context.Context) bool {
 	return false
 }
 
-// survey brings the views up to date with the cards that the session knows.
+// survey brings the views up to date with the GPUs that the session knows.
 func (c *collector) survey(snapshot *nvml.Snapshot) {
 	added := false
-	for _, shared := range snapshot.Cards {
-		if c.cards[shared] != nil || shared.Err() != nil {
+	for _, shared := range snapshot.GPUs {
+		if c.gpus[shared] != nil || shared.Err() != nil {
 			continue // known, or gone before it was ever read
 		}
 		if id := shared.Identity(); c.matcher.wants(id.UUID, id.Index, id.PCIBusID) {
-			view := newCard(shared, c.rows, c.sampled(), newProcessTable(c.owners, c.cfg.Processes.Limit), c.now)
-			c.cards[shared] = view
+			view := newGPU(shared, c.rows, c.sampled(), newProcessTable(c.owners, c.cfg.Processes.Limit), c.now)
+			c.gpus[shared] = view
 			c.order = append(c.order, view)
 			added = true
 		}
 	}
 	if added && c.sampler != nil {
-		cards := slices.Clone(c.order)
-		c.sampler.cards.Store(&cards)
+		gpus := slices.Clone(c.order)
+		c.sampler.gpus.Store(&gpus)
 	}
-	slices.SortStableFunc(c.order, func(a, b *card) int { return cmp.Compare(a.shared.Identity().Index, b.shared.Identity().Index) })
+	slices.SortStableFunc(c.order, func(a, b *gpu) int { return cmp.Compare(a.shared.Identity().Index, b.shared.Identity().Index) })
 }
 
-// ask submits a job for every card that is there and waits for all of them
-// until the deadline. Cards whose last job still hangs are not asked again.
+// ask submits a job for every GPU that is there and waits for all of them
+// until the deadline. GPUs whose last job still hangs are not asked again.
 func (c *collector) ask(ctx context.Context, snapshot *nvml.Snapshot) {
-	for _, card := range c.order {
-		if card.pending {
-			card.poll()
+	for _, gpu := range c.order {
+		if gpu.pending {
+			gpu.poll()
 		}
-		gone := card.shared.Err()
+		gone := gpu.shared.Err()
 		switch {
 		case gone != nil:
-			if !card.pending {
-				card.describe(snapshot.DriverVersion, snapshot.CUDAVersion)
+			if !gpu.pending {
+				gpu.describe(snapshot.DriverVersion, snapshot.CUDAVersion)
 			}
-			c.turn(card, lost, gone)
-		case card.pending:
-			c.turn(card, unresponsive, errDeadline)
-		case !card.submit(snapshot.DriverVersion, snapshot.CUDAVersion):
-			c.turn(card, unresponsive, errQueueFull)
+			c.turn(gpu, lost, gone)
+		case gpu.pending:
+			c.turn(gpu, unresponsive, errDeadline)
+		case !gpu.submit(snapshot.DriverVersion, snapshot.CUDAVersion):
+			c.turn(gpu, unresponsive, errQueueFull)
 		default:
-			card.asked = true
+			gpu.asked = true
 		}
 	}
-	deadline := time.NewTimer(c.cfg.cardTimeout())
+	deadline := time.NewTimer(c.cfg.gpuTimeout())
 	defer deadline.Stop()
 	late := false
-	for _, card := range c.order {
-		if !card.asked {
+	for _, gpu := range c.order {
+		if !gpu.asked {
 			continue
 		}
-		card.asked = false
+		gpu.asked = false
 		if !late {
 			select {
-			case <-card.done:
-				card.pending = false
+			case <-gpu.done:
+				gpu.pending = false
 			case <-deadline.C:
 				late = true
 			case <-ctx.Done():
@@ -233,103 +235,103 @@ func (c *collector) ask(ctx context.Context, snapshot *nvml.Snapshot) {
 			}
 		}
 		if late {
-			card.poll()
+			gpu.poll()
 		}
-		c.conclude(card)
+		c.conclude(gpu)
 	}
 }
 
 var (
 	errDeadline  = errors.New("a call in NVIDIA's driver has not returned")
-	errQueueFull = errors.New("too many receivers wait for this card")
+	errQueueFull = errors.New("too many receivers wait for this GPU")
 )
 
-// conclude judges a card after the wait.
-func (c *collector) conclude(card *card) {
-	if card.pending {
-		c.turn(card, unresponsive, errDeadline)
+// conclude judges a GPU after the wait.
+func (c *collector) conclude(gpu *gpu) {
+	if gpu.pending {
+		c.turn(gpu, unresponsive, errDeadline)
 		return
 	}
-	c.telemetry.took(card)
-	c.telemetry.left(card)
-	c.sayAll(card)
-	if card.gone != nil {
-		c.telemetry.failed(card.gone)
-		c.turn(card, lost, card.gone)
+	c.telemetry.took(gpu)
+	c.telemetry.left(gpu)
+	c.sayAll(gpu)
+	if gpu.gone != nil {
+		c.telemetry.failed(gpu.gone)
+		c.turn(gpu, lost, gpu.gone)
 		c.session.Poke()
 		return
 	}
-	card.divided = card.divided[:0]
-	for _, inst := range card.instances {
-		card.divided = append(card.divided, inst.names)
+	gpu.divided = gpu.divided[:0]
+	for _, inst := range gpu.instances {
+		gpu.divided = append(gpu.divided, inst.names)
 	}
-	card.errorsRise = card.corrected.take(c.now(), card.sheet.health.corrected)
-	c.turn(card, healthy, nil)
+	gpu.errorsRise = gpu.corrected.take(c.now(), gpu.sheet.health.corrected)
+	c.turn(gpu, healthy, nil)
 	for _, r := range &reported {
-		c.session.ReportThrottling(card.shared, r.name, card.sheet.health.throttling&r.bit != 0)
+		c.session.ReportThrottling(gpu.shared, r.name, gpu.sheet.health.throttling&r.bit != 0)
 	}
 }
 
-// turn notes a card's condition and logs it when it changes.
-func (c *collector) turn(card *card, to condition, reason error) {
+// turn notes a GPU's condition and logs it when it changes.
+func (c *collector) turn(gpu *gpu, to condition, reason error) {
 	if to != healthy {
-		c.telemetry.missed(card)
+		c.telemetry.missed(gpu)
 	}
-	if to == lost && card.condition != lost {
-		card.lostSince = c.now()
+	if to == lost && gpu.condition != lost {
+		gpu.lostSince = c.now()
 	}
-	from := card.condition
-	card.condition = to
-	c.session.ReportCondition(card.shared, to.String(), to == healthy, reason)
-	card.samplable.Store(to == healthy)
+	from := gpu.condition
+	gpu.condition = to
+	c.session.ReportCondition(gpu.shared, to.String(), to == healthy, reason)
+	gpu.samplable.Store(to == healthy)
 	if from == to {
 		return
 	}
-	fields := []zap.Field{zap.String("hw.id", card.names.id), zap.String("hw.name", card.names.name)}
-	// The session has said what befell the driver; each card need not say it again.
+	fields := []zap.Field{zap.String("hw.id", gpu.names.id), zap.String("hw.name", gpu.names.name)}
+	// The session has said what befell the driver; each GPU need not say it again.
 	log, kind := c.log.Log, nvml.KindOf(reason)
-	if byDriver := kind == nvml.DriverGone || kind == nvml.VersionMismatch; byDriver || to == healthy && card.byDriver {
+	if byDriver := kind == nvml.DriverGone || kind == nvml.VersionMismatch; byDriver || to == healthy && gpu.byDriver {
 		log = func(_ zapcore.Level, message string, fields ...zap.Field) { c.log.Debug(message, fields...) }
-		card.byDriver = byDriver
+		gpu.byDriver = byDriver
 	}
 	switch to {
 	case healthy:
 		if from != unknown {
-			log(zap.InfoLevel, "card answers again", fields...)
+			log(zap.InfoLevel, "GPU answers again", fields...)
 		}
 	case unresponsive:
-		log(zap.WarnLevel, "card does not answer in time; its series end until it does", append(fields, zap.Error(reason), zap.Duration("card_timeout", c.cfg.cardTimeout()))...)
+		log(zap.WarnLevel, "GPU does not answer in time; its series end until it does", append(fields, zap.Error(reason), zap.Duration("card_timeout", c.cfg.gpuTimeout()))...)
 	case lost:
-		log(zap.WarnLevel, "card is lost; its series end until it is back", append(fields, zap.Error(reason))...)
+		log(zap.WarnLevel, "GPU is lost; its series end until it is back", append(fields, zap.Error(reason))...)
 	}
 }
 
-// sayAll logs the changes of a card's families. What befalls several of its MIG
+// sayAll logs the changes of a GPU's families. What befalls several of its MIG
 // devices at once is said of the first.
-func (c *collector) sayAll(card *card) {
-	for i, change := range card.changes {
-		repeated := change.instance != "" && change.row != nil && slices.ContainsFunc(card.changes[:i], func(before rowChange) bool {
+func (c *collector) sayAll(gpu *gpu) {
+	for i, change := range gpu.changes {
+		repeated := change.instance != "" && change.row != nil && slices.ContainsFunc(gpu.changes[:i], func(before rowChange) bool {
 			return before.row == change.row && (before.err == nil) == (change.err == nil)
 		})
 		if repeated {
 			change.row = nil // counted, not said
 		}
-		c.say(card, change)
+		c.say(gpu, change)
 	}
 }
 
-// say logs what changed about one family of a card, and counts errors.
-func (c *collector) say(card *card, change rowChange) {
+// say logs what changed about one family of a GPU, and counts errors.
+func (c *collector) say(gpu *gpu, change rowChange) {
 	if change.err != nil && !change.off {
 		c.telemetry.failed(change.err)
 	}
 	if change.row == nil {
 		return
 	}
-	fields := []zap.Field{zap.String("hw.name", cmp.Or(change.instance, card.names.name)), zap.String("family", change.row.name)}
+	fields := []zap.Field{zap.String("hw.name", cmp.Or(change.instance, gpu.names.name)), zap.String("family", change.row.name)}
 	switch {
 	case change.off:
-		c.log.Debug("not supported on this card; switched off", append(fields, zap.Error(change.err))...)
+		c.log.Debug("not supported on this GPU; switched off", append(fields, zap.Error(change.err))...)
 	case change.err != nil:
 		c.log.Warn("reading fails; its series end until it works", append(fields, zap.Error(change.err))...)
 	default:
@@ -357,9 +359,9 @@ func (c *collector) report(snapshot *nvml.Snapshot) {
 // sayKubelet logs when the kubelet's answers begin or cease to come.
 func (c *collector) sayKubelet(err error) {
 	if err != nil {
-		c.log.Warn("the kubelet does not tell which pods hold the cards; asking again", zap.String("processes::pod_resources", c.cfg.Processes.PodResources), zap.Error(err))
+		c.log.Warn("the kubelet does not tell which pods hold the GPUs; asking again", zap.String("processes::pod_resources", c.cfg.Processes.PodResources), zap.Error(err))
 	} else {
-		c.log.Info("the kubelet tells which pods hold the cards")
+		c.log.Info("the kubelet tells which pods hold the GPUs")
 	}
 }
 
@@ -369,16 +371,16 @@ func (c *collector) emit(now time.Time, snapshot *nvml.Snapshot) pmetric.Metrics
 	c.holders.update(c.owners)
 	e.begin(pcommon.NewTimestampFromTime(now), c.hostname, snapshot.Simulated)
 	counts := [...]int64{healthy: 0, unresponsive: int64(snapshot.Unidentified), lost: int64(snapshot.LostUnidentified)}
-	c.order = slices.DeleteFunc(c.order, func(card *card) bool {
-		forget := card.condition == lost && c.cfg.ForgetLostAfter > 0 && now.Sub(card.lostSince) >= c.cfg.ForgetLostAfter
+	c.order = slices.DeleteFunc(c.order, func(gpu *gpu) bool {
+		forget := gpu.condition == lost && c.cfg.ForgetLostAfter > 0 && now.Sub(gpu.lostSince) >= c.cfg.ForgetLostAfter
 		if forget {
-			e.forget(card)
+			e.forget(gpu)
 		} else {
-			counts[card.condition]++
-			e.card(card, c.xids, c.holders.of(card))
+			counts[gpu.condition]++
+			e.gpu(gpu, c.xids, c.holders.of(gpu))
 		}
-		if forget = forget && card.shared.Err() != nil; forget {
-			delete(c.cards, card.shared)
+		if forget = forget && gpu.shared.Err() != nil; forget {
+			delete(c.gpus, gpu.shared)
 		}
 		return forget
 	})

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvmlreceiver
@@ -21,7 +23,7 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "write the golden files again")
 
 func TestEachProfileEmitsItsGoldenMetrics(t *testing.T) {
 	for _, name := range fakenvml.Profiles() {
@@ -29,17 +31,17 @@ func TestEachProfileEmitsItsGoldenMetrics(t *testing.T) {
 			t.Run(name+"/"+state, func(t *testing.T) {
 				p, err := fakenvml.LoadProfile(name)
 				require.NoError(t, err)
-				_, cards := library.Machine(t, name)
+				_, gpus := library.Machine(t, name)
 				if state == "load" {
-					cards[0].SetLoad(p)
+					gpus[0].SetLoad(p)
 				}
 				// Averages stand still once their period is over; energy does not, and
 				// has tests of its own.
-				cards[0].SetSamplingPeriods(time.Microsecond, time.Microsecond)
+				gpus[0].SetSamplingPeriods(time.Microsecond, time.Microsecond)
 				r := newRig(t, nvml.NewSessions(fast), func(c *Config) {
 					c.SamplingInterval, c.Metrics.HwEnergy.Enabled = 0, false
 				}).ready(1)
-				r.collectNow() // profiling counters tell what was between two collections
+				r.collectNow() // profiling counters tell what was between two scrapes
 				got := r.collectNow()
 				path := filepath.Join("testdata", "golden", name+"-"+state+".yaml")
 				if *update {
@@ -57,9 +59,9 @@ func TestEachProfileEmitsItsGoldenMetrics(t *testing.T) {
 }
 
 func TestEnergyIsTheCountersValueInJoules(t *testing.T) {
-	_, cards := library.Machine(t, "h100")
-	cards[0].Freeze()
-	cards[0].SetEnergy(98765432)
+	_, gpus := library.Machine(t, "h100")
+	gpus[0].Freeze()
+	gpus[0].SetEnergy(98765432)
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	p, ok := point(r.collectNow(), "hw.energy", map[string]string{"hw.type": "gpu"})
 	require.True(t, ok)
@@ -78,26 +80,26 @@ func TestEverySeriesOfTheTestLibraryIsMarkedAsSimulated(t *testing.T) {
 	assert.Greater(t, points, 100)
 }
 
-func TestCardThatHangsHoldsUpNobodyAndEndsItsSeries(t *testing.T) {
-	_, cards := library.Machine(t, "l40s", "l40s", "l40s", "l40s", "l40s", "l40s", "l40s", "l40s")
+func TestGPUThatHangsHoldsUpNobodyAndEndsItsSeries(t *testing.T) {
+	_, gpus := library.Machine(t, "l40s", "l40s", "l40s", "l40s", "l40s", "l40s", "l40s", "l40s")
 	r := newRig(t, nvml.NewSessions(fast), func(c *Config) { c.CardTimeout = 100 * time.Millisecond }).ready(8)
 	first := r.collectNow()
 	require.True(t, hasReadings(first, "gpu3"))
 
-	cards[3].SetHang("nvmlDeviceGetPowerUsage", true)
-	cards[3].SetHang("nvmlDeviceGetFieldValues", true)
-	calls := cards[3].Calls("nvmlDeviceGetFieldValues")
+	gpus[3].SetHang("nvmlDeviceGetPowerUsage", true)
+	gpus[3].SetHang("nvmlDeviceGetFieldValues", true)
+	calls := gpus[3].Calls("nvmlDeviceGetFieldValues")
 	for i := range 5 {
 		begin := time.Now()
 		m := r.collectNow()
 		assert.Less(t, time.Since(begin), 2*time.Second)
 		for _, name := range []string{"gpu0", "gpu1", "gpu2", "gpu4", "gpu5", "gpu6", "gpu7"} {
-			assert.True(t, hasReadings(m, name), "%s missed collection %d", name, i)
+			assert.True(t, hasReadings(m, name), "%s missed scrape %d", name, i)
 			assert.InDelta(t, 1, isUp(m, name), 0)
 		}
 		assert.InDelta(t, 0, isUp(m, "gpu3"), 0)
 		p, ok := point(m, "hw.temperature", map[string]string{"hw.name": "gpu3"})
-		assert.Equal(t, i == 0, ok, "the series get one last point, at the first collection that is missed")
+		assert.Equal(t, i == 0, ok, "the series get one last point, at the first scrape that is missed")
 		if ok {
 			assert.True(t, p.Flags().NoRecordedValue())
 		}
@@ -106,61 +108,61 @@ func TestCardThatHangsHoldsUpNobodyAndEndsItsSeries(t *testing.T) {
 		count, _ := point(m, "hw.gpu.count", map[string]string{"state": "unresponsive"})
 		assert.InDelta(t, 1, number(count), 0)
 	}
-	assert.Equal(t, calls+1, cards[3].Calls("nvmlDeviceGetFieldValues"), "one thread hangs, and no other is sent after it")
+	assert.Equal(t, calls+1, gpus[3].Calls("nvmlDeviceGetFieldValues"), "one thread hangs, and no other is sent after it")
 
 	begin := time.Now()
 	require.NoError(t, r.shutdown(context.Background()))
 	assert.Less(t, time.Since(begin), 2*time.Second)
 
-	cards[3].SetHang("nvmlDeviceGetPowerUsage", false)
-	cards[3].SetHang("nvmlDeviceGetFieldValues", false)
+	gpus[3].SetHang("nvmlDeviceGetPowerUsage", false)
+	gpus[3].SetHang("nvmlDeviceGetFieldValues", false)
 	assert.Len(t, r.logs.FilterMessageSnippet("does not answer in time").All(), 1, "said once")
 }
 
-func TestTwoReceiversShareTheWorkerOfACardThatHangs(t *testing.T) {
-	_, cards := library.Machine(t, "l40s")
+func TestTwoReceiversShareTheWorkerOfAGPUThatHangs(t *testing.T) {
+	_, gpus := library.Machine(t, "l40s")
 	sessions := nvml.NewSessions(fast)
 	slow := newRig(t, sessions, func(c *Config) { c.CardTimeout = 50 * time.Millisecond }).ready(1)
 	quick := newRig(t, sessions, func(c *Config) { c.CollectionInterval, c.CardTimeout = 100*time.Millisecond, 50*time.Millisecond }).ready(1)
 	require.True(t, hasReadings(slow.collectNow(), "gpu0"))
 	require.True(t, hasReadings(quick.collectNow(), "gpu0"))
-	calls := cards[0].Calls("nvmlDeviceGetMemoryInfo_v2")
-	cards[0].SetHang("nvmlDeviceGetMemoryInfo_v2", true)
+	calls := gpus[0].Calls("nvmlDeviceGetMemoryInfo_v2")
+	gpus[0].SetHang("nvmlDeviceGetMemoryInfo_v2", true)
 	for range 5 {
 		assert.InDelta(t, 0, isUp(slow.collectNow(), "gpu0"), 0)
 		assert.InDelta(t, 0, isUp(quick.collectNow(), "gpu0"), 0)
 	}
-	assert.Equal(t, calls+1, cards[0].Calls("nvmlDeviceGetMemoryInfo_v2"))
-	cards[0].SetHang("nvmlDeviceGetMemoryInfo_v2", false)
+	assert.Equal(t, calls+1, gpus[0].Calls("nvmlDeviceGetMemoryInfo_v2"))
+	gpus[0].SetHang("nvmlDeviceGetMemoryInfo_v2", false)
 	slow.until("answers again", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu0") })
 	quick.until("answers again", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu0") })
 }
 
-func TestRestartWhileACardHangsSendsNoSecondThread(t *testing.T) {
-	_, cards := library.Machine(t, "l40s", "l40s")
+func TestRestartWhileAGPUHangsSendsNoSecondThread(t *testing.T) {
+	_, gpus := library.Machine(t, "l40s", "l40s")
 	sessions := nvml.NewSessions(fast)
 	set := func(c *Config) { c.CardTimeout = 50 * time.Millisecond }
 	r := newRig(t, sessions, set).ready(2)
 	r.collectNow()
-	calls := cards[1].Calls("nvmlDeviceGetMemoryInfo_v2")
-	cards[1].SetHang("nvmlDeviceGetMemoryInfo_v2", true)
+	calls := gpus[1].Calls("nvmlDeviceGetMemoryInfo_v2")
+	gpus[1].SetHang("nvmlDeviceGetMemoryInfo_v2", true)
 	for range 3 {
 		late, _ := point(r.collectNow(), "hw.gpu.count", map[string]string{"state": "unresponsive"})
-		assert.InDelta(t, 1, number(late), 0, "the card counts, known or not")
+		assert.InDelta(t, 1, number(late), 0, "the GPU counts, known or not")
 		require.NoError(t, r.shutdown(context.Background()))
 		r = newRig(t, sessions, set).ready(1)
-		r.until("the other card is read", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu0") })
+		r.until("the other GPU is read", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu0") })
 	}
-	assert.Equal(t, calls+1, cards[1].Calls("nvmlDeviceGetMemoryInfo_v2"))
-	cards[1].SetHang("nvmlDeviceGetMemoryInfo_v2", false)
-	r.until("the card is back", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu1") })
+	assert.Equal(t, calls+1, gpus[1].Calls("nvmlDeviceGetMemoryInfo_v2"))
+	gpus[1].SetHang("nvmlDeviceGetMemoryInfo_v2", false)
+	r.until("the GPU is back", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu1") })
 }
 
-func TestLostCardEndsItsSeriesAndOthersContinue(t *testing.T) {
-	_, cards := library.Machine(t, "h100", "h200")
+func TestLostGPUEndsItsSeriesAndOthersContinue(t *testing.T) {
+	_, gpus := library.Machine(t, "h100", "h200")
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(2)
 	before := r.collectNow()
-	cards[0].SetLost(true)
+	gpus[0].SetLost(true)
 	m := r.collectNow()
 	assert.InDelta(t, 0, isUp(m, "gpu0"), 0)
 	assert.True(t, hasReadings(m, "gpu1"))
@@ -170,30 +172,30 @@ func TestLostCardEndsItsSeriesAndOthersContinue(t *testing.T) {
 			ended++
 		}
 	})
-	assert.Greater(t, ended, 40, "each series of the lost card gets a last point")
+	assert.Greater(t, ended, 40, "each series of the lost GPU gets a last point")
 	assert.Less(t, ended, before.DataPointCount()/2)
 	info, ok := point(m, "hw.gpu.info", map[string]string{"hw.name": "gpu0"})
-	assert.True(t, ok && !info.Flags().NoRecordedValue(), "the identity of a lost card stays")
+	assert.True(t, ok && !info.Flags().NoRecordedValue(), "the identity of a lost GPU stays")
 	m = r.collectNow()
 	eachPoint(m, func(p pmetric.NumberDataPoint) {
-		// The other card's peaks end where the sampler had no time between two collections.
+		// The other GPU's peaks end where the sampler had no time between two scrapes.
 		if !matches(p, map[string]string{"hw.name": "gpu1"}) {
 			assert.False(t, p.Flags().NoRecordedValue(), "a series ends once: %v", p.Attributes().AsRaw())
 		}
 	})
 
-	cards[0].SetLost(false)
-	m = r.until("the card is back", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu0") })
+	gpus[0].SetLost(false)
+	m = r.until("the GPU is back", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu0") })
 	assert.InDelta(t, 1, isUp(m, "gpu0"), 0)
-	assert.Len(t, r.logs.FilterMessageSnippet("card is lost").All(), 1)
-	assert.Len(t, r.logs.FilterMessageSnippet("card answers again").All(), 1)
+	assert.Len(t, r.logs.FilterMessageSnippet("GPU is lost").All(), 1)
+	assert.Len(t, r.logs.FilterMessageSnippet("GPU answers again").All(), 1)
 }
 
-func TestLostCardIsForgottenAfterTheSetting(t *testing.T) {
-	_, cards := library.Machine(t, "h100", "h200")
+func TestLostGPUIsForgottenAfterTheSetting(t *testing.T) {
+	_, gpus := library.Machine(t, "h100", "h200")
 	r := newRig(t, nvml.NewSessions(fast), func(c *Config) { c.ForgetLostAfter = 30 * time.Millisecond }).ready(2)
 	r.collectNow()
-	cards[0].SetLost(true)
+	gpus[0].SetLost(true)
 	m := r.until("forgotten", func(m pmetric.Metrics) bool {
 		p, ok := point(m, "hw.gpu.up", map[string]string{"hw.name": "gpu0"})
 		return ok && p.Flags().NoRecordedValue()
@@ -202,47 +204,47 @@ func TestLostCardIsForgottenAfterTheSetting(t *testing.T) {
 	assert.True(t, info.Flags().NoRecordedValue())
 	_, ok := point(r.collectNow(), "hw.gpu.up", map[string]string{"hw.name": "gpu0"})
 	assert.False(t, ok)
-	cards[0].SetLost(false)
+	gpus[0].SetLost(false)
 	r.until("back", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu0") })
 }
 
 func TestFamilyThatFailsEndsItsSeriesAndIsSaidOnce(t *testing.T) {
-	_, cards := library.Machine(t, "l40s")
+	_, gpus := library.Machine(t, "l40s")
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	r.collectNow()
-	cards[0].SetReturn("nvmlDeviceGetTemperature", fakenvml.Unknown)
+	gpus[0].SetReturn("nvmlDeviceGetTemperature", fakenvml.Unknown)
 	m := r.collectNow()
 	p, ok := point(m, "hw.temperature", map[string]string{"hw.sensor_location": "gpu"})
 	require.True(t, ok)
 	assert.True(t, p.Flags().NoRecordedValue())
-	assert.InDelta(t, 1, isUp(m, "gpu0"), 0, "one failing family does not take the card down")
+	assert.InDelta(t, 1, isUp(m, "gpu0"), 0, "one failing family does not take the GPU down")
 	r.collectNow()
 	r.collectNow()
 	assert.Len(t, r.logs.FilterMessageSnippet("reading fails").All(), 1)
-	cards[0].SetReturn("nvmlDeviceGetTemperature", fakenvml.Success)
+	gpus[0].SetReturn("nvmlDeviceGetTemperature", fakenvml.Success)
 	assert.True(t, hasReadings(r.collectNow(), "gpu0"))
 	assert.Len(t, r.logs.FilterMessageSnippet("works again").All(), 1)
 }
 
-func TestFamilyThatACardDoesNotSupportIsNotAskedAgain(t *testing.T) {
-	_, cards := library.Machine(t, "rtx-4080-super")
+func TestFamilyThatAGPUDoesNotSupportIsNotAskedAgain(t *testing.T) {
+	_, gpus := library.Machine(t, "rtx-4080-super")
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	r.collectNow()
-	calls := cards[0].Calls("nvmlDeviceGetMemoryErrorCounter")
+	calls := gpus[0].Calls("nvmlDeviceGetMemoryErrorCounter")
 	r.collectNow()
-	assert.Equal(t, calls, cards[0].Calls("nvmlDeviceGetMemoryErrorCounter"))
+	assert.Equal(t, calls, gpus[0].Calls("nvmlDeviceGetMemoryErrorCounter"))
 }
 
-func TestCardWhoseEveryCallFailsIsLost(t *testing.T) {
-	_, cards := library.Machine(t, "l40s", "l40s")
+func TestGPUWhoseEveryCallFailsIsLost(t *testing.T) {
+	_, gpus := library.Machine(t, "l40s", "l40s")
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(2)
 	r.collectNow()
-	cards[0].FailEveryCall(fakenvml.Unknown)
+	gpus[0].FailEveryCall(fakenvml.Unknown)
 	m := r.collectNow()
 	assert.InDelta(t, 0, isUp(m, "gpu0"), 0)
 	assert.True(t, hasReadings(m, "gpu1"))
-	assert.Empty(t, r.logs.FilterMessageSnippet("reading fails").All(), "the card is said to be lost, not each of its families")
-	assert.Len(t, r.logs.FilterMessageSnippet("card is lost").All(), 1)
+	assert.Empty(t, r.logs.FilterMessageSnippet("reading fails").All(), "the GPU is said to be lost, not each of its families")
+	assert.Len(t, r.logs.FilterMessageSnippet("GPU is lost").All(), 1)
 }
 
 func TestDriverThatComesLaterIsTakenUp(t *testing.T) {
@@ -255,23 +257,23 @@ func TestDriverThatComesLaterIsTakenUp(t *testing.T) {
 	assert.InDelta(t, 0, number(count), 0)
 	assert.Len(t, r.logs.FilterMessageSnippet("driver is not loaded").All(), 1)
 	machine.LoadDriver()
-	r.until("cards are read", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu0") })
+	r.until("GPUs are read", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu0") })
 }
 
 func TestDriverThatIsReloadedIsTakenUpAgain(t *testing.T) {
-	machine, cards := library.Machine(t, "h100", "l40s")
-	cards[0].SetEnergy(1e9)
-	// The driver is looked for seldom enough for a collection to come before.
+	machine, gpus := library.Machine(t, "h100", "l40s")
+	gpus[0].SetEnergy(1e9)
+	// The driver is looked for seldom enough for a scrape to come before.
 	r := newRig(t, nvml.NewSessions(nvml.Timing{Rescan: 2 * time.Second, Probe: fast.Probe, Close: fast.Close}), nil).ready(2)
 	before := r.collectNow()
 	energy, _ := point(before, "hw.energy", map[string]string{"hw.name": "gpu0"})
 	machine.LoadDriver()
-	cards[0].SetEnergy(0)
+	gpus[0].SetEnergy(0)
 	m := r.collectNow()
 	assert.InDelta(t, 0, isUp(m, "gpu0"), 0)
-	m = r.until("cards are read again", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu0") && hasReadings(m, "gpu1") })
+	m = r.until("GPUs are read again", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu0") && hasReadings(m, "gpu1") })
 	again, _ := point(m, "hw.energy", map[string]string{"hw.name": "gpu0"})
-	assert.Greater(t, again.StartTimestamp(), energy.StartTimestamp(), "the driver's counters began anew")
+	assert.Greater(t, again.StartTimestamp(), energy.StartTimestamp(), "the driver's counters began again")
 }
 
 func TestDriverUpgradeIsSaidOnceWithTheRemedy(t *testing.T) {
@@ -289,7 +291,7 @@ func TestDriverUpgradeIsSaidOnceWithTheRemedy(t *testing.T) {
 func TestDeviceFilterChoosesByEachName(t *testing.T) {
 	library.Machine(t, "h100", "h200", "l40s")
 	all := newRig(t, nvml.NewSessions(fast), nil).ready(3)
-	uuid := all.session.Snapshot().Cards[2].Identity().UUID
+	uuid := all.session.Snapshot().GPUs[2].Identity().UUID
 	require.NoError(t, all.shutdown(context.Background()))
 	for _, test := range []struct {
 		include, exclude []string
@@ -318,7 +320,7 @@ func TestDeviceFilterChoosesByEachName(t *testing.T) {
 }
 
 func TestMetricsThatAreOffAreNeitherEmittedNorAsked(t *testing.T) {
-	_, cards := library.Machine(t, "h100")
+	_, gpus := library.Machine(t, "h100")
 	r := newRig(t, nvml.NewSessions(fast), func(c *Config) {
 		c.Metrics.HwTemperature.Enabled = false
 		c.Metrics.HwPower.Enabled = false
@@ -326,16 +328,16 @@ func TestMetricsThatAreOffAreNeitherEmittedNorAsked(t *testing.T) {
 	m := r.collectNow()
 	_, ok := point(m, "hw.temperature", nil)
 	assert.False(t, ok)
-	assert.Zero(t, cards[0].Calls("nvmlDeviceGetTemperature"))
+	assert.Zero(t, gpus[0].Calls("nvmlDeviceGetTemperature"))
 	_, ok = point(m, "hw.energy", nil)
 	assert.True(t, ok)
 }
 
-func TestPerCardResourceCarriesTheDescription(t *testing.T) {
+func TestPerGPUResourceCarriesTheDescription(t *testing.T) {
 	library.Machine(t, "h100", "l40s")
 	r := newRig(t, nvml.NewSessions(fast), func(c *Config) { c.PerCardResource = true }).ready(2)
 	m := r.collectNow()
-	require.Equal(t, 3, m.ResourceMetrics().Len(), "one resource a card and one for the host")
+	require.Equal(t, 3, m.ResourceMetrics().Len(), "one resource a GPU and one for the host")
 	for i, model := range []string{"NVIDIA H100 80GB HBM3", "NVIDIA L40S"} {
 		attributes := m.ResourceMetrics().At(i).Resource().Attributes().AsRaw()
 		assert.Equal(t, model, attributes["hw.model"])
@@ -345,11 +347,11 @@ func TestPerCardResourceCarriesTheDescription(t *testing.T) {
 }
 
 func TestUtilizationIsTheAverageOverTheDriversSamplingPeriod(t *testing.T) {
-	_, cards := library.Machine(t, "l40s")
-	cards[0].SetSamplingPeriods(200*time.Millisecond, time.Second)
-	cards[0].Step("gpu", 0)
+	_, gpus := library.Machine(t, "l40s")
+	gpus[0].SetSamplingPeriods(200*time.Millisecond, time.Second)
+	gpus[0].Step("gpu", 0)
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
-	cards[0].Step("gpu", 100)
+	gpus[0].Step("gpu", 100)
 	seen := map[float64]bool{}
 	r.until("the load shows", func(m pmetric.Metrics) bool {
 		p, _ := point(m, "hw.gpu.utilization", map[string]string{"hw.gpu.task": "general"})
@@ -370,65 +372,65 @@ func TestStatusFollowsItsCauses(t *testing.T) {
 	}
 	for _, test := range []struct {
 		cause string
-		set   func(*fakenvml.Card)
+		set   func(*fakenvml.GPU)
 		want  string
 	}{
-		{"nothing", func(*fakenvml.Card) {}, "ok"},
-		{"hardware slowdown", func(c *fakenvml.Card) { c.Set("throttle_reasons", 0x48) }, "degraded"},
-		{"power brake", func(c *fakenvml.Card) { c.Set("throttle_reasons", 0x80) }, "degraded"},
-		{"software power cap", func(c *fakenvml.Card) { c.Set("throttle_reasons", 0x4) }, "ok"},
-		{"uncorrected ECC error", func(c *fakenvml.Card) { c.Set("ecc_dram_uncorrected_volatile", 1) }, "degraded"},
-		{"old uncorrected ECC error", func(c *fakenvml.Card) { c.Set("ecc_dram_uncorrected_aggregate", 1) }, "ok"},
-		{"slow link at rest", func(c *fakenvml.Card) { c.Set("pcie_generation", 1); c.Step("gpu", 0) }, "ok"},
-		{"slow link under load", func(c *fakenvml.Card) { c.Set("pcie_generation", 1); c.Step("gpu", 100) }, "degraded"},
-		{"row remapping failed", func(c *fakenvml.Card) { c.SetField(145, 1, fakenvml.TypeUnsignedInt, fakenvml.Success) }, "failed"},
-		{"row remapping pending", func(c *fakenvml.Card) { c.SetField(144, 1, fakenvml.TypeUnsignedInt, fakenvml.Success) }, "degraded"},
-		{"page retirement pending", func(c *fakenvml.Card) { c.SetField(31, 1, fakenvml.TypeUnsignedInt, fakenvml.Success) }, "degraded"},
-		{"driver asks for a reset", func(c *fakenvml.Card) { c.SetField(230, 1, fakenvml.TypeUnsignedInt, fakenvml.Success) }, "failed"},
-		{"driver asks for a drain", func(c *fakenvml.Card) { c.SetField(230, 3, fakenvml.TypeUnsignedInt, fakenvml.Success) }, "degraded"},
-		{"an action nobody knows", func(c *fakenvml.Card) { c.SetField(230, 99, fakenvml.TypeUnsignedInt, fakenvml.Success) }, "ok"},
-		{"bank with few spare rows", func(c *fakenvml.Card) { c.Set("remap_banks_low", 1) }, "predicted_failure"},
-		{"bank without spare rows", func(c *fakenvml.Card) { c.Set("remap_banks_none", 1) }, "predicted_failure"},
-		{"bank in use", func(c *fakenvml.Card) { c.Set("remap_banks_partial", 1) }, "ok"},
-		{"many corrected errors", func(c *fakenvml.Card) { c.Set("ecc_dram_corrected_volatile", 100) }, "predicted_failure"},
-		{"some corrected errors", func(c *fakenvml.Card) { c.Set("ecc_dram_corrected_volatile", 99) }, "ok"},
-		{"lost", func(c *fakenvml.Card) { c.SetLost(true) }, "failed"},
+		{"nothing", func(*fakenvml.GPU) {}, "ok"},
+		{"hardware slowdown", func(c *fakenvml.GPU) { c.Set("throttle_reasons", 0x48) }, "degraded"},
+		{"power brake", func(c *fakenvml.GPU) { c.Set("throttle_reasons", 0x80) }, "degraded"},
+		{"software power cap", func(c *fakenvml.GPU) { c.Set("throttle_reasons", 0x4) }, "ok"},
+		{"uncorrected ECC error", func(c *fakenvml.GPU) { c.Set("ecc_dram_uncorrected_volatile", 1) }, "degraded"},
+		{"old uncorrected ECC error", func(c *fakenvml.GPU) { c.Set("ecc_dram_uncorrected_aggregate", 1) }, "ok"},
+		{"slow link at rest", func(c *fakenvml.GPU) { c.Set("pcie_generation", 1); c.Step("gpu", 0) }, "ok"},
+		{"slow link under load", func(c *fakenvml.GPU) { c.Set("pcie_generation", 1); c.Step("gpu", 100) }, "degraded"},
+		{"row remapping failed", func(c *fakenvml.GPU) { c.SetField(145, 1, fakenvml.TypeUnsignedInt, fakenvml.Success) }, "failed"},
+		{"row remapping pending", func(c *fakenvml.GPU) { c.SetField(144, 1, fakenvml.TypeUnsignedInt, fakenvml.Success) }, "degraded"},
+		{"page retirement pending", func(c *fakenvml.GPU) { c.SetField(31, 1, fakenvml.TypeUnsignedInt, fakenvml.Success) }, "degraded"},
+		{"driver asks for a reset", func(c *fakenvml.GPU) { c.SetField(230, 1, fakenvml.TypeUnsignedInt, fakenvml.Success) }, "failed"},
+		{"driver asks for a drain", func(c *fakenvml.GPU) { c.SetField(230, 3, fakenvml.TypeUnsignedInt, fakenvml.Success) }, "degraded"},
+		{"an action nobody knows", func(c *fakenvml.GPU) { c.SetField(230, 99, fakenvml.TypeUnsignedInt, fakenvml.Success) }, "ok"},
+		{"bank with few spare rows", func(c *fakenvml.GPU) { c.Set("remap_banks_low", 1) }, "predicted_failure"},
+		{"bank without spare rows", func(c *fakenvml.GPU) { c.Set("remap_banks_none", 1) }, "predicted_failure"},
+		{"bank in use", func(c *fakenvml.GPU) { c.Set("remap_banks_partial", 1) }, "ok"},
+		{"many corrected errors", func(c *fakenvml.GPU) { c.Set("ecc_dram_corrected_volatile", 100) }, "predicted_failure"},
+		{"some corrected errors", func(c *fakenvml.GPU) { c.Set("ecc_dram_corrected_volatile", 99) }, "ok"},
+		{"lost", func(c *fakenvml.GPU) { c.SetLost(true) }, "failed"},
 	} {
 		t.Run(test.cause, func(t *testing.T) {
-			_, cards := library.Machine(t, "h100")
-			cards[0].SetSamplingPeriods(time.Microsecond, time.Microsecond)
-			cards[0].SetField(31, 0, fakenvml.TypeUnsignedInt, fakenvml.Success) // an older card's page retirement
+			_, gpus := library.Machine(t, "h100")
+			gpus[0].SetSamplingPeriods(time.Microsecond, time.Microsecond)
+			gpus[0].SetField(31, 0, fakenvml.TypeUnsignedInt, fakenvml.Success) // an older GPU's page retirement
 			r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 			r.collectNow()
-			test.set(cards[0])
+			test.set(gpus[0])
 			assert.Equal(t, test.want, state(r.collectNow()))
 		})
 	}
 }
 
-func TestCardThatIsDividedAndPutTogetherIsAskedAnew(t *testing.T) {
-	_, cards := library.Machine(t, "h100")
+func TestGPUThatIsDividedAndPutTogetherIsAskedAnew(t *testing.T) {
+	_, gpus := library.Machine(t, "h100")
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	busy := func(m pmetric.Metrics) bool {
 		p, ok := point(m, "hw.gpu.utilization", map[string]string{"hw.gpu.task": "general"})
 		return ok && !p.Flags().NoRecordedValue()
 	}
 	require.True(t, busy(r.collectNow()))
-	cards[0].SetMIG(fakenvml.MIGDevice{UUID: "MIG-1", Name: "MIG 7g.80gb", MemoryTotal: 80 << 30})
+	gpus[0].SetMIG(fakenvml.MIGDevice{UUID: "MIG-1", Name: "MIG 7g.80gb", MemoryTotal: 80 << 30})
 	m := r.until("divided, and known to be", func(m pmetric.Metrics) bool {
 		info, _ := point(m, "hw.gpu.info", map[string]string{"hw.gpu.mig.mode": "enabled"})
 		return !busy(m) && info != pmetric.NumberDataPoint{}
 	})
 	assert.True(t, hasReadings(m, "gpu0"))
-	cards[0].SetMIG()
+	gpus[0].SetMIG()
 	r.until("put together", busy)
 }
 
-// TestSentinelsBecomeNoSamples has every number of a card be all ones, NVML's way
+// TestSentinelsBecomeNoSamples has every number of a GPU be all ones, NVML's way
 // of saying that there is none.
 func TestSentinelsBecomeNoSamples(t *testing.T) {
-	_, cards := library.Machine(t, "h100")
-	cards[0].SetSamplingPeriods(time.Microsecond, time.Microsecond)
+	_, gpus := library.Machine(t, "h100")
+	gpus[0].SetSamplingPeriods(time.Microsecond, time.Microsecond)
 	for _, name := range []string{
 		"memory_total", "memory_used", "memory_reserved", "bar1_total", "bar1_used", "temperature_gpu", "power_limit_enforced", "power_limit_current",
 		"power_limit_default", "power_limit_min", "power_limit_max", "clock_graphics", "clock_sm", "clock_memory", "clock_video", "clock_max_graphics",
@@ -436,21 +438,21 @@ func TestSentinelsBecomeNoSamples(t *testing.T) {
 		"ecc_dram_corrected_volatile", "ecc_dram_uncorrected_volatile", "remap_banks_max",
 		"remap_banks_high", "remap_banks_partial", "remap_banks_low", "remap_banks_none",
 	} {
-		cards[0].Set(name, -1)
+		gpus[0].Set(name, -1)
 	}
 	for _, field := range []int{74, 75, 76, 82, 142, 143, 144, 145, 185, 197, 198, 230, 269, 270, 271} {
-		cards[0].SetField(field, -1, fakenvml.TypeUnsignedLL, fakenvml.Success)
+		gpus[0].SetField(field, -1, fakenvml.TypeUnsignedLL, fakenvml.Success)
 	}
-	cards[0].SetNVLinks(fakenvml.NVLink{Active: true, TxKiB: -1, RxKiB: -1, Errors: [5]int64{-1, -1, -1, -1, -1}})
-	cards[0].SetProcesses(fakenvml.Process{PID: 1, Memory: fakenvml.NotAvailable, SM: 1<<32 - 1})
+	gpus[0].SetNVLinks(fakenvml.NVLink{Active: true, TxKiB: -1, RxKiB: -1, Errors: [5]int64{-1, -1, -1, -1, -1}})
+	gpus[0].SetProcesses(fakenvml.Process{PID: 1, Memory: fakenvml.NotAvailable, SM: 1<<32 - 1})
 	for id := range 62 {
-		cards[0].SetGPM(id, 1<<62, fakenvml.Success)
+		gpus[0].SetGPM(id, 1<<62, fakenvml.Success)
 	}
 	for _, series := range []string{"gpu", "memory", "encoder", "decoder", "jpeg", "ofa"} {
-		cards[0].Step(series, 1<<32-1)
+		gpus[0].Step(series, 1<<32-1)
 	}
-	cards[0].Freeze()
-	cards[0].SetEnergy(-1)
+	gpus[0].Freeze()
+	gpus[0].SetEnergy(-1)
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	r.collectNow()
 	m := r.collectNow()
@@ -474,7 +476,7 @@ func TestSentinelsBecomeNoSamples(t *testing.T) {
 	assert.InDelta(t, 1, number(status), 0, "no state is made of them either")
 }
 
-func TestSixtyFourCardsAreReadInOneCollection(t *testing.T) {
+func TestSixtyFourGPUsAreReadInOneCollection(t *testing.T) {
 	profiles := make([]string, 64)
 	for i := range profiles {
 		profiles[i] = fakenvml.Profiles()[i%len(fakenvml.Profiles())]
@@ -486,15 +488,15 @@ func TestSixtyFourCardsAreReadInOneCollection(t *testing.T) {
 	assert.InDelta(t, 64, number(p), 0)
 }
 
-func TestCardsThatComeAndGoKeepTheOthersSeries(t *testing.T) {
-	machine, cards := library.Machine(t, "h100", "h200")
+func TestGPUsThatComeAndGoKeepTheOthersSeries(t *testing.T) {
+	machine, gpus := library.Machine(t, "h100", "h200")
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(2)
 	r.collectNow()
 	p, err := fakenvml.LoadProfile("l40s")
 	require.NoError(t, err)
-	machine.AddCard(p)
-	r.until("the new card is read", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu2") })
-	cards[0].SetPresent(false)
+	machine.AddGPU(p)
+	r.until("the new GPU is read", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu2") })
+	gpus[0].SetPresent(false)
 	m := r.until("the others moved up", func(m pmetric.Metrics) bool {
 		p, ok := point(m, "hw.gpu.count", map[string]string{"state": "lost"})
 		return ok && number(p) == 1

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package nvmlreceiver
 
 import (
@@ -15,7 +17,7 @@ import (
 
 const (
 	defaultCollectionInterval = 15 * time.Second
-	defaultCardTimeout        = 2 * time.Second
+	defaultGPUTimeout         = 2 * time.Second
 	defaultSamplingInterval   = 100 * time.Millisecond
 	// shortestSamplingInterval keeps the sampler from costing more than it tells.
 	shortestSamplingInterval = 10 * time.Millisecond
@@ -25,7 +27,7 @@ const (
 )
 
 // Config is the configuration of one nvml receiver. All nvml receivers of a
-// collector share one NVML session and one worker per card.
+// collector share one NVML session and one worker per GPU.
 type Config struct {
 	scraperhelper.ControllerConfig `mapstructure:",squash"`
 	metadata.MetricsBuilderConfig  `mapstructure:",squash"`
@@ -35,12 +37,12 @@ type Config struct {
 	// enabled.
 	Only []string `mapstructure:"only"`
 
-	// CardTimeout is how long a collection waits for one card. A card that has
+	// CardTimeout is how long a scrape waits for one GPU. A GPU that has
 	// not answered by then is reported as unresponsive, and its series end until
-	// it answers. Default: 2s, or the collection interval if that is shorter.
+	// it answers. Default: 2s, or the scrape interval if that is shorter.
 	CardTimeout time.Duration `mapstructure:"card_timeout"`
 
-	// SamplingInterval is how often cheap readings are taken between collections,
+	// SamplingInterval is how often cheap readings are taken between scrapes,
 	// for peaks (hw.gpu.memory.usage.max) and busy time (hw.gpu.active.time).
 	// 0 switches it off. Default: 100ms.
 	SamplingInterval time.Duration `mapstructure:"sampling_interval"`
@@ -50,20 +52,20 @@ type Config struct {
 	// library only, so all nvml receivers must name the same.
 	LibraryPath string `mapstructure:"library_path"`
 
-	// Devices chooses the cards. Default: all.
+	// Devices chooses the GPUs. Default: all.
 	Devices DeviceFilter `mapstructure:"devices"`
 
-	// Processes sets how processes on the cards and their owners are found.
+	// Processes sets how processes on the GPUs and their owners are found.
 	Processes ProcessesConfig `mapstructure:"processes"`
 
-	// PerCardResource puts each card on a resource of its own that carries the
+	// PerCardResource puts each GPU on a resource of its own that carries the
 	// descriptive attributes too. Use it for OTLP backends and for the
 	// DCGM-named output, not for remote write.
 	PerCardResource bool `mapstructure:"per_card_resource"`
 
-	// ForgetLostAfter ends the last series of a lost card (hw.gpu.up = 0,
+	// ForgetLostAfter ends the last series of a lost GPU (hw.gpu.up = 0,
 	// hw.status failed, hw.gpu.info) after this time. 0 keeps them until the
-	// card is back or the collector restarts.
+	// GPU is back or the collector restarts.
 	ForgetLostAfter time.Duration `mapstructure:"forget_lost_after"`
 
 	// ExitOnDriverUpgrade stops the collector with a fatal error when the driver
@@ -74,7 +76,7 @@ type Config struct {
 
 // ProcessesConfig says where a process's container and pod are looked up.
 type ProcessesConfig struct {
-	// Limit bounds the processes of one card; those with the most memory are kept
+	// Limit bounds the processes of one GPU; those with the most memory are kept
 	// and the rest is counted in otelcol_receiver_nvml_processes_dropped. Default: 64.
 	Limit int `mapstructure:"limit"`
 
@@ -99,7 +101,7 @@ type ProcessesConfig struct {
 func (p *ProcessesConfig) validate() error {
 	var errs []error
 	if p.Limit < 1 || p.Limit > mostProcesses {
-		errs = append(errs, fmt.Errorf("processes::limit: %d is not between 1 and %d: give a number of processes per card, or switch hw.gpu.process.memory.usage and hw.gpu.process.utilization off", p.Limit, mostProcesses))
+		errs = append(errs, fmt.Errorf("processes::limit: %d is not between 1 and %d: give a number of processes per GPU, or switch hw.gpu.process.memory.usage and hw.gpu.process.utilization off", p.Limit, mostProcesses))
 	}
 	if p.PodResourcesInterval < time.Second {
 		errs = append(errs, fmt.Errorf("processes::pod_resources_interval: %v is shorter than 1s: give 1s or more, or set processes::pod_resources to \"\" to ask nobody", p.PodResourcesInterval))
@@ -141,16 +143,16 @@ func (c *Config) Validate() error {
 		errs = append(errs, fmt.Errorf("card_timeout: %v is negative: give a positive duration such as 2s, or leave it out", c.CardTimeout))
 	}
 	if c.CollectionInterval > 0 && c.CardTimeout > c.CollectionInterval {
-		errs = append(errs, fmt.Errorf("card_timeout: %v is longer than collection_interval (%v), so that one late card would delay the next collection: lower card_timeout or raise collection_interval", c.CardTimeout, c.CollectionInterval))
+		errs = append(errs, fmt.Errorf("card_timeout: %v is longer than collection_interval (%v), so that one late GPU would delay the next scrape: lower card_timeout or raise collection_interval", c.CardTimeout, c.CollectionInterval))
 	}
-	if c.Timeout > 0 && c.Timeout < c.cardTimeout() {
-		errs = append(errs, fmt.Errorf("timeout: %v is shorter than card_timeout (%v): raise timeout, or leave it out", c.Timeout, c.cardTimeout()))
+	if c.Timeout > 0 && c.Timeout < c.gpuTimeout() {
+		errs = append(errs, fmt.Errorf("timeout: %v is shorter than card_timeout (%v): raise timeout, or leave it out", c.Timeout, c.gpuTimeout()))
 	}
 	if c.SamplingInterval != 0 && c.SamplingInterval < shortestSamplingInterval {
 		errs = append(errs, fmt.Errorf("sampling_interval: %v is shorter than %v: give %v or more, or 0 to switch the sampler off", c.SamplingInterval, shortestSamplingInterval, shortestSamplingInterval))
 	}
 	if c.ForgetLostAfter < 0 {
-		errs = append(errs, fmt.Errorf("forget_lost_after: %v is negative: give a positive duration such as 24h, or 0 to keep lost cards", c.ForgetLostAfter))
+		errs = append(errs, fmt.Errorf("forget_lost_after: %v is negative: give a positive duration such as 24h, or 0 to keep lost GPUs", c.ForgetLostAfter))
 	}
 	if strings.ContainsRune(c.LibraryPath, filepath.Separator) && !filepath.IsAbs(c.LibraryPath) {
 		errs = append(errs, fmt.Errorf("library_path: %q is a relative path: give an absolute one, or a bare file name such as libnvidia-ml.so.1", c.LibraryPath))
@@ -159,15 +161,15 @@ func (c *Config) Validate() error {
 	return errors.Join(errs...)
 }
 
-// cardTimeout is the effective deadline of one card.
-func (c *Config) cardTimeout() time.Duration {
+// cardTimeout is the effective deadline of one GPU.
+func (c *Config) gpuTimeout() time.Duration {
 	if c.CardTimeout > 0 {
 		return c.CardTimeout
 	}
-	return min(defaultCardTimeout, c.CollectionInterval)
+	return min(defaultGPUTimeout, c.CollectionInterval)
 }
 
-// samples reports whether the sampler runs: it tells nothing that collections as
+// samples reports whether the sampler runs: it tells nothing that scrapes as
 // frequent as it do not.
 func (c *Config) samples() bool {
 	return c.SamplingInterval > 0 && c.SamplingInterval < c.CollectionInterval

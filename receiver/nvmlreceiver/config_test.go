@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package nvmlreceiver
 
 import (
@@ -22,14 +24,14 @@ func TestDefaults(t *testing.T) {
 	cfg, err := load(t, nil)
 	require.NoError(t, err)
 	assert.Equal(t, 15*time.Second, cfg.CollectionInterval)
-	assert.Equal(t, 2*time.Second, cfg.cardTimeout())
+	assert.Equal(t, 2*time.Second, cfg.gpuTimeout())
 	assert.True(t, cfg.ResourceAttributes.HostName.Enabled)
 }
 
-func TestCardTimeoutFollowsAShortInterval(t *testing.T) {
+func TestGPUTimeoutFollowsAShortInterval(t *testing.T) {
 	cfg, err := load(t, map[string]any{"collection_interval": "250ms"})
 	require.NoError(t, err)
-	assert.Equal(t, 250*time.Millisecond, cfg.cardTimeout())
+	assert.Equal(t, 250*time.Millisecond, cfg.gpuTimeout())
 }
 
 func TestEverySettingIsRead(t *testing.T) {

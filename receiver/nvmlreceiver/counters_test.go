@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvmlreceiver
@@ -16,14 +18,14 @@ import (
 )
 
 func TestCounterThatGoesBackStartsAnewAndTheOthersDoNot(t *testing.T) {
-	_, cards := library.Machine(t, "h100")
+	_, gpus := library.Machine(t, "h100")
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	replays := map[string]string{"hw.name": "gpu0"}
-	cards[0].Set("pcie_replays", 900)
+	gpus[0].Set("pcie_replays", 900)
 	first := r.collectNow()
 	before, _ := point(first, "hw.gpu.pcie.replays", replays)
 	others, _ := point(first, "hw.gpu.row_remaps", replays)
-	cards[0].Set("pcie_replays", 3)
+	gpus[0].Set("pcie_replays", 3)
 	m := r.collectNow()
 	after, ok := point(m, "hw.gpu.pcie.replays", replays)
 	require.True(t, ok)
@@ -41,10 +43,10 @@ func TestCounterThatGoesBackStartsAnewAndTheOthersDoNot(t *testing.T) {
 }
 
 func TestByteCounterOf32BitsDoesNotWrap(t *testing.T) {
-	_, cards := library.Machine(t, "l40s")
+	_, gpus := library.Machine(t, "l40s")
 	set := func(v int64) {
-		cards[0].SetField(197, v, fakenvml.TypeUnsignedInt, fakenvml.Success)
-		cards[0].SetField(198, 7, fakenvml.TypeUnsignedInt, fakenvml.Success)
+		gpus[0].SetField(197, v, fakenvml.TypeUnsignedInt, fakenvml.Success)
+		gpus[0].SetField(198, 7, fakenvml.TypeUnsignedInt, fakenvml.Success)
 	}
 	set(1<<32 - 100)
 	r := newRig(t, nvml.NewSessions(fast), func(c *Config) { c.SamplingInterval = 0 }).ready(1)
@@ -58,15 +60,15 @@ func TestByteCounterOf32BitsDoesNotWrap(t *testing.T) {
 }
 
 func TestSamplerFollowsAByteCounterThatWrapsBetweenCollections(t *testing.T) {
-	_, cards := library.Machine(t, "l40s")
-	set := func(v int64) { cards[0].SetField(197, v, fakenvml.TypeUnsignedInt, fakenvml.Success) }
-	cards[0].SetField(198, 0, fakenvml.TypeUnsignedInt, fakenvml.Success)
+	_, gpus := library.Machine(t, "l40s")
+	set := func(v int64) { gpus[0].SetField(197, v, fakenvml.TypeUnsignedInt, fakenvml.Success) }
+	gpus[0].SetField(198, 0, fakenvml.TypeUnsignedInt, fakenvml.Success)
 	set(0)
 	r := newRig(t, nvml.NewSessions(fast), func(c *Config) { c.SamplingInterval = 10 * time.Millisecond }).ready(1)
 	r.collectNow()
 	seen := func() {
-		calls := cards[0].Calls("nvmlDeviceGetFieldValues")
-		require.Eventually(t, func() bool { return cards[0].Calls("nvmlDeviceGetFieldValues") > calls+1 }, 10*time.Second, time.Millisecond)
+		calls := gpus[0].Calls("nvmlDeviceGetFieldValues")
+		require.Eventually(t, func() bool { return gpus[0].Calls("nvmlDeviceGetFieldValues") > calls+1 }, 10*time.Second, time.Millisecond)
 	}
 	for range 3 { // three times around
 		set(1 << 31)
@@ -78,11 +80,11 @@ func TestSamplerFollowsAByteCounterThatWrapsBetweenCollections(t *testing.T) {
 	assert.EqualValues(t, 3<<32, p.IntValue())
 }
 
-func TestEnergyIsIntegratedAndMarkedWhereTheCardHasNoCounter(t *testing.T) {
-	_, cards := library.Machine(t, "l40s")
-	cards[0].SetSamplingPeriods(time.Microsecond, time.Microsecond)
-	cards[0].SetReturn("nvmlDeviceGetTotalEnergyConsumption", fakenvml.NotSupported)
-	cards[0].Step("power", 100_000)
+func TestEnergyIsIntegratedAndMarkedWhereTheGPUHasNoCounter(t *testing.T) {
+	_, gpus := library.Machine(t, "l40s")
+	gpus[0].SetSamplingPeriods(time.Microsecond, time.Microsecond)
+	gpus[0].SetReturn("nvmlDeviceGetTotalEnergyConsumption", fakenvml.NotSupported)
+	gpus[0].Step("power", 100_000)
 	r := newRig(t, nvml.NewSessions(fast), func(c *Config) { c.SamplingInterval = 0 }).ready(1)
 	now := time.Now()
 	r.now = func() time.Time { return now }
@@ -95,7 +97,7 @@ func TestEnergyIsIntegratedAndMarkedWhereTheCardHasNoCounter(t *testing.T) {
 	assert.InDelta(t, 0, energy(), 0)
 	now = now.Add(10 * time.Second)
 	assert.InDelta(t, 1000, energy(), 0.001, "100 W for 10 s")
-	cards[0].Step("power", 300_000)
+	gpus[0].Step("power", 300_000)
 	now = now.Add(10 * time.Second)
 	assert.InDelta(t, 3000, energy(), 0.001, "from 100 to 300 W in 10 s")
 	now = now.Add(time.Hour)
@@ -105,9 +107,9 @@ func TestEnergyIsIntegratedAndMarkedWhereTheCardHasNoCounter(t *testing.T) {
 }
 
 func TestClockThatJumpsStopsNothing(t *testing.T) {
-	machine, cards := library.Machine(t, "l40s")
-	cards[0].SetSamplingPeriods(100*time.Millisecond, time.Second)
-	cards[0].Step("gpu", 100)
+	machine, gpus := library.Machine(t, "l40s")
+	gpus[0].SetSamplingPeriods(100*time.Millisecond, time.Second)
+	gpus[0].Step("gpu", 100)
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	busy := map[string]string{"hw.gpu.task": "general"}
 	var offset atomic.Int64
@@ -138,13 +140,13 @@ func TestClockThatJumpsStopsNothing(t *testing.T) {
 	assert.Less(t, active(r.collectNow())-base, 60.0, "an hour that was not lived is not counted")
 }
 
-func TestCardsOfOneNameAreToldApart(t *testing.T) {
-	_, cards := library.Machine(t, "l40s", "l40s")
+func TestGPUsOfOneNameAreToldApart(t *testing.T) {
+	_, gpus := library.Machine(t, "l40s", "l40s")
 	// A board that was cloned badly: the UUID of its neighbour.
-	cards[0].SetText("uuid", "GPU-11111111-0000-4000-8000-000000000001")
-	cards[1].SetText("uuid", "GPU-11111111-0000-4000-8000-000000000001")
-	cards[0].Set("temperature_gpu", 41)
-	cards[1].Set("temperature_gpu", 42)
+	gpus[0].SetText("uuid", "GPU-11111111-0000-4000-8000-000000000001")
+	gpus[1].SetText("uuid", "GPU-11111111-0000-4000-8000-000000000001")
+	gpus[0].Set("temperature_gpu", 41)
+	gpus[1].Set("temperature_gpu", 42)
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(2)
 	m := r.collectNow()
 	ids := map[string]bool{}

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package nvmlreceiver
 
 import (
@@ -9,16 +11,16 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/gpuname"
 )
 
-// DeviceFilter chooses cards by UUID (GPU-…), by NVML index (0, gpu0) or by PCI
-// address (0000:01:00.0). Indices change when cards come and go.
+// DeviceFilter chooses GPUs by UUID (GPU-…), by NVML index (0, gpu0) or by PCI
+// address (0000:01:00.0). Indices change when GPUs come and go.
 type DeviceFilter struct {
-	// Include names the cards to read. Empty: all.
+	// Include names the GPUs to read. Empty: all.
 	Include []string `mapstructure:"include"`
-	// Exclude names cards not to read.
+	// Exclude names GPUs not to read.
 	Exclude []string `mapstructure:"exclude"`
 }
 
-// normalizeDevice brings a name of a card into the one form that matches compares.
+// normalizeDevice brings a name of a GPU into the one form that matches compares.
 func normalizeDevice(name string) (string, error) {
 	name = strings.TrimSpace(name)
 	if n, ok := gpuname.Index(name); ok {
@@ -30,7 +32,7 @@ func normalizeDevice(name string) (string, error) {
 	case gpuname.IsPCI(name):
 		return gpuname.PCI(name), nil
 	case gpuname.IsMIG(name):
-		return "", errors.New("MIG devices are read with their card: name the card")
+		return "", errors.New("MIG devices are read with their GPU: name the GPU")
 	}
 	return "", errors.New("it is neither a UUID (GPU-…), an index (0 or gpu0) nor a PCI address (0000:01:00.0)")
 }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvmlreceiver
@@ -14,11 +16,11 @@ import (
 const simulatedAttribute = "gpu.simulated"
 
 // emitter makes points out of samples. A series that was recorded at the last
-// collection and is not at this one gets one last point with the
+// scrape and is not at this one gets one last point with the
 // no-recorded-value flag: remote write turns it into a staleness marker, so that
 // queries see the end at once.
 type emitter struct {
-	perCard   bool
+	perGPU    bool
 	builder   *metadata.MetricsBuilder
 	ender     *metadata.MetricsBuilder // builds the last points; the generated builder cannot flag them
 	ended     bool
@@ -32,7 +34,7 @@ type emitter struct {
 	cfg       metadata.MetricsBuilderConfig
 	settings  receiver.Settings
 	start     pcommon.Timestamp
-	before    pcommon.Timestamp // of the last collection
+	before    pcommon.Timestamp // of the last scrape
 	// restarter builds the points of counters that went back since the start.
 	restarter *metadata.MetricsBuilder
 	counts    map[*metric]bool
@@ -40,7 +42,7 @@ type emitter struct {
 
 func newEmitter(cfg *Config, settings receiver.Settings) *emitter {
 	return &emitter{
-		perCard:   cfg.PerCardResource,
+		perGPU:    cfg.PerCardResource,
 		cfg:       cfg.MetricsBuilderConfig,
 		settings:  settings,
 		builder:   metadata.NewMetricsBuilder(cfg.MetricsBuilderConfig, settings),
@@ -59,7 +61,7 @@ func (e *emitter) restart(at pcommon.Timestamp) {
 	}
 }
 
-// begin begins a collection. A clock that was set back to before the start
+// begin begins a scrape. A clock that was set back to before the start
 // would make points that end before they begin.
 func (e *emitter) begin(ts pcommon.Timestamp, hostname string, simulated bool) {
 	if e.start == 0 || ts < e.start {
@@ -72,8 +74,8 @@ func (e *emitter) begin(ts pcommon.Timestamp, hostname string, simulated bool) {
 	e.last = pmetric.NewMetrics()
 }
 
-// card records a card's samples and its state, and ends what it had and has not.
-func (e *emitter) card(c *card, xids *xidCounts, held []sample) {
+// GPU records a GPU's samples and its state, and ends what it had and has not.
+func (e *emitter) gpu(c *gpu, xids *xidCounts, held []sample) {
 	e.state = e.state[:0]
 	if c.condition == healthy {
 		e.state = append(e.state, c.sheet.samples...)
@@ -91,12 +93,12 @@ func (e *emitter) card(c *card, xids *xidCounts, held []sample) {
 		}
 	}
 	c.recorded, e.state = e.state, c.recorded
-	if e.perCard {
+	if e.perGPU {
 		e.emitResource(&c.names)
 	}
 }
 
-// past is what is known of a counter from the collection before.
+// past is what is known of a counter from the scrape before.
 type past struct {
 	last float64
 	// start is since when it counts, if it went back since the receiver's start.
@@ -104,9 +106,9 @@ type past struct {
 }
 
 // restarted tells since when a series counts, if it is a counter that went back:
-// the driver was reloaded, the card was reset, or somebody cleared it. Rates are
+// the driver was reloaded, the GPU was reset, or somebody cleared it. Rates are
 // right then, in stores that go by start times too.
-func (e *emitter) restarted(c *card, s *sample) pcommon.Timestamp {
+func (e *emitter) restarted(c *gpu, s *sample) pcommon.Timestamp {
 	if !e.isCounter(s.metric) {
 		return 0
 	}
@@ -140,10 +142,10 @@ func (e *emitter) isCounter(m *metric) bool {
 
 // recordSince records a point with a start time of its own, which the generated
 // builder cannot.
-func (e *emitter) recordSince(c *card, s *sample, start pcommon.Timestamp) {
+func (e *emitter) recordSince(c *gpu, s *sample, start pcommon.Timestamp) {
 	s.metric.record(e.restarter, e.ts, s.device(&c.names), s)
 	var of *names
-	if e.perCard {
+	if e.perGPU {
 		of = &c.names
 	}
 	m := e.restarter.Emit(metadata.WithResource(e.resource(of)))
@@ -151,20 +153,20 @@ func (e *emitter) recordSince(c *card, s *sample, start pcommon.Timestamp) {
 	m.ResourceMetrics().MoveAndAppendTo(e.last.ResourceMetrics())
 }
 
-// forget ends everything a card has.
-func (e *emitter) forget(c *card) {
+// forget ends everything a GPU has.
+func (e *emitter) forget(c *gpu) {
 	e.endSeries(c, nil)
 	c.recorded = c.recorded[:0]
 	clear(c.counters)
-	if e.perCard {
+	if e.perGPU {
 		e.emitResource(&c.names)
 	}
 }
 
-// endSeries records a last point for each series of the last collection that is
+// endSeries records a last point for each series of the last scrape that is
 // not among now. Both are in the table's order, mostly the same. Under another
 // name every series is another; under another description only hw.gpu.info is.
-func (e *emitter) endSeries(c *card, now []sample) {
+func (e *emitter) endSeries(c *gpu, now []sample) {
 	old := &c.recordedAs
 	renamed := old.id != c.names.id || old.name != c.names.name
 	redescribed := old.Identity != c.names.Identity || old.driver != c.names.driver || old.cuda != c.names.cuda
@@ -201,7 +203,7 @@ func sameSeries(a, b []sample) bool {
 	return true
 }
 
-// end records what belongs to no card and returns the collection.
+// end records what belongs to no GPU and returns the scrape.
 func (e *emitter) end(counts []int64) pmetric.Metrics {
 	for _, s := range [...]struct {
 		condition condition
@@ -223,11 +225,11 @@ func (e *emitter) end(counts []int64) pmetric.Metrics {
 }
 
 // emitResource moves what was recorded since the last call onto a resource of
-// its own: the card's, or without one the host's.
-func (e *emitter) emitResource(card *names) {
+// its own: the GPU's, or without one the host's.
+func (e *emitter) emitResource(gpu *names) {
 	if e.ended {
-		endedAs := card
-		if card != nil {
+		endedAs := gpu
+		if gpu != nil {
 			endedAs = &e.endedAs
 		}
 		ends := e.ender.Emit(metadata.WithResource(e.resource(endedAs)))
@@ -238,21 +240,21 @@ func (e *emitter) emitResource(card *names) {
 		ends.ResourceMetrics().MoveAndAppendTo(e.last.ResourceMetrics())
 		e.ended = false
 	}
-	e.builder.Emit(metadata.WithResource(e.resource(card))).ResourceMetrics().MoveAndAppendTo(e.last.ResourceMetrics())
+	e.builder.Emit(metadata.WithResource(e.resource(gpu))).ResourceMetrics().MoveAndAppendTo(e.last.ResourceMetrics())
 }
 
-func (e *emitter) resource(card *names) pcommon.Resource {
+func (e *emitter) resource(gpu *names) pcommon.Resource {
 	rb := e.builder.NewResourceBuilder()
 	rb.SetHostName(e.hostname)
-	if card != nil {
-		rb.SetHwID(card.id)
-		rb.SetHwName(card.name)
-		rb.SetHwModel(card.Model)
+	if gpu != nil {
+		rb.SetHwID(gpu.id)
+		rb.SetHwName(gpu.name)
+		rb.SetHwModel(gpu.Model)
 		rb.SetHwVendor(vendor)
-		rb.SetHwSerialNumber(card.Serial)
-		rb.SetHwFirmwareVersion(card.VBIOS)
-		rb.SetHwDriverVersion(card.driver)
-		rb.SetHwGpuPciBusID(card.PCIBusID)
+		rb.SetHwSerialNumber(gpu.Serial)
+		rb.SetHwFirmwareVersion(gpu.VBIOS)
+		rb.SetHwDriverVersion(gpu.driver)
+		rb.SetHwGpuPciBusID(gpu.PCIBusID)
 	}
 	return rb.Emit()
 }

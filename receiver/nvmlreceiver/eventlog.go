@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvmlreceiver
@@ -23,7 +25,7 @@ import (
 )
 
 const (
-	// floodWindow is how long further events of one kind on one card are only
+	// floodWindow is how long further events of one kind on one GPU are only
 	// counted, after one was recorded: some XIDs come thousands of times a day.
 	floodWindow = time.Minute
 	// eventQueue bounds the events that wait for the next consumer.
@@ -31,8 +33,8 @@ const (
 )
 
 // eventLog is the logs side of the receiver: one record for each XID and for each
-// change of a card's state, and for a flood of one kind one record a minute with
-// its count. Changes are seen by the receivers that read the cards, so they need a
+// change of a GPU's state, and for a flood of one kind one record a minute with
+// its count. Changes are seen by the receivers that read the GPUs, so they need a
 // metrics pipeline too.
 type eventLog struct {
 	cfg       *Config
@@ -76,20 +78,20 @@ func (l *eventLog) Start(context.Context, component.Host) (err error) {
 	}
 	l.cancel = []func(){
 		l.session.SubscribeXIDs(func(e nvml.XIDEvent) {
-			l.queue(event{floodKey: floodKey{card: e.Card, xid: e.XID}, at: e.Time, inMIG: e.InMIG, gpuInstance: e.GPUInstance, computeInstance: e.ComputeInstance})
+			l.queue(event{floodKey: floodKey{gpu: e.GPU, xid: e.XID}, at: e.Time, inMIG: e.InMIG, gpuInstance: e.GPUInstance, computeInstance: e.ComputeInstance})
 		}),
 		l.session.SubscribeEvents(func(e nvml.DriverEvent) {
-			l.queue(event{floodKey: floodKey{card: e.Card, kind: e.Kind}, at: e.Time})
+			l.queue(event{floodKey: floodKey{gpu: e.GPU, kind: e.Kind}, at: e.Time})
 		}),
 		l.session.SubscribeChanges(func(c nvml.Change) {
-			l.queue(event{floodKey: floodKey{card: c.Card, change: c.Name, throttling: c.Throttling, begins: c.Begins}, reason: c.Reason, at: c.Time})
+			l.queue(event{floodKey: floodKey{gpu: c.GPU, change: c.Name, throttling: c.Throttling, begins: c.Begins}, reason: c.Reason, at: c.Time})
 		}),
 	}
 	l.wg.Go(l.run)
 	return nil
 }
 
-// event is one XID or one change of a card's state.
+// event is one XID or one change of a GPU's state.
 type event struct {
 	floodKey
 	reason error
@@ -132,9 +134,9 @@ type flood struct {
 }
 
 // floodKey tells kinds of events apart: an XID, another event of the driver, or a
-// change, on one card.
+// change, on one GPU.
 type floodKey struct {
-	card               *nvml.Card
+	gpu                *nvml.GPU
 	xid                uint64
 	kind               nvml.EventKind
 	change             string
@@ -172,9 +174,9 @@ func (l *eventLog) run() {
 }
 
 // take records an event, or counts it if one of its number was recorded lately.
-// The floods are bounded by the cards times mostXIDs.
+// The floods are bounded by the GPUs times mostXIDs.
 func (l *eventLog) take(floods map[floodKey]*flood, e event) {
-	id := e.card.Identity()
+	id := e.gpu.Identity()
 	if !l.matcher.wants(id.UUID, id.Index, id.PCIBusID) {
 		return
 	}
@@ -197,7 +199,7 @@ var severities = map[xid.Tier]plog.SeverityNumber{
 
 // record hands one log record on.
 func (l *eventLog) record(e event, count int64) {
-	id := e.card.Identity()
+	id := e.gpu.Identity()
 	logs := plog.NewLogs()
 	rl := logs.ResourceLogs().AppendEmpty()
 	if l.cfg.ResourceAttributes.HostName.Enabled {
@@ -238,7 +240,7 @@ func (l *eventLog) record(e event, count int64) {
 		a.PutBool(simulatedAttribute, true)
 	}
 	if err := l.next.ConsumeLogs(context.Background(), logs); err != nil {
-		l.settings.Logger.Warn("an event record was refused by what comes next", zap.String("event", r.Body().Str()), zap.Error(err))
+		l.settings.Logger.Warn("an event record was refused by the next consumer", zap.String("event", r.Body().Str()), zap.Error(err))
 	}
 }
 
@@ -259,15 +261,15 @@ var driverEvents = map[nvml.EventKind]struct {
 	text     string
 }{
 	"ecc_single_bit":          {plog.SeverityNumberInfo, "a memory error was corrected by ECC; nothing to do unless they come often"},
-	"ecc_double_bit":          {plog.SeverityNumberError, "a memory error could not be corrected: programs on the card may have failed; see hw.errors and the row remappings"},
+	"ecc_double_bit":          {plog.SeverityNumberError, "a memory error could not be corrected: programs on the GPU may have failed; see hw.errors and the row remappings"},
 	"ecc_single_bit_storm":    {plog.SeverityNumberWarn, "corrected memory errors come fast: the memory may be failing; run NVIDIA's field diagnostics at the next occasion"},
-	"dram_retirement":         {plog.SeverityNumberWarn, "faulty memory was taken out of use; the change may need a reset of the card"},
-	"dram_retirement_failure": {plog.SeverityNumberError2, "faulty memory could not be taken out of use: have the card replaced"},
+	"dram_retirement":         {plog.SeverityNumberWarn, "faulty memory was taken out of use; the change may need a reset of the GPU"},
+	"dram_retirement_failure": {plog.SeverityNumberError2, "faulty memory could not be taken out of use: have the GPU replaced"},
 	"poison_nonfatal":         {plog.SeverityNumberWarn, "faulty data was contained: the program that used it is ended, others go on"},
-	"poison_fatal":            {plog.SeverityNumberError2, "faulty data could not be contained: reset the card"},
-	"gpu_unavailable":         {plog.SeverityNumberError2, "the driver cannot use the card: see hw.gpu.recovery_action"},
-	"recovery_action":         {plog.SeverityNumberWarn, "what the driver asks for to get the card well has changed: see hw.gpu.recovery_action"},
-	"power_source_change":     {plog.SeverityNumberWarn, "the power source changed: on battery or with a supply that does not suffice the card runs slower"},
+	"poison_fatal":            {plog.SeverityNumberError2, "faulty data could not be contained: reset the GPU"},
+	"gpu_unavailable":         {plog.SeverityNumberError2, "the driver cannot use the GPU: see hw.gpu.recovery_action"},
+	"recovery_action":         {plog.SeverityNumberWarn, "what the driver asks for to get the GPU well has changed: see hw.gpu.recovery_action"},
+	"power_source_change":     {plog.SeverityNumberWarn, "the power source changed: on battery or with a supply that does not suffice the GPU runs slower"},
 	"clock_change":            {plog.SeverityNumberInfo, "the clocks changed; hw.gpu.throttle.active tells why they are held down, if they are"},
 }
 
@@ -287,7 +289,7 @@ func fillThrottling(r plog.LogRecord, e event, who string) {
 	r.SetSeverityNumber(plog.SeverityNumberInfo)
 	if e.begins {
 		verb = "begins"
-		if e.change != "sw_power_cap" { // at its power limit a card does normal work
+		if e.change != "sw_power_cap" { // at its power limit a GPU does normal work
 			r.SetSeverityNumber(plog.SeverityNumberWarn)
 		}
 	}

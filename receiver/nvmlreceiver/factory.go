@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package nvmlreceiver
 
 import (
@@ -7,7 +9,7 @@ import (
 )
 
 // NewFactory returns the factory of the nvml receiver. The receivers that one
-// factory creates share one NVML session and one worker per card.
+// factory creates share one NVML session and one worker per GPU.
 func NewFactory() receiver.Factory {
 	metrics, logs := newCreators()
 	return receiver.NewFactory(metadata.Type, createDefaultConfig,

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build !linux || !cgo
 
 package nvmlreceiver
@@ -23,7 +25,7 @@ func newCreators() (receiver.CreateMetricsFunc, receiver.CreateLogsFunc) {
 
 func refusal() error {
 	if runtime.GOOS != "linux" {
-		return errors.New("the nvml receiver reads NVIDIA cards on Linux only, and this is " + runtime.GOOS + ": remove it from the configuration")
+		return errors.New("the nvml receiver reads NVIDIA GPUs on Linux only, and this is " + runtime.GOOS + ": remove it from the configuration")
 	}
 	return errors.New("the nvml receiver needs cgo, and this collector was built without it: build with CGO_ENABLED=1 (ocb: dist.cgo_enabled: true)")
 }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvmlreceiver
@@ -12,8 +14,8 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 )
 
-// family is one row of the table: one question to a card and what its answer is
-// recorded as. Reading, switching off what a card does not support, counting
+// family is one row of the table: one question to a GPU and what its answer is
+// recorded as. Reading, switching off what a GPU does not support, counting
 // errors and ending series all follow from the row.
 type family struct {
 	// name stands in logs and in the receiver's own telemetry.
@@ -24,15 +26,15 @@ type family struct {
 	// status says that hw.status depends on the answer, so that the question is
 	// asked even if its metrics are switched off.
 	status bool
-	// divided says that the MIG devices of a card are asked too.
+	// divided says that the MIG devices of a GPU are asked too.
 	divided bool
 	// sampled says that the sampler makes the answer: without it there is none.
 	sampled bool
 	// metrics is what the answer is recorded as.
 	metrics []metric
-	// read asks the card and puts the answer on the sheet. The error decides what
-	// follows: not supported switches the family off for this card, lost ends
-	// the collection of the card, others are counted and said once.
+	// read asks the GPU and puts the answer on the sheet. The error decides what
+	// follows: not supported switches the family off for this GPU, lost ends
+	// the scrape of the GPU, others are counted and said once.
 	read func(d nvml.Device, out *sheet) error
 }
 
@@ -56,21 +58,21 @@ type series struct {
 	attribute int
 	// text is an attribute that is free text, such as the fan's name.
 	text string
-	// of is the MIG device that the series belongs to; nil for the card itself.
+	// of is the MIG device that the series belongs to; nil for the GPU itself.
 	of *names
 	// process is the process or the container that the series tells of, if any.
 	process *process
 }
 
 // device is whose name stands on the series' points.
-func (s *series) device(card *names) *names {
+func (s *series) device(gpu *names) *names {
 	if s.of != nil {
 		return s.of
 	}
-	return card
+	return gpu
 }
 
-// names is how a card stands on its points.
+// names is how a GPU stands on its points.
 type names struct {
 	id, name, driver, cuda string
 	fans                   []string
@@ -81,8 +83,8 @@ type names struct {
 // mig is what only a MIG device has.
 type mig struct{ parent, profile, gpuInstance, computeInstance string }
 
-// sheet takes the answers of one card in one collection. The worker of the card
-// writes it, and the collection reads it when the worker is done.
+// sheet takes the answers of one GPU in one scrape. The worker of the GPU
+// writes it, and the scrape reads it when the worker is done.
 type sheet struct {
 	samples   []sample
 	health    health
@@ -91,17 +93,17 @@ type sheet struct {
 	fields    []nvml.FieldValue
 	values    []nvml.GPMValue
 	processes *processTable
-	card      nvml.Device
+	gpu       nvml.Device
 	now       time.Time
 	instances []*instance
 
-	// What is being asked: the card, or one of its MIG devices.
+	// What is being asked: the GPU, or one of its MIG devices.
 	*target
 	instance *instance
 }
 
-// target is what is kept from one collection to the next of the card, and of
-// each of its MIG devices. Only the card's worker touches it.
+// target is what is kept from one scrape to the next of the GPU, and of
+// each of its MIG devices. Only the GPU's worker touches it.
 type target struct {
 	window window
 	gpm    *nvml.GPM
@@ -140,7 +142,7 @@ func (s *sheet) percent(metric int, attribute int, v uint32) {
 	}
 }
 
-// table is all that is asked of a card, in the order in which it is asked.
+// table is all that is asked of a GPU, in the order in which it is asked.
 func table() []family {
 	return slices.Concat(memoryFamilies(), utilizationFamilies(), temperatureFamilies(), powerFamilies(),
 		clockFamilies(), throttleFamilies(), fanFamilies(), pcieFamilies(), nvlinkFamilies(), eccFamilies(), repairFamilies(),

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvmlreceiver
@@ -36,7 +38,7 @@ var eccErrors = metric{
 	},
 }
 
-// eccFamilies has one row for each combination, since cards know some and not others.
+// eccFamilies has one row for each combination, since GPUs know some and not others.
 func eccFamilies() []family {
 	rows := make([]family, 0, eccCombinations)
 	for attributes := range eccCombinations {

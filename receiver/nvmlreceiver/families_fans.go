@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvmlreceiver
@@ -11,7 +13,7 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 )
 
-// mostFans bounds what is asked if a card makes the count up.
+// mostFans bounds what is asked if a GPU makes the count up.
 const mostFans = 16
 
 func fanFamilies() []family {
@@ -73,7 +75,7 @@ func fanFamilies() []family {
 // fastestFan is beyond what any fan turns, in revolutions per minute.
 const fastestFan = 100_000
 
-// fan is the fan's name on its points. It is kept, since it is asked for at every collection.
+// fan is the fan's name on its points. It is kept, since it is asked for at every scrape.
 func (n *names) fan(i int) string {
 	for len(n.fans) <= i {
 		n.fans = append(n.fans, n.name+"/fan"+strconv.Itoa(len(n.fans)))

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvmlreceiver
@@ -32,7 +34,7 @@ var linkErrors = [...]struct {
 	{nvml.NVLinkECCData, metadata.AttributeHwGpuNvlinkErrorTypeEccData},
 }
 
-// nvlinkFamilies tell of each link. A card has links 0 to n−1; the first number
+// nvlinkFamilies tell of each link. A GPU has links 0 to n−1; the first number
 // that it does not know ends the question.
 func nvlinkFamilies() []family {
 	rows := make([]family, 0, 2+len(linkErrors))
@@ -95,7 +97,7 @@ func (s *sheet) link(attribute, link int, v int64) {
 	s.samples = append(s.samples, sample{series: to, integer: v})
 }
 
-// eachLink asks about link after link. A card that does not know link 0 has none.
+// eachLink asks about link after link. A GPU that does not know link 0 has none.
 func eachLink(ask func(link int) error) error {
 	for link := range nvml.MostNVLinks {
 		err := ask(link)

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvmlreceiver
@@ -91,7 +93,7 @@ func pcieLink(name, needs string, attribute metadata.AttributeHwGpuPcieState, m 
 
 var directions = [...]metadata.AttributeNetworkIoDirection{metadata.AttributeNetworkIoDirectionTransmit, metadata.AttributeNetworkIoDirectionReceive}
 
-// pcieWindow follows the card's byte counters. Where they have 32 bits they wrap
+// pcieWindow follows the GPU's byte counters. Where they have 32 bits they wrap
 // after 4 GiB, so the sampler looks at them too: at 100 ms it misses no wrap up
 // to 40 GB/s.
 type pcieWindow struct {
@@ -100,7 +102,7 @@ type pcieWindow struct {
 	fields   [len(directions)]nvml.FieldValue
 }
 
-// take reads the counters, on behalf of a collection or of the sampler.
+// take reads the counters, on behalf of a scrape or of the sampler.
 func (p *pcieWindow) take(d nvml.Device) error {
 	p.fields = [...]nvml.FieldValue{{FieldId: nvml.FieldPCIeTx}, {FieldId: nvml.FieldPCIeRx}}
 	if err := d.FieldValues(p.fields[:]); err != nil {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvmlreceiver
@@ -9,7 +11,7 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 )
 
-// peakFamilies hand over what the sampler saw since the last collection.
+// peakFamilies hand over what the sampler saw since the last scrape.
 func peakFamilies() []family {
 	return []family{
 		{

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvmlreceiver
@@ -11,7 +13,7 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 )
 
-// strongest is beyond what any card draws, in mW; more is no reading.
+// strongest is beyond what any GPU draws, in mW; more is no reading.
 const strongest = 10_000_000
 
 func powerFamilies() []family {
@@ -73,7 +75,7 @@ func powerFamilies() []family {
 	}
 }
 
-// readEnergy asks for the card's counter. A card that has none has its power
+// readEnergy asks for the GPU's counter. A GPU that has none has its power
 // integrated, from here on by the sampler too.
 func readEnergy(d nvml.Device, out *sheet) error {
 	e := &out.window.energy
@@ -98,10 +100,10 @@ func readEnergy(d nvml.Device, out *sheet) error {
 // which it is taken to have changed evenly; a longer one is not counted.
 const longestPowerGap = time.Minute
 
-// energyWindow integrates a card's power by the trapezoidal rule.
+// energyWindow integrates a GPU's power by the trapezoidal rule.
 type energyWindow struct {
 	integrated bool
-	joules     float64 // since the receiver began with the card
+	joules     float64 // since the receiver began with the GPU
 	watts      float64
 	at         time.Time
 }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvmlreceiver
@@ -13,15 +15,15 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/owner"
 )
 
-// process is one process on a card with its owner. It never changes: a process
+// process is one process on a GPU with its owner. It never changes: a process
 // whose owner becomes known is another one, with series of its own.
 type process struct {
 	pid int64
 	owner.Owner
 }
 
-// processTable is what is kept of a card's processes between collections. Only
-// the card's worker touches it.
+// processTable is what is kept of a GPU's processes between scrapes. Only
+// the GPU's worker touches it.
 type processTable struct {
 	owners      *owner.Resolver
 	limit       int
@@ -30,13 +32,13 @@ type processTable struct {
 	utilization []nvml.ProcessUtilization
 	// since is the newest sample that was seen, in µs of the wall clock.
 	since   uint64
-	dropped int64 // beyond limit, since the last collection
+	dropped int64 // beyond limit, since the last scrape
 	uses    map[uint32]use
-	// noUtilization says that the card does not tell processes' shares.
+	// noUtilization says that the GPU does not tell processes' shares.
 	noUtilization bool
 }
 
-// use is what one process did since the last collection.
+// use is what one process did since the last scrape.
 type use struct {
 	samples      float64
 	sm, enc, dec float64
@@ -80,7 +82,7 @@ func processFamilies() []family {
 	}}
 }
 
-// readProcesses lists who is on the card. A process that computes and draws is
+// readProcesses lists who is on the GPU. A process that computes and draws is
 // one; its memory is the larger of both figures, which count the same.
 func readProcesses(d nvml.Device, out *sheet) error {
 	t := out.processes

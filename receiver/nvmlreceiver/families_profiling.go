@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvmlreceiver
@@ -56,7 +58,7 @@ const (
 	fastestLink = 100 * mebibyte // MiB/s
 )
 
-// profilingFamilies are the GPM counters: averages between two collections, so
+// profilingFamilies are the GPM counters: averages between two scrapes, so
 // that the first has none.
 func profilingFamilies() []family {
 	return []family{{
@@ -117,13 +119,13 @@ func readProfiling(_ nvml.Device, out *sheet) error {
 		on = out.instance.MIGInstance
 	}
 	if out.gpm == nil {
-		gpm, err := out.card.NewGPM()
+		gpm, err := out.gpu.NewGPM()
 		if err != nil {
 			return err
 		}
 		out.gpm = gpm
 	}
-	if err := out.gpm.Take(out.card, on); err != nil {
+	if err := out.gpm.Take(out.gpu, on); err != nil {
 		return err
 	}
 	values, err := out.gpm.Values(profilingCounters[:], out.values[:0])

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvmlreceiver
@@ -85,7 +87,7 @@ func repairFamilies() []family {
 	}
 }
 
-// most bounds counts that a card may make up.
+// most bounds counts that a GPU may make up.
 const most = 1 << 32
 
 // readByCause reads a pair of counters: after correctable and after
@@ -132,7 +134,7 @@ func readRemapBanks(d nvml.Device, out *sheet) error {
 	return nil
 }
 
-// mostBanks bounds a number that a card may make up.
+// mostBanks bounds a number that a GPU may make up.
 const mostBanks = 1 << 20
 
 // readFlag reads a field that is 0 or 1.
@@ -159,7 +161,7 @@ func readFlag(field uint32, status func(*health) *bool) func(nvml.Device, *sheet
 // recoveryActions are nvmlDeviceGpuRecoveryAction_t, by number.
 var recoveryActions = [...]struct {
 	attribute metadata.AttributeHwGpuRecoveryAction
-	// failed says that the card is out of work until the action is taken.
+	// failed says that the GPU is out of work until the action is taken.
 	failed bool
 }{
 	{metadata.AttributeHwGpuRecoveryActionNone, false},

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvmlreceiver
@@ -16,7 +18,7 @@ var temperature = metric{
 	},
 }
 
-// hottest is beyond what any card reports in °C; more is no reading.
+// hottest is beyond what any GPU reports in °C; more is no reading.
 const hottest = 250
 
 func temperatureFamilies() []family {
@@ -41,7 +43,7 @@ func temperatureFamilies() []family {
 				if err != nil {
 					return err
 				}
-				if t := nvml.FieldNumber(&v[0]); t > 0 && t <= hottest { // 0 is what cards without the sensor say
+				if t := nvml.FieldNumber(&v[0]); t > 0 && t <= hottest { // 0 is what GPUs without the sensor say
 					out.float(0, int(metadata.AttributeHwSensorLocationMemory), t)
 				}
 				return nil

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvmlreceiver
@@ -34,7 +36,7 @@ const (
 )
 
 // reported are the reasons whose beginning and end become log records: those
-// that hold a card back which has work to do.
+// that hold a GPU back which has work to do.
 var reported = [...]struct {
 	bit  uint64
 	name string

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvmlreceiver
@@ -29,7 +31,7 @@ func setUpLibrary() { library = fakemachine.Setup(fakenvml.Current) }
 // fast makes the session look at the machine often, so that tests wait little.
 var fast = nvml.Timing{Rescan: 20 * time.Millisecond, Probe: 500 * time.Millisecond, Close: 500 * time.Millisecond}
 
-// rig is one collector that is asked for collections by hand.
+// rig is one collector that is asked for scrapes by hand.
 type rig struct {
 	*collector
 	t    testing.TB
@@ -61,12 +63,12 @@ func startRig(t testing.TB, settings receiver.Settings, cfg *Config, sessions *n
 	return &rig{collector: c, t: t, logs: logs}
 }
 
-// ready waits until n cards are enumerated.
+// ready waits until n GPUs are enumerated.
 func (r *rig) ready(n int) *rig {
 	r.t.Helper()
 	require.Eventually(r.t, func() bool {
 		s := r.session.Snapshot()
-		return s.Enumerated && len(s.Cards) >= n
+		return s.Enumerated && len(s.GPUs) >= n
 	}, 10*time.Second, 5*time.Millisecond)
 	return r
 }
@@ -135,7 +137,7 @@ func isUp(m pmetric.Metrics, name string) float64 {
 	return number(p)
 }
 
-// hasReadings reports whether a card has a live temperature.
+// hasReadings reports whether a GPU has a live temperature.
 func hasReadings(m pmetric.Metrics, name string) bool {
 	p, ok := point(m, "hw.temperature", map[string]string{"hw.name": name})
 	return ok && !p.Flags().NoRecordedValue()

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvmlreceiver
@@ -42,9 +44,9 @@ func (h *holders) update(owners *owner.Resolver) {
 	h.holders = now
 }
 
-// of are the samples of those that hold a card or one of its MIG devices. A card
+// of are the samples of those that hold a GPU or one of its MIG devices. A GPU
 // that is lost is still held.
-func (h *holders) of(c *card) []sample {
+func (h *holders) of(c *gpu) []sample {
 	h.samples = h.samples[:0]
 	minor := -1
 	if c.names.id != "" {
@@ -66,8 +68,8 @@ func (h *holders) of(c *card) []sample {
 }
 
 // held is the MIG device that an allocation names. It goes by what was emitted
-// last, since the devices themselves belong to the card's worker.
-func (c *card) held(d owner.DeviceID, minor int) *names {
+// last, since the devices themselves belong to the GPU's worker.
+func (c *gpu) held(d owner.DeviceID, minor int) *names {
 	for i := range c.divided {
 		n := c.divided[i]
 		if d.UUID == n.id || d.UUID == "" && d.Minor == minor && strconv.Itoa(d.GPUInstance) == n.gpuInstance {

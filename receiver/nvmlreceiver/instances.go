@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvmlreceiver
@@ -9,7 +11,7 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 )
 
-// instance is one MIG device of a card. Only the card's worker touches it.
+// instance is one MIG device of a GPU. Only the GPU's worker touches it.
 type instance struct {
 	*nvml.MIGInstance
 	target
@@ -21,9 +23,9 @@ type instance struct {
 	seen   bool
 }
 
-// findInstances brings the card's MIG devices up to date. It is asked at every
-// collection: devices come and go while the card stays, and their handles with them.
-func (c *card) findInstances(device nvml.Device) error {
+// findInstances brings the GPU's MIG devices up to date. It is asked at every
+// scrape: devices come and go while the GPU stays, and their handles with them.
+func (c *gpu) findInstances(device nvml.Device) error {
 	for _, inst := range c.instances {
 		inst.seen = false
 	}
@@ -42,7 +44,7 @@ func (c *card) findInstances(device nvml.Device) error {
 	return err
 }
 
-func (c *card) enumerateInstances(device nvml.Device) error {
+func (c *gpu) enumerateInstances(device nvml.Device) error {
 	if c.names.MIG != nvml.MIGOn {
 		return nil
 	}
@@ -75,7 +77,7 @@ func (c *card) enumerateInstances(device nvml.Device) error {
 }
 
 // take takes up one MIG device that is there.
-func (c *card) take(d nvml.Device, uuid string, index int) error {
+func (c *gpu) take(d nvml.Device, uuid string, index int) error {
 	at := slices.IndexFunc(c.instances, func(inst *instance) bool { return inst.UUID == uuid })
 	if at < 0 {
 		m, err := nvml.DescribeMIG(d, uuid, index)
@@ -123,8 +125,8 @@ func (t *target) free() {
 	}
 }
 
-// free gives back what NVML allocated for the card; it runs on the worker.
-func (c *card) free() {
+// free gives back what NVML allocated for the GPU; it runs on the worker.
+func (c *gpu) free() {
 	c.own.free()
 	for _, inst := range c.instances {
 		inst.free()

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvmlreceiver
@@ -16,17 +18,17 @@ import (
 func TestMIGDevicesAreDevicesOfTheirOwnWithTheirParent(t *testing.T) {
 	p, err := fakenvml.LoadProfile("h100-mig")
 	require.NoError(t, err)
-	_, cards := library.Machine(t, "h100-mig")
-	cards[0].SetLoad(p)
+	_, gpus := library.Machine(t, "h100-mig")
+	gpus[0].SetLoad(p)
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	r.collectNow()
 	m := r.collectNow()
-	card, _ := point(m, "hw.gpu.info", map[string]string{"hw.name": "gpu0"})
-	cardID, _ := card.Attributes().Get("hw.id")
+	gpu, _ := point(m, "hw.gpu.info", map[string]string{"hw.name": "gpu0"})
+	gpuID, _ := gpu.Attributes().Get("hw.id")
 	info, ok := point(m, "hw.gpu.info", map[string]string{"hw.name": "gpu0/mig0"})
 	require.True(t, ok)
 	a := info.Attributes().AsRaw()
-	assert.Equal(t, cardID.Str(), a["hw.parent"])
+	assert.Equal(t, gpuID.Str(), a["hw.parent"])
 	assert.Equal(t, "3g.40gb", a["hw.gpu.mig.profile"])
 	assert.Equal(t, "2", a["hw.gpu.mig.gpu_instance.id"])
 	assert.Equal(t, "0", a["hw.gpu.mig.compute_instance.id"])
@@ -62,10 +64,10 @@ func TestProfilingOfASharedGPUInstanceBelongsToNoneOfItsDevices(t *testing.T) {
 }
 
 func TestMIGDeviceThatIsDestroyedEndsItsSeriesAndTheOthersStay(t *testing.T) {
-	_, cards := library.Machine(t, "h100")
+	_, gpus := library.Machine(t, "h100")
 	one := fakenvml.MIGDevice{UUID: "MIG-1", Name: "NVIDIA H100 MIG 3g.40gb", GPUInstance: 1, MemoryTotal: 40 << 30}
 	two := fakenvml.MIGDevice{UUID: "MIG-2", Name: "NVIDIA H100 MIG 4g.40gb", GPUInstance: 2, MemoryTotal: 40 << 30}
-	cards[0].SetMIG(one, two)
+	gpus[0].SetMIG(one, two)
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	has := func(id string) func(pmetric.Metrics) bool {
 		return func(m pmetric.Metrics) bool {
@@ -74,7 +76,7 @@ func TestMIGDeviceThatIsDestroyedEndsItsSeriesAndTheOthersStay(t *testing.T) {
 		}
 	}
 	r.until("both devices", func(m pmetric.Metrics) bool { return has("MIG-1")(m) && has("MIG-2")(m) })
-	cards[0].SetMIG(one)
+	gpus[0].SetMIG(one)
 	m := r.collectNow()
 	require.True(t, has("MIG-1")(m))
 	for _, name := range []string{"hw.gpu.memory.usage", "hw.gpu.info"} {
@@ -86,8 +88,8 @@ func TestMIGDeviceThatIsDestroyedEndsItsSeriesAndTheOthersStay(t *testing.T) {
 	assert.False(t, ok, "and no other")
 
 	// Put together while running, and divided again.
-	cards[0].SetMIG()
-	m = r.until("the card is whole", func(m pmetric.Metrics) bool {
+	gpus[0].SetMIG()
+	m = r.until("the GPU is whole", func(m pmetric.Metrics) bool {
 		_, ok := point(m, "hw.gpu.info", map[string]string{"hw.gpu.mig.mode": "disabled"})
 		return ok
 	})
@@ -96,22 +98,22 @@ func TestMIGDeviceThatIsDestroyedEndsItsSeriesAndTheOthersStay(t *testing.T) {
 		p, ok := point(m, "hw.gpu.utilization", map[string]string{"hw.gpu.task": "general"})
 		return ok && !p.Flags().NoRecordedValue()
 	})
-	cards[0].SetMIG(two)
+	gpus[0].SetMIG(two)
 	r.until("divided again", has("MIG-2"))
-	assert.Empty(t, r.logs.FilterMessageSnippet("card is lost").All())
+	assert.Empty(t, r.logs.FilterMessageSnippet("GPU is lost").All())
 	assert.Empty(t, r.logs.FilterMessageSnippet("reading fails").All())
 }
 
-func TestLostCardEndsItsMIGDevicesToo(t *testing.T) {
-	_, cards := library.Machine(t, "h100-mig")
+func TestLostGPUEndsItsMIGDevicesToo(t *testing.T) {
+	_, gpus := library.Machine(t, "h100-mig")
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	r.collectNow()
-	cards[0].SetLost(true)
+	gpus[0].SetLost(true)
 	m := r.collectNow()
 	p, ok := point(m, "hw.gpu.memory.usage", map[string]string{"hw.name": "gpu0/mig1"})
 	require.True(t, ok)
 	assert.True(t, p.Flags().NoRecordedValue())
-	cards[0].SetLost(false)
+	gpus[0].SetLost(false)
 	r.until("back with its devices", func(m pmetric.Metrics) bool {
 		p, ok := point(m, "hw.gpu.memory.usage", map[string]string{"hw.name": "gpu0/mig1"})
 		return ok && !p.Flags().NoRecordedValue()

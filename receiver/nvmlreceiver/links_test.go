@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvmlreceiver
@@ -13,8 +15,8 @@ import (
 )
 
 func TestEachNVLinkHasItsBytesErrorsAndState(t *testing.T) {
-	_, cards := library.Machine(t, "h100")
-	cards[0].SetNVLinks(
+	_, gpus := library.Machine(t, "h100")
+	gpus[0].SetNVLinks(
 		fakenvml.NVLink{Active: true, TxKiB: 1000, RxKiB: 2000, Errors: [5]int64{1, 2, 3, 4, 5}},
 		fakenvml.NVLink{Active: false, TxKiB: 5, RxKiB: 6},
 	)
@@ -40,27 +42,27 @@ func TestEachNVLinkHasItsBytesErrorsAndState(t *testing.T) {
 		assert.InDelta(t, want.value, number(p), 0, "%s %v", want.metric, want.at)
 	}
 	_, ok := point(m, "hw.gpu.nvlink.state", map[string]string{"hw.gpu.nvlink.id": "2"})
-	assert.False(t, ok, "the card has two links")
+	assert.False(t, ok, "the GPU has two links")
 }
 
-func TestCardWithoutNVLinkIsAskedOnce(t *testing.T) {
-	_, cards := library.Machine(t, "l40s")
+func TestGPUWithoutNVLinkIsAskedOnce(t *testing.T) {
+	_, gpus := library.Machine(t, "l40s")
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	for range 3 {
 		r.collectNow()
 	}
-	assert.EqualValues(t, 1, cards[0].Calls("nvmlDeviceGetNvLinkState"))
+	assert.EqualValues(t, 1, gpus[0].Calls("nvmlDeviceGetNvLinkState"))
 }
 
 func TestProfilingCountersAreSharesAndRatesBetweenTwoCollections(t *testing.T) {
-	_, cards := library.Machine(t, "h100", "l40s")
+	_, gpus := library.Machine(t, "h100", "l40s")
 	for id, thousandths := range map[int]int64{1: 99_500, 2: 98_000, 3: 46_500, 5: 91_000, 10: 38_000, 11: 101_000, 20: 31_000, 60: 64_000} {
-		cards[0].SetGPM(id, thousandths, fakenvml.Success)
+		gpus[0].SetGPM(id, thousandths, fakenvml.Success)
 	}
-	cards[0].SetGPM(13, 0, fakenvml.NotSupported)
+	gpus[0].SetGPM(13, 0, fakenvml.NotSupported)
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(2)
 	_, ok := point(r.collectNow(), "hw.gpu.sm.active", nil)
-	assert.False(t, ok, "there is nothing between one collection and itself")
+	assert.False(t, ok, "there is nothing between one scrape and itself")
 	m := r.collectNow()
 	for _, want := range []struct {
 		metric string
@@ -79,17 +81,17 @@ func TestProfilingCountersAreSharesAndRatesBetweenTwoCollections(t *testing.T) {
 		require.True(t, ok, "%s %v", want.metric, want.at)
 		assert.InDelta(t, want.value, number(p), 1e-9, "%s %v", want.metric, want.at)
 		name, _ := p.Attributes().Get("hw.name")
-		assert.Equal(t, "gpu0", name.Str(), "cards before Hopper have none")
+		assert.Equal(t, "gpu0", name.Str(), "GPUs before Hopper have none")
 	}
 	_, ok = point(m, "hw.gpu.pipe.active", map[string]string{"hw.gpu.pipe": "fp16"})
-	assert.False(t, ok, "what the card does not count")
+	assert.False(t, ok, "what the GPU does not count")
 	_, ok = point(m, "hw.gpu.pipe.active", map[string]string{"hw.gpu.pipe": "fp64"})
 	assert.False(t, ok, "more than everything is no reading")
 }
 
 func TestFanHasItsRevolutions(t *testing.T) {
-	_, cards := library.Machine(t, "rtx-4080-super")
-	cards[0].Set("fan_rpm", 1450)
+	_, gpus := library.Machine(t, "rtx-4080-super")
+	gpus[0].Set("fan_rpm", 1450)
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	p, ok := point(r.collectNow(), "hw.fan.speed", map[string]string{"hw.name": "gpu0/fan0"})
 	require.True(t, ok)

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvmlreceiver
@@ -28,7 +30,7 @@ var units = map[string]float64{"MiB": 1 << 20, "%": 0.01, "C": 1, "W": 1, "MHz":
 // words are what nvidia-smi says instead of numbers.
 var words = map[string]float64{"Active": 1, "Not Active": 0, "Yes": 1, "No": 0}
 
-// figureOf reads one figure of nvidia-smi; false where the card has none.
+// figureOf reads one figure of nvidia-smi; false where the GPU has none.
 func figureOf(t *testing.T, text string) (float64, bool) {
 	t.Helper()
 	if text == "N/A" {
@@ -137,8 +139,8 @@ var described = map[string]string{
 // notSaid are readings that the receiver says otherwise.
 var notSaid = map[string]bool{"ECC Errors/Volatile/SRAM Uncorrectable SEC-DED": true}
 
-// TestReadingsAreThoseOfNvidiaSmi compares every card's readings with what
-// nvidia-smi said of it: figures, units, and what a card does not have.
+// TestReadingsAreThoseOfNvidiaSmi compares every GPU's readings with what
+// nvidia-smi said of it: figures, units, and what a GPU does not have.
 func TestReadingsAreThoseOfNvidiaSmi(t *testing.T) {
 	for _, name := range fakenvml.Profiles() {
 		raw, err := os.ReadFile(filepath.Join("testdata", "nvidia-smi", name+".yaml"))
@@ -149,11 +151,11 @@ func TestReadingsAreThoseOfNvidiaSmi(t *testing.T) {
 			t.Run(name+"/"+state, func(t *testing.T) {
 				p, err := fakenvml.LoadProfile(name)
 				require.NoError(t, err)
-				_, cards := library.Machine(t, name)
+				_, gpus := library.Machine(t, name)
 				if state == "load" {
-					cards[0].SetLoad(p)
+					gpus[0].SetLoad(p)
 				}
-				cards[0].SetSamplingPeriods(time.Microsecond, 0)
+				gpus[0].SetSamplingPeriods(time.Microsecond, 0)
 				m := newRig(t, nvml.NewSessions(fast), nil).ready(1).collectNow()
 				require.Greater(t, len(readings[state]), 50)
 				for key, text := range readings[state] {
@@ -164,15 +166,15 @@ func TestReadingsAreThoseOfNvidiaSmi(t *testing.T) {
 	}
 }
 
-// TestWhatEachCardSupportsIsListed keeps testdata/supported.yaml, from which the
-// documentation tells which card has which metric.
-func TestWhatEachCardSupportsIsListed(t *testing.T) {
+// TestWhatEachGPUSupportsIsListed keeps testdata/supported.yaml, from which the
+// documentation tells which GPU has which metric.
+func TestWhatEachGPUSupportsIsListed(t *testing.T) {
 	got := map[string][]string{}
 	for _, name := range fakenvml.Profiles() {
 		p, err := fakenvml.LoadProfile(name)
 		require.NoError(t, err)
-		_, cards := library.Machine(t, name)
-		cards[0].SetLoad(p)
+		_, gpus := library.Machine(t, name)
+		gpus[0].SetLoad(p)
 		r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 		r.collectNow()
 		m := r.until("what takes time is there", func(m pmetric.Metrics) bool {

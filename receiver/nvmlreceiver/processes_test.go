@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvmlreceiver
@@ -33,9 +35,9 @@ func program(t *testing.T) int {
 }
 
 func TestRealProcessesHaveTheirMemoryShareAndExecutable(t *testing.T) {
-	_, cards := library.Machine(t, "l40s")
+	_, gpus := library.Machine(t, "l40s")
 	worker, screen := program(t), program(t)
-	cards[0].SetProcesses(
+	gpus[0].SetProcesses(
 		fakenvml.Process{PID: worker, Memory: 9 << 30, SM: 80, Enc: 25},
 		fakenvml.Process{PID: screen, Memory: 100 << 20},
 		fakenvml.Process{PID: screen, Memory: 100 << 20, Graphics: true}, // it also draws
@@ -72,12 +74,12 @@ func TestRealProcessesHaveTheirMemoryShareAndExecutable(t *testing.T) {
 }
 
 func TestProcessThatEndsEndsItsSeriesOnce(t *testing.T) {
-	_, cards := library.Machine(t, "l40s")
+	_, gpus := library.Machine(t, "l40s")
 	one, two := fakenvml.Process{PID: 101, Memory: 1 << 30}, fakenvml.Process{PID: 102, Memory: 2 << 30}
-	cards[0].SetProcesses(one, two)
+	gpus[0].SetProcesses(one, two)
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	r.collectNow()
-	cards[0].SetProcesses(one)
+	gpus[0].SetProcesses(one)
 	m := r.collectNow()
 	ended := map[string]string{"process.pid": "102"}
 	for _, name := range []string{"hw.gpu.process.memory.usage", "hw.gpu.process.utilization"} {
@@ -92,12 +94,12 @@ func TestProcessThatEndsEndsItsSeriesOnce(t *testing.T) {
 }
 
 func TestProcessesBeyondTheLimitAreCountedAndTheLargestKept(t *testing.T) {
-	_, cards := library.Machine(t, "l40s")
+	_, gpus := library.Machine(t, "l40s")
 	var all []fakenvml.Process
 	for i := range 20 {
 		all = append(all, fakenvml.Process{PID: 100 + i, Memory: int64(i+1) << 20})
 	}
-	cards[0].SetProcesses(all...)
+	gpus[0].SetProcesses(all...)
 	r := newRig(t, nvml.NewSessions(fast), func(c *Config) { c.Processes.Limit = 5 }).ready(1)
 	m := r.collectNow()
 	for i := range 20 {
@@ -106,10 +108,10 @@ func TestProcessesBeyondTheLimitAreCountedAndTheLargestKept(t *testing.T) {
 	}
 }
 
-func TestCardThatTellsNoSharesStillTellsMemory(t *testing.T) {
-	_, cards := library.Machine(t, "l40s")
-	cards[0].SetReturn("nvmlDeviceGetProcessUtilization", fakenvml.NotSupported)
-	cards[0].SetProcesses(fakenvml.Process{PID: 101, Memory: 1 << 30, SM: 10})
+func TestGPUThatTellsNoSharesStillTellsMemory(t *testing.T) {
+	_, gpus := library.Machine(t, "l40s")
+	gpus[0].SetReturn("nvmlDeviceGetProcessUtilization", fakenvml.NotSupported)
+	gpus[0].SetProcesses(fakenvml.Process{PID: 101, Memory: 1 << 30, SM: 10})
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	for range 3 {
 		m := r.collectNow()
@@ -118,7 +120,7 @@ func TestCardThatTellsNoSharesStillTellsMemory(t *testing.T) {
 		_, ok = point(m, "hw.gpu.process.utilization", nil)
 		assert.False(t, ok)
 	}
-	assert.EqualValues(t, 1, cards[0].Calls("nvmlDeviceGetProcessUtilization"), "asked once")
+	assert.EqualValues(t, 1, gpus[0].Calls("nvmlDeviceGetProcessUtilization"), "asked once")
 }
 
 // containers makes a procfs in which each process is in a container of a pod, and
@@ -140,25 +142,25 @@ func containers(t *testing.T, pods map[int]string) (proc, logs string) {
 	return proc, logs
 }
 
-// TestPodsOfASharedCardGetTheirOwnFigures is the standing complaint about others:
-// two pods share a card by time, and each must get what its processes use, not
-// the card's figures copied.
-func TestPodsOfASharedCardGetTheirOwnFigures(t *testing.T) {
-	_, cards := library.Machine(t, "l40s", "h100-mig")
+// TestPodsOfASharedGPUGetTheirOwnFigures is the standing complaint about others:
+// two pods share a GPU by time, and each must get what its processes use, not
+// the GPU's figures copied.
+func TestPodsOfASharedGPUGetTheirOwnFigures(t *testing.T) {
+	_, gpus := library.Machine(t, "l40s", "h100-mig")
 	var uuid, migUUID string
 	proc, logs := containers(t, map[int]string{201: "a", 202: "b", 203: "part"})
-	cards[0].SetProcesses(
+	gpus[0].SetProcesses(
 		fakenvml.Process{PID: 201, Memory: 3 << 30, SM: 20},
 		fakenvml.Process{PID: 202, Memory: 5 << 30, SM: 70},
 	)
-	cards[1].SetProcesses(fakenvml.Process{PID: 203, Memory: 1 << 30, MIG: true, GPUInstance: 2})
+	gpus[1].SetProcesses(fakenvml.Process{PID: 203, Memory: 1 << 30, MIG: true, GPUInstance: 2})
 	kubelet := fakekubelet.New(t).Start(t)
 	r := newRig(t, nvml.NewSessions(fast), func(c *Config) {
 		c.Processes = ProcessesConfig{Limit: 64, ProcPath: proc, LogPath: logs, PodResources: kubelet.Socket, PodResourcesInterval: time.Second}
 	}).ready(2)
 	first := r.collectNow()
-	card, _ := point(first, "hw.gpu.info", map[string]string{"hw.name": "gpu0"})
-	uuid = card.Attributes().AsRaw()["hw.id"].(string)
+	gpu, _ := point(first, "hw.gpu.info", map[string]string{"hw.name": "gpu0"})
+	uuid = gpu.Attributes().AsRaw()["hw.id"].(string)
 	mig, _ := point(first, "hw.gpu.info", map[string]string{"hw.name": "gpu1/mig0"})
 	migUUID = mig.Attributes().AsRaw()["hw.id"].(string)
 	kubelet.Set(
@@ -195,8 +197,8 @@ func TestPodsOfASharedCardGetTheirOwnFigures(t *testing.T) {
 	idle, _ := point(m, "hw.gpu.allocated", map[string]string{"k8s.pod.name": "idle"})
 	assert.Equal(t, "gpu1/mig1", idle.Attributes().AsRaw()["hw.name"], "a pod that holds a device and runs nothing")
 
-	// A lost card is still held; a pod that ends gives its device back.
-	cards[0].SetLost(true)
+	// A lost GPU is still held; a pod that ends gives its device back.
+	gpus[0].SetLost(true)
 	m = r.until("lost", func(m pmetric.Metrics) bool { return isUp(m, "gpu0") == 0 })
 	p, ok := point(m, "hw.gpu.allocated", map[string]string{"k8s.pod.name": "a"})
 	assert.True(t, ok && !p.Flags().NoRecordedValue())

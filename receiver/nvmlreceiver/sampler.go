@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvmlreceiver
@@ -20,7 +22,7 @@ const (
 	longestPeriod = 2 * time.Second
 )
 
-// sampled are the parts of a card whose samples the driver keeps.
+// sampled are the parts of a GPU whose samples the driver keeps.
 var sampled = [...]struct {
 	engine    nvml.SampledEngine
 	attribute metadata.AttributeHwGpuSampledTask
@@ -30,8 +32,8 @@ var sampled = [...]struct {
 	{nvml.SampledDecoder, metadata.AttributeHwGpuSampledTaskDecoder},
 }
 
-// window is what the sampler saw of one card since its last collection. Only the
-// card's worker touches it.
+// window is what the sampler saw of one GPU since its last scrape. Only the
+// GPU's worker touches it.
 type window struct {
 	memoryMax  uint64
 	memorySeen bool
@@ -42,11 +44,11 @@ type window struct {
 	pcie       pcieWindow
 }
 
-// engineWindow is what was seen of one part of the card.
+// engineWindow is what was seen of one part of the GPU.
 type engineWindow struct {
 	last   uint64  // end of the newest sample, in µs of the wall clock
-	active float64 // s, since the receiver began with the card
-	// Since the last collection: the largest, and the integral over the time seen.
+	active float64 // s, since the receiver began with the GPU
+	// Since the last scrape: the largest, and the integral over the time seen.
 	max, integral, seen float64
 	// polled says that the driver keeps no samples of it, and its present value is polled.
 	polled, off bool
@@ -66,12 +68,12 @@ func (e *engineWindow) add(at uint64, percent float64) {
 	e.last = max(e.last, at)
 }
 
-// take looks at the card once; it runs on the card's worker. The buffers are
+// take looks at the GPU once; it runs on the GPU's worker. The buffers are
 // emptied only every bufferInterval, or if asked to.
 func (w *window) take(d nvml.Device, now time.Time, empty bool) {
 	w.takeMemory(d)
 	if w.energy.integrated {
-		_ = w.energy.take(d, now) // the next collection tells the error
+		_ = w.energy.take(d, now) // the next scrape tells the error
 	}
 	if w.pcie.short {
 		_ = w.pcie.take(d)
@@ -99,7 +101,7 @@ func (w *window) takeMemory(d nvml.Device) {
 	}
 }
 
-// anew forgets what was learnt about the card before it came back.
+// again forgets what was learnt about the GPU before it came back.
 func (w *window) anew() {
 	w.energy.integrated, w.energy.at = false, time.Time{}
 	w.pcie = pcieWindow{}
@@ -139,13 +141,13 @@ func (w *window) poll(d nvml.Device, e *engineWindow, now time.Time) {
 	u, err := d.UtilizationRates()
 	switch {
 	case nvml.KindOf(err) == nvml.NotSupported && err != nil:
-		e.polled, e.off = false, true // a card with MIG on
+		e.polled, e.off = false, true // a GPU with MIG on
 	case err == nil && u.Gpu <= 100:
 		e.add(uint64(now.UnixMicro()), float64(u.Gpu))
 	}
 }
 
-// reset begins the time to the next collection.
+// reset begins the time to the next scrape.
 func (w *window) reset() {
 	w.memoryMax, w.memorySeen = 0, false
 	for i := range w.engines {
@@ -154,11 +156,11 @@ func (w *window) reset() {
 	}
 }
 
-// sampler has every healthy card looked at between collections. A card that is
+// sampler has every healthy GPU looked at between scrapes. A GPU that is
 // late, or whose last look is still under way, is left alone.
 type sampler struct {
 	interval time.Duration
-	cards    atomic.Pointer[[]*card]
+	gpus     atomic.Pointer[[]*gpu]
 	stop     chan struct{}
 	wg       sync.WaitGroup
 }
@@ -183,11 +185,11 @@ func (s *sampler) run() {
 			return
 		case <-ticker.C:
 		}
-		cards := s.cards.Load()
-		if cards == nil {
+		gpus := s.gpus.Load()
+		if gpus == nil {
 			continue
 		}
-		for _, c := range *cards {
+		for _, c := range *gpus {
 			if c.samplable.Load() && c.sampling.CompareAndSwap(false, true) && !c.shared.Submit(c.look) {
 				c.sampling.Store(false)
 			}

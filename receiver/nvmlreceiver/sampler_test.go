@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvmlreceiver
@@ -29,13 +31,13 @@ func waitUntil(t *testing.T, at time.Time) {
 }
 
 func TestPeakBetweenTwoCollectionsIsSeen(t *testing.T) {
-	_, cards := library.Machine(t, "l40s")
+	_, gpus := library.Machine(t, "l40s")
 	r := newRig(t, nvml.NewSessions(fast), func(c *Config) { c.SamplingInterval = 10 * time.Millisecond }).ready(1)
 	r.collectNow()
-	calls := cards[0].Calls("nvmlDeviceGetMemoryInfo_v2")
-	cards[0].Set("memory_used", 40000*mib)
-	require.Eventually(t, func() bool { return cards[0].Calls("nvmlDeviceGetMemoryInfo_v2") > calls+1 }, 5*time.Second, time.Millisecond)
-	cards[0].Set("memory_used", 1000*mib)
+	calls := gpus[0].Calls("nvmlDeviceGetMemoryInfo_v2")
+	gpus[0].Set("memory_used", 40000*mib)
+	require.Eventually(t, func() bool { return gpus[0].Calls("nvmlDeviceGetMemoryInfo_v2") > calls+1 }, 5*time.Second, time.Millisecond)
+	gpus[0].Set("memory_used", 1000*mib)
 	m := r.collectNow()
 	p, ok := point(m, "hw.gpu.memory.usage.max", nil)
 	require.True(t, ok)
@@ -43,7 +45,7 @@ func TestPeakBetweenTwoCollectionsIsSeen(t *testing.T) {
 	p, _ = point(m, "hw.gpu.memory.usage", nil)
 	assert.EqualValues(t, 1000*mib, p.IntValue(), "a plain reader sees nothing of it")
 	p, _ = point(r.collectNow(), "hw.gpu.memory.usage.max", nil)
-	assert.EqualValues(t, 1000*mib, p.IntValue(), "the peak belongs to one collection")
+	assert.EqualValues(t, 1000*mib, p.IntValue(), "the peak belongs to one scrape")
 }
 
 const mib = 1 << 20
@@ -51,21 +53,21 @@ const mib = 1 << 20
 func TestActiveTimeIsTheIntegralOfTheDriversSamples(t *testing.T) {
 	for _, buffers := range []bool{true, false} {
 		t.Run("buffers="+strconv.FormatBool(buffers), func(t *testing.T) {
-			_, cards := library.Machine(t, "l40s")
-			cards[0].SetSamplingPeriods(20*time.Millisecond, time.Second)
-			cards[0].Step("gpu", 0)
+			_, gpus := library.Machine(t, "l40s")
+			gpus[0].SetSamplingPeriods(20*time.Millisecond, time.Second)
+			gpus[0].Step("gpu", 0)
 			if !buffers {
-				cards[0].SetReturn("nvmlDeviceGetSamples", fakenvml.NotSupported)
+				gpus[0].SetReturn("nvmlDeviceGetSamples", fakenvml.NotSupported)
 			}
 			r := newRig(t, nvml.NewSessions(fast), func(c *Config) { c.SamplingInterval = 10 * time.Millisecond }).ready(1)
 			general := map[string]string{"hw.gpu.task": "general"}
 			r.until("samples are there", func(m pmetric.Metrics) bool { _, ok := point(m, "hw.gpu.active.time", general); return ok })
 			p, _ := point(r.collectNow(), "hw.gpu.active.time", general)
 			before := p.DoubleValue()
-			cards[0].Step("gpu", 80)
+			gpus[0].Step("gpu", 80)
 			begin := time.Now()
 			waitUntil(t, begin.Add(500*time.Millisecond))
-			cards[0].Step("gpu", 0)
+			gpus[0].Step("gpu", 0)
 			busy := time.Since(begin)
 			waitUntil(t, time.Now().Add(60*time.Millisecond))
 			m := r.collectNow()
@@ -82,33 +84,33 @@ func TestActiveTimeIsTheIntegralOfTheDriversSamples(t *testing.T) {
 }
 
 func TestSamplerIsOffAtZeroAndRefusesTooShort(t *testing.T) {
-	_, cards := library.Machine(t, "l40s")
+	_, gpus := library.Machine(t, "l40s")
 	r := newRig(t, nvml.NewSessions(fast), func(c *Config) { c.SamplingInterval = 0 }).ready(1)
 	m := r.collectNow()
 	for _, name := range []string{"hw.gpu.memory.usage.max", "hw.gpu.utilization.max", "hw.gpu.active.time"} {
 		_, ok := point(m, name, nil)
 		assert.False(t, ok, name)
 	}
-	assert.Zero(t, cards[0].Calls("nvmlDeviceGetSamples"))
+	assert.Zero(t, gpus[0].Calls("nvmlDeviceGetSamples"))
 	assert.Nil(t, r.sampler)
 	_, err := load(t, map[string]any{"sampling_interval": "1ms"})
 	require.ErrorContains(t, err, "sampling_interval: 1ms is shorter than 10ms")
 }
 
-func TestSamplerLeavesALateCardAlone(t *testing.T) {
-	_, cards := library.Machine(t, "l40s", "l40s")
+func TestSamplerLeavesALateGPUAlone(t *testing.T) {
+	_, gpus := library.Machine(t, "l40s", "l40s")
 	r := newRig(t, nvml.NewSessions(fast), func(c *Config) {
 		c.SamplingInterval, c.CardTimeout = 10*time.Millisecond, 50*time.Millisecond
 	}).ready(2)
 	r.collectNow()
-	cards[0].SetHang("nvmlDeviceGetMemoryInfo_v2", true)
+	gpus[0].SetHang("nvmlDeviceGetMemoryInfo_v2", true)
 	m := r.collectNow()
 	assert.InDelta(t, 0, isUp(m, "gpu0"), 0)
-	hung := cards[0].Calls("nvmlDeviceGetMemoryInfo_v2")
-	other := cards[1].Calls("nvmlDeviceGetMemoryInfo_v2")
-	require.Eventually(t, func() bool { return cards[1].Calls("nvmlDeviceGetMemoryInfo_v2") > other+5 }, 5*time.Second, time.Millisecond)
-	assert.Equal(t, hung, cards[0].Calls("nvmlDeviceGetMemoryInfo_v2"))
-	cards[0].SetHang("nvmlDeviceGetMemoryInfo_v2", false)
+	hung := gpus[0].Calls("nvmlDeviceGetMemoryInfo_v2")
+	other := gpus[1].Calls("nvmlDeviceGetMemoryInfo_v2")
+	require.Eventually(t, func() bool { return gpus[1].Calls("nvmlDeviceGetMemoryInfo_v2") > other+5 }, 5*time.Second, time.Millisecond)
+	assert.Equal(t, hung, gpus[0].Calls("nvmlDeviceGetMemoryInfo_v2"))
+	gpus[0].SetHang("nvmlDeviceGetMemoryInfo_v2", false)
 	r.until("back", func(m pmetric.Metrics) bool { return isUp(m, "gpu0") == 1 })
 }
 
@@ -117,7 +119,7 @@ func TestStepsBeyondASamplingPeriodAreNoBusyTime(t *testing.T) {
 	e.add(1_000_000, 100)
 	e.add(1_500_000, 100)
 	assert.InDelta(t, 0.5, e.active, 1e-9)
-	e.add(60_000_000, 100) // the card was away
+	e.add(60_000_000, 100) // the GPU was away
 	assert.InDelta(t, 0.5, e.active, 1e-9)
 	e.add(59_000_000, 100) // a clock that jumps back
 	e.add(60_500_000, 50)
@@ -126,7 +128,7 @@ func TestStepsBeyondASamplingPeriodAreNoBusyTime(t *testing.T) {
 
 // TestPeakFigures prints how many spikes of 200 ms are seen with the right
 // height, how true the busy time is, and what the sampler costs, each beside a
-// plain reader at the collections.
+// plain reader at the scrapes.
 func TestPeakFigures(t *testing.T) {
 	if !*figures {
 		t.Skip("asked for with -figures (make bench-peaks)")
@@ -136,8 +138,8 @@ func TestPeakFigures(t *testing.T) {
 	for i := range profiles {
 		profiles[i] = "l40s"
 	}
-	_, cards := library.Machine(t, profiles...)
-	for _, c := range cards {
+	_, gpus := library.Machine(t, profiles...)
+	for _, c := range gpus {
 		c.SetSamplingPeriods(166*time.Millisecond, time.Second)
 		c.Step("gpu", 0)
 	}
@@ -156,12 +158,12 @@ func TestPeakFigures(t *testing.T) {
 		end := time.Now().Add(interval)
 		waitUntil(t, time.Now().Add(time.Duration(random.Int64N(int64(interval-400*time.Millisecond)))))
 		height := int64(20000+random.IntN(20000)) * mib
-		cards[0].Set("memory_used", height)
-		cards[0].Step("gpu", 100)
+		gpus[0].Set("memory_used", height)
+		gpus[0].Step("gpu", 100)
 		spike := time.Now()
 		waitUntil(t, spike.Add(200*time.Millisecond))
-		cards[0].Set("memory_used", 1000*mib)
-		cards[0].Step("gpu", 0)
+		gpus[0].Set("memory_used", 1000*mib)
+		gpus[0].Step("gpu", 0)
 		truth += time.Since(spike).Seconds()
 		waitUntil(t, end)
 		m := r.collectNow()
@@ -187,7 +189,7 @@ func TestPeakFigures(t *testing.T) {
 
 func abs(v float64) float64 { return max(v, -v) }
 
-// cpuTime is the processor time of this process: the sampler's, a collection
+// cpuTime is the processor time of this process: the sampler's, a scrape
 // every three seconds, and the test's own.
 func cpuTime(t *testing.T) time.Duration {
 	t.Helper()

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvmlreceiver
@@ -10,7 +12,7 @@ import (
 
 const vendor = "NVIDIA"
 
-// The series that the collector itself makes of a card. They stay while a card
+// The series that the collector itself makes of a GPU. They stay while a GPU
 // is late or lost.
 var (
 	infoMetric = metric{
@@ -38,8 +40,8 @@ var statuses = [...]metadata.AttributeHwState{
 	metadata.AttributeHwStateOk, metadata.AttributeHwStateDegraded, metadata.AttributeHwStateFailed, metadata.AttributeHwStatePredictedFailure,
 }
 
-// appendState adds what the collector knows of a card to its samples.
-func appendState(samples []sample, c *card) []sample {
+// appendState adds what the collector knows of a GPU to its samples.
+func appendState(samples []sample, c *gpu) []sample {
 	if c.condition == unknown {
 		return samples
 	}

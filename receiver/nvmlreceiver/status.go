@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvmlreceiver
@@ -8,11 +10,11 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 )
 
-// busyPercent is the utilisation from which a card counts as under load: below
+// busyPercent is the utilisation from which a GPU counts as under load: below
 // it a PCIe link that was slowed down to save power is no fault.
 const busyPercent = 50
 
-// health is what a card's readings say about its state.
+// health is what a GPU's readings say about its state.
 type health struct {
 	busy       bool
 	throttling uint64 // the reason bits
@@ -26,11 +28,11 @@ type health struct {
 	generation, maxGeneration, width, maxWidth  int
 }
 
-// condition is how a card stands with the collector.
+// condition is how a GPU stands with the collector.
 type condition int
 
 const (
-	// unknown: the card was not asked yet.
+	// unknown: the GPU was not asked yet.
 	unknown condition = iota
 	// healthy: it answered in time.
 	healthy
@@ -55,7 +57,7 @@ type errorRate struct {
 }
 
 // take takes the counter up and reports whether it rose fast. A counter that
-// went back begins anew.
+// went back begins again.
 func (r *errorRate) take(now time.Time, n uint64) bool {
 	switch {
 	case r.since.IsZero() || n < r.base:

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvmlreceiver
@@ -23,5 +25,5 @@ func TestErrorRateIsThatOfTheLastHour(t *testing.T) {
 	assert.True(t, r.take(now, 5300), "an hour ago is still lately")
 	now = now.Add(time.Hour)
 	assert.False(t, r.take(now, 5300), "two hours are not")
-	assert.False(t, r.take(now.Add(time.Minute), 0), "a counter that began anew")
+	assert.False(t, r.take(now.Add(time.Minute), 0), "a counter that began again")
 }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvmlreceiver
@@ -21,7 +23,7 @@ type telemetry struct {
 	builder *metadata.TelemetryBuilder
 	rows    []*family
 	spent   []atomic.Int64 // ns per row
-	// options of cards by name, kept because they are made at every collection
+	// options of GPUs by name, kept because they are made at every scrape
 	options map[string]otelmetric.MeasurementOption
 	inits   int
 }
@@ -43,7 +45,7 @@ func newTelemetry(c *collector) (*telemetry, error) {
 
 func (t *telemetry) shutdown() { t.builder.Shutdown() }
 
-func (t *telemetry) card(c *card) otelmetric.MeasurementOption {
+func (t *telemetry) gpu(c *gpu) otelmetric.MeasurementOption {
 	o, ok := t.options[c.names.name]
 	if !ok {
 		o = otelmetric.WithAttributeSet(attribute.NewSet(attribute.String("hw.name", c.names.name)))
@@ -52,26 +54,26 @@ func (t *telemetry) card(c *card) otelmetric.MeasurementOption {
 	return o
 }
 
-// took records how long a card took; the job must be done.
-func (t *telemetry) took(c *card) {
-	t.builder.ReceiverNvmlCardDuration.Record(context.Background(), c.duration.Seconds(), t.card(c))
+// took records how long a GPU took; the job must be done.
+func (t *telemetry) took(c *gpu) {
+	t.builder.ReceiverNvmlCardDuration.Record(context.Background(), c.duration.Seconds(), t.gpu(c))
 	for i, d := range c.spent {
 		t.spent[i].Add(int64(d))
 		c.spent[i] = 0
 	}
 }
 
-// left counts the processes that were left out of a collection.
-func (t *telemetry) left(c *card) {
+// left counts the processes that were left out of a scrape.
+func (t *telemetry) left(c *gpu) {
 	if n := c.sheet.processes.dropped; n > 0 {
 		t.builder.ReceiverNvmlProcessesDropped.Add(context.Background(), n)
 		c.sheet.processes.dropped = 0
 	}
 }
 
-// missed counts a collection without an answer of the card.
-func (t *telemetry) missed(c *card) {
-	t.builder.ReceiverNvmlCardMisses.Add(context.Background(), 1, t.card(c))
+// missed counts a scrape without an answer of the GPU.
+func (t *telemetry) missed(c *gpu) {
+	t.builder.ReceiverNvmlCardMisses.Add(context.Background(), 1, t.gpu(c))
 }
 
 // failed counts a failed call.
@@ -90,7 +92,7 @@ func (t *telemetry) session(s *nvml.Snapshot) {
 		up = 1
 	}
 	present := int64(0)
-	for _, c := range s.Cards {
+	for _, c := range s.GPUs {
 		if c.Err() == nil {
 			present++
 		}

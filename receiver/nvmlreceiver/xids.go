@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvmlreceiver
@@ -14,7 +16,7 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/xid"
 )
 
-// mostXIDs bounds the XIDs that are told apart on one card; the rest counts as other.
+// mostXIDs bounds the XIDs that are told apart on one GPU; the rest counts as other.
 const mostXIDs = 128
 
 const otherXIDs = "other"
@@ -26,14 +28,14 @@ var xidMetric = metric{
 	},
 }
 
-// xidCounts counts XIDs by card since the receiver's start. Counting stands
-// beside the collections: an event that comes between two is in the next.
+// xidCounts counts XIDs by GPU since the receiver's start. Counting stands
+// beside the scrapes: an event that comes between two is in the next.
 type xidCounts struct {
 	cancel   func()
 	critical []string
 
-	mu     sync.Mutex
-	byCard map[*nvml.Card]map[string]int64
+	mu    sync.Mutex
+	byGPU map[*nvml.GPU]map[string]int64
 }
 
 func newXIDCounts(session *nvml.Session) (*xidCounts, error) {
@@ -41,7 +43,7 @@ func newXIDCounts(session *nvml.Session) (*xidCounts, error) {
 	if err != nil {
 		return nil, err
 	}
-	x := &xidCounts{critical: catalogue.Critical(), byCard: map[*nvml.Card]map[string]int64{}}
+	x := &xidCounts{critical: catalogue.Critical(), byGPU: map[*nvml.GPU]map[string]int64{}}
 	x.cancel = session.SubscribeXIDs(x.count)
 	return x, nil
 }
@@ -49,7 +51,7 @@ func newXIDCounts(session *nvml.Session) (*xidCounts, error) {
 func (x *xidCounts) count(e nvml.XIDEvent) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	counts := x.of(e.Card)
+	counts := x.of(e.GPU)
 	name := strconv.FormatUint(e.XID, 10)
 	if _, known := counts[name]; !known && len(counts) >= mostXIDs {
 		name = otherXIDs
@@ -57,29 +59,29 @@ func (x *xidCounts) count(e nvml.XIDEvent) {
 	counts[name]++
 }
 
-// of is a card's counts; the critical ones are born at 0.
-func (x *xidCounts) of(card *nvml.Card) map[string]int64 {
-	counts, ok := x.byCard[card]
+// of is a GPU's counts; the critical ones are initialised to 0.
+func (x *xidCounts) of(gpu *nvml.GPU) map[string]int64 {
+	counts, ok := x.byGPU[gpu]
 	if !ok {
 		counts = make(map[string]int64, len(x.critical))
 		for _, name := range x.critical {
 			counts[name] = 0
 		}
-		x.byCard[card] = counts
+		x.byGPU[gpu] = counts
 	}
 	return counts
 }
 
-// appendTo adds a card's counters to its samples, in a fixed order. They stay
-// while the card is lost: the XID says why it is.
-func (x *xidCounts) appendTo(samples []sample, card *nvml.Card) []sample {
+// appendTo adds a GPU's counters to its samples, in a fixed order. They stay
+// while the GPU is lost: the XID says why it is.
+func (x *xidCounts) appendTo(samples []sample, gpu *nvml.GPU) []sample {
 	if x == nil {
 		return samples
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	from := len(samples)
-	for name, n := range x.of(card) {
+	for name, n := range x.of(gpu) {
 		samples = append(samples, sample{series: series{metric: &xidMetric, text: name}, integer: n})
 	}
 	slices.SortFunc(samples[from:], func(a, b sample) int {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package nvmlreceiver
@@ -21,13 +23,13 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 )
 
-// settled waits until the cards' event registrations have been made.
-func settled(t *testing.T, session *nvml.Session, cards ...*fakenvml.Card) {
+// settled waits until the GPUs' event registrations have been made.
+func settled(t *testing.T, session *nvml.Session, gpus ...*fakenvml.GPU) {
 	t.Helper()
-	for _, c := range cards {
+	for _, c := range gpus {
 		require.Eventually(t, func() bool { return c.Calls("nvmlDeviceRegisterEvents") > 0 }, 10*time.Second, 5*time.Millisecond)
 	}
-	for _, c := range session.Snapshot().Cards {
+	for _, c := range session.Snapshot().GPUs {
 		done := make(chan struct{})
 		require.True(t, c.Submit(func() { close(done) }))
 		<-done
@@ -35,9 +37,9 @@ func settled(t *testing.T, session *nvml.Session, cards ...*fakenvml.Card) {
 }
 
 func TestXIDsAreCountedByNumberAndTheCriticalOnesStartAtZero(t *testing.T) {
-	machine, cards := library.Machine(t, "h100", "l40s")
+	machine, gpus := library.Machine(t, "h100", "l40s")
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(2)
-	settled(t, r.session, cards...)
+	settled(t, r.session, gpus...)
 	p, ok := point(r.collectNow(), "hw.gpu.xid.errors", map[string]string{"hw.gpu.xid": "79", "hw.name": "gpu1"})
 	require.True(t, ok)
 	assert.EqualValues(t, 0, p.IntValue())
@@ -54,8 +56,8 @@ func TestXIDsAreCountedByNumberAndTheCriticalOnesStartAtZero(t *testing.T) {
 	p, _ = point(m, "hw.gpu.xid.errors", map[string]string{"hw.gpu.xid": "79", "hw.name": "gpu1"})
 	assert.EqualValues(t, 1, p.IntValue())
 
-	// The counter of a lost card stays: it says why.
-	cards[1].SetLost(true)
+	// The counter of a lost GPU stays: it says why.
+	gpus[1].SetLost(true)
 	m = r.until("lost", func(m pmetric.Metrics) bool { return isUp(m, "gpu1") == 0 })
 	p, ok = point(m, "hw.gpu.xid.errors", map[string]string{"hw.gpu.xid": "79", "hw.name": "gpu1"})
 	assert.True(t, ok && !p.Flags().NoRecordedValue() && p.IntValue() == 1)
@@ -64,9 +66,9 @@ func TestXIDsAreCountedByNumberAndTheCriticalOnesStartAtZero(t *testing.T) {
 func TestMoreXIDsThanTheBoundCountAsOther(t *testing.T) {
 	library.Machine(t, "h100")
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
-	card := r.session.Snapshot().Cards[0]
+	gpu := r.session.Snapshot().GPUs[0]
 	for i := range uint64(mostXIDs + 50) {
-		r.xids.count(nvml.XIDEvent{Card: card, XID: 10000 + i})
+		r.xids.count(nvml.XIDEvent{GPU: gpu, XID: 10000 + i})
 	}
 	p, ok := point(r.collectNow(), "hw.gpu.xid.errors", map[string]string{"hw.gpu.xid": otherXIDs})
 	require.True(t, ok)
@@ -109,10 +111,10 @@ func records(sink *consumertest.LogsSink) (all []plog.LogRecord) {
 }
 
 func TestEachXIDBecomesARecordWithMeaningAndRemedy(t *testing.T) {
-	machine, cards := library.Machine(t, "l40s", "h100")
+	machine, gpus := library.Machine(t, "l40s", "h100")
 	l, sink := eventRig(t, time.Hour, func(c *Config) { c.Devices.Exclude = []string{"1"} })
-	settled(t, l.session, cards...)
-	machine.Event(1, fakenvml.EventXID, 31) // this card is excluded
+	settled(t, l.session, gpus...)
+	machine.Event(1, fakenvml.EventXID, 31) // this GPU is excluded
 	machine.Event(0, fakenvml.EventXID, 79)
 	require.Eventually(t, func() bool { return len(records(sink)) == 1 }, 10*time.Second, 5*time.Millisecond)
 	r := records(sink)[0]
@@ -127,9 +129,9 @@ func TestEachXIDBecomesARecordWithMeaningAndRemedy(t *testing.T) {
 }
 
 func TestFloodBecomesOneRecordAWindowWithItsCount(t *testing.T) {
-	machine, cards := library.Machine(t, "l40s")
+	machine, gpus := library.Machine(t, "l40s")
 	l, sink := eventRig(t, 300*time.Millisecond, nil)
-	settled(t, l.session, cards...)
+	settled(t, l.session, gpus...)
 	const flood = 100
 	for range flood {
 		machine.Event(0, fakenvml.EventXID, 45)
@@ -147,9 +149,9 @@ func TestFloodBecomesOneRecordAWindowWithItsCount(t *testing.T) {
 }
 
 func TestEndRecordsWhatWasOnlyCounted(t *testing.T) {
-	machine, cards := library.Machine(t, "l40s")
+	machine, gpus := library.Machine(t, "l40s")
 	l, sink := eventRig(t, time.Hour, nil)
-	settled(t, l.session, cards...)
+	settled(t, l.session, gpus...)
 	machine.Event(0, fakenvml.EventXID, 45)
 	machine.Event(0, fakenvml.EventXID, 45)
 	machine.Event(0, fakenvml.EventXID, 31)
@@ -158,8 +160,8 @@ func TestEndRecordsWhatWasOnlyCounted(t *testing.T) {
 	require.Len(t, records(sink), 3)
 }
 
-func TestEachChangeOfACardsStateBecomesOneRecord(t *testing.T) {
-	_, cards := library.Machine(t, "l40s", "h100")
+func TestEachChangeOfAGPUsStateBecomesOneRecord(t *testing.T) {
+	_, gpus := library.Machine(t, "l40s", "h100")
 	sessions := nvml.NewSessions(fast)
 	cfg := createDefaultConfig().(*Config)
 	cfg.LibraryPath = library.Path
@@ -186,11 +188,11 @@ func TestEachChangeOfACardsStateBecomesOneRecord(t *testing.T) {
 		do   func()
 		text string
 	}{
-		{func() { cards[0].Set("throttle_reasons", 0x40) }, "throttling of gpu0 (NVIDIA L40S) begins: hw_thermal"},
-		{func() { cards[0].Set("throttle_reasons", 0) }, "throttling of gpu0 (NVIDIA L40S) ends: hw_thermal"},
-		{func() { cards[1].SetHang("nvmlDeviceGetTemperature", true) }, "gpu1 (NVIDIA H100 80GB HBM3) is unresponsive: a call in NVIDIA's driver has not returned"},
-		{func() { cards[1].SetHang("nvmlDeviceGetTemperature", false) }, "gpu1 (NVIDIA H100 80GB HBM3) is healthy"},
-		{func() { cards[0].SetLost(true) }, "gpu0 (NVIDIA L40S) is lost: "},
+		{func() { gpus[0].Set("throttle_reasons", 0x40) }, "throttling of gpu0 (NVIDIA L40S) begins: hw_thermal"},
+		{func() { gpus[0].Set("throttle_reasons", 0) }, "throttling of gpu0 (NVIDIA L40S) ends: hw_thermal"},
+		{func() { gpus[1].SetHang("nvmlDeviceGetTemperature", true) }, "gpu1 (NVIDIA H100 80GB HBM3) is unresponsive: a call in NVIDIA's driver has not returned"},
+		{func() { gpus[1].SetHang("nvmlDeviceGetTemperature", false) }, "gpu1 (NVIDIA H100 80GB HBM3) is healthy"},
+		{func() { gpus[0].SetLost(true) }, "gpu0 (NVIDIA L40S) is lost: "},
 	} {
 		step.do()
 		require.Eventually(t, func() bool {
@@ -199,13 +201,13 @@ func TestEachChangeOfACardsStateBecomesOneRecord(t *testing.T) {
 		}, 10*time.Second, 10*time.Millisecond, step.text)
 	}
 	both()
-	assert.Len(t, records(sink), 5, "two receivers see it, and it is recorded once; the first sight of a healthy card is none")
+	assert.Len(t, records(sink), 5, "two receivers see it, and it is recorded once; the first sight of a healthy GPU is none")
 }
 
 func TestOtherEventsOfTheDriverBecomeRecordsToo(t *testing.T) {
-	machine, cards := library.Machine(t, "h100")
+	machine, gpus := library.Machine(t, "h100")
 	l, sink := eventRig(t, time.Hour, nil)
-	settled(t, l.session, cards...)
+	settled(t, l.session, gpus...)
 	machine.Event(0, 2, 0) // nvmlEventTypeDoubleBitEccError
 	machine.Event(0, 0x10, 0)
 	machine.Event(0, 4, 0) // a change of the performance state: nobody asked

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package comfyreplay plays recordings of a real ComfyUI: a server that answers and
 // sends as it did, and clients that ask and listen as they did.
 package comfyreplay

@@ -1,5 +1,7 @@
-// Package fakecomfyui is a ComfyUI server for tests and for `make run` without a card.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package fakecomfyui is a ComfyUI server for tests and for `make run` without a GPU.
 // It speaks the protocol of ComfyUI 0.3.64 as recordings of a real one show it; a
-// test plays every recording against it. What its nodes do to a card is told to a
+// test plays every recording against it. What its nodes do to a GPU is told to a
 // [Work].
 package fakecomfyui

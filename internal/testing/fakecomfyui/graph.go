@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package fakecomfyui
 
 import (
@@ -59,7 +61,7 @@ func (g graph) links(id string) (from []string) {
 }
 
 // made is what stands for a node's output in an error's inputs: the name of the
-// picture that it came from.
+// image that it came from.
 func (g graph) made(id string) any {
 	n := g[id]
 	if n == nil {
@@ -126,7 +128,7 @@ func reject(kind, message, details string, nodes map[string]*nodeProblems) *reje
 }
 
 // validate checks a prompt as the server does: the outputs that are sound are
-// executed, unless there is none. Pictures that were uploaded are known to uploaded.
+// executed, unless there is none. Images that were uploaded are known to uploaded.
 func (g graph) validate(uploaded func(name string) bool) (outputs []string, nodes map[string]*nodeProblems, refused *rejection) {
 	nodes = map[string]*nodeProblems{}
 	all := 0

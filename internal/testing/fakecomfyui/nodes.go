@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package fakecomfyui
 
 import (
@@ -158,11 +160,11 @@ func isLink(v any) bool {
 	return ok && len(list) == 2
 }
 
-// timedWork stands in for a card: its steps take time that grows with the pixels,
+// timedWork stands in for a GPU: its steps take time that grows with the pixels,
 // and beyond 2,000 pixels the memory does not suffice.
 type timedWork struct{}
 
-// NewTimedWork is a Work without a card, for tests.
+// NewTimedWork is a Work without a GPU, for tests.
 func NewTimedWork() Work { return timedWork{} }
 
 func (timedWork) Colorize(ctx context.Context, side int, checkpoint string, step func(done, all int) error) error {
@@ -200,7 +202,7 @@ func inSteps(ctx context.Context, lasts time.Duration, step func(done, all int) 
 	return nil
 }
 
-// OutOfMemory is torch's exception when a card of so many bytes has no room for what
+// OutOfMemory is torch's exception when a GPU of so many bytes has no room for what
 // is asked.
 func OutOfMemory(asked, total int64) error {
 	const gib = 1 << 30

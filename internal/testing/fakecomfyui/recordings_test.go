@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package fakecomfyui
 
 import (
@@ -77,7 +79,7 @@ func start(t *testing.T) (*Server, *http.Client) {
 
 // TestRecordingsOfTheRealServerPlayAgainstIt has the recordings' clients talk to the
 // simulated server, and compares what they get with what the real one gave: order,
-// types, keys and status codes; times, ids, paths and sizes of pictures aside. The
+// types, keys and status codes; times, ids, paths and sizes of images aside. The
 // real server ran twice, with its cache from recording to recording. Time is virtual:
 // whatever the machine does besides, a prompt is taken before the next one comes, as
 // it was when the recordings were made.
@@ -293,7 +295,7 @@ func shape(key string, v any, ids map[string]string) any {
 		return "number"
 	case nil:
 		if key == "index" {
-			return "number" // the recorded server had no card
+			return "number" // the recorded server had no GPU
 		}
 	}
 	return v

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package fakecomfyui
 
 import (
@@ -34,7 +36,7 @@ type Server struct {
 	cache     map[string]bool    // signatures of what was executed
 	lastNode  string
 	interrupt bool
-	pictures  []string // uploaded
+	images    []string // uploaded
 }
 
 // Executed is one node's run, or with an empty Node a prompt's.
@@ -91,7 +93,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.objectInfo(w, strings.TrimPrefix(strings.TrimPrefix(path, "/object_info"), "/"))
 	case path == "/view":
 		w.Header().Set("Content-Type", "image/png")
-		_, _ = w.Write(picture)
+		_, _ = w.Write(fullImage)
 	case path == "/upload/image" && r.Method == http.MethodPost:
 		s.upload(w, r)
 	default:
@@ -152,7 +154,7 @@ func (s *Server) submit(w http.ResponseWriter, r *http.Request) {
 		s.number++
 	}
 	s.mu.Unlock()
-	outputs, nodes, refused := g.validate(s.hasPicture)
+	outputs, nodes, refused := g.validate(s.hasImage)
 	if refused != nil {
 		answer(w, http.StatusBadRequest, refused)
 		return
@@ -170,7 +172,7 @@ func (s *Server) submit(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusOK, map[string]any{"prompt_id": body.PromptID, "number": number, "node_errors": nodes})
 }
 
-// upload takes a picture's name; the picture itself is not kept.
+// upload takes an image's name; the image itself is not kept.
 func (s *Server) upload(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, largestUpload)
 	name := "people.png"
@@ -178,9 +180,9 @@ func (s *Server) upload(w http.ResponseWriter, r *http.Request) {
 		name = header.Filename
 		_ = f.Close()
 		s.mu.Lock()
-		s.pictures = append(s.pictures, name)
-		if len(s.pictures) > mostPictures {
-			s.pictures = s.pictures[1:]
+		s.images = append(s.images, name)
+		if len(s.images) > mostImages {
+			s.images = s.images[1:]
 		}
 		s.mu.Unlock()
 	} else if _, err := io.Copy(io.Discard, r.Body); err != nil {
@@ -194,13 +196,13 @@ func (s *Server) upload(w http.ResponseWriter, r *http.Request) {
 // names are remembered.
 const (
 	largestUpload = 104857600
-	mostPictures  = 1000
+	mostImages    = 1000
 )
 
-func (s *Server) hasPicture(name string) bool {
+func (s *Server) hasImage(name string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Contains(s.pictures, name)
+	return slices.Contains(s.images, name)
 }
 
 func newID() string {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package fakecomfyui
 
 import (
@@ -50,10 +52,10 @@ func (x *execution) finish(g graph, id string) {
 	}
 }
 
-// step tells of one step of a node, with a picture of it if there is one, and
-// notices an interruption. A picture with its node goes out before the progress, one
+// step tells of one step of a node, with an image of it if there is one, and
+// notices an interruption. An image with its node goes out before the progress, one
 // without after it.
-func (x *execution) step(id string, done, all int, picture bool) error {
+func (x *execution) step(id string, done, all int, image bool) error {
 	st := x.states[id]
 	st.value, st.max = float64(done), float64(all)
 	x.mu.Lock()
@@ -63,11 +65,11 @@ func (x *execution) step(id string, done, all int, picture bool) error {
 		return errInterrupted
 	}
 	x.sendStates()
-	if picture {
+	if image {
 		x.preview(id, true)
 	}
 	x.broadcast(message("progress", map[string]any{"value": done, "max": all, "prompt_id": x.item.id, "node": id}))
-	if picture {
+	if image {
 		x.preview(id, false)
 	}
 	return nil

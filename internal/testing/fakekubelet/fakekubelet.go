@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package fakekubelet is a kubelet for tests: a real gRPC server that speaks the
 // PodResources API (v1) on a socket.
 package fakekubelet

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package fakemachine lets tests of one process share the NVML test library: a
 // process keeps its first library, so there is one per test binary, and each
 // test gets a fresh machine in it.
@@ -57,19 +59,19 @@ func setup(variant fakenvml.Variant) (*Library, error) {
 	return &Library{Path: path, state: state}, os.Setenv(fakenvml.Environment, fmt.Sprintf("/proc/self/fd/%d", keep.Fd()))
 }
 
-// Machine is a machine with cards of the profiles named, under load or idle.
-func (l *Library) Machine(t testing.TB, profiles ...string) (*fakenvml.State, []*fakenvml.Card) {
+// Machine is a machine with GPUs of the profiles named, under load or idle.
+func (l *Library) Machine(t testing.TB, profiles ...string) (*fakenvml.State, []*fakenvml.GPU) {
 	t.Helper()
 	l.state.Reset()
 	t.Cleanup(l.state.Reset) // lets go of calls that hang
-	cards := make([]*fakenvml.Card, 0, len(profiles))
+	gpus := make([]*fakenvml.GPU, 0, len(profiles))
 	for _, name := range profiles {
 		p, err := fakenvml.LoadProfile(name)
 		if err != nil {
 			t.Fatal(err)
 		}
 		l.state.SetDriver(p.Driver.Version, p.Driver.NVML, p.Driver.CUDA)
-		cards = append(cards, l.state.AddCard(p))
+		gpus = append(gpus, l.state.AddGPU(p))
 	}
-	return l.state, cards
+	return l.state, gpus
 }

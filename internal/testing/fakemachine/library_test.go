@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux && cgo
 
 package fakemachine
@@ -46,7 +48,7 @@ func TestEventsReachTheSetThatRegisteredForThem(t *testing.T) {
 	require.Equal(t, gonvml.SUCCESS, device(t, lib, 1).RegisterEvents(gonvml.EventTypeXidCriticalError, set))
 	_, code = set.Wait(1)
 	assert.Equal(t, gonvml.ERROR_TIMEOUT, code)
-	machine.Event(0, fakenvml.EventXID, 31) // nobody registered for this card
+	machine.Event(0, fakenvml.EventXID, 31) // nobody registered for this GPU
 	machine.Event(1, fakenvml.EventXID, 79)
 	event, code := set.Wait(5000)
 	require.Equal(t, gonvml.SUCCESS, code)
@@ -82,8 +84,8 @@ func TestMIGDevicesHaveTheirOwnMemoryAndTheParentNoUtilization(t *testing.T) {
 }
 
 func TestEnergyIsTheIntegralOfPower(t *testing.T) {
-	_, cards := library.Machine(t, "h100")
-	cards[0].Step("power", 500_000) // 500 W
+	_, gpus := library.Machine(t, "h100")
+	gpus[0].Step("power", 500_000) // 500 W
 	lib := open(t)
 	d := device(t, lib, 0)
 	begin := time.Now()
@@ -96,19 +98,19 @@ func TestEnergyIsTheIntegralOfPower(t *testing.T) {
 }
 
 func TestCodesDelaysAndLosses(t *testing.T) {
-	machine, cards := library.Machine(t, "h100", "h100")
+	machine, gpus := library.Machine(t, "h100", "h100")
 	lib := open(t)
 	d := device(t, lib, 0)
-	cards[0].SetReturn("nvmlDeviceGetPowerUsage", 4711)
+	gpus[0].SetReturn("nvmlDeviceGetPowerUsage", 4711)
 	_, code := d.GetPowerUsage()
 	assert.Equal(t, gonvml.Return(4711), code, "any code, known or not")
-	cards[0].SetReturn("nvmlDeviceGetPowerUsage", fakenvml.Success)
-	cards[0].SetDelay("nvmlDeviceGetPowerUsage", 30*time.Millisecond)
+	gpus[0].SetReturn("nvmlDeviceGetPowerUsage", fakenvml.Success)
+	gpus[0].SetDelay("nvmlDeviceGetPowerUsage", 30*time.Millisecond)
 	begin := time.Now()
 	_, code = d.GetPowerUsage()
 	assert.Equal(t, gonvml.SUCCESS, code)
 	assert.GreaterOrEqual(t, time.Since(begin), 30*time.Millisecond)
-	cards[0].SetLost(true)
+	gpus[0].SetLost(true)
 	_, code = d.GetTemperature(gonvml.TEMPERATURE_GPU)
 	assert.Equal(t, gonvml.ERROR_GPU_IS_LOST, code)
 	_, code = device(t, lib, 1).GetTemperature(gonvml.TEMPERATURE_GPU)
@@ -133,9 +135,9 @@ func TestMemoryOfBothVersionsAddsUp(t *testing.T) {
 }
 
 func TestUnknownNamesAreRefusedLoudly(t *testing.T) {
-	_, cards := library.Machine(t, "h100")
-	assert.Panics(t, func() { cards[0].Set("no_such_value", 1) })
-	assert.Panics(t, func() { cards[0].SetHang("nvmlNoSuchFunction", true) })
+	_, gpus := library.Machine(t, "h100")
+	assert.Panics(t, func() { gpus[0].Set("no_such_value", 1) })
+	assert.Panics(t, func() { gpus[0].SetHang("nvmlNoSuchFunction", true) })
 	_, err := fakenvml.LoadProfile("gtx-480")
 	assert.ErrorContains(t, err, "it is none of")
 }

@@ -1,10 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package fakenvml builds and steers a shared library with NVML's ABI. It stands
-// in for NVIDIA's on machines without a card: in tests, and behind `make run`.
+// in for NVIDIA's on machines without a GPU: in tests, and behind `make run`.
 // The library is loaded by the real dlopen path, so that everything above it
 // (symbol lookup, cgo, error codes, threads that hang) is exercised as it is.
 //
 // Its state is a mapped file that several processes can share: the tests write
-// it through [State] and [Card], the library reads it.
+// it through [State] and [GPU], the library reads it.
 package fakenvml
 
 import (
@@ -33,7 +35,7 @@ const (
 	// Driver535 and Driver470 lack what NVIDIA's libraries of those drivers lack.
 	Driver535 Variant = "535"
 	Driver470 Variant = "470"
-	// Bare exports no more than it takes to initialise and to find a card.
+	// Bare exports no more than it takes to initialise and to find a GPU.
 	Bare Variant = "bare"
 )
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package fakenvml
 
 import (
@@ -8,7 +10,7 @@ import (
 // The numbers of csrc/state.h, every member 64 bits wide.
 const (
 	stateMagic = 0x6c6d766e656b6166
-	maxCards   = 64
+	maxGPUs    = 64
 	maxMIG     = 8
 	textSize   = 96
 	maxSteps   = 256
@@ -28,7 +30,7 @@ const (
 	migSize      = 7*word + 2*textSize
 	linkSize     = 9 * word
 	processSize  = 9 * word
-	cardHeader   = 6 * word
+	gpuHeader    = 6 * word
 	stateHeader  = 9*word + 2*textSize + maxEvents*eventSize
 )
 
@@ -36,7 +38,7 @@ const (
 type layout struct {
 	texts, values, series, functions map[string]int
 
-	textsAt, valuesAt, fieldsAt, seriesAt, functionsAt, migAt, gpmAt, linksAt, processesAt, cardSize int
+	textsAt, valuesAt, fieldsAt, seriesAt, functionsAt, migAt, gpmAt, linksAt, processesAt, gpuSize int
 }
 
 func newLayout() (*layout, error) {
@@ -58,7 +60,7 @@ func newLayout() (*layout, error) {
 		}
 		names[strings.TrimSuffix(rest, ")")] = len(names)
 	}
-	l.textsAt = cardHeader
+	l.textsAt = gpuHeader
 	l.valuesAt = l.textsAt + len(l.texts)*textSize
 	l.fieldsAt = l.valuesAt + len(l.values)*cellSize
 	l.seriesAt = l.fieldsAt + maxFields*fieldSize
@@ -67,8 +69,8 @@ func newLayout() (*layout, error) {
 	l.gpmAt = l.migAt + maxMIG*migSize
 	l.linksAt = l.gpmAt + maxGPM*cellSize
 	l.processesAt = l.linksAt + maxLinks*linkSize
-	l.cardSize = l.processesAt + maxProcs*processSize
+	l.gpuSize = l.processesAt + maxProcs*processSize
 	return l, nil
 }
 
-func (l *layout) size() int { return stateHeader + maxCards*l.cardSize }
+func (l *layout) size() int { return stateHeader + maxGPUs*l.gpuSize }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package fakenvml
 
 import (
@@ -15,8 +17,8 @@ import (
 //go:embed profiles
 var profileFiles embed.FS
 
-// Profile is what one model of card answers, from profiles/*.yaml. The values
-// are figures that real cards reported; what a card answers with "not
+// Profile is what one model of GPU answers, from profiles/*.yaml. The values
+// are figures that real GPUs reported; what a GPU answers with "not
 // supported" is listed as such.
 type Profile struct {
 	// File is the profile's name: its file's name without the ending.
@@ -110,19 +112,19 @@ func Profiles() []string {
 func LoadProfile(name string) (*Profile, error) {
 	raw, err := profileFiles.ReadFile("profiles/" + name + ".yaml")
 	if err != nil {
-		return nil, fmt.Errorf("card profile %q: it is none of %s", name, strings.Join(Profiles(), ", "))
+		return nil, fmt.Errorf("GPU profile %q: it is none of %s", name, strings.Join(Profiles(), ", "))
 	}
 	p := &Profile{File: name}
 	d := yaml.NewDecoder(strings.NewReader(string(raw)))
 	d.KnownFields(true)
 	if err := d.Decode(p); err != nil {
-		return nil, fmt.Errorf("card profile %q: %w", name, err)
+		return nil, fmt.Errorf("GPU profile %q: %w", name, err)
 	}
 	return p, nil
 }
 
-// apply writes the card's idle state.
-func (p *Profile) apply(c *Card) {
+// apply writes the GPU's idle state.
+func (p *Profile) apply(c *GPU) {
 	l := c.state.layout
 	c.SetSamplingPeriods(p.SamplingPeriod, p.PowerPeriod)
 	for name, v := range p.Texts {
@@ -133,7 +135,7 @@ func (p *Profile) apply(c *Card) {
 	if p.Texts["serial"] != "" {
 		c.SetText("serial", fmt.Sprintf("%013d", 1000+c.index))
 	}
-	for i := range maxFields { // what no profile names, no card has
+	for i := range maxFields { // what no profile names, no GPU has
 		c.SetField(i, 0, TypeUnsignedInt, NotSupported)
 	}
 	for name := range l.series {
@@ -163,7 +165,7 @@ func (p *Profile) apply(c *Card) {
 	}
 }
 
-func (p *Profile) migDevices(c *Card, load bool) []MIGDevice {
+func (p *Profile) migDevices(c *GPU, load bool) []MIGDevice {
 	devices := make([]MIGDevice, 0, len(p.MIG))
 	for i, m := range p.MIG {
 		used := m.UsedMiB
@@ -186,9 +188,9 @@ func (p *Profile) hash() uint32 {
 	return h.Sum32()
 }
 
-// SetLoad puts the card under the profile's load: what real cards of the model
+// SetLoad puts the GPU under the profile's load: what real GPUs of the model
 // reported while they worked.
-func (c *Card) SetLoad(p *Profile) {
+func (c *GPU) SetLoad(p *Profile) {
 	c.set(p.Load.Values, p.Load.Fields, p.Load.Series)
 	c.setGPM(p.Load.GPM)
 	c.setProcesses(p.Load.Processes)
@@ -197,7 +199,7 @@ func (c *Card) SetLoad(p *Profile) {
 	}
 }
 
-func (c *Card) set(values map[string]int64, fields map[int]fieldValue, series map[string]int64) {
+func (c *GPU) set(values map[string]int64, fields map[int]fieldValue, series map[string]int64) {
 	for name, v := range values {
 		if strings.HasPrefix(name, "memory_") || strings.HasPrefix(name, "bar1_") {
 			v *= mib
@@ -216,13 +218,13 @@ func (c *Card) set(values map[string]int64, fields map[int]fieldValue, series ma
 	}
 }
 
-func (c *Card) setGPM(values map[int]float64) {
+func (c *GPU) setGPM(values map[int]float64) {
 	for id, v := range values {
 		c.SetGPM(id, int64(v*1000), Success)
 	}
 }
 
-func (c *Card) setProcesses(list []profileProcess) {
+func (c *GPU) setProcesses(list []profileProcess) {
 	processes := make([]Process, len(list))
 	for i, l := range list {
 		processes[i] = Process{

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package fakenvml
 
 import (
@@ -38,7 +40,7 @@ type State struct {
 	memory []byte
 }
 
-// Create writes a new state file of a machine without cards and with its driver
+// Create writes a new state file of a machine without GPUs and with its driver
 // loaded, and maps it.
 func Create(path string) (*State, error) {
 	l, err := newLayout()
@@ -67,12 +69,12 @@ func Create(path string) (*State, error) {
 	return s, nil
 }
 
-// Reset takes all cards out and ends every fault; handles from before are stale.
+// Reset takes all GPUs out and ends every fault; handles from before are stale.
 func (s *State) Reset() {
 	s.store(4*word, 0)
-	for i := range maxCards { // let go of what hangs before the rest is cleared
+	for i := range maxGPUs { // let go of what hangs before the rest is cleared
 		for _, f := range s.layout.functions {
-			at := stateHeader + i*s.layout.cardSize + s.layout.functionsAt + f*functionSize
+			at := stateHeader + i*s.layout.gpuSize + s.layout.functionsAt + f*functionSize
 			for j := range functionSize / word {
 				s.store(at+j*word, 0)
 			}
@@ -115,14 +117,14 @@ func (s *State) SetDriver(driver, nvml string, cuda int64) {
 // UnloadDriver makes every call answer DRIVER_NOT_LOADED.
 func (s *State) UnloadDriver() { s.store(2*word, 0) }
 
-// LoadDriver loads the driver anew: handles from before are stale.
+// LoadDriver loads the driver again: handles from before are stale.
 func (s *State) LoadDriver() {
 	atomic.AddInt64(s.word(3*word), 1)
 	s.store(2*word, 1)
 }
 
 // UpgradeDriver makes the loaded library older than the driver:
-// LIB_RM_VERSION_MISMATCH until the process starts anew.
+// LIB_RM_VERSION_MISMATCH until the process starts again.
 func (s *State) UpgradeDriver() { s.store(2*word, 2) }
 
 // SetClockOffset sets the driver's wall clock off against this machine's.
@@ -131,88 +133,88 @@ func (s *State) SetClockOffset(d time.Duration) { s.store(8*word, d.Nanoseconds(
 // Inits counts successful nvmlInit calls of all processes.
 func (s *State) Inits() int64 { return s.load(6 * word) }
 
-// AddCard appends a card made from a profile. Its identity is derived from the
-// index, so that cards of one profile differ.
-func (s *State) AddCard(p *Profile) *Card {
+// AddGPU appends a GPU made from a profile. Its identity is derived from the
+// index, so that GPUs of one profile differ.
+func (s *State) AddGPU(p *Profile) *GPU {
 	i := int(s.load(4 * word))
-	if i >= maxCards {
-		panic(fmt.Sprintf("fakenvml: no room for card %d", i))
+	if i >= maxGPUs {
+		panic(fmt.Sprintf("fakenvml: no room for GPU %d", i))
 	}
-	c := &Card{state: s, base: stateHeader + i*s.layout.cardSize, index: i}
+	c := &GPU{state: s, base: stateHeader + i*s.layout.gpuSize, index: i}
 	p.apply(c)
 	c.state.store(c.base, 1)
 	s.store(4*word, int64(i+1))
 	return c
 }
 
-// Card returns a card that was added.
-func (s *State) Card(i int) *Card {
-	return &Card{state: s, base: stateHeader + i*s.layout.cardSize, index: i}
+// GPU returns a GPU that was added.
+func (s *State) GPU(i int) *GPU {
+	return &GPU{state: s, base: stateHeader + i*s.layout.gpuSize, index: i}
 }
 
-// Event makes one event happen on a card.
-func (s *State) Event(card int, kind, data int64) {
+// Event makes one event happen on a GPU.
+func (s *State) Event(gpu int, kind, data int64) {
 	n := s.load(7 * word)
 	at := 9*word + 2*textSize + int(n%maxEvents)*eventSize
-	s.store(at, int64(card))
+	s.store(at, int64(gpu))
 	s.store(at+word, kind)
 	s.store(at+2*word, data)
 	s.store(7*word, n+1)
 }
 
-// Card is one simulated card.
-type Card struct {
+// GPU is one simulated GPU.
+type GPU struct {
 	state *State
 	base  int
 	index int
 }
 
-// Index is the card's place in the enumeration as long as none is removed.
-func (c *Card) Index() int { return c.index }
+// Index is the GPU's place in the enumeration as long as none is removed.
+func (c *GPU) Index() int { return c.index }
 
-// SetPresent removes a card from the enumeration, or puts it back.
-func (c *Card) SetPresent(present bool) { c.state.store(c.base, truth(present)) }
+// SetPresent removes a GPU from the enumeration, or puts it back.
+func (c *GPU) SetPresent(present bool) { c.state.store(c.base, truth(present)) }
 
-// SetLost makes every call on the card answer GPU_IS_LOST, or ends that.
-func (c *Card) SetLost(lost bool) { c.state.store(c.base+word, truth(lost)) }
+// SetLost makes every call on the GPU answer GPU_IS_LOST, or ends that.
+func (c *GPU) SetLost(lost bool) { c.state.store(c.base+word, truth(lost)) }
 
 // SetSamplingPeriods sets over what time utilisation and average power are
 // averaged. Without a power period the average is the profile's own figure.
-func (c *Card) SetSamplingPeriods(utilisation, power time.Duration) {
+func (c *GPU) SetSamplingPeriods(utilisation, power time.Duration) {
 	c.state.store(c.base+2*word, utilisation.Nanoseconds())
 	c.state.store(c.base+3*word, power.Nanoseconds())
 }
 
 // SetText sets one of the TEXT lines of fields.def; empty text is NOT_SUPPORTED.
-func (c *Card) SetText(name, v string) {
+func (c *GPU) SetText(name, v string) {
 	l := c.state.layout
 	c.state.text(c.base+l.textsAt+c.state.index(l.texts, "TEXT", name)*textSize, v)
 }
 
-func (c *Card) cell(name string) int {
+func (c *GPU) cell(name string) int {
 	l := c.state.layout
 	return c.base + l.valuesAt + c.state.index(l.values, "VALUE", name)*cellSize
 }
 
 // Set sets one of the VALUE lines of fields.def, in NVML's unit.
-func (c *Card) Set(name string, v int64) { c.state.store(c.cell(name), v) }
+func (c *GPU) Set(name string, v int64) { c.state.store(c.cell(name), v) }
 
 // Get reads one of the VALUE lines back.
-func (c *Card) Get(name string) int64 { return c.state.load(c.cell(name)) }
+func (c *GPU) Get(name string) int64 { return c.state.load(c.cell(name)) }
 
 // Text reads one of the TEXT lines back.
-func (c *Card) Text(name string) string {
+func (c *GPU) Text(name string) string {
 	l := c.state.layout
 	at := c.base + l.textsAt + c.state.index(l.texts, "TEXT", name)*textSize
 	text, _, _ := strings.Cut(string(c.state.memory[at:at+textSize]), "\x00")
 	return text
 }
 
-// UUID is the card's, its hw.id.
-func (c *Card) UUID() string { return c.Text("uuid") }
+// UUID is the GPU's, its hw.id.
+func (c *GPU) UUID() string { return c.Text("uuid") }
 
 // SetValueReturn makes readings of one VALUE answer a code, 0 for success.
-func (c *Card) SetValueReturn(name string, code int64) { c.state.store(c.cell(name)+word, code) }
+func (c *GPU) SetValueReturn(name string, code int64) { c.state.store(c.cell(name)+word, code) }
 
 // Value types of field values (nvmlValueType_t).
 const (
@@ -223,25 +225,25 @@ const (
 )
 
 // SetField sets a field value (NVML_FI_*), its type and its return code.
-func (c *Card) SetField(id int, v, kind, code int64) {
+func (c *GPU) SetField(id int, v, kind, code int64) {
 	at := c.base + c.state.layout.fieldsAt + id*fieldSize
 	c.state.store(at, v)
 	c.state.store(at+word, code)
 	c.state.store(at+2*word, kind)
 }
 
-func (c *Card) function(name string) int {
+func (c *GPU) function(name string) int {
 	l := c.state.layout
 	return c.base + l.functionsAt + c.state.index(l.functions, "FUNC", name)*functionSize
 }
 
-// SetReturn makes a function answer a code on this card, 0 for success. The
-// library's own functions (nvmlInit_v2, …) are addressed through card 0.
-func (c *Card) SetReturn(function string, code int64) { c.state.store(c.function(function), code) }
+// SetReturn makes a function answer a code on this GPU, 0 for success. The
+// library's own functions (nvmlInit_v2, …) are addressed through GPU 0.
+func (c *GPU) SetReturn(function string, code int64) { c.state.store(c.function(function), code) }
 
-// FailEveryCall makes every call on this card answer a code; the returned
+// FailEveryCall makes every call on this GPU answer a code; the returned
 // function puts the answers back.
-func (c *Card) FailEveryCall(code int64) (clear func()) {
+func (c *GPU) FailEveryCall(code int64) (clear func()) {
 	before := map[string]int64{}
 	for name := range c.state.layout.functions {
 		if strings.HasPrefix(name, "nvmlGpm") || strings.HasPrefix(name, "nvmlDevice") && name != "nvmlDeviceGetCount_v2" && name != "nvmlDeviceGetHandleByIndex_v2" {
@@ -256,23 +258,23 @@ func (c *Card) FailEveryCall(code int64) (clear func()) {
 	}
 }
 
-// SetDelay makes a function take that long on this card.
-func (c *Card) SetDelay(function string, d time.Duration) {
+// SetDelay makes a function take that long on this GPU.
+func (c *GPU) SetDelay(function string, d time.Duration) {
 	c.state.store(c.function(function)+word, d.Nanoseconds())
 }
 
-// SetHang makes a function hang on this card until it is called with false.
-func (c *Card) SetHang(function string, hang bool) {
+// SetHang makes a function hang on this GPU until it is called with false.
+func (c *GPU) SetHang(function string, hang bool) {
 	c.state.store(c.function(function)+2*word, truth(hang))
 }
 
-// Calls counts the calls of a function on this card, over all processes.
-func (c *Card) Calls(function string) int64 { return c.state.load(c.function(function) + 3*word) }
+// Calls counts the calls of a function on this GPU, over all processes.
+func (c *GPU) Calls(function string) int64 { return c.state.load(c.function(function) + 3*word) }
 
 // Step records that a quantity (SERIES in fields.def) has a value from now on.
-func (c *Card) Step(name string, v int64) { c.stepAt(name, v, monotonic()) }
+func (c *GPU) Step(name string, v int64) { c.stepAt(name, v, monotonic()) }
 
-func (c *Card) stepAt(name string, v, at int64) {
+func (c *GPU) stepAt(name string, v, at int64) {
 	total := c.state.load(c.base + 4*word)
 	if series, n := c.series(name); n > 0 {
 		last := series + word + int((n-1)%maxSteps)*stepSize
@@ -282,13 +284,13 @@ func (c *Card) stepAt(name string, v, at int64) {
 	c.addStep(name, v, at, total)
 }
 
-func (c *Card) series(name string) (at int, steps int64) {
+func (c *GPU) series(name string) (at int, steps int64) {
 	l := c.state.layout
 	at = c.base + l.seriesAt + c.state.index(l.series, "SERIES", name)*seriesSize
 	return at, c.state.load(at)
 }
 
-func (c *Card) addStep(name string, v, at, total int64) {
+func (c *GPU) addStep(name string, v, at, total int64) {
 	series, n := c.series(name)
 	step := series + word + int(n%maxSteps)*stepSize
 	c.state.store(step, at)
@@ -298,7 +300,7 @@ func (c *Card) addStep(name string, v, at, total int64) {
 }
 
 // SetEnergy sets the energy counter in mJ, as of now.
-func (c *Card) SetEnergy(mj int64) {
+func (c *GPU) SetEnergy(mj int64) {
 	series, n := c.series("power")
 	if n == 0 {
 		c.state.store(c.base+4*word, mj)
@@ -310,21 +312,21 @@ func (c *Card) SetEnergy(mj int64) {
 
 // Freeze stops the energy counter at its value by setting the power to zero.
 // Golden tests use it: everything else stands still by itself.
-func (c *Card) Freeze() { c.Step("power", 0) }
+func (c *GPU) Freeze() { c.Step("power", 0) }
 
-// MIGDevice describes one MIG device of a card, memory in bytes.
+// MIGDevice describes one MIG device of a GPU, memory in bytes.
 type MIGDevice struct {
 	UUID                         string
 	Name                         string
 	GPUInstance, ComputeInstance int64
 	MemoryTotal, MemoryUsed      int64
 	MemoryReserved               int64
-	// GPMPermille is the device's part of the card's GPM values.
+	// GPMPermille is the device's part of the GPU's GPM values.
 	GPMPermille int64
 }
 
 // SetMIG switches MIG on with the devices given, or off without any.
-func (c *Card) SetMIG(devices ...MIGDevice) {
+func (c *GPU) SetMIG(devices ...MIGDevice) {
 	if len(devices) > maxMIG {
 		panic("fakenvml: too many MIG devices")
 	}
@@ -346,13 +348,13 @@ func (c *Card) SetMIG(devices ...MIGDevice) {
 }
 
 // SetGPM sets a GPM metric (nvmlGpmMetricId_t), in thousandths of its unit.
-func (c *Card) SetGPM(id int, thousandths, code int64) {
+func (c *GPU) SetGPM(id int, thousandths, code int64) {
 	at := c.base + c.state.layout.gpmAt + id*cellSize
 	c.state.store(at, thousandths)
 	c.state.store(at+word, code)
 }
 
-// NVLink is one link of a card.
+// NVLink is one link of a GPU.
 type NVLink struct {
 	Active bool
 	// TxKiB and RxKiB are the data counters.
@@ -362,8 +364,8 @@ type NVLink struct {
 	Errors [5]int64
 }
 
-// SetNVLinks gives the card these links and no others.
-func (c *Card) SetNVLinks(links ...NVLink) {
+// SetNVLinks gives the GPU these links and no others.
+func (c *GPU) SetNVLinks(links ...NVLink) {
 	for i := range maxLinks {
 		at := c.base + c.state.layout.linksAt + i*linkSize
 		if i >= len(links) {
@@ -376,13 +378,13 @@ func (c *Card) SetNVLinks(links ...NVLink) {
 	}
 }
 
-// Process is one process on a card.
+// Process is one process on a GPU.
 type Process struct {
 	PID      int
 	Graphics bool
 	// Memory is in bytes; [NotAvailable] is what the driver says where it does not know.
 	Memory int64
-	// The MIG device; leave both at 0 and MIG off for a whole card.
+	// The MIG device; leave both at 0 and MIG off for a whole GPU.
 	MIG                          bool
 	GPUInstance, ComputeInstance int64
 	// Shares in percent. A process with none has no sample.
@@ -392,8 +394,8 @@ type Process struct {
 // NotAvailable is NVML_VALUE_NOT_AVAILABLE.
 const NotAvailable = -1
 
-// SetProcesses puts these processes on the card and no others.
-func (c *Card) SetProcesses(processes ...Process) {
+// SetProcesses puts these processes on the GPU and no others.
+func (c *GPU) SetProcesses(processes ...Process) {
 	if len(processes) > maxProcs {
 		panic("fakenvml: too many processes")
 	}

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package figure prints measured figures, one line each, so that people and
 // scripts read them alike:
 //

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Command gendocs writes docs/history.md from the report's questions and the
 // recording rules. Its argument is the repository's root; `make generate` runs it.
 package main
@@ -39,7 +41,7 @@ const historyText = `# The history of a photo service
 <!-- Written by make generate: the questions stand in cmd/otelcol-gpu-report/internal/report/questions.go, the rules in deploy/prometheus/rules. -->
 
 What [config/comfyui.yaml](../config/comfyui.yaml) writes to the store answers these questions: when the peak is, what people's photos take against those of
-buildings, which cards were bought and are idle, how fast each model version is, how concurrency and utilisation go together, and what a picture costs in joules,
+buildings, which GPUs were bought and are idle, how fast each model version is, how concurrency and utilisation go together, and what an image costs in joules,
 card-seconds and money. Three ways lead to the answers.
 
 ## A page
@@ -50,14 +52,14 @@ make report STORE=http://127.0.0.1:8428 WINDOW=7d     # or: otelcol-gpu-report -
 
 It asks Prometheus, VictoriaMetrics or whatever speaks their API, and writes one HTML file without scripts and without anything from elsewhere. ` + "`-timezone`" + ` sets the
 hours of the day, ` + "`-price-kwh`" + ` and ` + "`-price-card-hour`" + ` the costs, ` + "`-token-file`" + ` a bearer token. Here on a simulated week, in which the facts were planted that a
-test reads out of the page again (peak at 20:00, buildings with 2.6 times the memory of people, card 3 idle):
+test reads out of the page again (peak at 20:00, buildings with 2.6 times the memory of people, GPU 3 idle):
 
 ![The report on a simulated week](images/report.png)
 
-With ` + "`TRACES=http://127.0.0.1:16686`" + ` (` + "`-traces`" + `, Jaeger's query API) it tells of the slowest pictures too, and why each was slow: the wait for others, a node, a card that
+With ` + "`TRACES=http://127.0.0.1:16686`" + ` (` + "`-traces`" + `, Jaeger's query API) it tells of the slowest images too, and why each was slow: the wait for others, a node, a GPU that
 held itself back; with every span, its time, energy and peak memory. Here after a rush of photos in ` + "`make run`" + `:
 
-![The slowest pictures: most of the time they waited for others](images/slow.png)
+![The slowest images: most of the time they waited for others](images/slow.png)
 
 ## PromQL
 
@@ -79,7 +81,7 @@ topk(1, avg_over_time(comfyui:pictures_per_hour:by_hour[7d]))
 avg_over_time(comfyui:pictures_per_hour:by_hour[7d])
 ` + "```" + `
 
-Buildings against people; cards that are idle for a day:
+Buildings against people; GPUs that are idle for a day:
 
 ` + "```promql" + `
 avg_over_time(comfyui:gpu_memory_peak_bytes:mean1h{comfyui_task_class="buildings"}[7d]) / ignoring(comfyui_task_class) avg_over_time(comfyui:gpu_memory_peak_bytes:mean1h{comfyui_task_class="people"}[7d])

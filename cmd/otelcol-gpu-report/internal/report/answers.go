@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package report
 
 import (
@@ -20,27 +22,27 @@ type Settings struct {
 	End    time.Time
 	Zone   *time.Location // of the hours of the day
 	// Prices are in Currency; 0: no costs are told.
-	PriceKWh, PriceCardHour float64
-	Currency                string
+	PriceKWh, PriceGPUHour float64
+	Currency               string
 }
 
 // Class is what the photos of one task class took.
 type Class struct {
-	Name                            string
-	Count, Memory, Energy, CardTime float64
-	Wait, P95                       float64
-	Hours                           [24]float64 // mean number of pictures
-	MemoryAgainst                   float64     // its memory over that of the first class
+	Name                           string
+	Count, Memory, Energy, GPUTime float64
+	Wait, P95                      float64
+	Hours                          [24]float64 // mean number of images
+	MemoryAgainst                  float64     // its memory over that of the first class
 }
 
-// Card is what one card did.
-type Card struct {
+// GPU is what one GPU did.
+type GPU struct {
 	ID, Name, Instance                       string
 	Utilization, Idle, Energy, Memory, Limit float64
 }
 
-// IdleCard is the part of the time from which on a card is said to be idle.
-const IdleCard = 0.95
+// IdleGPU is the part of the time from which on a GPU is said to be idle.
+const IdleGPU = 0.95
 
 // Model is how fast one model version is.
 type Model struct {
@@ -60,25 +62,25 @@ type Report struct {
 	Made      time.Time
 	Simulated bool
 
-	Pictures float64
+	Images   float64
 	Outcomes []Outcome
 	Classes  []Class
-	Hours    [24]float64 // mean number of pictures in each hour of the day
+	Hours    [24]float64 // mean number of images in each hour of the day
 	PeakHour int
-	Cards    []Card
+	GPUs     []GPU
 	Models   []Model
 
 	Concurrency, Utilization []float64 // pairs
 	Correlation              float64   // of them; NaN if they tell none
 
-	Joules, CardSeconds float64 // of a picture
-	// Slow are the pictures that took longest; AskedTraces tells whether a store of
+	Joules, GPUSeconds float64 // of an image
+	// Slow are the images that took longest; AskedTraces tells whether a store of
 	// traces was asked for them.
 	Slow        []Slow
 	AskedTraces bool
 
-	Cost     float64 // of a picture, its own energy and card time
-	FullCost float64 // of a picture, all cards and all their energy
+	Cost     float64 // of an image, its own energy and GPU time
+	FullCost float64 // of an image, all GPUs and all their energy
 }
 
 // step of the questions that are asked over time.
@@ -109,7 +111,7 @@ func Make(ctx context.Context, store v1.API, traces *Traces, s Settings) (*Repor
 	r.Simulated = a.number("simulated") > 0
 	r.classes(a)
 	r.hours(a)
-	r.cards(a)
+	r.gpus(a)
 	r.models(a)
 	r.pairs(a)
 	r.costs(a)
@@ -190,7 +192,7 @@ func (r *Report) outcomes(a *asker) {
 			r.Outcomes = append(r.Outcomes, Outcome{name, float64(s.Value)})
 		}
 		if name == "success" {
-			r.Pictures = float64(s.Value)
+			r.Images = float64(s.Value)
 		}
 	}
 	slices.SortFunc(r.Outcomes, func(a, b Outcome) int { return int(math.Copysign(1, b.Count-a.Count)) })
@@ -201,7 +203,7 @@ func (r *Report) classes(a *asker) {
 		a.by("class_card_time", "comfyui_task_class"), a.by("class_wait", "comfyui_task_class"), a.by("class_p95", "comfyui_task_class")
 	for name, count := range a.by("class_count", "comfyui_task_class") {
 		if count > 0 {
-			r.Classes = append(r.Classes, Class{Name: name, Count: count, Memory: memory[name], Energy: energy[name], CardTime: time[name], Wait: wait[name], P95: p95[name]})
+			r.Classes = append(r.Classes, Class{Name: name, Count: count, Memory: memory[name], Energy: energy[name], GPUTime: time[name], Wait: wait[name], P95: p95[name]})
 		}
 	}
 	// The smallest first: the others are compared with it.
@@ -212,7 +214,7 @@ func (r *Report) classes(a *asker) {
 	}
 }
 
-// hours takes the mean number of pictures in each hour of the day. A point tells of
+// hours takes the mean number of images in each hour of the day. A point tells of
 // the hour before it.
 func (r *Report) hours(a *asker) {
 	days := [24]map[string]bool{}
@@ -250,38 +252,38 @@ func (r *Report) hours(a *asker) {
 	}
 }
 
-func (r *Report) cards(a *asker) {
+func (r *Report) gpus(a *asker) {
 	type key struct{ id, instance string }
-	all := map[key]*Card{}
-	for id, put := range map[string]func(*Card, float64){
-		"card_utilization": func(c *Card, v float64) { c.Utilization = v },
-		"card_idle":        func(c *Card, v float64) { c.Idle = v },
-		"card_energy":      func(c *Card, v float64) { c.Energy = v },
-		"card_memory":      func(c *Card, v float64) { c.Memory = v },
-		"card_limit":       func(c *Card, v float64) { c.Limit = v },
+	all := map[key]*GPU{}
+	for id, put := range map[string]func(*GPU, float64){
+		"card_utilization": func(c *GPU, v float64) { c.Utilization = v },
+		"card_idle":        func(c *GPU, v float64) { c.Idle = v },
+		"card_energy":      func(c *GPU, v float64) { c.Energy = v },
+		"card_memory":      func(c *GPU, v float64) { c.Memory = v },
+		"card_limit":       func(c *GPU, v float64) { c.Limit = v },
 	} {
 		for _, s := range a.vector(id) {
 			k := key{string(s.Metric["hw_id"]), string(s.Metric["instance"])}
 			c := all[k]
 			if c == nil {
-				c = &Card{ID: k.id, Instance: k.instance, Name: string(s.Metric["hw_name"])}
+				c = &GPU{ID: k.id, Instance: k.instance, Name: string(s.Metric["hw_name"])}
 				all[k] = c
 			}
 			put(c, float64(s.Value))
 		}
 	}
 	for _, c := range all {
-		r.Cards = append(r.Cards, *c)
+		r.GPUs = append(r.GPUs, *c)
 	}
-	slices.SortFunc(r.Cards, func(a, b Card) int {
+	slices.SortFunc(r.GPUs, func(a, b GPU) int {
 		return strings.Compare(fmt.Sprintf("%s %6s %s", a.Instance, a.Name, a.ID), fmt.Sprintf("%s %6s %s", b.Instance, b.Name, b.ID))
 	})
 }
 
-// IdleCards are those that did next to nothing.
-func (r *Report) IdleCards() (idle []Card) {
-	for _, c := range r.Cards {
-		if c.Idle >= IdleCard {
+// IdleGPUs are those that did next to nothing.
+func (r *Report) IdleGPUs() (idle []GPU) {
+	for _, c := range r.GPUs {
+		if c.Idle >= IdleGPU {
 			idle = append(idle, c)
 		}
 	}
@@ -328,10 +330,10 @@ func (r *Report) costs(a *asker) {
 		return
 	}
 	const joulesPerKWh = 3.6e6
-	r.Joules, r.CardSeconds = a.number("joules")/n, a.number("card_seconds")/n
-	r.Cost = r.Joules/joulesPerKWh*r.PriceKWh + r.CardSeconds/3600*r.PriceCardHour
-	all := float64(len(r.Cards)) * r.Window.Hours() * r.PriceCardHour
-	for _, c := range r.Cards {
+	r.Joules, r.GPUSeconds = a.number("joules")/n, a.number("card_seconds")/n
+	r.Cost = r.Joules/joulesPerKWh*r.PriceKWh + r.GPUSeconds/3600*r.PriceGPUHour
+	all := float64(len(r.GPUs)) * r.Window.Hours() * r.PriceGPUHour
+	for _, c := range r.GPUs {
 		all += c.Energy / joulesPerKWh * r.PriceKWh
 	}
 	r.FullCost = all / n
@@ -343,7 +345,7 @@ func (s *Settings) Check() error {
 	if s.Window < time.Hour {
 		errs = append(errs, fmt.Errorf("-window %v is shorter than an hour: give 24h, 7d or 30d", s.Window))
 	}
-	if s.PriceKWh < 0 || s.PriceCardHour < 0 {
+	if s.PriceKWh < 0 || s.PriceGPUHour < 0 {
 		errs = append(errs, errors.New("-price-kwh and -price-card-hour cannot be negative"))
 	}
 	return errors.Join(errs...)

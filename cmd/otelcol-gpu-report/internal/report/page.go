@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package report
 
 import (
@@ -25,9 +27,9 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 	"hour":    func(h int) string { return fmt.Sprintf("%02d:00", h) },
 	"indent":  func(depth int) float64 { return 0.6 + 1.2*float64(depth) },
 	"isnan":   math.IsNaN,
-	"names": func(cards []Card) string {
-		all := make([]string, len(cards))
-		for i, c := range cards {
+	"names": func(gpus []GPU) string {
+		all := make([]string, len(gpus))
+		for i, c := range gpus {
 			all[i] = c.Name
 		}
 		return strings.Join(all, ", ")
@@ -44,7 +46,7 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 func (r *Report) HTML() ([]byte, error) {
 	data := struct {
 		*Report
-		HoursPlot, CardsPlot, PairsPlot, ModelsPlot template.HTML
+		HoursPlot, GPUsPlot, PairsPlot, ModelsPlot template.HTML
 	}{Report: r}
 	for _, one := range []struct {
 		to   *template.HTML
@@ -52,7 +54,7 @@ func (r *Report) HTML() ([]byte, error) {
 		any  bool
 	}{
 		{&data.HoursPlot, r.hoursPlot, len(r.Classes) > 0 && r.PeakHour >= 0},
-		{&data.CardsPlot, r.cardsPlot, len(r.Cards) > 0},
+		{&data.GPUsPlot, r.gpusPlot, len(r.GPUs) > 0},
 		{&data.PairsPlot, r.pairsPlot, len(r.Concurrency) > 2},
 		{&data.ModelsPlot, r.modelsPlot, len(r.Models) > 0},
 	} {

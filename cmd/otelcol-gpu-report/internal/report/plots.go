@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package report
 
 import (
@@ -60,9 +62,9 @@ var (
 	size        = regexp.MustCompile(`<svg width="[^"]*" height="[^"]*" `)
 )
 
-// hoursPlot shows the pictures of each hour of the day, classes upon each other.
+// hoursPlot shows the images of each hour of the day, classes upon each other.
 func (r *Report) hoursPlot() (template.HTML, error) {
-	p := newPlot("pictures per hour")
+	p := newPlot("images per hour")
 	names := make([]string, 24)
 	for i := range names {
 		names[i] = fmt.Sprintf("%02d", i)
@@ -84,16 +86,16 @@ func (r *Report) hoursPlot() (template.HTML, error) {
 	p.Legend.Left = true
 	nominal(p, names)
 	p.X.Label.Text = "hour of the day, " + r.Zone.String()
-	return svg(p, "Pictures in each hour of the day")
+	return svg(p, "Images in each hour of the day")
 }
 
-// cardsPlot shows how busy each card was.
-func (r *Report) cardsPlot() (template.HTML, error) {
+// cardsPlot shows how busy each GPU was.
+func (r *Report) gpusPlot() (template.HTML, error) {
 	p := newPlot("mean utilisation, %")
-	values, names := make(plotter.Values, len(r.Cards)), make([]string, len(r.Cards))
-	for i, c := range r.Cards {
+	values, names := make(plotter.Values, len(r.GPUs)), make([]string, len(r.GPUs))
+	for i, c := range r.GPUs {
 		values[i], names[i] = 100*c.Utilization, c.Name
-		if len(r.Cards) <= 6 {
+		if len(r.GPUs) <= 6 {
 			names[i] = c.Instance + " " + c.Name
 		}
 	}
@@ -105,7 +107,7 @@ func (r *Report) cardsPlot() (template.HTML, error) {
 	p.Add(bars)
 	nominal(p, names)
 	p.Y.Max = min(max(p.Y.Max, 1), 100)
-	return svg(p, "Mean utilisation of each card")
+	return svg(p, "Mean utilisation of each GPU")
 }
 
 // pairsPlot shows concurrency against utilisation.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package report
 
 import (
@@ -98,7 +100,7 @@ func TestStoreWithPromptsOnlyGivesAPageAllTheSame(t *testing.T) {
 	assert.NotContains(t, text, "<svg")
 }
 
-func TestCardsAreIdleFromTheLimitOnAndNamesAreEscaped(t *testing.T) {
+func TestGPUsAreIdleFromTheLimitOnAndNamesAreEscaped(t *testing.T) {
 	s := &store{instant: map[string]model.Vector{
 		"error_type":     {of(3, "comfyui_prompt_outcome", "success")},
 		"< bool 0.01":    {of(0.96, "hw_id", "a", "hw_name", "gpu0", "instance", "n"), of(0.94, "hw_id", "b", "hw_name", "<b>gpu1", "instance", "n")},
@@ -107,8 +109,8 @@ func TestCardsAreIdleFromTheLimitOnAndNamesAreEscaped(t *testing.T) {
 	}}
 	r, err := Make(t.Context(), s, nil, settings("UTC"))
 	require.NoError(t, err)
-	require.Len(t, r.IdleCards(), 1)
-	assert.Equal(t, "gpu0", r.IdleCards()[0].Name)
+	require.Len(t, r.IdleGPUs(), 1)
+	assert.Equal(t, "gpu0", r.IdleGPUs()[0].Name)
 	assert.Empty(t, r.Models, "what is no number is left out")
 	page, err := r.HTML()
 	require.NoError(t, err)
@@ -132,7 +134,7 @@ func spansOf(t *testing.T, text string) []jaegerSpan {
 	return spans
 }
 
-func TestWhyAPictureWasSlow(t *testing.T) {
+func TestWhyAImageWasSlow(t *testing.T) {
 	trace := func(wait, node int, throttled float64) string {
 		return fmt.Sprintf(`[
 			{"spanID": "n2", "operationName": "comfyui.node SaveImage", "startTime": %[2]d, "duration": 1000, "references": [{"refType": "CHILD_OF", "spanID": "e"}]},
@@ -147,7 +149,7 @@ func TestWhyAPictureWasSlow(t *testing.T) {
 		]`, wait, wait+node, node, wait+node+1000, throttled, node+1000)
 	}
 	one := func(text string) *Slow {
-		all := pictures("t", spansOf(t, text))
+		all := images("t", spansOf(t, text))
 		require.Len(t, all, 1)
 		return &all[0]
 	}
@@ -163,8 +165,8 @@ func TestWhyAPictureWasSlow(t *testing.T) {
 	}
 	assert.Equal(t, []string{"comfyui.prompt", " comfyui.queue", " comfyui.execution", "  comfyui.node DDColor_Colorize", "  comfyui.node SaveImage"}, names)
 	assert.Equal(t, "DDColor_Colorize: 99 %", one(trace(10_000, 1_000_000, 0.01)).Why())
-	assert.Equal(t, "DDColor_Colorize: 99 %, the card throttled for 40 % of its execution", one(trace(10_000, 1_000_000, 0.4004)).Why())
+	assert.Equal(t, "DDColor_Colorize: 99 %, the GPU throttled for 40 % of its execution", one(trace(10_000, 1_000_000, 0.4004)).Why())
 	assert.Empty(t, (&Slow{}).Why())
 	loop := `[{"spanID": "r", "operationName": "comfyui.prompt", "duration": 5, "references": [{"refType": "CHILD_OF", "spanID": "r"}]}]`
-	assert.NotPanics(t, func() { pictures("t", spansOf(t, loop)) }, "a span below itself")
+	assert.NotPanics(t, func() { images("t", spansOf(t, loop)) }, "a span below itself")
 }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package report
 
 import (
@@ -21,18 +23,18 @@ type Traces struct {
 	Client *http.Client
 }
 
-// Slow is a picture that took long, with what took the time.
+// Slow is an image that took long, with what took the time.
 type Slow struct {
 	TraceID, Prompt, Outcome, Class, Model string
 	Side                                   float64 // pixels
 	Begin                                  time.Time
 	Total, Wait, Execution                 float64 // s
-	Billed                                 bool    // the figures of its card are known
+	Billed                                 bool    // the figures of its GPU are known
 	Energy, Memory, Throttled              float64 // J, By, s
 	Spans                                  []SlowSpan
 }
 
-// SlowSpan is one span of a picture's trace; parents stand before what is in them.
+// SlowSpan is one span of an image's trace; parents stand before what is in them.
 type SlowSpan struct {
 	Name           string
 	Depth          int
@@ -42,7 +44,7 @@ type SlowSpan struct {
 	Energy, Memory float64
 }
 
-// MostSlow is how many pictures are told of.
+// MostSlow is how many images are told of.
 const MostSlow = 10
 
 // Bounds of what is asked of the store of traces.
@@ -51,7 +53,7 @@ const (
 	mostTraceAnswer = 256 << 20
 )
 
-// Slowest are the n pictures of a time that took longest, the longest first. The API
+// Slowest are the n images of a time that took longest, the longest first. The API
 // does not sort: it is asked for those above a limit, which is lowered until there are
 // enough.
 func (t Traces) Slowest(ctx context.Context, from, to time.Time, n int) ([]Slow, error) {
@@ -102,7 +104,7 @@ func (t Traces) ask(ctx context.Context, from, to time.Time, least time.Duration
 	}
 	var all []Slow
 	for _, trace := range answer.Data {
-		for _, s := range pictures(trace.TraceID, trace.Spans) {
+		for _, s := range images(trace.TraceID, trace.Spans) {
 			if s.Total >= least.Seconds() {
 				all = append(all, s)
 			}
@@ -153,8 +155,8 @@ func (s *jaegerSpan) number(key string) (v float64, ok bool) {
 	return 0, false
 }
 
-// pictures are the prompts of a trace; the caller's own spans may be in it too.
-func pictures(traceID string, spans []jaegerSpan) (all []Slow) {
+// images are the prompts of a trace; the caller's own spans may be in it too.
+func images(traceID string, spans []jaegerSpan) (all []Slow) {
 	below := map[string][]*jaegerSpan{}
 	for i := range spans {
 		for _, r := range spans[i].References {
@@ -213,7 +215,7 @@ func (s *Slow) add(root, span *jaegerSpan, below map[string][]*jaegerSpan, depth
 	}
 }
 
-// Why names what took most of the time: the wait, or a node, and how much a card that
+// Why names what took most of the time: the wait, or a node, and how much a GPU that
 // held itself back had to do with it.
 func (s *Slow) Why() string {
 	if s.Total == 0 {
@@ -237,7 +239,7 @@ func (s *Slow) Why() string {
 		why = "neither wait nor execution: " + share(s.Total-s.Wait-s.Execution)
 	}
 	if s.Execution > 0 && s.Throttled >= s.Execution/20 {
-		why += fmt.Sprintf(", the card throttled for %.0f %% of its execution", 100*s.Throttled/s.Execution)
+		why += fmt.Sprintf(", the GPU throttled for %.0f %% of its execution", 100*s.Throttled/s.Execution)
 	}
 	return why
 }

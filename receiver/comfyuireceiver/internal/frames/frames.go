@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package frames passes WebSocket frames on byte for byte and reads the text
 // messages among them on the way (RFC 6455; compression by RFC 7692).
 package frames

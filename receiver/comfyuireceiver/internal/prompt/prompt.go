@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package prompt follows ComfyUI's prompts from the request to the end. It knows
 // neither sockets nor spans: it is told what was seen, and hands over each prompt
 // once, when it has ended.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package prompt
 
 import (
@@ -38,7 +40,7 @@ type Tracker struct {
 }
 
 // mostFinished bounds the ids of prompts that have ended lately, whose late
-// messages must not begin them anew.
+// messages must not begin them again.
 const mostFinished = 16384
 
 // NewTracker makes a tracker. ended is called once for each prompt, in order of

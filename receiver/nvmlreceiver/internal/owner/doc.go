@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package owner tells whose a process is: its container from the cgroup, and the
 // pod from the kubelet. Nothing in it waits on the network or asks a server
 // other than the kubelet's socket on this machine.

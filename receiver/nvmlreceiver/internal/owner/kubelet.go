@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package owner
 
 import (
@@ -25,11 +27,11 @@ type Allocation struct {
 
 // DeviceID is how a device plugin names a device.
 type DeviceID struct {
-	// UUID is the card's or the MIG device's; empty where the plugin counts.
+	// UUID is the GPU's or the MIG device's; empty where the plugin counts.
 	UUID string
 	// Minor is the number in /dev/nvidia0; -1 where the UUID is known.
 	Minor int
-	// GPUInstance is a MIG device's GPU instance on the card Minor; -1 for a whole card.
+	// GPUInstance is a MIG device's GPU instance on the GPU Minor; -1 for a whole GPU.
 	GPUInstance int
 }
 
@@ -40,7 +42,7 @@ var (
 )
 
 // parseDeviceID understands the names of NVIDIA's device plugin (UUIDs, with a
-// suffix ::n where cards are shared by time or by MPS), of Google's, and of
+// suffix ::n where GPUs are shared by time or by MPS), of Google's, and of
 // NVIDIA's DRA driver.
 func parseDeviceID(id string) (DeviceID, bool) {
 	id, _, _ = strings.Cut(id, "::")

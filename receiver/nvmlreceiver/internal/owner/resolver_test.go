@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //go:build linux
 
 package owner
@@ -158,7 +160,7 @@ func TestProcessTreeOfEachRuntime(t *testing.T) {
 	}
 }
 
-func TestPodsThatShareACardEachOwnTheirProcesses(t *testing.T) {
+func TestPodsThatShareAGPUEachOwnTheirProcesses(t *testing.T) {
 	s := fakekubelet.New(t,
 		fakekubelet.Pod("photos", "a", "main", "nvidia.com/gpu", "GPU-1::0"),
 		fakekubelet.Pod("photos", "b", "main", "nvidia.com/gpu", "GPU-1::1"),
@@ -171,12 +173,12 @@ func TestPodsThatShareACardEachOwnTheirProcesses(t *testing.T) {
 	o := r.Owner(42, "GPU-1")
 	assert.Empty(t, o.Pod, "whose of two pods it is, is not guessed")
 	o = r.Owner(42, "GPU-2")
-	assert.Equal(t, "alone", o.Pod, "a card of one pod's names it")
+	assert.Equal(t, "alone", o.Pod, "a GPU of one pod's names it")
 	assert.Equal(t, "main", o.Container)
 
 	require.NoError(t, os.MkdirAll(filepath.Join(logs, "pods", "photos_b_"+uid), 0o750))
 	require.Eventually(t, func() bool { return r.Owner(42, "GPU-1").Pod == "b" }, 10*time.Second, 50*time.Millisecond)
-	assert.Equal(t, "main", r.Owner(42, "GPU-1").Container, "the pod's one container that holds the card")
+	assert.Equal(t, "main", r.Owner(42, "GPU-1").Container, "the pod's one container that holds the GPU")
 }
 
 func TestNumberThatIsUsedAgainIsAnotherProcess(t *testing.T) {

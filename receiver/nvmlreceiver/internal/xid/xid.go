@@ -1,5 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package xid is the catalogue of XIDs: the numbers under which NVIDIA's driver
-// reports errors of a card.
+// reports errors of a GPU.
 package xid
 
 import (
@@ -17,7 +19,7 @@ var catalogue []byte
 // Tier is what an XID asks for.
 type Tier string
 
-// The tiers, from the worst. Reboot and Reset are critical: the card is out of
+// The tiers, from the worst. Reboot and Reset are critical: the GPU is out of
 // work until it is done.
 const (
 	Reboot        Tier = "reboot"
@@ -29,10 +31,10 @@ const (
 )
 
 var advice = map[Tier]string{
-	Reboot:        "Drain the node and reboot it; if it comes again, look at the card's seat, power and cooling.",
-	Reset:         "Stop what uses the card and reset it (nvidia-smi --gpu-reset); reboot the node if that fails.",
+	Reboot:        "Drain the node and reboot it; if it comes again, look at the GPU's seat, power and cooling.",
+	Reset:         "Stop what uses the GPU and reset it (nvidia-smi --gpu-reset); reboot the node if that fails.",
 	Workflow:      "Follow NVIDIA's workflow for this XID; it decides between restart, reset and replacement.",
-	Application:   "Restart the program that used the card; if it comes again with other programs, suspect the card.",
+	Application:   "Restart the program that used the GPU; if it comes again with other programs, suspect the GPU.",
 	Informational: "Nothing by itself; look at what came before it.",
 	Unknown:       "Look it up in NVIDIA's XID catalogue.",
 }
@@ -47,7 +49,7 @@ type Error struct {
 // Advice says what to do.
 func (e Error) Advice() string { return advice[e.Tier] }
 
-// Critical says that the card is out of work until it is reset or the node rebooted.
+// Critical says that the GPU is out of work until it is reset or the node rebooted.
 func (e Error) Critical() bool { return e.Tier == Reset || e.Tier == Reboot }
 
 // Catalogue is a catalogue that was read.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package fakecomfyui
 
 import (
@@ -21,7 +23,7 @@ func (x *execution) images(n int, prefix string) map[string]any {
 	return map[string]any{"images": list}
 }
 
-// preview sends a picture of a step to the clients that understand one with its
+// preview sends an image of a step to the clients that understand one with its
 // node, or to those that do not.
 func (x *execution) preview(id string, withNode bool) {
 	f := frame{kind: websocket.MessageBinary}
@@ -45,8 +47,8 @@ func (x *execution) preview(id string, withNode bool) {
 	}
 }
 
-// picture and thumbnail are what /view and previews show.
-var picture, thumbnail = func() (full, small []byte) {
+// fullImage and thumbnail are what /view and previews show.
+var fullImage, thumbnail = func() (full, small []byte) {
 	m := image.NewRGBA(image.Rect(0, 0, 64, 64))
 	for i := range m.Pix {
 		m.Pix[i] = byte(i * 7)
