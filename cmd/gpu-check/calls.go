@@ -35,7 +35,7 @@ func (r *report) timeCalls(library string) error {
 	}
 	defer sessions.Release(context.Background())
 	select {
-	case <-session.Looked():
+	case <-session.Inspected():
 	case <-time.After(20 * time.Second):
 		return errors.New("the driver does not answer")
 	}

@@ -28,7 +28,7 @@ func (s *Session) enumerate() error {
 	if err != nil {
 		return err
 	}
-	s.fitSlots(count)
+	s.resizeSlots(count)
 	results := make(chan probed, count)
 	asked := s.probe(results)
 	deadline := time.NewTimer(s.timing.Probe)
@@ -40,7 +40,7 @@ func (s *Session) enumerate() error {
 			if kind := KindOf(p.err); kind == DriverGone || kind == VersionMismatch {
 				gone = p.err
 			}
-			s.takeUp(p)
+			s.adopt(p)
 			continue
 		case <-deadline.C:
 		case <-s.stop:
@@ -55,7 +55,7 @@ func (s *Session) enumerate() error {
 }
 
 // fitSlots makes as many slots as there are indices.
-func (s *Session) fitSlots(count int) {
+func (s *Session) resizeSlots(count int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for len(s.slots) < count {
@@ -92,7 +92,7 @@ func (s *Session) probe(results chan<- probed) (asked int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i, sl := range s.slots {
-		if sl.probing || sl.worker.busyFor() > s.timing.Probe {
+		if sl.probing || sl.worker.busyFor(s.timing.Now()) > s.timing.Probe {
 			continue
 		}
 		known := sl.gpu
@@ -130,7 +130,7 @@ func identify(known *GPU, d Device, index int) (Identity, error) {
 }
 
 // takeUp puts an answer into the slot and the GPU it belongs to.
-func (s *Session) takeUp(p probed) {
+func (s *Session) adopt(p probed) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p.err != nil {
@@ -141,7 +141,7 @@ func (s *Session) takeUp(p probed) {
 		return
 	}
 	p.slot.lost = false
-	s.tellApart(&p)
+	s.distinguish(&p)
 	gpu := p.slot.gpu
 	if gpu == nil || gpu.Identity().UUID != p.identity.UUID {
 		gpu = s.find(p.identity.UUID)
@@ -172,7 +172,7 @@ func (s *Session) takeUp(p probed) {
 // tellApart gives a GPU whose UUID another one has already its PCI address
 // instead: a board that was cloned badly must not hide its neighbour. The caller
 // holds the lock.
-func (s *Session) tellApart(p *probed) {
+func (s *Session) distinguish(p *probed) {
 	for _, other := range s.slots {
 		if other == p.slot || other.gpu == nil || other.gpu.Err() != nil {
 			continue
@@ -180,7 +180,7 @@ func (s *Session) tellApart(p *probed) {
 		id := other.gpu.Identity()
 		if id.UUID == p.identity.UUID && id.PCIBusID != p.identity.PCIBusID && p.identity.PCIBusID != "" {
 			if p.slot.gpu == nil || p.slot.gpu.Identity().UUID != p.identity.PCIBusID {
-				s.log.Warn("two GPUs have the same UUID; the second is told by its PCI address", zap.String("hw.id", id.UUID),
+				s.log.Warn("Two GPUs have the same UUID; the second one is identified by its PCI address", zap.String("hw.id", id.UUID),
 					zap.String("first", id.PCIBusID), zap.String("second", p.identity.PCIBusID))
 			}
 			p.identity.UUID = p.identity.PCIBusID
@@ -225,4 +225,4 @@ func (s *Session) settle() {
 }
 
 // errRemoved is why a GPU that was taken out cannot be asked.
-var errRemoved = errors.New("the GPU is not enumerated any more")
+var errRemoved = errors.New("the GPU is no longer enumerated")

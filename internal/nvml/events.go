@@ -5,8 +5,6 @@
 package nvml
 
 import (
-	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -55,47 +53,24 @@ type DriverEvent struct {
 	Time time.Time
 }
 
-// SubscribeEvents has a function called for every event other than an XID, under
-// the rules of [Session.SubscribeXIDs].
+// SubscribeEvents calls f for every event other than an XID, under the rules of
+// [Session.SubscribeXIDs].
 func (s *Session) SubscribeEvents(f func(DriverEvent)) (cancel func()) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	id := s.nextSubscriber
-	s.nextSubscriber++
-	if s.eventSubscribers == nil {
-		s.eventSubscribers = map[int]func(DriverEvent){}
-	}
-	s.eventSubscribers[id] = f
-	s.Poke()
-	return func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		delete(s.eventSubscribers, id)
-	}
+	cancel = s.driverEvents.Subscribe(f)
+	s.Wake()
+	return cancel
 }
 
 // waitSlice is how long one call waits for an event: the end of the watch is
 // noticed between two.
 const waitSlice = 200 * time.Millisecond
 
-// SubscribeXIDs has a function called for every XID of every GPU from now on,
-// from one goroutine of the session; it must not block. The returned function
-// ends that.
+// SubscribeXIDs calls f for every XID of every GPU from now on, from a goroutine of the
+// session; f must not block. cancel ends the subscription.
 func (s *Session) SubscribeXIDs(f func(XIDEvent)) (cancel func()) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	id := s.nextSubscriber
-	s.nextSubscriber++
-	if s.subscribers == nil {
-		s.subscribers = map[int]func(XIDEvent){}
-	}
-	s.subscribers[id] = f
-	s.Poke() // the watch begins with the first subscriber
-	return func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		delete(s.subscribers, id)
-	}
+	cancel = s.xids.Subscribe(f)
+	s.Wake() // the watch begins with the first subscriber
+	return cancel
 }
 
 // watch waits for events in a goroutine of its own. It belongs to one
@@ -111,20 +86,16 @@ type watch struct {
 
 // watchEvents starts the watch if somebody listens, and registers GPUs that
 // are new to it. GPUs that refuse are left out and said once.
-func (s *Session) watchEvents() {
-	s.mu.Lock()
-	listened := len(s.subscribers)+len(s.eventSubscribers) > 0
-	gpus := slices.Clone(s.snapshot.GPUs)
-	s.mu.Unlock()
-	if !listened {
+func (s *Session) ensureWatch() {
+	if !s.xids.HasSubscribers() && !s.driverEvents.HasSubscribers() {
 		return
 	}
 	if s.watch == nil && !s.startWatch() {
-		s.openKernelLog(true)
+		s.ensureKernelLog(true)
 		return
 	}
-	s.openKernelLog(s.needKernelLog.Load())
-	for _, c := range gpus {
+	s.ensureKernelLog(s.needKernelLog.Load())
+	for _, c := range s.Snapshot().GPUs {
 		if c.Err() == nil {
 			s.register(s.watch, c)
 		}
@@ -134,13 +105,13 @@ func (s *Session) watchEvents() {
 func (s *Session) startWatch() bool {
 	for _, function := range []string{"nvmlEventSetCreate", "nvmlDeviceRegisterEvents", "nvmlEventSetWait_v2|nvmlEventSetWait", "nvmlEventSetFree"} {
 		if !s.lib.Has(function) {
-			s.sayOnce("XIDs cannot be watched", missing(function))
+			s.logNoEvents(missing(function))
 			return false
 		}
 	}
 	set, code := s.lib.api.EventSetCreate()
 	if err := result("nvmlEventSetCreate", code); err != nil {
-		s.sayOnce("XIDs cannot be watched", err)
+		s.logNoEvents(err)
 		return false
 	}
 	s.watch = &watch{set: set, stop: make(chan struct{}), ended: make(chan struct{}), registered: map[*GPU]int{}}
@@ -169,9 +140,9 @@ func (s *Session) register(w *watch, c *GPU) {
 		s.covered[c] = err == nil
 		s.mu.Unlock()
 		if err != nil {
-			s.log.Info("the GPU does not report XIDs by events; the kernel's log is read instead", zap.String("hw.id", c.Identity().UUID), zap.Error(err))
+			s.log.Info("The GPU does not report XIDs as events; the kernel log is read instead", zap.String("hw.id", c.Identity().UUID), zap.Error(err))
 			s.needKernelLog.Store(true)
-			s.Poke()
+			s.Wake()
 		}
 	})
 }
@@ -225,7 +196,7 @@ func (s *Session) deliver(data gonvml.EventData) {
 	if gpu == nil { // a handle that is not the one of the enumeration
 		uuid, err := Device{lib: s.lib, handle: data.Device}.UUID()
 		if err != nil {
-			s.log.Warn("an event came for a GPU that does not say who it is", zap.Uint64("type", data.EventType), zap.Uint64("data", data.EventData), zap.Error(err))
+			s.log.Warn("Received an event of an unknown GPU whose UUID cannot be read", zap.Uint64("type", data.EventType), zap.Uint64("data", data.EventData), zap.Error(err))
 			return
 		}
 		s.mu.Lock()
@@ -236,46 +207,30 @@ func (s *Session) deliver(data gonvml.EventData) {
 		}
 	}
 	if data.EventType&gonvml.EventTypeXidCriticalError == 0 {
-		s.handEvent(gpu, data.EventType)
+		s.publishDriverEvent(gpu, data.EventType)
 		return
 	}
 	if k != nil {
-		k.count(xidKey{gpu, data.EventData}, false)
+		k.count(xidKey{gpu, data.EventData}, false, s.timing.Now())
 	}
-	s.hand(XIDEvent{
-		GPU: gpu, XID: data.EventData, Time: time.Now(),
+	s.xids.Publish(XIDEvent{
+		GPU: gpu, XID: data.EventData, Time: s.timing.Now(),
 		GPUInstance: data.GpuInstanceId, ComputeInstance: data.ComputeInstanceId, InMIG: data.GpuInstanceId != noInstance,
 	})
 }
 
-// handEvent gives an event other than an XID to every subscriber.
-func (s *Session) handEvent(gpu *GPU, bits uint64) {
-	s.mu.Lock()
-	subscribers := slices.Collect(maps.Values(s.eventSubscribers))
-	s.mu.Unlock()
+// publishDriverEvent publishes each event that a bit of the type stands for.
+func (s *Session) publishDriverEvent(gpu *GPU, bits uint64) {
 	for _, e := range &driverEvents {
-		if bits&e.bit == 0 {
-			continue
-		}
-		for _, f := range subscribers {
-			f(DriverEvent{GPU: gpu, Kind: e.kind, Time: time.Now()})
+		if bits&e.bit != 0 {
+			s.driverEvents.Publish(DriverEvent{GPU: gpu, Kind: e.kind, Time: s.timing.Now()})
 		}
 	}
 }
 
-// hand gives an event to every subscriber.
-func (s *Session) hand(e XIDEvent) {
-	s.mu.Lock()
-	subscribers := slices.Collect(maps.Values(s.subscribers))
-	s.mu.Unlock()
-	for _, f := range subscribers {
-		f(e)
-	}
-}
-
-// endWatch ends the watch before NVML is shut down. It waits for the call that
+// closeWatch ends the watch before NVML is shut down. It waits for the call that
 // is under way, though not for one that hangs.
-func (s *Session) endWatch() (ended bool) {
+func (s *Session) closeWatch() (ended bool) {
 	w := s.watch
 	if w == nil {
 		return true
@@ -293,10 +248,9 @@ func (s *Session) endWatch() (ended bool) {
 	}
 }
 
-// sayOnce logs a reason why events cannot be watched, once for each session.
-func (s *Session) sayOnce(what string, err error) {
-	if !s.saidNoEvents {
-		s.saidNoEvents = true
-		s.log.Warn(what, zap.Error(err))
+// logNoEvents logs why XIDs do not arrive as events, once for each session.
+func (s *Session) logNoEvents(err error) {
+	if s.once.First("events") {
+		s.log.Warn("NVML does not report XIDs as events; the kernel log is read instead", zap.Error(err))
 	}
 }

@@ -36,7 +36,7 @@ var gpmFunctions = [...]string{
 type GPM struct {
 	lib         *Library
 	older, last gonvml.GpmSample
-	taken       int
+	samples     int
 	request     gonvml.GpmMetricsGetType
 }
 
@@ -74,12 +74,12 @@ func (g *GPM) Free() {
 			_ = sample.Free()
 		}
 	}
-	g.older, g.last, g.taken = nil, nil, 0
+	g.older, g.last, g.samples = nil, nil, 0
 }
 
 // Take takes a sample of the GPU, or of a GPU instance of a GPU that is
 // divided (nvmlGpmSampleGet, nvmlGpmMigSampleGet).
-func (g *GPM) Take(gpu Device, instance *MIGInstance) error {
+func (g *GPM) Sample(gpu Device, instance *MIGInstance) error {
 	var err error
 	if instance == nil {
 		err = result("nvmlGpmSampleGet", g.older.Get(gpu.handle))
@@ -88,7 +88,7 @@ func (g *GPM) Take(gpu Device, instance *MIGInstance) error {
 	}
 	if err == nil {
 		g.older, g.last = g.last, g.older
-		g.taken = min(g.taken+1, 2)
+		g.samples = min(g.samples+1, 2)
 	}
 	return err
 }
@@ -102,7 +102,7 @@ type GPMValue struct {
 // Values appends the figures for the time between the last two samples; none
 // before there are two (nvmlGpmMetricsGet).
 func (g *GPM) Values(which []GPMMetric, into []GPMValue) ([]GPMValue, error) {
-	if g.taken < 2 {
+	if g.samples < 2 {
 		return into, nil
 	}
 	g.request.NumMetrics = uint32(len(which))

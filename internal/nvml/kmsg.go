@@ -64,11 +64,11 @@ type xidSeen struct {
 }
 
 // mostSeen bounds what is kept to compare the two ways; beyond it lines count at once.
-const mostSeen = 4096
+const maxSeen = 4096
 
 // openKernelLog begins to read. That it cannot is said once, if a GPU needs it.
-func (s *Session) openKernelLog(needed bool) {
-	if s.kernelLog != nil || s.saidNoKernelLog {
+func (s *Session) ensureKernelLog(needed bool) {
+	if s.kernelLog != nil {
 		return
 	}
 	file, err := os.OpenFile(s.timing.KernelLog, os.O_RDONLY|syscall.O_NONBLOCK, 0)
@@ -79,9 +79,8 @@ func (s *Session) openKernelLog(needed bool) {
 		}
 	}
 	if err != nil {
-		if needed {
-			s.saidNoKernelLog = true
-			s.log.Warn("a GPU does not report XIDs by events, and the kernel's log cannot be read instead: its XIDs are not seen. Give the collector the group or the capability (CAP_SYSLOG) to read it",
+		if needed && s.once.First("kernel log") {
+			s.log.Warn("A GPU does not report XIDs as events, and the kernel log cannot be read: XIDs of this GPU are missed. Grant the collector CAP_SYSLOG, or add its user to the group that may read /dev/kmsg",
 				zap.Error(err))
 		}
 		return
@@ -106,7 +105,7 @@ func (s *Session) readKernelLog(k *kernelLog) {
 		}
 		for line := range strings.Lines(string(buffer[:n])) {
 			if pci, xid, ok := parseXID(line); ok {
-				s.takeLine(k, pci, xid)
+				s.observeLine(k, pci, xid)
 			}
 		}
 	}
@@ -114,7 +113,7 @@ func (s *Session) readKernelLog(k *kernelLog) {
 
 // takeLine takes one XID of the kernel's log up. That of a GPU which reports no
 // events is delivered at once.
-func (s *Session) takeLine(k *kernelLog, pci string, xid uint64) {
+func (s *Session) observeLine(k *kernelLog, pci string, xid uint64) {
 	s.mu.Lock()
 	var gpu *GPU
 	for _, c := range s.snapshot.GPUs {
@@ -127,18 +126,18 @@ func (s *Session) takeLine(k *kernelLog, pci string, xid uint64) {
 	if gpu == nil {
 		return
 	}
-	if !covered || !k.count(xidKey{gpu, xid}, true) {
-		s.hand(XIDEvent{GPU: gpu, XID: xid, Time: time.Now()})
+	if !covered || !k.count(xidKey{gpu, xid}, true, s.timing.Now()) {
+		s.xids.Publish(XIDEvent{GPU: gpu, XID: xid, Time: s.timing.Now()})
 	}
 }
 
 // count notes one sight of an XID; false if there is no room to compare.
-func (k *kernelLog) count(key xidKey, line bool) bool {
+func (k *kernelLog) count(key xidKey, line bool, now time.Time) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	seen, ok := k.seen[key]
 	if !ok {
-		if len(k.seen) >= mostSeen {
+		if len(k.seen) >= maxSeen {
 			return false
 		}
 		seen = &xidSeen{}
@@ -149,7 +148,7 @@ func (k *kernelLog) count(key xidKey, line bool) bool {
 	} else {
 		seen.events++
 	}
-	seen.last = time.Now()
+	seen.last = now
 	return true
 }
 
@@ -161,9 +160,10 @@ func (s *Session) settleKernelLog(k *kernelLog) {
 		select {
 		case <-k.stop:
 			return
-		case now := <-ticker.C:
+		case <-ticker.C:
+			now := s.timing.Now()
 			for _, key := range k.unmatched(now, s.timing.Grace) {
-				s.hand(XIDEvent{GPU: key.gpu, XID: key.xid, Time: now})
+				s.xids.Publish(XIDEvent{GPU: key.gpu, XID: key.xid, Time: now})
 			}
 		}
 	}

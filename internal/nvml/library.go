@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/NVIDIA/go-nvml/pkg/dl"
 	gonvml "github.com/NVIDIA/go-nvml/pkg/nvml"
@@ -50,9 +51,9 @@ type Library struct {
 	keeper sync.Mutex
 }
 
-func newLibrary(path string) *Library {
+func newLibrary(path string, now func() time.Time) *Library {
 	return &Library{
-		path: path, has: map[string]bool{}, workers: workers{byIndex: map[int]*worker{}},
+		path: path, has: map[string]bool{}, workers: workers{now: now, byIndex: map[int]*worker{}},
 	}
 }
 

@@ -24,13 +24,13 @@ type MIGInstance struct {
 }
 
 // mostMIG bounds the places that are asked about.
-const mostMIG = 32
+const maxMIG = 32
 
 // MIGCount is how many MIG devices the GPU can have at most
 // (nvmlDeviceGetMaxMigDeviceCount).
 func (d Device) MIGCount() (int, error) {
 	n, err := get(d, "nvmlDeviceGetMaxMigDeviceCount", gonvml.Device.GetMaxMigDeviceCount)
-	return min(n, mostMIG), err
+	return min(n, maxMIG), err
 }
 
 // MIGDevice is the MIG device at a place; not found where there is none

@@ -12,6 +12,9 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/logonce"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/topic"
 )
 
 // State is where a session stands with the driver.
@@ -61,6 +64,8 @@ type Timing struct {
 	KernelLog string
 	// Close bounds how long the end waits for calls under way. Default 1 s.
 	Close time.Duration
+	// Now is the clock. Default: [time.Now].
+	Now func() time.Time
 }
 
 func (t Timing) orDefaults() Timing {
@@ -79,6 +84,9 @@ func (t Timing) orDefaults() Timing {
 	if t.KernelLog == "" {
 		t.KernelLog = KernelLog
 	}
+	if t.Now == nil {
+		t.Now = time.Now
+	}
 	return t
 }
 
@@ -90,32 +98,30 @@ type Session struct {
 	timing Timing
 	log    *zap.Logger
 
-	poke   chan struct{}
-	stop   chan struct{}
-	looked chan struct{}
-	ended  chan struct{}
+	wake      chan struct{}
+	stop      chan struct{}
+	inspected chan struct{}
+	ended     chan struct{}
 
-	// The keeper's own.
-	watch           *watch
-	saidNoEvents    bool
-	saidEnumeration string
-	saidNoKernelLog bool
-	needKernelLog   atomic.Bool // a GPU refused to be registered for events
+	once logonce.Tracker
 
+	// xids and driverEvents publish what the driver reports, from goroutines of the
+	// session.
+	xids         topic.Topic[XIDEvent]
+	driverEvents topic.Topic[DriverEvent]
+
+	// watch is only ever touched by the keeper.
+	watch         *watch
+	needKernelLog atomic.Bool // a GPU refused to be registered for events
+
+	// mu guards everything declared below.
 	mu       sync.Mutex
 	snapshot Snapshot
 	slots    []*slot
 	// retiring are the workers of indices that are no more, by index.
-	retiring       map[int]*worker
-	subscribers    map[int]func(XIDEvent)
-	nextSubscriber int
-
-	eventSubscribers map[int]func(DriverEvent)
-
-	kernelLog         *kernelLog
-	covered           map[*GPU]bool // GPUs whose XIDs come as events
-	changeSubscribers map[int]func(Change)
-	gpuStates         map[*GPU]*gpuState
+	retiring  map[int]*worker
+	kernelLog *kernelLog
+	covered   map[*GPU]bool // GPUs whose XIDs arrive as events
 }
 
 // slot is one index of the enumeration.
@@ -132,7 +138,7 @@ func newSession(lib *Library, timing Timing, log *zap.Logger) *Session {
 	s := &Session{
 		retiring: map[int]*worker{},
 		lib:      lib, timing: timing.orDefaults(), log: log,
-		poke: make(chan struct{}, 1), stop: make(chan struct{}), looked: make(chan struct{}), ended: make(chan struct{}),
+		wake: make(chan struct{}, 1), stop: make(chan struct{}), inspected: make(chan struct{}), ended: make(chan struct{}),
 	}
 	go s.keep()
 	return s
@@ -149,20 +155,20 @@ func (s *Session) Snapshot() Snapshot {
 
 // Looked is closed when the session has looked at the machine for the first
 // time: from then on a snapshot says whether there are GPUs.
-func (s *Session) Looked() <-chan struct{} { return s.looked }
+func (s *Session) Inspected() <-chan struct{} { return s.inspected }
 
 // Poke asks for a look at the machine now: a reading said that a GPU or the
 // driver is gone.
-func (s *Session) Poke() {
+func (s *Session) Wake() {
 	select {
-	case s.poke <- struct{}{}:
+	case s.wake <- struct{}{}:
 	default:
 	}
 }
 
 // pokePause keeps GPUs that fail at every scrape from making the keeper
 // look without end.
-const pokePause = 500 * time.Millisecond
+const wakePause = 500 * time.Millisecond
 
 func (s *Session) keep() {
 	defer close(s.ended)
@@ -175,24 +181,24 @@ func (s *Session) keep() {
 			return
 		case <-timer.C:
 		}
-		s.look()
+		s.inspect()
 		if first {
-			close(s.looked)
+			close(s.inspected)
 			first = false
 		}
-		timer.Reset(min(pokePause, s.timing.Rescan))
+		timer.Reset(min(wakePause, s.timing.Rescan))
 		select { // a poke is heard after a pause, the timer after the rest of it
 		case <-s.stop:
 			s.end()
 			return
 		case <-timer.C:
 		}
-		timer.Reset(max(s.timing.Rescan-pokePause, 0))
+		timer.Reset(max(s.timing.Rescan-wakePause, 0))
 		select {
 		case <-s.stop:
 			s.end()
 			return
-		case <-s.poke:
+		case <-s.wake:
 		case <-timer.C:
 		}
 		timer.Reset(0)
@@ -200,7 +206,7 @@ func (s *Session) keep() {
 }
 
 // look brings the session up to date with the machine.
-func (s *Session) look() {
+func (s *Session) inspect() {
 	if !s.lib.keeper.TryLock() {
 		return // the keeper of an ended session still hangs in the driver
 	}
@@ -213,34 +219,29 @@ func (s *Session) look() {
 	case DriverGone, VersionMismatch:
 		// Handles are stale. End this initialisation and begin another, now if
 		// the driver is back already.
-		s.setAside(err)
-		if !s.endWatch() {
+		s.markAbsent(err)
+		if !s.closeWatch() {
 			return // a call hangs: shutting NVML down would hang with it
 		}
 		_ = s.lib.shutdown()
 		if s.initialise() {
-			s.sayEnumeration(s.enumerate())
-			s.watchEvents()
+			s.logEnumeration(s.enumerate())
+			s.ensureWatch()
 		}
 	default:
-		s.watchEvents()
-		s.sayEnumeration(err)
+		s.ensureWatch()
+		s.logEnumeration(err)
 	}
 }
 
-// sayEnumeration logs that the GPUs cannot be enumerated, once for each reason.
-func (s *Session) sayEnumeration(err error) {
-	word := ""
-	if err != nil {
-		word = err.Error()
-	}
-	if word == s.saidEnumeration {
-		return
-	}
-	s.saidEnumeration = word
-	if err != nil {
-		s.log.Warn("NVML cannot enumerate the GPUs; those that are known are read on", zap.Error(err))
-	} else {
+// logEnumeration logs that the GPUs cannot be enumerated, once for each reason, and
+// that they can be again.
+func (s *Session) logEnumeration(err error) {
+	switch {
+	case !s.once.ChangedError("enumerate", err):
+	case err != nil:
+		s.log.Warn("NVML cannot enumerate the GPUs; known GPUs are still scraped", zap.Error(err))
+	default:
 		s.log.Info("NVML enumerates the GPUs again")
 	}
 }
@@ -248,7 +249,7 @@ func (s *Session) sayEnumeration(err error) {
 func (s *Session) initialise() bool {
 	err := s.lib.init()
 	if err != nil {
-		s.setAside(err)
+		s.markAbsent(err)
 		return false
 	}
 	driver, _ := s.lib.driverVersion()
@@ -261,19 +262,19 @@ func (s *Session) initialise() bool {
 	s.snapshot.Simulated = simulated
 	s.snapshot.Initializations++
 	s.snapshot.Enumerated = false
-	s.log.Info("NVML is initialised", zap.String("library", s.lib.Path()), zap.String("driver", driver), zap.String("cuda", cuda), zap.Bool("simulated", simulated))
+	s.log.Info("NVML initialised", zap.String("library", s.lib.Path()), zap.String("driver", driver), zap.String("cuda", cuda), zap.Bool("simulated", simulated))
 	return true
 }
 
 // setAside notes that the driver is not to be had, says so once, and loses every GPU.
-func (s *Session) setAside(err error) {
+func (s *Session) markAbsent(err error) {
 	state := Absent
 	if KindOf(err) == VersionMismatch {
 		state = Mismatch
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	said := s.snapshot.State == state && sameCode(s.snapshot.Err, err)
+	known := s.snapshot.State == state && sameCode(s.snapshot.Err, err)
 	s.snapshot.State, s.snapshot.Err = state, err
 	s.snapshot.Simulated = s.snapshot.Simulated || s.lib.Simulated()
 	s.snapshot.Enumerated = false
@@ -281,17 +282,17 @@ func (s *Session) setAside(err error) {
 	for _, c := range s.snapshot.GPUs {
 		c.lose(err)
 	}
-	if said {
+	if known {
 		return
 	}
 	switch {
 	case state == Mismatch:
-		s.log.Warn("the driver was upgraded under this process, which cannot change its NVML library: restart the collector", zap.Error(err))
+		s.log.Warn("The NVIDIA driver was upgraded while this process runs, and a process cannot reload its NVML library: restart the collector", zap.Error(err))
 	case KindOf(err) == NoLibrary:
-		s.log.Warn("the NVML library cannot be loaded; trying again. Without an NVIDIA driver there is none; elsewhere set library_path",
-			zap.String("library", s.lib.Path()), zap.Duration("every", s.timing.Rescan))
+		s.log.Warn("Cannot load the NVML library; retrying. Install the NVIDIA driver, or set library_path if the library is in another folder",
+			zap.String("library", s.lib.Path()), zap.Duration("interval", s.timing.Rescan))
 	default:
-		s.log.Warn("NVIDIA's driver is not loaded; trying again", zap.Error(err), zap.Duration("every", s.timing.Rescan))
+		s.log.Warn("The NVIDIA driver is not loaded; retrying", zap.Error(err), zap.Duration("interval", s.timing.Rescan))
 	}
 }
 
@@ -312,8 +313,8 @@ func (s *Session) end() {
 	s.slots, s.retiring = nil, map[int]*worker{}
 	ready := s.snapshot.State == Ready
 	s.mu.Unlock()
-	if !s.endWatch() {
-		s.log.Warn("a call hangs in NVIDIA's driver; its thread is left behind")
+	if !s.closeWatch() {
+		s.log.Warn("A call hangs in the NVIDIA driver; its thread is left behind")
 		return
 	}
 	deadline := time.NewTimer(s.timing.Close)
@@ -322,7 +323,7 @@ func (s *Session) end() {
 		select {
 		case <-w.ended:
 		case <-deadline.C:
-			s.log.Warn("a call hangs in NVIDIA's driver; its thread is left behind")
+			s.log.Warn("A call hangs in the NVIDIA driver; its thread is left behind")
 			return
 		}
 	}

@@ -43,7 +43,7 @@ func (s *Sessions) Acquire(path string, log *zap.Logger) (*Session, error) {
 		return nil, fmt.Errorf("library_path: %q: this process already uses %q, and a process can hold one NVML library only: give all nvml receivers the same library_path", path, s.path)
 	}
 	if s.lib == nil {
-		s.lib, s.path = newLibrary(path), path
+		s.lib, s.path = newLibrary(path, s.timing.orDefaults().Now), path
 	}
 	if s.session == nil {
 		s.session = newSession(s.lib, s.timing, log)

@@ -45,19 +45,20 @@ func (w *worker) submit(job func()) bool {
 	}
 }
 
-// busyFor tells how long the running job has been running.
-func (w *worker) busyFor() time.Duration {
+// busyFor is how long the running job has been running.
+func (w *worker) busyFor(now time.Time) time.Duration {
 	since := w.since.Load()
 	if since == 0 {
 		return 0
 	}
-	return time.Duration(time.Now().UnixNano() - since)
+	return time.Duration(now.UnixNano() - since)
 }
 
 // workers holds the workers of a library by index. They outlive the session if
 // they hang, and the next session takes them over: however often components
 // are started again, a GPU that hangs holds one thread.
 type workers struct {
+	now     func() time.Time
 	mu      sync.Mutex
 	byIndex map[int]*worker
 }
@@ -85,7 +86,7 @@ func (ws *workers) run(index int, w *worker) {
 		case <-w.stop:
 			return
 		case job := <-w.jobs:
-			w.since.Store(time.Now().UnixNano())
+			w.since.Store(ws.now().UnixNano())
 			job()
 			w.since.Store(0)
 			if ws.leave(index, w) {

@@ -271,7 +271,7 @@ func printGPUs() {
 	if err != nil {
 		return
 	}
-	<-session.Looked()
+	<-session.Inspected()
 	if s := session.Snapshot(); !s.Simulated {
 		fmt.Println(len(s.GPUs) + s.Unidentified)
 	}

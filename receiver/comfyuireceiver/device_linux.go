@@ -41,7 +41,7 @@ func (c *gpusOf) wait(most time.Duration) {
 	timer := time.NewTimer(most)
 	defer timer.Stop()
 	select {
-	case <-c.session.Looked():
+	case <-c.session.Inspected():
 	case <-timer.C:
 	}
 }

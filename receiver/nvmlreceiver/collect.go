@@ -21,6 +21,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml/gpuevents"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/owner"
 )
 
@@ -32,6 +33,7 @@ type collector struct {
 	settings receiver.Settings
 	log      *zap.Logger
 	sessions *nvml.Sessions
+	bus      *gpuevents.Bus
 	matcher  deviceMatcher
 	rows     []*family
 
@@ -51,9 +53,9 @@ type collector struct {
 	now       func() time.Time
 }
 
-func newCollector(settings receiver.Settings, cfg *Config, sessions *nvml.Sessions) *collector {
+func newCollector(settings receiver.Settings, cfg *Config, sessions *nvml.Sessions, bus *gpuevents.Bus) *collector {
 	c := &collector{
-		cfg: cfg, settings: settings, log: settings.Logger, sessions: sessions,
+		cfg: cfg, settings: settings, log: settings.Logger, sessions: sessions, bus: bus,
 		matcher: newDeviceMatcher(cfg.Devices),
 		gpus:    map[*nvml.GPU]*gpu{}, now: time.Now,
 	}
@@ -126,6 +128,7 @@ func (c *collector) shutdown(ctx context.Context) error {
 	}
 	if c.session != nil {
 		for _, gpu := range c.order {
+			c.bus.Forget(gpu.shared)
 			if !gpu.pending && gpu.shared.Err() == nil {
 				gpu.shared.Submit(gpu.free)
 			}
@@ -158,14 +161,14 @@ func (c *collector) collect(ctx context.Context) (pmetric.Metrics, error) {
 // whether there are GPUs.
 func (c *collector) looked(ctx context.Context) bool {
 	select {
-	case <-c.session.Looked():
+	case <-c.session.Inspected():
 		return true
 	default:
 	}
 	deadline := time.NewTimer(c.cfg.gpuTimeout())
 	defer deadline.Stop()
 	select {
-	case <-c.session.Looked():
+	case <-c.session.Inspected():
 		return true
 	case <-deadline.C:
 	case <-ctx.Done():
@@ -258,7 +261,7 @@ func (c *collector) conclude(gpu *gpu) {
 	if gpu.gone != nil {
 		c.telemetry.failed(gpu.gone)
 		c.turn(gpu, lost, gpu.gone)
-		c.session.Poke()
+		c.session.Wake()
 		return
 	}
 	gpu.divided = gpu.divided[:0]
@@ -268,7 +271,7 @@ func (c *collector) conclude(gpu *gpu) {
 	gpu.errorsRise = gpu.corrected.take(c.now(), gpu.sheet.health.corrected)
 	c.turn(gpu, healthy, nil)
 	for _, r := range &reported {
-		c.session.ReportThrottling(gpu.shared, r.name, gpu.sheet.health.throttling&r.bit != 0)
+		c.bus.ReportThrottling(gpu.shared, r.name, gpu.sheet.health.throttling&r.bit != 0, c.now())
 	}
 }
 
@@ -282,7 +285,7 @@ func (c *collector) turn(gpu *gpu, to condition, reason error) {
 	}
 	from := gpu.condition
 	gpu.condition = to
-	c.session.ReportCondition(gpu.shared, to.String(), to == healthy, reason)
+	c.bus.ReportCondition(gpu.shared, to.String(), to == healthy, reason, c.now())
 	gpu.samplable.Store(to == healthy)
 	if from == to {
 		return
@@ -380,6 +383,7 @@ func (c *collector) emit(now time.Time, snapshot *nvml.Snapshot) pmetric.Metrics
 			e.gpu(gpu, c.xids, c.holders.of(gpu))
 		}
 		if forget = forget && gpu.shared.Err() != nil; forget {
+			c.bus.Forget(gpu.shared)
 			delete(c.gpus, gpu.shared)
 		}
 		return forget

@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml/gpuevents"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/xid"
 )
@@ -40,6 +41,7 @@ type eventLog struct {
 	cfg       *Config
 	settings  receiver.Settings
 	sessions  *nvml.Sessions
+	bus       *gpuevents.Bus
 	next      consumer.Logs
 	matcher   deviceMatcher
 	catalogue *xid.Catalogue
@@ -54,13 +56,13 @@ type eventLog struct {
 	wg        sync.WaitGroup
 }
 
-func newEventLog(settings receiver.Settings, cfg *Config, next consumer.Logs, sessions *nvml.Sessions) (*eventLog, error) {
+func newEventLog(settings receiver.Settings, cfg *Config, next consumer.Logs, sessions *nvml.Sessions, bus *gpuevents.Bus) (*eventLog, error) {
 	catalogue, err := xid.Load()
 	if err != nil {
 		return nil, err
 	}
 	return &eventLog{
-		cfg: cfg, settings: settings, sessions: sessions, next: next, matcher: newDeviceMatcher(cfg.Devices), catalogue: catalogue,
+		cfg: cfg, settings: settings, sessions: sessions, bus: bus, next: next, matcher: newDeviceMatcher(cfg.Devices), catalogue: catalogue,
 		window: floodWindow, events: make(chan event, eventQueue), stop: make(chan struct{}),
 	}, nil
 }
@@ -83,8 +85,11 @@ func (l *eventLog) Start(context.Context, component.Host) (err error) {
 		l.session.SubscribeEvents(func(e nvml.DriverEvent) {
 			l.queue(event{floodKey: floodKey{gpu: e.GPU, kind: e.Kind}, at: e.Time})
 		}),
-		l.session.SubscribeChanges(func(c nvml.Change) {
-			l.queue(event{floodKey: floodKey{gpu: c.GPU, change: c.Name, throttling: c.Throttling, begins: c.Begins}, reason: c.Reason, at: c.Time})
+		l.bus.Conditions.Subscribe(func(c gpuevents.ConditionChange) {
+			l.queue(event{floodKey: floodKey{gpu: c.GPU, change: c.Condition, begins: true}, reason: c.Reason, at: c.Time})
+		}),
+		l.bus.Throttling.Subscribe(func(c gpuevents.ThrottlingChange) {
+			l.queue(event{floodKey: floodKey{gpu: c.GPU, change: c.Reason, throttling: true, begins: c.Active}, at: c.Time})
 		}),
 	}
 	l.wg.Go(l.run)

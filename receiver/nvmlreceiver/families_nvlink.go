@@ -15,7 +15,7 @@ import (
 )
 
 // linkNames are the numbers of the links as text.
-var linkNames = func() (names [nvml.MostNVLinks]string) {
+var linkNames = func() (names [nvml.MaxNVLinks]string) {
 	for i := range names {
 		names[i] = strconv.Itoa(i)
 	}
@@ -99,7 +99,7 @@ func (s *sheet) link(attribute, link int, v int64) {
 
 // eachLink asks about link after link. A GPU that does not know link 0 has none.
 func eachLink(ask func(link int) error) error {
-	for link := range nvml.MostNVLinks {
+	for link := range nvml.MaxNVLinks {
 		err := ask(link)
 		switch {
 		case err == nil:
@@ -117,7 +117,7 @@ func eachLink(ask func(link int) error) error {
 // readLinkIO asks for all links in one call.
 func readLinkIO(d nvml.Device, out *sheet) error {
 	out.fields = out.fields[:0]
-	for link := range uint32(nvml.MostNVLinks) {
+	for link := range uint32(nvml.MaxNVLinks) {
 		out.fields = append(out.fields,
 			nvml.FieldValue{FieldId: nvml.FieldNVLinkTx, ScopeId: link},
 			nvml.FieldValue{FieldId: nvml.FieldNVLinkRx, ScopeId: link})

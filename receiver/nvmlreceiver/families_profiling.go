@@ -125,7 +125,7 @@ func readProfiling(_ nvml.Device, out *sheet) error {
 		}
 		out.gpm = gpm
 	}
-	if err := out.gpm.Take(out.gpu, on); err != nil {
+	if err := out.gpm.Sample(out.gpu, on); err != nil {
 		return err
 	}
 	values, err := out.gpm.Values(profilingCounters[:], out.values[:0])

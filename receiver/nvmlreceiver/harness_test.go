@@ -6,6 +6,7 @@ package nvmlreceiver
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml/gpuevents"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakemachine"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
@@ -30,6 +32,15 @@ func setUpLibrary() { library = fakemachine.Setup(fakenvml.Current) }
 
 // fast makes the session look at the machine often, so that tests wait little.
 var fast = nvml.Timing{Rescan: 20 * time.Millisecond, Probe: 500 * time.Millisecond, Close: 500 * time.Millisecond}
+
+// buses holds the bus of each set of sessions: receivers that share a session share
+// its bus.
+var buses sync.Map
+
+func busOf(sessions *nvml.Sessions) *gpuevents.Bus {
+	bus, _ := buses.LoadOrStore(sessions, &gpuevents.Bus{})
+	return bus.(*gpuevents.Bus)
+}
 
 // rig is one collector that is asked for scrapes by hand.
 type rig struct {
@@ -56,7 +67,7 @@ func newRig(t testing.TB, sessions *nvml.Sessions, change func(*Config)) *rig {
 
 func startRig(t testing.TB, settings receiver.Settings, cfg *Config, sessions *nvml.Sessions, logs *observer.ObservedLogs) *rig {
 	t.Helper()
-	c := newCollector(settings, cfg, sessions)
+	c := newCollector(settings, cfg, sessions, busOf(sessions))
 	require.NoError(t, c.start(context.Background(), componenttest.NewNopHost()))
 	c.hostname = "testhost"
 	t.Cleanup(func() { require.NoError(t, c.shutdown(context.Background())) })

@@ -89,7 +89,7 @@ func eventRig(t *testing.T, window time.Duration, change func(*Config)) (*eventL
 func eventRigOf(t *testing.T, window time.Duration, cfg *Config, sessions *nvml.Sessions) (*eventLog, *consumertest.LogsSink) {
 	t.Helper()
 	sink := new(consumertest.LogsSink)
-	l, err := newEventLog(receivertest.NewNopSettings(metadata.Type), cfg, sink, sessions)
+	l, err := newEventLog(receivertest.NewNopSettings(metadata.Type), cfg, sink, sessions, busOf(sessions))
 	require.NoError(t, err)
 	l.window = window
 	require.NoError(t, l.Start(context.Background(), componenttest.NewNopHost()))

@@ -1,5 +1,5 @@
 /* A small shared library with NVML's ABI, for tests and for `make run` on a
- * machine without a GPU. It is compiled against go-nvml's nvml.h and loaded by
+ * machine without a card. It is compiled against go-nvml's nvml.h and loaded by
  * the same dlopen path as NVIDIA's, so that everything above it is real.
  *
  * Its state is the mapped file named by FAKENVML_STATE (state.h); several
@@ -69,11 +69,11 @@ static void pause_ns(int64_t ns) {
 }
 
 /* enter does for every function what the driver would: it counts, waits, hangs
- * or fails as told. GPU is the index; the library's own functions use 0. */
-static nvmlReturn_t enter(int64_t GPU, enum function_id f) {
+ * or fails as told. card is the index; the library's own functions use 0. */
+static nvmlReturn_t enter(int64_t card, enum function_id f) {
 	struct state *s = map_state();
 	if (!s) return NVML_ERROR_LIBRARY_NOT_FOUND;
-	if (GPU < 0 || GPU >= MAX_CARDS) return NVML_ERROR_INVALID_ARGUMENT;
+	if (card < 0 || card >= MAX_CARDS) return NVML_ERROR_INVALID_ARGUMENT;
 	struct function *fn = &s->card[card].functions[f];
 	__atomic_add_fetch(&fn->calls, 1, __ATOMIC_RELAXED);
 	int64_t delay = load(&fn->delay_ns);
@@ -92,7 +92,7 @@ static nvmlReturn_t driver_state(void) {
 
 /* Handles: 1..MAX_CARDS are GPUs, from MIG_BASE on MIG devices. */
 #define MIG_BASE 0x1000
-static nvmlDevice_t handle_of(int64_t GPU) { nvmlDevice_t d = {(struct nvmlDevice_st *)(intptr_t)(GPU + 1)}; return d; }
+static nvmlDevice_t handle_of(int64_t card) { nvmlDevice_t d = {(struct nvmlDevice_st *)(intptr_t)(card + 1)}; return d; }
 static int64_t handle_value(nvmlDevice_t d) { return (int64_t)(intptr_t)d.handle; }
 static int is_mig(nvmlDevice_t d) { return handle_value(d) >= MIG_BASE; }
 static int64_t card_of(nvmlDevice_t d) {
@@ -100,8 +100,8 @@ static int64_t card_of(nvmlDevice_t d) {
 	return h >= MIG_BASE ? (h - MIG_BASE) / MAX_MIG : h - 1;
 }
 
-/* device opens every call on a GPU; it leaves the GPU in *c. */
-static nvmlReturn_t device(nvmlDevice_t d, enum function_id f, struct GPU **c) {
+/* device opens every call on a GPU; it leaves the card in *c. */
+static nvmlReturn_t device(nvmlDevice_t d, enum function_id f, struct card **c) {
 	int64_t i = card_of(d);
 	nvmlReturn_t r = enter(i, f);
 	if (!S) return NVML_ERROR_UNINITIALIZED;
@@ -114,23 +114,23 @@ static nvmlReturn_t device(nvmlDevice_t d, enum function_id f, struct GPU **c) {
 }
 
 #define DEVICE(d, f) \
-	struct GPU *c; \
+	struct card *c; \
 	nvmlReturn_t r = device(d, FUNC_##f, &c); \
 	if (r != NVML_SUCCESS) return r;
 
-static nvmlReturn_t value(struct GPU *c, enum value_id v, int64_t *out) {
+static nvmlReturn_t value(struct card *c, enum value_id v, int64_t *out) {
 	*out = load(&c->values[v].value);
 	return (nvmlReturn_t)load(&c->values[v].ret);
 }
 
-static nvmlReturn_t value_uint(struct GPU *c, enum value_id v, unsigned int *out) {
+static nvmlReturn_t value_uint(struct card *c, enum value_id v, unsigned int *out) {
 	int64_t x;
 	nvmlReturn_t r = value(c, v, &x);
 	if (r == NVML_SUCCESS) *out = (unsigned int)x;
 	return r;
 }
 
-static nvmlReturn_t text(struct GPU *c, enum text_id t, char *out, unsigned int length) {
+static nvmlReturn_t text(struct card *c, enum text_id t, char *out, unsigned int length) {
 	size_t n = strnlen(c->texts[t], TEXT_SIZE);
 	if (n == 0) return NVML_ERROR_NOT_SUPPORTED;
 	if (n + 1 > length) return NVML_ERROR_INSUFFICIENT_SIZE;
@@ -167,7 +167,7 @@ static int64_t newest(struct series *s) {
 	return n == 0 ? 0 : s->steps[(n - 1) % MAX_STEPS].value;
 }
 
-static int64_t energy(struct GPU *c) {
+static int64_t energy(struct card *c) {
 	struct series *p = &c->series[SERIES_power];
 	int64_t n = load(&p->count);
 	if (n == 0) return load(&c->energy_mj);
@@ -264,7 +264,7 @@ nvmlReturn_t nvmlDeviceGetHandleByIndex_v2(unsigned int index, nvmlDevice_t *d) 
 
 /* --- identity --- */
 
-static struct mig *mig_of(struct GPU *c, nvmlDevice_t d) {
+static struct mig *mig_of(struct card *c, nvmlDevice_t d) {
 	struct mig *m = &c->mig[(handle_value(d) - MIG_BASE) % MAX_MIG];
 	return load(&m->present) ? m : NULL;
 }
@@ -347,7 +347,7 @@ nvmlReturn_t nvmlDeviceGetComputeInstanceId(nvmlDevice_t d, unsigned int *id) {
 
 /* A MIG device has no more than its memory; on a GPU with MIG on, readings of
  * utilisation answer NOT_SUPPORTED, as the driver does. */
-static nvmlReturn_t memory_numbers(struct GPU *c, nvmlDevice_t d, int64_t *total, int64_t *reserved, int64_t *used) {
+static nvmlReturn_t memory_numbers(struct card *c, nvmlDevice_t d, int64_t *total, int64_t *reserved, int64_t *used) {
 	if (is_mig(d)) {
 		struct mig *m = mig_of(c, d);
 		if (!m) return NVML_ERROR_NOT_FOUND;
@@ -399,7 +399,7 @@ nvmlReturn_t nvmlDeviceGetBAR1MemoryInfo(nvmlDevice_t d, nvmlBAR1Memory_t *m) {
 
 /* --- utilisation --- */
 
-static int mig_on(struct GPU *c) { return load(&c->values[VALUE_mig_mode].ret) == NVML_SUCCESS && load(&c->values[VALUE_mig_mode].value) == NVML_DEVICE_MIG_ENABLE; }
+static int mig_on(struct card *c) { return load(&c->values[VALUE_mig_mode].ret) == NVML_SUCCESS && load(&c->values[VALUE_mig_mode].value) == NVML_DEVICE_MIG_ENABLE; }
 
 nvmlReturn_t nvmlDeviceGetUtilizationRates(nvmlDevice_t d, nvmlUtilization_t *u) {
 	DEVICE(d, nvmlDeviceGetUtilizationRates)
@@ -409,7 +409,7 @@ nvmlReturn_t nvmlDeviceGetUtilizationRates(nvmlDevice_t d, nvmlUtilization_t *u)
 	return NVML_SUCCESS;
 }
 
-static nvmlReturn_t engine(struct GPU *c, enum series_id s, unsigned int *u, unsigned int *period_us) {
+static nvmlReturn_t engine(struct card *c, enum series_id s, unsigned int *u, unsigned int *period_us) {
 	if (mig_on(c)) return NVML_ERROR_NOT_SUPPORTED;
 	*u = (unsigned int)average(&c->series[s], load(&c->sampling_period_ns));
 	*period_us = (unsigned int)(load(&c->sampling_period_ns) / 1000);
@@ -496,7 +496,7 @@ nvmlReturn_t nvmlDeviceGetTotalEnergyConsumption(nvmlDevice_t d, unsigned long l
 
 /* --- clocks --- */
 
-static nvmlReturn_t clock_value(struct GPU *c, nvmlClockType_t type, enum value_id graphics, unsigned int *mhz) {
+static nvmlReturn_t clock_value(struct card *c, nvmlClockType_t type, enum value_id graphics, unsigned int *mhz) {
 	if (type > NVML_CLOCK_VIDEO) return NVML_ERROR_INVALID_ARGUMENT;
 	return value_uint(c, graphics + type, mhz);
 }
@@ -506,7 +506,7 @@ nvmlReturn_t nvmlDeviceGetPerformanceState(nvmlDevice_t d, nvmlPstates_t *p) {
 	DEVICE(d, nvmlDeviceGetPerformanceState)
 	return value_uint(c, VALUE_performance_state, (unsigned int *)p);
 }
-static nvmlReturn_t reasons(struct GPU *c, unsigned long long *bits) {
+static nvmlReturn_t reasons(struct card *c, unsigned long long *bits) {
 	int64_t x;
 	nvmlReturn_t r = value(c, VALUE_throttle_reasons, &x);
 	if (r == NVML_SUCCESS) *bits = (unsigned long long)x;
@@ -533,7 +533,7 @@ nvmlReturn_t nvmlDeviceGetViolationStatus(nvmlDevice_t d, nvmlPerfPolicyType_t p
 
 /* --- NVLink: not readable while MIG is on --- */
 
-static nvmlReturn_t link_of(struct GPU *c, unsigned int i, struct link **l) {
+static nvmlReturn_t link_of(struct card *c, unsigned int i, struct link **l) {
 	if (mig_on(c) || !load(&c->links[0].present)) return NVML_ERROR_NOT_SUPPORTED;
 	if (i >= MAX_LINKS || !load(&c->links[i].present)) return NVML_ERROR_INVALID_ARGUMENT;
 	*l = &c->links[i];
@@ -555,7 +555,7 @@ nvmlReturn_t nvmlDeviceGetNvLinkErrorCounter(nvmlDevice_t d, unsigned int i, nvm
 	*n = (unsigned long long)load(&l->errors[which]);
 	return NVML_SUCCESS;
 }
-static nvmlReturn_t link_throughput(struct GPU *c, nvmlFieldValue_t *v) {
+static nvmlReturn_t link_throughput(struct card *c, nvmlFieldValue_t *v) {
 	struct link *l;
 	nvmlReturn_t r = link_of(c, v->scopeId, &l);
 	if (r != NVML_SUCCESS) return r;
@@ -612,7 +612,7 @@ nvmlReturn_t nvmlDeviceGetEccMode(nvmlDevice_t d, nvmlEnableState_t *current, nv
 	*pending = *current;
 	return r;
 }
-static nvmlReturn_t counter(struct GPU *c, enum value_id v, unsigned long long *n) {
+static nvmlReturn_t counter(struct card *c, enum value_id v, unsigned long long *n) {
 	int64_t x;
 	nvmlReturn_t r = value(c, v, &x);
 	if (r == NVML_SUCCESS) *n = (unsigned long long)x;
@@ -644,7 +644,7 @@ nvmlReturn_t nvmlDeviceGetRowRemapperHistogram(nvmlDevice_t d, nvmlRowRemapperHi
 
 /* --- GPM: what happened between two samples --- */
 
-struct gpm_sample { int64_t GPU, mig, taken; };
+struct gpm_sample { int64_t card, mig, taken; };
 
 nvmlReturn_t nvmlGpmQueryDeviceSupport(nvmlDevice_t d, nvmlGpmSupport_t *support) {
 	DEVICE(d, nvmlGpmQueryDeviceSupport)
@@ -661,10 +661,10 @@ nvmlReturn_t nvmlGpmSampleAlloc(nvmlGpmSample_t *sample) {
 	return NVML_SUCCESS;
 }
 nvmlReturn_t nvmlGpmSampleFree(nvmlGpmSample_t sample) { free(sample.handle); return NVML_SUCCESS; }
-static nvmlReturn_t take_sample(nvmlGpmSample_t sample, int64_t GPU, int64_t mig) {
+static nvmlReturn_t take_sample(nvmlGpmSample_t sample, int64_t card, int64_t mig) {
 	struct gpm_sample *s = (struct gpm_sample *)sample.handle;
 	if (load(&S->card[card].gpm[NVML_GPM_METRIC_SM_UTIL].ret) != NVML_SUCCESS) return NVML_ERROR_NOT_SUPPORTED;
-	s->card = GPU; s->mig = mig; s->taken = now_ns();
+	s->card = card; s->mig = mig; s->taken = now_ns();
 	return NVML_SUCCESS;
 }
 nvmlReturn_t nvmlGpmSampleGet(nvmlDevice_t d, nvmlGpmSample_t sample) {
@@ -687,7 +687,7 @@ nvmlReturn_t nvmlGpmMetricsGet(nvmlGpmMetricsGet_t *get) {
 	if (!a || !b || a->card < 0 || a->card != b->card || a->mig != b->mig || b->taken <= a->taken) return NVML_ERROR_INVALID_ARGUMENT;
 	nvmlReturn_t r = enter(a->card, FUNC_nvmlGpmMetricsGet);
 	if (r != NVML_SUCCESS) return r;
-	struct GPU *c = &S->card[a->card];
+	struct card *c = &S->card[a->card];
 	int64_t permille = a->mig < 0 ? 1000 : load(&c->mig[a->mig].gpm_permille);
 	for (unsigned int i = 0; i < get->numMetrics; i++) {
 		nvmlGpmMetric_t *m = &get->metrics[i];
@@ -703,7 +703,7 @@ nvmlReturn_t nvmlGpmMetricsGet(nvmlGpmMetricsGet_t *get) {
 
 #define ANY_PID(p) (load(&(p)->pid) != 0)
 
-static nvmlReturn_t list_processes(struct GPU *c, nvmlDevice_t d, int64_t graphics, unsigned int *count, nvmlProcessInfo_t *out, nvmlProcessInfo_v1_t *out_v1) {
+static nvmlReturn_t list_processes(struct card *c, nvmlDevice_t d, int64_t graphics, unsigned int *count, nvmlProcessInfo_t *out, nvmlProcessInfo_v1_t *out_v1) {
 	unsigned int n = 0;
 	struct mig *m = is_mig(d) ? mig_of(c, d) : NULL;
 	if (is_mig(d) && !m) return NVML_ERROR_NOT_FOUND;

@@ -65,14 +65,14 @@ enum function_id {
 struct mig {
 	int64_t present, gpu_instance, compute_instance;
 	int64_t memory_total, memory_used, memory_reserved;
-	int64_t gpm_permille;        /* of the card's GPM values */
+	int64_t gpm_permille;        /* of the GPU's GPM values */
 	char uuid[TEXT_SIZE], name[TEXT_SIZE];
 };
 
 /* One NVLink; errors by nvmlNvLinkErrorCounter_t. */
 struct link { int64_t present, active, tx_kib, rx_kib, errors[5]; };
 
-/* One process on the card; instances are -1 without MIG, memory -1 is "not
+/* One process on the GPU; instances are -1 without MIG, memory -1 is "not
  * available". Shares in percent; a process without any has no sample. */
 struct process { int64_t pid, graphics, memory, gpu_instance, compute_instance, sm, mem, enc, dec; };
 

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux && cgo
+
+package gpuevents
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"go.uber.org/goleak"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+func TestAChangeThatTwoReceiversReportIsPublishedOnce(t *testing.T) {
+	var b Bus
+	var conditions []string
+	var throttling []bool
+	b.Conditions.Subscribe(func(c ConditionChange) { conditions = append(conditions, c.Condition) })
+	b.Throttling.Subscribe(func(c ThrottlingChange) { throttling = append(throttling, c.Active) })
+	gpu, lost := &nvml.GPU{}, errors.New("lost")
+	for range 2 {
+		b.ReportCondition(gpu, "healthy", true, nil, epoch)
+		b.ReportThrottling(gpu, "sw_thermal", false, epoch)
+	}
+	for range 2 {
+		b.ReportCondition(gpu, "lost", false, lost, epoch)
+		b.ReportThrottling(gpu, "sw_thermal", true, epoch)
+	}
+	b.ReportCondition(gpu, "healthy", true, nil, epoch)
+	b.ReportThrottling(gpu, "sw_thermal", false, epoch)
+	assert.Equal(t, []string{"lost", "healthy"}, conditions)
+	assert.Equal(t, []bool{true, false}, throttling)
+}
+
+func TestAGPUThatIsNotHealthyAtFirstIsAChange(t *testing.T) {
+	var b Bus
+	n := 0
+	b.Conditions.Subscribe(func(ConditionChange) { n++ })
+	b.ReportCondition(&nvml.GPU{}, "unresponsive", false, nil, epoch)
+	assert.Equal(t, 1, n)
+}
+
+func TestASubscriberMayReport(t *testing.T) {
+	var b Bus
+	gpu, n := &nvml.GPU{}, 0
+	b.Conditions.Subscribe(func(c ConditionChange) {
+		n++
+		b.ReportThrottling(c.GPU, "sw_thermal", true, c.Time) // would hang under a lock
+		b.Forget(c.GPU)
+	})
+	b.ReportCondition(gpu, "lost", false, nil, epoch)
+	b.ReportCondition(gpu, "lost", false, nil, epoch)
+	assert.Equal(t, 2, n, "a GPU that was forgotten is reported again")
+	assert.Empty(t, b.gpus)
+}

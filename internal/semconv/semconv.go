@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package semconv names the attributes and events that more than one component
+// writes or reads. hw.* follow OpenTelemetry's hardware conventions, hw.gpu.* extend
+// them; gpu.* are written on spans.
+package semconv
+
+// Attributes.
+const (
+	// HostName is the host that the telemetry was made on.
+	HostName = "host.name"
+	// ProcessPID is the process number of a service, as its host counts.
+	ProcessPID = "process.pid"
+	// GPUID is a GPU's UUID, or a MIG device's.
+	GPUID = "hw.id"
+	// GPUName is a GPU by its NVML index, such as gpu0; a MIG device's is gpu0/mig0.
+	GPUName = "hw.name"
+	// Simulated is true on all telemetry that comes from the NVML test library.
+	Simulated = "gpu.simulated"
+	// XID is the number of an XID; XIDName its short meaning.
+	XID     = "hw.gpu.xid"
+	XIDName = "hw.gpu.xid.name"
+)
+
+// Event names.
+const (
+	// EventXID, EventState, EventThrottle and EventDriver are the log records of GPUs.
+	EventXID      = "hw.gpu.xid"
+	EventState    = "hw.gpu.state"
+	EventThrottle = "hw.gpu.throttle"
+	EventDriver   = "hw.gpu.event"
+	// GPUEventPrefix begins the names of all log records of GPUs.
+	GPUEventPrefix = "hw.gpu."
+	// EventExecutionStarted is the log record of a prompt that began to run. Its trace
+	// arrives when the prompt has ended.
+	EventExecutionStarted = "comfyui.execution.started"
+	// EventSpanXID is the span event of an XID that came while the span ran.
+	EventSpanXID = "gpu.xid"
+)
