@@ -98,7 +98,7 @@ bench-proxy: ## what the ComfyUI proxy adds: latency, throughput of previews, te
 
 .PHONY: bench-correlation
 bench-correlation: ## spans a second of the correlation, bytes per waiting span, memory over an hour in virtual time
-	@go test -count=1 -timeout 10m -run '^(TestCorrelationFigures|TestMemoryIsFlatOverAnHour)$$' -v ./connector/gpucorrelationconnector -figures | grep --line-buffered -E '^figure|FAIL|panic|_test.go'
+	@go test -timeout 10m -run '^$$' -bench . -benchtime 1x ./connector/gpucorrelationconnector/internal/join | go run ./internal/testing/figure/benchfigures
 
 .PHONY: e2e-comfyui
 e2e-comfyui: build servers ## every recording of a real ComfyUI through the built collector into Jaeger; prints figures

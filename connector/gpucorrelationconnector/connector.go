@@ -4,131 +4,145 @@ package gpucorrelationconnector
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"time"
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/connector"
 	"go.opentelemetry.io/collector/consumer"
-	"go.opentelemetry.io/collector/consumer/consumererror"
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/pdata/ptrace"
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/metric"
 	"go.uber.org/zap"
 
+	"github.com/otelcol-gpu/otelcol-gpu/connector/gpucorrelationconnector/internal/join"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpucorrelationconnector/internal/metadata"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/logonce"
 )
 
-// correlation is one gpucorrelation connector: its three sides share it.
-type correlation struct {
+// joinConnector is one gpucorrelation connector: the components of its three signals
+// share it. Samples and traces come in through them; two goroutines send what the joiner
+// has ready, one for each signal that goes out, so that a slow pipeline delays only its
+// own signal.
+type joinConnector struct {
 	cfg      *Config
 	settings connector.Settings
 	now      func() time.Time
-	forget   func() // called when the last side has ended
+	// release drops the connector from the factory's instances, when its last component
+	// has shut down.
+	release func()
+	once    logonce.Tracker
 
-	nextTraces consumer.Traces
-	nextLogs   consumer.Logs
-	telemetry  *metadata.TelemetryBuilder
+	nextTraces  consumer.Traces
+	nextLogs    consumer.Logs
+	readMetrics bool // there is a metrics pipeline
+	telemetry   *metadata.TelemetryBuilder
 
-	mu   sync.Mutex
-	join *correlator
-
-	saying sync.Mutex
-	said   map[string]bool // warnings that were given once
-
-	sides   int // that run
-	traces  lane
-	records lane
+	traces  output
+	records output
 	stop    chan struct{}
 	work    sync.WaitGroup
+
+	// mu guards everything declared below.
+	mu         sync.Mutex
+	joiner     *join.Joiner
+	components int // that run
 }
 
-// lane is the way out of one signal: a slow one does not hold up the other.
-type lane struct {
-	feeders int // sides whose end the lane's next waits for
-	sending sync.Mutex
+// output is the way out of one signal.
+type output struct {
+	// feeders counts the running components whose data may reach this output. Guarded by
+	// the connector's mu.
+	feeders int
+	sending sync.Mutex // held while a batch is delivered, so that batches keep their order
 	wake    chan struct{}
-	ending  chan struct{} // closed when the last feeder ends: nothing is tried again
 }
 
-func newCorrelation(settings connector.Settings, cfg *Config) *correlation {
-	return &correlation{
-		cfg: cfg, settings: settings, now: time.Now, forget: func() {}, join: newCorrelator(cfg), said: map[string]bool{},
-		traces: lane{wake: make(chan struct{}, 1)}, records: lane{wake: make(chan struct{}, 1)},
+func newOutput() output { return output{wake: make(chan struct{}, 1)} }
+
+// notify makes the output's goroutine send what is ready.
+func (o *output) notify() {
+	select {
+	case o.wake <- struct{}{}:
+	default:
 	}
 }
 
-type metricsSide struct{ *correlation }
+func newConnector(settings connector.Settings, cfg *Config) *joinConnector {
+	return &joinConnector{
+		cfg: cfg, settings: settings, now: time.Now, release: func() {}, joiner: join.New(cfg.joinSettings()),
+		traces: newOutput(), records: newOutput(),
+	}
+}
 
-func (s metricsSide) Start(context.Context, component.Host) error { return s.start(&s.traces) }
-func (s metricsSide) Shutdown(ctx context.Context) error          { return s.shutdown(ctx, &s.traces) }
-func (s metricsSide) Capabilities() consumer.Capabilities         { return consumer.Capabilities{} }
+type metricsComponent struct{ *joinConnector }
 
-type tracesSide struct{ *correlation }
+func (s metricsComponent) Start(context.Context, component.Host) error { return s.start(&s.traces) }
+func (s metricsComponent) Shutdown(ctx context.Context) error          { return s.shutdown(ctx, &s.traces) }
+func (s metricsComponent) Capabilities() consumer.Capabilities         { return consumer.Capabilities{} }
 
-func (s tracesSide) Start(context.Context, component.Host) error { return s.start(&s.traces) }
-func (s tracesSide) Shutdown(ctx context.Context) error          { return s.shutdown(ctx, &s.traces) }
-func (s tracesSide) Capabilities() consumer.Capabilities {
+type tracesComponent struct{ *joinConnector }
+
+func (s tracesComponent) Start(context.Context, component.Host) error {
+	if !s.readMetrics {
+		s.settings.Logger.Warn("The connector is in no metrics pipeline, so every trace that names a GPU waits for samples and gets none; add it to the exporters of a metrics pipeline that has an nvml receiver",
+			zap.Duration("wait", s.cfg.Wait))
+	}
+	return s.start(&s.traces)
+}
+func (s tracesComponent) Shutdown(ctx context.Context) error { return s.shutdown(ctx, &s.traces) }
+func (s tracesComponent) Capabilities() consumer.Capabilities {
 	return consumer.Capabilities{MutatesData: true}
 }
 
-type logsSide struct{ *correlation }
+type logsComponent struct{ *joinConnector }
 
-func (s logsSide) Start(context.Context, component.Host) error { return s.start(&s.records) }
-func (s logsSide) Shutdown(ctx context.Context) error          { return s.shutdown(ctx, &s.records) }
-func (s logsSide) Capabilities() consumer.Capabilities {
+func (s logsComponent) Start(context.Context, component.Host) error { return s.start(&s.records) }
+func (s logsComponent) Shutdown(ctx context.Context) error          { return s.shutdown(ctx, &s.records) }
+func (s logsComponent) Capabilities() consumer.Capabilities {
 	return consumer.Capabilities{MutatesData: true}
 }
 
-func (c *correlation) start(to *lane) (err error) {
+func (c *joinConnector) start(to *output) (err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.sides++
+	c.components++
 	to.feeders++
-	if to.feeders == 1 {
-		to.ending = make(chan struct{})
-	}
-	if c.sides > 1 {
+	if c.components > 1 {
 		return nil
 	}
 	if c.telemetry, err = metadata.NewTelemetryBuilder(c.settings.TelemetrySettings); err != nil {
 		return err
 	}
 	c.stop = make(chan struct{})
-	c.work.Go(func() { c.run(&c.traces, c.passTraces) })
-	c.work.Go(func() { c.run(&c.records, c.passRecords) })
+	c.work.Go(func() { c.run(&c.traces) })
+	c.work.Go(func() { c.run(&c.records) })
 	return nil
 }
 
-// shutdown ends one side. When the last side that feeds a lane ends, what waits is
-// passed on with what is known.
-func (c *correlation) shutdown(ctx context.Context, to *lane) error {
+// shutdown ends one component. When the last component that feeds an output ends, what
+// waits is sent with the figures that are known.
+func (c *joinConnector) shutdown(ctx context.Context, to *output) error {
 	c.mu.Lock()
-	if c.sides == 0 {
+	if c.components == 0 {
 		c.mu.Unlock()
 		return nil // it never started
 	}
-	c.sides--
+	c.components--
 	to.feeders--
-	last, ended := c.sides == 0, to.feeders == 0
-	pass := func(context.Context) {}
-	if ended {
-		close(to.ending)
-		if to == &c.traces {
-			c.join.end()
-			pass = c.passTraces
-		} else {
-			c.join.endRecords()
-			pass = c.passRecords
-		}
+	last, ended := c.components == 0, to.feeders == 0
+	switch {
+	case ended && to == &c.traces:
+		c.joiner.Finish()
+	case ended:
+		c.joiner.FinishRecords()
 	}
 	c.mu.Unlock()
-	pass(ctx)
+	if ended {
+		c.send(ctx, to)
+	}
 	if last {
-		c.forget()
+		c.release()
 		close(c.stop)
 		c.work.Wait()
 		c.telemetry.Shutdown()
@@ -136,190 +150,87 @@ func (c *correlation) shutdown(ctx context.Context, to *lane) error {
 	return nil
 }
 
-// run passes on what is ready in a lane.
-func (c *correlation) run(l *lane, pass func(context.Context)) {
+// run sends what is ready in an output, until the connector stops.
+func (c *joinConnector) run(o *output) {
 	ticker := time.NewTicker(min(max(c.cfg.Wait/20, 10*time.Millisecond), time.Second))
 	defer ticker.Stop()
 	for {
 		select {
 		case <-c.stop:
 			return
-		case <-l.wake:
+		case <-o.wake:
 		case <-ticker.C:
 		}
 		c.mu.Lock()
-		c.join.expire(c.now())
+		c.joiner.Expire(c.now())
 		c.mu.Unlock()
-		pass(context.Background())
+		c.send(context.Background(), o)
 	}
 }
 
-// passTraces sends all traces that are ready, in their order.
-func (c *correlation) passTraces(ctx context.Context) {
-	c.traces.sending.Lock()
-	defer c.traces.sending.Unlock()
-	for {
+// send delivers all that is ready in an output, in its order.
+func (c *joinConnector) send(ctx context.Context, o *output) {
+	o.sending.Lock()
+	defer o.sending.Unlock()
+	if o == &c.records {
 		c.mu.Lock()
-		td, found := c.join.take()
-		c.report(ctx)
+		ld, ok := c.joiner.NextRecords()
 		c.mu.Unlock()
-		if !found {
-			return
+		if ok {
+			c.deliverLogs(ctx, ld)
 		}
-		spans := td.SpanCount()
-		if err := c.try(&c.traces, func() error { return c.nextTraces.ConsumeTraces(ctx, td) }); err != nil {
-			c.telemetry.ConnectorGpucorrelationSpans.Add(ctx, int64(spans), metric.WithAttributes(attribute.String("outcome", dropped), attribute.String("reason", "refused")))
-			c.settings.Logger.Error("spans were refused by the next consumer and are lost", zap.Int("spans", spans), zap.Error(err))
-		}
-	}
-}
-
-// passRecords sends all records that are ready.
-func (c *correlation) passRecords(ctx context.Context) {
-	c.records.sending.Lock()
-	defer c.records.sending.Unlock()
-	c.mu.Lock()
-	ld, found := c.join.takeRecords()
-	c.mu.Unlock()
-	if !found || c.nextLogs == nil {
 		return
 	}
-	if err := c.try(&c.records, func() error { return c.nextLogs.ConsumeLogs(ctx, ld) }); err != nil {
-		c.telemetry.ConnectorGpucorrelationRecords.Add(ctx, int64(ld.LogRecordCount()), outcomeIs(dropped))
-		c.settings.Logger.Error("records were refused by the next consumer and are lost", zap.Int("records", ld.LogRecordCount()), zap.Error(err))
+	for {
+		c.mu.Lock()
+		td, ok := c.joiner.NextTraces()
+		c.report(ctx)
+		c.mu.Unlock()
+		if !ok {
+			return
+		}
+		c.deliverTraces(ctx, td)
 	}
 }
 
-// try does something again until it works, is refused for good, or the lane ends.
-// Meanwhile what comes in waits, and beyond the bounds passes at once, so that its
-// sender is told the error.
-func (c *correlation) try(l *lane, do func() error) error {
-	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
-		err := do()
-		if err == nil || consumererror.IsPermanent(err) {
-			return err
-		}
-		c.sayOnce("retry", func(log *zap.Logger) {
-			log.Warn("the next consumer refuses; trying again until it takes it (said once)", zap.Error(err))
-		})
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-l.ending:
-			timer.Stop()
-			return err
-		}
-	}
-}
-
-// ConsumeMetrics takes samples of GPUs.
-func (s metricsSide) ConsumeMetrics(_ context.Context, md pmetric.Metrics) error {
+// ConsumeMetrics adds samples of GPUs.
+func (s metricsComponent) ConsumeMetrics(_ context.Context, md pmetric.Metrics) error {
 	s.mu.Lock()
-	s.join.takeMetrics(md)
-	ready := len(s.join.ready) > 0
+	s.joiner.AddMetrics(md)
+	ready := s.joiner.HasTraces()
 	s.mu.Unlock()
 	if ready {
-		s.traces.rouse()
+		s.traces.notify()
 	}
 	return nil
 }
 
-// ConsumeTraces takes finished spans. An error is that of the next consumer, for
-// spans that did not wait.
-func (s tracesSide) ConsumeTraces(ctx context.Context, td ptrace.Traces) (err error) {
+// ConsumeTraces adds finished spans. It returns no error: what the next pipelines refuse
+// is counted, and a receiver that tried again would deliver the rest twice.
+func (s tracesComponent) ConsumeTraces(ctx context.Context, td ptrace.Traces) error {
 	s.mu.Lock()
-	pass := s.join.takeTraces(td, s.now())
-	ready, joined := len(s.join.ready) > 0, len(s.join.records) > 0
+	pass := s.joiner.AddTraces(td, s.now())
+	ready, records := s.joiner.HasTraces(), s.joiner.HasRecords()
 	s.mu.Unlock()
 	if ready {
-		s.traces.rouse()
+		s.traces.notify()
 	}
-	if joined {
-		s.records.rouse()
+	if records {
+		s.records.notify()
 	}
-	for _, one := range pass {
-		err = errors.Join(err, s.nextTraces.ConsumeTraces(ctx, one))
+	for _, trace := range pass {
+		s.deliverTraces(ctx, trace)
 	}
-	return err
+	return nil
 }
 
-// ConsumeLogs takes records. An error is that of the next consumer, for records that
-// did not wait.
-func (s logsSide) ConsumeLogs(ctx context.Context, ld plog.Logs) error {
+// ConsumeLogs adds log records. It returns no error, as ConsumeTraces.
+func (s logsComponent) ConsumeLogs(ctx context.Context, ld plog.Logs) error {
 	s.mu.Lock()
-	s.join.takeLogs(ld, s.now())
+	s.joiner.AddLogs(ld, s.now())
 	s.mu.Unlock()
-	if ld.LogRecordCount() == 0 {
-		return nil
+	if ld.LogRecordCount() > 0 {
+		s.deliverLogs(ctx, ld)
 	}
-	return s.nextLogs.ConsumeLogs(ctx, ld)
-}
-
-func (l *lane) rouse() {
-	select {
-	case l.wake <- struct{}{}:
-	default:
-	}
-}
-
-// warn says once what a configuration can mend.
-func (c *correlation) warn() {
-	for o := range c.join.count.spans {
-		switch o.reason {
-		case reasonHost:
-			c.sayOnce(o.reason, func(log *zap.Logger) {
-				log.Warn("spans of another host get no figures: name the host under clock_offsets, with how far its clock is ahead of this one's (0s if it is the same)")
-			})
-		case reasonClock:
-			c.sayOnce(o.reason, func(log *zap.Logger) {
-				log.Warn("spans end in the future and get no figures: mend the clock of their host, or name it under clock_offsets", zap.Duration("max_ahead", c.cfg.MaxAhead))
-			})
-		case reasonLimit:
-			c.sayOnce(o.reason, func(log *zap.Logger) {
-				log.Warn("too many spans wait for samples; the rest passes without figures: do the samples arrive? else raise limits::spans and limits::bytes")
-			})
-		}
-	}
-}
-
-func (c *correlation) sayOnce(what string, say func(*zap.Logger)) {
-	c.saying.Lock()
-	defer c.saying.Unlock()
-	if !c.said[what] {
-		c.said[what] = true
-		say(c.settings.Logger)
-	}
-}
-
-func outcomeIs(outcome string) metric.MeasurementOption {
-	return metric.WithAttributes(attribute.String("outcome", outcome))
-}
-
-// report tells the collector's own telemetry what was counted.
-func (c *correlation) report(ctx context.Context) {
-	n := &c.join.count
-	for outcome, count := range map[string]*int64{"taken": &n.taken, "late": &n.late, "repeated": &n.repeated, "dropped": &n.dropped} {
-		if *count > 0 {
-			c.telemetry.ConnectorGpucorrelationSamples.Add(ctx, *count, outcomeIs(outcome))
-			*count = 0
-		}
-	}
-	c.warn()
-	for o, count := range n.spans {
-		c.telemetry.ConnectorGpucorrelationSpans.Add(ctx, count, metric.WithAttributes(attribute.String("outcome", o.outcome), attribute.String("reason", o.reason)))
-	}
-	for outcome, count := range n.records {
-		c.telemetry.ConnectorGpucorrelationRecords.Add(ctx, count, outcomeIs(outcome))
-	}
-	if n.gpus > 0 {
-		n.forgotten["card"], n.gpus = n.gpus, 0
-	}
-	for what, count := range n.forgotten {
-		c.telemetry.ConnectorGpucorrelationForgotten.Add(ctx, count, metric.WithAttributes(attribute.String("what", what)))
-	}
-	clear(n.forgotten)
-	clear(n.spans)
-	clear(n.records)
-	c.telemetry.ConnectorGpucorrelationWaitingSpans.Record(ctx, int64(c.join.spans))
-	c.telemetry.ConnectorGpucorrelationWaitingBytes.Record(ctx, int64(c.join.bytes))
+	return nil
 }

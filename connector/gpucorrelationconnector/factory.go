@@ -15,40 +15,41 @@ import (
 
 // NewFactory makes the factory of the gpucorrelation connector.
 func NewFactory() connector.Factory {
-	s := &correlations{}
+	s := &instances{}
 	return connector.NewFactory(metadata.Type, createDefaultConfig,
 		connector.WithMetricsToTraces(s.metrics, metadata.MetricsToTracesStability),
 		connector.WithTracesToTraces(s.traces, metadata.TracesToTracesStability),
 		connector.WithLogsToLogs(s.logs, metadata.LogsToLogsStability))
 }
 
-// correlations gives the three sides of one component one instance.
-type correlations struct {
-	sharedcomponent.Instances[*Config, *correlation]
+// instances gives the components of one connector, created signal by signal with the
+// same configuration, one joinConnector.
+type instances struct {
+	sharedcomponent.Instances[*Config, *joinConnector]
 }
 
-func (s *correlations) of(settings connector.Settings, cfg component.Config) *correlation {
-	return s.Of(cfg.(*Config), func() *correlation {
-		c := newCorrelation(settings, cfg.(*Config))
-		c.forget = func() { s.Forget(c.cfg) }
+func (s *instances) of(settings connector.Settings, cfg component.Config) *joinConnector {
+	return s.Of(cfg.(*Config), func() *joinConnector {
+		c := newConnector(settings, cfg.(*Config))
+		c.release = func() { s.Forget(c.cfg) }
 		return c
 	})
 }
 
-func (s *correlations) metrics(_ context.Context, settings connector.Settings, cfg component.Config, next consumer.Traces) (connector.Metrics, error) {
+func (s *instances) metrics(_ context.Context, settings connector.Settings, cfg component.Config, next consumer.Traces) (connector.Metrics, error) {
 	c := s.of(settings, cfg)
-	c.nextTraces = next
-	return metricsSide{c}, nil
+	c.nextTraces, c.readMetrics = next, true
+	return metricsComponent{c}, nil
 }
 
-func (s *correlations) traces(_ context.Context, settings connector.Settings, cfg component.Config, next consumer.Traces) (connector.Traces, error) {
+func (s *instances) traces(_ context.Context, settings connector.Settings, cfg component.Config, next consumer.Traces) (connector.Traces, error) {
 	c := s.of(settings, cfg)
 	c.nextTraces = next
-	return tracesSide{c}, nil
+	return tracesComponent{c}, nil
 }
 
-func (s *correlations) logs(_ context.Context, settings connector.Settings, cfg component.Config, next consumer.Logs) (connector.Logs, error) {
+func (s *instances) logs(_ context.Context, settings connector.Settings, cfg component.Config, next consumer.Logs) (connector.Logs, error) {
 	c := s.of(settings, cfg)
 	c.nextLogs = next
-	return logsSide{c}, nil
+	return logsComponent{c}, nil
 }

@@ -95,7 +95,7 @@ func checkFields(p *Problems, path string, given map[string]any, fields map[stri
 		if f, ok := fields[key]; ok {
 			checkValue(p, path+key, given[key], f)
 		} else if key != "enabled" || !optional {
-			p.Add(path+key, nil, "unknown key", suggestion(key, slices.Sorted(maps.Keys(fields))))
+			p.Add(path+key, nil, "unknown key", Suggestion(key, slices.Sorted(maps.Keys(fields))))
 		}
 	}
 }
@@ -198,8 +198,8 @@ func number(value any) (n float64, ok bool) {
 	return 0, false
 }
 
-// suggestion is the nearest known key if one is near, else all of them if they are few.
-func suggestion(key string, known []string) string {
+// Suggestion is the nearest known key if one is near, else all of them if they are few.
+func Suggestion(key string, known []string) string {
 	best, distance := "", len(key)/3+2
 	for _, name := range known {
 		if d := levenshtein.ComputeDistance(key, name); d < distance {

@@ -135,29 +135,14 @@ func createDefaultConfig() component.Config {
 	}
 }
 
-// Unmarshal refuses keys that are not known, naming the nearest that is.
+// Unmarshal refuses what [configkeys.Unmarshal] refuses.
 func (c *Config) Unmarshal(conf *confmap.Conf) error {
-	known := confmap.New()
-	if err := known.Marshal(c); err != nil {
-		return err
-	}
-	all := known.ToStringMap()
-	for _, key := range []string{"storage", "sizing", "task_classes"} { // not in the default configuration
-		if _, ok := all[key]; !ok {
-			all[key] = nil
-		}
-	}
-	// confighttp takes unknown keys silently, since it may stand among others.
-	all["proxy"], all["upstream"] = configkeys.Of(c.Proxy), configkeys.Of(c.Upstream)
-	if err := configkeys.Unknown("", conf.ToStringMap(), all); err != nil {
-		return err
-	}
 	if n, isNumber := conf.Get("device").(int); isNumber { // YAML reads 0 as a number
 		if err := conf.Merge(confmap.NewFromStringMap(map[string]any{"device": strconv.Itoa(n)})); err != nil {
 			return err
 		}
 	}
-	return conf.Unmarshal(c)
+	return configkeys.Unmarshal(conf, c)
 }
 
 // Validate reports every mistake with its key, its value and the remedy.

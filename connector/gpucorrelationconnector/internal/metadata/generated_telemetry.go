@@ -71,19 +71,19 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 	errs = errors.Join(errs, err)
 	builder.ConnectorGpucorrelationRecords, err = builder.meter.Int64Counter(
 		"otelcol_connector.gpucorrelation.records",
-		metric.WithDescription("Log records of cards, by whether a trace was found that ran then - joined, alone; or refused by what comes next - dropped. [Development]"),
+		metric.WithDescription("Log records of GPUs, by whether a trace was found that ran then - joined, alone; or refused by a next pipeline - dropped. [Development]"),
 		metric.WithUnit("{record}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.ConnectorGpucorrelationSamples, err = builder.meter.Int64Counter(
 		"otelcol_connector.gpucorrelation.samples",
-		metric.WithDescription("Samples of cards - taken, late (out of order), repeated, or dropped at a bound. [Development]"),
+		metric.WithDescription("Samples of GPUs - taken, late (out of order), repeated, or dropped at a bound. [Development]"),
 		metric.WithUnit("{sample}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.ConnectorGpucorrelationSpans, err = builder.meter.Int64Counter(
 		"otelcol_connector.gpucorrelation.spans",
-		metric.WithDescription("Spans that name a card, by outcome - measured, estimate, none; or passed on without a look or refused by what comes next - passed, dropped. [Development]"),
+		metric.WithDescription("Spans that name a GPU, by outcome - measured, estimate, none; or refused by a next pipeline - dropped. [Development]"),
 		metric.WithUnit("{span}"),
 	)
 	errs = errors.Join(errs, err)

@@ -40,7 +40,7 @@ func AssertEqualConnectorGpucorrelationForgotten(t *testing.T, tt *componenttest
 func AssertEqualConnectorGpucorrelationRecords(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_connector.gpucorrelation.records",
-		Description: "Log records of cards, by whether a trace was found that ran then - joined, alone; or refused by what comes next - dropped. [Development]",
+		Description: "Log records of GPUs, by whether a trace was found that ran then - joined, alone; or refused by a next pipeline - dropped. [Development]",
 		Unit:        "{record}",
 		Data: metricdata.Sum[int64]{
 			Temporality: metricdata.CumulativeTemporality,
@@ -56,7 +56,7 @@ func AssertEqualConnectorGpucorrelationRecords(t *testing.T, tt *componenttest.T
 func AssertEqualConnectorGpucorrelationSamples(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_connector.gpucorrelation.samples",
-		Description: "Samples of cards - taken, late (out of order), repeated, or dropped at a bound. [Development]",
+		Description: "Samples of GPUs - taken, late (out of order), repeated, or dropped at a bound. [Development]",
 		Unit:        "{sample}",
 		Data: metricdata.Sum[int64]{
 			Temporality: metricdata.CumulativeTemporality,
@@ -72,7 +72,7 @@ func AssertEqualConnectorGpucorrelationSamples(t *testing.T, tt *componenttest.T
 func AssertEqualConnectorGpucorrelationSpans(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_connector.gpucorrelation.spans",
-		Description: "Spans that name a card, by outcome - measured, estimate, none; or passed on without a look or refused by what comes next - passed, dropped. [Development]",
+		Description: "Spans that name a GPU, by outcome - measured, estimate, none; or refused by a next pipeline - dropped. [Development]",
 		Unit:        "{span}",
 		Data: metricdata.Sum[int64]{
 			Temporality: metricdata.CumulativeTemporality,

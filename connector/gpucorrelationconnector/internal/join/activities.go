@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package gpucorrelationconnector
+package join
 
 import (
 	"math"
 	"slices"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/gputimeline"
 )
 
 // forever is the end of what has not ended.
@@ -14,24 +16,24 @@ const forever = math.MaxInt64
 
 // activity is the time that one trace used a GPU.
 type activity struct {
-	trace   pcommon.TraceID
-	windows []window // sorted, apart
-	from    int64
-	to      int64
+	trace     pcommon.TraceID
+	intervals []gputimeline.Interval // sorted, apart
+	from      int64
+	to        int64
 	// spans are those that name the GPU, for records that ask what ran at a time;
 	// they are dropped when no such record can come any more.
-	spans []spanWindow
+	spans []spanInterval
 }
 
 // spanWindow is one span's time on the GPU; deeper ones are parts of others.
-type spanWindow struct {
-	window
+type spanInterval struct {
+	gputimeline.Interval
 	id    pcommon.SpanID
 	depth int
 }
 
 // mostSpanWindows bounds the spans that are remembered of one activity.
-const mostSpanWindows = 64
+const maxSpanIntervals = 64
 
 // activities are those of one GPU: what overlaps shares the GPU.
 type activities struct {
@@ -45,20 +47,20 @@ func newActivities() activities {
 }
 
 // begin notes that a trace began to use the GPU and has not ended.
-func (a *activities) begin(trace pcommon.TraceID, span pcommon.SpanID, from int64, most int) bool {
-	if len(a.open) >= most {
+func (a *activities) begin(trace pcommon.TraceID, span pcommon.SpanID, from int64, limit int) bool {
+	if len(a.open) >= limit {
 		return false
 	}
 	if a.byTrace[trace] != nil {
 		return true // its spans were faster
 	}
-	w := window{from, forever}
-	a.open[trace] = &activity{trace: trace, windows: []window{w}, from: from, to: forever, spans: []spanWindow{{window: w, id: span}}}
+	w := gputimeline.Interval{from, forever}
+	a.open[trace] = &activity{trace: trace, intervals: []gputimeline.Interval{w}, from: from, to: forever, spans: []spanInterval{{Interval: w, id: span}}}
 	return true
 }
 
 // end notes the whole time of a trace's spans; more of them may come.
-func (a *activities) end(trace pcommon.TraceID, windows []window, spans []spanWindow) {
+func (a *activities) end(trace pcommon.TraceID, intervals []gputimeline.Interval, spans []spanInterval) {
 	delete(a.open, trace)
 	if before := a.byTrace[trace]; before != nil { // more of its spans
 		i := a.firstAfter(before.to)
@@ -66,11 +68,11 @@ func (a *activities) end(trace pcommon.TraceID, windows []window, spans []spanWi
 			i++
 		}
 		a.ended = slices.Delete(a.ended, i, i+1)
-		windows = append(windows, before.windows...)
+		intervals = append(intervals, before.intervals...)
 		spans = append(spans, before.spans...)
 	}
-	windows = union(windows)
-	n := &activity{trace: trace, windows: windows, from: windows[0].from, to: windows[len(windows)-1].to, spans: spans}
+	intervals = gputimeline.Union(intervals)
+	n := &activity{trace: trace, intervals: intervals, from: intervals[0].From, to: intervals[len(intervals)-1].To, spans: spans}
 	i := len(a.ended)
 	for i > 0 && a.ended[i-1].to > n.to {
 		i--
@@ -81,9 +83,9 @@ func (a *activities) end(trace pcommon.TraceID, windows []window, spans []spanWi
 
 // forget drops what ended before a time, and all but the newest; it says how many it
 // dropped because of their number.
-func (a *activities) forget(before int64, most int) (early int) {
+func (a *activities) forget(before int64, limit int) (early int) {
 	i := a.firstAfter(before)
-	if over := len(a.ended) - most; over > i {
+	if over := len(a.ended) - limit; over > i {
 		early, i = over-i, over
 	}
 	for _, x := range a.ended[:i] {
@@ -119,14 +121,14 @@ func (a *activities) firstAfter(at int64) int {
 }
 
 // overlapping calls do with each activity that overlaps a window.
-func (a *activities) overlapping(w window, do func(*activity)) {
-	for _, x := range a.ended[a.firstAfter(w.from):] {
-		if x.from <= w.to {
+func (a *activities) overlapping(w gputimeline.Interval, do func(*activity)) {
+	for _, x := range a.ended[a.firstAfter(w.From):] {
+		if x.from <= w.To {
 			do(x)
 		}
 	}
 	for _, x := range a.open {
-		if x.from <= w.to {
+		if x.from <= w.To {
 			do(x)
 		}
 	}
@@ -134,14 +136,14 @@ func (a *activities) overlapping(w window, do func(*activity)) {
 
 // share is a part of a window in which n traces used the GPU.
 type share struct {
-	window
+	gputimeline.Interval
 	n int
 }
 
-// shares divides a trace's windows where others begin or end.
-func (a *activities) shares(trace pcommon.TraceID, windows []window) []share {
-	out := make([]share, 0, len(windows))
-	for _, w := range windows {
+// shares divides a trace's intervals where others begin or end.
+func (a *activities) shares(trace pcommon.TraceID, intervals []gputimeline.Interval) []share {
+	out := make([]share, 0, len(intervals))
+	for _, w := range intervals {
 		type turn struct {
 			at int64
 			by int
@@ -151,9 +153,9 @@ func (a *activities) shares(trace pcommon.TraceID, windows []window) []share {
 			if x.trace == trace {
 				return
 			}
-			for _, other := range x.windows {
-				if c, ok := w.clip(other); ok && c.length() > 0 {
-					turns = append(turns, turn{c.from, 1}, turn{c.to, -1})
+			for _, other := range x.intervals {
+				if c, ok := w.Clip(other); ok && c.Length() > 0 {
+					turns = append(turns, turn{c.From, 1}, turn{c.To, -1})
 				}
 			}
 		})
@@ -166,16 +168,16 @@ func (a *activities) shares(trace pcommon.TraceID, windows []window) []share {
 			}
 			return 0
 		})
-		at, n := w.from, 1
+		at, n := w.From, 1
 		for _, t := range turns {
 			if t.at > at {
-				out = append(out, share{window{at, t.at}, n})
+				out = append(out, share{gputimeline.Interval{at, t.at}, n})
 				at = t.at
 			}
 			n += t.by
 		}
-		if at < w.to || w.length() == 0 {
-			out = append(out, share{window{at, w.to}, n})
+		if at < w.To || w.Length() == 0 {
+			out = append(out, share{gputimeline.Interval{at, w.To}, n})
 		}
 	}
 	return out
@@ -183,21 +185,21 @@ func (a *activities) shares(trace pcommon.TraceID, windows []window) []share {
 
 // running finds what used the GPU at a time: of several the one that began last
 // first, each with its deepest span.
-func (a *activities) running(at int64) (found []ran) {
-	a.overlapping(window{at, at}, func(x *activity) {
-		if !slices.ContainsFunc(x.windows, func(w window) bool { return w.from <= at && at <= w.to }) {
+func (a *activities) running(at int64) (found []userAt) {
+	a.overlapping(gputimeline.Interval{at, at}, func(x *activity) {
+		if !slices.ContainsFunc(x.intervals, func(w gputimeline.Interval) bool { return w.From <= at && at <= w.To }) {
 			return
 		}
-		r := ran{trace: x.trace, from: x.from}
+		r := userAt{trace: x.trace, from: x.from}
 		deepest := -1
 		for _, s := range x.spans {
-			if s.from <= at && at <= s.to && s.depth > deepest {
+			if s.From <= at && at <= s.To && s.depth > deepest {
 				deepest, r.span = s.depth, s.id
 			}
 		}
 		found = append(found, r)
 	})
-	slices.SortStableFunc(found, func(a, b ran) int {
+	slices.SortStableFunc(found, func(a, b userAt) int {
 		switch {
 		case a.from > b.from:
 			return -1
@@ -210,7 +212,7 @@ func (a *activities) running(at int64) (found []ran) {
 }
 
 // ran is a trace that used a GPU at some time, and the span of it that did.
-type ran struct {
+type userAt struct {
 	trace pcommon.TraceID
 	span  pcommon.SpanID
 	from  int64

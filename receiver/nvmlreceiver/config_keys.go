@@ -5,6 +5,7 @@ package nvmlreceiver
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,28 +15,29 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/configkeys"
 )
 
-// Unmarshal refuses keys that are not known, naming the nearest that is.
+// Unmarshal refuses what [configkeys.Unmarshal] refuses, and metrics under only that do
+// not exist.
 func (c *Config) Unmarshal(conf *confmap.Conf) error {
-	known := confmap.New()
-	if err := known.Marshal(c); err != nil {
+	if err := configkeys.Check(conf.ToStringMap(), c); err != nil {
 		return err
 	}
-	if err := configkeys.Unknown("", conf.ToStringMap(), known.ToStringMap()); err != nil {
+	known := confmap.New()
+	if err := known.Marshal(c); err != nil {
 		return err
 	}
 	if err := indicesAsText(conf); err != nil {
 		return err
 	}
 	metrics, _ := known.ToStringMap()["metrics"].(map[string]any)
-	if err := onlyThese(conf, metrics); err != nil {
+	if err := enableOnly(conf, metrics); err != nil {
 		return err
 	}
 	return conf.Unmarshal(c)
 }
 
-// onlyThese switches every metric off that the key only does not name; what stands
+// enableOnly switches every metric off that the key only does not name; what stands
 // under metrics goes before.
-func onlyThese(conf *confmap.Conf, known map[string]any) error {
+func enableOnly(conf *confmap.Conf, known map[string]any) error {
 	names, ok := conf.Get("only").([]any)
 	if !ok || len(names) == 0 {
 		return nil
@@ -44,19 +46,22 @@ func onlyThese(conf *confmap.Conf, known map[string]any) error {
 	for name := range known {
 		switched[name] = map[string]any{"enabled": slices.Contains(names, any(name))}
 	}
-	var errs []error
+	var problems configkeys.Problems
 	for i, name := range names {
 		text := fmt.Sprint(name)
-		if err := configkeys.Unknown("", map[string]any{text: nil}, known); err != nil {
-			errs = append(errs, fmt.Errorf("only::%d: %w", i, err))
+		if _, ok := known[text]; !ok {
+			problems.Add(fmt.Sprintf("only::%d", i), text, "is not a metric of this receiver", configkeys.Suggestion(text, slices.Sorted(maps.Keys(known))))
 		}
 	}
-	given, err := conf.Sub("metrics")
-	if err == nil {
-		all := confmap.NewFromStringMap(switched)
-		err = errors.Join(all.Merge(given), conf.Merge(confmap.NewFromStringMap(map[string]any{"metrics": all.ToStringMap()})))
+	if err := problems.Err(); err != nil {
+		return err
 	}
-	return errors.Join(append(errs, err)...)
+	given, err := conf.Sub("metrics")
+	if err != nil {
+		return err
+	}
+	all := confmap.NewFromStringMap(switched)
+	return errors.Join(all.Merge(given), conf.Merge(confmap.NewFromStringMap(map[string]any{"metrics": all.ToStringMap()})))
 }
 
 // indicesAsText lets devices name indices without quotes: YAML reads 0 as a number.

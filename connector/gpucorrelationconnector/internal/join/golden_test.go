@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package gpucorrelationconnector
+package join
 
 import (
 	"flag"
@@ -13,6 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/collector/pdata/ptrace"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/gpuload"
 )
 
 var update = flag.Bool("update", false, "write the golden files again")
@@ -20,31 +22,31 @@ var update = flag.Bool("update", false, "write the golden files again")
 // TestGoldenJoin joins a prompt that waited, ran on a throttled GPU, shared it with
 // another and met an XID; and the records of its GPU.
 func TestGoldenJoin(t *testing.T) {
-	c := testCorrelator()
-	gpu := steady(simulatedGPU, 10, 12)
-	gpu.throttle = func(s float64) float64 { return min(max(s-11, 0), 0.4) }
-	gpu.process = map[int64]func(float64) float64{77: func(s float64) float64 { return gpu.memory(s) - 1 }}
+	c := newTestJoiner()
+	gpu := gpuload.Steady(gpuload.A, 10, 12)
+	gpu.Throttle = func(s float64) float64 { return min(max(s-11, 0), 0.4) }
+	gpu.Process = map[int64]func(float64) float64{77: func(s float64) float64 { return gpu.Memory(s) - 1 }}
 	samples(c, 0, 13, 0.1, gpu)
 	records := plog.NewLogs()
-	ld := xidRecord(11.25, simulatedGPU)
-	c.takeLogs(ld, at(11.25))
-	c.takeTraces(traceOf(2, spanOf{id: 1, gpu: simulatedGPU, from: 9.5, to: 10.25}), at(10.3))
-	c.takeTraces(traceOf(1,
-		spanOf{id: 1, from: 9, to: 12},
-		spanOf{id: 2, parent: 1, from: 9, to: 10},
-		spanOf{id: 3, parent: 1, gpu: simulatedGPU, from: 10, to: 12, pid: 77},
-		spanOf{id: 4, parent: 3, gpu: simulatedGPU, from: 10, to: 10.02},
-		spanOf{id: 5, parent: 3, gpu: simulatedGPU, from: 10.02, to: 12},
-	), at(12))
+	ld := gpuload.XIDRecord(11.25, gpuload.A)
+	c.AddLogs(ld, gpuload.At(11.25))
+	c.AddTraces(gpuload.Trace(2, gpuload.Span{ID: 1, GPU: gpuload.A, From: 9.5, To: 10.25}), gpuload.At(10.3))
+	c.AddTraces(gpuload.Trace(1,
+		gpuload.Span{ID: 1, From: 9, To: 12},
+		gpuload.Span{ID: 2, Parent: 1, From: 9, To: 10},
+		gpuload.Span{ID: 3, Parent: 1, GPU: gpuload.A, From: 10, To: 12, PID: 77},
+		gpuload.Span{ID: 4, Parent: 3, GPU: gpuload.A, From: 10, To: 10.02},
+		gpuload.Span{ID: 5, Parent: 3, GPU: gpuload.A, From: 10.02, To: 12},
+	), gpuload.At(12))
 	traces := ptrace.NewTraces()
 	for {
-		td, found := c.take()
+		td, found := c.NextTraces()
 		if !found {
 			break
 		}
 		td.ResourceSpans().MoveAndAppendTo(traces.ResourceSpans())
 	}
-	joined, _ := c.takeRecords()
+	joined, _ := c.NextRecords()
 	joined.ResourceLogs().MoveAndAppendTo(records.ResourceLogs())
 
 	path := filepath.Join("testdata", "traces.yaml")

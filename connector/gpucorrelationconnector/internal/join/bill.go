@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package join
+
+import (
+	"time"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/gputimeline"
+)
+
+// bill is what one span's time on a GPU came to. Pointers are nil where the
+// samples do not tell.
+type bill struct {
+	peak, start, end *float64 // memory, By
+	process          bool     // the memory is the process's own, else the GPU's
+	meanUtilization  *float64 // 1, divided among those that shared the GPU
+	peakUtilization  *float64 // 1, the GPU's
+	energy           *float64 // J, divided among those that shared the GPU
+	marginal         *float64 // J, the same without the power at rest
+	rest             float64  // W
+	temperature      *float64 // Cel, the highest
+	gpuTime          float64  // s of the GPU, divided among those that shared it
+	throttle         map[string]float64
+	xids             []xidEvent
+
+	simulated  bool
+	samples    int           // within the time
+	gap        time.Duration // the longest between two samples that the figures stand on
+	shared     time.Duration // with others
+	concurrent int           // that used the GPU at once, the span's own trace included
+	length     time.Duration // of the time
+}
+
+// billOf adds up what a GPU did in the intervals of a span. shares divides (at least)
+// these intervals among the traces that used the GPU; pid is that of the span's
+// process, 0 if it is not known.
+func billOf(g *gpu, intervals []gputimeline.Interval, shares []share, pid int64) *bill {
+	b := &bill{concurrent: 1, simulated: g.Simulated}
+	b.countSamples(g, intervals)
+	b.addMemory(g, intervals, pid)
+	b.addLoad(g, intervals, shares)
+	b.addTemperature(g, intervals)
+	b.addThrottling(g, intervals)
+	for _, x := range g.xids {
+		for _, w := range intervals {
+			if x.at >= w.From && x.at <= w.To {
+				b.xids = append(b.xids, x)
+				break
+			}
+		}
+	}
+	return b
+}
+
+// account counts the samples that the figures stand on.
+func (b *bill) countSamples(g *gpu, intervals []gputimeline.Interval) {
+	for _, w := range intervals {
+		b.length += time.Duration(w.Length())
+		from := g.Pace.Search(w.From)
+		last := w.From // what is before the first sample is a gap, too
+		if from > 0 {
+			last = g.Pace.Points[from-1].At
+		}
+		i := from
+		for ; i < len(g.Pace.Points) && g.Pace.Points[i].At <= w.To; i++ {
+			b.samples++
+			b.gap = max(b.gap, time.Duration(g.Pace.Points[i].At-last))
+			last = g.Pace.Points[i].At
+		}
+		next := w.To
+		if i < len(g.Pace.Points) {
+			next = g.Pace.Points[i].At
+		}
+		b.gap = max(b.gap, time.Duration(next-last))
+	}
+}
+
+// memory takes the process's memory where it was sampled, else the GPU's.
+func (b *bill) addMemory(g *gpu, intervals []gputimeline.Interval, pid int64) {
+	usage, largest := &g.Memory, &g.MemoryMax
+	if process := g.ProcessMemory[pid]; pid != 0 && process != nil && coversAny(process, intervals) {
+		usage, largest, b.process = process, nil, true
+	}
+	if len(usage.Points) == 0 {
+		return
+	}
+	for _, w := range intervals {
+		if v, ok := usage.Max(w); ok {
+			b.peak = larger(b.peak, v)
+		}
+		if largest != nil { // those of steps that lie within the window
+			largest.EachStep(w, func(_, q gputimeline.Point, _ gputimeline.Interval, share float64) {
+				if share == 1 {
+					b.peak = larger(b.peak, q.Value)
+				}
+			})
+		}
+	}
+	start, ok := usage.Nearest(intervals[0].From)
+	if !ok {
+		return
+	}
+	end, _ := usage.Nearest(intervals[len(intervals)-1].To)
+	b.start, b.end = &start, &end
+	if b.peak == nil { // no sample lies within
+		b.peak = larger(&start, end)
+	}
+}
+
+// coversAny reports whether a process's memory is known around any of the intervals.
+func coversAny(s *gputimeline.Stream, intervals []gputimeline.Interval) bool {
+	newest, ok := s.Newest()
+	if !ok {
+		return false
+	}
+	for _, w := range intervals {
+		if _, ok := w.Clip(gputimeline.Interval{s.Points[0].At, newest}); ok {
+			return true
+		}
+	}
+	return false
+}
+
+func larger(a *float64, v float64) *float64 {
+	if a != nil && *a >= v {
+		return a
+	}
+	return &v
+}
+
+// load adds up energy and utilisation, each part divided by those that shared it.
+func (b *bill) addLoad(g *gpu, intervals []gputimeline.Interval, shares []share) {
+	var joules, rest, busy float64
+	var joulesSeen, busySeen int64
+	watts, restKnown := g.Rest.Watts()
+	for _, w := range intervals {
+		for _, s := range shares {
+			part, ok := w.Clip(s.Interval)
+			if !ok {
+				continue
+			}
+			n := float64(s.n)
+			b.gpuTime += float64(part.Length()) / 1e9 / n
+			if s.n > 1 && part.Length() > 0 {
+				b.shared += time.Duration(part.Length())
+				b.concurrent = max(b.concurrent, s.n)
+			}
+			j, seen := g.Joules(part)
+			joules += j / n
+			rest += watts * float64(seen) / 1e9 / n
+			joulesSeen += seen
+			u, seen := g.Utilization.HeldIntegral(part)
+			busy += u / n
+			busySeen += seen
+		}
+		// The value at a time is the average of the time before.
+		if v, ok := g.Utilization.Max(w); ok {
+			b.peakUtilization = larger(b.peakUtilization, v)
+		}
+	}
+	if joulesSeen > 0 || b.length == 0 && len(g.Energy.Points) > 0 {
+		b.energy = &joules
+		if restKnown {
+			marginal := max(joules-rest, 0)
+			b.marginal, b.rest = &marginal, watts
+		}
+	}
+	if busySeen > 0 {
+		mean := busy / (float64(busySeen) / 1e9)
+		b.meanUtilization = &mean
+	}
+}
+
+func (b *bill) addTemperature(g *gpu, intervals []gputimeline.Interval) {
+	for _, w := range intervals {
+		if v, ok := g.Temperature.Max(w); ok {
+			b.temperature = larger(b.temperature, v)
+		} else if v, ok := g.Temperature.Nearest(w.To); ok {
+			b.temperature = larger(b.temperature, v)
+		}
+	}
+}
+
+// heldBack is how long the GPU was throttled, by reason, in s. Reasons overlap.
+func (b *bill) addThrottling(g *gpu, intervals []gputimeline.Interval) {
+	for reason, s := range g.Throttle {
+		total := 0.0
+		for _, w := range intervals {
+			rise, _ := s.Rise(w)
+			total += rise
+		}
+		if total > 0 {
+			if b.throttle == nil {
+				b.throttle = map[string]float64{}
+			}
+			b.throttle[reason] = total
+		}
+	}
+}
+
+// add adds another GPU's bill to this one: a request that used two.
+func (b *bill) add(other *bill) {
+	sum := func(a, b *float64) *float64 {
+		if a == nil || b == nil {
+			return nil // a part of a sum would be taken for the whole
+		}
+		s := *a + *b
+		return &s
+	}
+	b.peak, b.start, b.end = sum(b.peak, other.peak), sum(b.start, other.start), sum(b.end, other.end)
+	b.energy, b.marginal = sum(b.energy, other.energy), sum(b.marginal, other.marginal)
+	b.rest += other.rest
+	b.gpuTime += other.gpuTime
+	if b.meanUtilization != nil && other.meanUtilization != nil && b.length+other.length > 0 {
+		mean := (*b.meanUtilization*float64(b.length) + *other.meanUtilization*float64(other.length)) / float64(b.length+other.length)
+		b.meanUtilization = &mean
+	}
+	if other.peakUtilization != nil {
+		b.peakUtilization = larger(b.peakUtilization, *other.peakUtilization)
+	}
+	if other.temperature != nil {
+		b.temperature = larger(b.temperature, *other.temperature)
+	}
+	for reason, seconds := range other.throttle {
+		if b.throttle == nil {
+			b.throttle = map[string]float64{}
+		}
+		b.throttle[reason] += seconds
+	}
+	b.process = b.process && other.process
+	b.xids = append(b.xids, other.xids...)
+	b.samples = min(b.samples, other.samples)
+	b.gap = max(b.gap, other.gap)
+	b.shared += other.shared
+	b.concurrent = max(b.concurrent, other.concurrent)
+	b.length += other.length
+}

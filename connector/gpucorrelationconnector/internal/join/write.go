@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package join
+
+import (
+	"go.opentelemetry.io/collector/pdata/pcommon"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
+)
+
+// write sets a bill's figures on a span. Attributes that do not apply are omitted.
+func (b *bill) write(a pcommon.Map) {
+	whole := func(key string, v *float64) {
+		if v != nil {
+			a.PutInt(key, int64(*v))
+		}
+	}
+	real := func(key string, v *float64) {
+		if v != nil {
+			a.PutDouble(key, *v)
+		}
+	}
+	whole("gpu.memory.peak", b.peak)
+	whole("gpu.memory.start", b.start)
+	whole("gpu.memory.end", b.end)
+	if b.start != nil && b.end != nil {
+		a.PutInt("gpu.memory.delta", int64(*b.end)-int64(*b.start))
+	}
+	if b.peak != nil {
+		source := "card"
+		if b.process {
+			source = "process"
+		}
+		a.PutStr("gpu.memory.source", source)
+	}
+	real("gpu.utilization.mean", b.meanUtilization)
+	real("gpu.utilization.peak", b.peakUtilization)
+	real("gpu.energy", b.energy)
+	real("gpu.energy.marginal", b.marginal)
+	if b.marginal != nil {
+		a.PutDouble("gpu.power.rest", b.rest)
+	}
+	a.PutDouble("gpu.time", b.gpuTime)
+	whole("gpu.temperature.max", b.temperature)
+	maxSeconds := 0.0
+	for reason, seconds := range b.throttle {
+		a.PutDouble("gpu.throttle.time."+reason, seconds)
+		maxSeconds = max(maxSeconds, seconds)
+	}
+	if len(b.throttle) > 0 {
+		a.PutDouble("gpu.throttle.time", maxSeconds) // reasons overlap: their sum would count time twice
+	}
+	a.PutInt("gpu.samples", int64(b.samples))
+	a.PutDouble("gpu.samples.gap", b.gap.Seconds())
+	if b.simulated {
+		a.PutBool(semconv.Simulated, true)
+	}
+	if b.shared > 0 {
+		a.PutBool("gpu.shared", true)
+		a.PutDouble("gpu.shared.time", b.shared.Seconds())
+		a.PutInt("gpu.shared.traces", int64(b.concurrent))
+	}
+}

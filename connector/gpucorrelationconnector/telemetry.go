@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gpucorrelationconnector
+
+import (
+	"context"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	"go.uber.org/zap"
+
+	"github.com/otelcol-gpu/otelcol-gpu/connector/gpucorrelationconnector/internal/join"
+)
+
+// report adds what the joiner counted to the collector's own telemetry. The caller holds
+// mu.
+func (c *joinConnector) report(ctx context.Context) {
+	c.joiner.Drain(func(n *join.Counters) {
+		for _, s := range []struct {
+			outcome string
+			count   int64
+		}{{"taken", n.Accepted}, {"late", n.Late}, {"repeated", n.Repeated}, {"dropped", n.Dropped}} {
+			if s.count > 0 {
+				c.telemetry.ConnectorGpucorrelationSamples.Add(ctx, s.count, metric.WithAttributes(attribute.String("outcome", s.outcome)))
+			}
+		}
+		for o, count := range n.Spans {
+			c.warn(o.Reason)
+			c.telemetry.ConnectorGpucorrelationSpans.Add(ctx, count, metric.WithAttributes(attribute.String("outcome", o.Outcome), attribute.String("reason", o.Reason)))
+		}
+		for outcome, count := range n.Records {
+			c.telemetry.ConnectorGpucorrelationRecords.Add(ctx, count, metric.WithAttributes(attribute.String("outcome", outcome)))
+		}
+		if n.GPUs > 0 {
+			c.telemetry.ConnectorGpucorrelationForgotten.Add(ctx, n.GPUs, metric.WithAttributes(attribute.String("what", "card")))
+		}
+		for what, count := range n.Forgotten {
+			c.telemetry.ConnectorGpucorrelationForgotten.Add(ctx, count, metric.WithAttributes(attribute.String("what", what)))
+		}
+	})
+	spans, bytes := c.joiner.Waiting()
+	c.telemetry.ConnectorGpucorrelationWaitingSpans.Record(ctx, int64(spans))
+	c.telemetry.ConnectorGpucorrelationWaitingBytes.Record(ctx, int64(bytes))
+}
+
+// warn logs once why spans get no figures, where a change of the configuration helps.
+func (c *joinConnector) warn(reason string) {
+	log := c.settings.Logger
+	switch reason {
+	case join.ReasonHost, join.ReasonClock, join.ReasonLimit:
+		if !c.once.First(reason) {
+			return
+		}
+	}
+	switch reason {
+	case join.ReasonHost:
+		log.Warn("Spans of another host get no GPU figures; add the host to clock_offsets with the offset of its clock (0s if it is the same)")
+	case join.ReasonClock:
+		log.Warn("Spans end in the future and get no GPU figures; synchronise the clock of their host, or add the host to clock_offsets", zap.Duration("max_ahead", c.cfg.MaxAhead))
+	case join.ReasonLimit:
+		log.Warn("Too many spans wait for samples; further spans are passed on without GPU figures. Check that samples arrive; otherwise raise limits::spans and limits::bytes")
+	}
+}
