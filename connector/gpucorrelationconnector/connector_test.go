@@ -5,9 +5,6 @@ package gpucorrelationconnector
 import (
 	"context"
 	"errors"
-	"flag"
-	"fmt"
-	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -19,10 +16,8 @@ import (
 	"go.opentelemetry.io/collector/connector"
 	"go.opentelemetry.io/collector/connector/connectortest"
 	"go.opentelemetry.io/collector/consumer"
-	"go.opentelemetry.io/collector/consumer/consumererror"
 	"go.opentelemetry.io/collector/consumer/consumertest"
 	"go.opentelemetry.io/collector/pdata/plog"
-	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.opentelemetry.io/collector/pipeline"
 	"go.opentelemetry.io/otel/attribute"
@@ -30,12 +25,13 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/otelcol-gpu/otelcol-gpu/connector/gpucorrelationconnector/internal/join"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpucorrelationconnector/internal/metadata"
-	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/figure"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/gpuload"
 )
 
 // running is a connector at work, with the next consumer.
-type harness struct {
+type running struct {
 	metrics connector.Metrics
 	traces  connector.Traces
 	logs    connector.Logs
@@ -43,9 +39,9 @@ type harness struct {
 	tel     *componenttest.Telemetry
 }
 
-func start(t *testing.T, cfg *Config, nextTraces consumer.Traces, nextLogs consumer.Logs) *harness {
+func start(t *testing.T, cfg *Config, nextTraces consumer.Traces, nextLogs consumer.Logs) *running {
 	t.Helper()
-	r := &harness{tel: componenttest.NewTelemetry()}
+	r := &running{tel: componenttest.NewTelemetry()}
 	t.Cleanup(func() { require.NoError(t, r.tel.Shutdown(context.Background())) })
 	set := connectortest.NewNopSettings(metadata.Type)
 	set.TelemetrySettings = r.tel.NewTelemetrySettings()
@@ -60,7 +56,7 @@ func start(t *testing.T, cfg *Config, nextTraces consumer.Traces, nextLogs consu
 	require.NoError(t, err)
 	r.logs, err = f.CreateLogsToLogs(ctx, set, cfg, nextLogs)
 	require.NoError(t, err)
-	r.traces.(tracesSide).now = func() time.Time { return gpuload.At(12) }
+	r.traces.(tracesComponent).now = func() time.Time { return gpuload.At(12) }
 	host := componenttest.NewNopHost()
 	require.NoError(t, r.metrics.Start(ctx, host))
 	require.NoError(t, r.traces.Start(ctx, host))
@@ -68,7 +64,7 @@ func start(t *testing.T, cfg *Config, nextTraces consumer.Traces, nextLogs consu
 	return r
 }
 
-func (r *harness) stop(t *testing.T) {
+func (r *running) stop(t *testing.T) {
 	t.Helper()
 	ctx := context.Background()
 	require.NoError(t, r.metrics.Shutdown(ctx))
@@ -76,7 +72,7 @@ func (r *harness) stop(t *testing.T) {
 	require.NoError(t, r.logs.Shutdown(ctx))
 }
 
-func (r *harness) samples(t *testing.T, from, to float64, gpu *gpuload.Load) {
+func (r *running) samples(t *testing.T, from, to float64, gpu *gpuload.Load) {
 	t.Helper()
 	for i := 0; from+float64(i)*0.1 <= to+1e-9; i++ {
 		require.NoError(t, r.metrics.ConsumeMetrics(context.Background(), gpuload.Sample(from+float64(i)*0.1, gpu)))
@@ -98,7 +94,7 @@ func TestConnectorJoinsItsThreeSides(t *testing.T) {
 	r.samples(t, 11.1, 12, gpu)
 	require.Eventually(t, func() bool { return traces.SpanCount() == 1 }, 5*time.Second, time.Millisecond)
 	a := traces.AllTraces()[0].ResourceSpans().At(0).ScopeSpans().At(0).Spans().At(0).Attributes().AsRaw()
-	near(t, 400, a["gpu.energy"], 1, "energy")
+	assert.InDelta(t, 400, a["gpu.energy"], 1, "energy")
 	require.NoError(t, r.logs.ConsumeLogs(ctx, plog.NewLogs()))
 	got, err := r.tel.GetMetric("otelcol_connector.gpucorrelation.spans")
 	require.NoError(t, err)
@@ -106,7 +102,7 @@ func TestConnectorJoinsItsThreeSides(t *testing.T) {
 	require.Len(t, points, 1)
 	assert.Equal(t, int64(1), points[0].Value)
 	outcome, _ := points[0].Attributes.Value(attribute.Key("outcome"))
-	assert.Equal(t, Measured, outcome.AsString())
+	assert.Equal(t, join.Measured, outcome.AsString())
 	r.stop(t)
 }
 
@@ -121,83 +117,93 @@ func TestEndPassesEverythingOn(t *testing.T) {
 	assert.Equal(t, 1, logs.LogRecordCount())
 }
 
-// failing is a next consumer that refuses until told otherwise.
+// failing is a next consumer that refuses until set otherwise.
 type failing struct {
 	consumertest.TracesSink
-	mu    sync.Mutex
-	err   error
-	tried int
+	mu  sync.Mutex
+	err error
 }
 
 func (f *failing) ConsumeTraces(ctx context.Context, td ptrace.Traces) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.tried++
 	if f.err != nil {
 		return f.err
 	}
 	return f.TracesSink.ConsumeTraces(ctx, td)
 }
 
-func (f *failing) attempts() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.tried
+// changing is a next consumer that overwrites what it gets.
+type changing struct{ consumertest.TracesSink }
+
+func (c *changing) ConsumeTraces(ctx context.Context, td ptrace.Traces) error {
+	for _, rs := range td.ResourceSpans().All() {
+		rs.Resource().Attributes().PutStr("changed", "yes")
+	}
+	return c.TracesSink.ConsumeTraces(ctx, td)
 }
 
-func (f *failing) set(err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.err = err
-}
-
-func TestRefusedSpansAreTriedAgainAndBeyondTheBoundTheSenderIsTold(t *testing.T) {
-	next := &failing{err: errors.New("the queue is full")}
-	cfg := createDefaultConfig().(*Config)
-	cfg.Limits.Spans = 2
-	r := start(t, cfg, next, consumertest.NewNop())
-	r.samples(t, 0, 12, gpuload.Steady(gpuload.A, 10, 12))
-	ctx := context.Background()
-	require.NoError(t, r.traces.ConsumeTraces(ctx, gpuload.Trace(1, oneSpan)))
-	require.Eventually(t, func() bool { return next.attempts() >= 2 }, 5*time.Second, time.Millisecond)
-	require.NoError(t, r.traces.ConsumeTraces(ctx, gpuload.Trace(2, oneSpan)))
-	require.NoError(t, r.traces.ConsumeTraces(ctx, gpuload.Trace(3, oneSpan)))
-	require.ErrorContains(t, r.traces.ConsumeTraces(ctx, gpuload.Trace(4, oneSpan)), "the queue is full")
-	next.set(nil)
-	require.Eventually(t, func() bool { return next.SpanCount() == 3 }, 10*time.Second, time.Millisecond)
-	require.Len(t, r.logged.FilterMessageSnippet("trying again").All(), 1)
-	r.stop(t)
-}
-
-func TestSpansRefusedForGoodAreCounted(t *testing.T) {
-	next := &failing{err: consumererror.NewPermanent(errors.New("too large"))}
-	r := start(t, createDefaultConfig().(*Config), next, consumertest.NewNop())
-	r.samples(t, 0, 12, gpuload.Steady(gpuload.A, 10, 12))
-	require.NoError(t, r.traces.ConsumeTraces(context.Background(), gpuload.Trace(1, oneSpan)))
-	require.Eventually(t, func() bool { return r.logged.FilterMessageSnippet("lost").Len() == 1 }, 5*time.Second, time.Millisecond)
+// refused is how many spans each next pipeline refused, by the connector's telemetry.
+func (r *running) refused(t *testing.T) map[string]int64 {
+	t.Helper()
+	all := map[string]int64{}
 	got, err := r.tel.GetMetric("otelcol_connector.gpucorrelation.spans")
 	require.NoError(t, err)
-	total := int64(0)
 	for _, p := range got.Data.(metricdata.Sum[int64]).DataPoints {
-		if o, _ := p.Attributes.Value("outcome"); o.AsString() == Dropped {
-			total += p.Value
+		if o, _ := p.Attributes.Value("outcome"); o.AsString() == join.Dropped {
+			id, _ := p.Attributes.Value("pipeline")
+			all[id.AsString()] += p.Value
 		}
 	}
-	assert.Equal(t, int64(1), total)
-	r.stop(t)
+	return all
 }
 
-func TestEndDoesNotWaitForANextThatRefuses(t *testing.T) {
+func TestAPipelineThatRefusesCostsTheOthersNothing(t *testing.T) {
+	a, b, c := pipeline.NewIDWithName(pipeline.SignalTraces, "a"), pipeline.NewIDWithName(pipeline.SignalTraces, "b"), pipeline.NewIDWithName(pipeline.SignalTraces, "c")
+	refusing, overwriting, last := &failing{err: errors.New("the queue is full")}, &changing{}, &consumertest.TracesSink{}
+	router := connector.NewTracesRouter(map[pipeline.ID]consumer.Traces{a: refusing, b: overwriting, c: last})
+	r := start(t, createDefaultConfig().(*Config), router.(consumer.Traces), consumertest.NewNop())
+	r.samples(t, 0, 12, gpuload.Steady(gpuload.A, 10, 12))
+	ctx := context.Background()
+	for i := range byte(3) { // of which one names no GPU and passes at once
+		span := oneSpan
+		if i == 0 {
+			span.GPU = ""
+		}
+		require.NoError(t, r.traces.ConsumeTraces(ctx, gpuload.Trace(i+1, span)), "a receiver that tried again would deliver twice")
+	}
+	require.Eventually(t, func() bool { return last.SpanCount() == 3 && overwriting.SpanCount() == 3 }, 5*time.Second, time.Millisecond)
+	assert.Equal(t, map[string]int64{"traces/a": 3}, r.refused(t))
+	for _, td := range last.AllTraces() {
+		for _, rs := range td.ResourceSpans().All() {
+			assert.NotContains(t, rs.Resource().Attributes().AsRaw(), "changed", "another pipeline's change")
+		}
+	}
+	r.stop(t)
+	assert.Equal(t, 3, last.SpanCount(), "none comes twice")
+}
+
+func TestTheEndDoesNotWaitForANextThatRefuses(t *testing.T) {
 	next := &failing{err: errors.New("away")}
 	r := start(t, createDefaultConfig().(*Config), next, consumertest.NewNop())
-	r.samples(t, 0, 12, gpuload.Steady(gpuload.A, 10, 12))
 	require.NoError(t, r.traces.ConsumeTraces(context.Background(), gpuload.Trace(1, oneSpan)))
-	require.Eventually(t, func() bool { return next.attempts() >= 1 }, 5*time.Second, time.Millisecond)
 	r.stop(t)
-	require.NotEmpty(t, r.logged.FilterMessageSnippet("lost").All())
+	require.Len(t, r.logged.FilterMessageSnippet("refused spans").All(), 1)
 }
 
-func TestForeignHostIsSaidOnceWithTheRemedy(t *testing.T) {
+func TestATracesPipelineWithoutMetricsIsWarnedAbout(t *testing.T) {
+	set := connectortest.NewNopSettings(metadata.Type)
+	observed, logs := observer.New(zap.InfoLevel)
+	set.Logger = zap.New(observed)
+	f := NewFactory()
+	c, err := f.CreateTracesToTraces(context.Background(), set, createDefaultConfig(), consumertest.NewNop())
+	require.NoError(t, err)
+	require.NoError(t, c.Start(context.Background(), componenttest.NewNopHost()))
+	require.NoError(t, c.Shutdown(context.Background()))
+	require.Len(t, logs.FilterMessageSnippet("no metrics pipeline").All(), 1)
+}
+
+func TestForeignHostIsLoggedOnceWithTheRemedy(t *testing.T) {
 	r := start(t, createDefaultConfig().(*Config), consumertest.NewNop(), consumertest.NewNop())
 	r.samples(t, 0, 12, gpuload.Steady(gpuload.A, 10, 12))
 	for i := range byte(3) {
@@ -214,12 +220,12 @@ func TestMistakesNameTheKeyTheValueAndTheRemedy(t *testing.T) {
 		conf map[string]any
 		want string
 	}{
-		"misspelt":      {map[string]any{"max_gapp": "1s"}, "max_gapp: there is no such key: did you mean max_gap?"},
-		"misspelt deep": {map[string]any{"limits": map[string]any{"span": 1}}, "limits::span: there is no such key: did you mean spans?"},
-		"negative":      {map[string]any{"wait": "-1s"}, "wait: -1s is not positive: give a duration such as 10s"},
+		"misspelt":      {map[string]any{"max_gapp": "1s"}, "max_gapp: unknown key; did you mean max_gap?"},
+		"misspelt deep": {map[string]any{"limits": map[string]any{"span": 1}}, "limits::span: unknown key; did you mean spans?"},
+		"negative":      {map[string]any{"wait": "-1s"}, "wait: -1s is not positive; use a duration such as 10s"},
 		"short history": {map[string]any{"history": "5s"}, "history: 5s is not longer than wait (10s)"},
 		"no attribute":  {map[string]any{"device_attributes": []any{}}, "device_attributes: the list is empty"},
-		"empty name":    {map[string]any{"device_attributes": []any{""}}, "device_attributes::0: it is empty"},
+		"empty name":    {map[string]any{"device_attributes": []any{""}}, "device_attributes::0: \"\" is not a valid attribute name"},
 		"no room":       {map[string]any{"limits": map[string]any{"cards": 0}}, "limits::cards: 0 is less than 1"},
 		"ahead":         {map[string]any{"max_ahead": "-1s"}, "max_ahead: -1s is negative"},
 	} {

@@ -17,7 +17,7 @@ var oneSpan = gpuload.Span{ID: 1, GPU: gpuload.A, From: 10, To: 12}
 
 // Spans, samples and records of any content pass, and none of them twice.
 func FuzzAnything(f *testing.F) {
-	spans := func(all ...spanOf) []byte {
+	spans := func(all ...gpuload.Span) []byte {
 		raw, err := (&ptrace.ProtoMarshaler{}).MarshalTraces(gpuload.Trace(1, all...))
 		require.NoError(f, err)
 		return raw
