@@ -37,7 +37,7 @@ type Config struct {
 	ClockOffsets map[string]time.Duration `mapstructure:"clock_offsets"`
 
 	// MaxAhead is how far beyond this host's clock a span may end before its clock is
-	// taken to be wrong. Default: 1s.
+	// assumed to be wrong. Default: 1s.
 	MaxAhead time.Duration `mapstructure:"max_ahead"`
 
 	Limits join.Limits `mapstructure:"limits"`

@@ -142,6 +142,9 @@ func (c *joinConnector) shutdown(ctx context.Context, to *output) error {
 		c.send(ctx, to)
 	}
 	if last {
+		c.mu.Lock()
+		c.report(ctx)
+		c.mu.Unlock()
 		c.release()
 		close(c.stop)
 		c.work.Wait()

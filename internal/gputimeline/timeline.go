@@ -236,6 +236,7 @@ func (ts *Set) ingestMetric(m pmetric.Metric, resource pcommon.Map, read selecto
 		case p.Flags().NoRecordedValue():
 			if s == &t.Memory {
 				t.Ended = max(at, 1)
+				in.Touched[t] = true // who waits for its samples waits no longer
 			}
 			continue
 		case s == nil:

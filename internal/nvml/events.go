@@ -85,7 +85,7 @@ type watch struct {
 }
 
 // watchEvents starts the watch if somebody listens, and registers GPUs that
-// are new to it. GPUs that refuse are left out and said once.
+// are new to it. GPUs that refuse are left out and logged once.
 func (s *Session) ensureWatch() {
 	if !s.xids.HasSubscribers() && !s.driverEvents.HasSubscribers() {
 		return

@@ -107,7 +107,7 @@ func TestGPUThatRefusesEventsIsReadFromTheKernelsLog(t *testing.T) {
 	assert.Same(t, s.Snapshot().GPUs[0], e.GPU)
 
 	// A GPU that reports by events: what comes both ways is told once, and what
-	// stands in the log only is told too.
+	// is in the log only is told too.
 	line := func(xid string) {
 		_, err := log.WriteString("4,9,9,-;NVRM: Xid (PCI:0000:02:00): " + xid + ", pid=1, name=x\n")
 		require.NoError(t, err)

@@ -77,7 +77,7 @@ func (g *GPM) Free() {
 	g.older, g.last, g.samples = nil, nil, 0
 }
 
-// Take takes a sample of the GPU, or of a GPU instance of a GPU that is
+// Sample takes a sample of the GPU, or of a GPU instance of a GPU that is
 // divided (nvmlGpmSampleGet, nvmlGpmMigSampleGet).
 func (g *GPM) Sample(gpu Device, instance *MIGInstance) error {
 	var err error

@@ -66,7 +66,7 @@ type xidSeen struct {
 // mostSeen bounds what is kept to compare the two ways; beyond it lines count at once.
 const maxSeen = 4096
 
-// openKernelLog begins to read. That it cannot is said once, if a GPU needs it.
+// openKernelLog begins to read. That it cannot is logged once, if a GPU needs it.
 func (s *Session) ensureKernelLog(needed bool) {
 	if s.kernelLog != nil {
 		return

@@ -153,12 +153,12 @@ func (s *Session) Snapshot() Snapshot {
 	return copied
 }
 
-// Looked is closed when the session has looked at the machine for the first
-// time: from then on a snapshot says whether there are GPUs.
+// Inspected is closed when the session has inspected the machine for the first time:
+// from then on a snapshot holds its GPUs, if there are any.
 func (s *Session) Inspected() <-chan struct{} { return s.inspected }
 
-// Poke asks for a look at the machine now: a reading said that a GPU or the
-// driver is gone.
+// Wake asks the session to inspect the machine soon: a reading failed because a GPU or
+// the driver is lost.
 func (s *Session) Wake() {
 	select {
 	case s.wake <- struct{}{}:

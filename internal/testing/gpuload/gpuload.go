@@ -39,7 +39,10 @@ type Load struct {
 }
 
 // A and B are the ids of two GPUs.
-const A, B = "GPU-a", "GPU-b"
+const (
+	A = "GPU-a"
+	B = "GPU-b"
+)
 
 // Steady is a GPU at 30 W that works at 200 W between two times, with 2 GB, and 8 GB
 // from begin+0.5 to the end.

@@ -54,7 +54,7 @@ func (a *activities) begin(trace pcommon.TraceID, span pcommon.SpanID, from int6
 	if a.byTrace[trace] != nil {
 		return true // its spans were faster
 	}
-	w := gputimeline.Interval{from, forever}
+	w := gputimeline.Interval{From: from, To: forever}
 	a.open[trace] = &activity{trace: trace, intervals: []gputimeline.Interval{w}, from: from, to: forever, spans: []spanInterval{{Interval: w, id: span}}}
 	return true
 }
@@ -171,13 +171,13 @@ func (a *activities) shares(trace pcommon.TraceID, intervals []gputimeline.Inter
 		at, n := w.From, 1
 		for _, t := range turns {
 			if t.at > at {
-				out = append(out, share{gputimeline.Interval{at, t.at}, n})
+				out = append(out, share{gputimeline.Interval{From: at, To: t.at}, n})
 				at = t.at
 			}
 			n += t.by
 		}
 		if at < w.To || w.Length() == 0 {
-			out = append(out, share{gputimeline.Interval{at, w.To}, n})
+			out = append(out, share{gputimeline.Interval{From: at, To: w.To}, n})
 		}
 	}
 	return out
@@ -186,7 +186,7 @@ func (a *activities) shares(trace pcommon.TraceID, intervals []gputimeline.Inter
 // running finds what used the GPU at a time: of several the one that began last
 // first, each with its deepest span.
 func (a *activities) running(at int64) (found []userAt) {
-	a.overlapping(gputimeline.Interval{at, at}, func(x *activity) {
+	a.overlapping(gputimeline.Interval{From: at, To: at}, func(x *activity) {
 		if !slices.ContainsFunc(x.intervals, func(w gputimeline.Interval) bool { return w.From <= at && at <= w.To }) {
 			return
 		}

@@ -9,7 +9,7 @@ import (
 )
 
 // bill is what one span's time on a GPU came to. Pointers are nil where the
-// samples do not tell.
+// samples do not show it.
 type bill struct {
 	peak, start, end *float64 // memory, By
 	process          bool     // the memory is the process's own, else the GPU's
@@ -25,7 +25,7 @@ type bill struct {
 
 	simulated  bool
 	samples    int           // within the time
-	gap        time.Duration // the longest between two samples that the figures stand on
+	gap        time.Duration // the longest between two samples that the figures depend on
 	shared     time.Duration // with others
 	concurrent int           // that used the GPU at once, the span's own trace included
 	length     time.Duration // of the time
@@ -52,7 +52,7 @@ func billOf(g *gpu, intervals []gputimeline.Interval, shares []share, pid int64)
 	return b
 }
 
-// account counts the samples that the figures stand on.
+// account counts the samples that the figures depend on.
 func (b *bill) countSamples(g *gpu, intervals []gputimeline.Interval) {
 	for _, w := range intervals {
 		b.length += time.Duration(w.Length())
@@ -114,7 +114,7 @@ func coversAny(s *gputimeline.Stream, intervals []gputimeline.Interval) bool {
 		return false
 	}
 	for _, w := range intervals {
-		if _, ok := w.Clip(gputimeline.Interval{s.Points[0].At, newest}); ok {
+		if _, ok := w.Clip(gputimeline.Interval{From: s.Points[0].At, To: newest}); ok {
 			return true
 		}
 	}
@@ -202,7 +202,7 @@ func (b *bill) addThrottling(g *gpu, intervals []gputimeline.Interval) {
 func (b *bill) add(other *bill) {
 	sum := func(a, b *float64) *float64 {
 		if a == nil || b == nil {
-			return nil // a part of a sum would be taken for the whole
+			return nil // a part of a sum would pass for the whole
 		}
 		s := *a + *b
 		return &s
@@ -228,6 +228,7 @@ func (b *bill) add(other *bill) {
 		b.throttle[reason] += seconds
 	}
 	b.process = b.process && other.process
+	b.simulated = b.simulated || other.simulated
 	b.xids = append(b.xids, other.xids...)
 	b.samples = min(b.samples, other.samples)
 	b.gap = max(b.gap, other.gap)

@@ -3,6 +3,9 @@
 package join
 
 import (
+	"maps"
+	"slices"
+
 	"github.com/otelcol-gpu/otelcol-gpu/internal/gputimeline"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
 )
@@ -42,7 +45,8 @@ func (j *Joiner) bill(w *waitingTrace) {
 		}
 		var sum *bill
 		outcome, reason := Measured, ""
-		for id, intervals := range u.rolled {
+		for _, id := range slices.Sorted(maps.Keys(u.rolled)) {
+			intervals := u.rolled[id]
 			g := j.gpus[id]
 			if g == nil || len(g.Pace.Points) == 0 {
 				outcome, reason = None, reasonNoSamples

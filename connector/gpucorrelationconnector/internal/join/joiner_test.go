@@ -16,9 +16,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/collector/pdata/pmetric"
-	"go.opentelemetry.io/collector/pdata/ptrace"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/gputimeline"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/gpuload"
 )
@@ -73,7 +71,7 @@ func near(t *testing.T, want float64, got any, within float64, what string) {
 	if i, isInt := got.(int64); isInt {
 		v, ok = float64(i), true
 	}
-	require.True(t, ok, "%s: %v is no number", what, got)
+	require.True(t, ok, "%s: %v is not a number", what, got)
 	assert.InDelta(t, want, v, within, what)
 }
 
@@ -102,7 +100,7 @@ func TestSpanGetsTheFiguresOfItsTime(t *testing.T) {
 	near(t, 400, whole["gpu.energy"], 0.01, "energy")
 	near(t, 340, whole["gpu.energy.marginal"], 0.5, "marginal")
 	near(t, 30, whole["gpu.power.rest"], 0.1, "rest")
-	near(t, 0.9, whole["gpu.Utilization.peak"], 1e-9, "utilisation")
+	near(t, 0.9, whole["gpu.utilization.peak"], 1e-9, "utilisation")
 	near(t, 59, whole["gpu.temperature.max"], 0, "temperature")
 	near(t, 0.4, whole["gpu.throttle.time"], 1e-6, "throttled")
 	near(t, 0.4, whole["gpu.throttle.time.sw_power_cap"], 1e-6, "throttled")
@@ -137,7 +135,7 @@ func TestProcessesOwnMemoryIsPreferred(t *testing.T) {
 	near(t, 8e9, got["2.1"]["gpu.memory.peak"], 0, "the GPU's")
 }
 
-func TestPeakBetweenTwoCollectionsIsSeen(t *testing.T) {
+func TestPeakBetweenTwoScrapesIsSeen(t *testing.T) {
 	c := newTestJoiner()
 	gpu := gpuload.Steady(gpuload.A, 10, 12)
 	for i := range 40 {
@@ -184,7 +182,7 @@ func TestTwoRequestsOnAGPUShareItsTime(t *testing.T) {
 		near(t, 2, got[name]["gpu.shared.time"], 1e-9, "shared time")
 		near(t, 2, got[name]["gpu.shared.traces"], 0, "shared with")
 		assert.Equal(t, true, got[name]["gpu.shared"])
-		near(t, 0.9*2/3, got[name]["gpu.Utilization.mean"], 0.04, "utilisation is divided, too")
+		near(t, 0.9*2/3, got[name]["gpu.utilization.mean"], 0.04, "utilisation is divided, too")
 	}
 }
 
@@ -212,7 +210,7 @@ func TestDoubtfulFiguresSayWhy(t *testing.T) {
 		reason  string
 		energy  float64 // J, if any
 	}{
-		"a gap in the samples: a counter still tells the energy": {
+		"a gap in the samples: a counter still has the energy": {
 			feed: func(c *Joiner, gpu *gpuload.Load) {
 				samples(c, 0, 10.5, 0.1, gpu)
 				samples(c, 11.8, 13, 0.1, gpu)
@@ -293,7 +291,7 @@ func TestDoubtfulFiguresSayWhy(t *testing.T) {
 				c = newTestJoiner(test.change)
 			}
 			test.feed(c, gpuload.Steady(gpuload.A, 10, 12))
-			test.span.id = 1
+			test.span.ID = 1
 			td := gpuload.Trace(1, test.span)
 			if test.host != "" {
 				td.ResourceSpans().At(0).Resource().Attributes().PutStr("host.name", test.host)
@@ -324,7 +322,7 @@ func TestDoubtfulFiguresSayWhy(t *testing.T) {
 	}
 }
 
-func TestCounterThatBeganAnewIsAGapAndNoNegativeEnergy(t *testing.T) {
+func TestCounterThatRestartedIsAGapAndNotNegativeEnergy(t *testing.T) {
 	c := newTestJoiner()
 	gpu := gpuload.Steady(gpuload.A, 10, 12)
 	samples(c, 0, 11, 0.1, gpu)
@@ -466,11 +464,11 @@ func TestEverySpanComesOutOnceAndNoJouleTwice(t *testing.T) {
 		var events []event
 		var sent, passed int
 		got := map[string]map[string]any{}
-		var ended []gputimeline.Interval
+		var ended [][2]float64
 		for i := range 30 {
 			from := 2 + r.Float64()*20
 			to := from + r.Float64()*5
-			ended = append(ended, gputimeline.Interval{gpuload.At(from).UnixNano(), gpuload.At(to).UnixNano()})
+			ended = append(ended, [2]float64{from, to})
 			spans := []gpuload.Span{{ID: 1, GPU: gpuload.A, From: from, To: to}}
 			for n := range r.IntN(4) {
 				a := from + r.Float64()*(to-from)
@@ -519,9 +517,12 @@ func TestEverySpanComesOutOnceAndNoJouleTwice(t *testing.T) {
 				given += a["gpu.energy"].(float64)
 			}
 		}
-		for _, w := range gputimeline.Union(ended) {
-			rise, _ := c.timelines.Get(gpuload.A).Energy.Rise(w)
-			used += rise
+		// What the GPU used, by its own power, in every millisecond in which any trace ran.
+		const step = 0.001
+		for at := 0.0; at < 32; at += step {
+			if slices.ContainsFunc(ended, func(r [2]float64) bool { return r[0] <= at && at < r[1] }) {
+				used += gpu.Watts(at+step/2) * step
+			}
 		}
 		require.InDelta(t, used, given, used*0.02, "seed %d", seed)
 	}
@@ -534,7 +535,7 @@ func TestBoundsAreKeptAndWhatIsForgottenIsCounted(t *testing.T) {
 	gpu := gpuload.Steady(gpuload.A, 10, 12)
 	gpu.Process = map[int64]func(float64) float64{1: gpu.Memory, 2: gpu.Memory}
 	samples(c, 0, 20, 0.1, gpu)
-	tl := c.gpus[gpuload.A]
+	tl := c.timelines.Get(gpuload.A)
 	assert.Len(t, tl.ProcessMemory, 1)
 	assert.LessOrEqual(t, len(tl.Memory.Points), 50)
 	assert.Positive(t, c.counts.Dropped)
@@ -544,7 +545,7 @@ func TestBoundsAreKeptAndWhatIsForgottenIsCounted(t *testing.T) {
 		out(t, c)
 	}
 	samples(c, 20.1, 20.1, 1, gpu)
-	assert.Len(t, tl.active.ended, 3)
+	assert.Len(t, c.gpus[gpuload.A].active.ended, 3)
 	assert.Equal(t, int64(3), c.counts.Forgotten["trace"])
 	for id := range byte(5) {
 		ld := plog.NewLogs()
@@ -579,4 +580,39 @@ func TestBoundsAreKeptAndWhatIsForgottenIsCounted(t *testing.T) {
 	assert.NotNil(t, c.timelines.Get("GPU-c"))
 	assert.NotNil(t, c.timelines.Get(gpuload.A))
 	assert.Equal(t, int64(1), c.counts.GPUs)
+}
+
+func TestATraceDoesNotWaitForALostGPU(t *testing.T) {
+	c := newTestJoiner()
+	gpu := gpuload.Steady(gpuload.A, 10, 12)
+	samples(c, 0, 11, 0.1, gpu)
+	c.AddTraces(gpuload.Trace(1, gpuload.Span{ID: 1, GPU: gpuload.A, From: 10, To: 12}), gpuload.At(12))
+	require.Empty(t, out(t, c), "it waits")
+	stale := gpuload.Sample(12.1, gpu)
+	for _, m := range stale.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().All() {
+		m.Gauge().DataPoints().At(0).SetFlags(pmetric.DefaultDataPointFlags.WithNoRecordedValue(true))
+	}
+	c.AddMetrics(stale)
+	got := out(t, c)["1.1"]
+	require.NotNil(t, got)
+	assert.Equal(t, reasonLost, got["gpu.correlation.reason"])
+}
+
+func TestASpanAboveASimulatedGPUIsMarkedWhateverTheOrder(t *testing.T) {
+	for _, simulated := range []string{gpuload.A, gpuload.B} {
+		c := newTestJoiner()
+		for i := range 130 {
+			md := gpuload.Sample(float64(i)*0.1, gpuload.Steady(gpuload.A, 10, 12), gpuload.Steady(gpuload.B, 10, 12))
+			for _, m := range md.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().All() {
+				p := m.Gauge().DataPoints().At(0)
+				if id, _ := p.Attributes().Get("hw.id"); id.Str() == simulated {
+					p.Attributes().PutBool("gpu.simulated", true)
+				}
+			}
+			c.AddMetrics(md)
+		}
+		c.AddTraces(gpuload.Trace(1, gpuload.Span{ID: 1, From: 10, To: 12}, gpuload.Span{ID: 2, Parent: 1, GPU: gpuload.A, From: 10, To: 11},
+			gpuload.Span{ID: 3, Parent: 1, GPU: gpuload.B, From: 11, To: 12}), gpuload.At(12.5))
+		assert.Equal(t, true, out(t, c)["1.1"]["gpu.simulated"], simulated)
+	}
 }

@@ -67,7 +67,7 @@ func (j *Joiner) usesOf(td ptrace.Traces, now time.Time) []use {
 					u.pid = pid.Int()
 				}
 				from, to := int64(span.StartTimestamp()), int64(span.EndTimestamp())
-				u.interval = gputimeline.Interval{from - u.offset, max(from, to) - u.offset}
+				u.interval = gputimeline.Interval{From: from - u.offset, To: max(from, to) - u.offset}
 				switch {
 				case host != "" && !named && j.foreign(u.gpu, host):
 					u.reason = ReasonHost

@@ -65,25 +65,25 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 	var err, errs error
 	builder.ConnectorGpucorrelationForgotten, err = builder.meter.Int64Counter(
 		"otelcol_connector.gpucorrelation.forgotten",
-		metric.WithDescription("What was forgotten at a bound before its time, so that figures may be shared with too few, or an XID is missing on a span. [Development]"),
+		metric.WithDescription("Items dropped at a bound before their time, so that a GPU may be shared among too few traces, or an XID is missing on a span. [Development]"),
 		metric.WithUnit("{item}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.ConnectorGpucorrelationRecords, err = builder.meter.Int64Counter(
 		"otelcol_connector.gpucorrelation.records",
-		metric.WithDescription("Log records of GPUs, by whether a trace was found that ran then - joined, alone; or refused by a next pipeline - dropped. [Development]"),
+		metric.WithDescription("Log records of GPUs, by outcome - joined (a trace ran then), alone (none did), dropped (a next pipeline refused the record). [Development]"),
 		metric.WithUnit("{record}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.ConnectorGpucorrelationSamples, err = builder.meter.Int64Counter(
 		"otelcol_connector.gpucorrelation.samples",
-		metric.WithDescription("Samples of GPUs - taken, late (out of order), repeated, or dropped at a bound. [Development]"),
+		metric.WithDescription("Samples of GPUs, by outcome - taken (the newest), late (out of order), repeated, dropped (at a bound). [Development]"),
 		metric.WithUnit("{sample}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.ConnectorGpucorrelationSpans, err = builder.meter.Int64Counter(
 		"otelcol_connector.gpucorrelation.spans",
-		metric.WithDescription("Spans that name a GPU, by outcome - measured, estimate, none; or refused by a next pipeline - dropped. [Development]"),
+		metric.WithDescription("Spans that name a GPU, by outcome - measured, estimate, none (without figures), dropped (a next pipeline refused the span). [Development]"),
 		metric.WithUnit("{span}"),
 	)
 	errs = errors.Join(errs, err)
