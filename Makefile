@@ -16,7 +16,12 @@ MODULES := $(shell scripts/modules.sh)
 BINARY := bin/otelcol-gpu
 
 # What `make run` can be told: make run STORE_PORT=9428 RUN_SECONDS=30 …
-RUN_SETTINGS := RUN_SECONDS STORE_PORT HEALTH_PORT TELEMETRY_PORT INTERVAL SIMULATED_CARDS
+RUN_SETTINGS := RUN_SECONDS STORE_PORT HEALTH_PORT TELEMETRY_PORT INTERVAL SIMULATED_CARDS JAEGER
+# When `make run` began, and whether Go had anything cached: for its figure.
+ifneq ($(filter run,$(MAKECMDGOALS)),)
+export RUN_BEGIN := $(shell date +%s)
+export RUN_CACHES := $(shell scripts/caches.sh)
+endif
 export $(RUN_SETTINGS) RECORD
 
 .PHONY: help
@@ -42,8 +47,7 @@ _build/main.go: builder-config.yaml go.mod
 	@rm -f _build.log
 
 $(BINARY): _build/main.go $(PRODUCT_FILES)
-	@echo "compiling the distribution (about six minutes on two cores if nothing is cached, seconds if it is)"
-	@start=$$SECONDS; cd _build && go build -trimpath -ldflags='-s -w' -o ../$(BINARY) . && echo "compiled in $$((SECONDS - start)) s"
+	@scripts/build.sh $(CURDIR)/$(BINARY)
 
 .PHONY: test
 test: setup build servers validate unit e2e ## all set-up, then every test

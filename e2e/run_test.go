@@ -56,20 +56,27 @@ func children(t *testing.T, text string) (n int) {
 }
 
 func TestRunEndsByItselfWithSuccess(t *testing.T) {
-	cmd := runCommand(t, "RUN_SECONDS=5")
+	folder := t.TempDir()
+	cmd := runCommand(t, "RUN_SECONDS=5", "RUN_FOLDER="+folder)
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, string(out))
-	assert.Contains(t, string(out), "NO NVIDIA CARD WAS FOUND")
+	assert.Contains(t, string(out), "NO NVIDIA GPU WAS FOUND")
 	assert.Contains(t, string(out), "READY")
 	assert.Contains(t, string(out), "samples of 2 GPUs arrived")
 	assert.Regexp(t, `done: [1-9]\d* prompts ended`, string(out))
+	for _, name := range []string{"otelcol-gpu.log", "victoria-metrics.log"} {
+		log, err := os.ReadFile(filepath.Join(folder, name))
+		require.NoError(t, err)
+		assert.NotRegexp(t, `(?i)\berror\b`, string(log), "no store for traces is there, and nobody misses it")
+	}
+	assert.NoFileExists(t, filepath.Join(folder, "jaeger.log"))
 }
 
 // TestRunShowsPromptsOfItsSimulatedComfyUI lets a rush come into `make run` and looks
 // at it as its user does: in PromQL and in the traces.
 func TestRunShowsPromptsOfItsSimulatedComfyUI(t *testing.T) {
 	storePort, tracesPort := port(t), port(t)
-	cmd := runCommand(t, fmt.Sprintf("STORE_PORT=%d", storePort), fmt.Sprintf("TRACES_PORT=%d", tracesPort))
+	cmd := runCommand(t, fmt.Sprintf("STORE_PORT=%d", storePort), fmt.Sprintf("TRACES_PORT=%d", tracesPort), "JAEGER=1")
 	enter, err := cmd.StdinPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
@@ -111,8 +118,8 @@ func TestRunShowsPromptsOfItsSimulatedComfyUI(t *testing.T) {
 	}
 }
 
-// TestRunStandsInFrontOfAComfyUIThatIsThere has one where they usually are.
-func TestRunStandsInFrontOfAComfyUIThatIsThere(t *testing.T) {
+// TestRunProxiesAComfyUIThatRuns has one at the usual address.
+func TestRunProxiesAComfyUIThatRuns(t *testing.T) {
 	there, err := url.Parse(simulatedComfyUI(t))
 	require.NoError(t, err)
 	storePort, proxyPort := port(t), port(t)
@@ -126,8 +133,8 @@ func TestRunStandsInFrontOfAComfyUIThatIsThere(t *testing.T) {
 	eventually(t, store, `sum(comfyui_prompts_total{comfyui_prompt_outcome="success"}) == 1`, atLeast(1))
 	require.NoError(t, cmd.Process.Signal(os.Interrupt))
 	require.NoError(t, cmd.Wait())
-	assert.Contains(t, said.String(), "ComfyUI 0.3.64 was found at http://127.0.0.1:"+there.Port())
-	assert.NotContains(t, said.String(), "Enter lets", "nobody but its users asks for photos")
+	assert.Contains(t, said.String(), "found ComfyUI 0.3.64 at http://127.0.0.1:"+there.Port())
+	assert.NotContains(t, said.String(), "Press Enter", "nobody but its users asks for photos")
 }
 
 func TestRunLeavesNoProcessBehind(t *testing.T) {
@@ -174,7 +181,7 @@ func child(t *testing.T, parent int, text string) (pid int) {
 	return pid
 }
 
-func TestRunSaysWhyItFailed(t *testing.T) {
+func TestRunPrintsWhyItFailed(t *testing.T) {
 	cmd := runCommand(t, "RUN_SECONDS=60")
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -183,7 +190,7 @@ func TestRunSaysWhyItFailed(t *testing.T) {
 	var exit *exec.ExitError
 	require.ErrorAs(t, cmd.Wait(), &exit)
 	assert.Equal(t, 1, exit.ExitCode())
-	assert.Contains(t, out.String(), "the collector ended")
+	assert.Contains(t, out.String(), "the collector exited")
 }
 
 func TestRunNamesThePortInUse(t *testing.T) {

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command run is `make run`: the main job on this machine, from the GPUs to a
-// store that answers. It starts the embedded store (VictoriaMetrics) and the
-// collector on the machine's GPUs; without a GPU it says so and starts
-// simulated ones, through the same library path, with a simulated ComfyUI and its
-// users on the first. With a ComfyUI, the simulated one or that of COMFYUI, it also
-// starts a store for traces (Jaeger) and the proxy.
+// Command run is `make run`: the main job on this machine, from the GPUs to a store
+// that can be queried. It starts the embedded store (VictoriaMetrics) and the collector
+// on the machine's GPUs. Without a GPU it says so and starts simulated ones, through the
+// same library path, with a simulated ComfyUI and its users on the first. With a
+// ComfyUI, the simulated one or that of COMFYUI, it also starts the proxy, and with
+// JAEGER=1 a store for traces.
 //
-// It ends on Ctrl-C, or after RUN_SECONDS with 0 if samples of every GPU
-// arrived until the end, else with 1 and the reason. No process is left behind.
+// It ends on Ctrl-C, or after RUN_SECONDS with 0 if samples of every GPU arrived until
+// the end, else with 1 and the reason. It leaves no process behind.
 package main
 
 import (
@@ -42,9 +42,9 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx)
-	toldToEnd := ctx.Err() != nil
+	interrupted := ctx.Err() != nil
 	stop()
-	if err != nil && !toldToEnd {
+	if err != nil && !interrupted {
 		fmt.Fprintln(os.Stderr, "make run:", err)
 		os.Exit(1)
 	}
@@ -57,6 +57,7 @@ type settings struct {
 	comfyui                              string // a real one's URL
 	seconds                              int
 	interval                             time.Duration
+	jaeger                               bool
 	gpus                                 []string
 	root, folder                         string
 }
@@ -86,6 +87,13 @@ func readSettings() (s settings, err error) {
 		if s.interval, err = time.ParseDuration(v); err != nil || s.interval <= 0 {
 			return s, fmt.Errorf("INTERVAL=%s: give a duration, such as INTERVAL=1s", v)
 		}
+	}
+	switch v := os.Getenv("JAEGER"); v {
+	case "", "0":
+	case "1":
+		s.jaeger = true
+	default:
+		return s, fmt.Errorf("JAEGER=%s is not a valid value: use JAEGER=1 to store traces", v)
 	}
 	s.comfyui = os.Getenv("COMFYUI")
 	if u, err := url.Parse(s.comfyui); s.comfyui != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
@@ -163,12 +171,16 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	begin := time.Now()
+	var arguments []string
+	for _, config := range p.configs {
+		arguments = append(arguments, "--config", config)
+	}
 	collector, err := stack.Start(s.folder, "otelcol-gpu", filepath.Join(s.root, "bin", "otelcol-gpu"), append(append(m.environment, p.environment...),
 		"OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+at+"/api/v1/write",
 		"OTELCOL_GPU_COLLECTION_INTERVAL="+s.interval.String(),
 		"OTELCOL_GPU_HEALTH_PORT="+strconv.Itoa(s.healthPort),
 		"OTELCOL_GPU_TELEMETRY_PORT="+strconv.Itoa(s.telemetryPort),
-	), "--config", filepath.Join(s.root, "config", p.config))
+	), arguments...)
 	if err != nil {
 		return err
 	}
@@ -206,12 +218,12 @@ type machine struct {
 func (s *settings) findGPUs(ctx context.Context) (*machine, error) {
 	if os.Getenv("SIMULATED_CARDS") == "" {
 		if n := realGPUs(ctx); n > 0 {
-			fmt.Printf("GPUs      %d, read through NVIDIA's driver\n", n)
+			fmt.Printf("GPUs       %d, read through the NVIDIA driver\n", n)
 			return &machine{gpus: n, end: func() {}}, nil
 		}
 	}
 	fmt.Println()
-	fmt.Println("NO NVIDIA CARD WAS FOUND ON THIS MACHINE. THE CARDS BELOW ARE SIMULATED:")
+	fmt.Println("NO NVIDIA GPU WAS FOUND ON THIS MACHINE. THE GPUS BELOW ARE SIMULATED:")
 	fmt.Printf("%s; every series carries gpu_simulated=\"true\".\n\n", strings.Join(s.gpus, ", "))
 	path, err := fakenvml.Cached(ctx, fakenvml.Current)
 	if err != nil {
@@ -249,8 +261,8 @@ func (s *settings) findGPUs(ctx context.Context) (*machine, error) {
 // countGPUs is set in the environment of the child that counts the GPUs.
 const countGPUs = "OTELCOL_GPU_COUNT_CARDS"
 
-// realGPUs counts the GPUs that the driver tells, in a process of its own:
-// whatever the driver does, this one is not held up.
+// realGPUs counts the GPUs that the driver reports, in a process of its own: whatever
+// the driver does, this one does not hang.
 func realGPUs(ctx context.Context) int {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
@@ -316,16 +328,17 @@ func (j *job) untilReady(ctx context.Context) error {
 			if j.users {
 				and = " and the first prompt"
 			}
-			fmt.Printf("\nREADY: samples of %d cards%s can be queried, %.1f s after the collector's start\n", len(series), and, time.Since(j.begin).Seconds())
+			fmt.Printf("\nREADY: samples of %d GPUs%s can be queried, %.1f s after the collector started\n", len(series), and, time.Since(j.begin).Seconds())
+			printReadyFigure()
 			return nil
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-j.collector.Exited():
-			return fmt.Errorf("the collector ended:\n%s", j.collector.Tail())
+			return fmt.Errorf("the collector exited:\n%s", j.collector.Tail())
 		case <-j.server.Exited():
-			return fmt.Errorf("the store ended:\n%s", j.server.Tail())
+			return fmt.Errorf("the store exited:\n%s", j.server.Tail())
 		case <-deadline.C:
 			return fmt.Errorf("after %v samples of %d of %d GPUs and %.0f prompts have arrived; the collector's log ends with:\n%s", readyWithin, len(series), j.gpus, prompts, j.collector.Tail())
 		case <-ticker.C:
@@ -333,23 +346,38 @@ func (j *job) untilReady(ctx context.Context) error {
 	}
 }
 
-// watch goes on until it is told to end, and judges the whole.
+// printReadyFigure prints the time since make was called. It has a goal only if nothing
+// was cached: make passes both.
+func printReadyFigure() {
+	began, err := strconv.ParseInt(os.Getenv("RUN_BEGIN"), 10, 64)
+	if err != nil {
+		return
+	}
+	seconds := time.Since(time.Unix(began, 0)).Seconds()
+	if os.Getenv("RUN_CACHES") == "empty" {
+		figure.AtMost("run.ready_from_nothing", seconds, "s", 210)
+	} else {
+		figure.Print("run.ready", seconds, "s")
+	}
+}
+
+// watch runs until the time is over or the user stops it, and checks what arrived.
 func (j *job) watch(ctx context.Context) error {
 	var over <-chan time.Time
 	if j.seconds > 0 {
 		over = time.After(time.Duration(j.seconds) * time.Second)
 		fmt.Printf("running for %d s\n", j.seconds)
 	} else {
-		fmt.Println("Ctrl-C ends it")
+		fmt.Println("press Ctrl-C to stop")
 	}
 	select {
 	case <-ctx.Done():
-		fmt.Println("\nending")
+		fmt.Println("\nstopping")
 		return nil
 	case <-j.collector.Exited():
-		return fmt.Errorf("the collector ended:\n%s", j.collector.Tail())
+		return fmt.Errorf("the collector exited:\n%s", j.collector.Tail())
 	case <-j.server.Exited():
-		return fmt.Errorf("the store ended:\n%s", j.server.Tail())
+		return fmt.Errorf("the store exited:\n%s", j.server.Tail())
 	case <-over:
 	}
 	window := max(5*time.Second, 3*j.interval)

@@ -23,7 +23,7 @@ import (
 
 // prompts is the part of the job that has to do with ComfyUI.
 type prompts struct {
-	config      string   // of the collector, in config/
+	configs     []string // of the collector, later ones go over earlier ones
 	environment []string // of the collector
 	proxy       string
 	traces      string
@@ -34,8 +34,8 @@ type prompts struct {
 // userCount is how many people use the simulated ComfyUI.
 const userCount = 3
 
-// findComfyUI looks for a ComfyUI of the user's own where one usually is, unless he
-// named one.
+// findComfyUI looks for a ComfyUI of the user's own where one usually is, unless
+// COMFYUI names one.
 func (s *settings) findComfyUI(ctx context.Context) {
 	if s.comfyui != "" {
 		return
@@ -59,19 +59,22 @@ func (s *settings) findComfyUI(ctx context.Context) {
 	}
 	if json.NewDecoder(io.LimitReader(response.Body, 1<<20)).Decode(&stats) == nil && stats.System.Version != "" {
 		s.comfyui = at
-		fmt.Printf("ComfyUI %s was found at %s\n", stats.System.Version, at)
+		fmt.Printf("found ComfyUI %s at %s\n", stats.System.Version, at)
 	}
 }
 
 // startPrompts starts what a ComfyUI needs: the simulated server and its users, if
-// the GPUs are simulated, and a store for traces. Without a ComfyUI there is
+// the GPUs are simulated, and with JAEGER=1 a store for traces. Without a ComfyUI there is
 // nothing to start.
 func (s *settings) startPrompts(ctx context.Context, m *machine) (p *prompts, err error) {
-	p = &prompts{config: "default.yaml", end: func() {}}
+	p = &prompts{configs: []string{filepath.Join(s.root, "config", "default.yaml")}, end: func() {}}
 	if m.service == nil && s.comfyui == "" {
 		return p, nil
 	}
-	ports := []usedPort{{"PROXY_PORT", s.proxyPort, "the proxy"}, {"TRACES_PORT", s.tracesPort, "the traces' page"}}
+	ports := []usedPort{{"PROXY_PORT", s.proxyPort, "the proxy"}}
+	if s.jaeger {
+		ports = append(ports, usedPort{"TRACES_PORT", s.tracesPort, "Jaeger's API"})
+	}
 	if m.service != nil {
 		ports = append(ports, usedPort{"COMFYUI_PORT", s.comfyPort, "the simulated ComfyUI"})
 	}
@@ -89,7 +92,7 @@ func (s *settings) startPrompts(ctx context.Context, m *machine) (p *prompts, er
 			p.end()
 		}
 	}()
-	p.config = "comfyui.yaml"
+	p.configs = []string{filepath.Join(s.root, "config", "comfyui.yaml")}
 	p.proxy = fmt.Sprintf("127.0.0.1:%d", s.proxyPort)
 	upstream := s.comfyui
 	if m.service != nil {
@@ -100,15 +103,20 @@ func (s *settings) startPrompts(ctx context.Context, m *machine) (p *prompts, er
 		ends = append(ends, end)
 		upstream = fmt.Sprintf("http://127.0.0.1:%d", s.comfyPort)
 	}
+	p.environment = []string{
+		"OTELCOL_GPU_COMFYUI=" + upstream, "OTELCOL_GPU_COMFYUI_PROXY=" + p.proxy,
+		"OTELCOL_GPU_COMFYUI_STORE=" + filepath.Join(s.folder, "comfyui"),
+	}
+	if !s.jaeger {
+		p.configs = append(p.configs, filepath.Join(s.root, "lab", "run", "without-traces.yaml"))
+		return p, nil
+	}
 	otlp, end, err := s.startJaeger(ctx, p)
 	if err != nil {
 		return nil, err
 	}
 	ends = append(ends, end)
-	p.environment = []string{
-		"OTELCOL_GPU_COMFYUI=" + upstream, "OTELCOL_GPU_COMFYUI_PROXY=" + p.proxy, "OTELCOL_GPU_TRACES_ENDPOINT=" + otlp,
-		"OTELCOL_GPU_COMFYUI_STORE=" + filepath.Join(s.folder, "comfyui"),
-	}
+	p.environment = append(p.environment, "OTELCOL_GPU_TRACES_ENDPOINT="+otlp)
 	return p, nil
 }
 
@@ -167,14 +175,19 @@ func (s *settings) startJaeger(ctx context.Context, p *prompts) (otlp string, st
 	return fmt.Sprintf("127.0.0.1:%d", ports.OTLP), func() { end(jaeger) }, nil
 }
 
-// print tells where things are.
+// print prints the addresses.
 func (p *prompts) print() {
-	if p.traces == "" {
+	if p.proxy == "" {
 		return
 	}
 	fmt.Printf("ComfyUI    http://%s, through the proxy\n", p.proxy)
+	if p.traces == "" {
+		fmt.Println("traces     not stored; JAEGER=1 starts a store for them")
+		fmt.Println("report     make report WINDOW=1h   (writes report.html: what the GPUs did for the images)")
+		return
+	}
 	fmt.Printf("traces     %s/api/traces?service=comfyui   (Jaeger's API; built from source it has no page)\n", p.traces)
-	fmt.Printf("report     make report WINDOW=1h TRACES=%s   (what the GPUs did for the images, and the slowest with what made them slow, as a page)\n", p.traces)
+	fmt.Printf("report     make report WINDOW=1h TRACES=%s   (writes report.html: what the GPUs did for the images, and why the slowest were slow)\n", p.traces)
 }
 
 // listen lets Enter begin a rush. The reader ends with the program.
@@ -182,11 +195,11 @@ func (p *prompts) listen(ctx context.Context) {
 	if p.users == nil {
 		return
 	}
-	fmt.Println("Enter lets eight photos of 1280 pixels come at once")
+	fmt.Println("Press Enter to send eight photos of 1280 pixels at once")
 	go func() {
 		for lines := bufio.NewScanner(os.Stdin); ctx.Err() == nil && lines.Scan(); {
 			p.users.Rush()
-			fmt.Println("a rush: eight photos of 1280 pixels")
+			fmt.Println("sent eight photos of 1280 pixels")
 		}
 	}()
 }

@@ -11,7 +11,7 @@ type JaegerPorts struct {
 	Admin int // health
 }
 
-// JaegerEnvironment has it take OTLP.
+// JaegerEnvironment makes Jaeger accept OTLP.
 var JaegerEnvironment = []string{"COLLECTOR_OTLP_ENABLED=true"}
 
 // JaegerArguments start Jaeger with its store in memory, which keeps the newest

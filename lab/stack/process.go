@@ -23,7 +23,7 @@ import (
 
 // Process is a started program. It ends with the process that started it.
 type Process struct {
-	// Name stands in errors.
+	// Name is used in errors.
 	Name string
 	// Log is the file that its output goes to.
 	Log    string
@@ -79,8 +79,8 @@ func (p *Process) Kill() {
 	<-p.exited
 }
 
-// Stop asks the program to end, kills it after the time given, and tells how
-// long the end took.
+// Stop sends SIGTERM, kills the program after the time given, and returns how long the
+// end took.
 func (p *Process) Stop(within time.Duration) (time.Duration, error) {
 	begin := time.Now()
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
@@ -147,7 +147,7 @@ func FreePort() (int, error) {
 	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
-// CheckPort says whether a port can be listened on, and who is in the way.
+// CheckPort returns an error if a port cannot be listened on.
 func CheckPort(port int) error {
 	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {

@@ -4,13 +4,12 @@ package stack
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"net/http"
-	"net/url"
-	"strconv"
-	"strings"
 	"time"
+
+	"github.com/prometheus/client_golang/api"
+	v1 "github.com/prometheus/client_golang/api/prometheus/v1"
+	"github.com/prometheus/common/model"
 )
 
 // Store is a server that answers PromQL under URL/api/v1.
@@ -28,67 +27,48 @@ type Point struct{ Time, Value float64 }
 // Value is the newest value of the series.
 func (s Series) Value() float64 { return s.Points[len(s.Points)-1].Value }
 
-// Query asks an instant query.
+// Query runs an instant query at the server's present time.
 func (s Store) Query(ctx context.Context, query string) ([]Series, error) {
-	return s.ask(ctx, "query", url.Values{"query": {query}})
+	return s.QueryAt(ctx, query, time.Time{})
 }
 
-// QueryAt asks an instant query at a time.
+// QueryAt runs an instant query at a time.
 func (s Store) QueryAt(ctx context.Context, query string, at time.Time) ([]Series, error) {
-	return s.ask(ctx, "query", url.Values{"query": {query}, "time": {strconv.FormatFloat(float64(at.UnixMilli())/1000, 'f', 3, 64)}})
-}
-
-func (s Store) ask(ctx context.Context, path string, values url.Values) ([]Series, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, s.URL+"/api/v1/"+path, strings.NewReader(values.Encode()))
+	client, err := api.NewClient(api.Config{Address: s.URL, Client: client})
 	if err != nil {
 		return nil, err
 	}
-	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	response, err := client.Do(request)
+	value, _, err := v1.NewAPI(client).Query(ctx, query, at)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("query %q at %s: %w", query, s.URL, err)
 	}
-	defer response.Body.Close()
-	var answer struct {
-		Status, Error string
-		Data          struct {
-			Result []struct {
-				Metric map[string]string
-				Value  [2]any
-				Values [][2]any
+	switch value := value.(type) {
+	case model.Vector:
+		series := make([]Series, 0, len(value))
+		for _, sample := range value {
+			series = append(series, Series{Labels: labels(sample.Metric), Points: []Point{{seconds(sample.Timestamp), float64(sample.Value)}}})
+		}
+		return series, nil
+	case model.Matrix:
+		series := make([]Series, 0, len(value))
+		for _, stream := range value {
+			one := Series{Labels: labels(stream.Metric)}
+			for _, p := range stream.Values {
+				one.Points = append(one.Points, Point{seconds(p.Timestamp), float64(p.Value)})
 			}
+			series = append(series, one)
 		}
+		return series, nil
 	}
-	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil {
-		return nil, fmt.Errorf("%s answered %s: %w", s.URL, response.Status, err)
-	}
-	if answer.Status != "success" {
-		return nil, fmt.Errorf("%s refused %q: %s", s.URL, values.Get("query"), answer.Error)
-	}
-	series := make([]Series, 0, len(answer.Data.Result))
-	for _, r := range answer.Data.Result {
-		one := Series{Labels: r.Metric}
-		if r.Values == nil {
-			r.Values = [][2]any{r.Value}
-		}
-		for _, v := range r.Values {
-			p, err := parsePoint(v)
-			if err != nil {
-				return nil, err
-			}
-			one.Points = append(one.Points, p)
-		}
-		series = append(series, one)
-	}
-	return series, nil
+	return nil, fmt.Errorf("query %q at %s returned %s, not series", query, s.URL, value.Type())
 }
 
-func parsePoint(v [2]any) (Point, error) {
-	at, ok := v[0].(float64)
-	text, isText := v[1].(string)
-	if !ok || !isText {
-		return Point{}, fmt.Errorf("cannot read the point %v", v)
+func labels(metric model.Metric) map[string]string {
+	all := make(map[string]string, len(metric))
+	for name, value := range metric {
+		all[string(name)] = string(value)
 	}
-	value, err := strconv.ParseFloat(text, 64)
-	return Point{Time: at, Value: value}, err
+	return all
 }
+
+func seconds(t model.Time) float64 { return float64(t) / 1000 }
