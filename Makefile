@@ -72,11 +72,12 @@ validate: build ## check every ready configuration, and the recording rules with
 	@p="$$(scripts/tool.sh promtool)" && $$p check rules deploy/prometheus/rules/*.yaml >/dev/null && $$p test rules deploy/prometheus/tests/*.yaml
 
 .PHONY: lint
-lint: ## golangci-lint, go vet without cgo and for other systems, gofmt, syntax of the scripts
+lint: ## golangci-lint, the word lists, go vet without cgo and for other systems, gofmt, syntax of the scripts
 	@lint="$$(scripts/tool.sh golangci-lint)"; for m in $(MODULES); do echo "lint of $$m"; (cd $$m && "$$lint" run ./...) || exit 1; done
 	@CGO_ENABLED=0 go vet ./receiver/... ./connector/... ./internal/nvml/...
 	@GOOS=darwin CGO_ENABLED=0 go vet ./receiver/... ./connector/...
 	@for s in scripts/*.sh .ci/run; do bash -n $$s || exit 1; done
+	@go test -count=1 ./internal/testing/words
 	@test -z "$$(gofmt -l $(GO_FILES))" || { echo "gofmt these:"; gofmt -l $(GO_FILES); exit 1; }
 
 .PHONY: generate
@@ -137,6 +138,10 @@ gpu-check-build: ## one small binary for machines with a GPU (bin/gpu-check)
 .PHONY: gpu-check
 gpu-check: gpu-check-build ## the receiver against the real driver, compared with nvidia-smi; a record in testdata/recordings
 	bin/gpu-check -record testdata/recordings
+
+.PHONY: lines
+lines: ## hand-written lines by folder, without tests, blank and comment lines
+	@scripts/lines.sh
 
 .PHONY: clean
 clean: ## remove what was built here (not the caches)

@@ -2,7 +2,11 @@
 
 package queuecheckextension
 
-import "errors"
+import (
+	"go.opentelemetry.io/collector/confmap"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/configkeys"
+)
 
 // Config is the configuration of the extension.
 type Config struct {
@@ -10,10 +14,12 @@ type Config struct {
 	Directory string `mapstructure:"directory"`
 }
 
-// Validate reports mistakes with their key and the remedy.
+// Unmarshal refuses what [configkeys.Unmarshal] refuses.
+func (c *Config) Unmarshal(conf *confmap.Conf) error { return configkeys.Unmarshal(conf, c) }
+
+// Validate reports every mistake with its key and the remedy.
 func (c *Config) Validate() error {
-	if c.Directory == "" {
-		return errors.New("directory: is empty: give the directory of the file_storage extension")
-	}
-	return nil
+	var p configkeys.Problems
+	p.AddIf(c.Directory == "", "directory", nil, "is required", "use the directory of the file_storage extension")
+	return p.Err()
 }

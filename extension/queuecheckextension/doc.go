@@ -8,8 +8,8 @@
 // process with SIGBUS at the first page that is not there, at this start and at
 // every later one. Its own `recreate` setting comes too late. This extension
 // reads every page of every file first, in a way that survives the fault, and
-// renames what cannot be read, so that the collector starts with a new queue and
-// says what happened.
+// renames what cannot be read, so that the collector starts with an empty queue and
+// logs what happened.
 //
 // List it before file_storage under service::extensions: extensions start in
 // that order.

@@ -21,7 +21,7 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/extension/queuecheckextension/internal/metadata"
 )
 
-// damagedMark is in the names of files that were set aside.
+// damagedMark is part of the names of damaged files.
 const damagedMark = ".damaged-"
 
 type checker struct {
@@ -30,19 +30,19 @@ type checker struct {
 	telemetry *metadata.TelemetryBuilder
 }
 
-// Start checks all files. It fails only if a damaged one cannot be set aside.
+// Start checks all files. It fails only if a damaged one cannot be renamed.
 func (c *checker) Start(context.Context, component.Host) error {
 	var err error
 	if c.telemetry, err = metadata.NewTelemetryBuilder(c.settings); err != nil {
 		return err
 	}
-	c.telemetry.ExtensionQueueCheckDamaged.Add(context.Background(), 0) // born at 0, so that an increase is seen
+	c.telemetry.ExtensionQueueCheckDamaged.Add(context.Background(), 0) // initialised to 0, so that an increase is visible
 	entries, err := os.ReadDir(c.directory)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil // file_storage creates it
 	}
 	if err != nil {
-		return fmt.Errorf("directory: %q cannot be read: %w", c.directory, err)
+		return fmt.Errorf("directory: %q cannot be read; grant the collector's user read access: %w", c.directory, err)
 	}
 	for _, e := range entries {
 		if !e.Type().IsRegular() || !isQueue(e.Name()) {
@@ -55,8 +55,8 @@ func (c *checker) Start(context.Context, component.Host) error {
 	return nil
 }
 
-// isQueue tells file_storage's files, which are named after the component that
-// owns them, from everything else: a wrong directory must cost nobody a file.
+// isQueue reports whether file_storage wrote a file: it names files after the component
+// that owns them. With a wrong directory no other file may be renamed.
 func isQueue(name string) bool {
 	kind, _, ok := strings.Cut(name, "_")
 	if !ok || strings.Contains(name, damagedMark) || strings.HasSuffix(name, ".backup") {
@@ -69,7 +69,7 @@ func isQueue(name string) bool {
 	return false
 }
 
-// Shutdown has nothing to end.
+// Shutdown ends the extension's telemetry.
 func (c *checker) Shutdown(context.Context) error {
 	if c.telemetry != nil {
 		c.telemetry.Shutdown()
@@ -87,23 +87,23 @@ func (c *checker) check(path string) error {
 	}
 	reason := read(path)
 	if errors.Is(reason, bbolterrors.ErrTimeout) {
-		return nil // another process holds it: file_storage will say so
+		return nil // another process holds it: file_storage reports that
 	}
 	if reason == nil {
 		return nil
 	}
 	aside := fmt.Sprintf("%s%s%d", path, damagedMark, time.Now().UnixNano())
 	if err := os.Rename(path, aside); err != nil {
-		return fmt.Errorf("queue file %s is damaged (%w) and cannot be set aside: %w", path, reason, err)
+		return fmt.Errorf("queue file %s is damaged (%w) and cannot be renamed: %w", path, reason, err)
 	}
 	c.telemetry.ExtensionQueueCheckDamaged.Add(context.Background(), 1)
-	c.settings.Logger.Warn("a queue file is damaged; it was set aside and a new queue begins. What it held and had not been delivered is lost",
+	c.settings.Logger.Warn("Queue file is damaged; renamed it and started an empty queue. What it held and had not been delivered is lost",
 		zap.String("file", path), zap.String("kept_as", aside), zap.Int64("bytes", info.Size()), zap.Error(reason))
 	return nil
 }
 
-// read opens a file and touches everything in it. A page that is not there is a
-// memory fault, which SetPanicOnFault turns into a panic of this goroutine.
+// read opens a file and reads every page of it. A missing page is a memory fault, which
+// SetPanicOnFault turns into a panic of this goroutine.
 func read(path string) (reason error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	var db *bbolt.DB
@@ -137,6 +137,6 @@ func read(path string) (reason error) {
 		})
 	}
 	err = tx.ForEach(walk)
-	runtime.KeepAlive(sum) // the reads are the point
+	runtime.KeepAlive(sum) // so that the reads are not optimised away
 	return err
 }

@@ -60,7 +60,7 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 	var err, errs error
 	builder.ExtensionQueueCheckDamaged, err = builder.meter.Int64Counter(
 		"otelcol_extension.queue_check.damaged",
-		metric.WithDescription("Queue files that were found damaged at the start and set aside. [Development]"),
+		metric.WithDescription("Queue files that were damaged at start and were renamed. [Development]"),
 		metric.WithUnit("{file}"),
 	)
 	errs = errors.Join(errs, err)
