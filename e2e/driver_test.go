@@ -24,7 +24,7 @@ func TestNvidiasOwnLibrariesWithoutADriver(t *testing.T) {
 			c := collect(t, "default.yaml", []string{"OTELCOL_GPU_NVML_LIBRARY=" + library, "OTELCOL_GPU_COLLECTION_INTERVAL=500ms",
 				"OTELCOL_GPU_REMOTE_WRITE_ENDPOINT=" + store.URL + "/api/v1/write"})
 			eventually(t, store, `hw_gpu_count{state="healthy"} == 0`, atLeast(1))
-			require.Eventually(t, func() bool { return logLines(t, c.Process, "driver is not loaded; trying again") == 1 }, patience, 20*time.Millisecond)
+			require.Eventually(t, func() bool { return logLines(t, c.Process, "driver is not loaded; retrying") == 1 }, patience, 20*time.Millisecond)
 			real, err := store.Query(withPatience(t), `hw_gpu_count{gpu_simulated="true"}`)
 			require.NoError(t, err)
 			assert.Empty(t, real, "NVIDIA's library is not taken for simulated")

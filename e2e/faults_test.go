@@ -24,8 +24,8 @@ type fault struct {
 	name         string
 	begin, clear func()
 	// up says that the GPU itself goes on; ends is a series of it that must end.
-	up   bool
-	ends string
+	healthy bool
+	ends    string
 }
 
 // TestFaultsOfOneGPUCostTheOthersNothing gives one of eight GPUs one fault
@@ -75,7 +75,7 @@ func TestFaultsOfOneGPUCostTheOthersNothing(t *testing.T) {
 		lines := logLines(t, c.Process, "\twarn\t") + logLines(t, c.Process, "\terror\t")
 		begin := time.Now()
 		f.begin()
-		if !f.up {
+		if !f.healthy {
 			eventually(t, store, fmt.Sprintf(`hw_gpu_up{hw_id="%s"} == 0`, id), atLeast(1))
 		}
 		eventually(t, store, f.ends, func(s []stack.Series) bool { return len(s) == 0 })
@@ -88,13 +88,13 @@ func TestFaultsOfOneGPUCostTheOthersNothing(t *testing.T) {
 		back := time.Since(cleared)
 
 		lost := samplesLost(t, store, begin, id)
-		said := logLines(t, c.Process, "\twarn\t") + logLines(t, c.Process, "\terror\t") - lines
+		output := logLines(t, c.Process, "\twarn\t") + logLines(t, c.Process, "\terror\t") - lines
 		figure.AtMost("faults."+f.name+".samples_lost_on_others", lost, "samples", 0)
 		figure.AtMost("faults."+f.name+".reported_after", reported.Seconds(), "s", (interval+gpuTimeout).Seconds()+0.5)
 		figure.Print("faults."+f.name+".back_after", back.Seconds(), "s")
-		figure.AtMost("faults."+f.name+".log_lines", float64(said), "lines", 2)
+		figure.AtMost("faults."+f.name+".log_lines", float64(output), "lines", 2)
 		assert.Zero(t, lost, "%s: the others lost samples", f.name)
-		assert.LessOrEqual(t, said, 2, "%s floods the log", f.name)
+		assert.LessOrEqual(t, output, 2, "%s floods the log", f.name)
 	}
 
 	begin := time.Now()
@@ -134,34 +134,34 @@ func TestFaultsOfTheDriverAreSaidOnceAndEnd(t *testing.T) {
 	m.state.UnloadDriver()
 	store, _ := prometheus(t, "10m")
 	c := collect(t, "default.yaml", append(m.environment, "OTELCOL_GPU_COLLECTION_INTERVAL="+interval.String(), "OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+store.URL+"/api/v1/write"))
-	up := func(n int) func([]stack.Series) bool {
+	isUp := func(n int) func([]stack.Series) bool {
 		return func(s []stack.Series) bool { return len(s) == 1 && s[0].Value() == float64(n) }
 	}
 	lines := 0
 	for _, f := range []struct {
 		name         string
 		begin, clear func()
-		says         string
+		message      string
 	}{
-		{"driver_absent", m.state.UnloadDriver, m.state.LoadDriver, "is not loaded; trying again"},
-		{"driver_unloaded", m.state.UnloadDriver, m.state.LoadDriver, "is not loaded; trying again"},
+		{"driver_absent", m.state.UnloadDriver, m.state.LoadDriver, "is not loaded; retrying"},
+		{"driver_unloaded", m.state.UnloadDriver, m.state.LoadDriver, "is not loaded; retrying"},
 		{"driver_upgraded", m.state.UpgradeDriver, m.state.LoadDriver, "restart the collector"},
 	} {
-		said := logLines(t, c.Process, f.says)
+		output := logLines(t, c.Process, f.message)
 		begin := time.Now()
 		f.begin()
-		eventually(t, store, `hw_gpu_count{state="healthy"}`, up(0))
+		eventually(t, store, `hw_gpu_count{state="healthy"}`, isUp(0))
 		eventually(t, store, "hw_temperature_celsius", func(s []stack.Series) bool { return len(s) == 0 })
 		reported := time.Since(begin)
 		require.Eventually(t, func() bool { return time.Since(begin) >= *faultTime }, *faultTime+patience, 50*time.Millisecond)
-		require.Eventually(t, func() bool { return logLines(t, c.Process, f.says) > 0 }, patience, 20*time.Millisecond)
+		require.Eventually(t, func() bool { return logLines(t, c.Process, f.message) > 0 }, patience, 20*time.Millisecond)
 		if f.name != "driver_absent" {
-			said = logLines(t, c.Process, f.says) - said
-			assert.Equal(t, 1, said, f.name)
+			output = logLines(t, c.Process, f.message) - output
+			assert.Equal(t, 1, output, f.name)
 		}
 		cleared := time.Now()
 		f.clear()
-		eventually(t, store, `hw_gpu_count{state="healthy"}`, up(8))
+		eventually(t, store, `hw_gpu_count{state="healthy"}`, isUp(8))
 		all := logLines(t, c.Process, "\twarn\t") + logLines(t, c.Process, "\terror\t")
 		figure.Print("faults."+f.name+".reported_after", reported.Seconds(), "s")
 		figure.Print("faults."+f.name+".back_after", time.Since(cleared).Seconds(), "s")
@@ -175,7 +175,7 @@ func TestFaultsOfTheDriverAreSaidOnceAndEnd(t *testing.T) {
 	inits := m.state.Inits()
 	m.state.LoadDriver() // reloaded: every handle is stale
 	require.Eventually(t, func() bool { return m.state.Inits() > inits }, patience, 20*time.Millisecond)
-	eventually(t, store, `hw_gpu_count{state="healthy"}`, up(8))
+	eventually(t, store, `hw_gpu_count{state="healthy"}`, isUp(8))
 	figure.Print("faults.driver_reloaded.back_after", time.Since(begin).Seconds(), "s")
 	figure.AtMost("faults.driver_reloaded.log_lines", float64(logLines(t, c.Process, "\twarn\t")-lines), "lines", 2)
 }

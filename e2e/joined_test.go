@@ -311,7 +311,7 @@ connectors: {gpucorrelation: {device_attributes: [cuda.device.uuid, hw.id], cloc
 			assert.Equal(t, "none", s.tag("gpu.correlation"))
 			assert.Equal(t, "host", s.tag("gpu.correlation.reason"))
 			assert.Nil(t, s.tag("gpu.energy"))
-			assert.Equal(t, 1, logLines(t, j.Process, "name the host under clock_offsets"))
+			assert.Equal(t, 1, logLines(t, j.Process, "add the host to clock_offsets"))
 			continue
 		}
 		assert.Equal(t, "measured", s.tag("gpu.correlation"), host)

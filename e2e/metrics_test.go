@@ -29,7 +29,7 @@ var ratios = map[string]bool{
 }
 
 // told is what the library was told about the GPU, in the final names and units.
-func told(p *fakenvml.Profile, c *fakenvml.GPU) map[string]float64 {
+func expectedValues(p *fakenvml.Profile, c *fakenvml.GPU) map[string]float64 {
 	v := func(name string) float64 { return float64(c.Get(name)) }
 	m := map[string]float64{
 		"hw_gpu_memory_limit_bytes":                                               v("memory_total"),
@@ -86,12 +86,12 @@ func told(p *fakenvml.Profile, c *fakenvml.GPU) map[string]float64 {
 }
 
 // checkTold asks for every figure under its final name and compares it.
-func checkTold(t *testing.T, store stack.Store, m *machine) {
+func checkExpectedValues(t *testing.T, store stack.Store, m *machine) {
 	t.Helper()
 	eventually(t, store, "hw_gpu_up == 1", atLeast(len(m.gpus)))
 	for i, gpu := range m.gpus {
 		name := "gpu" + strconv.Itoa(i)
-		for query, want := range told(m.profiles[i], gpu) {
+		for query, want := range expectedValues(m.profiles[i], gpu) {
 			if !strings.Contains(query, "hw_name") {
 				query = withLabel(query, fmt.Sprintf(`hw_name="%s"`, name))
 			} else {
@@ -133,7 +133,7 @@ func TestVictoriaMetricsHoldsWhatTheLibraryWasTold(t *testing.T) {
 	}
 	store := victoriaMetrics(t)
 	collect(t, "default.yaml", append(m.environment, "OTELCOL_GPU_COLLECTION_INTERVAL=500ms", "OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+store.URL+"/api/v1/write"))
-	checkTold(t, store, m)
+	checkExpectedValues(t, store, m)
 }
 
 func TestPrometheusHoldsWhatTheLibraryWasTold(t *testing.T) {
@@ -151,7 +151,7 @@ func TestPrometheusHoldsWhatTheLibraryWasTold(t *testing.T) {
 					"--config=yaml:exporters::prometheus_remote_write::protobuf_message: io.prometheus.write.v2.Request")
 			}
 			c := collect(t, "default.yaml", append(m.environment, "OTELCOL_GPU_COLLECTION_INTERVAL=500ms", "OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+through.url+"/api/v1/write"), arguments...)
-			checkTold(t, store, m)
+			checkExpectedValues(t, store, m)
 			kind, _ := through.kind.Load().(string)
 			assert.Equal(t, version == "2", strings.Contains(kind, "io.prometheus.write.v2.Request"), kind)
 

@@ -199,8 +199,8 @@ func (s *sender) missing(t *testing.T, store stack.Store, name string) int {
 		series, err := store.Query(context.Background(), fmt.Sprintf(`%s{series="%d"}[1h]`, name, i))
 		require.NoError(t, err)
 		held := map[int64]bool{}
-		for _, one := range series {
-			for _, p := range one.Points {
+		for _, item := range series {
+			for _, p := range item.Points {
 				held[int64(p.Value)] = true
 			}
 		}

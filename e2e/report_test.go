@@ -100,9 +100,9 @@ func TestReportFindsThePlantedFacts(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			store := test.fill(t, test.week)
 			out := filepath.Join(t.TempDir(), "report.html")
-			said, err := exec.Command(command, "-store", store.URL, "-window", strconv.Itoa(test.week.Days)+"d", "-end", end.Format(time.RFC3339), "-timezone", "UTC", "-out", out,
+			output, err := exec.Command(command, "-store", store.URL, "-window", strconv.Itoa(test.week.Days)+"d", "-end", end.Format(time.RFC3339), "-timezone", "UTC", "-out", out,
 				"-price-kwh", "0.3", "-price-card-hour", "0.8").CombinedOutput()
-			require.NoError(t, err, string(said))
+			require.NoError(t, err, string(output))
 			raw, err := os.ReadFile(out)
 			require.NoError(t, err)
 			page := string(raw)

@@ -98,8 +98,8 @@ func TestRunShowsPromptsOfItsSimulatedComfyUI(t *testing.T) {
 	eventually(t, store, `sum(comfyui_execution_gpu_energy_joules_count{comfyui_image_size_class="<=1280"}) >= 8`, atLeast(1))
 	slowest := j.slowest()
 	out := filepath.Join(t.TempDir(), "report.html")
-	said, err := exec.Command(reportCommand(t), "-store", store.URL, "-traces", j.query, "-window", "1h", "-out", out).CombinedOutput()
-	require.NoError(t, err, string(said))
+	output, err := exec.Command(reportCommand(t), "-store", store.URL, "-traces", j.query, "-window", "1h", "-out", out).CombinedOutput()
+	require.NoError(t, err, string(output))
 	page, err := os.ReadFile(out)
 	require.NoError(t, err)
 	for _, found := range []string{`data-class="buildings"`, `data-card="gpu0"`, `data-card="gpu1"`, `data-model="ddcolor_paper.pth"`, `data-fact="simulated"`} {
@@ -124,8 +124,8 @@ func TestRunProxiesAComfyUIThatRuns(t *testing.T) {
 	require.NoError(t, err)
 	storePort, proxyPort := port(t), port(t)
 	cmd := runCommand(t, "COMFYUI_PORT="+there.Port(), fmt.Sprintf("STORE_PORT=%d", storePort), fmt.Sprintf("PROXY_PORT=%d", proxyPort))
-	var said bytes.Buffer
-	cmd.Stdout = &said
+	var output bytes.Buffer
+	cmd.Stdout = &output
 	require.NoError(t, cmd.Start())
 	store := stack.Store{URL: fmt.Sprintf("http://127.0.0.1:%d", storePort)}
 	eventually(t, store, "comfyui_up == 1", atLeast(1))
@@ -133,8 +133,8 @@ func TestRunProxiesAComfyUIThatRuns(t *testing.T) {
 	eventually(t, store, `sum(comfyui_prompts_total{comfyui_prompt_outcome="success"}) == 1`, atLeast(1))
 	require.NoError(t, cmd.Process.Signal(os.Interrupt))
 	require.NoError(t, cmd.Wait())
-	assert.Contains(t, said.String(), "found ComfyUI 0.3.64 at http://127.0.0.1:"+there.Port())
-	assert.NotContains(t, said.String(), "Press Enter", "nobody but its users asks for photos")
+	assert.Contains(t, output.String(), "found ComfyUI 0.3.64 at http://127.0.0.1:"+there.Port())
+	assert.NotContains(t, output.String(), "Press Enter", "nobody but its users asks for photos")
 }
 
 func TestRunLeavesNoProcessBehind(t *testing.T) {

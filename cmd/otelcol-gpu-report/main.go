@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command otelcol-gpu-report asks a Prometheus-compatible store what the GPUs did for
-// the images, and writes the answers as one HTML page.
+// Command otelcol-gpu-report queries a Prometheus-compatible store and writes one HTML
+// page about what GPUs did for images.
 //
 //	otelcol-gpu-report -store http://127.0.0.1:8428 -traces http://127.0.0.1:16686 -window 7d -out report.html
 package main
@@ -35,38 +35,38 @@ func main() {
 
 func run(arguments []string) error {
 	flags := flag.NewFlagSet("otelcol-gpu-report", flag.ContinueOnError)
-	store := flags.String("store", "http://127.0.0.1:8428", "URL of Prometheus, VictoriaMetrics or what speaks their API")
-	traces := flags.String("traces", "", "URL of Jaeger's query API, such as http://127.0.0.1:16686, for the slowest images and what made them slow (default: they are left out)")
-	window := flags.String("window", "7d", "how far back: 24h, 7d, 30d")
-	end := flags.String("end", "", "up to when, RFC 3339 (default: now)")
-	zone := flags.String("timezone", "Local", "of the hours of the day, such as Asia/Shanghai or UTC")
-	out := flags.String("out", "report.html", "the page to write; - for the standard output")
-	tokenFile := flags.String("token-file", "", "a file with a bearer token for the store")
+	store := flags.String("store", "http://127.0.0.1:8428", "URL of Prometheus, VictoriaMetrics or another store with their API")
+	traces := flags.String("traces", "", "URL of Jaeger's query API, such as http://127.0.0.1:16686, for the slowest images and why they were slow (default: omitted)")
+	window := flags.String("window", "7d", "length of the time range: 24h, 7d, 30d")
+	end := flags.String("end", "", "end of the time range, RFC 3339 (default: now)")
+	zone := flags.String("timezone", "Local", "time zone of the hours of the day, for example Asia/Shanghai or UTC")
+	out := flags.String("out", "report.html", "file to write; - for standard output")
+	tokenFile := flags.String("token-file", "", "file with a bearer token for the store")
 	kwh := flags.Float64("price-kwh", 0, "price of a kWh")
-	gpuHour := flags.Float64("price-card-hour", 0, "price of a GPU for an hour")
-	currency := flags.String("currency", "€", "of the prices")
+	gpuHour := flags.Float64("price-card-hour", 0, "price of a GPU-hour")
+	currency := flags.String("currency", "€", "currency of the prices")
 	if err := flags.Parse(arguments); err != nil {
 		return err
 	}
 	s := report.Settings{End: time.Now(), PriceKWh: *kwh, PriceGPUHour: *gpuHour, Currency: *currency}
 	w, err := model.ParseDuration(*window)
 	if err != nil {
-		return fmt.Errorf("-window %s: give a duration such as 24h, 7d or 30d", *window)
+		return fmt.Errorf("-window: %q is not a valid duration; use for example 24h, 7d or 30d", *window)
 	}
 	s.Window = time.Duration(w)
 	if *end != "" {
 		if s.End, err = time.Parse(time.RFC3339, *end); err != nil {
-			return fmt.Errorf("-end %s: give a time such as 2026-03-01T00:00:00Z", *end)
+			return fmt.Errorf("-end: %q is not a valid time; use for example 2026-03-01T00:00:00Z", *end)
 		}
 	}
 	if s.Zone, err = time.LoadLocation(*zone); err != nil {
-		return fmt.Errorf("-timezone %s: give a name such as Asia/Shanghai: %w", *zone, err)
+		return fmt.Errorf("-timezone: %q is not a valid time zone; use for example Asia/Shanghai: %w", *zone, err)
 	}
 	if err := s.Check(); err != nil {
 		return err
 	}
 	if u, err := url.Parse(*store); err != nil || u.Host == "" {
-		return fmt.Errorf("-store %s: give a URL such as http://127.0.0.1:9090", *store)
+		return fmt.Errorf("-store: %q is not a valid URL; use http://host:port, for example http://127.0.0.1:9090", *store)
 	}
 	client, err := api.NewClient(api.Config{Address: *store, RoundTripper: withToken(*tokenFile)})
 	if err != nil {
@@ -75,7 +75,7 @@ func run(arguments []string) error {
 	var slow *report.Traces
 	if *traces != "" {
 		if u, err := url.Parse(*traces); err != nil || u.Host == "" {
-			return fmt.Errorf("-traces %s: give a URL such as http://127.0.0.1:16686", *traces)
+			return fmt.Errorf("-traces: %q is not a valid URL; use http://host:port, for example http://127.0.0.1:16686", *traces)
 		}
 		slow = &report.Traces{URL: *traces, Client: http.DefaultClient}
 	}

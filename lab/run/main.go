@@ -120,7 +120,7 @@ type usedPort struct {
 	use  string
 }
 
-// checkPorts names every port that is taken, before anything is started on it.
+// checkPorts returns an error that names every port that is in use.
 func checkPorts(ports ...usedPort) error {
 	var errs []error
 	for _, p := range ports {
@@ -213,8 +213,8 @@ type machine struct {
 	end         func()
 }
 
-// findGPUs looks for real GPUs; without any it makes simulated ones, the first of
-// which is to work for a ComfyUI.
+// findGPUs finds real GPUs; without any it starts simulated ones, the first of which
+// works for a ComfyUI.
 func (s *settings) findGPUs(ctx context.Context) (*machine, error) {
 	if os.Getenv("SIMULATED_CARDS") == "" {
 		if n := realGPUs(ctx); n > 0 {

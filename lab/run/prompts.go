@@ -34,7 +34,7 @@ type prompts struct {
 // userCount is how many people use the simulated ComfyUI.
 const userCount = 3
 
-// findComfyUI looks for a ComfyUI of the user's own where one usually is, unless
+// findComfyUI probes the usual address for a ComfyUI of the user's own, unless
 // COMFYUI names one.
 func (s *settings) findComfyUI(ctx context.Context) {
 	if s.comfyui != "" {
@@ -190,7 +190,7 @@ func (p *prompts) print() {
 	fmt.Printf("report     make report WINDOW=1h TRACES=%s   (writes report.html: what the GPUs did for the images, and why the slowest were slow)\n", p.traces)
 }
 
-// listen lets Enter begin a rush. The reader ends with the program.
+// listen sends a rush each time Enter is pressed. The reader ends with the program.
 func (p *prompts) listen(ctx context.Context) {
 	if p.users == nil {
 		return

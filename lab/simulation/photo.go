@@ -19,7 +19,7 @@ type segment struct {
 	power float64
 }
 
-// model is what a checkpoint takes.
+// model holds the resources of a checkpoint.
 type model struct {
 	weights int64 // MiB
 	cost    float64
@@ -40,7 +40,7 @@ func modelOf(checkpoint string) model {
 	return models["ddcolor_paper.pth"]
 }
 
-// demand is what a photo takes at its peak: memory in MiB, the model's included, and
+// demand is what a photo needs at its peak: memory in MiB, the model's included, and
 // time, without the loading of the model.
 func demand(side int, m model) (mebibytes int64, lasts time.Duration) {
 	megapixels := float64(side) * float64(side) / 1e6

@@ -32,7 +32,7 @@ func New(gpu *fakenvml.GPU, profile *fakenvml.Profile, seed uint64) *Random {
 // tick is how often the model moves.
 const tick = 20 * time.Millisecond
 
-// unloadAfter is when a service that nobody uses lets its model go.
+// unloadAfter is how long an unused service keeps its model loaded.
 const unloadAfter = 30 * time.Second
 
 // Run works until the context ends.

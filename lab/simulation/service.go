@@ -27,10 +27,10 @@ type Service struct {
 
 var _ fakecomfyui.Work = (*Service)(nil)
 
-// What a CUDA context takes from the start to the end of a process, in MiB.
+// Memory of a CUDA context, from the start to the end of a process, in MiB.
 const cudaContext = 300
 
-// NewService puts a GPU at rest that only works when its ComfyUI says so.
+// NewService returns an idle GPU that works only for its ComfyUI.
 func NewService(gpu *fakenvml.GPU, profile *fakenvml.Profile, seed uint64) *Service {
 	return newGPU(gpu, profile).Another(seed)
 }
@@ -45,7 +45,7 @@ func (c *GPU) Another(seed uint64) *Service {
 	return s
 }
 
-// Run lets the GPU warm up and cool down until the context ends.
+// Run simulates the GPU's temperature until the context ends.
 func (c *GPU) Run(ctx context.Context) {
 	const every = 100 * time.Millisecond
 	ticker := time.NewTicker(every)
@@ -64,7 +64,7 @@ func (c *GPU) Run(ctx context.Context) {
 
 const noModel = "-"
 
-// steps is how often DDColor tells of its progress in one photo.
+// steps is how many progress messages DDColor sends for one photo.
 const steps = 4
 
 // Colorize works on one photo. The allocator keeps the memory of the largest until

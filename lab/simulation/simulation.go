@@ -62,7 +62,7 @@ func (c *GPU) join(w *worker) {
 	c.show(time.Now())
 }
 
-// room is the GPU's memory in MiB that processes may take.
+// room is the GPU's memory in MiB that processes may use.
 func (c *GPU) room() int64 {
 	return c.profile.Values["memory_total"] - c.profile.Values["memory_reserved"] - c.profile.Values["memory_used"]
 }
@@ -86,7 +86,7 @@ func (c *GPU) put(w *worker, s segment, context int64, now time.Time) {
 	c.show(now)
 }
 
-// show tells the library what the GPU does now. The caller holds the lock.
+// show writes the GPU's present readings to the library. The caller holds the lock.
 func (c *GPU) show(now time.Time) {
 	held, gpu, bandwidth, power := int64(0), int64(0), int64(0), 0.0
 	byPID := map[int]*fakenvml.Process{}
@@ -180,7 +180,7 @@ func (c *GPU) profiling(gpu, memory int64) {
 	c.gpu.SetGPM(10, memory*1000, fakenvml.Success)
 }
 
-// warm lets the temperature follow the load with a time constant of 20 s. The caller
+// warm makes the temperature follow the load with a time constant of 20 s. The caller
 // holds the lock.
 func (c *GPU) warm(passed time.Duration) {
 	target := float64(c.profile.Values["temperature_gpu"])

@@ -51,7 +51,7 @@ func TestAnHourOfPhotosKeepsToTheGPU(t *testing.T) {
 	}
 }
 
-// TestTheModelIsUnloadedWhenNobodyComes lets the GPU rest.
+// TestTheModelIsUnloadedWhenNobodyComes leaves the GPU idle.
 func TestTheModelIsUnloadedWhenNobodyComes(t *testing.T) {
 	state, err := fakenvml.Create(filepath.Join(t.TempDir(), "state"))
 	require.NoError(t, err)

@@ -20,7 +20,7 @@ import (
 )
 
 // Users are people with old photos. Each has a socket to ComfyUI, uploads a photo,
-// waits for it, looks at it for a while and uploads the next; sooner in busy hours.
+// waits for it, views it for a while and uploads the next; sooner in busy hours.
 type Users struct {
 	base   string // of ComfyUI, or of what stands in front of it
 	client *http.Client
@@ -38,7 +38,7 @@ const (
 	rushSide = 1280
 )
 
-// Rush lets eight photos of 1280 pixels come at once, as in the article's failure.
+// Rush sends eight photos of 1280 pixels at once, as in the article's failure.
 // One that is asked for while another is still being uploaded is the same.
 func (u *Users) Rush() {
 	select {
@@ -52,7 +52,7 @@ func (u *Users) Run(ctx context.Context, n int, seed uint64) {
 	defer u.client.CloseIdleConnections()
 	var all sync.WaitGroup
 	for i := range n {
-		all.Go(func() { u.one(ctx, fmt.Sprintf("user-%d", i+1), rand.New(rand.NewPCG(seed, uint64(i)))) })
+		all.Go(func() { u.user(ctx, fmt.Sprintf("user-%d", i+1), rand.New(rand.NewPCG(seed, uint64(i)))) })
 	}
 	all.Go(func() {
 		for {
@@ -72,8 +72,8 @@ func (u *Users) Run(ctx context.Context, n int, seed uint64) {
 	all.Wait()
 }
 
-// one is one user; what fails is tried again after a while.
-func (u *Users) one(ctx context.Context, id string, random *rand.Rand) {
+// user simulates one user; after an error it retries a second later.
+func (u *Users) user(ctx context.Context, id string, random *rand.Rand) {
 	for photo := 1; ctx.Err() == nil; {
 		_ = u.session(ctx, id, random, &photo)
 		pause(ctx, time.Second)
@@ -93,13 +93,13 @@ func (u *Users) session(ctx context.Context, id string, random *rand.Rand, photo
 	})
 }
 
-// Photo is one that a user wants in colour.
+// Photo is a photo that a user wants colourised.
 type Photo struct {
 	Side       int    // the longer one, in pixels
 	Checkpoint string // empty: ddcolor_paper.pth
 }
 
-// Order has one user ask for photos, one after the other.
+// Order submits photos of one user, one after the other.
 func (u *Users) Order(ctx context.Context, id string, photos []Photo) error {
 	return u.connected(ctx, id, func(conn *websocket.Conn) error {
 		for i, p := range photos {

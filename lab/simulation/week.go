@@ -16,7 +16,7 @@ import (
 )
 
 // Week is a photo service over a long time, in virtual time: what the collector would
-// have written of it to a store. Its facts are planted, so that whoever looks at the
+// have written of it to a store. Its facts are planted, so that a test that reads the
 // store can be asked whether he finds them.
 type Week struct {
 	End         time.Time
@@ -209,7 +209,7 @@ func (b *weekBuilder) observe(name, of string, v float64, buckets []float64) {
 	b.values[name+"_bucket"+with(of, "le", "+Inf")]++
 }
 
-// sample takes every series' value.
+// sample appends a sample of every series.
 func (b *weekBuilder) sample() {
 	const idleWatts = 35
 	for i := range b.gpus {

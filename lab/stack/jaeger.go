@@ -15,7 +15,7 @@ type JaegerPorts struct {
 var JaegerEnvironment = []string{"COLLECTOR_OTLP_ENABLED=true"}
 
 // JaegerArguments start Jaeger with its store in memory, which keeps the newest
-// 10,000 traces. The ports that nobody asks for are any free ones.
+// 10,000 traces. Its other ports are any free ones.
 func JaegerArguments(p JaegerPorts) ([]string, error) {
 	arguments := []string{
 		"--log-level=warn", "--memory.max-traces=10000",

@@ -251,3 +251,29 @@ func TestProseKeepsToTheFieldsTerms(t *testing.T) {
 		t.Errorf("%d phrases of internal/testing/words/phrases.txt are found:\n%s", len(found), strings.Join(found, "\n"))
 	}
 }
+
+// linkPattern is a Markdown link or image to something in the repository.
+var linkPattern = regexp.MustCompile(`\]\(([^)#:\s]+)(?:#[^)]*)?\)`)
+
+func TestLinksOfPagesLeadSomewhere(t *testing.T) {
+	root, files := tracked(t, ".md")
+	for _, name := range files {
+		if name == "internal/testing/words/phrases.txt" {
+			continue
+		}
+		raw, err := os.ReadFile(filepath.Join(root, name))
+		require.NoError(t, err)
+		for _, m := range linkPattern.FindAllStringSubmatch(string(raw), -1) {
+			if _, err := os.Stat(filepath.Join(root, filepath.Dir(name), m[1])); err != nil {
+				t.Errorf("%s: the link %s leads nowhere", name, m[1])
+			}
+		}
+	}
+}
+
+func TestTheReadmeIsShort(t *testing.T) {
+	root, _ := tracked(t, "README.md")
+	raw, err := os.ReadFile(filepath.Join(root, "README.md"))
+	require.NoError(t, err)
+	require.LessOrEqual(t, len(strings.Fields(string(raw))), 1000, "words")
+}

@@ -16,17 +16,17 @@ import (
 	"gonum.org/v1/gonum/stat"
 )
 
-// Settings say what the report is about.
+// Settings are the settings of a report.
 type Settings struct {
 	Window time.Duration
 	End    time.Time
 	Zone   *time.Location // of the hours of the day
-	// Prices are in Currency; 0: no costs are told.
+	// Prices are in Currency; 0 omits costs.
 	PriceKWh, PriceGPUHour float64
 	Currency               string
 }
 
-// Class is what the photos of one task class took.
+// Class holds the figures of one task class.
 type Class struct {
 	Name                           string
 	Count, Memory, Energy, GPUTime float64
@@ -35,13 +35,13 @@ type Class struct {
 	MemoryAgainst                  float64     // its memory over that of the first class
 }
 
-// GPU is what one GPU did.
+// GPU holds the figures of one GPU.
 type GPU struct {
 	ID, Name, Instance                       string
 	Utilization, Idle, Energy, Memory, Limit float64
 }
 
-// IdleGPU is the part of the time from which on a GPU is said to be idle.
+// IdleGPU is the idle share of the time from which on a GPU counts as idle.
 const IdleGPU = 0.95
 
 // Model is how fast one model version is.
@@ -71,42 +71,42 @@ type Report struct {
 	Models   []Model
 
 	Concurrency, Utilization []float64 // pairs
-	Correlation              float64   // of them; NaN if they tell none
+	Correlation              float64   // of them; NaN if there are too few
 
 	Joules, GPUSeconds float64 // of an image
-	// Slow are the images that took longest; AskedTraces tells whether a store of
-	// traces was asked for them.
-	Slow        []Slow
-	AskedTraces bool
+	// Slow are the slowest images; AskedTraces reports whether a trace store was
+	// queried for them.
+	Slow          []Slow
+	QueriedTraces bool
 
 	Cost     float64 // of an image, its own energy and GPU time
 	FullCost float64 // of an image, all GPUs and all their energy
 }
 
-// step of the questions that are asked over time.
+// step is the resolution of range queries.
 func (s *Settings) step() time.Duration {
 	return max(s.Window/672, 15*time.Minute).Round(time.Minute)
 }
 
-// grain of the questions that look at single samples: coarse enough that a month is
-// answered, fine enough that an hour is.
+// grain is the resolution of subqueries: coarse enough for a month, fine enough for an
+// hour.
 func (s *Settings) grain() time.Duration {
 	return min(max(s.Window/2016, 15*time.Second), 5*time.Minute).Round(time.Second)
 }
 
-// Make asks a store, and one of traces if there is one. What the store does not know is
-// left out; without any prompt there is nothing to report.
+// Make queries a metric store, and a trace store if there is one. What the store lacks is
+// omitted; without any prompt there is nothing to report.
 func Make(ctx context.Context, store v1.API, traces *Traces, s Settings) (*Report, error) {
-	a := &asker{ctx: ctx, store: store, settings: s, answers: map[string]model.Value{}}
+	a := &querier{ctx: ctx, store: store, settings: s, answers: map[string]model.Value{}}
 	for _, q := range Questions {
-		if err := a.ask(q); err != nil {
+		if err := a.query(q); err != nil {
 			return nil, err
 		}
 	}
 	r := &Report{Settings: s, Made: time.Now(), PeakHour: -1, Correlation: math.NaN()}
 	r.outcomes(a)
 	if len(r.Outcomes) == 0 {
-		return nil, fmt.Errorf("the store has no comfyui_prompts_total in the %v before %s: does the collector (config/comfyui.yaml) write to this store, and were there prompts?", s.Window, s.End.Format(time.RFC3339))
+		return nil, fmt.Errorf("the store has no comfyui_prompts_total in the %v before %s; check that the collector (config/comfyui.yaml) writes to this store and that prompts ran", s.Window, s.End.Format(time.RFC3339))
 	}
 	r.Simulated = a.number("simulated") > 0
 	r.classes(a)
@@ -117,22 +117,22 @@ func Make(ctx context.Context, store v1.API, traces *Traces, s Settings) (*Repor
 	r.costs(a)
 	if traces != nil {
 		var err error
-		if r.Slow, err = traces.Slowest(ctx, s.End.Add(-s.Window), s.End, MostSlow); err != nil {
+		if r.Slow, err = traces.Slowest(ctx, s.End.Add(-s.Window), s.End, MaxSlow); err != nil {
 			return nil, err
 		}
-		r.AskedTraces = true
+		r.QueriedTraces = true
 	}
 	return r, nil
 }
 
-type asker struct {
+type querier struct {
 	ctx      context.Context
 	store    v1.API
 	settings Settings
 	answers  map[string]model.Value
 }
 
-func (a *asker) ask(q Question) (err error) {
+func (a *querier) query(q Question) (err error) {
 	s := &a.settings
 	query := strings.NewReplacer("$window", model.Duration(s.Window).String(), "$step", model.Duration(s.step()).String(), "$grain", model.Duration(s.grain()).String()).Replace(q.PromQL)
 	var v model.Value
@@ -147,24 +147,24 @@ func (a *asker) ask(q Question) (err error) {
 		v, _, err = a.store.Query(a.ctx, query, s.End)
 	}
 	if err != nil {
-		return fmt.Errorf("ask %s: %w", query, err)
+		return fmt.Errorf("query %s: %w", query, err)
 	}
 	a.answers[q.ID] = v
 	return nil
 }
 
 // vector is the answer to an instant question.
-func (a *asker) vector(id string) model.Vector {
+func (a *querier) vector(id string) model.Vector {
 	v, _ := a.answers[id].(model.Vector)
 	return v
 }
 
-func (a *asker) matrix(id string) model.Matrix {
+func (a *querier) matrix(id string) model.Matrix {
 	m, _ := a.answers[id].(model.Matrix)
 	return m
 }
 
-func (a *asker) number(id string) float64 {
+func (a *querier) number(id string) float64 {
 	if v := a.vector(id); len(v) > 0 {
 		return float64(v[0].Value)
 	}
@@ -172,7 +172,7 @@ func (a *asker) number(id string) float64 {
 }
 
 // by is the answer to an instant question by the value of a label.
-func (a *asker) by(id, label string) map[string]float64 {
+func (a *querier) by(id, label string) map[string]float64 {
 	all := map[string]float64{}
 	for _, s := range a.vector(id) {
 		if v := float64(s.Value); !math.IsNaN(v) && !math.IsInf(v, 0) {
@@ -182,7 +182,7 @@ func (a *asker) by(id, label string) map[string]float64 {
 	return all
 }
 
-func (r *Report) outcomes(a *asker) {
+func (r *Report) outcomes(a *querier) {
 	for _, s := range a.vector("outcomes") {
 		name := string(s.Metric["comfyui_prompt_outcome"])
 		if kind := string(s.Metric["error_type"]); kind != "" {
@@ -198,7 +198,7 @@ func (r *Report) outcomes(a *asker) {
 	slices.SortFunc(r.Outcomes, func(a, b Outcome) int { return int(math.Copysign(1, b.Count-a.Count)) })
 }
 
-func (r *Report) classes(a *asker) {
+func (r *Report) classes(a *querier) {
 	memory, energy, time, wait, p95 := a.by("class_memory", "comfyui_task_class"), a.by("class_energy", "comfyui_task_class"),
 		a.by("class_card_time", "comfyui_task_class"), a.by("class_wait", "comfyui_task_class"), a.by("class_p95", "comfyui_task_class")
 	for name, count := range a.by("class_count", "comfyui_task_class") {
@@ -214,9 +214,9 @@ func (r *Report) classes(a *asker) {
 	}
 }
 
-// hours takes the mean number of images in each hour of the day. A point tells of
+// hours computes the average number of images in each hour of the day. A point counts
 // the hour before it.
-func (r *Report) hours(a *asker) {
+func (r *Report) hours(a *querier) {
 	days := [24]map[string]bool{}
 	for i := range days {
 		days[i] = map[string]bool{}
@@ -252,7 +252,7 @@ func (r *Report) hours(a *asker) {
 	}
 }
 
-func (r *Report) gpus(a *asker) {
+func (r *Report) gpus(a *querier) {
 	type key struct{ id, instance string }
 	all := map[key]*GPU{}
 	for id, put := range map[string]func(*GPU, float64){
@@ -280,7 +280,7 @@ func (r *Report) gpus(a *asker) {
 	})
 }
 
-// IdleGPUs are those that did next to nothing.
+// IdleGPUs are the GPUs that were idle nearly all the time.
 func (r *Report) IdleGPUs() (idle []GPU) {
 	for _, c := range r.GPUs {
 		if c.Idle >= IdleGPU {
@@ -290,7 +290,7 @@ func (r *Report) IdleGPUs() (idle []GPU) {
 	return idle
 }
 
-func (r *Report) models(a *asker) {
+func (r *Report) models(a *querier) {
 	mean, p95 := a.by("model_mean", "comfyui_model"), a.by("model_p95", "comfyui_model")
 	for name, count := range a.by("model_count", "comfyui_model") {
 		if count > 0 {
@@ -300,8 +300,8 @@ func (r *Report) models(a *asker) {
 	slices.SortFunc(r.Models, func(a, b Model) int { return int(math.Copysign(1, a.Mean-b.Mean)) })
 }
 
-// pairs puts concurrency and utilisation of the same times together.
-func (r *Report) pairs(a *asker) {
+// pairs joins concurrency and utilisation by time.
+func (r *Report) pairs(a *querier) {
 	at := map[model.Time]float64{}
 	for _, s := range a.matrix("concurrency") {
 		for _, p := range s.Values {
@@ -321,7 +321,7 @@ func (r *Report) pairs(a *asker) {
 	}
 }
 
-func (r *Report) costs(a *asker) {
+func (r *Report) costs(a *querier) {
 	n := 0.0
 	for _, c := range r.Classes {
 		n += c.Count
@@ -343,10 +343,10 @@ func (r *Report) costs(a *asker) {
 func (s *Settings) Check() error {
 	var errs []error
 	if s.Window < time.Hour {
-		errs = append(errs, fmt.Errorf("-window %v is shorter than an hour: give 24h, 7d or 30d", s.Window))
+		errs = append(errs, fmt.Errorf("-window: %v is shorter than an hour; use 24h, 7d or 30d", s.Window))
 	}
 	if s.PriceKWh < 0 || s.PriceGPUHour < 0 {
-		errs = append(errs, errors.New("-price-kwh and -price-card-hour cannot be negative"))
+		errs = append(errs, errors.New("-price-kwh and -price-card-hour must not be negative"))
 	}
 	return errors.Join(errs...)
 }

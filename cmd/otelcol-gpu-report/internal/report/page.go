@@ -48,7 +48,7 @@ func (r *Report) HTML() ([]byte, error) {
 		*Report
 		HoursPlot, GPUsPlot, PairsPlot, ModelsPlot template.HTML
 	}{Report: r}
-	for _, one := range []struct {
+	for _, item := range []struct {
 		to   *template.HTML
 		draw func() (template.HTML, error)
 		any  bool
@@ -58,14 +58,14 @@ func (r *Report) HTML() ([]byte, error) {
 		{&data.PairsPlot, r.pairsPlot, len(r.Concurrency) > 2},
 		{&data.ModelsPlot, r.modelsPlot, len(r.Models) > 0},
 	} {
-		if !one.any {
+		if !item.any {
 			continue
 		}
-		drawn, err := one.draw()
+		drawn, err := item.draw()
 		if err != nil {
 			return nil, err
 		}
-		*one.to = drawn
+		*item.to = drawn
 	}
 	var out bytes.Buffer
 	if err := page.Execute(&out, data); err != nil {

@@ -93,8 +93,8 @@ func TestStoreWithPromptsOnlyGivesAPageAllTheSame(t *testing.T) {
 	page, err := r.HTML()
 	require.NoError(t, err)
 	text := string(page)
-	assert.Contains(t, text, "tells of no hour")
-	assert.Contains(t, text, "tells of too few intervals")
+	assert.Contains(t, text, "has no images in this time")
+	assert.Contains(t, text, "has too few intervals")
 	assert.NotContains(t, text, "NaN")
 	assert.NotContains(t, text, "SIMULATED")
 	assert.NotContains(t, text, "<svg")
@@ -111,7 +111,7 @@ func TestGPUsAreIdleFromTheLimitOnAndNamesAreEscaped(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, r.IdleGPUs(), 1)
 	assert.Equal(t, "gpu0", r.IdleGPUs()[0].Name)
-	assert.Empty(t, r.Models, "what is no number is left out")
+	assert.Empty(t, r.Models, "what is not a number is left out")
 	page, err := r.HTML()
 	require.NoError(t, err)
 	assert.Contains(t, string(page), "SIMULATED")
@@ -148,24 +148,24 @@ func TestWhyAImageWasSlow(t *testing.T) {
 			{"spanID": "e", "operationName": "comfyui.execution", "startTime": %[1]d, "duration": %[6]d, "references": [{"refType": "CHILD_OF", "spanID": "r"}]}
 		]`, wait, wait+node, node, wait+node+1000, throttled, node+1000)
 	}
-	one := func(text string) *Slow {
+	item := func(text string) *Slow {
 		all := images("t", spansOf(t, text))
 		require.Len(t, all, 1)
 		return &all[0]
 	}
-	s := one(trace(3_000_000, 1_000_000, 0))
+	s := item(trace(3_000_000, 1_000_000, 0))
 	assert.Equal(t, "waited for others: 75 %", s.Why())
 	assert.Equal(t, "error (out of memory)", s.Outcome)
 	assert.InDelta(t, 3, s.Wait, 1e-9)
 	assert.InDelta(t, 1.001, s.Execution, 1e-9)
 	assert.True(t, s.Billed)
 	names := make([]string, len(s.Spans))
-	for i, one := range s.Spans {
-		names[i] = strings.Repeat(" ", one.Depth) + one.Name
+	for i, item := range s.Spans {
+		names[i] = strings.Repeat(" ", item.Depth) + item.Name
 	}
 	assert.Equal(t, []string{"comfyui.prompt", " comfyui.queue", " comfyui.execution", "  comfyui.node DDColor_Colorize", "  comfyui.node SaveImage"}, names)
-	assert.Equal(t, "DDColor_Colorize: 99 %", one(trace(10_000, 1_000_000, 0.01)).Why())
-	assert.Equal(t, "DDColor_Colorize: 99 %, the GPU throttled for 40 % of its execution", one(trace(10_000, 1_000_000, 0.4004)).Why())
+	assert.Equal(t, "DDColor_Colorize: 99 %", item(trace(10_000, 1_000_000, 0.01)).Why())
+	assert.Equal(t, "DDColor_Colorize: 99 %, the GPU throttled for 40 % of its execution", item(trace(10_000, 1_000_000, 0.4004)).Why())
 	assert.Empty(t, (&Slow{}).Why())
 	loop := `[{"spanID": "r", "operationName": "comfyui.prompt", "duration": 5, "references": [{"refType": "CHILD_OF", "spanID": "r"}]}]`
 	assert.NotPanics(t, func() { images("t", spansOf(t, loop)) }, "a span below itself")

@@ -16,52 +16,50 @@ import (
 	"time"
 )
 
-// Traces is a store of traces that speaks Jaeger's query API: Jaeger, or what stands in
-// for it.
+// Traces is a trace store with Jaeger's query API.
 type Traces struct {
 	URL    string
 	Client *http.Client
 }
 
-// Slow is an image that took long, with what took the time.
+// Slow is a slow image, with the reason.
 type Slow struct {
 	TraceID, Prompt, Outcome, Class, Model string
 	Side                                   float64 // pixels
 	Begin                                  time.Time
 	Total, Wait, Execution                 float64 // s
-	Billed                                 bool    // the figures of its GPU are known
+	Billed                                 bool    // its GPU figures are known
 	Energy, Memory, Throttled              float64 // J, By, s
 	Spans                                  []SlowSpan
 }
 
-// SlowSpan is one span of an image's trace; parents stand before what is in them.
+// SlowSpan is one span of an image's trace; parents come before their children.
 type SlowSpan struct {
 	Name           string
 	Depth          int
 	From, Part     float64 // of the whole, in percent
-	Took           float64 // s
+	Duration       float64 // s
 	Billed         bool
 	Energy, Memory float64
 }
 
-// MostSlow is how many images are told of.
-const MostSlow = 10
+// MostSlow is the number of slow images in the report.
+const MaxSlow = 10
 
-// Bounds of what is asked of the store of traces.
+// Bounds of one query of the trace store.
 const (
-	mostTraces      = 200
-	mostTraceAnswer = 256 << 20
+	maxTraces     = 200
+	maxTraceBytes = 256 << 20
 )
 
-// Slowest are the n images of a time that took longest, the longest first. The API
-// does not sort: it is asked for those above a limit, which is lowered until there are
-// enough.
+// Slowest returns the n slowest images of a time range, the slowest first. The API does
+// not sort: the query has a minimum duration, which is lowered until there are enough.
 func (t Traces) Slowest(ctx context.Context, from, to time.Time, n int) ([]Slow, error) {
 	for least := time.Hour; ; least /= 4 {
 		if least < 10*time.Millisecond {
 			least = 0
 		}
-		all, err := t.ask(ctx, from, to, least)
+		all, err := t.query(ctx, from, to, least)
 		if err != nil {
 			return nil, err
 		}
@@ -72,9 +70,9 @@ func (t Traces) Slowest(ctx context.Context, from, to time.Time, n int) ([]Slow,
 	}
 }
 
-func (t Traces) ask(ctx context.Context, from, to time.Time, least time.Duration) ([]Slow, error) {
+func (t Traces) query(ctx context.Context, from, to time.Time, least time.Duration) ([]Slow, error) {
 	values := url.Values{
-		"service": {"comfyui"}, "operation": {rootName}, "limit": {strconv.Itoa(mostTraces)},
+		"service": {"comfyui"}, "operation": {rootName}, "limit": {strconv.Itoa(maxTraces)},
 		"start": {strconv.FormatInt(from.UnixMicro(), 10)}, "end": {strconv.FormatInt(to.UnixMicro(), 10)},
 	}
 	if least > 0 {
@@ -87,11 +85,11 @@ func (t Traces) ask(ctx context.Context, from, to time.Time, least time.Duration
 	}
 	response, err := t.Client.Do(request)
 	if err != nil {
-		return nil, fmt.Errorf("ask the store of traces: %w", err)
+		return nil, fmt.Errorf("query the trace store: %w", err)
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("ask the store of traces: %s answered %s: is this the address of Jaeger's query API, such as http://127.0.0.1:16686?", t.URL, response.Status)
+		return nil, fmt.Errorf("query the trace store: %s returned %s; use the URL of Jaeger's query API, for example http://127.0.0.1:16686", t.URL, response.Status)
 	}
 	var answer struct {
 		Data []struct {
@@ -99,8 +97,8 @@ func (t Traces) ask(ctx context.Context, from, to time.Time, least time.Duration
 			Spans   []jaegerSpan `json:"spans"`
 		} `json:"data"`
 	}
-	if err := json.NewDecoder(io.LimitReader(response.Body, mostTraceAnswer)).Decode(&answer); err != nil {
-		return nil, fmt.Errorf("ask the store of traces: %s answered with something else than traces: is this the address of Jaeger's query API, such as http://127.0.0.1:16686? %w", t.URL, err)
+	if err := json.NewDecoder(io.LimitReader(response.Body, maxTraceBytes)).Decode(&answer); err != nil {
+		return nil, fmt.Errorf("query the trace store: %s did not return traces; use the URL of Jaeger's query API, for example http://127.0.0.1:16686: %w", t.URL, err)
 	}
 	var all []Slow
 	for _, trace := range answer.Data {
@@ -188,25 +186,25 @@ func images(traceID string, spans []jaegerSpan) (all []Slow) {
 }
 
 // deepest bounds how deep spans of a broken trace can lie in each other.
-const deepest = 64
+const maxDepth = 64
 
 func (s *Slow) add(root, span *jaegerSpan, below map[string][]*jaegerSpan, depth int) {
-	if depth > deepest {
+	if depth > maxDepth {
 		return
 	}
-	one := SlowSpan{Name: span.OperationName, Depth: depth, Took: float64(span.Duration) / 1e6, Part: 100}
+	item := SlowSpan{Name: span.OperationName, Depth: depth, Duration: float64(span.Duration) / 1e6, Part: 100}
 	if root.Duration > 0 {
-		one.From = 100 * float64(span.StartTime-root.StartTime) / float64(root.Duration)
-		one.Part = 100 * float64(span.Duration) / float64(root.Duration)
+		item.From = 100 * float64(span.StartTime-root.StartTime) / float64(root.Duration)
+		item.Part = 100 * float64(span.Duration) / float64(root.Duration)
 	}
-	one.Energy, one.Billed = span.number("gpu.energy")
-	one.Memory, _ = span.number("gpu.memory.peak")
-	s.Spans = append(s.Spans, one)
+	item.Energy, item.Billed = span.number("gpu.energy")
+	item.Memory, _ = span.number("gpu.memory.peak")
+	s.Spans = append(s.Spans, item)
 	switch span.OperationName {
 	case queueName:
-		s.Wait += one.Took
+		s.Wait += item.Duration
 	case executionName:
-		s.Execution += one.Took
+		s.Execution += item.Duration
 	}
 	inside := below[span.SpanID]
 	slices.SortStableFunc(inside, func(a, b *jaegerSpan) int { return cmp.Compare(a.StartTime, b.StartTime) })
@@ -215,8 +213,8 @@ func (s *Slow) add(root, span *jaegerSpan, below map[string][]*jaegerSpan, depth
 	}
 }
 
-// Why names what took most of the time: the wait, or a node, and how much a GPU that
-// held itself back had to do with it.
+// Why names what most of the time was spent on, the wait or a node, and how long the GPU
+// was throttled.
 func (s *Slow) Why() string {
 	if s.Total == 0 {
 		return ""
@@ -226,15 +224,15 @@ func (s *Slow) Why() string {
 		return "waited for others: " + share(s.Wait)
 	}
 	node := SlowSpan{}
-	for _, one := range s.Spans {
-		if strings.HasPrefix(one.Name, nodePrefix) && one.Took > node.Took {
-			node = one
+	for _, item := range s.Spans {
+		if strings.HasPrefix(item.Name, nodePrefix) && item.Duration > node.Duration {
+			node = item
 		}
 	}
 	why := "execution: " + share(s.Execution)
 	switch {
-	case node.Took >= s.Total/4:
-		why = strings.TrimPrefix(node.Name, nodePrefix) + ": " + share(node.Took)
+	case node.Duration >= s.Total/4:
+		why = strings.TrimPrefix(node.Name, nodePrefix) + ": " + share(node.Duration)
 	case s.Execution < s.Total/4:
 		why = "neither wait nor execution: " + share(s.Total-s.Wait-s.Execution)
 	}
