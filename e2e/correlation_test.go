@@ -31,7 +31,10 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/lab/stack"
 )
 
-var correlatedPrompts = flag.Int("prompts", 60, "prompts of TestBillsAgreeWithTheTruth; make e2e-correlation runs 1000")
+var (
+	correlatedPrompts = flag.Int("prompts", 60, "prompts of TestBillsAgreeWithTheTruth; make e2e-correlation runs 1000")
+	exactGoals        = flag.Bool("goals", false, "assert the goals of the figures; without it twice the goals")
+)
 
 // photoService is a simulated machine with ComfyUIs on its GPUs, and what they did.
 type photoService struct {
@@ -56,7 +59,7 @@ type executed struct {
 	gpu int
 }
 
-// newPhotoService puts ComfyUIs on GPUs; cards[i] is the GPU of ComfyUI i.
+// newPhotoService starts ComfyUIs on GPUs; gpus[i] is the GPU of ComfyUI i.
 func newPhotoService(t *testing.T, m *machine, gpus ...int) *photoService {
 	t.Helper()
 	p := &photoService{machine: m}
@@ -92,7 +95,7 @@ func newPhotoService(t *testing.T, m *machine, gpus ...int) *photoService {
 	return p
 }
 
-// overlay is the configuration that puts a comfyui receiver before each ComfyUI.
+// overlay is the configuration with a comfyui receiver in front of each ComfyUI.
 func (p *photoService) overlay(t *testing.T) string {
 	t.Helper()
 	var receivers, names strings.Builder
@@ -114,7 +117,7 @@ func (p *photoService) overlay(t *testing.T) string {
 	return path
 }
 
-// order has the users of every ComfyUI ask for n photos in all, three at a time.
+// order submits n photos in all, from three users of every ComfyUI.
 func (p *photoService) order(t *testing.T, n int, seed uint64) {
 	t.Helper()
 	var users sync.WaitGroup
@@ -144,7 +147,7 @@ func (p *photoService) order(t *testing.T, n int, seed uint64) {
 	users.Wait()
 }
 
-// shares tells by how many traces a GPU was used at a time.
+// shares returns how many traces used a GPU at a time.
 func (p *photoService) shares(gpu int) func(int64) (int, int64) {
 	var all []executed
 	for _, e := range p.done {
@@ -193,7 +196,7 @@ func (r *relative) quantile(q float64) float64 {
 	return r.errors[int(q*float64(len(r.errors)-1))]
 }
 
-// accuracy is how near figures are to the truth.
+// accuracy compares figures with the truth.
 type accuracy struct {
 	peak, energy, busy         relative
 	throttleError, throttleAll float64   // s
@@ -201,7 +204,7 @@ type accuracy struct {
 	spans                      int
 }
 
-// joules is a quantile of by how much energies are wrong.
+// joules is a quantile of the errors of energies.
 func (a *accuracy) joules(q float64) float64 {
 	if len(a.apart) == 0 {
 		return 0
@@ -225,24 +228,36 @@ func (a *accuracy) add(s *jaegerSpan, truth simulation.Truth) {
 	a.throttleAll += truth.Throttled.Seconds()
 }
 
-func (a *accuracy) print(name string, peak, energy float64) {
+// goals of the mean errors of one class of spans, in percent.
+type goals struct{ peak, energy, throttle float64 }
+
+// check prints the figures of a class and asserts its goals: from at least minSpans
+// spans, exactly with -goals, else with a margin of two for few prompts on a busy machine.
+func (a *accuracy) check(t *testing.T, name string, minSpans int, g goals) {
+	t.Helper()
 	figure.Print("correlation."+name+".spans", float64(a.spans), "spans")
-	if a.spans == 0 {
-		return
-	}
+	require.GreaterOrEqual(t, a.spans, minSpans, "spans of the class %s that were compared", name)
+	peak, energy := g.peak, g.energy
 	figure.AtMost("correlation."+name+".memory_peak_error", 100*a.peak.mean(), "%", peak)
 	figure.Print("correlation."+name+".memory_peak_error_p95", 100*a.peak.quantile(0.95), "%")
 	figure.AtMost("correlation."+name+".energy_error", 100*a.energy.mean(), "%", energy)
 	figure.Print("correlation."+name+".energy_error_p95", 100*a.energy.quantile(0.95), "%")
 	figure.Print("correlation."+name+".utilization_error", 100*a.busy.mean(), "%")
+	margin := 2.0
+	if *exactGoals {
+		margin = 1
+	}
+	assert.LessOrEqual(t, 100*a.peak.mean(), margin*g.peak, "mean error of the peak memory of %s in percent", name)
+	assert.LessOrEqual(t, 100*a.energy.mean(), margin*g.energy, "mean error of the energy of %s in percent", name)
 	if a.throttleAll > 0.05 {
-		figure.AtMost("correlation."+name+".throttle_time_error", 100*a.throttleError/a.throttleAll, "%", 5)
+		figure.AtMost("correlation."+name+".throttle_time_error", 100*a.throttleError/a.throttleAll, "%", g.throttle)
+		assert.LessOrEqual(t, 100*a.throttleError/a.throttleAll, margin*g.throttle, "error of the throttled time of %s in percent", name)
 	}
 }
 
-// TestBillsAgreeWithTheTruth lets ComfyUIs on several GPUs, two of them on one, work
-// for many users, and compares what stands on the spans with what the GPUs did; and
-// what joining samples of 15 s by time would have said.
+// TestBillsAgreeWithTheTruth runs ComfyUIs on several GPUs, two of them on one, with
+// many users, and compares the figures on the spans with what the GPUs did, and with
+// what joining samples of 15 s by time would give.
 func TestBillsAgreeWithTheTruth(t *testing.T) {
 	j := startJaeger(t)
 	store, _ := prometheus(t, "10m")
@@ -271,8 +286,8 @@ func TestBillsAgreeWithTheTruth(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// instant is how long a node at least takes to be looked at by itself: loading and
-// saving an image take microseconds of a GPU in the simulation.
+// instant is the shortest duration of a node that is compared by itself: loading and
+// saving an image use microseconds of a GPU in the simulation.
 const instant = 10 * time.Millisecond
 
 func (p *photoService) compare(t *testing.T, store stack.Store, traces []jaegerTrace, n int) {
@@ -330,9 +345,9 @@ func (p *photoService) compare(t *testing.T, store stack.Store, traces []jaegerT
 	figure.AtLeast("correlation.prompts_with_figures_or_reason", 100*float64(billed+explained)/float64(n), "%", 100)
 	figure.Print("correlation.prompts_with_figures", 100*float64(billed)/float64(n), "%")
 	figure.AtMost("correlation.spans_lost", float64(lost), "spans", 0)
-	long.print("executions", 1, 3)
-	nodes.print("nodes", 1, 3)
-	short.print("under_500ms", 5, 10)
+	long.check(t, "executions", n/3, goals{peak: 1, energy: 3, throttle: 5})
+	nodes.check(t, "nodes", n/3, goals{peak: 1, energy: 3, throttle: 5})
+	short.check(t, "under_500ms", n/4, goals{peak: 5, energy: 10, throttle: 5})
 	figure.Print("correlation.without_a_sample.spans", float64(unseen.spans), "spans")
 	figure.Print("correlation.without_a_sample.memory_peak_error", 100*unseen.peak.mean(), "%")
 	figure.Print("correlation.without_a_sample.energy_error_p95", unseen.joules(0.95), "J")
@@ -340,17 +355,12 @@ func (p *photoService) compare(t *testing.T, store stack.Store, traces []jaegerT
 	figure.Print("naive_15s.memory_peak_error_p95", 100*naive.peak.quantile(0.95), "%")
 	figure.Print("naive_15s.energy_error", 100*naive.energy.mean(), "%")
 	figure.Print("naive_15s.energy_error_p95", 100*naive.energy.quantile(0.95), "%")
-	assert.Equal(t, n, billed+explained, "every prompt has its figures or says why not")
+	assert.Equal(t, n, billed+explained, "every prompt has its figures or a reason")
 	assert.Zero(t, lost, "spans")
-	// Far beyond the goals, which a busy machine may miss, and far below the naive join.
-	assert.Less(t, long.peak.mean(), 0.05, "peak memory of executions")
-	assert.Less(t, long.energy.mean(), 0.05, "energy of executions")
-	assert.Less(t, nodes.energy.mean(), 0.1, "energy of nodes")
-	assert.Less(t, long.throttleError, 0.2*long.throttleAll+0.1, "throttled time of executions")
 }
 
-// askNaively joins by time in PromQL what a scrape each 15 s has stored: the
-// memory and the power that the last sample before the end tells.
+// askNaively joins by time in PromQL what a scrape each 15 s has stored: memory and power
+// of the last sample before the end.
 func (p *photoService) askNaively(t *testing.T, store stack.Store, e executed, truth simulation.Truth, into *accuracy) {
 	t.Helper()
 	at := func(query string) float64 {

@@ -75,7 +75,7 @@ func TestTheDistributionHoldsNoTestDoubles(t *testing.T) {
 	deps := strings.Fields(string(out))
 	require.Contains(t, deps, modulePath+"/receiver/nvmlreceiver")
 	for _, d := range deps {
-		for _, forbidden := range []string{modulePath + "/internal/testing", modulePath + "/lab", modulePath + "/e2e", "github.com/stretchr/testify", "gonum.org/v1/plot"} {
+		for _, forbidden := range []string{modulePath + "/internal/testing", modulePath + "/lab", modulePath + "/e2e", "gonum.org/v1/plot"} {
 			assert.False(t, d == forbidden || strings.HasPrefix(d, forbidden+"/"), d)
 		}
 	}

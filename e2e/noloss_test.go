@@ -41,7 +41,9 @@ var (
 // gate stands before a store and can refuse in its place.
 type gate struct {
 	url    string
-	mode   atomic.Int64 // 0: pass; else the status to answer; -1: silence
+	mode   atomic.Int64 // 0: pass; else the status to return; -1: silence
+	passed atomic.Int64 // requests that reached the store
+	denied atomic.Int64 // requests that got a status or silence instead
 	poison atomic.Int64 // requests that carried a poisoned batch
 	kind   atomic.Value // the newest request's content type
 	closed chan struct{}
@@ -77,12 +79,15 @@ func newGate(t *testing.T, store string) *gate {
 			}
 			r.Body = io.NopCloser(bytes.NewReader(body))
 			proxy.ServeHTTP(w, r)
+			g.passed.Add(1)
 		case silence:
+			g.denied.Add(1)
 			select {
 			case <-r.Context().Done():
 			case <-g.closed:
 			}
 		default:
+			g.denied.Add(1)
 			w.WriteHeader(int(mode))
 		}
 	})}
@@ -109,7 +114,7 @@ type sender struct {
 	accepted map[int64]bool // timestamps in ms; each has a sample of every series
 	refused  int
 	clock    int64
-	batches  int
+	batches  atomic.Int64
 }
 
 func newSender(otlp string) *sender {
@@ -128,7 +133,7 @@ func (s *sender) send(ctx context.Context, name string, tries int) bool {
 			for _, at := range stamps {
 				s.accepted[at] = s.accepted[at] || name != poisonName
 			}
-			s.batches++
+			s.batches.Add(1)
 			return true
 		}
 		s.refused++
@@ -293,12 +298,14 @@ func TestNothingAcceptedIsLost(t *testing.T) {
 	flow := func() (stop func()) {
 		ctx, cancel := context.WithCancel(context.Background())
 		var sending sync.WaitGroup
+		beat := time.NewTicker(10 * time.Millisecond)
 		sending.Go(func() {
+			defer beat.Stop()
 			for ctx.Err() == nil {
 				s.send(ctx, "flow", 0)
-				select {
+				select { // at most a hundred batches a second
 				case <-ctx.Done():
-				case <-time.After(10 * time.Millisecond):
+				case <-beat.C:
 				}
 			}
 		})
@@ -310,25 +317,35 @@ func TestNothingAcceptedIsLost(t *testing.T) {
 	stop := flow()
 	defer func() { stop() }()
 	random := rand.New(rand.NewPCG(1, 2))
-	pause := func(d time.Duration) { <-time.After(d) }
+	// more waits until a counter has risen by n.
+	more := func(counter *atomic.Int64, n int64, what string) {
+		t.Helper()
+		before := counter.Load()
+		require.Eventually(t, func() bool { return counter.Load() >= before+n }, patience, time.Millisecond, what)
+	}
 
 	for i := range *kills {
-		pause(time.Duration(200+random.IntN(1200)) * time.Millisecond)
+		more(&s.batches, 10+random.Int64N(60), "batches are accepted")
 		// Some kills while the store refuses, so that the queue is not empty.
-		r.gate.mode.Store([]int64{0, http.StatusInternalServerError, 0, silence}[i%4])
-		pause(time.Duration(100+random.IntN(400)) * time.Millisecond)
+		mode := []int64{0, http.StatusInternalServerError, 0, silence}[i%4]
+		r.gate.mode.Store(mode)
+		if mode != 0 {
+			more(&r.gate.denied, 1, "the store refuses")
+		}
+		more(&s.batches, 5+random.Int64N(30), "batches are accepted while the store refuses")
 		r.collector.Kill()
 		r.gate.mode.Store(0)
 		r.start()
 	}
 	for _, mode := range []int64{http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusServiceUnavailable, silence} {
 		r.gate.mode.Store(mode)
-		pause(min(*outage, 7*time.Second))
+		more(&r.gate.denied, 1, "the store refuses")
+		more(&s.batches, 100, "batches are accepted while the store refuses")
 		r.gate.mode.Store(0)
-		pause(500 * time.Millisecond)
+		more(&r.gate.passed, 1, "the collector tries again")
 	}
-	server.Kill() // the store itself is away
-	pause(*outage)
+	server.Kill() // the store itself is away, for as long as the experiment says
+	<-time.NewTimer(*outage).C
 	store, _ = prometheusAt(t, address, data, "1h")
 
 	// Batches that the store refuses for good: each dropped once, counted and logged.
@@ -345,7 +362,7 @@ func TestNothingAcceptedIsLost(t *testing.T) {
 	require.Eventually(t, func() bool {
 		return r.collector.counter("otelcol_exporter_send_failed_metric_points", `exporter="otlp_http/queue"`) >= before+poisoned*seriesPerBatch*pointsPerBatch
 	}, patience, 100*time.Millisecond, "what is refused for good is counted")
-	pause(time.Second)
+	more(&r.gate.passed, 5, "others pass after the refused batches")
 	stop()
 	r.drained()
 	assert.EqualValues(t, poisoned, r.gate.poison.Load(), "each poisoned batch is tried once")

@@ -123,21 +123,21 @@ func TestReportFindsThePlantedFacts(t *testing.T) {
 	}
 }
 
-// TestReportSaysWhatIsWrong looks at the messages of common mistakes.
-func TestReportSaysWhatIsWrong(t *testing.T) {
+// TestReportNamesMistakesInItsFlags looks at the messages of common mistakes.
+func TestReportNamesMistakesInItsFlags(t *testing.T) {
 	command := reportCommand(t)
 	store, _ := prometheus(t, "10m")
 	for _, test := range []struct {
 		arguments []string
 		want      string
 	}{
-		{[]string{"-window", "a week"}, "-window a week: give a duration such as 24h, 7d or 30d"},
+		{[]string{"-window", "a week"}, `-window: "a week" is not a valid duration; use for example 24h, 7d or 30d`},
 		{[]string{"-window", "5m"}, "shorter than an hour"},
-		{[]string{"-timezone", "Mars"}, "-timezone Mars: give a name such as Asia/Shanghai"},
-		{[]string{"-end", "yesterday"}, "-end yesterday: give a time such as"},
-		{[]string{"-store", "nowhere"}, "-store nowhere: give a URL such as http://127.0.0.1:9090"},
-		{[]string{"-traces", "nowhere"}, "-traces nowhere: give a URL such as http://127.0.0.1:16686"},
-		{[]string{"-price-kwh", "-1"}, "cannot be negative"},
+		{[]string{"-timezone", "Mars"}, `-timezone: "Mars" is not a valid time zone; use for example Asia/Shanghai`},
+		{[]string{"-end", "yesterday"}, `-end: "yesterday" is not a valid time; use for example`},
+		{[]string{"-store", "nowhere"}, `-store: "nowhere" is not a valid URL; use http://host:port`},
+		{[]string{"-traces", "nowhere"}, `-traces: "nowhere" is not a valid URL; use http://host:port`},
+		{[]string{"-price-kwh", "-1"}, "must not be negative"},
 		{[]string{"-store", store.URL}, "the store has no comfyui_prompts_total"},
 		{[]string{"-store", store.URL, "-token-file", "/does/not/exist"}, "-token-file: open /does/not/exist"},
 	} {
