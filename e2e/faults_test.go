@@ -114,14 +114,14 @@ func samplesLost(t *testing.T, store stack.Store, begin time.Time, id string) (l
 	if window == 0 {
 		return 0
 	}
-	collections, err := store.QueryAt(context.Background(), fmt.Sprintf(`count_over_time(hw_gpu_count{state="healthy"}[%ds])`, window), end)
+	scrapes, err := store.QueryAt(context.Background(), fmt.Sprintf(`count_over_time(hw_gpu_count{state="healthy"}[%ds])`, window), end)
 	require.NoError(t, err)
-	require.Len(t, collections, 1)
+	require.Len(t, scrapes, 1)
 	others, err := store.QueryAt(context.Background(), fmt.Sprintf(`sum by (hw_id) (count_over_time(hw_temperature_celsius{hw_id!="%s",hw_sensor_location="gpu",hw_name!="gpu8"}[%ds]))`, id, window), end)
 	require.NoError(t, err)
 	require.Len(t, others, 7)
 	for _, s := range others {
-		lost += max(0, collections[0].Value()-s.Value())
+		lost += max(0, scrapes[0].Value()-s.Value())
 	}
 	return lost
 }

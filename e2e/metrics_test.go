@@ -155,7 +155,7 @@ func TestPrometheusHoldsWhatTheLibraryWasTold(t *testing.T) {
 			kind, _ := through.kind.Load().(string)
 			assert.Equal(t, version == "2", strings.Contains(kind, "io.prometheus.write.v2.Request"), kind)
 
-			// A lost GPU's series end at once, not after the look-back of five minutes.
+			// The series of a lost GPU are marked stale at once, not after the look-back of five minutes.
 			m.gpus[1].SetLost(true)
 			begin := time.Now()
 			eventually(t, store, `hw_gpu_memory_usage_bytes{hw_name="gpu1"}`, func(s []stack.Series) bool { return len(s) == 0 })
@@ -215,17 +215,17 @@ func TestGPUThatHangsCostsTheOthersNothing(t *testing.T) {
 	}, *hang+patience, 100*time.Millisecond)
 
 	// Every other GPU has a sample of every scrape; hw.gpu.count, which
-	// asks no GPU, tells how many there were.
+	// reads no GPU, shows how many there were.
 	window := int(hang.Seconds()) - 1
-	collections, err := store.QueryAt(context.Background(), fmt.Sprintf(`count_over_time(hw_gpu_count{state="healthy"}[%ds])`, window), over)
+	scrapes, err := store.QueryAt(context.Background(), fmt.Sprintf(`count_over_time(hw_gpu_count{state="healthy"}[%ds])`, window), over)
 	require.NoError(t, err)
-	require.Len(t, collections, 1)
-	assert.GreaterOrEqual(t, collections[0].Value(), float64(2*window)*0.9, "scrapes are on time")
+	require.Len(t, scrapes, 1)
+	assert.GreaterOrEqual(t, scrapes[0].Value(), float64(2*window)*0.9, "scrapes are on time")
 	counts, err := store.QueryAt(context.Background(), fmt.Sprintf(`count_over_time(hw_temperature_celsius{hw_name!="gpu5"}[%ds])`, window), over)
 	require.NoError(t, err)
 	require.Len(t, counts, 7)
 	for _, s := range counts {
-		assert.InDelta(t, collections[0].Value(), s.Value(), 0, "%s missed a scrape", s.Labels["hw_name"])
+		assert.InDelta(t, scrapes[0].Value(), s.Value(), 0, "%s missed a scrape", s.Labels["hw_name"])
 	}
 	took, err := c.Stop(10 * time.Second)
 	require.NoError(t, err)

@@ -38,7 +38,7 @@ func IsPCI(name string) bool { return pci.MatchString(name) }
 
 // PCI writes a PCI address as sysfs does, 0000:3b:00.0: in lower case, with a domain
 // of four digits where it fits, and with the function. NVML's has a domain of eight
-// digits and capitals, the kernel's log no function. What is no address stays as it is.
+// digits and capitals, the kernel's log no function. Anything else is returned unchanged.
 func PCI(address string) string {
 	if !IsPCI(address) {
 		return address

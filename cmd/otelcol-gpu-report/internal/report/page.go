@@ -42,7 +42,7 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 	},
 }).Parse(pageText))
 
-// HTML is the report as one page without scripts and without anything from elsewhere.
+// HTML is the report as one page without scripts and without external resources.
 func (r *Report) HTML() ([]byte, error) {
 	data := struct {
 		*Report
@@ -51,14 +51,14 @@ func (r *Report) HTML() ([]byte, error) {
 	for _, item := range []struct {
 		to   *template.HTML
 		draw func() (template.HTML, error)
-		any  bool
+		has  bool
 	}{
 		{&data.HoursPlot, r.hoursPlot, len(r.Classes) > 0 && r.PeakHour >= 0},
 		{&data.GPUsPlot, r.gpusPlot, len(r.GPUs) > 0},
 		{&data.PairsPlot, r.pairsPlot, len(r.Concurrency) > 2},
 		{&data.ModelsPlot, r.modelsPlot, len(r.Models) > 0},
 	} {
-		if !item.any {
+		if !item.has {
 			continue
 		}
 		drawn, err := item.draw()
