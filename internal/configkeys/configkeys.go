@@ -58,18 +58,26 @@ func fieldsOf(t reflect.Type, into map[string]field) {
 		name, options, _ := strings.Cut(f.Tag.Get("mapstructure"), ",")
 		switch {
 		case strings.Contains(options, "squash"):
-			if inner, _ := underlying(f.Type); inner.Kind() == reflect.Struct {
+			if inner, _ := Underlying(f.Type); inner.Kind() == reflect.Struct {
 				fieldsOf(inner, into)
 			}
 		case name != "" && name != "-" && f.IsExported():
-			inner, optional := underlying(f.Type)
+			inner, optional := Underlying(f.Type)
 			into[name] = field{typ: inner, optional: optional}
 		}
 	}
 }
 
-// underlying takes pointers and configoptional.Optional off a type.
-func underlying(t reflect.Type) (inner reflect.Type, optional bool) {
+// Keys lists the keys of a configuration struct, squashed ones included, sorted.
+func Keys(t reflect.Type) []string {
+	fields := map[string]field{}
+	fieldsOf(t, fields)
+	return slices.Sorted(maps.Keys(fields))
+}
+
+// Underlying is the type that pointers and configoptional.Optional wrap; optional reports
+// the latter.
+func Underlying(t reflect.Type) (inner reflect.Type, optional bool) {
 	for {
 		switch {
 		case t.Kind() == reflect.Pointer:
@@ -84,7 +92,7 @@ func underlying(t reflect.Type) (inner reflect.Type, optional bool) {
 }
 
 func checkStruct(p *Problems, path string, given map[string]any, t reflect.Type) {
-	t, optional := underlying(t)
+	t, optional := Underlying(t)
 	fields := map[string]field{}
 	fieldsOf(t, fields)
 	checkFields(p, path, given, fields, optional)
@@ -128,7 +136,7 @@ func checkValue(p *Problems, key string, value any, f field) {
 			p.Add(key, value, "is not a group of keys", "write name: value pairs indented below it")
 			return
 		}
-		element, _ := underlying(t.Elem())
+		element, _ := Underlying(t.Elem())
 		for _, name := range slices.Sorted(maps.Keys(inner)) {
 			checkValue(p, key+confmap.KeyDelimiter+name, inner[name], field{typ: element})
 		}
@@ -144,7 +152,7 @@ func checkValue(p *Problems, key string, value any, f field) {
 			p.Add(key, value, "is not a list", fmt.Sprintf("write a list, for example [%v]", value))
 			return
 		}
-		element, _ := underlying(t.Elem())
+		element, _ := Underlying(t.Elem())
 		for i, v := range list {
 			checkValue(p, key+confmap.KeyDelimiter+strconv.Itoa(i), v, field{typ: element})
 		}
@@ -212,5 +220,5 @@ func Suggestion(key string, known []string) string {
 	case len(known) <= 20:
 		return "the keys here are " + strings.Join(known, ", ")
 	}
-	return "see the component's README for its keys"
+	return "see the component's README"
 }

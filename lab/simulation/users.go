@@ -22,7 +22,7 @@ import (
 // Users are people with old photos. Each has a socket to ComfyUI, uploads a photo,
 // waits for it, views it for a while and uploads the next; sooner in busy hours.
 type Users struct {
-	base   string // of ComfyUI, or of what stands in front of it
+	base   string // of ComfyUI, or of what is in front of it
 	client *http.Client
 	rush   chan struct{}
 }
