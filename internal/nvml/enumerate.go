@@ -12,7 +12,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// probed is what a slot's worker found out.
+// probed is the result of one probe.
 type probed struct {
 	slot     *slot
 	index    int
@@ -21,7 +21,7 @@ type probed struct {
 	err      error
 }
 
-// enumerate asks every index who is there. It returns an error only if the
+// enumerate identifies the GPU at every index. It returns an error only if the
 // enumeration itself failed.
 func (s *Session) enumerate() error {
 	count, err := s.lib.deviceCount()
@@ -54,7 +54,7 @@ func (s *Session) enumerate() error {
 	return nil
 }
 
-// fitSlots makes as many slots as there are indices.
+// resizeSlots makes as many slots as there are indices.
 func (s *Session) resizeSlots(count int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -69,9 +69,8 @@ func (s *Session) resizeSlots(count int) {
 	}
 }
 
-// retire ends the workers of indices that are no more, once the GPUs that they
-// worked for have others: indices move when a GPU is taken out. The caller holds the
-// lock.
+// retire ends the workers of indices that no longer exist, once their GPUs have other
+// workers: indices move when a GPU is removed. The caller holds the lock.
 func (s *Session) retire() {
 	for index, w := range s.retiring {
 		used := slices.ContainsFunc(s.snapshot.GPUs, func(c *GPU) bool {
@@ -86,8 +85,8 @@ func (s *Session) retire() {
 	}
 }
 
-// probe gives each slot's worker the question who is there. A slot whose worker
-// hangs is left alone, so that one GPU never holds two threads.
+// probe submits an identification to each slot's worker. A slot whose worker hangs is
+// skipped, so that one GPU never holds two threads.
 func (s *Session) probe(results chan<- probed) (asked int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -129,7 +128,7 @@ func identify(known *GPU, d Device, index int) (Identity, error) {
 	return describe(d, index)
 }
 
-// takeUp puts an answer into the slot and the GPU it belongs to.
+// adopt stores the result of a probe in its slot and GPU.
 func (s *Session) adopt(p probed) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -169,9 +168,8 @@ func (s *Session) adopt(p probed) {
 	slices.SortStableFunc(s.snapshot.GPUs, func(a, b *GPU) int { return a.Identity().Index - b.Identity().Index })
 }
 
-// tellApart gives a GPU whose UUID another one has already its PCI address
-// instead: a board that was cloned badly must not hide its neighbour. The caller
-// holds the lock.
+// distinguish identifies a GPU by its PCI address if another GPU has the same UUID: a
+// badly cloned board must not hide its neighbour. The caller holds the lock.
 func (s *Session) distinguish(p *probed) {
 	for _, other := range s.slots {
 		if other == p.slot || other.gpu == nil || other.gpu.Err() != nil {
@@ -198,8 +196,7 @@ func (s *Session) find(uuid string) *GPU {
 	return nil
 }
 
-// settle loses the GPUs that no slot holds any more and counts the slots
-// without a GPU.
+// settle marks GPUs that no slot holds as lost and counts the slots without a GPU.
 func (s *Session) settle() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -224,5 +221,5 @@ func (s *Session) settle() {
 	s.retire()
 }
 
-// errRemoved is why a GPU that was taken out cannot be asked.
+// errRemoved is why a removed GPU cannot be read.
 var errRemoved = errors.New("the GPU is no longer enumerated")

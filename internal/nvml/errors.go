@@ -11,26 +11,26 @@ import (
 	gonvml "github.com/NVIDIA/go-nvml/pkg/nvml"
 )
 
-// Kind sorts NVML's return codes by what follows from them.
+// Kind groups NVML's return codes by their consequence.
 type Kind int
 
 const (
-	// Passing errors may be gone at the next call.
+	// Passing errors may not occur at the next call.
 	Passing Kind = iota
 	// NotSupported is final for this GPU.
 	NotSupported
-	// Missing says that the loaded library has no such function: final for the process.
+	// Missing means that the loaded library has no such function: final for the process.
 	Missing
-	// Denied says that this user may not make the call.
+	// Denied means that this user may not make the call.
 	Denied
-	// Lost says that the GPU is gone from the bus or needs a reset.
+	// Lost means that the GPU has fallen off the bus or needs a reset.
 	Lost
-	// DriverGone says that every handle is stale: the driver was unloaded or reloaded.
+	// DriverGone means that every handle is stale: the driver was unloaded or reloaded.
 	DriverGone
-	// VersionMismatch says that the driver was upgraded under the loaded library:
+	// VersionMismatch means that the driver was upgraded while the library is loaded:
 	// final for the process.
 	VersionMismatch
-	// NoLibrary says that the library could not be loaded.
+	// NoLibrary means that the library could not be loaded.
 	NoLibrary
 )
 
@@ -83,7 +83,7 @@ type Error struct {
 	code     gonvml.Return
 }
 
-// Kind says what follows from the error.
+// Kind is the consequence of the error.
 func (e *Error) Kind() Kind { return codes[e.code].kind }
 
 // Code is NVML's return code as a word, such as gpu_is_lost.

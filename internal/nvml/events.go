@@ -18,17 +18,17 @@ type XIDEvent struct {
 	// XID is the driver's number of the error.
 	XID  uint64
 	Time time.Time
-	// GPUInstance and ComputeInstance tell the MIG device, if InMIG.
+	// GPUInstance and ComputeInstance identify the MIG device, if InMIG.
 	GPUInstance, ComputeInstance uint32
 	InMIG                        bool
 }
 
-// EventKind is what an event other than an XID tells (nvmlEventType in nvml.h).
+// EventKind is the kind of an event other than an XID (nvmlEventType in nvml.h).
 type EventKind string
 
-// driverEvents are the events that are registered for besides XIDs, where a GPU
-// supports them. Changes of the performance state are left out: they come with
-// every load, and hw.gpu.performance_state tells them.
+// driverEvents are the registered events besides XIDs, where a GPU supports them.
+// Changes of the performance state are omitted: they come with every load, and
+// hw.gpu.performance_state has them.
 var driverEvents = [...]struct {
 	bit  uint64
 	kind EventKind
@@ -61,8 +61,8 @@ func (s *Session) SubscribeEvents(f func(DriverEvent)) (cancel func()) {
 	return cancel
 }
 
-// waitSlice is how long one call waits for an event: the end of the watch is
-// noticed between two.
+// waitSlice is how long one call waits for an event; the watch can end between two
+// calls.
 const waitSlice = 200 * time.Millisecond
 
 // SubscribeXIDs calls f for every XID of every GPU from now on, from a goroutine of the
@@ -84,8 +84,8 @@ type watch struct {
 	registered map[*GPU]int // by the GPU's generation
 }
 
-// watchEvents starts the watch if somebody listens, and registers GPUs that
-// are new to it. GPUs that refuse are left out and logged once.
+// ensureWatch starts the watch if there are subscribers, and registers GPUs that are new
+// to it. GPUs that refuse are omitted and logged once.
 func (s *Session) ensureWatch() {
 	if !s.xids.HasSubscribers() && !s.driverEvents.HasSubscribers() {
 		return
@@ -119,7 +119,7 @@ func (s *Session) startWatch() bool {
 	return true
 }
 
-// register asks the GPU's worker to register the GPU: the call can hang.
+// register registers a GPU in its worker, since the call can hang.
 func (s *Session) register(w *watch, c *GPU) {
 	generation := c.Generation()
 	w.mu.Lock()
@@ -154,7 +154,7 @@ func wantedEvents() (bits uint64) {
 	return bits
 }
 
-// wait hands events on until the watch ends.
+// wait publishes events until the watch ends.
 func (s *Session) wait(w *watch) {
 	defer close(w.ended)
 	pause := time.NewTimer(0)
@@ -173,7 +173,7 @@ func (s *Session) wait(w *watch) {
 		case gonvml.ERROR_TIMEOUT:
 			continue
 		}
-		// Lost GPUs and a driver that goes make the call fail at once: look less often.
+		// Lost GPUs and an unloaded driver make the call fail at once: retry less often.
 		pause.Reset(waitSlice)
 		select {
 		case <-w.stop:
@@ -193,7 +193,7 @@ func (s *Session) deliver(data gonvml.EventData) {
 	}
 	k := s.kernelLog
 	s.mu.Unlock()
-	if gpu == nil { // a handle that is not the one of the enumeration
+	if gpu == nil { // not a handle of the enumeration
 		uuid, err := Device{lib: s.lib, handle: data.Device}.UUID()
 		if err != nil {
 			s.log.Warn("Received an event of an unknown GPU whose UUID cannot be read", zap.Uint64("type", data.EventType), zap.Uint64("data", data.EventData), zap.Error(err))
@@ -228,8 +228,8 @@ func (s *Session) publishDriverEvent(gpu *GPU, bits uint64) {
 	}
 }
 
-// closeWatch ends the watch before NVML is shut down. It waits for the call that
-// is under way, though not for one that hangs.
+// closeWatch ends the watch before NVML is shut down. It waits for a running
+// call, but not for one that hangs.
 func (s *Session) closeWatch() (ended bool) {
 	w := s.watch
 	if w == nil {

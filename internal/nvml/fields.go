@@ -11,7 +11,7 @@ import (
 	gonvml "github.com/NVIDIA/go-nvml/pkg/nvml"
 )
 
-// Field values that are asked for (NVML_FI_* in nvml.h).
+// Field values that are read (NVML_FI_* in nvml.h).
 const (
 	FieldMemoryTemperature  uint32 = gonvml.FI_DEV_MEMORY_TEMP                                 // °C
 	FieldRetiredSingleBit   uint32 = gonvml.FI_DEV_RETIRED_SBE                                 // pages
@@ -63,7 +63,7 @@ func FieldIsShort(v *FieldValue) bool {
 	return t == gonvml.VALUE_TYPE_UNSIGNED_INT || t == gonvml.VALUE_TYPE_SIGNED_INT
 }
 
-// ErrNotSupported is the error of a question that a GPU has no answer to.
+// ErrNotSupported is the error of a reading that a GPU does not support.
 func ErrNotSupported(function string) error { return result(function, gonvml.ERROR_NOT_SUPPORTED) }
 
 // ErrMissing is the error of a function that the library lacks.

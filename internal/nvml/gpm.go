@@ -9,7 +9,7 @@ import gonvml "github.com/NVIDIA/go-nvml/pkg/nvml"
 // GPMMetric names a profiling counter (nvmlGpmMetricId_t).
 type GPMMetric = gonvml.GpmMetricId
 
-// The profiling counters that are asked for: shares in percent, rates in MiB/s.
+// The profiling counters that are read: shares in percent, rates in MiB/s.
 const (
 	GPMSMActive    = gonvml.GPM_METRIC_SM_UTIL
 	GPMSMOccupancy = gonvml.GPM_METRIC_SM_OCCUPANCY
@@ -26,7 +26,7 @@ const (
 	GPMNVLinkRx    = gonvml.GPM_METRIC_NVLINK_TOTAL_RX_PER_SEC
 )
 
-// gpmFunctions are all that profiling takes.
+// gpmFunctions are the functions that profiling needs.
 var gpmFunctions = [...]string{
 	"nvmlGpmQueryDeviceSupport", "nvmlGpmSampleAlloc", "nvmlGpmSampleFree", "nvmlGpmSampleGet", "nvmlGpmMigSampleGet", "nvmlGpmMetricsGet",
 }

@@ -22,7 +22,7 @@ type Identity struct {
 	PCIBusID, Model, Architecture, Serial, BoardPart, VBIOS string
 	// NUMANode is the host's, from sysfs; empty where unknown.
 	NUMANode string
-	// MIG is [MIGOn] or [MIGOff], empty where the GPU cannot be divided.
+	// MIG is [MIGOn] or [MIGOff], empty if the GPU has no MIG.
 	MIG string
 	// Minor is the number in /dev/nvidia0; -1 where unknown.
 	Minor int
@@ -41,10 +41,10 @@ type GPU struct {
 	identity Identity
 	device   Device
 	worker   *worker
-	// err says why the GPU is not there; nil while it is present.
+	// err is why the GPU is not present; nil while it is.
 	err error
-	// generation counts how often the GPU was found again, after it was lost or
-	// the driver was reloaded: what was learnt about it before may not hold.
+	// generation counts how often the GPU came back, after it was lost or the driver was
+	// reloaded: what it supports may have changed.
 	generation int
 }
 
@@ -55,22 +55,22 @@ func (c *GPU) Identity() Identity {
 	return c.identity
 }
 
-// Err says why the GPU cannot be asked: nil while it is present.
+// Err is why the GPU cannot be read; nil while it is present.
 func (c *GPU) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.err
 }
 
-// Generation changes when the GPU was found again.
+// Generation changes when the GPU comes back.
 func (c *GPU) Generation() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.generation
 }
 
-// Submit queues a job for the GPU's worker and returns at once; false says that
-// the GPU's queue is full. The job runs when the jobs before it have ended,
+// Submit queues a job for the GPU's worker and returns at once; false if the GPU's queue
+// is full. The job runs when the jobs before it have ended,
 // which may be never if one hangs: do not wait for it without a deadline.
 func (c *GPU) Submit(job func()) bool {
 	for before := (*worker)(nil); ; {
@@ -128,7 +128,7 @@ func describe(d Device, index int) (Identity, error) {
 	return id, nil
 }
 
-// readMIG takes the MIG mode up; what cannot be read stays as it was.
+// readMIG reads the MIG mode; it stays as it was if it cannot be read.
 func (id *Identity) readMIG(d Device) {
 	on, err := d.MIGEnabled()
 	switch {
@@ -140,7 +140,7 @@ func (id *Identity) readMIG(d Device) {
 	}
 }
 
-// numaNode asks sysfs.
+// numaNode reads sysfs.
 func numaNode(devices, pci string) string {
 	if !gpuname.IsPCI(pci) {
 		return ""
@@ -150,7 +150,7 @@ func numaNode(devices, pci string) string {
 		return ""
 	}
 	node := strings.TrimSpace(string(raw))
-	if node == "-1" { // the firmware says nothing
+	if node == "-1" { // the firmware does not report one
 		return ""
 	}
 	return node

@@ -23,7 +23,7 @@ type MIGInstance struct {
 	Device  Device
 }
 
-// mostMIG bounds the places that are asked about.
+// maxMIG bounds the MIG devices that are read.
 const maxMIG = 32
 
 // MIGCount is how many MIG devices the GPU can have at most
@@ -40,7 +40,7 @@ func (d Device) MIGDevice(index int) (Device, error) {
 	return Device{lib: d.lib, handle: h}, err
 }
 
-// DescribeMIG reads what a MIG device is.
+// DescribeMIG reads the description of a MIG device.
 func DescribeMIG(d Device, uuid string, index int) (*MIGInstance, error) {
 	m := &MIGInstance{UUID: uuid, Index: index, Device: d}
 	gi, err := get(d, "nvmlDeviceGetGpuInstanceId", gonvml.Device.GetGpuInstanceId)
@@ -87,7 +87,7 @@ func migProfile(name string) string {
 	return profile
 }
 
-// IsNotFound reports whether a call found nothing at the place asked about.
+// IsNotFound reports whether there is nothing at the index that was read.
 func IsNotFound(err error) bool { return hasCode(err, gonvml.ERROR_NOT_FOUND) }
 
 // IsInvalid reports whether a call was given a number that the GPU does not have.

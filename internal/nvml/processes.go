@@ -13,10 +13,10 @@ import (
 // RunningProcess is one process that has a context on a GPU.
 type RunningProcess struct {
 	PID uint32
-	// Memory is in bytes; MemoryKnown is false where the driver does not tell.
+	// Memory is in bytes; MemoryKnown is false if the driver does not report it.
 	Memory      uint64
 	MemoryKnown bool
-	// GPUInstance and ComputeInstance tell the MIG device; InMIG is false on a
+	// GPUInstance and ComputeInstance identify the MIG device; InMIG is false on a
 	// GPU that is not divided.
 	GPUInstance, ComputeInstance uint32
 	InMIG                        bool
@@ -32,7 +32,7 @@ const (
 )
 
 // Processes appends the processes on the GPU, those of computing first; one
-// that also draws is there twice (nvmlDeviceGetComputeRunningProcesses,
+// that also uses graphics is listed twice (nvmlDeviceGetComputeRunningProcesses,
 // nvmlDeviceGetGraphicsRunningProcesses).
 func (d Device) Processes(into []RunningProcess) ([]RunningProcess, error) {
 	compute, err := get(d, ComputeProcesses, gonvml.Device.GetComputeRunningProcesses)
@@ -59,7 +59,7 @@ func (d Device) Processes(into []RunningProcess) ([]RunningProcess, error) {
 	return into, nil
 }
 
-// ProcessUtilization is what one process did in one sampling period, in percent.
+// ProcessUtilization is the utilisation of one process in one sampling period, in percent.
 type ProcessUtilization struct {
 	PID uint32
 	// At is in µs of the wall clock.

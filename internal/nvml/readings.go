@@ -17,7 +17,7 @@ func (d Device) MemoryInfo() (Memory, error) {
 	})
 }
 
-// MemoryInfoV1 is the memory of the GPU as drivers before 510 tell it: the
+// MemoryInfoV1 is the memory of the GPU as drivers before 510 report it: the
 // reserve is counted as used (nvmlDeviceGetMemoryInfo).
 func (d Device) MemoryInfoV1() (Memory, error) {
 	return get(d, "nvmlDeviceGetMemoryInfo", func(h gonvml.Device) (Memory, gonvml.Return) {
@@ -146,7 +146,7 @@ func (d Device) DefaultPowerLimit() (uint32, error) {
 	return get(d, "nvmlDeviceGetPowerManagementDefaultLimit", gonvml.Device.GetPowerManagementDefaultLimit)
 }
 
-// PowerLimitRange is what the limit can be set to
+// PowerLimitRange is the range of the limit
 // (nvmlDeviceGetPowerManagementLimitConstraints).
 func (d Device) PowerLimitRange() (PowerRange, error) {
 	return get(d, "nvmlDeviceGetPowerManagementLimitConstraints", func(h gonvml.Device) (PowerRange, gonvml.Return) {
@@ -236,7 +236,7 @@ func (d Device) PcieGeneration() (int, error) {
 	return get(d, "nvmlDeviceGetCurrPcieLinkGeneration", gonvml.Device.GetCurrPcieLinkGeneration)
 }
 
-// MaxPcieGeneration is what GPU and slot can do (nvmlDeviceGetMaxPcieLinkGeneration).
+// MaxPcieGeneration is the maximum of GPU and slot (nvmlDeviceGetMaxPcieLinkGeneration).
 func (d Device) MaxPcieGeneration() (int, error) {
 	return get(d, "nvmlDeviceGetMaxPcieLinkGeneration", gonvml.Device.GetMaxPcieLinkGeneration)
 }
@@ -246,7 +246,7 @@ func (d Device) PcieWidth() (int, error) {
 	return get(d, "nvmlDeviceGetCurrPcieLinkWidth", gonvml.Device.GetCurrPcieLinkWidth)
 }
 
-// MaxPcieWidth is what GPU and slot can do (nvmlDeviceGetMaxPcieLinkWidth).
+// MaxPcieWidth is the maximum of GPU and slot (nvmlDeviceGetMaxPcieLinkWidth).
 func (d Device) MaxPcieWidth() (int, error) {
 	return get(d, "nvmlDeviceGetMaxPcieLinkWidth", gonvml.Device.GetMaxPcieLinkWidth)
 }

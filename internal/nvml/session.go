@@ -17,28 +17,28 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/topic"
 )
 
-// State is where a session stands with the driver.
+// State is the state of a session.
 type State int
 
 const (
-	// Absent means that the library or the driver is not there (yet); the session keeps trying.
+	// Absent means that the library or the driver is missing; the session retries.
 	Absent State = iota
 	// Ready means that NVML is initialised.
 	Ready
-	// Mismatch means that the driver was upgraded under the loaded library. Only a new
-	// process helps; the session keeps trying, in case the driver is put back.
+	// Mismatch means that the driver was upgraded while the library is loaded. Only a new
+	// process can use the new driver; the session retries, in case it is downgraded again.
 	Mismatch
 )
 
-// Snapshot is what a session knows at one moment.
+// Snapshot is the knowledge of a session at one moment.
 type Snapshot struct {
 	State State
-	// Err says why the state is not Ready.
+	// Err is why the state is not Ready.
 	Err error
-	// GPUs are all GPUs that were seen, by index; lost ones keep their place.
+	// GPUs are all GPUs ever enumerated, by index, lost ones included.
 	GPUs []*GPU
-	// Unidentified counts GPUs that are enumerated and never answered who they
-	// are; LostUnidentified those that were lost before they could.
+	// Unidentified counts enumerated GPUs whose UUID was never read; LostUnidentified
+	// those that were lost before.
 	Unidentified, LostUnidentified int
 	DriverVersion, CUDAVersion     string
 	// Initializations counts successful nvmlInit calls.
@@ -51,18 +51,17 @@ type Snapshot struct {
 
 // Timing holds a session's clocks. Zero values mean the defaults.
 type Timing struct {
-	// Rescan is the pause between two looks at the machine: attempts to
-	// initialise while the driver is absent, enumerations while it is there.
-	// Default 5 s.
+	// Rescan is the interval of inspections of the machine: attempts to initialise while
+	// the driver is absent, enumerations otherwise. Default 5 s.
 	Rescan time.Duration
-	// Probe bounds one enumeration: GPUs that do not say who they are by then
-	// are taken up when they do. Default 2 s.
+	// Probe bounds one enumeration: GPUs that are not identified by then are added when
+	// they are. Default 2 s.
 	Probe time.Duration
-	// Grace is how long an XID of the kernel's log waits for its event. Default 2 s.
+	// Grace is how long an XID of the kernel log waits for its event. Default 2 s.
 	Grace time.Duration
 	// KernelLog is the second source of XIDs. Default: [KernelLog].
 	KernelLog string
-	// Close bounds how long the end waits for calls under way. Default 1 s.
+	// Close bounds how long the end waits for running calls. Default 1 s.
 	Close time.Duration
 	// Now is the clock. Default: [time.Now].
 	Now func() time.Time
@@ -118,7 +117,7 @@ type Session struct {
 	mu       sync.Mutex
 	snapshot Snapshot
 	slots    []*slot
-	// retiring are the workers of indices that are no more, by index.
+	// retiring are the workers of indices that no longer exist, by index.
 	retiring  map[int]*worker
 	kernelLog *kernelLog
 	covered   map[*GPU]bool // GPUs whose XIDs arrive as events
@@ -130,7 +129,7 @@ type slot struct {
 	gpu    *GPU
 	// probing is true while a probe is under way, at most one per slot.
 	probing bool
-	// lost is true if the index exists and its GPU was gone before it was known.
+	// lost is true if the index exists and its GPU was lost before it was identified.
 	lost bool
 }
 
@@ -144,7 +143,7 @@ func newSession(lib *Library, timing Timing, log *zap.Logger) *Session {
 	return s
 }
 
-// Snapshot returns what is known now. It never waits for the driver.
+// Snapshot returns the present knowledge. It never waits for the driver.
 func (s *Session) Snapshot() Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -166,8 +165,8 @@ func (s *Session) Wake() {
 	}
 }
 
-// pokePause keeps GPUs that fail at every scrape from making the keeper
-// look without end.
+// wakePause bounds how often GPUs that fail at every scrape make the keeper inspect the
+// machine.
 const wakePause = 500 * time.Millisecond
 
 func (s *Session) keep() {
@@ -187,7 +186,7 @@ func (s *Session) keep() {
 			first = false
 		}
 		timer.Reset(min(wakePause, s.timing.Rescan))
-		select { // a poke is heard after a pause, the timer after the rest of it
+		select { // Wake has an effect after a pause, the timer after the rest of the interval
 		case <-s.stop:
 			s.end()
 			return
@@ -205,10 +204,10 @@ func (s *Session) keep() {
 	}
 }
 
-// look brings the session up to date with the machine.
+// inspect updates the session from the machine.
 func (s *Session) inspect() {
 	if !s.lib.keeper.TryLock() {
-		return // the keeper of an ended session still hangs in the driver
+		return // the keeper of an earlier session still hangs in the driver
 	}
 	defer s.lib.keeper.Unlock()
 	if s.Snapshot().State != Ready && !s.initialise() {
@@ -218,7 +217,7 @@ func (s *Session) inspect() {
 	switch KindOf(err) {
 	case DriverGone, VersionMismatch:
 		// Handles are stale. End this initialisation and begin another, now if
-		// the driver is back already.
+		// the driver is loaded again.
 		s.markAbsent(err)
 		if !s.closeWatch() {
 			return // a call hangs: shutting NVML down would hang with it
@@ -266,7 +265,8 @@ func (s *Session) initialise() bool {
 	return true
 }
 
-// setAside notes that the driver is not to be had, says so once, and loses every GPU.
+// markAbsent stores why the driver cannot be used, logs it once, and marks every GPU as
+// lost.
 func (s *Session) markAbsent(err error) {
 	state := Absent
 	if KindOf(err) == VersionMismatch {
@@ -332,8 +332,8 @@ func (s *Session) end() {
 	}
 }
 
-// close stops the session. It waits for calls under way, though not for those
-// that hang: they cannot be cancelled.
+// close stops the session. It waits for running calls, but not for those that hang: they
+// cannot be cancelled.
 func (s *Session) close(ctx context.Context) {
 	close(s.stop)
 	timer := time.NewTimer(s.timing.Close + s.timing.Close/4)

@@ -17,7 +17,7 @@ import (
 // error.
 type Sessions struct {
 	mu      sync.Mutex
-	path    string // as asked for
+	path    string // as configured
 	lib     *Library
 	session *Session
 	users   int
@@ -40,7 +40,7 @@ func (s *Sessions) Acquire(path string, log *zap.Logger) (*Session, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.lib != nil && s.path != path {
-		return nil, fmt.Errorf("library_path: %q: this process already uses %q, and a process can hold one NVML library only: give all nvml receivers the same library_path", path, s.path)
+		return nil, fmt.Errorf("library_path: %q is not %q, which this process uses already; set the same library_path for all nvml and comfyui receivers: a process can load one NVML library only", path, s.path)
 	}
 	if s.lib == nil {
 		s.lib, s.path = newLibrary(path, s.timing.orDefaults().Now), path
@@ -53,7 +53,7 @@ func (s *Sessions) Acquire(path string, log *zap.Logger) (*Session, error) {
 }
 
 // Release gives a session back; the last one to do so ends it. It waits for
-// calls under way for a second at most: what hangs in the driver cannot be
+// running calls for a second at most: a call that hangs in the driver cannot be
 // cancelled and is left behind.
 func (s *Sessions) Release(ctx context.Context) {
 	s.mu.Lock()
