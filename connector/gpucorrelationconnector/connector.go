@@ -75,32 +75,31 @@ func newConnector(settings connector.Settings, cfg *Config) *joinConnector {
 	}
 }
 
-type metricsComponent struct{ *joinConnector }
+// side is what the components of the three signals have in common: to is the output
+// that they feed.
+type side struct {
+	*joinConnector
+	to *output
+}
 
-func (s metricsComponent) Start(context.Context, component.Host) error { return s.start(&s.traces) }
-func (s metricsComponent) Shutdown(ctx context.Context) error          { return s.shutdown(ctx, &s.traces) }
-func (s metricsComponent) Capabilities() consumer.Capabilities         { return consumer.Capabilities{} }
+func (s side) Start(context.Context, component.Host) error { return s.start(s.to) }
+func (s side) Shutdown(ctx context.Context) error          { return s.shutdown(ctx, s.to) }
+func (s side) Capabilities() consumer.Capabilities         { return consumer.Capabilities{MutatesData: true} }
 
-type tracesComponent struct{ *joinConnector }
+type (
+	metricsComponent struct{ side }
+	tracesComponent  struct{ side }
+	logsComponent    struct{ side }
+)
 
-func (s tracesComponent) Start(context.Context, component.Host) error {
+func (metricsComponent) Capabilities() consumer.Capabilities { return consumer.Capabilities{} }
+
+func (s tracesComponent) Start(ctx context.Context, host component.Host) error {
 	if !s.readMetrics {
 		s.settings.Logger.Warn("The connector is in no metrics pipeline, so every trace that names a GPU waits for samples and gets none; add it to the exporters of a metrics pipeline that has an nvml receiver",
 			zap.Duration("wait", s.cfg.Wait))
 	}
-	return s.start(&s.traces)
-}
-func (s tracesComponent) Shutdown(ctx context.Context) error { return s.shutdown(ctx, &s.traces) }
-func (s tracesComponent) Capabilities() consumer.Capabilities {
-	return consumer.Capabilities{MutatesData: true}
-}
-
-type logsComponent struct{ *joinConnector }
-
-func (s logsComponent) Start(context.Context, component.Host) error { return s.start(&s.records) }
-func (s logsComponent) Shutdown(ctx context.Context) error          { return s.shutdown(ctx, &s.records) }
-func (s logsComponent) Capabilities() consumer.Capabilities {
-	return consumer.Capabilities{MutatesData: true}
+	return s.side.Start(ctx, host)
 }
 
 func (c *joinConnector) start(to *output) (err error) {

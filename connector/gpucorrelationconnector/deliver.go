@@ -5,10 +5,10 @@ package gpucorrelationconnector
 import (
 	"context"
 
-	"go.opentelemetry.io/collector/connector"
 	"go.opentelemetry.io/collector/consumer"
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/collector/pdata/ptrace"
+	"go.opentelemetry.io/collector/pipeline"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 	"go.uber.org/zap"
@@ -16,44 +16,48 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpucorrelationconnector/internal/join"
 )
 
-// Each pipeline after the connector gets its own delivery and its own copy. The fan-out
-// that the collector puts there joins the errors of all pipelines and does not say which
-// of them failed.
-
-// deliverTraces sends traces to every next pipeline, and counts what is refused.
-func (c *joinConnector) deliverTraces(ctx context.Context, td ptrace.Traces) {
-	router, ok := c.nextTraces.(connector.TracesRouterAndConsumer)
+// deliver sends data to every next pipeline: each gets its own delivery and its own
+// copy, and refused is called with those that return an error. The fan-out that the
+// collector puts there joins the errors of all pipelines and does not say which failed.
+// next is a connector.TracesRouterAndConsumer or its like in the collector, and a plain
+// consumer in tests.
+func deliver[C, D any](next C, data D, copyTo func(D) D, send func(C, D) error, refused func(pipeline string, err error)) {
+	router, ok := any(next).(interface {
+		PipelineIDs() []pipeline.ID
+		Consumer(ids ...pipeline.ID) (C, error)
+	})
 	if !ok {
-		c.tracesTo(ctx, "", c.nextTraces, td)
+		if err := send(next, data); err != nil {
+			refused("", err)
+		}
 		return
 	}
 	ids := router.PipelineIDs()
 	for i, id := range ids {
-		next, err := router.Consumer(id)
-		if err != nil {
-			c.refusedSpans(ctx, id.String(), td.SpanCount(), err)
-			continue
-		}
-		own := td
+		delivered := data
 		if i < len(ids)-1 {
-			own = ptrace.NewTraces()
-			td.CopyTo(own)
+			delivered = copyTo(data)
 		}
-		c.tracesTo(ctx, id.String(), next, own)
+		to, err := router.Consumer(id)
+		if err == nil {
+			err = send(to, delivered)
+		}
+		if err != nil {
+			refused(id.String(), err)
+		}
 	}
 }
 
-func (c *joinConnector) tracesTo(ctx context.Context, pipeline string, next consumer.Traces, td ptrace.Traces) {
+// deliverTraces sends traces to every next pipeline, and counts what is refused.
+func (c *joinConnector) deliverTraces(ctx context.Context, td ptrace.Traces) {
 	spans := td.SpanCount()
-	if err := next.ConsumeTraces(ctx, td); err != nil {
-		c.refusedSpans(ctx, pipeline, spans, err)
-	}
-}
-
-func (c *joinConnector) refusedSpans(ctx context.Context, pipeline string, spans int, err error) {
-	c.telemetry.ConnectorGpucorrelationSpans.Add(ctx, int64(spans), metric.WithAttributes(
-		attribute.String("outcome", join.Dropped), attribute.String("reason", "refused"), attribute.String("pipeline", pipeline)))
-	c.settings.Logger.Error("Next pipeline refused spans; they are dropped", zap.String("pipeline", pipeline), zap.Int("spans", spans), zap.Error(err))
+	deliver(c.nextTraces, td,
+		func(td ptrace.Traces) ptrace.Traces { copied := ptrace.NewTraces(); td.CopyTo(copied); return copied },
+		func(next consumer.Traces, td ptrace.Traces) error { return next.ConsumeTraces(ctx, td) },
+		func(pipeline string, err error) {
+			c.telemetry.ConnectorGpucorrelationSpans.Add(ctx, int64(spans), refusedBy(pipeline, attribute.String("reason", "refused")))
+			c.settings.Logger.Error("Next pipeline refused spans; they are dropped", zap.String("pipeline", pipeline), zap.Int("spans", spans), zap.Error(err))
+		})
 }
 
 // deliverLogs sends records to every next pipeline, and counts what is refused.
@@ -61,36 +65,16 @@ func (c *joinConnector) deliverLogs(ctx context.Context, ld plog.Logs) {
 	if c.nextLogs == nil {
 		return
 	}
-	router, ok := c.nextLogs.(connector.LogsRouterAndConsumer)
-	if !ok {
-		c.logsTo(ctx, "", c.nextLogs, ld)
-		return
-	}
-	ids := router.PipelineIDs()
-	for i, id := range ids {
-		next, err := router.Consumer(id)
-		if err != nil {
-			c.refusedRecords(ctx, id.String(), ld.LogRecordCount(), err)
-			continue
-		}
-		own := ld
-		if i < len(ids)-1 {
-			own = plog.NewLogs()
-			ld.CopyTo(own)
-		}
-		c.logsTo(ctx, id.String(), next, own)
-	}
-}
-
-func (c *joinConnector) logsTo(ctx context.Context, pipeline string, next consumer.Logs, ld plog.Logs) {
 	records := ld.LogRecordCount()
-	if err := next.ConsumeLogs(ctx, ld); err != nil {
-		c.refusedRecords(ctx, pipeline, records, err)
-	}
+	deliver(c.nextLogs, ld,
+		func(ld plog.Logs) plog.Logs { copied := plog.NewLogs(); ld.CopyTo(copied); return copied },
+		func(next consumer.Logs, ld plog.Logs) error { return next.ConsumeLogs(ctx, ld) },
+		func(pipeline string, err error) {
+			c.telemetry.ConnectorGpucorrelationRecords.Add(ctx, int64(records), refusedBy(pipeline))
+			c.settings.Logger.Error("Next pipeline refused log records; they are dropped", zap.String("pipeline", pipeline), zap.Int("records", records), zap.Error(err))
+		})
 }
 
-func (c *joinConnector) refusedRecords(ctx context.Context, pipeline string, records int, err error) {
-	c.telemetry.ConnectorGpucorrelationRecords.Add(ctx, int64(records), metric.WithAttributes(
-		attribute.String("outcome", join.Dropped), attribute.String("pipeline", pipeline)))
-	c.settings.Logger.Error("Next pipeline refused log records; they are dropped", zap.String("pipeline", pipeline), zap.Int("records", records), zap.Error(err))
+func refusedBy(pipeline string, more ...attribute.KeyValue) metric.MeasurementOption {
+	return metric.WithAttributes(append(more, attribute.String("outcome", join.Dropped), attribute.String("pipeline", pipeline))...)
 }

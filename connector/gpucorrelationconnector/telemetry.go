@@ -7,7 +7,6 @@ import (
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
-	"go.uber.org/zap"
 
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpucorrelationconnector/internal/join"
 )
@@ -43,21 +42,17 @@ func (c *joinConnector) report(ctx context.Context) {
 	c.telemetry.ConnectorGpucorrelationWaitingBytes.Record(ctx, int64(bytes))
 }
 
-// warn logs once why spans get no figures, where a change of the configuration helps.
+// remedies are the reasons for spans without figures that a change of the configuration
+// resolves.
+var remedies = map[string]string{
+	join.ReasonHost:  "Spans of another host get no GPU figures; add the host to clock_offsets with the offset of its clock (0s if it is the same)",
+	join.ReasonClock: "Spans end in the future and get no GPU figures; synchronise the clock of their host, or add the host to clock_offsets",
+	join.ReasonLimit: "Too many spans wait for samples; further spans are passed on without GPU figures. Check that samples arrive; otherwise raise limits::spans and limits::bytes",
+}
+
+// warn logs once why spans get no figures, if there is a remedy.
 func (c *joinConnector) warn(reason string) {
-	log := c.settings.Logger
-	switch reason {
-	case join.ReasonHost, join.ReasonClock, join.ReasonLimit:
-		if !c.once.First(reason) {
-			return
-		}
-	}
-	switch reason {
-	case join.ReasonHost:
-		log.Warn("Spans of another host get no GPU figures; add the host to clock_offsets with the offset of its clock (0s if it is the same)")
-	case join.ReasonClock:
-		log.Warn("Spans end in the future and get no GPU figures; synchronise the clock of their host, or add the host to clock_offsets", zap.Duration("max_ahead", c.cfg.MaxAhead))
-	case join.ReasonLimit:
-		log.Warn("Too many spans wait for samples; further spans are passed on without GPU figures. Check that samples arrive; otherwise raise limits::spans and limits::bytes")
+	if text, ok := remedies[reason]; ok && c.once.First(reason) {
+		c.settings.Logger.Warn(text)
 	}
 }
