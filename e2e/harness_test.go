@@ -8,6 +8,8 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -205,4 +207,18 @@ func logLines(t testing.TB, p *stack.Process, text string) int {
 		}
 	}
 	return n
+}
+
+// get reads what a server returns for a URL; an error if it is not 200.
+func get(url string) (string, error) {
+	response, err := http.Get(url)
+	if err != nil {
+		return "", err
+	}
+	defer response.Body.Close()
+	raw, err := io.ReadAll(response.Body)
+	if err == nil && response.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s returned %s", url, response.Status)
+	}
+	return string(raw), err
 }

@@ -204,36 +204,6 @@ func TestRunNamesThePortInUse(t *testing.T) {
 	assert.Contains(t, string(out), "TELEMETRY_PORT=")
 }
 
-// TestReceiverAloneInAnOwnBuild builds a collector of another module that takes
-// only the receiver, as the README shows, and runs it.
-func TestReceiverAloneInAnOwnBuild(t *testing.T) {
-	dir := t.TempDir()
-	manifest := fmt.Sprintf(`dist: {module: example.com/own, name: own-collector, output_path: %s/build, cgo_enabled: true}
-receivers:
-  - gomod: github.com/otelcol-gpu/otelcol-gpu v0.0.0
-    import: github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver
-    path: %s
-exporters:
-  - gomod: go.opentelemetry.io/collector/exporter/debugexporter v0.161.0
-providers:
-  - gomod: go.opentelemetry.io/collector/confmap/provider/envprovider v1.67.0
-  - gomod: go.opentelemetry.io/collector/confmap/provider/yamlprovider v1.67.0
-`, dir, root)
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "builder.yaml"), []byte(manifest), 0o600))
-	build := exec.Command(tool(t, "builder"), "--config", filepath.Join(dir, "builder.yaml"))
-	out, err := build.CombinedOutput()
-	require.NoError(t, err, string(out))
-
-	m := newMachine(t, fakenvml.Current, "h100")
-	p := start(t, "own-collector", filepath.Join(dir, "build", "own-collector"), m.environment, `--config=yaml:
-receivers: {nvml: {collection_interval: 200ms, initial_delay: 0s, library_path: "${env:OTELCOL_GPU_NVML_LIBRARY}"}}
-exporters: {debug: {verbosity: detailed}}
-service: {telemetry: {metrics: {level: none}}, pipelines: {metrics: {receivers: [nvml], exporters: [debug]}}}`)
-	require.Eventually(t, func() bool { return logLines(t, p, "Name: hw.gpu.memory.usage") > 0 }, patience, 50*time.Millisecond)
-	_, err = p.Stop(10 * time.Second)
-	require.NoError(t, err)
-}
-
 // TestResidentMemory prints what the running distribution takes with 8 GPUs.
 func TestResidentMemory(t *testing.T) {
 	if !*figures {
