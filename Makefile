@@ -14,6 +14,8 @@ PRODUCT_FILES := $(filter-out %_test.go internal/testing/%,$(filter receiver/% c
 # The Go modules that hold packages; the root is ".".
 MODULES := $(shell scripts/modules.sh)
 BINARY := bin/otelcol-gpu
+# Prints the figure lines of a benchmark's output.
+FIGURES := go run ./internal/testing/figure/benchfigures
 
 # What `make run` can be told: make run STORE_PORT=9428 RUN_SECONDS=30 …
 RUN_SETTINGS := RUN_SECONDS STORE_PORT HEALTH_PORT TELEMETRY_PORT INTERVAL SIMULATED_CARDS JAEGER
@@ -95,7 +97,7 @@ fuzz: ## each fuzz target for FUZZ_SECONDS (10)
 .PHONY: bench
 bench: build ## cost of a scrape beside a plain loop, memory of the running distribution; prints figures
 	@go test ./receiver/nvmlreceiver -run '^TestFigures$$' -figures -v | grep --line-buffered -E '^figure|FAIL|panic'
-	@go test -C e2e . -count=1 -run '^TestResidentMemory$$' -figures -v | grep --line-buffered -E '^figure|FAIL|panic'
+	@go test -C e2e -run '^$$' -bench '^BenchmarkResidentMemory$$' -benchtime 1x . | $(FIGURES)
 
 .PHONY: bench-proxy
 bench-proxy: ## what the ComfyUI proxy adds: latency, throughput of previews, text frames, open sockets
@@ -103,7 +105,7 @@ bench-proxy: ## what the ComfyUI proxy adds: latency, throughput of previews, te
 
 .PHONY: bench-correlation
 bench-correlation: ## spans a second of the correlation, bytes per waiting span, memory over an hour in virtual time
-	@go test -timeout 10m -run '^$$' -bench . -benchtime 1x ./connector/gpucorrelationconnector/internal/join | go run ./internal/testing/figure/benchfigures
+	@go test -timeout 10m -run '^$$' -bench . -benchtime 1x ./connector/gpucorrelationconnector/internal/join | $(FIGURES)
 
 .PHONY: e2e-comfyui
 e2e-comfyui: build servers ## every recording of a real ComfyUI through the built collector into Jaeger; prints figures
@@ -138,6 +140,10 @@ gpu-check-build: ## one small binary for machines with a GPU (bin/gpu-check)
 .PHONY: gpu-check
 gpu-check: gpu-check-build ## the receiver against the real driver, compared with nvidia-smi; a record in testdata/recordings
 	bin/gpu-check -record testdata/recordings
+
+.PHONY: texts
+texts: ## thirty log, error and description texts, drawn with the commit as seed, to read aloud
+	@go run ./internal/testing/words/texts | shuf -n 30 --random-source=<(while git rev-parse HEAD; do :; done 2>/dev/null | head -c 65536)
 
 .PHONY: lines
 lines: ## hand-written lines by folder, without tests, blank and comment lines

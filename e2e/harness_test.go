@@ -25,10 +25,7 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/lab/stack"
 )
 
-var (
-	root    string
-	figures = flag.Bool("figures", false, "measure and print figures")
-)
+var root string
 
 func TestMain(m *testing.M) {
 	flag.Parse()
