@@ -6,15 +6,10 @@ package nvmlreceiver
 
 import (
 	"context"
-	"flag"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/golden"
-	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/pdatatest/pmetrictest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/pdata/pmetric"
@@ -23,47 +18,12 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
 )
 
-var update = flag.Bool("update", false, "write the golden files again")
-
-func TestEachProfileEmitsItsGoldenMetrics(t *testing.T) {
-	for _, name := range fakenvml.Profiles() {
-		for _, state := range []string{"idle", "load"} {
-			t.Run(name+"/"+state, func(t *testing.T) {
-				p, err := fakenvml.LoadProfile(name)
-				require.NoError(t, err)
-				_, gpus := library.Machine(t, name)
-				if state == "load" {
-					gpus[0].SetLoad(p)
-				}
-				// Averages stand still once their period is over; energy does not, and
-				// has tests of its own.
-				gpus[0].SetSamplingPeriods(time.Microsecond, time.Microsecond)
-				r := newRig(t, nvml.NewSessions(fast), func(c *Config) {
-					c.SamplingInterval, c.Metrics.HwEnergy.Enabled = 0, false
-				}).ready(1)
-				r.collectNow() // profiling counters tell what was between two scrapes
-				got := r.collectNow()
-				path := filepath.Join("testdata", "golden", name+"-"+state+".yaml")
-				if *update {
-					require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o750))
-					require.NoError(t, golden.WriteMetricsToFile(path, got))
-				}
-				want, err := golden.ReadMetrics(path)
-				require.NoError(t, err)
-				require.NoError(t, pmetrictest.CompareMetrics(want, got,
-					pmetrictest.IgnoreTimestamp(), pmetrictest.IgnoreStartTimestamp(),
-					pmetrictest.IgnoreMetricsOrder(), pmetrictest.IgnoreMetricDataPointsOrder(), pmetrictest.IgnoreScopeMetricsOrder(), pmetrictest.IgnoreResourceMetricsOrder()))
-			})
-		}
-	}
-}
-
 func TestEnergyIsTheCountersValueInJoules(t *testing.T) {
 	_, gpus := library.Machine(t, "h100")
 	gpus[0].Freeze()
 	gpus[0].SetEnergy(98765432)
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
-	p, ok := point(r.collectNow(), "hw.energy", map[string]string{"hw.type": "gpu"})
+	p, ok := point(r.scrapeNow(), "hw.energy", map[string]string{"hw.type": "gpu"})
 	require.True(t, ok)
 	assert.InDelta(t, 98765.432, p.DoubleValue(), 1e-6)
 }
@@ -72,7 +32,7 @@ func TestEverySeriesOfTheTestLibraryIsMarkedAsSimulated(t *testing.T) {
 	library.Machine(t, "h100", "rtx-4080-super")
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(2)
 	points := 0
-	eachPoint(r.collectNow(), func(p pmetric.NumberDataPoint) {
+	eachPoint(r.scrapeNow(), func(p pmetric.NumberDataPoint) {
 		points++
 		v, ok := p.Attributes().Get("gpu.simulated")
 		assert.True(t, ok && v.Bool())
@@ -80,10 +40,10 @@ func TestEverySeriesOfTheTestLibraryIsMarkedAsSimulated(t *testing.T) {
 	assert.Greater(t, points, 100)
 }
 
-func TestGPUThatHangsHoldsUpNobodyAndEndsItsSeries(t *testing.T) {
+func TestGPUThatHangsDelaysNoOtherAndIsMarkedStale(t *testing.T) {
 	_, gpus := library.Machine(t, "l40s", "l40s", "l40s", "l40s", "l40s", "l40s", "l40s", "l40s")
 	r := newRig(t, nvml.NewSessions(fast), func(c *Config) { c.CardTimeout = 100 * time.Millisecond }).ready(8)
-	first := r.collectNow()
+	first := r.scrapeNow()
 	require.True(t, hasReadings(first, "gpu3"))
 
 	gpus[3].SetHang("nvmlDeviceGetPowerUsage", true)
@@ -91,7 +51,7 @@ func TestGPUThatHangsHoldsUpNobodyAndEndsItsSeries(t *testing.T) {
 	calls := gpus[3].Calls("nvmlDeviceGetFieldValues")
 	for i := range 5 {
 		begin := time.Now()
-		m := r.collectNow()
+		m := r.scrapeNow()
 		assert.Less(t, time.Since(begin), 2*time.Second)
 		for _, name := range []string{"gpu0", "gpu1", "gpu2", "gpu4", "gpu5", "gpu6", "gpu7"} {
 			assert.True(t, hasReadings(m, name), "%s missed scrape %d", name, i)
@@ -99,7 +59,7 @@ func TestGPUThatHangsHoldsUpNobodyAndEndsItsSeries(t *testing.T) {
 		}
 		assert.InDelta(t, 0, isUp(m, "gpu3"), 0)
 		p, ok := point(m, "hw.temperature", map[string]string{"hw.name": "gpu3"})
-		assert.Equal(t, i == 0, ok, "the series get one last point, at the first scrape that is missed")
+		assert.Equal(t, i == 0, ok, "the series get one last point, in the first scrape without a reading")
 		if ok {
 			assert.True(t, p.Flags().NoRecordedValue())
 		}
@@ -108,7 +68,7 @@ func TestGPUThatHangsHoldsUpNobodyAndEndsItsSeries(t *testing.T) {
 		count, _ := point(m, "hw.gpu.count", map[string]string{"state": "unresponsive"})
 		assert.InDelta(t, 1, number(count), 0)
 	}
-	assert.Equal(t, calls+1, gpus[3].Calls("nvmlDeviceGetFieldValues"), "one thread hangs, and no other is sent after it")
+	assert.Equal(t, calls+1, gpus[3].Calls("nvmlDeviceGetFieldValues"), "one thread hangs, and no other follows it")
 
 	begin := time.Now()
 	require.NoError(t, r.shutdown(context.Background()))
@@ -116,7 +76,7 @@ func TestGPUThatHangsHoldsUpNobodyAndEndsItsSeries(t *testing.T) {
 
 	gpus[3].SetHang("nvmlDeviceGetPowerUsage", false)
 	gpus[3].SetHang("nvmlDeviceGetFieldValues", false)
-	assert.Len(t, r.logs.FilterMessageSnippet("does not answer in time").All(), 1, "said once")
+	assert.Len(t, r.logs.FilterMessageSnippet("GPU timed out").All(), 1, "logged once")
 }
 
 func TestTwoReceiversShareTheWorkerOfAGPUThatHangs(t *testing.T) {
@@ -124,18 +84,18 @@ func TestTwoReceiversShareTheWorkerOfAGPUThatHangs(t *testing.T) {
 	sessions := nvml.NewSessions(fast)
 	slow := newRig(t, sessions, func(c *Config) { c.CardTimeout = 50 * time.Millisecond }).ready(1)
 	quick := newRig(t, sessions, func(c *Config) { c.CollectionInterval, c.CardTimeout = 100*time.Millisecond, 50*time.Millisecond }).ready(1)
-	require.True(t, hasReadings(slow.collectNow(), "gpu0"))
-	require.True(t, hasReadings(quick.collectNow(), "gpu0"))
+	require.True(t, hasReadings(slow.scrapeNow(), "gpu0"))
+	require.True(t, hasReadings(quick.scrapeNow(), "gpu0"))
 	calls := gpus[0].Calls("nvmlDeviceGetMemoryInfo_v2")
 	gpus[0].SetHang("nvmlDeviceGetMemoryInfo_v2", true)
 	for range 5 {
-		assert.InDelta(t, 0, isUp(slow.collectNow(), "gpu0"), 0)
-		assert.InDelta(t, 0, isUp(quick.collectNow(), "gpu0"), 0)
+		assert.InDelta(t, 0, isUp(slow.scrapeNow(), "gpu0"), 0)
+		assert.InDelta(t, 0, isUp(quick.scrapeNow(), "gpu0"), 0)
 	}
 	assert.Equal(t, calls+1, gpus[0].Calls("nvmlDeviceGetMemoryInfo_v2"))
 	gpus[0].SetHang("nvmlDeviceGetMemoryInfo_v2", false)
-	slow.until("answers again", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu0") })
-	quick.until("answers again", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu0") })
+	slow.until("responds again", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu0") })
+	quick.until("responds again", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu0") })
 }
 
 func TestRestartWhileAGPUHangsSendsNoSecondThread(t *testing.T) {
@@ -143,11 +103,11 @@ func TestRestartWhileAGPUHangsSendsNoSecondThread(t *testing.T) {
 	sessions := nvml.NewSessions(fast)
 	set := func(c *Config) { c.CardTimeout = 50 * time.Millisecond }
 	r := newRig(t, sessions, set).ready(2)
-	r.collectNow()
+	r.scrapeNow()
 	calls := gpus[1].Calls("nvmlDeviceGetMemoryInfo_v2")
 	gpus[1].SetHang("nvmlDeviceGetMemoryInfo_v2", true)
 	for range 3 {
-		late, _ := point(r.collectNow(), "hw.gpu.count", map[string]string{"state": "unresponsive"})
+		late, _ := point(r.scrapeNow(), "hw.gpu.count", map[string]string{"state": "unresponsive"})
 		assert.InDelta(t, 1, number(late), 0, "the GPU counts, known or not")
 		require.NoError(t, r.shutdown(context.Background()))
 		r = newRig(t, sessions, set).ready(1)
@@ -158,12 +118,12 @@ func TestRestartWhileAGPUHangsSendsNoSecondThread(t *testing.T) {
 	r.until("the GPU is back", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu1") })
 }
 
-func TestLostGPUEndsItsSeriesAndOthersContinue(t *testing.T) {
+func TestLostGPUIsMarkedStaleAndOthersContinue(t *testing.T) {
 	_, gpus := library.Machine(t, "h100", "h200")
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(2)
-	before := r.collectNow()
+	before := r.scrapeNow()
 	gpus[0].SetLost(true)
-	m := r.collectNow()
+	m := r.scrapeNow()
 	assert.InDelta(t, 0, isUp(m, "gpu0"), 0)
 	assert.True(t, hasReadings(m, "gpu1"))
 	ended := 0
@@ -176,7 +136,7 @@ func TestLostGPUEndsItsSeriesAndOthersContinue(t *testing.T) {
 	assert.Less(t, ended, before.DataPointCount()/2)
 	info, ok := point(m, "hw.gpu.info", map[string]string{"hw.name": "gpu0"})
 	assert.True(t, ok && !info.Flags().NoRecordedValue(), "the identity of a lost GPU stays")
-	m = r.collectNow()
+	m = r.scrapeNow()
 	eachPoint(m, func(p pmetric.NumberDataPoint) {
 		// The other GPU's peaks end where the sampler had no time between two scrapes.
 		if !matches(p, map[string]string{"hw.name": "gpu1"}) {
@@ -188,13 +148,13 @@ func TestLostGPUEndsItsSeriesAndOthersContinue(t *testing.T) {
 	m = r.until("the GPU is back", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu0") })
 	assert.InDelta(t, 1, isUp(m, "gpu0"), 0)
 	assert.Len(t, r.logs.FilterMessageSnippet("GPU is lost").All(), 1)
-	assert.Len(t, r.logs.FilterMessageSnippet("GPU answers again").All(), 1)
+	assert.Len(t, r.logs.FilterMessageSnippet("GPU responds again").All(), 1)
 }
 
 func TestLostGPUIsForgottenAfterTheSetting(t *testing.T) {
 	_, gpus := library.Machine(t, "h100", "h200")
 	r := newRig(t, nvml.NewSessions(fast), func(c *Config) { c.ForgetLostAfter = 30 * time.Millisecond }).ready(2)
-	r.collectNow()
+	r.scrapeNow()
 	gpus[0].SetLost(true)
 	m := r.until("forgotten", func(m pmetric.Metrics) bool {
 		p, ok := point(m, "hw.gpu.up", map[string]string{"hw.name": "gpu0"})
@@ -202,52 +162,52 @@ func TestLostGPUIsForgottenAfterTheSetting(t *testing.T) {
 	})
 	info, _ := point(m, "hw.gpu.info", map[string]string{"hw.name": "gpu0"})
 	assert.True(t, info.Flags().NoRecordedValue())
-	_, ok := point(r.collectNow(), "hw.gpu.up", map[string]string{"hw.name": "gpu0"})
+	_, ok := point(r.scrapeNow(), "hw.gpu.up", map[string]string{"hw.name": "gpu0"})
 	assert.False(t, ok)
 	gpus[0].SetLost(false)
 	r.until("back", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu0") })
 }
 
-func TestFamilyThatFailsEndsItsSeriesAndIsSaidOnce(t *testing.T) {
+func TestRowThatFailsIsMarkedStaleAndLoggedOnce(t *testing.T) {
 	_, gpus := library.Machine(t, "l40s")
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
-	r.collectNow()
+	r.scrapeNow()
 	gpus[0].SetReturn("nvmlDeviceGetTemperature", fakenvml.Unknown)
-	m := r.collectNow()
+	m := r.scrapeNow()
 	p, ok := point(m, "hw.temperature", map[string]string{"hw.sensor_location": "gpu"})
 	require.True(t, ok)
 	assert.True(t, p.Flags().NoRecordedValue())
-	assert.InDelta(t, 1, isUp(m, "gpu0"), 0, "one failing family does not take the GPU down")
-	r.collectNow()
-	r.collectNow()
-	assert.Len(t, r.logs.FilterMessageSnippet("reading fails").All(), 1)
+	assert.InDelta(t, 1, isUp(m, "gpu0"), 0, "one failing row does not make the GPU unhealthy")
+	r.scrapeNow()
+	r.scrapeNow()
+	assert.Len(t, r.logs.FilterMessageSnippet("Reading failed").All(), 1)
 	gpus[0].SetReturn("nvmlDeviceGetTemperature", fakenvml.Success)
-	assert.True(t, hasReadings(r.collectNow(), "gpu0"))
+	assert.True(t, hasReadings(r.scrapeNow(), "gpu0"))
 	assert.Len(t, r.logs.FilterMessageSnippet("works again").All(), 1)
 }
 
-func TestFamilyThatAGPUDoesNotSupportIsNotAskedAgain(t *testing.T) {
+func TestRowThatAGPUDoesNotSupportIsNotReadAgain(t *testing.T) {
 	_, gpus := library.Machine(t, "rtx-4080-super")
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
-	r.collectNow()
+	r.scrapeNow()
 	calls := gpus[0].Calls("nvmlDeviceGetMemoryErrorCounter")
-	r.collectNow()
+	r.scrapeNow()
 	assert.Equal(t, calls, gpus[0].Calls("nvmlDeviceGetMemoryErrorCounter"))
 }
 
 func TestGPUWhoseEveryCallFailsIsLost(t *testing.T) {
 	_, gpus := library.Machine(t, "l40s", "l40s")
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(2)
-	r.collectNow()
+	r.scrapeNow()
 	gpus[0].FailEveryCall(fakenvml.Unknown)
-	m := r.collectNow()
+	m := r.scrapeNow()
 	assert.InDelta(t, 0, isUp(m, "gpu0"), 0)
 	assert.True(t, hasReadings(m, "gpu1"))
-	assert.Empty(t, r.logs.FilterMessageSnippet("reading fails").All(), "the GPU is said to be lost, not each of its families")
+	assert.Empty(t, r.logs.FilterMessageSnippet("Reading failed").All(), "the GPU is logged as lost, not each of its rows")
 	assert.Len(t, r.logs.FilterMessageSnippet("GPU is lost").All(), 1)
 }
 
-func TestDriverThatComesLaterIsTakenUp(t *testing.T) {
+func TestDriverThatIsLoadedLaterIsFound(t *testing.T) {
 	machine, _ := library.Machine(t, "h100")
 	machine.UnloadDriver()
 	r := newRig(t, nvml.NewSessions(fast), nil)
@@ -260,32 +220,32 @@ func TestDriverThatComesLaterIsTakenUp(t *testing.T) {
 	r.until("GPUs are read", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu0") })
 }
 
-func TestDriverThatIsReloadedIsTakenUpAgain(t *testing.T) {
+func TestDriverThatIsReloadedIsFoundAgain(t *testing.T) {
 	machine, gpus := library.Machine(t, "h100", "l40s")
 	gpus[0].SetEnergy(1e9)
-	// The driver is looked for seldom enough for a scrape to come before.
+	// The session inspects the machine rarely enough for a scrape to come before.
 	r := newRig(t, nvml.NewSessions(nvml.Timing{Rescan: 2 * time.Second, Probe: fast.Probe, Close: fast.Close}), nil).ready(2)
-	before := r.collectNow()
+	before := r.scrapeNow()
 	energy, _ := point(before, "hw.energy", map[string]string{"hw.name": "gpu0"})
 	machine.LoadDriver()
 	gpus[0].SetEnergy(0)
-	m := r.collectNow()
+	m := r.scrapeNow()
 	assert.InDelta(t, 0, isUp(m, "gpu0"), 0)
 	m = r.until("GPUs are read again", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu0") && hasReadings(m, "gpu1") })
 	again, _ := point(m, "hw.energy", map[string]string{"hw.name": "gpu0"})
-	assert.Greater(t, again.StartTimestamp(), energy.StartTimestamp(), "the driver's counters began again")
+	assert.Greater(t, again.StartTimestamp(), energy.StartTimestamp(), "the driver's counters restarted")
 }
 
-func TestDriverUpgradeIsSaidOnceWithTheRemedy(t *testing.T) {
+func TestDriverUpgradeIsLoggedOnceWithTheRemedy(t *testing.T) {
 	machine, _ := library.Machine(t, "h100")
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
-	r.collectNow()
+	r.scrapeNow()
 	machine.UpgradeDriver()
 	r.until("the mismatch is known", func(pmetric.Metrics) bool { return r.session.Snapshot().State == nvml.Mismatch })
-	m := r.collectNow()
+	m := r.scrapeNow()
 	assert.InDelta(t, 0, isUp(m, "gpu0"), 0)
-	said := r.logs.FilterMessageSnippet("restart the collector").All()
-	require.Len(t, said, 1)
+	logged := r.logs.FilterMessageSnippet("restart the collector").All()
+	require.Len(t, logged, 1)
 }
 
 func TestDeviceFilterChoosesByEachName(t *testing.T) {
@@ -307,7 +267,7 @@ func TestDeviceFilterChoosesByEachName(t *testing.T) {
 		{nil, []string{"0", "00000000:03:00.0"}, []string{"gpu1"}},
 	} {
 		r := newRig(t, nvml.NewSessions(fast), func(c *Config) { c.Devices = DeviceFilter{test.include, test.exclude} }).ready(3)
-		m := r.collectNow()
+		m := r.scrapeNow()
 		var got []string
 		for _, name := range []string{"gpu0", "gpu1", "gpu2"} {
 			if isUp(m, name) == 1 {
@@ -325,7 +285,7 @@ func TestMetricsThatAreOffAreNeitherEmittedNorAsked(t *testing.T) {
 		c.Metrics.HwTemperature.Enabled = false
 		c.Metrics.HwPower.Enabled = false
 	}).ready(1)
-	m := r.collectNow()
+	m := r.scrapeNow()
 	_, ok := point(m, "hw.temperature", nil)
 	assert.False(t, ok)
 	assert.Zero(t, gpus[0].Calls("nvmlDeviceGetTemperature"))
@@ -336,7 +296,7 @@ func TestMetricsThatAreOffAreNeitherEmittedNorAsked(t *testing.T) {
 func TestPerGPUResourceCarriesTheDescription(t *testing.T) {
 	library.Machine(t, "h100", "l40s")
 	r := newRig(t, nvml.NewSessions(fast), func(c *Config) { c.PerCardResource = true }).ready(2)
-	m := r.collectNow()
+	m := r.scrapeNow()
 	require.Equal(t, 3, m.ResourceMetrics().Len(), "one resource a GPU and one for the host")
 	for i, model := range []string{"NVIDIA H100 80GB HBM3", "NVIDIA L40S"} {
 		attributes := m.ResourceMetrics().At(i).Resource().Attributes().AsRaw()
@@ -386,9 +346,9 @@ func TestStatusFollowsItsCauses(t *testing.T) {
 		{"row remapping failed", func(c *fakenvml.GPU) { c.SetField(145, 1, fakenvml.TypeUnsignedInt, fakenvml.Success) }, "failed"},
 		{"row remapping pending", func(c *fakenvml.GPU) { c.SetField(144, 1, fakenvml.TypeUnsignedInt, fakenvml.Success) }, "degraded"},
 		{"page retirement pending", func(c *fakenvml.GPU) { c.SetField(31, 1, fakenvml.TypeUnsignedInt, fakenvml.Success) }, "degraded"},
-		{"driver asks for a reset", func(c *fakenvml.GPU) { c.SetField(230, 1, fakenvml.TypeUnsignedInt, fakenvml.Success) }, "failed"},
-		{"driver asks for a drain", func(c *fakenvml.GPU) { c.SetField(230, 3, fakenvml.TypeUnsignedInt, fakenvml.Success) }, "degraded"},
-		{"an action nobody knows", func(c *fakenvml.GPU) { c.SetField(230, 99, fakenvml.TypeUnsignedInt, fakenvml.Success) }, "ok"},
+		{"driver requests a reset", func(c *fakenvml.GPU) { c.SetField(230, 1, fakenvml.TypeUnsignedInt, fakenvml.Success) }, "failed"},
+		{"driver requests a drain", func(c *fakenvml.GPU) { c.SetField(230, 3, fakenvml.TypeUnsignedInt, fakenvml.Success) }, "degraded"},
+		{"an unknown action", func(c *fakenvml.GPU) { c.SetField(230, 99, fakenvml.TypeUnsignedInt, fakenvml.Success) }, "ok"},
 		{"bank with few spare rows", func(c *fakenvml.GPU) { c.Set("remap_banks_low", 1) }, "predicted_failure"},
 		{"bank without spare rows", func(c *fakenvml.GPU) { c.Set("remap_banks_none", 1) }, "predicted_failure"},
 		{"bank in use", func(c *fakenvml.GPU) { c.Set("remap_banks_partial", 1) }, "ok"},
@@ -401,33 +361,33 @@ func TestStatusFollowsItsCauses(t *testing.T) {
 			gpus[0].SetSamplingPeriods(time.Microsecond, time.Microsecond)
 			gpus[0].SetField(31, 0, fakenvml.TypeUnsignedInt, fakenvml.Success) // an older GPU's page retirement
 			r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
-			r.collectNow()
+			r.scrapeNow()
 			test.set(gpus[0])
-			assert.Equal(t, test.want, state(r.collectNow()))
+			assert.Equal(t, test.want, state(r.scrapeNow()))
 		})
 	}
 }
 
-func TestGPUThatIsDividedAndPutTogetherIsAskedAnew(t *testing.T) {
+func TestChangeOfTheMIGModeMakesTheGPUBeReadFromTheBeginning(t *testing.T) {
 	_, gpus := library.Machine(t, "h100")
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	busy := func(m pmetric.Metrics) bool {
 		p, ok := point(m, "hw.gpu.utilization", map[string]string{"hw.gpu.task": "general"})
 		return ok && !p.Flags().NoRecordedValue()
 	}
-	require.True(t, busy(r.collectNow()))
+	require.True(t, busy(r.scrapeNow()))
 	gpus[0].SetMIG(fakenvml.MIGDevice{UUID: "MIG-1", Name: "MIG 7g.80gb", MemoryTotal: 80 << 30})
-	m := r.until("divided, and known to be", func(m pmetric.Metrics) bool {
+	m := r.until("MIG is enabled, and known to be", func(m pmetric.Metrics) bool {
 		info, _ := point(m, "hw.gpu.info", map[string]string{"hw.gpu.mig.mode": "enabled"})
 		return !busy(m) && info != pmetric.NumberDataPoint{}
 	})
 	assert.True(t, hasReadings(m, "gpu0"))
 	gpus[0].SetMIG()
-	r.until("put together", busy)
+	r.until("MIG is disabled", busy)
 }
 
-// TestSentinelsBecomeNoSamples has every number of a GPU be all ones, NVML's way
-// of saying that there is none.
+// TestSentinelsBecomeNoSamples sets every number of a GPU to all ones, NVML's value for
+// "not available".
 func TestSentinelsBecomeNoSamples(t *testing.T) {
 	_, gpus := library.Machine(t, "h100")
 	gpus[0].SetSamplingPeriods(time.Microsecond, time.Microsecond)
@@ -454,8 +414,8 @@ func TestSentinelsBecomeNoSamples(t *testing.T) {
 	gpus[0].Freeze()
 	gpus[0].SetEnergy(-1)
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
-	r.collectNow()
-	m := r.collectNow()
+	r.scrapeNow()
+	m := r.scrapeNow()
 	for _, name := range []string{
 		"hw.gpu.memory.usage", "hw.gpu.memory.limit", "hw.gpu.bar1.usage", "hw.gpu.power.limit", "hw.gpu.performance_state",
 		"hw.gpu.pcie.link.generation", "hw.gpu.pcie.link.width", "hw.gpu.pcie.replays", "hw.gpu.utilization", "hw.gpu.throttle.time", "hw.gpu.row_remaps",
@@ -473,17 +433,17 @@ func TestSentinelsBecomeNoSamples(t *testing.T) {
 	}
 	assert.InDelta(t, 1, isUp(m, "gpu0"), 0)
 	status, _ := point(m, "hw.status", map[string]string{"hw.state": "ok"})
-	assert.InDelta(t, 1, number(status), 0, "no state is made of them either")
+	assert.InDelta(t, 1, number(status), 0, "they do not change the state either")
 }
 
-func TestSixtyFourGPUsAreReadInOneCollection(t *testing.T) {
+func TestSixtyFourGPUsAreReadInOneScrape(t *testing.T) {
 	profiles := make([]string, 64)
 	for i := range profiles {
 		profiles[i] = fakenvml.Profiles()[i%len(fakenvml.Profiles())]
 	}
 	library.Machine(t, profiles...)
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(64)
-	m := r.collectNow()
+	m := r.scrapeNow()
 	p, _ := point(m, "hw.gpu.count", map[string]string{"state": "healthy"})
 	assert.InDelta(t, 64, number(p), 0)
 }
@@ -491,7 +451,7 @@ func TestSixtyFourGPUsAreReadInOneCollection(t *testing.T) {
 func TestGPUsThatComeAndGoKeepTheOthersSeries(t *testing.T) {
 	machine, gpus := library.Machine(t, "h100", "h200")
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(2)
-	r.collectNow()
+	r.scrapeNow()
 	p, err := fakenvml.LoadProfile("l40s")
 	require.NoError(t, err)
 	machine.AddGPU(p)

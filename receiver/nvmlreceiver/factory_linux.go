@@ -6,6 +6,7 @@ package nvmlreceiver
 
 import (
 	"context"
+	"time"
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/consumer"
@@ -18,22 +19,16 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 )
 
-// newCreators return constructors whose receivers share sessions.
-func newCreators() (receiver.CreateMetricsFunc, receiver.CreateLogsFunc) {
-	sessions, bus := nvml.OfProcess(), gpuevents.OfProcess()
-	return func(_ context.Context, set receiver.Settings, cfg component.Config, next consumer.Metrics) (receiver.Metrics, error) {
-			return newReceiver(set, cfg.(*Config), next, sessions, bus)
-		}, func(_ context.Context, set receiver.Settings, cfg component.Config, next consumer.Logs) (receiver.Logs, error) {
-			return newEventLog(set, cfg.(*Config), next, sessions, bus)
-		}
-}
-
-func newReceiver(set receiver.Settings, cfg *Config, next consumer.Metrics, sessions *nvml.Sessions, bus *gpuevents.Bus, options ...scraperhelper.ControllerOption) (receiver.Metrics, error) {
-	c := newCollector(set, cfg, sessions, bus)
-	s, err := scraper.NewMetrics(c.collect, scraper.WithStart(c.start), scraper.WithShutdown(c.shutdown))
+func createMetrics(_ context.Context, set receiver.Settings, cfg component.Config, next consumer.Metrics) (receiver.Metrics, error) {
+	c := cfg.(*Config)
+	g := newGPUScraper(set, c, nvml.OfProcess(), gpuevents.OfProcess(), time.Now)
+	s, err := scraper.NewMetrics(g.scrape, scraper.WithStart(g.start), scraper.WithShutdown(g.shutdown))
 	if err != nil {
 		return nil, err
 	}
-	options = append(options, scraperhelper.AddMetricsScraper(metadata.Type, s))
-	return scraperhelper.NewMetricsController(&cfg.ControllerConfig, set, next, options...)
+	return scraperhelper.NewMetricsController(&c.ControllerConfig, set, next, scraperhelper.AddMetricsScraper(metadata.Type, s))
+}
+
+func createLogs(_ context.Context, set receiver.Settings, cfg component.Config, next consumer.Logs) (receiver.Logs, error) {
+	return newEventLog(set, cfg.(*Config), next, nvml.OfProcess(), gpuevents.OfProcess(), time.Now)
 }

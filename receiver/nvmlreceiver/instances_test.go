@@ -21,8 +21,8 @@ func TestMIGDevicesAreDevicesOfTheirOwnWithTheirParent(t *testing.T) {
 	_, gpus := library.Machine(t, "h100-mig")
 	gpus[0].SetLoad(p)
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
-	r.collectNow()
-	m := r.collectNow()
+	r.scrapeNow()
+	m := r.scrapeNow()
 	gpu, _ := point(m, "hw.gpu.info", map[string]string{"hw.name": "gpu0"})
 	gpuID, _ := gpu.Attributes().Get("hw.id")
 	info, ok := point(m, "hw.gpu.info", map[string]string{"hw.name": "gpu0/mig0"})
@@ -55,19 +55,19 @@ func TestMIGDevicesAreDevicesOfTheirOwnWithTheirParent(t *testing.T) {
 func TestProfilingOfASharedGPUInstanceBelongsToNoneOfItsDevices(t *testing.T) {
 	library.Machine(t, "h200-mig") // its first two devices share a GPU instance
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
-	r.collectNow()
-	m := r.collectNow()
+	r.scrapeNow()
+	m := r.scrapeNow()
 	for name, want := range map[string]bool{"gpu0/mig0": false, "gpu0/mig1": false, "gpu0/mig2": true} {
 		_, ok := point(m, "hw.gpu.sm.active", map[string]string{"hw.name": name})
 		assert.Equal(t, want, ok, name)
 	}
 }
 
-func TestMIGDeviceThatIsDestroyedEndsItsSeriesAndTheOthersStay(t *testing.T) {
+func TestMIGDeviceThatIsDestroyedIsMarkedStaleAndTheOthersStay(t *testing.T) {
 	_, gpus := library.Machine(t, "h100")
-	one := fakenvml.MIGDevice{UUID: "MIG-1", Name: "NVIDIA H100 MIG 3g.40gb", GPUInstance: 1, MemoryTotal: 40 << 30}
-	two := fakenvml.MIGDevice{UUID: "MIG-2", Name: "NVIDIA H100 MIG 4g.40gb", GPUInstance: 2, MemoryTotal: 40 << 30}
-	gpus[0].SetMIG(one, two)
+	first := fakenvml.MIGDevice{UUID: "MIG-1", Name: "NVIDIA H100 MIG 3g.40gb", GPUInstance: 1, MemoryTotal: 40 << 30}
+	second := fakenvml.MIGDevice{UUID: "MIG-2", Name: "NVIDIA H100 MIG 4g.40gb", GPUInstance: 2, MemoryTotal: 40 << 30}
+	gpus[0].SetMIG(first, second)
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	has := func(id string) func(pmetric.Metrics) bool {
 		return func(m pmetric.Metrics) bool {
@@ -76,20 +76,20 @@ func TestMIGDeviceThatIsDestroyedEndsItsSeriesAndTheOthersStay(t *testing.T) {
 		}
 	}
 	r.until("both devices", func(m pmetric.Metrics) bool { return has("MIG-1")(m) && has("MIG-2")(m) })
-	gpus[0].SetMIG(one)
-	m := r.collectNow()
+	gpus[0].SetMIG(first)
+	m := r.scrapeNow()
 	require.True(t, has("MIG-1")(m))
 	for _, name := range []string{"hw.gpu.memory.usage", "hw.gpu.info"} {
 		p, ok := point(m, name, map[string]string{"hw.id": "MIG-2"})
 		require.True(t, ok, name)
 		assert.True(t, p.Flags().NoRecordedValue(), "%s gets a last point", name)
 	}
-	_, ok := point(r.collectNow(), "hw.gpu.info", map[string]string{"hw.id": "MIG-2"})
+	_, ok := point(r.scrapeNow(), "hw.gpu.info", map[string]string{"hw.id": "MIG-2"})
 	assert.False(t, ok, "and no other")
 
-	// Put together while running, and divided again.
+	// MIG is disabled while the receiver runs, and enabled again.
 	gpus[0].SetMIG()
-	m = r.until("the GPU is whole", func(m pmetric.Metrics) bool {
+	m = r.until("MIG is disabled", func(m pmetric.Metrics) bool {
 		_, ok := point(m, "hw.gpu.info", map[string]string{"hw.gpu.mig.mode": "disabled"})
 		return ok
 	})
@@ -98,18 +98,18 @@ func TestMIGDeviceThatIsDestroyedEndsItsSeriesAndTheOthersStay(t *testing.T) {
 		p, ok := point(m, "hw.gpu.utilization", map[string]string{"hw.gpu.task": "general"})
 		return ok && !p.Flags().NoRecordedValue()
 	})
-	gpus[0].SetMIG(two)
-	r.until("divided again", has("MIG-2"))
+	gpus[0].SetMIG(second)
+	r.until("MIG is enabled again", has("MIG-2"))
 	assert.Empty(t, r.logs.FilterMessageSnippet("GPU is lost").All())
-	assert.Empty(t, r.logs.FilterMessageSnippet("reading fails").All())
+	assert.Empty(t, r.logs.FilterMessageSnippet("Reading failed").All())
 }
 
-func TestLostGPUEndsItsMIGDevicesToo(t *testing.T) {
+func TestMIGDevicesOfALostGPUAreMarkedStale(t *testing.T) {
 	_, gpus := library.Machine(t, "h100-mig")
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
-	r.collectNow()
+	r.scrapeNow()
 	gpus[0].SetLost(true)
-	m := r.collectNow()
+	m := r.scrapeNow()
 	p, ok := point(m, "hw.gpu.memory.usage", map[string]string{"hw.name": "gpu0/mig1"})
 	require.True(t, ok)
 	assert.True(t, p.Flags().NoRecordedValue())

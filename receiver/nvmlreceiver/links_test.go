@@ -21,7 +21,7 @@ func TestEachNVLinkHasItsBytesErrorsAndState(t *testing.T) {
 		fakenvml.NVLink{Active: false, TxKiB: 5, RxKiB: 6},
 	)
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
-	m := r.collectNow()
+	m := r.scrapeNow()
 	for _, want := range []struct {
 		metric string
 		at     map[string]string
@@ -45,25 +45,25 @@ func TestEachNVLinkHasItsBytesErrorsAndState(t *testing.T) {
 	assert.False(t, ok, "the GPU has two links")
 }
 
-func TestGPUWithoutNVLinkIsAskedOnce(t *testing.T) {
+func TestGPUWithoutNVLinkIsReadOnce(t *testing.T) {
 	_, gpus := library.Machine(t, "l40s")
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	for range 3 {
-		r.collectNow()
+		r.scrapeNow()
 	}
 	assert.EqualValues(t, 1, gpus[0].Calls("nvmlDeviceGetNvLinkState"))
 }
 
-func TestProfilingCountersAreSharesAndRatesBetweenTwoCollections(t *testing.T) {
+func TestProfilingCountersAreSharesAndRatesBetweenTwoScrapes(t *testing.T) {
 	_, gpus := library.Machine(t, "h100", "l40s")
 	for id, thousandths := range map[int]int64{1: 99_500, 2: 98_000, 3: 46_500, 5: 91_000, 10: 38_000, 11: 101_000, 20: 31_000, 60: 64_000} {
 		gpus[0].SetGPM(id, thousandths, fakenvml.Success)
 	}
 	gpus[0].SetGPM(13, 0, fakenvml.NotSupported)
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(2)
-	_, ok := point(r.collectNow(), "hw.gpu.sm.active", nil)
-	assert.False(t, ok, "there is nothing between one scrape and itself")
-	m := r.collectNow()
+	_, ok := point(r.scrapeNow(), "hw.gpu.sm.active", nil)
+	assert.False(t, ok, "the first scrape has none before it")
+	m := r.scrapeNow()
 	for _, want := range []struct {
 		metric string
 		at     map[string]string
@@ -84,16 +84,16 @@ func TestProfilingCountersAreSharesAndRatesBetweenTwoCollections(t *testing.T) {
 		assert.Equal(t, "gpu0", name.Str(), "GPUs before Hopper have none")
 	}
 	_, ok = point(m, "hw.gpu.pipe.active", map[string]string{"hw.gpu.pipe": "fp16"})
-	assert.False(t, ok, "what the GPU does not count")
+	assert.False(t, ok, "the GPU does not have this counter")
 	_, ok = point(m, "hw.gpu.pipe.active", map[string]string{"hw.gpu.pipe": "fp64"})
-	assert.False(t, ok, "more than everything is no reading")
+	assert.False(t, ok, "more than 100 % is not a valid reading")
 }
 
 func TestFanHasItsRevolutions(t *testing.T) {
 	_, gpus := library.Machine(t, "rtx-4080-super")
 	gpus[0].Set("fan_rpm", 1450)
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
-	p, ok := point(r.collectNow(), "hw.fan.speed", map[string]string{"hw.name": "gpu0/fan0"})
+	p, ok := point(r.scrapeNow(), "hw.fan.speed", map[string]string{"hw.name": "gpu0/fan0"})
 	require.True(t, ok)
 	assert.InDelta(t, 1450, number(p), 0)
 }
