@@ -81,7 +81,7 @@ func TestMistakesAreListedWithKeyValueAndRemedy(t *testing.T) {
 				"forget_lost_after: -1h0m0s is negative; use a positive duration, for example 24h, or 0 to keep lost GPUs"},
 	} {
 		_, err := load(t, test.given)
-		require.EqualError(t, err, test.want)
+		require.ErrorContains(t, err, test.want)
 	}
 }
 

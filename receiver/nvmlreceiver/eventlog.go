@@ -36,7 +36,7 @@ const (
 	minBackoff = 100 * time.Millisecond
 	maxBackoff = 5 * time.Second
 	// shutdownLimit bounds how long the next consumer may need for the last records.
-	shutdownLimit = 500 * time.Millisecond
+	shutdownLimit = 300 * time.Millisecond
 )
 
 // eventLog is the logs side of the receiver: it emits one record for each XID, for each
