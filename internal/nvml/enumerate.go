@@ -54,7 +54,7 @@ func (s *Session) enumerate() error {
 	return nil
 }
 
-// fitSlots makes as many slots as there are indices.
+// resizeSlots makes as many slots as there are indices.
 func (s *Session) resizeSlots(count int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -129,7 +129,7 @@ func identify(known *GPU, d Device, index int) (Identity, error) {
 	return describe(d, index)
 }
 
-// takeUp puts an answer into the slot and the GPU it belongs to.
+// adopt stores the answer of a probe in its slot and its GPU.
 func (s *Session) adopt(p probed) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -169,7 +169,7 @@ func (s *Session) adopt(p probed) {
 	slices.SortStableFunc(s.snapshot.GPUs, func(a, b *GPU) int { return a.Identity().Index - b.Identity().Index })
 }
 
-// tellApart gives a GPU whose UUID another one has already its PCI address
+// distinguish gives a GPU whose UUID another one has already its PCI address
 // instead: a board that was cloned badly must not hide its neighbour. The caller
 // holds the lock.
 func (s *Session) distinguish(p *probed) {

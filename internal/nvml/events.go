@@ -18,12 +18,12 @@ type XIDEvent struct {
 	// XID is the driver's number of the error.
 	XID  uint64
 	Time time.Time
-	// GPUInstance and ComputeInstance tell the MIG device, if InMIG.
+	// GPUInstance and ComputeInstance identify the MIG device, if InMIG.
 	GPUInstance, ComputeInstance uint32
 	InMIG                        bool
 }
 
-// EventKind is what an event other than an XID tells (nvmlEventType in nvml.h).
+// EventKind is the kind of an event other than an XID (nvmlEventType in nvml.h).
 type EventKind string
 
 // driverEvents are the events that are registered for besides XIDs, where a GPU
@@ -61,8 +61,7 @@ func (s *Session) SubscribeEvents(f func(DriverEvent)) (cancel func()) {
 	return cancel
 }
 
-// waitSlice is how long one call waits for an event: the end of the watch is
-// noticed between two.
+// waitSlice is how long one call waits for an event: the watch can end between two.
 const waitSlice = 200 * time.Millisecond
 
 // SubscribeXIDs calls f for every XID of every GPU from now on, from a goroutine of the
@@ -84,8 +83,8 @@ type watch struct {
 	registered map[*GPU]int // by the GPU's generation
 }
 
-// watchEvents starts the watch if somebody listens, and registers GPUs that
-// are new to it. GPUs that refuse are left out and said once.
+// ensureWatch starts the watch if there are subscribers, and registers GPUs that are new
+// to it. GPUs that refuse are left out, and logged once.
 func (s *Session) ensureWatch() {
 	if !s.xids.HasSubscribers() && !s.driverEvents.HasSubscribers() {
 		return
@@ -173,7 +172,7 @@ func (s *Session) wait(w *watch) {
 		case gonvml.ERROR_TIMEOUT:
 			continue
 		}
-		// Lost GPUs and a driver that goes make the call fail at once: look less often.
+		// After a GPU is lost or the driver is unloaded the call fails at once: retry less often.
 		pause.Reset(waitSlice)
 		select {
 		case <-w.stop:

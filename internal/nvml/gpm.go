@@ -26,7 +26,7 @@ const (
 	GPMNVLinkRx    = gonvml.GPM_METRIC_NVLINK_TOTAL_RX_PER_SEC
 )
 
-// gpmFunctions are all that profiling takes.
+// gpmFunctions are all functions that profiling calls.
 var gpmFunctions = [...]string{
 	"nvmlGpmQueryDeviceSupport", "nvmlGpmSampleAlloc", "nvmlGpmSampleFree", "nvmlGpmSampleGet", "nvmlGpmMigSampleGet", "nvmlGpmMetricsGet",
 }
@@ -77,8 +77,8 @@ func (g *GPM) Free() {
 	g.older, g.last, g.samples = nil, nil, 0
 }
 
-// Take takes a sample of the GPU, or of a GPU instance of a GPU that is
-// divided (nvmlGpmSampleGet, nvmlGpmMigSampleGet).
+// Sample reads a sample of the GPU, or of a GPU instance of a GPU with MIG enabled
+// (nvmlGpmSampleGet, nvmlGpmMigSampleGet).
 func (g *GPM) Sample(gpu Device, instance *MIGInstance) error {
 	var err error
 	if instance == nil {

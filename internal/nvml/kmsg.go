@@ -28,7 +28,7 @@ const KernelLog = "/dev/kmsg"
 //	NVRM: Xid (PCI:0000:3b:00): 79, pid=1234, name=python3, GPU has fallen off the bus.
 var xidLine = regexp.MustCompile(`NVRM: Xid \((?:PCI:)?([0-9a-fA-F]{4,8}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2})(?:\.[0-9a-fA-F])?[^)]*\): ([0-9]{1,9})\b`)
 
-// parseXID reads a message of the kernel's log; false if it tells no XID.
+// parseXID reads a message of the kernel's log; false if it is not an XID.
 func parseXID(message string) (pci string, xid uint64, ok bool) {
 	m := xidLine.FindStringSubmatch(message)
 	if m == nil {
@@ -63,10 +63,10 @@ type xidSeen struct {
 	last          time.Time
 }
 
-// mostSeen bounds what is kept to compare the two ways; beyond it lines count at once.
+// maxSeen bounds what is kept to compare the two sources; beyond it lines count at once.
 const maxSeen = 4096
 
-// openKernelLog begins to read. That it cannot is said once, if a GPU needs it.
+// ensureKernelLog begins to read. If it cannot and a GPU needs it, this is logged once.
 func (s *Session) ensureKernelLog(needed bool) {
 	if s.kernelLog != nil {
 		return
@@ -111,8 +111,8 @@ func (s *Session) readKernelLog(k *kernelLog) {
 	}
 }
 
-// takeLine takes one XID of the kernel's log up. That of a GPU which reports no
-// events is delivered at once.
+// observeLine handles one XID of the kernel's log. That of a GPU without events is
+// delivered at once.
 func (s *Session) observeLine(k *kernelLog, pci string, xid uint64) {
 	s.mu.Lock()
 	var gpu *GPU

@@ -23,7 +23,7 @@ type MIGInstance struct {
 	Device  Device
 }
 
-// mostMIG bounds the places that are asked about.
+// maxMIG bounds the places that are asked about.
 const maxMIG = 32
 
 // MIGCount is how many MIG devices the GPU can have at most

@@ -51,7 +51,7 @@ type Snapshot struct {
 
 // Timing holds a session's clocks. Zero values mean the defaults.
 type Timing struct {
-	// Rescan is the pause between two looks at the machine: attempts to
+	// Rescan is the pause between two inspections of the machine: attempts to
 	// initialise while the driver is absent, enumerations while it is there.
 	// Default 5 s.
 	Rescan time.Duration
@@ -153,11 +153,11 @@ func (s *Session) Snapshot() Snapshot {
 	return copied
 }
 
-// Looked is closed when the session has looked at the machine for the first
-// time: from then on a snapshot says whether there are GPUs.
+// Inspected is closed when the session has inspected the machine for the first time:
+// from then on a snapshot has the GPUs.
 func (s *Session) Inspected() <-chan struct{} { return s.inspected }
 
-// Poke asks for a look at the machine now: a reading said that a GPU or the
+// Wake requests an inspection of the machine now: a reading found that a GPU or the
 // driver is gone.
 func (s *Session) Wake() {
 	select {
@@ -166,8 +166,8 @@ func (s *Session) Wake() {
 	}
 }
 
-// pokePause keeps GPUs that fail at every scrape from making the keeper
-// look without end.
+// wakePause keeps GPUs that fail at every scrape from making the keeper inspect the
+// machine without pause.
 const wakePause = 500 * time.Millisecond
 
 func (s *Session) keep() {
@@ -187,7 +187,7 @@ func (s *Session) keep() {
 			first = false
 		}
 		timer.Reset(min(wakePause, s.timing.Rescan))
-		select { // a poke is heard after a pause, the timer after the rest of it
+		select { // a wake-up is handled after a pause, the timer after the rest of it
 		case <-s.stop:
 			s.end()
 			return
@@ -205,7 +205,7 @@ func (s *Session) keep() {
 	}
 }
 
-// look brings the session up to date with the machine.
+// inspect brings the session up to date with the machine.
 func (s *Session) inspect() {
 	if !s.lib.keeper.TryLock() {
 		return // the keeper of an ended session still hangs in the driver
@@ -266,7 +266,7 @@ func (s *Session) initialise() bool {
 	return true
 }
 
-// setAside notes that the driver is not to be had, says so once, and loses every GPU.
+// markAbsent stores that the driver is absent, logs it once, and marks every GPU as lost.
 func (s *Session) markAbsent(err error) {
 	state := Absent
 	if KindOf(err) == VersionMismatch {

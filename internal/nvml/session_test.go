@@ -174,7 +174,7 @@ func FuzzFieldNumber(f *testing.F) {
 		copy(v.Value[:], value)
 		n := FieldNumber(&v)
 		if kind > 6 {
-			assert.True(t, math.IsNaN(n), "an unknown type is no number")
+			assert.True(t, math.IsNaN(n), "an unknown type is not a number")
 		}
 	})
 }

@@ -140,7 +140,7 @@ func TestLostGPUIsMarkedStaleAndOthersContinue(t *testing.T) {
 	eachPoint(m, func(p pmetric.NumberDataPoint) {
 		// The other GPU's peaks end where the sampler had no time between two scrapes.
 		if !matches(p, map[string]string{"hw.name": "gpu1"}) {
-			assert.False(t, p.Flags().NoRecordedValue(), "a series ends once: %v", p.Attributes().AsRaw())
+			assert.False(t, p.Flags().NoRecordedValue(), "a series has one last point: %v", p.Attributes().AsRaw())
 		}
 	})
 

@@ -59,14 +59,14 @@ type eventLog struct {
 	window    time.Duration
 	now       func() time.Time
 
-	hostname  string
-	session   *nvml.Session
-	telemetry *metadata.TelemetryBuilder
-	once      logonce.Tracker
-	events    chan event
-	stop      chan struct{}
-	wg        sync.WaitGroup
-	subscriptions
+	hostname      string
+	session       *nvml.Session
+	subscriptions subscriptions
+	telemetry     *metadata.TelemetryBuilder
+	once          logonce.Tracker
+	events        chan event
+	stop          chan struct{}
+	wg            sync.WaitGroup
 
 	floods map[floodKey]*flood // only ever touched by run
 }
@@ -94,7 +94,7 @@ func (l *eventLog) Start(context.Context, component.Host) (err error) {
 	if l.session, err = l.sessions.Acquire(l.cfg.LibraryPath, l.log); err != nil {
 		return err
 	}
-	l.cancel = []func(){
+	l.subscriptions.cancel = []func(){
 		l.session.SubscribeXIDs(func(e nvml.XIDEvent) {
 			l.queue(event{floodKey: floodKey{gpu: e.GPU, xid: e.XID}, at: e.Time, inMIG: e.InMIG, gpuInstance: e.GPUInstance, computeInstance: e.ComputeInstance})
 		}),

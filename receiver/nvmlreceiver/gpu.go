@@ -93,11 +93,11 @@ func (g *gpu) samples() []table.Sample {
 	if g.condition == unknown {
 		return samples
 	}
-	up := int64(0)
+	responds := int64(0)
 	if g.condition == healthy {
-		up = 1
+		responds = 1
 	}
-	samples = append(samples, table.Info.Of(1), table.Up.Of(up))
+	samples = append(samples, table.Info.Of(1), table.Responds.Of(responds))
 	is := status(g.condition, &g.reading.Health, g.errorsRise)
 	for _, s := range statuses {
 		v := int64(0)

@@ -95,8 +95,8 @@ func (e *emitter) forget(g *gpu) {
 }
 
 // endSeries records a last point for each series of the last scrape that is not among
-// the samples of this one. If the GPU's id or name changed, all its series end; if
-// another part of its description changed, only hw.gpu.info does.
+// the samples of this one. If the GPU's id or name changed, that is all its series; if
+// another part of its description changed, hw.gpu.info.
 func (e *emitter) endSeries(g *gpu, samples []table.Sample) {
 	h := &g.series
 	old := h.identity
@@ -118,7 +118,7 @@ func (e *emitter) endSeries(g *gpu, samples []table.Sample) {
 			e.record(s, &old, 0, true)
 		}
 	}
-	if redescribed && e.perGPU { // the series end on the resource that they were on
+	if redescribed && e.perGPU { // last points go onto the resource that the series were on
 		e.emitResource(&old)
 	}
 }

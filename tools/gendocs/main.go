@@ -193,25 +193,25 @@ func orNone(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// support tells which metrics each profiled GPU has: the receiver's tests keep
-// the list.
+// support lists which metrics each profiled GPU has. The receiver's tests compare the
+// file with what the profiles emit.
 func support(root string) ([]string, map[string]map[string]bool, error) {
 	raw, err := os.ReadFile(filepath.Join(root, "receiver", "nvmlreceiver", "testdata", "supported.yaml"))
 	if err != nil {
 		return nil, nil, err
 	}
-	var lists map[string][]string
-	if err := yaml.Unmarshal(raw, &lists); err != nil {
+	var series map[string]map[string]int // by profile and metric
+	if err := yaml.Unmarshal(raw, &series); err != nil {
 		return nil, nil, err
 	}
 	supported := map[string]map[string]bool{}
-	for card, metrics := range lists {
-		supported[card] = map[string]bool{}
-		for _, name := range metrics {
-			supported[card][name] = true
+	for gpu, metrics := range series {
+		supported[gpu] = map[string]bool{}
+		for name, n := range metrics {
+			supported[gpu][name] = n > 0
 		}
 	}
-	return slices.Sorted(maps.Keys(lists)), supported, nil
+	return slices.Sorted(maps.Keys(series)), supported, nil
 }
 
 // architecturePattern is how nvml.h and metadata.yaml say from which architecture

@@ -89,8 +89,8 @@ func (a *answers) KubeletAnswered(err error) {
 	a.errs = append(a.errs, err)
 }
 
-// last is the last answer, and failed how many failed.
-func (a *answers) last() (last error, failed int) {
+// counts is how many answers failed, and the last answer.
+func (a *answers) counts() (failed int, last error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, err := range a.errs {
@@ -99,7 +99,7 @@ func (a *answers) last() (last error, failed int) {
 			failed++
 		}
 	}
-	return last, failed
+	return failed, last
 }
 
 func TestKubeletThatStartsLateFailsAndRestarts(t *testing.T) {
@@ -110,19 +110,19 @@ func TestKubeletThatStartsLateFailsAndRestarts(t *testing.T) {
 	assert.Empty(t, k.allocations())
 	s.Start(t)
 	require.Eventually(t, func() bool { return len(k.allocations()) == 1 }, 10*time.Second, 5*time.Millisecond)
-	_, failed := observed.last()
+	failed, _ := observed.counts()
 	assert.Zero(t, failed, "a host without a kubelet is not a failure")
 
 	s.Fail(errors.New("not now"))
 	require.Eventually(t, func() bool {
-		_, failed := observed.last()
+		failed, _ := observed.counts()
 		return failed >= staleAfter && len(k.allocations()) == 0
 	}, 10*time.Second, time.Millisecond, "an old answer is void in the end")
-	last, _ := observed.last()
+	_, last := observed.counts()
 	require.ErrorContains(t, last, "not now")
 	s.Set(fakekubelet.Pod("a", "b", "c", "nvidia.com/gpu", "GPU-1"))
 	require.Eventually(t, func() bool {
-		last, _ := observed.last()
+		_, last := observed.counts()
 		return len(k.allocations()) == 1 && last == nil
 	}, 10*time.Second, time.Millisecond)
 }

@@ -17,8 +17,8 @@ var (
 		mb.RecordHwGpuInfoDataPoint(ts, s.integer, on.Driver, on.VBIOS, on.Architecture, on.BoardPart, on.CUDA, on.ComputeInstance, on.GPUInstance,
 			on.MIG, on.Profile, on.NUMANode, on.PCIBusID, on.ID, on.Model, on.Name, on.Parent, on.Serial, Vendor)
 	}}}
-	// Up is 1 if the GPU responded in time.
-	Up = newPlain(level, "hw.gpu.up", (*builder).RecordHwGpuUpDataPoint)
+	// Responds is 1 if the GPU responded in time.
+	Responds = newPlain(level, "hw.gpu.up", (*builder).RecordHwGpuUpDataPoint)
 	// Status is 1 for the state that the GPU is in.
 	Status = newWith1(level, "hw.status", func(mb *builder, ts timestamp, v int64, state metadata.AttributeHwState, id, name string) {
 		mb.RecordHwStatusDataPoint(ts, v, id, name, state, metadata.AttributeHwTypeGpu)
