@@ -108,6 +108,9 @@ func (e *Error) Error() string {
 
 // KindOf is the kind of an error that a call of this package returned.
 func KindOf(err error) Kind {
+	if err == nil {
+		return Passing // without the allocation of errors.As
+	}
 	var e *Error
 	if errors.As(err, &e) {
 		return e.Kind()
@@ -122,6 +125,9 @@ func sameCode(a, b error) bool {
 }
 
 func hasCode(err error, code gonvml.Return) bool {
+	if err == nil {
+		return false
+	}
 	var e *Error
 	return errors.As(err, &e) && e.code == code
 }
