@@ -100,9 +100,13 @@ type ProcessesConfig struct {
 func (c *ProcessesConfig) validate(p *configkeys.Problems) {
 	p.AddIf(c.Limit < 1 || c.Limit > maxProcesses, "processes::limit", c.Limit, fmt.Sprintf("is not between 1 and %d", maxProcesses),
 		"use a number of processes per GPU, or disable hw.gpu.process.memory.usage and hw.gpu.process.utilization")
-	p.AddIf(c.ProcPath == "", "processes::proc_path", nil, "is empty", "use the path of the host's procfs, for example /proc")
-	for _, path := range [...]struct{ key, value string }{{"proc_path", c.ProcPath}, {"log_path", c.LogPath}, {"pod_resources", c.PodResources}} {
-		p.AddIf(path.value != "" && !filepath.IsAbs(path.value), "processes::"+path.key, path.value, "is a relative path", "use an absolute path")
+	p.AddIf(c.ProcPath == "", "processes::proc_path", nil, "is empty",
+		"use the path of the host's procfs, for example /proc")
+	for _, path := range [...]struct{ key, value string }{
+		{"proc_path", c.ProcPath}, {"log_path", c.LogPath}, {"pod_resources", c.PodResources},
+	} {
+		p.AddIf(path.value != "" && !filepath.IsAbs(path.value), "processes::"+path.key, path.value,
+			"is a relative path", "use an absolute path")
 	}
 	p.AddIf(c.PodResourcesInterval < time.Second, "processes::pod_resources_interval", c.PodResourcesInterval, "is shorter than 1s",
 		"use 1s or more, or set processes::pod_resources to \"\" to disable it")
@@ -130,18 +134,23 @@ func createDefaultConfig() component.Config {
 // Validate lists every mistake with its key, its value and the remedy.
 func (c *Config) Validate() error {
 	var p configkeys.Problems
-	p.AddIf(c.CardTimeout < 0, "card_timeout", c.CardTimeout, "is negative", "use a positive duration, for example 2s, or remove it")
+	p.AddIf(c.CardTimeout < 0, "card_timeout", c.CardTimeout, "is negative",
+		"use a positive duration, for example 2s, or remove it")
 	p.AddIf(c.CollectionInterval > 0 && c.CardTimeout > c.CollectionInterval, "card_timeout", c.CardTimeout,
 		fmt.Sprintf("is longer than collection_interval (%v), so that one unresponsive GPU would delay the next scrape", c.CollectionInterval),
 		"lower card_timeout or raise collection_interval")
-	p.AddIf(c.Timeout > 0 && c.Timeout < c.gpuTimeout(), "timeout", c.Timeout, fmt.Sprintf("is shorter than card_timeout (%v)", c.gpuTimeout()), "raise timeout, or remove it")
-	p.AddIf(c.SamplingInterval != 0 && c.SamplingInterval < minSamplingInterval, "sampling_interval", c.SamplingInterval, fmt.Sprintf("is shorter than %v", minSamplingInterval),
+	p.AddIf(c.Timeout > 0 && c.Timeout < c.gpuTimeout(), "timeout", c.Timeout,
+		fmt.Sprintf("is shorter than card_timeout (%v)", c.gpuTimeout()), "raise timeout, or remove it")
+	p.AddIf(c.SamplingInterval != 0 && c.SamplingInterval < minSamplingInterval, "sampling_interval", c.SamplingInterval,
+		fmt.Sprintf("is shorter than %v", minSamplingInterval),
 		fmt.Sprintf("use %v or more, or 0 to disable the sampler", minSamplingInterval))
-	p.AddIf(strings.ContainsRune(c.LibraryPath, filepath.Separator) && !filepath.IsAbs(c.LibraryPath), "library_path", c.LibraryPath, "is a relative path",
+	relative := strings.ContainsRune(c.LibraryPath, filepath.Separator) && !filepath.IsAbs(c.LibraryPath)
+	p.AddIf(relative, "library_path", c.LibraryPath, "is a relative path",
 		"use an absolute path, or a file name without a folder, for example libnvidia-ml.so.1")
 	c.Devices.validate(&p)
 	c.Processes.validate(&p)
-	p.AddIf(c.ForgetLostAfter < 0, "forget_lost_after", c.ForgetLostAfter, "is negative", "use a positive duration, for example 24h, or 0 to keep lost GPUs")
+	p.AddIf(c.ForgetLostAfter < 0, "forget_lost_after", c.ForgetLostAfter, "is negative",
+		"use a positive duration, for example 24h, or 0 to keep lost GPUs")
 	return p.Err()
 }
 

@@ -50,7 +50,8 @@ func enableOnly(conf *confmap.Conf, known map[string]any) error {
 	for i, name := range listed {
 		text := fmt.Sprint(name)
 		if _, ok := known[text]; !ok {
-			problems.Add(fmt.Sprintf("only::%d", i), text, "is not a metric of this receiver", configkeys.Suggestion(text, slices.Sorted(maps.Keys(known))))
+			problems.Add(fmt.Sprintf("only::%d", i), text, "is not a metric of this receiver",
+				configkeys.Suggestion(text, slices.Sorted(maps.Keys(known))))
 		}
 	}
 	if err := problems.Err(); err != nil {

@@ -71,14 +71,17 @@ type eventLog struct {
 	floods map[floodKey]*flood // only ever touched by run
 }
 
-func newEventLog(settings receiver.Settings, cfg *Config, next consumer.Logs, sessions *nvml.Sessions, bus *gpuevents.Bus, now func() time.Time) (*eventLog, error) {
+func newEventLog(
+	settings receiver.Settings, cfg *Config, next consumer.Logs,
+	sessions *nvml.Sessions, bus *gpuevents.Bus, now func() time.Time,
+) (*eventLog, error) {
 	catalogue, err := xid.Load()
 	if err != nil {
 		return nil, err
 	}
 	return &eventLog{
-		cfg: cfg, settings: settings, log: settings.Logger, sessions: sessions, bus: bus, next: next, matcher: newDeviceMatcher(cfg.Devices),
-		catalogue: catalogue, window: floodWindow, now: now,
+		cfg: cfg, settings: settings, log: settings.Logger, sessions: sessions, bus: bus, next: next,
+		matcher: newDeviceMatcher(cfg.Devices), catalogue: catalogue, window: floodWindow, now: now,
 		events: make(chan event, eventQueue), stop: make(chan struct{}), floods: map[floodKey]*flood{},
 	}, nil
 }
@@ -96,7 +99,10 @@ func (l *eventLog) Start(context.Context, component.Host) (err error) {
 	}
 	l.subscriptions.cancel = []func(){
 		l.session.SubscribeXIDs(func(e nvml.XIDEvent) {
-			l.queue(event{floodKey: floodKey{gpu: e.GPU, xid: e.XID}, at: e.Time, inMIG: e.InMIG, gpuInstance: e.GPUInstance, computeInstance: e.ComputeInstance})
+			l.queue(event{
+				floodKey: floodKey{gpu: e.GPU, xid: e.XID}, at: e.Time,
+				inMIG: e.InMIG, gpuInstance: e.GPUInstance, computeInstance: e.ComputeInstance,
+			})
 		}),
 		l.session.SubscribeEvents(func(e nvml.DriverEvent) {
 			l.queue(event{floodKey: floodKey{gpu: e.GPU, kind: e.Kind}, at: e.Time})

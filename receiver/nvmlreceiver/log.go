@@ -43,7 +43,8 @@ func (s *gpuScraper) setCondition(g *gpu, to condition, reason error) {
 	case to == healthy && from != unknown:
 		log.Log(level(zap.InfoLevel), "GPU responds again")
 	case to == unresponsive:
-		log.Log(level(zap.WarnLevel), "GPU timed out; its series are marked stale until it responds", zap.Error(reason), zap.Duration("card_timeout", s.cfg.gpuTimeout()))
+		log.Log(level(zap.WarnLevel), "GPU timed out; its series are marked stale until it responds",
+			zap.Error(reason), zap.Duration("card_timeout", s.cfg.gpuTimeout()))
 	case to == lost:
 		log.Log(level(zap.WarnLevel), "GPU is lost; its series are marked stale until it is back", zap.Error(reason))
 	}
@@ -52,7 +53,8 @@ func (s *gpuScraper) setCondition(g *gpu, to condition, reason error) {
 // logChange logs that a row began or ceased to fail. If it does so on several MIG
 // devices in one pass, the first is logged; before are the pass's earlier changes.
 func (s *gpuScraper) logChange(g *gpu, c reader.Change, before []reader.Change) {
-	if c.Instance != "" && slices.ContainsFunc(before, func(b reader.Change) bool { return b.Row == c.Row && (b.Err == nil) == (c.Err == nil) }) {
+	alike := func(b reader.Change) bool { return b.Row == c.Row && (b.Err == nil) == (c.Err == nil) }
+	if c.Instance != "" && slices.ContainsFunc(before, alike) {
 		return
 	}
 	log := s.log.With(zap.String("hw.name", cmp.Or(c.Instance, g.identity.Name)), zap.String("family", c.Row.Name))
@@ -76,7 +78,8 @@ func (s *gpuScraper) KubeletAnswered(err error) {
 	switch {
 	case !s.once.Changed("kubelet", state):
 	case err != nil:
-		s.log.Warn("Cannot read from the kubelet which pods hold the GPUs; retrying", zap.String("processes::pod_resources", s.cfg.Processes.PodResources), zap.Error(err))
+		s.log.Warn("Cannot read from the kubelet which pods hold the GPUs; retrying",
+			zap.String("processes::pod_resources", s.cfg.Processes.PodResources), zap.Error(err))
 	default:
 		s.log.Info("The kubelet reports again which pods hold the GPUs")
 	}

@@ -42,7 +42,10 @@ type recordedPoint struct {
 }
 
 func newEmitter(cfg *Config, settings receiver.Settings, hostname string) *emitter {
-	return &emitter{perGPU: cfg.PerCardResource, hostname: hostname, builder: metadata.NewMetricsBuilder(cfg.MetricsBuilderConfig, settings)}
+	return &emitter{
+		perGPU: cfg.PerCardResource, hostname: hostname,
+		builder: metadata.NewMetricsBuilder(cfg.MetricsBuilderConfig, settings),
+	}
 }
 
 // begin begins a scrape.

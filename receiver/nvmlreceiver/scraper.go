@@ -54,7 +54,9 @@ type gpuScraper struct {
 	holders   holders
 }
 
-func newGPUScraper(settings receiver.Settings, cfg *Config, sessions *nvml.Sessions, bus *gpuevents.Bus, now func() time.Time) *gpuScraper {
+func newGPUScraper(
+	settings receiver.Settings, cfg *Config, sessions *nvml.Sessions, bus *gpuevents.Bus, now func() time.Time,
+) *gpuScraper {
 	return &gpuScraper{
 		cfg: cfg, settings: settings, log: settings.Logger, sessions: sessions, bus: bus, matcher: newDeviceMatcher(cfg.Devices),
 		rows: table.Rows(&cfg.Metrics, cfg.samplerEnabled()), now: now, known: map[*nvml.GPU]*gpu{},

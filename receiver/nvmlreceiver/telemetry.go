@@ -36,7 +36,10 @@ func newTelemetry(settings receiver.Settings, rows []*table.Row) (*telemetry, er
 	if err != nil {
 		return nil, err
 	}
-	t := &telemetry{builder: builder, rows: rows, spent: make([]atomic.Int64, len(rows)), options: map[string]otelmetric.MeasurementOption{}}
+	t := &telemetry{
+		builder: builder, rows: rows, spent: make([]atomic.Int64, len(rows)),
+		options: map[string]otelmetric.MeasurementOption{},
+	}
 	err = builder.RegisterReceiverNvmlFamilyTimeCallback(func(_ context.Context, o otelmetric.Float64Observer) error {
 		for i, row := range t.rows {
 			o.Observe(time.Duration(t.spent[i].Load()).Seconds(), otelmetric.WithAttributes(attribute.String("nvml.family", row.Name)))

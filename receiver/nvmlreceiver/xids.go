@@ -89,7 +89,7 @@ func (x *xidCounts) appendTo(samples []table.Sample, gpu *nvml.GPU) []table.Samp
 	defer x.mu.Unlock()
 	from := len(samples)
 	for number, n := range x.of(gpu) {
-		samples = append(samples, table.XIDErrors.Of(n, number))
+		samples = append(samples, table.XIDErrors.Of(n, number, 0))
 	}
 	slices.SortFunc(samples[from:], func(a, b table.Sample) int {
 		return cmp.Or(cmp.Compare(len(a.Text), len(b.Text)), cmp.Compare(a.Text, b.Text))

@@ -101,7 +101,10 @@ func allocations(list *podresources.ListPodResourcesResponse) []Allocation {
 }
 
 func (a *Allocation) key() string {
-	return strings.Join([]string{a.Namespace, a.Pod, a.Container, a.Device.UUID, strconv.Itoa(a.Device.Minor), strconv.Itoa(a.Device.GPUInstance)}, "\x00")
+	return strings.Join([]string{
+		a.Namespace, a.Pod, a.Container,
+		a.Device.UUID, strconv.Itoa(a.Device.Minor), strconv.Itoa(a.Device.GPUInstance),
+	}, "\x00")
 }
 
 const (

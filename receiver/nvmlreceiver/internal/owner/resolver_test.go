@@ -77,7 +77,7 @@ func hierarchies(t *testing.T) (v1, v2 string) {
 	return v1, v2
 }
 
-// group makes a cgroup, moves a process there, and takes it away in the end.
+// group makes a cgroup, moves a process there, and removes it in the end.
 func group(t *testing.T, root, path string, pid int) error {
 	t.Helper()
 	parts := strings.Split(strings.Trim(path, "/"), "/")

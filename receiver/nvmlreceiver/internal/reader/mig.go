@@ -84,19 +84,16 @@ func (w *worker) adopt(d nvml.Device, uuid string, index int) error {
 	}
 	inst := w.instances[at]
 	inst.MIGInstance.Device, inst.Index, inst.seen = d, index, true
-	gpu := &w.identity
-	identity := table.Identity{
-		ID: uuid, Name: gpu.Name + "/mig" + strconv.Itoa(index), Driver: gpu.Driver, CUDA: gpu.CUDA,
-		Identity: nvml.Identity{
-			UUID: uuid, PCIBusID: gpu.PCIBusID, Model: gpu.Model, Architecture: gpu.Architecture,
-			VBIOS: gpu.VBIOS, BoardPart: gpu.BoardPart, Serial: gpu.Serial, NUMANode: gpu.NUMANode,
-		},
-		Parent: gpu.ID, Profile: inst.Profile,
-		GPUInstance: strconv.FormatUint(uint64(inst.GPUInstance), 10), ComputeInstance: strconv.FormatUint(uint64(inst.ComputeInstance), 10),
-	}
+	identity := w.identity // the GPU's, but for what a MIG device has of its own
+	identity.ID, identity.UUID, identity.Parent = uuid, uuid, w.identity.ID
+	identity.Name += "/mig" + strconv.Itoa(index)
+	identity.Index, identity.Minor, identity.MIG = 0, 0, ""
+	identity.Profile = inst.Profile
+	identity.GPUInstance = strconv.FormatUint(uint64(inst.GPUInstance), 10)
+	identity.ComputeInstance = strconv.FormatUint(uint64(inst.ComputeInstance), 10)
 	if inst.Identity == nil || *inst.Identity != identity {
-		replaced := identity
-		inst.Identity = &replaced
+		replacement := identity
+		inst.Identity = &replacement
 	}
 	return nil
 }

@@ -20,7 +20,7 @@ type Request struct {
 	Identity table.Identity
 	// Relearn makes the pass begin with all rows: what the GPU supports may have changed.
 	Relearn bool
-	// Into is an earlier reading that nobody uses any more: its slices are filled again.
+	// Into is an earlier reading that is no longer used: its slices are filled again.
 	Into Reading
 }
 
@@ -91,7 +91,7 @@ func (r *Reader) Ask(req Request) bool {
 // Readings delivers the reading of each request.
 func (r *Reader) Readings() <-chan Reading { return r.readings }
 
-// AllowSampling says whether the sampler may read the GPU: not while it is unresponsive.
+// AllowSampling sets whether the sampler may read the GPU: not while it is unresponsive.
 func (r *Reader) AllowSampling(allowed bool) { r.canSample.Store(allowed) }
 
 // Free queues the return of what NVML allocated for the GPU.

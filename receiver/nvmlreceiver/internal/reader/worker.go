@@ -53,7 +53,7 @@ func (w *worker) read(req Request) Reading {
 		r.Lost = err
 	}
 	w.readInstances()
-	if r.Lost == nil && asked.failed > 0 && !asked.answered { // fallen off the bus without an error that says it
+	if r.Lost == nil && asked.failed > 0 && !asked.answered { // fallen off the bus, without the error for it
 		r.Lost = fmt.Errorf("%w, the last with %w", errEveryCallFails, asked.last)
 		r.Changes, r.Errors = r.Changes[:0], r.Errors[:0]
 	}

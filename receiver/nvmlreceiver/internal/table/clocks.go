@@ -30,7 +30,10 @@ func clockRows() []Row {
 		{"memory", nvml.ClockMemory, metadata.AttributeHwGpuClockMemory},
 		{"video", nvml.ClockVideo, metadata.AttributeHwGpuClockVideo},
 	} {
-		row := func(name, needs string, m with1[float64, metadata.AttributeHwGpuClock], ask func(nvml.Device, nvml.ClockDomain) (uint32, error)) Row {
+		row := func(
+			name, needs string, m with1[float64, metadata.AttributeHwGpuClock],
+			ask func(nvml.Device, nvml.ClockDomain) (uint32, error),
+		) Row {
 			return Row{
 				Name: name, Needs: needs, metrics: []*Metric{m.Metric},
 				read: func(d nvml.Device, out *Output) error {

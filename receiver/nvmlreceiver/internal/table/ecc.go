@@ -24,9 +24,10 @@ const (
 	dram        = metadata.AttributeHwGpuMemoryLocationDram
 )
 
-var eccErrors = newWith3(counter, "hw.errors", func(mb *builder, ts timestamp, v int64, e errorType, lifetime eccLifetime, location eccLocation, id, name string) {
-	mb.RecordHwErrorsDataPoint(ts, v, e, lifetime, location, id, name, metadata.AttributeHwTypeGpu)
-})
+var eccErrors = newWith3(counter, "hw.errors",
+	func(mb *builder, ts timestamp, v int64, e errorType, lifetime eccLifetime, location eccLocation, id, name string) {
+		mb.RecordHwErrorsDataPoint(ts, v, e, lifetime, location, id, name, metadata.AttributeHwTypeGpu)
+	})
 
 // eccRows has one row for each combination, since GPUs support some and not others.
 func eccRows() (rows []Row) {

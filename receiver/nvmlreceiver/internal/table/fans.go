@@ -11,10 +11,11 @@ import (
 )
 
 var (
-	fanSpeedRatio = newWithText(level, "hw.fan.speed_ratio", func(mb *builder, ts timestamp, v float64, fan, id, _ string) {
-		mb.RecordHwFanSpeedRatioDataPoint(ts, v, id, fan)
-	})
-	fanSpeed = newWithText(level, "hw.fan.speed", func(mb *builder, ts timestamp, v float64, fan, id, _ string) {
+	fanSpeedRatio = newWithText(level, "hw.fan.speed_ratio",
+		func(mb *builder, ts timestamp, v float64, fan string, _ noAttribute, id, _ string) {
+			mb.RecordHwFanSpeedRatioDataPoint(ts, v, id, fan)
+		})
+	fanSpeed = newWithText(level, "hw.fan.speed", func(mb *builder, ts timestamp, v float64, fan string, _ noAttribute, id, _ string) {
 		mb.RecordHwFanSpeedDataPoint(ts, v, id, fan)
 	})
 )
@@ -45,7 +46,7 @@ func fanRows() []Row {
 					if err != nil {
 						return err
 					}
-					out.putIf(percent <= maxFanPercent, fanSpeedRatio.Of(float64(percent)/100, out.fan(fan)))
+					out.putIf(percent <= maxFanPercent, fanSpeedRatio.Of(float64(percent)/100, out.fan(fan), 0))
 				}
 				return nil
 			},
@@ -57,7 +58,7 @@ func fanRows() []Row {
 				if nvml.IsInvalid(err) {
 					return nvml.ErrNotSupported("nvmlDeviceGetFanSpeedRPM") // no fan
 				}
-				out.putIf(err == nil && rpm <= maxFanRPM, fanSpeed.Of(float64(rpm), out.fan(0)))
+				out.putIf(err == nil && rpm <= maxFanRPM, fanSpeed.Of(float64(rpm), out.fan(0), 0))
 				return err
 			},
 		},

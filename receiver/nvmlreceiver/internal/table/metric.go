@@ -58,7 +58,9 @@ func valueOf[V value](s *Sample) V { return V(s.integer) + V(s.float) }
 // plain is a metric without attributes beside those of the device.
 type plain[V value] struct{ *Metric }
 
-func newPlain[V value](k kind, name string, record func(mb *builder, ts timestamp, v V, id, device string)) plain[V] {
+func newPlain[V value](
+	k kind, name string, record func(mb *builder, ts timestamp, v V, id, device string),
+) plain[V] {
 	return plain[V]{&Metric{name, bool(k), func(mb *builder, ts timestamp, on *Identity, s *Sample) {
 		record(mb, ts, valueOf[V](s), on.ID, on.Name)
 	}}}
@@ -70,7 +72,9 @@ func (m plain[V]) Of(v V) Sample { return sampleOf(m.Metric, v) }
 // with1 is a metric with one enumerated attribute.
 type with1[V value, A attribute] struct{ *Metric }
 
-func newWith1[V value, A attribute](k kind, name string, record func(mb *builder, ts timestamp, v V, a A, id, device string)) with1[V, A] {
+func newWith1[V value, A attribute](
+	k kind, name string, record func(mb *builder, ts timestamp, v V, a A, id, device string),
+) with1[V, A] {
 	return with1[V, A]{&Metric{name, bool(k), func(mb *builder, ts timestamp, on *Identity, s *Sample) {
 		record(mb, ts, valueOf[V](s), A(s.attributes[0]), on.ID, on.Name)
 	}}}
@@ -83,25 +87,12 @@ func (m with1[V, A]) Of(v V, a A) Sample {
 	return s
 }
 
-// with2 is a metric with two enumerated attributes.
-type with2[V value, A, B attribute] struct{ *Metric }
-
-func newWith2[V value, A, B attribute](k kind, name string, record func(mb *builder, ts timestamp, v V, a A, b B, id, device string)) with2[V, A, B] {
-	return with2[V, A, B]{&Metric{name, bool(k), func(mb *builder, ts timestamp, on *Identity, s *Sample) {
-		record(mb, ts, valueOf[V](s), A(s.attributes[0]), B(s.attributes[1]), on.ID, on.Name)
-	}}}
-}
-
-func (m with2[V, A, B]) of(v V, a A, b B) Sample {
-	s := sampleOf(m.Metric, v)
-	s.attributes[0], s.attributes[1] = uint8(a), uint8(b)
-	return s
-}
-
-// with3 is a metric with three enumerated attributes.
+// with3 is a metric with two or three enumerated attributes; the third may be 0 for none.
 type with3[V value, A, B, C attribute] struct{ *Metric }
 
-func newWith3[V value, A, B, C attribute](k kind, name string, record func(mb *builder, ts timestamp, v V, a A, b B, c C, id, device string)) with3[V, A, B, C] {
+func newWith3[V value, A, B, C attribute](
+	k kind, name string, record func(mb *builder, ts timestamp, v V, a A, b B, c C, id, device string),
+) with3[V, A, B, C] {
 	return with3[V, A, B, C]{&Metric{name, bool(k), func(mb *builder, ts timestamp, on *Identity, s *Sample) {
 		record(mb, ts, valueOf[V](s), A(s.attributes[0]), B(s.attributes[1]), C(s.attributes[2]), on.ID, on.Name)
 	}}}
@@ -113,34 +104,22 @@ func (m with3[V, A, B, C]) of(v V, a A, b B, c C) Sample {
 	return s
 }
 
-// withText is a metric with one attribute that is free text.
-type withText[V value] struct{ *Metric }
+// withText is a metric with an attribute that is free text, and with an enumerated
+// attribute that may be 0 for none.
+type withText[V value, A attribute] struct{ *Metric }
 
-func newWithText[V value](k kind, name string, record func(mb *builder, ts timestamp, v V, text, id, device string)) withText[V] {
-	return withText[V]{&Metric{name, bool(k), func(mb *builder, ts timestamp, on *Identity, s *Sample) {
-		record(mb, ts, valueOf[V](s), s.Text, on.ID, on.Name)
-	}}}
-}
-
-// Of makes a sample.
-func (m withText[V]) Of(v V, text string) Sample {
-	s := sampleOf(m.Metric, v)
-	s.Text = text
-	return s
-}
-
-// withLink is a metric of one NVLink, with an enumerated attribute.
-type withLink[V value, A attribute] struct{ *Metric }
-
-func newWithLink[V value, A attribute](k kind, name string, record func(mb *builder, ts timestamp, v V, link string, a A, id, device string)) withLink[V, A] {
-	return withLink[V, A]{&Metric{name, bool(k), func(mb *builder, ts timestamp, on *Identity, s *Sample) {
+func newWithText[V value, A attribute](
+	k kind, name string, record func(mb *builder, ts timestamp, v V, text string, a A, id, device string),
+) withText[V, A] {
+	return withText[V, A]{&Metric{name, bool(k), func(mb *builder, ts timestamp, on *Identity, s *Sample) {
 		record(mb, ts, valueOf[V](s), s.Text, A(s.attributes[0]), on.ID, on.Name)
 	}}}
 }
 
-func (m withLink[V, A]) of(v V, link int, a A) Sample {
+// Of makes a sample.
+func (m withText[V, A]) Of(v V, text string, a A) Sample {
 	s := sampleOf(m.Metric, v)
-	s.Text, s.attributes[0] = linkNames[link], uint8(a)
+	s.Text, s.attributes[0] = text, uint8(a)
 	return s
 }
 
@@ -148,7 +127,9 @@ func (m withLink[V, A]) of(v V, link int, a A) Sample {
 // that may be 0 for none.
 type withProcess[V value, A attribute] struct{ *Metric }
 
-func newWithProcess[V value, A attribute](k kind, name string, record func(mb *builder, ts timestamp, v V, p *Process, a A, id, device string)) withProcess[V, A] {
+func newWithProcess[V value, A attribute](
+	k kind, name string, record func(mb *builder, ts timestamp, v V, p *Process, a A, id, device string),
+) withProcess[V, A] {
 	return withProcess[V, A]{&Metric{name, bool(k), func(mb *builder, ts timestamp, on *Identity, s *Sample) {
 		record(mb, ts, valueOf[V](s), s.process, A(s.attributes[0]), on.ID, on.Name)
 	}}}

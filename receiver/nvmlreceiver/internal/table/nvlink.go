@@ -13,15 +13,18 @@ import (
 )
 
 var (
-	nvlinkState = newWithLink(level, "hw.gpu.nvlink.state", func(mb *builder, ts timestamp, v int64, link string, _ noAttribute, id, name string) {
-		mb.RecordHwGpuNvlinkStateDataPoint(ts, v, link, id, name)
-	})
-	nvlinkIO = newWithLink(counter, "hw.gpu.nvlink.io", func(mb *builder, ts timestamp, v int64, link string, d direction, id, name string) {
-		mb.RecordHwGpuNvlinkIoDataPoint(ts, v, link, id, name, d)
-	})
-	nvlinkErrors = newWithLink(counter, "hw.gpu.nvlink.errors", func(mb *builder, ts timestamp, v int64, link string, e linkError, id, name string) {
-		mb.RecordHwGpuNvlinkErrorsDataPoint(ts, v, e, link, id, name)
-	})
+	nvlinkState = newWithText(level, "hw.gpu.nvlink.state",
+		func(mb *builder, ts timestamp, v int64, link string, _ noAttribute, id, name string) {
+			mb.RecordHwGpuNvlinkStateDataPoint(ts, v, link, id, name)
+		})
+	nvlinkIO = newWithText(counter, "hw.gpu.nvlink.io",
+		func(mb *builder, ts timestamp, v int64, link string, d direction, id, name string) {
+			mb.RecordHwGpuNvlinkIoDataPoint(ts, v, link, id, name, d)
+		})
+	nvlinkErrors = newWithText(counter, "hw.gpu.nvlink.errors",
+		func(mb *builder, ts timestamp, v int64, link string, e linkError, id, name string) {
+			mb.RecordHwGpuNvlinkErrorsDataPoint(ts, v, e, link, id, name)
+		})
 )
 
 type linkError = metadata.AttributeHwGpuNvlinkErrorType
@@ -56,7 +59,7 @@ func nvlinkRows() []Row {
 			read: func(d nvml.Device, out *Output) error {
 				return eachLink(func(link int) error {
 					active, err := d.NVLinkActive(link)
-					out.putIf(err == nil, nvlinkState.of(flag(active), link, 0))
+					out.putIf(err == nil, nvlinkState.Of(flag(active), linkNames[link], 0))
 					return err
 				})
 			},
@@ -68,7 +71,7 @@ func nvlinkRows() []Row {
 			read: func(d nvml.Device, out *Output) error {
 				return eachLink(func(link int) error {
 					n, err := d.NVLinkErrors(link, e.counter)
-					out.putIf(err == nil && n < math.MaxInt64, nvlinkErrors.of(int64(n), link, e.label))
+					out.putIf(err == nil && n < math.MaxInt64, nvlinkErrors.Of(int64(n), linkNames[link], e.label))
 					return err
 				})
 			},
@@ -114,7 +117,7 @@ func readLinkIO(d nvml.Device, out *Output) error {
 			continue // the GPU does not have this link
 		}
 		kib := nvml.FieldNumber(v)
-		out.putIf(kib >= 0 && kib < 1<<52, nvlinkIO.of(int64(kib)*1024, int(v.ScopeId), directions[i%len(directions)]))
+		out.putIf(kib >= 0 && kib < 1<<52, nvlinkIO.Of(int64(kib)*1024, linkNames[v.ScopeId], directions[i%len(directions)]))
 	}
 	return nil
 }

@@ -12,9 +12,10 @@ import (
 var (
 	pcieGeneration = newWith1(level, "hw.gpu.pcie.link.generation", (*builder).RecordHwGpuPcieLinkGenerationDataPoint)
 	pcieWidth      = newWith1(level, "hw.gpu.pcie.link.width", (*builder).RecordHwGpuPcieLinkWidthDataPoint)
-	pcieIO         = newWith1(counter, "hw.gpu.io", func(mb *builder, ts timestamp, v int64, d direction, id, name string) {
-		mb.RecordHwGpuIoDataPoint(ts, v, id, name, d)
-	})
+	pcieIO         = newWith1(counter, "hw.gpu.io",
+		func(mb *builder, ts timestamp, v int64, d direction, id, name string) {
+			mb.RecordHwGpuIoDataPoint(ts, v, id, name, d)
+		})
 	pcieReplays = newPlain(counter, "hw.gpu.pcie.replays", (*builder).RecordHwGpuPcieReplaysDataPoint)
 )
 
@@ -36,10 +37,14 @@ const maxPCIe = 64
 func pcieRows() []Row {
 	const current, limit = metadata.AttributeHwGpuPcieStateCurrent, metadata.AttributeHwGpuPcieStateMax
 	return []Row{
-		pcieLinkRow("generation", "nvmlDeviceGetCurrPcieLinkGeneration", pcieGeneration, current, nvml.Device.PcieGeneration, func(h *Health) *int { return &h.Generation }),
-		pcieLinkRow("generation.max", "nvmlDeviceGetMaxPcieLinkGeneration", pcieGeneration, limit, nvml.Device.MaxPcieGeneration, func(h *Health) *int { return &h.MaxGeneration }),
-		pcieLinkRow("width", "nvmlDeviceGetCurrPcieLinkWidth", pcieWidth, current, nvml.Device.PcieWidth, func(h *Health) *int { return &h.Width }),
-		pcieLinkRow("width.max", "nvmlDeviceGetMaxPcieLinkWidth", pcieWidth, limit, nvml.Device.MaxPcieWidth, func(h *Health) *int { return &h.MaxWidth }),
+		pcieLinkRow("generation", "nvmlDeviceGetCurrPcieLinkGeneration", pcieGeneration, current,
+			nvml.Device.PcieGeneration, func(h *Health) *int { return &h.Generation }),
+		pcieLinkRow("generation.max", "nvmlDeviceGetMaxPcieLinkGeneration", pcieGeneration, limit,
+			nvml.Device.MaxPcieGeneration, func(h *Health) *int { return &h.MaxGeneration }),
+		pcieLinkRow("width", "nvmlDeviceGetCurrPcieLinkWidth", pcieWidth, current,
+			nvml.Device.PcieWidth, func(h *Health) *int { return &h.Width }),
+		pcieLinkRow("width.max", "nvmlDeviceGetMaxPcieLinkWidth", pcieWidth, limit,
+			nvml.Device.MaxPcieWidth, func(h *Health) *int { return &h.MaxWidth }),
 		{
 			Name: "pcie.io", Needs: "nvmlDeviceGetFieldValues", metrics: []*Metric{pcieIO.Metric},
 			read: func(d nvml.Device, out *Output) error {
@@ -67,7 +72,10 @@ func pcieRows() []Row {
 
 // pcieLinkRow is the row of one property of the link, which becomes part of the health
 // too.
-func pcieLinkRow(name, needs string, m with1[int64, pcieState], state pcieState, ask func(nvml.Device) (int, error), health func(*Health) *int) Row {
+func pcieLinkRow(
+	name, needs string, m with1[int64, pcieState], state pcieState,
+	ask func(nvml.Device) (int, error), health func(*Health) *int,
+) Row {
 	return Row{
 		Name: "pcie." + name, Needs: needs, Status: true, metrics: []*Metric{m.Metric},
 		read: func(d nvml.Device, out *Output) error {

@@ -12,15 +12,18 @@ import (
 )
 
 var (
-	power = newWith1(level, "hw.power", func(mb *builder, ts timestamp, v float64, scope metadata.AttributeHwGpuPowerScope, id, name string) {
-		mb.RecordHwPowerDataPoint(ts, v, scope, id, name, metadata.AttributeHwTypeGpu)
-	})
-	powerLimit = newWith1(level, "hw.gpu.power.limit", func(mb *builder, ts timestamp, v float64, limit metadata.AttributeHwPowerLimitType, id, name string) {
-		mb.RecordHwGpuPowerLimitDataPoint(ts, v, id, name, limit)
-	})
-	energy = newWith1(counter, "hw.energy", func(mb *builder, ts timestamp, v float64, source metadata.AttributeHwGpuEnergySource, id, name string) {
-		mb.RecordHwEnergyDataPoint(ts, v, source, id, name, metadata.AttributeHwTypeGpu)
-	})
+	power = newWith1(level, "hw.power",
+		func(mb *builder, ts timestamp, v float64, scope metadata.AttributeHwGpuPowerScope, id, name string) {
+			mb.RecordHwPowerDataPoint(ts, v, scope, id, name, metadata.AttributeHwTypeGpu)
+		})
+	powerLimit = newWith1(level, "hw.gpu.power.limit",
+		func(mb *builder, ts timestamp, v float64, limit metadata.AttributeHwPowerLimitType, id, name string) {
+			mb.RecordHwGpuPowerLimitDataPoint(ts, v, id, name, limit)
+		})
+	energy = newWith1(counter, "hw.energy",
+		func(mb *builder, ts timestamp, v float64, source metadata.AttributeHwGpuEnergySource, id, name string) {
+			mb.RecordHwEnergyDataPoint(ts, v, source, id, name, metadata.AttributeHwTypeGpu)
+		})
 )
 
 // maxPowerMilliwatts is beyond what any GPU draws: more is not a valid reading.
@@ -28,10 +31,16 @@ const maxPowerMilliwatts = 10_000_000
 
 func powerRows() []Row {
 	return []Row{
-		{Name: "power", Needs: "nvmlDeviceGetFieldValues|nvmlDeviceGetPowerUsage", metrics: []*Metric{power.Metric}, read: readPower},
-		powerLimitRow("enforced", "nvmlDeviceGetEnforcedPowerLimit", metadata.AttributeHwPowerLimitTypeEnforced, nvml.Device.EnforcedPowerLimit),
-		powerLimitRow("requested", "nvmlDeviceGetPowerManagementLimit", metadata.AttributeHwPowerLimitTypeRequested, nvml.Device.PowerLimit),
-		powerLimitRow("default", "nvmlDeviceGetPowerManagementDefaultLimit", metadata.AttributeHwPowerLimitTypeDefault, nvml.Device.DefaultPowerLimit),
+		{
+			Name: "power", Needs: "nvmlDeviceGetFieldValues|nvmlDeviceGetPowerUsage",
+			metrics: []*Metric{power.Metric}, read: readPower,
+		},
+		powerLimitRow("enforced", "nvmlDeviceGetEnforcedPowerLimit",
+			metadata.AttributeHwPowerLimitTypeEnforced, nvml.Device.EnforcedPowerLimit),
+		powerLimitRow("requested", "nvmlDeviceGetPowerManagementLimit",
+			metadata.AttributeHwPowerLimitTypeRequested, nvml.Device.PowerLimit),
+		powerLimitRow("default", "nvmlDeviceGetPowerManagementDefaultLimit",
+			metadata.AttributeHwPowerLimitTypeDefault, nvml.Device.DefaultPowerLimit),
 		{
 			Name: "power.limit.range", Needs: "nvmlDeviceGetPowerManagementLimitConstraints", metrics: []*Metric{powerLimit.Metric},
 			read: func(d nvml.Device, out *Output) error {
@@ -42,7 +51,10 @@ func powerRows() []Row {
 				return err
 			},
 		},
-		{Name: "energy", Needs: "nvmlDeviceGetTotalEnergyConsumption|nvmlDeviceGetPowerUsage", metrics: []*Metric{energy.Metric}, read: readEnergy},
+		{
+			Name: "energy", Needs: "nvmlDeviceGetTotalEnergyConsumption|nvmlDeviceGetPowerUsage",
+			metrics: []*Metric{energy.Metric}, read: readEnergy,
+		},
 	}
 }
 
@@ -50,7 +62,9 @@ func readPower(d nvml.Device, out *Output) error {
 	before := len(out.Samples)
 	values, err := out.fieldValues(d, nvml.FieldPowerInstant, nvml.FieldPowerAverage)
 	if err == nil {
-		for i, scope := range [...]metadata.AttributeHwGpuPowerScope{metadata.AttributeHwGpuPowerScopeInstant, metadata.AttributeHwGpuPowerScopeAverage} {
+		for i, scope := range [...]metadata.AttributeHwGpuPowerScope{
+			metadata.AttributeHwGpuPowerScopeInstant, metadata.AttributeHwGpuPowerScopeAverage,
+		} {
 			mw := nvml.FieldNumber(&values[i])
 			out.putIf(nvml.FieldError(&values[i]) == nil && mw >= 0 && mw <= maxPowerMilliwatts, power.Of(mw/1000, scope))
 		}

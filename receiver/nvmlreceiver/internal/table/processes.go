@@ -16,12 +16,14 @@ import (
 type task = metadata.AttributeHwGpuProcessTask
 
 var (
-	processMemory = newWithProcess(level, "hw.gpu.process.memory.usage", func(mb *builder, ts timestamp, v int64, p *Process, _ noAttribute, id, name string) {
-		mb.RecordHwGpuProcessMemoryUsageDataPoint(ts, v, p.ContainerID, id, name, p.Container, p.Namespace, p.Pod, p.Executable, p.PID)
-	})
-	processUtilization = newWithProcess(level, "hw.gpu.process.utilization", func(mb *builder, ts timestamp, v float64, p *Process, part task, id, name string) {
-		mb.RecordHwGpuProcessUtilizationDataPoint(ts, v, p.ContainerID, part, id, name, p.Container, p.Namespace, p.Pod, p.Executable, p.PID)
-	})
+	processMemory = newWithProcess(level, "hw.gpu.process.memory.usage",
+		func(mb *builder, ts timestamp, v int64, p *Process, _ noAttribute, id, name string) {
+			mb.RecordHwGpuProcessMemoryUsageDataPoint(ts, v, p.ContainerID, id, name, p.Container, p.Namespace, p.Pod, p.Executable, p.PID)
+		})
+	processUtilization = newWithProcess(level, "hw.gpu.process.utilization",
+		func(mb *builder, ts timestamp, v float64, p *Process, part task, id, name string) {
+			mb.RecordHwGpuProcessUtilizationDataPoint(ts, v, p.ContainerID, part, id, name, p.Container, p.Namespace, p.Pod, p.Executable, p.PID)
+		})
 )
 
 // Process is one process on a GPU with its owner. It never changes: a process whose
@@ -80,7 +82,11 @@ func readProcesses(d nvml.Device, out *Output) error {
 		return err
 	}
 	slices.SortFunc(t.running, func(a, b nvml.RunningProcess) int {
-		return cmp.Or(cmp.Compare(a.PID, b.PID), cmp.Compare(a.GPUInstance, b.GPUInstance), cmp.Compare(a.ComputeInstance, b.ComputeInstance), cmp.Compare(b.Memory, a.Memory))
+		return cmp.Or(
+			cmp.Compare(a.PID, b.PID),
+			cmp.Compare(a.GPUInstance, b.GPUInstance),
+			cmp.Compare(a.ComputeInstance, b.ComputeInstance),
+			cmp.Compare(b.Memory, a.Memory))
 	})
 	t.running = slices.CompactFunc(t.running, func(a, b nvml.RunningProcess) bool {
 		return a.PID == b.PID && a.GPUInstance == b.GPUInstance && a.ComputeInstance == b.ComputeInstance

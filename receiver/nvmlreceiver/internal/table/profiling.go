@@ -15,9 +15,10 @@ var (
 	smOccupancy  = newPlain(level, "hw.gpu.sm.occupancy", (*builder).RecordHwGpuSmOccupancyDataPoint)
 	pipeActive   = newWith1(level, "hw.gpu.pipe.active", (*builder).RecordHwGpuPipeActiveDataPoint)
 	memoryActive = newPlain(level, "hw.gpu.memory.active", (*builder).RecordHwGpuMemoryActiveDataPoint)
-	ioRate       = newWith2(level, "hw.gpu.io.rate", func(mb *builder, ts timestamp, v float64, link metadata.AttributeHwGpuIoLink, d direction, id, name string) {
-		mb.RecordHwGpuIoRateDataPoint(ts, v, link, id, name, d)
-	})
+	ioRate       = newWith3(level, "hw.gpu.io.rate",
+		func(mb *builder, ts timestamp, v float64, link metadata.AttributeHwGpuIoLink, d direction, _ noAttribute, id, name string) {
+			mb.RecordHwGpuIoRateDataPoint(ts, v, link, id, name, d)
+		})
 )
 
 const (
@@ -41,10 +42,10 @@ var profiled = [...]struct {
 	{nvml.GPMFP16, pipeActive.Of(0, metadata.AttributeHwGpuPipeFp16).Series},
 	{nvml.GPMInteger, pipeActive.Of(0, metadata.AttributeHwGpuPipeInteger).Series},
 	{nvml.GPMDRAM, memoryActive.Of(0).Series},
-	{nvml.GPMPCIeTx, ioRate.of(0, metadata.AttributeHwGpuIoLinkPcie, transmit).Series},
-	{nvml.GPMPCIeRx, ioRate.of(0, metadata.AttributeHwGpuIoLinkPcie, receive).Series},
-	{nvml.GPMNVLinkTx, ioRate.of(0, metadata.AttributeHwGpuIoLinkNvlink, transmit).Series},
-	{nvml.GPMNVLinkRx, ioRate.of(0, metadata.AttributeHwGpuIoLinkNvlink, receive).Series},
+	{nvml.GPMPCIeTx, ioRate.of(0, metadata.AttributeHwGpuIoLinkPcie, transmit, 0).Series},
+	{nvml.GPMPCIeRx, ioRate.of(0, metadata.AttributeHwGpuIoLinkPcie, receive, 0).Series},
+	{nvml.GPMNVLinkTx, ioRate.of(0, metadata.AttributeHwGpuIoLinkNvlink, transmit, 0).Series},
+	{nvml.GPMNVLinkRx, ioRate.of(0, metadata.AttributeHwGpuIoLinkNvlink, receive, 0).Series},
 }
 
 var profilingCounters = func() (counters [len(profiled)]nvml.GPMMetric) {
@@ -59,8 +60,11 @@ var profilingCounters = func() (counters [len(profiled)]nvml.GPMMetric) {
 func profilingRows() []Row {
 	return []Row{{
 		Name: "profiling", Needs: "nvmlGpmMetricsGet", MIG: true,
-		metrics: []*Metric{engineActive.Metric, smActive.Metric, smOccupancy.Metric, pipeActive.Metric, memoryActive.Metric, ioRate.Metric},
-		read:    readProfiling,
+		metrics: []*Metric{
+			engineActive.Metric, smActive.Metric, smOccupancy.Metric,
+			pipeActive.Metric, memoryActive.Metric, ioRate.Metric,
+		},
+		read: readProfiling,
 	}}
 }
 

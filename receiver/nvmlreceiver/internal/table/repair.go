@@ -30,12 +30,18 @@ const (
 func repairRows() []Row {
 	return []Row{
 		causeRow("row_remaps", rowRemaps, nvml.FieldRemapCorrectable, nvml.FieldRemapUncorrectable),
-		{Name: "row_remaps.banks", Needs: "nvmlDeviceGetRowRemapperHistogram", Status: true, metrics: []*Metric{rowRemapsBanks.Metric}, read: readRemapBanks},
+		{
+			Name: "row_remaps.banks", Needs: "nvmlDeviceGetRowRemapperHistogram", Status: true,
+			metrics: []*Metric{rowRemapsBanks.Metric}, read: readRemapBanks,
+		},
 		flagRow("row_remaps.pending", rowRemapsPending, nvml.FieldRemapPending, func(h *Health) *bool { return &h.RepairPending }),
 		flagRow("row_remaps.failed", rowRemapsFailed, nvml.FieldRemapFailure, func(h *Health) *bool { return &h.RepairFailed }),
 		causeRow("retired_pages", retiredPages, nvml.FieldRetiredSingleBit, nvml.FieldRetiredDoubleBit),
 		flagRow("retired_pages.pending", retiredPagesPending, nvml.FieldRetiredPending, func(h *Health) *bool { return &h.RepairPending }),
-		{Name: "recovery_action", Needs: "nvmlDeviceGetFieldValues", Status: true, metrics: []*Metric{recoveryAction.Metric}, read: readRecoveryAction},
+		{
+			Name: "recovery_action", Needs: "nvmlDeviceGetFieldValues", Status: true,
+			metrics: []*Metric{recoveryAction.Metric}, read: readRecoveryAction,
+		},
 	}
 }
 

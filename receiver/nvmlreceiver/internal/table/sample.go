@@ -59,7 +59,7 @@ func (s Sample) OnDevice(on *Identity) Sample {
 	return s
 }
 
-// Health is what a GPU's readings say about its state.
+// Health holds the readings that determine a GPU's state.
 type Health struct {
 	// Busy is true from a utilisation of 50 % on: below it, a PCIe link that was slowed
 	// down to save power is not a fault.

@@ -20,15 +20,20 @@ var (
 	// Responds is 1 if the GPU responded in time.
 	Responds = newPlain(level, "hw.gpu.up", (*builder).RecordHwGpuUpDataPoint)
 	// Status is 1 for the state that the GPU is in.
-	Status = newWith1(level, "hw.status", func(mb *builder, ts timestamp, v int64, state metadata.AttributeHwState, id, name string) {
-		mb.RecordHwStatusDataPoint(ts, v, id, name, state, metadata.AttributeHwTypeGpu)
-	})
+	Status = newWith1(level, "hw.status",
+		func(mb *builder, ts timestamp, v int64, state metadata.AttributeHwState, id, name string) {
+			mb.RecordHwStatusDataPoint(ts, v, id, name, state, metadata.AttributeHwTypeGpu)
+		})
 	// XIDErrors counts XIDs by their number.
-	XIDErrors = newWithText(counter, "hw.gpu.xid.errors", (*builder).RecordHwGpuXidErrorsDataPoint)
+	XIDErrors = newWithText(counter, "hw.gpu.xid.errors",
+		func(mb *builder, ts timestamp, v int64, number string, _ noAttribute, id, name string) {
+			mb.RecordHwGpuXidErrorsDataPoint(ts, v, number, id, name)
+		})
 	// Allocated is 1 for each container that the kubelet allocated the device to.
-	Allocated = newWithProcess(level, "hw.gpu.allocated", func(mb *builder, ts timestamp, v int64, p *Process, _ noAttribute, id, name string) {
-		mb.RecordHwGpuAllocatedDataPoint(ts, v, id, name, p.Container, p.Namespace, p.Pod)
-	})
+	Allocated = newWithProcess(level, "hw.gpu.allocated",
+		func(mb *builder, ts timestamp, v int64, p *Process, _ noAttribute, id, name string) {
+			mb.RecordHwGpuAllocatedDataPoint(ts, v, id, name, p.Container, p.Namespace, p.Pod)
+		})
 )
 
 // noAttribute is the attribute of a metric that has none.

@@ -10,13 +10,15 @@ import (
 )
 
 var (
-	temperature = newWith1(level, "hw.temperature", func(mb *builder, ts timestamp, v float64, at metadata.AttributeHwSensorLocation, id, name string) {
-		mb.RecordHwTemperatureDataPoint(ts, v, id, name, at)
-	})
+	temperature = newWith1(level, "hw.temperature",
+		func(mb *builder, ts timestamp, v float64, at metadata.AttributeHwSensorLocation, id, name string) {
+			mb.RecordHwTemperatureDataPoint(ts, v, id, name, at)
+		})
 	temperatureMargin = newPlain(level, "hw.gpu.temperature.margin", (*builder).RecordHwGpuTemperatureMarginDataPoint)
-	temperatureLimit  = newWith1(level, "hw.temperature.limit", func(mb *builder, ts timestamp, v float64, limit metadata.AttributeHwLimitType, id, name string) {
-		mb.RecordHwTemperatureLimitDataPoint(ts, v, id, limit, name)
-	})
+	temperatureLimit  = newWith1(level, "hw.temperature.limit",
+		func(mb *builder, ts timestamp, v float64, limit metadata.AttributeHwLimitType, id, name string) {
+			mb.RecordHwTemperatureLimitDataPoint(ts, v, id, limit, name)
+		})
 )
 
 // maxTemperatureCelsius is beyond what any GPU reports: more is not a valid reading.

@@ -52,7 +52,11 @@ var ThrottleReasons = [...]struct {
 	Bit  uint64 // in [Health.Throttling]
 	Name string
 }{
-	{swPowerCap, "sw_power_cap"}, {hwSlowdown, "hw_slowdown"}, {swThermal, "sw_thermal"}, {hwThermalSlowdown, "hw_thermal"}, {hwPowerBrake, "hw_power_brake"},
+	{swPowerCap, "sw_power_cap"},
+	{hwSlowdown, "hw_slowdown"},
+	{swThermal, "sw_thermal"},
+	{hwThermalSlowdown, "hw_thermal"},
+	{hwPowerBrake, "hw_power_brake"},
 }
 
 // throttleCounters are the accumulated times. The older function has three of them,
