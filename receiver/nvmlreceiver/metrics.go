@@ -30,8 +30,9 @@ type emitter struct {
 
 	// points are those that the builder holds, in the order in which they were recorded,
 	// and marked is true if any of them has a mark: the generated builder knows none.
-	points []recordedPoint
-	marked bool
+	points  []recordedPoint
+	marked  bool
+	present map[table.Series]struct{} // scratch of endSeries
 }
 
 // recordedPoint is one point that the builder holds, with its marks.
@@ -44,7 +45,7 @@ type recordedPoint struct {
 func newEmitter(cfg *Config, settings receiver.Settings, hostname string) *emitter {
 	return &emitter{
 		perGPU: cfg.PerCardResource, hostname: hostname,
-		builder: metadata.NewMetricsBuilder(cfg.MetricsBuilderConfig, settings),
+		builder: metadata.NewMetricsBuilder(cfg.MetricsBuilderConfig, settings), present: map[table.Series]struct{}{},
 	}
 }
 
@@ -109,13 +110,13 @@ func (e *emitter) endSeries(g *gpu, samples []table.Sample) {
 		return
 	}
 	renamed := old.ID != g.identity.ID || old.Name != g.identity.Name
-	clear(h.present)
+	clear(e.present)
 	for i := range samples {
-		h.present[samples[i].Series] = struct{}{}
+		e.present[samples[i].Series] = struct{}{}
 	}
 	for i := range h.samples {
 		s := &h.samples[i]
-		_, present := h.present[s.Series]
+		_, present := e.present[s.Series]
 		ofGPU := s.On == nil
 		if !present || ofGPU && (renamed || redescribed && s.Metric == table.Info.Metric) {
 			e.record(s, &old, 0, true)

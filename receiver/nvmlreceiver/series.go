@@ -16,7 +16,6 @@ type seriesHistory struct {
 	identity table.Identity // and under which identity
 	// counters is bounded by the counters that a GPU has.
 	counters map[table.Series]counterHistory
-	present  map[table.Series]struct{} // scratch of endSeries
 }
 
 // counterHistory is what is known of a counter.
@@ -27,7 +26,7 @@ type counterHistory struct {
 }
 
 func newSeriesHistory() seriesHistory {
-	return seriesHistory{counters: map[table.Series]counterHistory{}, present: map[table.Series]struct{}{}}
+	return seriesHistory{counters: map[table.Series]counterHistory{}}
 }
 
 // restarted returns since when a counter counts, if it ever went back: the driver was
