@@ -6,8 +6,8 @@ package nvml
 
 import gonvml "github.com/NVIDIA/go-nvml/pkg/nvml"
 
-// Device is a handle of one GPU. Its methods are NVML's functions, each looked
-// up before it is called, their errors of type [*Error]. Units are NVML's own.
+// Device is a handle of one GPU. Its methods are NVML's functions: each is resolved
+// before it is called, and its errors are of type [*Error]. Units are NVML's own.
 type Device struct {
 	lib    *Library
 	handle gonvml.Device
@@ -156,8 +156,8 @@ func (d Device) MemoryInfo() (Memory, error) {
 	})
 }
 
-// MemoryInfoV1 is the memory of the GPU as drivers before 510 tell it: the
-// reserve is counted as used (nvmlDeviceGetMemoryInfo).
+// MemoryInfoV1 is the memory of the GPU as drivers before 510 report it: the reserve
+// counts as used (nvmlDeviceGetMemoryInfo).
 func (d Device) MemoryInfoV1() (Memory, error) {
 	return get(d, "nvmlDeviceGetMemoryInfo", func(h gonvml.Device) (Memory, gonvml.Return) {
 		m, code := h.GetMemoryInfo()

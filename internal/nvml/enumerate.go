@@ -69,9 +69,8 @@ func (s *Session) resizeSlots(count int) {
 	}
 }
 
-// retire ends the workers of indices that are no more, once the GPUs that they
-// worked for have others: indices move when a GPU is taken out. The caller holds the
-// lock.
+// retire ends the workers of indices that no longer exist, once their GPUs have other
+// workers: indices move when a GPU is removed. The caller holds mu.
 func (s *Session) retire() {
 	for index, w := range s.retiring {
 		used := slices.ContainsFunc(s.snapshot.GPUs, func(c *GPU) bool {
@@ -86,8 +85,8 @@ func (s *Session) retire() {
 	}
 }
 
-// probe gives each slot's worker the question who is there. A slot whose worker
-// hangs is left alone, so that one GPU never holds two threads.
+// probe asks each slot's worker for the GPU's identity. A slot whose worker hangs is
+// skipped, so that one GPU never occupies two threads.
 func (s *Session) probe(results chan<- probed) (asked int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -170,8 +169,8 @@ func (s *Session) adopt(p probed) {
 }
 
 // distinguish gives a GPU whose UUID another one has already its PCI address
-// instead: a board that was cloned badly must not hide its neighbour. The caller
-// holds the lock.
+// instead: a board that was cloned badly must not hide its neighbour. The caller holds
+// mu.
 func (s *Session) distinguish(p *probed) {
 	for _, other := range s.slots {
 		if other == p.slot || other.gpu == nil || other.gpu.Err() != nil {
@@ -224,5 +223,5 @@ func (s *Session) settle() {
 	s.retire()
 }
 
-// errRemoved is why a GPU that was taken out cannot be asked.
+// errRemoved is why a GPU that was removed cannot be read.
 var errRemoved = errors.New("the GPU is no longer enumerated")

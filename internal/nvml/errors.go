@@ -15,22 +15,22 @@ import (
 type Kind int
 
 const (
-	// Passing errors may be gone at the next call.
+	// Passing: the next call may succeed.
 	Passing Kind = iota
-	// NotSupported is final for this GPU.
+	// NotSupported: final for this GPU.
 	NotSupported
-	// Missing says that the loaded library has no such function: final for the process.
+	// Missing: the loaded library does not have the function. Final for the process.
 	Missing
-	// Denied says that this user may not make the call.
+	// Denied: this user may not make the call.
 	Denied
-	// Lost says that the GPU is gone from the bus or needs a reset.
+	// Lost: the GPU is gone from the bus or needs a reset.
 	Lost
-	// DriverGone says that every handle is stale: the driver was unloaded or reloaded.
+	// DriverGone: every handle is stale, since the driver was unloaded or reloaded.
 	DriverGone
-	// VersionMismatch says that the driver was upgraded under the loaded library:
-	// final for the process.
+	// VersionMismatch: the driver was upgraded under the loaded library. Final for the
+	// process.
 	VersionMismatch
-	// NoLibrary says that the library could not be loaded.
+	// NoLibrary: the library could not be loaded.
 	NoLibrary
 )
 
@@ -83,7 +83,7 @@ type Error struct {
 	code     gonvml.Return
 }
 
-// Kind says what follows from the error.
+// Kind is the kind of the error.
 func (e *Error) Kind() Kind { return codes[e.code].kind }
 
 // Code is NVML's return code as a word, such as gpu_is_lost.

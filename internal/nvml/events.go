@@ -28,7 +28,7 @@ type EventKind string
 
 // driverEvents are the events that are registered for besides XIDs, where a GPU
 // supports them. Changes of the performance state are left out: they come with
-// every load, and hw.gpu.performance_state tells them.
+// every load, and hw.gpu.performance_state reports them.
 var driverEvents = [...]struct {
 	bit  uint64
 	kind EventKind

@@ -67,7 +67,7 @@ func (d Device) NewGPM() (*GPM, error) {
 	return g, nil
 }
 
-// Free gives the samples back (nvmlGpmSampleFree).
+// Free releases the samples (nvmlGpmSampleFree).
 func (g *GPM) Free() {
 	for _, sample := range []gonvml.GpmSample{g.older, g.last} {
 		if sample != nil {

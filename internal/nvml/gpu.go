@@ -41,10 +41,10 @@ type GPU struct {
 	identity Identity
 	device   Device
 	worker   *worker
-	// err says why the GPU is not there; nil while it is present.
+	// err is why the GPU is not present; nil while it is.
 	err error
-	// generation counts how often the GPU was found again, after it was lost or
-	// the driver was reloaded: what was learnt about it before may not hold.
+	// generation counts how often the GPU was found again, after it was lost or the driver
+	// was reloaded: what it supports may have changed.
 	generation int
 }
 
@@ -55,7 +55,7 @@ func (c *GPU) Identity() Identity {
 	return c.identity
 }
 
-// Err says why the GPU cannot be asked: nil while it is present.
+// Err is why the GPU cannot be read; nil while it is present.
 func (c *GPU) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -69,8 +69,8 @@ func (c *GPU) Generation() int {
 	return c.generation
 }
 
-// Submit queues a job for the GPU's worker and returns at once; false says that
-// the GPU's queue is full. The job runs when the jobs before it have ended,
+// Submit queues a job for the GPU's worker and returns at once; false if the GPU's queue
+// is full. The job runs when the jobs before it have ended,
 // which may be never if one hangs: do not wait for it without a deadline.
 func (c *GPU) Submit(job func()) bool {
 	for before := (*worker)(nil); ; {
@@ -128,7 +128,7 @@ func describe(d Device, index int) (Identity, error) {
 	return id, nil
 }
 
-// readMIG takes the MIG mode up; what cannot be read stays as it was.
+// readMIG reads the MIG mode; if it cannot be read, it stays as it was.
 func (id *Identity) readMIG(d Device) {
 	on, err := d.MIGEnabled()
 	switch {
@@ -150,7 +150,7 @@ func numaNode(devices, pci string) string {
 		return ""
 	}
 	node := strings.TrimSpace(string(raw))
-	if node == "-1" { // the firmware says nothing
+	if node == "-1" { // unknown to the firmware
 		return ""
 	}
 	return node

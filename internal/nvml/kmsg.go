@@ -40,9 +40,9 @@ func parseXID(message string) (pci string, xid uint64, ok bool) {
 
 // kernelLog reads the kernel's messages from now on. It is the second source of
 // XIDs: for GPUs that refuse to be registered for events, and for XIDs after
-// which no event comes, such as 79, with which a GPU is gone. What comes by both
-// ways is told once: a line waits for grace, and counts only if the events of its
-// GPU and number are fewer than its lines.
+// which no event comes, such as 79, with which a GPU is gone. What both sources report is
+// published once: a line waits for grace, and counts only if there are fewer events of
+// its GPU and number than lines.
 type kernelLog struct {
 	file  *os.File
 	stop  chan struct{}

@@ -32,22 +32,22 @@ var usualPlaces = []string{
 // simulatedMarker is exported by the test library and by no other.
 const simulatedMarker = "otelcolGpuSimulated"
 
-// Library is the loaded NVML. No function of it is called before it was looked
-// up: the loader ends the process at a call of a function that is not there.
+// Library is the loaded NVML. Each of its functions is resolved before it is called: the
+// loader ends the process at a call of a function that does not exist.
 type Library struct {
 	path string
 
 	mu  sync.RWMutex
 	api gonvml.Interface
 	has map[string]bool
-	// symbols is a handle of the library of our own, opened once and never
-	// closed: functions can be looked up while NVML is not initialised, and a
-	// call that returns late finds the code still there.
+	// symbols is a second handle of the library, opened once and never closed: functions
+	// can be resolved while NVML is not initialised, and a call that returns late finds
+	// the code still loaded.
 	symbols *dl.DynamicLibrary
 
 	workers workers
-	// keeper is held by the session that looks at the machine, so that a keeper
-	// that hangs is not joined by the next session's.
+	// keeper is held by the session that inspects the machine, so that a keeper that hangs
+	// is not joined by the next session's.
 	keeper sync.Mutex
 }
 
@@ -57,7 +57,7 @@ func newLibrary(path string, now func() time.Time) *Library {
 	}
 }
 
-// Path is where the library was found, or is looked for.
+// Path is where the library was found, or is expected.
 func (l *Library) Path() string {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
@@ -106,8 +106,8 @@ func (l *Library) init() error {
 	return result("nvmlInit_v2", l.api.Init())
 }
 
-// open finds the library and takes the handle for looking functions up. What
-// was asked for by name only is also looked for in the usual places.
+// open finds the library and opens the handle that resolves functions. A file name
+// without a folder is also searched for in the usual places.
 func (l *Library) open() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

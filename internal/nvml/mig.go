@@ -23,7 +23,7 @@ type MIGInstance struct {
 	Device  Device
 }
 
-// maxMIG bounds the places that are asked about.
+// maxMIG bounds the places that are read.
 const maxMIG = 32
 
 // MIGCount is how many MIG devices the GPU can have at most
@@ -87,7 +87,7 @@ func migProfile(name string) string {
 	return profile
 }
 
-// IsNotFound reports whether a call found nothing at the place asked about.
+// IsNotFound reports whether a call found nothing at the place.
 func IsNotFound(err error) bool { return hasCode(err, gonvml.ERROR_NOT_FOUND) }
 
 // IsInvalid reports whether a call was given a number that the GPU does not have.

@@ -6,7 +6,7 @@ package nvml
 
 import gonvml "github.com/NVIDIA/go-nvml/pkg/nvml"
 
-// MaxNVLinks bounds the links that are asked about (NVML_NVLINK_MAX_LINKS).
+// MaxNVLinks bounds the links that are read (NVML_NVLINK_MAX_LINKS).
 const MaxNVLinks = gonvml.NVLINK_MAX_LINKS
 
 // NVLinkError names an error counter of a link (nvmlNvLinkErrorCounter_t).

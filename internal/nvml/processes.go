@@ -13,11 +13,11 @@ import (
 // RunningProcess is one process that has a context on a GPU.
 type RunningProcess struct {
 	PID uint32
-	// Memory is in bytes; MemoryKnown is false where the driver does not tell.
+	// Memory is in bytes; MemoryKnown is false if the driver does not report it.
 	Memory      uint64
 	MemoryKnown bool
-	// GPUInstance and ComputeInstance tell the MIG device; InMIG is false on a
-	// GPU that is not divided.
+	// GPUInstance and ComputeInstance identify the MIG device; InMIG is false on a GPU
+	// without MIG devices.
 	GPUInstance, ComputeInstance uint32
 	InMIG                        bool
 }

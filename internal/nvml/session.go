@@ -17,28 +17,28 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/topic"
 )
 
-// State is where a session stands with the driver.
+// State is a session's state of the driver.
 type State int
 
 const (
-	// Absent means that the library or the driver is not there (yet); the session keeps trying.
+	// Absent means that the library or the driver is not there (yet); the session retries.
 	Absent State = iota
 	// Ready means that NVML is initialised.
 	Ready
 	// Mismatch means that the driver was upgraded under the loaded library. Only a new
-	// process helps; the session keeps trying, in case the driver is put back.
+	// process helps; the session retries, in case the driver is put back.
 	Mismatch
 )
 
 // Snapshot is what a session knows at one moment.
 type Snapshot struct {
 	State State
-	// Err says why the state is not Ready.
+	// Err is why the state is not Ready.
 	Err error
 	// GPUs are all GPUs that were seen, by index; lost ones keep their place.
 	GPUs []*GPU
-	// Unidentified counts GPUs that are enumerated and never answered who they
-	// are; LostUnidentified those that were lost before they could.
+	// Unidentified counts GPUs that are enumerated and whose identity could not be read;
+	// LostUnidentified those of them that were lost.
 	Unidentified, LostUnidentified int
 	DriverVersion, CUDAVersion     string
 	// Initializations counts successful nvmlInit calls.
@@ -55,8 +55,8 @@ type Timing struct {
 	// initialise while the driver is absent, enumerations while it is there.
 	// Default 5 s.
 	Rescan time.Duration
-	// Probe bounds one enumeration: GPUs that do not say who they are by then
-	// are taken up when they do. Default 2 s.
+	// Probe bounds one enumeration: GPUs that have not responded by then are added when
+	// they do. Default 2 s.
 	Probe time.Duration
 	// Grace is how long an XID of the kernel's log waits for its event. Default 2 s.
 	Grace time.Duration
@@ -256,12 +256,12 @@ func (s *Session) initialise() bool {
 	cuda, _ := s.lib.cudaVersion()
 	simulated := s.lib.Simulated()
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.snapshot.State, s.snapshot.Err = Ready, nil
 	s.snapshot.DriverVersion, s.snapshot.CUDAVersion = driver, cuda
 	s.snapshot.Simulated = simulated
 	s.snapshot.Initializations++
 	s.snapshot.Enumerated = false
+	s.mu.Unlock()
 	s.log.Info("NVML initialised", zap.String("library", s.lib.Path()), zap.String("driver", driver), zap.String("cuda", cuda), zap.Bool("simulated", simulated))
 	return true
 }
@@ -273,7 +273,6 @@ func (s *Session) markAbsent(err error) {
 		state = Mismatch
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	known := s.snapshot.State == state && sameCode(s.snapshot.Err, err)
 	s.snapshot.State, s.snapshot.Err = state, err
 	s.snapshot.Simulated = s.snapshot.Simulated || s.lib.Simulated()
@@ -282,6 +281,7 @@ func (s *Session) markAbsent(err error) {
 	for _, c := range s.snapshot.GPUs {
 		c.lose(err)
 	}
+	s.mu.Unlock()
 	if known {
 		return
 	}

@@ -52,9 +52,9 @@ func (s *Sessions) Acquire(path string, log *zap.Logger) (*Session, error) {
 	return s.session, nil
 }
 
-// Release gives a session back; the last one to do so ends it. It waits for
-// calls under way for a second at most: what hangs in the driver cannot be
-// cancelled and is left behind.
+// Release ends the use of a session; the last one to do so ends the session. It waits for
+// calls under way for a second at most: what hangs in the driver cannot be cancelled and
+// is left behind.
 func (s *Sessions) Release(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

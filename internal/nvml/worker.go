@@ -14,8 +14,8 @@ import (
 const jobQueue = 64
 
 // worker makes all calls on the GPU at one index. A call that hangs holds this
-// worker's thread and no other; what is asked meanwhile waits in its queue. Every job
-// that was taken is run, unless one before it hangs.
+// worker's thread and no other; later jobs wait in its queue. Every job that was accepted
+// is run, unless one before it hangs.
 type worker struct {
 	jobs  chan func()
 	stop  chan struct{}
@@ -25,7 +25,7 @@ type worker struct {
 
 	mu   sync.Mutex
 	open int // jobs that wait or run
-	// abandoned workers end with their last job, ended ones take none.
+	// abandoned workers end with their last job, closed ones accept none.
 	abandoned, closed bool
 }
 
@@ -54,9 +54,9 @@ func (w *worker) busyFor(now time.Time) time.Duration {
 	return time.Duration(now.UnixNano() - since)
 }
 
-// workers holds the workers of a library by index. They outlive the session if
-// they hang, and the next session takes them over: however often components
-// are started again, a GPU that hangs holds one thread.
+// workers holds the workers of a library by index. They outlive the session if they
+// hang, and the next session adopts them: however often components are restarted, a GPU
+// that hangs occupies one thread.
 type workers struct {
 	now     func() time.Time
 	mu      sync.Mutex
@@ -96,7 +96,7 @@ func (ws *workers) run(index int, w *worker) {
 	}
 }
 
-// leave takes an abandoned worker out after its last job.
+// leave removes an abandoned worker after its last job.
 func (ws *workers) leave(index int, w *worker) bool {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()

@@ -18,7 +18,7 @@ import (
 )
 
 // waitUntil waits for a time of the wall clock, on which the driver's averages depend.
-func waitUntil(t testing.TB, at time.Time) {
+func waitUntil(t *testing.T, at time.Time) {
 	t.Helper()
 	require.Eventually(t, func() bool { return !time.Now().Before(at) }, time.Until(at)+10*time.Second, time.Millisecond)
 }
