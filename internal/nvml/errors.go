@@ -15,22 +15,23 @@ import (
 type Kind int
 
 const (
-	// Passing: the next call may succeed.
+	// Passing means that the next call may succeed.
 	Passing Kind = iota
-	// NotSupported: final for this GPU.
+	// NotSupported is final for this GPU.
 	NotSupported
-	// Missing: the loaded library does not have the function. Final for the process.
-	Missing
-	// Denied: this user may not make the call.
-	Denied
-	// Lost: the GPU is gone from the bus or needs a reset.
-	Lost
-	// DriverGone: every handle is stale, since the driver was unloaded or reloaded.
-	DriverGone
-	// VersionMismatch: the driver was upgraded under the loaded library. Final for the
+	// Missing means that the loaded library does not have the function: final for the
 	// process.
+	Missing
+	// Denied means that this user may not make the call.
+	Denied
+	// Lost means that the GPU is gone from the bus or needs a reset.
+	Lost
+	// DriverGone means that every handle is stale: the driver was unloaded or reloaded.
+	DriverGone
+	// VersionMismatch means that the driver was upgraded under the loaded library: final
+	// for the process.
 	VersionMismatch
-	// NoLibrary: the library could not be loaded.
+	// NoLibrary means that the library could not be loaded.
 	NoLibrary
 )
 

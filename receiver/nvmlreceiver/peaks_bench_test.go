@@ -48,12 +48,12 @@ func BenchmarkPeaks(b *testing.B) {
 		began, cpu := time.Now(), cpuTime(b)
 		for range scrapes {
 			end := time.Now().Add(interval)
-			idleUntil(time.Now().Add(time.Duration(random.Int64N(int64(interval-400*time.Millisecond)))))
+			idleUntil(time.Now().Add(time.Duration(random.Int64N(int64(interval - 400*time.Millisecond)))))
 			height := int64(20000+random.IntN(20000)) * mib
 			gpus[0].Set("memory_used", height)
 			gpus[0].Step("gpu", 100)
 			spike := time.Now()
-			idleUntil(spike.Add(200*time.Millisecond))
+			idleUntil(spike.Add(200 * time.Millisecond))
 			gpus[0].Set("memory_used", 1000*mib)
 			gpus[0].Step("gpu", 0)
 			truth += time.Since(spike).Seconds()
@@ -70,7 +70,7 @@ func BenchmarkPeaks(b *testing.B) {
 		}
 		used := cpuTime(b) - cpu
 		b.ReportMetric(used.Seconds()/time.Since(began).Seconds()*100, "cpu-%")
-		idleUntil(time.Now().Add(200*time.Millisecond))
+		idleUntil(time.Now().Add(200 * time.Millisecond))
 		b.ReportMetric(float64(seen)/scrapes*100, "seen-%")
 		b.ReportMetric(float64(plain)/scrapes*100, "plain-seen-%")
 		b.ReportMetric(abs(active()-before-truth)/truth*100, "busy-error-%")

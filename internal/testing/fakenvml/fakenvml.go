@@ -32,8 +32,9 @@ type Variant string
 const (
 	// Current exports everything the library has.
 	Current Variant = "current"
-	// Driver535 and Driver470 lack what NVIDIA's libraries of those drivers lack.
+	// Driver535 lacks the functions that NVIDIA's library of driver 535 lacks.
 	Driver535 Variant = "535"
+	// Driver470 is the same for driver 470.
 	Driver470 Variant = "470"
 	// Bare exports only what is needed to initialise and to find a GPU.
 	Bare Variant = "bare"
