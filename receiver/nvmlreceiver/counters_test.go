@@ -35,6 +35,7 @@ func TestCounterThatGoesBackGetsANewStartAndTheOthersDoNot(t *testing.T) {
 	assert.Equal(t, others.StartTimestamp(), still.StartTimestamp())
 	again, _ := point(r.scrapeNow(), "hw.gpu.pcie.replays", replays)
 	assert.Equal(t, after.StartTimestamp(), again.StartTimestamp(), "the new start stays")
+	assert.Equal(t, first.ResourceMetrics().Len(), m.ResourceMetrics().Len(), "it has no resource of its own")
 	count := 0
 	eachPoint(m, func(pmetric.NumberDataPoint) { count++ })
 	all := 0

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"go.opentelemetry.io/collector/component"
-	"go.opentelemetry.io/collector/component/componentstatus"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/receiver"
@@ -293,20 +292,4 @@ func (s *gpuScraper) emit(now time.Time, snapshot *nvml.Snapshot) pmetric.Metric
 		return true
 	})
 	return e.end(counts[:])
-}
-
-// reportStatus reports the component's status when the session's state changes.
-func (s *gpuScraper) reportStatus(snapshot *nvml.Snapshot) {
-	s.telemetry.session(snapshot)
-	if !s.once.Changed("driver", [...]string{nvml.Absent: "absent", nvml.Ready: "ready", nvml.Mismatch: "mismatch"}[snapshot.State]) {
-		return
-	}
-	switch {
-	case snapshot.State == nvml.Ready:
-		componentstatus.ReportStatus(s.host, componentstatus.NewEvent(componentstatus.StatusOK))
-	case snapshot.State == nvml.Mismatch && s.cfg.ExitOnDriverUpgrade:
-		componentstatus.ReportStatus(s.host, componentstatus.NewFatalErrorEvent(snapshot.Err))
-	default:
-		componentstatus.ReportStatus(s.host, componentstatus.NewRecoverableErrorEvent(snapshot.Err))
-	}
 }

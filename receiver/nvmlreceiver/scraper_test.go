@@ -448,6 +448,36 @@ func TestSixtyFourGPUsAreReadInOneScrape(t *testing.T) {
 	assert.InDelta(t, 64, number(p), 0)
 }
 
+func TestSeriesOfARenamedGPUEndOnTheirOwnResource(t *testing.T) {
+	_, gpus := library.Machine(t, "h100", "h200")
+	r := newRig(t, nvml.NewSessions(fast), func(c *Config) { c.PerCardResource = true }).ready(2)
+	moved := gpus[1].UUID()
+	readings := func(m pmetric.Metrics, name string) (live, ended int) {
+		for _, rm := range m.ResourceMetrics().All() {
+			a := rm.Resource().Attributes().AsRaw()
+			if a["hw.id"] != moved || a["hw.name"] != name {
+				continue
+			}
+			for _, metric := range rm.ScopeMetrics().At(0).Metrics().All() {
+				for _, p := range pointsOf(metric).All() {
+					if p.Flags().NoRecordedValue() {
+						ended++
+					} else {
+						live++
+					}
+				}
+			}
+		}
+		return live, ended
+	}
+	before, _ := readings(r.scrapeNow(), "gpu1")
+	gpus[0].SetPresent(false)
+	m := r.until("the GPU has moved up", func(m pmetric.Metrics) bool { live, _ := readings(m, "gpu0"); return live > 0 })
+	live, ended := readings(m, "gpu1")
+	assert.Zero(t, live)
+	assert.GreaterOrEqual(t, ended, before)
+}
+
 func TestGPUsThatComeAndGoKeepTheOthersSeries(t *testing.T) {
 	machine, gpus := library.Machine(t, "h100", "h200")
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(2)

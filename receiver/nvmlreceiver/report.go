@@ -9,12 +9,32 @@ import (
 	"context"
 	"slices"
 
+	"go.opentelemetry.io/collector/component/componentstatus"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/reader"
 )
+
+// This file has what the receiver reports of changes: in the log, as the component's
+// status, and on the bus.
+
+// reportStatus reports the component's status when the session's state changes.
+func (s *gpuScraper) reportStatus(snapshot *nvml.Snapshot) {
+	s.telemetry.session(snapshot)
+	if !s.once.Changed("driver", [...]string{nvml.Absent: "absent", nvml.Ready: "ready", nvml.Mismatch: "mismatch"}[snapshot.State]) {
+		return
+	}
+	switch {
+	case snapshot.State == nvml.Ready:
+		componentstatus.ReportStatus(s.host, componentstatus.NewEvent(componentstatus.StatusOK))
+	case snapshot.State == nvml.Mismatch && s.cfg.ExitOnDriverUpgrade:
+		componentstatus.ReportStatus(s.host, componentstatus.NewFatalErrorEvent(snapshot.Err))
+	default:
+		componentstatus.ReportStatus(s.host, componentstatus.NewRecoverableErrorEvent(snapshot.Err))
+	}
+}
 
 // setCondition stores a GPU's condition, and logs and publishes a change of it.
 func (s *gpuScraper) setCondition(g *gpu, to condition, reason error) {
