@@ -49,34 +49,34 @@ type GPU struct {
 }
 
 // Identity is the GPU's description as of its last enumeration.
-func (c *GPU) Identity() Identity {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.identity
+func (g *GPU) Identity() Identity {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.identity
 }
 
 // Err is why the GPU cannot be read; nil while it is present.
-func (c *GPU) Err() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.err
+func (g *GPU) Err() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.err
 }
 
 // Generation changes when the GPU was found again.
-func (c *GPU) Generation() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.generation
+func (g *GPU) Generation() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.generation
 }
 
 // Submit queues a job for the GPU's worker and returns at once; false if the GPU's queue
 // is full. The job runs when the jobs before it have ended,
 // which may be never if one hangs: do not wait for it without a deadline.
-func (c *GPU) Submit(job func()) bool {
+func (g *GPU) Submit(job func()) bool {
 	for before := (*worker)(nil); ; {
-		c.mu.Lock()
-		w := c.worker
-		c.mu.Unlock()
+		g.mu.Lock()
+		w := g.worker
+		g.mu.Unlock()
 		if w == before {
 			return false
 		}
@@ -88,16 +88,16 @@ func (c *GPU) Submit(job func()) bool {
 }
 
 // Device is the GPU's present handle, for use inside a job.
-func (c *GPU) Device() Device {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.device
+func (g *GPU) Device() Device {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.device
 }
 
-func (c *GPU) lose(err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.err = err
+func (g *GPU) lose(err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.err = err
 }
 
 // describe reads what does not change while a GPU is present. Only the UUID or

@@ -94,8 +94,8 @@ func (t *telemetry) session(s *nvml.Snapshot) {
 	if s.State == nvml.Ready {
 		ready = 1
 	}
-	for _, c := range s.GPUs {
-		if c.Err() == nil {
+	for _, gpu := range s.GPUs {
+		if gpu.Err() == nil {
 			present++
 		}
 	}
