@@ -5,6 +5,7 @@
 package nvmlreceiver
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -206,4 +207,22 @@ func TestPodsOfASharedGPUGetTheirOwnFigures(t *testing.T) {
 		p, ok := point(m, "hw.gpu.allocated", map[string]string{"k8s.pod.name": "a"})
 		return ok && p.Flags().NoRecordedValue()
 	})
+}
+
+func TestKubeletThatFailsIsLoggedOnceAndWhenItRespondsAgain(t *testing.T) {
+	library.Machine(t, "l40s")
+	kubelet := fakekubelet.New(t).Start(t)
+	kubelet.Fail(errors.New("out of order"))
+	r := newRig(t, nvml.NewSessions(fast), func(c *Config) {
+		c.Processes.PodResources, c.Processes.PodResourcesInterval = kubelet.Socket, time.Second
+	}).ready(1)
+	failing := func() int { return r.logs.FilterMessageSnippet("Cannot read from the kubelet").Len() }
+	responds := func() int { return r.logs.FilterMessageSnippet("The kubelet reports again").Len() }
+	require.Eventually(t, func() bool { return failing() == 1 }, 10*time.Second, 5*time.Millisecond)
+	r.KubeletAnswered(errors.New("out of order, in other words"))
+	assert.Equal(t, 1, failing())
+	kubelet.Set()
+	require.Eventually(t, func() bool { return responds() == 1 }, 10*time.Second, 5*time.Millisecond)
+	r.KubeletAnswered(nil)
+	assert.Equal(t, 1, responds())
 }
