@@ -16,7 +16,7 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 )
 
-// timing is how long one call takes, in microseconds over some calls.
+// timing is the duration of one call, in microseconds over some calls.
 type timing struct {
 	Call     string  `json:"call"`
 	MedianUS float64 `json:"median_us"`
@@ -37,7 +37,7 @@ func (r *report) timeCalls(library string) error {
 	select {
 	case <-session.Inspected():
 	case <-time.After(20 * time.Second):
-		return errors.New("the driver does not answer")
+		return errors.New("the driver did not respond within 20s")
 	}
 	for _, c := range session.Snapshot().GPUs {
 		i := c.Identity().Index
@@ -49,7 +49,7 @@ func (r *report) timeCalls(library string) error {
 		select {
 		case r.GPUs[i].Calls = <-done:
 		case <-time.After(2 * time.Minute):
-			return errors.New("a call hangs in the driver")
+			return errors.New("a call in the driver did not return within 2m")
 		}
 	}
 	return nil

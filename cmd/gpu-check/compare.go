@@ -30,8 +30,8 @@ type question struct {
 	series string
 	// factor turns nvidia-smi's unit into the receiver's.
 	factor float64
-	// tolerance is what the value may move between two moments, in the
-	// receiver's unit, or as a share of it, whichever is more.
+	// tolerance is what the value may change between two moments, in the receiver's unit;
+	// share is the same as a share of the value. The larger one applies.
 	tolerance, share float64
 }
 
@@ -89,22 +89,22 @@ var questions = []question{
 	{"ecc.errors.uncorrected.aggregate.dram", "hw.errors{error.type=uncorrected,hw.gpu.ecc.lifetime=aggregate,hw.gpu.memory.location=dram}", 1, 0, 0},
 }
 
-// askSMI asks nvidia-smi for all fields; the answer is by index, by field.
+// askSMI queries nvidia-smi for all fields; the answer is by index, by field.
 func askSMI(ctx context.Context, program string) (map[string]map[string]string, error) {
-	names := make([]string, 0, len(questions)+2)
-	names = append(names, "index", "pci.bus_id")
+	fields := make([]string, 0, len(questions)+2)
+	fields = append(fields, "index", "pci.bus_id")
 	for _, q := range questions {
-		names = append(names, q.field)
+		fields = append(fields, q.field)
 	}
-	out, err := exec.CommandContext(ctx, program, "--query-gpu="+strings.Join(names, ","), "--format=csv,noheader,nounits").CombinedOutput()
+	out, err := exec.CommandContext(ctx, program, "--query-gpu="+strings.Join(fields, ","), "--format=csv,noheader,nounits").CombinedOutput()
 	if err != nil && strings.Contains(string(out), "not a valid field") {
-		names = validFields(ctx, program, names) // an older nvidia-smi knows fewer
-		out, err = exec.CommandContext(ctx, program, "--query-gpu="+strings.Join(names, ","), "--format=csv,noheader,nounits").CombinedOutput()
+		fields = validFields(ctx, program, fields) // an older nvidia-smi knows fewer
+		out, err = exec.CommandContext(ctx, program, "--query-gpu="+strings.Join(fields, ","), "--format=csv,noheader,nounits").CombinedOutput()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w\n%s", program, err, out)
 	}
-	return parseSMI(string(out), names)
+	return parseSMI(string(out), fields)
 }
 
 func validFields(ctx context.Context, program string, names []string) (valid []string) {
@@ -160,25 +160,25 @@ func compareGPU(name string, row map[string]string, before, after map[string]map
 		a, hasA := before[name][q.series]
 		b, hasB := after[name][q.series]
 		want, known := parseValue(text)
-		one := comparison{Metric: q.series, Receiver: "none", SMI: text}
+		c := comparison{Metric: q.series, Receiver: "none", SMI: text}
 		switch {
 		case !known && !hasB:
-			one.Same = true // both say that the GPU does not support it
+			c.Same = true // both report that the GPU does not support it
 		case known && hasA && hasB:
 			want *= q.factor
 			slack := max(q.tolerance, q.share*math.Abs(want)) + 1e-9*math.Abs(want)
-			one.Same = want >= min(a, b)-slack && want <= max(a, b)+slack
-			one.Receiver = strconv.FormatFloat(b, 'g', 8, 64)
-			one.SMI = strconv.FormatFloat(want, 'g', 8, 64)
+			c.Same = want >= min(a, b)-slack && want <= max(a, b)+slack
+			c.Receiver = strconv.FormatFloat(b, 'g', 8, 64)
+			c.SMI = strconv.FormatFloat(want, 'g', 8, 64)
 		case hasB:
-			one.Receiver = strconv.FormatFloat(b, 'g', 8, 64)
+			c.Receiver = strconv.FormatFloat(b, 'g', 8, 64)
 		}
-		all = append(all, one)
+		all = append(all, c)
 	}
 	return all
 }
 
-// askProcesses asks nvidia-smi for the memory of processes that compute, in MiB,
+// askProcesses queries nvidia-smi for the memory of processes that compute, in MiB,
 // by the GPU's PCI address and by process.
 func askProcesses(ctx context.Context, program string) (map[string]map[string]string, error) {
 	names := []string{"gpu_bus_id", "pid", "used_gpu_memory"}
@@ -208,18 +208,18 @@ func compareProcesses(listed map[string]string, before, after map[string]float64
 	all := make([]comparison, 0, len(listed))
 	for _, pid := range slices.Sorted(maps.Keys(listed)) {
 		want, known := parseValue(listed[pid])
-		one := comparison{Metric: "hw.gpu.process.memory.usage of process " + pid, Receiver: "none", SMI: listed[pid]}
+		c := comparison{Metric: "hw.gpu.process.memory.usage of process " + pid, Receiver: "none", SMI: listed[pid]}
 		a, hasA := ofProcess(before, pid)
 		b, hasB := ofProcess(after, pid)
 		switch {
 		case !known && !hasB:
-			one.Same = true
+			c.Same = true
 		case known && hasA && hasB:
 			slack := max(mib, 0.02*want*mib)
-			one.Same = want*mib >= min(a, b)-slack && want*mib <= max(a, b)+slack
-			one.Receiver = strconv.FormatFloat(b/mib, 'f', 0, 64)
+			c.Same = want*mib >= min(a, b)-slack && want*mib <= max(a, b)+slack
+			c.Receiver = strconv.FormatFloat(b/mib, 'f', 0, 64)
 		}
-		all = append(all, one)
+		all = append(all, c)
 	}
 	return all
 }

@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// script is an nvidia-smi that answers with fixed values.
+// script is an nvidia-smi with fixed values.
 func script(t *testing.T, values map[string]string) string {
 	t.Helper()
 	fields := []string{"0", "00000000:01:00.0"}
@@ -49,7 +49,7 @@ esac
 	return path
 }
 
-// h100 is what nvidia-smi says of the idle H100 of the profile.
+// h100 is what nvidia-smi reports of the idle H100 of the profile.
 func h100() map[string]string {
 	return map[string]string{
 		"memory.total": "81559", "memory.used": "0", "memory.reserved": "479", "utilization.gpu": "0", "utilization.memory": "0",
@@ -76,8 +76,8 @@ func TestReadingsThatAgreePassAndAreRecorded(t *testing.T) {
 	gpus[0].SetProcesses(fakenvml.Process{PID: 4242, Memory: 2566 << 20})
 	r, err := check(context.Background(), library.Path, script(t, h100()), 0)
 	require.NoError(t, err)
-	for _, one := range r.GPUs[0].Phases["idle"] {
-		assert.True(t, one.Same, "%+v", one)
+	for _, c := range r.GPUs[0].Phases["idle"] {
+		assert.True(t, c.Same, "%+v", c)
 	}
 	assert.Zero(t, r.Different)
 	assert.True(t, r.Simulated)

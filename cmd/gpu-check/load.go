@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// torchLoad multiplies matrices on the first GPU until it is ended. It says so
-// when it has begun.
+// torchLoad multiplies matrices on the first GPU until it is ended. It prints "begun"
+// after the first ones.
 const torchLoad = `
 import torch
 a = torch.randn(8192, 8192, device="cuda", dtype=torch.float16)
@@ -28,28 +28,27 @@ while True:
     torch.cuda.synchronize()
 `
 
-// underLoad runs something while the first GPU works, if there is a Python
-// with PyTorch to make it work.
+// underLoad calls do while the first GPU is under load, which needs Python with PyTorch.
 func underLoad(ctx context.Context, d time.Duration, do func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, d+2*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "python3", "-c", torchLoad)
-	var complaint strings.Builder
-	cmd.Stderr = &complaint
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return err
 	}
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("no load can be made: %w", err)
+		return fmt.Errorf("start the load: %w", err)
 	}
 	defer func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	}()
 	if line, _ := bufio.NewReader(out).ReadString('\n'); strings.TrimSpace(line) != "begun" {
-		last := strings.Split(strings.TrimSpace(complaint.String()), "\n")
-		return errors.New("no load can be made with PyTorch: " + last[len(last)-1])
+		last := strings.Split(strings.TrimSpace(stderr.String()), "\n")
+		return errors.New("start the load with PyTorch: " + last[len(last)-1])
 	}
 	time.Sleep(d / 2) // averages settle
 	return do()

@@ -2,11 +2,10 @@
 
 //go:build linux && cgo
 
-// Command gpucheck is `make gpu-check`: the receiver against the real driver of
-// a machine with a GPU. Each reading is compared with what nvidia-smi says at
-// the same time, at rest and under a load that it makes if it can; every NVML
-// call is timed; what the GPU does not support is listed; and all of it is
-// written to a record. It is one binary and needs nothing else on the machine.
+// Command gpu-check checks the receiver against the real driver of a machine with a GPU.
+// It compares each reading with nvidia-smi's at the same time, idle and under a load
+// that it makes with PyTorch, times every NVML call, lists what the GPU does not
+// support, and writes all of it to a record. It needs nothing else on the machine.
 package main
 
 import (
@@ -22,10 +21,10 @@ import (
 )
 
 func main() {
-	library := flag.String("library", "", "NVML's library (default: the loader's, then the usual places)")
-	smi := flag.String("nvidia-smi", "nvidia-smi", "the program to compare with")
+	library := flag.String("library", "", "path of the NVML library (default: found by the loader)")
+	smi := flag.String("nvidia-smi", "nvidia-smi", "program to compare with")
 	record := flag.String("record", "", "folder to write the record to")
-	seconds := flag.Int("load", 10, "seconds of load; 0 for none")
+	seconds := flag.Int("load", 10, "seconds of load; 0 disables it")
 	flag.Parse()
 	r, err := check(context.Background(), *library, *smi, time.Duration(*seconds)*time.Second)
 	if err == nil {
@@ -43,13 +42,13 @@ func main() {
 	}
 }
 
-// report is what was found; its JSON is the record.
+// report holds the results; its JSON is the record.
 type report struct {
 	Time      time.Time `json:"time"`
 	Driver    string    `json:"driver"`
 	Library   string    `json:"library"`
 	Simulated bool      `json:"simulated"`
-	GPUs      []gpu     `json:"cards"`
+	GPUs      []gpu     `json:"cards"` // words:allow: the key of the records
 	// Different counts readings that differ from nvidia-smi's beyond their tolerance.
 	Different int `json:"different"`
 }
@@ -88,7 +87,7 @@ func check(ctx context.Context, library, smi string, load time.Duration) (*repor
 	}
 	if load > 0 {
 		if err := underLoad(ctx, load, func() error { return r.compare(ctx, rx, smi, "load") }); err != nil {
-			fmt.Fprintln(os.Stderr, "gpu-check: no comparison under load:", err)
+			fmt.Fprintln(os.Stderr, "gpu-check: skipped the comparison under load:", err)
 		}
 	}
 	for i := range r.GPUs {
@@ -100,12 +99,12 @@ func check(ctx context.Context, library, smi string, load time.Duration) (*repor
 	return r, r.timeCalls(library)
 }
 
-// compare asks nvidia-smi and the receiver at the same time. Readings move, so a
-// difference counts only if it stays in three attempts.
+// compare reads nvidia-smi and the receiver at the same time. Readings change, so a
+// difference counts only if it persists in three attempts.
 func (r *report) compare(ctx context.Context, rx *receiver, smi, phase string) error {
 	for attempt := range 3 {
 		r.Different = 0
-		before := rx.collect()
+		before := rx.nextScrape()
 		rows, err := askSMI(ctx, smi)
 		if err != nil {
 			return err
@@ -114,7 +113,7 @@ func (r *report) compare(ctx context.Context, rx *receiver, smi, phase string) e
 		if err != nil {
 			return err
 		}
-		after := rx.collect()
+		after := rx.nextScrape()
 		for i := range r.GPUs {
 			c := &r.GPUs[i]
 			row, ok := rows[strings.TrimPrefix(c.Name, "gpu")]
@@ -126,8 +125,8 @@ func (r *report) compare(ctx context.Context, rx *receiver, smi, phase string) e
 		}
 		for _, c := range r.GPUs {
 			for _, comparisons := range c.Phases {
-				for _, one := range comparisons {
-					if !one.Same {
+				for _, c := range comparisons {
+					if !c.Same {
 						r.Different++
 					}
 				}
@@ -148,12 +147,12 @@ func (r *report) print(w *os.File) {
 	for _, c := range r.GPUs {
 		fmt.Fprintf(w, "\n%s %s: %d points a scrape\n", c.Name, c.Model, c.Points)
 		for _, phase := range []string{"idle", "load"} {
-			for _, one := range c.Phases[phase] {
+			for _, reading := range c.Phases[phase] {
 				word := "same"
-				if !one.Same {
+				if !reading.Same {
 					word = "DIFFERENT"
 				}
-				fmt.Fprintf(w, "  %-5s %-52s receiver %-14s nvidia-smi %-14s %s\n", phase, one.Metric, one.Receiver, one.SMI, word)
+				fmt.Fprintf(w, "  %-5s %-52s receiver %-14s nvidia-smi %-14s %s\n", phase, reading.Metric, reading.Receiver, reading.SMI, word)
 			}
 		}
 		for family, reason := range c.Unsupported {
@@ -168,7 +167,7 @@ func (r *report) print(w *os.File) {
 
 var notWord = regexp.MustCompile(`[^a-z0-9]+`)
 
-// write keeps the record under a name made of the model and the driver.
+// write saves the record under a name made of the model and the driver.
 func (r *report) write(folder string) error {
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return err

@@ -6,7 +6,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -26,7 +25,7 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver"
 )
 
-// interval is how often the receiver collects while it is checked.
+// interval is how often the receiver scrapes while it is checked.
 const interval = 200 * time.Millisecond
 
 // receiver is the nvml receiver, run as a collector would run it.
@@ -39,13 +38,14 @@ type receiver struct {
 	info   map[string]map[string]string
 	count  int
 	fresh  chan struct{}
-	off    map[string]map[string]string
-	last   string
-	path   string // of the library
+	// unsupportedRows has the reasons by GPU and row.
+	unsupportedRows map[string]map[string]string
+	lastWarning     string
+	libraryPath     string
 }
 
 func startReceiver(ctx context.Context, library string) (*receiver, error) {
-	r := &receiver{fresh: make(chan struct{}), off: map[string]map[string]string{}}
+	r := &receiver{fresh: make(chan struct{}), unsupportedRows: map[string]map[string]string{}}
 	factory := nvmlreceiver.NewFactory()
 	cfg := factory.CreateDefaultConfig()
 	if err := confmap.NewFromStringMap(map[string]any{
@@ -70,7 +70,7 @@ func (r *receiver) stop() {
 	r.stopOnce.Do(func() { _ = r.component.Shutdown(context.Background()) })
 }
 
-// consume keeps the newest scrape.
+// consume stores the newest scrape.
 func (r *receiver) consume(_ context.Context, m pmetric.Metrics) error {
 	newest, info := map[string]map[string]float64{}, map[string]map[string]string{}
 	for _, rm := range m.ResourceMetrics().All() {
@@ -81,7 +81,7 @@ func (r *receiver) consume(_ context.Context, m pmetric.Metrics) error {
 					points = metric.Sum().DataPoints
 				}
 				for _, p := range points().All() {
-					take(newest, info, metric.Name(), p)
+					add(newest, info, metric.Name(), p)
 				}
 			}
 		}
@@ -95,7 +95,8 @@ func (r *receiver) consume(_ context.Context, m pmetric.Metrics) error {
 	return nil
 }
 
-func take(newest map[string]map[string]float64, info map[string]map[string]string, name string, p pmetric.NumberDataPoint) {
+// add stores one point under its metric and its attributes, without those of the GPU.
+func add(newest map[string]map[string]float64, info map[string]map[string]string, name string, p pmetric.NumberDataPoint) {
 	if p.Flags().NoRecordedValue() {
 		return
 	}
@@ -110,20 +111,20 @@ func take(newest map[string]map[string]float64, info map[string]map[string]strin
 	if name == "hw.gpu.info" && fan == "" {
 		info[gpu] = attributes
 	}
-	var own []string
+	var labels []string
 	for _, k := range slices.Sorted(maps.Keys(attributes)) {
 		switch k {
 		case "hw.id", "hw.name", "hw.type", "gpu.simulated":
 		default:
-			own = append(own, k+"="+attributes[k])
+			labels = append(labels, k+"="+attributes[k])
 		}
 	}
 	if fan != "" {
-		own = append(own, fan)
+		labels = append(labels, fan)
 	}
 	key := name
-	if len(own) > 0 && name != "hw.gpu.info" {
-		key += "{" + strings.Join(own, ",") + "}"
+	if len(labels) > 0 && name != "hw.gpu.info" {
+		key += "{" + strings.Join(labels, ",") + "}"
 	}
 	if p.ValueType() == pmetric.NumberDataPointValueTypeInt {
 		newest[gpu][key] = float64(p.IntValue())
@@ -132,8 +133,8 @@ func take(newest map[string]map[string]float64, info map[string]map[string]strin
 	}
 }
 
-// collect waits for the next scrape.
-func (r *receiver) collect() map[string]map[string]float64 {
+// nextScrape waits for the next scrape.
+func (r *receiver) nextScrape() map[string]map[string]float64 {
 	r.mu.Lock()
 	fresh := r.fresh
 	r.mu.Unlock()
@@ -148,14 +149,14 @@ func (r *receiver) collect() map[string]map[string]float64 {
 
 func (r *receiver) waitForGPUs(within time.Duration) error {
 	for end := time.Now().Add(within); time.Now().Before(end); {
-		r.collect()
+		r.nextScrape()
 		if len(r.gpus()) > 0 {
 			return nil
 		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return errors.Join(errors.New("no GPU answers; is NVIDIA's driver loaded? Name its library with -library"), fmt.Errorf("the receiver says: %s", r.last))
+	return fmt.Errorf("no GPU responded within %v: load NVIDIA's driver, or set -library to its NVML library; the last warning of the receiver is %q", within, r.lastWarning)
 }
 
 func (r *receiver) gpus() (names []string) {
@@ -177,7 +178,7 @@ func (r *receiver) simulated() bool         { return r.describe("gpu0", "gpu.sim
 func (r *receiver) library() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.path
+	return r.libraryPath
 }
 
 func (r *receiver) points(gpu string) int {
@@ -189,10 +190,10 @@ func (r *receiver) points(gpu string) int {
 func (r *receiver) unsupported(gpu string) map[string]string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.off[gpu]
+	return r.unsupportedRows[gpu]
 }
 
-// logReader listens to the receiver's log, which says what a GPU does not support.
+// logReader reads the receiver's log, which has what a GPU does not support.
 type logReader struct {
 	zapcore.LevelEnabler
 	receiver *receiver
@@ -218,17 +219,17 @@ func (l *logReader) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if e.Level >= zapcore.WarnLevel {
-		r.last = fmt.Sprintf("%s %v", e.Message, encoder.Fields)
+		r.lastWarning = fmt.Sprintf("%s %v", e.Message, encoder.Fields)
 	}
 	if path, ok := encoder.Fields["library"].(string); ok {
-		r.path = path
+		r.libraryPath = path
 	}
-	if family, ok := encoder.Fields["family"].(string); ok && strings.Contains(e.Message, "not supported") {
+	if family, ok := encoder.Fields["family"].(string); ok && strings.Contains(e.Message, "does not support") {
 		gpu, _ := encoder.Fields["hw.name"].(string)
-		if r.off[gpu] == nil {
-			r.off[gpu] = map[string]string{}
+		if r.unsupportedRows[gpu] == nil {
+			r.unsupportedRows[gpu] = map[string]string{}
 		}
-		r.off[gpu][family] = fmt.Sprint(encoder.Fields["error"])
+		r.unsupportedRows[gpu][family] = fmt.Sprint(encoder.Fields["error"])
 	}
 	return nil
 }

@@ -12,7 +12,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// probed is the result of one probe.
+// probed is what a slot's worker found out.
 type probed struct {
 	slot     *slot
 	index    int
@@ -21,7 +21,7 @@ type probed struct {
 	err      error
 }
 
-// enumerate identifies the GPU at every index. It returns an error only if the
+// enumerate asks every index who is there. It returns an error only if the
 // enumeration itself failed.
 func (s *Session) enumerate() error {
 	count, err := s.lib.deviceCount()
@@ -70,7 +70,7 @@ func (s *Session) resizeSlots(count int) {
 }
 
 // retire ends the workers of indices that no longer exist, once their GPUs have other
-// workers: indices move when a GPU is removed. The caller holds the lock.
+// workers: indices move when a GPU is removed. The caller holds mu.
 func (s *Session) retire() {
 	for index, w := range s.retiring {
 		used := slices.ContainsFunc(s.snapshot.GPUs, func(c *GPU) bool {
@@ -85,8 +85,8 @@ func (s *Session) retire() {
 	}
 }
 
-// probe submits an identification to each slot's worker. A slot whose worker hangs is
-// skipped, so that one GPU never holds two threads.
+// probe asks each slot's worker for the GPU's identity. A slot whose worker hangs is
+// skipped, so that one GPU never occupies two threads.
 func (s *Session) probe(results chan<- probed) (asked int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -128,7 +128,7 @@ func identify(known *GPU, d Device, index int) (Identity, error) {
 	return describe(d, index)
 }
 
-// adopt stores the result of a probe in its slot and GPU.
+// adopt stores the answer of a probe in its slot and its GPU.
 func (s *Session) adopt(p probed) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -168,8 +168,9 @@ func (s *Session) adopt(p probed) {
 	slices.SortStableFunc(s.snapshot.GPUs, func(a, b *GPU) int { return a.Identity().Index - b.Identity().Index })
 }
 
-// distinguish identifies a GPU by its PCI address if another GPU has the same UUID: a
-// badly cloned board must not hide its neighbour. The caller holds the lock.
+// distinguish gives a GPU whose UUID another one has already its PCI address
+// instead: a board that was cloned badly must not hide its neighbour. The caller holds
+// mu.
 func (s *Session) distinguish(p *probed) {
 	for _, other := range s.slots {
 		if other == p.slot || other.gpu == nil || other.gpu.Err() != nil {
@@ -196,7 +197,8 @@ func (s *Session) find(uuid string) *GPU {
 	return nil
 }
 
-// settle marks GPUs that no slot holds as lost and counts the slots without a GPU.
+// settle loses the GPUs that no slot holds any more and counts the slots
+// without a GPU.
 func (s *Session) settle() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -221,5 +223,5 @@ func (s *Session) settle() {
 	s.retire()
 }
 
-// errRemoved is why a removed GPU cannot be read.
+// errRemoved is why a GPU that was removed cannot be read.
 var errRemoved = errors.New("the GPU is no longer enumerated")

@@ -11,24 +11,25 @@ import (
 	gonvml "github.com/NVIDIA/go-nvml/pkg/nvml"
 )
 
-// Kind groups NVML's return codes by their consequence.
+// Kind sorts NVML's return codes by what follows from them.
 type Kind int
 
 const (
-	// Passing errors may not occur at the next call.
+	// Passing means that the next call may succeed.
 	Passing Kind = iota
 	// NotSupported is final for this GPU.
 	NotSupported
-	// Missing means that the loaded library has no such function: final for the process.
+	// Missing means that the loaded library does not have the function: final for the
+	// process.
 	Missing
 	// Denied means that this user may not make the call.
 	Denied
-	// Lost means that the GPU has fallen off the bus or needs a reset.
+	// Lost means that the GPU is gone from the bus or needs a reset.
 	Lost
 	// DriverGone means that every handle is stale: the driver was unloaded or reloaded.
 	DriverGone
-	// VersionMismatch means that the driver was upgraded while the library is loaded:
-	// final for the process.
+	// VersionMismatch means that the driver was upgraded under the loaded library: final
+	// for the process.
 	VersionMismatch
 	// NoLibrary means that the library could not be loaded.
 	NoLibrary
@@ -83,7 +84,7 @@ type Error struct {
 	code     gonvml.Return
 }
 
-// Kind is the consequence of the error.
+// Kind is the kind of the error.
 func (e *Error) Kind() Kind { return codes[e.code].kind }
 
 // Code is NVML's return code as a word, such as gpu_is_lost.
@@ -108,6 +109,9 @@ func (e *Error) Error() string {
 
 // KindOf is the kind of an error that a call of this package returned.
 func KindOf(err error) Kind {
+	if err == nil {
+		return Passing // without the allocation of errors.As
+	}
 	var e *Error
 	if errors.As(err, &e) {
 		return e.Kind()
@@ -122,6 +126,9 @@ func sameCode(a, b error) bool {
 }
 
 func hasCode(err error, code gonvml.Return) bool {
+	if err == nil {
+		return false
+	}
 	var e *Error
 	return errors.As(err, &e) && e.code == code
 }

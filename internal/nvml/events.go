@@ -26,9 +26,9 @@ type XIDEvent struct {
 // EventKind is the kind of an event other than an XID (nvmlEventType in nvml.h).
 type EventKind string
 
-// driverEvents are the registered events besides XIDs, where a GPU supports them.
-// Changes of the performance state are omitted: they come with every load, and
-// hw.gpu.performance_state has them.
+// driverEvents are the events that are registered for besides XIDs, where a GPU
+// supports them. Changes of the performance state are left out: they come with
+// every load, and hw.gpu.performance_state reports them.
 var driverEvents = [...]struct {
 	bit  uint64
 	kind EventKind
@@ -61,8 +61,7 @@ func (s *Session) SubscribeEvents(f func(DriverEvent)) (cancel func()) {
 	return cancel
 }
 
-// waitSlice is how long one call waits for an event; the watch can end between two
-// calls.
+// waitSlice is how long one call waits for an event: the watch can end between two.
 const waitSlice = 200 * time.Millisecond
 
 // SubscribeXIDs calls f for every XID of every GPU from now on, from a goroutine of the
@@ -85,7 +84,7 @@ type watch struct {
 }
 
 // ensureWatch starts the watch if there are subscribers, and registers GPUs that are new
-// to it. GPUs that refuse are omitted and logged once.
+// to it. GPUs that refuse are left out, and logged once.
 func (s *Session) ensureWatch() {
 	if !s.xids.HasSubscribers() && !s.driverEvents.HasSubscribers() {
 		return
@@ -119,7 +118,7 @@ func (s *Session) startWatch() bool {
 	return true
 }
 
-// register registers a GPU in its worker, since the call can hang.
+// register asks the GPU's worker to register the GPU: the call can hang.
 func (s *Session) register(w *watch, c *GPU) {
 	generation := c.Generation()
 	w.mu.Lock()
@@ -154,7 +153,7 @@ func wantedEvents() (bits uint64) {
 	return bits
 }
 
-// wait publishes events until the watch ends.
+// wait hands events on until the watch ends.
 func (s *Session) wait(w *watch) {
 	defer close(w.ended)
 	pause := time.NewTimer(0)
@@ -173,7 +172,7 @@ func (s *Session) wait(w *watch) {
 		case gonvml.ERROR_TIMEOUT:
 			continue
 		}
-		// Lost GPUs and an unloaded driver make the call fail at once: retry less often.
+		// After a GPU is lost or the driver is unloaded the call fails at once: retry less often.
 		pause.Reset(waitSlice)
 		select {
 		case <-w.stop:
@@ -193,7 +192,7 @@ func (s *Session) deliver(data gonvml.EventData) {
 	}
 	k := s.kernelLog
 	s.mu.Unlock()
-	if gpu == nil { // not a handle of the enumeration
+	if gpu == nil { // a handle that is not the one of the enumeration
 		uuid, err := Device{lib: s.lib, handle: data.Device}.UUID()
 		if err != nil {
 			s.log.Warn("Received an event of an unknown GPU whose UUID cannot be read", zap.Uint64("type", data.EventType), zap.Uint64("data", data.EventData), zap.Error(err))
@@ -228,8 +227,8 @@ func (s *Session) publishDriverEvent(gpu *GPU, bits uint64) {
 	}
 }
 
-// closeWatch ends the watch before NVML is shut down. It waits for a running
-// call, but not for one that hangs.
+// closeWatch ends the watch before NVML is shut down. It waits for the call that
+// is under way, though not for one that hangs.
 func (s *Session) closeWatch() (ended bool) {
 	w := s.watch
 	if w == nil {

@@ -106,8 +106,8 @@ func TestGPUThatRefusesEventsIsReadFromTheKernelsLog(t *testing.T) {
 	assert.EqualValues(t, 79, e.XID)
 	assert.Same(t, s.Snapshot().GPUs[0], e.GPU)
 
-	// A GPU that reports by events: what comes both ways is told once, and what
-	// is in the log only is told too.
+	// A GPU with events: what both sources report is published once, and so is what is
+	// only in the log.
 	line := func(xid string) {
 		_, err := log.WriteString("4,9,9,-;NVRM: Xid (PCI:0000:02:00): " + xid + ", pid=1, name=x\n")
 		require.NoError(t, err)

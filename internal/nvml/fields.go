@@ -36,7 +36,7 @@ const (
 )
 
 // FieldNumber is a field's value, whatever C type it came in (nvmlValueType_t).
-// A type that is not known gives NaN, which is no reading.
+// An unknown type becomes NaN, which is not a valid reading.
 func FieldNumber(v *FieldValue) float64 {
 	b := v.Value[:]
 	switch gonvml.ValueType(v.ValueType) {

@@ -9,7 +9,7 @@ import gonvml "github.com/NVIDIA/go-nvml/pkg/nvml"
 // GPMMetric names a profiling counter (nvmlGpmMetricId_t).
 type GPMMetric = gonvml.GpmMetricId
 
-// The profiling counters that are read: shares in percent, rates in MiB/s.
+// The profiling counters that are asked for: shares in percent, rates in MiB/s.
 const (
 	GPMSMActive    = gonvml.GPM_METRIC_SM_UTIL
 	GPMSMOccupancy = gonvml.GPM_METRIC_SM_OCCUPANCY
@@ -26,7 +26,7 @@ const (
 	GPMNVLinkRx    = gonvml.GPM_METRIC_NVLINK_TOTAL_RX_PER_SEC
 )
 
-// gpmFunctions are the functions that profiling needs.
+// gpmFunctions are all functions that profiling calls.
 var gpmFunctions = [...]string{
 	"nvmlGpmQueryDeviceSupport", "nvmlGpmSampleAlloc", "nvmlGpmSampleFree", "nvmlGpmSampleGet", "nvmlGpmMigSampleGet", "nvmlGpmMetricsGet",
 }
@@ -67,7 +67,7 @@ func (d Device) NewGPM() (*GPM, error) {
 	return g, nil
 }
 
-// Free gives the samples back (nvmlGpmSampleFree).
+// Free releases the samples (nvmlGpmSampleFree).
 func (g *GPM) Free() {
 	for _, sample := range []gonvml.GpmSample{g.older, g.last} {
 		if sample != nil {
@@ -77,8 +77,8 @@ func (g *GPM) Free() {
 	g.older, g.last, g.samples = nil, nil, 0
 }
 
-// Sample takes a sample of the GPU, or of a GPU instance of a GPU that is
-// divided (nvmlGpmSampleGet, nvmlGpmMigSampleGet).
+// Sample reads a sample of the GPU, or of a GPU instance of a GPU with MIG enabled
+// (nvmlGpmSampleGet, nvmlGpmMigSampleGet).
 func (g *GPM) Sample(gpu Device, instance *MIGInstance) error {
 	var err error
 	if instance == nil {

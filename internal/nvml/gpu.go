@@ -22,7 +22,7 @@ type Identity struct {
 	PCIBusID, Model, Architecture, Serial, BoardPart, VBIOS string
 	// NUMANode is the host's, from sysfs; empty where unknown.
 	NUMANode string
-	// MIG is [MIGOn] or [MIGOff], empty if the GPU has no MIG.
+	// MIG is [MIGOn] or [MIGOff], empty where the GPU cannot be divided.
 	MIG string
 	// Minor is the number in /dev/nvidia0; -1 where unknown.
 	Minor int
@@ -43,40 +43,40 @@ type GPU struct {
 	worker   *worker
 	// err is why the GPU is not present; nil while it is.
 	err error
-	// generation counts how often the GPU came back, after it was lost or the driver was
-	// reloaded: what it supports may have changed.
+	// generation counts how often the GPU was found again, after it was lost or the driver
+	// was reloaded: what it supports may have changed.
 	generation int
 }
 
 // Identity is the GPU's description as of its last enumeration.
-func (c *GPU) Identity() Identity {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.identity
+func (g *GPU) Identity() Identity {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.identity
 }
 
 // Err is why the GPU cannot be read; nil while it is present.
-func (c *GPU) Err() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.err
+func (g *GPU) Err() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.err
 }
 
-// Generation changes when the GPU comes back.
-func (c *GPU) Generation() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.generation
+// Generation changes when the GPU was found again.
+func (g *GPU) Generation() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.generation
 }
 
 // Submit queues a job for the GPU's worker and returns at once; false if the GPU's queue
 // is full. The job runs when the jobs before it have ended,
 // which may be never if one hangs: do not wait for it without a deadline.
-func (c *GPU) Submit(job func()) bool {
+func (g *GPU) Submit(job func()) bool {
 	for before := (*worker)(nil); ; {
-		c.mu.Lock()
-		w := c.worker
-		c.mu.Unlock()
+		g.mu.Lock()
+		w := g.worker
+		g.mu.Unlock()
 		if w == before {
 			return false
 		}
@@ -88,16 +88,16 @@ func (c *GPU) Submit(job func()) bool {
 }
 
 // Device is the GPU's present handle, for use inside a job.
-func (c *GPU) Device() Device {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.device
+func (g *GPU) Device() Device {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.device
 }
 
-func (c *GPU) lose(err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.err = err
+func (g *GPU) lose(err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.err = err
 }
 
 // describe reads what does not change while a GPU is present. Only the UUID or
@@ -128,7 +128,7 @@ func describe(d Device, index int) (Identity, error) {
 	return id, nil
 }
 
-// readMIG reads the MIG mode; it stays as it was if it cannot be read.
+// readMIG reads the MIG mode; if it cannot be read, it stays as it was.
 func (id *Identity) readMIG(d Device) {
 	on, err := d.MIGEnabled()
 	switch {
@@ -140,7 +140,7 @@ func (id *Identity) readMIG(d Device) {
 	}
 }
 
-// numaNode reads sysfs.
+// numaNode asks sysfs.
 func numaNode(devices, pci string) string {
 	if !gpuname.IsPCI(pci) {
 		return ""
@@ -150,7 +150,7 @@ func numaNode(devices, pci string) string {
 		return ""
 	}
 	node := strings.TrimSpace(string(raw))
-	if node == "-1" { // the firmware does not report one
+	if node == "-1" { // unknown to the firmware
 		return ""
 	}
 	return node

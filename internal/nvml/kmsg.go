@@ -20,15 +20,15 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/gpuname"
 )
 
-// KernelLog is the device of the kernel's messages.
+// KernelLog is where the kernel's messages are read from.
 const KernelLog = "/dev/kmsg"
 
-// xidLine matches an XID in the kernel log:
+// xidLine is how the driver writes an XID into the kernel's log:
 //
 //	NVRM: Xid (PCI:0000:3b:00): 79, pid=1234, name=python3, GPU has fallen off the bus.
 var xidLine = regexp.MustCompile(`NVRM: Xid \((?:PCI:)?([0-9a-fA-F]{4,8}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2})(?:\.[0-9a-fA-F])?[^)]*\): ([0-9]{1,9})\b`)
 
-// parseXID reads a message of the kernel log; ok is false if it is not an XID.
+// parseXID reads a message of the kernel's log; false if it is not an XID.
 func parseXID(message string) (pci string, xid uint64, ok bool) {
 	m := xidLine.FindStringSubmatch(message)
 	if m == nil {
@@ -38,11 +38,11 @@ func parseXID(message string) (pci string, xid uint64, ok bool) {
 	return gpuname.PCI(m[1]), xid, err == nil
 }
 
-// kernelLog reads the kernel's messages from now on. It is the second source of XIDs:
-// for GPUs that cannot be registered for events, and for XIDs after which no event
-// arrives, such as 79, after which the GPU is lost. An XID of both sources is published
-// once: a line waits for Timing.Grace, and counts only if the events of its GPU and
-// number are fewer than its lines.
+// kernelLog reads the kernel's messages from now on. It is the second source of
+// XIDs: for GPUs that refuse to be registered for events, and for XIDs after
+// which no event comes, such as 79, with which a GPU is gone. What both sources report is
+// published once: a line waits for grace, and counts only if there are fewer events of
+// its GPU and number than lines.
 type kernelLog struct {
 	file  *os.File
 	stop  chan struct{}
@@ -57,23 +57,23 @@ type xidKey struct {
 	xid uint64
 }
 
-// xidSeen counts one XID by source since it was last quiet for Timing.Grace.
+// xidSeen is how often one XID came by each way since it was last at rest.
 type xidSeen struct {
 	lines, events int
 	last          time.Time
 }
 
-// maxSeen bounds the XIDs that are compared; beyond it lines count at once.
+// maxSeen bounds what is kept to compare the two sources; beyond it lines count at once.
 const maxSeen = 4096
 
-// ensureKernelLog starts reading. A failure is logged once, if a GPU needs the log.
+// ensureKernelLog begins to read. If it cannot and a GPU needs it, this is logged once.
 func (s *Session) ensureKernelLog(needed bool) {
 	if s.kernelLog != nil {
 		return
 	}
 	file, err := os.OpenFile(s.timing.KernelLog, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err == nil {
-		_, err = file.Seek(0, io.SeekEnd) // earlier messages are not read
+		_, err = file.Seek(0, io.SeekEnd) // what was before is history
 		if errors.Is(err, syscall.ESPIPE) {
 			err = nil
 		}
@@ -111,8 +111,8 @@ func (s *Session) readKernelLog(k *kernelLog) {
 	}
 }
 
-// observeLine counts one XID of the kernel log. If its GPU reports no events, it is
-// published at once.
+// observeLine handles one XID of the kernel's log. That of a GPU without events is
+// delivered at once.
 func (s *Session) observeLine(k *kernelLog, pci string, xid uint64) {
 	s.mu.Lock()
 	var gpu *GPU
@@ -131,7 +131,7 @@ func (s *Session) observeLine(k *kernelLog, pci string, xid uint64) {
 	}
 }
 
-// count counts one XID; false if there is no room to compare.
+// count notes one sight of an XID; false if there is no room to compare.
 func (k *kernelLog) count(key xidKey, line bool, now time.Time) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -152,7 +152,7 @@ func (k *kernelLog) count(key xidKey, line bool, now time.Time) bool {
 	return true
 }
 
-// settleKernelLog publishes the lines without an event.
+// settleKernelLog delivers the lines for which no event came.
 func (s *Session) settleKernelLog(k *kernelLog) {
 	ticker := time.NewTicker(max(s.timing.Grace/4, time.Millisecond))
 	defer ticker.Stop()
@@ -169,7 +169,7 @@ func (s *Session) settleKernelLog(k *kernelLog) {
 	}
 }
 
-// unmatched returns a key for each quiet line without an event.
+// unmatched returns a key for each line without an event, of those at rest.
 func (k *kernelLog) unmatched(now time.Time, grace time.Duration) (keys []xidKey) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -185,14 +185,14 @@ func (k *kernelLog) unmatched(now time.Time, grace time.Duration) (keys []xidKey
 	return keys
 }
 
-// closeKernelLog stops reading.
+// closeKernelLog ends the reading.
 func (s *Session) closeKernelLog() {
 	k := s.kernelLog
 	if k == nil {
 		return
 	}
 	close(k.stop)
-	_ = k.file.Close() // ends a running read
+	_ = k.file.Close() // ends the read that is under way
 	k.ended.Wait()
 	s.mu.Lock()
 	s.kernelLog = nil

@@ -17,8 +17,8 @@ import (
 // DefaultPath is the name by which the loader finds the driver's library.
 const DefaultPath = "libnvidia-ml.so.1"
 
-// usualPlaces is where drivers install the library on systems whose loader does not
-// find it: containers, driver containers, WSL.
+// usualPlaces is where drivers put the library on systems whose loader does not
+// know it: containers, driver containers, WSL.
 var usualPlaces = []string{
 	"/usr/local/nvidia/lib64/libnvidia-ml.so.1",
 	"/usr/local/nvidia/lib/libnvidia-ml.so.1",
@@ -32,22 +32,22 @@ var usualPlaces = []string{
 // simulatedMarker is exported by the test library and by no other.
 const simulatedMarker = "otelcolGpuSimulated"
 
-// Library is the loaded NVML. Each function is looked up before its first call: the
-// loader ends the process at a call of a missing function.
+// Library is the loaded NVML. Each of its functions is resolved before it is called: the
+// loader ends the process at a call of a function that does not exist.
 type Library struct {
 	path string
 
 	mu  sync.RWMutex
 	api gonvml.Interface
 	has map[string]bool
-	// symbols is a handle of the library of our own, opened once and never
-	// closed: functions can be looked up while NVML is not initialised, and a
-	// call that returns late still finds the code.
+	// symbols is a second handle of the library, opened once and never closed: functions
+	// can be resolved while NVML is not initialised, and a call that returns late finds
+	// the code still loaded.
 	symbols *dl.DynamicLibrary
 
 	workers workers
-	// keeper is held by the session that inspects the machine, so that the next
-	// session's keeper does not hang beside one that hangs already.
+	// keeper is held by the session that inspects the machine, so that a keeper that hangs
+	// is not joined by the next session's.
 	keeper sync.Mutex
 }
 
@@ -57,7 +57,7 @@ func newLibrary(path string, now func() time.Time) *Library {
 	}
 }
 
-// Path is where the library was found, or is searched.
+// Path is where the library was found, or is expected.
 func (l *Library) Path() string {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
@@ -89,8 +89,8 @@ func (l *Library) Has(function string) bool {
 // Simulated reports whether this is the test library and not NVIDIA's.
 func (l *Library) Simulated() bool { return l.Has(simulatedMarker) }
 
-// versions guards the function table that go-nvml holds for the whole process and
-// changes when it loads and closes a library.
+// versions guards what go-nvml keeps for the whole process when it loads and closes a
+// library: which versions of the functions there are.
 var versions sync.Mutex
 
 // init loads the library and initialises NVML (nvmlInit_v2).
@@ -106,8 +106,8 @@ func (l *Library) init() error {
 	return result("nvmlInit_v2", l.api.Init())
 }
 
-// open finds the library and opens the handle for look-ups. A bare file name is also
-// searched in the usual places.
+// open finds the library and opens the handle that resolves functions. A file name
+// without a folder is also searched for in the usual places.
 func (l *Library) open() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

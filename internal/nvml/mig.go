@@ -23,7 +23,7 @@ type MIGInstance struct {
 	Device  Device
 }
 
-// maxMIG bounds the MIG devices that are read.
+// maxMIG bounds the places that are read.
 const maxMIG = 32
 
 // MIGCount is how many MIG devices the GPU can have at most
@@ -40,7 +40,7 @@ func (d Device) MIGDevice(index int) (Device, error) {
 	return Device{lib: d.lib, handle: h}, err
 }
 
-// DescribeMIG reads the description of a MIG device.
+// DescribeMIG reads what a MIG device is.
 func DescribeMIG(d Device, uuid string, index int) (*MIGInstance, error) {
 	m := &MIGInstance{UUID: uuid, Index: index, Device: d}
 	gi, err := get(d, "nvmlDeviceGetGpuInstanceId", gonvml.Device.GetGpuInstanceId)
@@ -87,7 +87,7 @@ func migProfile(name string) string {
 	return profile
 }
 
-// IsNotFound reports whether there is nothing at the index that was read.
+// IsNotFound reports whether a call found nothing at the place.
 func IsNotFound(err error) bool { return hasCode(err, gonvml.ERROR_NOT_FOUND) }
 
 // IsInvalid reports whether a call was given a number that the GPU does not have.

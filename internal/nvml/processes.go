@@ -16,8 +16,8 @@ type RunningProcess struct {
 	// Memory is in bytes; MemoryKnown is false if the driver does not report it.
 	Memory      uint64
 	MemoryKnown bool
-	// GPUInstance and ComputeInstance identify the MIG device; InMIG is false on a
-	// GPU that is not divided.
+	// GPUInstance and ComputeInstance identify the MIG device; InMIG is false on a GPU
+	// without MIG devices.
 	GPUInstance, ComputeInstance uint32
 	InMIG                        bool
 }
@@ -32,7 +32,7 @@ const (
 )
 
 // Processes appends the processes on the GPU, those of computing first; one
-// that also uses graphics is listed twice (nvmlDeviceGetComputeRunningProcesses,
+// that also draws is there twice (nvmlDeviceGetComputeRunningProcesses,
 // nvmlDeviceGetGraphicsRunningProcesses).
 func (d Device) Processes(into []RunningProcess) ([]RunningProcess, error) {
 	compute, err := get(d, ComputeProcesses, gonvml.Device.GetComputeRunningProcesses)
@@ -59,7 +59,7 @@ func (d Device) Processes(into []RunningProcess) ([]RunningProcess, error) {
 	return into, nil
 }
 
-// ProcessUtilization is the utilisation of one process in one sampling period, in percent.
+// ProcessUtilization is what one process did in one sampling period, in percent.
 type ProcessUtilization struct {
 	PID uint32
 	// At is in µs of the wall clock.

@@ -17,28 +17,28 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/topic"
 )
 
-// State is the state of a session.
+// State is a session's state of the driver.
 type State int
 
 const (
-	// Absent means that the library or the driver is missing; the session retries.
+	// Absent means that the library or the driver is not there (yet); the session retries.
 	Absent State = iota
 	// Ready means that NVML is initialised.
 	Ready
-	// Mismatch means that the driver was upgraded while the library is loaded. Only a new
-	// process can use the new driver; the session retries, in case it is downgraded again.
+	// Mismatch means that the driver was upgraded under the loaded library. Only a new
+	// process helps; the session retries, in case the driver is put back.
 	Mismatch
 )
 
-// Snapshot is the knowledge of a session at one moment.
+// Snapshot is what a session knows at one moment.
 type Snapshot struct {
 	State State
 	// Err is why the state is not Ready.
 	Err error
-	// GPUs are all GPUs ever enumerated, by index, lost ones included.
+	// GPUs are all GPUs that were seen, by index; lost ones keep their place.
 	GPUs []*GPU
-	// Unidentified counts enumerated GPUs whose UUID was never read; LostUnidentified
-	// those that were lost before.
+	// Unidentified counts GPUs that are enumerated and whose identity could not be read;
+	// LostUnidentified those of them that were lost.
 	Unidentified, LostUnidentified int
 	DriverVersion, CUDAVersion     string
 	// Initializations counts successful nvmlInit calls.
@@ -51,17 +51,18 @@ type Snapshot struct {
 
 // Timing holds a session's clocks. Zero values mean the defaults.
 type Timing struct {
-	// Rescan is the interval of inspections of the machine: attempts to initialise while
-	// the driver is absent, enumerations otherwise. Default 5 s.
+	// Rescan is the pause between two inspections of the machine: attempts to
+	// initialise while the driver is absent, enumerations while it is there.
+	// Default 5 s.
 	Rescan time.Duration
-	// Probe bounds one enumeration: GPUs that are not identified by then are added when
-	// they are. Default 2 s.
+	// Probe bounds one enumeration: GPUs that have not responded by then are added when
+	// they do. Default 2 s.
 	Probe time.Duration
-	// Grace is how long an XID of the kernel log waits for its event. Default 2 s.
+	// Grace is how long an XID of the kernel's log waits for its event. Default 2 s.
 	Grace time.Duration
 	// KernelLog is the second source of XIDs. Default: [KernelLog].
 	KernelLog string
-	// Close bounds how long the end waits for running calls. Default 1 s.
+	// Close bounds how long the end waits for calls under way. Default 1 s.
 	Close time.Duration
 	// Now is the clock. Default: [time.Now].
 	Now func() time.Time
@@ -117,7 +118,7 @@ type Session struct {
 	mu       sync.Mutex
 	snapshot Snapshot
 	slots    []*slot
-	// retiring are the workers of indices that no longer exist, by index.
+	// retiring are the workers of indices that are no more, by index.
 	retiring  map[int]*worker
 	kernelLog *kernelLog
 	covered   map[*GPU]bool // GPUs whose XIDs arrive as events
@@ -129,7 +130,7 @@ type slot struct {
 	gpu    *GPU
 	// probing is true while a probe is under way, at most one per slot.
 	probing bool
-	// lost is true if the index exists and its GPU was lost before it was identified.
+	// lost is true if the index exists and its GPU was gone before it was known.
 	lost bool
 }
 
@@ -143,7 +144,7 @@ func newSession(lib *Library, timing Timing, log *zap.Logger) *Session {
 	return s
 }
 
-// Snapshot returns the present knowledge. It never waits for the driver.
+// Snapshot returns what is known now. It never waits for the driver.
 func (s *Session) Snapshot() Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -153,11 +154,11 @@ func (s *Session) Snapshot() Snapshot {
 }
 
 // Inspected is closed when the session has inspected the machine for the first time:
-// from then on a snapshot holds its GPUs, if there are any.
+// from then on a snapshot has the GPUs.
 func (s *Session) Inspected() <-chan struct{} { return s.inspected }
 
-// Wake asks the session to inspect the machine soon: a reading failed because a GPU or
-// the driver is lost.
+// Wake requests an inspection of the machine now: a reading found that a GPU or the
+// driver is gone.
 func (s *Session) Wake() {
 	select {
 	case s.wake <- struct{}{}:
@@ -165,8 +166,8 @@ func (s *Session) Wake() {
 	}
 }
 
-// wakePause bounds how often GPUs that fail at every scrape make the keeper inspect the
-// machine.
+// wakePause keeps GPUs that fail at every scrape from making the keeper inspect the
+// machine without pause.
 const wakePause = 500 * time.Millisecond
 
 func (s *Session) keep() {
@@ -186,7 +187,7 @@ func (s *Session) keep() {
 			first = false
 		}
 		timer.Reset(min(wakePause, s.timing.Rescan))
-		select { // Wake has an effect after a pause, the timer after the rest of the interval
+		select { // a wake-up is handled after a pause, the timer after the rest of it
 		case <-s.stop:
 			s.end()
 			return
@@ -204,10 +205,10 @@ func (s *Session) keep() {
 	}
 }
 
-// inspect updates the session from the machine.
+// inspect brings the session up to date with the machine.
 func (s *Session) inspect() {
 	if !s.lib.keeper.TryLock() {
-		return // the keeper of an earlier session still hangs in the driver
+		return // the keeper of an ended session still hangs in the driver
 	}
 	defer s.lib.keeper.Unlock()
 	if s.Snapshot().State != Ready && !s.initialise() {
@@ -217,7 +218,7 @@ func (s *Session) inspect() {
 	switch KindOf(err) {
 	case DriverGone, VersionMismatch:
 		// Handles are stale. End this initialisation and begin another, now if
-		// the driver is loaded again.
+		// the driver is back already.
 		s.markAbsent(err)
 		if !s.closeWatch() {
 			return // a call hangs: shutting NVML down would hang with it
@@ -255,25 +256,23 @@ func (s *Session) initialise() bool {
 	cuda, _ := s.lib.cudaVersion()
 	simulated := s.lib.Simulated()
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.snapshot.State, s.snapshot.Err = Ready, nil
 	s.snapshot.DriverVersion, s.snapshot.CUDAVersion = driver, cuda
 	s.snapshot.Simulated = simulated
 	s.snapshot.Initializations++
 	s.snapshot.Enumerated = false
+	s.mu.Unlock()
 	s.log.Info("NVML initialised", zap.String("library", s.lib.Path()), zap.String("driver", driver), zap.String("cuda", cuda), zap.Bool("simulated", simulated))
 	return true
 }
 
-// markAbsent stores why the driver cannot be used, logs it once, and marks every GPU as
-// lost.
+// markAbsent stores that the driver is absent, logs it once, and marks every GPU as lost.
 func (s *Session) markAbsent(err error) {
 	state := Absent
 	if KindOf(err) == VersionMismatch {
 		state = Mismatch
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	known := s.snapshot.State == state && sameCode(s.snapshot.Err, err)
 	s.snapshot.State, s.snapshot.Err = state, err
 	s.snapshot.Simulated = s.snapshot.Simulated || s.lib.Simulated()
@@ -282,6 +281,7 @@ func (s *Session) markAbsent(err error) {
 	for _, c := range s.snapshot.GPUs {
 		c.lose(err)
 	}
+	s.mu.Unlock()
 	if known {
 		return
 	}
@@ -332,8 +332,8 @@ func (s *Session) end() {
 	}
 }
 
-// close stops the session. It waits for running calls, but not for those that hang: they
-// cannot be cancelled.
+// close stops the session. It waits for calls under way, though not for those
+// that hang: they cannot be cancelled.
 func (s *Session) close(ctx context.Context) {
 	close(s.stop)
 	timer := time.NewTimer(s.timing.Close + s.timing.Close/4)

@@ -86,7 +86,7 @@ func TestDriver535HasAllThatIsRead(t *testing.T) {
 	})
 }
 
-// NVIDIA's own libraries: without a driver they must load, report it, and never
+// NVIDIA's own libraries: without a driver they must load, return an error, and never
 // end the process. The path is handed to the child in the environment.
 const childLibrary = "NVMLLIB_TEST_LIBRARY"
 

@@ -13,9 +13,9 @@ import (
 // jobQueue bounds what waits for one GPU: one job per instance that shares it.
 const jobQueue = 64
 
-// worker makes all calls on the GPU at one index. A call that hangs holds this worker's
-// thread and no other; further jobs wait in its queue. Every queued job runs, unless one
-// before it hangs.
+// worker makes all calls on the GPU at one index. A call that hangs holds this
+// worker's thread and no other; later jobs wait in its queue. Every job that was accepted
+// is run, unless one before it hangs.
 type worker struct {
 	jobs  chan func()
 	stop  chan struct{}
@@ -25,7 +25,7 @@ type worker struct {
 
 	mu   sync.Mutex
 	open int // jobs that wait or run
-	// abandoned workers end with their last job; closed ones accept none.
+	// abandoned workers end with their last job, closed ones accept none.
 	abandoned, closed bool
 }
 
@@ -54,9 +54,9 @@ func (w *worker) busyFor(now time.Time) time.Duration {
 	return time.Duration(now.UnixNano() - since)
 }
 
-// workers holds the workers of a library by index. A worker that hangs outlives its
-// session, and the next session adopts it: however often components are restarted, a GPU
-// that hangs holds one thread.
+// workers holds the workers of a library by index. They outlive the session if they
+// hang, and the next session adopts them: however often components are restarted, a GPU
+// that hangs occupies one thread.
 type workers struct {
 	now     func() time.Time
 	mu      sync.Mutex

@@ -35,22 +35,23 @@ func (c *Config) Unmarshal(conf *confmap.Conf) error {
 	return conf.Unmarshal(c)
 }
 
-// enableOnly switches every metric off that the key only does not name; what stands
-// under metrics goes before.
+// enableOnly disables every metric that the key only does not list; the key metrics
+// takes precedence.
 func enableOnly(conf *confmap.Conf, known map[string]any) error {
-	names, ok := conf.Get("only").([]any)
-	if !ok || len(names) == 0 {
+	listed, ok := conf.Get("only").([]any)
+	if !ok || len(listed) == 0 {
 		return nil
 	}
-	switched := map[string]any{}
+	enabled := map[string]any{}
 	for name := range known {
-		switched[name] = map[string]any{"enabled": slices.Contains(names, any(name))}
+		enabled[name] = map[string]any{"enabled": slices.Contains(listed, any(name))}
 	}
 	var problems configkeys.Problems
-	for i, name := range names {
+	for i, name := range listed {
 		text := fmt.Sprint(name)
 		if _, ok := known[text]; !ok {
-			problems.Add(fmt.Sprintf("only::%d", i), text, "is not a metric of this receiver", configkeys.Suggestion(text, slices.Sorted(maps.Keys(known))))
+			problems.Add(fmt.Sprintf("only::%d", i), text, "is not a metric of this receiver",
+				configkeys.Suggestion(text, slices.Sorted(maps.Keys(known))))
 		}
 	}
 	if err := problems.Err(); err != nil {
@@ -60,11 +61,11 @@ func enableOnly(conf *confmap.Conf, known map[string]any) error {
 	if err != nil {
 		return err
 	}
-	all := confmap.NewFromStringMap(switched)
+	all := confmap.NewFromStringMap(enabled)
 	return errors.Join(all.Merge(given), conf.Merge(confmap.NewFromStringMap(map[string]any{"metrics": all.ToStringMap()})))
 }
 
-// indicesAsText lets devices name indices without quotes: YAML reads 0 as a number.
+// indicesAsText accepts indices without quotes in devices: YAML reads 0 as a number.
 func indicesAsText(conf *confmap.Conf) error {
 	for _, key := range []string{"devices::include", "devices::exclude"} {
 		list, ok := conf.Get(key).([]any)

@@ -55,18 +55,34 @@ func TestEverySettingIsRead(t *testing.T) {
 	assert.False(t, cfg.ResourceAttributes.HostName.Enabled)
 }
 
-func TestUnknownKeysNameTheNearest(t *testing.T) {
-	for key, want := range map[string]string{
-		"card_timout": "card_timout: there is no such key: did you mean card_timeout?",
-		"zzzzzzzzzzz": "it can be one of card_timeout, collection_interval",
+func TestMistakesAreListedWithKeyValueAndRemedy(t *testing.T) {
+	for _, test := range []struct {
+		given map[string]any
+		want  string
+	}{
+		{map[string]any{"card_timout": 1}, "card_timout: unknown key; did you mean card_timeout?"},
+		{map[string]any{"metrics": map[string]any{"zzzzzzzzzzzzzzzz": map[string]any{}}}, "metrics::zzzzzzzzzzzzzzzz: unknown key; see the component's README for its keys"},
+		{map[string]any{"devices": map[string]any{"whatsoever": 1}}, "devices::whatsoever: unknown key; the keys here are exclude, include"},
+		{map[string]any{"only": []any{"hw.gpu.memory.usages"}}, `only::0: "hw.gpu.memory.usages" is not a metric of this receiver; did you mean hw.gpu.memory.usage?`},
+		{map[string]any{"card_timeout": "-1s"}, "card_timeout: -1s is negative; use a positive duration, for example 2s, or remove it"},
+		{map[string]any{"collection_interval": "1s", "card_timeout": "2s"},
+			"card_timeout: 2s is longer than collection_interval (1s), so that one unresponsive GPU would delay the next scrape; lower card_timeout or raise collection_interval"},
+		{map[string]any{"timeout": "1s"}, "timeout: 1s is shorter than card_timeout (2s); raise timeout, or remove it"},
+		{map[string]any{"sampling_interval": "1ms"}, "sampling_interval: 1ms is shorter than 10ms; use 10ms or more, or 0 to disable the sampler"},
+		{map[string]any{"library_path": "lib/a.so"}, `library_path: "lib/a.so" is a relative path; use an absolute path, or a file name without a folder, for example libnvidia-ml.so.1`},
+		{map[string]any{"devices": map[string]any{"include": []any{"x"}}}, `devices::include::0: "x" is not a valid GPU; use a UUID (GPU-…), an index (0 or gpu0) or a PCI address (0000:01:00.0)`},
+		{map[string]any{"devices": map[string]any{"include": []any{0}, "exclude": []any{1, "gpu0"}}},
+			`devices::exclude::1: "gpu0" is listed in devices::include too; remove it from one of the two lists`},
+		{map[string]any{"processes": map[string]any{"limit": 0, "proc_path": "", "log_path": "a", "pod_resources_interval": "1ms"}, "forget_lost_after": "-1h"},
+			"processes::limit: 0 is not between 1 and 4096; use a number of processes per GPU, or disable hw.gpu.process.memory.usage and hw.gpu.process.utilization\n" +
+				"processes::proc_path: is empty; use the path of the host's procfs, for example /proc\n" +
+				"processes::log_path: \"a\" is a relative path; use an absolute path\n" +
+				"processes::pod_resources_interval: 1ms is shorter than 1s; use 1s or more, or set processes::pod_resources to \"\" to disable it\n" +
+				"forget_lost_after: -1h0m0s is negative; use a positive duration, for example 24h, or 0 to keep lost GPUs"},
 	} {
-		_, err := load(t, map[string]any{key: 1})
-		require.ErrorContains(t, err, want)
+		_, err := load(t, test.given)
+		require.ErrorContains(t, err, test.want)
 	}
-	_, err := load(t, map[string]any{"metrics": map[string]any{"zzzzzzzzzzzzzzzz": map[string]any{}}})
-	require.ErrorContains(t, err, "metrics::zzzzzzzzzzzzzzzz: there is no such key: see the receiver's documentation")
-	_, err = load(t, map[string]any{"devices": map[string]any{"whatsoever": 1}})
-	require.ErrorContains(t, err, "devices::whatsoever: there is no such key: it can be one of exclude, include")
 }
 
 func FuzzDeviceNames(f *testing.F) {
@@ -74,26 +90,24 @@ func FuzzDeviceNames(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, name string) {
-		n, err := normalizeDevice(name)
-		if err != nil {
+		normal, fault, _ := normalizeDevice(name)
+		if fault != "" {
 			return
 		}
-		again, err := normalizeDevice(n)
-		require.NoError(t, err, "the normal form of %q is not taken", name)
-		assert.Equal(t, n, again)
-		_ = newDeviceMatcher(DeviceFilter{Include: []string{name}}).wants(name, 0, name)
+		again, fault, _ := normalizeDevice(normal)
+		assert.Empty(t, fault, "the normal form of %q is not valid", name)
+		assert.Equal(t, normal, again)
+		_ = newDeviceMatcher(DeviceFilter{Include: []string{name}}).matches(name, 0, name)
 	})
 }
 
-func TestOnlyNamesTheMetricsThatAreEmitted(t *testing.T) {
+func TestOnlyListsTheMetricsThatAreEmitted(t *testing.T) {
 	cfg, err := load(t, map[string]any{
 		"only":    []any{"hw.energy", "hw.gpu.memory.usage"},
 		"metrics": map[string]any{"hw.power": map[string]any{"enabled": true}},
 	})
 	require.NoError(t, err)
 	assert.True(t, cfg.Metrics.HwEnergy.Enabled && cfg.Metrics.HwGpuMemoryUsage.Enabled)
-	assert.True(t, cfg.Metrics.HwPower.Enabled, "metrics goes before")
+	assert.True(t, cfg.Metrics.HwPower.Enabled, "metrics takes precedence")
 	assert.False(t, cfg.Metrics.HwTemperature.Enabled || cfg.Metrics.HwGpuProcessMemoryUsage.Enabled || cfg.Metrics.HwStatus.Enabled)
-	_, err = load(t, map[string]any{"only": []any{"hw.gpu.memory.usages"}})
-	require.ErrorContains(t, err, "only::0: hw.gpu.memory.usages: there is no such key: did you mean hw.gpu.memory.usage?")
 }

@@ -17,24 +17,25 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
 )
 
-func TestCounterThatGoesBackStartsAnewAndTheOthersDoNot(t *testing.T) {
+func TestCounterThatGoesBackGetsANewStartAndTheOthersDoNot(t *testing.T) {
 	_, gpus := library.Machine(t, "h100")
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	replays := map[string]string{"hw.name": "gpu0"}
 	gpus[0].Set("pcie_replays", 900)
-	first := r.collectNow()
+	first := r.scrapeNow()
 	before, _ := point(first, "hw.gpu.pcie.replays", replays)
 	others, _ := point(first, "hw.gpu.row_remaps", replays)
 	gpus[0].Set("pcie_replays", 3)
-	m := r.collectNow()
+	m := r.scrapeNow()
 	after, ok := point(m, "hw.gpu.pcie.replays", replays)
 	require.True(t, ok)
 	assert.EqualValues(t, 3, after.IntValue())
 	assert.Equal(t, before.Timestamp(), after.StartTimestamp(), "it counts since it was last seen")
 	still, _ := point(m, "hw.gpu.row_remaps", replays)
 	assert.Equal(t, others.StartTimestamp(), still.StartTimestamp())
-	again, _ := point(r.collectNow(), "hw.gpu.pcie.replays", replays)
+	again, _ := point(r.scrapeNow(), "hw.gpu.pcie.replays", replays)
 	assert.Equal(t, after.StartTimestamp(), again.StartTimestamp(), "the new start stays")
+	assert.Equal(t, first.ResourceMetrics().Len(), m.ResourceMetrics().Len(), "it has no resource of its own")
 	count := 0
 	eachPoint(m, func(pmetric.NumberDataPoint) { count++ })
 	all := 0
@@ -51,21 +52,21 @@ func TestByteCounterOf32BitsDoesNotWrap(t *testing.T) {
 	set(1<<32 - 100)
 	r := newRig(t, nvml.NewSessions(fast), func(c *Config) { c.SamplingInterval = 0 }).ready(1)
 	sent := map[string]string{"network.io.direction": "transmit"}
-	p, ok := point(r.collectNow(), "hw.gpu.io", sent)
+	p, ok := point(r.scrapeNow(), "hw.gpu.io", sent)
 	require.True(t, ok)
 	assert.EqualValues(t, 1<<32-100, p.IntValue())
 	set(50)
-	p, _ = point(r.collectNow(), "hw.gpu.io", sent)
+	p, _ = point(r.scrapeNow(), "hw.gpu.io", sent)
 	assert.EqualValues(t, 1<<32+50, p.IntValue())
 }
 
-func TestSamplerFollowsAByteCounterThatWrapsBetweenCollections(t *testing.T) {
+func TestSamplerFollowsAByteCounterThatWrapsBetweenScrapes(t *testing.T) {
 	_, gpus := library.Machine(t, "l40s")
 	set := func(v int64) { gpus[0].SetField(197, v, fakenvml.TypeUnsignedInt, fakenvml.Success) }
 	gpus[0].SetField(198, 0, fakenvml.TypeUnsignedInt, fakenvml.Success)
 	set(0)
 	r := newRig(t, nvml.NewSessions(fast), func(c *Config) { c.SamplingInterval = 10 * time.Millisecond }).ready(1)
-	r.collectNow()
+	r.scrapeNow()
 	seen := func() {
 		calls := gpus[0].Calls("nvmlDeviceGetFieldValues")
 		require.Eventually(t, func() bool { return gpus[0].Calls("nvmlDeviceGetFieldValues") > calls+1 }, 10*time.Second, time.Millisecond)
@@ -76,7 +77,7 @@ func TestSamplerFollowsAByteCounterThatWrapsBetweenCollections(t *testing.T) {
 		set(0)
 		seen()
 	}
-	p, _ := point(r.collectNow(), "hw.gpu.io", map[string]string{"network.io.direction": "transmit"})
+	p, _ := point(r.scrapeNow(), "hw.gpu.io", map[string]string{"network.io.direction": "transmit"})
 	assert.EqualValues(t, 3<<32, p.IntValue())
 }
 
@@ -90,7 +91,7 @@ func TestEnergyIsIntegratedAndMarkedWhereTheGPUHasNoCounter(t *testing.T) {
 	r.now = func() time.Time { return now }
 	integrated := map[string]string{"hw.gpu.energy.source": "integrated"}
 	energy := func() float64 {
-		p, ok := point(r.collectNow(), "hw.energy", integrated)
+		p, ok := point(r.scrapeNow(), "hw.energy", integrated)
 		require.True(t, ok)
 		return p.DoubleValue()
 	}
@@ -101,7 +102,7 @@ func TestEnergyIsIntegratedAndMarkedWhereTheGPUHasNoCounter(t *testing.T) {
 	now = now.Add(10 * time.Second)
 	assert.InDelta(t, 3000, energy(), 0.001, "from 100 to 300 W in 10 s")
 	now = now.Add(time.Hour)
-	assert.InDelta(t, 3000, energy(), 0.001, "nobody knows what was in a gap")
+	assert.InDelta(t, 3000, energy(), 0.001, "a gap is not counted")
 	now = now.Add(time.Second)
 	assert.InDelta(t, 3300, energy(), 0.001)
 }
@@ -120,7 +121,7 @@ func TestClockThatJumpsStopsNothing(t *testing.T) {
 		return p.DoubleValue()
 	}
 	grows := func(what string) {
-		from := active(r.collectNow())
+		from := active(r.scrapeNow())
 		r.until(what, func(m pmetric.Metrics) bool { return active(m) > from+0.1 })
 	}
 	r.until("the first samples", func(m pmetric.Metrics) bool {
@@ -128,27 +129,27 @@ func TestClockThatJumpsStopsNothing(t *testing.T) {
 		return ok
 	})
 	grows("before")
-	base := active(r.collectNow())
+	base := active(r.scrapeNow())
 	for _, jump := range []time.Duration{time.Hour, -time.Hour, 24 * time.Hour, 0} {
 		machine.SetClockOffset(jump)
 		offset.Store(int64(jump))
 		grows("after a jump to " + jump.String())
-		eachPoint(r.collectNow(), func(p pmetric.NumberDataPoint) {
+		eachPoint(r.scrapeNow(), func(p pmetric.NumberDataPoint) {
 			assert.LessOrEqual(t, p.StartTimestamp(), p.Timestamp())
 		})
 	}
-	assert.Less(t, active(r.collectNow())-base, 60.0, "an hour that was not lived is not counted")
+	assert.Less(t, active(r.scrapeNow())-base, 60.0, "a jump of the clock is not counted")
 }
 
-func TestGPUsOfOneNameAreToldApart(t *testing.T) {
+func TestGPUsWithTheSameUUIDHaveSeriesOfTheirOwn(t *testing.T) {
 	_, gpus := library.Machine(t, "l40s", "l40s")
-	// A board that was cloned badly: the UUID of its neighbour.
+	// A board that was cloned badly has the UUID of its neighbour.
 	gpus[0].SetText("uuid", "GPU-11111111-0000-4000-8000-000000000001")
 	gpus[1].SetText("uuid", "GPU-11111111-0000-4000-8000-000000000001")
 	gpus[0].Set("temperature_gpu", 41)
 	gpus[1].Set("temperature_gpu", 42)
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(2)
-	m := r.collectNow()
+	m := r.scrapeNow()
 	ids := map[string]bool{}
 	for name, want := range map[string]float64{"gpu0": 41, "gpu1": 42} {
 		p, ok := point(m, "hw.temperature", map[string]string{"hw.name": name, "hw.sensor_location": "gpu"})
@@ -160,7 +161,7 @@ func TestGPUsOfOneNameAreToldApart(t *testing.T) {
 	assert.Len(t, ids, 2)
 	require.Eventually(t, func() bool { return r.logs.FilterMessageSnippet("the same UUID").Len() == 1 }, 10*time.Second, 5*time.Millisecond)
 	for range 3 {
-		r.collectNow()
+		r.scrapeNow()
 	}
-	assert.Equal(t, 1, r.logs.FilterMessageSnippet("the same UUID").Len(), "said once")
+	assert.Equal(t, 1, r.logs.FilterMessageSnippet("the same UUID").Len(), "logged once")
 }

@@ -8,11 +8,10 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 )
 
-// NewFactory returns the factory of the nvml receiver. The receivers that one
-// factory creates share one NVML session and one worker per GPU.
+// NewFactory returns the factory of the nvml receiver. All nvml receivers of a process
+// share one NVML session and one worker per GPU.
 func NewFactory() receiver.Factory {
-	metrics, logs := newCreators()
 	return receiver.NewFactory(metadata.Type, createDefaultConfig,
-		receiver.WithMetrics(metrics, metadata.MetricsStability),
-		receiver.WithLogs(logs, metadata.LogsStability))
+		receiver.WithMetrics(createMetrics, metadata.MetricsStability),
+		receiver.WithLogs(createLogs, metadata.LogsStability))
 }

@@ -7,6 +7,7 @@ package nvmlreceiver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"runtime"
 
 	"go.opentelemetry.io/collector/component"
@@ -14,18 +15,19 @@ import (
 	"go.opentelemetry.io/collector/receiver"
 )
 
-// newCreators refuse: NVML is reached through cgo, on Linux.
-func newCreators() (receiver.CreateMetricsFunc, receiver.CreateLogsFunc) {
-	return func(context.Context, receiver.Settings, component.Config, consumer.Metrics) (receiver.Metrics, error) {
-			return nil, refusal()
-		}, func(context.Context, receiver.Settings, component.Config, consumer.Logs) (receiver.Logs, error) {
-			return nil, refusal()
-		}
+func createMetrics(context.Context, receiver.Settings, component.Config, consumer.Metrics) (receiver.Metrics, error) {
+	return nil, errUnavailable()
 }
 
-func refusal() error {
+func createLogs(context.Context, receiver.Settings, component.Config, consumer.Logs) (receiver.Logs, error) {
+	return nil, errUnavailable()
+}
+
+// errUnavailable is why this build cannot create the receiver: NVML is called through
+// cgo, on Linux.
+func errUnavailable() error {
 	if runtime.GOOS != "linux" {
-		return errors.New("the nvml receiver reads NVIDIA GPUs on Linux only, and this is " + runtime.GOOS + ": remove it from the configuration")
+		return fmt.Errorf("the nvml receiver supports Linux only, and this is %s; remove it from the configuration", runtime.GOOS)
 	}
-	return errors.New("the nvml receiver needs cgo, and this collector was built without it: build with CGO_ENABLED=1 (ocb: dist.cgo_enabled: true)")
+	return errors.New("the nvml receiver needs cgo, and this collector was built without it; build with CGO_ENABLED=1 (ocb: dist.cgo_enabled: true)")
 }

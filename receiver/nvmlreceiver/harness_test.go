@@ -30,7 +30,7 @@ var library *fakemachine.Library
 // setUpLibrary is called by the generated TestMain.
 func setUpLibrary() { library = fakemachine.Setup(fakenvml.Current) }
 
-// fast makes the session look at the machine often, so that tests wait little.
+// fast makes the session inspect the machine often, so that tests wait little.
 var fast = nvml.Timing{Rescan: 20 * time.Millisecond, Probe: 500 * time.Millisecond, Close: 500 * time.Millisecond}
 
 // buses holds the bus of each set of sessions: receivers that share a session share
@@ -42,9 +42,9 @@ func busOf(sessions *nvml.Sessions) *gpuevents.Bus {
 	return bus.(*gpuevents.Bus)
 }
 
-// rig is one collector that is asked for scrapes by hand.
+// rig is one receiver whose scrapes are made by hand.
 type rig struct {
-	*collector
+	*gpuScraper
 	t    testing.TB
 	logs *observer.ObservedLogs
 }
@@ -67,11 +67,11 @@ func newRig(t testing.TB, sessions *nvml.Sessions, change func(*Config)) *rig {
 
 func startRig(t testing.TB, settings receiver.Settings, cfg *Config, sessions *nvml.Sessions, logs *observer.ObservedLogs) *rig {
 	t.Helper()
-	c := newCollector(settings, cfg, sessions, busOf(sessions))
-	require.NoError(t, c.start(context.Background(), componenttest.NewNopHost()))
-	c.hostname = "testhost"
-	t.Cleanup(func() { require.NoError(t, c.shutdown(context.Background())) })
-	return &rig{collector: c, t: t, logs: logs}
+	s := newGPUScraper(settings, cfg, sessions, busOf(sessions), time.Now)
+	require.NoError(t, s.start(context.Background(), componenttest.NewNopHost()))
+	s.emitter.hostname = "testhost"
+	t.Cleanup(func() { require.NoError(t, s.shutdown(context.Background())) })
+	return &rig{gpuScraper: s, t: t, logs: logs}
 }
 
 // ready waits until n GPUs are enumerated.
@@ -84,22 +84,35 @@ func (r *rig) ready(n int) *rig {
 	return r
 }
 
-func (r *rig) collectNow() pmetric.Metrics {
+func (r *rig) scrapeNow() pmetric.Metrics {
 	r.t.Helper()
-	m, err := r.collect(context.Background())
+	m, err := r.scrape(context.Background())
 	require.NoError(r.t, err)
 	return m
 }
 
-// until collects until the condition holds.
+// until scrapes until the condition holds.
 func (r *rig) until(what string, holds func(pmetric.Metrics) bool) pmetric.Metrics {
 	r.t.Helper()
 	var m pmetric.Metrics
 	require.Eventually(r.t, func() bool {
-		m = r.collectNow()
+		m = r.scrapeNow()
 		return holds(m)
 	}, 15*time.Second, 10*time.Millisecond, what)
 	return m
+}
+
+// eachPoint visits every point of a scrape.
+func eachPoint(m pmetric.Metrics, visit func(pmetric.NumberDataPoint)) {
+	for _, rm := range m.ResourceMetrics().All() {
+		for _, sm := range rm.ScopeMetrics().All() {
+			for _, metric := range sm.Metrics().All() {
+				for _, p := range pointsOf(metric).All() {
+					visit(p)
+				}
+			}
+		}
+	}
 }
 
 // point finds one point by its metric and some of its attributes.

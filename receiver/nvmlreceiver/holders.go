@@ -7,73 +7,62 @@ package nvmlreceiver
 import (
 	"strconv"
 
-	"go.opentelemetry.io/collector/pdata/pcommon"
-
-	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/owner"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/table"
 )
 
-var allocatedMetric = metric{
-	func(c *metadata.MetricsConfig) bool { return c.HwGpuAllocated.Enabled },
-	func(mb *metadata.MetricsBuilder, ts pcommon.Timestamp, c *names, s *sample) {
-		p := s.process
-		mb.RecordHwGpuAllocatedDataPoint(ts, s.integer, c.id, c.name, p.Container, p.Namespace, p.Pod)
-	},
-}
-
-// holders are the containers that the kubelet gave devices to, with or without a
+// holders are the containers that the kubelet allocated devices to, with or without a
 // process on them.
 type holders struct {
-	all     []owner.Allocation
-	holders map[owner.Allocation]*process
-	samples []sample
+	all   []owner.Allocation
+	known map[owner.Allocation]*table.Process
 }
 
-// update takes the kubelet's last answer up.
+// update reads the kubelet's last answer.
 func (h *holders) update(owners *owner.Resolver) {
 	h.all = nil
 	if owners != nil {
 		h.all = owners.Allocations()
 	}
-	now := make(map[owner.Allocation]*process, len(h.all))
+	known := make(map[owner.Allocation]*table.Process, len(h.all))
 	for _, a := range h.all {
-		if now[a] = h.holders[a]; now[a] == nil {
-			now[a] = &process{Owner: owner.Owner{Namespace: a.Namespace, Pod: a.Pod, Container: a.Container}}
+		if known[a] = h.known[a]; known[a] == nil {
+			known[a] = &table.Process{Owner: owner.Owner{Namespace: a.Namespace, Pod: a.Pod, Container: a.Container}}
 		}
 	}
-	h.holders = now
+	h.known = known
 }
 
-// of are the samples of those that hold a GPU or one of its MIG devices. A GPU
-// that is lost is still held.
-func (h *holders) of(c *gpu) []sample {
-	h.samples = h.samples[:0]
+// appendTo adds the allocations of a GPU and its MIG devices to its samples. A lost GPU
+// is still allocated.
+func (h *holders) appendTo(samples []table.Sample, g *gpu) []table.Sample {
 	minor := -1
-	if c.names.id != "" {
-		minor = c.names.Minor
+	if g.identity.ID != "" {
+		minor = g.identity.Minor
 	}
 	for _, a := range h.all {
-		to := series{metric: &allocatedMetric, process: h.holders[a]}
+		s := table.Allocated.Of(1, h.known[a], 0)
 		switch {
-		case a.Device.UUID != "" && a.Device.UUID == c.names.id:
+		case a.Device.UUID != "" && a.Device.UUID == g.identity.ID:
 		case a.Device.UUID == "" && a.Device.GPUInstance < 0 && a.Device.Minor == minor:
 		default:
-			if to.of = c.held(a.Device, minor); to.of == nil {
+			on := g.migDevice(a.Device, minor)
+			if on == nil {
 				continue
 			}
+			s = s.OnDevice(on)
 		}
-		h.samples = append(h.samples, sample{series: to, integer: 1})
+		samples = append(samples, s)
 	}
-	return h.samples
+	return samples
 }
 
-// held is the MIG device that an allocation names. It goes by what was emitted
-// last, since the devices themselves belong to the GPU's worker.
-func (c *gpu) held(d owner.DeviceID, minor int) *names {
-	for i := range c.divided {
-		n := c.divided[i]
-		if d.UUID == n.id || d.UUID == "" && d.Minor == minor && strconv.Itoa(d.GPUInstance) == n.gpuInstance {
-			return n
+// migDevice is the MIG device that an allocation names, by the GPU's last good reading;
+// nil if there is none.
+func (g *gpu) migDevice(d owner.DeviceID, minor int) *table.Identity {
+	for _, m := range g.reading.MIG {
+		if d.UUID == m.ID || d.UUID == "" && d.Minor == minor && strconv.Itoa(d.GPUInstance) == m.GPUInstance {
+			return m
 		}
 	}
 	return nil

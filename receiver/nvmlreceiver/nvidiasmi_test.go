@@ -5,11 +5,8 @@
 package nvmlreceiver
 
 import (
-	"context"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -27,7 +24,7 @@ import (
 // units are nvidia-smi's, in the receiver's.
 var units = map[string]float64{"MiB": 1 << 20, "%": 0.01, "C": 1, "W": 1, "MHz": 1e6, "us": 1e-6, "bank(s)": 1}
 
-// words are what nvidia-smi says instead of numbers.
+// words are what nvidia-smi reports instead of numbers.
 var words = map[string]float64{"Active": 1, "Not Active": 0, "Yes": 1, "No": 0}
 
 // figureOf reads one figure of nvidia-smi; false where the GPU has none.
@@ -58,8 +55,8 @@ func figureOf(t *testing.T, text string) (float64, bool) {
 
 type attributes = map[string]string
 
-// said is where the receiver says what nvidia-smi does.
-var said = map[string]struct {
+// counterparts are the receiver's series for nvidia-smi's readings.
+var counterparts = map[string]struct {
 	metric string
 	at     attributes
 }{
@@ -131,16 +128,16 @@ var said = map[string]struct {
 	"Max Clocks/Video":                                         {"hw.gpu.clock.frequency.limit", attributes{"hw.gpu.clock": "video"}},
 }
 
-// described are the readings that stand on hw.gpu.info.
+// described are the readings that are attributes of hw.gpu.info.
 var described = map[string]string{
 	"Product Name": "hw.model", "Product Architecture": "hw.gpu.architecture", "VBIOS Version": "hw.firmware_version", "Board Part Number": "hw.gpu.board.part_number",
 }
 
-// notSaid are readings that the receiver says otherwise.
-var notSaid = map[string]bool{"ECC Errors/Volatile/SRAM Uncorrectable SEC-DED": true}
+// withoutCounterpart are readings that the receiver reports in another form.
+var withoutCounterpart = map[string]bool{"ECC Errors/Volatile/SRAM Uncorrectable SEC-DED": true}
 
 // TestReadingsAreThoseOfNvidiaSmi compares every GPU's readings with what
-// nvidia-smi said of it: figures, units, and what a GPU does not have.
+// nvidia-smi reported: figures, units, and what a GPU does not have.
 func TestReadingsAreThoseOfNvidiaSmi(t *testing.T) {
 	for _, name := range fakenvml.Profiles() {
 		raw, err := os.ReadFile(filepath.Join("testdata", "nvidia-smi", name+".yaml"))
@@ -156,7 +153,7 @@ func TestReadingsAreThoseOfNvidiaSmi(t *testing.T) {
 					gpus[0].SetLoad(p)
 				}
 				gpus[0].SetSamplingPeriods(time.Microsecond, 0)
-				m := newRig(t, nvml.NewSessions(fast), nil).ready(1).collectNow()
+				m := newRig(t, nvml.NewSessions(fast), nil).ready(1).scrapeNow()
 				require.Greater(t, len(readings[state]), 50)
 				for key, text := range readings[state] {
 					compareReading(t, m, key, text)
@@ -164,46 +161,6 @@ func TestReadingsAreThoseOfNvidiaSmi(t *testing.T) {
 			})
 		}
 	}
-}
-
-// TestWhatEachGPUSupportsIsListed keeps testdata/supported.yaml, from which the
-// documentation tells which GPU has which metric.
-func TestWhatEachGPUSupportsIsListed(t *testing.T) {
-	got := map[string][]string{}
-	for _, name := range fakenvml.Profiles() {
-		p, err := fakenvml.LoadProfile(name)
-		require.NoError(t, err)
-		_, gpus := library.Machine(t, name)
-		gpus[0].SetLoad(p)
-		r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
-		r.collectNow()
-		m := r.until("what takes time is there", func(m pmetric.Metrics) bool {
-			_, sampled := point(m, "hw.gpu.utilization.mean", nil)
-			_, peak := point(m, "hw.gpu.memory.usage.max", nil)
-			return peak && (sampled || len(p.MIG) > 0)
-		})
-		names := map[string]bool{}
-		for _, rm := range m.ResourceMetrics().All() {
-			for _, sm := range rm.ScopeMetrics().All() {
-				for _, metric := range sm.Metrics().All() {
-					names[metric.Name()] = true
-				}
-			}
-		}
-		got[name] = slices.Sorted(maps.Keys(names))
-		require.NoError(t, r.shutdown(context.Background()))
-	}
-	path := filepath.Join("testdata", "supported.yaml")
-	if *update {
-		raw, err := yaml.Marshal(got)
-		require.NoError(t, err)
-		require.NoError(t, os.WriteFile(path, raw, 0o600))
-	}
-	raw, err := os.ReadFile(path)
-	require.NoError(t, err)
-	var want map[string][]string
-	require.NoError(t, yaml.Unmarshal(raw, &want))
-	assert.Equal(t, want, got)
 }
 
 func compareReading(t *testing.T, m pmetric.Metrics, key, text string) {
@@ -239,19 +196,19 @@ func compareReading(t *testing.T, m pmetric.Metrics, key, text string) {
 		assert.Equal(t, text != "N/A", ok, key)
 		return
 	}
-	if notSaid[key] {
+	if withoutCounterpart[key] {
 		return
 	}
-	where, ok := said[key]
-	require.True(t, ok, "nobody knows where the receiver says %q", key)
+	where, ok := counterparts[key]
+	require.True(t, ok, "%q has no counterpart", key)
 	at := attributes{"hw.name": "gpu0"}
 	for k, v := range where.at {
 		at[k] = v
 	}
 	p, have := point(m, where.metric, at)
 	want, has := figureOf(t, text)
-	if !assert.Equal(t, has, have, "%s: nvidia-smi says %q", key, text) || !has {
+	if !assert.Equal(t, has, have, "%s: nvidia-smi reports %q", key, text) || !has {
 		return
 	}
-	assert.InDelta(t, want, number(p), want*1e-9, "%s: nvidia-smi says %q", key, text)
+	assert.InDelta(t, want, number(p), want*1e-9, "%s: nvidia-smi reports %q", key, text)
 }

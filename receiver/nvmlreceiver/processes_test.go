@@ -5,6 +5,7 @@
 package nvmlreceiver
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -44,8 +45,8 @@ func TestRealProcessesHaveTheirMemoryShareAndExecutable(t *testing.T) {
 		fakenvml.Process{PID: 1<<22 + 7, Memory: fakenvml.NotAvailable, SM: 101},
 	)
 	r := newRig(t, nvml.NewSessions(fast), func(c *Config) { c.Processes.ProcPath = "/proc" }).ready(1)
-	r.collectNow()
-	m := r.collectNow()
+	r.scrapeNow()
+	m := r.scrapeNow()
 	exe, err := filepath.EvalSymlinks(fmt.Sprintf("/proc/%d/exe", worker))
 	require.NoError(t, err)
 	p, ok := point(m, "hw.gpu.process.memory.usage", map[string]string{"process.pid": strconv.Itoa(worker)})
@@ -58,7 +59,7 @@ func TestRealProcessesHaveTheirMemoryShareAndExecutable(t *testing.T) {
 		assert.InDelta(t, want, number(p), 1e-9, task)
 	}
 	p, ok = point(m, "hw.gpu.process.utilization", map[string]string{"process.pid": strconv.Itoa(screen), "hw.gpu.task": "general"})
-	require.True(t, ok, "a process that does nothing is at 0")
+	require.True(t, ok, "an idle process is at 0")
 	assert.InDelta(t, 0, number(p), 0)
 	count := 0
 	eachPoint(m, func(p pmetric.NumberDataPoint) {
@@ -70,17 +71,17 @@ func TestRealProcessesHaveTheirMemoryShareAndExecutable(t *testing.T) {
 	})
 	assert.Equal(t, 1, count, "a process that computes and draws is one")
 	_, ok = point(m, "hw.gpu.process.memory.usage", map[string]string{"process.pid": strconv.Itoa(1<<22 + 7)})
-	assert.False(t, ok, "memory that the driver does not know is no sample")
+	assert.False(t, ok, "memory that the driver does not report has no sample")
 }
 
-func TestProcessThatEndsEndsItsSeriesOnce(t *testing.T) {
+func TestProcessThatEndsIsMarkedStaleOnce(t *testing.T) {
 	_, gpus := library.Machine(t, "l40s")
-	one, two := fakenvml.Process{PID: 101, Memory: 1 << 30}, fakenvml.Process{PID: 102, Memory: 2 << 30}
-	gpus[0].SetProcesses(one, two)
+	first, second := fakenvml.Process{PID: 101, Memory: 1 << 30}, fakenvml.Process{PID: 102, Memory: 2 << 30}
+	gpus[0].SetProcesses(first, second)
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
-	r.collectNow()
-	gpus[0].SetProcesses(one)
-	m := r.collectNow()
+	r.scrapeNow()
+	gpus[0].SetProcesses(first)
+	m := r.scrapeNow()
 	ended := map[string]string{"process.pid": "102"}
 	for _, name := range []string{"hw.gpu.process.memory.usage", "hw.gpu.process.utilization"} {
 		p, ok := point(m, name, ended)
@@ -89,11 +90,11 @@ func TestProcessThatEndsEndsItsSeriesOnce(t *testing.T) {
 	}
 	stays, _ := point(m, "hw.gpu.process.memory.usage", map[string]string{"process.pid": "101"})
 	assert.False(t, stays.Flags().NoRecordedValue())
-	_, ok := point(r.collectNow(), "hw.gpu.process.memory.usage", ended)
+	_, ok := point(r.scrapeNow(), "hw.gpu.process.memory.usage", ended)
 	assert.False(t, ok)
 }
 
-func TestProcessesBeyondTheLimitAreCountedAndTheLargestKept(t *testing.T) {
+func TestProcessesBeyondTheLimitAreDroppedAndTheLargestStay(t *testing.T) {
 	_, gpus := library.Machine(t, "l40s")
 	var all []fakenvml.Process
 	for i := range 20 {
@@ -101,26 +102,26 @@ func TestProcessesBeyondTheLimitAreCountedAndTheLargestKept(t *testing.T) {
 	}
 	gpus[0].SetProcesses(all...)
 	r := newRig(t, nvml.NewSessions(fast), func(c *Config) { c.Processes.Limit = 5 }).ready(1)
-	m := r.collectNow()
+	m := r.scrapeNow()
 	for i := range 20 {
 		_, ok := point(m, "hw.gpu.process.memory.usage", map[string]string{"process.pid": strconv.Itoa(100 + i)})
 		assert.Equal(t, i >= 15, ok, "process %d", i)
 	}
 }
 
-func TestGPUThatTellsNoSharesStillTellsMemory(t *testing.T) {
+func TestGPUWithoutProcessUtilizationHasProcessMemory(t *testing.T) {
 	_, gpus := library.Machine(t, "l40s")
 	gpus[0].SetReturn("nvmlDeviceGetProcessUtilization", fakenvml.NotSupported)
 	gpus[0].SetProcesses(fakenvml.Process{PID: 101, Memory: 1 << 30, SM: 10})
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	for range 3 {
-		m := r.collectNow()
+		m := r.scrapeNow()
 		_, ok := point(m, "hw.gpu.process.memory.usage", nil)
 		assert.True(t, ok)
 		_, ok = point(m, "hw.gpu.process.utilization", nil)
 		assert.False(t, ok)
 	}
-	assert.EqualValues(t, 1, gpus[0].Calls("nvmlDeviceGetProcessUtilization"), "asked once")
+	assert.EqualValues(t, 1, gpus[0].Calls("nvmlDeviceGetProcessUtilization"), "read once")
 }
 
 // containers makes a procfs in which each process is in a container of a pod, and
@@ -142,9 +143,8 @@ func containers(t *testing.T, pods map[int]string) (proc, logs string) {
 	return proc, logs
 }
 
-// TestPodsOfASharedGPUGetTheirOwnFigures is the standing complaint about others:
-// two pods share a GPU by time, and each must get what its processes use, not
-// the GPU's figures copied.
+// TestPodsOfASharedGPUGetTheirOwnFigures has two pods that share a GPU by time. Each must
+// have what its processes use, and not a copy of the GPU's figures.
 func TestPodsOfASharedGPUGetTheirOwnFigures(t *testing.T) {
 	_, gpus := library.Machine(t, "l40s", "h100-mig")
 	var uuid, migUUID string
@@ -158,7 +158,7 @@ func TestPodsOfASharedGPUGetTheirOwnFigures(t *testing.T) {
 	r := newRig(t, nvml.NewSessions(fast), func(c *Config) {
 		c.Processes = ProcessesConfig{Limit: 64, ProcPath: proc, LogPath: logs, PodResources: kubelet.Socket, PodResourcesInterval: time.Second}
 	}).ready(2)
-	first := r.collectNow()
+	first := r.scrapeNow()
 	gpu, _ := point(first, "hw.gpu.info", map[string]string{"hw.name": "gpu0"})
 	uuid = gpu.Attributes().AsRaw()["hw.id"].(string)
 	mig, _ := point(first, "hw.gpu.info", map[string]string{"hw.name": "gpu1/mig0"})
@@ -197,14 +197,32 @@ func TestPodsOfASharedGPUGetTheirOwnFigures(t *testing.T) {
 	idle, _ := point(m, "hw.gpu.allocated", map[string]string{"k8s.pod.name": "idle"})
 	assert.Equal(t, "gpu1/mig1", idle.Attributes().AsRaw()["hw.name"], "a pod that holds a device and runs nothing")
 
-	// A lost GPU is still held; a pod that ends gives its device back.
+	// A lost GPU is still allocated; a pod that ends releases its device.
 	gpus[0].SetLost(true)
 	m = r.until("lost", func(m pmetric.Metrics) bool { return isUp(m, "gpu0") == 0 })
 	p, ok := point(m, "hw.gpu.allocated", map[string]string{"k8s.pod.name": "a"})
 	assert.True(t, ok && !p.Flags().NoRecordedValue())
 	kubelet.Set()
-	r.until("given back", func(m pmetric.Metrics) bool {
+	r.until("released", func(m pmetric.Metrics) bool {
 		p, ok := point(m, "hw.gpu.allocated", map[string]string{"k8s.pod.name": "a"})
 		return ok && p.Flags().NoRecordedValue()
 	})
+}
+
+func TestKubeletThatFailsIsLoggedOnceAndWhenItRespondsAgain(t *testing.T) {
+	library.Machine(t, "l40s")
+	kubelet := fakekubelet.New(t).Start(t)
+	kubelet.Fail(errors.New("out of order"))
+	r := newRig(t, nvml.NewSessions(fast), func(c *Config) {
+		c.Processes.PodResources, c.Processes.PodResourcesInterval = kubelet.Socket, time.Second
+	}).ready(1)
+	failing := func() int { return r.logs.FilterMessageSnippet("Cannot read from the kubelet").Len() }
+	responds := func() int { return r.logs.FilterMessageSnippet("The kubelet reports again").Len() }
+	require.Eventually(t, func() bool { return failing() == 1 }, 10*time.Second, 5*time.Millisecond)
+	r.KubeletAnswered(errors.New("out of order, in other words"))
+	assert.Equal(t, 1, failing())
+	kubelet.Set()
+	require.Eventually(t, func() bool { return responds() == 1 }, 10*time.Second, 5*time.Millisecond)
+	r.KubeletAnswered(nil)
+	assert.Equal(t, 1, responds())
 }

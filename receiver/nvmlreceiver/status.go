@@ -8,35 +8,18 @@ import (
 	"time"
 
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/table"
 )
 
-// busyPercent is the utilisation from which a GPU counts as under load: below
-// it a PCIe link that was slowed down to save power is no fault.
-const busyPercent = 50
-
-// health is what a GPU's readings say about its state.
-type health struct {
-	busy       bool
-	throttling uint64 // the reason bits
-	slowedDown bool
-	// uncorrected and corrected count ECC errors since the driver was loaded.
-	uncorrected, corrected uint64
-	// bankWorn says that a bank of the memory has few spare rows left, or none.
-	bankWorn bool
-	// repairFailed, repairPending and recoveryNeeded: see families_repair.go.
-	repairFailed, repairPending, recoveryNeeded bool
-	generation, maxGeneration, width, maxWidth  int
-}
-
-// condition is how a GPU stands with the collector.
+// condition is a GPU's condition as the scrape sees it.
 type condition int
 
 const (
 	// unknown: the GPU was not asked yet.
 	unknown condition = iota
-	// healthy: it answered in time.
+	// healthy: it responded within card_timeout.
 	healthy
-	// unresponsive: it did not answer by its deadline.
+	// unresponsive: it timed out.
 	unresponsive
 	// lost: it is gone, or the driver is.
 	lost
@@ -46,8 +29,8 @@ func (c condition) String() string {
 	return [...]string{"unknown", "healthy", "unresponsive", "lost"}[c]
 }
 
-// correctedPerHour is the number of corrected ECC errors within an hour from which
-// a failure is to be expected: sound memory has a few a week.
+// correctedPerHour is the number of corrected ECC errors within an hour from which on a
+// failure is expected: sound memory has a few a week.
 const correctedPerHour = 100
 
 // errorRate watches a counter of errors over the last hour or two.
@@ -56,9 +39,9 @@ type errorRate struct {
 	base, older uint64
 }
 
-// take takes the counter up and reports whether it rose fast. A counter that
+// rises adds a reading of the counter and reports whether it rose fast. A counter that
 // went back begins again.
-func (r *errorRate) take(now time.Time, n uint64) bool {
+func (r *errorRate) rises(now time.Time, n uint64) bool {
 	switch {
 	case r.since.IsZero() || n < r.base:
 		*r = errorRate{since: now, base: n, older: n}
@@ -68,15 +51,20 @@ func (r *errorRate) take(now time.Time, n uint64) bool {
 	return n-r.older >= correctedPerHour
 }
 
+// statuses are the states that hw.status has, one of which is 1.
+var statuses = [...]metadata.AttributeHwState{
+	metadata.AttributeHwStateOk, metadata.AttributeHwStateDegraded, metadata.AttributeHwStateFailed, metadata.AttributeHwStatePredictedFailure,
+}
+
 // status is the state for hw.status; docs/status.md has the table of causes.
-func status(c condition, h *health, errorsRise bool) metadata.AttributeHwState {
+func status(c condition, h *table.Health, errorsRise bool) metadata.AttributeHwState {
 	switch {
-	case c != healthy, h.repairFailed, h.recoveryNeeded:
+	case c != healthy, h.RepairFailed, h.RecoveryNeeded:
 		return metadata.AttributeHwStateFailed
-	case h.slowedDown, h.uncorrected > 0, h.repairPending,
-		h.busy && (h.generation < h.maxGeneration || h.width < h.maxWidth):
+	case h.SlowedDown, h.Uncorrected > 0, h.RepairPending,
+		h.Busy && (h.Generation < h.MaxGeneration || h.Width < h.MaxWidth):
 		return metadata.AttributeHwStateDegraded
-	case h.bankWorn, errorsRise:
+	case h.BankWorn, errorsRise:
 		return metadata.AttributeHwStatePredictedFailure
 	}
 	return metadata.AttributeHwStateOk

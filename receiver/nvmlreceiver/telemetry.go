@@ -10,33 +10,39 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/collector/receiver"
 	"go.opentelemetry.io/otel/attribute"
 	otelmetric "go.opentelemetry.io/otel/metric"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/reader"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/table"
 )
 
-// telemetry is what the receiver tells about itself, through the collector's own
-// telemetry.
+// telemetry is the receiver's own telemetry, part of the collector's.
 type telemetry struct {
 	builder *metadata.TelemetryBuilder
-	rows    []*family
+	rows    []*table.Row
 	spent   []atomic.Int64 // ns per row
-	// options of GPUs by name, kept because they are made at every scrape
+	// options are those of the GPUs by hw.name: every scrape needs them.
 	options map[string]otelmetric.MeasurementOption
 	inits   int
 }
 
-func newTelemetry(c *collector) (*telemetry, error) {
-	builder, err := metadata.NewTelemetryBuilder(c.settings.TelemetrySettings)
+func newTelemetry(settings receiver.Settings, rows []*table.Row) (*telemetry, error) {
+	builder, err := metadata.NewTelemetryBuilder(settings.TelemetrySettings)
 	if err != nil {
 		return nil, err
 	}
-	t := &telemetry{builder: builder, rows: c.rows, spent: make([]atomic.Int64, len(c.rows)), options: map[string]otelmetric.MeasurementOption{}}
+	t := &telemetry{
+		builder: builder, rows: rows, spent: make([]atomic.Int64, len(rows)),
+		options: map[string]otelmetric.MeasurementOption{},
+	}
 	err = builder.RegisterReceiverNvmlFamilyTimeCallback(func(_ context.Context, o otelmetric.Float64Observer) error {
 		for i, row := range t.rows {
-			o.Observe(time.Duration(t.spent[i].Load()).Seconds(), otelmetric.WithAttributes(attribute.String("nvml.family", row.name)))
+			o.Observe(time.Duration(t.spent[i].Load()).Seconds(), otelmetric.WithAttributes(attribute.String("nvml.family", row.Name)))
 		}
 		return nil
 	})
@@ -45,39 +51,36 @@ func newTelemetry(c *collector) (*telemetry, error) {
 
 func (t *telemetry) shutdown() { t.builder.Shutdown() }
 
-func (t *telemetry) gpu(c *gpu) otelmetric.MeasurementOption {
-	o, ok := t.options[c.names.name]
+func (t *telemetry) ofGPU(name string) otelmetric.MeasurementOption {
+	o, ok := t.options[name]
 	if !ok {
-		o = otelmetric.WithAttributeSet(attribute.NewSet(attribute.String("hw.name", c.names.name)))
-		t.options[c.names.name] = o
+		o = otelmetric.WithAttributeSet(attribute.NewSet(attribute.String(semconv.GPUName, name)))
+		t.options[name] = o
 	}
 	return o
 }
 
-// took records how long a GPU took; the job must be done.
-func (t *telemetry) took(c *gpu) {
-	t.builder.ReceiverNvmlCardDuration.Record(context.Background(), c.duration.Seconds(), t.gpu(c))
-	for i, d := range c.spent {
+// observe records what a GPU's reading cost, and what failed in it.
+func (t *telemetry) observe(name string, reading *reader.Reading) {
+	t.builder.ReceiverNvmlCardDuration.Record(context.Background(), reading.Duration.Seconds(), t.ofGPU(name))
+	for i, d := range reading.RowTimes {
 		t.spent[i].Add(int64(d))
-		c.spent[i] = 0
 	}
-}
-
-// left counts the processes that were left out of a scrape.
-func (t *telemetry) left(c *gpu) {
-	if n := c.sheet.processes.dropped; n > 0 {
+	if n := reading.DroppedProcesses; n > 0 {
 		t.builder.ReceiverNvmlProcessesDropped.Add(context.Background(), n)
-		c.sheet.processes.dropped = 0
+	}
+	for _, err := range reading.Errors {
+		t.callFailed(err)
 	}
 }
 
-// missed counts a scrape without an answer of the GPU.
-func (t *telemetry) missed(c *gpu) {
-	t.builder.ReceiverNvmlCardMisses.Add(context.Background(), 1, t.gpu(c))
+// missed counts a scrape without a reading of the GPU.
+func (t *telemetry) missed(name string) {
+	t.builder.ReceiverNvmlCardMisses.Add(context.Background(), 1, t.ofGPU(name))
 }
 
-// failed counts a failed call.
-func (t *telemetry) failed(err error) {
+// callFailed counts a failed call.
+func (t *telemetry) callFailed(err error) {
 	var e *nvml.Error
 	if errors.As(err, &e) {
 		t.builder.ReceiverNvmlCallErrors.Add(context.Background(), 1, otelmetric.WithAttributes(
@@ -85,20 +88,19 @@ func (t *telemetry) failed(err error) {
 	}
 }
 
-// session records how the driver stands.
+// session records the state of the driver.
 func (t *telemetry) session(s *nvml.Snapshot) {
-	up := int64(0)
+	ready, present := int64(0), int64(0)
 	if s.State == nvml.Ready {
-		up = 1
+		ready = 1
 	}
-	present := int64(0)
-	for _, c := range s.GPUs {
-		if c.Err() == nil {
+	for _, gpu := range s.GPUs {
+		if gpu.Err() == nil {
 			present++
 		}
 	}
 	ctx := context.Background()
-	t.builder.ReceiverNvmlUp.Record(ctx, up)
+	t.builder.ReceiverNvmlUp.Record(ctx, ready)
 	t.builder.ReceiverNvmlCards.Record(ctx, present)
 	t.builder.ReceiverNvmlInitializations.Add(ctx, int64(s.Initializations-t.inits))
 	t.inits = s.Initializations

@@ -5,37 +5,44 @@
 package nvmlreceiver
 
 import (
+	"cmp"
 	"slices"
 	"strconv"
 	"sync"
 
-	"go.opentelemetry.io/collector/pdata/pcommon"
-
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
-	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/table"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/xid"
 )
 
-// mostXIDs bounds the XIDs that are told apart on one GPU; the rest counts as other.
-const mostXIDs = 128
+// maxXIDs bounds the XIDs that are counted separately on one GPU; the rest counts as
+// otherXIDs.
+const (
+	maxXIDs   = 128
+	otherXIDs = "other"
+)
 
-const otherXIDs = "other"
-
-var xidMetric = metric{
-	func(c *metadata.MetricsConfig) bool { return c.HwGpuXidErrors.Enabled },
-	func(mb *metadata.MetricsBuilder, ts pcommon.Timestamp, c *names, s *sample) {
-		mb.RecordHwGpuXidErrorsDataPoint(ts, s.integer, s.text, c.id, c.name)
-	},
+// subscriptions are what is cancelled when a component shuts down.
+type subscriptions struct {
+	// cancel holds what the topics returned. Each ends one subscription; it may be called
+	// more than once, from any goroutine.
+	cancel []func()
 }
 
-// xidCounts counts XIDs by GPU since the receiver's start. Counting stands
-// beside the scrapes: an event that comes between two is in the next.
+func (s *subscriptions) close() {
+	for _, cancel := range s.cancel {
+		cancel()
+	}
+}
+
+// xidCounts counts XIDs by GPU since the receiver's start, beside the scrapes: an event
+// between two scrapes is in the next one.
 type xidCounts struct {
-	cancel   func()
+	subscriptions
 	critical []string
 
 	mu    sync.Mutex
-	byGPU map[*nvml.GPU]map[string]int64
+	byGPU map[*nvml.GPU]map[string]int64 // guarded by mu
 }
 
 func newXIDCounts(session *nvml.Session) (*xidCounts, error) {
@@ -44,7 +51,7 @@ func newXIDCounts(session *nvml.Session) (*xidCounts, error) {
 		return nil, err
 	}
 	x := &xidCounts{critical: catalogue.Critical(), byGPU: map[*nvml.GPU]map[string]int64{}}
-	x.cancel = session.SubscribeXIDs(x.count)
+	x.cancel = append(x.cancel, session.SubscribeXIDs(x.count))
 	return x, nil
 }
 
@@ -52,46 +59,40 @@ func (x *xidCounts) count(e nvml.XIDEvent) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	counts := x.of(e.GPU)
-	name := strconv.FormatUint(e.XID, 10)
-	if _, known := counts[name]; !known && len(counts) >= mostXIDs {
-		name = otherXIDs
+	number := strconv.FormatUint(e.XID, 10)
+	if _, known := counts[number]; !known && len(counts) >= maxXIDs {
+		number = otherXIDs
 	}
-	counts[name]++
+	counts[number]++
 }
 
-// of is a GPU's counts; the critical ones are initialised to 0.
+// of returns a GPU's counts; the critical ones are initialised to 0. The caller holds mu.
 func (x *xidCounts) of(gpu *nvml.GPU) map[string]int64 {
 	counts, ok := x.byGPU[gpu]
 	if !ok {
 		counts = make(map[string]int64, len(x.critical))
-		for _, name := range x.critical {
-			counts[name] = 0
+		for _, number := range x.critical {
+			counts[number] = 0
 		}
 		x.byGPU[gpu] = counts
 	}
 	return counts
 }
 
-// appendTo adds a GPU's counters to its samples, in a fixed order. They stay
-// while the GPU is lost: the XID says why it is.
-func (x *xidCounts) appendTo(samples []sample, gpu *nvml.GPU) []sample {
+// appendTo adds a GPU's counters to its samples, in a fixed order. They remain while the
+// GPU is lost: the XID says why it is. A nil x adds nothing.
+func (x *xidCounts) appendTo(samples []table.Sample, gpu *nvml.GPU) []table.Sample {
 	if x == nil {
 		return samples
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	from := len(samples)
-	for name, n := range x.of(gpu) {
-		samples = append(samples, sample{series: series{metric: &xidMetric, text: name}, integer: n})
+	for number, n := range x.of(gpu) {
+		samples = append(samples, table.XIDErrors.Of(n, number, 0))
 	}
-	slices.SortFunc(samples[from:], func(a, b sample) int {
-		if len(a.text) != len(b.text) {
-			return len(a.text) - len(b.text)
-		}
-		if a.text < b.text {
-			return -1
-		}
-		return 1
+	slices.SortFunc(samples[from:], func(a, b table.Sample) int {
+		return cmp.Or(cmp.Compare(len(a.Text), len(b.Text)), cmp.Compare(a.Text, b.Text))
 	})
 	return samples
 }

@@ -40,11 +40,11 @@ func TestXIDsAreCountedByNumberAndTheCriticalOnesStartAtZero(t *testing.T) {
 	machine, gpus := library.Machine(t, "h100", "l40s")
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(2)
 	settled(t, r.session, gpus...)
-	p, ok := point(r.collectNow(), "hw.gpu.xid.errors", map[string]string{"hw.gpu.xid": "79", "hw.name": "gpu1"})
+	p, ok := point(r.scrapeNow(), "hw.gpu.xid.errors", map[string]string{"hw.gpu.xid": "79", "hw.name": "gpu1"})
 	require.True(t, ok)
 	assert.EqualValues(t, 0, p.IntValue())
-	_, ok = point(r.collectNow(), "hw.gpu.xid.errors", map[string]string{"hw.gpu.xid": "31"})
-	assert.False(t, ok, "what is not critical begins when it comes")
+	_, ok = point(r.scrapeNow(), "hw.gpu.xid.errors", map[string]string{"hw.gpu.xid": "31"})
+	assert.False(t, ok, "other XIDs have no series before they occur")
 
 	machine.Event(1, fakenvml.EventXID, 79)
 	machine.Event(0, fakenvml.EventXID, 31)
@@ -56,21 +56,21 @@ func TestXIDsAreCountedByNumberAndTheCriticalOnesStartAtZero(t *testing.T) {
 	p, _ = point(m, "hw.gpu.xid.errors", map[string]string{"hw.gpu.xid": "79", "hw.name": "gpu1"})
 	assert.EqualValues(t, 1, p.IntValue())
 
-	// The counter of a lost GPU stays: it says why.
+	// The counter of a lost GPU remains: the XID says why it is lost.
 	gpus[1].SetLost(true)
 	m = r.until("lost", func(m pmetric.Metrics) bool { return isUp(m, "gpu1") == 0 })
 	p, ok = point(m, "hw.gpu.xid.errors", map[string]string{"hw.gpu.xid": "79", "hw.name": "gpu1"})
 	assert.True(t, ok && !p.Flags().NoRecordedValue() && p.IntValue() == 1)
 }
 
-func TestMoreXIDsThanTheBoundCountAsOther(t *testing.T) {
+func TestXIDsBeyondTheLimitCountAsOther(t *testing.T) {
 	library.Machine(t, "h100")
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	gpu := r.session.Snapshot().GPUs[0]
-	for i := range uint64(mostXIDs + 50) {
+	for i := range uint64(maxXIDs + 50) {
 		r.xids.count(nvml.XIDEvent{GPU: gpu, XID: 10000 + i})
 	}
-	p, ok := point(r.collectNow(), "hw.gpu.xid.errors", map[string]string{"hw.gpu.xid": otherXIDs})
+	p, ok := point(r.scrapeNow(), "hw.gpu.xid.errors", map[string]string{"hw.gpu.xid": otherXIDs})
 	require.True(t, ok)
 	assert.EqualValues(t, 50+len(r.xids.critical), p.IntValue())
 }
@@ -89,7 +89,7 @@ func eventRig(t *testing.T, window time.Duration, change func(*Config)) (*eventL
 func eventRigOf(t *testing.T, window time.Duration, cfg *Config, sessions *nvml.Sessions) (*eventLog, *consumertest.LogsSink) {
 	t.Helper()
 	sink := new(consumertest.LogsSink)
-	l, err := newEventLog(receivertest.NewNopSettings(metadata.Type), cfg, sink, sessions, busOf(sessions))
+	l, err := newEventLog(receivertest.NewNopSettings(metadata.Type), cfg, sink, sessions, busOf(sessions), time.Now)
 	require.NoError(t, err)
 	l.window = window
 	require.NoError(t, l.Start(context.Background(), componenttest.NewNopHost()))
@@ -128,7 +128,7 @@ func TestEachXIDBecomesARecordWithMeaningAndRemedy(t *testing.T) {
 	assert.EqualValues(t, 1, a["hw.gpu.event.count"])
 }
 
-func TestFloodBecomesOneRecordAWindowWithItsCount(t *testing.T) {
+func TestFloodBecomesOneRecordPerWindowWithItsCount(t *testing.T) {
 	machine, gpus := library.Machine(t, "l40s")
 	l, sink := eventRig(t, 300*time.Millisecond, nil)
 	settled(t, l.session, gpus...)
@@ -148,7 +148,7 @@ func TestFloodBecomesOneRecordAWindowWithItsCount(t *testing.T) {
 	assert.Contains(t, records(sink)[1].Body().Str(), "times: Preemptive cleanup")
 }
 
-func TestEndRecordsWhatWasOnlyCounted(t *testing.T) {
+func TestShutdownRecordsWhatWasOnlyCounted(t *testing.T) {
 	machine, gpus := library.Machine(t, "l40s")
 	l, sink := eventRig(t, time.Hour, nil)
 	settled(t, l.session, gpus...)
@@ -169,11 +169,11 @@ func TestEachChangeOfAGPUsStateBecomesOneRecord(t *testing.T) {
 	slow := newRig(t, sessions, func(c *Config) { c.CardTimeout = 100 * time.Millisecond }).ready(2)
 	quick := newRig(t, sessions, func(c *Config) { c.CardTimeout = 100 * time.Millisecond }).ready(2)
 	both := func() {
-		slow.collectNow()
-		quick.collectNow()
+		slow.scrapeNow()
+		quick.scrapeNow()
 	}
 	both()
-	said := func(text string) func() bool {
+	recorded := func(text string) func() bool {
 		return func() bool {
 			n := 0
 			for _, r := range records(sink) {
@@ -197,26 +197,26 @@ func TestEachChangeOfAGPUsStateBecomesOneRecord(t *testing.T) {
 		step.do()
 		require.Eventually(t, func() bool {
 			both()
-			return said(step.text)()
+			return recorded(step.text)()
 		}, 10*time.Second, 10*time.Millisecond, step.text)
 	}
 	both()
-	assert.Len(t, records(sink), 5, "two receivers see it, and it is recorded once; the first sight of a healthy GPU is none")
+	assert.Len(t, records(sink), 5, "two receivers observe it, and it is recorded once; the first scrape of a healthy GPU is not a change")
 }
 
-func TestOtherEventsOfTheDriverBecomeRecordsToo(t *testing.T) {
+func TestOtherEventsOfTheDriverBecomeRecords(t *testing.T) {
 	machine, gpus := library.Machine(t, "h100")
 	l, sink := eventRig(t, time.Hour, nil)
 	settled(t, l.session, gpus...)
 	machine.Event(0, 2, 0) // nvmlEventTypeDoubleBitEccError
 	machine.Event(0, 0x10, 0)
-	machine.Event(0, 4, 0) // a change of the performance state: nobody asked
+	machine.Event(0, 4, 0) // a change of the performance state, which is not subscribed to
 	machine.Event(0, 1, 0)
 	require.Eventually(t, func() bool { return len(records(sink)) == 3 }, 10*time.Second, 5*time.Millisecond)
 	r := records(sink)[0]
 	assert.Equal(t, "hw.gpu.event", r.EventName())
 	assert.Equal(t, plog.SeverityNumberError, r.SeverityNumber())
-	assert.Contains(t, r.Body().Str(), "ecc_double_bit on gpu0 (NVIDIA H100 80GB HBM3): a memory error could not be corrected")
+	assert.Contains(t, r.Body().Str(), "ecc_double_bit on gpu0 (NVIDIA H100 80GB HBM3): ECC could not correct a memory error")
 	kinds := []any{}
 	for _, r := range records(sink) {
 		kinds = append(kinds, r.Attributes().AsRaw()["hw.gpu.event.type"])

@@ -195,25 +195,25 @@ func orNone(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// support lists the metrics of each profiled GPU, from the file that the receiver's
-// tests write.
+// support lists which metrics each profiled GPU has. The receiver's tests compare the
+// file with what the profiles emit.
 func support(root string) ([]string, map[string]map[string]bool, error) {
 	raw, err := os.ReadFile(filepath.Join(root, "receiver", "nvmlreceiver", "testdata", "supported.yaml"))
 	if err != nil {
 		return nil, nil, err
 	}
-	var lists map[string][]string
-	if err := yaml.Unmarshal(raw, &lists); err != nil {
+	var series map[string]map[string]int // by profile and metric
+	if err := yaml.Unmarshal(raw, &series); err != nil {
 		return nil, nil, err
 	}
 	supported := map[string]map[string]bool{}
-	for gpu, metrics := range lists {
+	for gpu, metrics := range series {
 		supported[gpu] = map[string]bool{}
-		for _, name := range metrics {
-			supported[gpu][name] = true
+		for name, n := range metrics {
+			supported[gpu][name] = n > 0
 		}
 	}
-	return slices.Sorted(maps.Keys(lists)), supported, nil
+	return slices.Sorted(maps.Keys(series)), supported, nil
 }
 
 // architecturePattern matches the first architecture that supports something, in nvml.h

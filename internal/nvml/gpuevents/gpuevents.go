@@ -82,7 +82,7 @@ func (b *Bus) ReportThrottling(gpu *nvml.GPU, reason string, active bool, now ti
 	b.Throttling.Publish(ThrottlingChange{GPU: gpu, Reason: reason, Active: active, Time: now})
 }
 
-// Forget removes what is stored of a GPU, when a receiver ends or gives the GPU up.
+// Forget removes what is stored of a GPU, when a receiver shuts down or forgets the GPU.
 func (b *Bus) Forget(gpu *nvml.GPU) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -19,6 +19,9 @@ type Library struct {
 	// Path is the shared library's.
 	Path  string
 	state *fakenvml.State
+	// file is the state's. The test library opens it by its descriptor when it is loaded,
+	// so it must stay open, which a file that nothing refers to does not.
+	file *os.File
 }
 
 // Setup compiles the library and points this process to its state. Call it from
@@ -47,16 +50,16 @@ func setup(variant fakenvml.Variant) (*Library, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The library opens the file through this process's descriptor, so that its
-	// name can go now and nothing is left behind however the tests end.
-	keep, err := os.OpenFile(f.Name(), os.O_RDWR, 0)
+	// The library opens the file through this process's descriptor, so that its name can
+	// be removed now, and nothing is left behind however the tests end.
+	file, err := os.OpenFile(f.Name(), os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
 	}
 	if err := os.Remove(f.Name()); err != nil {
 		return nil, err
 	}
-	return &Library{Path: path, state: state}, os.Setenv(fakenvml.Environment, fmt.Sprintf("/proc/self/fd/%d", keep.Fd()))
+	return &Library{Path: path, state: state, file: file}, os.Setenv(fakenvml.Environment, fmt.Sprintf("/proc/self/fd/%d", file.Fd()))
 }
 
 // Machine is a machine with GPUs of the profiles named, under load or idle.

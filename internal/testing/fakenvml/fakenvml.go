@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package fakenvml builds and steers a shared library with NVML's ABI. It stands
-// in for NVIDIA's on machines without a GPU: in tests, and behind `make run`.
+// Package fakenvml builds and controls a shared library with NVML's ABI. It replaces
+// NVIDIA's on machines without a GPU: in tests, and for `make run`.
 // The library is loaded by the real dlopen path, so that everything above it
 // (symbol lookup, cgo, error codes, threads that hang) is exercised as it is.
 //
@@ -32,10 +32,11 @@ type Variant string
 const (
 	// Current exports everything the library has.
 	Current Variant = "current"
-	// Driver535 and Driver470 lack what NVIDIA's libraries of those drivers lack.
+	// Driver535 lacks the functions that NVIDIA's library of driver 535 lacks.
 	Driver535 Variant = "535"
+	// Driver470 is the same for driver 470.
 	Driver470 Variant = "470"
-	// Bare exports no more than it takes to initialise and to find a GPU.
+	// Bare exports only what is needed to initialise and to find a GPU.
 	Bare Variant = "bare"
 )
 
@@ -106,7 +107,7 @@ func Cached(ctx context.Context, variant Variant) (string, error) {
 	return Build(ctx, dir, variant)
 }
 
-// versionScript tells the linker which functions stay local.
+// versionScript lists for the linker which functions are exported.
 func versionScript(variant Variant) (string, error) {
 	switch variant {
 	case Current:

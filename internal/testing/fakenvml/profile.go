@@ -23,7 +23,7 @@ var profileFiles embed.FS
 type Profile struct {
 	// File is the profile's name: its file's name without the ending.
 	File string `yaml:"-"`
-	// Origin says where the figures come from.
+	// Origin is where the figures come from.
 	Origin string `yaml:"origin"`
 	// Architecture is NVML's name of it, for the documentation.
 	Architecture string `yaml:"architecture"`
@@ -181,7 +181,7 @@ func (p *Profile) migDevices(c *GPU, load bool) []MIGDevice {
 	return devices
 }
 
-// hash tells the profiles' UUIDs apart.
+// hash makes the profiles' UUIDs unique.
 func (p *Profile) hash() uint32 {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(p.File))

@@ -69,7 +69,7 @@ func Create(path string) (*State, error) {
 	return s, nil
 }
 
-// Reset takes all GPUs out and ends every fault; handles from before are stale.
+// Reset removes all GPUs and ends every fault; handles from before are stale.
 func (s *State) Reset() {
 	s.store(4*word, 0)
 	for i := range maxGPUs { // let go of what hangs before the rest is cleared
@@ -258,7 +258,7 @@ func (c *GPU) FailEveryCall(code int64) (clear func()) {
 	}
 }
 
-// SetDelay makes a function take that long on this GPU.
+// SetDelay sets how long a function needs on this GPU.
 func (c *GPU) SetDelay(function string, d time.Duration) {
 	c.state.store(c.function(function)+word, d.Nanoseconds())
 }
@@ -311,7 +311,7 @@ func (c *GPU) SetEnergy(mj int64) {
 }
 
 // Freeze stops the energy counter at its value by setting the power to zero.
-// Golden tests use it: everything else stands still by itself.
+// Golden tests use it: everything else is constant by itself.
 func (c *GPU) Freeze() { c.Step("power", 0) }
 
 // MIGDevice describes one MIG device of a GPU, memory in bytes.
@@ -382,7 +382,7 @@ func (c *GPU) SetNVLinks(links ...NVLink) {
 type Process struct {
 	PID      int
 	Graphics bool
-	// Memory is in bytes; [NotAvailable] is what the driver says where it does not know.
+	// Memory is in bytes; [NotAvailable] is what the driver reports if it does not know.
 	Memory int64
 	// The MIG device; leave both at 0 and MIG off for a whole GPU.
 	MIG                          bool

@@ -223,7 +223,7 @@ func (p *nvmlPart) check(t *testing.T, part string) {
 
 // nvmlMachine is a machine of three GPUs of one profile, idle or under load, whose
 // averages stand still.
-func nvmlMachine(t *testing.T, profile string, load bool) (*fakenvml.State, []*fakenvml.Card) {
+func nvmlMachine(t *testing.T, profile string, load bool) (*fakenvml.State, []*fakenvml.GPU) {
 	t.Helper()
 	machine, cards := library.Machine(t, profile, profile, profile)
 	p, err := fakenvml.LoadProfile(profile)
@@ -238,7 +238,7 @@ func nvmlMachine(t *testing.T, profile string, load bool) (*fakenvml.State, []*f
 }
 
 // nvmlFreeze stops the energy counters, each at a value of its own.
-func nvmlFreeze(cards []*fakenvml.Card) {
+func nvmlFreeze(cards []*fakenvml.GPU) {
 	for i, c := range cards {
 		c.Freeze()
 		c.SetEnergy(int64(7_654_321_000 + 1_234_567*i))

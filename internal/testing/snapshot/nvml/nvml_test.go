@@ -184,7 +184,7 @@ func TestNVMLEveryNumber(t *testing.T) {
 
 // nvmlDistinct sets every number of a GPU; seed tells GPUs and times apart, and a
 // larger one gives larger counters.
-func nvmlDistinct(c *fakenvml.Card, seed int64) {
+func nvmlDistinct(c *fakenvml.GPU, seed int64) {
 	for _, function := range []string{"nvmlDeviceGetFanSpeed_v2", "nvmlDeviceGetEccMode", "nvmlDeviceGetTotalEccErrors", "nvmlDeviceGetMemoryErrorCounter"} {
 		c.SetReturn(function, fakenvml.Success)
 	}

@@ -1035,7 +1035,7 @@ type metricHwEnergy struct {
 // init fills hw.energy metric with initial data.
 func (m *metricHwEnergy) init() {
 	m.data.SetName("hw.energy")
-	m.data.SetDescription("Energy that the card has used: its own counter since the driver was loaded (nvmlDeviceGetTotalEnergyConsumption; Volta and newer), elsewhere the integral of its power since the receiver began, as hw.gpu.energy.source tells.")
+	m.data.SetDescription("Energy that the GPU has used: its own counter since the driver was loaded (nvmlDeviceGetTotalEnergyConsumption; Volta and newer), on other GPUs the integral of its power since the start of the receiver, see hw.gpu.energy.source.")
 	m.data.SetUnit("J")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(true)
@@ -1204,7 +1204,7 @@ type metricHwFanSpeedRatio struct {
 // init fills hw.fan.speed_ratio metric with initial data.
 func (m *metricHwFanSpeedRatio) init() {
 	m.data.SetName("hw.fan.speed_ratio")
-	m.data.SetDescription("Speed of a fan as a share of its largest; hw.name tells the fan (nvmlDeviceGetFanSpeed_v2).")
+	m.data.SetDescription("Speed of a fan as a share of its maximum; hw.name identifies the fan (nvmlDeviceGetFanSpeed_v2).")
 	m.data.SetUnit("1")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -1257,7 +1257,7 @@ type metricHwGpuActiveTime struct {
 // init fills hw.gpu.active.time metric with initial data.
 func (m *metricHwGpuActiveTime) init() {
 	m.data.SetName("hw.gpu.active.time")
-	m.data.SetDescription("Time that this part of the card worked: the integral of the samples of the driver (nvmlDeviceGetSamples), or of polled values where it keeps none. Its rate is the busy share without gaps between collections.")
+	m.data.SetDescription("Time that this part of the GPU was active: the integral of the samples of the driver (nvmlDeviceGetSamples), or of polled values if the driver has none. Its rate is the utilisation without gaps between scrapes.")
 	m.data.SetUnit("s")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(true)
@@ -1313,7 +1313,7 @@ type metricHwGpuAllocated struct {
 // init fills hw.gpu.allocated metric with initial data.
 func (m *metricHwGpuAllocated) init() {
 	m.data.SetName("hw.gpu.allocated")
-	m.data.SetDescription("1 for each container that the kubelet gave the device to, whether it uses it or not (PodResources API).")
+	m.data.SetDescription("1 for each container that the kubelet allocated the device to, whether the container uses it or not (PodResources API).")
 	m.data.SetUnit("1")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(false)
@@ -1371,7 +1371,7 @@ type metricHwGpuBar1Limit struct {
 // init fills hw.gpu.bar1.limit metric with initial data.
 func (m *metricHwGpuBar1Limit) init() {
 	m.data.SetName("hw.gpu.bar1.limit")
-	m.data.SetDescription("Size of BAR1, the window through which the host and other cards reach the memory of the card (nvmlDeviceGetBAR1MemoryInfo).")
+	m.data.SetDescription("Size of BAR1, the window through which the host and other GPUs reach the memory of the GPU (nvmlDeviceGetBAR1MemoryInfo).")
 	m.data.SetUnit("By")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(false)
@@ -1535,7 +1535,7 @@ type metricHwGpuClockFrequencyLimit struct {
 // init fills hw.gpu.clock.frequency.limit metric with initial data.
 func (m *metricHwGpuClockFrequencyLimit) init() {
 	m.data.SetName("hw.gpu.clock.frequency.limit")
-	m.data.SetDescription("Largest clock that the card can reach (nvmlDeviceGetMaxClockInfo).")
+	m.data.SetDescription("Maximum clock of the GPU (nvmlDeviceGetMaxClockInfo).")
 	m.data.SetUnit("Hz")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -1589,7 +1589,7 @@ type metricHwGpuCount struct {
 // init fills hw.gpu.count metric with initial data.
 func (m *metricHwGpuCount) init() {
 	m.data.SetName("hw.gpu.count")
-	m.data.SetDescription("Cards of the machine by state, as the collector sees them.")
+	m.data.SetDescription("GPUs of the host by condition, as the receiver observes them.")
 	m.data.SetUnit("{gpu}")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(false)
@@ -1643,7 +1643,7 @@ type metricHwGpuEngineActive struct {
 // init fills hw.gpu.engine.active metric with initial data.
 func (m *metricHwGpuEngineActive) init() {
 	m.data.SetName("hw.gpu.engine.active")
-	m.data.SetDescription("Share of the time since the last collection in which any program ran on the card (nvmlGpmMetricsGet, NVML_GPM_METRIC_GRAPHICS_UTIL; Hopper and newer).")
+	m.data.SetDescription("Share of the time since the last scrape in which any program ran on the GPU (nvmlGpmMetricsGet, NVML_GPM_METRIC_GRAPHICS_UTIL; Hopper and newer).")
 	m.data.SetUnit("1")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -1696,7 +1696,7 @@ type metricHwGpuInfo struct {
 // init fills hw.gpu.info metric with initial data.
 func (m *metricHwGpuInfo) init() {
 	m.data.SetName("hw.gpu.info")
-	m.data.SetDescription("Always 1; its attributes describe the card, for joins by hw.id.")
+	m.data.SetDescription("Always 1; its attributes describe the GPU, for joins by hw.id.")
 	m.data.SetUnit("{info}")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -1820,7 +1820,7 @@ type metricHwGpuIoRate struct {
 // init fills hw.gpu.io.rate metric with initial data.
 func (m *metricHwGpuIoRate) init() {
 	m.data.SetName("hw.gpu.io.rate")
-	m.data.SetDescription("Data rate since the last collection, all NVLinks together (nvmlGpmMetricsGet; Hopper and newer).")
+	m.data.SetDescription("Average data rate since the last scrape, all NVLinks together (nvmlGpmMetricsGet; Hopper and newer).")
 	m.data.SetUnit("By/s")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -1875,7 +1875,7 @@ type metricHwGpuMemoryActive struct {
 // init fills hw.gpu.memory.active metric with initial data.
 func (m *metricHwGpuMemoryActive) init() {
 	m.data.SetName("hw.gpu.memory.active")
-	m.data.SetDescription("Share of the memory bandwidth that was used since the last collection (nvmlGpmMetricsGet, NVML_GPM_METRIC_DRAM_BW_UTIL; Hopper and newer).")
+	m.data.SetDescription("Share of the memory bandwidth that was used since the last scrape (nvmlGpmMetricsGet, NVML_GPM_METRIC_DRAM_BW_UTIL; Hopper and newer).")
 	m.data.SetUnit("1")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -1981,7 +1981,7 @@ type metricHwGpuMemoryLimit struct {
 // init fills hw.gpu.memory.limit metric with initial data.
 func (m *metricHwGpuMemoryLimit) init() {
 	m.data.SetName("hw.gpu.memory.limit")
-	m.data.SetDescription("Memory of the card (nvmlDeviceGetMemoryInfo_v2, total).")
+	m.data.SetDescription("Memory of the GPU (nvmlDeviceGetMemoryInfo_v2, total).")
 	m.data.SetUnit("By")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(false)
@@ -2036,7 +2036,7 @@ type metricHwGpuMemoryReserved struct {
 // init fills hw.gpu.memory.reserved metric with initial data.
 func (m *metricHwGpuMemoryReserved) init() {
 	m.data.SetName("hw.gpu.memory.reserved")
-	m.data.SetDescription("Memory that the driver and the firmware keep for themselves (nvmlDeviceGetMemoryInfo_v2; 510 and newer).")
+	m.data.SetDescription("Memory that is reserved by the driver and the firmware (nvmlDeviceGetMemoryInfo_v2; 510 and newer).")
 	m.data.SetUnit("By")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(false)
@@ -2091,7 +2091,7 @@ type metricHwGpuMemoryUsage struct {
 // init fills hw.gpu.memory.usage metric with initial data.
 func (m *metricHwGpuMemoryUsage) init() {
 	m.data.SetName("hw.gpu.memory.usage")
-	m.data.SetDescription("Memory in use, without what is reserved (nvmlDeviceGetMemoryInfo_v2; with drivers before 510 the reserve is counted as used).")
+	m.data.SetDescription("Memory in use, without the reserve (nvmlDeviceGetMemoryInfo_v2; drivers before 510 count the reserve as used).")
 	m.data.SetUnit("By")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(false)
@@ -2146,7 +2146,7 @@ type metricHwGpuMemoryUsageMax struct {
 // init fills hw.gpu.memory.usage.max metric with initial data.
 func (m *metricHwGpuMemoryUsageMax) init() {
 	m.data.SetName("hw.gpu.memory.usage.max")
-	m.data.SetDescription("Largest memory in use since the last collection, as the sampler saw it (nvmlDeviceGetMemoryInfo_v2, polled every sampling_interval).")
+	m.data.SetDescription("Peak of the memory in use since the last scrape, as the sampler observed it (nvmlDeviceGetMemoryInfo_v2, polled every sampling_interval).")
 	m.data.SetUnit("By")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -2199,7 +2199,7 @@ type metricHwGpuMemoryUtilization struct {
 // init fills hw.gpu.memory.utilization metric with initial data.
 func (m *metricHwGpuMemoryUtilization) init() {
 	m.data.SetName("hw.gpu.memory.utilization")
-	m.data.SetDescription("Memory in use as a share of what programs can have: used / (total - reserved).")
+	m.data.SetDescription("Memory in use as a share of the memory that programs can use: used / (total - reserved).")
 	m.data.SetUnit("1")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -2422,7 +2422,7 @@ type metricHwGpuPcieLinkGeneration struct {
 // init fills hw.gpu.pcie.link.generation metric with initial data.
 func (m *metricHwGpuPcieLinkGeneration) init() {
 	m.data.SetName("hw.gpu.pcie.link.generation")
-	m.data.SetDescription("PCIe generation of the link (nvmlDeviceGetCurrPcieLinkGeneration, nvmlDeviceGetMaxPcieLinkGeneration). Idle cards lower it to save power.")
+	m.data.SetDescription("PCIe generation of the link (nvmlDeviceGetCurrPcieLinkGeneration, nvmlDeviceGetMaxPcieLinkGeneration). Idle GPUs lower it to save power.")
 	m.data.SetUnit("{generation}")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -2530,7 +2530,7 @@ type metricHwGpuPcieReplays struct {
 // init fills hw.gpu.pcie.replays metric with initial data.
 func (m *metricHwGpuPcieReplays) init() {
 	m.data.SetName("hw.gpu.pcie.replays")
-	m.data.SetDescription("Packets that were sent again over PCIe (nvmlDeviceGetPcieReplayCounter).")
+	m.data.SetDescription("Packets that were retransmitted over PCIe (nvmlDeviceGetPcieReplayCounter).")
 	m.data.SetUnit("{replay}")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(true)
@@ -2585,7 +2585,7 @@ type metricHwGpuPerformanceState struct {
 // init fills hw.gpu.performance_state metric with initial data.
 func (m *metricHwGpuPerformanceState) init() {
 	m.data.SetName("hw.gpu.performance_state")
-	m.data.SetDescription("Performance state, from 0 (most) to 15 (nvmlDeviceGetPerformanceState).")
+	m.data.SetDescription("Performance state, from 0 (highest) to 15 (nvmlDeviceGetPerformanceState).")
 	m.data.SetUnit("{pstate}")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -2638,7 +2638,7 @@ type metricHwGpuPipeActive struct {
 // init fills hw.gpu.pipe.active metric with initial data.
 func (m *metricHwGpuPipeActive) init() {
 	m.data.SetName("hw.gpu.pipe.active")
-	m.data.SetDescription("Share of the cycles since the last collection in which the arithmetic units were busy (nvmlGpmMetricsGet; Hopper and newer).")
+	m.data.SetDescription("Share of the cycles since the last scrape in which the arithmetic units were busy (nvmlGpmMetricsGet; Hopper and newer).")
 	m.data.SetUnit("1")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -2692,7 +2692,7 @@ type metricHwGpuPowerLimit struct {
 // init fills hw.gpu.power.limit metric with initial data.
 func (m *metricHwGpuPowerLimit) init() {
 	m.data.SetName("hw.gpu.power.limit")
-	m.data.SetDescription("Power limits of the card (nvmlDeviceGetEnforcedPowerLimit, nvmlDeviceGetPowerManagementLimit, nvmlDeviceGetPowerManagementDefaultLimit, nvmlDeviceGetPowerManagementLimitConstraints).")
+	m.data.SetDescription("Power limits of the GPU (nvmlDeviceGetEnforcedPowerLimit, nvmlDeviceGetPowerManagementLimit, nvmlDeviceGetPowerManagementDefaultLimit, nvmlDeviceGetPowerManagementLimitConstraints).")
 	m.data.SetUnit("W")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -2746,7 +2746,7 @@ type metricHwGpuProcessMemoryUsage struct {
 // init fills hw.gpu.process.memory.usage metric with initial data.
 func (m *metricHwGpuProcessMemoryUsage) init() {
 	m.data.SetName("hw.gpu.process.memory.usage")
-	m.data.SetDescription("Memory that a process holds on the device (nvmlDeviceGetComputeRunningProcesses, nvmlDeviceGetGraphicsRunningProcesses).")
+	m.data.SetDescription("Memory that a process uses on the device (nvmlDeviceGetComputeRunningProcesses, nvmlDeviceGetGraphicsRunningProcesses).")
 	m.data.SetUnit("By")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(false)
@@ -2807,7 +2807,7 @@ type metricHwGpuProcessUtilization struct {
 // init fills hw.gpu.process.utilization metric with initial data.
 func (m *metricHwGpuProcessUtilization) init() {
 	m.data.SetName("hw.gpu.process.utilization")
-	m.data.SetDescription("Share of the card that a process used, the mean of the samples of the driver since the last collection; 0 where the process did nothing (nvmlDeviceGetProcessUtilization; not on cards with MIG on).")
+	m.data.SetDescription("Share of the GPU that a process used, the mean of the samples of the driver since the last scrape; 0 if the process was idle (nvmlDeviceGetProcessUtilization; not on GPUs with MIG enabled).")
 	m.data.SetUnit("1")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -2867,7 +2867,7 @@ type metricHwGpuRecoveryAction struct {
 // init fills hw.gpu.recovery_action metric with initial data.
 func (m *metricHwGpuRecoveryAction) init() {
 	m.data.SetName("hw.gpu.recovery_action")
-	m.data.SetDescription("1 for the action that the driver asks for, 0 for the others (field value NVML_FI_DEV_GET_GPU_RECOVERY_ACTION; R570 and newer).")
+	m.data.SetDescription("1 for the recovery action that the driver requests, 0 for the others (field value NVML_FI_DEV_GET_GPU_RECOVERY_ACTION; R570 and newer).")
 	m.data.SetUnit("1")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(false)
@@ -2923,7 +2923,7 @@ type metricHwGpuRetiredPages struct {
 // init fills hw.gpu.retired_pages metric with initial data.
 func (m *metricHwGpuRetiredPages) init() {
 	m.data.SetName("hw.gpu.retired_pages")
-	m.data.SetDescription("Pages of memory that were retired after errors (field values NVML_FI_DEV_RETIRED_SBE and NVML_FI_DEV_RETIRED_DBE; cards before Ampere with ECC).")
+	m.data.SetDescription("Pages of memory that were retired after errors (field values NVML_FI_DEV_RETIRED_SBE and NVML_FI_DEV_RETIRED_DBE; GPUs before Ampere with ECC).")
 	m.data.SetUnit("{page}")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(true)
@@ -3090,7 +3090,7 @@ type metricHwGpuRowRemapsBanks struct {
 // init fills hw.gpu.row_remaps.banks metric with initial data.
 func (m *metricHwGpuRowRemapsBanks) init() {
 	m.data.SetName("hw.gpu.row_remaps.banks")
-	m.data.SetDescription("Banks of memory by the spare rows that they have left for remapping (nvmlDeviceGetRowRemapperHistogram; Ampere and newer with ECC).")
+	m.data.SetDescription("Banks of memory by their spare rows for remapping (nvmlDeviceGetRowRemapperHistogram; Ampere and newer with ECC).")
 	m.data.SetUnit("{bank}")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(false)
@@ -3146,7 +3146,7 @@ type metricHwGpuRowRemapsFailed struct {
 // init fills hw.gpu.row_remaps.failed metric with initial data.
 func (m *metricHwGpuRowRemapsFailed) init() {
 	m.data.SetName("hw.gpu.row_remaps.failed")
-	m.data.SetDescription("1 after a remapping failed: the card has to be replaced (field value NVML_FI_DEV_REMAPPED_FAILURE; Ampere and newer with ECC).")
+	m.data.SetDescription("1 if a remapping failed: the GPU must be replaced (field value NVML_FI_DEV_REMAPPED_FAILURE; Ampere and newer with ECC).")
 	m.data.SetUnit("1")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(false)
@@ -3201,7 +3201,7 @@ type metricHwGpuRowRemapsPending struct {
 // init fills hw.gpu.row_remaps.pending metric with initial data.
 func (m *metricHwGpuRowRemapsPending) init() {
 	m.data.SetName("hw.gpu.row_remaps.pending")
-	m.data.SetDescription("1 while a remapping waits for a reset of the card (field value NVML_FI_DEV_REMAPPED_PENDING; Ampere and newer with ECC).")
+	m.data.SetDescription("1 while a remapping waits for a reset of the GPU (field value NVML_FI_DEV_REMAPPED_PENDING; Ampere and newer with ECC).")
 	m.data.SetUnit("1")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(false)
@@ -3256,7 +3256,7 @@ type metricHwGpuSmActive struct {
 // init fills hw.gpu.sm.active metric with initial data.
 func (m *metricHwGpuSmActive) init() {
 	m.data.SetName("hw.gpu.sm.active")
-	m.data.SetDescription("Share of the multiprocessors that were busy, averaged since the last collection (nvmlGpmMetricsGet, NVML_GPM_METRIC_SM_UTIL; Hopper and newer).")
+	m.data.SetDescription("Share of the multiprocessors that were busy, averaged since the last scrape (nvmlGpmMetricsGet, NVML_GPM_METRIC_SM_UTIL; Hopper and newer).")
 	m.data.SetUnit("1")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -3309,7 +3309,7 @@ type metricHwGpuSmOccupancy struct {
 // init fills hw.gpu.sm.occupancy metric with initial data.
 func (m *metricHwGpuSmOccupancy) init() {
 	m.data.SetName("hw.gpu.sm.occupancy")
-	m.data.SetDescription("Warps on the multiprocessors as a share of the most there can be, averaged since the last collection (nvmlGpmMetricsGet, NVML_GPM_METRIC_SM_OCCUPANCY; Hopper and newer).")
+	m.data.SetDescription("Warps on the multiprocessors as a share of the maximum, averaged since the last scrape (nvmlGpmMetricsGet, NVML_GPM_METRIC_SM_OCCUPANCY; Hopper and newer).")
 	m.data.SetUnit("1")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -3362,7 +3362,7 @@ type metricHwGpuTemperatureMargin struct {
 // init fills hw.gpu.temperature.margin metric with initial data.
 func (m *metricHwGpuTemperatureMargin) init() {
 	m.data.SetName("hw.gpu.temperature.margin")
-	m.data.SetDescription("How much warmer the card may get before it lowers its clocks (nvmlDeviceGetMarginTemperature; R560 and newer, data-centre cards).")
+	m.data.SetDescription("Margin to the temperature at which the GPU lowers its clocks (nvmlDeviceGetMarginTemperature; R560 and newer, data-centre GPUs).")
 	m.data.SetUnit("Cel")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -3415,7 +3415,7 @@ type metricHwGpuThrottleActive struct {
 // init fills hw.gpu.throttle.active metric with initial data.
 func (m *metricHwGpuThrottleActive) init() {
 	m.data.SetName("hw.gpu.throttle.active")
-	m.data.SetDescription("1 while the clocks are held down for this reason (nvmlDeviceGetCurrentClocksEventReasons). It tells only the moment: use hw.gpu.throttle.time.")
+	m.data.SetDescription("1 while the clocks are held down for this reason (nvmlDeviceGetCurrentClocksEventReasons). It covers the moment of the scrape only; prefer hw.gpu.throttle.time.")
 	m.data.SetUnit("1")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(false)
@@ -3527,7 +3527,7 @@ type metricHwGpuUp struct {
 // init fills hw.gpu.up metric with initial data.
 func (m *metricHwGpuUp) init() {
 	m.data.SetName("hw.gpu.up")
-	m.data.SetDescription("1 where the card answered in time, 0 where it is late or lost.")
+	m.data.SetDescription("1 if the GPU responded within card_timeout, 0 if it timed out or is lost.")
 	m.data.SetUnit("1")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(false)
@@ -3582,7 +3582,7 @@ type metricHwGpuUtilization struct {
 // init fills hw.gpu.utilization metric with initial data.
 func (m *metricHwGpuUtilization) init() {
 	m.data.SetName("hw.gpu.utilization")
-	m.data.SetDescription("Share of the last sampling period (1/6 to 1 s) in which this part of the card worked (nvmlDeviceGetUtilizationRates, nvmlDeviceGetEncoderUtilization, nvmlDeviceGetDecoderUtilization, nvmlDeviceGetJpgUtilization, nvmlDeviceGetOfaUtilization).")
+	m.data.SetDescription("Share of the last sampling period (1/6 to 1 s) in which this part of the GPU was active (nvmlDeviceGetUtilizationRates, nvmlDeviceGetEncoderUtilization, nvmlDeviceGetDecoderUtilization, nvmlDeviceGetJpgUtilization, nvmlDeviceGetOfaUtilization).")
 	m.data.SetUnit("1")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -3636,7 +3636,7 @@ type metricHwGpuUtilizationMax struct {
 // init fills hw.gpu.utilization.max metric with initial data.
 func (m *metricHwGpuUtilizationMax) init() {
 	m.data.SetName("hw.gpu.utilization.max")
-	m.data.SetDescription("Largest sample of the driver since the last collection; each is itself an average over 1/6 to 1 s, so that shorter bursts are lower (nvmlDeviceGetSamples).")
+	m.data.SetDescription("Largest sample of the driver since the last scrape; each is itself an average over 1/6 to 1 s, so that shorter bursts are lower (nvmlDeviceGetSamples).")
 	m.data.SetUnit("1")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -3690,7 +3690,7 @@ type metricHwGpuUtilizationMean struct {
 // init fills hw.gpu.utilization.mean metric with initial data.
 func (m *metricHwGpuUtilizationMean) init() {
 	m.data.SetName("hw.gpu.utilization.mean")
-	m.data.SetDescription("Mean of all samples of the driver since the last collection (nvmlDeviceGetSamples).")
+	m.data.SetDescription("Mean of all samples of the driver since the last scrape (nvmlDeviceGetSamples).")
 	m.data.SetUnit("1")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -3744,7 +3744,7 @@ type metricHwGpuXidErrors struct {
 // init fills hw.gpu.xid.errors metric with initial data.
 func (m *metricHwGpuXidErrors) init() {
 	m.data.SetName("hw.gpu.xid.errors")
-	m.data.SetDescription("Errors that the driver reported for the card, by XID (nvmlEventSetWait_v2). Those after which a card must be reset start at 0.")
+	m.data.SetDescription("Errors that the driver reported for the GPU, by XID (nvmlEventSetWait_v2). Critical XIDs are initialised to 0.")
 	m.data.SetUnit("{error}")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(true)
@@ -3800,7 +3800,7 @@ type metricHwPower struct {
 // init fills hw.power metric with initial data.
 func (m *metricHwPower) init() {
 	m.data.SetName("hw.power")
-	m.data.SetDescription("Power that the card draws (field values NVML_FI_DEV_POWER_INSTANT and _AVERAGE; nvmlDeviceGetPowerUsage with older drivers).")
+	m.data.SetDescription("Power that the GPU draws (field values NVML_FI_DEV_POWER_INSTANT and _AVERAGE; nvmlDeviceGetPowerUsage with older drivers).")
 	m.data.SetUnit("W")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
@@ -3855,7 +3855,7 @@ type metricHwStatus struct {
 // init fills hw.status metric with initial data.
 func (m *metricHwStatus) init() {
 	m.data.SetName("hw.status")
-	m.data.SetDescription("State of the card: 1 for the state it is in, 0 for the others. docs/status.md lists the causes.")
+	m.data.SetDescription("State of the GPU: 1 for its present state, 0 for the others. docs/status.md lists the causes.")
 	m.data.SetUnit("1")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(false)
@@ -3966,7 +3966,7 @@ type metricHwTemperatureLimit struct {
 // init fills hw.temperature.limit metric with initial data.
 func (m *metricHwTemperatureLimit) init() {
 	m.data.SetName("hw.temperature.limit")
-	m.data.SetDescription("Temperatures at which the card slows down or shuts down (nvmlDeviceGetTemperatureThreshold; cards that know only margins have none).")
+	m.data.SetDescription("Temperatures at which the GPU slows down or shuts down (nvmlDeviceGetTemperatureThreshold; not on GPUs that report only a margin).")
 	m.data.SetUnit("Cel")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)

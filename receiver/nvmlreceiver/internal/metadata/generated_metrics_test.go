@@ -326,7 +326,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.energy"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Energy that the card has used: its own counter since the driver was loaded (nvmlDeviceGetTotalEnergyConsumption; Volta and newer), elsewhere the integral of its power since the receiver began, as hw.gpu.energy.source tells.", mi.Description())
+					assert.Equal(t, "Energy that the GPU has used: its own counter since the driver was loaded (nvmlDeviceGetTotalEnergyConsumption; Volta and newer), on other GPUs the integral of its power since the start of the receiver, see hw.gpu.energy.source.", mi.Description())
 					assert.Equal(t, "J", mi.Unit())
 					assert.True(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -402,7 +402,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.fan.speed_ratio"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
-					assert.Equal(t, "Speed of a fan as a share of its largest; hw.name tells the fan (nvmlDeviceGetFanSpeed_v2).", mi.Description())
+					assert.Equal(t, "Speed of a fan as a share of its maximum; hw.name identifies the fan (nvmlDeviceGetFanSpeed_v2).", mi.Description())
 					assert.Equal(t, "1", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
@@ -420,7 +420,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.active.time"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Time that this part of the card worked: the integral of the samples of the driver (nvmlDeviceGetSamples), or of polled values where it keeps none. Its rate is the busy share without gaps between collections.", mi.Description())
+					assert.Equal(t, "Time that this part of the GPU was active: the integral of the samples of the driver (nvmlDeviceGetSamples), or of polled values if the driver has none. Its rate is the utilisation without gaps between scrapes.", mi.Description())
 					assert.Equal(t, "s", mi.Unit())
 					assert.True(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -443,7 +443,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.allocated"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "1 for each container that the kubelet gave the device to, whether it uses it or not (PodResources API).", mi.Description())
+					assert.Equal(t, "1 for each container that the kubelet allocated the device to, whether the container uses it or not (PodResources API).", mi.Description())
 					assert.Equal(t, "1", mi.Unit())
 					assert.False(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -472,7 +472,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.bar1.limit"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Size of BAR1, the window through which the host and other cards reach the memory of the card (nvmlDeviceGetBAR1MemoryInfo).", mi.Description())
+					assert.Equal(t, "Size of BAR1, the window through which the host and other GPUs reach the memory of the GPU (nvmlDeviceGetBAR1MemoryInfo).", mi.Description())
 					assert.Equal(t, "By", mi.Unit())
 					assert.False(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -533,7 +533,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.clock.frequency.limit"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
-					assert.Equal(t, "Largest clock that the card can reach (nvmlDeviceGetMaxClockInfo).", mi.Description())
+					assert.Equal(t, "Maximum clock of the GPU (nvmlDeviceGetMaxClockInfo).", mi.Description())
 					assert.Equal(t, "Hz", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
@@ -554,7 +554,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.count"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Cards of the machine by state, as the collector sees them.", mi.Description())
+					assert.Equal(t, "GPUs of the host by condition, as the receiver observes them.", mi.Description())
 					assert.Equal(t, "{gpu}", mi.Unit())
 					assert.False(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -571,7 +571,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.engine.active"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
-					assert.Equal(t, "Share of the time since the last collection in which any program ran on the card (nvmlGpmMetricsGet, NVML_GPM_METRIC_GRAPHICS_UTIL; Hopper and newer).", mi.Description())
+					assert.Equal(t, "Share of the time since the last scrape in which any program ran on the GPU (nvmlGpmMetricsGet, NVML_GPM_METRIC_GRAPHICS_UTIL; Hopper and newer).", mi.Description())
 					assert.Equal(t, "1", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
@@ -589,7 +589,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.info"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
-					assert.Equal(t, "Always 1; its attributes describe the card, for joins by hw.id.", mi.Description())
+					assert.Equal(t, "Always 1; its attributes describe the GPU, for joins by hw.id.", mi.Description())
 					assert.Equal(t, "{info}", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
@@ -675,7 +675,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.io.rate"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
-					assert.Equal(t, "Data rate since the last collection, all NVLinks together (nvmlGpmMetricsGet; Hopper and newer).", mi.Description())
+					assert.Equal(t, "Average data rate since the last scrape, all NVLinks together (nvmlGpmMetricsGet; Hopper and newer).", mi.Description())
 					assert.Equal(t, "By/s", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
@@ -699,7 +699,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.memory.active"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
-					assert.Equal(t, "Share of the memory bandwidth that was used since the last collection (nvmlGpmMetricsGet, NVML_GPM_METRIC_DRAM_BW_UTIL; Hopper and newer).", mi.Description())
+					assert.Equal(t, "Share of the memory bandwidth that was used since the last scrape (nvmlGpmMetricsGet, NVML_GPM_METRIC_DRAM_BW_UTIL; Hopper and newer).", mi.Description())
 					assert.Equal(t, "1", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
@@ -735,7 +735,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.memory.limit"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Memory of the card (nvmlDeviceGetMemoryInfo_v2, total).", mi.Description())
+					assert.Equal(t, "Memory of the GPU (nvmlDeviceGetMemoryInfo_v2, total).", mi.Description())
 					assert.Equal(t, "By", mi.Unit())
 					assert.False(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -755,7 +755,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.memory.reserved"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Memory that the driver and the firmware keep for themselves (nvmlDeviceGetMemoryInfo_v2; 510 and newer).", mi.Description())
+					assert.Equal(t, "Memory that is reserved by the driver and the firmware (nvmlDeviceGetMemoryInfo_v2; 510 and newer).", mi.Description())
 					assert.Equal(t, "By", mi.Unit())
 					assert.False(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -775,7 +775,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.memory.usage"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Memory in use, without what is reserved (nvmlDeviceGetMemoryInfo_v2; with drivers before 510 the reserve is counted as used).", mi.Description())
+					assert.Equal(t, "Memory in use, without the reserve (nvmlDeviceGetMemoryInfo_v2; drivers before 510 count the reserve as used).", mi.Description())
 					assert.Equal(t, "By", mi.Unit())
 					assert.False(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -795,7 +795,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.memory.usage.max"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
-					assert.Equal(t, "Largest memory in use since the last collection, as the sampler saw it (nvmlDeviceGetMemoryInfo_v2, polled every sampling_interval).", mi.Description())
+					assert.Equal(t, "Peak of the memory in use since the last scrape, as the sampler observed it (nvmlDeviceGetMemoryInfo_v2, polled every sampling_interval).", mi.Description())
 					assert.Equal(t, "By", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
@@ -813,7 +813,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.memory.utilization"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
-					assert.Equal(t, "Memory in use as a share of what programs can have: used / (total - reserved).", mi.Description())
+					assert.Equal(t, "Memory in use as a share of the memory that programs can use: used / (total - reserved).", mi.Description())
 					assert.Equal(t, "1", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
@@ -906,7 +906,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.pcie.link.generation"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
-					assert.Equal(t, "PCIe generation of the link (nvmlDeviceGetCurrPcieLinkGeneration, nvmlDeviceGetMaxPcieLinkGeneration). Idle cards lower it to save power.", mi.Description())
+					assert.Equal(t, "PCIe generation of the link (nvmlDeviceGetCurrPcieLinkGeneration, nvmlDeviceGetMaxPcieLinkGeneration). Idle GPUs lower it to save power.", mi.Description())
 					assert.Equal(t, "{generation}", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
@@ -948,7 +948,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.pcie.replays"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Packets that were sent again over PCIe (nvmlDeviceGetPcieReplayCounter).", mi.Description())
+					assert.Equal(t, "Packets that were retransmitted over PCIe (nvmlDeviceGetPcieReplayCounter).", mi.Description())
 					assert.Equal(t, "{replay}", mi.Unit())
 					assert.True(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -968,7 +968,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.performance_state"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
-					assert.Equal(t, "Performance state, from 0 (most) to 15 (nvmlDeviceGetPerformanceState).", mi.Description())
+					assert.Equal(t, "Performance state, from 0 (highest) to 15 (nvmlDeviceGetPerformanceState).", mi.Description())
 					assert.Equal(t, "{pstate}", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
@@ -986,7 +986,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.pipe.active"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
-					assert.Equal(t, "Share of the cycles since the last collection in which the arithmetic units were busy (nvmlGpmMetricsGet; Hopper and newer).", mi.Description())
+					assert.Equal(t, "Share of the cycles since the last scrape in which the arithmetic units were busy (nvmlGpmMetricsGet; Hopper and newer).", mi.Description())
 					assert.Equal(t, "1", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
@@ -1007,7 +1007,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.power.limit"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
-					assert.Equal(t, "Power limits of the card (nvmlDeviceGetEnforcedPowerLimit, nvmlDeviceGetPowerManagementLimit, nvmlDeviceGetPowerManagementDefaultLimit, nvmlDeviceGetPowerManagementLimitConstraints).", mi.Description())
+					assert.Equal(t, "Power limits of the GPU (nvmlDeviceGetEnforcedPowerLimit, nvmlDeviceGetPowerManagementLimit, nvmlDeviceGetPowerManagementDefaultLimit, nvmlDeviceGetPowerManagementLimitConstraints).", mi.Description())
 					assert.Equal(t, "W", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
@@ -1028,7 +1028,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.process.memory.usage"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Memory that a process holds on the device (nvmlDeviceGetComputeRunningProcesses, nvmlDeviceGetGraphicsRunningProcesses).", mi.Description())
+					assert.Equal(t, "Memory that a process uses on the device (nvmlDeviceGetComputeRunningProcesses, nvmlDeviceGetGraphicsRunningProcesses).", mi.Description())
 					assert.Equal(t, "By", mi.Unit())
 					assert.False(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -1066,7 +1066,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.process.utilization"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
-					assert.Equal(t, "Share of the card that a process used, the mean of the samples of the driver since the last collection; 0 where the process did nothing (nvmlDeviceGetProcessUtilization; not on cards with MIG on).", mi.Description())
+					assert.Equal(t, "Share of the GPU that a process used, the mean of the samples of the driver since the last scrape; 0 if the process was idle (nvmlDeviceGetProcessUtilization; not on GPUs with MIG enabled).", mi.Description())
 					assert.Equal(t, "1", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
@@ -1105,7 +1105,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.recovery_action"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "1 for the action that the driver asks for, 0 for the others (field value NVML_FI_DEV_GET_GPU_RECOVERY_ACTION; R570 and newer).", mi.Description())
+					assert.Equal(t, "1 for the recovery action that the driver requests, 0 for the others (field value NVML_FI_DEV_GET_GPU_RECOVERY_ACTION; R570 and newer).", mi.Description())
 					assert.Equal(t, "1", mi.Unit())
 					assert.False(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -1128,7 +1128,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.retired_pages"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Pages of memory that were retired after errors (field values NVML_FI_DEV_RETIRED_SBE and NVML_FI_DEV_RETIRED_DBE; cards before Ampere with ECC).", mi.Description())
+					assert.Equal(t, "Pages of memory that were retired after errors (field values NVML_FI_DEV_RETIRED_SBE and NVML_FI_DEV_RETIRED_DBE; GPUs before Ampere with ECC).", mi.Description())
 					assert.Equal(t, "{page}", mi.Unit())
 					assert.True(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -1194,7 +1194,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.row_remaps.banks"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Banks of memory by the spare rows that they have left for remapping (nvmlDeviceGetRowRemapperHistogram; Ampere and newer with ECC).", mi.Description())
+					assert.Equal(t, "Banks of memory by their spare rows for remapping (nvmlDeviceGetRowRemapperHistogram; Ampere and newer with ECC).", mi.Description())
 					assert.Equal(t, "{bank}", mi.Unit())
 					assert.False(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -1217,7 +1217,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.row_remaps.failed"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "1 after a remapping failed: the card has to be replaced (field value NVML_FI_DEV_REMAPPED_FAILURE; Ampere and newer with ECC).", mi.Description())
+					assert.Equal(t, "1 if a remapping failed: the GPU must be replaced (field value NVML_FI_DEV_REMAPPED_FAILURE; Ampere and newer with ECC).", mi.Description())
 					assert.Equal(t, "1", mi.Unit())
 					assert.False(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -1237,7 +1237,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.row_remaps.pending"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "1 while a remapping waits for a reset of the card (field value NVML_FI_DEV_REMAPPED_PENDING; Ampere and newer with ECC).", mi.Description())
+					assert.Equal(t, "1 while a remapping waits for a reset of the GPU (field value NVML_FI_DEV_REMAPPED_PENDING; Ampere and newer with ECC).", mi.Description())
 					assert.Equal(t, "1", mi.Unit())
 					assert.False(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -1257,7 +1257,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.sm.active"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
-					assert.Equal(t, "Share of the multiprocessors that were busy, averaged since the last collection (nvmlGpmMetricsGet, NVML_GPM_METRIC_SM_UTIL; Hopper and newer).", mi.Description())
+					assert.Equal(t, "Share of the multiprocessors that were busy, averaged since the last scrape (nvmlGpmMetricsGet, NVML_GPM_METRIC_SM_UTIL; Hopper and newer).", mi.Description())
 					assert.Equal(t, "1", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
@@ -1275,7 +1275,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.sm.occupancy"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
-					assert.Equal(t, "Warps on the multiprocessors as a share of the most there can be, averaged since the last collection (nvmlGpmMetricsGet, NVML_GPM_METRIC_SM_OCCUPANCY; Hopper and newer).", mi.Description())
+					assert.Equal(t, "Warps on the multiprocessors as a share of the maximum, averaged since the last scrape (nvmlGpmMetricsGet, NVML_GPM_METRIC_SM_OCCUPANCY; Hopper and newer).", mi.Description())
 					assert.Equal(t, "1", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
@@ -1293,7 +1293,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.temperature.margin"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
-					assert.Equal(t, "How much warmer the card may get before it lowers its clocks (nvmlDeviceGetMarginTemperature; R560 and newer, data-centre cards).", mi.Description())
+					assert.Equal(t, "Margin to the temperature at which the GPU lowers its clocks (nvmlDeviceGetMarginTemperature; R560 and newer, data-centre GPUs).", mi.Description())
 					assert.Equal(t, "Cel", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
@@ -1311,7 +1311,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.throttle.active"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "1 while the clocks are held down for this reason (nvmlDeviceGetCurrentClocksEventReasons). It tells only the moment: use hw.gpu.throttle.time.", mi.Description())
+					assert.Equal(t, "1 while the clocks are held down for this reason (nvmlDeviceGetCurrentClocksEventReasons). It covers the moment of the scrape only; prefer hw.gpu.throttle.time.", mi.Description())
 					assert.Equal(t, "1", mi.Unit())
 					assert.False(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -1357,7 +1357,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.up"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "1 where the card answered in time, 0 where it is late or lost.", mi.Description())
+					assert.Equal(t, "1 if the GPU responded within card_timeout, 0 if it timed out or is lost.", mi.Description())
 					assert.Equal(t, "1", mi.Unit())
 					assert.False(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -1377,7 +1377,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.utilization"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
-					assert.Equal(t, "Share of the last sampling period (1/6 to 1 s) in which this part of the card worked (nvmlDeviceGetUtilizationRates, nvmlDeviceGetEncoderUtilization, nvmlDeviceGetDecoderUtilization, nvmlDeviceGetJpgUtilization, nvmlDeviceGetOfaUtilization).", mi.Description())
+					assert.Equal(t, "Share of the last sampling period (1/6 to 1 s) in which this part of the GPU was active (nvmlDeviceGetUtilizationRates, nvmlDeviceGetEncoderUtilization, nvmlDeviceGetDecoderUtilization, nvmlDeviceGetJpgUtilization, nvmlDeviceGetOfaUtilization).", mi.Description())
 					assert.Equal(t, "1", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
@@ -1398,7 +1398,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.utilization.max"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
-					assert.Equal(t, "Largest sample of the driver since the last collection; each is itself an average over 1/6 to 1 s, so that shorter bursts are lower (nvmlDeviceGetSamples).", mi.Description())
+					assert.Equal(t, "Largest sample of the driver since the last scrape; each is itself an average over 1/6 to 1 s, so that shorter bursts are lower (nvmlDeviceGetSamples).", mi.Description())
 					assert.Equal(t, "1", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
@@ -1419,7 +1419,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.utilization.mean"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
-					assert.Equal(t, "Mean of all samples of the driver since the last collection (nvmlDeviceGetSamples).", mi.Description())
+					assert.Equal(t, "Mean of all samples of the driver since the last scrape (nvmlDeviceGetSamples).", mi.Description())
 					assert.Equal(t, "1", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
@@ -1440,7 +1440,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.xid.errors"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Errors that the driver reported for the card, by XID (nvmlEventSetWait_v2). Those after which a card must be reset start at 0.", mi.Description())
+					assert.Equal(t, "Errors that the driver reported for the GPU, by XID (nvmlEventSetWait_v2). Critical XIDs are initialised to 0.", mi.Description())
 					assert.Equal(t, "{error}", mi.Unit())
 					assert.True(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -1463,7 +1463,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.power"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
-					assert.Equal(t, "Power that the card draws (field values NVML_FI_DEV_POWER_INSTANT and _AVERAGE; nvmlDeviceGetPowerUsage with older drivers).", mi.Description())
+					assert.Equal(t, "Power that the GPU draws (field values NVML_FI_DEV_POWER_INSTANT and _AVERAGE; nvmlDeviceGetPowerUsage with older drivers).", mi.Description())
 					assert.Equal(t, "W", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
@@ -1487,7 +1487,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.status"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "State of the card: 1 for the state it is in, 0 for the others. docs/status.md lists the causes.", mi.Description())
+					assert.Equal(t, "State of the GPU: 1 for its present state, 0 for the others. docs/status.md lists the causes.", mi.Description())
 					assert.Equal(t, "1", mi.Unit())
 					assert.False(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -1534,7 +1534,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.temperature.limit"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
-					assert.Equal(t, "Temperatures at which the card slows down or shuts down (nvmlDeviceGetTemperatureThreshold; cards that know only margins have none).", mi.Description())
+					assert.Equal(t, "Temperatures at which the GPU slows down or shuts down (nvmlDeviceGetTemperatureThreshold; not on GPUs that report only a margin).", mi.Description())
 					assert.Equal(t, "Cel", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())

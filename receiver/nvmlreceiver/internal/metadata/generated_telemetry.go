@@ -32,6 +32,7 @@ type TelemetryBuilder struct {
 	ReceiverNvmlCardDuration     metric.Float64Histogram
 	ReceiverNvmlCardMisses       metric.Int64Counter
 	ReceiverNvmlCards            metric.Int64Gauge
+	ReceiverNvmlEventsDropped    metric.Int64Counter
 	ReceiverNvmlEventsHeldBack   metric.Int64Counter
 	ReceiverNvmlEventsReceived   metric.Int64Counter
 	ReceiverNvmlFamilyTime       metric.Float64ObservableCounter
@@ -97,68 +98,74 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 	var err, errs error
 	builder.ReceiverNvmlCallErrors, err = builder.meter.Int64Counter(
 		"otelcol_receiver.nvml.call.errors",
-		metric.WithDescription("Calls of NVML that failed, by function and code. Calls that a card does not support are not errors. [Development]"),
+		metric.WithDescription("NVML calls that failed, by function and code. Calls that a GPU does not support do not count. [Development]"),
 		metric.WithUnit("{call}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.ReceiverNvmlCardDuration, err = builder.meter.Float64Histogram(
 		"otelcol_receiver.nvml.card.duration",
-		metric.WithDescription("Time that reading one card took. [Development]"),
+		metric.WithDescription("Time that reading one GPU took. [Development]"),
 		metric.WithUnit("s"),
 		metric.WithExplicitBucketBoundaries([]float64{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5}...),
 	)
 	errs = errors.Join(errs, err)
 	builder.ReceiverNvmlCardMisses, err = builder.meter.Int64Counter(
 		"otelcol_receiver.nvml.card.misses",
-		metric.WithDescription("Collections that a card missed because it was late or lost. [Development]"),
+		metric.WithDescription("Scrapes without readings of a GPU, because it timed out or is lost. [Development]"),
 		metric.WithUnit("{collection}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.ReceiverNvmlCards, err = builder.meter.Int64Gauge(
 		"otelcol_receiver.nvml.cards",
-		metric.WithDescription("Cards that NVML enumerates. [Development]"),
+		metric.WithDescription("GPUs that NVML enumerates. [Development]"),
 		metric.WithUnit("{gpu}"),
+	)
+	errs = errors.Join(errs, err)
+	builder.ReceiverNvmlEventsDropped, err = builder.meter.Int64Counter(
+		"otelcol_receiver.nvml.events.dropped",
+		metric.WithDescription("Events that have no record, because the queue was full, or because the next consumer returned a permanent error or still refused them at shutdown. [Development]"),
+		metric.WithUnit("{event}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.ReceiverNvmlEventsHeldBack, err = builder.meter.Int64Counter(
 		"otelcol_receiver.nvml.events.held_back",
-		metric.WithDescription("Events that did not become a record of their own because too many of their kind came; they are in the summaries, unless the queue was full. [Development]"),
+		metric.WithDescription("Events without a record of their own, because one of their kind was recorded within the last minute; they are counted in the summaries. [Development]"),
 		metric.WithUnit("{event}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.ReceiverNvmlEventsReceived, err = builder.meter.Int64Counter(
 		"otelcol_receiver.nvml.events.received",
-		metric.WithDescription("Events that the logs side of the receiver took up - XIDs and changes of a state of a card. [Development]"),
+		metric.WithDescription("Events that the logs side of the receiver received - XIDs, other events of the driver and changes of the state of a GPU. [Development]"),
 		metric.WithUnit("{event}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.ReceiverNvmlFamilyTime, err = builder.meter.Float64ObservableCounter(
 		"otelcol_receiver.nvml.family.time",
-		metric.WithDescription("Time spent on one family of readings, over all cards. [Development]"),
+		metric.WithDescription("Time spent on one row of the table of readings, all GPUs together. [Development]"),
 		metric.WithUnit("s"),
 	)
 	errs = errors.Join(errs, err)
 	builder.ReceiverNvmlInitializations, err = builder.meter.Int64Counter(
 		"otelcol_receiver.nvml.initializations",
-		metric.WithDescription("Times that NVML was initialised, at the start and after the driver was away. [Development]"),
+		metric.WithDescription("Initialisations of NVML, at the start and whenever the driver comes back. [Development]"),
 		metric.WithUnit("{initialization}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.ReceiverNvmlKubeletErrors, err = builder.meter.Int64Counter(
 		"otelcol_receiver.nvml.kubelet.errors",
-		metric.WithDescription("Questions to the kubelet about the devices of pods that failed. [Development]"),
+		metric.WithDescription("Requests to the kubelet for the devices of pods that failed. [Development]"),
 		metric.WithUnit("{call}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.ReceiverNvmlProcessesDropped, err = builder.meter.Int64Counter(
 		"otelcol_receiver.nvml.processes.dropped",
-		metric.WithDescription("Processes that were left out of a collection because a card had more than processes.limit; those with the most memory are kept. [Development]"),
+		metric.WithDescription("Processes that were dropped from a scrape because a GPU had more than processes.limit; those with the most memory are emitted. [Development]"),
 		metric.WithUnit("{process}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.ReceiverNvmlUp, err = builder.meter.Int64Gauge(
 		"otelcol_receiver.nvml.up",
-		metric.WithDescription("1 while NVML is initialised, 0 while the driver is absent or of another version than the library. [Development]"),
+		metric.WithDescription("1 while NVML is initialised, 0 while the driver is absent or has another version than the library. [Development]"),
 		metric.WithUnit("1"),
 	)
 	errs = errors.Join(errs, err)

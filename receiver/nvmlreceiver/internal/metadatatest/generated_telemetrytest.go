@@ -24,7 +24,7 @@ func NewSettings(tt *componenttest.Telemetry) receiver.Settings {
 func AssertEqualReceiverNvmlCallErrors(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_receiver.nvml.call.errors",
-		Description: "Calls of NVML that failed, by function and code. Calls that a card does not support are not errors. [Development]",
+		Description: "NVML calls that failed, by function and code. Calls that a GPU does not support do not count. [Development]",
 		Unit:        "{call}",
 		Data: metricdata.Sum[int64]{
 			Temporality: metricdata.CumulativeTemporality,
@@ -40,7 +40,7 @@ func AssertEqualReceiverNvmlCallErrors(t *testing.T, tt *componenttest.Telemetry
 func AssertEqualReceiverNvmlCardDuration(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.HistogramDataPoint[float64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_receiver.nvml.card.duration",
-		Description: "Time that reading one card took. [Development]",
+		Description: "Time that reading one GPU took. [Development]",
 		Unit:        "s",
 		Data: metricdata.Histogram[float64]{
 			Temporality: metricdata.CumulativeTemporality,
@@ -55,7 +55,7 @@ func AssertEqualReceiverNvmlCardDuration(t *testing.T, tt *componenttest.Telemet
 func AssertEqualReceiverNvmlCardMisses(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_receiver.nvml.card.misses",
-		Description: "Collections that a card missed because it was late or lost. [Development]",
+		Description: "Scrapes without readings of a GPU, because it timed out or is lost. [Development]",
 		Unit:        "{collection}",
 		Data: metricdata.Sum[int64]{
 			Temporality: metricdata.CumulativeTemporality,
@@ -71,7 +71,7 @@ func AssertEqualReceiverNvmlCardMisses(t *testing.T, tt *componenttest.Telemetry
 func AssertEqualReceiverNvmlCards(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_receiver.nvml.cards",
-		Description: "Cards that NVML enumerates. [Development]",
+		Description: "GPUs that NVML enumerates. [Development]",
 		Unit:        "{gpu}",
 		Data: metricdata.Gauge[int64]{
 			DataPoints: dps,
@@ -82,10 +82,26 @@ func AssertEqualReceiverNvmlCards(t *testing.T, tt *componenttest.Telemetry, dps
 	metricdatatest.AssertEqual(t, want, got, opts...)
 }
 
+func AssertEqualReceiverNvmlEventsDropped(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
+	want := metricdata.Metrics{
+		Name:        "otelcol_receiver.nvml.events.dropped",
+		Description: "Events that have no record, because the queue was full, or because the next consumer returned a permanent error or still refused them at shutdown. [Development]",
+		Unit:        "{event}",
+		Data: metricdata.Sum[int64]{
+			Temporality: metricdata.CumulativeTemporality,
+			IsMonotonic: true,
+			DataPoints:  dps,
+		},
+	}
+	got, err := tt.GetMetric("otelcol_receiver.nvml.events.dropped")
+	require.NoError(t, err)
+	metricdatatest.AssertEqual(t, want, got, opts...)
+}
+
 func AssertEqualReceiverNvmlEventsHeldBack(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_receiver.nvml.events.held_back",
-		Description: "Events that did not become a record of their own because too many of their kind came; they are in the summaries, unless the queue was full. [Development]",
+		Description: "Events without a record of their own, because one of their kind was recorded within the last minute; they are counted in the summaries. [Development]",
 		Unit:        "{event}",
 		Data: metricdata.Sum[int64]{
 			Temporality: metricdata.CumulativeTemporality,
@@ -101,7 +117,7 @@ func AssertEqualReceiverNvmlEventsHeldBack(t *testing.T, tt *componenttest.Telem
 func AssertEqualReceiverNvmlEventsReceived(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_receiver.nvml.events.received",
-		Description: "Events that the logs side of the receiver took up - XIDs and changes of a state of a card. [Development]",
+		Description: "Events that the logs side of the receiver received - XIDs, other events of the driver and changes of the state of a GPU. [Development]",
 		Unit:        "{event}",
 		Data: metricdata.Sum[int64]{
 			Temporality: metricdata.CumulativeTemporality,
@@ -117,7 +133,7 @@ func AssertEqualReceiverNvmlEventsReceived(t *testing.T, tt *componenttest.Telem
 func AssertEqualReceiverNvmlFamilyTime(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[float64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_receiver.nvml.family.time",
-		Description: "Time spent on one family of readings, over all cards. [Development]",
+		Description: "Time spent on one row of the table of readings, all GPUs together. [Development]",
 		Unit:        "s",
 		Data: metricdata.Sum[float64]{
 			Temporality: metricdata.CumulativeTemporality,
@@ -133,7 +149,7 @@ func AssertEqualReceiverNvmlFamilyTime(t *testing.T, tt *componenttest.Telemetry
 func AssertEqualReceiverNvmlInitializations(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_receiver.nvml.initializations",
-		Description: "Times that NVML was initialised, at the start and after the driver was away. [Development]",
+		Description: "Initialisations of NVML, at the start and whenever the driver comes back. [Development]",
 		Unit:        "{initialization}",
 		Data: metricdata.Sum[int64]{
 			Temporality: metricdata.CumulativeTemporality,
@@ -149,7 +165,7 @@ func AssertEqualReceiverNvmlInitializations(t *testing.T, tt *componenttest.Tele
 func AssertEqualReceiverNvmlKubeletErrors(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_receiver.nvml.kubelet.errors",
-		Description: "Questions to the kubelet about the devices of pods that failed. [Development]",
+		Description: "Requests to the kubelet for the devices of pods that failed. [Development]",
 		Unit:        "{call}",
 		Data: metricdata.Sum[int64]{
 			Temporality: metricdata.CumulativeTemporality,
@@ -165,7 +181,7 @@ func AssertEqualReceiverNvmlKubeletErrors(t *testing.T, tt *componenttest.Teleme
 func AssertEqualReceiverNvmlProcessesDropped(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_receiver.nvml.processes.dropped",
-		Description: "Processes that were left out of a collection because a card had more than processes.limit; those with the most memory are kept. [Development]",
+		Description: "Processes that were dropped from a scrape because a GPU had more than processes.limit; those with the most memory are emitted. [Development]",
 		Unit:        "{process}",
 		Data: metricdata.Sum[int64]{
 			Temporality: metricdata.CumulativeTemporality,
@@ -181,7 +197,7 @@ func AssertEqualReceiverNvmlProcessesDropped(t *testing.T, tt *componenttest.Tel
 func AssertEqualReceiverNvmlUp(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_receiver.nvml.up",
-		Description: "1 while NVML is initialised, 0 while the driver is absent or of another version than the library. [Development]",
+		Description: "1 while NVML is initialised, 0 while the driver is absent or has another version than the library. [Development]",
 		Unit:        "1",
 		Data: metricdata.Gauge[int64]{
 			DataPoints: dps,

@@ -28,6 +28,7 @@ func TestSetupTelemetry(t *testing.T) {
 	tb.ReceiverNvmlCardDuration.Record(context.Background(), 1)
 	tb.ReceiverNvmlCardMisses.Add(context.Background(), 1)
 	tb.ReceiverNvmlCards.Record(context.Background(), 1)
+	tb.ReceiverNvmlEventsDropped.Add(context.Background(), 1)
 	tb.ReceiverNvmlEventsHeldBack.Add(context.Background(), 1)
 	tb.ReceiverNvmlEventsReceived.Add(context.Background(), 1)
 	tb.ReceiverNvmlInitializations.Add(context.Background(), 1)
@@ -44,6 +45,9 @@ func TestSetupTelemetry(t *testing.T) {
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
 	AssertEqualReceiverNvmlCards(t, testTel,
+		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
+	AssertEqualReceiverNvmlEventsDropped(t, testTel,
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
 	AssertEqualReceiverNvmlEventsHeldBack(t, testTel,

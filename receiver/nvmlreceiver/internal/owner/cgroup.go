@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// cgroupOwner is what the paths of a process's cgroups say.
+// cgroupOwner is the owner by the paths of a process's cgroups.
 type cgroupOwner struct {
 	containerID string
 	// podUID is Kubernetes', with dashes.
@@ -49,8 +49,8 @@ func parseCgroupPath(path string) (o cgroupOwner) {
 	return o
 }
 
-// parseCgroups joins what the paths of all hierarchies say; with cgroups v1 some
-// may lack the container.
+// parseCgroups joins the owners by the paths of all hierarchies; with cgroups v1 some
+// lack the container.
 func parseCgroups(paths []string) (o cgroupOwner) {
 	for _, path := range paths {
 		p := parseCgroupPath(path)

@@ -19,7 +19,7 @@ import (
 	podresources "k8s.io/kubelet/pkg/apis/podresources/v1"
 )
 
-// Allocation is one device that the kubelet gave to one container.
+// Allocation is one device that the kubelet allocated to one container.
 type Allocation struct {
 	Namespace, Pod, Container string
 	Device                    DeviceID
@@ -61,7 +61,7 @@ func parseDeviceID(id string) (DeviceID, bool) {
 	return d, true
 }
 
-// nvidiaResource and nvidiaDriver are how NVIDIA's devices are told from others.
+// nvidiaResource and nvidiaDriver identify NVIDIA's devices.
 const (
 	nvidiaResource = "nvidia.com/"
 	nvidiaDriver   = "gpu.nvidia.com"
@@ -101,7 +101,10 @@ func allocations(list *podresources.ListPodResourcesResponse) []Allocation {
 }
 
 func (a *Allocation) key() string {
-	return strings.Join([]string{a.Namespace, a.Pod, a.Container, a.Device.UUID, strconv.Itoa(a.Device.Minor), strconv.Itoa(a.Device.GPUInstance)}, "\x00")
+	return strings.Join([]string{
+		a.Namespace, a.Pod, a.Container,
+		a.Device.UUID, strconv.Itoa(a.Device.Minor), strconv.Itoa(a.Device.GPUInstance),
+	}, "\x00")
 }
 
 const (
@@ -109,33 +112,36 @@ const (
 	kubeletDeadline = 5 * time.Second
 	// staleAfter is how many failed questions in a row make the last answer void.
 	staleAfter = 6
-	// largestAnswer bounds the kubelet's answer, in bytes.
-	largestAnswer = 16 << 20
+	// maxAnswerBytes bounds the kubelet's answer.
+	maxAnswerBytes = 16 << 20
 )
 
-// kubelet asks the kubelet's PodResources API (v1, List) which container holds
-// which device, from a goroutine of its own.
+// Observer is notified of each answer of the kubelet; err is why there was none. It is
+// called from a goroutine of the resolver, and not while there is no kubelet.
+type Observer interface {
+	KubeletAnswered(err error)
+}
+
+// kubelet asks the kubelet's PodResources API (v1, List) which container holds which
+// device, from a goroutine of its own.
 type kubelet struct {
 	socket   string
 	interval time.Duration
-	// say is called when the answers begin or cease to come.
-	say    func(error)
-	failed func()
+	observer Observer
 
-	answer atomic.Pointer[[]Allocation]
-	stop   context.CancelFunc
-	done   chan struct{}
+	answer  atomic.Pointer[[]Allocation]
+	closing chan struct{}
+	done    chan struct{}
 }
 
-func startKubelet(socket string, interval time.Duration, say func(error), failed func()) *kubelet {
-	ctx, cancel := context.WithCancel(context.Background())
-	k := &kubelet{socket: socket, interval: interval, say: say, failed: failed, stop: cancel, done: make(chan struct{})}
-	go k.run(ctx)
+func startKubelet(socket string, interval time.Duration, observer Observer) *kubelet {
+	k := &kubelet{socket: socket, interval: interval, observer: observer, closing: make(chan struct{}), done: make(chan struct{})}
+	go k.run()
 	return k
 }
 
-func (k *kubelet) end() {
-	k.stop()
+func (k *kubelet) close() {
+	close(k.closing)
 	<-k.done
 }
 
@@ -150,8 +156,17 @@ func (k *kubelet) allocations() []Allocation {
 	return nil
 }
 
-func (k *kubelet) run(ctx context.Context) {
+func (k *kubelet) run() {
 	defer close(k.done)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() {
+		select {
+		case <-k.closing:
+			cancel() // the question under way
+		case <-ctx.Done():
+		}
+	}()
 	var conn *grpc.ClientConn
 	defer func() {
 		if conn != nil {
@@ -161,7 +176,6 @@ func (k *kubelet) run(ctx context.Context) {
 	ticker := time.NewTicker(k.interval)
 	defer ticker.Stop()
 	failures := 0
-	said := ""
 	for {
 		list, err := k.ask(ctx, &conn)
 		switch {
@@ -171,24 +185,16 @@ func (k *kubelet) run(ctx context.Context) {
 			k.answer.Store(nil)
 			failures = 0
 		case err != nil:
-			failures++
-			k.failed()
-			if failures >= staleAfter {
+			if failures++; failures >= staleAfter {
 				k.answer.Store(nil)
 			}
+			k.observer.KubeletAnswered(err)
 		default:
 			failures = 0
 			all := allocations(list)
 			k.answer.Store(&all)
+			k.observer.KubeletAnswered(nil)
 		}
-		word := ""
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			word = err.Error()
-		}
-		if word != said && (failures <= 1 || said == "") {
-			k.say(err)
-		}
-		said = word
 		select {
 		case <-ctx.Done():
 			return
@@ -203,7 +209,7 @@ func (k *kubelet) ask(ctx context.Context, conn **grpc.ClientConn) (*podresource
 	}
 	if *conn == nil {
 		c, err := grpc.NewClient("unix://"+k.socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
-			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(largestAnswer)))
+			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswerBytes)))
 		if err != nil {
 			return nil, err
 		}

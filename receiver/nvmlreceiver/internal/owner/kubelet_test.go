@@ -5,7 +5,6 @@ package owner
 import (
 	"errors"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -50,7 +49,7 @@ func FuzzDeviceID(f *testing.F) {
 	})
 }
 
-func TestAllocationsAreWhatTheKubeletSays(t *testing.T) {
+func TestAllocationsAreThoseOfTheKubeletsAnswer(t *testing.T) {
 	s := fakekubelet.New(t,
 		fakekubelet.Pod("photos", "comfyui-0", "comfyui", "nvidia.com/gpu", "GPU-1"),
 		fakekubelet.Pod("photos", "shared-a", "main", "nvidia.com/gpu.shared", "GPU-2::0", "GPU-2::1"),
@@ -66,7 +65,7 @@ func TestAllocationsAreWhatTheKubeletSays(t *testing.T) {
 			}},
 		}}})
 	s.Start(t)
-	r := New(Settings{Proc: "/proc", Socket: s.Socket, Interval: time.Second, Say: func(error) {}, Failed: func() {}})
+	r := New(Settings{Proc: "/proc", Socket: s.Socket, Interval: time.Second, Observer: new(answers), Now: time.Now})
 	defer r.Close()
 	require.Eventually(t, func() bool { return len(r.Allocations()) > 0 }, 10*time.Second, 5*time.Millisecond)
 	assert.ElementsMatch(t, []Allocation{
@@ -78,34 +77,52 @@ func TestAllocationsAreWhatTheKubeletSays(t *testing.T) {
 	}, r.Allocations())
 }
 
-func TestKubeletThatComesLateFailsAndRestarts(t *testing.T) {
-	s := fakekubelet.New(t, fakekubelet.Pod("photos", "comfyui-0", "comfyui", "nvidia.com/gpu", "GPU-1"))
-	var mu sync.Mutex
-	var said []error
-	var failed atomic.Int64
-	k := startKubelet(s.Socket, 10*time.Millisecond, func(err error) {
-		mu.Lock()
-		defer mu.Unlock()
-		said = append(said, err)
-	}, func() { failed.Add(1) })
-	defer k.end()
-	count := func() int {
-		mu.Lock()
-		defer mu.Unlock()
-		return len(said)
+// answers records what the resolver observed.
+type answers struct {
+	mu   sync.Mutex
+	errs []error
+}
+
+func (a *answers) KubeletAnswered(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.errs = append(a.errs, err)
+}
+
+// counts is how many answers failed, and the last answer.
+func (a *answers) counts() (failed int, last error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, err := range a.errs {
+		last = err
+		if err != nil {
+			failed++
+		}
 	}
+	return failed, last
+}
+
+func TestKubeletThatStartsLateFailsAndRestarts(t *testing.T) {
+	s := fakekubelet.New(t, fakekubelet.Pod("photos", "comfyui-0", "comfyui", "nvidia.com/gpu", "GPU-1"))
+	var observed answers
+	k := startKubelet(s.Socket, 10*time.Millisecond, &observed)
+	defer k.close()
 	assert.Empty(t, k.allocations())
 	s.Start(t)
 	require.Eventually(t, func() bool { return len(k.allocations()) == 1 }, 10*time.Second, 5*time.Millisecond)
-	assert.Zero(t, count(), "a machine without a kubelet is nothing to talk about")
+	failed, _ := observed.counts()
+	assert.Zero(t, failed, "a host without a kubelet is not a failure")
 
 	s.Fail(errors.New("not now"))
-	require.Eventually(t, func() bool { return failed.Load() >= 1 && count() == 1 }, 10*time.Second, time.Millisecond)
-	require.Eventually(t, func() bool { return failed.Load() >= staleAfter && len(k.allocations()) == 0 }, 10*time.Second, time.Millisecond, "an old answer is void in the end")
+	require.Eventually(t, func() bool {
+		failed, _ := observed.counts()
+		return failed >= staleAfter && len(k.allocations()) == 0
+	}, 10*time.Second, time.Millisecond, "an old answer is void in the end")
+	_, last := observed.counts()
+	require.ErrorContains(t, last, "not now")
 	s.Set(fakekubelet.Pod("a", "b", "c", "nvidia.com/gpu", "GPU-1"))
-	require.Eventually(t, func() bool { return len(k.allocations()) == 1 && count() == 2 }, 10*time.Second, time.Millisecond)
-	mu.Lock()
-	defer mu.Unlock()
-	require.ErrorContains(t, said[0], "not now")
-	assert.NoError(t, said[1])
+	require.Eventually(t, func() bool {
+		_, last := observed.counts()
+		return len(k.allocations()) == 1 && last == nil
+	}, 10*time.Second, time.Millisecond)
 }

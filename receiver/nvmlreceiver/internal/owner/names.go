@@ -11,38 +11,39 @@ import (
 	"time"
 )
 
-// podNames tells a pod's and a container's names from the container's id. The
-// kubelet's API has no container ids, but the kubelet names the log files that it
-// keeps for every runtime after both: containers/<pod>_<namespace>_<container>-<id>.log
-// and pods/<namespace>_<pod>_<uid>/<container>/.
+// podNames finds a pod's and a container's names by the container's id. The kubelet's
+// API has no container ids, but the kubelet's log files have both in their names:
+// containers/<pod>_<namespace>_<container>-<id>.log and
+// pods/<namespace>_<pod>_<uid>/<container>/.
 type podNames struct {
 	logs string // /var/log
 
+	// mu guards everything declared below.
 	mu          sync.Mutex
 	byContainer map[string]podName
 	byUID       map[string]podName
-	looked      time.Time
+	refreshed   time.Time
 }
 
 type podName struct{ namespace, pod, container string }
 
-// relook is the shortest time between two looks at the folders; an unknown
+// minRefresh is the shortest time between two readings of the folders; an unknown
 // container causes one.
-const relook = 2 * time.Second
+const minRefresh = 2 * time.Second
 
 var containerLog = regexp.MustCompile(`^(.+)_(.+)_(.+)-([0-9a-f]{64})\.log$`)
 
-// find looks a container up, and the pod if the container is not known.
+// find returns the names of a container, or of its pod if the container is unknown.
 func (n *podNames) find(o cgroupOwner, now time.Time) (podName, bool) {
 	if n.logs == "" || o.containerID == "" && o.podUID == "" {
 		return podName{}, false
 	}
 	n.mu.Lock()
-	defer n.mu.Unlock()
+	defer n.mu.Unlock() // also while the folders are read, so that they are read once
 	name, ok := n.known(o)
-	if !ok && now.Sub(n.looked) >= relook {
-		n.looked = now
-		n.look()
+	if !ok && now.Sub(n.refreshed) >= minRefresh {
+		n.refreshed = now
+		n.refresh()
 		name, ok = n.known(o)
 	}
 	return name, ok
@@ -56,7 +57,7 @@ func (n *podNames) known(o cgroupOwner) (podName, bool) {
 	return name, ok
 }
 
-func (n *podNames) look() {
+func (n *podNames) refresh() {
 	n.byContainer, n.byUID = map[string]podName{}, map[string]podName{}
 	for _, name := range entries(filepath.Join(n.logs, "containers")) {
 		if id, p, ok := parseContainerLog(name); ok {
@@ -73,15 +74,15 @@ func (n *podNames) look() {
 	}
 }
 
-// entries lists a folder's names; one that is not there has none.
+// entries lists the names in a folder; none if the folder does not exist.
 func entries(folder string) []string {
 	f, err := os.Open(folder)
 	if err != nil {
 		return nil
 	}
 	defer f.Close()
-	names, _ := f.Readdirnames(-1)
-	return names
+	list, _ := f.Readdirnames(-1)
+	return list
 }
 
 func parseContainerLog(name string) (id string, p podName, ok bool) {

@@ -28,11 +28,11 @@ func TestPodOfAContainerFromTheKubeletsLogFolders(t *testing.T) {
 	require.True(t, ok)
 	assert.Equal(t, podName{"photos", "comfyui-0", "comfyui"}, got)
 
-	// A container that starts later is found, though not by looking at the folders each time.
+	// A container that starts later is found, though the folders are not read each time.
 	require.NoError(t, os.Symlink("/nowhere", filepath.Join(logs, "containers", "new_shop_main-"+id2+".log")))
-	_, ok = n.find(cgroupOwner{containerID: id2}, now.Add(relook/2))
+	_, ok = n.find(cgroupOwner{containerID: id2}, now.Add(minRefresh/2))
 	assert.False(t, ok)
-	got, ok = n.find(cgroupOwner{containerID: id2}, now.Add(relook))
+	got, ok = n.find(cgroupOwner{containerID: id2}, now.Add(minRefresh))
 	require.True(t, ok)
 	assert.Equal(t, "new", got.pod)
 }

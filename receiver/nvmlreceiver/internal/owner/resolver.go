@@ -12,37 +12,36 @@ import (
 	"github.com/prometheus/procfs"
 )
 
-// Settings are where the resolver looks.
+// Settings are what the resolver reads.
 type Settings struct {
 	// Proc is the procfs of the host (in a container with the host's /proc mounted
 	// elsewhere: there).
 	Proc string
-	// Logs is the folder with the kubelet's log folders; empty: not looked at.
+	// Logs is the folder with the kubelet's log folders; empty: not read.
 	Logs string
 	// Socket is the kubelet's PodResources socket; empty: not asked.
 	Socket string
 	// Interval is how often the kubelet is asked.
 	Interval time.Duration
-	// Say is called when the kubelet's answers begin (nil) or cease to come.
-	Say func(error)
-	// Failed is called for each question to the kubelet that failed.
-	Failed func()
+	// Observer is notified of the kubelet's answers.
+	Observer Observer
+	// Now is the clock.
+	Now func() time.Time
 }
 
-// Resolver tells the owners of processes. Its methods may be called from any
-// goroutine.
+// Resolver finds the owners of processes. Its methods may be called from any goroutine.
 type Resolver struct {
+	now     func() time.Time
 	fs      procfs.FS
 	proc    bool
-	names   podNames
+	pods    podNames
 	kubelet *kubelet
 
 	mu    sync.Mutex
-	cache map[int]cached
+	cache map[int]cached // guarded by mu
 }
 
-// cached is what was read of a process. A pid that is used again is told by
-// its start.
+// cached is what was read of a process. A pid that is used again has another start.
 type cached struct {
 	start      uint64
 	executable string
@@ -51,21 +50,21 @@ type cached struct {
 }
 
 const (
-	// mostCached bounds the processes that are remembered.
-	mostCached = 4096
+	// maxCached bounds the processes that are remembered.
+	maxCached = 4096
 	// forgetAfter is how long a process that was not asked about is remembered.
 	forgetAfter = time.Minute
 )
 
-// New starts a resolver. Call [Resolver.Close] in the end.
+// New starts a resolver. Close it in the end.
 func New(s Settings) *Resolver {
-	r := &Resolver{names: podNames{logs: s.Logs}, cache: map[int]cached{}}
+	r := &Resolver{now: s.Now, pods: podNames{logs: s.Logs}, cache: map[int]cached{}}
 	var err error
 	if r.fs, err = procfs.NewFS(s.Proc); err == nil {
 		r.proc = true
 	}
 	if s.Socket != "" {
-		r.kubelet = startKubelet(s.Socket, s.Interval, s.Say, s.Failed)
+		r.kubelet = startKubelet(s.Socket, s.Interval, s.Observer)
 	}
 	return r
 }
@@ -73,15 +72,16 @@ func New(s Settings) *Resolver {
 // Close ends the questions to the kubelet.
 func (r *Resolver) Close() {
 	if r.kubelet != nil {
-		r.kubelet.end()
+		r.kubelet.close()
 	}
 }
 
-// Allocations are the devices that the kubelet gave to containers, as it last said.
+// Allocations are the devices that the kubelet allocated to containers, by its last
+// answer.
 func (r *Resolver) Allocations() []Allocation { return r.kubelet.allocations() }
 
-// Owner tells whose a process is that runs on a device (its UUID). A process
-// that is gone, or in another PID namespace than the procfs, has no owner.
+// Owner returns the owner of a process that runs on a device (its UUID). A process that
+// has ended, or is in another PID namespace than the procfs, has none.
 func (r *Resolver) Owner(pid int, device string) Owner {
 	p, ok := r.process(pid)
 	if !ok {
@@ -91,7 +91,7 @@ func (r *Resolver) Owner(pid int, device string) Owner {
 	if p.cgroup.containerID == "" && p.cgroup.podUID == "" {
 		return o // a process of the host
 	}
-	if name, ok := r.names.find(p.cgroup, time.Now()); ok {
+	if name, ok := r.pods.find(p.cgroup, r.now()); ok {
 		o.Namespace, o.Pod, o.Container = name.namespace, name.pod, name.container
 		if o.Container == "" {
 			o.Container = r.containerOf(name, device)
@@ -101,9 +101,8 @@ func (r *Resolver) Owner(pid int, device string) Owner {
 	if p.cgroup.podUID == "" && r.kubelet.allocations() == nil {
 		return o // a container outside of Kubernetes
 	}
-	// Without the kubelet's folders only the device is left to go by. It names the
-	// pod if one container holds it; who of several a process belongs to is not
-	// guessed.
+	// Without the kubelet's folders, the device identifies the pod if one container
+	// alone holds it. If several do, the pod stays empty.
 	if a, ok := r.onlyHolder(device); ok && p.cgroup.podUID != "" {
 		o.Namespace, o.Pod, o.Container = a.Namespace, a.Pod, a.Container
 	}
@@ -149,7 +148,7 @@ func (r *Resolver) process(pid int) (cached, bool) {
 	if err != nil {
 		return cached{}, false
 	}
-	now := time.Now()
+	now := r.now()
 	r.mu.Lock()
 	known, ok := r.cache[pid]
 	if ok && known.start == stat.Starttime {
@@ -170,19 +169,19 @@ func (r *Resolver) process(pid int) (cached, bool) {
 	return p, true
 }
 
-// forget makes room; the caller holds the lock.
+// forget makes room. The caller holds mu.
 func (r *Resolver) forget(now time.Time) {
-	if len(r.cache) < mostCached/2 {
+	if len(r.cache) < maxCached/2 {
 		return
 	}
 	for pid, p := range r.cache {
-		if now.Sub(p.used) > forgetAfter || len(r.cache) >= mostCached {
+		if now.Sub(p.used) > forgetAfter || len(r.cache) >= maxCached {
 			delete(r.cache, pid)
 		}
 	}
 }
 
-// trimDeleted takes off what the kernel appends when the file was replaced.
+// trimDeleted removes what the kernel appends when the file was replaced.
 func trimDeleted(exe string) string {
 	const deleted = " (deleted)"
 	if len(exe) > len(deleted) && exe[len(exe)-len(deleted):] == deleted {
@@ -215,7 +214,7 @@ func cgroupOf(proc procfs.Proc) cgroupOwner {
 
 var errNoProc = errors.New("the process table cannot be read")
 
-// Check says whether the process table can be read.
+// Check returns an error if the process table cannot be read.
 func (r *Resolver) Check() error {
 	if !r.proc {
 		return errNoProc

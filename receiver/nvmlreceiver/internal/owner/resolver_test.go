@@ -41,8 +41,7 @@ func resolver(t *testing.T, s Settings) *Resolver {
 	if s.Proc == "" {
 		s.Proc = "/proc"
 	}
-	s.Say, s.Failed = func(error) {}, func() {}
-	s.Interval = time.Second
+	s.Observer, s.Now, s.Interval = new(answers), time.Now, time.Second
 	r := New(s)
 	t.Cleanup(r.Close)
 	require.NoError(t, r.Check())
@@ -78,7 +77,7 @@ func hierarchies(t *testing.T) (v1, v2 string) {
 	return v1, v2
 }
 
-// group makes a cgroup, moves a process there, and takes it away in the end.
+// group makes a cgroup, moves a process there, and removes it in the end.
 func group(t *testing.T, root, path string, pid int) error {
 	t.Helper()
 	parts := strings.Split(strings.Trim(path, "/"), "/")
@@ -171,9 +170,9 @@ func TestPodsThatShareAGPUEachOwnTheirProcesses(t *testing.T) {
 	r := resolver(t, Settings{Proc: proc, Socket: s.Socket, Logs: logs})
 	require.Eventually(t, func() bool { return len(r.Allocations()) == 3 }, 10*time.Second, 5*time.Millisecond)
 	o := r.Owner(42, "GPU-1")
-	assert.Empty(t, o.Pod, "whose of two pods it is, is not guessed")
+	assert.Empty(t, o.Pod, "which of two pods it belongs to is unknown")
 	o = r.Owner(42, "GPU-2")
-	assert.Equal(t, "alone", o.Pod, "a GPU of one pod's names it")
+	assert.Equal(t, "alone", o.Pod, "a GPU that one pod holds identifies it")
 	assert.Equal(t, "main", o.Container)
 
 	require.NoError(t, os.MkdirAll(filepath.Join(logs, "pods", "photos_b_"+uid), 0o750))
@@ -181,7 +180,7 @@ func TestPodsThatShareAGPUEachOwnTheirProcesses(t *testing.T) {
 	assert.Equal(t, "main", r.Owner(42, "GPU-1").Container, "the pod's one container that holds the GPU")
 }
 
-func TestNumberThatIsUsedAgainIsAnotherProcess(t *testing.T) {
+func TestReusedPIDIsAnotherProcess(t *testing.T) {
 	root := tree(t, 42, "0::/docker/"+id+"\n", "")
 	r := resolver(t, Settings{Proc: root})
 	assert.Equal(t, id, r.Owner(42, "").ContainerID)
@@ -189,24 +188,24 @@ func TestNumberThatIsUsedAgainIsAnotherProcess(t *testing.T) {
 	raw, err := os.ReadFile(stat)
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(filepath.Join(root, "42", "cgroup"), []byte("0::/docker/"+id2+"\n"), 0o600))
-	assert.Equal(t, id, r.Owner(42, "").ContainerID, "what was read stands while the process lives")
+	assert.Equal(t, id, r.Owner(42, "").ContainerID, "a process is read once")
 	require.NoError(t, os.WriteFile(stat, []byte(strings.Replace(string(raw), " 4711 ", " 4712 ", 1)), 0o600))
 	assert.Equal(t, id2, r.Owner(42, "").ContainerID)
 }
 
 func TestWhatIsRememberedIsBounded(t *testing.T) {
 	r := resolver(t, Settings{})
-	for pid := range mostCached * 2 {
+	for pid := range maxCached * 2 {
 		r.mu.Lock()
 		r.forget(time.Now())
 		r.cache[pid+1<<23] = cached{used: time.Now()}
 		r.mu.Unlock()
 	}
-	assert.LessOrEqual(t, len(r.cache), mostCached)
+	assert.LessOrEqual(t, len(r.cache), maxCached)
 }
 
-func TestMissingProcIsSaid(t *testing.T) {
-	r := New(Settings{Proc: filepath.Join(t.TempDir(), "nowhere")})
+func TestMissingProcIsAnError(t *testing.T) {
+	r := New(Settings{Proc: filepath.Join(t.TempDir(), "nowhere"), Now: time.Now})
 	defer r.Close()
 	require.Error(t, r.Check())
 	assert.Equal(t, Owner{}, r.Owner(1, "GPU-1"))

@@ -19,8 +19,8 @@ var catalogue []byte
 // Tier is what an XID asks for.
 type Tier string
 
-// The tiers, from the worst. Reboot and Reset are critical: the GPU is out of
-// work until it is done.
+// The tiers, from the worst. Reboot and Reset are critical: the GPU is unusable until
+// then.
 const (
 	Reboot        Tier = "reboot"
 	Reset         Tier = "reset"
@@ -31,11 +31,11 @@ const (
 )
 
 var advice = map[Tier]string{
-	Reboot:        "Drain the node and reboot it; if it comes again, look at the GPU's seat, power and cooling.",
-	Reset:         "Stop what uses the GPU and reset it (nvidia-smi --gpu-reset); reboot the node if that fails.",
+	Reboot:        "Drain the node and reboot it; if the error recurs, check the GPU's seating, power and cooling.",
+	Reset:         "Stop the programs that use the GPU and reset it (nvidia-smi --gpu-reset); reboot the node if that fails.",
 	Workflow:      "Follow NVIDIA's workflow for this XID; it decides between restart, reset and replacement.",
-	Application:   "Restart the program that used the GPU; if it comes again with other programs, suspect the GPU.",
-	Informational: "Nothing by itself; look at what came before it.",
+	Application:   "Restart the program that used the GPU; if the error recurs with other programs, suspect the GPU.",
+	Informational: "No action by itself; check the events before it.",
 	Unknown:       "Look it up in NVIDIA's XID catalogue.",
 }
 
@@ -46,13 +46,13 @@ type Error struct {
 	Tier Tier   `yaml:"tier"`
 }
 
-// Advice says what to do.
+// Advice is what to do.
 func (e Error) Advice() string { return advice[e.Tier] }
 
-// Critical says that the GPU is out of work until it is reset or the node rebooted.
+// Critical reports whether the GPU is unusable until it is reset or the node rebooted.
 func (e Error) Critical() bool { return e.Tier == Reset || e.Tier == Reboot }
 
-// Catalogue is a catalogue that was read.
+// Catalogue holds the entries by XID.
 type Catalogue struct {
 	byXID    map[uint64]Error
 	critical []string
@@ -70,7 +70,7 @@ func Load() (*Catalogue, error) {
 			return nil, fmt.Errorf("XID catalogue: %d has the unknown tier %q", e.XID, e.Tier)
 		}
 		if _, twice := c.byXID[e.XID]; twice {
-			return nil, fmt.Errorf("XID catalogue: %d stands twice", e.XID)
+			return nil, fmt.Errorf("XID catalogue: %d is listed twice", e.XID)
 		}
 		c.byXID[e.XID] = e
 	}
@@ -95,6 +95,6 @@ func (c *Catalogue) Find(n uint64) Error {
 	return Error{XID: n, Name: "Unknown error", Tier: Unknown}
 }
 
-// Critical are the critical XIDs in order, as text: their counters start at 0,
+// Critical are the critical XIDs in order, as text: their counters are initialised to 0,
 // so that the first one is an increase.
 func (c *Catalogue) Critical() []string { return c.critical }

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux && cgo
+
+package nvmlreceiver
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/reader"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/table"
+)
+
+// gpu is the scrape's side of one GPU. It is only ever touched by the scrape: the GPU's
+// worker has a [reader.Reader], and the two exchange values.
+type gpu struct {
+	shared *nvml.GPU
+	reader *reader.Reader
+	series seriesHistory
+
+	identity  table.Identity
+	condition condition
+	lostSince time.Time
+	byDriver  bool // lost with the driver
+	// asked is true while the present scrape waits for the GPU, pending while a request
+	// has no reading yet, which may be for many scrapes.
+	asked, pending bool
+	// generation is the GPU's at the last request; relearn is true until a request has
+	// carried a change of it.
+	generation int
+	relearn    bool
+	// reading is the last good one; spare holds the slices of the one before, which the
+	// next request carries, so that a scrape allocates none.
+	reading, spare reader.Reading
+	corrected      errorRate
+	errorsRise     bool
+}
+
+func newGPU(shared *nvml.GPU, r *reader.Reader) *gpu {
+	return &gpu{shared: shared, reader: r, series: newSeriesHistory()}
+}
+
+// ask sends a request to the GPU's worker; false if the worker's queue is full. No other
+// may be pending.
+func (g *gpu) ask(driver, cuda string) bool {
+	mig := g.identity.MIG
+	g.describe(driver, cuda)
+	if generation := g.shared.Generation(); generation != g.generation || mig != g.identity.MIG {
+		// The GPU or the driver came back, or the MIG mode changed: what the GPU supports
+		// may have changed with it.
+		g.generation, g.relearn = generation, true
+	}
+	g.pending = g.reader.Ask(reader.Request{Identity: g.identity, Relearn: g.relearn, Into: g.spare})
+	if g.pending {
+		g.relearn, g.spare = false, reader.Reading{}
+	}
+	return g.pending
+}
+
+// describe brings the identity up to date with the GPU's.
+func (g *gpu) describe(driver, cuda string) {
+	id := g.shared.Identity()
+	if g.identity.Identity != id || g.identity.Driver != driver || g.identity.CUDA != cuda {
+		g.identity = table.Identity{ID: id.UUID, Name: "gpu" + strconv.Itoa(id.Index), Driver: driver, CUDA: cuda, Identity: id}
+	}
+}
+
+// poll returns the reading of the pending request if it has come.
+func (g *gpu) poll() (reading reader.Reading, ok bool) {
+	select {
+	case reading = <-g.reader.Readings():
+		g.pending = false
+		return reading, true
+	default:
+		return reading, false
+	}
+}
+
+// accept makes a reading the GPU's present one.
+func (g *gpu) accept(reading reader.Reading, now time.Time) {
+	g.reading, g.spare = reading, g.reading
+	g.errorsRise = g.corrected.rises(now, reading.Health.Corrected)
+}
+
+// samples are those of the GPU's reading, if it is healthy, and of its state.
+func (g *gpu) samples() []table.Sample {
+	var samples []table.Sample
+	if g.condition == healthy {
+		samples = g.reading.Samples
+	}
+	if g.condition == unknown {
+		return samples
+	}
+	responds := int64(0)
+	if g.condition == healthy {
+		responds = 1
+	}
+	samples = append(samples, table.Info.Of(1), table.Responds.Of(responds))
+	is := status(g.condition, &g.reading.Health, g.errorsRise)
+	for _, s := range statuses {
+		v := int64(0)
+		if s == is {
+			v = 1
+		}
+		samples = append(samples, table.Status.Of(v, s))
+	}
+	return samples
+}

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux && cgo
+
+// Package reader is the worker's side of one GPU: a pass over the table's rows, the
+// GPU's MIG devices, and the sampler. A [Request] goes to the worker and a [Reading]
+// comes back, both by value; what the worker keeps is a type of its own.
+package reader
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/table"
+)
+
+// Request asks for one pass over a GPU.
+type Request struct {
+	Identity table.Identity
+	// Relearn makes the pass begin with all rows: what the GPU supports may have changed.
+	Relearn bool
+	// Into is an earlier reading that is no longer used: its slices are filled again.
+	Into Reading
+}
+
+// Reading is the answer of one pass.
+type Reading struct {
+	Samples []table.Sample
+	Health  table.Health
+	// MIG are the GPU's MIG devices.
+	MIG []*table.Identity
+	// Changes are the rows that began or ceased to fail, Errors all that failed.
+	Changes []Change
+	Errors  []error
+	// Lost is why the GPU is gone; nil if it is there.
+	Lost             error
+	DroppedProcesses int64
+	Duration         time.Duration
+	RowTimes         []time.Duration // by the row's place
+}
+
+// Change is a row that began or ceased to fail on a device.
+type Change struct {
+	Row *table.Row
+	// Instance is the hw.name of a MIG device; empty for the GPU itself.
+	Instance string
+	Err      error // nil: it works again
+	// Disabled is true if the device does not support the row: it is not read again.
+	Disabled bool
+}
+
+// Settings are those of all readers of a receiver.
+type Settings struct {
+	Rows []*table.Row
+	// Sampler is true if a [Sampler] runs between the passes.
+	Sampler bool
+	Now     func() time.Time
+}
+
+// Reader hands requests to a GPU's worker. Its methods may be called from any goroutine,
+// and none waits for the driver.
+type Reader struct {
+	gpu      *nvml.GPU
+	requests chan Request
+	readings chan Reading
+	// canSample is set while the GPU is healthy, samplePending while a sample is queued
+	// or under way.
+	canSample, samplePending atomic.Bool
+	worker                   worker
+}
+
+// New makes the reader of one GPU.
+func New(gpu *nvml.GPU, set Settings, processes *table.Processes) *Reader {
+	r := &Reader{gpu: gpu, requests: make(chan Request, 1), readings: make(chan Reading, 1)}
+	r.worker = worker{Settings: set, gpu: gpu, out: table.Output{Processes: processes}, rows: newRowStates(len(set.Rows))}
+	return r
+}
+
+// Ask queues a pass; false if the GPU's queue is full. The reading comes when the jobs
+// before it have ended, which may be never if one hangs. Do not ask again before it came.
+func (r *Reader) Ask(req Request) bool {
+	r.requests <- req
+	if r.gpu.Submit(r.read) {
+		return true
+	}
+	<-r.requests
+	return false
+}
+
+// Readings delivers the reading of each request.
+func (r *Reader) Readings() <-chan Reading { return r.readings }
+
+// AllowSampling sets whether the sampler may read the GPU: not while it is unresponsive.
+func (r *Reader) AllowSampling(allowed bool) { r.canSample.Store(allowed) }
+
+// Free queues the return of what NVML allocated for the GPU.
+func (r *Reader) Free() { r.gpu.Submit(r.worker.free) }
+
+func (r *Reader) read() { r.readings <- r.worker.read(<-r.requests) }
+
+func (r *Reader) sample() {
+	r.worker.sample()
+	r.samplePending.Store(false)
+}
+
+// queueSample queues one sample, unless the last one has not ended.
+func (r *Reader) queueSample() {
+	if r.canSample.Load() && r.samplePending.CompareAndSwap(false, true) && !r.gpu.Submit(r.sample) {
+		r.samplePending.Store(false)
+	}
+}

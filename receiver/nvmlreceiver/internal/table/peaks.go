@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux && cgo
+
+package table
+
+import (
+	"time"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
+)
+
+var (
+	memoryPeak      = newPlain(level, "hw.gpu.memory.usage.max", (*builder).RecordHwGpuMemoryUsageMaxDataPoint)
+	utilizationPeak = newWith1(level, "hw.gpu.utilization.max", (*builder).RecordHwGpuUtilizationMaxDataPoint)
+	utilizationMean = newWith1(level, "hw.gpu.utilization.mean", (*builder).RecordHwGpuUtilizationMeanDataPoint)
+	activeTime      = newWith1(counter, "hw.gpu.active.time", (*builder).RecordHwGpuActiveTimeDataPoint)
+)
+
+// peakRows report what the sampler observed since the last scrape.
+func peakRows() []Row {
+	return []Row{
+		{
+			Name: "peaks.memory", Needs: memoryFunctions, Sampled: true, MIG: true, metrics: []*Metric{memoryPeak.Metric},
+			read: func(_ nvml.Device, out *Output) error {
+				out.putIf(out.Peaks.memorySeen, memoryPeak.Of(int64(out.Peaks.memoryMax)))
+				return nil
+			},
+		},
+		{
+			Name: "peaks.utilization", Needs: "nvmlDeviceGetSamples|nvmlDeviceGetUtilizationRates", Sampled: true,
+			metrics: []*Metric{utilizationPeak.Metric, utilizationMean.Metric, activeTime.Metric},
+			read: func(_ nvml.Device, out *Output) error {
+				for i := range out.Peaks.engines {
+					e, task := &out.Peaks.engines[i], sampledEngines[i].task
+					if e.disabled || e.last == 0 {
+						continue
+					}
+					out.putIf(e.seen > 0, utilizationPeak.Of(e.max, task))
+					out.putIf(e.seen > 0, utilizationMean.Of(e.integral/e.seen, task))
+					out.put(activeTime.Of(e.active, task))
+				}
+				return nil
+			},
+		},
+	}
+}
+
+const (
+	// bufferInterval is how often the driver's sample buffers are read: they hold the
+	// last 10 s at least.
+	bufferInterval = time.Second
+	// maxPeriod is beyond any sampling period of a driver: a longer step between two
+	// samples is a gap, and counts neither as active nor as idle.
+	maxPeriod = 2 * time.Second
+)
+
+// sampledEngines are the parts of a GPU whose samples the driver keeps.
+var sampledEngines = [...]struct {
+	engine nvml.SampledEngine
+	task   metadata.AttributeHwGpuSampledTask
+}{
+	{nvml.SampledGeneral, metadata.AttributeHwGpuSampledTaskGeneral},
+	{nvml.SampledEncoder, metadata.AttributeHwGpuSampledTaskEncoder},
+	{nvml.SampledDecoder, metadata.AttributeHwGpuSampledTaskDecoder},
+}
+
+// Peaks is what the sampler observed of one device since its last scrape, and the
+// counters that it keeps up to date.
+type Peaks struct {
+	memoryMax  uint64
+	memorySeen bool
+	engines    [len(sampledEngines)]peakWindow
+	drained    time.Time // when the driver's buffers were last read
+	scratch    []nvml.UtilizationSample
+	energy     energyMeter
+	pcie       pcieCounters
+}
+
+// peakWindow is what was observed of one part of the GPU.
+type peakWindow struct {
+	last   uint64  // end of the newest sample, in µs of the wall clock
+	active float64 // s, since the receiver's first sample
+	// Since the last scrape: the largest sample, the integral, and the time covered.
+	max, integral, seen float64
+	// polled: the driver keeps no samples, and the present value is polled instead.
+	// disabled: it cannot be polled either.
+	polled, disabled bool
+}
+
+func (e *peakWindow) add(at uint64, percent float64) {
+	share := percent / 100
+	e.max = max(e.max, share)
+	if e.last != 0 && at > e.last {
+		if step := time.Duration(at-e.last) * time.Microsecond; step <= maxPeriod {
+			e.active += share * step.Seconds()
+			e.integral += share * step.Seconds()
+			e.seen += step.Seconds()
+		}
+	}
+	e.last = max(e.last, at)
+}
+
+// Sample reads the GPU once. The driver's buffers are read every bufferInterval, or if
+// drain is true.
+func (p *Peaks) Sample(d nvml.Device, now time.Time, drain bool) {
+	p.SampleMemory(d)
+	if p.energy.integrates {
+		_ = p.energy.add(d, now) // the next scrape reports the error
+	}
+	if p.pcie.short {
+		_ = p.pcie.read(d)
+	}
+	drain = drain || now.Sub(p.drained) >= bufferInterval
+	if drain {
+		p.drained = now
+	}
+	for i := range p.engines {
+		e := &p.engines[i]
+		switch {
+		case e.disabled:
+		case e.polled:
+			e.poll(d, now)
+		case drain:
+			p.drain(d, i, now)
+		}
+	}
+}
+
+// SampleMemory reads only the memory, which is all that MIG devices have.
+func (p *Peaks) SampleMemory(d nvml.Device) {
+	if m, _, err := memoryInfo(d); err == nil && m.Used <= m.Total && m.Total < maxMemoryBytes {
+		p.memoryMax = max(p.memoryMax, m.Used)
+		p.memorySeen = true
+	}
+}
+
+// Relearn forgets what the GPU supports, after it came back.
+func (p *Peaks) Relearn() {
+	p.energy.integrates, p.energy.at = false, time.Time{}
+	p.pcie = pcieCounters{}
+	for i := range p.engines {
+		e := &p.engines[i]
+		e.polled, e.disabled, e.last = false, false, 0
+	}
+}
+
+// drain adds the driver's samples since the last ones.
+func (p *Peaks) drain(d nvml.Device, i int, now time.Time) {
+	e, engine := &p.engines[i], sampledEngines[i].engine
+	since := e.last
+	if since > uint64(now.Add(maxPeriod).UnixMicro()) {
+		since, e.last = 0, 0 // the clock was set back
+	}
+	if since == 0 { // samples from before the receiver's start do not count
+		since = uint64(now.Add(-bufferInterval).UnixMicro())
+	}
+	var err error
+	p.scratch, err = d.UtilizationSamples(engine, since, p.scratch[:0])
+	if unsupported(err) {
+		// The general utilisation can be polled; the engines' is in hw.gpu.utilization.
+		e.polled, e.disabled = engine == nvml.SampledGeneral, engine != nvml.SampledGeneral
+		return
+	}
+	if err != nil {
+		return
+	}
+	for _, s := range p.scratch {
+		e.add(s.At, s.Percent)
+	}
+}
+
+func (e *peakWindow) poll(d nvml.Device, now time.Time) {
+	u, err := d.UtilizationRates()
+	switch {
+	case err != nil && nvml.KindOf(err) == nvml.NotSupported:
+		e.polled, e.disabled = false, true // a GPU with MIG on
+	case err == nil && u.Gpu <= 100:
+		e.add(uint64(now.UnixMicro()), float64(u.Gpu))
+	}
+}
+
+// Reset begins the time to the next scrape.
+func (p *Peaks) Reset() {
+	p.memoryMax, p.memorySeen = 0, false
+	for i := range p.engines {
+		e := &p.engines[i]
+		e.max, e.integral, e.seen = 0, 0, 0
+	}
+}

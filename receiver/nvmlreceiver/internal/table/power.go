@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux && cgo
+
+package table
+
+import (
+	"time"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
+)
+
+var (
+	power = newWith1(level, "hw.power",
+		func(mb *builder, ts timestamp, v float64, scope metadata.AttributeHwGpuPowerScope, id, name string) {
+			mb.RecordHwPowerDataPoint(ts, v, scope, id, name, metadata.AttributeHwTypeGpu)
+		})
+	powerLimit = newWith1(level, "hw.gpu.power.limit",
+		func(mb *builder, ts timestamp, v float64, limit metadata.AttributeHwPowerLimitType, id, name string) {
+			mb.RecordHwGpuPowerLimitDataPoint(ts, v, id, name, limit)
+		})
+	energy = newWith1(counter, "hw.energy",
+		func(mb *builder, ts timestamp, v float64, source metadata.AttributeHwGpuEnergySource, id, name string) {
+			mb.RecordHwEnergyDataPoint(ts, v, source, id, name, metadata.AttributeHwTypeGpu)
+		})
+)
+
+// maxPowerMilliwatts is beyond what any GPU draws: more is not a valid reading.
+const maxPowerMilliwatts = 10_000_000
+
+func powerRows() []Row {
+	return []Row{
+		{
+			Name: "power", Needs: "nvmlDeviceGetFieldValues|nvmlDeviceGetPowerUsage",
+			metrics: []*Metric{power.Metric}, read: readPower,
+		},
+		powerLimitRow("enforced", "nvmlDeviceGetEnforcedPowerLimit",
+			metadata.AttributeHwPowerLimitTypeEnforced, nvml.Device.EnforcedPowerLimit),
+		powerLimitRow("requested", "nvmlDeviceGetPowerManagementLimit",
+			metadata.AttributeHwPowerLimitTypeRequested, nvml.Device.PowerLimit),
+		powerLimitRow("default", "nvmlDeviceGetPowerManagementDefaultLimit",
+			metadata.AttributeHwPowerLimitTypeDefault, nvml.Device.DefaultPowerLimit),
+		{
+			Name: "power.limit.range", Needs: "nvmlDeviceGetPowerManagementLimitConstraints", metrics: []*Metric{powerLimit.Metric},
+			read: func(d nvml.Device, out *Output) error {
+				r, err := d.PowerLimitRange()
+				valid := err == nil && r.Max <= maxPowerMilliwatts
+				out.putIf(valid, powerLimit.Of(float64(r.Min)/1000, metadata.AttributeHwPowerLimitTypeMin))
+				out.putIf(valid, powerLimit.Of(float64(r.Max)/1000, metadata.AttributeHwPowerLimitTypeMax))
+				return err
+			},
+		},
+		{
+			Name: "energy", Needs: "nvmlDeviceGetTotalEnergyConsumption|nvmlDeviceGetPowerUsage",
+			metrics: []*Metric{energy.Metric}, read: readEnergy,
+		},
+	}
+}
+
+func readPower(d nvml.Device, out *Output) error {
+	before := len(out.Samples)
+	values, err := out.fieldValues(d, nvml.FieldPowerInstant, nvml.FieldPowerAverage)
+	if err == nil {
+		for i, scope := range [...]metadata.AttributeHwGpuPowerScope{
+			metadata.AttributeHwGpuPowerScopeInstant, metadata.AttributeHwGpuPowerScopeAverage,
+		} {
+			mw := nvml.FieldNumber(&values[i])
+			out.putIf(nvml.FieldError(&values[i]) == nil && mw >= 0 && mw <= maxPowerMilliwatts, power.Of(mw/1000, scope))
+		}
+	}
+	if len(out.Samples) > before {
+		return nil
+	}
+	// Drivers before 525 report one figure without its scope: the present power before
+	// Ampere, the average from Ampere on.
+	mw, err := d.PowerUsage()
+	out.putIf(err == nil && mw <= maxPowerMilliwatts, power.Of(float64(mw)/1000, metadata.AttributeHwGpuPowerScopeAverage))
+	return err
+}
+
+func powerLimitRow(name, needs string, limit metadata.AttributeHwPowerLimitType, ask func(nvml.Device) (uint32, error)) Row {
+	return Row{
+		Name: "power.limit." + name, Needs: needs, metrics: []*Metric{powerLimit.Metric},
+		read: func(d nvml.Device, out *Output) error {
+			mw, err := ask(d)
+			out.putIf(err == nil && mw <= maxPowerMilliwatts, powerLimit.Of(float64(mw)/1000, limit))
+			return err
+		},
+	}
+}
+
+// readEnergy reads the GPU's counter. If the GPU has none, its power is integrated, from
+// then on by the sampler too.
+func readEnergy(d nvml.Device, out *Output) error {
+	e := &out.Peaks.energy
+	if !e.integrates {
+		mj, err := d.TotalEnergy()
+		if !unsupported(err) {
+			out.putIf(err == nil && mj < 1<<62, energy.Of(float64(mj)/1000, metadata.AttributeHwGpuEnergySourceCounter))
+			return err
+		}
+		e.integrates = true
+	}
+	if err := e.add(d, out.Now); err != nil {
+		return err
+	}
+	out.put(energy.Of(e.joules, metadata.AttributeHwGpuEnergySourceIntegrated))
+	return nil
+}
+
+// maxPowerGap is the longest time between two readings of the power over which it is
+// assumed to have changed evenly; a longer one is not counted.
+const maxPowerGap = time.Minute
+
+// energyMeter integrates a GPU's power by the trapezoidal rule.
+type energyMeter struct {
+	integrates bool    // the GPU has no counter
+	joules     float64 // since the receiver's first reading of the GPU
+	watts      float64
+	at         time.Time
+}
+
+func (e *energyMeter) add(d nvml.Device, now time.Time) error {
+	mw, err := d.PowerUsage()
+	if err != nil || mw > maxPowerMilliwatts {
+		return err
+	}
+	watts := float64(mw) / 1000
+	if step := now.Sub(e.at); !e.at.IsZero() && step > 0 && step <= maxPowerGap {
+		e.joules += (e.watts + watts) / 2 * step.Seconds()
+	}
+	e.watts, e.at = watts, now
+	return nil
+}

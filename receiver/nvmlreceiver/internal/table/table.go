@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux && cgo
+
+// Package table lists what is read of a GPU: one row for each question to NVML, with
+// the metrics that its answer becomes. A new metric is one entry in metadata.yaml and
+// one definition and put in a row here.
+package table
+
+import (
+	"slices"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
+)
+
+// Row is one question to a GPU.
+type Row struct {
+	// Name identifies the row in logs and in the receiver's own telemetry.
+	Name string
+	// Needs is the NVML function that the question calls; alternatives are joined by
+	// "|". If the library has none of them, the row is disabled.
+	Needs string
+	// Status rows are read even if their metrics are disabled: hw.status depends on
+	// them.
+	Status bool
+	// MIG rows are read for each MIG device of the GPU too.
+	MIG bool
+	// Sampled rows report what the sampler observed; without it they have no answer.
+	Sampled bool
+
+	metrics []*Metric
+	// read asks the GPU and puts the answer into out. The error decides what follows:
+	// not supported disables the row for this GPU, lost ends the pass over the GPU,
+	// others are counted and logged. What was put before an error is discarded.
+	read func(d nvml.Device, out *Output) error
+}
+
+// Read asks a device and adds the answer to out: all of it or, with an error, nothing.
+func (r *Row) Read(d nvml.Device, out *Output) error {
+	if !d.Has(r.Needs) {
+		return nvml.ErrMissing(r.Needs)
+	}
+	before := len(out.Samples)
+	err := r.read(d, out)
+	if err != nil {
+		out.Samples = out.Samples[:before]
+	}
+	return err
+}
+
+// Rows returns what a configuration needs, in the order in which it is read.
+func Rows(cfg *metadata.MetricsConfig, sampler bool) (wanted []*Row) {
+	enabled := enabledMetrics(cfg)
+	for _, row := range all() {
+		if row.Sampled && !sampler {
+			continue
+		}
+		if row.Status && cfg.HwStatus.Enabled || slices.ContainsFunc(row.metrics, func(m *Metric) bool { return enabled[m.Name] }) {
+			wanted = append(wanted, &row)
+		}
+	}
+	return wanted
+}
+
+func all() []Row {
+	return slices.Concat(memoryRows(), utilizationRows(), temperatureRows(), powerRows(), clockRows(), throttleRows(), fanRows(),
+		pcieRows(), nvlinkRows(), eccRows(), repairRows(), profilingRows(), peakRows(), processRows())
+}

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux && cgo
+
+package table
+
+import (
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
+)
+
+var (
+	temperature = newWith1(level, "hw.temperature",
+		func(mb *builder, ts timestamp, v float64, at metadata.AttributeHwSensorLocation, id, name string) {
+			mb.RecordHwTemperatureDataPoint(ts, v, id, name, at)
+		})
+	temperatureMargin = newPlain(level, "hw.gpu.temperature.margin", (*builder).RecordHwGpuTemperatureMarginDataPoint)
+	temperatureLimit  = newWith1(level, "hw.temperature.limit",
+		func(mb *builder, ts timestamp, v float64, limit metadata.AttributeHwLimitType, id, name string) {
+			mb.RecordHwTemperatureLimitDataPoint(ts, v, id, limit, name)
+		})
+)
+
+// maxTemperatureCelsius is beyond what any GPU reports: more is not a valid reading.
+const maxTemperatureCelsius = 250
+
+func temperatureRows() []Row {
+	return []Row{
+		{
+			Name: "temperature", Needs: "nvmlDeviceGetTemperature", metrics: []*Metric{temperature.Metric},
+			read: func(d nvml.Device, out *Output) error {
+				t, err := d.Temperature()
+				out.putIf(err == nil && t <= maxTemperatureCelsius, temperature.Of(float64(t), metadata.AttributeHwSensorLocationGpu))
+				return err
+			},
+		},
+		{
+			Name: "temperature.memory", Needs: "nvmlDeviceGetFieldValues", metrics: []*Metric{temperature.Metric},
+			read: func(d nvml.Device, out *Output) error {
+				t, err := out.fieldValue(d, nvml.FieldMemoryTemperature)
+				// GPUs without the sensor report 0.
+				out.putIf(err == nil && t > 0 && t <= maxTemperatureCelsius, temperature.Of(t, metadata.AttributeHwSensorLocationMemory))
+				return err
+			},
+		},
+		{
+			Name: "temperature.margin", Needs: "nvmlDeviceGetMarginTemperature", metrics: []*Metric{temperatureMargin.Metric},
+			read: func(d nvml.Device, out *Output) error {
+				t, err := d.MarginTemperature()
+				out.putIf(err == nil && t >= -maxTemperatureCelsius && t <= maxTemperatureCelsius, temperatureMargin.Of(float64(t)))
+				return err
+			},
+		},
+		temperatureLimitRow("shutdown", nvml.TemperatureShutdown, metadata.AttributeHwLimitTypeHighCritical),
+		temperatureLimitRow("slowdown", nvml.TemperatureSlowdown, metadata.AttributeHwLimitTypeHighDegraded),
+		temperatureLimitRow("max", nvml.TemperatureGPUMax, metadata.AttributeHwLimitTypeMax),
+		temperatureLimitRow("memory_max", nvml.TemperatureMemoryMax, metadata.AttributeHwLimitTypeMemoryMax),
+	}
+}
+
+func temperatureLimitRow(name string, which nvml.TemperatureLimitType, limit metadata.AttributeHwLimitType) Row {
+	return Row{
+		Name: "temperature.limit." + name, Needs: "nvmlDeviceGetTemperatureThreshold", metrics: []*Metric{temperatureLimit.Metric},
+		read: func(d nvml.Device, out *Output) error {
+			t, err := d.TemperatureLimit(which)
+			out.putIf(err == nil && t > 0 && t <= maxTemperatureCelsius, temperatureLimit.Of(float64(t), limit))
+			return err
+		},
+	}
+}

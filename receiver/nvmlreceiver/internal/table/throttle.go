@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux && cgo
+
+package table
+
+import (
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
+)
+
+var (
+	throttleTime   = newWith1(counter, "hw.gpu.throttle.time", (*builder).RecordHwGpuThrottleTimeDataPoint)
+	throttleActive = newWith1(level, "hw.gpu.throttle.active", (*builder).RecordHwGpuThrottleActiveDataPoint)
+)
+
+// The bits of nvmlClocksEventReasons in nvml.h.
+const (
+	idle              = 0x001
+	applicationClocks = 0x002
+	swPowerCap        = 0x004
+	hwSlowdown        = 0x008
+	syncBoost         = 0x010
+	swThermal         = 0x020
+	hwThermalSlowdown = 0x040
+	hwPowerBrake      = 0x080
+	displayClock      = 0x100
+	boardLimit        = 0x200
+	reliability       = 0x400
+)
+
+var throttleBits = [...]struct {
+	bit    uint64
+	reason metadata.AttributeHwGpuThrottleActiveReason
+}{
+	{idle, metadata.AttributeHwGpuThrottleActiveReasonGpuIdle},
+	{applicationClocks, metadata.AttributeHwGpuThrottleActiveReasonApplicationsClocks},
+	{swPowerCap, metadata.AttributeHwGpuThrottleActiveReasonSwPowerCap},
+	{hwSlowdown, metadata.AttributeHwGpuThrottleActiveReasonHwSlowdown},
+	{syncBoost, metadata.AttributeHwGpuThrottleActiveReasonSyncBoost},
+	{swThermal, metadata.AttributeHwGpuThrottleActiveReasonSwThermal},
+	{hwThermalSlowdown, metadata.AttributeHwGpuThrottleActiveReasonHwThermal},
+	{hwPowerBrake, metadata.AttributeHwGpuThrottleActiveReasonHwPowerBrake},
+	{displayClock, metadata.AttributeHwGpuThrottleActiveReasonDisplayClock},
+	{boardLimit, metadata.AttributeHwGpuThrottleActiveReasonBoardLimit},
+	{reliability, metadata.AttributeHwGpuThrottleActiveReasonReliability},
+}
+
+// ThrottleReasons are those whose begin and end become log records: they hold back a
+// GPU that has work to do.
+var ThrottleReasons = [...]struct {
+	Bit  uint64 // in [Health.Throttling]
+	Name string
+}{
+	{swPowerCap, "sw_power_cap"},
+	{hwSlowdown, "hw_slowdown"},
+	{swThermal, "sw_thermal"},
+	{hwThermalSlowdown, "hw_thermal"},
+	{hwPowerBrake, "hw_power_brake"},
+}
+
+// throttleCounters are the accumulated times. The older function has three of them,
+// under another name.
+var throttleCounters = [...]struct {
+	field  uint32
+	reason metadata.AttributeHwGpuThrottleReason
+	policy nvml.Policy
+	older  bool
+}{
+	{nvml.FieldThrottlePowerCap, metadata.AttributeHwGpuThrottleReasonSwPowerCap, nvml.PolicyPower, true},
+	{nvml.FieldThrottleSyncBoost, metadata.AttributeHwGpuThrottleReasonSyncBoost, nvml.PolicySyncBoost, true},
+	{nvml.FieldThrottleSwThermal, metadata.AttributeHwGpuThrottleReasonSwThermal, nvml.PolicyThermal, true},
+	{nvml.FieldThrottleHwThermal, metadata.AttributeHwGpuThrottleReasonHwThermal, 0, false},
+	{nvml.FieldThrottlePowerBrake, metadata.AttributeHwGpuThrottleReasonHwPowerBrake, 0, false},
+}
+
+func throttleRows() []Row {
+	return []Row{
+		{
+			Name: "throttle.time", Needs: "nvmlDeviceGetFieldValues|nvmlDeviceGetViolationStatus",
+			metrics: []*Metric{throttleTime.Metric}, read: readThrottleTime,
+		},
+		{
+			Name: "throttle.active", Needs: "nvmlDeviceGetCurrentClocksEventReasons|nvmlDeviceGetCurrentClocksThrottleReasons", Status: true,
+			metrics: []*Metric{throttleActive.Metric},
+			read: func(d nvml.Device, out *Output) error {
+				bits, err := d.ThrottleReasons()
+				if err != nil {
+					return err
+				}
+				out.Health.Throttling = bits
+				out.Health.SlowedDown = bits&(hwSlowdown|hwThermalSlowdown|hwPowerBrake) != 0
+				for _, b := range &throttleBits {
+					out.put(throttleActive.Of(flag(bits&b.bit != 0), b.reason))
+				}
+				return nil
+			},
+		},
+	}
+}
+
+// readThrottleTime prefers the field values (ns, R560 and newer for all five) and asks
+// the older function for what they lack.
+func readThrottleTime(d nvml.Device, out *Output) error {
+	before := len(out.Samples)
+	values, err := out.fieldValues(d, nvml.FieldThrottlePowerCap, nvml.FieldThrottleSyncBoost, nvml.FieldThrottleSwThermal,
+		nvml.FieldThrottleHwThermal, nvml.FieldThrottlePowerBrake)
+	for i := range throttleCounters {
+		t := &throttleCounters[i]
+		var ns float64
+		fieldErr := err
+		if fieldErr == nil {
+			fieldErr = nvml.FieldError(&values[i])
+			ns = nvml.FieldNumber(&values[i])
+		}
+		if fieldErr != nil && t.older {
+			var older uint64
+			older, fieldErr = d.ViolationTime(t.policy)
+			ns = float64(older)
+		}
+		if kind := nvml.KindOf(fieldErr); kind == nvml.Lost || kind == nvml.DriverGone {
+			return fieldErr
+		}
+		out.putIf(fieldErr == nil && ns >= 0 && ns < 1<<62, throttleTime.Of(ns/1e9, t.reason))
+	}
+	switch {
+	case len(out.Samples) > before:
+		return nil
+	case err == nil:
+		return nvml.ErrNotSupported("nvmlDeviceGetFieldValues")
+	}
+	return err
+}

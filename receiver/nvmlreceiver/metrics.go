@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux && cgo
+
+package nvmlreceiver
+
+import (
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/collector/receiver"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/table"
+)
+
+// emitter makes points out of samples. A series that was in the last scrape and is not
+// in this one gets a last point with the no-recorded-value flag: remote write turns it
+// into a staleness marker, so that queries see the end at once.
+type emitter struct {
+	perGPU   bool // each GPU has a resource of its own
+	hostname string
+	builder  *metadata.MetricsBuilder
+	start    pcommon.Timestamp // of all series that did not restart
+	previous pcommon.Timestamp // of the last scrape
+	ts       pcommon.Timestamp
+	// simulated is true once the test library was seen: a process keeps its library.
+	simulated bool
+	metrics   pmetric.Metrics // of the present scrape
+
+	// points are those that the builder holds, in the order in which they were recorded,
+	// and marked is true if any of them has a mark: the generated builder knows none.
+	points  []recordedPoint
+	marked  bool
+	present map[table.Series]struct{} // scratch of endSeries
+}
+
+// recordedPoint is one point that the builder holds, with its marks.
+type recordedPoint struct {
+	metric *table.Metric
+	start  pcommon.Timestamp // since when it counts, if it restarted
+	ended  bool              // the series' last point
+}
+
+func newEmitter(cfg *Config, settings receiver.Settings, hostname string) *emitter {
+	return &emitter{
+		perGPU: cfg.PerCardResource, hostname: hostname,
+		builder: metadata.NewMetricsBuilder(cfg.MetricsBuilderConfig, settings), present: map[table.Series]struct{}{},
+	}
+}
+
+// begin begins a scrape.
+func (e *emitter) begin(ts pcommon.Timestamp, simulated bool) {
+	if e.start == 0 || ts < e.start { // or the clock was set back: points must not end before they start
+		e.start = ts
+		e.builder.Reset(metadata.WithStartTime(ts))
+	}
+	e.previous = min(e.ts, ts)
+	e.ts = ts
+	e.simulated = e.simulated || simulated
+	e.metrics = pmetric.NewMetrics()
+}
+
+func (e *emitter) record(s *table.Sample, gpu *table.Identity, start pcommon.Timestamp, ended bool) {
+	s.Record(e.builder, e.ts, gpu)
+	e.points = append(e.points, recordedPoint{s.Metric, start, ended})
+	e.marked = e.marked || ended || start != 0
+}
+
+// gpu records a GPU's samples, and ends the series that it no longer has. It keeps the
+// samples until the next scrape.
+func (e *emitter) gpu(g *gpu, samples []table.Sample) {
+	e.endSeries(g, samples)
+	h := &g.series
+	for i := range samples {
+		s := &samples[i]
+		start := pcommon.Timestamp(0)
+		if s.Counter {
+			start = h.restarted(s, e.previous, e.ts)
+		}
+		e.record(s, &g.identity, start, false)
+	}
+	h.samples = samples
+	if g.condition == healthy {
+		g.reading.Samples = samples // its slice may have grown
+	}
+	if e.perGPU {
+		e.emitResource(&g.identity)
+	}
+}
+
+// forget ends all series of a GPU.
+func (e *emitter) forget(g *gpu) {
+	e.endSeries(g, nil)
+	g.series = newSeriesHistory()
+	if e.perGPU {
+		e.emitResource(&g.identity)
+	}
+}
+
+// endSeries records a last point for each series of the last scrape that is not among
+// the samples of this one. If the GPU's id or name changed, that is all its series; if
+// another part of its description changed, hw.gpu.info.
+func (e *emitter) endSeries(g *gpu, samples []table.Sample) {
+	h := &g.series
+	old := h.identity
+	h.identity = g.identity
+	redescribed := old != g.identity
+	if !redescribed && sameSeries(h.samples, samples) {
+		return
+	}
+	renamed := old.ID != g.identity.ID || old.Name != g.identity.Name
+	clear(e.present)
+	for i := range samples {
+		e.present[samples[i].Series] = struct{}{}
+	}
+	for i := range h.samples {
+		s := &h.samples[i]
+		_, present := e.present[s.Series]
+		ofGPU := s.On == nil
+		if !present || ofGPU && (renamed || redescribed && s.Metric == table.Info.Metric) {
+			e.record(s, &old, 0, true)
+		}
+	}
+	if redescribed && e.perGPU { // last points go onto the resource that the series were on
+		e.emitResource(&old)
+	}
+}
+
+// end records what belongs to no GPU and returns the scrape.
+func (e *emitter) end(counts []int64) pmetric.Metrics {
+	e.builder.RecordHwGpuCountDataPoint(e.ts, counts[healthy], metadata.AttributeHwGpuStateHealthy)
+	e.builder.RecordHwGpuCountDataPoint(e.ts, counts[unresponsive], metadata.AttributeHwGpuStateUnresponsive)
+	e.builder.RecordHwGpuCountDataPoint(e.ts, counts[lost], metadata.AttributeHwGpuStateLost)
+	e.emitResource(nil)
+	metrics := e.metrics
+	e.metrics = pmetric.Metrics{}
+	return metrics
+}
+
+// emitResource moves what was recorded since the last call onto a resource of its own:
+// the GPU's, or without one the host's.
+func (e *emitter) emitResource(gpu *table.Identity) {
+	built := e.builder.Emit(metadata.WithResource(e.resource(gpu)))
+	e.finish(built)
+	built.ResourceMetrics().MoveAndAppendTo(e.metrics.ResourceMetrics())
+	e.points, e.marked = e.points[:0], false
+}
+
+// finish sets what the generated builder cannot: last points, the start of counters that
+// restarted, and the mark of simulated data. The builder keeps the order in which the
+// points of a metric were recorded, so that no point has to be searched for.
+func (e *emitter) finish(built pmetric.Metrics) {
+	if !e.marked && !e.simulated {
+		return
+	}
+	byName := map[string]pmetric.NumberDataPointSlice{}
+	for _, rm := range built.ResourceMetrics().All() {
+		for _, m := range rm.ScopeMetrics().At(0).Metrics().All() {
+			points := pointsOf(m)
+			if e.marked {
+				byName[m.Name()] = points
+			}
+			for i := 0; e.simulated && i < points.Len(); i++ {
+				points.At(i).Attributes().PutBool(semconv.Simulated, true)
+			}
+		}
+	}
+	e.mark(byName)
+}
+
+// cursor walks through the points of one metric.
+type cursor struct {
+	points pmetric.NumberDataPointSlice
+	next   int
+}
+
+// mark sets the last points and the starts of counters.
+func (e *emitter) mark(byName map[string]pmetric.NumberDataPointSlice) {
+	if !e.marked {
+		return
+	}
+	cursors := make(map[*table.Metric]*cursor, len(byName))
+	var at *cursor
+	var of *table.Metric
+	for _, p := range e.points {
+		if p.metric != of { // rarely: a metric's points are mostly recorded together
+			of, at = p.metric, cursors[p.metric]
+			if at == nil {
+				points, ok := byName[of.Name]
+				if !ok {
+					points = pmetric.NewNumberDataPointSlice() // the metric is disabled
+				}
+				at = &cursor{points: points}
+				cursors[of] = at
+			}
+		}
+		if i := at.next; (p.ended || p.start != 0) && i < at.points.Len() {
+			point := at.points.At(i)
+			if p.ended {
+				point.SetFlags(pmetric.DefaultDataPointFlags.WithNoRecordedValue(true))
+				point.SetIntValue(0)
+			} else {
+				point.SetStartTimestamp(p.start)
+			}
+		}
+		at.next++
+	}
+}
+
+func (e *emitter) resource(gpu *table.Identity) pcommon.Resource {
+	rb := e.builder.NewResourceBuilder()
+	rb.SetHostName(e.hostname)
+	if gpu != nil {
+		rb.SetHwID(gpu.ID)
+		rb.SetHwName(gpu.Name)
+		rb.SetHwModel(gpu.Model)
+		rb.SetHwVendor(table.Vendor)
+		rb.SetHwSerialNumber(gpu.Serial)
+		rb.SetHwFirmwareVersion(gpu.VBIOS)
+		rb.SetHwDriverVersion(gpu.Driver)
+		rb.SetHwGpuPciBusID(gpu.PCIBusID)
+	}
+	return rb.Emit()
+}
+
+func pointsOf(m pmetric.Metric) pmetric.NumberDataPointSlice {
+	if m.Type() == pmetric.MetricTypeSum {
+		return m.Sum().DataPoints()
+	}
+	return m.Gauge().DataPoints()
+}

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux && cgo
+
+package nvmlreceiver
+
+import (
+	"cmp"
+	"context"
+	"slices"
+
+	"go.opentelemetry.io/collector/component/componentstatus"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/reader"
+)
+
+// This file has what the receiver reports of changes: in the log, as the component's
+// status, and on the bus.
+
+// reportStatus reports the component's status when the session's state changes.
+func (s *gpuScraper) reportStatus(snapshot *nvml.Snapshot) {
+	s.telemetry.session(snapshot)
+	if !s.once.Changed("driver", [...]string{nvml.Absent: "absent", nvml.Ready: "ready", nvml.Mismatch: "mismatch"}[snapshot.State]) {
+		return
+	}
+	switch {
+	case snapshot.State == nvml.Ready:
+		componentstatus.ReportStatus(s.host, componentstatus.NewEvent(componentstatus.StatusOK))
+	case snapshot.State == nvml.Mismatch && s.cfg.ExitOnDriverUpgrade:
+		componentstatus.ReportStatus(s.host, componentstatus.NewFatalErrorEvent(snapshot.Err))
+	default:
+		componentstatus.ReportStatus(s.host, componentstatus.NewRecoverableErrorEvent(snapshot.Err))
+	}
+}
+
+// setCondition stores a GPU's condition, and logs and publishes a change of it.
+func (s *gpuScraper) setCondition(g *gpu, to condition, reason error) {
+	if to != healthy {
+		s.telemetry.missed(g.identity.Name)
+	}
+	if to == lost && g.condition != lost {
+		g.lostSince = s.now()
+	}
+	from := g.condition
+	g.condition = to
+	s.bus.ReportCondition(g.shared, to.String(), to == healthy, reason, s.now())
+	g.reader.AllowSampling(to == healthy)
+	if from == to {
+		return
+	}
+	level := func(l zapcore.Level) zapcore.Level { return l }
+	// The session has logged the driver's state: each GPU's is for debugging only.
+	kind := nvml.KindOf(reason)
+	if byDriver := kind == nvml.DriverGone || kind == nvml.VersionMismatch; byDriver || to == healthy && g.byDriver {
+		level = func(zapcore.Level) zapcore.Level { return zap.DebugLevel }
+		g.byDriver = byDriver
+	}
+	log := s.log.With(zap.String("hw.id", g.identity.ID), zap.String("hw.name", g.identity.Name))
+	switch {
+	case to == healthy && from != unknown:
+		log.Log(level(zap.InfoLevel), "GPU responds again")
+	case to == unresponsive:
+		log.Log(level(zap.WarnLevel), "GPU timed out; its series are marked stale until it responds",
+			zap.Error(reason), zap.Duration("card_timeout", s.cfg.gpuTimeout()))
+	case to == lost:
+		log.Log(level(zap.WarnLevel), "GPU is lost; its series are marked stale until it is back", zap.Error(reason))
+	}
+}
+
+// logChange logs that a row began or ceased to fail. If it does so on several MIG
+// devices in one pass, the first is logged; before are the pass's earlier changes.
+func (s *gpuScraper) logChange(g *gpu, c reader.Change, before []reader.Change) {
+	alike := func(b reader.Change) bool { return b.Row == c.Row && (b.Err == nil) == (c.Err == nil) }
+	if c.Instance != "" && slices.ContainsFunc(before, alike) {
+		return
+	}
+	log := s.log.With(zap.String("hw.name", cmp.Or(c.Instance, g.identity.Name)), zap.String("family", c.Row.Name))
+	switch {
+	case c.Disabled:
+		log.Debug("The GPU does not support these readings; they are disabled", zap.Error(c.Err))
+	case c.Err != nil:
+		log.Warn("Reading failed; its series are marked stale until it works", zap.Error(c.Err))
+	default:
+		log.Info("Reading works again")
+	}
+}
+
+// KubeletAnswered is called for each answer of the kubelet; err is why there was none.
+func (s *gpuScraper) KubeletAnswered(err error) {
+	state := ""
+	if err != nil {
+		state = "failing"
+		s.telemetry.builder.ReceiverNvmlKubeletErrors.Add(context.Background(), 1)
+	}
+	switch {
+	case !s.once.Changed("kubelet", state):
+	case err != nil:
+		s.log.Warn("Cannot read from the kubelet which pods hold the GPUs; retrying",
+			zap.String("processes::pod_resources", s.cfg.Processes.PodResources), zap.Error(err))
+	default:
+		s.log.Info("The kubelet reports again which pods hold the GPUs")
+	}
+}
