@@ -96,7 +96,7 @@ fuzz: ## each fuzz target for FUZZ_SECONDS (10)
 
 .PHONY: bench
 bench: build ## cost of a scrape beside a plain loop, memory of the running distribution; prints figures
-	@go test ./receiver/nvmlreceiver -run '^TestFigures$$' -figures -v | grep --line-buffered -E '^figure|FAIL|panic'
+	@go test -timeout 10m -run '^$$' -bench '^BenchmarkScrape' ./receiver/nvmlreceiver | $(FIGURES)
 	@go test -C e2e -run '^$$' -bench '^BenchmarkResidentMemory$$' -benchtime 1x . | $(FIGURES)
 
 .PHONY: bench-proxy
@@ -117,7 +117,7 @@ e2e-correlation: build servers ## PROMPTS (1000) on shared GPUs: what stands on 
 
 .PHONY: bench-peaks
 bench-peaks: ## spikes between scrapes and busy time, beside a plain reader; prints figures
-	@go test ./receiver/nvmlreceiver -count=1 -run '^TestPeakFigures$$' -figures -v | grep --line-buffered -E '^figure|FAIL|panic'
+	@go test -timeout 10m -run '^$$' -bench '^BenchmarkPeaks' -benchtime 1x ./receiver/nvmlreceiver | $(FIGURES)
 
 .PHONY: e2e-noloss
 e2e-noloss: build servers ## the no-loss configuration under KILLS kills (20), refusals and an OUTAGE (60s); prints figures

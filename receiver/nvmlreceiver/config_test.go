@@ -61,7 +61,7 @@ func TestMistakesAreListedWithKeyValueAndRemedy(t *testing.T) {
 		want  string
 	}{
 		{map[string]any{"card_timout": 1}, "card_timout: unknown key; did you mean card_timeout?"},
-		{map[string]any{"metrics": map[string]any{"zzzzzzzzzzzzzzzz": map[string]any{}}}, "metrics::zzzzzzzzzzzzzzzz: unknown key; see the component's README for its keys"},
+		{map[string]any{"metrics": map[string]any{"zzzzzzzzzzzzzzzz": map[string]any{}}}, "metrics::zzzzzzzzzzzzzzzz: unknown key; see the component's README"},
 		{map[string]any{"devices": map[string]any{"whatsoever": 1}}, "devices::whatsoever: unknown key; the keys here are exclude, include"},
 		{map[string]any{"only": []any{"hw.gpu.memory.usages"}}, `only::0: "hw.gpu.memory.usages" is not a metric of this receiver; did you mean hw.gpu.memory.usage?`},
 		{map[string]any{"card_timeout": "-1s"}, "card_timeout: -1s is negative; use a positive duration, for example 2s, or remove it"},
