@@ -2,7 +2,10 @@
 
 package gputimeline
 
-import "slices"
+import (
+	"cmp"
+	"slices"
+)
 
 // Interval is a span of time in ns since the epoch, by the clock of the samples.
 type Interval struct{ From, To int64 }
@@ -21,7 +24,7 @@ func Union(all []Interval) []Interval {
 	if len(all) < 2 {
 		return all
 	}
-	slices.SortFunc(all, func(a, b Interval) int { return int(min(max(a.From-b.From, -1), 1)) })
+	slices.SortFunc(all, func(a, b Interval) int { return cmp.Compare(a.From, b.From) })
 	out := all[:1]
 	for _, w := range all[1:] {
 		if last := &out[len(out)-1]; w.From <= last.To {
@@ -90,15 +93,7 @@ func (s *Stream) Forget(before int64, limit int) (dropped int) {
 
 // Search is the place of the first point that is not before a time.
 func (s *Stream) Search(at int64) int {
-	i, _ := slices.BinarySearchFunc(s.Points, at, func(p Point, at int64) int {
-		switch {
-		case p.At < at:
-			return -1
-		case p.At > at:
-			return 1
-		}
-		return 0
-	})
+	i, _ := slices.BinarySearchFunc(s.Points, at, func(p Point, at int64) int { return cmp.Compare(p.At, at) })
 	return i
 }
 

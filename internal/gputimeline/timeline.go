@@ -200,16 +200,7 @@ func (ts *Set) Ingest(md pmetric.Metrics, counts *Counts) Ingested {
 }
 
 func (ts *Set) ingestMetric(m pmetric.Metric, resource pcommon.Map, read selector, counts *Counts, in *Ingested) {
-	var points pmetric.NumberDataPointSlice
-	switch m.Type() {
-	case pmetric.MetricTypeGauge:
-		points = m.Gauge().DataPoints()
-	case pmetric.MetricTypeSum:
-		points = m.Sum().DataPoints()
-	default:
-		return
-	}
-	for _, p := range points.All() {
+	for _, p := range pdataread.Points(m).All() {
 		id := pdataread.Text(p.Attributes(), semconv.GPUID)
 		if id == "" {
 			id = pdataread.Text(resource, semconv.GPUID)
@@ -229,9 +220,9 @@ func (ts *Set) ingestMetric(m pmetric.Metric, resource pcommon.Map, read selecto
 			t.Host = host
 		}
 		at := int64(p.Timestamp())
-		s, wanted := read(t, p.Attributes(), &ts.limits)
+		s := read(t, p.Attributes(), &ts.limits)
 		switch {
-		case !wanted:
+		case s == unwanted:
 			continue
 		case p.Flags().NoRecordedValue():
 			if s == &t.Memory {
@@ -257,52 +248,55 @@ func (ts *Set) ingestMetric(m pmetric.Metric, resource pcommon.Map, read selecto
 	}
 }
 
-// selector finds the stream that a point belongs to: none if it is not wanted, nil if a
-// bound is reached.
-type selector func(*Timeline, pcommon.Map, *Limits) (s *Stream, wanted bool)
+// selector finds the stream that a point belongs to: unwanted if it is not read, nil if
+// a bound is reached.
+type selector func(*Timeline, pcommon.Map, *Limits) *Stream
 
-func unconditional(of func(*Timeline) *Stream) selector {
-	return func(t *Timeline, _ pcommon.Map, _ *Limits) (*Stream, bool) { return of(t), true }
-}
-
-func withAttribute(key, value string, of func(*Timeline) *Stream) selector {
-	return func(t *Timeline, a pcommon.Map, _ *Limits) (*Stream, bool) {
-		return of(t), pdataread.Text(a, key) == value
-	}
-}
+// unwanted stands for points that are not read. Nothing is put into it.
+var unwanted = &Stream{}
 
 // quantities are the metrics that are read, by the names of the nvml receiver.
 var quantities = map[string]selector{
-	"hw.gpu.memory.usage":     unconditional(func(t *Timeline) *Stream { return &t.Memory }),
-	"hw.gpu.memory.usage.max": unconditional(func(t *Timeline) *Stream { return &t.MemoryMax }),
-	"hw.energy":               unconditional(func(t *Timeline) *Stream { return &t.Energy }),
-	"hw.gpu.utilization":      withAttribute("hw.gpu.task", "general", func(t *Timeline) *Stream { return &t.Utilization }),
-	"hw.temperature":          withAttribute("hw.sensor_location", "gpu", func(t *Timeline) *Stream { return &t.Temperature }),
-	"hw.power": func(t *Timeline, a pcommon.Map, _ *Limits) (*Stream, bool) {
+	"hw.gpu.memory.usage":     func(t *Timeline, _ pcommon.Map, _ *Limits) *Stream { return &t.Memory },
+	"hw.gpu.memory.usage.max": func(t *Timeline, _ pcommon.Map, _ *Limits) *Stream { return &t.MemoryMax },
+	"hw.energy":               func(t *Timeline, _ pcommon.Map, _ *Limits) *Stream { return &t.Energy },
+	"hw.gpu.utilization": func(t *Timeline, a pcommon.Map, _ *Limits) *Stream {
+		return onlyIf(pdataread.Text(a, "hw.gpu.task") == "general", &t.Utilization)
+	},
+	"hw.temperature": func(t *Timeline, a pcommon.Map, _ *Limits) *Stream {
+		return onlyIf(pdataread.Text(a, "hw.sensor_location") == "gpu", &t.Temperature)
+	},
+	"hw.power": func(t *Timeline, a pcommon.Map, _ *Limits) *Stream {
 		if pdataread.Text(a, "hw.gpu.power.scope") == "average" {
-			return &t.PowerAverage, true
+			return &t.PowerAverage
 		}
-		return &t.PowerInstant, true
+		return &t.PowerInstant
 	},
-	"hw.gpu.throttle.time": func(t *Timeline, a pcommon.Map, _ *Limits) (*Stream, bool) {
-		return keyed(t.Throttle, pdataread.Text(a, "hw.gpu.throttle.reason"), maxReasons), true
+	"hw.gpu.throttle.time": func(t *Timeline, a pcommon.Map, _ *Limits) *Stream {
+		return keyed(t.Throttle, pdataread.Text(a, "hw.gpu.throttle.reason"), maxReasons)
 	},
-	"hw.gpu.process.memory.usage": func(t *Timeline, a pcommon.Map, limits *Limits) (*Stream, bool) {
-		pid, ok := a.Get(semconv.ProcessPID)
-		if !ok {
-			return nil, false
+	"hw.gpu.process.memory.usage": func(t *Timeline, a pcommon.Map, limits *Limits) *Stream {
+		if pid, ok := a.Get(semconv.ProcessPID); ok {
+			return keyed(t.ProcessMemory, pid.Int(), limits.Processes)
 		}
-		return keyed(t.ProcessMemory, pid.Int(), limits.Processes), true
+		return unwanted
 	},
 }
 
-// mostReasons bounds the throttle reasons; NVML knows a dozen.
+func onlyIf(wanted bool, s *Stream) *Stream {
+	if wanted {
+		return s
+	}
+	return unwanted
+}
+
+// maxReasons bounds the throttle reasons; NVML knows a dozen.
 const maxReasons = 16
 
 // keyed is the stream of a key, made if there is room.
-func keyed[K comparable](all map[K]*Stream, key K, most int) *Stream {
+func keyed[K comparable](all map[K]*Stream, key K, limit int) *Stream {
 	s := all[key]
-	if s == nil && len(all) < most {
+	if s == nil && len(all) < limit {
 		s = &Stream{sparse: true}
 		all[key] = s
 	}

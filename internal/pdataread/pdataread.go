@@ -23,3 +23,14 @@ func Number(p pmetric.NumberDataPoint) float64 {
 	}
 	return p.DoubleValue()
 }
+
+// Points are the points of a gauge or a sum; none of other metrics.
+func Points(m pmetric.Metric) pmetric.NumberDataPointSlice {
+	switch m.Type() {
+	case pmetric.MetricTypeGauge:
+		return m.Gauge().DataPoints()
+	case pmetric.MetricTypeSum:
+		return m.Sum().DataPoints()
+	}
+	return pmetric.NewNumberDataPointSlice()
+}

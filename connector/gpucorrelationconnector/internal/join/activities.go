@@ -3,6 +3,7 @@
 package join
 
 import (
+	"cmp"
 	"math"
 	"slices"
 
@@ -159,15 +160,7 @@ func (a *activities) shares(trace pcommon.TraceID, intervals []gputimeline.Inter
 				}
 			}
 		})
-		slices.SortFunc(turns, func(a, b turn) int {
-			switch {
-			case a.at < b.at:
-				return -1
-			case a.at > b.at:
-				return 1
-			}
-			return 0
-		})
+		slices.SortFunc(turns, func(a, b turn) int { return cmp.Compare(a.at, b.at) })
 		at, n := w.From, 1
 		for _, t := range turns {
 			if t.at > at {
@@ -199,15 +192,7 @@ func (a *activities) running(at int64) (found []userAt) {
 		}
 		found = append(found, r)
 	})
-	slices.SortStableFunc(found, func(a, b userAt) int {
-		switch {
-		case a.from > b.from:
-			return -1
-		case a.from < b.from:
-			return 1
-		}
-		return 0
-	})
+	slices.SortStableFunc(found, func(a, b userAt) int { return cmp.Compare(b.from, a.from) })
 	return found
 }
 
