@@ -76,7 +76,7 @@ func (s *service) settle(ctx context.Context, ids []string, queue *protocol.Queu
 		case err == nil:
 			s.tracker.Settled(s.now(), &finished)
 		case errors.Is(err, errNotInHistory):
-			s.tracker.Gone(s.now(), id, away)
+			s.tracker.Missing(s.now(), id, away)
 		default:
 			return err
 		}

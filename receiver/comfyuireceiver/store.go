@@ -66,7 +66,7 @@ func (s *store) save(ctx context.Context, t *prompt.Tracker) {
 }
 
 // open are the prompts that were open when the last process ended.
-func (s *store) open(ctx context.Context) (open []prompt.Kept, err error) {
+func (s *store) open(ctx context.Context) (open []prompt.Saved, err error) {
 	err = s.get(ctx, openKey, &open)
 	return open, err
 }

@@ -18,8 +18,8 @@ import (
 	"github.com/coder/websocket"
 )
 
-// Server plays the server's side of a recording. What nobody recorded, such as a
-// bystander's own questions, it answers from what the recording tells.
+// Server plays the server's side of a recording. Requests that were not recorded, such
+// as those of the receiver itself, are answered from the state of the recording.
 type Server struct {
 	*httptest.Server
 	t         testing.TB
@@ -117,14 +117,14 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	body, _ := io.ReadAll(r.Body)
 	if r.Header.Get("X-Forwarded-For") == "" && r.Header.Get("X-Recorded") == "" {
-		s.own(w, r) // the receiver's own question
+		s.answerBystander(w, r) // sent by the receiver itself
 		return
 	}
 	a := &asked{r: r, body: body, answer: make(chan *Line, 1)}
 	select {
 	case s.requests <- a:
 	case <-s.done:
-		s.own(w, r)
+		s.answerBystander(w, r)
 		return
 	}
 	select {
@@ -138,8 +138,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// own answers a question that is not in the recording.
-func (s *Server) own(w http.ResponseWriter, r *http.Request) {
+// answerBystander answers a request that is not in the recording, such as the receiver's.
+func (s *Server) answerBystander(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
@@ -359,7 +359,7 @@ func (s *Server) accept(a *asked, l *Line) {
 	}
 }
 
-// began reports whether the recording ever tells of a prompt's execution.
+// began reports whether a prompt's execution starts in the recording.
 func (s *Server) began(id string) bool {
 	for i := range s.recording.Lines {
 		m := s.recording.Lines[i].message()

@@ -181,7 +181,7 @@ func (s *Server) upload(w http.ResponseWriter, r *http.Request) {
 		_ = f.Close()
 		s.mu.Lock()
 		s.images = append(s.images, name)
-		if len(s.images) > mostImages {
+		if len(s.images) > maxImages {
 			s.images = s.images[1:]
 		}
 		s.mu.Unlock()
@@ -196,7 +196,7 @@ func (s *Server) upload(w http.ResponseWriter, r *http.Request) {
 // names are remembered.
 const (
 	largestUpload = 104857600
-	mostImages    = 1000
+	maxImages     = 1000
 )
 
 func (s *Server) hasImage(name string) bool {

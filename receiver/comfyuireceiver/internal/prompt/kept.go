@@ -12,7 +12,7 @@ import (
 )
 
 // Kept is what is stored of an open prompt, so that it can end after a restart.
-type Kept struct {
+type Saved struct {
 	ID         string    `json:"id"`
 	Received   time.Time `json:"received"`
 	TraceID    string    `json:"trace_id"`
@@ -23,8 +23,8 @@ type Kept struct {
 	TraceFlags byte      `json:"flags,omitempty"`
 }
 
-func keep(p *Prompt) Kept {
-	k := Kept{
+func keep(p *Prompt) Saved {
+	k := Saved{
 		ID: p.ID, Received: p.Received, TraceID: p.Context.TraceID().String(), SpanID: p.Context.SpanID().String(),
 		ClientID: p.Submission.ClientID, TaskClass: p.Submission.TaskClass, TraceFlags: byte(p.Context.TraceFlags()),
 	}
@@ -35,7 +35,7 @@ func keep(p *Prompt) Kept {
 }
 
 // Contexts are the span contexts of a kept prompt; invalid ones if they cannot be read.
-func (k *Kept) Contexts() (own, parent trace.SpanContext) {
+func (k *Saved) Contexts() (own, parent trace.SpanContext) {
 	traceID, err := trace.TraceIDFromHex(k.TraceID)
 	if err != nil {
 		return own, parent
@@ -51,7 +51,7 @@ func (k *Kept) Contexts() (own, parent trace.SpanContext) {
 }
 
 // Submission is what is known of a kept prompt's request.
-func (k *Kept) Submission() protocol.Submission {
+func (k *Saved) Submission() protocol.Submission {
 	return protocol.Submission{PromptID: k.ID, ClientID: k.ClientID, TaskClass: k.TaskClass}
 }
 

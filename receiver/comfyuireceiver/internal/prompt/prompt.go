@@ -72,7 +72,7 @@ type Prompt struct {
 	known     bool // an answer or the queue said that it exists
 	states    bool // the server sends progress_state
 	cancelled bool // a client asked for its removal
-	told      bool // its beginning was announced
+	announced      bool // its beginning was announced
 	seen      time.Time
 	next      *Prompt          // the same id, sent again
 	byID      map[string]*Node // of Nodes
@@ -106,7 +106,7 @@ func (p *Prompt) start(at time.Time) {
 }
 
 // take takes up what a message tells of the prompt.
-func (p *Prompt) take(m *protocol.Message, now time.Time) {
+func (p *Prompt) observe(m *protocol.Message, now time.Time) {
 	p.seen = now
 	at := m.At
 	if at.IsZero() || at.After(now) || at.Before(p.Received.Add(-clockSlack)) {
@@ -120,7 +120,7 @@ func (p *Prompt) take(m *protocol.Message, now time.Time) {
 		p.Cached = m.Nodes
 	case protocol.ProgressState:
 		p.start(now)
-		p.takeStates(m, now)
+		p.observeStates(m, now)
 	case protocol.Executing:
 		if m.NoNode { // ends a prompt; its success has been told before, except by old servers
 			if !p.Started.IsZero() {
@@ -128,7 +128,7 @@ func (p *Prompt) take(m *protocol.Message, now time.Time) {
 			}
 			return
 		}
-		p.takeExecuting(m, now)
+		p.observeExecuting(m, now)
 	case protocol.Progress:
 		p.start(now)
 		if m.Node != "" {
@@ -157,7 +157,7 @@ func (p *Prompt) take(m *protocol.Message, now time.Time) {
 // times are left out.
 const clockSlack = time.Second
 
-func (p *Prompt) takeStates(m *protocol.Message, now time.Time) {
+func (p *Prompt) observeStates(m *protocol.Message, now time.Time) {
 	p.states = true
 	ids := make([]string, 0, len(m.States))
 	for id := range m.States {
@@ -183,7 +183,7 @@ func (p *Prompt) takeStates(m *protocol.Message, now time.Time) {
 
 // takeExecuting begins a node. Servers without progress_state tell nothing of
 // ends: the next beginning is the best guess.
-func (p *Prompt) takeExecuting(m *protocol.Message, now time.Time) {
+func (p *Prompt) observeExecuting(m *protocol.Message, now time.Time) {
 	if m.Node == "" {
 		return
 	}

@@ -41,12 +41,12 @@ type Tracker struct {
 
 // mostFinished bounds the ids of prompts that have ended lately, whose late
 // messages must not begin them again.
-const mostFinished = 16384
+const maxFinished = 16384
 
 // NewTracker makes a tracker. ended is called once for each prompt, in order of
 // their ends, without any lock held.
 func NewTracker(limits Limits, ended func(*Prompt), dropped func()) *Tracker {
-	return &Tracker{limits: limits, ended: ended, dropped: dropped, open: map[string]*Prompt{}, finished: newRecent(mostFinished)}
+	return &Tracker{limits: limits, ended: ended, dropped: dropped, open: map[string]*Prompt{}, finished: newRecent(maxFinished)}
 }
 
 // Submit notes a request for a prompt before it goes to the server, since
@@ -98,8 +98,8 @@ func (t *Tracker) Answer(p *Prompt, now time.Time, status int, a protocol.Answer
 	t.version.Add(1)
 	done, begun := t.close(p), t.begun(p)
 	t.mu.Unlock()
-	t.tell(begun)
-	t.hand(done)
+	t.announce(begun)
+	t.deliver(done)
 }
 
 // Message notes a message of the server.
@@ -118,12 +118,12 @@ func (t *Tracker) Message(now time.Time, m *protocol.Message) {
 		t.open[p.ID] = p
 	}
 	if p.Outcome == "" {
-		p.take(m, now)
+		p.observe(m, now)
 	}
 	done, begun := t.close(p), t.begun(p)
 	t.mu.Unlock()
-	t.tell(begun)
-	t.hand(done)
+	t.announce(begun)
+	t.deliver(done)
 }
 
 // Begun is the beginning of a prompt's execution.
@@ -136,14 +136,14 @@ type Begun struct {
 
 // begun is the beginning of a prompt's execution, once. The caller holds the lock.
 func (t *Tracker) begun(p *Prompt) *Begun {
-	if t.Began == nil || p.told || !p.known || p.Started.IsZero() || p.Outcome != "" {
+	if t.Began == nil || p.announced || !p.known || p.Started.IsZero() || p.Outcome != "" {
 		return nil
 	}
-	p.told = true
+	p.announced = true
 	return &Begun{ID: p.ID, Context: p.Context, Execution: p.Execution, At: p.Started}
 }
 
-func (t *Tracker) tell(b *Begun) {
+func (t *Tracker) announce(b *Begun) {
 	if b != nil {
 		t.Began(*b)
 	}
@@ -164,7 +164,7 @@ func (t *Tracker) close(p *Prompt) *Prompt {
 	return p
 }
 
-func (t *Tracker) hand(p *Prompt) {
+func (t *Tracker) deliver(p *Prompt) {
 	if p != nil {
 		p.settle()
 		t.ended(p)
@@ -236,7 +236,7 @@ func (t *Tracker) OpenOf(clientID string) (n int) {
 func (t *Tracker) Version() uint64 { return t.version.Load() }
 
 // Known lists all open prompts, for keeping.
-func (t *Tracker) Known() (all []Kept) {
+func (t *Tracker) Known() (all []Saved) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, p := range t.open {
@@ -270,7 +270,7 @@ func (t *Tracker) Settled(now time.Time, f *protocol.Finished) {
 	}
 	if m, ok := f.End(); ok {
 		p.start(now)
-		p.take(&m, now)
+		p.observe(&m, now)
 	} else {
 		outcome := Success
 		if f.Status == "error" {
@@ -281,13 +281,13 @@ func (t *Tracker) Settled(now time.Time, f *protocol.Finished) {
 	}
 	done := t.close(p)
 	t.mu.Unlock()
-	t.hand(done)
+	t.deliver(done)
 }
 
 // Gone notes that the server knows a prompt no more: it is neither in the queue
 // nor in the history. One that had not begun was taken out of the queue, as far
 // as anybody can tell, unless the server was away meanwhile.
-func (t *Tracker) Gone(now time.Time, id string, serverWasAway bool) {
+func (t *Tracker) Missing(now time.Time, id string, serverWasAway bool) {
 	t.mu.Lock()
 	p := t.open[id]
 	if p == nil || !p.known || p.Outcome != "" {
@@ -304,7 +304,7 @@ func (t *Tracker) Gone(now time.Time, id string, serverWasAway bool) {
 	}
 	done := t.close(p)
 	t.mu.Unlock()
-	t.hand(done)
+	t.deliver(done)
 }
 
 // Expire forgets messages about prompts that nobody submitted here.
@@ -335,6 +335,6 @@ func (t *Tracker) Shutdown(now time.Time) {
 	t.version.Add(1)
 	t.mu.Unlock()
 	for _, p := range all {
-		t.hand(p)
+		t.deliver(p)
 	}
 }

@@ -141,7 +141,7 @@ func TestEveryPromptEndsOnceWhateverHappens(t *testing.T) {
 			}
 		}
 		for i := range prompts { // what the sockets did not tell, the history does
-			tracker.Gone(now, fmt.Sprint("p", i), seed.IntN(2) == 0)
+			tracker.Missing(now, fmt.Sprint("p", i), seed.IntN(2) == 0)
 		}
 		tracker.Expire(now.Add(time.Hour))
 		assert.Zero(t, tracker.OpenCount(), "run %d", run)
@@ -192,10 +192,10 @@ func TestPromptOfAServerThatForgotIsLostAndOneThatWasDeletedCancelled(t *testing
 	}
 	tr.Message(now, &protocol.Message{Kind: protocol.ExecutionStart, PromptID: "running"})
 	tr.Remove(protocol.Removal{Delete: []string{"deleted", "running"}})
-	tr.Gone(now, "deleted", true)
-	tr.Gone(now, "waiting", false)
-	tr.Gone(now, "running", false)
-	tr.Gone(now, "restarted", true)
+	tr.Missing(now, "deleted", true)
+	tr.Missing(now, "waiting", false)
+	tr.Missing(now, "running", false)
+	tr.Missing(now, "restarted", true)
 	assert.Equal(t, map[string]Outcome{"deleted": Cancelled, "waiting": Cancelled, "running": Lost, "restarted": Lost}, outcomes)
 }
 

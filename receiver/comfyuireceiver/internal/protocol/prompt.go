@@ -65,12 +65,12 @@ func ParseSubmission(body []byte) (Submission, error) {
 		return Submission{}, fmt.Errorf("read the prompt: %w", err)
 	}
 	s := Submission{PromptID: w.PromptID, ClientID: w.ClientID}
-	s.takeExtra(w.Extra)
-	s.takeNodes(w.Prompt)
+	s.readExtra(w.Extra)
+	s.readNodes(w.Prompt)
 	return s, nil
 }
 
-func (s *Submission) takeExtra(raw json.RawMessage) {
+func (s *Submission) readExtra(raw json.RawMessage) {
 	var extra wireExtra
 	if len(raw) == 0 {
 		return
@@ -82,7 +82,7 @@ func (s *Submission) takeExtra(raw json.RawMessage) {
 	}
 }
 
-func (s *Submission) takeNodes(raw json.RawMessage) {
+func (s *Submission) readNodes(raw json.RawMessage) {
 	var nodes map[string]json.RawMessage
 	if json.Unmarshal(raw, &nodes) != nil {
 		return

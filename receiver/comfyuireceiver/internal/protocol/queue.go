@@ -54,9 +54,9 @@ func parseQueued(raw json.RawMessage) (Queued, bool) {
 	}
 	p.PromptID = p.ID
 	if len(items) > 3 {
-		p.takeExtra(items[3])
+		p.readExtra(items[3])
 	}
-	p.takeNodes(items[2])
+	p.readNodes(items[2])
 	return p, true
 }
 
