@@ -193,6 +193,6 @@ func openSockets(t *testing.T, r *rig, s *rawServer) {
 	}
 	// The test's own two ends are in it too.
 	figure.Print("proxy.memory_per_open_socket", (held()-before)/sockets/1024, "KiB")
-	live, _ := r.proxy.sockets.counts()
+	live, _ := r.hub.Counts()
 	figure.Print("proxy.open_sockets", float64(live), "sockets")
 }

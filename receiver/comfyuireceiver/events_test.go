@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
+	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/comfyreplay"
 )
 
@@ -31,7 +32,7 @@ func TestBeginningsOfExecutionsAreToldWhereSwitchedOn(t *testing.T) {
 			told := map[pcommon.SpanID]time.Time{}
 			for _, ld := range rig.logs.AllLogs() {
 				record := ld.ResourceLogs().At(0).ScopeLogs().At(0).LogRecords().At(0)
-				if record.EventName() != executionStarted {
+				if record.EventName() != semconv.EventExecutionStarted {
 					continue
 				}
 				assert.NotContains(t, told, record.SpanID())

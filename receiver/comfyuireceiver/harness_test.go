@@ -16,12 +16,11 @@ import (
 	"go.opentelemetry.io/collector/receiver/receivertest"
 
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/metadata"
-	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
 )
 
 // rig is one receiver in front of a server.
 type rig struct {
-	*service
+	*comfyuiReceiver
 	t      testing.TB
 	traces *consumertest.TracesSink
 	logs   *consumertest.LogsSink
@@ -44,10 +43,10 @@ func newRigTo(t testing.TB, upstream string, next consumer.Traces, change func(*
 		change(cfg)
 	}
 	require.NoError(t, cfg.Validate())
-	r := &rig{t: t, service: newService(receivertest.NewNopSettings(metadata.Type), cfg), traces: new(consumertest.TracesSink), logs: new(consumertest.LogsSink)}
-	r.service.traces, r.service.logs = r.traces, r.logs
+	r := &rig{t: t, comfyuiReceiver: newReceiver(receivertest.NewNopSettings(metadata.Type), cfg), traces: new(consumertest.TracesSink), logs: new(consumertest.LogsSink)}
+	r.comfyuiReceiver.traces, r.comfyuiReceiver.logs = r.traces, r.logs
 	if next != nil {
-		r.service.traces = next
+		r.comfyuiReceiver.traces = next
 	}
 	require.NoError(t, r.start(context.Background(), componenttest.NewNopHost()))
 	r.base = "http://" + r.address
@@ -104,28 +103,24 @@ func spansOf(t testing.TB, td ptrace.Traces) (all []span) {
 		for _, ss := range rs.ScopeSpans().All() {
 			for _, s := range ss.Spans().All() {
 				require.LessOrEqual(t, s.StartTimestamp(), s.EndTimestamp(), label(s))
-				one := span{Name: label(s), Kind: s.Kind().String(), Attributes: s.Attributes().AsRaw(), Message: s.Status().Message(), from: s.StartTimestamp(), to: s.EndTimestamp()}
+				converted := span{Name: label(s), Kind: s.Kind().String(), Attributes: s.Attributes().AsRaw(), Message: s.Status().Message(), from: s.StartTimestamp(), to: s.EndTimestamp()}
 				if s.Status().Code() != ptrace.StatusCodeUnset {
-					one.Status = s.Status().Code().String()
+					converted.Status = s.Status().Code().String()
 				}
 				if parent, ok := byID[s.ParentSpanID()]; ok {
-					one.Parent = label(parent)
+					converted.Parent = label(parent)
 					require.GreaterOrEqual(t, s.StartTimestamp(), parent.StartTimestamp(), label(s))
 					require.LessOrEqual(t, s.EndTimestamp(), parent.EndTimestamp(), label(s))
 				} else {
 					roots++
 				}
 				for _, e := range s.Events().All() {
-					one.Events = append(one.Events, event{e.Name(), e.Attributes().AsRaw()})
+					converted.Events = append(converted.Events, event{e.Name(), e.Attributes().AsRaw()})
 				}
-				all = append(all, one)
+				all = append(all, converted)
 			}
 		}
 	}
 	require.Equal(t, 1, roots, "one root")
 	return all
-}
-
-func parseForTest(body string) (protocol.Submission, error) {
-	return protocol.ParseSubmission([]byte(body))
 }

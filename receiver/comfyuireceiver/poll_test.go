@@ -29,7 +29,7 @@ type memoryStorage struct {
 	component.StartFunc
 	component.ShutdownFunc
 	mu   sync.Mutex
-	kept map[string][]byte
+	data map[string][]byte
 }
 
 func (m *memoryStorage) GetClient(context.Context, component.Kind, component.ID, string) (storage.Client, error) {
@@ -41,20 +41,20 @@ type memoryClient struct{ *memoryStorage }
 func (c *memoryClient) Get(_ context.Context, key string) ([]byte, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.kept[key], nil
+	return c.data[key], nil
 }
 
 func (c *memoryClient) Set(_ context.Context, key string, value []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.kept[key] = append([]byte{}, value...)
+	c.data[key] = append([]byte{}, value...)
 	return nil
 }
 
 func (c *memoryClient) Delete(_ context.Context, key string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.kept, key)
+	delete(c.data, key)
 	return nil
 }
 func (c *memoryClient) Batch(context.Context, ...*storage.Operation) error { return nil }
@@ -138,13 +138,13 @@ func (s *historyServer) finish(id, end string) {
 }
 
 // startWith starts a service on a storage, and returns it with its sink.
-func startWith(t *testing.T, url, mode string, kept *memoryStorage) (*service, *consumertest.TracesSink) {
+func startWith(t *testing.T, url, mode string, kept *memoryStorage) (*comfyuiReceiver, *consumertest.TracesSink) {
 	t.Helper()
 	cfg := createDefaultConfig().(*Config)
 	cfg.Mode, cfg.Upstream.Endpoint, cfg.Device, cfg.PollInterval = mode, url, "", 100*time.Millisecond
 	cfg.Proxy.NetAddr.Endpoint = "127.0.0.1:0"
 	cfg.Storage = &storageID
-	s := newService(receivertest.NewNopSettings(metadata.Type), cfg)
+	s := newReceiver(receivertest.NewNopSettings(metadata.Type), cfg)
 	sink := new(consumertest.TracesSink)
 	s.traces = sink
 	require.NoError(t, s.start(context.Background(), hostWith{componenttest.NewNopHost(), map[component.ID]component.Component{storageID: kept}}))
@@ -165,11 +165,11 @@ func outcomes(t *testing.T, sink *consumertest.TracesSink) map[string]string {
 func TestPollingTellsEveryPromptOnceAcrossRestarts(t *testing.T) {
 	s := newHistoryServer(t)
 	s.finish("before", "execution_success")
-	kept := &memoryStorage{kept: map[string][]byte{}}
+	kept := &memoryStorage{data: map[string][]byte{}}
 	one, sink := startWith(t, s.URL, modePoll, kept)
-	require.Eventually(t, func() bool { ids, _ := one.store.told(context.Background()); return len(ids) == 1 }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { ids, _ := one.store.exported(context.Background()); return len(ids) == 1 }, 10*time.Second, 5*time.Millisecond)
 	s.run("seen")
-	require.Eventually(t, func() bool { return one.tracker.OpenCount() == 1 }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return one.following.tracker.OpenCount() == 1 }, 10*time.Second, 5*time.Millisecond)
 	s.run()
 	s.finish("seen", "execution_error")
 	s.finish("between", "execution_success") // came and went between two looks
@@ -193,9 +193,9 @@ func TestPollingTellsEveryPromptOnceAcrossRestarts(t *testing.T) {
 
 func TestPromptsThatWereOpenWhenTheCollectorWasKilledEndOnceAfterwards(t *testing.T) {
 	s := newHistoryServer(t)
-	kept := &memoryStorage{kept: map[string][]byte{}}
+	kept := &memoryStorage{data: map[string][]byte{}}
 	const trace, span = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-	kept.kept[openKey] = []byte(fmt.Sprintf(`[{"id": "ended", "received": %q, "trace_id": %q, "span_id": %q},
+	kept.data[openKey] = []byte(fmt.Sprintf(`[{"id": "ended", "received": %q, "trace_id": %q, "span_id": %q},
 		{"id": "running", "received": %q, "trace_id": %q, "span_id": %q}, {"id": "gone", "received": %q, "trace_id": %q, "span_id": %q}]`,
 		time.Now().Add(-time.Minute).Format(time.RFC3339), trace, span, time.Now().Add(-time.Minute).Format(time.RFC3339), trace, span,
 		time.Now().Add(-time.Minute).Format(time.RFC3339), trace, span))

@@ -24,6 +24,8 @@ import (
 	"go.opentelemetry.io/collector/config/configoptional"
 	"go.opentelemetry.io/collector/consumer/consumererror"
 	"go.opentelemetry.io/collector/consumer/consumertest"
+
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/spans"
 )
 
 // tap is a server that keeps what it was asked, and answers by a function.
@@ -287,7 +289,7 @@ func TestTraceContextComesInAndGoesOut(t *testing.T) {
 	first := post(`{"prompt": {}, "client_id": "a", "extra_data": {"traceparent": "`+extra+`"}}`, header)
 	second := post(`{"prompt": {}, "client_id": "a", "extra_data": {"traceparent": "`+extra+`"}}`, "")
 	third := post(`{"prompt": {}, "client_id": "a"}`, "")
-	assert.Contains(t, first, "0af7651916cd43dd8448eb211c80319c", "the header goes before")
+	assert.Contains(t, first, "0af7651916cd43dd8448eb211c80319c", "the header takes precedence")
 	assert.Contains(t, second, "11111111111111111111111111111111")
 	assert.Regexp(t, `^00-[0-9a-f]{32}-[0-9a-f]{16}-01$`, third)
 	r.stopNow()
@@ -311,7 +313,7 @@ func TestEndOfTheReceiverEndsOpenPromptsAsUnfinished(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, response.Body.Close())
 	}
-	require.Equal(t, 3, r.tracker.OpenCount())
+	require.Equal(t, 3, r.following.tracker.OpenCount())
 	r.stopNow()
 	require.Len(t, r.traces.AllTraces(), 3)
 	for _, td := range r.traces.AllTraces() {
@@ -356,7 +358,7 @@ func TestPromptsThatCannotBeReadPassAndAreCounted(t *testing.T) {
 	require.NoError(t, response.Body.Close())
 	assert.Equal(t, http.StatusOK, response.StatusCode)
 	assert.Equal(t, long, string(<-s.body), "whole, though it was not read whole")
-	assert.Zero(t, r.tracker.OpenCount())
+	assert.Zero(t, r.following.tracker.OpenCount())
 }
 
 func TestNothingPrivateIsInTelemetryUnlessSwitchedOn(t *testing.T) {
@@ -382,7 +384,7 @@ func TestNothingPrivateIsInTelemetryUnlessSwitchedOn(t *testing.T) {
 		assert.NotContains(t, silent, private)
 	}
 	open := said(func(c *Config) {
-		c.Capture = CaptureConfig{PromptText: true, FileNames: true, ClientAddress: true, ClientID: true, Redact: []string{"alice"}}
+		c.Capture = spans.Capture{PromptText: true, FileNames: true, ClientAddress: true, ClientID: true, Redact: []string{"alice"}}
 	})
 	for _, private := range []string{secret, "a portrait of ***", "client-7", "127.0.0.1"} {
 		assert.Contains(t, open, private)

@@ -50,7 +50,7 @@ func TestEachRecordingGivesItsGoldenSpans(t *testing.T) {
 				require.NoError(t, comfyreplay.Drive(context.Background(), &r, rig.base, 2, compress))
 				require.NoError(t, server.Done())
 				require.Eventually(t, func() bool { return len(rig.traces.AllTraces()) >= posts(&r) }, 20*time.Second, 10*time.Millisecond, "a prompt has not ended: %d of %d", len(rig.traces.AllTraces()), posts(&r))
-				require.Eventually(t, func() bool { return rig.tracker.OpenCount() == 0 }, 10*time.Second, 10*time.Millisecond)
+				require.Eventually(t, func() bool { return rig.following.tracker.OpenCount() == 0 }, 10*time.Second, 10*time.Millisecond)
 				rig.stopNow()
 				require.Len(t, rig.traces.AllTraces(), posts(&r))
 

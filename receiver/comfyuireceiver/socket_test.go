@@ -176,7 +176,7 @@ func TestSocketStaysOpenToTheServerUntilThePromptsOfALeftClientHaveEnded(t *test
 				require.NoError(t, err)
 				assert.Equal(t, []byte{0x88, 2, 0x03, 0xE8}, answer, "the client's close is answered")
 			}
-			require.Eventually(t, func() bool { _, kept := r.proxy.sockets.counts(); return kept == 1 }, 10*time.Second, time.Millisecond)
+			require.Eventually(t, func() bool { _, kept := r.hub.Counts(); return kept == 1 }, 10*time.Second, time.Millisecond)
 
 			// The same id comes again. The old socket must not be closed now: the server
 			// would forget the id, and the new one would hear nothing.
@@ -190,7 +190,7 @@ func TestSocketStaysOpenToTheServerUntilThePromptsOfALeftClientHaveEnded(t *test
 			require.NoError(t, err)
 			require.Eventually(t, func() bool { return len(r.traces.AllTraces()) == 1 }, 10*time.Second, time.Millisecond)
 			assert.Equal(t, "success", spansOf(t, r.traces.AllTraces()[0])[0].Attributes["comfyui.prompt.outcome"])
-			_, kept := r.proxy.sockets.counts()
+			_, kept := r.hub.Counts()
 			assert.Equal(t, 1, kept, "still kept, since the id has a client")
 
 			require.NoError(t, second.Close())
@@ -198,7 +198,7 @@ func TestSocketStaysOpenToTheServerUntilThePromptsOfALeftClientHaveEnded(t *test
 			farewell, err := io.ReadAll(server)
 			require.NoError(t, err)
 			assert.Equal(t, byte(0x88), farewell[0], "the server is let go with a close frame")
-			require.Eventually(t, func() bool { live, kept := r.proxy.sockets.counts(); return live+kept == 0 }, 10*time.Second, time.Millisecond)
+			require.Eventually(t, func() bool { live, kept := r.hub.Counts(); return live+kept == 0 }, 10*time.Second, time.Millisecond)
 		})
 	}
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package prompt follows ComfyUI's prompts from the request to the end. It knows
-// neither sockets nor spans: it is told what was seen, and hands over each prompt
-// once, when it has ended.
+// Package prompt follows ComfyUI's prompts from the request to the end. It is a state
+// machine without I/O and without a clock: its inputs are requests, messages and the
+// server's history, each with its time; its output is each prompt, once, when it ends.
 package prompt
 
 import (
@@ -12,6 +12,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/sizing"
 )
 
 // Outcome is how a prompt ended.
@@ -26,32 +27,33 @@ const (
 	Cancelled Outcome = "cancelled"
 	// Rejected prompts failed the server's validation.
 	Rejected Outcome = "rejected"
-	// Lost prompts were forgotten by the server, which restarted or is gone.
+	// Lost prompts are unknown to the server, which restarted or is unreachable.
 	Lost Outcome = "lost"
-	// Unfinished prompts were open when the receiver ended.
+	// Unfinished prompts were open when the receiver shut down.
 	Unfinished Outcome = "unfinished"
 )
 
-// Node is one node that the server executed.
+// Node is the run of one node.
 type Node struct {
 	ID string
 	// Parent is the node that expanded into this one; Display is the node of the
-	// workflow that stands for it.
+	// workflow that represents it.
 	Parent, Display string
 	Start, End      time.Time
-	// Steps are the steps that the node announced, StepsDone those it made.
+	// Steps is the number of steps that the node announced, StepsDone of those done.
 	Steps, StepsDone float64
 	Failed           bool
 }
 
-// Prompt is one prompt. Its owner is the tracker until it has ended.
+// Prompt is one prompt. The tracker owns it until it has ended; then nobody changes it.
 type Prompt struct {
 	ID string
-	// Context is that of the root span; Parent that of the caller's, if it sent one.
+	// Context is the root span's; Parent is the caller's, if the request had one.
 	Context, Parent trace.SpanContext
 	// Execution is the id of the execution's span.
 	Execution  trace.SpanID
 	Submission protocol.Submission
+	Sizing     sizing.Sizing
 	Answer     protocol.Answer
 	// HTTPStatus and Path are the request's; both are empty for a prompt that was
 	// found in the queue or the history.
@@ -65,26 +67,25 @@ type Prompt struct {
 	Outputs                            map[string]int
 	Outcome                            Outcome
 	Failure                            protocol.Error
-	// Recovered tells that the prompt was found in the queue or the history, so that
-	// nothing is known of its nodes.
+	// Recovered prompts were found in the queue or the history; their nodes are unknown.
 	Recovered bool
 
-	known     bool // an answer or the queue said that it exists
-	states    bool // the server sends progress_state
-	cancelled bool // a client asked for its removal
-	announced      bool // its beginning was announced
-	seen      time.Time
+	known     bool             // an answer or the queue confirmed that it exists
+	states    bool             // the server sends progress_state
+	cancelled bool             // a client requested its removal
+	announced bool             // its start was announced
+	seen      time.Time        // when it was mentioned last
 	next      *Prompt          // the same id, sent again
 	byID      map[string]*Node // of Nodes
 }
 
-// Covered reports whether the submitting client had an id, so that the server
-// sends it the node's events.
+// Covered reports whether the request had a client id, so that the server sends the
+// messages about its nodes to that client.
 func (p *Prompt) Covered() bool { return p.Submission.ClientID != "" }
 
 func (p *Prompt) node(id string) *Node { return p.byID[id] }
 
-// begin finds a node's run, begun at a time if it is new.
+// begin returns a node's run, which starts at the given time if it is new.
 func (p *Prompt) begin(id string, at time.Time) *Node {
 	n := p.byID[id]
 	if n == nil {
@@ -98,19 +99,19 @@ func (p *Prompt) begin(id string, at time.Time) *Node {
 	return n
 }
 
-// start notes the beginning of the execution, once.
+// start sets the start of the execution, unless it is set.
 func (p *Prompt) start(at time.Time) {
 	if p.Started.IsZero() {
 		p.Started = at
 	}
 }
 
-// take takes up what a message tells of the prompt.
+// observe applies a message to the prompt.
 func (p *Prompt) observe(m *protocol.Message, now time.Time) {
 	p.seen = now
 	at := m.At
 	if at.IsZero() || at.After(now) || at.Before(p.Received.Add(-clockSlack)) {
-		at = now // no time, or that of a server whose clock is another
+		at = now // no time, or the time of another clock
 	}
 	switch m.Kind {
 	case protocol.ExecutionStart:
@@ -122,7 +123,7 @@ func (p *Prompt) observe(m *protocol.Message, now time.Time) {
 		p.start(now)
 		p.observeStates(m, now)
 	case protocol.Executing:
-		if m.NoNode { // ends a prompt; its success has been told before, except by old servers
+		if m.NoNode { // ends a prompt; only old servers send no execution_success before it
 			if !p.Started.IsZero() {
 				p.end(Success, now)
 			}
@@ -153,8 +154,7 @@ func (p *Prompt) observe(m *protocol.Message, now time.Time) {
 	}
 }
 
-// clockSlack is how far the server's clock may be behind the receiver's before its
-// times are left out.
+// clockSlack is how far the server's clock may lag before its times are ignored.
 const clockSlack = time.Second
 
 func (p *Prompt) observeStates(m *protocol.Message, now time.Time) {
@@ -163,7 +163,7 @@ func (p *Prompt) observeStates(m *protocol.Message, now time.Time) {
 	for id := range m.States {
 		ids = append(ids, id)
 	}
-	slices.Sort(ids) // those that begin at once, in a fixed order
+	slices.Sort(ids) // nodes that start at the same time have a fixed order
 	for _, id := range ids {
 		s := m.States[id]
 		if s.State == "pending" {
@@ -181,8 +181,8 @@ func (p *Prompt) observeStates(m *protocol.Message, now time.Time) {
 	}
 }
 
-// takeExecuting begins a node. Servers without progress_state tell nothing of
-// ends: the next beginning is the best guess.
+// observeExecuting starts a node. Servers without progress_state do not report ends:
+// a node is taken to end when the next one starts.
 func (p *Prompt) observeExecuting(m *protocol.Message, now time.Time) {
 	if m.Node == "" {
 		return
@@ -191,7 +191,7 @@ func (p *Prompt) observeExecuting(m *protocol.Message, now time.Time) {
 	known := p.node(m.Node)
 	again := known != nil && p.onlyAsked(known)
 	if !p.states && (known == nil || again) {
-		for i := len(p.Nodes) - 1; i >= 0 && p.Nodes[i].End.IsZero(); i-- { // those before have ended
+		for i := len(p.Nodes) - 1; i >= 0 && p.Nodes[i].End.IsZero(); i-- { // the nodes before it end
 			p.Nodes[i].End = now
 		}
 	}
@@ -205,12 +205,12 @@ func (p *Prompt) observeExecuting(m *protocol.Message, now time.Time) {
 	}
 }
 
-// onlyAsked reports whether a node that is announced again has not worked yet. A
-// node with lazy inputs is announced first to be asked which of them it needs, and
-// once more when they are there; what ran in between is theirs.
+// onlyAsked reports whether a node that is announced again has only been asked for its
+// inputs. A node with lazy inputs is announced twice: when the server asks it which
+// inputs it needs, and when they are available. The time between belongs to the inputs.
 func (p *Prompt) onlyAsked(n *Node) bool {
 	if p.states && !n.End.IsZero() {
-		return false // a late frame
+		return false // a delayed frame
 	}
 	later := p.Nodes[slices.Index(p.Nodes, n)+1:]
 	return slices.ContainsFunc(later, func(o *Node) bool { return o.Parent != n.ID })
@@ -227,9 +227,9 @@ func (p *Prompt) fail(m *protocol.Message) {
 
 func (p *Prompt) end(o Outcome, at time.Time) { p.Outcome, p.Ended = o, at }
 
-// settle brings all times into order: nothing ends before it begins, and what is
-// part of something lies within it. Messages without a time of their own arrive
-// late, and the server's clock counts milliseconds.
+// settle orders all times: nothing ends before it starts, and parts lie within the whole.
+// Messages without a time of their own arrive late, and the server's clock has a
+// resolution of a millisecond.
 func (p *Prompt) settle() {
 	if p.Answered.Before(p.Received) {
 		p.Answered = p.Received
@@ -249,7 +249,7 @@ func (p *Prompt) settle() {
 		n.Start = within(n.Start, p.Started, p.Ended)
 		n.End = within(n.End, n.Start, p.Ended)
 	}
-	for _, n := range p.Nodes { // expanded nodes lie within the one that they came from
+	for _, n := range p.Nodes { // expanded nodes lie within their parent
 		if parent := p.node(n.Parent); parent != nil && parent != n {
 			n.Start = within(n.Start, parent.Start, parent.End)
 			n.End = within(n.End, n.Start, parent.End)

@@ -10,55 +10,92 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/sizing"
 )
 
 // Limits bound what a tracker holds.
 type Limits struct {
-	// Open bounds the prompts that are followed at a time. Beyond, prompts are made
-	// as ever and not followed.
+	// Open is how many prompts are followed at a time. Prompts beyond it run as usual and
+	// are not followed.
 	Open int
-	// Early is how long messages about a prompt that nobody submitted here are kept.
+	// Early is how long messages are kept about prompts that nobody submitted here.
 	Early time.Duration
+}
+
+// Observer receives what a tracker finds out. Its methods are called from the goroutine
+// of the call that caused them, with no lock held, and must not block.
+type Observer interface {
+	// PromptEnded is called once for each prompt, in the order of their ends.
+	PromptEnded(*Prompt)
+	// ExecutionStarted is called once for each prompt whose execution starts, unless it
+	// ends at the same time.
+	ExecutionStarted(Execution)
+	// PromptUnfollowed is called for each prompt beyond Limits.Open.
+	PromptUnfollowed()
+}
+
+// Execution is the start of a prompt's execution.
+type Execution struct {
+	ID     string
+	Root   trace.SpanContext
+	SpanID trace.SpanID
+	Start  time.Time
+}
+
+// Request is a request for a prompt.
+type Request struct {
+	Submission protocol.Submission
+	Path       string
+	Client     string            // address
+	Parent     trace.SpanContext // the caller's span
+}
+
+// Discovery is a prompt that was found in the queue, the history or the storage.
+type Discovery struct {
+	ID         string
+	Submission protocol.Submission
+	Received   time.Time
+	// Context is the root span's context if it is known; Parent is the caller's.
+	Context, Parent trace.SpanContext
 }
 
 // Tracker follows all open prompts of one server. Its methods may be called from
 // any goroutine.
 type Tracker struct {
-	limits  Limits
-	ended   func(*Prompt)
-	dropped func() // a prompt is not followed, because Open are
-	// Began is told of each prompt whose execution begins, if set; with no lock held.
-	Began func(Begun)
+	limits   Limits
+	sizer    *sizing.Sizer
+	observer Observer
 
 	// version changes with the set of open prompts.
 	version atomic.Uint64
 
-	mu       sync.Mutex
+	mu       sync.Mutex // guards everything declared below
 	open     map[string]*Prompt
-	inFlight int // requests that have no answer yet
+	inFlight int // requests without an answer
 	finished *recent
 }
 
-// mostFinished bounds the ids of prompts that have ended lately, whose late
-// messages must not begin them again.
+// maxFinished bounds the ids of ended prompts that are remembered, so that delayed
+// messages do not open them again.
 const maxFinished = 16384
 
-// NewTracker makes a tracker. ended is called once for each prompt, in order of
-// their ends, without any lock held.
-func NewTracker(limits Limits, ended func(*Prompt), dropped func()) *Tracker {
-	return &Tracker{limits: limits, ended: ended, dropped: dropped, open: map[string]*Prompt{}, finished: newRecent(maxFinished)}
+// NewTracker makes a tracker.
+func NewTracker(limits Limits, sizer *sizing.Sizer, observer Observer) *Tracker {
+	return &Tracker{limits: limits, sizer: sizer, observer: observer, open: map[string]*Prompt{}, finished: newRecent(maxFinished)}
 }
 
-// Submit notes a request for a prompt before it goes to the server, since
-// messages about it may come before the answer.
-func (t *Tracker) Submit(now time.Time, s protocol.Submission, path, client string, parent trace.SpanContext) *Prompt {
+// Submit records a request before it is sent to the server, since messages about the
+// prompt may arrive before the answer. Each Submit must be followed by one Answer.
+func (t *Tracker) Submit(now time.Time, r Request) *Prompt {
 	t.mu.Lock()
 	t.inFlight++
 	t.mu.Unlock()
-	return &Prompt{Submission: s, Received: now, Path: path, Client: client, Parent: parent, Context: newContext(parent), Execution: NewSpanID()}
+	p := &Prompt{Submission: r.Submission, Received: now, Path: r.Path, Client: r.Client, Parent: r.Parent, Context: newContext(r.Parent), Execution: NewSpanID()}
+	p.Sizing = t.sizer.Of(&p.Submission)
+	return p
 }
 
-// Answer notes the server's answer to a request.
+// Answer records the server's answer to a request; the status is 502 if there was none.
 func (t *Tracker) Answer(p *Prompt, now time.Time, status int, a protocol.Answer) {
 	p.HTTPStatus, p.Answer, p.Answered = status, a, now
 	p.ID = a.PromptID
@@ -72,16 +109,16 @@ func (t *Tracker) Answer(p *Prompt, now time.Time, status int, a protocol.Answer
 		}
 		p.Failure = protocol.Error{Type: a.ErrorType, Message: a.ErrorMessage}
 		p.settle()
-		t.ended(p)
+		t.observer.PromptEnded(p)
 		return
 	}
 	early := t.open[p.ID]
 	switch {
 	case early == nil && len(t.open) >= t.limits.Open:
 		t.mu.Unlock()
-		t.dropped()
+		t.observer.PromptUnfollowed()
 		return
-	case early != nil && early.known: // the caller chose an id that is open already
+	case early != nil && early.known: // the caller chose an id that is already open
 		for early.next != nil {
 			early = early.next
 		}
@@ -98,11 +135,10 @@ func (t *Tracker) Answer(p *Prompt, now time.Time, status int, a protocol.Answer
 	t.version.Add(1)
 	done, begun := t.close(p), t.begun(p)
 	t.mu.Unlock()
-	t.announce(begun)
-	t.deliver(done)
+	t.announce(begun, done)
 }
 
-// Message notes a message of the server.
+// Message applies a message of the server.
 func (t *Tracker) Message(now time.Time, m *protocol.Message) {
 	if m.PromptID == "" {
 		return
@@ -122,34 +158,31 @@ func (t *Tracker) Message(now time.Time, m *protocol.Message) {
 	}
 	done, begun := t.close(p), t.begun(p)
 	t.mu.Unlock()
-	t.announce(begun)
-	t.deliver(done)
+	t.announce(begun, done)
 }
 
-// Begun is the beginning of a prompt's execution.
-type Begun struct {
-	ID        string
-	Context   trace.SpanContext // of the root
-	Execution trace.SpanID
-	At        time.Time
-}
-
-// begun is the beginning of a prompt's execution, once. The caller holds the lock.
-func (t *Tracker) begun(p *Prompt) *Begun {
-	if t.Began == nil || p.announced || !p.known || p.Started.IsZero() || p.Outcome != "" {
+// begun returns the start of a prompt's execution, once. The caller holds the lock.
+func (t *Tracker) begun(p *Prompt) *Execution {
+	if p.announced || !p.known || p.Started.IsZero() || p.Outcome != "" {
 		return nil
 	}
 	p.announced = true
-	return &Begun{ID: p.ID, Context: p.Context, Execution: p.Execution, At: p.Started}
+	return &Execution{ID: p.ID, Root: p.Context, SpanID: p.Execution, Start: p.Started}
 }
 
-func (t *Tracker) announce(b *Begun) {
-	if b != nil {
-		t.Began(*b)
+// announce reports what a call has found out. The caller does not hold the lock.
+func (t *Tracker) announce(started *Execution, ended *Prompt) {
+	if started != nil {
+		t.observer.ExecutionStarted(*started)
+	}
+	if ended != nil {
+		ended.settle()
+		t.observer.PromptEnded(ended)
 	}
 }
 
-// close takes a prompt out that is known and has an outcome. The caller holds the lock.
+// close removes a prompt that is known and has an outcome, and returns it. The caller
+// holds the lock.
 func (t *Tracker) close(p *Prompt) *Prompt {
 	if !p.known || p.Outcome == "" || t.open[p.ID] != p {
 		return nil
@@ -164,28 +197,24 @@ func (t *Tracker) close(p *Prompt) *Prompt {
 	return p
 }
 
-func (t *Tracker) deliver(p *Prompt) {
-	if p != nil {
-		p.settle()
-		t.ended(p)
-	}
-}
-
-// Recover takes up a prompt that was found in the queue, unless it is known.
-func (t *Tracker) Recover(now time.Time, id string, s protocol.Submission, received time.Time, context, parent trace.SpanContext) {
+// Recover begins to follow a prompt that was discovered, unless it is known.
+func (t *Tracker) Recover(now time.Time, d Discovery) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.open[id] != nil || t.finished.has(id) || len(t.open) >= t.limits.Open {
+	if t.open[d.ID] != nil || t.finished.has(d.ID) || len(t.open) >= t.limits.Open {
 		return
 	}
-	if !context.IsValid() {
-		context = newContext(parent)
+	if !d.Context.IsValid() {
+		d.Context = newContext(d.Parent)
 	}
 	t.version.Add(1)
-	t.open[id] = &Prompt{ID: id, Submission: s, Received: received, Answered: received, Context: context, Parent: parent, Execution: NewSpanID(), Recovered: true, known: true, seen: now}
+	t.open[d.ID] = &Prompt{
+		ID: d.ID, Submission: d.Submission, Sizing: t.sizer.Of(&d.Submission), Received: d.Received, Answered: d.Received,
+		Context: d.Context, Parent: d.Parent, Execution: NewSpanID(), Recovered: true, known: true, seen: now,
+	}
 }
 
-// Remove notes that clients asked to take prompts out of the queue.
+// Remove records a client's request to remove prompts from the queue.
 func (t *Tracker) Remove(r protocol.Removal) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -201,7 +230,8 @@ func (t *Tracker) Remove(r protocol.Removal) {
 	}
 }
 
-// Open lists the ids of known prompts that nothing was heard of since before a time.
+// Open lists the known prompts that the server must be asked about: no message has
+// mentioned them since a time, or none will.
 func (t *Tracker) Open(quietSince time.Time) (ids []string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -235,19 +265,19 @@ func (t *Tracker) OpenOf(clientID string) (n int) {
 // Version changes whenever a prompt is opened or ends.
 func (t *Tracker) Version() uint64 { return t.version.Load() }
 
-// Known lists all open prompts, for keeping.
-func (t *Tracker) Known() (all []Saved) {
+// Save returns all open prompts, to be stored.
+func (t *Tracker) Save() (all []Saved) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, p := range t.open {
 		if p.known {
-			all = append(all, keep(p))
+			all = append(all, saved(p))
 		}
 	}
 	return all
 }
 
-// Settled notes what the server's history says of a prompt. Times are the server's.
+// Settled ends a prompt by its entry in the server's history. Times are the server's.
 func (t *Tracker) Settled(now time.Time, f *protocol.Finished) {
 	t.mu.Lock()
 	p := t.open[f.ID]
@@ -281,13 +311,13 @@ func (t *Tracker) Settled(now time.Time, f *protocol.Finished) {
 	}
 	done := t.close(p)
 	t.mu.Unlock()
-	t.deliver(done)
+	t.announce(nil, done)
 }
 
-// Gone notes that the server knows a prompt no more: it is neither in the queue
-// nor in the history. One that had not begun was taken out of the queue, as far
-// as anybody can tell, unless the server was away meanwhile.
-func (t *Tracker) Missing(now time.Time, id string, serverWasAway bool) {
+// Missing ends a prompt that is neither in the server's queue nor in its history. A
+// prompt that had not started is taken to be removed from the queue, unless the server
+// was unreachable in between.
+func (t *Tracker) Missing(now time.Time, id string, wasUnreachable bool) {
 	t.mu.Lock()
 	p := t.open[id]
 	if p == nil || !p.known || p.Outcome != "" {
@@ -297,17 +327,17 @@ func (t *Tracker) Missing(now time.Time, id string, serverWasAway bool) {
 	switch {
 	case p.cancelled:
 		p.end(Cancelled, now)
-	case serverWasAway || !p.Started.IsZero():
+	case wasUnreachable || !p.Started.IsZero():
 		p.end(Lost, now)
 	default:
 		p.end(Cancelled, now)
 	}
 	done := t.close(p)
 	t.mu.Unlock()
-	t.deliver(done)
+	t.announce(nil, done)
 }
 
-// Expire forgets messages about prompts that nobody submitted here.
+// Expire drops messages about prompts that nobody submitted here.
 func (t *Tracker) Expire(now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -335,6 +365,6 @@ func (t *Tracker) Shutdown(now time.Time) {
 	t.version.Add(1)
 	t.mu.Unlock()
 	for _, p := range all {
-		t.deliver(p)
+		t.announce(nil, p)
 	}
 }

@@ -63,16 +63,16 @@ func parseQueued(raw json.RawMessage) (Queued, bool) {
 // Finished is one entry of /history.
 type Finished struct {
 	Queued
-	// Messages are what the server sent about the prompt, with its own times.
+	// Messages are the server's messages about the prompt, with its times.
 	Messages []Message
-	// Completed is the server's word; Status is "success" or "error".
+	// Completed is as the server reports it; Status is "success" or "error".
 	Completed bool
 	Status    string
 	// Outputs counts the outputs by kind.
 	Outputs map[string]int
 }
 
-// End is the time of the message that ended the prompt, and the message.
+// End is the message that ended the prompt.
 func (f *Finished) End() (Message, bool) {
 	for _, m := range f.Messages {
 		switch m.Kind {
@@ -83,7 +83,7 @@ func (f *Finished) End() (Message, bool) {
 	return Message{}, false
 }
 
-// Start is when the server began with the prompt.
+// Start is when the server started to execute the prompt; zero if it is unknown.
 func (f *Finished) Start() time.Time {
 	for _, m := range f.Messages {
 		if m.Kind == ExecutionStart {
@@ -131,7 +131,7 @@ func ParseHistory(body []byte) (map[string]Finished, error) {
 	return all, nil
 }
 
-// Removal is what a client asked to take out of the queue, or to stop.
+// Removal is a client's request to remove prompts from the queue.
 type Removal struct {
 	Clear  bool
 	Delete []string
@@ -172,11 +172,11 @@ func ParseSystemStats(body []byte) ([]Device, error) {
 	}
 	devices := make([]Device, 0, len(w.Devices))
 	for _, d := range w.Devices {
-		one := Device{Name: d.Name, Type: d.Type, Index: -1, Total: d.Total, Free: d.Free, TorchTotal: d.TorchTotal, TorchFree: d.TorchFree}
+		device := Device{Name: d.Name, Type: d.Type, Index: -1, Total: d.Total, Free: d.Free, TorchTotal: d.TorchTotal, TorchFree: d.TorchFree}
 		if d.Index != nil {
-			one.Index = *d.Index
+			device.Index = *d.Index
 		}
-		devices = append(devices, one)
+		devices = append(devices, device)
 	}
 	return devices, nil
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
 )
 
-// Kept is what is stored of an open prompt, so that it can end after a restart.
+// Saved is the stored form of an open prompt, from which another process can follow it.
 type Saved struct {
 	ID         string    `json:"id"`
 	Received   time.Time `json:"received"`
@@ -23,36 +23,34 @@ type Saved struct {
 	TraceFlags byte      `json:"flags,omitempty"`
 }
 
-func keep(p *Prompt) Saved {
-	k := Saved{
+func saved(p *Prompt) Saved {
+	s := Saved{
 		ID: p.ID, Received: p.Received, TraceID: p.Context.TraceID().String(), SpanID: p.Context.SpanID().String(),
 		ClientID: p.Submission.ClientID, TaskClass: p.Submission.TaskClass, TraceFlags: byte(p.Context.TraceFlags()),
 	}
 	if p.Parent.IsValid() {
-		k.ParentID = p.Parent.SpanID().String()
+		s.ParentID = p.Parent.SpanID().String()
 	}
-	return k
+	return s
 }
 
-// Contexts are the span contexts of a kept prompt; invalid ones if they cannot be read.
-func (k *Saved) Contexts() (own, parent trace.SpanContext) {
-	traceID, err := trace.TraceIDFromHex(k.TraceID)
+// Discovery is what was stored of the prompt. Its contexts are invalid if the stored
+// ids are.
+func (s *Saved) Discovery() Discovery {
+	d := Discovery{ID: s.ID, Received: s.Received, Submission: protocol.Submission{PromptID: s.ID, ClientID: s.ClientID, TaskClass: s.TaskClass}}
+	traceID, err := trace.TraceIDFromHex(s.TraceID)
 	if err != nil {
-		return own, parent
+		return d
 	}
 	context := func(span string) trace.SpanContext {
 		id, err := trace.SpanIDFromHex(span)
 		if err != nil {
 			return trace.SpanContext{}
 		}
-		return trace.NewSpanContext(trace.SpanContextConfig{TraceID: traceID, SpanID: id, TraceFlags: trace.TraceFlags(k.TraceFlags)})
+		return trace.NewSpanContext(trace.SpanContextConfig{TraceID: traceID, SpanID: id, TraceFlags: trace.TraceFlags(s.TraceFlags)})
 	}
-	return context(k.SpanID), context(k.ParentID)
-}
-
-// Submission is what is known of a kept prompt's request.
-func (k *Saved) Submission() protocol.Submission {
-	return protocol.Submission{PromptID: k.ID, ClientID: k.ClientID, TaskClass: k.TaskClass}
+	d.Context, d.Parent = context(s.SpanID), context(s.ParentID)
+	return d
 }
 
 // newContext is the context of a new span under a parent, or of a new trace.
@@ -72,7 +70,7 @@ func NewSpanID() (id trace.SpanID) {
 	return id
 }
 
-// recent remembers a number of ids, the newest.
+// recent holds the newest ids, up to a fixed number.
 type recent struct {
 	ids   map[string]struct{}
 	order []string

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package comfyuireceiver
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/collector/consumer"
+	"go.opentelemetry.io/collector/consumer/consumererror"
+	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/collector/pdata/ptrace"
+	"go.uber.org/zap"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/logonce"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/spans"
+)
+
+// Pauses between two attempts to export what the next consumer refused.
+const (
+	minBackoff = 50 * time.Millisecond
+	maxBackoff = 5 * time.Second
+)
+
+// stopGrace bounds the last exports at shutdown.
+const stopGrace = 500 * time.Millisecond
+
+// exporter passes traces and log records to the next consumers. Each signal has a bounded
+// queue and a worker of its own: callers never wait, and a refused signal does not delay
+// the other.
+//
+// An error that is not permanent is retried until shutdown. Then each item is tried once
+// more. What is dropped (a full queue, a permanent error, shutdown) is counted.
+type exporter struct {
+	traces consumer.Traces // nil without a pipeline
+	logs   consumer.Logs   // nil without a pipeline
+	// executionEvents adds a log record for each execution that starts.
+	executionEvents bool
+
+	spans       *spans.Builder
+	instruments *instruments
+	log         *zap.Logger
+	now         func() time.Time
+
+	prompts chan *prompt.Prompt
+	records chan logItem
+	refused logonce.Tracker
+
+	stopping chan struct{}
+	ctx      context.Context // of calls of the next consumers
+	cancel   context.CancelFunc
+	workers  sync.WaitGroup
+}
+
+// logItem is a log record that is to be made: of a prompt that failed, or of an execution
+// that started.
+type logItem struct {
+	failed  *prompt.Prompt
+	started prompt.Execution
+}
+
+// start begins to export; queue bounds the items of each signal.
+func (e *exporter) start(queue int) {
+	e.prompts, e.records, e.stopping = make(chan *prompt.Prompt, queue), make(chan logItem, queue), make(chan struct{})
+	e.ctx, e.cancel = context.WithCancel(context.Background())
+	e.workers.Go(func() { work(e.prompts, e.stopping, e.exportTrace) })
+	e.workers.Go(func() { work(e.records, e.stopping, e.exportRecord) })
+}
+
+// stop exports what is queued as far as the next consumers accept it within stopGrace,
+// and drops the rest.
+func (e *exporter) stop(ctx context.Context) {
+	close(e.stopping)
+	grace := time.AfterFunc(stopGrace, e.cancel)
+	defer grace.Stop()
+	defer context.AfterFunc(ctx, e.cancel)()
+	e.workers.Wait()
+	e.cancel()
+}
+
+// work processes items until stopping is closed, and then those that are left.
+func work[T any](items <-chan T, stopping <-chan struct{}, process func(T)) {
+	for {
+		select {
+		case item := <-items:
+			process(item)
+			continue
+		case <-stopping:
+		}
+		for {
+			select {
+			case item := <-items:
+				process(item)
+			default:
+				return
+			}
+		}
+	}
+}
+
+// promptEnded queues the trace of a prompt, and its log record if it failed.
+func (e *exporter) promptEnded(p *prompt.Prompt) {
+	if e.traces != nil {
+		enqueue(e, "traces", e.prompts, p)
+	}
+	if e.logs != nil && spans.Failed(p) {
+		enqueue(e, "logs", e.records, logItem{failed: p})
+	}
+}
+
+// executionStarted queues the log record of an execution that starts.
+func (e *exporter) executionStarted(x prompt.Execution) {
+	if e.logs != nil && e.executionEvents {
+		enqueue(e, "logs", e.records, logItem{started: x})
+	}
+}
+
+func enqueue[T any](e *exporter, signal string, queue chan<- T, item T) {
+	select {
+	case queue <- item:
+	default:
+		e.instruments.dropped(signal)
+	}
+}
+
+func (e *exporter) exportTrace(p *prompt.Prompt) {
+	td := e.spans.Trace(p)
+	e.deliver("traces", func() error {
+		next := td
+		if e.traces.Capabilities().MutatesData { // the next attempt needs it unchanged
+			next = ptrace.NewTraces()
+			td.CopyTo(next)
+		}
+		return e.traces.ConsumeTraces(e.ctx, next)
+	})
+}
+
+func (e *exporter) exportRecord(item logItem) {
+	var ld plog.Logs
+	if item.failed != nil {
+		ld = e.spans.Failure(item.failed, e.now())
+	} else {
+		ld = e.spans.Started(item.started, e.now())
+	}
+	e.deliver("logs", func() error {
+		next := ld
+		if e.logs.Capabilities().MutatesData { // the next attempt needs it unchanged
+			next = plog.NewLogs()
+			ld.CopyTo(next)
+		}
+		return e.logs.ConsumeLogs(e.ctx, next)
+	})
+}
+
+// deliver calls consume until it succeeds, fails permanently, or the exporter stops.
+func (e *exporter) deliver(signal string, consume func() error) {
+	for backoff := minBackoff; e.ctx.Err() == nil; backoff = min(2*backoff, maxBackoff) {
+		last := e.isStopping()
+		err := consume()
+		if err == nil {
+			if e.refused.Changed(signal, "") {
+				e.log.Info("Next consumer accepts data again", zap.String("signal", signal))
+			}
+			return
+		}
+		if consumererror.IsPermanent(err) {
+			e.log.Debug("Next consumer returned a permanent error; dropping data", zap.String("signal", signal), zap.Error(err))
+			break
+		}
+		if e.refused.First(signal) {
+			e.log.Warn("Next consumer returned a retryable error; retrying", zap.String("signal", signal), zap.Error(err))
+		}
+		if last {
+			break
+		}
+		e.pause(backoff)
+	}
+	e.instruments.dropped(signal)
+}
+
+func (e *exporter) isStopping() bool {
+	select {
+	case <-e.stopping:
+		return true
+	default:
+		return false
+	}
+}
+
+// pause waits before the next attempt, or until the exporter stops.
+func (e *exporter) pause(d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-e.stopping:
+	}
+}

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sockets
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/frames"
+)
+
+// socket is one WebSocket to the server, with a client or without.
+type socket struct {
+	hub    *Hub
+	record *client
+	ready  chan struct{} // closed when the socket leaves the state opening
+
+	// Set before the socket is connected or retained.
+	proxyOwned bool
+	server     io.ReadWriteCloser
+	fromServer *bufio.Reader
+	reader     *frames.Reader
+
+	toServer sync.Mutex    // held while a frame is written to the server
+	toClient chan struct{} // holds a value while a frame is written to the client
+
+	mu     sync.Mutex // guards client and ended
+	client net.Conn   // nil without a client
+	ended  bool
+
+	// Guarded by the hub's lock.
+	state     state
+	forgotten bool      // the server has forgotten the client id since
+	idleSince time.Time // when no prompt needed it, as of the last sweep
+}
+
+// bufferSize is how much is read from a socket at a time.
+const bufferSize = 16 << 10
+
+// relayFromClient relays the client's frames until it closes or disappears.
+func (s *socket) relayFromClient(from *bufio.Reader) {
+	var h frames.Header
+	for {
+		if err := frames.ReadHeader(from, &h); err != nil {
+			s.clientLeft(nil)
+			return
+		}
+		if h.Close() {
+			payload := make([]byte, h.Length)
+			if _, err := io.ReadFull(from, payload); err != nil {
+				s.clientLeft(nil)
+				return
+			}
+			if !s.hasPrompts() {
+				_ = s.writeServer(h.Raw(), payload) // the server answers, and closes
+				s.hub.Observer.Bytes(FromClient, h.Kind(), len(h.Raw())+len(payload))
+				_, _ = io.Copy(io.Discard, from)
+				s.close()
+				return
+			}
+			frames.Unmask(payload, h.Mask)
+			s.clientLeft(payload)
+			return
+		}
+		if err := s.forwardToServer(from, &h); err != nil {
+			s.clientLeft(nil)
+			return
+		}
+	}
+}
+
+func (s *socket) forwardToServer(from *bufio.Reader, h *frames.Header) error {
+	s.toServer.Lock()
+	defer s.toServer.Unlock()
+	if _, err := s.server.Write(h.Raw()); err != nil {
+		return err
+	}
+	n, err := io.CopyN(s.server, from, int64(h.Length))
+	s.hub.Observer.Bytes(FromClient, h.Kind(), len(h.Raw())+int(n))
+	return err
+}
+
+func (s *socket) writeServer(parts ...[]byte) error {
+	s.toServer.Lock()
+	defer s.toServer.Unlock()
+	for _, part := range parts {
+		if _, err := s.server.Write(part); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// relayFromServer relays the server's frames and reads the text among them, with a
+// client and without.
+func (s *socket) relayFromServer() {
+	defer s.close()
+	var h frames.Header
+	for {
+		if err := frames.ReadHeader(s.fromServer, &h); err != nil {
+			return
+		}
+		if err := s.forwardToClient(&h); err != nil || h.Close() {
+			return
+		}
+	}
+}
+
+// forwardToClient relays one frame. A client that has left is not an error.
+func (s *socket) forwardToClient(h *frames.Header) error {
+	s.toClient <- struct{}{}
+	defer func() { <-s.toClient }()
+	s.hub.Observer.Bytes(FromServer, h.Kind(), len(h.Raw())+int(h.Length))
+	switch {
+	case h.Control():
+		payload := make([]byte, h.Length)
+		if _, err := io.ReadFull(s.fromServer, payload); err != nil {
+			return err
+		}
+		if !s.writeClient(h.Raw(), payload) && h.Ping() {
+			return s.writeServer(frames.PongFrame(payload, true))
+		}
+		return nil
+	case s.reader.Wants(h):
+		payload := s.reader.Buffer(h)
+		if _, err := io.ReadFull(s.fromServer, payload); err != nil {
+			return err
+		}
+		s.writeClient(h.Raw(), payload)
+		s.reader.Filled(h)
+		return nil
+	}
+	s.writeClient(h.Raw())
+	return s.copyToClient(int64(h.Length))
+}
+
+// copyToClient relays a payload that is not read: first what is buffered, then large
+// chunks directly from the server.
+func (s *socket) copyToClient(left int64) error {
+	var large *[]byte
+	defer func() {
+		if large != nil {
+			largeBuffers.Put(large)
+		}
+	}()
+	for left > 0 {
+		if buffered := int64(s.fromServer.Buffered()); buffered > 0 || left < bufferSize {
+			chunk, err := s.fromServer.Peek(int(min(left, max(buffered, 1))))
+			if err != nil {
+				return err
+			}
+			s.writeClient(chunk)
+			_, _ = s.fromServer.Discard(len(chunk))
+			left -= int64(len(chunk))
+			continue
+		}
+		if large == nil {
+			large = largeBuffers.Get().(*[]byte)
+		}
+		n, err := s.server.Read((*large)[:min(left, int64(len(*large)))])
+		s.writeClient((*large)[:n])
+		left -= int64(n)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// largeBuffers are for previews and other large frames.
+var largeBuffers = sync.Pool{New: func() any {
+	b := make([]byte, 256<<10)
+	return &b
+}}
+
+// conn is the client's connection, nil without one.
+func (s *socket) conn() net.Conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.client
+}
+
+// writeClient writes to the client and reports whether it is there. A client that cannot
+// be written to has left.
+func (s *socket) writeClient(parts ...[]byte) bool {
+	conn := s.conn()
+	if conn == nil {
+		return false
+	}
+	buffers := net.Buffers(parts)
+	if _, err := buffers.WriteTo(conn); err != nil {
+		s.clientLeft(nil)
+		return false
+	}
+	return true
+}
+
+// clientLeft detaches the client and answers the payload of its close frame. The socket
+// stays open if prompts of the client are.
+func (s *socket) clientLeft(closePayload []byte) {
+	s.mu.Lock()
+	conn := s.client
+	s.client = nil
+	s.mu.Unlock()
+	if conn != nil {
+		if closePayload != nil {
+			s.answerClose(conn, closePayload)
+		}
+		_ = conn.Close()
+	}
+	if !s.hasPrompts() || !s.hub.retain(s) {
+		s.leaveServer()
+	}
+}
+
+// hasPrompts reports whether messages for the client are still to come. The server sends
+// none about prompts without a client id.
+func (s *socket) hasPrompts() bool {
+	return s.record.id != "" && s.hub.Prompts.OpenOf(s.record.id) > 0
+}
+
+// closeTimeout bounds the answer to a client's close frame.
+const closeTimeout = time.Second
+
+// answerClose answers a client's close frame after the frame that is being written.
+func (s *socket) answerClose(conn net.Conn, payload []byte) {
+	_ = conn.SetWriteDeadline(time.Now().Add(closeTimeout))
+	timer := time.NewTimer(closeTimeout)
+	defer timer.Stop()
+	select {
+	case s.toClient <- struct{}{}:
+		_, _ = conn.Write(frames.CloseFrame(payload, false))
+		<-s.toClient
+	case <-timer.C: // the server has stopped in the middle of a frame
+	}
+}
+
+// leaveServer sends the server a close frame and closes the socket.
+func (s *socket) leaveServer() {
+	if s.toServer.TryLock() { // fails if the client's last frame is blocked
+		_, _ = s.server.Write(frames.CloseFrame([]byte{0x03, 0xE8}, true)) // 1000: normal
+		s.toServer.Unlock()
+	}
+	s.close()
+}
+
+// close closes both sides, once. The socket counts until its connection is closed.
+func (s *socket) close() {
+	s.mu.Lock()
+	conn, ended := s.client, s.ended
+	s.client, s.ended = nil, true
+	s.mu.Unlock()
+	if ended {
+		return
+	}
+	if conn != nil {
+		_ = conn.Close()
+	}
+	_ = s.server.Close()
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	s.hub.move(s, closed)
+}

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package comfyuireceiver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
+)
+
+const (
+	// requestTimeout bounds each of the receiver's own requests.
+	requestTimeout = 5 * time.Second
+	// maxResponse bounds their responses, in bytes.
+	maxResponse = 64 << 20
+)
+
+// onThisHost reports whether an address is a loopback address.
+func onThisHost(base *url.URL) bool {
+	ip := net.ParseIP(base.Hostname())
+	return base.Hostname() == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// comfyServer makes the receiver's own requests to ComfyUI.
+type comfyServer struct {
+	base        *url.URL
+	client      *http.Client
+	instruments *instruments
+}
+
+// get requests a path below the server's address, and counts a failure.
+func (s *comfyServer) get(ctx context.Context, path, query string) ([]byte, error) {
+	body, err := s.request(ctx, path+query)
+	if err == nil {
+		return body, nil
+	}
+	if ctx.Err() == nil {
+		s.instruments.requestFailed()
+	}
+	return nil, fmt.Errorf("request %s of ComfyUI: %w", path, err)
+}
+
+func (s *comfyServer) request(ctx context.Context, target string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.base.String()+target, http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	response, err := s.client.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxResponse+1))
+	switch {
+	case err != nil:
+		return nil, err
+	case len(body) > maxResponse:
+		return nil, fmt.Errorf("the response exceeds %d bytes", maxResponse)
+	case response.StatusCode != http.StatusOK:
+		return nil, fmt.Errorf("the response is %s", response.Status)
+	}
+	return body, nil
+}
+
+func (s *comfyServer) queue(ctx context.Context) (protocol.Queue, error) {
+	body, err := s.get(ctx, "/queue", "")
+	if err != nil {
+		return protocol.Queue{}, err
+	}
+	return protocol.ParseQueue(body)
+}
+
+// history requests entries of the history, by their ids.
+func (s *comfyServer) history(ctx context.Context, query string) (map[string]protocol.Finished, error) {
+	body, err := s.get(ctx, "/history", query)
+	if err != nil {
+		return nil, err
+	}
+	return protocol.ParseHistory(body)
+}
+
+var errNotInHistory = errors.New("the history does not hold the prompt")
+
+// finished requests one prompt's entry of the history.
+func (s *comfyServer) finished(ctx context.Context, id string) (protocol.Finished, error) {
+	all, err := s.history(ctx, "/"+url.PathEscape(id))
+	if err != nil {
+		return protocol.Finished{}, err
+	}
+	f, ok := all[id]
+	if !ok {
+		return protocol.Finished{}, errNotInHistory
+	}
+	return f, nil
+}
+
+func (s *comfyServer) devices(ctx context.Context) ([]protocol.Device, error) {
+	body, err := s.get(ctx, "/system_stats", "")
+	if err != nil {
+		return nil, err
+	}
+	return protocol.ParseSystemStats(body)
+}
+
+// instance is the server's address as service.instance.id: with the host's name instead of a
+// loopback address, since the series of several hosts would be the same.
+func (s *comfyServer) instance(host string) string {
+	name := s.base.Hostname()
+	if host != "" && onThisHost(s.base) {
+		name = host
+	}
+	if port := s.base.Port(); port != "" {
+		name = net.JoinHostPort(name, port)
+	}
+	return name
+}
