@@ -104,21 +104,9 @@ func (r *comfyuiReceiver) build(ctx context.Context, host component.Host) (err e
 	if r.store, err = openStore(ctx, host, r.cfg.Storage, r.settings.ID); err != nil {
 		return err
 	}
-	observed := newInstruments(r.cfg.Limits, r.telemetry)
-	server := &comfyServer{base: base, client: client, instruments: observed}
-	r.describe(server)
-	r.device = newDeviceFinder(r.cfg.Device, base, newGPUProcesses(r.cfg.LibraryPath, r.log), r.now)
-	builder, err := spans.NewBuilder(r.cfg.Capture, r.resource, r.settings.BuildInfo.Version, r.device)
-	if err != nil {
+	if err := r.assemble(base, client); err != nil {
 		return err
 	}
-	r.export = &exporter{traces: r.traces, logs: r.logs, executionEvents: r.cfg.ExecutionEvents, spans: builder, instruments: observed, log: r.log, now: r.now}
-	r.export.start(r.cfg.Limits.Queue)
-	r.following = &follower{
-		instruments: observed, export: r.export, server: server, store: r.store, log: r.log, now: r.now,
-		frameBytes: r.cfg.Limits.FrameBytes, interval: r.cfg.PollInterval, changed: make(chan struct{}, 1),
-	}
-	r.following.tracker = prompt.NewTracker(prompt.Limits{Open: r.cfg.Limits.Prompts, Early: earlyMessages}, sizing.NewSizer(r.cfg.Sizing, r.cfg.TaskClasses), r.following)
 	running, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel
 	r.device.begin()
@@ -134,6 +122,27 @@ func (r *comfyuiReceiver) build(ctx context.Context, host component.Host) (err e
 	r.work.Go(func() { r.following.watch(running) })
 	r.work.Go(func() { r.following.reconcileLoop(running) })
 	r.work.Go(func() { r.sweepLoop(running) })
+	return nil
+}
+
+// assemble makes the parts that follow the server at base, with the client for the
+// receiver's own requests.
+func (r *comfyuiReceiver) assemble(base *url.URL, client *http.Client) error {
+	observed := newInstruments(r.cfg.Limits, r.telemetry)
+	server := &comfyServer{base: base, client: client, instruments: observed}
+	r.describe(server)
+	r.device = newDeviceFinder(r.cfg.Device, base, newGPUProcesses(r.cfg.LibraryPath, r.log), r.now)
+	builder, err := spans.NewBuilder(r.cfg.Capture, r.resource, r.settings.BuildInfo.Version, r.device)
+	if err != nil {
+		return err
+	}
+	r.export = &exporter{traces: r.traces, logs: r.logs, executionEvents: r.cfg.ExecutionEvents, spans: builder, instruments: observed, log: r.log, now: r.now}
+	r.export.start(r.cfg.Limits.Queue)
+	r.following = &follower{
+		instruments: observed, export: r.export, server: server, store: r.store, log: r.log, now: r.now,
+		frameBytes: r.cfg.Limits.FrameBytes, interval: r.cfg.PollInterval, changed: make(chan struct{}, 1),
+	}
+	r.following.tracker = prompt.NewTracker(prompt.Limits{Open: r.cfg.Limits.Prompts, Early: earlyMessages}, sizing.NewSizer(r.cfg.Sizing, r.cfg.TaskClasses), r.following)
 	return nil
 }
 
@@ -153,16 +162,7 @@ func (r *comfyuiReceiver) listen(ctx context.Context, host component.Host, runni
 	if r.transport, err = clientTransport(ctx, r.cfg); err != nil {
 		return err
 	}
-	server := r.following.server
-	r.hub = sockets.NewHub(sockets.Config{
-		Upstream: server.base, Transport: r.transport, Client: server.client,
-		FrameBytes: r.cfg.Limits.FrameBytes, MaxRetained: r.cfg.Limits.KeptSockets, OpenOwn: r.cfg.OwnSockets,
-		Observer: r.following, Prompts: r.following.tracker, Logger: r.log, Now: r.now,
-	})
-	var handler http.Handler = newProxy(&proxy{
-		ctx: running, upstream: server.base, transport: r.transport, tracker: r.following.tracker, hub: r.hub, observer: r.following,
-		maxPrompt: r.cfg.Limits.PromptBytes, log: r.log, now: r.now,
-	})
+	handler := r.proxyHandler(running)
 	if r.cfg.Proxy.Auth.HasValue() {
 		handler = withoutCredentials(handler)
 	}
@@ -176,13 +176,27 @@ func (r *comfyuiReceiver) listen(ctx context.Context, host component.Host, runni
 		return fmt.Errorf("proxy::endpoint: %w", err)
 	}
 	r.address = listener.Addr().String()
-	r.log.Info("Proxy is listening", zap.String("endpoint", r.address), zap.String("upstream", server.base.Redacted()))
+	r.log.Info("Proxy is listening", zap.String("endpoint", r.address), zap.String("upstream", r.following.server.base.Redacted()))
 	r.work.Go(func() {
 		if err := r.server.Serve(listener); err != nil && !errors.Is(err, http.ErrServerClosed) {
 			r.log.Error("Proxy has stopped", zap.String("endpoint", r.address), zap.Error(err))
 		}
 	})
 	return nil
+}
+
+// proxyHandler makes the proxy and its sockets. running ends with the receiver.
+func (r *comfyuiReceiver) proxyHandler(running context.Context) http.Handler {
+	server := r.following.server
+	r.hub = sockets.NewHub(sockets.Config{
+		Upstream: server.base, Transport: r.transport, Client: server.client,
+		FrameBytes: r.cfg.Limits.FrameBytes, MaxRetained: r.cfg.Limits.KeptSockets, OpenOwn: r.cfg.OwnSockets,
+		Observer: r.following, Prompts: r.following.tracker, Logger: r.log, Now: r.now,
+	})
+	return newProxy(&proxy{
+		ctx: running, upstream: server.base, transport: r.transport, tracker: r.following.tracker, hub: r.hub, observer: r.following,
+		maxPrompt: r.cfg.Limits.PromptBytes, log: r.log, now: r.now,
+	})
 }
 
 // clientTransport is the transport of clients' requests. Unlike that of the receiver's

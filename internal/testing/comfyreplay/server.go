@@ -8,8 +8,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -21,12 +21,13 @@ import (
 // Server plays the server's side of a recording. Requests that were not recorded, such
 // as those of the receiver itself, are answered from the state of the recording.
 type Server struct {
-	*httptest.Server
+	// URL is the server's address; it is empty for ServeOn.
+	URL       string
+	http      *http.Server
 	t         testing.TB
 	recording *Recording
 	speed     float64
-	// Compress lets the server negotiate permessage-deflate.
-	compress bool
+	compress  bool // negotiate permessage-deflate
 
 	opened   chan *peer
 	requests chan *asked
@@ -55,15 +56,32 @@ type asked struct {
 
 const patience = 20 * time.Second
 
-// Serve starts the server. speed shortens the recording's pauses.
+// Serve starts the server on a port of its own. speed shortens the recording's pauses.
 func Serve(t testing.TB, r *Recording, speed float64, compress bool) *Server {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := ServeOn(t, listener, r, speed, compress)
+	s.URL = "http://" + listener.Addr().String()
+	return s
+}
+
+// ServeOn is Serve on a listener, for example Pipes.
+func ServeOn(t testing.TB, listener net.Listener, r *Recording, speed float64, compress bool) *Server {
 	t.Helper()
 	s := &Server{
 		t: t, recording: r, speed: speed, compress: compress,
 		opened: make(chan *peer, 64), requests: make(chan *asked, 64), done: make(chan struct{}),
 		peers: map[string]*peer{}, alive: map[string]bool{}, accepted: map[string]json.RawMessage{}, over: map[string]bool{}, covered: map[string]bool{},
 	}
-	s.Server = httptest.NewServer(s)
+	s.http = &http.Server{Handler: s, ReadHeaderTimeout: patience}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = s.http.Serve(listener)
+	}()
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
 		defer close(s.done)
@@ -85,8 +103,8 @@ func Serve(t testing.TB, r *Recording, speed float64, compress bool) *Server {
 		for _, p := range all {
 			_ = p.conn.CloseNow()
 		}
-		s.CloseClientConnections()
-		s.Close()
+		_ = s.http.Close()
+		<-served
 	})
 	return s
 }

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -26,45 +25,13 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// pipes is a network without a machine under it: what waits on it waits in the
-// bubble of a test with virtual time.
-type pipes struct {
-	dialled chan net.Conn
-	closed  chan struct{}
-}
-
-func (n *pipes) dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	near, far := net.Pipe()
-	select {
-	case n.dialled <- far:
-		return near, nil
-	case <-n.closed:
-		return nil, net.ErrClosed
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-func (n *pipes) Accept() (net.Conn, error) {
-	select {
-	case c := <-n.dialled:
-		return c, nil
-	case <-n.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-func (n *pipes) Close() error { close(n.closed); return nil }
-
-func (*pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "pipe"} }
-
 // start runs a server with timed work, until the test's bubble ends.
 func start(t *testing.T) (*Server, *http.Client) {
 	t.Helper()
 	s := NewServer(NewTimedWork())
-	network := &pipes{make(chan net.Conn), make(chan struct{})}
+	network := comfyreplay.NewPipes()
 	h := &http.Server{Handler: s}
-	transport := &http.Transport{DialContext: network.dial}
+	transport := &http.Transport{DialContext: network.Dial}
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() { _ = h.Serve(network) }()
 	go s.Run(ctx)
