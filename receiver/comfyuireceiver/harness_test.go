@@ -62,20 +62,20 @@ func (r *rig) stopNow() {
 
 // span is a span as tests compare it: without times and ids of its own.
 type span struct {
-	Name       string         `yaml:"name"`
-	Parent     string         `yaml:"parent,omitempty"`
-	Kind       string         `yaml:"kind"`
-	Status     string         `yaml:"status,omitempty"`
-	Message    string         `yaml:"message,omitempty"`
-	Attributes map[string]any `yaml:"attributes"`
-	Events     []event        `yaml:"events,omitempty"`
+	Name       string
+	Parent     string
+	Kind       string
+	Status     string
+	Message    string
+	Attributes map[string]any
+	Events     []event
 
 	from, to pcommon.Timestamp
 }
 
 type event struct {
-	Name       string         `yaml:"name"`
-	Attributes map[string]any `yaml:"attributes"`
+	Name       string
+	Attributes map[string]any
 }
 
 // label tells spans of one trace apart: the name, and the node.

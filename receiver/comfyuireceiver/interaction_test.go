@@ -36,36 +36,45 @@ import (
 // TestInteractions runs the scripts of testdata/*.txt: what clients and a server do, and
 // the traces that follow. All of it happens in memory and in virtual time, so that each
 // span has the same duration in each run. `go test -run TestInteractions -rewrite` writes
-// the expected output.
+// the expected output. Each script runs twice, without and with permessage-deflate.
 //
-//	play NAME [compress]            a recording of a real ComfyUI, through the proxy
-//	serve                           starts a simulated ComfyUI
-//	connect SOCKET client=ID        opens a client's WebSocket
-//	prompt ID client=ID side=N      sends a prompt; without client, it has no client id
+// `play NAME` plays a recording of a real ComfyUI through the proxy, and prints the traces.
+// `run` runs these commands with a simulated one, and prints what they print:
+//
+//	connect SOCKET CLIENT      opens a client's WebSocket
+//	prompt ID CLIENT SIDE      sends a prompt; CLIENT - has no client id
 //	wait DURATION
-//	leave SOCKET                    closes a client's WebSocket
-//	messages SOCKET                 prints which executions a client's messages reported
-//	restart [after=DURATION]        replaces the server by a new one, without its queue
-//	sockets                         prints the sockets with a client and those without
-//	traces                          prints the traces since the last call
+//	leave SOCKET               closes a client's WebSocket
+//	messages SOCKET            prints the executions of which messages arrived
+//	restart DURATION           replaces the server by a new one, which has no queue, after
+//	                           a time without a server
+//	sockets                    prints the sockets with a client and those without
+//	traces                     prints the traces since the last call
 func TestInteractions(t *testing.T) {
 	paths, err := filepath.Glob(filepath.Join("testdata", "*.txt"))
 	require.NoError(t, err)
 	require.NotEmpty(t, paths)
 	for _, path := range paths {
 		for _, compress := range []bool{false, true} {
-			name := filepath.Base(path)
+			name := strings.TrimSuffix(filepath.Base(path), ".txt")
 			if compress {
-				name += "/deflate"
+				name += "_deflate"
 			}
 			t.Run(name, func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					e := &interaction{t: t, compress: compress, clients: map[string]*testClient{}}
-					datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
-						e.t = t
-						return e.handle(d)
+				datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) (output string) {
+					synctest.Test(t, func(t *testing.T) {
+						e := &interaction{t: t, compress: compress, clients: map[string]*testClient{}}
+						defer e.end()
+						switch d.Cmd {
+						case "play":
+							output = e.play(d.CmdArgs[0].Key)
+						case "run":
+							output = e.run(d.Input)
+						default:
+							d.Fatalf(t, "unknown directive %q", d.Cmd)
+						}
 					})
-					e.end()
+					return output
 				})
 			})
 		}
@@ -91,38 +100,36 @@ func (e *interaction) dial(ctx context.Context, network, address string) (net.Co
 	return e.toServer.Load().Dial(ctx, network, address)
 }
 
-func (e *interaction) handle(d *datadriven.TestData) string {
-	name := ""
-	if len(d.CmdArgs) > 0 {
-		name = d.CmdArgs[0].Key
+// run runs a script and returns its commands with their output.
+func (e *interaction) run(script string) string {
+	e.serve()
+	e.start()
+	e.post("/upload/image", "multipart/form-data; boundary=x", "--x\r\nContent-Disposition: form-data; name=\"image\"; filename=\"people.png\"\r\n\r\n.\r\n--x--\r\n")
+	var out strings.Builder
+	for line := range strings.Lines(script) {
+		f := strings.Fields(line)
+		fmt.Fprintf(&out, "> %s\n", strings.Join(f, " "))
+		out.WriteString(e.command(f[0], append(f[1:], "", "", "")))
 	}
-	switch d.Cmd {
-	case "play":
-		return e.play(name)
-	case "serve":
-		e.serve()
-		e.start()
-		e.post("/upload/image", "multipart/form-data; boundary=x", "--x\r\nContent-Disposition: form-data; name=\"image\"; filename=\"people.png\"\r\n\r\n.\r\n--x--\r\n")
+	return out.String()
+}
+
+func (e *interaction) command(name string, args []string) string {
+	switch name {
 	case "connect":
-		e.connect(name, argument(d, "client"))
+		e.connect(args[0], args[1])
 	case "prompt":
-		e.prompt(name, argument(d, "client"), argument(d, "side"))
+		e.prompt(args[0], strings.TrimPrefix(args[1], "-"), args[2])
 	case "wait":
-		lasts, err := time.ParseDuration(name)
-		require.NoError(e.t, err)
-		time.Sleep(lasts)
-		synctest.Wait()
+		e.wait(args[0])
 	case "leave":
-		_ = e.clients[name].conn.Close(websocket.StatusNormalClosure, "")
+		_ = e.clients[args[0]].conn.Close(websocket.StatusNormalClosure, "")
+		synctest.Wait()
 	case "messages":
-		return e.clients[name].received()
+		return e.clients[args[0]].received()
 	case "restart":
 		e.stopFake()
-		if after := argument(d, "after"); after != "" {
-			lasts, err := time.ParseDuration(after)
-			require.NoError(e.t, err)
-			time.Sleep(lasts)
-		}
+		e.wait(args[0])
 		e.serve()
 	case "sockets":
 		withClient, withoutClient := e.hub.Counts()
@@ -130,14 +137,16 @@ func (e *interaction) handle(d *datadriven.TestData) string {
 	case "traces":
 		return e.printTraces()
 	default:
-		d.Fatalf(e.t, "unknown command %q", d.Cmd)
+		e.t.Fatalf("unknown command %q", name)
 	}
 	return ""
 }
 
-func argument(d *datadriven.TestData, key string) (value string) {
-	d.MaybeScanArgs(nil, key, &value)
-	return value
+func (e *interaction) wait(text string) {
+	lasts, err := time.ParseDuration(text)
+	require.NoError(e.t, err)
+	time.Sleep(lasts)
+	synctest.Wait()
 }
 
 // start starts the receiver with what its own start would take from the network.
@@ -200,24 +209,52 @@ func (e *interaction) play(name string) string {
 	time.Sleep(time.Minute)
 	require.Zero(e.t, e.following.tracker.OpenCount(), "a prompt has not ended")
 	require.Len(e.t, e.sink.AllTraces(), posts(r), "one trace for each prompt")
-	return e.printTraces()
+	text := e.printTraces()
+	require.Len(e.t, comfyreplay.ParseSpans(text), e.sink.SpanCount(), "the end-to-end tests read these files")
+	return text
 }
 
 // serve starts a simulated server.
 func (e *interaction) serve() {
 	network := comfyreplay.NewPipes()
 	e.toServer.Store(network)
+	hijacked := &connections{Listener: network} // http.Server.Close leaves WebSockets open
 	fake := fakecomfyui.NewServer(fakecomfyui.NewTimedWork())
 	server := &http.Server{Handler: fake}
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
-	running.Go(func() { _ = server.Serve(network) })
+	running.Go(func() { _ = server.Serve(hijacked) })
 	running.Go(func() { fake.Run(ctx) })
 	e.stopFake = func() {
 		cancel()
 		_ = server.Close()
-		fake.Close()
+		hijacked.closeAll()
 		running.Wait()
+	}
+}
+
+// connections remembers the connections of a listener.
+type connections struct {
+	net.Listener
+	mu  sync.Mutex
+	all []net.Conn
+}
+
+func (c *connections) Accept() (net.Conn, error) {
+	conn, err := c.Listener.Accept()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.all = append(c.all, conn)
+	return conn, err
+}
+
+func (c *connections) closeAll() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, conn := range c.all {
+		if conn != nil {
+			_ = conn.Close()
+		}
 	}
 }
 
@@ -295,16 +332,15 @@ func (e *interaction) printTraces() string {
 	synctest.Wait()
 	traces := slices.Clone(e.sink.AllTraces()[e.printed:])
 	e.printed += len(traces)
-	var texts []string
+	if len(traces) == 0 {
+		return "none\n"
+	}
+	texts := make([]string, 0, len(traces))
 	for _, td := range traces {
 		spansOf(e.t, td) // checks what holds for all traces
 		texts = append(texts, e.printTrace(td))
 	}
-	slices.SortStableFunc(traces, func(a, b ptrace.Traces) int { return int(rootOf(a).StartTimestamp()) - int(rootOf(b).StartTimestamp()) })
-	slices.Sort(texts)
-	if len(texts) == 0 {
-		return "none\n"
-	}
+	slices.Sort(texts) // by time; traces that end at the same time come in any order
 	return strings.Join(texts, "")
 }
 
@@ -350,8 +386,18 @@ func attributes(m pcommon.Map) string {
 		if v.Type() == pcommon.ValueTypeStr && strings.ContainsAny(text, " \n\"") {
 			text = fmt.Sprintf("%q", text)
 		}
-		all = append(all, " "+strings.TrimPrefix(k, "comfyui.")+"="+text)
+		all = append(all, " "+k+"="+text)
 	}
 	slices.Sort(all)
 	return strings.Join(all, "")
+}
+
+// posts counts the prompts that a recording's clients sent, accepted or not.
+func posts(r *comfyreplay.Recording) (n int) {
+	for i := range r.Lines {
+		if l := &r.Lines[i]; l.Kind == "request" && l.Method == http.MethodPost && (l.Path == "/prompt" || l.Path == "/api/prompt") {
+			n++
+		}
+	}
+	return n
 }

@@ -11,7 +11,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -87,6 +89,30 @@ func read(path string) (Recording, error) {
 // at is a line's time since the first.
 func (r *Recording) at(i int) time.Duration {
 	return time.Duration((r.Lines[i].MS - r.Lines[0].MS) * float64(time.Millisecond))
+}
+
+var startTime = regexp.MustCompile(`"execution_start",\s*(?:"data":\s*)?\{[^}]*"timestamp":\s*(\d+)`)
+
+// Begin is about when the recording began, by the server's clock: its first execution
+// started after the first request for a prompt. It is zero if nothing was executed.
+func (r *Recording) Begin() time.Time {
+	var asked time.Duration
+	for i := range r.Lines {
+		l := &r.Lines[i]
+		if l.Kind == "request" && strings.HasSuffix(l.Path, "/prompt") && asked == 0 {
+			asked = r.at(i)
+		}
+		for _, text := range [][]byte{l.Data, l.Body} {
+			if m := startTime.FindSubmatch(text); m != nil {
+				ms, _ := strconv.ParseInt(string(m[1]), 10, 64)
+				if l.Kind == "ws_text" {
+					asked = r.at(i)
+				}
+				return time.UnixMilli(ms).Add(-asked)
+			}
+		}
+	}
+	return time.Time{}
 }
 
 // Content is what was in a request or an answer: JSON, or text that was none.
