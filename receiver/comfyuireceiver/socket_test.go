@@ -32,7 +32,7 @@ type rawServer struct {
 	all []net.Conn
 }
 
-func newRawServer(t *testing.T) *rawServer {
+func newRawServer(t testing.TB) *rawServer {
 	t.Helper()
 	s := &rawServer{conns: make(chan net.Conn, 10)}
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -65,7 +65,7 @@ func newRawServer(t *testing.T) *rawServer {
 }
 
 // rawClient upgrades by hand through the proxy.
-func rawClient(t *testing.T, r *rig, query string) (net.Conn, *bufio.Reader) {
+func rawClient(t testing.TB, r *rig, query string) (net.Conn, *bufio.Reader) {
 	t.Helper()
 	conn, err := net.Dial("tcp", r.address)
 	require.NoError(t, err)
