@@ -14,9 +14,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestEndWaitsForRequestsUnderWayAsLongAsItIsTold ends the receiver while an image is
-// on its way: it arrives, unless it takes longer than drain_timeout.
-func TestEndWaitsForRequestsUnderWayAsLongAsItIsTold(t *testing.T) {
+// TestShutdownWaitsForOpenRequestsUpToDrainTimeout shuts the receiver down while an image
+// is on its way: it arrives, unless it takes longer than drain_timeout.
+func TestShutdownWaitsForOpenRequestsUpToDrainTimeout(t *testing.T) {
 	for name, test := range map[string]struct {
 		drain   time.Duration
 		arrives bool
@@ -62,14 +62,14 @@ func TestEndWaitsForRequestsUnderWayAsLongAsItIsTold(t *testing.T) {
 				rig.stopNow()
 			}()
 			if test.arrives {
-				// The listener is closed first: then the end waits for the request only.
+				// The listener is closed first; from then on shutdown waits for the request.
 				require.Eventually(t, func() bool {
 					_, err := http.Get(rig.base + "/queue")
 					return err != nil
 				}, 10*time.Second, time.Millisecond)
 				select {
 				case <-ended:
-					t.Fatal("the end did not wait")
+					t.Fatal("shutdown did not wait")
 				default:
 				}
 				close(release)

@@ -20,7 +20,6 @@ import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/collector/pdata/ptrace"
-	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.uber.org/zap"
 	zapobserver "go.uber.org/zap/zaptest/observer"
 
@@ -98,17 +97,7 @@ func (r *exportRig) fail(n int) {
 }
 
 func (r *exportRig) dropped(t *testing.T) map[string]int64 {
-	all := map[string]int64{}
-	m, err := r.telemetry.GetMetric("otelcol_receiver.comfyui.dropped")
-	if err != nil {
-		return all // nothing was counted
-	}
-	for _, p := range m.Data.(metricdata.Sum[int64]).DataPoints {
-		signal, ok := p.Attributes.Value("signal")
-		require.True(t, ok)
-		all[signal.AsString()] = p.Value
-	}
-	return all
+	return counted(t, r.telemetry, "dropped")
 }
 
 // exported are the ids of the prompts that arrived, with the numbers of their traces and

@@ -14,6 +14,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.opentelemetry.io/collector/receiver/receivertest"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/metadata"
 )
@@ -21,10 +22,11 @@ import (
 // rig is one receiver in front of a server.
 type rig struct {
 	*comfyuiReceiver
-	t      testing.TB
-	traces *consumertest.TracesSink
-	logs   *consumertest.LogsSink
-	base   string // of the proxy
+	t         testing.TB
+	traces    *consumertest.TracesSink
+	logs      *consumertest.LogsSink
+	telemetry *componenttest.Telemetry
+	base      string // of the proxy
 }
 
 func newRig(t testing.TB, upstream string, change func(*Config)) *rig {
@@ -43,7 +45,10 @@ func newRigTo(t testing.TB, upstream string, next consumer.Traces, change func(*
 		change(cfg)
 	}
 	require.NoError(t, cfg.Validate())
-	r := &rig{t: t, comfyuiReceiver: newReceiver(receivertest.NewNopSettings(metadata.Type), cfg), traces: new(consumertest.TracesSink), logs: new(consumertest.LogsSink)}
+	r := &rig{t: t, traces: new(consumertest.TracesSink), logs: new(consumertest.LogsSink), telemetry: componenttest.NewTelemetry()}
+	settings := receivertest.NewNopSettings(metadata.Type)
+	settings.TelemetrySettings = r.telemetry.NewTelemetrySettings()
+	r.comfyuiReceiver = newReceiver(settings, cfg)
 	r.comfyuiReceiver.traces, r.comfyuiReceiver.logs = r.traces, r.logs
 	if next != nil {
 		r.comfyuiReceiver.traces = next
@@ -52,6 +57,25 @@ func newRigTo(t testing.TB, upstream string, next consumer.Traces, change func(*
 	r.base = "http://" + r.address
 	t.Cleanup(r.stopNow)
 	return r
+}
+
+// counted is the value of a counter of the receiver's own telemetry, by its attribute;
+// "" is the one without an attribute.
+func counted(t testing.TB, telemetry *componenttest.Telemetry, name string) map[string]int64 {
+	t.Helper()
+	all := map[string]int64{}
+	m, err := telemetry.GetMetric("otelcol_receiver.comfyui." + name)
+	if err != nil {
+		return all // nothing was counted
+	}
+	for _, p := range m.Data.(metricdata.Sum[int64]).DataPoints {
+		key := ""
+		for _, kv := range p.Attributes.ToSlice() {
+			key = kv.Value.AsString()
+		}
+		all[key] = p.Value
+	}
+	return all
 }
 
 func (r *rig) stopNow() {

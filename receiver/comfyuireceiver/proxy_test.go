@@ -23,7 +23,6 @@ import (
 	"go.opentelemetry.io/collector/config/confighttp"
 	"go.opentelemetry.io/collector/config/configoptional"
 	"go.opentelemetry.io/collector/consumer/consumererror"
-	"go.opentelemetry.io/collector/consumer/consumertest"
 
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/spans"
 )
@@ -115,7 +114,7 @@ func TestRequestsOfEveryKindPassUnchanged(t *testing.T) {
 			_, _ = w.Write([]byte("short and stout"))
 		}
 	})
-	r := newRig(t, s.URL, nil)
+	r := newRig(t, s.URL, func(c *Config) { c.Proxy.CompressionAlgorithms = []string{"gzip", "zstd"} }) // has no effect
 	request := func(method, path string, body []byte, headers ...string) func(string) *http.Request {
 		return func(base string) *http.Request {
 			request, err := http.NewRequestWithContext(context.Background(), method, base+path, bytes.NewReader(body))
@@ -137,6 +136,9 @@ func TestRequestsOfEveryKindPassUnchanged(t *testing.T) {
 		"head":             request("HEAD", "/view?filename=x.png", nil),
 		"packed answer":    request("GET", "/gzip", nil, "Accept-Encoding", "gzip, br"),
 		"packed body":      request("POST", "/userdata/x", packed.Bytes(), "Content-Encoding", "gzip"),
+		"brotli":           request("POST", "/userdata/x", packed.Bytes(), "Content-Encoding", "br"),
+		"identity":         request("POST", "/userdata/x", packed.Bytes(), "Content-Encoding", "identity"),
+		"packed prompt":    request("POST", "/prompt", packed.Bytes(), "Content-Encoding", "gzip"),
 		"unknown encoding": request("POST", "/userdata/x", packed.Bytes(), "Content-Encoding", "rot13"),
 		"upload":           request("POST", "/upload/image", image, "Content-Type", "multipart/form-data; boundary=x"),
 		"origin":           request("POST", "/queue", []byte(`{"clear": true}`), "Origin", "http://comfy.example:1234", "Cookie", "c=1", "Authorization", "Bearer x"),
@@ -233,7 +235,7 @@ func TestPagesOfAllowedOriginsMayAsk(t *testing.T) {
 	assert.Equal(t, "https://other.example", (<-s.seen).Header.Get("Origin"))
 }
 
-func TestServerThatIsAwayIsSaidInItsOwnForm(t *testing.T) {
+func TestAnUnreachableServerIsReportedInComfyUIsFormat(t *testing.T) {
 	s := httptest.NewServer(http.NotFoundHandler())
 	address := s.URL
 	s.Close()
@@ -321,12 +323,12 @@ func TestEndOfTheReceiverEndsOpenPromptsAsUnfinished(t *testing.T) {
 	}
 }
 
-// TestPipelineThatFailsOrBlocksStopsNoPicture is the rule that the request's path
-// fails open.
+// TestPipelineThatFailsOrBlocksStopsNoImage is the rule that the request path fails open:
+// all requests are served, and what could not be exported is counted.
 func TestPipelineThatFailsOrBlocksStopsNoImage(t *testing.T) {
 	for name, next := range map[string]*blocker{
-		"refuses": {Consumer: consumertest.NewErr(consumererror.NewPermanent(io.ErrUnexpectedEOF))},
-		"blocks":  {Consumer: consumertest.NewNop(), wait: make(chan struct{})},
+		"refuses": {err: consumererror.NewPermanent(io.ErrUnexpectedEOF)},
+		"blocks":  {wait: make(chan struct{})},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := 0
@@ -345,6 +347,16 @@ func TestPipelineThatFailsOrBlocksStopsNoImage(t *testing.T) {
 			if next.wait != nil {
 				close(next.wait)
 			}
+			r.stopNow()
+			dropped := counted(t, r.telemetry, "dropped")["traces"]
+			exported := int64(len(next.sink.AllTraces()))
+			assert.Equal(t, int64(20), dropped+exported)
+			if next.wait == nil {
+				assert.Zero(t, exported)
+			} else {
+				assert.Positive(t, exported)
+				assert.LessOrEqual(t, exported, int64(3), "the queue, and the one that was on its way")
+			}
 		})
 	}
 }
@@ -359,6 +371,7 @@ func TestPromptsThatCannotBeReadPassAndAreCounted(t *testing.T) {
 	assert.Equal(t, http.StatusOK, response.StatusCode)
 	assert.Equal(t, long, string(<-s.body), "whole, though it was not read whole")
 	assert.Zero(t, r.following.tracker.OpenCount())
+	assert.Equal(t, map[string]int64{"": 1}, counted(t, r.telemetry, "prompts.unfollowed"))
 }
 
 func TestNothingPrivateIsInTelemetryUnlessSwitchedOn(t *testing.T) {
@@ -368,7 +381,7 @@ func TestNothingPrivateIsInTelemetryUnlessSwitchedOn(t *testing.T) {
 		_, _ = w.Write([]byte(`{"error": {"type": "invalid", "message": "no file ` + secret + ` of alice"}, "node_errors": {}}`))
 	})
 	body := `{"client_id": "client-7", "prompt": {"1": {"class_type": "CLIPTextEncode", "inputs": {"text": "a portrait of alice"}}, "2": {"class_type": "LoadImage", "inputs": {"image": "` + secret + `"}}}}`
-	said := func(change func(*Config)) string {
+	emitted := func(change func(*Config)) string {
 		r := newRig(t, s.URL, change)
 		response, err := http.Post(r.base+"/prompt", "application/json", strings.NewReader(body))
 		require.NoError(t, err)
@@ -379,11 +392,11 @@ func TestNothingPrivateIsInTelemetryUnlessSwitchedOn(t *testing.T) {
 		record := r.logs.AllLogs()[0].ResourceLogs().At(0).ScopeLogs().At(0).LogRecords().At(0)
 		return fmt.Sprint(spans, record.Body().AsString(), record.Attributes().AsRaw())
 	}
-	silent := said(nil)
+	silent := emitted(nil)
 	for _, private := range []string{secret, "portrait", "client-7", "127.0.0.1"} {
 		assert.NotContains(t, silent, private)
 	}
-	open := said(func(c *Config) {
+	open := emitted(func(c *Config) {
 		c.Capture = spans.Capture{PromptText: true, FileNames: true, ClientAddress: true, ClientID: true, Redact: []string{"alice"}}
 	})
 	for _, private := range []string{secret, "a portrait of ***", "client-7", "127.0.0.1"} {

@@ -140,6 +140,7 @@ func TestFrameOf50MBPassesWithoutBeingKept(t *testing.T) {
 	assert.Equal(t, []byte{0x81, 2, '{', '}'}, next)
 	runtime.ReadMemStats(&after)
 	assert.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(size/2))
+	assert.Equal(t, map[string]int64{"": 1}, counted(t, r.telemetry, "frames.unparsed"))
 }
 
 // text is a server's text frame.
