@@ -122,20 +122,14 @@ func (f *deviceFinder) run(ctx context.Context) {
 	case !isUUID(f.setting) || !f.findable():
 		return // there is nothing to search for
 	}
-	ticker := time.NewTicker(searchInterval)
-	defer ticker.Stop()
 	var last time.Time
-	for pid := 0; ; {
+	pid := 0
+	every(ctx, searchInterval, func() {
 		if now := f.now(); f.ID() == "" || f.PID() == 0 || now.Sub(last) >= verifyInterval {
 			last = now
 			pid = f.search(ctx, pid)
 		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-	}
+	})
 }
 
 // search finds the server's process and GPU; before is the process of the last search.

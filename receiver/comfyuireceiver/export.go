@@ -9,8 +9,6 @@ import (
 
 	"go.opentelemetry.io/collector/consumer"
 	"go.opentelemetry.io/collector/consumer/consumererror"
-	"go.opentelemetry.io/collector/pdata/plog"
-	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.uber.org/zap"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/logonce"
@@ -86,16 +84,11 @@ func work[T any](items <-chan T, stopping <-chan struct{}, process func(T)) {
 		select {
 		case item := <-items:
 			process(item)
-			continue
 		case <-stopping:
-		}
-		for {
-			select {
-			case item := <-items:
-				process(item)
-			default:
-				return
+			for range len(items) {
+				process(<-items)
 			}
+			return
 		}
 	}
 }
@@ -126,35 +119,21 @@ func enqueue[T any](e *exporter, signal string, queue chan<- T, item T) {
 }
 
 func (e *exporter) exportTrace(p *prompt.Prompt) {
-	td := e.spans.Trace(p)
-	e.deliver("traces", func() error {
-		next := td
-		if e.traces.Capabilities().MutatesData { // the next attempt needs it unchanged
-			next = ptrace.NewTraces()
-			td.CopyTo(next)
-		}
-		return e.traces.ConsumeTraces(e.ctx, next)
-	})
+	e.deliver("traces", func() error { return e.traces.ConsumeTraces(e.ctx, e.spans.Trace(p)) })
 }
 
 func (e *exporter) exportRecord(item logItem) {
-	var ld plog.Logs
-	if item.failed != nil {
-		ld = e.spans.Failure(item.failed, e.now())
-	} else {
-		ld = e.spans.Started(item.started, e.now())
-	}
+	now := e.now()
 	e.deliver("logs", func() error {
-		next := ld
-		if e.logs.Capabilities().MutatesData { // the next attempt needs it unchanged
-			next = plog.NewLogs()
-			ld.CopyTo(next)
+		if item.failed != nil {
+			return e.logs.ConsumeLogs(e.ctx, e.spans.Failure(item.failed, now))
 		}
-		return e.logs.ConsumeLogs(e.ctx, next)
+		return e.logs.ConsumeLogs(e.ctx, e.spans.Started(item.started, now))
 	})
 }
 
 // deliver calls consume until it succeeds, fails permanently, or the exporter stops.
+// consume makes its data for each attempt, since the next consumer may have changed them.
 func (e *exporter) deliver(signal string, consume func() error) {
 	for backoff := minBackoff; e.ctx.Err() == nil; backoff = min(2*backoff, maxBackoff) {
 		last := e.isStopping()
@@ -175,7 +154,7 @@ func (e *exporter) deliver(signal string, consume func() error) {
 		if last {
 			break
 		}
-		e.pause(backoff)
+		pause(e.stopping, backoff)
 	}
 	e.instruments.dropped(signal)
 }
@@ -186,15 +165,5 @@ func (e *exporter) isStopping() bool {
 		return true
 	default:
 		return false
-	}
-}
-
-// pause waits before the next attempt, or until the exporter stops.
-func (e *exporter) pause(d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-e.stopping:
 	}
 }

@@ -28,9 +28,9 @@ type follower struct {
 	log     *zap.Logger
 	now     func() time.Time
 
-	frameBytes int
-	interval   time.Duration
-	changed    chan struct{} // holds a value if the queue has changed
+	interval  time.Duration
+	changed   chan struct{} // holds a value if the queue has changed
+	remaining atomic.Int64  // length of the queue, by the last status
 	// unreachable is true if the server could not be reached since the last comparison: it
 	// may have restarted without its queue.
 	unreachable atomic.Bool
@@ -48,9 +48,14 @@ func (f *follower) ExecutionStarted(x prompt.Execution) { f.export.executionStar
 // Text implements [sockets.Observer].
 func (f *follower) Text(message []byte) {
 	m, ok := protocol.ParseMessage(message)
-	if ok {
+	switch {
+	case ok && m.HasRemaining:
+		if n := int64(m.Remaining); n < f.remaining.Swap(n) { // a prompt has ended
+			f.QueueChanged()
+		}
+	case ok:
 		f.tracker.Message(f.now(), &m)
-	} else if !json.Valid(message) {
+	case !json.Valid(message):
 		f.Unparsed()
 	}
 }
@@ -115,11 +120,9 @@ func (f *follower) reconcile(ctx context.Context) {
 
 // settle ends the prompts that are no longer in the server's queue, by its history.
 func (f *follower) settle(ctx context.Context, ids []string, queue *protocol.Queue, wasUnreachable bool) error {
-	queued := make(map[string]bool, len(queue.Running)+len(queue.Pending))
-	for _, list := range [][]protocol.Queued{queue.Running, queue.Pending} {
-		for i := range list {
-			queued[list[i].ID] = true
-		}
+	queued := map[string]bool{}
+	for _, q := range queue.All() {
+		queued[q.ID] = true
 	}
 	for _, id := range ids {
 		if queued[id] {

@@ -171,9 +171,9 @@ func (e *interaction) start() {
 	r.server = &http.Server{Handler: r.proxyHandler(running)}
 	listener := comfyreplay.NewPipes()
 	r.work.Go(func() { _ = r.server.Serve(listener) })
-	r.work.Go(func() { r.following.watch(running) })
+	r.work.Go(func() { r.following.watch(running, r.hub) })
 	r.work.Go(func() { r.following.reconcileLoop(running) })
-	r.work.Go(func() { r.sweepLoop(running) })
+	r.work.Go(func() { every(running, sweepInterval, r.sweep) })
 	e.client = &http.Client{Transport: &http.Transport{DialContext: listener.Dial, DisableCompression: true}}
 	synctest.Wait()
 }

@@ -44,10 +44,8 @@ func (f *follower) poll(ctx context.Context) {
 	for _, id := range ids {
 		p.exported[id] = true
 	}
-	ticker := time.NewTicker(f.interval)
-	defer ticker.Stop()
 	var failing logonce.Tracker
-	for {
+	every(ctx, f.interval, func() {
 		err := p.refresh(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -58,12 +56,7 @@ func (f *follower) poll(ctx context.Context) {
 			f.log.Info("ComfyUI can be polled again")
 		}
 		f.store.save(ctx, f.tracker)
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-	}
+	})
 }
 
 // refresh updates the tracker. The queue is read before the history, so that no prompt
@@ -76,10 +69,8 @@ func (p *poller) refresh(ctx context.Context) error {
 		return err
 	}
 	now := p.now()
-	for _, list := range [][]protocol.Queued{queue.Running, queue.Pending} {
-		for i := range list {
-			p.recover(&list[i], now)
-		}
+	for _, q := range queue.All() {
+		p.recover(&q, now)
 	}
 	if err := p.history(ctx); err != nil {
 		return err

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/felixge/httpsnoop"
 	"go.uber.org/zap"
 
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
@@ -110,21 +111,19 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.serveSocket(w, r)
 		return
 	}
-	begin := p.now()
-	counted := &countingWriter{ResponseWriter: w}
 	if r.Body != nil {
 		r.Body = &countingBody{ReadCloser: r.Body, observer: p.observer}
 	}
+	serve := p.relay.ServeHTTP
 	switch path := strings.TrimPrefix(r.URL.Path, "/api"); {
 	case r.Method == http.MethodPost && path == "/prompt":
-		p.servePrompt(counted, r)
+		serve = p.servePrompt
 	case r.Method == http.MethodPost && path == "/queue":
-		p.serveRemoval(counted, r)
-	default:
-		p.relay.ServeHTTP(counted, r)
+		serve = p.serveRemoval
 	}
-	p.observer.RequestServed(route(r.URL.Path), r.Method, counted.status, p.now().Sub(begin))
-	p.observer.Bytes(sockets.FromServer, "http", counted.n)
+	m := httpsnoop.CaptureMetricsFn(w, func(w http.ResponseWriter) { serve(w, r) })
+	p.observer.RequestServed(route(r.URL.Path), r.Method, m.Code, m.Duration)
+	p.observer.Bytes(sockets.FromServer, "http", int(m.Written))
 }
 
 // routes are the values of http.route; paths of custom nodes are other.
@@ -221,33 +220,6 @@ func withoutCredentials(next http.Handler) http.Handler {
 		next.ServeHTTP(w, r)
 	})
 }
-
-// countingWriter records the status and the size of a response.
-type countingWriter struct {
-	http.ResponseWriter
-	status, n int
-}
-
-// WriteHeader implements http.ResponseWriter.
-func (w *countingWriter) WriteHeader(status int) {
-	if status >= 200 && w.status == 0 { // 1xx are followed by another one
-		w.status = status
-	}
-	w.ResponseWriter.WriteHeader(status)
-}
-
-// Write implements http.ResponseWriter.
-func (w *countingWriter) Write(b []byte) (int, error) {
-	if w.status == 0 {
-		w.status = http.StatusOK
-	}
-	n, err := w.ResponseWriter.Write(b)
-	w.n += n
-	return n, err
-}
-
-// Unwrap lets http.ResponseController flush and hijack.
-func (w *countingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // countingBody counts a request's bytes.
 type countingBody struct {

@@ -119,9 +119,9 @@ func (r *comfyuiReceiver) build(ctx context.Context, host component.Host) (err e
 	if err := r.listen(ctx, host, running); err != nil {
 		return err
 	}
-	r.work.Go(func() { r.following.watch(running) })
+	r.work.Go(func() { r.following.watch(running, r.hub) })
 	r.work.Go(func() { r.following.reconcileLoop(running) })
-	r.work.Go(func() { r.sweepLoop(running) })
+	r.work.Go(func() { every(running, sweepInterval, r.sweep) })
 	return nil
 }
 
@@ -140,7 +140,7 @@ func (r *comfyuiReceiver) assemble(base *url.URL, client *http.Client) error {
 	r.export.start(r.cfg.Limits.Queue)
 	r.following = &follower{
 		instruments: observed, export: r.export, server: server, store: r.store, log: r.log, now: r.now,
-		frameBytes: r.cfg.Limits.FrameBytes, interval: r.cfg.PollInterval, changed: make(chan struct{}, 1),
+		interval: r.cfg.PollInterval, changed: make(chan struct{}, 1),
 	}
 	r.following.tracker = prompt.NewTracker(prompt.Limits{Open: r.cfg.Limits.Prompts, Early: earlyMessages}, sizing.NewSizer(r.cfg.Sizing, r.cfg.TaskClasses), r.following)
 	return nil
@@ -223,19 +223,35 @@ func clientTransport(ctx context.Context, cfg *Config) (*http.Transport, error) 
 // sweepInterval is how often unused sockets are closed and open prompts stored.
 const sweepInterval = 250 * time.Millisecond
 
-func (r *comfyuiReceiver) sweepLoop(ctx context.Context) {
-	ticker := time.NewTicker(sweepInterval)
+func (r *comfyuiReceiver) sweep() {
+	r.hub.Sweep()
+	_, withoutClient := r.hub.Counts()
+	r.telemetry.ReceiverComfyuiSocketsKept.Record(context.Background(), int64(withoutClient))
+	r.store.save(context.Background(), r.following.tracker)
+}
+
+// every calls f at once and then at each interval, until ctx ends.
+func every(ctx context.Context, interval time.Duration, f func()) {
+	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
-	for {
+	for ctx.Err() == nil {
+		f()
 		select {
 		case <-ctx.Done():
-			return
 		case <-ticker.C:
-			r.hub.Sweep()
-			_, withoutClient := r.hub.Counts()
-			r.telemetry.ReceiverComfyuiSocketsKept.Record(ctx, int64(withoutClient))
-			r.store.save(ctx, r.following.tracker)
 		}
+	}
+}
+
+// pause waits; false if done is closed before.
+func pause(done <-chan struct{}, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-done:
+		return false
 	}
 }
 

@@ -110,7 +110,11 @@ func (w *metricsWriter) devices(devices []protocol.Device, hwID string) {
 	unused := w.gauge("comfyui.torch.memory.free", "By", "Memory that PyTorch's allocator has reserved and does not use (/system_stats).")
 	for i := range devices[:min(len(devices), maxDevices)] {
 		d := &devices[i]
-		attributes := []string{"comfyui.device.type", d.Type, "comfyui.device.index", strconv.Itoa(d.Index)}
+		index := -1
+		if d.Index != nil {
+			index = *d.Index
+		}
+		attributes := []string{"comfyui.device.type", d.Type, "comfyui.device.index", strconv.Itoa(index)}
 		if hwID != "" && len(devices) == 1 {
 			attributes = append(attributes, semconv.GPUID, hwID)
 		}

@@ -71,21 +71,26 @@ func (s *comfyServer) request(ctx context.Context, target string) ([]byte, error
 	return body, nil
 }
 
-func (s *comfyServer) queue(ctx context.Context) (protocol.Queue, error) {
-	body, err := s.get(ctx, "/queue", "")
+// read requests a path and parses the response.
+func read[T any](ctx context.Context, s *comfyServer, path, query string, parse func([]byte) (T, error)) (v T, err error) {
+	body, err := s.get(ctx, path, query)
 	if err != nil {
-		return protocol.Queue{}, err
+		return v, err
 	}
-	return protocol.ParseQueue(body)
+	return parse(body)
+}
+
+func (s *comfyServer) queue(ctx context.Context) (protocol.Queue, error) {
+	return read(ctx, s, "/queue", "", protocol.ParseQueue)
 }
 
 // history requests entries of the history, by their ids.
 func (s *comfyServer) history(ctx context.Context, query string) (map[string]protocol.Finished, error) {
-	body, err := s.get(ctx, "/history", query)
-	if err != nil {
-		return nil, err
-	}
-	return protocol.ParseHistory(body)
+	return read(ctx, s, "/history", query, protocol.ParseHistory)
+}
+
+func (s *comfyServer) devices(ctx context.Context) ([]protocol.Device, error) {
+	return read(ctx, s, "/system_stats", "", protocol.ParseSystemStats)
 }
 
 var errNotInHistory = errors.New("the history does not hold the prompt")
@@ -101,14 +106,6 @@ func (s *comfyServer) finished(ctx context.Context, id string) (protocol.Finishe
 		return protocol.Finished{}, errNotInHistory
 	}
 	return f, nil
-}
-
-func (s *comfyServer) devices(ctx context.Context) ([]protocol.Device, error) {
-	body, err := s.get(ctx, "/system_stats", "")
-	if err != nil {
-		return nil, err
-	}
-	return protocol.ParseSystemStats(body)
 }
 
 // instance is the server's address as service.instance.id: with the host's name instead of a

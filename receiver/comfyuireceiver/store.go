@@ -59,8 +59,7 @@ func (s *store) save(ctx context.Context, t *prompt.Tracker) {
 	if version == s.saved {
 		return
 	}
-	raw, err := json.Marshal(t.Save())
-	if err == nil && s.client.Set(ctx, openKey, raw) == nil {
+	if s.set(ctx, openKey, t.Save()) == nil {
 		s.saved = version // after an error, the next call tries again
 	}
 }
@@ -78,14 +77,18 @@ func (s *store) exported(ctx context.Context) (ids []string, err error) {
 }
 
 func (s *store) saveExported(ctx context.Context, ids []string) error {
+	return s.set(ctx, exportedKey, ids)
+}
+
+func (s *store) set(ctx context.Context, key string, value any) error {
 	if s.client == nil {
 		return nil
 	}
-	raw, err := json.Marshal(ids)
+	raw, err := json.Marshal(value)
 	if err != nil {
 		return err
 	}
-	return s.client.Set(ctx, exportedKey, raw)
+	return s.client.Set(ctx, key, raw)
 }
 
 func (s *store) get(ctx context.Context, key string, into any) error {

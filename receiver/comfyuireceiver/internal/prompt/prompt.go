@@ -227,6 +227,30 @@ func (p *Prompt) fail(m *protocol.Message) {
 
 func (p *Prompt) end(o Outcome, at time.Time) { p.Outcome, p.Ended = o, at }
 
+// settleBy ends the prompt by its entry in the server's history.
+func (p *Prompt) settleBy(f *protocol.Finished, now time.Time) {
+	if start := f.Start(); !start.IsZero() && (p.Started.IsZero() || !p.Covered()) {
+		p.Started = start
+	}
+	p.start(now)
+	for i := range f.Messages {
+		if m := &f.Messages[i]; m.Kind == protocol.ExecutionCached && p.Cached == nil {
+			p.Cached = m.Nodes
+		}
+	}
+	if p.Outputs == nil {
+		p.Outputs = f.Outputs
+	}
+	switch m, ok := f.End(); {
+	case ok:
+		p.observe(&m, now)
+	case f.Status == "error":
+		p.end(Error, now)
+	default:
+		p.end(Success, now)
+	}
+}
+
 // settle orders all times: nothing ends before it starts, and parts lie within the whole.
 // Messages without a time of their own arrive late, and the server's clock has a
 // resolution of a millisecond.

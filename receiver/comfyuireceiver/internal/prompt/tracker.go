@@ -279,59 +279,31 @@ func (t *Tracker) Save() (all []Saved) {
 
 // Settled ends a prompt by its entry in the server's history. Times are the server's.
 func (t *Tracker) Settled(now time.Time, f *protocol.Finished) {
-	t.mu.Lock()
-	p := t.open[f.ID]
-	if p == nil || !p.known || p.Outcome != "" {
-		t.mu.Unlock()
-		return
-	}
-	if start := f.Start(); !start.IsZero() && (p.Started.IsZero() || !p.Covered()) {
-		p.Started = start
-	}
-	if p.Cached == nil {
-		for _, m := range f.Messages {
-			if m.Kind == protocol.ExecutionCached {
-				p.Cached = m.Nodes
-			}
-		}
-	}
-	if p.Outputs == nil {
-		p.Outputs = f.Outputs
-	}
-	if m, ok := f.End(); ok {
-		p.start(now)
-		p.observe(&m, now)
-	} else {
-		outcome := Success
-		if f.Status == "error" {
-			outcome = Error
-		}
-		p.start(now)
-		p.end(outcome, now)
-	}
-	done := t.close(p)
-	t.mu.Unlock()
-	t.announce(nil, done)
+	t.end(f.ID, func(p *Prompt) { p.settleBy(f, now) })
 }
 
 // Missing ends a prompt that is neither in the server's queue nor in its history. A
 // prompt that had not started is taken to be removed from the queue, unless the server
 // was unreachable in between.
 func (t *Tracker) Missing(now time.Time, id string, wasUnreachable bool) {
+	t.end(id, func(p *Prompt) {
+		if !p.cancelled && (wasUnreachable || !p.Started.IsZero()) {
+			p.end(Lost, now)
+		} else {
+			p.end(Cancelled, now)
+		}
+	})
+}
+
+// end ends a prompt that is known and open.
+func (t *Tracker) end(id string, apply func(*Prompt)) {
 	t.mu.Lock()
 	p := t.open[id]
 	if p == nil || !p.known || p.Outcome != "" {
 		t.mu.Unlock()
 		return
 	}
-	switch {
-	case p.cancelled:
-		p.end(Cancelled, now)
-	case wasUnreachable || !p.Started.IsZero():
-		p.end(Lost, now)
-	default:
-		p.end(Cancelled, now)
-	}
+	apply(p)
 	done := t.close(p)
 	t.mu.Unlock()
 	t.announce(nil, done)

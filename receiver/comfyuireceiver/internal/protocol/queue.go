@@ -5,6 +5,7 @@ package protocol
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -18,6 +19,9 @@ type Queued struct {
 // Queue is the answer of GET /queue.
 type Queue struct{ Running, Pending []Queued }
 
+// All are all prompts of the queue.
+func (q *Queue) All() []Queued { return slices.Concat(q.Running, q.Pending) }
+
 // ParseQueue reads the answer of GET /queue.
 func ParseQueue(body []byte) (Queue, error) {
 	var w struct {
@@ -27,18 +31,16 @@ func ParseQueue(body []byte) (Queue, error) {
 	if err := json.Unmarshal(body, &w); err != nil {
 		return Queue{}, fmt.Errorf("read /queue: %w", err)
 	}
-	var q Queue
-	for _, list := range []struct {
-		from []json.RawMessage
-		to   *[]Queued
-	}{{w.Running, &q.Running}, {w.Pending, &q.Pending}} {
-		for _, raw := range list.from {
-			if p, ok := parseQueued(raw); ok {
-				*list.to = append(*list.to, p)
-			}
+	return Queue{Running: parseList(w.Running), Pending: parseList(w.Pending)}, nil
+}
+
+func parseList(list []json.RawMessage) (all []Queued) {
+	for _, raw := range list {
+		if p, ok := parseQueued(raw); ok {
+			all = append(all, p)
 		}
 	}
-	return q, nil
+	return all
 }
 
 // parseQueued reads [number, prompt_id, prompt, extra_data, outputs_to_execute].
@@ -133,50 +135,34 @@ func ParseHistory(body []byte) (map[string]Finished, error) {
 
 // Removal is a client's request to remove prompts from the queue.
 type Removal struct {
-	Clear  bool
-	Delete []string
+	Clear  bool     `json:"clear"`
+	Delete []string `json:"delete"`
 }
 
 // ParseRemoval reads the body of POST /queue.
 func ParseRemoval(body []byte) (r Removal) {
-	var w struct {
-		Clear  bool     `json:"clear"`
-		Delete []string `json:"delete"`
-	}
-	_ = json.Unmarshal(body, &w)
-	return Removal{Clear: w.Clear, Delete: w.Delete}
+	_ = json.Unmarshal(body, &r)
+	return r
 }
 
 // Device is one device of /system_stats, in bytes.
 type Device struct {
-	Name, Type                         string
-	Index                              int
-	Total, Free, TorchTotal, TorchFree float64
+	Name       string  `json:"name"`
+	Type       string  `json:"type"`
+	Index      *int    `json:"index"` // nil for a processor
+	Total      float64 `json:"vram_total"`
+	Free       float64 `json:"vram_free"`
+	TorchTotal float64 `json:"torch_vram_total"`
+	TorchFree  float64 `json:"torch_vram_free"`
 }
 
 // ParseSystemStats reads the devices of GET /system_stats.
 func ParseSystemStats(body []byte) ([]Device, error) {
 	var w struct {
-		Devices []struct {
-			Name       string  `json:"name"`
-			Type       string  `json:"type"`
-			Index      *int    `json:"index"`
-			Total      float64 `json:"vram_total"`
-			Free       float64 `json:"vram_free"`
-			TorchTotal float64 `json:"torch_vram_total"`
-			TorchFree  float64 `json:"torch_vram_free"`
-		} `json:"devices"`
+		Devices []Device `json:"devices"`
 	}
 	if err := json.Unmarshal(body, &w); err != nil {
 		return nil, fmt.Errorf("read /system_stats: %w", err)
 	}
-	devices := make([]Device, 0, len(w.Devices))
-	for _, d := range w.Devices {
-		device := Device{Name: d.Name, Type: d.Type, Index: -1, Total: d.Total, Free: d.Free, TorchTotal: d.TorchTotal, TorchFree: d.TorchFree}
-		if d.Index != nil {
-			device.Index = *d.Index
-		}
-		devices = append(devices, device)
-	}
-	return devices, nil
+	return w.Devices, nil
 }

@@ -75,23 +75,18 @@ func (s *socket) attach(server io.ReadWriteCloser, answer http.Header) {
 	s.reader = frames.NewReader(s.hub.FrameBytes, answer.Get("Sec-WebSocket-Extensions"), s.hub.Observer)
 }
 
+// writeUpgrade writes the server's answer to the client's upgrade request.
 func writeUpgrade(w *bufio.Writer, response *http.Response) error {
-	if _, err := w.WriteString("HTTP/1.1 " + response.Status + "\r\n"); err != nil {
-		return err
-	}
-	if err := response.Header.Write(w); err != nil {
-		return err
-	}
-	if _, err := w.WriteString("\r\n"); err != nil {
-		return err
-	}
+	_, _ = fmt.Fprintf(w, "HTTP/1.1 %s\r\n", response.Status) // Flush returns the first error
+	_ = response.Header.Write(w)
+	_, _ = w.WriteString("\r\n")
 	return w.Flush()
 }
 
 // open opens an own socket and relays from it until it closes.
 func (h *Hub) open(s *socket) {
 	defer s.release()
-	if err := h.dial(s); err != nil {
+	if err := h.dial(h.ctx, s); err != nil {
 		h.Logger.Debug("Failed to open a socket to ComfyUI for a client without one; the nodes of its prompt are not traced", zap.Error(err))
 		return
 	}
@@ -102,11 +97,24 @@ func (h *Hub) open(s *socket) {
 	s.relayFromServer()
 }
 
+// Watch opens a socket under an id that no client has, and reads from it until it closes
+// or ctx ends. The server sends it what goes to all sockets. An error means that it could
+// not be opened.
+func (h *Hub) Watch(ctx context.Context, id string) error {
+	s := &socket{hub: h, record: &client{id: id}, toClient: make(chan struct{}, 1), uncounted: true}
+	if err := h.dial(ctx, s); err != nil {
+		return err
+	}
+	defer context.AfterFunc(ctx, s.close)()
+	s.relayFromServer()
+	return nil
+}
+
 // dial connects an own socket under its client's id. The server has registered it when
 // it sends its first frame, the status: before that, another socket of the same id may
 // be registered first, and be replaced by this one.
-func (h *Hub) dial(s *socket) error {
-	ctx, cancel := context.WithTimeout(h.ctx, openTimeout)
+func (h *Hub) dial(ctx context.Context, s *socket) error {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	address := *h.Upstream
 	address.Path += "/ws"

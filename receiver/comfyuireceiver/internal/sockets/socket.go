@@ -20,6 +20,7 @@ type socket struct {
 
 	// Set before the socket is connected or retained.
 	proxyOwned bool
+	uncounted  bool // no bytes of clients
 	server     io.ReadWriteCloser
 	fromServer *bufio.Reader
 	reader     *frames.Reader
@@ -86,12 +87,9 @@ func (s *socket) forwardToServer(from *bufio.Reader, h *frames.Header) error {
 func (s *socket) writeServer(parts ...[]byte) error {
 	s.toServer.Lock()
 	defer s.toServer.Unlock()
-	for _, part := range parts {
-		if _, err := s.server.Write(part); err != nil {
-			return err
-		}
-	}
-	return nil
+	buffers := net.Buffers(parts)
+	_, err := buffers.WriteTo(s.server)
+	return err
 }
 
 // relayFromServer relays the server's frames and reads the text among them, with a
@@ -113,7 +111,9 @@ func (s *socket) relayFromServer() {
 func (s *socket) forwardToClient(h *frames.Header) error {
 	s.toClient <- struct{}{}
 	defer func() { <-s.toClient }()
-	s.hub.Observer.Bytes(FromServer, h.Kind(), len(h.Raw())+int(h.Length))
+	if !s.uncounted {
+		s.hub.Observer.Bytes(FromServer, h.Kind(), len(h.Raw())+int(h.Length))
+	}
 	switch {
 	case h.Control():
 		payload := make([]byte, h.Length)
@@ -137,37 +137,24 @@ func (s *socket) forwardToClient(h *frames.Header) error {
 	return s.copyToClient(int64(h.Length))
 }
 
-// copyToClient relays a payload that is not read: first what is buffered, then large
-// chunks directly from the server.
-func (s *socket) copyToClient(left int64) error {
-	var large *[]byte
-	defer func() {
-		if large != nil {
-			largeBuffers.Put(large)
-		}
-	}()
-	for left > 0 {
-		if buffered := int64(s.fromServer.Buffered()); buffered > 0 || left < bufferSize {
-			chunk, err := s.fromServer.Peek(int(min(left, max(buffered, 1))))
-			if err != nil {
-				return err
-			}
-			s.writeClient(chunk)
-			_, _ = s.fromServer.Discard(len(chunk))
-			left -= int64(len(chunk))
-			continue
-		}
-		if large == nil {
-			large = largeBuffers.Get().(*[]byte)
-		}
-		n, err := s.server.Read((*large)[:min(left, int64(len(*large)))])
-		s.writeClient((*large)[:n])
-		left -= int64(n)
-		if err != nil {
-			return err
-		}
+// copyToClient relays a payload that is not read, in large pieces.
+func (s *socket) copyToClient(n int64) error {
+	buffer := largeBuffers.Get().(*[]byte)
+	defer largeBuffers.Put(buffer)
+	copied, err := io.CopyBuffer(toClient{s}, io.LimitReader(s.fromServer, n), *buffer)
+	if err == nil && copied < n {
+		err = io.ErrUnexpectedEOF
 	}
-	return nil
+	return err
+}
+
+// toClient writes to the client; without one, it discards.
+type toClient struct{ *socket }
+
+// Write implements io.Writer.
+func (c toClient) Write(b []byte) (int, error) {
+	c.writeClient(b)
+	return len(b), nil
 }
 
 // largeBuffers are for previews and other large frames.

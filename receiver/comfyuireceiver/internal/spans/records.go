@@ -52,10 +52,7 @@ func (b *Builder) Failure(p *prompt.Prompt, now time.Time) plog.Logs {
 	}
 	logs, r := b.record("comfyui.prompt."+string(p.Outcome), p.Ended, now, severity, p.Context, p.Context.SpanID())
 	a := r.Attributes()
-	putIfSet(a, "comfyui.prompt.id", p.ID)
-	putIfSet(a, "comfyui.workflow.id", p.Submission.Workflow)
-	putIfSet(a, "comfyui.task_class", p.Sizing.TaskClass)
-	putIfSet(a, "comfyui.model", p.Sizing.Model)
+	identify(a, p)
 	putIfSet(a, "comfyui.node.id", p.Failure.NodeID)
 	putIfSet(a, "comfyui.node.class", p.Failure.NodeType)
 	putIfSet(a, "error.type", errorType(p))

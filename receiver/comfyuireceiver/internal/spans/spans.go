@@ -5,6 +5,8 @@
 package spans
 
 import (
+	"strconv"
+
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 
@@ -73,14 +75,19 @@ func (b *Builder) mark(a pcommon.Map) {
 	}
 }
 
+// identify sets the attributes that a prompt's spans and records have in common.
+func identify(a pcommon.Map, p *prompt.Prompt) {
+	putIfSet(a, "comfyui.prompt.id", p.ID)
+	putIfSet(a, "comfyui.workflow.id", p.Submission.Workflow)
+	putIfSet(a, "comfyui.task_class", p.Sizing.TaskClass)
+	putIfSet(a, "comfyui.model", p.Sizing.Model)
+}
+
 // SizeClass is the longer side of an image in pixels, rounded up to a few steps.
 func SizeClass(side float64) string {
-	for _, c := range [...]struct {
-		side float64
-		name string
-	}{{512, "<=512"}, {680, "<=680"}, {1024, "<=1024"}, {1280, "<=1280"}, {2048, "<=2048"}} {
-		if side <= c.side {
-			return c.name
+	for _, class := range []int{512, 680, 1024, 1280, 2048} {
+		if side <= float64(class) {
+			return "<=" + strconv.Itoa(class)
 		}
 	}
 	return ">2048"

@@ -42,10 +42,7 @@ func (w *traceWriter) span(id, parent trace.SpanID, name string, from, to time.T
 // dimensions are the attributes by which metrics of prompts are grouped.
 func (w *traceWriter) dimensions(a pcommon.Map) {
 	p := w.prompt
-	putIfSet(a, "comfyui.prompt.id", p.ID)
-	putIfSet(a, "comfyui.workflow.id", p.Submission.Workflow)
-	putIfSet(a, "comfyui.task_class", p.Sizing.TaskClass)
-	putIfSet(a, "comfyui.model", p.Sizing.Model)
+	identify(a, p)
 	a.PutStr("comfyui.prompt.outcome", string(p.Outcome))
 	if side := p.Sizing.Side(); side > 0 {
 		a.PutStr("comfyui.image.size_class", SizeClass(side))
