@@ -7,7 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/procfs"
@@ -32,7 +32,11 @@ type deviceFinder struct {
 	opened  bool // gpus is open
 	now     func() time.Time
 
-	mu        sync.Mutex // guards everything declared below
+	found atomic.Pointer[foundDevice]
+}
+
+// foundDevice is the result of the last search.
+type foundDevice struct {
 	id        string
 	pid       int
 	simulated bool
@@ -40,10 +44,11 @@ type deviceFinder struct {
 
 func newDeviceFinder(setting string, base *url.URL, gpus *gpuProcesses, now func() time.Time) *deviceFinder {
 	f := &deviceFinder{setting: setting, index: -1, gpus: gpus, now: now}
+	f.found.Store(&foundDevice{})
 	if n, ok := gpuname.Index(setting); ok {
 		f.index = n
 	} else if isUUID(setting) {
-		f.id = setting
+		f.found.Store(&foundDevice{id: setting})
 	}
 	port := base.Port()
 	if port == "" {
@@ -55,25 +60,13 @@ func newDeviceFinder(setting string, base *url.URL, gpus *gpuProcesses, now func
 }
 
 // ID implements [spans.Device].
-func (f *deviceFinder) ID() string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.id
-}
+func (f *deviceFinder) ID() string { return f.found.Load().id }
 
 // PID implements [spans.Device]. It is 0 until the GPU is known, too.
-func (f *deviceFinder) PID() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.pid
-}
+func (f *deviceFinder) PID() int { return f.found.Load().pid }
 
 // Simulated implements [spans.Device].
-func (f *deviceFinder) Simulated() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.simulated
-}
+func (f *deviceFinder) Simulated() bool { return f.found.Load().simulated }
 
 const (
 	// searchInterval is how often a GPU is searched that is not found yet: a server uses
@@ -105,13 +98,14 @@ func (f *deviceFinder) begin() {
 // findable reports whether the server's process can be found.
 func (f *deviceFinder) findable() bool { return f.local && f.port != 0 }
 
+// set stores a result; an unknown GPU leaves the last one.
 func (f *deviceFinder) set(id string, pid int) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+	found := *f.found.Load()
 	if id != "" {
-		f.id, f.pid = id, pid
+		found.id, found.pid = id, pid
 	}
-	f.simulated = f.opened && f.gpus.simulated()
+	found.simulated = f.opened && f.gpus.simulated()
+	f.found.Store(&found)
 }
 
 // run searches until ctx ends, and then closes what begin has opened.

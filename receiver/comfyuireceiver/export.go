@@ -46,8 +46,9 @@ type exporter struct {
 	records chan logItem
 	refused logonce.Tracker
 
-	stopping chan struct{}
-	ctx      context.Context // of calls of the next consumers
+	stopping context.Context // ends when stop begins
+	ctx      context.Context // ends with the last call of a next consumer
+	end      context.CancelFunc
 	cancel   context.CancelFunc
 	workers  sync.WaitGroup
 }
@@ -61,16 +62,17 @@ type logItem struct {
 
 // start begins to export; queue bounds the items of each signal.
 func (e *exporter) start(queue int) {
-	e.prompts, e.records, e.stopping = make(chan *prompt.Prompt, queue), make(chan logItem, queue), make(chan struct{})
+	e.prompts, e.records = make(chan *prompt.Prompt, queue), make(chan logItem, queue)
+	e.stopping, e.end = context.WithCancel(context.Background())
 	e.ctx, e.cancel = context.WithCancel(context.Background())
-	e.workers.Go(func() { work(e.prompts, e.stopping, e.exportTrace) })
-	e.workers.Go(func() { work(e.records, e.stopping, e.exportRecord) })
+	e.workers.Go(func() { work(e.stopping, e.prompts, e.exportTrace) })
+	e.workers.Go(func() { work(e.stopping, e.records, e.exportRecord) })
 }
 
 // stop exports what is queued as far as the next consumers accept it within stopGrace,
 // and drops the rest.
 func (e *exporter) stop(ctx context.Context) {
-	close(e.stopping)
+	e.end()
 	grace := time.AfterFunc(stopGrace, e.cancel)
 	defer grace.Stop()
 	defer context.AfterFunc(ctx, e.cancel)()
@@ -78,13 +80,13 @@ func (e *exporter) stop(ctx context.Context) {
 	e.cancel()
 }
 
-// work processes items until stopping is closed, and then those that are left.
-func work[T any](items <-chan T, stopping <-chan struct{}, process func(T)) {
+// work processes items until ctx ends, and then those that are left.
+func work[T any](ctx context.Context, items <-chan T, process func(T)) {
 	for {
 		select {
 		case item := <-items:
 			process(item)
-		case <-stopping:
+		case <-ctx.Done():
 			for range len(items) {
 				process(<-items)
 			}
@@ -136,7 +138,7 @@ func (e *exporter) exportRecord(item logItem) {
 // consume makes its data for each attempt, since the next consumer may have changed them.
 func (e *exporter) deliver(signal string, consume func() error) {
 	for backoff := minBackoff; e.ctx.Err() == nil; backoff = min(2*backoff, maxBackoff) {
-		last := e.isStopping()
+		last := e.stopping.Err() != nil
 		err := consume()
 		if err == nil {
 			if e.refused.Changed(signal, "") {
@@ -154,16 +156,7 @@ func (e *exporter) deliver(signal string, consume func() error) {
 		if last {
 			break
 		}
-		pause(e.stopping, backoff)
+		pause(e.stopping.Done(), backoff)
 	}
 	e.instruments.dropped(signal)
-}
-
-func (e *exporter) isStopping() bool {
-	select {
-	case <-e.stopping:
-		return true
-	default:
-		return false
-	}
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -77,7 +78,7 @@ func newExportRig(t *testing.T, queue int) *exportRig {
 	r := &exportRig{next: &pipeline{}, telemetry: componenttest.NewTelemetry()}
 	builder, err := metadata.NewTelemetryBuilder(r.telemetry.NewTelemetrySettings())
 	require.NoError(t, err)
-	made, err := spans.NewBuilder(spans.Capture{}, pcommon.NewResource(), "", &deviceFinder{})
+	made, err := spans.NewBuilder(spans.Capture{}, pcommon.NewResource(), "", newDeviceFinder("", &url.URL{}, nil, time.Now))
 	require.NoError(t, err)
 	core, logged := zapobserver.New(zap.InfoLevel)
 	r.logged = logged

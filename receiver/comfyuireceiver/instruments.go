@@ -35,8 +35,7 @@ type instruments struct {
 
 	workflows, models, classes, tasks *labels
 
-	mu        sync.Mutex
-	ioOptions map[ioKey]metric.AddOption // guarded by mu
+	ioOptions sync.Map // ioKey to metric.AddOption
 }
 
 // ioKey are the attributes of comfyui.proxy.io.
@@ -63,7 +62,6 @@ func newInstruments(limits LimitsConfig, telemetry *metadata.TelemetryBuilder) *
 		models:    newLabels("model", limits.Models),
 		classes:   newLabels("node_class", limits.NodeClasses),
 		tasks:     newLabels("task_class", limits.TaskClasses),
-		ioOptions: map[ioKey]metric.AddOption{},
 	}
 	meter := sdk.NewMeterProvider(sdk.WithReader(m.reader), sdk.WithCardinalityLimit(maxSeries)).Meter(metadata.ScopeName)
 	counter := func(name, unit, description string) metric.Int64Counter {
@@ -194,14 +192,12 @@ func (m *instruments) Bytes(d sockets.Direction, kind string, n int) {
 		return
 	}
 	key := ioKey{d, kind}
-	m.mu.Lock()
-	option, ok := m.ioOptions[key]
+	option, ok := m.ioOptions.Load(key)
 	if !ok { // made once, since frames are many
 		option = metric.WithAttributeSet(attribute.NewSet(attribute.String("network.io.direction", string(d)), attribute.String("kind", kind)))
-		m.ioOptions[key] = option
+		m.ioOptions.Store(key, option)
 	}
-	m.mu.Unlock()
-	m.io.Add(context.Background(), int64(n), option)
+	m.io.Add(context.Background(), int64(n), option.(metric.AddOption))
 }
 
 // Unparsed counts a text frame that was relayed and not understood.

@@ -164,10 +164,9 @@ func (w *metricsWriter) aggregated(m *metricdata.Metrics) {
 
 func (w *metricsWriter) attributes(to pcommon.Map, from attribute.Set) {
 	for _, kv := range from.ToSlice() {
-		switch kv.Value.Type() {
-		case attribute.INT64:
+		if kv.Value.Type() == attribute.INT64 {
 			to.PutInt(string(kv.Key), kv.Value.AsInt64())
-		default:
+		} else {
 			to.PutStr(string(kv.Key), kv.Value.String())
 		}
 	}

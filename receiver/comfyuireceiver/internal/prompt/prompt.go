@@ -42,7 +42,6 @@ type Node struct {
 	Start, End      time.Time
 	// Steps is the number of steps that the node announced, StepsDone of those done.
 	Steps, StepsDone float64
-	Failed           bool
 }
 
 // Prompt is one prompt. The tracker owns it until it has ended; then nobody changes it.
@@ -82,8 +81,6 @@ type Prompt struct {
 // Covered reports whether the request had a client id, so that the server sends the
 // messages about its nodes to that client.
 func (p *Prompt) Covered() bool { return p.Submission.ClientID != "" }
-
-func (p *Prompt) node(id string) *Node { return p.byID[id] }
 
 // begin returns a node's run, which starts at the given time if it is new.
 func (p *Prompt) begin(id string, at time.Time) *Node {
@@ -146,7 +143,7 @@ func (p *Prompt) observe(m *protocol.Message, now time.Time) {
 	case protocol.ExecutionSuccess:
 		p.end(Success, at)
 	case protocol.ExecutionError:
-		p.fail(m)
+		p.Failure = m.Error
 		p.end(Error, at)
 	case protocol.ExecutionInterrupted:
 		p.Failure = m.Error
@@ -177,7 +174,6 @@ func (p *Prompt) observeStates(m *protocol.Message, now time.Time) {
 		if s.State == "finished" && n.End.IsZero() {
 			n.End = now
 		}
-		n.Failed = n.Failed || s.State == "error"
 	}
 }
 
@@ -188,7 +184,7 @@ func (p *Prompt) observeExecuting(m *protocol.Message, now time.Time) {
 		return
 	}
 	p.start(now)
-	known := p.node(m.Node)
+	known := p.byID[m.Node]
 	again := known != nil && p.onlyAsked(known)
 	if !p.states && (known == nil || again) {
 		for i := len(p.Nodes) - 1; i >= 0 && p.Nodes[i].End.IsZero(); i-- { // the nodes before it end
@@ -214,15 +210,6 @@ func (p *Prompt) onlyAsked(n *Node) bool {
 	}
 	later := p.Nodes[slices.Index(p.Nodes, n)+1:]
 	return slices.ContainsFunc(later, func(o *Node) bool { return o.Parent != n.ID })
-}
-
-func (p *Prompt) fail(m *protocol.Message) {
-	p.Failure = m.Error
-	if m.Error.NodeID != "" {
-		if n := p.node(m.Error.NodeID); n != nil {
-			n.Failed = true
-		}
-	}
 }
 
 func (p *Prompt) end(o Outcome, at time.Time) { p.Outcome, p.Ended = o, at }
@@ -274,7 +261,7 @@ func (p *Prompt) settle() {
 		n.End = within(n.End, n.Start, p.Ended)
 	}
 	for _, n := range p.Nodes { // expanded nodes lie within their parent
-		if parent := p.node(n.Parent); parent != nil && parent != n {
+		if parent := p.byID[n.Parent]; parent != nil && parent != n {
 			n.Start = within(n.Start, parent.Start, parent.End)
 			n.End = within(n.End, n.Start, parent.End)
 		}

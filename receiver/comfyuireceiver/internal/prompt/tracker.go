@@ -108,8 +108,7 @@ func (t *Tracker) Answer(p *Prompt, now time.Time, status int, a protocol.Answer
 			p.Outcome = Error // the server failed, or could not be reached
 		}
 		p.Failure = protocol.Error{Type: a.ErrorType, Message: a.ErrorMessage}
-		p.settle()
-		t.observer.PromptEnded(p)
+		t.ended(p)
 		return
 	}
 	early := t.open[p.ID]
@@ -133,9 +132,7 @@ func (t *Tracker) Answer(p *Prompt, now time.Time, status int, a protocol.Answer
 	p.known, p.seen = true, now
 	t.open[p.ID] = p
 	t.version.Add(1)
-	done, begun := t.close(p), t.begun(p)
-	t.mu.Unlock()
-	t.announce(begun, done)
+	t.unlock(p)
 }
 
 // Message applies a message of the server.
@@ -156,36 +153,33 @@ func (t *Tracker) Message(now time.Time, m *protocol.Message) {
 	if p.Outcome == "" {
 		p.observe(m, now)
 	}
-	done, begun := t.close(p), t.begun(p)
+	t.unlock(p)
+}
+
+// unlock releases the lock after a change of a prompt, and reports what has changed.
+func (t *Tracker) unlock(p *Prompt) {
+	starts := p.known && !p.announced && !p.Started.IsZero() && p.Outcome == ""
+	p.announced = p.announced || starts
+	started := Execution{ID: p.ID, Root: p.Context, SpanID: p.Execution, Start: p.Started}
+	ends := t.close(p)
 	t.mu.Unlock()
-	t.announce(begun, done)
-}
-
-// begun returns the start of a prompt's execution, once. The caller holds the lock.
-func (t *Tracker) begun(p *Prompt) *Execution {
-	if p.announced || !p.known || p.Started.IsZero() || p.Outcome != "" {
-		return nil
+	if starts {
+		t.observer.ExecutionStarted(started)
 	}
-	p.announced = true
-	return &Execution{ID: p.ID, Root: p.Context, SpanID: p.Execution, Start: p.Started}
-}
-
-// announce reports what a call has found out. The caller does not hold the lock.
-func (t *Tracker) announce(started *Execution, ended *Prompt) {
-	if started != nil {
-		t.observer.ExecutionStarted(*started)
-	}
-	if ended != nil {
-		ended.settle()
-		t.observer.PromptEnded(ended)
+	if ends {
+		t.ended(p)
 	}
 }
 
-// close removes a prompt that is known and has an outcome, and returns it. The caller
-// holds the lock.
-func (t *Tracker) close(p *Prompt) *Prompt {
+func (t *Tracker) ended(p *Prompt) {
+	p.settle()
+	t.observer.PromptEnded(p)
+}
+
+// close removes a prompt that is known and has an outcome. The caller holds the lock.
+func (t *Tracker) close(p *Prompt) bool {
 	if !p.known || p.Outcome == "" || t.open[p.ID] != p {
-		return nil
+		return false
 	}
 	t.version.Add(1)
 	if p.next != nil {
@@ -194,7 +188,7 @@ func (t *Tracker) close(p *Prompt) *Prompt {
 		delete(t.open, p.ID)
 		t.finished.add(p.ID)
 	}
-	return p
+	return true
 }
 
 // Recover begins to follow a prompt that was discovered, unless it is known.
@@ -304,9 +298,7 @@ func (t *Tracker) end(id string, apply func(*Prompt)) {
 		return
 	}
 	apply(p)
-	done := t.close(p)
-	t.mu.Unlock()
-	t.announce(nil, done)
+	t.unlock(p)
 }
 
 // Expire drops messages about prompts that nobody submitted here.
@@ -337,6 +329,6 @@ func (t *Tracker) Shutdown(now time.Time) {
 	t.version.Add(1)
 	t.mu.Unlock()
 	for _, p := range all {
-		t.announce(nil, p)
+		t.ended(p)
 	}
 }

@@ -104,7 +104,7 @@ func TestEveryPromptEndsOnceWhateverHappens(t *testing.T) {
 				require.False(t, n.End.Before(n.Start), "run %d node %s", run, n.ID)
 				require.False(t, n.Start.Before(p.Started))
 				require.False(t, n.End.After(p.Ended))
-				if parent := p.node(n.Parent); parent != nil {
+				if parent := p.byID[n.Parent]; parent != nil {
 					require.False(t, n.Start.Before(parent.Start), "run %d node %s", run, n.ID)
 					require.False(t, n.End.After(parent.End), "run %d node %s", run, n.ID)
 				}

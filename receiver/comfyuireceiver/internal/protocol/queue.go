@@ -67,9 +67,8 @@ type Finished struct {
 	Queued
 	// Messages are the server's messages about the prompt, with its times.
 	Messages []Message
-	// Completed is as the server reports it; Status is "success" or "error".
-	Completed bool
-	Status    string
+	// Status is "success" or "error".
+	Status string
 	// Outputs counts the outputs by kind.
 	Outputs map[string]int
 }
@@ -101,9 +100,8 @@ func ParseHistory(body []byte) (map[string]Finished, error) {
 		Prompt  json.RawMessage                       `json:"prompt"`
 		Outputs map[string]map[string]json.RawMessage `json:"outputs"`
 		Status  struct {
-			Status    string              `json:"status_str"`
-			Completed bool                `json:"completed"`
-			Messages  [][]json.RawMessage `json:"messages"`
+			Status   string              `json:"status_str"`
+			Messages [][]json.RawMessage `json:"messages"`
 		} `json:"status"`
 	}
 	if err := json.Unmarshal(body, &w); err != nil {
@@ -111,7 +109,7 @@ func ParseHistory(body []byte) (map[string]Finished, error) {
 	}
 	all := make(map[string]Finished, len(w))
 	for id, entry := range w {
-		f := Finished{Completed: entry.Status.Completed, Status: entry.Status.Status, Outputs: map[string]int{}}
+		f := Finished{Status: entry.Status.Status, Outputs: map[string]int{}}
 		f.Queued, _ = parseQueued(entry.Prompt)
 		f.ID, f.PromptID = id, id
 		for _, byKind := range entry.Outputs {
@@ -147,7 +145,6 @@ func ParseRemoval(body []byte) (r Removal) {
 
 // Device is one device of /system_stats, in bytes.
 type Device struct {
-	Name       string  `json:"name"`
 	Type       string  `json:"type"`
 	Index      *int    `json:"index"` // nil for a processor
 	Total      float64 `json:"vram_total"`

@@ -118,12 +118,11 @@ func (s *Sizer) Of(sub *protocol.Submission) (z Sizing) {
 }
 
 func (s *Sizer) rule(class string) *Rule {
-	for i := range s.rules {
-		if matches(s.rules[i].Node, class) {
-			return &s.rules[i]
-		}
+	i := slices.IndexFunc(s.rules, func(r Rule) bool { return matches(r.Node, class) })
+	if i < 0 {
+		return nil
 	}
-	return nil
+	return &s.rules[i]
 }
 
 func (s *Sizer) class(sub *protocol.Submission, z *Sizing) string {

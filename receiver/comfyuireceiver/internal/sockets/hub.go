@@ -197,35 +197,21 @@ func (h *Hub) connect(ctx context.Context, id string) *socket {
 	}
 }
 
-// advance moves a socket to the next state if it is in the given one and the hub is open.
-func (h *Hub) advance(s *socket, from, to state) bool {
+// advance moves a socket to a state if it is in one of the others. A socket is retained
+// within the limit only, and no socket advances in a closed hub but to its end.
+func (h *Hub) advance(s *socket, to state, from ...state) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.closed || s.state != from {
+	full := to == retained && s.state == connected && h.retained >= h.MaxRetained
+	if full || h.closed && to != closed || !slices.Contains(from, s.state) {
 		return false
 	}
 	h.move(s, to)
 	return true
 }
 
-// retain keeps a socket open after its client has left; false if too many are.
-func (h *Hub) retain(s *socket) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if s.state == connected && h.retained < h.MaxRetained {
-		h.move(s, retained)
-	}
-	return s.state == retained
-}
-
 // release closes a socket that did not reach the server.
-func (s *socket) release() {
-	s.hub.mu.Lock()
-	defer s.hub.mu.Unlock()
-	if s.state == connecting || s.state == opening {
-		s.hub.move(s, closed)
-	}
-}
+func (s *socket) release() { s.hub.advance(s, closed, connecting, opening) }
 
 // Reservation is a request for a prompt that has no answer yet.
 type Reservation struct {

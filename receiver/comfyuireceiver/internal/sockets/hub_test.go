@@ -4,6 +4,7 @@ package sockets
 
 import (
 	"context"
+	"net"
 	"testing"
 	"time"
 
@@ -20,6 +21,11 @@ type silentServer struct{ closed bool }
 func (*silentServer) Read([]byte) (int, error)    { return 0, nil }
 func (*silentServer) Write(b []byte) (int, error) { return len(b), nil }
 func (s *silentServer) Close() error              { s.closed = true; return nil }
+
+// nobody is a client's connection.
+type nobody struct{ net.Conn }
+
+func (nobody) Close() error { return nil }
 
 // env is a hub whose own sockets are opened by the test.
 type env struct {
@@ -54,7 +60,7 @@ func (e *env) client(t *testing.T, id string) *socket {
 	s := e.connect(t.Context(), id)
 	require.NotNil(t, s)
 	s.server = &silentServer{}
-	require.True(t, e.advance(s, connecting, connected))
+	require.True(t, e.advance(s, connected, connecting))
 	return s
 }
 
@@ -76,7 +82,7 @@ func TestAnOwnSocketIsOpenedOncePerClientAndWithinTheLimit(t *testing.T) {
 func TestAnOwnSocketStaysAsLongAsItIsNeeded(t *testing.T) {
 	e := newEnv(1)
 	request, s := e.expect("a")
-	require.True(t, e.advance(s, opening, retained))
+	require.True(t, e.advance(s, retained, opening))
 	e.now = e.now.Add(time.Hour)
 	e.Sweep()
 	assert.False(t, isClosed(s), "a request has no answer")
@@ -105,7 +111,7 @@ func TestAnOwnSocketStaysAsLongAsItIsNeeded(t *testing.T) {
 func TestASocketThatTheServerHasForgottenIsClosedWhilePromptsRun(t *testing.T) {
 	e := newEnv(1)
 	request, s := e.expect("a")
-	require.True(t, e.advance(s, opening, retained))
+	require.True(t, e.advance(s, retained, opening))
 	request.Release()
 	e.client(t, "a").close()
 	e.open = 1
@@ -133,6 +139,7 @@ func TestSocketsOfLeftClientsAreRetainedWithinTheLimit(t *testing.T) {
 	e := newEnv(1)
 	e.open = 1
 	first, second := e.client(t, "a"), e.client(t, "b")
+	first.client, second.client = nobody{}, nobody{}
 	first.clientLeft(nil)
 	second.clientLeft(nil)
 	assert.False(t, isClosed(first))

@@ -59,7 +59,7 @@ func (h *Hub) Serve(w http.ResponseWriter, r, out *http.Request) error {
 	_ = conn.SetDeadline(time.Time{})
 	s.attach(server, response.Header)
 	s.client = conn
-	if writeUpgrade(buffered.Writer, response) != nil || !h.advance(s, connecting, connected) {
+	if writeUpgrade(buffered.Writer, response) != nil || !h.advance(s, connected, connecting) {
 		_ = server.Close()
 		_ = conn.Close()
 		return nil
@@ -90,7 +90,7 @@ func (h *Hub) open(s *socket) {
 		h.Logger.Debug("Failed to open a socket to ComfyUI for a client without one; the nodes of its prompt are not traced", zap.Error(err))
 		return
 	}
-	if !h.advance(s, opening, retained) {
+	if !h.advance(s, retained, opening) {
 		s.leaveServer()
 		return
 	}

@@ -192,13 +192,14 @@ func (s *socket) clientLeft(closePayload []byte) {
 	conn := s.client
 	s.client = nil
 	s.mu.Unlock()
-	if conn != nil {
-		if closePayload != nil {
-			s.answerClose(conn, closePayload)
-		}
-		_ = conn.Close()
+	if conn == nil {
+		return // it has left before
 	}
-	if !s.hasPrompts() || !s.hub.retain(s) {
+	if closePayload != nil {
+		s.answerClose(conn, closePayload)
+	}
+	_ = conn.Close()
+	if !s.hasPrompts() || !s.hub.advance(s, retained, connected) {
 		s.leaveServer()
 	}
 }
