@@ -85,7 +85,8 @@ type Config struct {
 	Capture spans.Capture `mapstructure:"capture"`
 	Limits  LimitsConfig  `mapstructure:"limits"`
 
-	given []string // the keys that the configuration sets
+	// the keys that the configuration sets
+	given []string
 }
 
 // LimitsConfig bounds what the receiver holds. What exceeds a limit is counted.
@@ -124,7 +125,8 @@ func createDefaultConfig() component.Config {
 	proxy.ReadTimeout, proxy.WriteTimeout = 0, 0 // uploads and streams may last
 	upstream := confighttp.NewDefaultClientConfig()
 	upstream.Endpoint = defaultUpstream
-	upstream.Timeout = 0 // requestTimeout bounds the receiver's own requests
+	// requestTimeout bounds the receiver's own requests
+	upstream.Timeout = 0
 	return &Config{
 		Mode: modeProxy, Proxy: proxy, Upstream: upstream,
 		CollectionInterval: 15 * time.Second, PollInterval: 2 * time.Second, DrainTimeout: 5 * time.Second,

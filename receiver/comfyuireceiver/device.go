@@ -25,12 +25,13 @@ func isUUID(name string) bool { return gpuname.IsUUID(name) || gpuname.IsMIG(nam
 // called from any goroutine.
 type deviceFinder struct {
 	setting string
-	index   int // the GPU's index if that is configured, else -1
-	port    uint64
-	local   bool // the server runs on this host
-	gpus    *gpuProcesses
-	opened  bool // gpus is open
-	now     func() time.Time
+	// the GPU's index if that is configured, else -1
+	index  int
+	port   uint64
+	local  bool // the server runs on this host
+	gpus   *gpuProcesses
+	opened bool // gpus is open
+	now    func() time.Time
 
 	found atomic.Pointer[foundDevice]
 }
@@ -114,7 +115,8 @@ func (f *deviceFinder) run(ctx context.Context) {
 	case f.opened:
 		defer f.gpus.close()
 	case !isUUID(f.setting) || !f.findable():
-		return // there is nothing to search for
+		// there is nothing to search for
+		return
 	}
 	var last time.Time
 	pid := 0
@@ -170,7 +172,8 @@ func processOn(root string, port uint64, before int) int {
 	}
 	holds := func(p procfs.Proc) bool {
 		targets, err := p.FileDescriptorTargets()
-		return err == nil && slices.ContainsFunc(targets, func(t string) bool { return inodes[t] }) // an error: the process of another user
+		// an error: the process of another user
+		return err == nil && slices.ContainsFunc(targets, func(t string) bool { return inodes[t] })
 	}
 	if p, err := fs.Proc(before); before != 0 && err == nil && holds(p) {
 		return before

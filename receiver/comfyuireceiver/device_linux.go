@@ -38,12 +38,7 @@ func (g *gpuProcesses) open() bool {
 
 // wait waits for the session's first inspection of the GPUs.
 func (g *gpuProcesses) wait(limit time.Duration) {
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
-	select {
-	case <-g.session.Inspected():
-	case <-timer.C:
-	}
+	pause(g.session.Inspected(), limit)
 }
 
 // simulated reports whether the GPUs are those of the test library.

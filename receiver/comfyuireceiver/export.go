@@ -47,10 +47,11 @@ type exporter struct {
 	refused logonce.Tracker
 
 	stopping context.Context // ends when stop begins
-	ctx      context.Context // ends with the last call of a next consumer
-	end      context.CancelFunc
-	cancel   context.CancelFunc
-	workers  sync.WaitGroup
+	// ends with the last call of a next consumer
+	ctx     context.Context
+	end     context.CancelFunc
+	cancel  context.CancelFunc
+	workers sync.WaitGroup
 }
 
 // logItem is a log record that is to be made: of a prompt that failed, or of an execution

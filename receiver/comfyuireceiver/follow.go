@@ -28,9 +28,11 @@ type follower struct {
 	log     *zap.Logger
 	now     func() time.Time
 
-	interval  time.Duration
-	changed   chan struct{} // holds a value if the queue has changed
-	remaining atomic.Int64  // length of the queue, by the last status
+	interval time.Duration
+	// holds a value if the queue has changed
+	changed chan struct{}
+	// length of the queue, by the last status
+	remaining atomic.Int64
 	// unreachable is true if the server could not be reached since the last comparison: it
 	// may have restarted without its queue.
 	unreachable atomic.Bool
@@ -115,7 +117,8 @@ func (f *follower) reconcile(ctx context.Context) {
 		f.unreachable.Store(true)
 		return
 	}
-	_ = f.settle(ctx, ids, &queue, wasUnreachable) // what fails is repeated in the next round
+	// what fails is repeated in the next round
+	_ = f.settle(ctx, ids, &queue, wasUnreachable)
 }
 
 // settle ends the prompts that are no longer in the server's queue, by its history.

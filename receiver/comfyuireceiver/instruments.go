@@ -147,7 +147,8 @@ func (m *instruments) promptEnded(p *prompt.Prompt) {
 	dimensions := m.dimensions(p)
 	of := []attribute.KeyValue{outcome(p.Outcome)}
 	if p.Outcome == prompt.Error {
-		errorType := sizing.Other // two values only, since exceptions' types are unbounded
+		// two values only, since exceptions' types are unbounded
+		errorType := sizing.Other
 		if spans.IsOutOfMemory(&p.Failure) {
 			errorType = spans.OutOfMemory
 		}
@@ -193,7 +194,8 @@ func (m *instruments) Bytes(d sockets.Direction, kind string, n int) {
 	}
 	key := ioKey{d, kind}
 	option, ok := m.ioOptions.Load(key)
-	if !ok { // made once, since frames are many
+	// made once, since frames are many
+	if !ok {
 		option = metric.WithAttributeSet(attribute.NewSet(attribute.String("network.io.direction", string(d)), attribute.String("kind", kind)))
 		m.ioOptions.Store(key, option)
 	}

@@ -19,9 +19,11 @@ import (
 // poller follows a server by its queue and history alone. Only its loop uses it.
 type poller struct {
 	*follower
-	exported map[string]bool // prompts of the history whose traces were emitted
-	order    []string        // of exported, oldest first
-	first    bool            // nothing was stored: the history is from before the first run
+	// prompts of the history whose traces were emitted
+	exported map[string]bool
+	order    []string // of exported, oldest first
+	// nothing was stored: the history is from before the first run
+	first bool
 }
 
 // Bounds of the history's pages, in entries. A page is doubled while all of it is new.
@@ -93,7 +95,8 @@ func (p *poller) history(ctx context.Context) error {
 		p.exported[f.ID] = true
 		p.order = append(p.order, f.ID)
 		if p.first {
-			continue // it ended before the receiver was first started
+			// it ended before the receiver was first started
+			continue
 		}
 		received := f.Start()
 		if received.IsZero() {

@@ -147,7 +147,8 @@ func isUpgrade(r *http.Request) bool {
 
 // serveSocket relays a WebSocket.
 func (p *proxy) serveSocket(w http.ResponseWriter, r *http.Request) {
-	out := r.Clone(context.WithoutCancel(r.Context())) // the connection outlives the request
+	// the connection outlives the request
+	out := r.Clone(context.WithoutCancel(r.Context()))
 	p.direct(out)
 	out.RequestURI = ""
 	out.Header["Connection"], out.Header["Upgrade"] = []string{"Upgrade"}, r.Header["Upgrade"]

@@ -47,7 +47,8 @@ type comfyuiReceiver struct {
 	traces consumer.Traces
 	logs   consumer.Logs
 
-	mu    sync.Mutex // guards everything declared below during start and shutdown
+	// guards everything declared below during start and shutdown
+	mu    sync.Mutex
 	users int
 
 	resource  pcommon.Resource
@@ -130,7 +131,7 @@ func (r *comfyuiReceiver) build(ctx context.Context, host component.Host) (err e
 func (r *comfyuiReceiver) assemble(base *url.URL, client *http.Client) error {
 	observed := newInstruments(r.cfg.Limits, r.telemetry)
 	server := &comfyServer{base: base, client: client, instruments: observed}
-	r.describe(server)
+	r.describe(base)
 	r.device = newDeviceFinder(r.cfg.Device, base, newGPUProcesses(r.cfg.LibraryPath, r.log), r.now)
 	builder, err := spans.NewBuilder(r.cfg.Capture, r.resource, r.settings.BuildInfo.Version, r.device)
 	if err != nil {
@@ -146,15 +147,21 @@ func (r *comfyuiReceiver) assemble(base *url.URL, client *http.Client) error {
 	return nil
 }
 
-// describe sets the resource of all telemetry.
-func (r *comfyuiReceiver) describe(server *comfyServer) {
-	a := r.resource.Attributes()
-	host, err := os.Hostname()
-	if err == nil {
+// describe sets the resource of all telemetry. The instance of a server on this host has
+// the host's name instead of a loopback address, which is the same on all hosts.
+func (r *comfyuiReceiver) describe(base *url.URL) {
+	a, instance := r.resource.Attributes(), base.Hostname()
+	if host, err := os.Hostname(); err == nil {
 		a.PutStr(semconv.HostName, host)
+		if onThisHost(base) {
+			instance = host
+		}
+	}
+	if port := base.Port(); port != "" {
+		instance = net.JoinHostPort(instance, port)
 	}
 	a.PutStr("service.name", "comfyui")
-	a.PutStr("service.instance.id", server.instance(host))
+	a.PutStr("service.instance.id", instance)
 }
 
 // listen opens the proxy.
@@ -167,7 +174,8 @@ func (r *comfyuiReceiver) listen(ctx context.Context, host component.Host, runni
 		handler = withoutCredentials(handler)
 	}
 	settings := r.cfg.Proxy
-	settings.CompressionAlgorithms = []string{} // not nil: bodies and Content-Encoding pass unchanged
+	// not nil: bodies and Content-Encoding pass unchanged
+	settings.CompressionAlgorithms = []string{}
 	if r.server, err = settings.ToServer(ctx, host.GetExtensions(), r.settings.TelemetrySettings, handler); err != nil {
 		return fmt.Errorf("proxy: %w", err)
 	}

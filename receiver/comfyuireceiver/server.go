@@ -107,16 +107,3 @@ func (s *comfyServer) finished(ctx context.Context, id string) (protocol.Finishe
 	}
 	return f, nil
 }
-
-// instance is the server's address as service.instance.id: with the host's name instead of a
-// loopback address, since the series of several hosts would be the same.
-func (s *comfyServer) instance(host string) string {
-	name := s.base.Hostname()
-	if host != "" && onThisHost(s.base) {
-		name = host
-	}
-	if port := s.base.Port(); port != "" {
-		name = net.JoinHostPort(name, port)
-	}
-	return name
-}

@@ -20,13 +20,15 @@ import (
 type store struct {
 	client storage.Client
 
-	mu    sync.Mutex
-	saved uint64 // the version of the open prompts that is stored; guarded by mu
+	mu sync.Mutex
+	// the version of the open prompts that is stored; guarded by mu
+	saved uint64
 }
 
 const (
-	openKey     = "open"
-	exportedKey = "told" // as written by earlier versions
+	openKey = "open"
+	// as written by earlier versions
+	exportedKey = "told"
 )
 
 func openStore(ctx context.Context, host component.Host, id *component.ID, owner component.ID) (*store, error) {
@@ -60,7 +62,8 @@ func (s *store) save(ctx context.Context, t *prompt.Tracker) {
 		return
 	}
 	if s.set(ctx, openKey, t.Save()) == nil {
-		s.saved = version // after an error, the next call tries again
+		// after an error, the next call tries again
+		s.saved = version
 	}
 }
 

@@ -35,7 +35,8 @@ func (p *proxy) servePrompt(w http.ResponseWriter, r *http.Request) {
 		p.relay.ServeHTTP(w, r)
 		return
 	}
-	sub, _ := protocol.ParseSubmission(body) // the server rejects a body that is not JSON
+	// the server rejects a body that is not JSON
+	sub, _ := protocol.ParseSubmission(body)
 	client, _, _ := net.SplitHostPort(r.RemoteAddr)
 	s := &submission{p, p.tracker.Submit(p.now(), prompt.Request{Submission: sub, Path: r.URL.Path, Client: client, Parent: callerOf(r.Header, sub.Traceparent)})}
 	defer p.hub.Reserve(sub.ClientID).Release()

@@ -138,7 +138,8 @@ type Sink interface {
 // Reader assembles text messages from the frames of one direction of a connection. For
 // each frame call Wants and, if it reports true, fill Buffer and call Filled.
 type Reader struct {
-	limit int // of a message in bytes, compressed and inflated
+	// of a message in bytes, compressed and inflated
+	limit int
 	sink  Sink
 
 	buffer     []byte
@@ -238,7 +239,8 @@ func (r *Reader) fail() {
 
 // inflater reverses permessage-deflate.
 type inflater struct {
-	keep   bool // the window is kept between messages (context takeover)
+	// the window is kept between messages (context takeover)
+	keep   bool
 	limit  int
 	window []byte
 	out    bytes.Buffer

@@ -6,6 +6,7 @@
 package prompt
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -69,9 +70,12 @@ type Prompt struct {
 	// Recovered prompts were found in the queue or the history; their nodes are unknown.
 	Recovered bool
 
-	known     bool             // an answer or the queue confirmed that it exists
-	states    bool             // the server sends progress_state
-	cancelled bool             // a client requested its removal
+	// an answer or the queue confirmed that it exists
+	known bool
+	// the server sends progress_state
+	states bool
+	// a client requested its removal
+	cancelled bool
 	announced bool             // its start was announced
 	seen      time.Time        // when it was mentioned last
 	next      *Prompt          // the same id, sent again
@@ -108,7 +112,8 @@ func (p *Prompt) observe(m *protocol.Message, now time.Time) {
 	p.seen = now
 	at := m.At
 	if at.IsZero() || at.After(now) || at.Before(p.Received.Add(-clockSlack)) {
-		at = now // no time, or the time of another clock
+		// no time, or the time of another clock
+		at = now
 	}
 	switch m.Kind {
 	case protocol.ExecutionStart:
@@ -120,7 +125,8 @@ func (p *Prompt) observe(m *protocol.Message, now time.Time) {
 		p.start(now)
 		p.observeStates(m, now)
 	case protocol.Executing:
-		if m.NoNode { // ends a prompt; only old servers send no execution_success before it
+		// ends a prompt; only old servers send no execution_success before it
+		if m.NoNode {
 			if !p.Started.IsZero() {
 				p.end(Success, now)
 			}
@@ -156,12 +162,7 @@ const clockSlack = time.Second
 
 func (p *Prompt) observeStates(m *protocol.Message, now time.Time) {
 	p.states = true
-	ids := make([]string, 0, len(m.States))
-	for id := range m.States {
-		ids = append(ids, id)
-	}
-	slices.Sort(ids) // nodes that start at the same time have a fixed order
-	for _, id := range ids {
+	for _, id := range slices.Sorted(maps.Keys(m.States)) { // in a fixed order
 		s := m.States[id]
 		if s.State == "pending" {
 			continue
@@ -260,7 +261,8 @@ func (p *Prompt) settle() {
 		n.Start = within(n.Start, p.Started, p.Ended)
 		n.End = within(n.End, n.Start, p.Ended)
 	}
-	for _, n := range p.Nodes { // expanded nodes lie within their parent
+	// expanded nodes lie within their parent
+	for _, n := range p.Nodes {
 		if parent := p.byID[n.Parent]; parent != nil && parent != n {
 			n.Start = within(n.Start, parent.Start, parent.End)
 			n.End = within(n.End, n.Start, parent.End)

@@ -69,7 +69,8 @@ type Tracker struct {
 	// version changes with the set of open prompts.
 	version atomic.Uint64
 
-	mu       sync.Mutex // guards everything declared below
+	// guards everything declared below
+	mu       sync.Mutex
 	open     map[string]*Prompt
 	inFlight int // requests without an answer
 	finished *recent
@@ -105,7 +106,8 @@ func (t *Tracker) Answer(p *Prompt, now time.Time, status int, a protocol.Answer
 		t.mu.Unlock()
 		p.Outcome, p.Ended = Rejected, now
 		if status >= 500 || status == 0 {
-			p.Outcome = Error // the server failed, or could not be reached
+			// the server failed, or could not be reached
+			p.Outcome = Error
 		}
 		p.Failure = protocol.Error{Type: a.ErrorType, Message: a.ErrorMessage}
 		t.ended(p)

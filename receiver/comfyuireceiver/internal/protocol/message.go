@@ -53,11 +53,12 @@ type Message struct {
 
 // NodeState is one node in a progress_state.
 type NodeState struct {
-	Value   float64 `json:"value"`
-	Max     float64 `json:"max"`
-	State   string  `json:"state"` // pending, running, finished, error
-	Display string  `json:"display_node_id"`
-	Parent  string  `json:"parent_node_id"`
+	Value float64 `json:"value"`
+	Max   float64 `json:"max"`
+	// pending, running, finished, error
+	State   string `json:"state"`
+	Display string `json:"display_node_id"`
+	Parent  string `json:"parent_node_id"`
 }
 
 // Error is a failure as the server describes it.

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -150,18 +151,11 @@ func ParseAnswer(body []byte) Answer {
 	var w struct {
 		PromptID string                     `json:"prompt_id"`
 		Number   float64                    `json:"number"`
-		Nodes    json.RawMessage            `json:"node_errors"`
+		Nodes    map[string]json.RawMessage `json:"node_errors"` // a list if there are none
 		Error    json.RawMessage            `json:"error"`
-		ByNode   map[string]json.RawMessage `json:"-"`
 	}
-	_ = json.Unmarshal(body, &w)
-	a := Answer{PromptID: w.PromptID, Number: w.Number}
-	if json.Unmarshal(w.Nodes, &w.ByNode) == nil {
-		for id := range w.ByNode {
-			a.Refused = append(a.Refused, id)
-		}
-		slices.SortFunc(a.Refused, compareIDs)
-	}
+	_ = json.Unmarshal(body, &w) // unexpected values stay empty
+	a := Answer{PromptID: w.PromptID, Number: w.Number, Refused: slices.SortedFunc(maps.Keys(w.Nodes), compareIDs)}
 	var e struct {
 		Type    string `json:"type"`
 		Message string `json:"message"`

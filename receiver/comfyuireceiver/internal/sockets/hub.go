@@ -80,8 +80,7 @@ const (
 	retained
 )
 
-func (s state) atServer() bool      { return s == connected || s == retained }
-func (s state) withoutClient() bool { return s == opening || s == retained }
+func (s state) atServer() bool { return s == connected || s == retained }
 
 // client is the record of one client id. It exists while it has a socket or a request.
 //
@@ -90,8 +89,9 @@ func (s state) withoutClient() bool { return s == opening || s == retained }
 // client waits while one is opening, and a retained socket stays open while the id has a
 // client.
 type client struct {
-	id       string
-	requests int // for prompts, without an answer
+	id string
+	// for prompts, without an answer
+	requests int
 	sockets  []*socket
 }
 
@@ -111,10 +111,11 @@ type Hub struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup
 
-	mu       sync.Mutex // guards everything declared below, and the records
-	clients  map[string]*client
-	retained int // sockets without a client
-	closed   bool
+	// guards everything declared below, and the records
+	mu      sync.Mutex
+	clients map[string]*client
+	count   [retained + 1]int // sockets by state
+	closed  bool
 }
 
 // NewHub makes a hub; Close ends it.
@@ -151,12 +152,8 @@ func (h *Hub) add(c *client, first state) *socket {
 // move changes a socket's state.
 func (h *Hub) move(s *socket, to state) {
 	from := s.state
-	if from.withoutClient() {
-		h.retained--
-	}
-	if to.withoutClient() {
-		h.retained++
-	}
+	h.count[from]--
+	h.count[to]++
 	s.state = to
 	if from == opening {
 		close(s.ready)
@@ -202,7 +199,7 @@ func (h *Hub) connect(ctx context.Context, id string) *socket {
 func (h *Hub) advance(s *socket, to state, from ...state) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	full := to == retained && s.state == connected && h.retained >= h.MaxRetained
+	full := to == retained && s.state == connected && h.withoutClient() >= h.MaxRetained
 	if full || h.closed && to != closed || !slices.Contains(from, s.state) {
 		return false
 	}
@@ -231,7 +228,7 @@ func (h *Hub) Reserve(clientID string) *Reservation {
 	defer h.mu.Unlock()
 	c := h.record(clientID)
 	c.requests++
-	if len(c.sockets) == 0 && h.retained < h.MaxRetained && !h.closed {
+	if len(c.sockets) == 0 && h.withoutClient() < h.MaxRetained && !h.closed {
 		s := h.add(c, opening)
 		h.work.Go(func() { h.open(s) })
 	}
@@ -253,15 +250,10 @@ func (r *Reservation) Release() {
 func (h *Hub) Counts() (withClient, withoutClient int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, c := range h.clients {
-		for _, s := range c.sockets {
-			if s.state == connected {
-				withClient++
-			}
-		}
-	}
-	return withClient, h.retained
+	return h.count[connected], h.withoutClient()
 }
+
+func (h *Hub) withoutClient() int { return h.count[opening] + h.count[retained] }
 
 // linger is how long an own socket stays open for the next prompt of its client id.
 const linger = 5 * time.Second

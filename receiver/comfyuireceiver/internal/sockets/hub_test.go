@@ -48,7 +48,7 @@ func (e *env) expect(id string) (r *Reservation, opened *socket) {
 	defer e.mu.Unlock()
 	c := e.record(id)
 	c.requests++
-	if len(c.sockets) == 0 && e.retained < e.MaxRetained {
+	if len(c.sockets) == 0 && e.withoutClient() < e.MaxRetained {
 		opened = e.add(c, opening)
 		opened.server, opened.proxyOwned = &silentServer{}, true
 	}

@@ -16,7 +16,8 @@ import (
 type socket struct {
 	hub    *Hub
 	record *client
-	ready  chan struct{} // closed when the socket leaves the state opening
+	// closed when the socket leaves the state opening
+	ready chan struct{}
 
 	// Set before the socket is connected or retained.
 	proxyOwned bool
@@ -25,17 +26,21 @@ type socket struct {
 	fromServer *bufio.Reader
 	reader     *frames.Reader
 
-	toServer sync.Mutex    // held while a frame is written to the server
-	toClient chan struct{} // holds a value while a frame is written to the client
+	// held while a frame is written to the server
+	toServer sync.Mutex
+	// holds a value while a frame is written to the client
+	toClient chan struct{}
 
 	mu     sync.Mutex // guards client and ended
 	client net.Conn   // nil without a client
 	ended  bool
 
 	// Guarded by the hub's lock.
-	state     state
-	forgotten bool      // the server has forgotten the client id since
-	idleSince time.Time // when no prompt needed it, as of the last sweep
+	state state
+	// the server has forgotten the client id since
+	forgotten bool
+	// when no prompt needed it, as of the last sweep
+	idleSince time.Time
 }
 
 // bufferSize is how much is read from a socket at a time.
@@ -56,7 +61,8 @@ func (s *socket) relayFromClient(from *bufio.Reader) {
 				return
 			}
 			if !s.hasPrompts() {
-				_ = s.writeServer(h.Raw(), payload) // the server answers, and closes
+				// the server answers, and closes
+				_ = s.writeServer(h.Raw(), payload)
 				s.hub.Observer.Bytes(FromClient, h.Kind(), len(h.Raw())+len(payload))
 				_, _ = io.Copy(io.Discard, from)
 				s.close()
@@ -228,7 +234,8 @@ func (s *socket) answerClose(conn net.Conn, payload []byte) {
 
 // leaveServer sends the server a close frame and closes the socket.
 func (s *socket) leaveServer() {
-	if s.toServer.TryLock() { // fails if the client's last frame is blocked
+	// fails if the client's last frame is blocked
+	if s.toServer.TryLock() {
 		_, _ = s.server.Write(frames.CloseFrame([]byte{0x03, 0xE8}, true)) // 1000: normal
 		s.toServer.Unlock()
 	}

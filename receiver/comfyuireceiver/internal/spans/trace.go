@@ -105,7 +105,8 @@ func (w *traceWriter) outcome(s ptrace.Span) {
 		s.Status().SetCode(ptrace.StatusCodeOk)
 		return
 	case prompt.Interrupted, prompt.Cancelled, prompt.Unfinished:
-		s.Attributes().PutStr("error.type", string(p.Outcome)) // it did not finish, and nothing failed
+		// it did not finish, and nothing failed
+		s.Attributes().PutStr("error.type", string(p.Outcome))
 		return
 	}
 	s.Status().SetCode(ptrace.StatusCodeError)
@@ -123,7 +124,8 @@ func (w *traceWriter) queue() {
 	if to.IsZero() {
 		to = p.Ended
 	}
-	if from.After(to) || from.IsZero() { // the execution started before the answer arrived
+	// the execution started before the answer arrived
+	if from.After(to) || from.IsZero() {
 		from = to
 	}
 	s := w.span(prompt.NewSpanID(), p.Context.SpanID(), "comfyui.queue", from, to)
