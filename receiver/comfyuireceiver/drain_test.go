@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -85,4 +86,23 @@ func TestShutdownWaitsForOpenRequestsUpToDrainTimeout(t *testing.T) {
 			close(release)
 		})
 	}
+}
+
+// TestShutdownIsShortThoughAllDataAreRefused: what the next consumer refuses for ever must
+// not delay shutdown.
+func TestShutdownIsShortThoughAllDataAreRefused(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusBadRequest) // each request ends its prompt
+	}))
+	defer server.Close()
+	rig := newRigTo(t, server.URL, &blocker{err: io.ErrUnexpectedEOF}, nil)
+	for range 50 {
+		response, err := http.Post(rig.base+"/prompt", "application/json", strings.NewReader(`{"prompt": {}}`))
+		require.NoError(t, err)
+		require.NoError(t, response.Body.Close())
+	}
+	begin := time.Now()
+	rig.stopNow()
+	assert.Less(t, time.Since(begin), time.Second)
+	assert.Equal(t, map[string]int64{"traces": 50}, counted(t, rig.telemetry, "dropped"))
 }

@@ -23,7 +23,7 @@ const (
 )
 
 // stopGrace bounds the last exports at shutdown.
-const stopGrace = 500 * time.Millisecond
+const stopGrace = 750 * time.Millisecond
 
 // exporter passes traces and log records to the next consumers. Each signal has a bounded
 // queue and a worker of its own: callers never wait, and a refused signal does not delay

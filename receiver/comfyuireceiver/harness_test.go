@@ -102,7 +102,7 @@ type event struct {
 	Attributes map[string]any
 }
 
-// label tells spans of one trace apart: the name, and the node.
+// label is the name of a span, which is unique in its trace: with the id of a node.
 func label(s ptrace.Span) string {
 	if id, ok := s.Attributes().Get("comfyui.node.id"); ok {
 		return s.Name() + " #" + id.Str()

@@ -111,5 +111,5 @@ func TestServerThatIsDownIsAMetricAndNoError(t *testing.T) {
 	m, err := r.scrape(context.Background())
 	require.NoError(t, err)
 	assert.Equal(t, map[string]float64{"map[]": 0}, values(m, "comfyui.up"))
-	assert.Empty(t, values(m, "comfyui.queue.length"), "nobody knows")
+	assert.Empty(t, values(m, "comfyui.queue.length"), "it is unknown")
 }

@@ -22,7 +22,7 @@ import (
 )
 
 // simulated is a simulated ComfyUI, which forgets a client id as the real one does. It
-// tells which ids connect.
+// sends the ids that connect to a channel.
 func simulated(t *testing.T) (base string, connected chan string) {
 	t.Helper()
 	server, connected := fakecomfyui.NewServer(fakecomfyui.NewTimedWork()), make(chan string, 1000)

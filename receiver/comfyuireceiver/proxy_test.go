@@ -205,7 +205,7 @@ func TestStreamsPassAsTheyCome(t *testing.T) {
 }
 
 // TestPagesOfAllowedOriginsMayAsk: with cors set, the proxy answers for the server to
-// pages of those origins, which ComfyUI by itself does not; to others it says nothing
+// pages of those origins, which ComfyUI by itself does not; to others it sends nothing
 // more than the server does.
 func TestPagesOfAllowedOriginsMayAsk(t *testing.T) {
 	s := newTap(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("{}")) })

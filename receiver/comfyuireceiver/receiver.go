@@ -28,7 +28,7 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/spans"
 )
 
-// earlyMessages is how long messages are kept about prompts that nobody submitted.
+// earlyMessages is how long messages are kept about prompts that were not submitted here.
 const earlyMessages = 30 * time.Second
 
 // comfyuiReceiver is the lifecycle of one component: it follows one ComfyUI server. The

@@ -92,7 +92,7 @@ func TestFramesPassByteForByteInBothDirections(t *testing.T) {
 		{0x89, 4, 'p', 'i', 'n', 'g'},                       // ping
 		{0x01, 3, 'a', 'b', 'c'}, {0x8A, 0}, {0x80, 1, 'd'}, // fragments with a pong between
 		large,                       // a megabyte
-		{0xF2, 2, 1, 2},             // reserved bits that nobody negotiated
+		{0xF2, 2, 1, 2},             // reserved bits that were not negotiated
 		{0x81, 126, 0, 2, '{', '}'}, // a length in more bytes than it needs
 		{0x88, 9, 0x0F, 0xA3, 'g', 'o', 'o', 'd', 'b', 'y', 'e'}, // close 4003
 	}, nil)
@@ -198,7 +198,7 @@ func TestSocketStaysOpenToTheServerUntilThePromptsOfALeftClientHaveEnded(t *test
 			require.NoError(t, server.SetReadDeadline(time.Now().Add(10*time.Second)))
 			farewell, err := io.ReadAll(server)
 			require.NoError(t, err)
-			assert.Equal(t, byte(0x88), farewell[0], "the server is let go with a close frame")
+			assert.Equal(t, byte(0x88), farewell[0], "the server gets a close frame")
 			require.Eventually(t, func() bool { live, kept := r.hub.Counts(); return live+kept == 0 }, 10*time.Second, time.Millisecond)
 		})
 	}

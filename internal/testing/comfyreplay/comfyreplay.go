@@ -127,7 +127,7 @@ func (l *Line) Content() []byte {
 	return l.Body
 }
 
-// message is what a text frame said, as far as the player needs it.
+// message is the part of a text frame that the player needs.
 type message struct {
 	Type string `json:"type"`
 	Data struct {

@@ -185,7 +185,7 @@ func (s *Server) answerBystander(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// history is what the recording's history says of a prompt, if anybody asked.
+// history is a prompt's entry of the history, if the recording holds one.
 func (s *Server) history(id string) json.RawMessage {
 	for i := range s.recording.Lines {
 		l := &s.recording.Lines[i]
@@ -223,7 +223,7 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) {
 	} else {
 		s.opened <- p
 	}
-	// Closing handshakes and pings need somebody who reads.
+	// Closing handshakes and pings need a reader.
 	for {
 		if _, _, err := conn.Read(context.Background()); err != nil {
 			return
@@ -275,7 +275,7 @@ func (s *Server) play(ctx context.Context) error {
 			case <-ctx.Done():
 				return ctx.Err()
 			case <-time.After(patience):
-				return fmt.Errorf("line %d: nobody asks for %s %s", i+1, l.Method, l.Path)
+				return fmt.Errorf("line %d: no request for %s %s arrives", i+1, l.Method, l.Path)
 			}
 		case "response":
 			at := 0

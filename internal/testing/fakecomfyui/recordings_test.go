@@ -141,9 +141,9 @@ func read(ctx context.Context, c *websocket.Conn, into chan<- string) {
 	}
 }
 
-// compare waits for as many frames as were recorded. The lengths of the queue that
-// all are told come between a client's own messages as it happens, so they are
-// compared on their own.
+// compare waits for as many frames as were recorded. The lengths of the queue
+// arrive between a client's own messages in any order, so they are compared
+// separately.
 func (p *player) compare(client string, want []string) {
 	t := p.t
 	var got []string

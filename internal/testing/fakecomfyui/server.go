@@ -16,11 +16,11 @@ import (
 
 // Server is one ComfyUI. It is an http.Handler; Run executes its prompts.
 type Server struct {
-	// Lag is how long a frame is held back before it goes out, and all after it; it is
-	// asked for each. Without it frames go out at once. Set it before the server is used.
+	// Lag returns how long a frame, and all after it, are delayed; it is called for each
+	// frame and must not block. Nil sends frames at once. Set it before the server is used.
 	Lag func() time.Duration
-	// Done is told of each node and each prompt that was executed, with its true
-	// times.
+	// Done is called with each node and each prompt that was executed, with its true times.
+	// It may be nil, and must not block.
 	Done func(Executed)
 
 	work Work

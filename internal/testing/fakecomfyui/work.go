@@ -134,7 +134,7 @@ func number(v any) float64 {
 	return 0
 }
 
-// failed tells how a node failed; it ends the prompt.
+// failed sends how a node failed, and ends the prompt.
 func (x *execution) failed(id string, n *node, err error) error {
 	if x.ctx.Err() != nil {
 		return err

@@ -45,7 +45,7 @@ type Node struct {
 	Steps, StepsDone float64
 }
 
-// Prompt is one prompt. The tracker owns it until it has ended; then nobody changes it.
+// Prompt is one prompt. The tracker owns it until it has ended; then it does not change.
 type Prompt struct {
 	ID string
 	// Context is the root span's; Parent is the caller's, if the request had one.

@@ -18,7 +18,7 @@ type Limits struct {
 	// Open is how many prompts are followed at a time. Prompts beyond it run as usual and
 	// are not followed.
 	Open int
-	// Early is how long messages are kept about prompts that nobody submitted here.
+	// Early is how long messages are kept about prompts that were not submitted here.
 	Early time.Duration
 }
 
@@ -303,7 +303,7 @@ func (t *Tracker) end(id string, apply func(*Prompt)) {
 	t.unlock(p)
 }
 
-// Expire drops messages about prompts that nobody submitted here.
+// Expire drops messages about prompts that were not submitted here.
 func (t *Tracker) Expire(now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

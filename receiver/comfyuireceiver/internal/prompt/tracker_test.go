@@ -38,7 +38,7 @@ func newTracker(open int, o Observer) *Tracker {
 // step is one thing that happens to one prompt.
 type step func(t *Tracker, now time.Time)
 
-// life is everything that a server says of a prompt, in its order.
+// life is all messages of a server about a prompt, in their order.
 func life(id string, seed *rand.Rand) []step {
 	message := func(m protocol.Message) step {
 		m.PromptID = id
@@ -160,7 +160,7 @@ func TestEveryPromptEndsOnceWhateverHappens(t *testing.T) {
 				next(tracker, now) // the same frame on two sockets; the same answer never comes twice
 			}
 		}
-		for i := range prompts { // what the sockets did not tell, the history does
+		for i := range prompts { // the history ends what the sockets did not
 			tracker.Missing(now, fmt.Sprint("p", i), seed.IntN(2) == 0)
 		}
 		tracker.Expire(now.Add(time.Hour))
@@ -265,7 +265,7 @@ func TestNodeWithLazyInputsBeginsWhenTheyAreThere(t *testing.T) {
 	}
 }
 
-func TestFrameThatComesTwiceDoesNotBeginANodeAnew(t *testing.T) {
+func TestRepeatedFrameDoesNotRestartANode(t *testing.T) {
 	var ended *Prompt
 	tr := newTracker(10, &observer{ended: func(p *Prompt) { ended = p }})
 	begin := time.Now()

@@ -207,6 +207,17 @@ func (h *Hub) advance(s *socket, to state, from ...state) bool {
 	return true
 }
 
+// relay connects a socket and begins to relay from the server; false in a closed hub.
+func (h *Hub) relay(s *socket) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.closed {
+		h.move(s, connected)
+		h.work.Go(s.relayFromServer) // with the lock held, so that Close waits for it
+	}
+	return !h.closed
+}
+
 // release closes a socket that did not reach the server.
 func (s *socket) release() { s.hub.advance(s, closed, connecting, opening) }
 

@@ -22,10 +22,10 @@ func (*silentServer) Read([]byte) (int, error)    { return 0, nil }
 func (*silentServer) Write(b []byte) (int, error) { return len(b), nil }
 func (s *silentServer) Close() error              { s.closed = true; return nil }
 
-// nobody is a client's connection.
-type nobody struct{ net.Conn }
+// silentClient is a client's connection.
+type silentClient struct{ net.Conn }
 
-func (nobody) Close() error { return nil }
+func (silentClient) Close() error { return nil }
 
 // env is a hub whose own sockets are opened by the test.
 type env struct {
@@ -139,7 +139,7 @@ func TestSocketsOfLeftClientsAreRetainedWithinTheLimit(t *testing.T) {
 	e := newEnv(1)
 	e.open = 1
 	first, second := e.client(t, "a"), e.client(t, "b")
-	first.client, second.client = nobody{}, nobody{}
+	first.client, second.client = silentClient{}, silentClient{}
 	first.clientLeft(nil)
 	second.clientLeft(nil)
 	assert.False(t, isClosed(first))

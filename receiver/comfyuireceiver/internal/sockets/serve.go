@@ -59,12 +59,11 @@ func (h *Hub) Serve(w http.ResponseWriter, r, out *http.Request) error {
 	_ = conn.SetDeadline(time.Time{})
 	s.attach(server, response.Header)
 	s.client = conn
-	if writeUpgrade(buffered.Writer, response) != nil || !h.advance(s, connected, connecting) {
+	if writeUpgrade(buffered.Writer, response) != nil || !h.relay(s) {
 		_ = server.Close()
 		_ = conn.Close()
 		return nil
 	}
-	h.work.Go(s.relayFromServer)
 	s.relayFromClient(buffered.Reader)
 	return nil
 }
