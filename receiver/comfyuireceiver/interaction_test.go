@@ -363,12 +363,9 @@ func (e *interaction) printTrace(td ptrace.Traces) string {
 			lasts := s.EndTimestamp().AsTime().Sub(s.StartTimestamp().AsTime()).Round(time.Millisecond)
 			fmt.Fprintf(&out, "%8dms +%dms %s%s", from.Milliseconds(), lasts.Milliseconds(), depth, label(s))
 			if code := s.Status().Code(); code != ptrace.StatusCodeUnset {
-				fmt.Fprintf(&out, " %s", strings.ToUpper(code.String()))
+				fmt.Fprintf(&out, " [%s]", strings.TrimSuffix(fmt.Sprintf("%s %q", code, s.Status().Message()), ` ""`))
 			}
-			if m := s.Status().Message(); m != "" {
-				fmt.Fprintf(&out, " %q", m)
-			}
-			fmt.Fprintf(&out, "%s\n", attributes(s.Attributes()))
+			fmt.Fprintf(&out, " |%s\n", attributes(s.Attributes()))
 			for _, event := range s.Events().All() {
 				fmt.Fprintf(&out, "%s! %s%s\n", strings.Repeat(" ", 20)+depth, event.Name(), attributes(event.Attributes()))
 			}

@@ -41,7 +41,7 @@ func ExpectedSpans(t testing.TB, recording string) []ExpectedSpan {
 }
 
 var (
-	spanLine = regexp.MustCompile(`^ *\d+ms \+\d+ms ( *)(comfyui\.\w+(?: [\w-]+)?(?: #\S+)?)(?: (OK|ERROR)(?: ("(?:[^"\\]|\\.)*"))?)?(.*)$`)
+	spanLine = regexp.MustCompile(`^ *-?\d+ms \+\d+ms ( *)(comfyui.*?)(?: \[(Ok|Error)(?: ("(?:[^"\\]|\\.)*"))?\])? \|(.*)$`)
 	pair     = regexp.MustCompile(` ([\w.]+)=("(?:[^"\\]|\\.)*"|\S+)`)
 )
 
@@ -59,7 +59,7 @@ func ParseSpans(text string) (all []ExpectedSpan) {
 			continue
 		}
 		depth := len(m[1]) / 2
-		s := ExpectedSpan{Name: m[2], Status: map[string]string{"OK": "Ok", "ERROR": "Error"}[m[3]], Attributes: map[string]string{}}
+		s := ExpectedSpan{Name: m[2], Status: m[3], Attributes: map[string]string{}}
 		s.Message, _ = strconv.Unquote(m[4])
 		for _, kv := range pair.FindAllStringSubmatch(m[5], -1) {
 			value := kv[2]
