@@ -85,7 +85,7 @@ type Config struct {
 	Capture spans.Capture `mapstructure:"capture"`
 	Limits  LimitsConfig  `mapstructure:"limits"`
 
-	// the keys that the configuration sets
+	// given lists the keys that the configuration sets.
 	given []string
 }
 
@@ -125,7 +125,7 @@ func createDefaultConfig() component.Config {
 	proxy.ReadTimeout, proxy.WriteTimeout = 0, 0 // uploads and streams may last
 	upstream := confighttp.NewDefaultClientConfig()
 	upstream.Endpoint = defaultUpstream
-	// requestTimeout bounds the receiver's own requests
+	// No timeout here, since requestTimeout bounds the receiver's own requests.
 	upstream.Timeout = 0
 	return &Config{
 		Mode: modeProxy, Proxy: proxy, Upstream: upstream,

@@ -25,7 +25,7 @@ func isUUID(name string) bool { return gpuname.IsUUID(name) || gpuname.IsMIG(nam
 // called from any goroutine.
 type deviceFinder struct {
 	setting string
-	// the GPU's index if that is configured, else -1
+	// index is the GPU's index if that is configured, else -1.
 	index  int
 	port   uint64
 	local  bool // the server runs on this host

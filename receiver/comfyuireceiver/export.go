@@ -47,7 +47,7 @@ type exporter struct {
 	refused logonce.Tracker
 
 	stopping context.Context // ends when stop begins
-	// ends with the last call of a next consumer
+	// ctx ends with the last call of a next consumer.
 	ctx     context.Context
 	end     context.CancelFunc
 	cancel  context.CancelFunc

@@ -29,9 +29,9 @@ type follower struct {
 	now     func() time.Time
 
 	interval time.Duration
-	// holds a value if the queue has changed
+	// changed holds a value if the queue has changed.
 	changed chan struct{}
-	// length of the queue, by the last status
+	// remaining is the length of the queue, by the last status.
 	remaining atomic.Int64
 	// unreachable is true if the server could not be reached since the last comparison: it
 	// may have restarted without its queue.

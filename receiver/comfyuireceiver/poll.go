@@ -19,10 +19,10 @@ import (
 // poller follows a server by its queue and history alone. Only its loop uses it.
 type poller struct {
 	*follower
-	// prompts of the history whose traces were emitted
+	// exported are the prompts of the history whose traces were emitted.
 	exported map[string]bool
 	order    []string // of exported, oldest first
-	// nothing was stored: the history is from before the first run
+	// first is true if nothing was stored: the history is from before the first run.
 	first bool
 }
 

@@ -47,7 +47,7 @@ type comfyuiReceiver struct {
 	traces consumer.Traces
 	logs   consumer.Logs
 
-	// guards everything declared below during start and shutdown
+	// mu guards everything declared below during start and shutdown.
 	mu    sync.Mutex
 	users int
 
@@ -174,7 +174,7 @@ func (r *comfyuiReceiver) listen(ctx context.Context, host component.Host, runni
 		handler = withoutCredentials(handler)
 	}
 	settings := r.cfg.Proxy
-	// not nil: bodies and Content-Encoding pass unchanged
+	// Empty, not nil: bodies and Content-Encoding pass unchanged.
 	settings.CompressionAlgorithms = []string{}
 	if r.server, err = settings.ToServer(ctx, host.GetExtensions(), r.settings.TelemetrySettings, handler); err != nil {
 		return fmt.Errorf("proxy: %w", err)

@@ -21,7 +21,7 @@ type store struct {
 	client storage.Client
 
 	mu sync.Mutex
-	// the version of the open prompts that is stored; guarded by mu
+	// saved is the version of the open prompts that is stored; guarded by mu.
 	saved uint64
 }
 

@@ -138,7 +138,7 @@ type Sink interface {
 // Reader assembles text messages from the frames of one direction of a connection. For
 // each frame call Wants and, if it reports true, fill Buffer and call Filled.
 type Reader struct {
-	// of a message in bytes, compressed and inflated
+	// limit bounds a message in bytes, compressed and inflated.
 	limit int
 	sink  Sink
 
@@ -239,7 +239,7 @@ func (r *Reader) fail() {
 
 // inflater reverses permessage-deflate.
 type inflater struct {
-	// the window is kept between messages (context takeover)
+	// keep is true if the window is kept between messages (context takeover).
 	keep   bool
 	limit  int
 	window []byte

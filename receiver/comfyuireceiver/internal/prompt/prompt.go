@@ -70,11 +70,11 @@ type Prompt struct {
 	// Recovered prompts were found in the queue or the history; their nodes are unknown.
 	Recovered bool
 
-	// an answer or the queue confirmed that it exists
+	// known is true if an answer or the queue confirmed that it exists.
 	known bool
-	// the server sends progress_state
+	// states is true if the server sends progress_state.
 	states bool
-	// a client requested its removal
+	// cancelled is true if a client requested its removal.
 	cancelled bool
 	announced bool             // its start was announced
 	seen      time.Time        // when it was mentioned last

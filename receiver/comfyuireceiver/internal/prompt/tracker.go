@@ -69,7 +69,7 @@ type Tracker struct {
 	// version changes with the set of open prompts.
 	version atomic.Uint64
 
-	// guards everything declared below
+	// mu guards everything declared below.
 	mu       sync.Mutex
 	open     map[string]*Prompt
 	inFlight int // requests without an answer

@@ -90,7 +90,7 @@ func (s state) atServer() bool { return s == connected || s == retained }
 // client.
 type client struct {
 	id string
-	// for prompts, without an answer
+	// requests counts the requests for prompts that have no answer yet.
 	requests int
 	sockets  []*socket
 }
@@ -111,7 +111,7 @@ type Hub struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup
 
-	// guards everything declared below, and the records
+	// mu guards everything declared below, and the records.
 	mu      sync.Mutex
 	clients map[string]*client
 	count   [retained + 1]int // sockets by state
@@ -315,10 +315,7 @@ func (h *Hub) Close() {
 	h.mu.Unlock()
 	h.cancel()
 	for _, s := range all {
-		if conn := s.conn(); conn != nil {
-			s.answerClose(conn, []byte{0x03, 0xE9}) // 1001: going away
-		}
-		s.leaveServer()
+		h.work.Go(s.goAway)
 	}
 	h.work.Wait()
 }

@@ -16,7 +16,7 @@ import (
 type socket struct {
 	hub    *Hub
 	record *client
-	// closed when the socket leaves the state opening
+	// ready is closed when the socket leaves the state opening.
 	ready chan struct{}
 
 	// Set before the socket is connected or retained.
@@ -26,9 +26,9 @@ type socket struct {
 	fromServer *bufio.Reader
 	reader     *frames.Reader
 
-	// held while a frame is written to the server
+	// toServer is held while a frame is written to the server.
 	toServer sync.Mutex
-	// holds a value while a frame is written to the client
+	// toClient holds a value while a frame is written to the client.
 	toClient chan struct{}
 
 	mu     sync.Mutex // guards client and ended
@@ -37,9 +37,9 @@ type socket struct {
 
 	// Guarded by the hub's lock.
 	state state
-	// the server has forgotten the client id since
+	// forgotten is true if the server has forgotten the client id since.
 	forgotten bool
-	// when no prompt needed it, as of the last sweep
+	// idleSince is when a prompt needed it last, as far as the sweeps know.
 	idleSince time.Time
 }
 
@@ -230,6 +230,14 @@ func (s *socket) answerClose(conn net.Conn, payload []byte) {
 		<-s.toClient
 	case <-timer.C: // the server has stopped in the middle of a frame
 	}
+}
+
+// goAway closes a socket because the receiver shuts down.
+func (s *socket) goAway() {
+	if conn := s.conn(); conn != nil {
+		s.answerClose(conn, []byte{0x03, 0xE9}) // 1001: going away
+	}
+	s.leaveServer()
 }
 
 // leaveServer sends the server a close frame and closes the socket.
