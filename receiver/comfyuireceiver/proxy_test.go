@@ -74,6 +74,7 @@ func exchange(t *testing.T, s *tap, proxied string, make func(base string) *http
 		defer response.Body.Close()
 		answer, err := io.ReadAll(response.Body)
 		require.NoError(t, err)
+		require.NotEmpty(t, s.body, "the request did not reach the server: %s %s", response.Status, answer)
 		r, b := <-s.seen, <-s.body
 		header := r.Header.Clone()
 		for _, name := range []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "Traceparent", "Connection"} {
