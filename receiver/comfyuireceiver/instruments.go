@@ -38,11 +38,8 @@ type instruments struct {
 	ioOptions sync.Map // ioKey to metric.AddOption
 }
 
-// ioKey are the attributes of comfyui.proxy.io.
-type ioKey struct {
-	direction sockets.Direction
-	kind      string
-}
+// ioKey is direction and kind, the attributes of comfyui.proxy.io.
+type ioKey [2]string
 
 // promptSeconds are the bounds of prompts' histograms: from a cached prompt to ten
 // minutes.
@@ -192,7 +189,7 @@ func (m *instruments) Bytes(d sockets.Direction, kind string, n int) {
 	if n <= 0 {
 		return
 	}
-	key := ioKey{d, kind}
+	key := ioKey{string(d), kind}
 	option, ok := m.ioOptions.Load(key)
 	// made once, since frames are many
 	if !ok {

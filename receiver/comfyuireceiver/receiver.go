@@ -78,8 +78,7 @@ func (r *comfyuiReceiver) start(ctx context.Context, host component.Host) error 
 	if r.users > 1 {
 		return nil
 	}
-	err := r.build(ctx, host)
-	if err != nil {
+	if err := r.build(ctx, host); err != nil {
 		return errors.Join(err, r.stop(ctx))
 	}
 	return nil
