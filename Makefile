@@ -101,7 +101,7 @@ bench: build ## cost of a scrape beside a plain loop, memory of the running dist
 
 .PHONY: bench-proxy
 bench-proxy: ## what the ComfyUI proxy adds: latency, throughput of previews, text frames, open sockets
-	@go test -count=1 -timeout 10m -run '^TestProxyFigures$$' -v ./receiver/comfyuireceiver -figures | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
+	@go test -timeout 10m -run '^$$' -bench . -benchtime 1x ./receiver/comfyuireceiver | $(FIGURES)
 
 .PHONY: bench-correlation
 bench-correlation: ## spans a second of the correlation, bytes per waiting span, memory over an hour in virtual time

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/url"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,36 +14,26 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.yaml.in/yaml/v3"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/comfyreplay"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/figure"
 )
 
-// goldenSpan is a span of the receiver's golden files, which unit tests keep.
-type goldenSpan struct {
-	Name       string         `yaml:"name"`
-	Parent     string         `yaml:"parent"`
-	Status     string         `yaml:"status"`
-	Attributes map[string]any `yaml:"attributes"`
-	Events     []struct {
-		Name string `yaml:"name"`
-	} `yaml:"events"`
-}
-
 // TestRecordingsThroughTheProxyIntoJaeger plays every recording of a real ComfyUI
 // through the built collector: clients and server get every byte, and Jaeger
-// exactly the golden spans.
+// exactly the spans of the receiver's unit tests.
 func TestRecordingsThroughTheProxyIntoJaeger(t *testing.T) {
 	j := startJaeger(t)
 	for _, r := range comfyreplay.All(t) {
 		t.Run(r.Name, func(t *testing.T) {
-			var golden [][]goldenSpan
-			raw, err := os.ReadFile(filepath.Join(root, "receiver", "comfyuireceiver", "testdata", "golden", r.Name+".yaml"))
-			require.NoError(t, err)
-			require.NoError(t, yaml.Unmarshal(raw, &golden))
-
+			expected := comfyreplay.ExpectedSpans(t, r.Name)
+			traces := 0
+			for _, s := range expected {
+				if s.Parent == "" {
+					traces++
+				}
+			}
 			m := newMachine(t, fakenvml.Current, "l40s")
 			server := comfyreplay.Serve(t, &r, 2, false)
 			proxy := "127.0.0.1:" + strconv.Itoa(port(t))
@@ -65,34 +54,32 @@ func TestRecordingsThroughTheProxyIntoJaeger(t *testing.T) {
 			var found []jaegerTrace
 			require.Eventually(t, func() bool {
 				found = j.traces("/api/traces?limit=100&lookback=1h&service=" + service)
-				return len(found) >= len(golden)
+				return len(found) >= traces
 			}, patience, 1e8, "%d traces arrived", len(found))
-			require.Len(t, found, len(golden))
+			require.Len(t, found, traces)
 			spans := 0
 			for _, trace := range found {
 				spans += len(trace.Spans)
 			}
-			assert.Equal(t, describeGolden(golden), describeFound(found))
+			assert.Equal(t, describeExpected(expected), describeFound(found))
 			figure.Print("comfyui."+r.Name+".spans", float64(spans), "spans")
 		})
 	}
 }
 
-// describeGolden puts the golden spans into lines that both sides can make.
-func describeGolden(golden [][]goldenSpan) (lines []string) {
-	for _, trace := range golden {
-		for _, s := range trace {
-			lines = append(lines, line(s.Name, s.Parent, s.Status, len(s.Events), s.Attributes))
-		}
+// describeExpected puts the expected spans into lines that both sides can make.
+func describeExpected(expected []comfyreplay.ExpectedSpan) (lines []string) {
+	for _, s := range expected {
+		lines = append(lines, line(s.Name, s.Parent, s.Status, s.Events, s.Attributes))
 	}
 	slices.Sort(lines)
 	return lines
 }
 
-func line(name, parent, status string, events int, attributes map[string]any) string {
+func line(name, parent, status string, events int, attributes map[string]string) string {
 	var all []string
 	for k, v := range attributes {
-		all = append(all, fmt.Sprint(k, "=", v))
+		all = append(all, k+"="+v)
 	}
 	slices.Sort(all)
 	return fmt.Sprint(name, " < ", parent, " ", status, " ", events, " ", strings.Join(all, " "))
@@ -116,7 +103,7 @@ func describeFound(found []jaegerTrace) (lines []string) {
 			for _, r := range s.References {
 				parent = byID[r.SpanID]
 			}
-			attributes := map[string]any{}
+			attributes := map[string]string{}
 			for _, tag := range s.Tags {
 				if strings.HasPrefix(tag.Key, "gpu.") { // what the connector adds, and the mark of simulated GPUs
 					continue
@@ -127,14 +114,7 @@ func describeFound(found []jaegerTrace) (lines []string) {
 				case "hw.id", "process.pid": // there as soon as the GPU is found
 				case "span.kind", "otel.status_description", "error", "internal.span.format", "otel.scope.name", "otel.scope.version", "w3c.tracestate":
 				default:
-					v := tag.Value
-					if text, ok := v.(string); ok && strings.HasPrefix(text, "[") { // lists come as JSON
-						var list []any
-						if yaml.Unmarshal([]byte(text), &list) == nil {
-							v = list
-						}
-					}
-					attributes[tag.Key] = v
+					attributes[tag.Key] = fmt.Sprint(tag.Value) // lists come as JSON
 				}
 			}
 			lines = append(lines, line(label(s), parent, status, len(s.Logs), attributes))

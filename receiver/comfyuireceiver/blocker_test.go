@@ -5,19 +5,26 @@ package comfyuireceiver
 import (
 	"context"
 
+	"go.opentelemetry.io/collector/consumer"
 	"go.opentelemetry.io/collector/consumer/consumertest"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 )
 
-// blocker is a pipeline that waits until it is let go.
+// blocker is a pipeline that waits until wait is closed, and returns err.
 type blocker struct {
-	consumertest.Consumer
 	wait chan struct{}
+	err  error
+	sink consumertest.TracesSink
 }
+
+func (*blocker) Capabilities() consumer.Capabilities { return consumer.Capabilities{} }
 
 func (b *blocker) ConsumeTraces(ctx context.Context, td ptrace.Traces) error {
 	if b.wait != nil {
 		<-b.wait
 	}
-	return b.Consumer.ConsumeTraces(ctx, td)
+	if b.err != nil {
+		return b.err
+	}
+	return b.sink.ConsumeTraces(ctx, td)
 }

@@ -8,7 +8,13 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/confmap"
+	"go.opentelemetry.io/collector/receiver/receivertest"
+	"go.uber.org/zap"
+	zapobserver "go.uber.org/zap/zaptest/observer"
+
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/metadata"
 )
 
 func load(settings map[string]any) (*Config, error) {
@@ -50,7 +56,7 @@ func TestSettingsAreRead(t *testing.T) {
 	assert.Equal(t, "file_storage", cfg.Storage.String())
 	assert.Equal(t, "side", cfg.Sizing[0].Size)
 	assert.Equal(t, 7, cfg.Limits.Prompts)
-	assert.Len(t, cfg.Capture.patterns, 1)
+	assert.Equal(t, []string{"secret"}, cfg.Capture.Redact)
 	for given, want := range map[any]string{0: "0", "gpu1": "gpu1", "MIG-12ab": "MIG-12ab"} {
 		cfg, err := load(map[string]any{"device": given})
 		require.NoError(t, err)
@@ -59,55 +65,66 @@ func TestSettingsAreRead(t *testing.T) {
 }
 
 func TestMistakesNameTheKeyTheValueAndTheRemedy(t *testing.T) {
+	group := func(key string, inner map[string]any) map[string]any { return map[string]any{key: inner} }
+	list := func(key string, item any) map[string]any { return map[string]any{key: []any{item}} }
 	for _, test := range []struct {
 		settings map[string]any
-		want     []string
+		want     string
 	}{
-		{map[string]any{"mod": "poll"}, []string{"mod: there is no such key", "did you mean mode?"}},
-		{map[string]any{"capture": map[string]any{"prompt_texts": true}}, []string{"capture::prompt_texts", "did you mean prompt_text?"}},
-		{map[string]any{"limits": map[string]any{"promts": 1}}, []string{"limits::promts", "did you mean prompts?"}},
-		{map[string]any{"proxy": map[string]any{"endpont": "x"}}, []string{"endpont"}},
-		{map[string]any{"mode": "sniff"}, []string{`mode: "sniff"`, "proxy", "poll"}},
-		{map[string]any{"upstream": map[string]any{"endpoint": "comfyui:8188"}}, []string{"upstream::endpoint", "comfyui:8188", "http://127.0.0.1:8188"}},
-		{map[string]any{"collection_interval": "1ms"}, []string{"collection_interval", "1ms", "15s"}},
-		{map[string]any{"poll_interval": "0s"}, []string{"poll_interval"}},
-		{map[string]any{"drain_timeout": "-1s"}, []string{"drain_timeout", "-1s"}},
-		{map[string]any{"device": "card0"}, []string{`device: "card0"`, "GPU-"}},
-		{map[string]any{"sizing": []any{map[string]any{"size": "x"}}}, []string{"sizing::0::node", "EmptyLatentImage"}},
-		{map[string]any{"sizing": []any{map[string]any{"node": "["}}}, []string{"sizing::0::node", "pattern"}},
-		{map[string]any{"sizing": []any{map[string]any{"node": "A", "size": "x", "width": "y"}}}, []string{"sizing::0", "remove"}},
-		{map[string]any{"sizing": []any{map[string]any{"node": "A"}}}, []string{"sizing::0", "names no input"}},
-		{map[string]any{"task_classes": []any{map[string]any{"min_side": 5}}}, []string{"task_classes::0::name"}},
-		{map[string]any{"task_classes": []any{map[string]any{"name": "x", "min_side": 5, "max_side": 4}}}, []string{"task_classes::0", "fit no image"}},
-		{map[string]any{"capture": map[string]any{"redact": []any{"("}}}, []string{"capture::redact::0", `"("`}},
-		{map[string]any{"limits": map[string]any{"queue": 0}}, []string{"limits::queue", "positive"}},
+		{map[string]any{"mod": "poll"}, `mod: unknown key; did you mean mode?`},
+		{group("capture", map[string]any{"prompt_texts": true}), `capture::prompt_texts: unknown key; did you mean prompt_text?`},
+		{group("limits", map[string]any{"promts": 1}), `limits::promts: unknown key; did you mean prompts?`},
+		{group("proxy", map[string]any{"endpont": "x"}), `proxy::endpont: unknown key; did you mean endpoint?`},
+		{group("proxy", map[string]any{"tls": map[string]any{"cert_fil": "x"}}), `proxy::tls::cert_fil: unknown key; did you mean cert_file?`},
+		{group("upstream", map[string]any{"tls": map[string]any{"ca_fil": "x"}}), `upstream::tls::ca_fil: unknown key; did you mean ca_file?`},
+		{group("proxy", map[string]any{"read_header_timeout": 5}), `proxy::read_header_timeout: 5 has no unit; use a duration with a unit, for example 5s`},
+		{group("upstream", map[string]any{"timeout": 5}), `upstream::timeout: 5 has no unit; use a duration with a unit, for example 5s`},
+		{map[string]any{"drain_timeout": 5}, `drain_timeout: 5 has no unit; use a duration with a unit, for example 5s`},
+		{map[string]any{"mode": "sniff"}, `mode: "sniff" is not a valid mode; use proxy or poll`},
+		{group("upstream", map[string]any{"endpoint": "comfyui:8188"}), `upstream::endpoint: "comfyui:8188" is not a valid URL; use http://host:port, for example http://127.0.0.1:8188`},
+		{map[string]any{"collection_interval": "1ms"}, `collection_interval: 1ms is shorter than 100ms; use a duration of at least 100ms, for example 15s`},
+		{map[string]any{"poll_interval": "0s"}, `poll_interval: 0s is shorter than 100ms; use a duration of at least 100ms, for example 2s`},
+		{map[string]any{"drain_timeout": "-1s"}, `drain_timeout: -1s is negative; use a duration, for example 5s, or 0 to close open requests at once`},
+		{map[string]any{"device": "card0"}, `device: "card0" is not a valid GPU; use auto, a UUID (GPU-… or MIG-…), an index (0 or gpu0), or an empty text to omit hw.id`},
+		{list("sizing", map[string]any{"size": "x"}), `sizing::0::node: is empty; use a node class, for example EmptyLatentImage, or a pattern, for example KSampler*`},
+		{list("sizing", map[string]any{"node": "[", "size": "x"}), `sizing::0::node: "[" is not a valid pattern; *, ? and [a-z] have a meaning in patterns; write \[ for a bracket`},
+		{list("sizing", map[string]any{"node": "A", "size": "x", "width": "y"}), `sizing::0: size is set beside width or height; size names one input for both, so remove it or the others`},
+		{list("sizing", map[string]any{"node": "A"}), `sizing::0: the rule names no input; set size, width and height, batch, model or steps`},
+		{list("task_classes", map[string]any{"min_side": 5}), `task_classes::0::name: is empty; give the class a name`},
+		{list("task_classes", map[string]any{"name": "x", "min_side": 5, "max_side": 4}), `task_classes::0::min_side: 5 is greater than max_side; swap the two, or leave one out`},
+		{list("task_classes", map[string]any{"name": "x", "model": "["}), `task_classes::0::model: "[" is not a valid pattern; *, ? and [a-z] have a meaning in patterns; write \[ for a bracket`},
+		{group("capture", map[string]any{"redact": []any{"("}}), `capture::redact::0: "(" is not a valid regular expression; use Go's syntax, for example secret-\d+`},
+		{group("limits", map[string]any{"queue": 0}), `limits::queue: 0 is less than 1; use a positive number, or remove the key for the default`},
+		{map[string]any{"mode": "x", "limits": map[string]any{"queue": 0, "models": 0}}, `mode: "x" is not a valid mode; use proxy or poll
+limits::models: 0 is less than 1; use a positive number, or remove the key for the default
+limits::queue: 0 is less than 1; use a positive number, or remove the key for the default`},
 	} {
 		_, err := load(test.settings)
-		for _, want := range test.want {
-			require.ErrorContains(t, err, want, "%v", test.settings)
-		}
+		require.ErrorContains(t, err, test.want)
 	}
 }
 
-func TestSizeModelAndClassOfWorkflows(t *testing.T) {
-	for name, test := range map[string]struct {
-		body string
-		want sizing
-	}{
-		"DDColor":     {`{"prompt": {"2": {"class_type": "DDColor_Colorize", "inputs": {"model_input_size": 460, "checkpoint": "ddcolor_paper.pth"}}}}`, sizing{460, 460, 0, 0, "ddcolor_paper.pth", "people"}},
-		"article":     {`{"prompt": {"2": {"class_type": "DDColor-ddcolorize", "inputs": {"size": "1280", "model": "ddcolor_modelscope.pth"}}}}`, sizing{1280, 1280, 0, 0, "ddcolor_modelscope.pth", "buildings"}},
-		"between":     {`{"prompt": {"2": {"class_type": "DDColor_Colorize", "inputs": {"model_input_size": 800}}}}`, sizing{800, 800, 0, 0, "", "other"}},
-		"diffusion":   {`{"prompt": {"1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sdxl.safetensors"}}, "2": {"class_type": "EmptyLatentImage", "inputs": {"width": 1024, "height": 768, "batch_size": 4}}, "3": {"class_type": "KSamplerAdvanced", "inputs": {"steps": 20}}, "4": {"class_type": "KSampler", "inputs": {"steps": 10}}}}`, sizing{1024, 768, 4, 30, "sdxl.safetensors", "other"}},
-		"caller's":    {`{"extra_data": {"task_class": "batch"}, "prompt": {"2": {"class_type": "DDColor_Colorize", "inputs": {"model_input_size": 460}}}}`, sizing{460, 460, 0, 0, "", "batch"}},
-		"linked size": {`{"prompt": {"2": {"class_type": "DDColor_Colorize", "inputs": {"model_input_size": ["1", 0]}}}}`, sizing{0, 0, 0, 0, "", "other"}},
-		"nonsense":    {`{"prompt": {"2": {"class_type": "DDColor_Colorize", "inputs": {"model_input_size": -1e99, "checkpoint": 7}}}}`, sizing{0, 0, 0, 0, "", "other"}},
-		"own rule":    {`{"prompt": {"2": {"class_type": "MyUpscaler", "inputs": {"target": 3000}}}}`, sizing{3000, 3000, 0, 0, "", "other"}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := newSizer([]SizingRule{{Node: "My*", Size: "target"}}, nil)
-			sub, err := parseForTest(test.body)
-			require.NoError(t, err)
-			assert.Equal(t, test.want, s.of(&sub))
-		})
+func TestSettingsOfTheProxyAreIgnoredInPollMode(t *testing.T) {
+	settings := map[string]any{
+		"own_sockets": false, "poll_interval": "5s", "proxy": map[string]any{"endpoint": "127.0.0.1:1"},
+		"limits": map[string]any{"kept_sockets": 5, "queue": 7},
 	}
+	cfg, err := load(settings)
+	require.NoError(t, err)
+	assert.Empty(t, cfg.ignoredKeys())
+	settings["mode"] = modePoll
+	cfg, err = load(settings)
+	require.NoError(t, err)
+	require.Equal(t, []string{"limits::kept_sockets", "own_sockets", "proxy::endpoint"}, cfg.ignoredKeys())
+
+	core, logged := zapobserver.New(zap.WarnLevel)
+	set := receivertest.NewNopSettings(metadata.Type)
+	set.Logger = zap.New(core)
+	cfg.Device = ""
+	r := newReceiver(set, cfg)
+	require.NoError(t, r.start(t.Context(), componenttest.NewNopHost()))
+	require.NoError(t, r.shutdown(t.Context()))
+	warnings := logged.FilterMessage("These settings have no effect in poll mode; remove them, or set mode: proxy").All()
+	require.Len(t, warnings, 1)
+	assert.Equal(t, []any{"limits::kept_sockets", "own_sockets", "proxy::endpoint"}, warnings[0].ContextMap()["keys"])
 }

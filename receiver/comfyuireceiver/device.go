@@ -7,7 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/procfs"
@@ -18,31 +18,38 @@ import (
 // deviceAuto finds the GPU by the process that listens on the upstream's port.
 const deviceAuto = "auto"
 
-// isUUID reports whether a name is that of a GPU or of a part of one.
+// isUUID reports whether a name is the UUID of a GPU or of a MIG device.
 func isUUID(name string) bool { return gpuname.IsUUID(name) || gpuname.IsMIG(name) }
 
-// deviceFinder tells which GPU a ComfyUI server uses.
+// deviceFinder finds the GPU that a ComfyUI server uses. Its exported methods may be
+// called from any goroutine.
 type deviceFinder struct {
-	wanted string
-	index  int // the GPU's, if one was named by it; else -1
+	setting string
+	// index is the GPU's index if that is configured, else -1.
+	index  int
 	port   uint64
-	local  bool
-	gpus   *gpusOf
+	local  bool // the server runs on this host
+	gpus   *gpuProcesses
+	opened bool // gpus is open
+	now    func() time.Time
 
-	opened bool
-
-	mu    sync.Mutex
-	found string
-	pid   int // of the server's process, once its GPU is found
-	fake  bool
+	found atomic.Pointer[foundDevice]
 }
 
-func newDeviceFinder(wanted string, base *url.URL, gpus *gpusOf) *deviceFinder {
-	f := &deviceFinder{wanted: wanted, index: -1, gpus: gpus}
-	if n, ok := gpuname.Index(wanted); ok {
+// foundDevice is the result of the last search.
+type foundDevice struct {
+	id        string
+	pid       int
+	simulated bool
+}
+
+func newDeviceFinder(setting string, base *url.URL, gpus *gpuProcesses, now func() time.Time) *deviceFinder {
+	f := &deviceFinder{setting: setting, index: -1, gpus: gpus, now: now}
+	f.found.Store(&foundDevice{})
+	if n, ok := gpuname.Index(setting); ok {
 		f.index = n
-	} else if isUUID(wanted) {
-		f.found = wanted
+	} else if isUUID(setting) {
+		f.found.Store(&foundDevice{id: setting})
 	}
 	port := base.Port()
 	if port == "" {
@@ -53,107 +60,94 @@ func newDeviceFinder(wanted string, base *url.URL, gpus *gpusOf) *deviceFinder {
 	return f
 }
 
-// id is the GPU's hw.id; empty while it is not known.
-func (f *deviceFinder) id() string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.found
-}
+// ID implements [spans.Device].
+func (f *deviceFinder) ID() string { return f.found.Load().id }
 
-// process is the server's process, if it is on this host and its GPU is known; else 0.
-func (f *deviceFinder) process() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.pid
-}
+// PID implements [spans.Device]. It is 0 until the GPU is known, too.
+func (f *deviceFinder) PID() int { return f.found.Load().pid }
 
-func (f *deviceFinder) simulated() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.fake
-}
+// Simulated implements [spans.Device].
+func (f *deviceFinder) Simulated() bool { return f.found.Load().simulated }
 
-// How often the GPU is looked for. One that was found is looked for again: a server
-// that restarts may get another one. A server has none before it has loaded a model.
 const (
-	lookEvery  = time.Second
-	lookAgain  = 10 * time.Second
-	firstLooks = time.Second // how long the start waits for NVML's first look
+	// searchInterval is how often a GPU is searched that is not found yet: a server uses
+	// none before it has loaded a model.
+	searchInterval = time.Second
+	// verifyInterval is how often a GPU that was found is verified: a server that restarts
+	// may get another one.
+	verifyInterval = 10 * time.Second
+	// maxInspection is how long start waits for NVML's first inspection of the GPUs.
+	maxInspection = time.Second
 )
 
-// begin opens NVML, and learns whether the GPUs are simulated before the first
-// prompt can come.
+// begin opens NVML, and finds out whether the GPUs are simulated before the first prompt
+// can arrive.
 func (f *deviceFinder) begin() {
-	asks := f.index >= 0 || isUUID(f.wanted) || f.wanted == deviceAuto && f.findable()
-	if !asks || !f.gpus.open() {
+	needsNVML := f.index >= 0 || isUUID(f.setting) || f.setting == deviceAuto && f.findable()
+	if !needsNVML || !f.gpus.open() {
 		return
 	}
 	f.opened = true
-	f.gpus.wait(firstLooks)
-	found := ""
+	f.gpus.wait(maxInspection)
+	id := ""
 	if f.index >= 0 {
-		found = f.gpus.at(f.index)
+		id = f.gpus.at(f.index)
 	}
-	f.note(found, 0, f.gpus.simulated())
+	f.set(id, 0)
 }
 
-// findable reports whether the server's process can be looked for.
+// findable reports whether the server's process can be found.
 func (f *deviceFinder) findable() bool { return f.local && f.port != 0 }
 
-// end is for a start that failed.
-func (f *deviceFinder) end() {
-	if f.opened {
-		f.gpus.close()
+// set stores a result; an unknown GPU leaves the last one.
+func (f *deviceFinder) set(id string, pid int) {
+	found := *f.found.Load()
+	if id != "" {
+		found.id, found.pid = id, pid
 	}
+	found.simulated = f.opened && f.gpus.simulated()
+	f.found.Store(&found)
 }
 
-func (f *deviceFinder) note(found string, pid int, fake bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if found != "" {
-		f.found, f.pid = found, pid
-	}
-	f.fake = fake
-}
-
+// run searches until ctx ends, and then closes what begin has opened.
 func (f *deviceFinder) run(ctx context.Context) {
 	switch {
 	case f.opened:
 		defer f.gpus.close()
-	case !isUUID(f.wanted) || !f.findable():
-		return // there is nothing to look for
+	case !isUUID(f.setting) || !f.findable():
+		// there is nothing to search for
+		return
 	}
-	ticker := time.NewTicker(lookEvery)
-	defer ticker.Stop()
 	var last time.Time
-	for pid := 0; ; {
-		if f.id() == "" || f.process() == 0 || time.Since(last) >= lookAgain {
-			last = time.Now()
-			if f.findable() {
-				pid = processOn("/proc", f.port, pid)
-			}
-			found := f.id()
-			switch {
-			case f.index >= 0:
-				found = f.gpus.at(f.index)
-			case f.wanted == deviceAuto && pid != 0:
-				found = f.gpus.of(ctx, pid)
-			case f.wanted == deviceAuto:
-				found = ""
-			}
-			f.note(found, pid, f.opened && f.gpus.simulated())
+	pid := 0
+	every(ctx, searchInterval, func() {
+		if now := f.now(); f.ID() == "" || f.PID() == 0 || now.Sub(last) >= verifyInterval {
+			last = now
+			pid = f.search(ctx, pid)
 		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-	}
+	})
 }
 
-// processOn is the process that listens on a TCP port; 0 if none can be told. The
-// one that did before is looked at first: looking at all takes long on large
-// machines.
+// search finds the server's process and GPU; before is the process of the last search.
+func (f *deviceFinder) search(ctx context.Context, before int) (pid int) {
+	if f.findable() {
+		pid = processOn("/proc", f.port, before)
+	}
+	id := f.ID()
+	switch {
+	case f.index >= 0:
+		id = f.gpus.at(f.index)
+	case f.setting == deviceAuto && pid != 0:
+		id = f.gpus.of(ctx, pid)
+	case f.setting == deviceAuto:
+		id = ""
+	}
+	f.set(id, pid)
+	return pid
+}
+
+// processOn returns the process that listens on a TCP port; 0 if none is found. The
+// process that did before is checked first, since a host may have many.
 func processOn(root string, port uint64, before int) int {
 	fs, err := procfs.NewFS(root)
 	if err != nil {
@@ -161,7 +155,7 @@ func processOn(root string, port uint64, before int) int {
 	}
 	inodes := map[string]bool{}
 	const listen = 0x0A
-	// These read files that everybody may read; a netlink socket would tell the same.
+	// These read files that every user may read; a netlink socket would need more.
 	for _, table := range []func() (procfs.NetTCP, error){fs.NetTCP, fs.NetTCP6} { //nolint:staticcheck // see above
 		lines, err := table()
 		if err != nil {
@@ -178,7 +172,8 @@ func processOn(root string, port uint64, before int) int {
 	}
 	holds := func(p procfs.Proc) bool {
 		targets, err := p.FileDescriptorTargets()
-		return err == nil && slices.ContainsFunc(targets, func(t string) bool { return inodes[t] }) // an error: another user's
+		// an error: the process of another user
+		return err == nil && slices.ContainsFunc(targets, func(t string) bool { return inodes[t] })
 	}
 	if p, err := fs.Proc(before); before != 0 && err == nil && holds(p) {
 		return before

@@ -13,53 +13,48 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 )
 
-// cardsOf tells by NVML which GPU a process holds. It shares the session, and the
-// workers of the GPUs, with the nvml receivers of this process.
-type gpusOf struct {
+// gpuProcesses finds the GPU that a process uses, by NVML. It shares the session, and
+// the workers of the GPUs, with the nvml receivers of this collector.
+type gpuProcesses struct {
 	library  string
 	log      *zap.Logger
 	sessions *nvml.Sessions
 	session  *nvml.Session
 }
 
-func newGPUsOf(library string, log *zap.Logger) *gpusOf {
-	return &gpusOf{library: library, log: log, sessions: nvml.OfProcess()}
+func newGPUProcesses(library string, log *zap.Logger) *gpuProcesses {
+	return &gpuProcesses{library: library, log: log, sessions: nvml.OfProcess()}
 }
 
-func (c *gpusOf) open() bool {
-	session, err := c.sessions.Acquire(c.library, c.log)
+func (g *gpuProcesses) open() bool {
+	session, err := g.sessions.Acquire(g.library, g.log)
 	if err != nil {
-		c.log.Warn("the GPU that ComfyUI uses cannot be told", zap.Error(err))
+		g.log.Warn("Failed to open NVML; hw.id is omitted from the telemetry of ComfyUI", zap.Error(err))
 		return false
 	}
-	c.session = session
+	g.session = session
 	return true
 }
 
-// wait waits for the session's first look at the machine.
-func (c *gpusOf) wait(most time.Duration) {
-	timer := time.NewTimer(most)
-	defer timer.Stop()
-	select {
-	case <-c.session.Inspected():
-	case <-timer.C:
-	}
+// wait waits for the session's first inspection of the GPUs.
+func (g *gpuProcesses) wait(limit time.Duration) {
+	pause(g.session.Inspected(), limit)
 }
 
-// simulated says whether the GPUs are those of the test library.
-func (c *gpusOf) simulated() bool { return c.session.Snapshot().Simulated }
+// simulated reports whether the GPUs are those of the test library.
+func (g *gpuProcesses) simulated() bool { return g.session.Snapshot().Simulated }
 
-func (c *gpusOf) close() { c.sessions.Release(context.Background()) }
+func (g *gpuProcesses) close() { g.sessions.Release(context.Background()) }
 
-// cardPatience is how long a GPU is waited for; one that hangs tells nothing.
-const gpuPatience = 2 * time.Second
+// gpuTimeout bounds the wait for the GPUs' answers; a GPU that hangs gives none.
+const gpuTimeout = 2 * time.Second
 
-// of is the hw.id of the GPU, or of the MIG device, that a process holds; empty
-// if none can be told.
-func (c *gpusOf) of(ctx context.Context, pid int) (hwID string) {
-	ctx, cancel := context.WithTimeout(ctx, gpuPatience)
+// of is the hw.id of the GPU, or of the MIG device, that a process uses; empty if none
+// is found.
+func (g *gpuProcesses) of(ctx context.Context, pid int) (hwID string) {
+	ctx, cancel := context.WithTimeout(ctx, gpuTimeout)
 	defer cancel()
-	snapshot := c.session.Snapshot()
+	snapshot := g.session.Snapshot()
 	found := make(chan string, len(snapshot.GPUs))
 	asked := 0
 	for _, gpu := range snapshot.GPUs {
@@ -81,8 +76,8 @@ func (c *gpusOf) of(ctx context.Context, pid int) (hwID string) {
 }
 
 // at is the hw.id of the GPU with an NVML index; empty if there is none.
-func (c *gpusOf) at(index int) (hwID string) {
-	for _, gpu := range c.session.Snapshot().GPUs {
+func (g *gpuProcesses) at(index int) (hwID string) {
+	for _, gpu := range g.session.Snapshot().GPUs {
 		if gpu.Err() == nil && gpu.Identity().Index == index {
 			return gpu.Identity().UUID
 		}
@@ -90,7 +85,8 @@ func (c *gpusOf) at(index int) (hwID string) {
 	return ""
 }
 
-// holds asks one GPU; it runs on the GPU's worker.
+// holds returns the hw.id of a GPU, or of its MIG device, if the process uses it. It
+// runs on the GPU's worker.
 func holds(gpu *nvml.GPU, pid int) string {
 	d := gpu.Device()
 	all, err := d.Processes(nil)

@@ -11,14 +11,14 @@ import (
 	"go.uber.org/zap"
 )
 
-// gpusOf tells nothing without NVML.
-type gpusOf struct{}
+// gpuProcesses finds nothing without NVML.
+type gpuProcesses struct{}
 
-func newGPUsOf(string, *zap.Logger) *gpusOf { return &gpusOf{} }
+func newGPUProcesses(string, *zap.Logger) *gpuProcesses { return &gpuProcesses{} }
 
-func (*gpusOf) open() bool                          { return false }
-func (*gpusOf) wait(time.Duration)                  {}
-func (*gpusOf) simulated() bool                     { return false }
-func (*gpusOf) close()                              {}
-func (*gpusOf) at(int) (id string)                  { return "" }
-func (*gpusOf) of(context.Context, int) (id string) { return "" }
+func (*gpuProcesses) open() bool                          { return false }
+func (*gpuProcesses) wait(time.Duration)                  {}
+func (*gpuProcesses) simulated() bool                     { return false }
+func (*gpuProcesses) close()                              {}
+func (*gpuProcesses) at(int) (id string)                  { return "" }
+func (*gpuProcesses) of(context.Context, int) (id string) { return "" }

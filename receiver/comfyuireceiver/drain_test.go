@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -14,9 +15,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestEndWaitsForRequestsUnderWayAsLongAsItIsTold ends the receiver while an image is
-// on its way: it arrives, unless it takes longer than drain_timeout.
-func TestEndWaitsForRequestsUnderWayAsLongAsItIsTold(t *testing.T) {
+// TestShutdownWaitsForOpenRequestsUpToDrainTimeout shuts the receiver down while an image
+// is on its way: it arrives, unless it takes longer than drain_timeout.
+func TestShutdownWaitsForOpenRequestsUpToDrainTimeout(t *testing.T) {
 	for name, test := range map[string]struct {
 		drain   time.Duration
 		arrives bool
@@ -62,14 +63,14 @@ func TestEndWaitsForRequestsUnderWayAsLongAsItIsTold(t *testing.T) {
 				rig.stopNow()
 			}()
 			if test.arrives {
-				// The listener is closed first: then the end waits for the request only.
+				// The listener is closed first; from then on shutdown waits for the request.
 				require.Eventually(t, func() bool {
 					_, err := http.Get(rig.base + "/queue")
 					return err != nil
 				}, 10*time.Second, time.Millisecond)
 				select {
 				case <-ended:
-					t.Fatal("the end did not wait")
+					t.Fatal("shutdown did not wait")
 				default:
 				}
 				close(release)
@@ -85,4 +86,23 @@ func TestEndWaitsForRequestsUnderWayAsLongAsItIsTold(t *testing.T) {
 			close(release)
 		})
 	}
+}
+
+// TestShutdownIsShortThoughAllDataAreRefused: what the next consumer refuses for ever must
+// not delay shutdown.
+func TestShutdownIsShortThoughAllDataAreRefused(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusBadRequest) // each request ends its prompt
+	}))
+	defer server.Close()
+	rig := newRigTo(t, server.URL, &blocker{err: io.ErrUnexpectedEOF}, nil)
+	for range 50 {
+		response, err := http.Post(rig.base+"/prompt", "application/json", strings.NewReader(`{"prompt": {}}`))
+		require.NoError(t, err)
+		require.NoError(t, response.Body.Close())
+	}
+	begin := time.Now()
+	rig.stopNow()
+	assert.Less(t, time.Since(begin), time.Second)
+	assert.Equal(t, map[string]int64{"traces": 50}, counted(t, rig.telemetry, "dropped"))
 }

@@ -17,52 +17,55 @@ import (
 
 // NewFactory makes the factory of the comfyui receiver.
 func NewFactory() receiver.Factory {
-	s := &services{}
+	f := &factory{}
 	return receiver.NewFactory(metadata.Type, createDefaultConfig,
-		receiver.WithTraces(s.traces, metadata.TracesStability),
-		receiver.WithMetrics(s.metrics, metadata.MetricsStability),
-		receiver.WithLogs(s.logs, metadata.LogsStability))
+		receiver.WithTraces(f.traces, metadata.TracesStability),
+		receiver.WithMetrics(f.metrics, metadata.MetricsStability),
+		receiver.WithLogs(f.logs, metadata.LogsStability))
 }
 
-// services shares one service between the signals of one component.
-type services struct {
-	sharedcomponent.Instances[*Config, *service]
+// factory shares one receiver between the signals of one component.
+type factory struct {
+	sharedcomponent.Instances[*Config, *comfyuiReceiver]
 }
 
-func (ss *services) of(settings receiver.Settings, cfg component.Config) *service {
+func (f *factory) of(settings receiver.Settings, cfg component.Config) *comfyuiReceiver {
 	c := cfg.(*Config)
-	return ss.Of(c, func() *service {
-		s := newService(settings, c)
-		s.forget = func() { ss.Forget(c) }
-		return s
+	return f.Of(c, func() *comfyuiReceiver {
+		r := newReceiver(settings, c)
+		r.forget = func() { f.Forget(c) }
+		return r
 	})
 }
 
-// side is one signal of a service.
-type side struct{ *service }
+// signal is one signal of a receiver.
+type signal struct{ *comfyuiReceiver }
 
-func (s side) Start(ctx context.Context, host component.Host) error { return s.start(ctx, host) }
-func (s side) Shutdown(ctx context.Context) error                   { return s.shutdown(ctx) }
+// Start implements component.Component.
+func (s signal) Start(ctx context.Context, host component.Host) error { return s.start(ctx, host) }
 
-func (ss *services) traces(_ context.Context, settings receiver.Settings, cfg component.Config, next consumer.Traces) (receiver.Traces, error) {
-	s := ss.of(settings, cfg)
-	s.traces = next
-	return side{s}, nil
+// Shutdown implements component.Component.
+func (s signal) Shutdown(ctx context.Context) error { return s.shutdown(ctx) }
+
+func (f *factory) traces(_ context.Context, settings receiver.Settings, cfg component.Config, next consumer.Traces) (receiver.Traces, error) {
+	r := f.of(settings, cfg)
+	r.traces = next
+	return signal{r}, nil
 }
 
-func (ss *services) logs(_ context.Context, settings receiver.Settings, cfg component.Config, next consumer.Logs) (receiver.Logs, error) {
-	s := ss.of(settings, cfg)
-	s.logs = next
-	return side{s}, nil
+func (f *factory) logs(_ context.Context, settings receiver.Settings, cfg component.Config, next consumer.Logs) (receiver.Logs, error) {
+	r := f.of(settings, cfg)
+	r.logs = next
+	return signal{r}, nil
 }
 
-func (ss *services) metrics(_ context.Context, settings receiver.Settings, cfg component.Config, next consumer.Metrics) (receiver.Metrics, error) {
-	s := ss.of(settings, cfg)
-	scrape, err := scraper.NewMetrics(s.scrape, scraper.WithStart(s.start), scraper.WithShutdown(s.shutdown))
+func (f *factory) metrics(_ context.Context, settings receiver.Settings, cfg component.Config, next consumer.Metrics) (receiver.Metrics, error) {
+	r := f.of(settings, cfg)
+	scrape, err := scraper.NewMetrics(r.scrape, scraper.WithStart(r.start), scraper.WithShutdown(r.shutdown))
 	if err != nil {
 		return nil, err
 	}
 	controller := scraperhelper.NewDefaultControllerConfig()
-	controller.CollectionInterval = s.cfg.CollectionInterval
+	controller.CollectionInterval = r.cfg.CollectionInterval
 	return scraperhelper.NewMetricsController(&controller, settings, next, scraperhelper.AddMetricsScraper(metadata.Type, scrape))
 }

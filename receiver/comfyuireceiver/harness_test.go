@@ -14,18 +14,19 @@ import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.opentelemetry.io/collector/receiver/receivertest"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/metadata"
-	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
 )
 
 // rig is one receiver in front of a server.
 type rig struct {
-	*service
-	t      testing.TB
-	traces *consumertest.TracesSink
-	logs   *consumertest.LogsSink
-	base   string // of the proxy
+	*comfyuiReceiver
+	t         testing.TB
+	traces    *consumertest.TracesSink
+	logs      *consumertest.LogsSink
+	telemetry *componenttest.Telemetry
+	base      string // of the proxy
 }
 
 func newRig(t testing.TB, upstream string, change func(*Config)) *rig {
@@ -44,15 +45,37 @@ func newRigTo(t testing.TB, upstream string, next consumer.Traces, change func(*
 		change(cfg)
 	}
 	require.NoError(t, cfg.Validate())
-	r := &rig{t: t, service: newService(receivertest.NewNopSettings(metadata.Type), cfg), traces: new(consumertest.TracesSink), logs: new(consumertest.LogsSink)}
-	r.service.traces, r.service.logs = r.traces, r.logs
+	r := &rig{t: t, traces: new(consumertest.TracesSink), logs: new(consumertest.LogsSink), telemetry: componenttest.NewTelemetry()}
+	settings := receivertest.NewNopSettings(metadata.Type)
+	settings.TelemetrySettings = r.telemetry.NewTelemetrySettings()
+	r.comfyuiReceiver = newReceiver(settings, cfg)
+	r.comfyuiReceiver.traces, r.comfyuiReceiver.logs = r.traces, r.logs
 	if next != nil {
-		r.service.traces = next
+		r.comfyuiReceiver.traces = next
 	}
 	require.NoError(t, r.start(context.Background(), componenttest.NewNopHost()))
 	r.base = "http://" + r.address
 	t.Cleanup(r.stopNow)
 	return r
+}
+
+// counted is the value of a counter of the receiver's own telemetry, by its attribute;
+// "" is the one without an attribute.
+func counted(t testing.TB, telemetry *componenttest.Telemetry, name string) map[string]int64 {
+	t.Helper()
+	all := map[string]int64{}
+	m, err := telemetry.GetMetric("otelcol_receiver.comfyui." + name)
+	if err != nil {
+		return all // nothing was counted
+	}
+	for _, p := range m.Data.(metricdata.Sum[int64]).DataPoints {
+		key := ""
+		for _, kv := range p.Attributes.ToSlice() {
+			key = kv.Value.AsString()
+		}
+		all[key] = p.Value
+	}
+	return all
 }
 
 func (r *rig) stopNow() {
@@ -63,23 +86,23 @@ func (r *rig) stopNow() {
 
 // span is a span as tests compare it: without times and ids of its own.
 type span struct {
-	Name       string         `yaml:"name"`
-	Parent     string         `yaml:"parent,omitempty"`
-	Kind       string         `yaml:"kind"`
-	Status     string         `yaml:"status,omitempty"`
-	Message    string         `yaml:"message,omitempty"`
-	Attributes map[string]any `yaml:"attributes"`
-	Events     []event        `yaml:"events,omitempty"`
+	Name       string
+	Parent     string
+	Kind       string
+	Status     string
+	Message    string
+	Attributes map[string]any
+	Events     []event
 
 	from, to pcommon.Timestamp
 }
 
 type event struct {
-	Name       string         `yaml:"name"`
-	Attributes map[string]any `yaml:"attributes"`
+	Name       string
+	Attributes map[string]any
 }
 
-// label tells spans of one trace apart: the name, and the node.
+// label is the name of a span, which is unique in its trace: with the id of a node.
 func label(s ptrace.Span) string {
 	if id, ok := s.Attributes().Get("comfyui.node.id"); ok {
 		return s.Name() + " #" + id.Str()
@@ -104,28 +127,24 @@ func spansOf(t testing.TB, td ptrace.Traces) (all []span) {
 		for _, ss := range rs.ScopeSpans().All() {
 			for _, s := range ss.Spans().All() {
 				require.LessOrEqual(t, s.StartTimestamp(), s.EndTimestamp(), label(s))
-				one := span{Name: label(s), Kind: s.Kind().String(), Attributes: s.Attributes().AsRaw(), Message: s.Status().Message(), from: s.StartTimestamp(), to: s.EndTimestamp()}
+				converted := span{Name: label(s), Kind: s.Kind().String(), Attributes: s.Attributes().AsRaw(), Message: s.Status().Message(), from: s.StartTimestamp(), to: s.EndTimestamp()}
 				if s.Status().Code() != ptrace.StatusCodeUnset {
-					one.Status = s.Status().Code().String()
+					converted.Status = s.Status().Code().String()
 				}
 				if parent, ok := byID[s.ParentSpanID()]; ok {
-					one.Parent = label(parent)
+					converted.Parent = label(parent)
 					require.GreaterOrEqual(t, s.StartTimestamp(), parent.StartTimestamp(), label(s))
 					require.LessOrEqual(t, s.EndTimestamp(), parent.EndTimestamp(), label(s))
 				} else {
 					roots++
 				}
 				for _, e := range s.Events().All() {
-					one.Events = append(one.Events, event{e.Name(), e.Attributes().AsRaw()})
+					converted.Events = append(converted.Events, event{e.Name(), e.Attributes().AsRaw()})
 				}
-				all = append(all, one)
+				all = append(all, converted)
 			}
 		}
 	}
 	require.Equal(t, 1, roots, "one root")
 	return all
-}
-
-func parseForTest(body string) (protocol.Submission, error) {
-	return protocol.ParseSubmission([]byte(body))
 }

@@ -12,9 +12,15 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata/metricdatatest"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/comfyreplay"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/metadata"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/metadatatest"
 )
 
 // values are the points of a metric by their attributes: a number's value, a
@@ -50,7 +56,7 @@ func TestMetricsOfTheRushOfRecording21(t *testing.T) {
 	rig := newRig(t, server.URL, nil)
 	require.Eventually(t, server.Watched, 10*time.Second, time.Millisecond)
 	require.NoError(t, comfyreplay.Drive(context.Background(), &r, rig.base, 8, false))
-	require.Eventually(t, func() bool { return rig.tracker.OpenCount() == 0 }, 20*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return rig.following.tracker.OpenCount() == 0 }, 20*time.Second, 5*time.Millisecond)
 	m, err := rig.scrape(context.Background())
 	require.NoError(t, err)
 	kind := "comfyui.model:ddcolor_paper.pth "
@@ -65,7 +71,7 @@ func TestMetricsOfTheRushOfRecording21(t *testing.T) {
 		}
 	}
 	assert.InDelta(t, 8, succeeded, 0)
-	assert.InDelta(t, 0, failed, 0, "born at 0")
+	assert.InDelta(t, 0, failed, 0, "initialised to 0")
 	count := func(name string) (n float64) {
 		for _, v := range values(m, name) {
 			n += v
@@ -82,16 +88,20 @@ func TestMetricsOfTheRushOfRecording21(t *testing.T) {
 	assert.Contains(t, values(m, "comfyui.queue.length"), "map[state:pending]")
 }
 
-func TestNamesBeyondTheirBoundAreOther(t *testing.T) {
-	folded := map[string]int{}
-	m := newMeter(LimitsConfig{Workflows: 2, Models: 2, NodeClasses: 2, TaskClasses: 2}, func(what string) { folded[what]++ })
+func TestValuesBeyondALimitAreOtherAndCounted(t *testing.T) {
+	telemetry := componenttest.NewTelemetry()
+	builder, err := metadata.NewTelemetryBuilder(telemetry.NewTelemetrySettings())
+	require.NoError(t, err)
+	m := newInstruments(LimitsConfig{Workflows: 2, Models: 2, NodeClasses: 2, TaskClasses: 2}, builder)
 	for i := range 10 {
-		m.workflows.of(fmt.Sprint("w", i))
+		m.label(m.workflows, fmt.Sprint("w", i))
 	}
-	assert.Equal(t, "w1", m.workflows.of("w1"))
-	assert.Equal(t, other, m.workflows.of("w9"))
-	assert.Empty(t, m.workflows.of(""))
-	assert.Equal(t, 9, folded["workflow"])
+	assert.Equal(t, "w1", m.label(m.workflows, "w1"))
+	assert.Equal(t, "other", m.label(m.workflows, "w9"))
+	assert.Empty(t, m.label(m.workflows, ""))
+	metadatatest.AssertEqualReceiverComfyuiFolded(t, telemetry, []metricdata.DataPoint[int64]{{
+		Attributes: attribute.NewSet(attribute.String("comfyui.what", "workflow")), Value: 9,
+	}}, metricdatatest.IgnoreTimestamp())
 }
 
 func TestServerThatIsDownIsAMetricAndNoError(t *testing.T) {
@@ -101,5 +111,5 @@ func TestServerThatIsDownIsAMetricAndNoError(t *testing.T) {
 	m, err := r.scrape(context.Background())
 	require.NoError(t, err)
 	assert.Equal(t, map[string]float64{"map[]": 0}, values(m, "comfyui.up"))
-	assert.Empty(t, values(m, "comfyui.queue.length"), "nobody knows")
+	assert.Empty(t, values(m, "comfyui.queue.length"), "it is unknown")
 }

@@ -22,7 +22,7 @@ import (
 )
 
 // simulated is a simulated ComfyUI, which forgets a client id as the real one does. It
-// tells which ids connect.
+// sends the ids that connect to a channel.
 func simulated(t *testing.T) (base string, connected chan string) {
 	t.Helper()
 	server, connected := fakecomfyui.NewServer(fakecomfyui.NewTimedWork()), make(chan string, 1000)
@@ -137,74 +137,4 @@ func TestClientThatComesLaterHearsOfItsPrompts(t *testing.T) {
 		cancel()
 	}
 	require.Eventually(t, func() bool { return len(r.traces.AllTraces()) == 40 }, 20*time.Second, time.Millisecond)
-}
-
-// quietConn is a server's side that takes everything and says nothing.
-type quietConn struct{ closed bool }
-
-func (*quietConn) Read([]byte) (int, error)    { return 0, nil }
-func (*quietConn) Write(b []byte) (int, error) { return len(b), nil }
-func (c *quietConn) Close() error              { c.closed = true; return nil }
-
-func TestOwnSocketIsLetGoWhenNobodyNeedsIt(t *testing.T) {
-	ss := newSockets(1)
-	now, open := time.Now(), 0
-	openOf := func(string) int { return open }
-	own := func(id string) (*socket, *quietConn) {
-		conn := &quietConn{}
-		s := &socket{proxy: &proxy{sockets: ss}, clientID: id, own: true, server: conn}
-		ss.opened(id, s)
-		return s, conn
-	}
-	require.True(t, ss.expect("a"))
-	assert.False(t, ss.expect("a"), "one is on its way")
-	assert.False(t, ss.expect("b"), "there is no room")
-	s, conn := own("a")
-	ss.sweep(now, openOf)
-	assert.False(t, conn.closed, "requests have no answer yet")
-	ss.answered("a")
-	ss.answered("a")
-	ss.answered("b")
-	open = 1
-	ss.sweep(now, openOf)
-	ss.sweep(now.Add(time.Hour), openOf)
-	assert.False(t, conn.closed, "a prompt is open")
-	open, now = 0, now.Add(time.Hour)
-	ss.sweep(now.Add(linger-1), openOf)
-	assert.False(t, conn.closed, "the next prompt may come")
-	require.True(t, ss.arrive(t.Context(), "a"))
-	client := &socket{proxy: s.proxy, clientID: "a", server: &quietConn{}}
-	ss.add(client)
-	ss.sweep(now.Add(time.Hour), openOf)
-	assert.False(t, conn.closed, "the server would forget the client that came")
-	client.end()
-	ss.sweep(now.Add(time.Hour), openOf)
-	assert.True(t, conn.closed)
-	assert.Empty(t, ss.open)
-	assert.Empty(t, ss.ofID)
-	assert.Empty(t, ss.expected)
-	assert.Empty(t, ss.opening)
-	assert.Zero(t, ss.kept)
-
-	// One that the server has forgotten hears nothing: it goes even while prompts run.
-	require.True(t, ss.expect("c"))
-	_, conn = own("c")
-	ss.answered("c")
-	require.True(t, ss.arrive(t.Context(), "c"))
-	client = &socket{proxy: s.proxy, clientID: "c", server: &quietConn{}}
-	ss.add(client)
-	client.end()
-	open = 1
-	ss.sweep(now, openOf)
-	assert.True(t, conn.closed)
-
-	// A client that comes meanwhile waits until the proxy's own is open.
-	require.True(t, ss.expect("d"))
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	assert.False(t, ss.arrive(ctx, "d"))
-	ss.opened("d", nil)
-	assert.True(t, ss.arrive(t.Context(), "d"))
-	ss.leave("d")
-	assert.Zero(t, ss.kept)
 }

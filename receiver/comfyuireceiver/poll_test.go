@@ -29,7 +29,7 @@ type memoryStorage struct {
 	component.StartFunc
 	component.ShutdownFunc
 	mu   sync.Mutex
-	kept map[string][]byte
+	data map[string][]byte
 }
 
 func (m *memoryStorage) GetClient(context.Context, component.Kind, component.ID, string) (storage.Client, error) {
@@ -41,20 +41,20 @@ type memoryClient struct{ *memoryStorage }
 func (c *memoryClient) Get(_ context.Context, key string) ([]byte, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.kept[key], nil
+	return c.data[key], nil
 }
 
 func (c *memoryClient) Set(_ context.Context, key string, value []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.kept[key] = append([]byte{}, value...)
+	c.data[key] = append([]byte{}, value...)
 	return nil
 }
 
 func (c *memoryClient) Delete(_ context.Context, key string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.kept, key)
+	delete(c.data, key)
 	return nil
 }
 func (c *memoryClient) Batch(context.Context, ...*storage.Operation) error { return nil }
@@ -83,7 +83,7 @@ func newHistoryServer(t *testing.T) *historyServer {
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		id, one := strings.CutPrefix(r.URL.Path, "/history/")
+		id, single := strings.CutPrefix(r.URL.Path, "/history/")
 		switch {
 		case r.URL.Path == "/queue":
 			items := []any{}
@@ -91,17 +91,17 @@ func newHistoryServer(t *testing.T) *historyServer {
 				items = append(items, []any{1, id, map[string]any{"1": map[string]any{"class_type": "A", "inputs": map[string]any{}}}, map[string]any{}, []any{}})
 			}
 			_ = json.NewEncoder(w).Encode(map[string]any{"queue_running": items, "queue_pending": []any{}})
-		case one:
+		case single:
 			all := map[string]any{}
 			if end, ok := s.history[id]; ok {
 				all[id] = entry(id, end)
 			}
 			_ = json.NewEncoder(w).Encode(all)
 		case r.URL.Path == "/history":
-			var most int
-			_, _ = fmt.Sscan(r.URL.Query().Get("max_items"), &most)
+			var limit int
+			_, _ = fmt.Sscan(r.URL.Query().Get("max_items"), &limit)
 			all := map[string]any{}
-			for _, id := range s.order[max(0, len(s.order)-most):] {
+			for _, id := range s.order[max(0, len(s.order)-limit):] {
 				all[id] = entry(id, s.history[id])
 			}
 			_ = json.NewEncoder(w).Encode(all)
@@ -138,16 +138,16 @@ func (s *historyServer) finish(id, end string) {
 }
 
 // startWith starts a service on a storage, and returns it with its sink.
-func startWith(t *testing.T, url, mode string, kept *memoryStorage) (*service, *consumertest.TracesSink) {
+func startWith(t *testing.T, url, mode string, storage *memoryStorage) (*comfyuiReceiver, *consumertest.TracesSink) {
 	t.Helper()
 	cfg := createDefaultConfig().(*Config)
 	cfg.Mode, cfg.Upstream.Endpoint, cfg.Device, cfg.PollInterval = mode, url, "", 100*time.Millisecond
 	cfg.Proxy.NetAddr.Endpoint = "127.0.0.1:0"
 	cfg.Storage = &storageID
-	s := newService(receivertest.NewNopSettings(metadata.Type), cfg)
+	s := newReceiver(receivertest.NewNopSettings(metadata.Type), cfg)
 	sink := new(consumertest.TracesSink)
 	s.traces = sink
-	require.NoError(t, s.start(context.Background(), hostWith{componenttest.NewNopHost(), map[component.ID]component.Component{storageID: kept}}))
+	require.NoError(t, s.start(context.Background(), hostWith{componenttest.NewNopHost(), map[component.ID]component.Component{storageID: storage}}))
 	return s, sink
 }
 
@@ -162,27 +162,27 @@ func outcomes(t *testing.T, sink *consumertest.TracesSink) map[string]string {
 	return all
 }
 
-func TestPollingTellsEveryPromptOnceAcrossRestarts(t *testing.T) {
+func TestPollingExportsEachPromptOnceAcrossRestarts(t *testing.T) {
 	s := newHistoryServer(t)
 	s.finish("before", "execution_success")
-	kept := &memoryStorage{kept: map[string][]byte{}}
-	one, sink := startWith(t, s.URL, modePoll, kept)
-	require.Eventually(t, func() bool { ids, _ := one.store.told(context.Background()); return len(ids) == 1 }, 10*time.Second, 5*time.Millisecond)
+	kept := &memoryStorage{data: map[string][]byte{}}
+	first, sink := startWith(t, s.URL, modePoll, kept)
+	require.Eventually(t, func() bool { ids, _ := first.store.exported(context.Background()); return len(ids) == 1 }, 10*time.Second, 5*time.Millisecond)
 	s.run("seen")
-	require.Eventually(t, func() bool { return one.tracker.OpenCount() == 1 }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return first.following.tracker.OpenCount() == 1 }, 10*time.Second, 5*time.Millisecond)
 	s.run()
 	s.finish("seen", "execution_error")
-	s.finish("between", "execution_success") // came and went between two looks
+	s.finish("between", "execution_success") // came and went between two polls
 	require.Eventually(t, func() bool { return len(sink.AllTraces()) == 2 }, 10*time.Second, 5*time.Millisecond)
-	require.NoError(t, one.shutdown(context.Background()))
+	require.NoError(t, first.shutdown(context.Background()))
 	assert.Equal(t, map[string]string{"seen": "error", "between": "success"}, outcomes(t, sink))
 
-	for i := range 200 { // more than a page, while nobody looks
+	for i := range 200 { // more than a page, while no receiver runs
 		s.finish(fmt.Sprint("away", i), "execution_interrupted")
 	}
-	two, again := startWith(t, s.URL, modePoll, kept)
+	second, again := startWith(t, s.URL, modePoll, kept)
 	require.Eventually(t, func() bool { return len(again.AllTraces()) == 200 }, 10*time.Second, 5*time.Millisecond)
-	require.NoError(t, two.shutdown(context.Background()))
+	require.NoError(t, second.shutdown(context.Background()))
 	got := outcomes(t, again)
 	assert.NotContains(t, got, "seen")
 	assert.Equal(t, "interrupted", got["away0"])
@@ -193,20 +193,20 @@ func TestPollingTellsEveryPromptOnceAcrossRestarts(t *testing.T) {
 
 func TestPromptsThatWereOpenWhenTheCollectorWasKilledEndOnceAfterwards(t *testing.T) {
 	s := newHistoryServer(t)
-	kept := &memoryStorage{kept: map[string][]byte{}}
+	kept := &memoryStorage{data: map[string][]byte{}}
 	const trace, span = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-	kept.kept[openKey] = []byte(fmt.Sprintf(`[{"id": "ended", "received": %q, "trace_id": %q, "span_id": %q},
+	kept.data[openKey] = []byte(fmt.Sprintf(`[{"id": "ended", "received": %q, "trace_id": %q, "span_id": %q},
 		{"id": "running", "received": %q, "trace_id": %q, "span_id": %q}, {"id": "gone", "received": %q, "trace_id": %q, "span_id": %q}]`,
 		time.Now().Add(-time.Minute).Format(time.RFC3339), trace, span, time.Now().Add(-time.Minute).Format(time.RFC3339), trace, span,
 		time.Now().Add(-time.Minute).Format(time.RFC3339), trace, span))
 	s.finish("ended", "execution_success")
 	s.run("running")
-	one, sink := startWith(t, s.URL, modeProxy, kept)
+	first, sink := startWith(t, s.URL, modeProxy, kept)
 	require.Eventually(t, func() bool { return len(sink.AllTraces()) == 2 }, 10*time.Second, 5*time.Millisecond)
 	s.run()
 	s.finish("running", "execution_interrupted")
 	require.Eventually(t, func() bool { return len(sink.AllTraces()) == 3 }, 10*time.Second, 5*time.Millisecond)
-	require.NoError(t, one.shutdown(context.Background()))
+	require.NoError(t, first.shutdown(context.Background()))
 	got := outcomes(t, sink)
 	assert.Equal(t, "success", got["ended"])
 	assert.Equal(t, "interrupted", got["running"])
@@ -214,7 +214,7 @@ func TestPromptsThatWereOpenWhenTheCollectorWasKilledEndOnceAfterwards(t *testin
 	root := sink.AllTraces()[0].ResourceSpans().At(0).ScopeSpans().At(0).Spans().At(0)
 	assert.Equal(t, trace, root.TraceID().String(), "the trace that was begun before the kill")
 
-	two, again := startWith(t, s.URL, modeProxy, kept)
-	require.NoError(t, two.shutdown(context.Background()))
+	second, again := startWith(t, s.URL, modeProxy, kept)
+	require.NoError(t, second.shutdown(context.Background()))
 	assert.Empty(t, again.AllTraces(), "once")
 }

@@ -23,7 +23,8 @@ import (
 	"go.opentelemetry.io/collector/config/confighttp"
 	"go.opentelemetry.io/collector/config/configoptional"
 	"go.opentelemetry.io/collector/consumer/consumererror"
-	"go.opentelemetry.io/collector/consumer/consumertest"
+
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/spans"
 )
 
 // tap is a server that keeps what it was asked, and answers by a function.
@@ -73,6 +74,7 @@ func exchange(t *testing.T, s *tap, proxied string, make func(base string) *http
 		defer response.Body.Close()
 		answer, err := io.ReadAll(response.Body)
 		require.NoError(t, err)
+		require.NotEmpty(t, s.body, "the request did not reach the server: %s %s", response.Status, answer)
 		r, b := <-s.seen, <-s.body
 		header := r.Header.Clone()
 		for _, name := range []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "Traceparent", "Connection"} {
@@ -113,7 +115,7 @@ func TestRequestsOfEveryKindPassUnchanged(t *testing.T) {
 			_, _ = w.Write([]byte("short and stout"))
 		}
 	})
-	r := newRig(t, s.URL, nil)
+	r := newRig(t, s.URL, func(c *Config) { c.Proxy.CompressionAlgorithms = []string{"gzip", "zstd"} }) // has no effect
 	request := func(method, path string, body []byte, headers ...string) func(string) *http.Request {
 		return func(base string) *http.Request {
 			request, err := http.NewRequestWithContext(context.Background(), method, base+path, bytes.NewReader(body))
@@ -135,6 +137,9 @@ func TestRequestsOfEveryKindPassUnchanged(t *testing.T) {
 		"head":             request("HEAD", "/view?filename=x.png", nil),
 		"packed answer":    request("GET", "/gzip", nil, "Accept-Encoding", "gzip, br"),
 		"packed body":      request("POST", "/userdata/x", packed.Bytes(), "Content-Encoding", "gzip"),
+		"brotli":           request("POST", "/userdata/x", packed.Bytes(), "Content-Encoding", "br"),
+		"identity":         request("POST", "/userdata/x", packed.Bytes(), "Content-Encoding", "identity"),
+		"packed prompt":    request("POST", "/prompt", packed.Bytes(), "Content-Encoding", "gzip"),
 		"unknown encoding": request("POST", "/userdata/x", packed.Bytes(), "Content-Encoding", "rot13"),
 		"upload":           request("POST", "/upload/image", image, "Content-Type", "multipart/form-data; boundary=x"),
 		"origin":           request("POST", "/queue", []byte(`{"clear": true}`), "Origin", "http://comfy.example:1234", "Cookie", "c=1", "Authorization", "Bearer x"),
@@ -201,7 +206,7 @@ func TestStreamsPassAsTheyCome(t *testing.T) {
 }
 
 // TestPagesOfAllowedOriginsMayAsk: with cors set, the proxy answers for the server to
-// pages of those origins, which ComfyUI by itself does not; to others it says nothing
+// pages of those origins, which ComfyUI by itself does not; to others it sends nothing
 // more than the server does.
 func TestPagesOfAllowedOriginsMayAsk(t *testing.T) {
 	s := newTap(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("{}")) })
@@ -231,7 +236,7 @@ func TestPagesOfAllowedOriginsMayAsk(t *testing.T) {
 	assert.Equal(t, "https://other.example", (<-s.seen).Header.Get("Origin"))
 }
 
-func TestServerThatIsAwayIsSaidInItsOwnForm(t *testing.T) {
+func TestAnUnreachableServerIsReportedInComfyUIsFormat(t *testing.T) {
 	s := httptest.NewServer(http.NotFoundHandler())
 	address := s.URL
 	s.Close()
@@ -287,7 +292,7 @@ func TestTraceContextComesInAndGoesOut(t *testing.T) {
 	first := post(`{"prompt": {}, "client_id": "a", "extra_data": {"traceparent": "`+extra+`"}}`, header)
 	second := post(`{"prompt": {}, "client_id": "a", "extra_data": {"traceparent": "`+extra+`"}}`, "")
 	third := post(`{"prompt": {}, "client_id": "a"}`, "")
-	assert.Contains(t, first, "0af7651916cd43dd8448eb211c80319c", "the header goes before")
+	assert.Contains(t, first, "0af7651916cd43dd8448eb211c80319c", "the header takes precedence")
 	assert.Contains(t, second, "11111111111111111111111111111111")
 	assert.Regexp(t, `^00-[0-9a-f]{32}-[0-9a-f]{16}-01$`, third)
 	r.stopNow()
@@ -311,7 +316,7 @@ func TestEndOfTheReceiverEndsOpenPromptsAsUnfinished(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, response.Body.Close())
 	}
-	require.Equal(t, 3, r.tracker.OpenCount())
+	require.Equal(t, 3, r.following.tracker.OpenCount())
 	r.stopNow()
 	require.Len(t, r.traces.AllTraces(), 3)
 	for _, td := range r.traces.AllTraces() {
@@ -319,12 +324,12 @@ func TestEndOfTheReceiverEndsOpenPromptsAsUnfinished(t *testing.T) {
 	}
 }
 
-// TestPipelineThatFailsOrBlocksStopsNoPicture is the rule that the request's path
-// fails open.
+// TestPipelineThatFailsOrBlocksStopsNoImage is the rule that the request path fails open:
+// all requests are served, and what could not be exported is counted.
 func TestPipelineThatFailsOrBlocksStopsNoImage(t *testing.T) {
 	for name, next := range map[string]*blocker{
-		"refuses": {Consumer: consumertest.NewErr(consumererror.NewPermanent(io.ErrUnexpectedEOF))},
-		"blocks":  {Consumer: consumertest.NewNop(), wait: make(chan struct{})},
+		"refuses": {err: consumererror.NewPermanent(io.ErrUnexpectedEOF)},
+		"blocks":  {wait: make(chan struct{})},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := 0
@@ -343,6 +348,16 @@ func TestPipelineThatFailsOrBlocksStopsNoImage(t *testing.T) {
 			if next.wait != nil {
 				close(next.wait)
 			}
+			r.stopNow()
+			dropped := counted(t, r.telemetry, "dropped")["traces"]
+			exported := int64(len(next.sink.AllTraces()))
+			assert.Equal(t, int64(20), dropped+exported)
+			if next.wait == nil {
+				assert.Zero(t, exported)
+			} else {
+				assert.Positive(t, exported)
+				assert.LessOrEqual(t, exported, int64(3), "the queue, and the one that was on its way")
+			}
 		})
 	}
 }
@@ -356,7 +371,8 @@ func TestPromptsThatCannotBeReadPassAndAreCounted(t *testing.T) {
 	require.NoError(t, response.Body.Close())
 	assert.Equal(t, http.StatusOK, response.StatusCode)
 	assert.Equal(t, long, string(<-s.body), "whole, though it was not read whole")
-	assert.Zero(t, r.tracker.OpenCount())
+	assert.Zero(t, r.following.tracker.OpenCount())
+	assert.Equal(t, map[string]int64{"": 1}, counted(t, r.telemetry, "prompts.unfollowed"))
 }
 
 func TestNothingPrivateIsInTelemetryUnlessSwitchedOn(t *testing.T) {
@@ -366,7 +382,7 @@ func TestNothingPrivateIsInTelemetryUnlessSwitchedOn(t *testing.T) {
 		_, _ = w.Write([]byte(`{"error": {"type": "invalid", "message": "no file ` + secret + ` of alice"}, "node_errors": {}}`))
 	})
 	body := `{"client_id": "client-7", "prompt": {"1": {"class_type": "CLIPTextEncode", "inputs": {"text": "a portrait of alice"}}, "2": {"class_type": "LoadImage", "inputs": {"image": "` + secret + `"}}}}`
-	said := func(change func(*Config)) string {
+	emitted := func(change func(*Config)) string {
 		r := newRig(t, s.URL, change)
 		response, err := http.Post(r.base+"/prompt", "application/json", strings.NewReader(body))
 		require.NoError(t, err)
@@ -377,12 +393,12 @@ func TestNothingPrivateIsInTelemetryUnlessSwitchedOn(t *testing.T) {
 		record := r.logs.AllLogs()[0].ResourceLogs().At(0).ScopeLogs().At(0).LogRecords().At(0)
 		return fmt.Sprint(spans, record.Body().AsString(), record.Attributes().AsRaw())
 	}
-	silent := said(nil)
+	silent := emitted(nil)
 	for _, private := range []string{secret, "portrait", "client-7", "127.0.0.1"} {
 		assert.NotContains(t, silent, private)
 	}
-	open := said(func(c *Config) {
-		c.Capture = CaptureConfig{PromptText: true, FileNames: true, ClientAddress: true, ClientID: true, Redact: []string{"alice"}}
+	open := emitted(func(c *Config) {
+		c.Capture = spans.Capture{PromptText: true, FileNames: true, ClientAddress: true, ClientID: true, Redact: []string{"alice"}}
 	})
 	for _, private := range []string{secret, "a portrait of ***", "client-7", "127.0.0.1"} {
 		assert.Contains(t, open, private)

@@ -32,7 +32,7 @@ type rawServer struct {
 	all []net.Conn
 }
 
-func newRawServer(t *testing.T) *rawServer {
+func newRawServer(t testing.TB) *rawServer {
 	t.Helper()
 	s := &rawServer{conns: make(chan net.Conn, 10)}
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -65,7 +65,7 @@ func newRawServer(t *testing.T) *rawServer {
 }
 
 // rawClient upgrades by hand through the proxy.
-func rawClient(t *testing.T, r *rig, query string) (net.Conn, *bufio.Reader) {
+func rawClient(t testing.TB, r *rig, query string) (net.Conn, *bufio.Reader) {
 	t.Helper()
 	conn, err := net.Dial("tcp", r.address)
 	require.NoError(t, err)
@@ -92,7 +92,7 @@ func TestFramesPassByteForByteInBothDirections(t *testing.T) {
 		{0x89, 4, 'p', 'i', 'n', 'g'},                       // ping
 		{0x01, 3, 'a', 'b', 'c'}, {0x8A, 0}, {0x80, 1, 'd'}, // fragments with a pong between
 		large,                       // a megabyte
-		{0xF2, 2, 1, 2},             // reserved bits that nobody negotiated
+		{0xF2, 2, 1, 2},             // reserved bits that were not negotiated
 		{0x81, 126, 0, 2, '{', '}'}, // a length in more bytes than it needs
 		{0x88, 9, 0x0F, 0xA3, 'g', 'o', 'o', 'd', 'b', 'y', 'e'}, // close 4003
 	}, nil)
@@ -140,6 +140,7 @@ func TestFrameOf50MBPassesWithoutBeingKept(t *testing.T) {
 	assert.Equal(t, []byte{0x81, 2, '{', '}'}, next)
 	runtime.ReadMemStats(&after)
 	assert.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(size/2))
+	assert.Equal(t, map[string]int64{"": 1}, counted(t, r.telemetry, "frames.unparsed"))
 }
 
 // text is a server's text frame.
@@ -176,7 +177,7 @@ func TestSocketStaysOpenToTheServerUntilThePromptsOfALeftClientHaveEnded(t *test
 				require.NoError(t, err)
 				assert.Equal(t, []byte{0x88, 2, 0x03, 0xE8}, answer, "the client's close is answered")
 			}
-			require.Eventually(t, func() bool { _, kept := r.proxy.sockets.counts(); return kept == 1 }, 10*time.Second, time.Millisecond)
+			require.Eventually(t, func() bool { _, kept := r.hub.Counts(); return kept == 1 }, 10*time.Second, time.Millisecond)
 
 			// The same id comes again. The old socket must not be closed now: the server
 			// would forget the id, and the new one would hear nothing.
@@ -190,15 +191,15 @@ func TestSocketStaysOpenToTheServerUntilThePromptsOfALeftClientHaveEnded(t *test
 			require.NoError(t, err)
 			require.Eventually(t, func() bool { return len(r.traces.AllTraces()) == 1 }, 10*time.Second, time.Millisecond)
 			assert.Equal(t, "success", spansOf(t, r.traces.AllTraces()[0])[0].Attributes["comfyui.prompt.outcome"])
-			_, kept := r.proxy.sockets.counts()
+			_, kept := r.hub.Counts()
 			assert.Equal(t, 1, kept, "still kept, since the id has a client")
 
 			require.NoError(t, second.Close())
 			require.NoError(t, server.SetReadDeadline(time.Now().Add(10*time.Second)))
 			farewell, err := io.ReadAll(server)
 			require.NoError(t, err)
-			assert.Equal(t, byte(0x88), farewell[0], "the server is let go with a close frame")
-			require.Eventually(t, func() bool { live, kept := r.proxy.sockets.counts(); return live+kept == 0 }, 10*time.Second, time.Millisecond)
+			assert.Equal(t, byte(0x88), farewell[0], "the server gets a close frame")
+			require.Eventually(t, func() bool { live, kept := r.hub.Counts(); return live+kept == 0 }, 10*time.Second, time.Millisecond)
 		})
 	}
 }

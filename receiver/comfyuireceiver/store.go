@@ -15,18 +15,20 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
 )
 
-// store keeps what must outlive the process: the open prompts, and in poll mode
-// the prompts that were told already. Without a storage extension it keeps nothing.
+// store holds what must survive the process: the open prompts, and in poll mode the ids
+// of exported prompts. Without a storage extension it holds nothing.
 type store struct {
 	client storage.Client
 
-	mu    sync.Mutex
-	saved uint64 // the version of the open prompts that is kept
+	mu sync.Mutex
+	// saved is the version of the open prompts that is stored; guarded by mu.
+	saved uint64
 }
 
 const (
 	openKey = "open"
-	toldKey = "told"
+	// as written by earlier versions
+	exportedKey = "told"
 )
 
 func openStore(ctx context.Context, host component.Host, id *component.ID, owner component.ID) (*store, error) {
@@ -35,20 +37,20 @@ func openStore(ctx context.Context, host component.Host, id *component.ID, owner
 	}
 	extension, ok := host.GetExtensions()[*id]
 	if !ok {
-		return nil, fmt.Errorf("storage: there is no extension %q: add it to extensions and to service::extensions", id)
+		return nil, fmt.Errorf("storage: %q is not a configured extension; add it to extensions and to service::extensions", id.String())
 	}
 	s, ok := extension.(storage.Extension)
 	if !ok {
-		return nil, fmt.Errorf("storage: the extension %q does not store: name one such as file_storage", id)
+		return nil, fmt.Errorf("storage: %q is not a storage extension; use one, for example file_storage", id.String())
 	}
 	client, err := s.GetClient(ctx, component.KindReceiver, owner, "")
 	if err != nil {
-		return nil, fmt.Errorf("storage: open %q: %w", id, err)
+		return nil, fmt.Errorf("storage: open %q: %w", id.String(), err)
 	}
 	return &store{client: client}, nil
 }
 
-// save keeps the open prompts if they are others than before.
+// save stores the open prompts if they have changed.
 func (s *store) save(ctx context.Context, t *prompt.Tracker) {
 	if s.client == nil {
 		return
@@ -59,33 +61,37 @@ func (s *store) save(ctx context.Context, t *prompt.Tracker) {
 	if version == s.saved {
 		return
 	}
-	raw, err := json.Marshal(t.Known())
-	if err == nil && s.client.Set(ctx, openKey, raw) == nil {
-		s.saved = version // else the next look tries again
+	if s.set(ctx, openKey, t.Save()) == nil {
+		// after an error, the next call tries again
+		s.saved = version
 	}
 }
 
 // open are the prompts that were open when the last process ended.
-func (s *store) open(ctx context.Context) (open []prompt.Kept, err error) {
+func (s *store) open(ctx context.Context) (open []prompt.Saved, err error) {
 	err = s.get(ctx, openKey, &open)
 	return open, err
 }
 
-// told are the ids of finished prompts that were told, nil if nothing was ever kept.
-func (s *store) told(ctx context.Context) (ids []string, err error) {
-	err = s.get(ctx, toldKey, &ids)
+// exported are the ids of exported prompts, nil if none were ever stored.
+func (s *store) exported(ctx context.Context) (ids []string, err error) {
+	err = s.get(ctx, exportedKey, &ids)
 	return ids, err
 }
 
-func (s *store) saveTold(ctx context.Context, ids []string) error {
+func (s *store) saveExported(ctx context.Context, ids []string) error {
+	return s.set(ctx, exportedKey, ids)
+}
+
+func (s *store) set(ctx context.Context, key string, value any) error {
 	if s.client == nil {
 		return nil
 	}
-	raw, err := json.Marshal(ids)
+	raw, err := json.Marshal(value)
 	if err != nil {
 		return err
 	}
-	return s.client.Set(ctx, toldKey, raw)
+	return s.client.Set(ctx, key, raw)
 }
 
 func (s *store) get(ctx context.Context, key string, into any) error {
@@ -102,7 +108,7 @@ func (s *store) get(ctx context.Context, key string, into any) error {
 	return nil
 }
 
-var errDamaged = errors.New("what was stored cannot be read, and is left out")
+var errDamaged = errors.New("the stored value is damaged")
 
 func (s *store) close(ctx context.Context) error {
 	if s.client == nil {

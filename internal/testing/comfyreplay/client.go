@@ -18,9 +18,14 @@ import (
 // Drive plays the clients' side of a recording against a server or a proxy at
 // base, and compares everything that comes back.
 func Drive(ctx context.Context, r *Recording, base string, speed float64, compress bool) error {
+	return DriveWith(ctx, http.DefaultClient, r, base, speed, compress)
+}
+
+// DriveWith is Drive with an HTTP client, for example one on Pipes.
+func DriveWith(ctx context.Context, client *http.Client, r *Recording, base string, speed float64, compress bool) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*patience)
 	defer cancel()
-	d := &driver{recording: r, base: base, speed: speed, compress: compress, sockets: map[string]*websocket.Conn{}, answers: map[string][]chan answer{}}
+	d := &driver{client: client, recording: r, base: base, speed: speed, compress: compress, sockets: map[string]*websocket.Conn{}, answers: map[string][]chan answer{}}
 	defer func() {
 		for _, c := range d.sockets {
 			_ = c.CloseNow()
@@ -36,6 +41,7 @@ func Drive(ctx context.Context, r *Recording, base string, speed float64, compre
 }
 
 type driver struct {
+	client    *http.Client
 	recording *Recording
 	base      string
 	speed     float64
@@ -65,7 +71,7 @@ func (d *driver) line(ctx context.Context, begin time.Time, i int) error {
 	}
 	switch l.Kind {
 	case "ws_open":
-		options := &websocket.DialOptions{CompressionMode: websocket.CompressionDisabled, HTTPHeader: http.Header{"X-Recorded": {"yes"}}}
+		options := &websocket.DialOptions{HTTPClient: d.client, CompressionMode: websocket.CompressionDisabled, HTTPHeader: http.Header{"X-Recorded": {"yes"}}}
 		if d.compress {
 			options.CompressionMode = websocket.CompressionContextTakeover
 		}
@@ -115,7 +121,7 @@ func (d *driver) ask(ctx context.Context, l *Line) answer {
 	if l.Content() != nil {
 		request.Header.Set("Content-Type", "application/json")
 	}
-	response, err := http.DefaultClient.Do(request)
+	response, err := d.client.Do(request)
 	if err != nil {
 		return answer{err: err}
 	}

@@ -11,7 +11,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -89,6 +91,30 @@ func (r *Recording) at(i int) time.Duration {
 	return time.Duration((r.Lines[i].MS - r.Lines[0].MS) * float64(time.Millisecond))
 }
 
+var startTime = regexp.MustCompile(`"execution_start",\s*(?:"data":\s*)?\{[^}]*"timestamp":\s*(\d+)`)
+
+// Begin is about when the recording began, by the server's clock: its first execution
+// started after the first request for a prompt. It is zero if nothing was executed.
+func (r *Recording) Begin() time.Time {
+	var asked time.Duration
+	for i := range r.Lines {
+		l := &r.Lines[i]
+		if l.Kind == "request" && strings.HasSuffix(l.Path, "/prompt") && asked == 0 {
+			asked = r.at(i)
+		}
+		for _, text := range [][]byte{l.Data, l.Body} {
+			if m := startTime.FindSubmatch(text); m != nil {
+				ms, _ := strconv.ParseInt(string(m[1]), 10, 64)
+				if l.Kind == "ws_text" {
+					asked = r.at(i)
+				}
+				return time.UnixMilli(ms).Add(-asked)
+			}
+		}
+	}
+	return time.Time{}
+}
+
 // Content is what was in a request or an answer: JSON, or text that was none.
 func (l *Line) Content() []byte {
 	if len(l.Body) == 0 || string(l.Body) == "null" {
@@ -101,7 +127,7 @@ func (l *Line) Content() []byte {
 	return l.Body
 }
 
-// message is what a text frame said, as far as the player needs it.
+// message is the part of a text frame that the player needs.
 type message struct {
 	Type string `json:"type"`
 	Data struct {

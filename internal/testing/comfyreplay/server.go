@@ -8,8 +8,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -18,15 +18,16 @@ import (
 	"github.com/coder/websocket"
 )
 
-// Server plays the server's side of a recording. What nobody recorded, such as a
-// bystander's own questions, it answers from what the recording tells.
+// Server plays the server's side of a recording. Requests that were not recorded, such
+// as those of the receiver itself, are answered from the state of the recording.
 type Server struct {
-	*httptest.Server
+	// URL is the server's address; it is empty for ServeOn.
+	URL       string
+	http      *http.Server
 	t         testing.TB
 	recording *Recording
 	speed     float64
-	// Compress lets the server negotiate permessage-deflate.
-	compress bool
+	compress  bool // negotiate permessage-deflate
 
 	opened   chan *peer
 	requests chan *asked
@@ -55,15 +56,32 @@ type asked struct {
 
 const patience = 20 * time.Second
 
-// Serve starts the server. speed shortens the recording's pauses.
+// Serve starts the server on a port of its own. speed shortens the recording's pauses.
 func Serve(t testing.TB, r *Recording, speed float64, compress bool) *Server {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := ServeOn(t, listener, r, speed, compress)
+	s.URL = "http://" + listener.Addr().String()
+	return s
+}
+
+// ServeOn is Serve on a listener, for example Pipes.
+func ServeOn(t testing.TB, listener net.Listener, r *Recording, speed float64, compress bool) *Server {
 	t.Helper()
 	s := &Server{
 		t: t, recording: r, speed: speed, compress: compress,
 		opened: make(chan *peer, 64), requests: make(chan *asked, 64), done: make(chan struct{}),
 		peers: map[string]*peer{}, alive: map[string]bool{}, accepted: map[string]json.RawMessage{}, over: map[string]bool{}, covered: map[string]bool{},
 	}
-	s.Server = httptest.NewServer(s)
+	s.http = &http.Server{Handler: s, ReadHeaderTimeout: patience}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = s.http.Serve(listener)
+	}()
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
 		defer close(s.done)
@@ -85,8 +103,8 @@ func Serve(t testing.TB, r *Recording, speed float64, compress bool) *Server {
 		for _, p := range all {
 			_ = p.conn.CloseNow()
 		}
-		s.CloseClientConnections()
-		s.Close()
+		_ = s.http.Close()
+		<-served
 	})
 	return s
 }
@@ -117,14 +135,14 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	body, _ := io.ReadAll(r.Body)
 	if r.Header.Get("X-Forwarded-For") == "" && r.Header.Get("X-Recorded") == "" {
-		s.own(w, r) // the receiver's own question
+		s.answerBystander(w, r) // sent by the receiver itself
 		return
 	}
 	a := &asked{r: r, body: body, answer: make(chan *Line, 1)}
 	select {
 	case s.requests <- a:
 	case <-s.done:
-		s.own(w, r)
+		s.answerBystander(w, r)
 		return
 	}
 	select {
@@ -138,8 +156,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// own answers a question that is not in the recording.
-func (s *Server) own(w http.ResponseWriter, r *http.Request) {
+// answerBystander answers a request that is not in the recording, such as the receiver's.
+func (s *Server) answerBystander(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
@@ -167,7 +185,7 @@ func (s *Server) own(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// history is what the recording's history says of a prompt, if anybody asked.
+// history is a prompt's entry of the history, if the recording holds one.
 func (s *Server) history(id string) json.RawMessage {
 	for i := range s.recording.Lines {
 		l := &s.recording.Lines[i]
@@ -205,7 +223,7 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) {
 	} else {
 		s.opened <- p
 	}
-	// Closing handshakes and pings need somebody who reads.
+	// Closing handshakes and pings need a reader.
 	for {
 		if _, _, err := conn.Read(context.Background()); err != nil {
 			return
@@ -257,7 +275,7 @@ func (s *Server) play(ctx context.Context) error {
 			case <-ctx.Done():
 				return ctx.Err()
 			case <-time.After(patience):
-				return fmt.Errorf("line %d: nobody asks for %s %s", i+1, l.Method, l.Path)
+				return fmt.Errorf("line %d: no request for %s %s arrives", i+1, l.Method, l.Path)
 			}
 		case "response":
 			at := 0
@@ -359,7 +377,7 @@ func (s *Server) accept(a *asked, l *Line) {
 	}
 }
 
-// began reports whether the recording ever tells of a prompt's execution.
+// began reports whether a prompt's execution starts in the recording.
 func (s *Server) began(id string) bool {
 	for i := range s.recording.Lines {
 		m := s.recording.Lines[i].message()

@@ -62,8 +62,8 @@ type execution struct {
 
 var errInterrupted = errors.New("interrupted")
 
-// tell sends a message to the prompt's own client, and keeps those of the history.
-func (x *execution) tell(kind string, data map[string]any) {
+// emit sends a message to the socket of the prompt's client id.
+func (x *execution) emit(kind string, data map[string]any) {
 	data["prompt_id"] = x.item.id
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -74,7 +74,7 @@ func (x *execution) tell(kind string, data map[string]any) {
 
 func (x *execution) record(kind string, data map[string]any) {
 	data["timestamp"] = time.Now().UnixMilli()
-	x.tell(kind, data)
+	x.emit(kind, data)
 	x.entry.messages = append(x.entry.messages, []any{kind, data})
 }
 
@@ -107,7 +107,7 @@ func (x *execution) sendStates() {
 func (x *execution) run() {
 	g, from := x.item.graph, time.Now()
 	x.record("execution_start", map[string]any{})
-	cached := x.takeCache(g)
+	cached := x.reuseCache(g)
 	x.record("execution_cached", map[string]any{"nodes": cached})
 	err := x.execute(g, cached)
 	x.wasExecuted(Executed{Prompt: x.item.id, From: from})
@@ -125,7 +125,7 @@ func (x *execution) run() {
 	defer s.mu.Unlock()
 	s.history[x.item.id] = x.entry
 	s.order = append(s.order, x.item.id)
-	if len(s.order) > mostHistory {
+	if len(s.order) > maxHistory {
 		delete(s.history, s.order[0])
 		s.order = s.order[1:]
 	}
@@ -137,8 +137,9 @@ func (x *execution) run() {
 	s.lastNode = ""
 }
 
-// takeCache finds what was executed before, and forgets what this prompt has not.
-func (x *execution) takeCache(g graph) []string {
+// reuseCache returns the ids of nodes with a cached output, and evicts the outputs that
+// this prompt does not use.
+func (x *execution) reuseCache(g graph) []string {
 	cached := []string{}
 	keep := map[string]bool{}
 	for _, id := range g.ids() {
@@ -190,7 +191,7 @@ func (x *execution) execute(g graph, cached []string) error {
 		}
 		pending = slices.DeleteFunc(pending, func(p string) bool { return p == id })
 		if isCached[id] {
-			x.tellCached(id)
+			x.emitCached(id)
 			continue
 		}
 		if err := x.node(g, id, id, "", g[id]); err != nil {
@@ -240,11 +241,11 @@ func (x *execution) pick(g graph, pending []string, isCached map[string]bool) st
 	return ""
 }
 
-// tellCached tells of an output that was made before.
-func (x *execution) tellCached(id string) {
+// emitCached sends the cached output of a node.
+func (x *execution) emitCached(id string) {
 	out := x.images(1, "ComfyUI")
 	x.entry.outputs[id], x.entry.meta[id] = out, meta(id)
-	x.tell("executed", map[string]any{"node": id, "display_node": id, "output": out})
+	x.emit("executed", map[string]any{"node": id, "display_node": id, "output": out})
 	x.states[id] = &state{value: 1, max: 1, word: "finished", display: id, real: id}
 	x.sendStates()
 	x.done[id] = true

@@ -27,7 +27,7 @@ func (e *entry) json() map[string]any {
 }
 
 // mostHistory is how many prompts the history keeps, as the server does.
-const mostHistory = 10000
+const maxHistory = 10000
 
 func (s *Server) forget(w http.ResponseWriter, r *http.Request) {
 	var body struct {

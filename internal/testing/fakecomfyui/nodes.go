@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// Work is what nodes do besides telling of it.
+// Work is what nodes do besides sending messages about it.
 type Work interface {
 	// Colorize works on one photo: step is called after each of its steps, and ends
 	// the work with an error if the prompt is interrupted.
@@ -24,7 +24,7 @@ type Work interface {
 	Memory() Memory
 }
 
-// Memory is what /system_stats tells of a device.
+// Memory is a device's memory in /system_stats.
 type Memory struct{ Total, Free, TorchTotal, TorchFree int64 }
 
 // Failure is an exception of a node.
@@ -39,7 +39,7 @@ func (f *Failure) Error() string { return f.Type + ": " + f.Message }
 type input struct {
 	name string
 	kind string // IMAGE, INT, FLOAT, STRING; empty: one of choices
-	// choices and options stand in /object_info and in validation errors.
+	// choices and options are listed in /object_info and in validation errors.
 	choices []string
 	options map[string]any
 	low     float64
@@ -51,7 +51,7 @@ type class struct {
 	name, display, category string
 	inputs                  []input
 	outputs                 []string
-	names                   []string
+	outputNames             []string
 	lists                   []bool
 	output, async           bool
 }
@@ -65,30 +65,30 @@ var colorizeInputs = []input{
 // classes are the nodes that the server knows.
 var classes = map[string]*class{
 	"LoadImage": {
-		name: "LoadImage", display: "Load Image", category: "image", outputs: []string{"IMAGE", "MASK"}, names: []string{"IMAGE", "MASK"}, lists: []bool{false, false},
+		name: "LoadImage", display: "Load Image", category: "image", outputs: []string{"IMAGE", "MASK"}, outputNames: []string{"IMAGE", "MASK"}, lists: []bool{false, false},
 		inputs: []input{{name: "image", choices: []string{"buildings.png", "people.png"}, options: map[string]any{"image_upload": true}}},
 	},
 	"DDColor_Colorize": {
-		name: "DDColor_Colorize", display: "DDColor_Colorize", category: "DDColor", outputs: []string{"IMAGE"}, names: []string{"colorized_image"}, lists: []bool{false}, inputs: colorizeInputs,
+		name: "DDColor_Colorize", display: "DDColor_Colorize", category: "DDColor", outputs: []string{"IMAGE"}, outputNames: []string{"colorized_image"}, lists: []bool{false}, inputs: colorizeInputs,
 	},
 	"SaveImage": {
-		name: "SaveImage", display: "Save Image", category: "image", output: true, lists: []bool{}, outputs: []string{}, names: []string{},
+		name: "SaveImage", display: "Save Image", category: "image", output: true, lists: []bool{}, outputs: []string{}, outputNames: []string{},
 		inputs: []input{{name: "images", kind: "IMAGE"}, {name: "filename_prefix", kind: "STRING", options: map[string]any{"default": "ComfyUI"}}},
 	},
 	"SlowAsync": {
-		name: "SlowAsync", display: "SlowAsync", category: "test", async: true, outputs: []string{"IMAGE"}, names: []string{"IMAGE"}, lists: []bool{false},
+		name: "SlowAsync", display: "SlowAsync", category: "test", async: true, outputs: []string{"IMAGE"}, outputNames: []string{"IMAGE"}, lists: []bool{false},
 		inputs: []input{{name: "image", kind: "IMAGE"}, {name: "seconds", kind: "FLOAT", bounded: true}},
 	},
 	"Expanding": {
-		name: "Expanding", display: "Expanding", category: "test", outputs: []string{"IMAGE"}, names: []string{"IMAGE"}, lists: []bool{false},
+		name: "Expanding", display: "Expanding", category: "test", outputs: []string{"IMAGE"}, outputNames: []string{"IMAGE"}, lists: []bool{false},
 		inputs: []input{{name: "image", kind: "IMAGE"}, {name: "copies", kind: "INT", bounded: true}},
 	},
 	"WithPreview": {
-		name: "WithPreview", display: "WithPreview", category: "test", outputs: []string{"IMAGE"}, names: []string{"IMAGE"}, lists: []bool{false},
+		name: "WithPreview", display: "WithPreview", category: "test", outputs: []string{"IMAGE"}, outputNames: []string{"IMAGE"}, lists: []bool{false},
 		inputs: []input{{name: "image", kind: "IMAGE"}, {name: "steps", kind: "INT", bounded: true}},
 	},
 	"ListOut": {
-		name: "ListOut", display: "ListOut", category: "test", outputs: []string{"IMAGE"}, names: []string{"IMAGE"}, lists: []bool{true},
+		name: "ListOut", display: "ListOut", category: "test", outputs: []string{"IMAGE"}, outputNames: []string{"IMAGE"}, lists: []bool{true},
 		inputs: []input{{name: "image", kind: "IMAGE"}, {name: "n", kind: "INT", bounded: true}},
 	},
 }
@@ -114,7 +114,7 @@ func (c *class) info() map[string]any {
 	}
 	return map[string]any{
 		"input": map[string]any{"required": required}, "input_order": map[string]any{"required": order},
-		"output": c.outputs, "output_is_list": c.lists, "output_name": c.names, "name": c.name, "display_name": c.display,
+		"output": c.outputs, "output_is_list": c.lists, "output_name": c.outputNames, "name": c.name, "display_name": c.display,
 		"description": "", "python_module": "nodes", "category": c.category, "output_node": c.output,
 	}
 }
@@ -160,8 +160,8 @@ func isLink(v any) bool {
 	return ok && len(list) == 2
 }
 
-// timedWork stands in for a GPU: its steps take time that grows with the pixels,
-// and beyond 2,000 pixels the memory does not suffice.
+// timedWork replaces a GPU: its steps take time in proportion to the number of pixels,
+// and sides of 2,048 pixels and more run out of memory.
 type timedWork struct{}
 
 // NewTimedWork is a Work without a GPU, for tests.
@@ -184,7 +184,7 @@ func (timedWork) Free()          {}
 func (timedWork) Collect()       {}
 func (timedWork) Memory() Memory { return Memory{25276502016, 24738656256, 25276502016, 24738656256} }
 
-// inSteps lets a time pass in four steps, and tells of each.
+// inSteps waits in four steps, and calls step after each.
 func inSteps(ctx context.Context, lasts time.Duration, step func(done, all int) error) error {
 	const steps = 4
 	for i := range steps {

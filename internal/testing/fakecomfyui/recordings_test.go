@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -26,45 +25,13 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// pipes is a network without a machine under it: what waits on it waits in the
-// bubble of a test with virtual time.
-type pipes struct {
-	dialled chan net.Conn
-	closed  chan struct{}
-}
-
-func (n *pipes) dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	near, far := net.Pipe()
-	select {
-	case n.dialled <- far:
-		return near, nil
-	case <-n.closed:
-		return nil, net.ErrClosed
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-func (n *pipes) Accept() (net.Conn, error) {
-	select {
-	case c := <-n.dialled:
-		return c, nil
-	case <-n.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-func (n *pipes) Close() error { close(n.closed); return nil }
-
-func (*pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "pipe"} }
-
 // start runs a server with timed work, until the test's bubble ends.
 func start(t *testing.T) (*Server, *http.Client) {
 	t.Helper()
 	s := NewServer(NewTimedWork())
-	network := &pipes{make(chan net.Conn), make(chan struct{})}
+	network := comfyreplay.NewPipes()
 	h := &http.Server{Handler: s}
-	transport := &http.Transport{DialContext: network.dial}
+	transport := &http.Transport{DialContext: network.Dial}
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() { _ = h.Serve(network) }()
 	go s.Run(ctx)
@@ -174,9 +141,9 @@ func read(ctx context.Context, c *websocket.Conn, into chan<- string) {
 	}
 }
 
-// compare waits for as many frames as were recorded. The lengths of the queue that
-// all are told come between a client's own messages as it happens, so they are
-// compared on their own.
+// compare waits for as many frames as were recorded. The lengths of the queue
+// arrive between a client's own messages in any order, so they are compared
+// separately.
 func (p *player) compare(client string, want []string) {
 	t := p.t
 	var got []string

@@ -16,11 +16,11 @@ import (
 
 // Server is one ComfyUI. It is an http.Handler; Run executes its prompts.
 type Server struct {
-	// Lag is how long a frame is held back before it goes out, and all after it; it is
-	// asked for each. Without it frames go out at once. Set it before the server is used.
+	// Lag returns how long a frame, and all after it, are delayed; it is called for each
+	// frame and must not block. Nil sends frames at once. Set it before the server is used.
 	Lag func() time.Duration
-	// Done is told of each node and each prompt that was executed, with its true
-	// times.
+	// Done is called with each node and each prompt that was executed, with its true times.
+	// It may be nil, and must not block.
 	Done func(Executed)
 
 	work Work
@@ -181,7 +181,7 @@ func (s *Server) upload(w http.ResponseWriter, r *http.Request) {
 		_ = f.Close()
 		s.mu.Lock()
 		s.images = append(s.images, name)
-		if len(s.images) > mostImages {
+		if len(s.images) > maxImages {
 			s.images = s.images[1:]
 		}
 		s.mu.Unlock()
@@ -196,7 +196,7 @@ func (s *Server) upload(w http.ResponseWriter, r *http.Request) {
 // names are remembered.
 const (
 	largestUpload = 104857600
-	mostImages    = 1000
+	maxImages     = 1000
 )
 
 func (s *Server) hasImage(name string) bool {

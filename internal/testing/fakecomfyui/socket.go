@@ -119,7 +119,7 @@ func (s *Server) status() map[string]any {
 	return map[string]any{"exec_info": map[string]any{"queue_remaining": s.left()}}
 }
 
-// sendStatus tells all; the caller holds the lock.
+// sendStatus sends the status to all sockets; the caller holds the lock.
 func (s *Server) sendStatus() {
 	f := message("status", map[string]any{"status": s.status()})
 	for _, k := range s.sockets {

@@ -20,7 +20,7 @@ func (x *execution) node(g graph, id, display, parent string, n *node) error {
 	x.mu.Lock()
 	x.lastNode = id
 	x.mu.Unlock()
-	x.tell("executing", map[string]any{"node": id, "display_node": display})
+	x.emit("executing", map[string]any{"node": id, "display_node": display})
 	if classes[n.Class].async {
 		x.waiting[id] = true
 		wait := time.Duration(number(n.Inputs["seconds"]) * float64(time.Second))
@@ -52,8 +52,8 @@ func (x *execution) finish(g graph, id string) {
 	}
 }
 
-// step tells of one step of a node, with an image of it if there is one, and
-// notices an interruption. An image with its node goes out before the progress, one
+// step sends the progress of a node, with a preview image if there is one, and returns
+// an error after an interruption. An image with its node goes out before the progress, one
 // without after it.
 func (x *execution) step(id string, done, all int, image bool) error {
 	st := x.states[id]
@@ -102,7 +102,7 @@ func (x *execution) do(g graph, id string, n *node) error {
 		prefix, _ := n.Inputs["filename_prefix"].(string)
 		out := x.images(x.copies(g, n), prefix)
 		x.entry.outputs[id], x.entry.meta[id] = out, meta(id)
-		x.tell("executed", map[string]any{"node": id, "display_node": id, "output": out})
+		x.emit("executed", map[string]any{"node": id, "display_node": id, "output": out})
 	}
 	return nil
 }
@@ -134,7 +134,7 @@ func number(v any) float64 {
 	return 0
 }
 
-// failed tells how a node failed; it ends the prompt.
+// failed sends how a node failed, and ends the prompt.
 func (x *execution) failed(id string, n *node, err error) error {
 	if x.ctx.Err() != nil {
 		return err

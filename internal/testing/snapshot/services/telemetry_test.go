@@ -18,6 +18,7 @@ import (
 	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/confmap"
 	"go.opentelemetry.io/collector/consumer"
+	"go.opentelemetry.io/collector/consumer/consumererror"
 	"go.opentelemetry.io/collector/extension/extensiontest"
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/collector/pdata/ptrace"
@@ -133,7 +134,7 @@ func telemetryValue(t *testing.T, tel *componenttest.Telemetry, name string) (su
 // consumer that refuses, a damaged frame, a body that is no prompt, a server that is away.
 func telemetryOfComfyUI(t *testing.T) []string {
 	server := comfyuiServe(t)
-	refuse := errors.New("refused")
+	refuse := consumererror.NewPermanent(errors.New("refused"))
 	traces, err := consumer.NewTraces(func(context.Context, ptrace.Traces) error { return refuse })
 	require.NoError(t, err)
 	logs, err := consumer.NewLogs(func(context.Context, plog.Logs) error { return refuse })

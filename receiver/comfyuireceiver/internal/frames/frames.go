@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package frames passes WebSocket frames on byte for byte and reads the text
-// messages among them on the way (RFC 6455; compression by RFC 7692).
+// Package frames parses WebSocket frames without changing them, and assembles the text
+// messages among them (RFC 6455; compression by RFC 7692).
 package frames
 
 import (
@@ -15,16 +15,17 @@ import (
 	"strings"
 )
 
-// The opcodes that matter here.
+// Opcodes of RFC 6455, section 5.2.
 const (
 	opContinuation = 0x0
 	opText         = 0x1
+	opBinary       = 0x2
 	opClose        = 0x8
 	opPing         = 0x9
 	opPong         = 0xA
 )
 
-// Header is a frame's header, with the bytes that it came in.
+// Header is a frame's header, with its bytes as they were received.
 type Header struct {
 	Fin, Compressed, Masked bool
 	Opcode                  byte
@@ -34,54 +35,61 @@ type Header struct {
 	size                    int
 }
 
-// Raw are the header's bytes as they came.
+// Raw is the header's bytes as they were received. They are valid until the next
+// ReadHeader.
 func (h *Header) Raw() []byte { return h.raw[:h.size] }
 
 // Close reports whether the frame ends the connection.
 func (h *Header) Close() bool { return h.Opcode == opClose }
 
-// Ping reports whether the frame wants a pong.
+// Ping reports whether the frame must be answered with a pong.
 func (h *Header) Ping() bool { return h.Opcode == opPing }
 
-// Control reports whether the frame is a control frame, 125 bytes at most.
+// Control reports whether the frame is a control frame, which has at most 125 bytes.
 func (h *Header) Control() bool { return h.Opcode&0x8 != 0 }
 
-var errHeader = errors.New("damaged WebSocket frame")
+// Kind is control, binary or text.
+func (h *Header) Kind() string {
+	switch {
+	case h.Control():
+		return "control"
+	case h.Opcode == opBinary:
+		return "binary"
+	}
+	return "text"
+}
+
+var errHeader = errors.New("invalid WebSocket frame")
 
 // ReadHeader reads the next frame's header into h.
 func ReadHeader(r *bufio.Reader, h *Header) error {
 	*h = Header{}
-	take := func(n int) error {
-		_, err := io.ReadFull(r, h.raw[h.size:h.size+n])
-		h.size += n
-		return err
-	}
-	if err := take(2); err != nil {
+	if err := h.read(r, 2); err != nil {
 		return err
 	}
 	h.Fin, h.Compressed, h.Opcode = h.raw[0]&0x80 != 0, h.raw[0]&0x40 != 0, h.raw[0]&0x0F
 	h.Masked, h.Length = h.raw[1]&0x80 != 0, uint64(h.raw[1]&0x7F)
 	switch h.Length {
 	case 126:
-		if err := take(2); err != nil {
+		if err := h.read(r, 2); err != nil {
 			return err
 		}
 		h.Length = uint64(binary.BigEndian.Uint16(h.raw[2:]))
 	case 127:
-		if err := take(8); err != nil {
+		if err := h.read(r, 8); err != nil {
 			return err
 		}
 		h.Length = binary.BigEndian.Uint64(h.raw[2:])
 		if h.Length>>63 != 0 {
-			return fmt.Errorf("%w: its length is %d", errHeader, h.Length)
+			return fmt.Errorf("%w: length %d", errHeader, h.Length)
 		}
 	}
 	if h.Control() && h.Length > 125 {
-		return fmt.Errorf("%w: a control frame of %d bytes", errHeader, h.Length)
+		return fmt.Errorf("%w: control frame of %d bytes", errHeader, h.Length)
 	}
 	if h.Masked {
 		copy(h.Mask[:], h.raw[h.size:])
-		if err := take(4); err != nil {
+		if err := h.read(r, 4); err != nil {
 			return err
 		}
 		copy(h.Mask[:], h.raw[h.size-4:h.size])
@@ -89,15 +97,21 @@ func ReadHeader(r *bufio.Reader, h *Header) error {
 	return nil
 }
 
-// Unmask takes a client's mask off a payload, or puts it on.
+func (h *Header) read(r *bufio.Reader, n int) error {
+	_, err := io.ReadFull(r, h.raw[h.size:h.size+n])
+	h.size += n
+	return err
+}
+
+// Unmask removes a client's mask from a payload, or applies it.
 func Unmask(payload []byte, mask [4]byte) {
 	for i := range payload {
 		payload[i] ^= mask[i&3]
 	}
 }
 
-// control builds a control frame; a client's is masked, with a mask of zeros,
-// which the protocol allows and which hides nothing.
+// control builds a control frame. A client's frame must be masked: the mask of zeros is
+// allowed and leaves the payload readable.
 func control(opcode byte, payload []byte, masked bool) []byte {
 	frame := []byte{0x80 | opcode, byte(len(payload))}
 	if masked {
@@ -107,31 +121,38 @@ func control(opcode byte, payload []byte, masked bool) []byte {
 	return append(frame, payload...)
 }
 
-// CloseFrame is a frame that ends a connection, with the payload of another one.
+// CloseFrame is a close frame: a status code in two bytes, and a reason.
 func CloseFrame(payload []byte, masked bool) []byte { return control(opClose, payload, masked) }
 
 // PongFrame answers a ping with its payload.
 func PongFrame(payload []byte, masked bool) []byte { return control(opPong, payload, masked) }
 
-// Reader puts text messages together from frames that pass by.
+// Sink receives the text messages of a Reader.
+type Sink interface {
+	// Text receives one message, which is valid until the method returns.
+	Text(message []byte)
+	// Unparsed counts a message that is too long or damaged.
+	Unparsed()
+}
+
+// Reader assembles text messages from the frames of one direction of a connection. For
+// each frame call Wants and, if it reports true, fill Buffer and call Filled.
 type Reader struct {
-	// Limit bounds a message in bytes, as it comes and inflated.
-	limit   int
-	message func(text []byte)
-	skipped func()
+	// limit bounds a message in bytes, compressed and inflated.
+	limit int
+	sink  Sink
 
 	buffer     []byte
-	text       bool // a text message is under way
+	text       bool // the message is text
 	compressed bool
-	over       bool // beyond the limit
+	over       bool // the message exceeds the limit
 	deflate    *inflater
 }
 
-// NewReader makes a reader. extensions is the server's answer about them
-// (Sec-WebSocket-Extensions). message is called with each text message, valid
-// until it returns; skipped for each that cannot be read.
-func NewReader(limit int, extensions string, message func([]byte), skipped func()) *Reader {
-	r := &Reader{limit: limit, message: message, skipped: skipped}
+// NewReader makes a reader for a connection with the given Sec-WebSocket-Extensions
+// header of the server.
+func NewReader(limit int, extensions string, sink Sink) *Reader {
+	r := &Reader{limit: limit, sink: sink}
 	for extension := range strings.SplitSeq(strings.ToLower(extensions), ",") {
 		name, parameters, _ := strings.Cut(strings.TrimSpace(extension), ";")
 		if strings.TrimSpace(name) == "permessage-deflate" {
@@ -141,7 +162,7 @@ func NewReader(limit int, extensions string, message func([]byte), skipped func(
 	return r
 }
 
-// Wants reports whether the frame's payload belongs to a text message that is to be read.
+// Wants reports whether the reader needs the frame's payload.
 func (r *Reader) Wants(h *Header) bool {
 	if h.Control() {
 		return false
@@ -150,7 +171,7 @@ func (r *Reader) Wants(h *Header) bool {
 		r.buffer, r.over = r.buffer[:0], false
 		r.text, r.compressed = h.Opcode == opText, h.Compressed
 	}
-	// What is compressed with what came before must be read even if it is no text.
+	// With context takeover, each message is needed to inflate the next one.
 	needed := r.compressed && r.deflate != nil && r.deflate.keep
 	if !r.text && !needed {
 		return false
@@ -167,7 +188,7 @@ func (r *Reader) Wants(h *Header) bool {
 	return true
 }
 
-// Buffer is room for the payload of the frame that Wants said yes to.
+// Buffer is space for the payload of a frame for which Wants reported true.
 func (r *Reader) Buffer(h *Header) []byte {
 	from := len(r.buffer)
 	need := from + int(h.Length)
@@ -178,7 +199,7 @@ func (r *Reader) Buffer(h *Header) []byte {
 	return r.buffer[from:need]
 }
 
-// Filled takes up the frame whose payload was put into Buffer.
+// Filled processes the frame whose payload was read into Buffer.
 func (r *Reader) Filled(h *Header) {
 	if !h.Fin {
 		return
@@ -186,7 +207,7 @@ func (r *Reader) Filled(h *Header) {
 	text := r.buffer
 	if r.compressed {
 		if r.deflate == nil {
-			r.skipped()
+			r.sink.Unparsed()
 			return
 		}
 		var err error
@@ -196,41 +217,43 @@ func (r *Reader) Filled(h *Header) {
 		}
 	}
 	if r.text {
-		r.message(text)
+		r.sink.Text(text)
 	}
-	if cap(r.buffer) > keepBuffer {
+	if cap(r.buffer) > maxIdleBuffer {
 		r.buffer = nil
 	}
 }
 
-// keepBuffer is what a socket keeps of its buffers between messages.
-const keepBuffer = 64 << 10
+// maxIdleBuffer bounds the buffer that a reader keeps between messages.
+const maxIdleBuffer = 64 << 10
 
-// fail gives a message up. If later ones depend on it, they are given up too.
+// fail drops a message. With context takeover, all later compressed messages are
+// dropped too.
 func (r *Reader) fail() {
-	r.skipped()
+	r.sink.Unparsed()
 	r.buffer = nil
 	if r.compressed && r.deflate != nil && r.deflate.keep {
 		r.deflate = nil
 	}
 }
 
-// inflater undoes permessage-deflate.
+// inflater reverses permessage-deflate.
 type inflater struct {
-	keep   bool // the window goes on from message to message
+	// keep is true if the window is kept between messages (context takeover).
+	keep   bool
 	limit  int
 	window []byte
 	out    bytes.Buffer
 	reader io.ReadCloser
 }
 
-// tail ends a message's stream: the empty block that the sender left out, and a
-// last one.
+// tail completes a message's stream: the empty block that the sender removed, and a
+// final block.
 const tail = "\x00\x00\xff\xff\x01\x00\x00\xff\xff"
 
 const windowSize = 32 << 10
 
-var errTooLong = errors.New("the message is too long inflated")
+var errTooLong = errors.New("inflated message exceeds the limit")
 
 func (d *inflater) inflate(compressed []byte) ([]byte, error) {
 	source := io.MultiReader(bytes.NewReader(compressed), strings.NewReader(tail))

@@ -17,21 +17,30 @@ import (
 // run passes bytes through a reader as a socket does, and returns the text messages.
 func run(t testing.TB, stream []byte, limit int, extensions string) (texts []string, skipped int) {
 	t.Helper()
-	r := NewReader(limit, extensions, func(b []byte) { texts = append(texts, string(b)) }, func() { skipped++ })
+	var s sink
+	r := NewReader(limit, extensions, &s)
 	from := bufio.NewReader(bytes.NewReader(stream))
 	var h Header
 	for ReadHeader(from, &h) == nil {
 		if r.Wants(&h) {
 			if _, err := io.ReadFull(from, r.Buffer(&h)); err != nil {
-				return texts, skipped
+				return s.texts, s.unparsed
 			}
 			r.Filled(&h)
 		} else if _, err := io.CopyN(io.Discard, from, int64(h.Length)); err != nil {
-			return texts, skipped
+			return s.texts, s.unparsed
 		}
 	}
-	return texts, skipped
+	return s.texts, s.unparsed
 }
+
+type sink struct {
+	texts    []string
+	unparsed int
+}
+
+func (s *sink) Text(b []byte) { s.texts = append(s.texts, string(b)) }
+func (s *sink) Unparsed()     { s.unparsed++ }
 
 // frame builds one frame of a server.
 func frame(first byte, payload string) []byte {

@@ -65,37 +65,37 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 	var err, errs error
 	builder.ReceiverComfyuiDropped, err = builder.meter.Int64Counter(
 		"otelcol_receiver.comfyui.dropped",
-		metric.WithDescription("Traces and log records of prompts that were dropped, because what comes next was slower than the prompts or refused them. The pictures were made. [Development]"),
+		metric.WithDescription("Traces and log records of prompts that were dropped, because the queue was full, the next consumer returned a permanent error, or the receiver shut down. The prompts themselves are not affected. [Development]"),
 		metric.WithUnit("{prompt}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.ReceiverComfyuiFolded, err = builder.meter.Int64Counter(
 		"otelcol_receiver.comfyui.folded",
-		metric.WithDescription("Times that a name beyond its bound was counted as other. [Development]"),
+		metric.WithDescription("Attribute values beyond their limit that were replaced by other. [Development]"),
 		metric.WithUnit("{time}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.ReceiverComfyuiFramesUnparsed, err = builder.meter.Int64Counter(
 		"otelcol_receiver.comfyui.frames.unparsed",
-		metric.WithDescription("Text frames that were passed on and not understood - too long, damaged, or of no known type. [Development]"),
+		metric.WithDescription("Text messages that were relayed and could not be parsed, because they were too long or damaged. [Development]"),
 		metric.WithUnit("{frame}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.ReceiverComfyuiPromptsUnfollowed, err = builder.meter.Int64Counter(
 		"otelcol_receiver.comfyui.prompts.unfollowed",
-		metric.WithDescription("Prompts that were passed on and not followed - too many at a time, or a body that is too long or no prompt. [Development]"),
+		metric.WithDescription("Prompts that were relayed and not followed, because too many were open or the body was too long, compressed or empty. [Development]"),
 		metric.WithUnit("{prompt}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.ReceiverComfyuiSocketsKept, err = builder.meter.Int64Gauge(
 		"otelcol_receiver.comfyui.sockets.kept",
-		metric.WithDescription("Sockets to the server that are kept open for prompts whose client has left. [Development]"),
+		metric.WithDescription("Sockets to the server that are open for prompts without a connected client. [Development]"),
 		metric.WithUnit("{socket}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.ReceiverComfyuiUpstreamErrors, err = builder.meter.Int64Counter(
 		"otelcol_receiver.comfyui.upstream.errors",
-		metric.WithDescription("Own questions to the server that failed. [Development]"),
+		metric.WithDescription("Requests of the receiver itself to the server that failed. [Development]"),
 		metric.WithUnit("{request}"),
 	)
 	errs = errors.Join(errs, err)

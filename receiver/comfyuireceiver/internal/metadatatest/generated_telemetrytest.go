@@ -24,7 +24,7 @@ func NewSettings(tt *componenttest.Telemetry) receiver.Settings {
 func AssertEqualReceiverComfyuiDropped(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_receiver.comfyui.dropped",
-		Description: "Traces and log records of prompts that were dropped, because what comes next was slower than the prompts or refused them. The pictures were made. [Development]",
+		Description: "Traces and log records of prompts that were dropped, because the queue was full, the next consumer returned a permanent error, or the receiver shut down. The prompts themselves are not affected. [Development]",
 		Unit:        "{prompt}",
 		Data: metricdata.Sum[int64]{
 			Temporality: metricdata.CumulativeTemporality,
@@ -40,7 +40,7 @@ func AssertEqualReceiverComfyuiDropped(t *testing.T, tt *componenttest.Telemetry
 func AssertEqualReceiverComfyuiFolded(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_receiver.comfyui.folded",
-		Description: "Times that a name beyond its bound was counted as other. [Development]",
+		Description: "Attribute values beyond their limit that were replaced by other. [Development]",
 		Unit:        "{time}",
 		Data: metricdata.Sum[int64]{
 			Temporality: metricdata.CumulativeTemporality,
@@ -56,7 +56,7 @@ func AssertEqualReceiverComfyuiFolded(t *testing.T, tt *componenttest.Telemetry,
 func AssertEqualReceiverComfyuiFramesUnparsed(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_receiver.comfyui.frames.unparsed",
-		Description: "Text frames that were passed on and not understood - too long, damaged, or of no known type. [Development]",
+		Description: "Text messages that were relayed and could not be parsed, because they were too long or damaged. [Development]",
 		Unit:        "{frame}",
 		Data: metricdata.Sum[int64]{
 			Temporality: metricdata.CumulativeTemporality,
@@ -72,7 +72,7 @@ func AssertEqualReceiverComfyuiFramesUnparsed(t *testing.T, tt *componenttest.Te
 func AssertEqualReceiverComfyuiPromptsUnfollowed(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_receiver.comfyui.prompts.unfollowed",
-		Description: "Prompts that were passed on and not followed - too many at a time, or a body that is too long or no prompt. [Development]",
+		Description: "Prompts that were relayed and not followed, because too many were open or the body was too long, compressed or empty. [Development]",
 		Unit:        "{prompt}",
 		Data: metricdata.Sum[int64]{
 			Temporality: metricdata.CumulativeTemporality,
@@ -88,7 +88,7 @@ func AssertEqualReceiverComfyuiPromptsUnfollowed(t *testing.T, tt *componenttest
 func AssertEqualReceiverComfyuiSocketsKept(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_receiver.comfyui.sockets.kept",
-		Description: "Sockets to the server that are kept open for prompts whose client has left. [Development]",
+		Description: "Sockets to the server that are open for prompts without a connected client. [Development]",
 		Unit:        "{socket}",
 		Data: metricdata.Gauge[int64]{
 			DataPoints: dps,
@@ -102,7 +102,7 @@ func AssertEqualReceiverComfyuiSocketsKept(t *testing.T, tt *componenttest.Telem
 func AssertEqualReceiverComfyuiUpstreamErrors(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_receiver.comfyui.upstream.errors",
-		Description: "Own questions to the server that failed. [Development]",
+		Description: "Requests of the receiver itself to the server that failed. [Development]",
 		Unit:        "{request}",
 		Data: metricdata.Sum[int64]{
 			Temporality: metricdata.CumulativeTemporality,

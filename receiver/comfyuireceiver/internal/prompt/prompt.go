@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package prompt follows ComfyUI's prompts from the request to the end. It knows
-// neither sockets nor spans: it is told what was seen, and hands over each prompt
-// once, when it has ended.
+// Package prompt follows ComfyUI's prompts from the request to the end. It is a state
+// machine without I/O and without a clock: its inputs are requests, messages and the
+// server's history, each with its time; its output is each prompt, once, when it ends.
 package prompt
 
 import (
+	"maps"
 	"slices"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/sizing"
 )
 
 // Outcome is how a prompt ended.
@@ -26,32 +28,32 @@ const (
 	Cancelled Outcome = "cancelled"
 	// Rejected prompts failed the server's validation.
 	Rejected Outcome = "rejected"
-	// Lost prompts were forgotten by the server, which restarted or is gone.
+	// Lost prompts are unknown to the server, which restarted or is unreachable.
 	Lost Outcome = "lost"
-	// Unfinished prompts were open when the receiver ended.
+	// Unfinished prompts were open when the receiver shut down.
 	Unfinished Outcome = "unfinished"
 )
 
-// Node is one node that the server executed.
+// Node is the run of one node.
 type Node struct {
 	ID string
 	// Parent is the node that expanded into this one; Display is the node of the
-	// workflow that stands for it.
+	// workflow that represents it.
 	Parent, Display string
 	Start, End      time.Time
-	// Steps are the steps that the node announced, StepsDone those it made.
+	// Steps is the number of steps that the node announced, StepsDone of those done.
 	Steps, StepsDone float64
-	Failed           bool
 }
 
-// Prompt is one prompt. Its owner is the tracker until it has ended.
+// Prompt is one prompt. The tracker owns it until it has ended; then it does not change.
 type Prompt struct {
 	ID string
-	// Context is that of the root span; Parent that of the caller's, if it sent one.
+	// Context is the root span's; Parent is the caller's, if the request had one.
 	Context, Parent trace.SpanContext
 	// Execution is the id of the execution's span.
 	Execution  trace.SpanID
 	Submission protocol.Submission
+	Sizing     sizing.Sizing
 	Answer     protocol.Answer
 	// HTTPStatus and Path are the request's; both are empty for a prompt that was
 	// found in the queue or the history.
@@ -65,26 +67,26 @@ type Prompt struct {
 	Outputs                            map[string]int
 	Outcome                            Outcome
 	Failure                            protocol.Error
-	// Recovered tells that the prompt was found in the queue or the history, so that
-	// nothing is known of its nodes.
+	// Recovered prompts were found in the queue or the history; their nodes are unknown.
 	Recovered bool
 
-	known     bool // an answer or the queue said that it exists
-	states    bool // the server sends progress_state
-	cancelled bool // a client asked for its removal
-	told      bool // its beginning was announced
-	seen      time.Time
+	// known is true if an answer or the queue confirmed that it exists.
+	known bool
+	// states is true if the server sends progress_state.
+	states bool
+	// cancelled is true if a client requested its removal.
+	cancelled bool
+	announced bool             // its start was announced
+	seen      time.Time        // when it was mentioned last
 	next      *Prompt          // the same id, sent again
 	byID      map[string]*Node // of Nodes
 }
 
-// Covered reports whether the submitting client had an id, so that the server
-// sends it the node's events.
+// Covered reports whether the request had a client id, so that the server sends the
+// messages about its nodes to that client.
 func (p *Prompt) Covered() bool { return p.Submission.ClientID != "" }
 
-func (p *Prompt) node(id string) *Node { return p.byID[id] }
-
-// begin finds a node's run, begun at a time if it is new.
+// begin returns a node's run, which starts at the given time if it is new.
 func (p *Prompt) begin(id string, at time.Time) *Node {
 	n := p.byID[id]
 	if n == nil {
@@ -98,19 +100,20 @@ func (p *Prompt) begin(id string, at time.Time) *Node {
 	return n
 }
 
-// start notes the beginning of the execution, once.
+// start sets the start of the execution, unless it is set.
 func (p *Prompt) start(at time.Time) {
 	if p.Started.IsZero() {
 		p.Started = at
 	}
 }
 
-// take takes up what a message tells of the prompt.
-func (p *Prompt) take(m *protocol.Message, now time.Time) {
+// observe applies a message to the prompt.
+func (p *Prompt) observe(m *protocol.Message, now time.Time) {
 	p.seen = now
 	at := m.At
 	if at.IsZero() || at.After(now) || at.Before(p.Received.Add(-clockSlack)) {
-		at = now // no time, or that of a server whose clock is another
+		// no time, or the time of another clock
+		at = now
 	}
 	switch m.Kind {
 	case protocol.ExecutionStart:
@@ -120,15 +123,16 @@ func (p *Prompt) take(m *protocol.Message, now time.Time) {
 		p.Cached = m.Nodes
 	case protocol.ProgressState:
 		p.start(now)
-		p.takeStates(m, now)
+		p.observeStates(m, now)
 	case protocol.Executing:
-		if m.NoNode { // ends a prompt; its success has been told before, except by old servers
+		// ends a prompt; only old servers send no execution_success before it
+		if m.NoNode {
 			if !p.Started.IsZero() {
 				p.end(Success, now)
 			}
 			return
 		}
-		p.takeExecuting(m, now)
+		p.observeExecuting(m, now)
 	case protocol.Progress:
 		p.start(now)
 		if m.Node != "" {
@@ -145,7 +149,7 @@ func (p *Prompt) take(m *protocol.Message, now time.Time) {
 	case protocol.ExecutionSuccess:
 		p.end(Success, at)
 	case protocol.ExecutionError:
-		p.fail(m)
+		p.Failure = m.Error
 		p.end(Error, at)
 	case protocol.ExecutionInterrupted:
 		p.Failure = m.Error
@@ -153,18 +157,12 @@ func (p *Prompt) take(m *protocol.Message, now time.Time) {
 	}
 }
 
-// clockSlack is how far the server's clock may be behind the receiver's before its
-// times are left out.
+// clockSlack is how far the server's clock may lag before its times are ignored.
 const clockSlack = time.Second
 
-func (p *Prompt) takeStates(m *protocol.Message, now time.Time) {
+func (p *Prompt) observeStates(m *protocol.Message, now time.Time) {
 	p.states = true
-	ids := make([]string, 0, len(m.States))
-	for id := range m.States {
-		ids = append(ids, id)
-	}
-	slices.Sort(ids) // those that begin at once, in a fixed order
-	for _, id := range ids {
+	for _, id := range slices.Sorted(maps.Keys(m.States)) { // in a fixed order
 		s := m.States[id]
 		if s.State == "pending" {
 			continue
@@ -177,21 +175,20 @@ func (p *Prompt) takeStates(m *protocol.Message, now time.Time) {
 		if s.State == "finished" && n.End.IsZero() {
 			n.End = now
 		}
-		n.Failed = n.Failed || s.State == "error"
 	}
 }
 
-// takeExecuting begins a node. Servers without progress_state tell nothing of
-// ends: the next beginning is the best guess.
-func (p *Prompt) takeExecuting(m *protocol.Message, now time.Time) {
+// observeExecuting starts a node. Servers without progress_state do not report ends:
+// a node is taken to end when the next one starts.
+func (p *Prompt) observeExecuting(m *protocol.Message, now time.Time) {
 	if m.Node == "" {
 		return
 	}
 	p.start(now)
-	known := p.node(m.Node)
+	known := p.byID[m.Node]
 	again := known != nil && p.onlyAsked(known)
 	if !p.states && (known == nil || again) {
-		for i := len(p.Nodes) - 1; i >= 0 && p.Nodes[i].End.IsZero(); i-- { // those before have ended
+		for i := len(p.Nodes) - 1; i >= 0 && p.Nodes[i].End.IsZero(); i-- { // the nodes before it end
 			p.Nodes[i].End = now
 		}
 	}
@@ -205,31 +202,46 @@ func (p *Prompt) takeExecuting(m *protocol.Message, now time.Time) {
 	}
 }
 
-// onlyAsked reports whether a node that is announced again has not worked yet. A
-// node with lazy inputs is announced first to be asked which of them it needs, and
-// once more when they are there; what ran in between is theirs.
+// onlyAsked reports whether a node that is announced again has only been asked for its
+// inputs. A node with lazy inputs is announced twice: when the server asks it which
+// inputs it needs, and when they are available. The time between belongs to the inputs.
 func (p *Prompt) onlyAsked(n *Node) bool {
 	if p.states && !n.End.IsZero() {
-		return false // a late frame
+		return false // a delayed frame
 	}
 	later := p.Nodes[slices.Index(p.Nodes, n)+1:]
 	return slices.ContainsFunc(later, func(o *Node) bool { return o.Parent != n.ID })
 }
 
-func (p *Prompt) fail(m *protocol.Message) {
-	p.Failure = m.Error
-	if m.Error.NodeID != "" {
-		if n := p.node(m.Error.NodeID); n != nil {
-			n.Failed = true
+func (p *Prompt) end(o Outcome, at time.Time) { p.Outcome, p.Ended = o, at }
+
+// settleBy ends the prompt by its entry in the server's history.
+func (p *Prompt) settleBy(f *protocol.Finished, now time.Time) {
+	if start := f.Start(); !start.IsZero() && (p.Started.IsZero() || !p.Covered()) {
+		p.Started = start
+	}
+	p.start(now)
+	for i := range f.Messages {
+		if m := &f.Messages[i]; m.Kind == protocol.ExecutionCached && p.Cached == nil {
+			p.Cached = m.Nodes
 		}
+	}
+	if p.Outputs == nil {
+		p.Outputs = f.Outputs
+	}
+	switch m, ok := f.End(); {
+	case ok:
+		p.observe(&m, now)
+	case f.Status == "error":
+		p.end(Error, now)
+	default:
+		p.end(Success, now)
 	}
 }
 
-func (p *Prompt) end(o Outcome, at time.Time) { p.Outcome, p.Ended = o, at }
-
-// settle brings all times into order: nothing ends before it begins, and what is
-// part of something lies within it. Messages without a time of their own arrive
-// late, and the server's clock counts milliseconds.
+// settle orders all times: nothing ends before it starts, and parts lie within the whole.
+// Messages without a time of their own arrive late, and the server's clock has a
+// resolution of a millisecond.
 func (p *Prompt) settle() {
 	if p.Answered.Before(p.Received) {
 		p.Answered = p.Received
@@ -249,8 +261,9 @@ func (p *Prompt) settle() {
 		n.Start = within(n.Start, p.Started, p.Ended)
 		n.End = within(n.End, n.Start, p.Ended)
 	}
-	for _, n := range p.Nodes { // expanded nodes lie within the one that they came from
-		if parent := p.node(n.Parent); parent != nil && parent != n {
+	// expanded nodes lie within their parent
+	for _, n := range p.Nodes {
+		if parent := p.byID[n.Parent]; parent != nil && parent != n {
 			n.Start = within(n.Start, parent.Start, parent.End)
 			n.End = within(n.End, n.Start, parent.End)
 		}

@@ -10,55 +10,93 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/sizing"
 )
 
 // Limits bound what a tracker holds.
 type Limits struct {
-	// Open bounds the prompts that are followed at a time. Beyond, prompts are made
-	// as ever and not followed.
+	// Open is how many prompts are followed at a time. Prompts beyond it run as usual and
+	// are not followed.
 	Open int
-	// Early is how long messages about a prompt that nobody submitted here are kept.
+	// Early is how long messages are kept about prompts that were not submitted here.
 	Early time.Duration
+}
+
+// Observer receives what a tracker finds out. Its methods are called from the goroutine
+// of the call that caused them, with no lock held, and must not block.
+type Observer interface {
+	// PromptEnded is called once for each prompt, in the order of their ends.
+	PromptEnded(*Prompt)
+	// ExecutionStarted is called once for each prompt whose execution starts, unless it
+	// ends at the same time.
+	ExecutionStarted(Execution)
+	// PromptUnfollowed is called for each prompt beyond Limits.Open.
+	PromptUnfollowed()
+}
+
+// Execution is the start of a prompt's execution.
+type Execution struct {
+	ID     string
+	Root   trace.SpanContext
+	SpanID trace.SpanID
+	Start  time.Time
+}
+
+// Request is a request for a prompt.
+type Request struct {
+	Submission protocol.Submission
+	Path       string
+	Client     string            // address
+	Parent     trace.SpanContext // the caller's span
+}
+
+// Discovery is a prompt that was found in the queue, the history or the storage.
+type Discovery struct {
+	ID         string
+	Submission protocol.Submission
+	Received   time.Time
+	// Context is the root span's context if it is known; Parent is the caller's.
+	Context, Parent trace.SpanContext
 }
 
 // Tracker follows all open prompts of one server. Its methods may be called from
 // any goroutine.
 type Tracker struct {
-	limits  Limits
-	ended   func(*Prompt)
-	dropped func() // a prompt is not followed, because Open are
-	// Began is told of each prompt whose execution begins, if set; with no lock held.
-	Began func(Begun)
+	limits   Limits
+	sizer    *sizing.Sizer
+	observer Observer
 
 	// version changes with the set of open prompts.
 	version atomic.Uint64
 
+	// mu guards everything declared below.
 	mu       sync.Mutex
 	open     map[string]*Prompt
-	inFlight int // requests that have no answer yet
+	inFlight int // requests without an answer
 	finished *recent
 }
 
-// mostFinished bounds the ids of prompts that have ended lately, whose late
-// messages must not begin them again.
-const mostFinished = 16384
+// maxFinished bounds the ids of ended prompts that are remembered, so that delayed
+// messages do not open them again.
+const maxFinished = 16384
 
-// NewTracker makes a tracker. ended is called once for each prompt, in order of
-// their ends, without any lock held.
-func NewTracker(limits Limits, ended func(*Prompt), dropped func()) *Tracker {
-	return &Tracker{limits: limits, ended: ended, dropped: dropped, open: map[string]*Prompt{}, finished: newRecent(mostFinished)}
+// NewTracker makes a tracker.
+func NewTracker(limits Limits, sizer *sizing.Sizer, observer Observer) *Tracker {
+	return &Tracker{limits: limits, sizer: sizer, observer: observer, open: map[string]*Prompt{}, finished: newRecent(maxFinished)}
 }
 
-// Submit notes a request for a prompt before it goes to the server, since
-// messages about it may come before the answer.
-func (t *Tracker) Submit(now time.Time, s protocol.Submission, path, client string, parent trace.SpanContext) *Prompt {
+// Submit records a request before it is sent to the server, since messages about the
+// prompt may arrive before the answer. Each Submit must be followed by one Answer.
+func (t *Tracker) Submit(now time.Time, r Request) *Prompt {
 	t.mu.Lock()
 	t.inFlight++
 	t.mu.Unlock()
-	return &Prompt{Submission: s, Received: now, Path: path, Client: client, Parent: parent, Context: newContext(parent), Execution: NewSpanID()}
+	p := &Prompt{Submission: r.Submission, Received: now, Path: r.Path, Client: r.Client, Parent: r.Parent, Context: newContext(r.Parent), Execution: NewSpanID()}
+	p.Sizing = t.sizer.Of(&p.Submission)
+	return p
 }
 
-// Answer notes the server's answer to a request.
+// Answer records the server's answer to a request; the status is 502 if there was none.
 func (t *Tracker) Answer(p *Prompt, now time.Time, status int, a protocol.Answer) {
 	p.HTTPStatus, p.Answer, p.Answered = status, a, now
 	p.ID = a.PromptID
@@ -68,10 +106,10 @@ func (t *Tracker) Answer(p *Prompt, now time.Time, status int, a protocol.Answer
 		t.mu.Unlock()
 		p.Outcome, p.Ended = Rejected, now
 		if status >= 500 || status == 0 {
-			p.Outcome = Error // the server failed, or could not be reached
+			// the server failed, or could not be reached
+			p.Outcome = Error
 		}
 		p.Failure = protocol.Error{Type: a.ErrorType, Message: a.ErrorMessage}
-		p.settle()
 		t.ended(p)
 		return
 	}
@@ -79,9 +117,9 @@ func (t *Tracker) Answer(p *Prompt, now time.Time, status int, a protocol.Answer
 	switch {
 	case early == nil && len(t.open) >= t.limits.Open:
 		t.mu.Unlock()
-		t.dropped()
+		t.observer.PromptUnfollowed()
 		return
-	case early != nil && early.known: // the caller chose an id that is open already
+	case early != nil && early.known: // the caller chose an id that is already open
 		for early.next != nil {
 			early = early.next
 		}
@@ -96,13 +134,10 @@ func (t *Tracker) Answer(p *Prompt, now time.Time, status int, a protocol.Answer
 	p.known, p.seen = true, now
 	t.open[p.ID] = p
 	t.version.Add(1)
-	done, begun := t.close(p), t.begun(p)
-	t.mu.Unlock()
-	t.tell(begun)
-	t.hand(done)
+	t.unlock(p)
 }
 
-// Message notes a message of the server.
+// Message applies a message of the server.
 func (t *Tracker) Message(now time.Time, m *protocol.Message) {
 	if m.PromptID == "" {
 		return
@@ -118,41 +153,35 @@ func (t *Tracker) Message(now time.Time, m *protocol.Message) {
 		t.open[p.ID] = p
 	}
 	if p.Outcome == "" {
-		p.take(m, now)
+		p.observe(m, now)
 	}
-	done, begun := t.close(p), t.begun(p)
+	t.unlock(p)
+}
+
+// unlock releases the lock after a change of a prompt, and reports what has changed.
+func (t *Tracker) unlock(p *Prompt) {
+	starts := p.known && !p.announced && !p.Started.IsZero() && p.Outcome == ""
+	p.announced = p.announced || starts
+	started := Execution{ID: p.ID, Root: p.Context, SpanID: p.Execution, Start: p.Started}
+	ends := t.close(p)
 	t.mu.Unlock()
-	t.tell(begun)
-	t.hand(done)
-}
-
-// Begun is the beginning of a prompt's execution.
-type Begun struct {
-	ID        string
-	Context   trace.SpanContext // of the root
-	Execution trace.SpanID
-	At        time.Time
-}
-
-// begun is the beginning of a prompt's execution, once. The caller holds the lock.
-func (t *Tracker) begun(p *Prompt) *Begun {
-	if t.Began == nil || p.told || !p.known || p.Started.IsZero() || p.Outcome != "" {
-		return nil
+	if starts {
+		t.observer.ExecutionStarted(started)
 	}
-	p.told = true
-	return &Begun{ID: p.ID, Context: p.Context, Execution: p.Execution, At: p.Started}
-}
-
-func (t *Tracker) tell(b *Begun) {
-	if b != nil {
-		t.Began(*b)
+	if ends {
+		t.ended(p)
 	}
 }
 
-// close takes a prompt out that is known and has an outcome. The caller holds the lock.
-func (t *Tracker) close(p *Prompt) *Prompt {
+func (t *Tracker) ended(p *Prompt) {
+	p.settle()
+	t.observer.PromptEnded(p)
+}
+
+// close removes a prompt that is known and has an outcome. The caller holds the lock.
+func (t *Tracker) close(p *Prompt) bool {
 	if !p.known || p.Outcome == "" || t.open[p.ID] != p {
-		return nil
+		return false
 	}
 	t.version.Add(1)
 	if p.next != nil {
@@ -161,31 +190,27 @@ func (t *Tracker) close(p *Prompt) *Prompt {
 		delete(t.open, p.ID)
 		t.finished.add(p.ID)
 	}
-	return p
+	return true
 }
 
-func (t *Tracker) hand(p *Prompt) {
-	if p != nil {
-		p.settle()
-		t.ended(p)
-	}
-}
-
-// Recover takes up a prompt that was found in the queue, unless it is known.
-func (t *Tracker) Recover(now time.Time, id string, s protocol.Submission, received time.Time, context, parent trace.SpanContext) {
+// Recover begins to follow a prompt that was discovered, unless it is known.
+func (t *Tracker) Recover(now time.Time, d Discovery) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.open[id] != nil || t.finished.has(id) || len(t.open) >= t.limits.Open {
+	if t.open[d.ID] != nil || t.finished.has(d.ID) || len(t.open) >= t.limits.Open {
 		return
 	}
-	if !context.IsValid() {
-		context = newContext(parent)
+	if !d.Context.IsValid() {
+		d.Context = newContext(d.Parent)
 	}
 	t.version.Add(1)
-	t.open[id] = &Prompt{ID: id, Submission: s, Received: received, Answered: received, Context: context, Parent: parent, Execution: NewSpanID(), Recovered: true, known: true, seen: now}
+	t.open[d.ID] = &Prompt{
+		ID: d.ID, Submission: d.Submission, Sizing: t.sizer.Of(&d.Submission), Received: d.Received, Answered: d.Received,
+		Context: d.Context, Parent: d.Parent, Execution: NewSpanID(), Recovered: true, known: true, seen: now,
+	}
 }
 
-// Remove notes that clients asked to take prompts out of the queue.
+// Remove records a client's request to remove prompts from the queue.
 func (t *Tracker) Remove(r protocol.Removal) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -201,7 +226,8 @@ func (t *Tracker) Remove(r protocol.Removal) {
 	}
 }
 
-// Open lists the ids of known prompts that nothing was heard of since before a time.
+// Open lists the known prompts that the server must be asked about: no message has
+// mentioned them since a time, or none will.
 func (t *Tracker) Open(quietSince time.Time) (ids []string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -235,79 +261,49 @@ func (t *Tracker) OpenOf(clientID string) (n int) {
 // Version changes whenever a prompt is opened or ends.
 func (t *Tracker) Version() uint64 { return t.version.Load() }
 
-// Known lists all open prompts, for keeping.
-func (t *Tracker) Known() (all []Kept) {
+// Save returns all open prompts, to be stored.
+func (t *Tracker) Save() (all []Saved) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, p := range t.open {
 		if p.known {
-			all = append(all, keep(p))
+			all = append(all, saved(p))
 		}
 	}
 	return all
 }
 
-// Settled notes what the server's history says of a prompt. Times are the server's.
+// Settled ends a prompt by its entry in the server's history. Times are the server's.
 func (t *Tracker) Settled(now time.Time, f *protocol.Finished) {
-	t.mu.Lock()
-	p := t.open[f.ID]
-	if p == nil || !p.known || p.Outcome != "" {
-		t.mu.Unlock()
-		return
-	}
-	if start := f.Start(); !start.IsZero() && (p.Started.IsZero() || !p.Covered()) {
-		p.Started = start
-	}
-	if p.Cached == nil {
-		for _, m := range f.Messages {
-			if m.Kind == protocol.ExecutionCached {
-				p.Cached = m.Nodes
-			}
-		}
-	}
-	if p.Outputs == nil {
-		p.Outputs = f.Outputs
-	}
-	if m, ok := f.End(); ok {
-		p.start(now)
-		p.take(&m, now)
-	} else {
-		outcome := Success
-		if f.Status == "error" {
-			outcome = Error
-		}
-		p.start(now)
-		p.end(outcome, now)
-	}
-	done := t.close(p)
-	t.mu.Unlock()
-	t.hand(done)
+	t.end(f.ID, func(p *Prompt) { p.settleBy(f, now) })
 }
 
-// Gone notes that the server knows a prompt no more: it is neither in the queue
-// nor in the history. One that had not begun was taken out of the queue, as far
-// as anybody can tell, unless the server was away meanwhile.
-func (t *Tracker) Gone(now time.Time, id string, serverWasAway bool) {
+// Missing ends a prompt that is neither in the server's queue nor in its history. A
+// prompt that had not started is taken to be removed from the queue, unless the server
+// was unreachable in between.
+func (t *Tracker) Missing(now time.Time, id string, wasUnreachable bool) {
+	t.end(id, func(p *Prompt) {
+		if !p.cancelled && (wasUnreachable || !p.Started.IsZero()) {
+			p.end(Lost, now)
+		} else {
+			p.end(Cancelled, now)
+		}
+	})
+}
+
+// end ends a prompt that is known and open.
+func (t *Tracker) end(id string, apply func(*Prompt)) {
 	t.mu.Lock()
 	p := t.open[id]
 	if p == nil || !p.known || p.Outcome != "" {
 		t.mu.Unlock()
 		return
 	}
-	switch {
-	case p.cancelled:
-		p.end(Cancelled, now)
-	case serverWasAway || !p.Started.IsZero():
-		p.end(Lost, now)
-	default:
-		p.end(Cancelled, now)
-	}
-	done := t.close(p)
-	t.mu.Unlock()
-	t.hand(done)
+	apply(p)
+	t.unlock(p)
 }
 
-// Expire forgets messages about prompts that nobody submitted here.
+// Expire drops messages about prompts that were not submitted here.
 func (t *Tracker) Expire(now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -335,6 +331,6 @@ func (t *Tracker) Shutdown(now time.Time) {
 	t.version.Add(1)
 	t.mu.Unlock()
 	for _, p := range all {
-		t.hand(p)
+		t.ended(p)
 	}
 }

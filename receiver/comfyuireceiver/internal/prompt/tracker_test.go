@@ -11,15 +11,34 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.opentelemetry.io/otel/trace"
 
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/sizing"
 )
+
+// observer counts what a tracker reports.
+type observer struct {
+	ended      func(*Prompt) // may be nil
+	started    []Execution
+	unfollowed int
+}
+
+func (o *observer) PromptEnded(p *Prompt) {
+	if o.ended != nil {
+		o.ended(p)
+	}
+}
+func (o *observer) ExecutionStarted(x Execution) { o.started = append(o.started, x) }
+func (o *observer) PromptUnfollowed()            { o.unfollowed++ }
+
+func newTracker(open int, o Observer) *Tracker {
+	return NewTracker(Limits{Open: open, Early: time.Second}, sizing.NewSizer(nil, nil), o)
+}
 
 // step is one thing that happens to one prompt.
 type step func(t *Tracker, now time.Time)
 
-// life is everything that a server says of a prompt, in its order.
+// life is all messages of a server about a prompt, in their order.
 func life(id string, seed *rand.Rand) []step {
 	message := func(m protocol.Message) step {
 		m.PromptID = id
@@ -71,7 +90,7 @@ func TestEveryPromptEndsOnceWhateverHappens(t *testing.T) {
 		now := time.Now()
 		ends := map[string]int{}
 		var tracker *Tracker
-		tracker = NewTracker(Limits{Open: 1000, Early: time.Second}, func(p *Prompt) {
+		o := &observer{ended: func(p *Prompt) {
 			ends[p.ID]++
 			require.NotEmpty(t, p.Outcome)
 			require.False(t, p.Ended.Before(p.Received), "run %d", run)
@@ -85,13 +104,14 @@ func TestEveryPromptEndsOnceWhateverHappens(t *testing.T) {
 				require.False(t, n.End.Before(n.Start), "run %d node %s", run, n.ID)
 				require.False(t, n.Start.Before(p.Started))
 				require.False(t, n.End.After(p.Ended))
-				if parent := p.node(n.Parent); parent != nil {
+				if parent := p.byID[n.Parent]; parent != nil {
 					require.False(t, n.Start.Before(parent.Start), "run %d node %s", run, n.ID)
 					require.False(t, n.End.After(parent.End), "run %d node %s", run, n.ID)
 				}
 			}
 			_ = tracker.OpenCount() // it is called without the lock
-		}, func() { t.Error("nothing is beyond the limit") })
+		}}
+		tracker = newTracker(1000, o)
 
 		const prompts = 8
 		var queues [prompts][]step
@@ -103,7 +123,7 @@ func TestEveryPromptEndsOnceWhateverHappens(t *testing.T) {
 					return
 				}
 				submitted = true
-				p := tr.Submit(now, protocol.Submission{ClientID: "c"}, "/prompt", "", trace.SpanContext{})
+				p := tr.Submit(now, Request{Submission: protocol.Submission{ClientID: "c"}, Path: "/prompt"})
 				answered := false
 				answer := func(tr *Tracker, now time.Time) {
 					if !answered {
@@ -130,21 +150,22 @@ func TestEveryPromptEndsOnceWhateverHappens(t *testing.T) {
 				continue
 			}
 			now = now.Add(time.Duration(seed.IntN(50)) * time.Millisecond)
-			one := queues[i][0]
+			next := queues[i][0]
 			queues[i] = queues[i][1:]
 			if len(queues[i]) > 3 && seed.IntN(8) == 0 { // out of order
 				queues[i][1], queues[i][2] = queues[i][2], queues[i][1]
 			}
-			one(tracker, now)
+			next(tracker, now)
 			if seed.IntN(10) == 0 {
-				one(tracker, now) // the same frame on two sockets; the same answer never comes twice
+				next(tracker, now) // the same frame on two sockets; the same answer never comes twice
 			}
 		}
-		for i := range prompts { // what the sockets did not tell, the history does
-			tracker.Gone(now, fmt.Sprint("p", i), seed.IntN(2) == 0)
+		for i := range prompts { // the history ends what the sockets did not
+			tracker.Missing(now, fmt.Sprint("p", i), seed.IntN(2) == 0)
 		}
 		tracker.Expire(now.Add(time.Hour))
 		assert.Zero(t, tracker.OpenCount(), "run %d", run)
+		assert.Zero(t, o.unfollowed)
 		for i := range prompts {
 			require.Equal(t, 1, ends[fmt.Sprint("p", i)], "run %d prompt %d", run, i)
 		}
@@ -153,10 +174,10 @@ func TestEveryPromptEndsOnceWhateverHappens(t *testing.T) {
 
 func TestIDThatIsSentTwiceGivesTwoTracesOneAfterTheOther(t *testing.T) {
 	var ended []*Prompt
-	tr := NewTracker(Limits{Open: 10, Early: time.Second}, func(p *Prompt) { ended = append(ended, p) }, func() {})
+	tr := newTracker(10, &observer{ended: func(p *Prompt) { ended = append(ended, p) }})
 	now := time.Now()
 	for range 2 {
-		p := tr.Submit(now, protocol.Submission{PromptID: "x", ClientID: "c"}, "/prompt", "", trace.SpanContext{})
+		p := tr.Submit(now, Request{Submission: protocol.Submission{PromptID: "x", ClientID: "c"}, Path: "/prompt"})
 		tr.Answer(p, now, 200, protocol.Answer{PromptID: "x"})
 	}
 	for i := range 2 {
@@ -172,30 +193,30 @@ func TestIDThatIsSentTwiceGivesTwoTracesOneAfterTheOther(t *testing.T) {
 }
 
 func TestPromptsBeyondTheLimitAreNotFollowed(t *testing.T) {
-	dropped := 0
-	tr := NewTracker(Limits{Open: 2, Early: time.Second}, func(*Prompt) {}, func() { dropped++ })
+	o := &observer{}
+	tr := newTracker(2, o)
 	for i := range 5 {
-		p := tr.Submit(time.Now(), protocol.Submission{}, "/prompt", "", trace.SpanContext{})
+		p := tr.Submit(time.Now(), Request{Submission: protocol.Submission{}, Path: "/prompt"})
 		tr.Answer(p, time.Now(), 200, protocol.Answer{PromptID: fmt.Sprint(i)})
 	}
 	assert.Equal(t, 2, tr.OpenCount())
-	assert.Equal(t, 3, dropped)
+	assert.Equal(t, 3, o.unfollowed)
 }
 
 func TestPromptOfAServerThatForgotIsLostAndOneThatWasDeletedCancelled(t *testing.T) {
 	outcomes := map[string]Outcome{}
-	tr := NewTracker(Limits{Open: 10, Early: time.Second}, func(p *Prompt) { outcomes[p.ID] = p.Outcome }, func() {})
+	tr := newTracker(10, &observer{ended: func(p *Prompt) { outcomes[p.ID] = p.Outcome }})
 	now := time.Now()
 	for _, id := range []string{"deleted", "waiting", "running", "restarted"} {
-		p := tr.Submit(now, protocol.Submission{ClientID: "c"}, "/prompt", "", trace.SpanContext{})
+		p := tr.Submit(now, Request{Submission: protocol.Submission{ClientID: "c"}, Path: "/prompt"})
 		tr.Answer(p, now, 200, protocol.Answer{PromptID: id})
 	}
 	tr.Message(now, &protocol.Message{Kind: protocol.ExecutionStart, PromptID: "running"})
 	tr.Remove(protocol.Removal{Delete: []string{"deleted", "running"}})
-	tr.Gone(now, "deleted", true)
-	tr.Gone(now, "waiting", false)
-	tr.Gone(now, "running", false)
-	tr.Gone(now, "restarted", true)
+	tr.Missing(now, "deleted", true)
+	tr.Missing(now, "waiting", false)
+	tr.Missing(now, "running", false)
+	tr.Missing(now, "restarted", true)
 	assert.Equal(t, map[string]Outcome{"deleted": Cancelled, "waiting": Cancelled, "running": Lost, "restarted": Lost}, outcomes)
 }
 
@@ -206,11 +227,11 @@ func TestNodeWithLazyInputsBeginsWhenTheyAreThere(t *testing.T) {
 	for name, states := range map[string]bool{"with progress_state": true, "by a server without": false} {
 		t.Run(name, func(t *testing.T) {
 			var ended *Prompt
-			tr := NewTracker(Limits{Open: 10, Early: time.Second}, func(p *Prompt) { ended = p }, func() {})
+			tr := newTracker(10, &observer{ended: func(p *Prompt) { ended = p }})
 			begin := time.Now()
 			at := func(s int) time.Time { return begin.Add(time.Duration(s) * time.Second) }
-			tr.Answer(tr.Submit(begin, protocol.Submission{ClientID: "c"}, "/prompt", "", trace.SpanContext{}), begin, 200, protocol.Answer{PromptID: "x"})
-			say := func(s int, m protocol.Message) {
+			tr.Answer(tr.Submit(begin, Request{Submission: protocol.Submission{ClientID: "c"}, Path: "/prompt"}), begin, 200, protocol.Answer{PromptID: "x"})
+			send := func(s int, m protocol.Message) {
 				m.PromptID = "x"
 				tr.Message(at(s), &m)
 			}
@@ -218,22 +239,22 @@ func TestNodeWithLazyInputsBeginsWhenTheyAreThere(t *testing.T) {
 			state := func(s int, node, word string) {
 				if states {
 					now[node] = protocol.NodeState{State: word, Max: 1, Display: node}
-					say(s, protocol.Message{Kind: protocol.ProgressState, States: maps.Clone(now)})
+					send(s, protocol.Message{Kind: protocol.ProgressState, States: maps.Clone(now)})
 				}
 			}
 			run := func(from, to int, node string) {
 				state(from, node, "running")
-				say(from, protocol.Message{Kind: protocol.Executing, Node: node, DisplayNode: node})
+				send(from, protocol.Message{Kind: protocol.Executing, Node: node, DisplayNode: node})
 				if to > from {
 					state(to, node, "finished")
 				}
 			}
-			say(0, protocol.Message{Kind: protocol.ExecutionStart})
+			send(0, protocol.Message{Kind: protocol.ExecutionStart})
 			run(1, 1, "switch") // is asked
 			run(1, 4, "wanted")
 			run(4, 6, "switch") // works
 			run(6, 7, "save")
-			say(7, protocol.Message{Kind: protocol.ExecutionSuccess})
+			send(7, protocol.Message{Kind: protocol.ExecutionSuccess})
 			require.NotNil(t, ended)
 			got := make([]string, 0, len(ended.Nodes))
 			for _, n := range ended.Nodes {
@@ -244,11 +265,11 @@ func TestNodeWithLazyInputsBeginsWhenTheyAreThere(t *testing.T) {
 	}
 }
 
-func TestFrameThatComesTwiceDoesNotBeginANodeAnew(t *testing.T) {
+func TestRepeatedFrameDoesNotRestartANode(t *testing.T) {
 	var ended *Prompt
-	tr := NewTracker(Limits{Open: 10, Early: time.Second}, func(p *Prompt) { ended = p }, func() {})
+	tr := newTracker(10, &observer{ended: func(p *Prompt) { ended = p }})
 	begin := time.Now()
-	tr.Answer(tr.Submit(begin, protocol.Submission{ClientID: "c"}, "/prompt", "", trace.SpanContext{}), begin, 200, protocol.Answer{PromptID: "x"})
+	tr.Answer(tr.Submit(begin, Request{Submission: protocol.Submission{ClientID: "c"}, Path: "/prompt"}), begin, 200, protocol.Answer{PromptID: "x"})
 	for s, m := range []protocol.Message{
 		{Kind: protocol.ExecutionStart},
 		{Kind: protocol.Executing, Node: "1"},

@@ -10,8 +10,8 @@ import (
 // Kind is a message's type on the WebSocket.
 type Kind string
 
-// The messages that tell of a prompt's life. Others (status, feature_flags, logs,
-// previews) do not.
+// The messages that describe a prompt's life, and status. Others (feature_flags, logs,
+// previews) are ignored.
 const (
 	Status               Kind = "status"
 	ExecutionStart       Kind = "execution_start"
@@ -31,8 +31,8 @@ type Message struct {
 	PromptID string
 	// At is the server's time; zero where the message carries none.
 	At time.Time
-	// Node is the node that the message is about. NoNode tells "executing" with
-	// node null, which ends a prompt, from one that has no node at all.
+	// Node is the node that the message is about. NoNode is true for "executing" with a
+	// null node, which ends a prompt, and false if the field is missing.
 	Node, DisplayNode string
 	NoNode            bool
 	// Value and Max are a node's steps (progress).
@@ -43,31 +43,32 @@ type Message struct {
 	States map[string]NodeState
 	// Outputs counts a node's outputs by kind (executed).
 	Outputs map[string]int
-	// Error tells of a failure (execution_error, execution_interrupted).
+	// Error describes a failure (execution_error, execution_interrupted).
 	Error Error
 	// Remaining is the length of the queue, the running prompt included (status);
-	// HasRemaining tells 0 from unknown.
+	// HasRemaining is false if it is unknown.
 	Remaining    int
 	HasRemaining bool
 }
 
 // NodeState is one node in a progress_state.
 type NodeState struct {
-	Value   float64 `json:"value"`
-	Max     float64 `json:"max"`
-	State   string  `json:"state"` // pending, running, finished, error
-	Display string  `json:"display_node_id"`
-	Parent  string  `json:"parent_node_id"`
+	Value float64 `json:"value"`
+	Max   float64 `json:"max"`
+	// pending, running, finished, error
+	State   string `json:"state"`
+	Display string `json:"display_node_id"`
+	Parent  string `json:"parent_node_id"`
 }
 
-// Error is a failure as the server tells it.
+// Error is a failure as the server describes it.
 type Error struct {
 	NodeID, NodeType string
 	Type, Message    string
 	Traceback        []string
 }
 
-// wire is a message as it comes. Every field is optional.
+// wire is a message's JSON. Every field is optional.
 type wire struct {
 	Type Kind `json:"type"`
 	Data struct {
@@ -92,8 +93,8 @@ type wire struct {
 	} `json:"data"`
 }
 
-// ParseMessage reads one text frame. It reports false for what is no message of
-// ComfyUI's, and for kinds that do not tell of a prompt's life.
+// ParseMessage reads one text frame. It reports false for text that is not a ComfyUI
+// message, and for kinds that do not describe a prompt's life.
 func ParseMessage(text []byte) (Message, bool) {
 	var w wire
 	if err := json.Unmarshal(text, &w); err != nil && w.Type == "" {
@@ -126,8 +127,8 @@ func ParseMessage(text []byte) (Message, bool) {
 	return m, true
 }
 
-// nodeID reads a node's id, which is text but has been a number; null tells
-// "no node".
+// nodeID reads a node's id, which is text or, in old servers, a number; null means that
+// there is no node.
 func nodeID(raw json.RawMessage) (id string, isNull bool) {
 	if string(raw) == "null" {
 		return "", true
@@ -157,7 +158,7 @@ func nodeIDs(raw json.RawMessage) []string {
 	return ids
 }
 
-// outputs counts what a node put out, by kind ("images", "text", …).
+// outputs counts a node's outputs by kind ("images", "text", …).
 func outputs(raw map[string]json.RawMessage) map[string]int {
 	counts := make(map[string]int, len(raw))
 	for kind, r := range raw {

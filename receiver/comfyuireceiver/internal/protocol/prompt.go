@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -15,7 +16,7 @@ import (
 // Node is one node of a workflow in the API's form.
 type Node struct {
 	ID, Class, Title string
-	// Inputs are values (numbers, text, truth) and links, which are lists.
+	// Inputs are values (numbers, text, booleans) and links, which are lists.
 	Inputs map[string]any
 }
 
@@ -25,10 +26,10 @@ type Submission struct {
 	PromptID, ClientID string
 	// Traceparent is extra_data.traceparent (W3C Trace Context).
 	Traceparent string
-	// TaskClass is extra_data.task_class, the caller's own word.
+	// TaskClass is extra_data.task_class, which the caller chose.
 	TaskClass string
-	// Workflow is the workflow's id where the web page sent one, else a hash of
-	// what kinds of nodes there are and how they are linked.
+	// Workflow is the workflow's id if the web page sent one, else a hash of the classes
+	// and links of its nodes.
 	Workflow string
 	Nodes    []Node
 }
@@ -52,8 +53,8 @@ type wireExtra struct {
 	} `json:"extra_pnginfo"`
 }
 
-// ParseSubmission reads the body of POST /prompt. An error says why it is no
-// prompt; the server says so too, in its own words.
+// ParseSubmission reads the body of POST /prompt. It returns an error if the body is not
+// JSON, which the server refuses too.
 func ParseSubmission(body []byte) (Submission, error) {
 	var w struct {
 		Prompt   json.RawMessage `json:"prompt"`
@@ -65,24 +66,24 @@ func ParseSubmission(body []byte) (Submission, error) {
 		return Submission{}, fmt.Errorf("read the prompt: %w", err)
 	}
 	s := Submission{PromptID: w.PromptID, ClientID: w.ClientID}
-	s.takeExtra(w.Extra)
-	s.takeNodes(w.Prompt)
+	s.readExtra(w.Extra)
+	s.readNodes(w.Prompt)
 	return s, nil
 }
 
-func (s *Submission) takeExtra(raw json.RawMessage) {
+func (s *Submission) readExtra(raw json.RawMessage) {
 	var extra wireExtra
 	if len(raw) == 0 {
 		return
 	}
-	_ = json.Unmarshal(raw, &extra) // what is not as expected stays empty
+	_ = json.Unmarshal(raw, &extra) // unexpected values stay empty
 	s.Traceparent, s.TaskClass, s.Workflow = extra.Traceparent, extra.TaskClass, extra.PNGInfo.Workflow.ID
 	if s.ClientID == "" {
 		s.ClientID = extra.ClientID
 	}
 }
 
-func (s *Submission) takeNodes(raw json.RawMessage) {
+func (s *Submission) readNodes(raw json.RawMessage) {
 	var nodes map[string]json.RawMessage
 	if json.Unmarshal(raw, &nodes) != nil {
 		return
@@ -100,7 +101,7 @@ func (s *Submission) takeNodes(raw json.RawMessage) {
 	}
 }
 
-// compareIDs orders ids as numbers where they are, so that 10 comes after 9.
+// compareIDs orders numeric ids as numbers, so that 10 comes after 9.
 func compareIDs(a, b string) int {
 	if len(a) != len(b) && isNumber(a) && isNumber(b) {
 		return len(a) - len(b)
@@ -112,7 +113,7 @@ func isNumber(s string) bool {
 	return s != "" && strings.Trim(s, "0123456789") == ""
 }
 
-// shape names a workflow by its nodes' classes and links; other values, which
+// shape is a hash of the classes and links of a workflow's nodes. Other inputs, which
 // change from one prompt to the next, are left out.
 func shape(nodes []Node) string {
 	h := sha256.New()
@@ -137,31 +138,24 @@ func shape(nodes []Node) string {
 type Answer struct {
 	PromptID string
 	Number   float64
-	// Refused are the nodes that were refused: all of a rejected prompt's, or part
-	// of an accepted one's.
+	// Refused are the nodes that failed validation: all of a rejected prompt's, or some of
+	// an accepted one's.
 	Refused []string
-	// ErrorType and ErrorMessage say why a prompt was rejected.
+	// ErrorType and ErrorMessage are the reason for which a prompt was rejected.
 	ErrorType, ErrorMessage string
 }
 
-// ParseAnswer reads the body of the answer to POST /prompt; what is no JSON
-// gives an empty answer.
+// ParseAnswer reads the body of the answer to POST /prompt. The answer is empty if the
+// body is not JSON.
 func ParseAnswer(body []byte) Answer {
 	var w struct {
 		PromptID string                     `json:"prompt_id"`
 		Number   float64                    `json:"number"`
-		Nodes    json.RawMessage            `json:"node_errors"`
+		Nodes    map[string]json.RawMessage `json:"node_errors"` // a list if there are none
 		Error    json.RawMessage            `json:"error"`
-		ByNode   map[string]json.RawMessage `json:"-"`
 	}
-	_ = json.Unmarshal(body, &w)
-	a := Answer{PromptID: w.PromptID, Number: w.Number}
-	if json.Unmarshal(w.Nodes, &w.ByNode) == nil {
-		for id := range w.ByNode {
-			a.Refused = append(a.Refused, id)
-		}
-		slices.SortFunc(a.Refused, compareIDs)
-	}
+	_ = json.Unmarshal(body, &w) // unexpected values stay empty
+	a := Answer{PromptID: w.PromptID, Number: w.Number, Refused: slices.SortedFunc(maps.Keys(w.Nodes), compareIDs)}
 	var e struct {
 		Type    string `json:"type"`
 		Message string `json:"message"`

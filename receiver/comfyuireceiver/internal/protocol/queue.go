@@ -5,6 +5,7 @@ package protocol
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -18,6 +19,9 @@ type Queued struct {
 // Queue is the answer of GET /queue.
 type Queue struct{ Running, Pending []Queued }
 
+// All are all prompts of the queue.
+func (q *Queue) All() []Queued { return slices.Concat(q.Running, q.Pending) }
+
 // ParseQueue reads the answer of GET /queue.
 func ParseQueue(body []byte) (Queue, error) {
 	var w struct {
@@ -27,18 +31,16 @@ func ParseQueue(body []byte) (Queue, error) {
 	if err := json.Unmarshal(body, &w); err != nil {
 		return Queue{}, fmt.Errorf("read /queue: %w", err)
 	}
-	var q Queue
-	for _, list := range []struct {
-		from []json.RawMessage
-		to   *[]Queued
-	}{{w.Running, &q.Running}, {w.Pending, &q.Pending}} {
-		for _, raw := range list.from {
-			if p, ok := parseQueued(raw); ok {
-				*list.to = append(*list.to, p)
-			}
+	return Queue{Running: parseList(w.Running), Pending: parseList(w.Pending)}, nil
+}
+
+func parseList(list []json.RawMessage) (all []Queued) {
+	for _, raw := range list {
+		if p, ok := parseQueued(raw); ok {
+			all = append(all, p)
 		}
 	}
-	return q, nil
+	return all
 }
 
 // parseQueued reads [number, prompt_id, prompt, extra_data, outputs_to_execute].
@@ -54,25 +56,24 @@ func parseQueued(raw json.RawMessage) (Queued, bool) {
 	}
 	p.PromptID = p.ID
 	if len(items) > 3 {
-		p.takeExtra(items[3])
+		p.readExtra(items[3])
 	}
-	p.takeNodes(items[2])
+	p.readNodes(items[2])
 	return p, true
 }
 
 // Finished is one entry of /history.
 type Finished struct {
 	Queued
-	// Messages are what the server sent about the prompt, with its own times.
+	// Messages are the server's messages about the prompt, with its times.
 	Messages []Message
-	// Completed is the server's word; Status is "success" or "error".
-	Completed bool
-	Status    string
+	// Status is "success" or "error".
+	Status string
 	// Outputs counts the outputs by kind.
 	Outputs map[string]int
 }
 
-// End is the time of the message that ended the prompt, and the message.
+// End is the message that ended the prompt.
 func (f *Finished) End() (Message, bool) {
 	for _, m := range f.Messages {
 		switch m.Kind {
@@ -83,7 +84,7 @@ func (f *Finished) End() (Message, bool) {
 	return Message{}, false
 }
 
-// Start is when the server began with the prompt.
+// Start is when the server started to execute the prompt; zero if it is unknown.
 func (f *Finished) Start() time.Time {
 	for _, m := range f.Messages {
 		if m.Kind == ExecutionStart {
@@ -99,9 +100,8 @@ func ParseHistory(body []byte) (map[string]Finished, error) {
 		Prompt  json.RawMessage                       `json:"prompt"`
 		Outputs map[string]map[string]json.RawMessage `json:"outputs"`
 		Status  struct {
-			Status    string              `json:"status_str"`
-			Completed bool                `json:"completed"`
-			Messages  [][]json.RawMessage `json:"messages"`
+			Status   string              `json:"status_str"`
+			Messages [][]json.RawMessage `json:"messages"`
 		} `json:"status"`
 	}
 	if err := json.Unmarshal(body, &w); err != nil {
@@ -109,7 +109,7 @@ func ParseHistory(body []byte) (map[string]Finished, error) {
 	}
 	all := make(map[string]Finished, len(w))
 	for id, entry := range w {
-		f := Finished{Completed: entry.Status.Completed, Status: entry.Status.Status, Outputs: map[string]int{}}
+		f := Finished{Status: entry.Status.Status, Outputs: map[string]int{}}
 		f.Queued, _ = parseQueued(entry.Prompt)
 		f.ID, f.PromptID = id, id
 		for _, byKind := range entry.Outputs {
@@ -131,52 +131,35 @@ func ParseHistory(body []byte) (map[string]Finished, error) {
 	return all, nil
 }
 
-// Removal is what a client asked to take out of the queue, or to stop.
+// Removal is a client's request to remove prompts from the queue.
 type Removal struct {
-	Clear  bool
-	Delete []string
+	Clear  bool     `json:"clear"`
+	Delete []string `json:"delete"`
 }
 
 // ParseRemoval reads the body of POST /queue.
 func ParseRemoval(body []byte) (r Removal) {
-	var w struct {
-		Clear  bool     `json:"clear"`
-		Delete []string `json:"delete"`
-	}
-	_ = json.Unmarshal(body, &w)
-	return Removal{Clear: w.Clear, Delete: w.Delete}
+	_ = json.Unmarshal(body, &r)
+	return r
 }
 
 // Device is one device of /system_stats, in bytes.
 type Device struct {
-	Name, Type                         string
-	Index                              int
-	Total, Free, TorchTotal, TorchFree float64
+	Type       string  `json:"type"`
+	Index      *int    `json:"index"` // nil for a processor
+	Total      float64 `json:"vram_total"`
+	Free       float64 `json:"vram_free"`
+	TorchTotal float64 `json:"torch_vram_total"`
+	TorchFree  float64 `json:"torch_vram_free"`
 }
 
 // ParseSystemStats reads the devices of GET /system_stats.
 func ParseSystemStats(body []byte) ([]Device, error) {
 	var w struct {
-		Devices []struct {
-			Name       string  `json:"name"`
-			Type       string  `json:"type"`
-			Index      *int    `json:"index"`
-			Total      float64 `json:"vram_total"`
-			Free       float64 `json:"vram_free"`
-			TorchTotal float64 `json:"torch_vram_total"`
-			TorchFree  float64 `json:"torch_vram_free"`
-		} `json:"devices"`
+		Devices []Device `json:"devices"`
 	}
 	if err := json.Unmarshal(body, &w); err != nil {
 		return nil, fmt.Errorf("read /system_stats: %w", err)
 	}
-	devices := make([]Device, 0, len(w.Devices))
-	for _, d := range w.Devices {
-		one := Device{Name: d.Name, Type: d.Type, Index: -1, Total: d.Total, Free: d.Free, TorchTotal: d.TorchTotal, TorchFree: d.TorchFree}
-		if d.Index != nil {
-			one.Index = *d.Index
-		}
-		devices = append(devices, one)
-	}
-	return devices, nil
+	return w.Devices, nil
 }

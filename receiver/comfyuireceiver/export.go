@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package comfyuireceiver
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/collector/consumer"
+	"go.opentelemetry.io/collector/consumer/consumererror"
+	"go.uber.org/zap"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/logonce"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/spans"
+)
+
+// Pauses between two attempts to export what the next consumer refused.
+const (
+	minBackoff = 50 * time.Millisecond
+	maxBackoff = 5 * time.Second
+)
+
+// stopGrace bounds the last exports at shutdown.
+const stopGrace = 750 * time.Millisecond
+
+// exporter passes traces and log records to the next consumers. Each signal has a bounded
+// queue and a worker of its own: callers never wait, and a refused signal does not delay
+// the other.
+//
+// An error that is not permanent is retried until shutdown. Then each item is tried once
+// more. What is dropped (a full queue, a permanent error, shutdown) is counted.
+type exporter struct {
+	traces consumer.Traces // nil without a pipeline
+	logs   consumer.Logs   // nil without a pipeline
+	// executionEvents adds a log record for each execution that starts.
+	executionEvents bool
+
+	spans       *spans.Builder
+	instruments *instruments
+	log         *zap.Logger
+	now         func() time.Time
+
+	prompts chan *prompt.Prompt
+	records chan logItem
+	refused logonce.Tracker
+
+	stopping context.Context // ends when stop begins
+	// ctx ends with the last call of a next consumer.
+	ctx     context.Context
+	end     context.CancelFunc
+	cancel  context.CancelFunc
+	workers sync.WaitGroup
+}
+
+// logItem is a log record that is to be made: of a prompt that failed, or of an execution
+// that started.
+type logItem struct {
+	failed  *prompt.Prompt
+	started prompt.Execution
+}
+
+// start begins to export; queue bounds the items of each signal.
+func (e *exporter) start(queue int) {
+	e.prompts, e.records = make(chan *prompt.Prompt, queue), make(chan logItem, queue)
+	e.stopping, e.end = context.WithCancel(context.Background())
+	e.ctx, e.cancel = context.WithCancel(context.Background())
+	e.workers.Go(func() { work(e.stopping, e.prompts, e.exportTrace) })
+	e.workers.Go(func() { work(e.stopping, e.records, e.exportRecord) })
+}
+
+// stop exports what is queued as far as the next consumers accept it within stopGrace,
+// and drops the rest.
+func (e *exporter) stop(ctx context.Context) {
+	e.end()
+	grace := time.AfterFunc(stopGrace, e.cancel)
+	defer grace.Stop()
+	defer context.AfterFunc(ctx, e.cancel)()
+	e.workers.Wait()
+	e.cancel()
+}
+
+// work processes items until ctx ends, and then those that are left.
+func work[T any](ctx context.Context, items <-chan T, process func(T)) {
+	for {
+		select {
+		case item := <-items:
+			process(item)
+		case <-ctx.Done():
+			for range len(items) {
+				process(<-items)
+			}
+			return
+		}
+	}
+}
+
+// promptEnded queues the trace of a prompt, and its log record if it failed.
+func (e *exporter) promptEnded(p *prompt.Prompt) {
+	if e.traces != nil {
+		enqueue(e, "traces", e.prompts, p)
+	}
+	if e.logs != nil && spans.Failed(p) {
+		enqueue(e, "logs", e.records, logItem{failed: p})
+	}
+}
+
+// executionStarted queues the log record of an execution that starts.
+func (e *exporter) executionStarted(x prompt.Execution) {
+	if e.logs != nil && e.executionEvents {
+		enqueue(e, "logs", e.records, logItem{started: x})
+	}
+}
+
+func enqueue[T any](e *exporter, signal string, queue chan<- T, item T) {
+	select {
+	case queue <- item:
+	default:
+		e.instruments.dropped(signal)
+	}
+}
+
+func (e *exporter) exportTrace(p *prompt.Prompt) {
+	e.deliver("traces", func() error { return e.traces.ConsumeTraces(e.ctx, e.spans.Trace(p)) })
+}
+
+func (e *exporter) exportRecord(item logItem) {
+	now := e.now()
+	e.deliver("logs", func() error {
+		if item.failed != nil {
+			return e.logs.ConsumeLogs(e.ctx, e.spans.Failure(item.failed, now))
+		}
+		return e.logs.ConsumeLogs(e.ctx, e.spans.Started(item.started, now))
+	})
+}
+
+// deliver calls consume until it succeeds, fails permanently, or the exporter stops.
+// consume makes its data for each attempt, since the next consumer may have changed them.
+func (e *exporter) deliver(signal string, consume func() error) {
+	for backoff := minBackoff; e.ctx.Err() == nil; backoff = min(2*backoff, maxBackoff) {
+		last := e.stopping.Err() != nil
+		err := consume()
+		if err == nil {
+			if e.refused.Changed(signal, "") {
+				e.log.Info("Next consumer accepts data again", zap.String("signal", signal))
+			}
+			return
+		}
+		if consumererror.IsPermanent(err) {
+			e.log.Debug("Next consumer returned a permanent error; dropping data", zap.String("signal", signal), zap.Error(err))
+			break
+		}
+		if e.refused.First(signal) {
+			e.log.Warn("Next consumer returned a retryable error; retrying", zap.String("signal", signal), zap.Error(err))
+		}
+		if last {
+			break
+		}
+		pause(e.stopping.Done(), backoff)
+	}
+	e.instruments.dropped(signal)
+}

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package prompt
+
+import (
+	"crypto/rand"
+	"time"
+
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
+)
+
+// Saved is the stored form of an open prompt, from which another process can follow it.
+type Saved struct {
+	ID         string    `json:"id"`
+	Received   time.Time `json:"received"`
+	TraceID    string    `json:"trace_id"`
+	SpanID     string    `json:"span_id"`
+	ParentID   string    `json:"parent_id,omitempty"`
+	ClientID   string    `json:"client_id,omitempty"`
+	TaskClass  string    `json:"task_class,omitempty"`
+	TraceFlags byte      `json:"flags,omitempty"`
+}
+
+func saved(p *Prompt) Saved {
+	s := Saved{
+		ID: p.ID, Received: p.Received, TraceID: p.Context.TraceID().String(), SpanID: p.Context.SpanID().String(),
+		ClientID: p.Submission.ClientID, TaskClass: p.Submission.TaskClass, TraceFlags: byte(p.Context.TraceFlags()),
+	}
+	if p.Parent.IsValid() {
+		s.ParentID = p.Parent.SpanID().String()
+	}
+	return s
+}
+
+// Discovery is what was stored of the prompt. Its contexts are invalid if the stored
+// ids are.
+func (s *Saved) Discovery() Discovery {
+	d := Discovery{ID: s.ID, Received: s.Received, Submission: protocol.Submission{PromptID: s.ID, ClientID: s.ClientID, TaskClass: s.TaskClass}}
+	traceID, err := trace.TraceIDFromHex(s.TraceID)
+	if err != nil {
+		return d
+	}
+	context := func(span string) trace.SpanContext {
+		id, err := trace.SpanIDFromHex(span)
+		if err != nil {
+			return trace.SpanContext{}
+		}
+		return trace.NewSpanContext(trace.SpanContextConfig{TraceID: traceID, SpanID: id, TraceFlags: trace.TraceFlags(s.TraceFlags)})
+	}
+	d.Context, d.Parent = context(s.SpanID), context(s.ParentID)
+	return d
+}
+
+// newContext is the context of a new span under a parent, or of a new trace.
+func newContext(parent trace.SpanContext) trace.SpanContext {
+	config := trace.SpanContextConfig{TraceID: parent.TraceID(), TraceFlags: parent.TraceFlags(), TraceState: parent.TraceState()}
+	if !parent.IsValid() {
+		config.TraceFlags = trace.FlagsSampled
+		_, _ = rand.Read(config.TraceID[:]) // never fails
+	}
+	config.SpanID = NewSpanID()
+	return trace.NewSpanContext(config)
+}
+
+// NewSpanID is a random span id.
+func NewSpanID() (id trace.SpanID) {
+	_, _ = rand.Read(id[:]) // never fails
+	return id
+}
+
+// recent holds the newest ids, up to a fixed number.
+type recent struct {
+	ids   map[string]struct{}
+	order []string
+	at    int
+}
+
+func newRecent(n int) *recent {
+	return &recent{ids: make(map[string]struct{}), order: make([]string, n)}
+}
+
+func (r *recent) has(id string) bool {
+	_, ok := r.ids[id]
+	return ok
+}
+
+func (r *recent) add(id string) {
+	if r.has(id) {
+		return
+	}
+	delete(r.ids, r.order[r.at])
+	r.order[r.at] = id
+	r.at = (r.at + 1) % len(r.order)
+	r.ids[id] = struct{}{}
+}

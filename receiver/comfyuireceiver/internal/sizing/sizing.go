@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package sizing reads the cost of a prompt from its workflow: the image size, the
+// steps, the model and the task class.
+package sizing
+
+import (
+	"cmp"
+	"encoding/json"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/configkeys"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
+)
+
+// Rule names the inputs of a node that hold a prompt's size, model and steps.
+type Rule struct {
+	// Node is the node's class, or a pattern such as "KSampler*" (path.Match).
+	Node string `mapstructure:"node"`
+	// Size names the input that is both width and height; Width and Height name two.
+	Size   string `mapstructure:"size"`
+	Width  string `mapstructure:"width"`
+	Height string `mapstructure:"height"`
+	// Batch names the number of images, Model the model's file, Steps the steps.
+	Batch string `mapstructure:"batch"`
+	Model string `mapstructure:"model"`
+	Steps string `mapstructure:"steps"`
+}
+
+// TaskClass names a class of prompts. The first class that matches is used;
+// extra_data.task_class of the request takes precedence over all of them.
+type TaskClass struct {
+	Name string `mapstructure:"name"`
+	// MinSide and MaxSide bound the longer side in pixels; 0: no bound.
+	MinSide int `mapstructure:"min_side"`
+	MaxSide int `mapstructure:"max_side"`
+	// Model and Node are patterns (path.Match) of the model and of a node's class.
+	Model string `mapstructure:"model"`
+	Node  string `mapstructure:"node"`
+}
+
+// builtInRules cover well-known nodes. A configured rule for the same class takes
+// precedence.
+var builtInRules = []Rule{
+	{Node: "DDColor_Colorize", Size: "model_input_size", Model: "checkpoint"},
+	{Node: "DDColor-ddcolorize", Size: "size", Model: "model"},
+	{Node: "EmptyLatentImage", Width: "width", Height: "height", Batch: "batch_size"},
+	{Node: "EmptySD3LatentImage", Width: "width", Height: "height", Batch: "batch_size"},
+	{Node: "KSampler*", Steps: "steps"},
+	{Node: "CheckpointLoader*", Model: "ckpt_name"},
+	{Node: "UNETLoader", Model: "unet_name"},
+	{Node: "UpscaleModelLoader", Model: "model_name"},
+}
+
+// builtInClasses suit DDColor's recommendation: people at 460 to 680 pixels, buildings
+// at 960 to 1280.
+var builtInClasses = []TaskClass{
+	{Name: "people", MinSide: 1, MaxSide: 680, Node: "DDColor*"},
+	{Name: "buildings", MinSide: 960, Node: "DDColor*"},
+}
+
+// Other is the task class of prompts that match no class.
+const Other = "other"
+
+// Sizing is the cost of one prompt as its workflow declares it. Unknown values are 0
+// or empty.
+type Sizing struct {
+	Width, Height, Batch, Steps float64
+	Model, TaskClass            string
+}
+
+// Side is the longer side in pixels.
+func (s *Sizing) Side() float64 { return max(s.Width, s.Height) }
+
+// Sizer computes sizings. It may be used from any goroutine.
+type Sizer struct {
+	rules   []Rule
+	classes []TaskClass
+}
+
+// NewSizer adds rules before the built-in ones; classes, if there are any, replace the
+// built-in ones.
+func NewSizer(rules []Rule, classes []TaskClass) *Sizer {
+	if len(classes) == 0 {
+		classes = builtInClasses
+	}
+	return &Sizer{rules: slices.Concat(rules, builtInRules), classes: classes}
+}
+
+// Of computes a submission's sizing: the largest size, the largest batch, the first
+// model, and the sum of the steps of its nodes.
+func (s *Sizer) Of(sub *protocol.Submission) (z Sizing) {
+	for i := range sub.Nodes {
+		n := &sub.Nodes[i]
+		rule := s.rule(n.Class)
+		if rule == nil {
+			continue
+		}
+		w, h := number(n.Inputs[rule.Width]), number(n.Inputs[rule.Height])
+		if rule.Size != "" {
+			w = number(n.Inputs[rule.Size])
+			h = w
+		}
+		if w*h > z.Width*z.Height {
+			z.Width, z.Height = w, h
+		}
+		z.Batch = max(z.Batch, number(n.Inputs[rule.Batch]))
+		z.Steps += number(n.Inputs[rule.Steps])
+		if model, ok := n.Inputs[rule.Model].(string); ok && z.Model == "" {
+			z.Model = model
+		}
+	}
+	z.TaskClass = cmp.Or(sub.TaskClass, s.class(sub, &z))
+	return z
+}
+
+func (s *Sizer) rule(class string) *Rule {
+	i := slices.IndexFunc(s.rules, func(r Rule) bool { return matches(r.Node, class) })
+	if i < 0 {
+		return nil
+	}
+	return &s.rules[i]
+}
+
+func (s *Sizer) class(sub *protocol.Submission, z *Sizing) string {
+	for i := range s.classes {
+		c := &s.classes[i]
+		if c.MinSide > 0 && z.Side() < float64(c.MinSide) || c.MaxSide > 0 && z.Side() > float64(c.MaxSide) {
+			continue
+		}
+		if c.Model != "" && !matches(c.Model, z.Model) || c.Node != "" && !hasNode(sub, c.Node) {
+			continue
+		}
+		return c.Name
+	}
+	return Other
+}
+
+func hasNode(sub *protocol.Submission, pattern string) bool {
+	return slices.ContainsFunc(sub.Nodes, func(n protocol.Node) bool { return matches(pattern, n.Class) })
+}
+
+func matches(pattern, name string) bool {
+	ok, err := path.Match(pattern, name)
+	return ok && err == nil
+}
+
+// number reads a positive number of a workflow, which may be written as text. Links
+// and values that no image can have are 0.
+func number(v any) float64 {
+	var text string
+	switch x := v.(type) {
+	case json.Number:
+		text = x.String()
+	case string:
+		text = strings.TrimSpace(x)
+	default:
+		return 0
+	}
+	f, err := strconv.ParseFloat(text, 64)
+	if err != nil || !(f > 0 && f < 1<<31) {
+		return 0
+	}
+	return f
+}
+
+const patternRemedy = "*, ? and [a-z] have a meaning in patterns; write \\[ for a bracket"
+
+// Validate adds the rule's mistakes; key is its path in the configuration.
+func (r *Rule) Validate(p *configkeys.Problems, key string) {
+	_, err := path.Match(r.Node, "")
+	p.AddIf(r.Node == "", key+"::node", nil, "is empty", "use a node class, for example EmptyLatentImage, or a pattern, for example KSampler*")
+	p.AddIf(err != nil, key+"::node", r.Node, "is not a valid pattern", patternRemedy)
+	p.AddIf(r.Size != "" && (r.Width != "" || r.Height != ""), key, nil, "size is set beside width or height", "size names one input for both, so remove it or the others")
+	p.AddIf(*r == (Rule{Node: r.Node}), key, nil, "the rule names no input", "set size, width and height, batch, model or steps")
+}
+
+// Validate adds the class's mistakes; key is its path in the configuration.
+func (c *TaskClass) Validate(p *configkeys.Problems, key string) {
+	p.AddIf(c.Name == "", key+"::name", nil, "is empty", "give the class a name")
+	p.AddIf(c.MinSide < 0, key+"::min_side", c.MinSide, "is negative", "use a number of pixels, or 0 for no bound")
+	p.AddIf(c.MaxSide < 0, key+"::max_side", c.MaxSide, "is negative", "use a number of pixels, or 0 for no bound")
+	p.AddIf(c.MaxSide > 0 && c.MinSide > c.MaxSide, key+"::min_side", c.MinSide, "is greater than max_side", "swap the two, or leave one out")
+	for _, pattern := range [][2]string{{"model", c.Model}, {"node", c.Node}} {
+		_, err := path.Match(pattern[1], "")
+		p.AddIf(err != nil, key+"::"+pattern[0], pattern[1], "is not a valid pattern", patternRemedy)
+	}
+}

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sizing
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
+)
+
+func TestSizeModelAndClassOfWorkflows(t *testing.T) {
+	for name, test := range map[string]struct {
+		body string
+		want Sizing
+	}{
+		"DDColor":         {`{"prompt": {"2": {"class_type": "DDColor_Colorize", "inputs": {"model_input_size": 460, "checkpoint": "ddcolor_paper.pth"}}}}`, Sizing{460, 460, 0, 0, "ddcolor_paper.pth", "people"}},
+		"article":         {`{"prompt": {"2": {"class_type": "DDColor-ddcolorize", "inputs": {"size": "1280", "model": "ddcolor_modelscope.pth"}}}}`, Sizing{1280, 1280, 0, 0, "ddcolor_modelscope.pth", "buildings"}},
+		"between":         {`{"prompt": {"2": {"class_type": "DDColor_Colorize", "inputs": {"model_input_size": 800}}}}`, Sizing{800, 800, 0, 0, "", "other"}},
+		"diffusion":       {`{"prompt": {"1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sdxl.safetensors"}}, "2": {"class_type": "EmptyLatentImage", "inputs": {"width": 1024, "height": 768, "batch_size": 4}}, "3": {"class_type": "KSamplerAdvanced", "inputs": {"steps": 20}}, "4": {"class_type": "KSampler", "inputs": {"steps": 10}}}}`, Sizing{1024, 768, 4, 30, "sdxl.safetensors", "other"}},
+		"caller's":        {`{"extra_data": {"task_class": "batch"}, "prompt": {"2": {"class_type": "DDColor_Colorize", "inputs": {"model_input_size": 460}}}}`, Sizing{460, 460, 0, 0, "", "batch"}},
+		"linked size":     {`{"prompt": {"2": {"class_type": "DDColor_Colorize", "inputs": {"model_input_size": ["1", 0]}}}}`, Sizing{0, 0, 0, 0, "", "other"}},
+		"nonsense":        {`{"prompt": {"2": {"class_type": "DDColor_Colorize", "inputs": {"model_input_size": -1e99, "checkpoint": 7}}}}`, Sizing{0, 0, 0, 0, "", "other"}},
+		"configured rule": {`{"prompt": {"2": {"class_type": "MyUpscaler", "inputs": {"target": 3000}}}}`, Sizing{3000, 3000, 0, 0, "", "other"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := NewSizer([]Rule{{Node: "My*", Size: "target"}}, nil)
+			sub, err := protocol.ParseSubmission([]byte(test.body))
+			require.NoError(t, err)
+			assert.Equal(t, test.want, s.Of(&sub))
+		})
+	}
+}

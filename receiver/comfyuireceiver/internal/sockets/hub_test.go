@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sockets
+
+import (
+	"context"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// silentServer is a server's side that accepts all data and sends none.
+type silentServer struct{ closed bool }
+
+func (*silentServer) Read([]byte) (int, error)    { return 0, nil }
+func (*silentServer) Write(b []byte) (int, error) { return len(b), nil }
+func (s *silentServer) Close() error              { s.closed = true; return nil }
+
+// silentClient is a client's connection.
+type silentClient struct{ net.Conn }
+
+func (silentClient) Close() error { return nil }
+
+// env is a hub whose own sockets are opened by the test.
+type env struct {
+	*Hub
+	now  time.Time
+	open int // prompts of each client
+}
+
+func (e *env) OpenOf(string) int { return e.open }
+
+func newEnv(maxRetained int) *env {
+	e := &env{now: time.Unix(1_700_000_000, 0)}
+	e.Hub = NewHub(Config{MaxRetained: maxRetained, OpenOwn: true, Prompts: e, Now: func() time.Time { return e.now }})
+	return e
+}
+
+// expect is Reserve without the attempt to connect.
+func (e *env) expect(id string) (r *Reservation, opened *socket) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	c := e.record(id)
+	c.requests++
+	if len(c.sockets) == 0 && e.withoutClient() < e.MaxRetained {
+		opened = e.add(c, opening)
+		opened.server, opened.proxyOwned = &silentServer{}, true
+	}
+	return &Reservation{e.Hub, c}, opened
+}
+
+// client connects a client.
+func (e *env) client(t *testing.T, id string) *socket {
+	s := e.connect(t.Context(), id)
+	require.NotNil(t, s)
+	s.server = &silentServer{}
+	require.True(t, e.advance(s, connected, connecting))
+	return s
+}
+
+func isClosed(s *socket) bool { return s.server.(*silentServer).closed }
+
+func TestAnOwnSocketIsOpenedOncePerClientAndWithinTheLimit(t *testing.T) {
+	e := newEnv(1)
+	_, s := e.expect("a")
+	require.NotNil(t, s)
+	_, second := e.expect("a")
+	assert.Nil(t, second, "one is opening")
+	_, other := e.expect("b")
+	assert.Nil(t, other, "the limit is reached")
+	e.client(t, "c")
+	_, known := e.expect("c")
+	assert.Nil(t, known, "the client has a socket")
+}
+
+func TestAnOwnSocketStaysAsLongAsItIsNeeded(t *testing.T) {
+	e := newEnv(1)
+	request, s := e.expect("a")
+	require.True(t, e.advance(s, retained, opening))
+	e.now = e.now.Add(time.Hour)
+	e.Sweep()
+	assert.False(t, isClosed(s), "a request has no answer")
+	e.open = 1
+	request.Release()
+	e.Sweep()
+	e.now = e.now.Add(time.Hour)
+	e.Sweep()
+	assert.False(t, isClosed(s), "a prompt is open")
+	e.open = 0
+	e.now = e.now.Add(linger - 1)
+	e.Sweep()
+	assert.False(t, isClosed(s), "the next prompt may come")
+	client := e.client(t, "a")
+	e.now = e.now.Add(time.Hour)
+	e.Sweep()
+	assert.False(t, isClosed(s), "the server would forget the client's id")
+	client.close()
+	e.Sweep()
+	assert.True(t, isClosed(s))
+	assert.Empty(t, e.clients)
+	_, withoutClient := e.Counts()
+	assert.Zero(t, withoutClient)
+}
+
+func TestASocketThatTheServerHasForgottenIsClosedWhilePromptsRun(t *testing.T) {
+	e := newEnv(1)
+	request, s := e.expect("a")
+	require.True(t, e.advance(s, retained, opening))
+	request.Release()
+	e.client(t, "a").close()
+	e.open = 1
+	e.Sweep()
+	assert.True(t, isClosed(s))
+}
+
+func TestAClientWaitsWhileAnOwnSocketOfItsIDIsOpening(t *testing.T) {
+	e := newEnv(1)
+	request, s := e.expect("a")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	assert.Nil(t, e.connect(ctx, "a"), "the client left before")
+	s.release() // it could not be opened
+	request.Release()
+	client := e.connect(t.Context(), "a")
+	require.NotNil(t, client)
+	client.release()
+	assert.Empty(t, e.clients)
+	_, withoutClient := e.Counts()
+	assert.Zero(t, withoutClient)
+}
+
+func TestSocketsOfLeftClientsAreRetainedWithinTheLimit(t *testing.T) {
+	e := newEnv(1)
+	e.open = 1
+	first, second := e.client(t, "a"), e.client(t, "b")
+	first.client, second.client = silentClient{}, silentClient{}
+	first.clientLeft(nil)
+	second.clientLeft(nil)
+	assert.False(t, isClosed(first))
+	assert.True(t, isClosed(second))
+	withClient, withoutClient := e.Counts()
+	assert.Equal(t, [2]int{0, 1}, [2]int{withClient, withoutClient})
+}
+
+func TestAClosedHubAcceptsNobody(t *testing.T) {
+	e := newEnv(1)
+	s := e.client(t, "a")
+	e.Close()
+	assert.True(t, isClosed(s))
+	assert.Nil(t, e.connect(t.Context(), "b"))
+	e.Reserve("c").Release()
+	assert.Empty(t, e.clients)
+}

@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sockets
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/frames"
+)
+
+// socket is one WebSocket to the server, with a client or without.
+type socket struct {
+	hub    *Hub
+	record *client
+	// ready is closed when the socket leaves the state opening.
+	ready chan struct{}
+
+	// Set before the socket is connected or retained.
+	proxyOwned bool
+	uncounted  bool // no bytes of clients
+	server     io.ReadWriteCloser
+	fromServer *bufio.Reader
+	reader     *frames.Reader
+
+	// toServer is held while a frame is written to the server.
+	toServer sync.Mutex
+	// toClient holds a value while a frame is written to the client.
+	toClient chan struct{}
+
+	mu     sync.Mutex // guards client and ended
+	client net.Conn   // nil without a client
+	ended  bool
+
+	// Guarded by the hub's lock.
+	state state
+	// forgotten is true if the server has forgotten the client id since.
+	forgotten bool
+	// idleSince is when a prompt needed it last, as far as the sweeps know.
+	idleSince time.Time
+}
+
+// bufferSize is how much is read from a socket at a time.
+const bufferSize = 16 << 10
+
+// relayFromClient relays the client's frames until it closes or disappears.
+func (s *socket) relayFromClient(from *bufio.Reader) {
+	var h frames.Header
+	for {
+		if err := frames.ReadHeader(from, &h); err != nil {
+			s.clientLeft(nil)
+			return
+		}
+		if h.Close() {
+			payload := make([]byte, h.Length)
+			if _, err := io.ReadFull(from, payload); err != nil {
+				s.clientLeft(nil)
+				return
+			}
+			if !s.hasPrompts() {
+				// the server answers, and closes
+				_ = s.writeServer(h.Raw(), payload)
+				s.hub.Observer.Bytes(FromClient, h.Kind(), len(h.Raw())+len(payload))
+				_, _ = io.Copy(io.Discard, from)
+				s.close()
+				return
+			}
+			frames.Unmask(payload, h.Mask)
+			s.clientLeft(payload)
+			return
+		}
+		if err := s.forwardToServer(from, &h); err != nil {
+			s.clientLeft(nil)
+			return
+		}
+	}
+}
+
+func (s *socket) forwardToServer(from *bufio.Reader, h *frames.Header) error {
+	s.toServer.Lock()
+	defer s.toServer.Unlock()
+	if _, err := s.server.Write(h.Raw()); err != nil {
+		return err
+	}
+	n, err := io.CopyN(s.server, from, int64(h.Length))
+	s.hub.Observer.Bytes(FromClient, h.Kind(), len(h.Raw())+int(n))
+	return err
+}
+
+func (s *socket) writeServer(parts ...[]byte) error {
+	s.toServer.Lock()
+	defer s.toServer.Unlock()
+	buffers := net.Buffers(parts)
+	_, err := buffers.WriteTo(s.server)
+	return err
+}
+
+// relayFromServer relays the server's frames and reads the text among them, with a
+// client and without.
+func (s *socket) relayFromServer() {
+	defer s.close()
+	var h frames.Header
+	for {
+		if err := frames.ReadHeader(s.fromServer, &h); err != nil {
+			return
+		}
+		if err := s.forwardToClient(&h); err != nil || h.Close() {
+			return
+		}
+	}
+}
+
+// forwardToClient relays one frame. A client that has left is not an error.
+func (s *socket) forwardToClient(h *frames.Header) error {
+	s.toClient <- struct{}{}
+	defer func() { <-s.toClient }()
+	if !s.uncounted {
+		s.hub.Observer.Bytes(FromServer, h.Kind(), len(h.Raw())+int(h.Length))
+	}
+	switch {
+	case h.Control():
+		payload := make([]byte, h.Length)
+		if _, err := io.ReadFull(s.fromServer, payload); err != nil {
+			return err
+		}
+		if !s.writeClient(h.Raw(), payload) && h.Ping() {
+			return s.writeServer(frames.PongFrame(payload, true))
+		}
+		return nil
+	case s.reader.Wants(h):
+		payload := s.reader.Buffer(h)
+		if _, err := io.ReadFull(s.fromServer, payload); err != nil {
+			return err
+		}
+		s.writeClient(h.Raw(), payload)
+		s.reader.Filled(h)
+		return nil
+	}
+	s.writeClient(h.Raw())
+	return s.copyToClient(int64(h.Length))
+}
+
+// copyToClient relays a payload that is not read, in large pieces.
+func (s *socket) copyToClient(n int64) error {
+	buffer := largeBuffers.Get().(*[]byte)
+	defer largeBuffers.Put(buffer)
+	copied, err := io.CopyBuffer(toClient{s}, io.LimitReader(s.fromServer, n), *buffer)
+	if err == nil && copied < n {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// toClient writes to the client; without one, it discards.
+type toClient struct{ *socket }
+
+// Write implements io.Writer.
+func (c toClient) Write(b []byte) (int, error) {
+	c.writeClient(b)
+	return len(b), nil
+}
+
+// largeBuffers are for previews and other large frames.
+var largeBuffers = sync.Pool{New: func() any {
+	b := make([]byte, 256<<10)
+	return &b
+}}
+
+// conn is the client's connection, nil without one.
+func (s *socket) conn() net.Conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.client
+}
+
+// writeClient writes to the client and reports whether it is there. A client that cannot
+// be written to has left.
+func (s *socket) writeClient(parts ...[]byte) bool {
+	conn := s.conn()
+	if conn == nil {
+		return false
+	}
+	buffers := net.Buffers(parts)
+	if _, err := buffers.WriteTo(conn); err != nil {
+		s.clientLeft(nil)
+		return false
+	}
+	return true
+}
+
+// clientLeft detaches the client and answers the payload of its close frame. The socket
+// stays open if prompts of the client are.
+func (s *socket) clientLeft(closePayload []byte) {
+	s.mu.Lock()
+	conn := s.client
+	s.client = nil
+	s.mu.Unlock()
+	if conn == nil {
+		return // it has left before
+	}
+	if closePayload != nil {
+		s.answerClose(conn, closePayload)
+	}
+	_ = conn.Close()
+	if !s.hasPrompts() || !s.hub.advance(s, retained, connected) {
+		s.leaveServer()
+	}
+}
+
+// hasPrompts reports whether messages for the client are still to come. The server sends
+// none about prompts without a client id.
+func (s *socket) hasPrompts() bool {
+	return s.record.id != "" && s.hub.Prompts.OpenOf(s.record.id) > 0
+}
+
+// closeTimeout bounds the answer to a client's close frame.
+const closeTimeout = time.Second
+
+// answerClose answers a client's close frame after the frame that is being written.
+func (s *socket) answerClose(conn net.Conn, payload []byte) {
+	_ = conn.SetWriteDeadline(time.Now().Add(closeTimeout))
+	timer := time.NewTimer(closeTimeout)
+	defer timer.Stop()
+	select {
+	case s.toClient <- struct{}{}:
+		_, _ = conn.Write(frames.CloseFrame(payload, false))
+		<-s.toClient
+	case <-timer.C: // the server has stopped in the middle of a frame
+	}
+}
+
+// goAway closes a socket because the receiver shuts down.
+func (s *socket) goAway() {
+	if conn := s.conn(); conn != nil {
+		s.answerClose(conn, []byte{0x03, 0xE9}) // 1001: going away
+	}
+	s.leaveServer()
+}
+
+// leaveServer sends the server a close frame and closes the socket.
+func (s *socket) leaveServer() {
+	// fails if the client's last frame is blocked
+	if s.toServer.TryLock() {
+		_, _ = s.server.Write(frames.CloseFrame([]byte{0x03, 0xE8}, true)) // 1000: normal
+		s.toServer.Unlock()
+	}
+	s.close()
+}
+
+// close closes both sides, once. The socket counts until its connection is closed.
+func (s *socket) close() {
+	s.mu.Lock()
+	conn, ended := s.client, s.ended
+	s.client, s.ended = nil, true
+	s.mu.Unlock()
+	if ended {
+		return
+	}
+	if conn != nil {
+		_ = conn.Close()
+	}
+	_ = s.server.Close()
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	s.hub.move(s, closed)
+}

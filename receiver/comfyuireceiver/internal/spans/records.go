@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package spans
+
+import (
+	"fmt"
+	"time"
+
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
+)
+
+// record makes a log record with what all records have.
+func (b *Builder) record(name string, at, now time.Time, severity plog.SeverityNumber, root trace.SpanContext, span trace.SpanID) (plog.Logs, plog.LogRecord) {
+	logs := plog.NewLogs()
+	rl := logs.ResourceLogs().AppendEmpty()
+	b.resource.CopyTo(rl.Resource())
+	sl := rl.ScopeLogs().AppendEmpty()
+	b.scope(sl.Scope())
+	r := sl.LogRecords().AppendEmpty()
+	r.SetEventName(name)
+	r.SetTimestamp(pcommon.NewTimestampFromTime(at))
+	r.SetObservedTimestamp(pcommon.NewTimestampFromTime(now))
+	r.SetTraceID(pcommon.TraceID(root.TraceID()))
+	r.SetSpanID(pcommon.SpanID(span))
+	r.SetFlags(plog.DefaultLogRecordFlags.WithIsSampled(root.IsSampled()))
+	r.SetSeverityNumber(severity)
+	r.SetSeverityText(severity.String())
+	b.mark(r.Attributes())
+	return logs, r
+}
+
+// Started makes the record of an execution that starts, with which the gpucorrelation
+// connector knows the prompt before its trace arrives.
+func (b *Builder) Started(x prompt.Execution, now time.Time) plog.Logs {
+	logs, r := b.record(semconv.EventExecutionStarted, x.Start, now, plog.SeverityNumberDebug, x.Root, x.SpanID)
+	r.Attributes().PutStr("comfyui.prompt.id", x.ID)
+	putIfSet(r.Attributes(), semconv.GPUID, b.device.ID())
+	r.Body().SetStr("prompt begins to run")
+	return logs
+}
+
+// Failure makes the record of a prompt that failed.
+func (b *Builder) Failure(p *prompt.Prompt, now time.Time) plog.Logs {
+	severity := plog.SeverityNumberError
+	if p.Outcome == prompt.Rejected {
+		severity = plog.SeverityNumberWarn // the caller's mistake
+	}
+	logs, r := b.record("comfyui.prompt."+string(p.Outcome), p.Ended, now, severity, p.Context, p.Context.SpanID())
+	a := r.Attributes()
+	identify(a, p)
+	putIfSet(a, "comfyui.node.id", p.Failure.NodeID)
+	putIfSet(a, "comfyui.node.class", p.Failure.NodeType)
+	putIfSet(a, "error.type", errorType(p))
+	putIfSet(a, semconv.GPUID, b.device.ID())
+	message := b.redactor.redact(firstLine(p.Failure.Message))
+	if p.Failure.Type != "" {
+		putIfSet(a, "exception.type", p.Failure.Type)
+		putIfSet(a, "exception.message", message)
+		putIfSet(a, "exception.stacktrace", b.redactor.redact(traceback(p.Failure.Traceback)))
+	}
+	text := fmt.Sprintf("prompt %s: %s", p.Outcome, errorType(p))
+	if p.Failure.NodeType != "" {
+		text += " in " + p.Failure.NodeType
+	}
+	if message != "" {
+		text += ": " + message
+	}
+	r.Body().SetStr(text)
+	return logs
+}

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package spans
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+
+	"go.opentelemetry.io/collector/pdata/pcommon"
+)
+
+// Capture switches on private data, which is left out of telemetry by default.
+type Capture struct {
+	// PromptText sets text inputs of the workflow's nodes on the root span
+	// (comfyui.prompt.text), after redaction.
+	PromptText bool `mapstructure:"prompt_text"`
+	// FileNames leaves names of image and video files in error messages and tracebacks.
+	FileNames bool `mapstructure:"file_names"`
+	// ClientAddress sets client.address on the root span.
+	ClientAddress bool `mapstructure:"client_address"`
+	// ClientID sets comfyui.client.id on the root span.
+	ClientID bool `mapstructure:"client_id"`
+	// Redact are regular expressions; in all texts that are captured, matches are replaced
+	// by "***".
+	Redact []string `mapstructure:"redact"`
+}
+
+// mediaFile matches names of image, video and sound files, which belong to users. Paths
+// of Python files in tracebacks remain.
+var mediaFile = regexp.MustCompile(`(?i)[^\s'"` + "`" + `<>|:*?/\\]+\.(?:png|jpe?g|webp|gif|bmp|tiff?|mp4|mov|webm|mkv|avi|wav|mp3|flac)`)
+
+const redacted = "***"
+
+// redactor removes private data from texts.
+type redactor []*regexp.Regexp
+
+func newRedactor(c Capture) (redactor, error) {
+	var r redactor
+	if !c.FileNames {
+		r = append(r, mediaFile)
+	}
+	for i, text := range c.Redact {
+		pattern, err := regexp.Compile(text)
+		if err != nil {
+			return nil, fmt.Errorf("compile capture::redact::%d: %w", i, err)
+		}
+		r = append(r, pattern)
+	}
+	return r, nil
+}
+
+func (r redactor) redact(text string) string {
+	for _, p := range r {
+		text = p.ReplaceAllString(text, redacted)
+	}
+	return text
+}
+
+// maxPromptText bounds the captured text of one prompt, in bytes.
+const maxPromptText = 2048
+
+// promptText sets the texts of the workflow's text nodes on the root span.
+func (w *traceWriter) promptText(a pcommon.Map) {
+	var texts []string
+	size := 0
+	for i := range w.prompt.Submission.Nodes {
+		text, ok := w.prompt.Submission.Nodes[i].Inputs["text"].(string)
+		if !ok || text == "" || size >= maxPromptText {
+			continue
+		}
+		if len(text) > maxPromptText-size {
+			text = strings.ToValidUTF8(text[:maxPromptText-size], "")
+		}
+		size += len(text)
+		texts = append(texts, w.redactor.redact(text))
+	}
+	if len(texts) > 0 {
+		putList(a, "comfyui.prompt.text", texts)
+	}
+}

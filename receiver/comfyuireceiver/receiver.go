@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package comfyuireceiver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/consumer"
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/receiver"
+	"go.uber.org/zap"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/metadata"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/sizing"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/sockets"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/spans"
+)
+
+// earlyMessages is how long messages are kept about prompts that were not submitted here.
+const earlyMessages = 30 * time.Second
+
+// comfyuiReceiver is the lifecycle of one component: it follows one ComfyUI server. The
+// traces, metrics and logs of a component id share it; it runs from the first start to
+// the last shutdown.
+type comfyuiReceiver struct {
+	cfg      *Config
+	settings receiver.Settings
+	log      *zap.Logger
+	now      func() time.Time
+	// forget removes the receiver from its factory, so that a configuration that is loaded
+	// again gets a new one. It is called once, by the last shutdown, and must not block.
+	forget func()
+
+	// Set by the factory before the first start; nil without a pipeline.
+	traces consumer.Traces
+	logs   consumer.Logs
+
+	// mu guards everything declared below during start and shutdown.
+	mu    sync.Mutex
+	users int
+
+	resource  pcommon.Resource
+	telemetry *metadata.TelemetryBuilder
+	following *follower
+	export    *exporter
+	device    *deviceFinder
+	store     *store
+	hub       *sockets.Hub
+	transport *http.Transport // of clients' requests
+	server    *http.Server
+	address   string // of the proxy's listener
+
+	cancel context.CancelFunc
+	work   sync.WaitGroup
+}
+
+func newReceiver(settings receiver.Settings, cfg *Config) *comfyuiReceiver {
+	return &comfyuiReceiver{cfg: cfg, settings: settings, log: settings.Logger, now: time.Now, forget: func() {}, resource: pcommon.NewResource()}
+}
+
+// start starts the receiver with the first of its signals.
+func (r *comfyuiReceiver) start(ctx context.Context, host component.Host) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.users++
+	if r.users > 1 {
+		return nil
+	}
+	if err := r.build(ctx, host); err != nil {
+		return errors.Join(err, r.stop(ctx))
+	}
+	return nil
+}
+
+// build makes the parts and starts their goroutines. After an error, stop ends what has
+// been started.
+func (r *comfyuiReceiver) build(ctx context.Context, host component.Host) (err error) {
+	if ignored := r.cfg.ignoredKeys(); len(ignored) > 0 {
+		r.log.Warn("These settings have no effect in poll mode; remove them, or set mode: proxy", zap.Strings("keys", ignored))
+	}
+	if r.telemetry, err = metadata.NewTelemetryBuilder(r.settings.TelemetrySettings); err != nil {
+		return err
+	}
+	base, err := url.Parse(strings.TrimSuffix(r.cfg.Upstream.Endpoint, "/"))
+	if err != nil {
+		return fmt.Errorf("upstream::endpoint: %w", err)
+	}
+	client, err := r.cfg.Upstream.ToClient(ctx, host.GetExtensions(), r.settings.TelemetrySettings)
+	if err != nil {
+		return fmt.Errorf("upstream: %w", err)
+	}
+	if r.store, err = openStore(ctx, host, r.cfg.Storage, r.settings.ID); err != nil {
+		return err
+	}
+	if err := r.assemble(base, client); err != nil {
+		return err
+	}
+	running, cancel := context.WithCancel(context.Background())
+	r.cancel = cancel
+	r.device.begin()
+	r.work.Go(func() { r.device.run(running) })
+	r.following.restore(running)
+	if r.cfg.Mode == modePoll {
+		r.work.Go(func() { r.following.poll(running) })
+		return nil
+	}
+	if err := r.listen(ctx, host, running); err != nil {
+		return err
+	}
+	r.work.Go(func() { r.following.watch(running, r.hub) })
+	r.work.Go(func() { r.following.reconcileLoop(running) })
+	r.work.Go(func() { every(running, sweepInterval, r.sweep) })
+	return nil
+}
+
+// assemble makes the parts that follow the server at base, with the client for the
+// receiver's own requests.
+func (r *comfyuiReceiver) assemble(base *url.URL, client *http.Client) error {
+	observed := newInstruments(r.cfg.Limits, r.telemetry)
+	server := &comfyServer{base: base, client: client, instruments: observed}
+	r.describe(base)
+	r.device = newDeviceFinder(r.cfg.Device, base, newGPUProcesses(r.cfg.LibraryPath, r.log), r.now)
+	builder, err := spans.NewBuilder(r.cfg.Capture, r.resource, r.settings.BuildInfo.Version, r.device)
+	if err != nil {
+		return err
+	}
+	r.export = &exporter{traces: r.traces, logs: r.logs, executionEvents: r.cfg.ExecutionEvents, spans: builder, instruments: observed, log: r.log, now: r.now}
+	r.export.start(r.cfg.Limits.Queue)
+	r.following = &follower{
+		instruments: observed, export: r.export, server: server, store: r.store, log: r.log, now: r.now,
+		interval: r.cfg.PollInterval, changed: make(chan struct{}, 1),
+	}
+	r.following.tracker = prompt.NewTracker(prompt.Limits{Open: r.cfg.Limits.Prompts, Early: earlyMessages}, sizing.NewSizer(r.cfg.Sizing, r.cfg.TaskClasses), r.following)
+	return nil
+}
+
+// describe sets the resource of all telemetry. The instance of a server on this host has
+// the host's name instead of a loopback address, which is the same on all hosts.
+func (r *comfyuiReceiver) describe(base *url.URL) {
+	a, instance := r.resource.Attributes(), base.Hostname()
+	if host, err := os.Hostname(); err == nil {
+		a.PutStr(semconv.HostName, host)
+		if onThisHost(base) {
+			instance = host
+		}
+	}
+	if port := base.Port(); port != "" {
+		instance = net.JoinHostPort(instance, port)
+	}
+	a.PutStr("service.name", "comfyui")
+	a.PutStr("service.instance.id", instance)
+}
+
+// listen opens the proxy.
+func (r *comfyuiReceiver) listen(ctx context.Context, host component.Host, running context.Context) (err error) {
+	if r.transport, err = clientTransport(ctx, r.cfg); err != nil {
+		return err
+	}
+	handler := r.proxyHandler(running)
+	if r.cfg.Proxy.Auth.HasValue() {
+		handler = withoutCredentials(handler)
+	}
+	settings := r.cfg.Proxy
+	// Empty, not nil: bodies and Content-Encoding pass unchanged.
+	settings.CompressionAlgorithms = []string{}
+	if r.server, err = settings.ToServer(ctx, host.GetExtensions(), r.settings.TelemetrySettings, handler); err != nil {
+		return fmt.Errorf("proxy: %w", err)
+	}
+	listener, err := settings.ToListener(ctx)
+	if err != nil {
+		return fmt.Errorf("proxy::endpoint: %w", err)
+	}
+	r.address = listener.Addr().String()
+	r.log.Info("Proxy is listening", zap.String("endpoint", r.address), zap.String("upstream", r.following.server.base.Redacted()))
+	r.work.Go(func() {
+		if err := r.server.Serve(listener); err != nil && !errors.Is(err, http.ErrServerClosed) {
+			r.log.Error("Proxy has stopped", zap.String("endpoint", r.address), zap.Error(err))
+		}
+	})
+	return nil
+}
+
+// proxyHandler makes the proxy and its sockets. running ends with the receiver.
+func (r *comfyuiReceiver) proxyHandler(running context.Context) http.Handler {
+	server := r.following.server
+	r.hub = sockets.NewHub(sockets.Config{
+		Upstream: server.base, Transport: r.transport, Client: server.client,
+		FrameBytes: r.cfg.Limits.FrameBytes, MaxRetained: r.cfg.Limits.KeptSockets, OpenOwn: r.cfg.OwnSockets,
+		Observer: r.following, Prompts: r.following.tracker, Logger: r.log, Now: r.now,
+	})
+	return newProxy(&proxy{
+		ctx: running, upstream: server.base, transport: r.transport, tracker: r.following.tracker, hub: r.hub, observer: r.following,
+		maxPrompt: r.cfg.Limits.PromptBytes, log: r.log, now: r.now,
+	})
+}
+
+// clientTransport is the transport of clients' requests. Unlike that of the receiver's
+// own requests it adds nothing, and leaves bodies as they are.
+func clientTransport(ctx context.Context, cfg *Config) (*http.Transport, error) {
+	tls, err := cfg.Upstream.TLS.LoadTLSConfig(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("upstream::tls: %w", err)
+	}
+	t := &http.Transport{
+		TLSClientConfig: tls, DisableCompression: true, MaxIdleConnsPerHost: 64, IdleConnTimeout: 90 * time.Second,
+		DialContext: (&net.Dialer{Timeout: requestTimeout, KeepAlive: 30 * time.Second}).DialContext,
+	}
+	if cfg.Upstream.ProxyURL != "" {
+		through, err := url.Parse(cfg.Upstream.ProxyURL)
+		if err != nil {
+			return nil, fmt.Errorf("upstream::proxy_url: %w", err)
+		}
+		t.Proxy = http.ProxyURL(through)
+	}
+	return t, nil
+}
+
+// sweepInterval is how often unused sockets are closed and open prompts stored.
+const sweepInterval = 250 * time.Millisecond
+
+func (r *comfyuiReceiver) sweep() {
+	r.hub.Sweep()
+	_, withoutClient := r.hub.Counts()
+	r.telemetry.ReceiverComfyuiSocketsKept.Record(context.Background(), int64(withoutClient))
+	r.store.save(context.Background(), r.following.tracker)
+}
+
+// every calls f at once and then at each interval, until ctx ends.
+func every(ctx context.Context, interval time.Duration, f func()) {
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for ctx.Err() == nil {
+		f()
+		select {
+		case <-ctx.Done():
+		case <-ticker.C:
+		}
+	}
+}
+
+// pause waits; false if done is closed before.
+func pause(done <-chan struct{}, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-done:
+		return false
+	}
+}
+
+// shutdown stops the receiver with the last of its signals. Open requests have
+// drain_timeout to end; open prompts end as unfinished.
+func (r *comfyuiReceiver) shutdown(ctx context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.users--
+	if r.users > 0 {
+		return nil
+	}
+	r.forget()
+	if r.cancel == nil {
+		return nil
+	}
+	return r.stop(ctx)
+}
+
+// stop ends the parts that exist, in the order in which data flows through them.
+func (r *comfyuiReceiver) stop(ctx context.Context) (err error) {
+	if r.server != nil {
+		drain, cancel := context.WithTimeout(ctx, r.cfg.DrainTimeout)
+		if r.server.Shutdown(drain) != nil {
+			err = r.server.Close()
+		}
+		cancel()
+	}
+	if r.cancel != nil {
+		r.cancel()
+		r.cancel = nil
+	}
+	if r.hub != nil {
+		r.hub.Close()
+	}
+	r.work.Wait()
+	if r.following != nil {
+		r.following.tracker.Shutdown(r.now())
+		r.export.stop(ctx)
+		r.store.save(ctx, r.following.tracker)
+		r.following.server.client.CloseIdleConnections()
+	}
+	if r.store != nil {
+		err = errors.Join(err, r.store.close(ctx))
+	}
+	if r.transport != nil {
+		r.transport.CloseIdleConnections()
+	}
+	if r.telemetry != nil {
+		r.telemetry.Shutdown()
+	}
+	return err
+}

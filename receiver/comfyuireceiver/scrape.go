@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package comfyuireceiver
+
+import (
+	"context"
+	"strconv"
+
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/metadata"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
+)
+
+// scrape emits the state of the server and of the proxy, and the instruments.
+func (r *comfyuiReceiver) scrape(ctx context.Context) (pmetric.Metrics, error) {
+	out := pmetric.NewMetrics()
+	rm := out.ResourceMetrics().AppendEmpty()
+	r.resource.CopyTo(rm.Resource())
+	sm := rm.ScopeMetrics().AppendEmpty()
+	sm.Scope().SetName(metadata.ScopeName)
+	sm.Scope().SetVersion(r.settings.BuildInfo.Version)
+	w := &metricsWriter{metrics: sm.Metrics(), now: pcommon.NewTimestampFromTime(r.now()), simulated: r.device.Simulated()}
+
+	queue, err := r.following.server.queue(ctx)
+	up := 0.0
+	if err == nil {
+		up = 1
+	}
+	w.gauge("comfyui.up", "{server}", "1 if ComfyUI responds to requests, 0 if not.").add(up)
+	if err == nil {
+		g := w.gauge("comfyui.queue.length", "{prompt}", "Prompts in the queue, by state.")
+		g.add(float64(len(queue.Running)), "state", "running")
+		g.add(float64(len(queue.Pending)), "state", "pending")
+		if devices, err := r.following.server.devices(ctx); err == nil {
+			w.devices(devices, r.device.ID())
+		}
+	}
+	w.gauge("comfyui.prompts.open", "{prompt}", "Prompts that are followed and have not ended.").add(float64(r.following.tracker.OpenCount()))
+	if r.hub != nil {
+		withClient, withoutClient := r.hub.Counts()
+		g := w.gauge("comfyui.proxy.sockets", "{socket}", "Open WebSockets: with a client, and kept for prompts whose client has left.")
+		g.add(float64(withClient), "state", "client")
+		g.add(float64(withoutClient), "state", "kept")
+	}
+	var data metricdata.ResourceMetrics
+	if err := r.following.reader.Collect(ctx, &data); err != nil {
+		return out, err
+	}
+	for _, scope := range data.ScopeMetrics {
+		for i := range scope.Metrics {
+			w.aggregated(&scope.Metrics[i])
+		}
+	}
+	return out, nil
+}
+
+// metricsWriter writes the metrics of one scrape.
+type metricsWriter struct {
+	metrics   pmetric.MetricSlice
+	now       pcommon.Timestamp
+	simulated bool
+}
+
+func (w *metricsWriter) metric(name, unit, description string) pmetric.Metric {
+	m := w.metrics.AppendEmpty()
+	m.SetName(name)
+	m.SetUnit(unit)
+	m.SetDescription(description)
+	return m
+}
+
+type gauge struct {
+	writer *metricsWriter
+	points pmetric.NumberDataPointSlice
+}
+
+func (w *metricsWriter) gauge(name, unit, description string) gauge {
+	return gauge{w, w.metric(name, unit, description).SetEmptyGauge().DataPoints()}
+}
+
+func (g gauge) add(v float64, attributes ...string) {
+	p := g.points.AppendEmpty()
+	p.SetTimestamp(g.writer.now)
+	p.SetDoubleValue(v)
+	for i := 0; i+1 < len(attributes); i += 2 {
+		p.Attributes().PutStr(attributes[i], attributes[i+1])
+	}
+	g.writer.mark(p.Attributes())
+}
+
+func (w *metricsWriter) mark(a pcommon.Map) {
+	if w.simulated {
+		a.PutBool(semconv.Simulated, true)
+	}
+}
+
+// maxDevices bounds the devices that a server can report.
+const maxDevices = 64
+
+// devices writes the memory of the server's devices as the server reports it.
+func (w *metricsWriter) devices(devices []protocol.Device, hwID string) {
+	limit := w.gauge("comfyui.device.memory.limit", "By", "Memory of the device, as ComfyUI reports it (/system_stats).")
+	free := w.gauge("comfyui.device.memory.free", "By", "Free memory of the device, as ComfyUI reports it (/system_stats).")
+	reserved := w.gauge("comfyui.torch.memory.limit", "By", "Memory that PyTorch's allocator has reserved (/system_stats).")
+	unused := w.gauge("comfyui.torch.memory.free", "By", "Memory that PyTorch's allocator has reserved and does not use (/system_stats).")
+	for i := range devices[:min(len(devices), maxDevices)] {
+		d := &devices[i]
+		index := -1
+		if d.Index != nil {
+			index = *d.Index
+		}
+		attributes := []string{"comfyui.device.type", d.Type, "comfyui.device.index", strconv.Itoa(index)}
+		if hwID != "" && len(devices) == 1 {
+			attributes = append(attributes, semconv.GPUID, hwID)
+		}
+		limit.add(d.Total, attributes...)
+		free.add(d.Free, attributes...)
+		reserved.add(d.TorchTotal, attributes...)
+		unused.add(d.TorchFree, attributes...)
+	}
+}
+
+// aggregated converts the SDK's data to pdata.
+func (w *metricsWriter) aggregated(m *metricdata.Metrics) {
+	out := w.metric(m.Name, m.Unit, m.Description)
+	switch data := m.Data.(type) {
+	case metricdata.Sum[int64]:
+		sum := out.SetEmptySum()
+		sum.SetIsMonotonic(data.IsMonotonic)
+		sum.SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+		for _, d := range data.DataPoints {
+			p := sum.DataPoints().AppendEmpty()
+			p.SetStartTimestamp(pcommon.NewTimestampFromTime(d.StartTime))
+			p.SetTimestamp(w.now)
+			p.SetIntValue(d.Value)
+			w.attributes(p.Attributes(), d.Attributes)
+		}
+	case metricdata.Histogram[float64]:
+		h := out.SetEmptyHistogram()
+		h.SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+		for _, d := range data.DataPoints {
+			p := h.DataPoints().AppendEmpty()
+			p.SetStartTimestamp(pcommon.NewTimestampFromTime(d.StartTime))
+			p.SetTimestamp(w.now)
+			p.SetCount(d.Count)
+			p.SetSum(d.Sum)
+			p.ExplicitBounds().FromRaw(d.Bounds)
+			p.BucketCounts().FromRaw(d.BucketCounts)
+			if v, ok := d.Min.Value(); ok {
+				p.SetMin(v)
+			}
+			if v, ok := d.Max.Value(); ok {
+				p.SetMax(v)
+			}
+			w.attributes(p.Attributes(), d.Attributes)
+		}
+	}
+}
+
+func (w *metricsWriter) attributes(to pcommon.Map, from attribute.Set) {
+	for _, kv := range from.ToSlice() {
+		if kv.Value.Type() == attribute.INT64 {
+			to.PutInt(string(kv.Key), kv.Value.AsInt64())
+		} else {
+			to.PutStr(string(kv.Key), kv.Value.String())
+		}
+	}
+	w.mark(to)
+}

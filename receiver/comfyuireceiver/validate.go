@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package comfyuireceiver
+
+import (
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/configkeys"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/gpuname"
+)
+
+// minInterval bounds the load that the receiver's requests put on the server.
+const minInterval = 100 * time.Millisecond
+
+// Validate reports every mistake with its key, its value and the remedy.
+func (c *Config) Validate() error {
+	var p configkeys.Problems
+	p.AddIf(c.Mode != modeProxy && c.Mode != modePoll, "mode", c.Mode, "is not a valid mode", "use proxy or poll")
+	u, err := url.Parse(c.Upstream.Endpoint)
+	p.AddIf(err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "",
+		"upstream::endpoint", c.Upstream.Endpoint, "is not a valid URL", "use http://host:port, for example "+defaultUpstream)
+	p.AddIf(c.CollectionInterval < minInterval, "collection_interval", c.CollectionInterval, "is shorter than 100ms", "use a duration of at least 100ms, for example 15s")
+	p.AddIf(c.PollInterval < minInterval, "poll_interval", c.PollInterval, "is shorter than 100ms", "use a duration of at least 100ms, for example 2s")
+	p.AddIf(c.DrainTimeout < 0, "drain_timeout", c.DrainTimeout, "is negative", "use a duration, for example 5s, or 0 to close open requests at once")
+	_, isIndex := gpuname.Index(c.Device)
+	p.AddIf(c.Device != "" && c.Device != deviceAuto && !isIndex && !isUUID(c.Device),
+		"device", c.Device, "is not a valid GPU", "use auto, a UUID (GPU-… or MIG-…), an index (0 or gpu0), or an empty text to omit hw.id")
+	for i := range c.Sizing {
+		c.Sizing[i].Validate(&p, "sizing::"+strconv.Itoa(i))
+	}
+	for i := range c.TaskClasses {
+		c.TaskClasses[i].Validate(&p, "task_classes::"+strconv.Itoa(i))
+	}
+	for i, pattern := range c.Capture.Redact {
+		_, err := regexp.Compile(pattern)
+		p.AddIf(err != nil, "capture::redact::"+strconv.Itoa(i), pattern, "is not a valid regular expression", `use Go's syntax, for example secret-\d+`)
+	}
+	for _, limit := range []struct {
+		key string
+		n   int
+	}{
+		{"prompts", c.Limits.Prompts}, {"workflows", c.Limits.Workflows}, {"models", c.Limits.Models}, {"node_classes", c.Limits.NodeClasses},
+		{"task_classes", c.Limits.TaskClasses}, {"queue", c.Limits.Queue}, {"prompt_bytes", c.Limits.PromptBytes},
+		{"frame_bytes", c.Limits.FrameBytes}, {"kept_sockets", c.Limits.KeptSockets},
+	} {
+		p.AddIf(limit.n < 1, "limits::"+limit.key, limit.n, "is less than 1", "use a positive number, or remove the key for the default")
+	}
+	return p.Err()
+}
+
+// proxyKeys have an effect in proxy mode only.
+var proxyKeys = []string{
+	"proxy", "own_sockets", "drain_timeout", "execution_events", "capture::client_address",
+	"limits::prompt_bytes", "limits::frame_bytes", "limits::kept_sockets",
+}
+
+// ignoredKeys lists the keys that are set and have no effect in the configured mode.
+func (c *Config) ignoredKeys() (ignored []string) {
+	if c.Mode != modePoll {
+		return nil
+	}
+	for _, key := range slices.Sorted(slices.Values(c.given)) {
+		if slices.ContainsFunc(proxyKeys, func(k string) bool { return key == k || strings.HasPrefix(key, k+"::") }) {
+			ignored = append(ignored, key)
+		}
+	}
+	return ignored
+}
