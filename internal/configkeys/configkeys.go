@@ -99,10 +99,13 @@ func checkStruct(p *Problems, path string, given map[string]any, t reflect.Type)
 }
 
 func checkFields(p *Problems, path string, given map[string]any, fields map[string]field, optional bool) {
+	if optional {
+		fields["enabled"] = field{typ: reflect.TypeFor[bool]()}
+	}
 	for _, key := range slices.Sorted(maps.Keys(given)) {
 		if f, ok := fields[key]; ok {
 			checkValue(p, path+key, given[key], f)
-		} else if key != "enabled" || !optional {
+		} else {
 			p.Add(path+key, nil, "unknown key", Suggestion(key, slices.Sorted(maps.Keys(fields))))
 		}
 	}
@@ -118,6 +121,7 @@ func checkValue(p *Problems, key string, value any, f field) {
 		checkDuration(p, key, value)
 		return
 	case reflect.PointerTo(t).Implements(textUnmarshaler):
+		checkText(p, key, value)
 		return
 	}
 	switch t.Kind() {
@@ -146,10 +150,11 @@ func checkValue(p *Problems, key string, value any, f field) {
 		}
 		list, ok := value.([]any)
 		if !ok {
-			if _, isMap := value.(map[string]any); isMap && t.Elem().Kind() == reflect.Struct {
-				return // such as response_headers
+			if _, isGroup := value.(map[string]any); isGroup {
+				p.Add(key, nil, "is a group of keys and not a list", "write - before each entry")
+			} else {
+				p.Add(key, value, "is not a list", fmt.Sprintf("write a list, for example [%v]", value))
 			}
-			p.Add(key, value, "is not a list", fmt.Sprintf("write a list, for example [%v]", value))
 			return
 		}
 		element, _ := Underlying(t.Elem())
@@ -169,10 +174,15 @@ func checkValue(p *Problems, key string, value any, f field) {
 			p.Add(key, value, "is not a number", "use a number without quotes, for example 0.5")
 		}
 	case reflect.String:
-		switch value.(type) {
-		case map[string]any, []any:
-			p.Add(key, nil, "holds a list or a group of keys", "use a single text")
-		}
+		checkText(p, key, value)
+	}
+}
+
+// checkText refuses what cannot be a single value.
+func checkText(p *Problems, key string, value any) {
+	switch value.(type) {
+	case map[string]any, []any:
+		p.Add(key, nil, "is a list or a group of keys", "use a single value")
 	}
 }
 

@@ -56,7 +56,7 @@ func TestMistakesAreNamedWithTheirPathValueAndRemedy(t *testing.T) {
 		"limit: 1.5":                          `limit: 1.5 is not a whole number; use a number without quotes, for example 100`,
 		`limit: "7"`:                          `limit: "7" is not a whole number; use a number without quotes, for example 100`,
 		`"on": 1`:                             `on: 1 is not a valid value; use true or false`,
-		"name: [a]":                           `name: holds a list or a group of keys; use a single text`,
+		"name: [a]":                           `name: is a list or a group of keys; use a single value`,
 		"server: {tls: {cert_fil: a}}":        `server::tls::cert_fil: unknown key; did you mean cert_file?`,
 		"server: {read_header_timeout: 5}":    `server::read_header_timeout: 5 has no unit; use a duration with a unit, for example 5s`,
 		"server: {cors: {allowed_origin: a}}": `server::cors::allowed_origin: unknown key; did you mean allowed_origins?`,

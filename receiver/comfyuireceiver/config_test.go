@@ -94,10 +94,10 @@ func TestMistakesNameTheKeyTheValueAndTheRemedy(t *testing.T) {
 		{list("task_classes", map[string]any{"name": "x", "min_side": 5, "max_side": 4}), `task_classes::0::min_side: 5 is greater than max_side; swap the two, or leave one out`},
 		{list("task_classes", map[string]any{"name": "x", "model": "["}), `task_classes::0::model: "[" is not a valid pattern; *, ? and [a-z] have a meaning in patterns; write \[ for a bracket`},
 		{group("capture", map[string]any{"redact": []any{"("}}), `capture::redact::0: "(" is not a valid regular expression; use Go's syntax, for example secret-\d+`},
-		{group("limits", map[string]any{"queue": 0}), `limits::queue: 0 is less than 1; use a positive number, or remove the key for the default`},
+		{group("limits", map[string]any{"queue": 0}), `limits::queue: 0 is less than 1; use a positive number, or omit the key for the default`},
 		{map[string]any{"mode": "x", "limits": map[string]any{"queue": 0, "models": 0}}, `mode: "x" is not a valid mode; use proxy or poll
-limits::models: 0 is less than 1; use a positive number, or remove the key for the default
-limits::queue: 0 is less than 1; use a positive number, or remove the key for the default`},
+limits::models: 0 is less than 1; use a positive number, or omit the key for the default
+limits::queue: 0 is less than 1; use a positive number, or omit the key for the default`},
 	} {
 		_, err := load(test.settings)
 		require.ErrorContains(t, err, test.want)

@@ -48,7 +48,7 @@ func (c *Config) Validate() error {
 		{"task_classes", c.Limits.TaskClasses}, {"queue", c.Limits.Queue}, {"prompt_bytes", c.Limits.PromptBytes},
 		{"frame_bytes", c.Limits.FrameBytes}, {"kept_sockets", c.Limits.KeptSockets},
 	} {
-		p.AddIf(limit.n < 1, "limits::"+limit.key, limit.n, "is less than 1", "use a positive number, or remove the key for the default")
+		p.AddIf(limit.n < 1, "limits::"+limit.key, limit.n, "is less than 1", "use a positive number, or omit the key for the default")
 	}
 	return p.Err()
 }

@@ -73,8 +73,8 @@ type metadata struct {
 	Telemetry          struct{ Metrics map[string]instrument }
 }
 
-// names lists the attributes of an instrument under the names that are emitted.
-func (m metadata) names(keys []string) string {
+// emitted lists the attributes of an instrument under the names that are emitted.
+func (m metadata) emitted(keys []string) string {
 	out := make([]string, 0, len(keys))
 	for _, k := range keys {
 		if n := m.Attributes[k].NameOverride; n != "" {
@@ -131,8 +131,16 @@ func keys(prefix string, v reflect.Value, into *[]string) {
 		if value.IsZero() {
 			text = "-"
 		}
-		*into = append(*into, fmt.Sprintf("config %s %s %s", name, value.Type(), text))
+		*into = append(*into, fmt.Sprintf("config %s %s %s", name, typeOf(value.Type()), text))
 	}
+}
+
+// typeOf names a type as a user would: lists of groups have no name of their own.
+func typeOf(t reflect.Type) string {
+	if t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Struct {
+		return "list of groups"
+	}
+	return t.String()
 }
 
 // fieldOf is the field of a key, squashed structs included.
@@ -170,21 +178,18 @@ func TestTheInventoryIsComplete(t *testing.T) {
 		require.NoError(t, yaml.Unmarshal(raw, &md))
 		var all []string
 		for name, m := range md.Metrics {
-			all = append(all, fmt.Sprintf("metric %s unit=%s %s enabled=%t {%s}", name, m.Unit, m.kind(), m.Enabled, md.names(m.Attributes)))
+			all = append(all, fmt.Sprintf("metric %s unit=%s %s enabled=%t {%s}", name, m.Unit, m.kind(), m.Enabled, md.emitted(m.Attributes)))
 		}
 		for name, m := range md.Telemetry.Metrics {
-			all = append(all, fmt.Sprintf("own instrument otelcol_%s unit=%s %s {%s}", name, m.Unit, m.kind(), md.names(m.Attributes)))
+			all = append(all, fmt.Sprintf("own instrument otelcol_%s unit=%s %s {%s}", name, m.Unit, m.kind(), md.emitted(m.Attributes)))
 		}
 		for name, a := range md.Attributes {
 			if len(a.Enum) > 0 {
-				all = append(all, fmt.Sprintf("attribute %s = %s", md.names([]string{name}), strings.Join(a.Enum, ", ")))
+				all = append(all, fmt.Sprintf("attribute %s = %s", md.emitted([]string{name}), strings.Join(a.Enum, ", ")))
 			}
 		}
 		for name := range md.ResourceAttributes {
 			all = append(all, "resource attribute "+name)
-		}
-		for _, name := range literals(t, filepath.Join(root, c.folder)) {
-			all = append(all, "name in code "+name)
 		}
 		keys("", reflect.ValueOf(c.config).Elem(), &all)
 		slices.Sort(all)
@@ -192,10 +197,14 @@ func TestTheInventoryIsComplete(t *testing.T) {
 		lines = append(lines, "# "+c.folder)
 		lines = append(lines, all...)
 	}
-	lines = append(lines, "# internal/semconv")
-	for _, name := range literals(t, filepath.Join(root, "internal", "semconv")) {
-		lines = append(lines, "name in code "+name)
+	lines = append(lines, "# names of spans, attributes, events and metrics in the code of all components")
+	found := map[string]bool{}
+	for _, folder := range []string{"receiver", "connector", "extension", filepath.Join("internal", "semconv"), filepath.Join("internal", "gputimeline")} {
+		for _, name := range literals(t, filepath.Join(root, folder)) {
+			found[name] = true
+		}
 	}
+	lines = append(lines, slices.Sorted(maps.Keys(found))...)
 	got := strings.Join(lines, "\n") + "\n"
 	path := filepath.Join(root, "docs", "inventory.txt")
 	if *update {
