@@ -43,7 +43,7 @@ type SlowSpan struct {
 	Energy, Memory float64
 }
 
-// MostSlow is the number of slow images in the report.
+// MaxSlow is the number of slow images in the report.
 const MaxSlow = 10
 
 // Bounds of one query of the trace store.
