@@ -23,7 +23,7 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
 )
 
-// simulatedComfyUI is a ComfyUI without users; it tells its URL.
+// simulatedComfyUI starts a ComfyUI without users and returns its URL.
 func simulatedComfyUI(t *testing.T) string {
 	t.Helper()
 	return simulatedComfyUISeen(t, func(*http.Request) {})

@@ -114,7 +114,7 @@ func describeFound(found []jaegerTrace) (lines []string) {
 				case "hw.id", "process.pid": // there as soon as the GPU is found
 				case "span.kind", "otel.status_description", "error", "internal.span.format", "otel.scope.name", "otel.scope.version", "w3c.tracestate":
 				default:
-					attributes[tag.Key] = fmt.Sprint(tag.Value) // lists come as JSON
+					attributes[tag.Key] = fmt.Sprint(tag.Value) // lists are JSON
 				}
 			}
 			lines = append(lines, line(label(s), parent, status, len(s.Logs), attributes))
@@ -124,7 +124,7 @@ func describeFound(found []jaegerTrace) (lines []string) {
 	return lines
 }
 
-// TestPromptsAreTracedWithTheirGPUAndCounted looks at one prompt as an operator
+// TestPromptsAreTracedWithTheirGPUAndCounted checks one prompt as an operator
 // does: its GPU on the spans, its metrics in the store, its failure in the log.
 func TestPromptsAreTracedWithTheirGPUAndCounted(t *testing.T) {
 	j := startJaeger(t)

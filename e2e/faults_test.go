@@ -23,7 +23,8 @@ var faultTime = flag.Duration("fault", 5*time.Second, "how long each fault lasts
 type fault struct {
 	name         string
 	begin, clear func()
-	// up says that the GPU itself goes on; ends is a series of it that must end.
+	// healthy is true if the GPU itself goes on; ends is a series of it that must be
+	// marked stale.
 	healthy bool
 	ends    string
 }
@@ -105,7 +106,7 @@ func TestFaultsOfOneGPUCostTheOthersNothing(t *testing.T) {
 }
 
 // samplesLost counts what the other GPUs missed from begin until now. Each must
-// have a sample of every scrape; hw.gpu.count, which asks no GPU, tells how
+// have a sample of every scrape; hw.gpu.count, which reads no GPU, shows how
 // many there were.
 func samplesLost(t *testing.T, store stack.Store, begin time.Time, id string) (lost float64) {
 	t.Helper()
@@ -126,9 +127,9 @@ func samplesLost(t *testing.T, store stack.Store, begin time.Time, id string) (l
 	return lost
 }
 
-// TestFaultsOfTheDriverAreSaidOnceAndEnd has the driver itself come late, be
+// TestFaultsOfTheDriverAreLoggedOnceAndEnd loads the driver late, has it
 // reloaded and be upgraded under a running collector.
-func TestFaultsOfTheDriverAreSaidOnceAndEnd(t *testing.T) {
+func TestFaultsOfTheDriverAreLoggedOnceAndEnd(t *testing.T) {
 	const interval = time.Second
 	m := newMachine(t, fakenvml.Current, "l40s", "l40s", "l40s", "l40s", "l40s", "l40s", "l40s", "l40s")
 	m.state.UnloadDriver()

@@ -92,7 +92,7 @@ func victoriaMetrics(t testing.TB) stack.Store {
 	return stack.Store{URL: "http://" + address}
 }
 
-// prometheus starts a Prometheus that takes remote write, with an out-of-order window.
+// prometheus starts a Prometheus that accepts remote write, with an out-of-order window.
 func prometheus(t testing.TB, window string) (stack.Store, *stack.Process) {
 	t.Helper()
 	address := "127.0.0.1:" + strconv.Itoa(port(t))
@@ -124,7 +124,7 @@ func newMachine(t testing.TB, variant fakenvml.Variant, profiles ...string) *mac
 	state, err := fakenvml.Create(filepath.Join(t.TempDir(), "state"))
 	require.NoError(t, err)
 	t.Cleanup(func() {
-		state.Reset() // lets go of calls that hang
+		state.Reset() // releases calls that hang
 		require.NoError(t, state.Close())
 	})
 	m := &machine{state: state, environment: []string{fakenvml.Environment + "=" + state.Path(), "OTELCOL_GPU_NVML_LIBRARY=" + library}}
@@ -176,7 +176,7 @@ func collectorCommand(t testing.TB, config string, environment []string, argumen
 		command{all, append([]string{"--config", config}, arguments...), fmt.Sprintf("http://127.0.0.1:%d", health)}
 }
 
-// eventually asks a store until the answer is right.
+// eventually queries a store until the answer is right.
 func eventually(t testing.TB, store stack.Store, query string, right func([]stack.Series) bool) []stack.Series {
 	t.Helper()
 	var series []stack.Series

@@ -18,7 +18,7 @@ import (
 // jaeger is a running Jaeger.
 type jaeger struct {
 	query string // its HTTP API
-	otlp  string // where it takes spans, over gRPC
+	otlp  string // where it accepts spans, over gRPC
 }
 
 func startJaeger(t testing.TB) *jaeger {
@@ -86,7 +86,7 @@ func (j *jaeger) traces(path string) []jaegerTrace {
 	return answer.Data
 }
 
-// slowest is the trace of the photo that took longest.
+// slowest is the trace of the slowest photo.
 func (j *jaeger) slowest() (id string) {
 	longest := int64(0)
 	for _, trace := range j.traces("/api/traces?limit=1000&lookback=1h&service=comfyui") {

@@ -175,7 +175,7 @@ func TestXIDOfARequestIsOnItsSpansAndItsTraceOnTheRecord(t *testing.T) {
 	assert.Positive(t, throttled)
 }
 
-// TestGPUThatIsLostInMidRequestLeavesAnEstimate takes the GPU away while a photo is
+// TestGPUThatIsLostInMidRequestLeavesAnEstimate removes the GPU while a photo is
 // worked on: the trace does not wait for samples that will not come.
 func TestGPUThatIsLostInMidRequestLeavesAnEstimate(t *testing.T) {
 	j := newJoined(t, "connectors: {gpucorrelation: {wait: 50s}}\n")
@@ -271,7 +271,7 @@ func TestCountersMadeOfSpansBeginAnewAndIncreaseStaysRight(t *testing.T) {
 
 // TestSpansOfAnyServiceGetTheirFigures sends spans of a service that is instrumented
 // by itself, over OTLP: of this host, of one whose clock is two seconds ahead, and of
-// one of which nobody has told the clock.
+// the clock of one of which is not configured.
 func TestSpansOfAnyServiceGetTheirFigures(t *testing.T) {
 	j := newJoined(t, `
 receivers: {otlp: {protocols: {http: {endpoint: "${env:OTELCOL_GPU_OTLP_HTTP}"}}}}

@@ -28,7 +28,7 @@ var ratios = map[string]bool{
 	"hw_gpu_pipe_active_ratio": true, "hw_gpu_memory_active_ratio": true, "hw_gpu_process_utilization_ratio": true,
 }
 
-// told is what the library was told about the GPU, in the final names and units.
+// expectedValues are the GPU's values in the test library, in the final names and units.
 func expectedValues(p *fakenvml.Profile, c *fakenvml.GPU) map[string]float64 {
 	v := func(name string) float64 { return float64(c.Get(name)) }
 	m := map[string]float64{

@@ -38,7 +38,7 @@ var (
 	outage = flag.Duration("outage", 8*time.Second, "how long the store is down in TestNothingAcceptedIsLost")
 )
 
-// gate stands before a store and can refuse in its place.
+// gate is a proxy in front of a store that can refuse in its place.
 type gate struct {
 	url    string
 	mode   atomic.Int64 // 0: pass; else the status to return; -1: silence
@@ -349,7 +349,7 @@ func TestNothingAcceptedIsLost(t *testing.T) {
 	store, _ = prometheusAt(t, address, data, "1h")
 
 	// Batches that the store refuses for good: each dropped once, counted and logged.
-	stop() // on a busy machine what is sent is never gone while more is sent
+	stop() // on a busy machine the queue is never empty while more is sent
 	r.drained()
 	stop = flow()
 	const poisoned = 3
@@ -406,7 +406,7 @@ func TestQueueAtItsBoundRefusesAndLosesNothing(t *testing.T) {
 
 // TestQueueFileCutShort cuts the queue's file as a full disk or a torn write
 // would. What was delivered stays delivered, the damaged file is set aside, and
-// the collector takes up its work.
+// the collector continues.
 func TestQueueFileCutShort(t *testing.T) {
 	store, _ := prometheus(t, "1h")
 	r := newLossRig(t, store.URL, 1000)

@@ -51,7 +51,7 @@ func certificate(t *testing.T) (certFile, keyFile string, pool *x509.CertPool) {
 }
 
 // TestProxyWithTLSAndAToken puts the collector's own TLS and authentication in front
-// of ComfyUI: who has the token gets through with requests and sockets, nobody else,
+// of ComfyUI: requests and sockets with the token pass, all others are refused,
 // and the prompt is followed as without. The token is in no log.
 func TestProxyWithTLSAndAToken(t *testing.T) {
 	ctx := withPatience(t)

@@ -46,7 +46,7 @@ func weekInPrometheus(t *testing.T, week simulation.Week) stack.Store {
 }
 
 // weekInVictoriaMetrics fills a VictoriaMetrics: promtool reads the whole text again
-// for each two hours, which takes minutes for a week.
+// for each two hours: minutes for a week.
 func weekInVictoriaMetrics(t *testing.T, week simulation.Week) stack.Store {
 	t.Helper()
 	store := victoriaMetrics(t)
@@ -123,7 +123,7 @@ func TestReportFindsThePlantedFacts(t *testing.T) {
 	}
 }
 
-// TestReportNamesMistakesInItsFlags looks at the messages of common mistakes.
+// TestReportNamesMistakesInItsFlags checks the messages of common mistakes.
 func TestReportNamesMistakesInItsFlags(t *testing.T) {
 	command := reportCommand(t)
 	store, _ := prometheus(t, "10m")

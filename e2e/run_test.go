@@ -71,8 +71,8 @@ func TestRunEndsByItselfWithSuccess(t *testing.T) {
 	assert.NoFileExists(t, filepath.Join(folder, "jaeger.log"))
 }
 
-// TestRunShowsPromptsOfItsSimulatedComfyUI lets a rush come into `make run` and looks
-// at it as its user does: in PromQL and in the traces.
+// TestRunShowsPromptsOfItsSimulatedComfyUI sends a rush into `make run` and checks it as
+// its user would: in PromQL and in the traces.
 func TestRunShowsPromptsOfItsSimulatedComfyUI(t *testing.T) {
 	storePort, tracesPort := port(t), port(t)
 	cmd := runCommand(t, fmt.Sprintf("STORE_PORT=%d", storePort), fmt.Sprintf("TRACES_PORT=%d", tracesPort), "JAEGER=1")
