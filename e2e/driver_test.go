@@ -119,5 +119,5 @@ service: {telemetry: {metrics: {level: none}}, pipelines: {metrics: {receivers: 
 		t.Fatal("it started")
 	}
 	assert.Contains(t, p.Tail(), "library_path")
-	assert.Contains(t, p.Tail(), "give all nvml receivers the same library_path")
+	assert.Contains(t, p.Tail(), "set the same library_path for all nvml and comfyui receivers")
 }
