@@ -80,9 +80,6 @@ func getBy[T, A any](d Device, function string, argument A, call func(gonvml.Dev
 	return v, result(function, code)
 }
 
-// Has reports whether the library has a function; see [Library.Has].
-func (d Device) Has(function string) bool { return d.lib.Has(function) }
-
 // UUID is the GPU's own name (nvmlDeviceGetUUID).
 func (d Device) UUID() (string, error) { return get(d, "nvmlDeviceGetUUID", gonvml.Device.GetUUID) }
 

@@ -88,7 +88,7 @@ func (d Device) UtilizationSamples(engine SampledEngine, since uint64, into []Ut
 	}
 	for i := range samples {
 		v := FieldValue{ValueType: uint32(kind), Value: samples[i].SampleValue}
-		if n := FieldNumber(&v); samples[i].TimeStamp > since && n >= 0 && n <= 100 {
+		if n, _ := FieldNumber(&v); samples[i].TimeStamp > since && n >= 0 && n <= 100 {
 			into = append(into, UtilizationSample{At: samples[i].TimeStamp, Percent: n})
 		}
 	}
@@ -182,7 +182,7 @@ func (d Device) PerformanceState() (uint32, error) {
 // ThrottleReasons is a bit set (nvmlDeviceGetCurrentClocksEventReasons; drivers
 // before 535 call it nvmlDeviceGetCurrentClocksThrottleReasons).
 func (d Device) ThrottleReasons() (uint64, error) {
-	if d.Has("nvmlDeviceGetCurrentClocksEventReasons") {
+	if d.lib.Has("nvmlDeviceGetCurrentClocksEventReasons") {
 		return get(d, "nvmlDeviceGetCurrentClocksEventReasons", gonvml.Device.GetCurrentClocksEventReasons)
 	}
 	return get(d, "nvmlDeviceGetCurrentClocksThrottleReasons", gonvml.Device.GetCurrentClocksThrottleReasons)
@@ -198,18 +198,13 @@ func (d Device) ViolationTime(policy Policy) (uint64, error) {
 }
 
 // FieldValues fills in values; each has a return code of its own, which
-// [FieldError] turns into an error (nvmlDeviceGetFieldValues).
+// [FieldNumber] turns into an error (nvmlDeviceGetFieldValues).
 func (d Device) FieldValues(values []FieldValue) error {
 	const function = "nvmlDeviceGetFieldValues"
 	if !d.lib.Has(function) {
 		return missing(function)
 	}
 	return result(function, d.handle.GetFieldValues(values))
-}
-
-// FieldError is the error of one field value.
-func FieldError(v *FieldValue) error {
-	return result("nvmlDeviceGetFieldValues", gonvml.Return(v.NvmlReturn))
 }
 
 // FanCount counts the fans (nvmlDeviceGetNumFans; 510 and newer).

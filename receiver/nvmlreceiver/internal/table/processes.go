@@ -63,7 +63,7 @@ func (t *Processes) Relearn() { t.noUtilization = false }
 
 func processRows() []Row {
 	return []Row{{
-		Name: "processes", Needs: nvml.ComputeProcesses, metrics: []*Metric{processMemory.Metric, processUtilization.Metric},
+		Name: "processes", metrics: []*Metric{processMemory.Metric, processUtilization.Metric},
 		read: func(d nvml.Device, out *Output) error {
 			if err := readProcesses(d, out); err != nil {
 				return err
