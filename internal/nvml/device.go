@@ -62,19 +62,16 @@ type EccCounter struct {
 	Uncorrected, Aggregate, DRAM bool
 }
 
+// get makes a call on the GPU.
 func get[T any](d Device, function string, call func(gonvml.Device) (T, gonvml.Return)) (T, error) {
-	if !d.lib.Has(function) {
-		var none T
-		return none, missing(function)
-	}
-	v, code := call(d.handle)
-	return v, result(function, code)
+	return ask(d.lib, function, d.handle, call)
 }
 
+// getBy makes a call with an argument.
 func getBy[T, A any](d Device, function string, argument A, call func(gonvml.Device, A) (T, gonvml.Return)) (T, error) {
 	if !d.lib.Has(function) {
 		var none T
-		return none, missing(function)
+		return none, result(function, codeMissing)
 	}
 	v, code := call(d.handle, argument)
 	return v, result(function, code)

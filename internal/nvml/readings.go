@@ -79,8 +79,8 @@ const (
 // appended to into.
 func (d Device) UtilizationSamples(engine SampledEngine, since uint64, into []UtilizationSample) ([]UtilizationSample, error) {
 	const function = "nvmlDeviceGetSamples"
-	if !d.lib.Has(function) {
-		return into, missing(function)
+	if err := d.lib.need(function); err != nil {
+		return into, err
 	}
 	kind, samples, code := d.handle.GetSamples(engine, since)
 	if code == gonvml.ERROR_NOT_FOUND { // nothing new
@@ -201,8 +201,8 @@ func (d Device) ViolationTime(policy Policy) (uint64, error) {
 // [FieldNumber] turns into an error (nvmlDeviceGetFieldValues).
 func (d Device) FieldValues(values []FieldValue) error {
 	const function = "nvmlDeviceGetFieldValues"
-	if !d.lib.Has(function) {
-		return missing(function)
+	if err := d.lib.need(function); err != nil {
+		return err
 	}
 	return result(function, d.handle.GetFieldValues(values))
 }

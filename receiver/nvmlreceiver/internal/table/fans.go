@@ -35,7 +35,7 @@ func fanRows() []Row {
 			Name: "fans", metrics: []*Metric{fanSpeedRatio.Metric},
 			read: func(d nvml.Device, out *Output) error {
 				count, err := d.FanCount()
-				if unsupported(err) {
+				if nvml.IsUnsupported(err) {
 					count, err = 1, nil // before driver 510: asking for fan 0 shows whether there is one
 				}
 				if err != nil {

@@ -50,7 +50,7 @@ func memoryRows() []Row {
 
 // memoryInfo reads the memory. Drivers before 510 count the reserve as used.
 func memoryInfo(d nvml.Device) (m nvml.Memory, withReserve bool, err error) {
-	if m, err = d.MemoryInfo(); unsupported(err) {
+	if m, err = d.MemoryInfo(); nvml.IsUnsupported(err) {
 		m, err = d.MemoryInfoV1()
 		return m, false, err
 	}

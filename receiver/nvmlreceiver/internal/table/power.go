@@ -80,7 +80,7 @@ func readEnergy(d nvml.Device, out *Output) error {
 	e := &out.Peaks.energy
 	if !e.integrates {
 		mj, err := d.TotalEnergy()
-		if !unsupported(err) {
+		if !nvml.IsUnsupported(err) {
 			out.putIf(err == nil && mj < 1<<62, energy.Of(float64(mj)/1000, metadata.AttributeHwGpuEnergySourceCounter))
 			return err
 		}

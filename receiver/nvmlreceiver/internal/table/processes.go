@@ -154,7 +154,7 @@ func readProcessUtilization(d nvml.Device, out *Output) error {
 	}
 	var err error
 	t.utilization, err = d.ProcessUtilizations(t.since, t.utilization[:0])
-	if unsupported(err) {
+	if nvml.IsUnsupported(err) {
 		t.noUtilization = true // with MIG on, or before Maxwell
 		return nil
 	}

@@ -166,9 +166,3 @@ func Flag(set bool) int64 {
 	}
 	return 0
 }
-
-// unsupported reports an error that is final for this GPU.
-func unsupported(err error) bool {
-	kind := nvml.KindOf(err)
-	return err != nil && (kind == nvml.NotSupported || kind == nvml.Missing)
-}
