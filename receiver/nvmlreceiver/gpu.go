@@ -93,18 +93,10 @@ func (g *gpu) samples() []table.Sample {
 	if g.condition == unknown {
 		return samples
 	}
-	responds := int64(0)
-	if g.condition == healthy {
-		responds = 1
-	}
-	samples = append(samples, table.Info.Of(1), table.Responds.Of(responds))
+	samples = append(samples, table.Info.Of(1), table.Responds.Of(table.Flag(g.condition == healthy)))
 	is := status(g.condition, &g.reading.Health, g.errorsRise)
 	for _, s := range statuses {
-		v := int64(0)
-		if s == is {
-			v = 1
-		}
-		samples = append(samples, table.Status.Of(v, s))
+		samples = append(samples, table.Status.Of(table.Flag(s == is), s))
 	}
 	return samples
 }

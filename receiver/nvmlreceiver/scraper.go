@@ -153,12 +153,11 @@ func (s *gpuScraper) inspected(ctx context.Context) bool {
 		return true
 	default:
 	}
-	deadline := time.NewTimer(s.cfg.gpuTimeout())
-	defer deadline.Stop()
+	deadline := time.After(s.cfg.gpuTimeout())
 	select {
 	case <-s.session.Inspected():
 		return true
-	case <-deadline.C:
+	case <-deadline:
 	case <-ctx.Done():
 	}
 	return false
@@ -214,8 +213,7 @@ func (s *gpuScraper) ask(snapshot *nvml.Snapshot) {
 
 // wait waits for the readings until the deadline, and concludes each GPU.
 func (s *gpuScraper) wait(ctx context.Context) {
-	deadline := time.NewTimer(s.cfg.gpuTimeout())
-	defer deadline.Stop()
+	deadline := time.After(s.cfg.gpuTimeout())
 	expired := false
 	for _, g := range s.gpus {
 		if !g.asked {
@@ -228,7 +226,7 @@ func (s *gpuScraper) wait(ctx context.Context) {
 				g.pending = false
 				s.conclude(g, reading)
 				continue
-			case <-deadline.C:
+			case <-deadline:
 			case <-ctx.Done():
 			}
 			expired = true

@@ -3,9 +3,10 @@
 package owner
 
 import (
-	"errors"
+	"fmt"
 	"path"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -33,7 +34,7 @@ type Settings struct {
 type Resolver struct {
 	now     func() time.Time
 	fs      procfs.FS
-	proc    bool
+	fsErr   error // why the process table cannot be read
 	pods    podNames
 	kubelet *kubelet
 
@@ -59,9 +60,8 @@ const (
 // New starts a resolver. Close it in the end.
 func New(s Settings) *Resolver {
 	r := &Resolver{now: s.Now, pods: podNames{logs: s.Logs}, cache: map[int]cached{}}
-	var err error
-	if r.fs, err = procfs.NewFS(s.Proc); err == nil {
-		r.proc = true
+	if r.fs, r.fsErr = procfs.NewFS(s.Proc); r.fsErr != nil {
+		r.fsErr = fmt.Errorf("the process table cannot be read: %w", r.fsErr)
 	}
 	if s.Socket != "" {
 		r.kubelet = startKubelet(s.Socket, s.Interval, s.Observer)
@@ -137,7 +137,7 @@ func (r *Resolver) onlyHolder(device string) (Allocation, bool) {
 
 // process reads what does not change while a process lives, once.
 func (r *Resolver) process(pid int) (cached, bool) {
-	if !r.proc {
+	if r.fsErr != nil {
 		return cached{}, false
 	}
 	proc, err := r.fs.Proc(pid)
@@ -148,23 +148,22 @@ func (r *Resolver) process(pid int) (cached, bool) {
 	if err != nil {
 		return cached{}, false
 	}
-	now := r.now()
 	r.mu.Lock()
-	known, ok := r.cache[pid]
-	if ok && known.start == stat.Starttime {
-		known.used = now
-		r.cache[pid] = known
-		r.mu.Unlock()
-		return known, true
-	}
+	p, known := r.cache[pid]
 	r.mu.Unlock()
-	p := cached{start: stat.Starttime, executable: stat.Comm, used: now, cgroup: cgroupOf(proc)}
-	if exe, err := proc.Executable(); err == nil && exe != "" {
-		p.executable = path.Base(trimDeleted(exe))
+	if !known || p.start != stat.Starttime {
+		p = cached{start: stat.Starttime, executable: stat.Comm, cgroup: cgroupOf(proc)}
+		if exe, err := proc.Executable(); err == nil && exe != "" {
+			// The kernel marks a file that was replaced.
+			p.executable = path.Base(strings.TrimSuffix(exe, " (deleted)"))
+		}
 	}
+	p.used = r.now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.forget(now)
+	if !known {
+		r.forget(p.used)
+	}
 	r.cache[pid] = p
 	return p, true
 }
@@ -179,15 +178,6 @@ func (r *Resolver) forget(now time.Time) {
 			delete(r.cache, pid)
 		}
 	}
-}
-
-// trimDeleted removes what the kernel appends when the file was replaced.
-func trimDeleted(exe string) string {
-	const deleted = " (deleted)"
-	if len(exe) > len(deleted) && exe[len(exe)-len(deleted):] == deleted {
-		return exe[:len(exe)-len(deleted)]
-	}
-	return exe
 }
 
 func cgroupOf(proc procfs.Proc) cgroupOwner {
@@ -212,12 +202,5 @@ func cgroupOf(proc procfs.Proc) cgroupOwner {
 	return o
 }
 
-var errNoProc = errors.New("the process table cannot be read")
-
 // Check returns an error if the process table cannot be read.
-func (r *Resolver) Check() error {
-	if !r.proc {
-		return errNoProc
-	}
-	return nil
-}
+func (r *Resolver) Check() error { return r.fsErr }
