@@ -15,8 +15,8 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/configkeys"
 )
 
-// Unmarshal refuses what [configkeys.Unmarshal] refuses, and metrics under only that do
-// not exist.
+// Unmarshal refuses what [configkeys.Unmarshal] refuses, metrics under only that do not
+// exist, and intervals that are not positive.
 func (c *Config) Unmarshal(conf *confmap.Conf) error {
 	if err := configkeys.Check(conf.ToStringMap(), c); err != nil {
 		return err
@@ -32,7 +32,14 @@ func (c *Config) Unmarshal(conf *confmap.Conf) error {
 	if err := enableOnly(conf, metrics); err != nil {
 		return err
 	}
-	return conf.Unmarshal(c)
+	if err := conf.Unmarshal(c); err != nil {
+		return err
+	}
+	// Here and not in Validate, since scraperhelper validates these two in its own words.
+	var p configkeys.Problems
+	p.AddIf(c.CollectionInterval <= 0, "collection_interval", c.CollectionInterval, "is not positive", "use a duration such as 15s")
+	p.AddIf(c.Timeout < 0, "timeout", c.Timeout, "is negative", "use a duration such as 10s, or remove it")
+	return p.Err()
 }
 
 // enableOnly disables every metric that the key only does not list; the key metrics
