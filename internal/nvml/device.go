@@ -67,6 +67,14 @@ func get[T any](d Device, function string, call func(gonvml.Device) (T, gonvml.R
 	return ask(d.lib, function, d.handle, call)
 }
 
+// getFirst makes a call that has two answers, and returns the first.
+func getFirst[T, U any](d Device, function string, call func(gonvml.Device) (T, U, gonvml.Return)) (T, error) {
+	return get(d, function, func(h gonvml.Device) (T, gonvml.Return) {
+		v, _, code := call(h)
+		return v, code
+	})
+}
+
 // getBy makes a call with an argument.
 func getBy[T, A any](d Device, function string, argument A, call func(gonvml.Device, A) (T, gonvml.Return)) (T, error) {
 	if !d.lib.Has(function) {
@@ -135,10 +143,8 @@ var architectures = map[gonvml.DeviceArchitecture]string{
 
 // MIGEnabled reports whether the GPU is divided (nvmlDeviceGetMigMode).
 func (d Device) MIGEnabled() (bool, error) {
-	return get(d, "nvmlDeviceGetMigMode", func(h gonvml.Device) (bool, gonvml.Return) {
-		current, _, code := h.GetMigMode()
-		return current == gonvml.DEVICE_MIG_ENABLE, code
-	})
+	mode, err := getFirst(d, "nvmlDeviceGetMigMode", gonvml.Device.GetMigMode)
+	return mode == gonvml.DEVICE_MIG_ENABLE, err
 }
 
 func cString(b []int8) string {

@@ -34,26 +34,22 @@ func (d Device) UtilizationRates() (Utilization, error) {
 
 // EncoderUtilization is in percent (nvmlDeviceGetEncoderUtilization).
 func (d Device) EncoderUtilization() (uint32, error) {
-	return get(d, "nvmlDeviceGetEncoderUtilization", func(h gonvml.Device) (uint32, gonvml.Return) { return first(h.GetEncoderUtilization()) })
+	return getFirst(d, "nvmlDeviceGetEncoderUtilization", gonvml.Device.GetEncoderUtilization)
 }
 
 // DecoderUtilization is in percent (nvmlDeviceGetDecoderUtilization).
 func (d Device) DecoderUtilization() (uint32, error) {
-	return get(d, "nvmlDeviceGetDecoderUtilization", func(h gonvml.Device) (uint32, gonvml.Return) { return first(h.GetDecoderUtilization()) })
+	return getFirst(d, "nvmlDeviceGetDecoderUtilization", gonvml.Device.GetDecoderUtilization)
 }
 
 // JpegUtilization is in percent (nvmlDeviceGetJpgUtilization; Turing and newer).
 func (d Device) JpegUtilization() (uint32, error) {
-	return get(d, "nvmlDeviceGetJpgUtilization", func(h gonvml.Device) (uint32, gonvml.Return) { return first(h.GetJpgUtilization()) })
+	return getFirst(d, "nvmlDeviceGetJpgUtilization", gonvml.Device.GetJpgUtilization)
 }
 
 // OfaUtilization is in percent (nvmlDeviceGetOfaUtilization; Turing and newer).
 func (d Device) OfaUtilization() (uint32, error) {
-	return get(d, "nvmlDeviceGetOfaUtilization", func(h gonvml.Device) (uint32, gonvml.Return) { return first(h.GetOfaUtilization()) })
-}
-
-func first(utilization, _ uint32, code gonvml.Return) (uint32, gonvml.Return) {
-	return utilization, code
+	return getFirst(d, "nvmlDeviceGetOfaUtilization", gonvml.Device.GetOfaUtilization)
 }
 
 // UtilizationSample is the utilisation over one sampling period of the driver.

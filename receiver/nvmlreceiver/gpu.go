@@ -5,6 +5,7 @@
 package nvmlreceiver
 
 import (
+	"context"
 	"strconv"
 	"time"
 
@@ -75,6 +76,17 @@ func (g *gpu) poll() (reading reader.Reading, ok bool) {
 		return reading, true
 	default:
 		return reading, false
+	}
+}
+
+// await waits for the reading of the pending request until the context ends.
+func (g *gpu) await(ctx context.Context) (reading reader.Reading, ok bool) {
+	select {
+	case reading = <-g.reader.Readings():
+		g.pending = false
+		return reading, true
+	case <-ctx.Done():
+		return g.poll()
 	}
 }
 

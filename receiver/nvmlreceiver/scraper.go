@@ -213,25 +213,14 @@ func (s *gpuScraper) ask(snapshot *nvml.Snapshot) {
 
 // wait waits for the readings until the deadline, and concludes each GPU.
 func (s *gpuScraper) wait(ctx context.Context) {
-	deadline := time.After(s.cfg.gpuTimeout())
-	expired := false
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.gpuTimeout())
+	defer cancel()
 	for _, g := range s.gpus {
 		if !g.asked {
 			continue
 		}
 		g.asked = false
-		if !expired {
-			select {
-			case reading := <-g.reader.Readings():
-				g.pending = false
-				s.conclude(g, reading)
-				continue
-			case <-deadline:
-			case <-ctx.Done():
-			}
-			expired = true
-		}
-		if reading, ok := g.poll(); ok {
+		if reading, ok := g.await(ctx); ok {
 			s.conclude(g, reading)
 		} else {
 			s.setCondition(g, unresponsive, errDeadline)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -93,8 +94,9 @@ func (r *Resolver) Owner(pid int, device string) Owner {
 	}
 	if name, ok := r.pods.find(p.cgroup, r.now()); ok {
 		o.Namespace, o.Pod, o.Container = name.namespace, name.pod, name.container
-		if o.Container == "" {
-			o.Container = r.containerOf(name, device)
+		if o.Container == "" { // it is the one container of the pod that holds the device
+			a, _ := r.onlyHolder(device, func(a Allocation) bool { return a.Namespace == name.namespace && a.Pod == name.pod })
+			o.Container = a.Container
 		}
 		return o
 	}
@@ -103,36 +105,22 @@ func (r *Resolver) Owner(pid int, device string) Owner {
 	}
 	// Without the kubelet's folders, the device identifies the pod if one container
 	// alone holds it. If several do, the pod stays empty.
-	if a, ok := r.onlyHolder(device); ok && p.cgroup.podUID != "" {
+	if a, ok := r.onlyHolder(device, func(Allocation) bool { return true }); ok && p.cgroup.podUID != "" {
 		o.Namespace, o.Pod, o.Container = a.Namespace, a.Pod, a.Container
 	}
 	return o
 }
 
-// containerOf is the one container of a pod that holds the device.
-func (r *Resolver) containerOf(name podName, device string) string {
-	found := ""
-	for _, a := range r.kubelet.allocations() {
-		if a.Namespace == name.namespace && a.Pod == name.pod && a.Device.UUID == device {
-			if found != "" && found != a.Container {
-				return ""
-			}
-			found = a.Container
-		}
+// onlyHolder is the one allocation of the device that matches; false if there are none or
+// several.
+func (r *Resolver) onlyHolder(device string, matches func(Allocation) bool) (Allocation, bool) {
+	holders := slices.DeleteFunc(slices.Clone(r.kubelet.allocations()), func(a Allocation) bool {
+		return a.Device.UUID != device || !matches(a)
+	})
+	if len(holders) != 1 {
+		return Allocation{}, false
 	}
-	return found
-}
-
-func (r *Resolver) onlyHolder(device string) (Allocation, bool) {
-	var found Allocation
-	n := 0
-	for _, a := range r.kubelet.allocations() {
-		if a.Device.UUID == device {
-			found = a
-			n++
-		}
-	}
-	return found, n == 1
+	return holders[0], true
 }
 
 // process reads what does not change while a process lives, once.
