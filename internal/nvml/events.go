@@ -202,7 +202,7 @@ func (s *Session) deliver(data gonvml.EventData) {
 		return
 	}
 	if k != nil {
-		k.count(xidKey{gpu, data.EventData}, false, s.timing.Now())
+		k.count(xidKey{gpu, data.EventData}, byEvent, s.timing.Now())
 	}
 	s.xids.Publish(XIDEvent{
 		GPU: gpu, XID: data.EventData, Time: s.timing.Now(),

@@ -11,19 +11,15 @@ import (
 // MemoryInfo is the memory of the GPU with the reserve apart
 // (nvmlDeviceGetMemoryInfo_v2).
 func (d Device) MemoryInfo() (Memory, error) {
-	return get(d, "nvmlDeviceGetMemoryInfo_v2", func(h gonvml.Device) (Memory, gonvml.Return) {
-		m, code := h.GetMemoryInfo_v2()
-		return Memory{Total: m.Total, Reserved: m.Reserved, Used: m.Used}, code
-	})
+	m, err := get(d, "nvmlDeviceGetMemoryInfo_v2", gonvml.Device.GetMemoryInfo_v2)
+	return Memory{Total: m.Total, Reserved: m.Reserved, Used: m.Used}, err
 }
 
 // MemoryInfoV1 is the memory of the GPU as drivers before 510 report it: the
 // reserve is counted as used (nvmlDeviceGetMemoryInfo).
 func (d Device) MemoryInfoV1() (Memory, error) {
-	return get(d, "nvmlDeviceGetMemoryInfo", func(h gonvml.Device) (Memory, gonvml.Return) {
-		m, code := h.GetMemoryInfo()
-		return Memory{Total: m.Total, Used: m.Used}, code
-	})
+	m, err := get(d, "nvmlDeviceGetMemoryInfo", gonvml.Device.GetMemoryInfo)
+	return Memory{Total: m.Total, Used: m.Used}, err
 }
 
 // UtilizationRates is how busy the GPU and its memory were
@@ -106,19 +102,15 @@ type BAR1 struct{ Total, Used uint64 }
 
 // BAR1MemoryInfo is the window to the GPU's memory (nvmlDeviceGetBAR1MemoryInfo).
 func (d Device) BAR1MemoryInfo() (BAR1, error) {
-	return get(d, "nvmlDeviceGetBAR1MemoryInfo", func(h gonvml.Device) (BAR1, gonvml.Return) {
-		m, code := h.GetBAR1MemoryInfo()
-		return BAR1{Total: m.Bar1Total, Used: m.Bar1Used}, code
-	})
+	m, err := get(d, "nvmlDeviceGetBAR1MemoryInfo", gonvml.Device.GetBAR1MemoryInfo)
+	return BAR1{Total: m.Bar1Total, Used: m.Bar1Used}, err
 }
 
 // MarginTemperature in °C up to the temperature from which clocks are lowered
 // (nvmlDeviceGetMarginTemperature; R560 and newer).
 func (d Device) MarginTemperature() (int32, error) {
-	return get(d, "nvmlDeviceGetMarginTemperature", func(h gonvml.Device) (int32, gonvml.Return) {
-		m, code := h.GetMarginTemperature()
-		return m.MarginTemperature, code
-	})
+	m, err := get(d, "nvmlDeviceGetMarginTemperature", gonvml.Device.GetMarginTemperature)
+	return m.MarginTemperature, err
 }
 
 // PowerUsage in mW: on Ampere and newer an average over one second
@@ -169,10 +161,8 @@ func (d Device) MaxClock(domain ClockDomain) (uint32, error) {
 
 // PerformanceState from 0 to 15, 32 where unknown (nvmlDeviceGetPerformanceState).
 func (d Device) PerformanceState() (uint32, error) {
-	return get(d, "nvmlDeviceGetPerformanceState", func(h gonvml.Device) (uint32, gonvml.Return) {
-		p, code := h.GetPerformanceState()
-		return uint32(p), code
-	})
+	p, err := get(d, "nvmlDeviceGetPerformanceState", gonvml.Device.GetPerformanceState)
+	return uint32(p), err
 }
 
 // ThrottleReasons is a bit set (nvmlDeviceGetCurrentClocksEventReasons; drivers
@@ -187,10 +177,8 @@ func (d Device) ThrottleReasons() (uint64, error) {
 // ViolationTime in ns for which a policy held the clocks down
 // (nvmlDeviceGetViolationStatus).
 func (d Device) ViolationTime(policy Policy) (uint64, error) {
-	return getBy(d, "nvmlDeviceGetViolationStatus", policy, func(h gonvml.Device, p Policy) (uint64, gonvml.Return) {
-		v, code := h.GetViolationStatus(p)
-		return v.ViolationTime, code
-	})
+	v, err := getBy(d, "nvmlDeviceGetViolationStatus", policy, gonvml.Device.GetViolationStatus)
+	return v.ViolationTime, err
 }
 
 // FieldValues fills in values; each has a return code of its own, which
@@ -216,10 +204,8 @@ func (d Device) FanSpeed(fan int) (uint32, error) {
 // FanRPM is the speed of the first fan in revolutions per minute; go-nvml cannot
 // ask for the others (nvmlDeviceGetFanSpeedRPM; R565 and newer).
 func (d Device) FanRPM() (uint32, error) {
-	return get(d, "nvmlDeviceGetFanSpeedRPM", func(h gonvml.Device) (uint32, gonvml.Return) {
-		info, code := h.GetFanSpeedRPM()
-		return info.Speed, code
-	})
+	info, err := get(d, "nvmlDeviceGetFanSpeedRPM", gonvml.Device.GetFanSpeedRPM)
+	return info.Speed, err
 }
 
 // PcieGeneration is the link's present one (nvmlDeviceGetCurrPcieLinkGeneration).

@@ -6,6 +6,7 @@ package table
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
@@ -134,11 +135,9 @@ func (t *Processes) process(pid uint32, device string) *Process {
 }
 
 func (t *Processes) forgetEnded() {
-	for pid := range t.known {
-		if !slices.ContainsFunc(t.running, func(r nvml.RunningProcess) bool { return r.PID == pid }) {
-			delete(t.known, pid)
-		}
-	}
+	maps.DeleteFunc(t.known, func(pid uint32, _ *Process) bool {
+		return !slices.ContainsFunc(t.running, func(r nvml.RunningProcess) bool { return r.PID == pid })
+	})
 }
 
 // readProcessUtilization gives each running process the mean of its samples. The driver
