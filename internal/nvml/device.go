@@ -123,22 +123,15 @@ func (d Device) PCIBusID() (string, error) {
 // Architecture is the chip's generation (nvmlDeviceGetArchitecture).
 func (d Device) Architecture() (string, error) {
 	a, err := get(d, "nvmlDeviceGetArchitecture", gonvml.Device.GetArchitecture)
-	if err != nil {
+	if err != nil || int(a) >= len(architectures) {
 		return "", err
 	}
 	return architectures[a], nil
 }
 
-var architectures = map[gonvml.DeviceArchitecture]string{
-	gonvml.DEVICE_ARCH_KEPLER:    "Kepler",
-	gonvml.DEVICE_ARCH_MAXWELL:   "Maxwell",
-	gonvml.DEVICE_ARCH_PASCAL:    "Pascal",
-	gonvml.DEVICE_ARCH_VOLTA:     "Volta",
-	gonvml.DEVICE_ARCH_TURING:    "Turing",
-	gonvml.DEVICE_ARCH_AMPERE:    "Ampere",
-	gonvml.DEVICE_ARCH_ADA:       "Ada Lovelace",
-	gonvml.DEVICE_ARCH_HOPPER:    "Hopper",
-	gonvml.DEVICE_ARCH_BLACKWELL: "Blackwell",
+// architectures are in the order of their numbers (nvmlDeviceArchitecture_t).
+var architectures = [...]string{
+	gonvml.DEVICE_ARCH_KEPLER: "Kepler", "Maxwell", "Pascal", "Volta", "Turing", "Ampere", "Ada Lovelace", "Hopper", "Blackwell",
 }
 
 // MIGEnabled reports whether the GPU is divided (nvmlDeviceGetMigMode).

@@ -14,38 +14,38 @@ import (
 // Field values that are read (NVML_FI_* in nvml.h).
 const (
 	// In °C.
-	FieldMemoryTemperature uint32 = gonvml.FI_DEV_MEMORY_TEMP
+	FieldMemoryTemperature = gonvml.FI_DEV_MEMORY_TEMP
 
 	// Pages, and rows; what is pending or failed is 0 or 1.
-	FieldRetiredSingleBit   uint32 = gonvml.FI_DEV_RETIRED_SBE
-	FieldRetiredDoubleBit   uint32 = gonvml.FI_DEV_RETIRED_DBE
-	FieldRetiredPending     uint32 = gonvml.FI_DEV_RETIRED_PENDING
-	FieldRemapCorrectable   uint32 = gonvml.FI_DEV_REMAPPED_COR
-	FieldRemapUncorrectable uint32 = gonvml.FI_DEV_REMAPPED_UNC
-	FieldRemapPending       uint32 = gonvml.FI_DEV_REMAPPED_PENDING
-	FieldRemapFailure       uint32 = gonvml.FI_DEV_REMAPPED_FAILURE
+	FieldRetiredSingleBit   = gonvml.FI_DEV_RETIRED_SBE
+	FieldRetiredDoubleBit   = gonvml.FI_DEV_RETIRED_DBE
+	FieldRetiredPending     = gonvml.FI_DEV_RETIRED_PENDING
+	FieldRemapCorrectable   = gonvml.FI_DEV_REMAPPED_COR
+	FieldRemapUncorrectable = gonvml.FI_DEV_REMAPPED_UNC
+	FieldRemapPending       = gonvml.FI_DEV_REMAPPED_PENDING
+	FieldRemapFailure       = gonvml.FI_DEV_REMAPPED_FAILURE
 
 	// One of nvmlDeviceGpuRecoveryAction_t.
-	FieldRecoveryAction uint32 = gonvml.FI_DEV_GET_GPU_RECOVERY_ACTION
+	FieldRecoveryAction = gonvml.FI_DEV_GET_GPU_RECOVERY_ACTION
 
 	// In mW.
-	FieldPowerAverage uint32 = gonvml.FI_DEV_POWER_AVERAGE
-	FieldPowerInstant uint32 = gonvml.FI_DEV_POWER_INSTANT
+	FieldPowerAverage = gonvml.FI_DEV_POWER_AVERAGE
+	FieldPowerInstant = gonvml.FI_DEV_POWER_INSTANT
 
 	// In ns.
-	FieldThrottlePowerCap   uint32 = gonvml.FI_DEV_CLOCKS_EVENT_REASON_SW_POWER_CAP
-	FieldThrottleSyncBoost  uint32 = gonvml.FI_DEV_CLOCKS_EVENT_REASON_SYNC_BOOST
-	FieldThrottleSwThermal  uint32 = gonvml.FI_DEV_CLOCKS_EVENT_REASON_SW_THERM_SLOWDOWN
-	FieldThrottleHwThermal  uint32 = gonvml.FI_DEV_CLOCKS_EVENT_REASON_HW_THERM_SLOWDOWN
-	FieldThrottlePowerBrake uint32 = gonvml.FI_DEV_CLOCKS_EVENT_REASON_HW_POWER_BRAKE_SLOWDOWN
+	FieldThrottlePowerCap   = gonvml.FI_DEV_CLOCKS_EVENT_REASON_SW_POWER_CAP
+	FieldThrottleSyncBoost  = gonvml.FI_DEV_CLOCKS_EVENT_REASON_SYNC_BOOST
+	FieldThrottleSwThermal  = gonvml.FI_DEV_CLOCKS_EVENT_REASON_SW_THERM_SLOWDOWN
+	FieldThrottleHwThermal  = gonvml.FI_DEV_CLOCKS_EVENT_REASON_HW_THERM_SLOWDOWN
+	FieldThrottlePowerBrake = gonvml.FI_DEV_CLOCKS_EVENT_REASON_HW_POWER_BRAKE_SLOWDOWN
 
 	// In bytes; they may wrap.
-	FieldPCIeTx uint32 = gonvml.FI_DEV_PCIE_COUNT_TX_BYTES
-	FieldPCIeRx uint32 = gonvml.FI_DEV_PCIE_COUNT_RX_BYTES
+	FieldPCIeTx = gonvml.FI_DEV_PCIE_COUNT_TX_BYTES
+	FieldPCIeRx = gonvml.FI_DEV_PCIE_COUNT_RX_BYTES
 
 	// In KiB; the scope is the link.
-	FieldNVLinkTx uint32 = gonvml.FI_DEV_NVLINK_THROUGHPUT_DATA_TX
-	FieldNVLinkRx uint32 = gonvml.FI_DEV_NVLINK_THROUGHPUT_DATA_RX
+	FieldNVLinkTx = gonvml.FI_DEV_NVLINK_THROUGHPUT_DATA_TX
+	FieldNVLinkRx = gonvml.FI_DEV_NVLINK_THROUGHPUT_DATA_RX
 )
 
 // FieldNumber is a field's value, whatever C type it came in (nvmlValueType_t), or the

@@ -31,10 +31,10 @@ func repairRows() []Row {
 	return []Row{
 		causeRow("row_remaps", rowRemaps, nvml.FieldRemapCorrectable, nvml.FieldRemapUncorrectable),
 		{Name: "row_remaps.banks", Status: true, metrics: []*Metric{rowRemapsBanks.Metric}, read: readRemapBanks},
-		flagRow("row_remaps.pending", rowRemapsPending, nvml.FieldRemapPending, func(h *Health) *bool { return &h.RepairPending }),
-		flagRow("row_remaps.failed", rowRemapsFailed, nvml.FieldRemapFailure, func(h *Health) *bool { return &h.RepairFailed }),
+		flagRow("row_remaps.pending", rowRemapsPending, nvml.FieldRemapPending, (*Health).pending),
+		flagRow("row_remaps.failed", rowRemapsFailed, nvml.FieldRemapFailure, (*Health).failed),
 		causeRow("retired_pages", retiredPages, nvml.FieldRetiredSingleBit, nvml.FieldRetiredDoubleBit),
-		flagRow("retired_pages.pending", retiredPagesPending, nvml.FieldRetiredPending, func(h *Health) *bool { return &h.RepairPending }),
+		flagRow("retired_pages.pending", retiredPagesPending, nvml.FieldRetiredPending, (*Health).pending),
 		{Name: "recovery_action", Status: true, metrics: []*Metric{recoveryAction.Metric}, read: readRecoveryAction},
 	}
 }
@@ -74,6 +74,10 @@ func flagRow(name string, m plain[int64], field uint32, health func(*Health) *bo
 		},
 	}
 }
+
+func (h *Health) pending() *bool { return &h.RepairPending }
+
+func (h *Health) failed() *bool { return &h.RepairFailed }
 
 func readRemapBanks(d nvml.Device, out *Output) error {
 	banks, err := d.RemapBanks()

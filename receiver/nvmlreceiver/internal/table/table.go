@@ -4,7 +4,7 @@
 
 // Package table lists what is read of a GPU: one row for each question to NVML, with
 // the metrics that its answer becomes. A new metric is one entry in metadata.yaml and
-// one definition and put in a row here.
+// one definition and row here: [single] if its value is one number.
 package table
 
 import (

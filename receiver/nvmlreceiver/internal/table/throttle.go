@@ -90,14 +90,17 @@ func throttleRows() []Row {
 // the older function for what they lack.
 func readThrottleTime(d nvml.Device, out *Output) error {
 	before := len(out.Samples)
-	values, err := out.fieldValues(d, nvml.FieldThrottlePowerCap, nvml.FieldThrottleSyncBoost, nvml.FieldThrottleSwThermal,
-		nvml.FieldThrottleHwThermal, nvml.FieldThrottlePowerBrake)
+	out.fields = out.fields[:0]
+	for i := range throttleCounters {
+		out.fields = append(out.fields, nvml.FieldValue{FieldId: throttleCounters[i].field})
+	}
+	err := d.FieldValues(out.fields)
 	for i := range throttleCounters {
 		t := &throttleCounters[i]
 		var ns float64
 		fieldErr := err
 		if fieldErr == nil {
-			ns, fieldErr = nvml.FieldNumber(&values[i])
+			ns, fieldErr = nvml.FieldNumber(&out.fields[i])
 		}
 		if fieldErr != nil && t.older {
 			var older uint64
