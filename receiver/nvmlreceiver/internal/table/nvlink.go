@@ -52,8 +52,9 @@ var linkErrors = [...]struct {
 // nvlinkRows report each link. A GPU has links 0 to n−1; the first number that it
 // refuses ends the question.
 func nvlinkRows() []Row {
-	rows := []Row{
-		{
+	rows := make([]Row, 0, 2+len(linkErrors))
+	rows = append(rows,
+		Row{
 			Name: "nvlink.state", metrics: []*Metric{nvlinkState.Metric},
 			read: func(d nvml.Device, out *Output) error {
 				return eachLink(func(link int) error {
@@ -63,8 +64,7 @@ func nvlinkRows() []Row {
 				})
 			},
 		},
-		{Name: "nvlink.io", metrics: []*Metric{nvlinkIO.Metric}, read: readLinkIO},
-	}
+		Row{Name: "nvlink.io", metrics: []*Metric{nvlinkIO.Metric}, read: readLinkIO})
 	for _, e := range &linkErrors {
 		rows = append(rows, Row{
 			Name: "nvlink.errors." + e.label.String(), metrics: []*Metric{nvlinkErrors.Metric},
