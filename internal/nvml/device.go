@@ -62,26 +62,28 @@ type EccCounter struct {
 	Uncorrected, Aggregate, DRAM bool
 }
 
+// get makes a call on the GPU.
 func get[T any](d Device, function string, call func(gonvml.Device) (T, gonvml.Return)) (T, error) {
-	if !d.lib.Has(function) {
-		var none T
-		return none, missing(function)
-	}
-	v, code := call(d.handle)
-	return v, result(function, code)
+	return ask(d.lib, function, d.handle, call)
 }
 
+// getFirst makes a call that has two answers, and returns the first.
+func getFirst[T, U any](d Device, function string, call func(gonvml.Device) (T, U, gonvml.Return)) (T, error) {
+	return get(d, function, func(h gonvml.Device) (T, gonvml.Return) {
+		v, _, code := call(h)
+		return v, code
+	})
+}
+
+// getBy makes a call with an argument.
 func getBy[T, A any](d Device, function string, argument A, call func(gonvml.Device, A) (T, gonvml.Return)) (T, error) {
 	if !d.lib.Has(function) {
 		var none T
-		return none, missing(function)
+		return none, result(function, codeMissing)
 	}
 	v, code := call(d.handle, argument)
 	return v, result(function, code)
 }
-
-// Has reports whether the library has a function; see [Library.Has].
-func (d Device) Has(function string) bool { return d.lib.Has(function) }
 
 // UUID is the GPU's own name (nvmlDeviceGetUUID).
 func (d Device) UUID() (string, error) { return get(d, "nvmlDeviceGetUUID", gonvml.Device.GetUUID) }
@@ -121,30 +123,21 @@ func (d Device) PCIBusID() (string, error) {
 // Architecture is the chip's generation (nvmlDeviceGetArchitecture).
 func (d Device) Architecture() (string, error) {
 	a, err := get(d, "nvmlDeviceGetArchitecture", gonvml.Device.GetArchitecture)
-	if err != nil {
+	if err != nil || int(a) >= len(architectures) {
 		return "", err
 	}
 	return architectures[a], nil
 }
 
-var architectures = map[gonvml.DeviceArchitecture]string{
-	gonvml.DEVICE_ARCH_KEPLER:    "Kepler",
-	gonvml.DEVICE_ARCH_MAXWELL:   "Maxwell",
-	gonvml.DEVICE_ARCH_PASCAL:    "Pascal",
-	gonvml.DEVICE_ARCH_VOLTA:     "Volta",
-	gonvml.DEVICE_ARCH_TURING:    "Turing",
-	gonvml.DEVICE_ARCH_AMPERE:    "Ampere",
-	gonvml.DEVICE_ARCH_ADA:       "Ada Lovelace",
-	gonvml.DEVICE_ARCH_HOPPER:    "Hopper",
-	gonvml.DEVICE_ARCH_BLACKWELL: "Blackwell",
+// architectures are in the order of their numbers (nvmlDeviceArchitecture_t).
+var architectures = [...]string{
+	gonvml.DEVICE_ARCH_KEPLER: "Kepler", "Maxwell", "Pascal", "Volta", "Turing", "Ampere", "Ada Lovelace", "Hopper", "Blackwell",
 }
 
 // MIGEnabled reports whether the GPU is divided (nvmlDeviceGetMigMode).
 func (d Device) MIGEnabled() (bool, error) {
-	return get(d, "nvmlDeviceGetMigMode", func(h gonvml.Device) (bool, gonvml.Return) {
-		current, _, code := h.GetMigMode()
-		return current == gonvml.DEVICE_MIG_ENABLE, code
-	})
+	mode, err := getFirst(d, "nvmlDeviceGetMigMode", gonvml.Device.GetMigMode)
+	return mode == gonvml.DEVICE_MIG_ENABLE, err
 }
 
 func cString(b []int8) string {

@@ -31,18 +31,17 @@ func (s *Session) enumerate() error {
 	s.resizeSlots(count)
 	results := make(chan probed, count)
 	asked := s.probe(results)
-	deadline := time.NewTimer(s.timing.Probe)
-	defer deadline.Stop()
+	deadline := time.After(s.timing.Probe)
 	var gone error
 	for range asked {
 		select {
 		case p := <-results:
-			if kind := KindOf(p.err); kind == DriverGone || kind == VersionMismatch {
+			if IsDriverGone(p.err) {
 				gone = p.err
 			}
 			s.adopt(p)
 			continue
-		case <-deadline.C:
+		case <-deadline:
 		case <-s.stop:
 		}
 		break

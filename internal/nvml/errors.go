@@ -5,77 +5,58 @@
 package nvml
 
 import (
+	_ "embed"
 	"errors"
 	"fmt"
+	"sync"
 
 	gonvml "github.com/NVIDIA/go-nvml/pkg/nvml"
+	"go.yaml.in/yaml/v3"
 )
 
-// Kind sorts NVML's return codes by what follows from them.
-type Kind int
+// Kind sorts NVML's return codes by what follows from them; codes.yaml has them.
+type Kind string
 
 const (
 	// Passing means that the next call may succeed.
-	Passing Kind = iota
+	Passing Kind = ""
 	// NotSupported is final for this GPU.
-	NotSupported
+	NotSupported Kind = "not_supported"
 	// Missing means that the loaded library does not have the function: final for the
 	// process.
-	Missing
+	Missing Kind = "missing"
 	// Denied means that this user may not make the call.
-	Denied
+	Denied Kind = "denied"
 	// Lost means that the GPU is gone from the bus or needs a reset.
-	Lost
+	Lost Kind = "lost"
 	// DriverGone means that every handle is stale: the driver was unloaded or reloaded.
-	DriverGone
+	DriverGone Kind = "driver_gone"
 	// VersionMismatch means that the driver was upgraded under the loaded library: final
 	// for the process.
-	VersionMismatch
+	VersionMismatch Kind = "version_mismatch"
 	// NoLibrary means that the library could not be loaded.
-	NoLibrary
+	NoLibrary Kind = "no_library"
 )
 
 // codeMissing stands for a function that was never called, because the library lacks it.
 const codeMissing = gonvml.Return(-1)
 
-// codes has NVML's return codes (nvmlReturn_t in nvml.h) as words, and their kinds.
-var codes = map[gonvml.Return]struct {
-	word string
-	kind Kind
-}{
-	codeMissing:                            {"symbol_missing", Missing},
-	gonvml.ERROR_UNINITIALIZED:             {"uninitialized", DriverGone},
-	gonvml.ERROR_INVALID_ARGUMENT:          {"invalid_argument", Passing},
-	gonvml.ERROR_NOT_SUPPORTED:             {"not_supported", NotSupported},
-	gonvml.ERROR_NO_PERMISSION:             {"no_permission", Denied},
-	gonvml.ERROR_NOT_FOUND:                 {"not_found", Passing},
-	gonvml.ERROR_INSUFFICIENT_SIZE:         {"insufficient_size", Passing},
-	gonvml.ERROR_INSUFFICIENT_POWER:        {"insufficient_power", Passing},
-	gonvml.ERROR_DRIVER_NOT_LOADED:         {"driver_not_loaded", DriverGone},
-	gonvml.ERROR_TIMEOUT:                   {"timeout", Passing},
-	gonvml.ERROR_IRQ_ISSUE:                 {"irq_issue", Passing},
-	gonvml.ERROR_LIBRARY_NOT_FOUND:         {"library_not_found", NoLibrary},
-	gonvml.ERROR_FUNCTION_NOT_FOUND:        {"function_not_found", NotSupported},
-	gonvml.ERROR_CORRUPTED_INFOROM:         {"corrupted_inforom", Passing},
-	gonvml.ERROR_GPU_IS_LOST:               {"gpu_is_lost", Lost},
-	gonvml.ERROR_RESET_REQUIRED:            {"reset_required", Lost},
-	gonvml.ERROR_OPERATING_SYSTEM:          {"operating_system", Passing},
-	gonvml.ERROR_LIB_RM_VERSION_MISMATCH:   {"lib_rm_version_mismatch", VersionMismatch},
-	gonvml.ERROR_IN_USE:                    {"in_use", Passing},
-	gonvml.ERROR_MEMORY:                    {"memory", Passing},
-	gonvml.ERROR_NO_DATA:                   {"no_data", Passing},
-	gonvml.ERROR_INSUFFICIENT_RESOURCES:    {"insufficient_resources", Passing},
-	gonvml.ERROR_ARGUMENT_VERSION_MISMATCH: {"argument_version_mismatch", NotSupported},
-	gonvml.ERROR_DEPRECATED:                {"deprecated", NotSupported},
-	gonvml.ERROR_NOT_READY:                 {"not_ready", Passing},
-	gonvml.ERROR_GPU_NOT_FOUND:             {"gpu_not_found", Passing},
-	gonvml.ERROR_INVALID_STATE:             {"invalid_state", Passing},
-	gonvml.ERROR_UNKNOWN:                   {"unknown", Passing},
-	gonvml.ERROR_VGPU_ECC_NOT_SUPPORTED:    {"vgpu_ecc_not_supported", NotSupported},
-	gonvml.ERROR_FREQ_NOT_SUPPORTED:        {"freq_not_supported", NotSupported},
-	gonvml.ERROR_RESET_TYPE_NOT_SUPPORTED:  {"reset_type_not_supported", NotSupported},
-	gonvml.ERROR_ALREADY_INITIALIZED:       {"already_initialized", Passing},
+// returnCode is one entry of codes.yaml.
+type returnCode struct {
+	Word string `yaml:"word"`
+	Kind Kind   `yaml:"kind"`
 }
+
+//go:embed codes.yaml
+var codesFile []byte
+
+// codes reads codes.yaml once. The file is a part of the program: a mistake in it is a bug.
+var codes = sync.OnceValue(func() (all map[gonvml.Return]returnCode) {
+	if err := yaml.Unmarshal(codesFile, &all); err != nil {
+		panic(fmt.Errorf("codes.yaml: %w", err))
+	}
+	return all
+})
 
 // Error is one failed call.
 type Error struct {
@@ -85,12 +66,12 @@ type Error struct {
 }
 
 // Kind is the kind of the error.
-func (e *Error) Kind() Kind { return codes[e.code].kind }
+func (e *Error) Kind() Kind { return codes()[e.code].Kind }
 
 // Code is NVML's return code as a word, such as gpu_is_lost.
 func (e *Error) Code() string {
-	if c, ok := codes[e.code]; ok {
-		return c.word
+	if c, ok := codes()[e.code]; ok {
+		return c.Word
 	}
 	return fmt.Sprintf("code_%d", e.code)
 }
@@ -107,28 +88,37 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%s: %s (%d)", e.Function, e.Code(), e.code)
 }
 
-// KindOf is the kind of an error that a call of this package returned.
-func KindOf(err error) Kind {
+// codeOf is the return code of an error that a call of this package returned, SUCCESS of
+// all others.
+func codeOf(err error) gonvml.Return {
 	if err == nil {
-		return Passing // without the allocation of errors.As
+		return gonvml.SUCCESS // without the allocation of errors.As
 	}
 	var e *Error
 	if errors.As(err, &e) {
-		return e.Kind()
+		return e.code
 	}
-	return Passing
+	return gonvml.SUCCESS
 }
 
-// sameCode reports whether two calls failed alike, whichever they were.
-func sameCode(a, b error) bool {
-	var x, y *Error
-	return errors.As(a, &x) && errors.As(b, &y) && x.code == y.code
+// KindOf is the kind of an error that a call of this package returned.
+func KindOf(err error) Kind { return codes()[codeOf(err)].Kind }
+
+// IsUnsupported reports whether the GPU or the library lacks what a call asked for, so
+// that the call need not be made again.
+func IsUnsupported(err error) bool {
+	kind := KindOf(err)
+	return kind == NotSupported || kind == Missing
 }
 
-func hasCode(err error, code gonvml.Return) bool {
-	if err == nil {
-		return false
-	}
-	var e *Error
-	return errors.As(err, &e) && e.code == code
+// IsDriverGone reports whether a call found the driver unloaded, reloaded or upgraded.
+func IsDriverGone(err error) bool {
+	kind := KindOf(err)
+	return kind == DriverGone || kind == VersionMismatch
 }
+
+// IsNotFound reports whether a call found nothing at the place.
+func IsNotFound(err error) bool { return codeOf(err) == gonvml.ERROR_NOT_FOUND }
+
+// IsInvalid reports whether a call was given a number that the GPU does not have.
+func IsInvalid(err error) bool { return codeOf(err) == gonvml.ERROR_INVALID_ARGUMENT }

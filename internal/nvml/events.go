@@ -102,15 +102,15 @@ func (s *Session) ensureWatch() {
 }
 
 func (s *Session) startWatch() bool {
-	for _, function := range []string{"nvmlEventSetCreate", "nvmlDeviceRegisterEvents", "nvmlEventSetWait_v2|nvmlEventSetWait", "nvmlEventSetFree"} {
-		if !s.lib.Has(function) {
-			s.logNoEvents(missing(function))
-			return false
-		}
+	err := s.lib.need("nvmlDeviceRegisterEvents", "nvmlEventSetWait_v2|nvmlEventSetWait", "nvmlEventSetFree")
+	var set gonvml.EventSet
+	if err == nil {
+		set, err = ask(s.lib, "nvmlEventSetCreate", s.lib.api, gonvml.Interface.EventSetCreate)
 	}
-	set, code := s.lib.api.EventSetCreate()
-	if err := result("nvmlEventSetCreate", code); err != nil {
-		s.logNoEvents(err)
+	if err != nil {
+		if s.once.First("events") {
+			s.log.Warn("NVML does not report XIDs as events; the kernel log is read instead", zap.Error(err))
+		}
 		return false
 	}
 	s.watch = &watch{set: set, stop: make(chan struct{}), ended: make(chan struct{}), registered: map[*GPU]int{}}
@@ -156,8 +156,6 @@ func wantedEvents() (bits uint64) {
 // wait hands events on until the watch ends.
 func (s *Session) wait(w *watch) {
 	defer close(w.ended)
-	pause := time.NewTimer(0)
-	defer pause.Stop()
 	for {
 		select {
 		case <-w.stop:
@@ -168,16 +166,10 @@ func (s *Session) wait(w *watch) {
 		switch code {
 		case gonvml.SUCCESS:
 			s.deliver(data)
-			continue
 		case gonvml.ERROR_TIMEOUT:
-			continue
-		}
-		// After a GPU is lost or the driver is unloaded the call fails at once: retry less often.
-		pause.Reset(waitSlice)
-		select {
-		case <-w.stop:
-			return
-		case <-pause.C:
+		default:
+			// After a GPU is lost or the driver is unloaded the call fails at once: retry less often.
+			pause(w.stop, waitSlice, nil)
 		}
 	}
 }
@@ -210,7 +202,7 @@ func (s *Session) deliver(data gonvml.EventData) {
 		return
 	}
 	if k != nil {
-		k.count(xidKey{gpu, data.EventData}, false, s.timing.Now())
+		k.count(xidKey{gpu, data.EventData}, byEvent, s.timing.Now())
 	}
 	s.xids.Publish(XIDEvent{
 		GPU: gpu, XID: data.EventData, Time: s.timing.Now(),
@@ -236,20 +228,9 @@ func (s *Session) closeWatch() (ended bool) {
 	}
 	s.watch = nil
 	close(w.stop)
-	timer := time.NewTimer(s.timing.Close + waitSlice)
-	defer timer.Stop()
-	select {
-	case <-w.ended:
-		_ = w.set.Free()
-		return true
-	case <-timer.C:
+	if pause(w.ended, s.timing.Close+waitSlice, nil) {
 		return false
 	}
-}
-
-// logNoEvents logs why XIDs do not arrive as events, once for each session.
-func (s *Session) logNoEvents(err error) {
-	if s.once.First("events") {
-		s.log.Warn("NVML does not report XIDs as events; the kernel log is read instead", zap.Error(err))
-	}
+	_ = w.set.Free()
+	return true
 }

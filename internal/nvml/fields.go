@@ -13,47 +13,65 @@ import (
 
 // Field values that are read (NVML_FI_* in nvml.h).
 const (
-	FieldMemoryTemperature  uint32 = gonvml.FI_DEV_MEMORY_TEMP                                 // °C
-	FieldRetiredSingleBit   uint32 = gonvml.FI_DEV_RETIRED_SBE                                 // pages
-	FieldRetiredDoubleBit   uint32 = gonvml.FI_DEV_RETIRED_DBE                                 // pages
-	FieldRetiredPending     uint32 = gonvml.FI_DEV_RETIRED_PENDING                             // 0 or 1
-	FieldRemapCorrectable   uint32 = gonvml.FI_DEV_REMAPPED_COR                                // rows
-	FieldRemapUncorrectable uint32 = gonvml.FI_DEV_REMAPPED_UNC                                // rows
-	FieldRemapPending       uint32 = gonvml.FI_DEV_REMAPPED_PENDING                            // 0 or 1
-	FieldRemapFailure       uint32 = gonvml.FI_DEV_REMAPPED_FAILURE                            // 0 or 1
-	FieldRecoveryAction     uint32 = gonvml.FI_DEV_GET_GPU_RECOVERY_ACTION                     // nvmlDeviceGpuRecoveryAction_t
-	FieldPowerAverage       uint32 = gonvml.FI_DEV_POWER_AVERAGE                               // mW
-	FieldPowerInstant       uint32 = gonvml.FI_DEV_POWER_INSTANT                               // mW
-	FieldThrottlePowerCap   uint32 = gonvml.FI_DEV_CLOCKS_EVENT_REASON_SW_POWER_CAP            // ns
-	FieldThrottleSyncBoost  uint32 = gonvml.FI_DEV_CLOCKS_EVENT_REASON_SYNC_BOOST              // ns
-	FieldThrottleSwThermal  uint32 = gonvml.FI_DEV_CLOCKS_EVENT_REASON_SW_THERM_SLOWDOWN       // ns
-	FieldThrottleHwThermal  uint32 = gonvml.FI_DEV_CLOCKS_EVENT_REASON_HW_THERM_SLOWDOWN       // ns
-	FieldPCIeTx             uint32 = gonvml.FI_DEV_PCIE_COUNT_TX_BYTES                         // bytes; may wrap
-	FieldPCIeRx             uint32 = gonvml.FI_DEV_PCIE_COUNT_RX_BYTES                         // bytes; may wrap
-	FieldNVLinkTx           uint32 = gonvml.FI_DEV_NVLINK_THROUGHPUT_DATA_TX                   // KiB; the scope is the link
-	FieldNVLinkRx           uint32 = gonvml.FI_DEV_NVLINK_THROUGHPUT_DATA_RX                   // KiB; the scope is the link
-	FieldThrottlePowerBrake uint32 = gonvml.FI_DEV_CLOCKS_EVENT_REASON_HW_POWER_BRAKE_SLOWDOWN // ns
+	// In °C.
+	FieldMemoryTemperature = gonvml.FI_DEV_MEMORY_TEMP
+
+	// Pages, and rows; what is pending or failed is 0 or 1.
+	FieldRetiredSingleBit   = gonvml.FI_DEV_RETIRED_SBE
+	FieldRetiredDoubleBit   = gonvml.FI_DEV_RETIRED_DBE
+	FieldRetiredPending     = gonvml.FI_DEV_RETIRED_PENDING
+	FieldRemapCorrectable   = gonvml.FI_DEV_REMAPPED_COR
+	FieldRemapUncorrectable = gonvml.FI_DEV_REMAPPED_UNC
+	FieldRemapPending       = gonvml.FI_DEV_REMAPPED_PENDING
+	FieldRemapFailure       = gonvml.FI_DEV_REMAPPED_FAILURE
+
+	// One of nvmlDeviceGpuRecoveryAction_t.
+	FieldRecoveryAction = gonvml.FI_DEV_GET_GPU_RECOVERY_ACTION
+
+	// In mW.
+	FieldPowerAverage = gonvml.FI_DEV_POWER_AVERAGE
+	FieldPowerInstant = gonvml.FI_DEV_POWER_INSTANT
+
+	// In ns.
+	FieldThrottlePowerCap   = gonvml.FI_DEV_CLOCKS_EVENT_REASON_SW_POWER_CAP
+	FieldThrottleSyncBoost  = gonvml.FI_DEV_CLOCKS_EVENT_REASON_SYNC_BOOST
+	FieldThrottleSwThermal  = gonvml.FI_DEV_CLOCKS_EVENT_REASON_SW_THERM_SLOWDOWN
+	FieldThrottleHwThermal  = gonvml.FI_DEV_CLOCKS_EVENT_REASON_HW_THERM_SLOWDOWN
+	FieldThrottlePowerBrake = gonvml.FI_DEV_CLOCKS_EVENT_REASON_HW_POWER_BRAKE_SLOWDOWN
+
+	// In bytes; they may wrap.
+	FieldPCIeTx = gonvml.FI_DEV_PCIE_COUNT_TX_BYTES
+	FieldPCIeRx = gonvml.FI_DEV_PCIE_COUNT_RX_BYTES
+
+	// In KiB; the scope is the link.
+	FieldNVLinkTx = gonvml.FI_DEV_NVLINK_THROUGHPUT_DATA_TX
+	FieldNVLinkRx = gonvml.FI_DEV_NVLINK_THROUGHPUT_DATA_RX
 )
 
-// FieldNumber is a field's value, whatever C type it came in (nvmlValueType_t).
-// An unknown type becomes NaN, which is not a valid reading.
-func FieldNumber(v *FieldValue) float64 {
+// FieldNumber is a field's value, whatever C type it came in (nvmlValueType_t), or the
+// error with which NVML answered for this field. An unknown type becomes NaN, which is
+// not a valid reading.
+func FieldNumber(v *FieldValue) (float64, error) {
+	if err := result("nvmlDeviceGetFieldValues", gonvml.Return(v.NvmlReturn)); err != nil {
+		return 0, err
+	}
 	b := v.Value[:]
+	n := math.NaN()
 	switch gonvml.ValueType(v.ValueType) {
 	case gonvml.VALUE_TYPE_DOUBLE:
-		return math.Float64frombits(binary.NativeEndian.Uint64(b))
+		n = math.Float64frombits(binary.NativeEndian.Uint64(b))
 	case gonvml.VALUE_TYPE_UNSIGNED_INT:
-		return float64(binary.NativeEndian.Uint32(b))
+		n = float64(binary.NativeEndian.Uint32(b))
 	case gonvml.VALUE_TYPE_UNSIGNED_LONG, gonvml.VALUE_TYPE_UNSIGNED_LONG_LONG:
-		return float64(binary.NativeEndian.Uint64(b))
+		n = float64(binary.NativeEndian.Uint64(b))
 	case gonvml.VALUE_TYPE_SIGNED_LONG_LONG:
-		return float64(int64(binary.NativeEndian.Uint64(b)))
+		n = float64(int64(binary.NativeEndian.Uint64(b)))
 	case gonvml.VALUE_TYPE_SIGNED_INT:
-		return float64(int32(binary.NativeEndian.Uint32(b)))
+		n = float64(int32(binary.NativeEndian.Uint32(b)))
 	case gonvml.VALUE_TYPE_UNSIGNED_SHORT:
-		return float64(binary.NativeEndian.Uint16(b))
+		n = float64(binary.NativeEndian.Uint16(b))
 	}
-	return math.NaN()
+	return n, nil
 }
 
 // FieldIsShort reports whether a field came as a number of 32 bits, so that a
@@ -65,6 +83,3 @@ func FieldIsShort(v *FieldValue) bool {
 
 // ErrNotSupported is the error of a reading that a GPU does not support.
 func ErrNotSupported(function string) error { return result(function, gonvml.ERROR_NOT_SUPPORTED) }
-
-// ErrMissing is the error of a function that the library lacks.
-func ErrMissing(function string) error { return missing(function) }

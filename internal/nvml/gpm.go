@@ -43,13 +43,11 @@ type GPM struct {
 // NewGPM allocates the samples; not supported before Hopper
 // (nvmlGpmQueryDeviceSupport, nvmlGpmSampleAlloc).
 func (d Device) NewGPM() (*GPM, error) {
-	for _, function := range gpmFunctions {
-		if !d.lib.Has(function) {
-			return nil, missing(function)
-		}
+	if err := d.lib.need(gpmFunctions[:]...); err != nil {
+		return nil, err
 	}
-	support, code := d.handle.GpmQueryDeviceSupport()
-	if err := result("nvmlGpmQueryDeviceSupport", code); err != nil {
+	support, err := get(d, "nvmlGpmQueryDeviceSupport", gonvml.Device.GpmQueryDeviceSupport)
+	if err != nil {
 		return nil, err
 	}
 	if support.IsSupportedDevice == 0 {
@@ -57,12 +55,10 @@ func (d Device) NewGPM() (*GPM, error) {
 	}
 	g := &GPM{lib: d.lib}
 	for _, sample := range []*gonvml.GpmSample{&g.older, &g.last} {
-		s, code := d.lib.api.GpmSampleAlloc()
-		if err := result("nvmlGpmSampleAlloc", code); err != nil {
+		if *sample, err = ask(d.lib, "nvmlGpmSampleAlloc", d.lib.api, gonvml.Interface.GpmSampleAlloc); err != nil {
 			g.Free()
 			return nil, err
 		}
-		*sample = s
 	}
 	return g, nil
 }

@@ -57,11 +57,17 @@ type xidKey struct {
 	xid uint64
 }
 
-// xidSeen is how often one XID came by each way since it was last at rest.
+// xidSeen is how one XID came since it was last at rest.
 type xidSeen struct {
-	lines, events int
-	last          time.Time
+	surplus int // lines beyond events
+	last    time.Time
 }
+
+// The ways by which an XID comes, as they count for the surplus.
+const (
+	byLine  = 1
+	byEvent = -1
+)
 
 // maxSeen bounds what is kept to compare the two sources; beyond it lines count at once.
 const maxSeen = 4096
@@ -126,13 +132,13 @@ func (s *Session) observeLine(k *kernelLog, pci string, xid uint64) {
 	if gpu == nil {
 		return
 	}
-	if !covered || !k.count(xidKey{gpu, xid}, true, s.timing.Now()) {
+	if !covered || !k.count(xidKey{gpu, xid}, byLine, s.timing.Now()) {
 		s.xids.Publish(XIDEvent{GPU: gpu, XID: xid, Time: s.timing.Now()})
 	}
 }
 
 // count notes one sight of an XID; false if there is no room to compare.
-func (k *kernelLog) count(key xidKey, line bool, now time.Time) bool {
+func (k *kernelLog) count(key xidKey, way int, now time.Time) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	seen, ok := k.seen[key]
@@ -143,11 +149,7 @@ func (k *kernelLog) count(key xidKey, line bool, now time.Time) bool {
 		seen = &xidSeen{}
 		k.seen[key] = seen
 	}
-	if line {
-		seen.lines++
-	} else {
-		seen.events++
-	}
+	seen.surplus += way
 	seen.last = now
 	return true
 }
@@ -177,7 +179,7 @@ func (k *kernelLog) unmatched(now time.Time, grace time.Duration) (keys []xidKey
 		if now.Sub(seen.last) < grace {
 			continue
 		}
-		for range seen.lines - seen.events {
+		for range seen.surplus {
 			keys = append(keys, key)
 		}
 		delete(k.seen, key)

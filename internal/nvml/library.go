@@ -98,8 +98,8 @@ func (l *Library) init() error {
 	if !l.open() {
 		return result("nvmlInit_v2", gonvml.ERROR_LIBRARY_NOT_FOUND)
 	}
-	if !l.Has("nvmlInit_v2|nvmlInit") {
-		return missing("nvmlInit_v2")
+	if err := l.need("nvmlInit_v2|nvmlInit"); err != nil {
+		return err
 	}
 	versions.Lock()
 	defer versions.Unlock()
@@ -131,33 +131,43 @@ func (l *Library) open() bool {
 
 // shutdown ends NVML (nvmlShutdown). Handles from before are stale.
 func (l *Library) shutdown() error {
-	if !l.Has("nvmlShutdown") {
-		return missing("nvmlShutdown")
+	if err := l.need("nvmlShutdown"); err != nil {
+		return err
 	}
 	versions.Lock()
 	defer versions.Unlock()
 	return result("nvmlShutdown", l.api.Shutdown())
 }
 
-// ask makes one call of the library itself.
-func ask[T any](l *Library, function string, call func(gonvml.Interface) (T, gonvml.Return)) (T, error) {
+// need returns an error if the library lacks one of the functions.
+func (l *Library) need(functions ...string) error {
+	for _, function := range functions {
+		if !l.Has(function) {
+			return result(function, codeMissing)
+		}
+	}
+	return nil
+}
+
+// ask makes one call: of a GPU's handle, or of the library itself.
+func ask[H, T any](l *Library, function string, handle H, call func(H) (T, gonvml.Return)) (T, error) {
 	if !l.Has(function) {
 		var none T
-		return none, missing(function)
+		return none, result(function, codeMissing)
 	}
-	v, code := call(l.api)
+	v, code := call(handle)
 	return v, result(function, code)
 }
 
 // driverVersion is the driver's version (nvmlSystemGetDriverVersion).
 func (l *Library) driverVersion() (string, error) {
-	return ask(l, "nvmlSystemGetDriverVersion", gonvml.Interface.SystemGetDriverVersion)
+	return ask(l, "nvmlSystemGetDriverVersion", l.api, gonvml.Interface.SystemGetDriverVersion)
 }
 
 // cudaVersion is the newest CUDA version that the driver supports, as "13.2"
 // (nvmlSystemGetCudaDriverVersion_v2).
 func (l *Library) cudaVersion() (string, error) {
-	v, err := ask(l, "nvmlSystemGetCudaDriverVersion_v2", gonvml.Interface.SystemGetCudaDriverVersion_v2)
+	v, err := ask(l, "nvmlSystemGetCudaDriverVersion_v2", l.api, gonvml.Interface.SystemGetCudaDriverVersion_v2)
 	if err != nil {
 		return "", err
 	}
@@ -166,18 +176,14 @@ func (l *Library) cudaVersion() (string, error) {
 
 // deviceCount counts the GPUs (nvmlDeviceGetCount_v2).
 func (l *Library) deviceCount() (int, error) {
-	return ask(l, "nvmlDeviceGetCount_v2|nvmlDeviceGetCount", gonvml.Interface.DeviceGetCount)
+	return ask(l, "nvmlDeviceGetCount_v2|nvmlDeviceGetCount", l.api, gonvml.Interface.DeviceGetCount)
 }
 
 // device is the GPU at an index (nvmlDeviceGetHandleByIndex_v2). Indices change
 // when GPUs come and go.
 func (l *Library) device(index int) (Device, error) {
-	const function = "nvmlDeviceGetHandleByIndex_v2|nvmlDeviceGetHandleByIndex"
-	if !l.Has(function) {
-		return Device{}, missing(function)
-	}
-	h, code := l.api.DeviceGetHandleByIndex(index)
-	return Device{lib: l, handle: h}, result(function, code)
+	h, err := ask(l, "nvmlDeviceGetHandleByIndex_v2|nvmlDeviceGetHandleByIndex", index, l.api.DeviceGetHandleByIndex)
+	return Device{lib: l, handle: h}, err
 }
 
 func result(function string, code gonvml.Return) error {
@@ -187,5 +193,3 @@ func result(function string, code gonvml.Return) error {
 	name, _, _ := strings.Cut(function, "|")
 	return &Error{Function: name, code: code}
 }
-
-func missing(function string) error { return result(function, codeMissing) }

@@ -86,9 +86,3 @@ func migProfile(name string) string {
 	_, profile, _ := strings.Cut(name, " MIG ")
 	return profile
 }
-
-// IsNotFound reports whether a call found nothing at the place.
-func IsNotFound(err error) bool { return hasCode(err, gonvml.ERROR_NOT_FOUND) }
-
-// IsInvalid reports whether a call was given a number that the GPU does not have.
-func IsInvalid(err error) bool { return hasCode(err, gonvml.ERROR_INVALID_ARGUMENT) }

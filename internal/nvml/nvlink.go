@@ -23,10 +23,8 @@ const (
 
 // NVLinkActive reports whether a link is up (nvmlDeviceGetNvLinkState).
 func (d Device) NVLinkActive(link int) (bool, error) {
-	return getBy(d, "nvmlDeviceGetNvLinkState", link, func(h gonvml.Device, link int) (bool, gonvml.Return) {
-		state, code := h.GetNvLinkState(link)
-		return state == gonvml.FEATURE_ENABLED, code
-	})
+	state, err := getBy(d, "nvmlDeviceGetNvLinkState", link, gonvml.Device.GetNvLinkState)
+	return state == gonvml.FEATURE_ENABLED, err
 }
 
 // NVLinkErrors counts errors of a link since the driver was loaded

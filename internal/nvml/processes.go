@@ -24,10 +24,10 @@ type RunningProcess struct {
 
 const noInstance = math.MaxUint32
 
-// ComputeProcesses and graphicsProcesses are NVML's functions for the processes on a
+// computeProcesses and graphicsProcesses are NVML's functions for the processes on a
 // GPU, the newest first.
 const (
-	ComputeProcesses  = "nvmlDeviceGetComputeRunningProcesses_v3|nvmlDeviceGetComputeRunningProcesses_v2|nvmlDeviceGetComputeRunningProcesses"
+	computeProcesses  = "nvmlDeviceGetComputeRunningProcesses_v3|nvmlDeviceGetComputeRunningProcesses_v2|nvmlDeviceGetComputeRunningProcesses"
 	graphicsProcesses = "nvmlDeviceGetGraphicsRunningProcesses_v3|nvmlDeviceGetGraphicsRunningProcesses_v2|nvmlDeviceGetGraphicsRunningProcesses"
 )
 
@@ -35,16 +35,12 @@ const (
 // that also draws is there twice (nvmlDeviceGetComputeRunningProcesses,
 // nvmlDeviceGetGraphicsRunningProcesses).
 func (d Device) Processes(into []RunningProcess) ([]RunningProcess, error) {
-	compute, err := get(d, ComputeProcesses, gonvml.Device.GetComputeRunningProcesses)
+	compute, err := get(d, computeProcesses, gonvml.Device.GetComputeRunningProcesses)
 	if err != nil {
 		return into, err
 	}
 	graphics, err := get(d, graphicsProcesses, gonvml.Device.GetGraphicsRunningProcesses)
-	switch KindOf(err) {
-	case NotSupported, Missing: // a GPU without a screen
-		err = nil
-	}
-	if err != nil {
+	if err != nil && !IsUnsupported(err) { // a GPU without a screen has none
 		return into, err
 	}
 	for _, list := range [][]gonvml.ProcessInfo{compute, graphics} {

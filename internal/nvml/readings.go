@@ -11,19 +11,15 @@ import (
 // MemoryInfo is the memory of the GPU with the reserve apart
 // (nvmlDeviceGetMemoryInfo_v2).
 func (d Device) MemoryInfo() (Memory, error) {
-	return get(d, "nvmlDeviceGetMemoryInfo_v2", func(h gonvml.Device) (Memory, gonvml.Return) {
-		m, code := h.GetMemoryInfo_v2()
-		return Memory{Total: m.Total, Reserved: m.Reserved, Used: m.Used}, code
-	})
+	m, err := get(d, "nvmlDeviceGetMemoryInfo_v2", gonvml.Device.GetMemoryInfo_v2)
+	return Memory{Total: m.Total, Reserved: m.Reserved, Used: m.Used}, err
 }
 
 // MemoryInfoV1 is the memory of the GPU as drivers before 510 report it: the
 // reserve is counted as used (nvmlDeviceGetMemoryInfo).
 func (d Device) MemoryInfoV1() (Memory, error) {
-	return get(d, "nvmlDeviceGetMemoryInfo", func(h gonvml.Device) (Memory, gonvml.Return) {
-		m, code := h.GetMemoryInfo()
-		return Memory{Total: m.Total, Used: m.Used}, code
-	})
+	m, err := get(d, "nvmlDeviceGetMemoryInfo", gonvml.Device.GetMemoryInfo)
+	return Memory{Total: m.Total, Used: m.Used}, err
 }
 
 // UtilizationRates is how busy the GPU and its memory were
@@ -34,26 +30,22 @@ func (d Device) UtilizationRates() (Utilization, error) {
 
 // EncoderUtilization is in percent (nvmlDeviceGetEncoderUtilization).
 func (d Device) EncoderUtilization() (uint32, error) {
-	return get(d, "nvmlDeviceGetEncoderUtilization", func(h gonvml.Device) (uint32, gonvml.Return) { return first(h.GetEncoderUtilization()) })
+	return getFirst(d, "nvmlDeviceGetEncoderUtilization", gonvml.Device.GetEncoderUtilization)
 }
 
 // DecoderUtilization is in percent (nvmlDeviceGetDecoderUtilization).
 func (d Device) DecoderUtilization() (uint32, error) {
-	return get(d, "nvmlDeviceGetDecoderUtilization", func(h gonvml.Device) (uint32, gonvml.Return) { return first(h.GetDecoderUtilization()) })
+	return getFirst(d, "nvmlDeviceGetDecoderUtilization", gonvml.Device.GetDecoderUtilization)
 }
 
 // JpegUtilization is in percent (nvmlDeviceGetJpgUtilization; Turing and newer).
 func (d Device) JpegUtilization() (uint32, error) {
-	return get(d, "nvmlDeviceGetJpgUtilization", func(h gonvml.Device) (uint32, gonvml.Return) { return first(h.GetJpgUtilization()) })
+	return getFirst(d, "nvmlDeviceGetJpgUtilization", gonvml.Device.GetJpgUtilization)
 }
 
 // OfaUtilization is in percent (nvmlDeviceGetOfaUtilization; Turing and newer).
 func (d Device) OfaUtilization() (uint32, error) {
-	return get(d, "nvmlDeviceGetOfaUtilization", func(h gonvml.Device) (uint32, gonvml.Return) { return first(h.GetOfaUtilization()) })
-}
-
-func first(utilization, _ uint32, code gonvml.Return) (uint32, gonvml.Return) {
-	return utilization, code
+	return getFirst(d, "nvmlDeviceGetOfaUtilization", gonvml.Device.GetOfaUtilization)
 }
 
 // UtilizationSample is the utilisation over one sampling period of the driver.
@@ -79,8 +71,8 @@ const (
 // appended to into.
 func (d Device) UtilizationSamples(engine SampledEngine, since uint64, into []UtilizationSample) ([]UtilizationSample, error) {
 	const function = "nvmlDeviceGetSamples"
-	if !d.lib.Has(function) {
-		return into, missing(function)
+	if err := d.lib.need(function); err != nil {
+		return into, err
 	}
 	kind, samples, code := d.handle.GetSamples(engine, since)
 	if code == gonvml.ERROR_NOT_FOUND { // nothing new
@@ -88,7 +80,7 @@ func (d Device) UtilizationSamples(engine SampledEngine, since uint64, into []Ut
 	}
 	for i := range samples {
 		v := FieldValue{ValueType: uint32(kind), Value: samples[i].SampleValue}
-		if n := FieldNumber(&v); samples[i].TimeStamp > since && n >= 0 && n <= 100 {
+		if n, _ := FieldNumber(&v); samples[i].TimeStamp > since && n >= 0 && n <= 100 {
 			into = append(into, UtilizationSample{At: samples[i].TimeStamp, Percent: n})
 		}
 	}
@@ -110,19 +102,15 @@ type BAR1 struct{ Total, Used uint64 }
 
 // BAR1MemoryInfo is the window to the GPU's memory (nvmlDeviceGetBAR1MemoryInfo).
 func (d Device) BAR1MemoryInfo() (BAR1, error) {
-	return get(d, "nvmlDeviceGetBAR1MemoryInfo", func(h gonvml.Device) (BAR1, gonvml.Return) {
-		m, code := h.GetBAR1MemoryInfo()
-		return BAR1{Total: m.Bar1Total, Used: m.Bar1Used}, code
-	})
+	m, err := get(d, "nvmlDeviceGetBAR1MemoryInfo", gonvml.Device.GetBAR1MemoryInfo)
+	return BAR1{Total: m.Bar1Total, Used: m.Bar1Used}, err
 }
 
 // MarginTemperature in °C up to the temperature from which clocks are lowered
 // (nvmlDeviceGetMarginTemperature; R560 and newer).
 func (d Device) MarginTemperature() (int32, error) {
-	return get(d, "nvmlDeviceGetMarginTemperature", func(h gonvml.Device) (int32, gonvml.Return) {
-		m, code := h.GetMarginTemperature()
-		return m.MarginTemperature, code
-	})
+	m, err := get(d, "nvmlDeviceGetMarginTemperature", gonvml.Device.GetMarginTemperature)
+	return m.MarginTemperature, err
 }
 
 // PowerUsage in mW: on Ampere and newer an average over one second
@@ -173,16 +161,14 @@ func (d Device) MaxClock(domain ClockDomain) (uint32, error) {
 
 // PerformanceState from 0 to 15, 32 where unknown (nvmlDeviceGetPerformanceState).
 func (d Device) PerformanceState() (uint32, error) {
-	return get(d, "nvmlDeviceGetPerformanceState", func(h gonvml.Device) (uint32, gonvml.Return) {
-		p, code := h.GetPerformanceState()
-		return uint32(p), code
-	})
+	p, err := get(d, "nvmlDeviceGetPerformanceState", gonvml.Device.GetPerformanceState)
+	return uint32(p), err
 }
 
 // ThrottleReasons is a bit set (nvmlDeviceGetCurrentClocksEventReasons; drivers
 // before 535 call it nvmlDeviceGetCurrentClocksThrottleReasons).
 func (d Device) ThrottleReasons() (uint64, error) {
-	if d.Has("nvmlDeviceGetCurrentClocksEventReasons") {
+	if d.lib.Has("nvmlDeviceGetCurrentClocksEventReasons") {
 		return get(d, "nvmlDeviceGetCurrentClocksEventReasons", gonvml.Device.GetCurrentClocksEventReasons)
 	}
 	return get(d, "nvmlDeviceGetCurrentClocksThrottleReasons", gonvml.Device.GetCurrentClocksThrottleReasons)
@@ -191,25 +177,18 @@ func (d Device) ThrottleReasons() (uint64, error) {
 // ViolationTime in ns for which a policy held the clocks down
 // (nvmlDeviceGetViolationStatus).
 func (d Device) ViolationTime(policy Policy) (uint64, error) {
-	return getBy(d, "nvmlDeviceGetViolationStatus", policy, func(h gonvml.Device, p Policy) (uint64, gonvml.Return) {
-		v, code := h.GetViolationStatus(p)
-		return v.ViolationTime, code
-	})
+	v, err := getBy(d, "nvmlDeviceGetViolationStatus", policy, gonvml.Device.GetViolationStatus)
+	return v.ViolationTime, err
 }
 
 // FieldValues fills in values; each has a return code of its own, which
-// [FieldError] turns into an error (nvmlDeviceGetFieldValues).
+// [FieldNumber] turns into an error (nvmlDeviceGetFieldValues).
 func (d Device) FieldValues(values []FieldValue) error {
 	const function = "nvmlDeviceGetFieldValues"
-	if !d.lib.Has(function) {
-		return missing(function)
+	if err := d.lib.need(function); err != nil {
+		return err
 	}
 	return result(function, d.handle.GetFieldValues(values))
-}
-
-// FieldError is the error of one field value.
-func FieldError(v *FieldValue) error {
-	return result("nvmlDeviceGetFieldValues", gonvml.Return(v.NvmlReturn))
 }
 
 // FanCount counts the fans (nvmlDeviceGetNumFans; 510 and newer).
@@ -225,10 +204,8 @@ func (d Device) FanSpeed(fan int) (uint32, error) {
 // FanRPM is the speed of the first fan in revolutions per minute; go-nvml cannot
 // ask for the others (nvmlDeviceGetFanSpeedRPM; R565 and newer).
 func (d Device) FanRPM() (uint32, error) {
-	return get(d, "nvmlDeviceGetFanSpeedRPM", func(h gonvml.Device) (uint32, gonvml.Return) {
-		info, code := h.GetFanSpeedRPM()
-		return info.Speed, code
-	})
+	info, err := get(d, "nvmlDeviceGetFanSpeedRPM", gonvml.Device.GetFanSpeedRPM)
+	return info.Speed, err
 }
 
 // PcieGeneration is the link's present one (nvmlDeviceGetCurrPcieLinkGeneration).

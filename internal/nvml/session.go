@@ -5,6 +5,7 @@
 package nvml
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -69,21 +70,11 @@ type Timing struct {
 }
 
 func (t Timing) orDefaults() Timing {
-	if t.Rescan <= 0 {
-		t.Rescan = 5 * time.Second
-	}
-	if t.Probe <= 0 {
-		t.Probe = 2 * time.Second
-	}
-	if t.Close <= 0 {
-		t.Close = time.Second
-	}
-	if t.Grace <= 0 {
-		t.Grace = 2 * time.Second
-	}
-	if t.KernelLog == "" {
-		t.KernelLog = KernelLog
-	}
+	t.Rescan = cmp.Or(t.Rescan, 5*time.Second)
+	t.Probe = cmp.Or(t.Probe, 2*time.Second)
+	t.Grace = cmp.Or(t.Grace, 2*time.Second)
+	t.Close = cmp.Or(t.Close, time.Second)
+	t.KernelLog = cmp.Or(t.KernelLog, KernelLog)
 	if t.Now == nil {
 		t.Now = time.Now
 	}
@@ -172,37 +163,26 @@ const wakePause = 500 * time.Millisecond
 
 func (s *Session) keep() {
 	defer close(s.ended)
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for first := true; ; {
-		select {
-		case <-s.stop:
-			s.end()
-			return
-		case <-timer.C:
-		}
-		s.inspect()
-		if first {
-			close(s.inspected)
-			first = false
-		}
-		timer.Reset(min(wakePause, s.timing.Rescan))
-		select { // a wake-up is handled after a pause, the timer after the rest of it
-		case <-s.stop:
-			s.end()
-			return
-		case <-timer.C:
-		}
-		timer.Reset(max(s.timing.Rescan-wakePause, 0))
-		select {
-		case <-s.stop:
-			s.end()
-			return
-		case <-s.wake:
-		case <-timer.C:
-		}
-		timer.Reset(0)
+	defer s.end()
+	if !pause(s.stop, 0, nil) {
+		return
 	}
+	s.inspect()
+	close(s.inspected)
+	for pause(s.stop, min(wakePause, s.timing.Rescan), nil) && pause(s.stop, max(s.timing.Rescan-wakePause, 0), s.wake) {
+		s.inspect()
+	}
+}
+
+// pause waits for a time, or until wake receives; false if done was closed meanwhile.
+func pause(done <-chan struct{}, d time.Duration, wake <-chan struct{}) bool {
+	select {
+	case <-done:
+		return false
+	case <-wake:
+	case <-time.After(d):
+	}
+	return true
 }
 
 // inspect brings the session up to date with the machine.
@@ -215,8 +195,7 @@ func (s *Session) inspect() {
 		return
 	}
 	err := s.enumerate()
-	switch KindOf(err) {
-	case DriverGone, VersionMismatch:
+	if IsDriverGone(err) {
 		// Handles are stale. End this initialisation and begin another, now if
 		// the driver is back already.
 		s.markAbsent(err)
@@ -224,14 +203,13 @@ func (s *Session) inspect() {
 			return // a call hangs: shutting NVML down would hang with it
 		}
 		_ = s.lib.shutdown()
-		if s.initialise() {
-			s.logEnumeration(s.enumerate())
-			s.ensureWatch()
+		if !s.initialise() {
+			return
 		}
-	default:
-		s.ensureWatch()
-		s.logEnumeration(err)
+		err = s.enumerate()
 	}
+	s.ensureWatch()
+	s.logEnumeration(err)
 }
 
 // logEnumeration logs that the GPUs cannot be enumerated, once for each reason, and
@@ -273,7 +251,7 @@ func (s *Session) markAbsent(err error) {
 		state = Mismatch
 	}
 	s.mu.Lock()
-	known := s.snapshot.State == state && sameCode(s.snapshot.Err, err)
+	known := s.snapshot.State == state && codeOf(s.snapshot.Err) == codeOf(err)
 	s.snapshot.State, s.snapshot.Err = state, err
 	s.snapshot.Simulated = s.snapshot.Simulated || s.lib.Simulated()
 	s.snapshot.Enumerated = false
@@ -313,34 +291,31 @@ func (s *Session) end() {
 	s.slots, s.retiring = nil, map[int]*worker{}
 	ready := s.snapshot.State == Ready
 	s.mu.Unlock()
-	if !s.closeWatch() {
+	if !s.closeWatch() || !s.await(left) {
 		s.log.Warn("A call hangs in the NVIDIA driver; its thread is left behind")
 		return
-	}
-	deadline := time.NewTimer(s.timing.Close)
-	defer deadline.Stop()
-	for _, w := range left {
-		select {
-		case <-w.ended:
-		case <-deadline.C:
-			s.log.Warn("A call hangs in the NVIDIA driver; its thread is left behind")
-			return
-		}
 	}
 	if ready {
 		_ = s.lib.shutdown()
 	}
 }
 
+// await waits for workers to end; false if one hangs.
+func (s *Session) await(workers []*worker) bool {
+	deadline := time.After(s.timing.Close)
+	for _, w := range workers {
+		select {
+		case <-w.ended:
+		case <-deadline:
+			return false
+		}
+	}
+	return true
+}
+
 // close stops the session. It waits for calls under way, though not for those
 // that hang: they cannot be cancelled.
 func (s *Session) close(ctx context.Context) {
 	close(s.stop)
-	timer := time.NewTimer(s.timing.Close + s.timing.Close/4)
-	defer timer.Stop()
-	select {
-	case <-s.ended:
-	case <-timer.C:
-	case <-ctx.Done():
-	}
+	pause(s.ended, s.timing.Close+s.timing.Close/4, ctx.Done())
 }

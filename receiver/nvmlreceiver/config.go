@@ -16,14 +16,10 @@ import (
 )
 
 const (
-	defaultCollectionInterval = 15 * time.Second
-	defaultGPUTimeout         = 2 * time.Second
-	defaultSamplingInterval   = 100 * time.Millisecond
+	defaultGPUTimeout = 2 * time.Second
 	// minSamplingInterval bounds the sampler's cost.
 	minSamplingInterval = 10 * time.Millisecond
-	defaultProcesses    = 64
 	maxProcesses        = 4096
-	defaultPodResources = "/var/lib/kubelet/pod-resources/kubelet.sock"
 )
 
 // Config is the configuration of one nvml receiver. All nvml receivers of a
@@ -122,11 +118,11 @@ func createDefaultConfig() component.Config {
 		ControllerConfig:     scraperhelper.NewDefaultControllerConfig(),
 		MetricsBuilderConfig: metadata.DefaultMetricsBuilderConfig(),
 	}
-	cfg.CollectionInterval = defaultCollectionInterval
-	cfg.SamplingInterval = defaultSamplingInterval
+	cfg.CollectionInterval = 15 * time.Second
+	cfg.SamplingInterval = 100 * time.Millisecond
 	cfg.Processes = ProcessesConfig{
-		Limit: defaultProcesses, ProcPath: "/proc", LogPath: "/var/log",
-		PodResources: defaultPodResources, PodResourcesInterval: 10 * time.Second,
+		Limit: 64, ProcPath: "/proc", LogPath: "/var/log",
+		PodResources: "/var/lib/kubelet/pod-resources/kubelet.sock", PodResourcesInterval: 10 * time.Second,
 	}
 	return cfg
 }

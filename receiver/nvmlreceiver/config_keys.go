@@ -5,7 +5,7 @@ package nvmlreceiver
 import (
 	"errors"
 	"fmt"
-	"maps"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,45 +13,49 @@ import (
 	"go.opentelemetry.io/collector/confmap"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/configkeys"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 )
 
-// Unmarshal refuses what [configkeys.Unmarshal] refuses, and metrics under only that do
-// not exist.
+// Unmarshal refuses what [configkeys.Unmarshal] refuses, metrics under only that do not
+// exist, and intervals that are not positive.
 func (c *Config) Unmarshal(conf *confmap.Conf) error {
 	if err := configkeys.Check(conf.ToStringMap(), c); err != nil {
-		return err
-	}
-	known := confmap.New()
-	if err := known.Marshal(c); err != nil {
 		return err
 	}
 	if err := indicesAsText(conf); err != nil {
 		return err
 	}
-	metrics, _ := known.ToStringMap()["metrics"].(map[string]any)
-	if err := enableOnly(conf, metrics); err != nil {
+	if err := enableOnly(conf); err != nil {
 		return err
 	}
-	return conf.Unmarshal(c)
+	if err := conf.Unmarshal(c); err != nil {
+		return err
+	}
+	// Here and not in Validate, since scraperhelper validates these two in its own words.
+	var p configkeys.Problems
+	p.AddIf(c.CollectionInterval <= 0, "collection_interval", c.CollectionInterval, "is not positive", "use a duration such as 15s")
+	p.AddIf(c.Timeout < 0, "timeout", c.Timeout, "is negative", "use a duration such as 10s, or remove it")
+	return p.Err()
 }
 
 // enableOnly disables every metric that the key only does not list; the key metrics
 // takes precedence.
-func enableOnly(conf *confmap.Conf, known map[string]any) error {
+func enableOnly(conf *confmap.Conf) error {
 	listed, ok := conf.Get("only").([]any)
 	if !ok || len(listed) == 0 {
 		return nil
 	}
+	known := configkeys.Keys(reflect.TypeFor[metadata.MetricsConfig]())
 	enabled := map[string]any{}
-	for name := range known {
+	for _, name := range known {
 		enabled[name] = map[string]any{"enabled": slices.Contains(listed, any(name))}
 	}
 	var problems configkeys.Problems
 	for i, name := range listed {
 		text := fmt.Sprint(name)
-		if _, ok := known[text]; !ok {
+		if !slices.Contains(known, text) {
 			problems.Add(fmt.Sprintf("only::%d", i), text, "is not a metric of this receiver",
-				configkeys.Suggestion(text, slices.Sorted(maps.Keys(known))))
+				configkeys.Suggestion(text, known))
 		}
 	}
 	if err := problems.Err(); err != nil {

@@ -66,6 +66,7 @@ type eventLog struct {
 	once          logonce.Tracker
 	events        chan event
 	stop          chan struct{}
+	cancel        context.CancelFunc // ends what the next consumer does
 	wg            sync.WaitGroup
 
 	floods map[floodKey]*flood // only ever touched by run
@@ -114,7 +115,9 @@ func (l *eventLog) Start(context.Context, component.Host) (err error) {
 			l.queue(event{floodKey: floodKey{gpu: c.GPU, change: c.Reason, throttling: true, begins: c.Active}, at: c.Time})
 		}),
 	}
-	l.wg.Go(l.run)
+	var running context.Context
+	running, l.cancel = context.WithCancel(context.Background())
+	l.wg.Go(func() { l.run(running) })
 	return nil
 }
 
@@ -126,7 +129,10 @@ func (l *eventLog) Shutdown(ctx context.Context) error {
 	}
 	l.subscriptions.close()
 	close(l.stop)
+	limit := time.AfterFunc(shutdownLimit, l.cancel)
 	l.wg.Wait()
+	limit.Stop()
+	l.cancel()
 	l.sessions.Release(ctx)
 	l.session = nil
 	l.telemetry.Shutdown()
@@ -174,10 +180,7 @@ func (l *eventLog) drop(events int64) {
 	l.telemetry.ReceiverNvmlEventsDropped.Add(context.Background(), events)
 }
 
-func (l *eventLog) run() {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	l.wg.Go(func() { l.limitShutdown(ctx, cancel) })
+func (l *eventLog) run(ctx context.Context) {
 	ticker := time.NewTicker(max(l.window/60, 10*time.Millisecond))
 	defer ticker.Stop()
 	for {
@@ -190,22 +193,6 @@ func (l *eventLog) run() {
 		case <-ticker.C:
 			l.summarize(ctx)
 		}
-	}
-}
-
-// limitShutdown cancels what the next consumer does some time after the shutdown began.
-func (l *eventLog) limitShutdown(ctx context.Context, cancel context.CancelFunc) {
-	select {
-	case <-ctx.Done():
-		return
-	case <-l.stop:
-	}
-	timer := time.NewTimer(shutdownLimit)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
-		cancel()
 	}
 }
 
@@ -288,12 +275,10 @@ func (l *eventLog) send(ctx context.Context, logs plog.Logs, events int64) {
 
 // wait pauses; false says that the receiver shuts down.
 func (l *eventLog) wait(pause time.Duration) bool {
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
 	select {
 	case <-l.stop:
 		return false
-	case <-timer.C:
+	case <-time.After(pause):
 		return true
 	}
 }

@@ -126,9 +126,9 @@ func kindOf(m pmetric.Metric) string {
 	return "sum"
 }
 
-// TestSupportedMetricsOfEachProfile counts the series of each metric of each profile in
+// TestGoldenCountsOfEachProfile counts the series of each metric of each profile in
 // testdata/supported.yaml, from which docs/metrics.md lists the GPUs that support it.
-func TestSupportedMetricsOfEachProfile(t *testing.T) {
+func TestGoldenCountsOfEachProfile(t *testing.T) {
 	got := map[string]map[string]int{}
 	for _, name := range fakenvml.Profiles() {
 		p, err := fakenvml.LoadProfile(name)

@@ -5,6 +5,7 @@
 package nvmlreceiver
 
 import (
+	"context"
 	"strconv"
 	"time"
 
@@ -78,6 +79,17 @@ func (g *gpu) poll() (reading reader.Reading, ok bool) {
 	}
 }
 
+// await waits for the reading of the pending request until the context ends.
+func (g *gpu) await(ctx context.Context) (reading reader.Reading, ok bool) {
+	select {
+	case reading = <-g.reader.Readings():
+		g.pending = false
+		return reading, true
+	case <-ctx.Done():
+		return g.poll()
+	}
+}
+
 // accept makes a reading the GPU's present one.
 func (g *gpu) accept(reading reader.Reading, now time.Time) {
 	g.reading, g.spare = reading, g.reading
@@ -93,18 +105,10 @@ func (g *gpu) samples() []table.Sample {
 	if g.condition == unknown {
 		return samples
 	}
-	responds := int64(0)
-	if g.condition == healthy {
-		responds = 1
-	}
-	samples = append(samples, table.Info.Of(1), table.Responds.Of(responds))
+	samples = append(samples, table.Info.Of(1), table.Responds.Of(table.Flag(g.condition == healthy)))
 	is := status(g.condition, &g.reading.Health, g.errorsRise)
 	for _, s := range statuses {
-		v := int64(0)
-		if s == is {
-			v = 1
-		}
-		samples = append(samples, table.Status.Of(v, s))
+		samples = append(samples, table.Status.Of(table.Flag(s == is), s))
 	}
 	return samples
 }

@@ -28,16 +28,17 @@ type emitter struct {
 	simulated bool
 	metrics   pmetric.Metrics // of the present scrape
 
-	// points are those that the builder holds, in the order in which they were recorded,
-	// and marked is true if any of them has a mark: the generated builder knows none.
-	points  []recordedPoint
-	marked  bool
-	present map[table.Series]struct{} // scratch of endSeries
+	// recorded counts the points that the builder holds, and marked are those of them that
+	// have a mark: the generated builder knows none.
+	recorded map[*table.Metric]int
+	marked   []markedPoint
+	present  map[table.Series]struct{} // scratch of endSeries
 }
 
-// recordedPoint is one point that the builder holds, with its marks.
-type recordedPoint struct {
+// markedPoint is a point that the builder holds, with its mark.
+type markedPoint struct {
 	metric *table.Metric
+	at     int               // its place among the metric's points
 	start  pcommon.Timestamp // since when it counts, if it restarted
 	ended  bool              // the series' last point
 }
@@ -45,7 +46,8 @@ type recordedPoint struct {
 func newEmitter(cfg *Config, settings receiver.Settings, hostname string) *emitter {
 	return &emitter{
 		perGPU: cfg.PerCardResource, hostname: hostname,
-		builder: metadata.NewMetricsBuilder(cfg.MetricsBuilderConfig, settings), present: map[table.Series]struct{}{},
+		builder:  metadata.NewMetricsBuilder(cfg.MetricsBuilderConfig, settings),
+		recorded: map[*table.Metric]int{}, present: map[table.Series]struct{}{},
 	}
 }
 
@@ -63,8 +65,10 @@ func (e *emitter) begin(ts pcommon.Timestamp, simulated bool) {
 
 func (e *emitter) record(s *table.Sample, gpu *table.Identity, start pcommon.Timestamp, ended bool) {
 	s.Record(e.builder, e.ts, gpu)
-	e.points = append(e.points, recordedPoint{s.Metric, start, ended})
-	e.marked = e.marked || ended || start != 0
+	if ended || start != 0 {
+		e.marked = append(e.marked, markedPoint{s.Metric, e.recorded[s.Metric], start, ended})
+	}
+	e.recorded[s.Metric]++
 }
 
 // gpu records a GPU's samples, and ends the series that it no longer has. It keeps the
@@ -144,21 +148,22 @@ func (e *emitter) emitResource(gpu *table.Identity) {
 	built := e.builder.Emit(metadata.WithResource(e.resource(gpu)))
 	e.finish(built)
 	built.ResourceMetrics().MoveAndAppendTo(e.metrics.ResourceMetrics())
-	e.points, e.marked = e.points[:0], false
+	clear(e.recorded)
+	e.marked = e.marked[:0]
 }
 
 // finish sets what the generated builder cannot: last points, the start of counters that
 // restarted, and the mark of simulated data. The builder keeps the order in which the
 // points of a metric were recorded, so that no point has to be searched for.
 func (e *emitter) finish(built pmetric.Metrics) {
-	if !e.marked && !e.simulated {
+	if len(e.marked) == 0 && !e.simulated {
 		return
 	}
 	byName := map[string]pmetric.NumberDataPointSlice{}
 	for _, rm := range built.ResourceMetrics().All() {
 		for _, m := range rm.ScopeMetrics().At(0).Metrics().All() {
 			points := pointsOf(m)
-			if e.marked {
+			if len(e.marked) > 0 {
 				byName[m.Name()] = points
 			}
 			for i := 0; e.simulated && i < points.Len(); i++ {
@@ -166,45 +171,16 @@ func (e *emitter) finish(built pmetric.Metrics) {
 			}
 		}
 	}
-	e.mark(byName)
-}
-
-// cursor walks through the points of one metric.
-type cursor struct {
-	points pmetric.NumberDataPointSlice
-	next   int
-}
-
-// mark sets the last points and the starts of counters.
-func (e *emitter) mark(byName map[string]pmetric.NumberDataPointSlice) {
-	if !e.marked {
-		return
-	}
-	cursors := make(map[*table.Metric]*cursor, len(byName))
-	var at *cursor
-	var of *table.Metric
-	for _, p := range e.points {
-		if p.metric != of { // rarely: a metric's points are mostly recorded together
-			of, at = p.metric, cursors[p.metric]
-			if at == nil {
-				points, ok := byName[of.Name]
-				if !ok {
-					points = pmetric.NewNumberDataPointSlice() // the metric is disabled
-				}
-				at = &cursor{points: points}
-				cursors[of] = at
-			}
+	for _, p := range e.marked {
+		points, enabled := byName[p.metric.Name]
+		switch {
+		case !enabled:
+		case p.ended:
+			points.At(p.at).SetFlags(pmetric.DefaultDataPointFlags.WithNoRecordedValue(true))
+			points.At(p.at).SetIntValue(0)
+		default:
+			points.At(p.at).SetStartTimestamp(p.start)
 		}
-		if i := at.next; (p.ended || p.start != 0) && i < at.points.Len() {
-			point := at.points.At(i)
-			if p.ended {
-				point.SetFlags(pmetric.DefaultDataPointFlags.WithNoRecordedValue(true))
-				point.SetIntValue(0)
-			} else {
-				point.SetStartTimestamp(p.start)
-			}
-		}
-		at.next++
 	}
 }
 

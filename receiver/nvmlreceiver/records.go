@@ -11,10 +11,8 @@ import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/plog"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
-	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/xid"
 )
 
 // record makes the log record of so many events of one kind.
@@ -42,7 +40,7 @@ func (l *eventLog) record(e event, count int64) plog.Logs {
 	}
 	switch {
 	case e.kind != "":
-		fillDriverEvent(r, e, subject)
+		l.fillDriverEvent(r, e, subject)
 	case e.change == "":
 		l.fillXID(r, e, subject)
 	case e.throttling:
@@ -57,16 +55,11 @@ func (l *eventLog) record(e event, count int64) plog.Logs {
 	return logs
 }
 
-var severities = map[xid.Tier]plog.SeverityNumber{
-	xid.Reboot: plog.SeverityNumberError2, xid.Reset: plog.SeverityNumberError2, xid.Workflow: plog.SeverityNumberError,
-	xid.Application: plog.SeverityNumberWarn, xid.Unknown: plog.SeverityNumberWarn, xid.Informational: plog.SeverityNumberInfo,
-}
-
 func (l *eventLog) fillXID(r plog.LogRecord, e event, subject string) {
 	entry := l.catalogue.Find(e.xid)
 	r.SetEventName(semconv.EventXID)
-	r.SetSeverityNumber(severities[entry.Tier])
-	r.Body().SetStr(fmt.Sprintf("XID %d on %s: %s. %s", e.xid, subject, entry.Name, entry.Advice()))
+	r.SetSeverityNumber(plog.SeverityNumber(entry.Severity))
+	r.Body().SetStr(fmt.Sprintf("XID %d on %s: %s. %s", e.xid, subject, entry.Name, entry.Advice))
 	a := r.Attributes()
 	if e.inMIG {
 		a.PutStr("hw.gpu.mig.gpu_instance.id", strconv.FormatUint(uint64(e.gpuInstance), 10))
@@ -77,30 +70,12 @@ func (l *eventLog) fillXID(r plog.LogRecord, e event, subject string) {
 	a.PutStr("hw.gpu.xid.tier", string(entry.Tier))
 }
 
-// driverEvents has the meaning of the driver's events, and what to do.
-var driverEvents = map[nvml.EventKind]struct {
-	severity plog.SeverityNumber
-	text     string
-}{
-	"ecc_single_bit":          {plog.SeverityNumberInfo, "ECC corrected a memory error; no action is needed unless this happens often"},
-	"ecc_double_bit":          {plog.SeverityNumberError, "ECC could not correct a memory error: programs on the GPU may have failed; see hw.errors and the row remappings"},
-	"ecc_single_bit_storm":    {plog.SeverityNumberWarn, "corrected memory errors are frequent: the memory may be failing; run NVIDIA's field diagnostics at the next opportunity"},
-	"dram_retirement":         {plog.SeverityNumberWarn, "faulty memory was retired; this may need a reset of the GPU"},
-	"dram_retirement_failure": {plog.SeverityNumberError2, "faulty memory could not be retired: replace the GPU"},
-	"poison_nonfatal":         {plog.SeverityNumberWarn, "faulty data was contained: the program that used it was ended, others continue"},
-	"poison_fatal":            {plog.SeverityNumberError2, "faulty data could not be contained: reset the GPU"},
-	"gpu_unavailable":         {plog.SeverityNumberError2, "the driver cannot use the GPU: see hw.gpu.recovery_action"},
-	"recovery_action":         {plog.SeverityNumberWarn, "the recovery action that the driver requests has changed: see hw.gpu.recovery_action"},
-	"power_source_change":     {plog.SeverityNumberWarn, "the power source changed: on battery or with an insufficient supply the GPU runs slower"},
-	"clock_change":            {plog.SeverityNumberInfo, "the clocks changed; hw.gpu.throttle.active has the reasons why they are held down, if they are"},
-}
-
-func fillDriverEvent(r plog.LogRecord, e event, subject string) {
-	meaning := driverEvents[e.kind]
+func (l *eventLog) fillDriverEvent(r plog.LogRecord, e event, subject string) {
+	meaning := l.catalogue.Events[string(e.kind)]
 	r.SetEventName(semconv.EventDriver)
-	r.SetSeverityNumber(meaning.severity)
+	r.SetSeverityNumber(plog.SeverityNumber(meaning.Severity))
 	r.Attributes().PutStr("hw.gpu.event.type", string(e.kind))
-	r.Body().SetStr(fmt.Sprintf("%s on %s: %s", e.kind, subject, meaning.text))
+	r.Body().SetStr(fmt.Sprintf("%s on %s: %s", e.kind, subject, meaning.Advice))
 }
 
 func fillThrottling(r plog.LogRecord, e event, subject string) {

@@ -11,7 +11,6 @@ import (
 
 	"go.opentelemetry.io/collector/component/componentstatus"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/reader"
@@ -51,22 +50,21 @@ func (s *gpuScraper) setCondition(g *gpu, to condition, reason error) {
 	if from == to {
 		return
 	}
-	level := func(l zapcore.Level) zapcore.Level { return l }
+	info, warn := zap.InfoLevel, zap.WarnLevel
 	// The session has logged the driver's state: each GPU's is for debugging only.
-	kind := nvml.KindOf(reason)
-	if byDriver := kind == nvml.DriverGone || kind == nvml.VersionMismatch; byDriver || to == healthy && g.byDriver {
-		level = func(zapcore.Level) zapcore.Level { return zap.DebugLevel }
+	if byDriver := nvml.IsDriverGone(reason); byDriver || to == healthy && g.byDriver {
+		info, warn = zap.DebugLevel, zap.DebugLevel
 		g.byDriver = byDriver
 	}
 	log := s.log.With(zap.String("hw.id", g.identity.ID), zap.String("hw.name", g.identity.Name))
 	switch {
 	case to == healthy && from != unknown:
-		log.Log(level(zap.InfoLevel), "GPU responds again")
+		log.Log(info, "GPU responds again")
 	case to == unresponsive:
-		log.Log(level(zap.WarnLevel), "GPU timed out; its series are marked stale until it responds",
+		log.Log(warn, "GPU timed out; its series are marked stale until it responds",
 			zap.Error(reason), zap.Duration("card_timeout", s.cfg.gpuTimeout()))
 	case to == lost:
-		log.Log(level(zap.WarnLevel), "GPU is lost; its series are marked stale until it is back", zap.Error(reason))
+		log.Log(warn, "GPU is lost; its series are marked stale until it is back", zap.Error(reason))
 	}
 }
 

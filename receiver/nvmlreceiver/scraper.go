@@ -153,12 +153,11 @@ func (s *gpuScraper) inspected(ctx context.Context) bool {
 		return true
 	default:
 	}
-	deadline := time.NewTimer(s.cfg.gpuTimeout())
-	defer deadline.Stop()
+	deadline := time.After(s.cfg.gpuTimeout())
 	select {
 	case <-s.session.Inspected():
 		return true
-	case <-deadline.C:
+	case <-deadline:
 	case <-ctx.Done():
 	}
 	return false
@@ -214,26 +213,14 @@ func (s *gpuScraper) ask(snapshot *nvml.Snapshot) {
 
 // wait waits for the readings until the deadline, and concludes each GPU.
 func (s *gpuScraper) wait(ctx context.Context) {
-	deadline := time.NewTimer(s.cfg.gpuTimeout())
-	defer deadline.Stop()
-	expired := false
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.gpuTimeout())
+	defer cancel()
 	for _, g := range s.gpus {
 		if !g.asked {
 			continue
 		}
 		g.asked = false
-		if !expired {
-			select {
-			case reading := <-g.reader.Readings():
-				g.pending = false
-				s.conclude(g, reading)
-				continue
-			case <-deadline.C:
-			case <-ctx.Done():
-			}
-			expired = true
-		}
-		if reading, ok := g.poll(); ok {
+		if reading, ok := g.await(ctx); ok {
 			s.conclude(g, reading)
 		} else {
 			s.setCondition(g, unresponsive, errDeadline)

@@ -5,6 +5,8 @@
 package nvmlreceiver
 
 import (
+	"slices"
+
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/table"
@@ -45,13 +47,5 @@ func (h *seriesHistory) restarted(s *table.Sample, previous, now pcommon.Timesta
 }
 
 func sameSeries(a, b []table.Sample) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if a[i].Series != b[i].Series {
-			return false
-		}
-	}
-	return true
+	return slices.EqualFunc(a, b, func(x, y table.Sample) bool { return x.Series == y.Series })
 }

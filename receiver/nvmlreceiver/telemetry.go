@@ -90,17 +90,14 @@ func (t *telemetry) callFailed(err error) {
 
 // session records the state of the driver.
 func (t *telemetry) session(s *nvml.Snapshot) {
-	ready, present := int64(0), int64(0)
-	if s.State == nvml.Ready {
-		ready = 1
-	}
+	present := int64(0)
 	for _, gpu := range s.GPUs {
 		if gpu.Err() == nil {
 			present++
 		}
 	}
 	ctx := context.Background()
-	t.builder.ReceiverNvmlUp.Record(ctx, ready)
+	t.builder.ReceiverNvmlUp.Record(ctx, table.Flag(s.State == nvml.Ready))
 	t.builder.ReceiverNvmlCards.Record(ctx, present)
 	t.builder.ReceiverNvmlInitializations.Add(ctx, int64(s.Initializations-t.inits))
 	t.inits = s.Initializations

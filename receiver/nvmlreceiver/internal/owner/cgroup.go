@@ -3,6 +3,7 @@
 package owner
 
 import (
+	"cmp"
 	"regexp"
 	"strings"
 )
@@ -54,12 +55,8 @@ func parseCgroupPath(path string) (o cgroupOwner) {
 func parseCgroups(paths []string) (o cgroupOwner) {
 	for _, path := range paths {
 		p := parseCgroupPath(path)
-		if o.containerID == "" {
-			o.containerID = p.containerID
-		}
-		if o.podUID == "" {
-			o.podUID = p.podUID
-		}
+		o.containerID = cmp.Or(o.containerID, p.containerID)
+		o.podUID = cmp.Or(o.podUID, p.podUID)
 	}
 	return o
 }

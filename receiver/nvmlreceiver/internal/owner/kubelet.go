@@ -3,6 +3,7 @@
 package owner
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -95,16 +96,12 @@ func allocations(list *podresources.ListPodResourcesResponse) []Allocation {
 		}
 	}
 	slices.SortFunc(all, func(a, b Allocation) int {
-		return strings.Compare(a.key(), b.key())
+		return cmp.Or(
+			cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Pod, b.Pod), cmp.Compare(a.Container, b.Container),
+			cmp.Compare(a.Device.UUID, b.Device.UUID), cmp.Compare(a.Device.Minor, b.Device.Minor),
+			cmp.Compare(a.Device.GPUInstance, b.Device.GPUInstance))
 	})
 	return slices.Compact(all)
-}
-
-func (a *Allocation) key() string {
-	return strings.Join([]string{
-		a.Namespace, a.Pod, a.Container,
-		a.Device.UUID, strconv.Itoa(a.Device.Minor), strconv.Itoa(a.Device.GPUInstance),
-	}, "\x00")
 }
 
 const (
@@ -129,19 +126,21 @@ type kubelet struct {
 	interval time.Duration
 	observer Observer
 
-	answer  atomic.Pointer[[]Allocation]
-	closing chan struct{}
-	done    chan struct{}
+	answer atomic.Pointer[[]Allocation]
+	cancel context.CancelFunc
+	done   chan struct{}
 }
 
 func startKubelet(socket string, interval time.Duration, observer Observer) *kubelet {
-	k := &kubelet{socket: socket, interval: interval, observer: observer, closing: make(chan struct{}), done: make(chan struct{})}
-	go k.run()
+	k := &kubelet{socket: socket, interval: interval, observer: observer, done: make(chan struct{})}
+	var ctx context.Context
+	ctx, k.cancel = context.WithCancel(context.Background())
+	go k.run(ctx)
 	return k
 }
 
 func (k *kubelet) close() {
-	close(k.closing)
+	k.cancel()
 	<-k.done
 }
 
@@ -156,28 +155,20 @@ func (k *kubelet) allocations() []Allocation {
 	return nil
 }
 
-func (k *kubelet) run() {
+func (k *kubelet) run(ctx context.Context) {
 	defer close(k.done)
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	go func() {
-		select {
-		case <-k.closing:
-			cancel() // the question under way
-		case <-ctx.Done():
-		}
-	}()
-	var conn *grpc.ClientConn
-	defer func() {
-		if conn != nil {
-			_ = conn.Close()
-		}
-	}()
+	conn, err := grpc.NewClient("unix://"+k.socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswerBytes)))
+	if err != nil { // it connects with the first question
+		k.observer.KubeletAnswered(err)
+		return
+	}
+	defer conn.Close()
 	ticker := time.NewTicker(k.interval)
 	defer ticker.Stop()
 	failures := 0
 	for {
-		list, err := k.ask(ctx, &conn)
+		list, err := k.ask(ctx, podresources.NewPodResourcesListerClient(conn))
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -203,19 +194,11 @@ func (k *kubelet) run() {
 	}
 }
 
-func (k *kubelet) ask(ctx context.Context, conn **grpc.ClientConn) (*podresources.ListPodResourcesResponse, error) {
+func (k *kubelet) ask(ctx context.Context, client podresources.PodResourcesListerClient) (*podresources.ListPodResourcesResponse, error) {
 	if _, err := os.Stat(k.socket); err != nil {
 		return nil, err
 	}
-	if *conn == nil {
-		c, err := grpc.NewClient("unix://"+k.socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
-			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswerBytes)))
-		if err != nil {
-			return nil, err
-		}
-		*conn = c
-	}
 	ctx, cancel := context.WithTimeout(ctx, kubeletDeadline)
 	defer cancel()
-	return podresources.NewPodResourcesListerClient(*conn).List(ctx, &podresources.ListPodResourcesRequest{}, grpc.WaitForReady(true))
+	return client.List(ctx, &podresources.ListPodResourcesRequest{}, grpc.WaitForReady(true))
 }

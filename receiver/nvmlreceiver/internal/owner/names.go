@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"strings"
 	"sync"
 	"time"
 )
@@ -31,7 +30,10 @@ type podName struct{ namespace, pod, container string }
 // container causes one.
 const minRefresh = 2 * time.Second
 
-var containerLog = regexp.MustCompile(`^(.+)_(.+)_(.+)-([0-9a-f]{64})\.log$`)
+var (
+	containerLog = regexp.MustCompile(`^(.+)_(.+)_(.+)-([0-9a-f]{64})\.log$`)
+	podFolder    = regexp.MustCompile(`(?s)^([^_]+)_(.+)_([^_]+)$`)
+)
 
 // find returns the names of a container, or of its pod if the container is unknown.
 func (n *podNames) find(o cgroupOwner, now time.Time) (podName, bool) {
@@ -94,13 +96,9 @@ func parseContainerLog(name string) (id string, p podName, ok bool) {
 }
 
 func parsePodFolder(name string) (uid string, p podName, ok bool) {
-	namespace, rest, ok := strings.Cut(name, "_")
-	if !ok {
+	m := podFolder.FindStringSubmatch(name)
+	if m == nil {
 		return "", podName{}, false
 	}
-	at := strings.LastIndexByte(rest, '_')
-	if at <= 0 || namespace == "" || at == len(rest)-1 {
-		return "", podName{}, false
-	}
-	return rest[at+1:], podName{namespace: namespace, pod: rest[:at]}, true
+	return m[3], podName{namespace: m[1], pod: m[2]}, true
 }

@@ -3,9 +3,11 @@
 package owner
 
 import (
-	"errors"
+	"fmt"
 	"path"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -33,7 +35,7 @@ type Settings struct {
 type Resolver struct {
 	now     func() time.Time
 	fs      procfs.FS
-	proc    bool
+	fsErr   error // why the process table cannot be read
 	pods    podNames
 	kubelet *kubelet
 
@@ -59,9 +61,8 @@ const (
 // New starts a resolver. Close it in the end.
 func New(s Settings) *Resolver {
 	r := &Resolver{now: s.Now, pods: podNames{logs: s.Logs}, cache: map[int]cached{}}
-	var err error
-	if r.fs, err = procfs.NewFS(s.Proc); err == nil {
-		r.proc = true
+	if r.fs, r.fsErr = procfs.NewFS(s.Proc); r.fsErr != nil {
+		r.fsErr = fmt.Errorf("the process table cannot be read: %w", r.fsErr)
 	}
 	if s.Socket != "" {
 		r.kubelet = startKubelet(s.Socket, s.Interval, s.Observer)
@@ -93,8 +94,9 @@ func (r *Resolver) Owner(pid int, device string) Owner {
 	}
 	if name, ok := r.pods.find(p.cgroup, r.now()); ok {
 		o.Namespace, o.Pod, o.Container = name.namespace, name.pod, name.container
-		if o.Container == "" {
-			o.Container = r.containerOf(name, device)
+		if o.Container == "" { // it is the one container of the pod that holds the device
+			a, _ := r.onlyHolder(device, func(a Allocation) bool { return a.Namespace == name.namespace && a.Pod == name.pod })
+			o.Container = a.Container
 		}
 		return o
 	}
@@ -103,41 +105,27 @@ func (r *Resolver) Owner(pid int, device string) Owner {
 	}
 	// Without the kubelet's folders, the device identifies the pod if one container
 	// alone holds it. If several do, the pod stays empty.
-	if a, ok := r.onlyHolder(device); ok && p.cgroup.podUID != "" {
+	if a, ok := r.onlyHolder(device, func(Allocation) bool { return true }); ok && p.cgroup.podUID != "" {
 		o.Namespace, o.Pod, o.Container = a.Namespace, a.Pod, a.Container
 	}
 	return o
 }
 
-// containerOf is the one container of a pod that holds the device.
-func (r *Resolver) containerOf(name podName, device string) string {
-	found := ""
-	for _, a := range r.kubelet.allocations() {
-		if a.Namespace == name.namespace && a.Pod == name.pod && a.Device.UUID == device {
-			if found != "" && found != a.Container {
-				return ""
-			}
-			found = a.Container
-		}
+// onlyHolder is the one allocation of the device that matches; false if there are none or
+// several.
+func (r *Resolver) onlyHolder(device string, matches func(Allocation) bool) (Allocation, bool) {
+	holders := slices.DeleteFunc(slices.Clone(r.kubelet.allocations()), func(a Allocation) bool {
+		return a.Device.UUID != device || !matches(a)
+	})
+	if len(holders) != 1 {
+		return Allocation{}, false
 	}
-	return found
-}
-
-func (r *Resolver) onlyHolder(device string) (Allocation, bool) {
-	var found Allocation
-	n := 0
-	for _, a := range r.kubelet.allocations() {
-		if a.Device.UUID == device {
-			found = a
-			n++
-		}
-	}
-	return found, n == 1
+	return holders[0], true
 }
 
 // process reads what does not change while a process lives, once.
 func (r *Resolver) process(pid int) (cached, bool) {
-	if !r.proc {
+	if r.fsErr != nil {
 		return cached{}, false
 	}
 	proc, err := r.fs.Proc(pid)
@@ -148,23 +136,22 @@ func (r *Resolver) process(pid int) (cached, bool) {
 	if err != nil {
 		return cached{}, false
 	}
-	now := r.now()
 	r.mu.Lock()
-	known, ok := r.cache[pid]
-	if ok && known.start == stat.Starttime {
-		known.used = now
-		r.cache[pid] = known
-		r.mu.Unlock()
-		return known, true
-	}
+	p, known := r.cache[pid]
 	r.mu.Unlock()
-	p := cached{start: stat.Starttime, executable: stat.Comm, used: now, cgroup: cgroupOf(proc)}
-	if exe, err := proc.Executable(); err == nil && exe != "" {
-		p.executable = path.Base(trimDeleted(exe))
+	if !known || p.start != stat.Starttime {
+		p = cached{start: stat.Starttime, executable: stat.Comm, cgroup: cgroupOf(proc)}
+		if exe, err := proc.Executable(); err == nil && exe != "" {
+			// The kernel marks a file that was replaced.
+			p.executable = path.Base(strings.TrimSuffix(exe, " (deleted)"))
+		}
 	}
+	p.used = r.now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.forget(now)
+	if !known {
+		r.forget(p.used)
+	}
 	r.cache[pid] = p
 	return p, true
 }
@@ -179,15 +166,6 @@ func (r *Resolver) forget(now time.Time) {
 			delete(r.cache, pid)
 		}
 	}
-}
-
-// trimDeleted removes what the kernel appends when the file was replaced.
-func trimDeleted(exe string) string {
-	const deleted = " (deleted)"
-	if len(exe) > len(deleted) && exe[len(exe)-len(deleted):] == deleted {
-		return exe[:len(exe)-len(deleted)]
-	}
-	return exe
 }
 
 func cgroupOf(proc procfs.Proc) cgroupOwner {
@@ -212,12 +190,5 @@ func cgroupOf(proc procfs.Proc) cgroupOwner {
 	return o
 }
 
-var errNoProc = errors.New("the process table cannot be read")
-
 // Check returns an error if the process table cannot be read.
-func (r *Resolver) Check() error {
-	if !r.proc {
-		return errNoProc
-	}
-	return nil
-}
+func (r *Resolver) Check() error { return r.fsErr }

@@ -55,7 +55,7 @@ func (w *worker) enumerateInstances(gpu nvml.Device) error {
 		switch {
 		case nvml.IsNotFound(err):
 			continue
-		case nvml.IsInvalid(err), err != nil && nvml.KindOf(err) == nvml.NotSupported:
+		case nvml.IsInvalid(err), nvml.KindOf(err) == nvml.NotSupported:
 			return nil // no more places, or MIG was switched off a moment ago
 		case err != nil:
 			return err

@@ -144,11 +144,11 @@ func (w *worker) readRows(device nvml.Device, states *rowStates, mig bool) (a an
 		err := row.Read(device, &w.out)
 		// What the sampler observed before is not an answer of the GPU now.
 		a.answered = a.answered || !row.Sampled && len(w.out.Samples) > before
-		switch kind := nvml.KindOf(err); {
+		switch {
 		case isGone(err):
 			w.reading.Lost = err
 			return a
-		case err != nil && (kind == nvml.NotSupported || kind == nvml.Missing):
+		case nvml.IsUnsupported(err):
 			states.disabled[i] = true
 			w.change(Change{Row: row, Err: err, Disabled: true})
 			continue
@@ -178,11 +178,7 @@ func (w *worker) change(c Change) {
 
 // isGone reports whether an error means that the GPU or the driver is gone.
 func isGone(err error) bool {
-	switch nvml.KindOf(err) {
-	case nvml.Lost, nvml.DriverGone, nvml.VersionMismatch:
-		return true
-	}
-	return false
+	return nvml.KindOf(err) == nvml.Lost || nvml.IsDriverGone(err)
 }
 
 var errEveryCallFails = errors.New("every call on the GPU fails")

@@ -18,41 +18,26 @@ var (
 // maxClockMHz is beyond what any clock runs at: more is not a valid reading.
 const maxClockMHz = 100_000
 
-func clockRows() []Row {
-	var rows []Row
-	for _, domain := range [...]struct {
-		name  string
-		clock nvml.ClockDomain
-		label metadata.AttributeHwGpuClock
-	}{
-		{"graphics", nvml.ClockGraphics, metadata.AttributeHwGpuClockGraphics},
-		{"sm", nvml.ClockSM, metadata.AttributeHwGpuClockSm},
-		{"memory", nvml.ClockMemory, metadata.AttributeHwGpuClockMemory},
-		{"video", nvml.ClockVideo, metadata.AttributeHwGpuClockVideo},
-	} {
-		row := func(
-			name, needs string, m with1[float64, metadata.AttributeHwGpuClock],
-			ask func(nvml.Device, nvml.ClockDomain) (uint32, error),
-		) Row {
-			return Row{
-				Name: name, Needs: needs, metrics: []*Metric{m.Metric},
-				read: func(d nvml.Device, out *Output) error {
-					mhz, err := ask(d, domain.clock)
-					out.putIf(err == nil && mhz <= maxClockMHz, m.Of(float64(mhz)*1e6, domain.label))
-					return err
-				},
-			}
-		}
+var clocks = [...]struct {
+	domain nvml.ClockDomain
+	label  metadata.AttributeHwGpuClock
+}{
+	{nvml.ClockGraphics, metadata.AttributeHwGpuClockGraphics},
+	{nvml.ClockSM, metadata.AttributeHwGpuClockSm},
+	{nvml.ClockMemory, metadata.AttributeHwGpuClockMemory},
+	{nvml.ClockVideo, metadata.AttributeHwGpuClockVideo},
+}
+
+func clockRows() (rows []Row) {
+	for _, c := range clocks {
+		name := "clock." + c.label.String()
 		rows = append(rows,
-			row("clock."+domain.name, "nvmlDeviceGetClockInfo", clockFrequency, nvml.Device.Clock),
-			row("clock."+domain.name+".limit", "nvmlDeviceGetMaxClockInfo", clockLimit, nvml.Device.MaxClock))
+			single(name, func(d nvml.Device) (uint32, error) { return d.Clock(c.domain) }, 0, maxClockMHz,
+				func(mhz uint32) Sample { return clockFrequency.Of(float64(mhz)*1e6, c.label) }),
+			single(name+".limit", func(d nvml.Device) (uint32, error) { return d.MaxClock(c.domain) }, 0, maxClockMHz,
+				func(mhz uint32) Sample { return clockLimit.Of(float64(mhz)*1e6, c.label) }))
 	}
-	return append(rows, Row{
-		Name: "performance_state", Needs: "nvmlDeviceGetPerformanceState", metrics: []*Metric{performanceState.Metric},
-		read: func(d nvml.Device, out *Output) error {
-			p, err := d.PerformanceState()
-			out.putIf(err == nil && p <= 15, performanceState.Of(int64(p))) // 32 is NVML's "unknown"
-			return err
-		},
-	})
+	// 32 is NVML's "unknown".
+	return append(rows, single("performance_state", nvml.Device.PerformanceState, 0, 15,
+		func(p uint32) Sample { return performanceState.Of(int64(p)) }))
 }

@@ -45,7 +45,6 @@ func eccRow(location eccLocation, lifetime eccLifetime, e errorType) Row {
 	which := nvml.EccCounter{Uncorrected: e == uncorrected, Aggregate: lifetime == aggregate, DRAM: location == dram}
 	return Row{
 		Name:    "ecc." + location.String() + "." + e.String() + "." + lifetime.String(),
-		Needs:   "nvmlDeviceGetMemoryErrorCounter",
 		Status:  !which.Aggregate,
 		metrics: []*Metric{eccErrors.Metric},
 		read: func(d nvml.Device, out *Output) error {

@@ -32,10 +32,10 @@ const (
 func fanRows() []Row {
 	return []Row{
 		{
-			Name: "fans", Needs: "nvmlDeviceGetFanSpeed_v2", metrics: []*Metric{fanSpeedRatio.Metric},
+			Name: "fans", metrics: []*Metric{fanSpeedRatio.Metric},
 			read: func(d nvml.Device, out *Output) error {
 				count, err := d.FanCount()
-				if unsupported(err) {
+				if nvml.IsUnsupported(err) {
 					count, err = 1, nil // before driver 510: asking for fan 0 shows whether there is one
 				}
 				if err != nil {
@@ -52,7 +52,7 @@ func fanRows() []Row {
 			},
 		},
 		{
-			Name: "fans.rpm", Needs: "nvmlDeviceGetFanSpeedRPM", metrics: []*Metric{fanSpeed.Metric},
+			Name: "fans.rpm", metrics: []*Metric{fanSpeed.Metric},
 			read: func(d nvml.Device, out *Output) error {
 				rpm, err := d.FanRPM()
 				if nvml.IsInvalid(err) {

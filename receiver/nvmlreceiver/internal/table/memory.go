@@ -15,16 +15,13 @@ var (
 	bar1Used          = newPlain(level, "hw.gpu.bar1.usage", (*builder).RecordHwGpuBar1UsageDataPoint)
 )
 
-const (
-	memoryFunctions = "nvmlDeviceGetMemoryInfo_v2|nvmlDeviceGetMemoryInfo"
-	// maxMemoryBytes is beyond the memory of any GPU: more is not a valid reading.
-	maxMemoryBytes = 1 << 50
-)
+// maxMemoryBytes is beyond the memory of any GPU: more is not a valid reading.
+const maxMemoryBytes = 1 << 50
 
 func memoryRows() []Row {
 	return []Row{
 		{
-			Name: "memory", Needs: memoryFunctions, MIG: true,
+			Name: "memory", MIG: true,
 			metrics: []*Metric{memoryLimit.Metric, memoryUsed.Metric, memoryUtilization.Metric, memoryReserved.Metric},
 			read: func(d nvml.Device, out *Output) error {
 				m, withReserve, err := memoryInfo(d)
@@ -39,8 +36,7 @@ func memoryRows() []Row {
 			},
 		},
 		{
-			Name: "bar1", Needs: "nvmlDeviceGetBAR1MemoryInfo",
-			metrics: []*Metric{bar1Limit.Metric, bar1Used.Metric},
+			Name: "bar1", metrics: []*Metric{bar1Limit.Metric, bar1Used.Metric},
 			read: func(d nvml.Device, out *Output) error {
 				m, err := d.BAR1MemoryInfo()
 				valid := err == nil && m.Total < maxMemoryBytes && m.Used <= m.Total
@@ -54,7 +50,7 @@ func memoryRows() []Row {
 
 // memoryInfo reads the memory. Drivers before 510 count the reserve as used.
 func memoryInfo(d nvml.Device) (m nvml.Memory, withReserve bool, err error) {
-	if m, err = d.MemoryInfo(); unsupported(err) {
+	if m, err = d.MemoryInfo(); nvml.IsUnsupported(err) {
 		m, err = d.MemoryInfoV1()
 		return m, false, err
 	}

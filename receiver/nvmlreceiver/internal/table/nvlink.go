@@ -55,19 +55,19 @@ func nvlinkRows() []Row {
 	rows := make([]Row, 0, 2+len(linkErrors))
 	rows = append(rows,
 		Row{
-			Name: "nvlink.state", Needs: "nvmlDeviceGetNvLinkState", metrics: []*Metric{nvlinkState.Metric},
+			Name: "nvlink.state", metrics: []*Metric{nvlinkState.Metric},
 			read: func(d nvml.Device, out *Output) error {
 				return eachLink(func(link int) error {
 					active, err := d.NVLinkActive(link)
-					out.putIf(err == nil, nvlinkState.Of(flag(active), linkNames[link], 0))
+					out.putIf(err == nil, nvlinkState.Of(Flag(active), linkNames[link], 0))
 					return err
 				})
 			},
 		},
-		Row{Name: "nvlink.io", Needs: "nvmlDeviceGetFieldValues", metrics: []*Metric{nvlinkIO.Metric}, read: readLinkIO})
+		Row{Name: "nvlink.io", metrics: []*Metric{nvlinkIO.Metric}, read: readLinkIO})
 	for _, e := range &linkErrors {
 		rows = append(rows, Row{
-			Name: "nvlink.errors." + e.label.String(), Needs: "nvmlDeviceGetNvLinkErrorCounter", metrics: []*Metric{nvlinkErrors.Metric},
+			Name: "nvlink.errors." + e.label.String(), metrics: []*Metric{nvlinkErrors.Metric},
 			read: func(d nvml.Device, out *Output) error {
 				return eachLink(func(link int) error {
 					n, err := d.NVLinkErrors(link, e.counter)
@@ -110,14 +110,12 @@ func readLinkIO(d nvml.Device, out *Output) error {
 	}
 	for i := range out.fields {
 		v := &out.fields[i]
-		if err := nvml.FieldError(v); err != nil {
-			if i == 0 {
-				return nvml.ErrNotSupported("nvmlDeviceGetFieldValues")
-			}
-			continue // the GPU does not have this link
+		kib, err := nvml.FieldNumber(v)
+		if err != nil && i == 0 {
+			return nvml.ErrNotSupported("nvmlDeviceGetFieldValues")
 		}
-		kib := nvml.FieldNumber(v)
-		out.putIf(kib >= 0 && kib < 1<<52, nvlinkIO.Of(int64(kib)*1024, linkNames[v.ScopeId], directions[i%len(directions)]))
+		// An error means that the GPU does not have this link.
+		out.putIf(err == nil && kib >= 0 && kib < 1<<52, nvlinkIO.Of(int64(kib)*1024, linkNames[v.ScopeId], directions[i%len(directions)]))
 	}
 	return nil
 }

@@ -5,6 +5,8 @@
 package table
 
 import (
+	"math"
+
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 )
@@ -37,16 +39,12 @@ const maxPCIe = 64
 func pcieRows() []Row {
 	const current, limit = metadata.AttributeHwGpuPcieStateCurrent, metadata.AttributeHwGpuPcieStateMax
 	return []Row{
-		pcieLinkRow("generation", "nvmlDeviceGetCurrPcieLinkGeneration", pcieGeneration, current,
-			nvml.Device.PcieGeneration, func(h *Health) *int { return &h.Generation }),
-		pcieLinkRow("generation.max", "nvmlDeviceGetMaxPcieLinkGeneration", pcieGeneration, limit,
-			nvml.Device.MaxPcieGeneration, func(h *Health) *int { return &h.MaxGeneration }),
-		pcieLinkRow("width", "nvmlDeviceGetCurrPcieLinkWidth", pcieWidth, current,
-			nvml.Device.PcieWidth, func(h *Health) *int { return &h.Width }),
-		pcieLinkRow("width.max", "nvmlDeviceGetMaxPcieLinkWidth", pcieWidth, limit,
-			nvml.Device.MaxPcieWidth, func(h *Health) *int { return &h.MaxWidth }),
+		pcieLinkRow("generation", pcieGeneration, current, nvml.Device.PcieGeneration, func(h *Health) *int { return &h.Generation }),
+		pcieLinkRow("generation.max", pcieGeneration, limit, nvml.Device.MaxPcieGeneration, func(h *Health) *int { return &h.MaxGeneration }),
+		pcieLinkRow("width", pcieWidth, current, nvml.Device.PcieWidth, func(h *Health) *int { return &h.Width }),
+		pcieLinkRow("width.max", pcieWidth, limit, nvml.Device.MaxPcieWidth, func(h *Health) *int { return &h.MaxWidth }),
 		{
-			Name: "pcie.io", Needs: "nvmlDeviceGetFieldValues", metrics: []*Metric{pcieIO.Metric},
+			Name: "pcie.io", metrics: []*Metric{pcieIO.Metric},
 			read: func(d nvml.Device, out *Output) error {
 				p := &out.Peaks.pcie
 				if err := p.read(d); err != nil {
@@ -59,25 +57,20 @@ func pcieRows() []Row {
 				return nil
 			},
 		},
-		{
-			Name: "pcie.replays", Needs: "nvmlDeviceGetPcieReplayCounter", metrics: []*Metric{pcieReplays.Metric},
-			read: func(d nvml.Device, out *Output) error {
-				n, err := d.PcieReplays()
-				out.putIf(err == nil && n < 1<<32-1, pcieReplays.Of(int64(n))) // all ones: not a valid count
-				return err
-			},
-		},
+		// All ones is not a valid count.
+		single("pcie.replays", nvml.Device.PcieReplays, 0, math.MaxUint32-1,
+			func(n int) Sample { return pcieReplays.Of(int64(n)) }),
 	}
 }
 
 // pcieLinkRow is the row of one property of the link, which becomes part of the health
 // too.
 func pcieLinkRow(
-	name, needs string, m with1[int64, pcieState], state pcieState,
+	name string, m with1[int64, pcieState], state pcieState,
 	ask func(nvml.Device) (int, error), health func(*Health) *int,
 ) Row {
 	return Row{
-		Name: "pcie." + name, Needs: needs, Status: true, metrics: []*Metric{m.Metric},
+		Name: "pcie." + name, Status: true, metrics: []*Metric{m.Metric},
 		read: func(d nvml.Device, out *Output) error {
 			v, err := ask(d)
 			if err == nil && v >= 0 && v <= maxPCIe {
@@ -104,11 +97,12 @@ func (p *pcieCounters) read(d nvml.Device) error {
 	}
 	for i := range p.fields {
 		v := &p.fields[i]
-		if err := nvml.FieldError(v); err != nil {
+		n, err := nvml.FieldNumber(v)
+		if err != nil {
 			return err
 		}
 		p.short = nvml.FieldIsShort(v)
-		if n := nvml.FieldNumber(v); n >= 0 && n < 1<<62 {
+		if n >= 0 && n < 1<<62 {
 			p.counters[i].update(uint64(n), p.short)
 		}
 	}

@@ -22,14 +22,14 @@ var (
 func peakRows() []Row {
 	return []Row{
 		{
-			Name: "peaks.memory", Needs: memoryFunctions, Sampled: true, MIG: true, metrics: []*Metric{memoryPeak.Metric},
+			Name: "peaks.memory", Sampled: true, MIG: true, metrics: []*Metric{memoryPeak.Metric},
 			read: func(_ nvml.Device, out *Output) error {
 				out.putIf(out.Peaks.memorySeen, memoryPeak.Of(int64(out.Peaks.memoryMax)))
 				return nil
 			},
 		},
 		{
-			Name: "peaks.utilization", Needs: "nvmlDeviceGetSamples|nvmlDeviceGetUtilizationRates", Sampled: true,
+			Name: "peaks.utilization", Sampled: true,
 			metrics: []*Metric{utilizationPeak.Metric, utilizationMean.Metric, activeTime.Metric},
 			read: func(_ nvml.Device, out *Output) error {
 				for i := range out.Peaks.engines {
@@ -158,7 +158,7 @@ func (p *Peaks) drain(d nvml.Device, i int, now time.Time) {
 	}
 	var err error
 	p.scratch, err = d.UtilizationSamples(engine, since, p.scratch[:0])
-	if unsupported(err) {
+	if nvml.IsUnsupported(err) {
 		// The general utilisation can be polled; the engines' is in hw.gpu.utilization.
 		e.polled, e.disabled = engine == nvml.SampledGeneral, engine != nvml.SampledGeneral
 		return
@@ -174,7 +174,7 @@ func (p *Peaks) drain(d nvml.Device, i int, now time.Time) {
 func (e *peakWindow) poll(d nvml.Device, now time.Time) {
 	u, err := d.UtilizationRates()
 	switch {
-	case err != nil && nvml.KindOf(err) == nvml.NotSupported:
+	case nvml.IsUnsupported(err):
 		e.polled, e.disabled = false, true // a GPU with MIG on
 	case err == nil && u.Gpu <= 100:
 		e.add(uint64(now.UnixMicro()), float64(u.Gpu))

@@ -31,18 +31,12 @@ const maxPowerMilliwatts = 10_000_000
 
 func powerRows() []Row {
 	return []Row{
+		{Name: "power", metrics: []*Metric{power.Metric}, read: readPower},
+		powerLimitRow(metadata.AttributeHwPowerLimitTypeEnforced, nvml.Device.EnforcedPowerLimit),
+		powerLimitRow(metadata.AttributeHwPowerLimitTypeRequested, nvml.Device.PowerLimit),
+		powerLimitRow(metadata.AttributeHwPowerLimitTypeDefault, nvml.Device.DefaultPowerLimit),
 		{
-			Name: "power", Needs: "nvmlDeviceGetFieldValues|nvmlDeviceGetPowerUsage",
-			metrics: []*Metric{power.Metric}, read: readPower,
-		},
-		powerLimitRow("enforced", "nvmlDeviceGetEnforcedPowerLimit",
-			metadata.AttributeHwPowerLimitTypeEnforced, nvml.Device.EnforcedPowerLimit),
-		powerLimitRow("requested", "nvmlDeviceGetPowerManagementLimit",
-			metadata.AttributeHwPowerLimitTypeRequested, nvml.Device.PowerLimit),
-		powerLimitRow("default", "nvmlDeviceGetPowerManagementDefaultLimit",
-			metadata.AttributeHwPowerLimitTypeDefault, nvml.Device.DefaultPowerLimit),
-		{
-			Name: "power.limit.range", Needs: "nvmlDeviceGetPowerManagementLimitConstraints", metrics: []*Metric{powerLimit.Metric},
+			Name: "power.limit.range", metrics: []*Metric{powerLimit.Metric},
 			read: func(d nvml.Device, out *Output) error {
 				r, err := d.PowerLimitRange()
 				valid := err == nil && r.Max <= maxPowerMilliwatts
@@ -51,22 +45,18 @@ func powerRows() []Row {
 				return err
 			},
 		},
-		{
-			Name: "energy", Needs: "nvmlDeviceGetTotalEnergyConsumption|nvmlDeviceGetPowerUsage",
-			metrics: []*Metric{energy.Metric}, read: readEnergy,
-		},
+		{Name: "energy", metrics: []*Metric{energy.Metric}, read: readEnergy},
 	}
 }
 
 func readPower(d nvml.Device, out *Output) error {
 	before := len(out.Samples)
-	values, err := out.fieldValues(d, nvml.FieldPowerInstant, nvml.FieldPowerAverage)
-	if err == nil {
+	if values, err := out.fieldValues(d, nvml.FieldPowerInstant, nvml.FieldPowerAverage); err == nil {
 		for i, scope := range [...]metadata.AttributeHwGpuPowerScope{
 			metadata.AttributeHwGpuPowerScopeInstant, metadata.AttributeHwGpuPowerScopeAverage,
 		} {
-			mw := nvml.FieldNumber(&values[i])
-			out.putIf(nvml.FieldError(&values[i]) == nil && mw >= 0 && mw <= maxPowerMilliwatts, power.Of(mw/1000, scope))
+			mw, err := nvml.FieldNumber(&values[i])
+			out.putIf(err == nil && mw >= 0 && mw <= maxPowerMilliwatts, power.Of(mw/1000, scope))
 		}
 	}
 	if len(out.Samples) > before {
@@ -79,15 +69,9 @@ func readPower(d nvml.Device, out *Output) error {
 	return err
 }
 
-func powerLimitRow(name, needs string, limit metadata.AttributeHwPowerLimitType, ask func(nvml.Device) (uint32, error)) Row {
-	return Row{
-		Name: "power.limit." + name, Needs: needs, metrics: []*Metric{powerLimit.Metric},
-		read: func(d nvml.Device, out *Output) error {
-			mw, err := ask(d)
-			out.putIf(err == nil && mw <= maxPowerMilliwatts, powerLimit.Of(float64(mw)/1000, limit))
-			return err
-		},
-	}
+func powerLimitRow(limit metadata.AttributeHwPowerLimitType, ask func(nvml.Device) (uint32, error)) Row {
+	return single("power.limit."+limit.String(), ask, 0, maxPowerMilliwatts,
+		func(mw uint32) Sample { return powerLimit.Of(float64(mw)/1000, limit) })
 }
 
 // readEnergy reads the GPU's counter. If the GPU has none, its power is integrated, from
@@ -96,7 +80,7 @@ func readEnergy(d nvml.Device, out *Output) error {
 	e := &out.Peaks.energy
 	if !e.integrates {
 		mj, err := d.TotalEnergy()
-		if !unsupported(err) {
+		if !nvml.IsUnsupported(err) {
 			out.putIf(err == nil && mj < 1<<62, energy.Of(float64(mj)/1000, metadata.AttributeHwGpuEnergySourceCounter))
 			return err
 		}

@@ -6,6 +6,7 @@ package table
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
@@ -63,7 +64,7 @@ func (t *Processes) Relearn() { t.noUtilization = false }
 
 func processRows() []Row {
 	return []Row{{
-		Name: "processes", Needs: nvml.ComputeProcesses, metrics: []*Metric{processMemory.Metric, processUtilization.Metric},
+		Name: "processes", metrics: []*Metric{processMemory.Metric, processUtilization.Metric},
 		read: func(d nvml.Device, out *Output) error {
 			if err := readProcesses(d, out); err != nil {
 				return err
@@ -134,11 +135,9 @@ func (t *Processes) process(pid uint32, device string) *Process {
 }
 
 func (t *Processes) forgetEnded() {
-	for pid := range t.known {
-		if !slices.ContainsFunc(t.running, func(r nvml.RunningProcess) bool { return r.PID == pid }) {
-			delete(t.known, pid)
-		}
-	}
+	maps.DeleteFunc(t.known, func(pid uint32, _ *Process) bool {
+		return !slices.ContainsFunc(t.running, func(r nvml.RunningProcess) bool { return r.PID == pid })
+	})
 }
 
 // readProcessUtilization gives each running process the mean of its samples. The driver
@@ -154,7 +153,7 @@ func readProcessUtilization(d nvml.Device, out *Output) error {
 	}
 	var err error
 	t.utilization, err = d.ProcessUtilizations(t.since, t.utilization[:0])
-	if unsupported(err) {
+	if nvml.IsUnsupported(err) {
 		t.noUtilization = true // with MIG on, or before Maxwell
 		return nil
 	}

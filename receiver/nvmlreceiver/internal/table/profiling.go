@@ -59,7 +59,7 @@ var profilingCounters = func() (counters [len(profiled)]nvml.GPMMetric) {
 // one has none.
 func profilingRows() []Row {
 	return []Row{{
-		Name: "profiling", Needs: "nvmlGpmMetricsGet", MIG: true,
+		Name: "profiling", MIG: true,
 		metrics: []*Metric{
 			engineActive.Metric, smActive.Metric, smOccupancy.Metric,
 			pipeActive.Metric, memoryActive.Metric, ioRate.Metric,

@@ -30,35 +30,29 @@ const (
 func repairRows() []Row {
 	return []Row{
 		causeRow("row_remaps", rowRemaps, nvml.FieldRemapCorrectable, nvml.FieldRemapUncorrectable),
-		{
-			Name: "row_remaps.banks", Needs: "nvmlDeviceGetRowRemapperHistogram", Status: true,
-			metrics: []*Metric{rowRemapsBanks.Metric}, read: readRemapBanks,
-		},
-		flagRow("row_remaps.pending", rowRemapsPending, nvml.FieldRemapPending, func(h *Health) *bool { return &h.RepairPending }),
-		flagRow("row_remaps.failed", rowRemapsFailed, nvml.FieldRemapFailure, func(h *Health) *bool { return &h.RepairFailed }),
+		{Name: "row_remaps.banks", Status: true, metrics: []*Metric{rowRemapsBanks.Metric}, read: readRemapBanks},
+		flagRow("row_remaps.pending", rowRemapsPending, nvml.FieldRemapPending, (*Health).pending),
+		flagRow("row_remaps.failed", rowRemapsFailed, nvml.FieldRemapFailure, (*Health).failed),
 		causeRow("retired_pages", retiredPages, nvml.FieldRetiredSingleBit, nvml.FieldRetiredDoubleBit),
-		flagRow("retired_pages.pending", retiredPagesPending, nvml.FieldRetiredPending, func(h *Health) *bool { return &h.RepairPending }),
-		{
-			Name: "recovery_action", Needs: "nvmlDeviceGetFieldValues", Status: true,
-			metrics: []*Metric{recoveryAction.Metric}, read: readRecoveryAction,
-		},
+		flagRow("retired_pages.pending", retiredPagesPending, nvml.FieldRetiredPending, (*Health).pending),
+		{Name: "recovery_action", Status: true, metrics: []*Metric{recoveryAction.Metric}, read: readRecoveryAction},
 	}
 }
 
 // causeRow reads a pair of counters: after correctable and after uncorrectable errors.
 func causeRow(name string, m with1[int64, errorType], afterCorrected, afterUncorrected uint32) Row {
 	return Row{
-		Name: name, Needs: "nvmlDeviceGetFieldValues", metrics: []*Metric{m.Metric},
+		Name: name, metrics: []*Metric{m.Metric},
 		read: func(d nvml.Device, out *Output) error {
 			values, err := out.fieldValues(d, afterCorrected, afterUncorrected)
 			if err != nil {
 				return err
 			}
 			for i, e := range [...]errorType{corrected, uncorrected} {
-				if err := nvml.FieldError(&values[i]); err != nil {
+				n, err := nvml.FieldNumber(&values[i])
+				if err != nil {
 					return err
 				}
-				n := nvml.FieldNumber(&values[i])
 				out.putIf(n >= 0 && n < maxRepairs, m.Of(int64(n), e))
 			}
 			return nil
@@ -69,7 +63,7 @@ func causeRow(name string, m with1[int64, errorType], afterCorrected, afterUncor
 // flagRow reads a field that is 0 or 1, which becomes part of the health too.
 func flagRow(name string, m plain[int64], field uint32, health func(*Health) *bool) Row {
 	return Row{
-		Name: name, Needs: "nvmlDeviceGetFieldValues", Status: true, metrics: []*Metric{m.Metric},
+		Name: name, Status: true, metrics: []*Metric{m.Metric},
 		read: func(d nvml.Device, out *Output) error {
 			v, err := out.fieldValue(d, field)
 			if err == nil && (v == 0 || v == 1) {
@@ -80,6 +74,10 @@ func flagRow(name string, m plain[int64], field uint32, health func(*Health) *bo
 		},
 	}
 }
+
+func (h *Health) pending() *bool { return &h.RepairPending }
+
+func (h *Health) failed() *bool { return &h.RepairFailed }
 
 func readRemapBanks(d nvml.Device, out *Output) error {
 	banks, err := d.RemapBanks()
@@ -132,7 +130,7 @@ func readRecoveryAction(d nvml.Device, out *Output) error {
 	for i := range recoveryActions {
 		a := &recoveryActions[i]
 		is := i == int(wanted)
-		out.put(recoveryAction.Of(flag(is), a.action))
+		out.put(recoveryAction.Of(Flag(is), a.action))
 		if is {
 			out.Health.RecoveryNeeded = a.unusable
 			out.Health.RepairPending = out.Health.RepairPending || i > 0 && !a.unusable

@@ -153,25 +153,16 @@ func (o *Output) fieldValues(d nvml.Device, ids ...uint32) ([]nvml.FieldValue, e
 // fieldValue asks for one field value.
 func (o *Output) fieldValue(d nvml.Device, id uint32) (float64, error) {
 	values, err := o.fieldValues(d, id)
-	if err == nil {
-		err = nvml.FieldError(&values[0])
-	}
 	if err != nil {
 		return 0, err
 	}
-	return nvml.FieldNumber(&values[0]), nil
+	return nvml.FieldNumber(&values[0])
 }
 
-// flag is the value of a metric that is 1 or 0.
-func flag(set bool) int64 {
+// Flag is the value of a metric that is 1 or 0.
+func Flag(set bool) int64 {
 	if set {
 		return 1
 	}
 	return 0
-}
-
-// unsupported reports an error that is final for this GPU.
-func unsupported(err error) bool {
-	kind := nvml.KindOf(err)
-	return err != nil && (kind == nvml.NotSupported || kind == nvml.Missing)
 }

@@ -4,7 +4,7 @@
 
 // Package table lists what is read of a GPU: one row for each question to NVML, with
 // the metrics that its answer becomes. A new metric is one entry in metadata.yaml and
-// one definition and put in a row here.
+// one definition and row here: [single] if its value is one number.
 package table
 
 import (
@@ -18,9 +18,6 @@ import (
 type Row struct {
 	// Name identifies the row in logs and in the receiver's own telemetry.
 	Name string
-	// Needs is the NVML function that the question calls; alternatives are joined by
-	// "|". If the library has none of them, the row is disabled.
-	Needs string
 	// Status rows are read even if their metrics are disabled: hw.status depends on
 	// them.
 	Status bool
@@ -31,22 +28,35 @@ type Row struct {
 
 	metrics []*Metric
 	// read asks the GPU and puts the answer into out. The error decides what follows:
-	// not supported disables the row for this GPU, lost ends the pass over the GPU,
-	// others are counted and logged. What was put before an error is discarded.
+	// not supported, or a function that the library lacks, disables the row for this
+	// GPU, lost ends the pass over the GPU, others are counted and logged. What was put
+	// before an error is discarded.
 	read func(d nvml.Device, out *Output) error
 }
 
 // Read asks a device and adds the answer to out: all of it or, with an error, nothing.
 func (r *Row) Read(d nvml.Device, out *Output) error {
-	if !d.Has(r.Needs) {
-		return nvml.ErrMissing(r.Needs)
-	}
 	before := len(out.Samples)
 	err := r.read(d, out)
 	if err != nil {
 		out.Samples = out.Samples[:before]
 	}
 	return err
+}
+
+// single is the row of one number: ask reads it, and if it is a valid reading, from low
+// to high, sample makes a sample of it.
+func single[N int | int32 | uint32](
+	name string, ask func(nvml.Device) (N, error), low, high N, sample func(N) Sample,
+) Row {
+	return Row{
+		Name: name, metrics: []*Metric{sample(low).Metric},
+		read: func(d nvml.Device, out *Output) error {
+			n, err := ask(d)
+			out.putIf(err == nil && n >= low && n <= high, sample(n))
+			return err
+		},
+	}
 }
 
 // Rows returns what a configuration needs, in the order in which it is read.

@@ -26,16 +26,10 @@ const maxTemperatureCelsius = 250
 
 func temperatureRows() []Row {
 	return []Row{
+		single("temperature", nvml.Device.Temperature, 0, maxTemperatureCelsius,
+			func(t uint32) Sample { return temperature.Of(float64(t), metadata.AttributeHwSensorLocationGpu) }),
 		{
-			Name: "temperature", Needs: "nvmlDeviceGetTemperature", metrics: []*Metric{temperature.Metric},
-			read: func(d nvml.Device, out *Output) error {
-				t, err := d.Temperature()
-				out.putIf(err == nil && t <= maxTemperatureCelsius, temperature.Of(float64(t), metadata.AttributeHwSensorLocationGpu))
-				return err
-			},
-		},
-		{
-			Name: "temperature.memory", Needs: "nvmlDeviceGetFieldValues", metrics: []*Metric{temperature.Metric},
+			Name: "temperature.memory", metrics: []*Metric{temperature.Metric},
 			read: func(d nvml.Device, out *Output) error {
 				t, err := out.fieldValue(d, nvml.FieldMemoryTemperature)
 				// GPUs without the sensor report 0.
@@ -43,14 +37,8 @@ func temperatureRows() []Row {
 				return err
 			},
 		},
-		{
-			Name: "temperature.margin", Needs: "nvmlDeviceGetMarginTemperature", metrics: []*Metric{temperatureMargin.Metric},
-			read: func(d nvml.Device, out *Output) error {
-				t, err := d.MarginTemperature()
-				out.putIf(err == nil && t >= -maxTemperatureCelsius && t <= maxTemperatureCelsius, temperatureMargin.Of(float64(t)))
-				return err
-			},
-		},
+		single("temperature.margin", nvml.Device.MarginTemperature, -maxTemperatureCelsius, maxTemperatureCelsius,
+			func(t int32) Sample { return temperatureMargin.Of(float64(t)) }),
 		temperatureLimitRow("shutdown", nvml.TemperatureShutdown, metadata.AttributeHwLimitTypeHighCritical),
 		temperatureLimitRow("slowdown", nvml.TemperatureSlowdown, metadata.AttributeHwLimitTypeHighDegraded),
 		temperatureLimitRow("max", nvml.TemperatureGPUMax, metadata.AttributeHwLimitTypeMax),
@@ -59,12 +47,7 @@ func temperatureRows() []Row {
 }
 
 func temperatureLimitRow(name string, which nvml.TemperatureLimitType, limit metadata.AttributeHwLimitType) Row {
-	return Row{
-		Name: "temperature.limit." + name, Needs: "nvmlDeviceGetTemperatureThreshold", metrics: []*Metric{temperatureLimit.Metric},
-		read: func(d nvml.Device, out *Output) error {
-			t, err := d.TemperatureLimit(which)
-			out.putIf(err == nil && t > 0 && t <= maxTemperatureCelsius, temperatureLimit.Of(float64(t), limit))
-			return err
-		},
-	}
+	ask := func(d nvml.Device) (uint32, error) { return d.TemperatureLimit(which) }
+	return single("temperature.limit."+name, ask, 1, maxTemperatureCelsius,
+		func(t uint32) Sample { return temperatureLimit.Of(float64(t), limit) })
 }

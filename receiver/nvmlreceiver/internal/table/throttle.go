@@ -14,40 +14,31 @@ var (
 	throttleActive = newWith1(level, "hw.gpu.throttle.active", (*builder).RecordHwGpuThrottleActiveDataPoint)
 )
 
-// The bits of nvmlClocksEventReasons in nvml.h.
-const (
-	idle              = 0x001
-	applicationClocks = 0x002
-	swPowerCap        = 0x004
-	hwSlowdown        = 0x008
-	syncBoost         = 0x010
-	swThermal         = 0x020
-	hwThermalSlowdown = 0x040
-	hwPowerBrake      = 0x080
-	displayClock      = 0x100
-	boardLimit        = 0x200
-	reliability       = 0x400
-)
-
-var throttleBits = [...]struct {
-	bit    uint64
-	reason metadata.AttributeHwGpuThrottleActiveReason
-}{
-	{idle, metadata.AttributeHwGpuThrottleActiveReasonGpuIdle},
-	{applicationClocks, metadata.AttributeHwGpuThrottleActiveReasonApplicationsClocks},
-	{swPowerCap, metadata.AttributeHwGpuThrottleActiveReasonSwPowerCap},
-	{hwSlowdown, metadata.AttributeHwGpuThrottleActiveReasonHwSlowdown},
-	{syncBoost, metadata.AttributeHwGpuThrottleActiveReasonSyncBoost},
-	{swThermal, metadata.AttributeHwGpuThrottleActiveReasonSwThermal},
-	{hwThermalSlowdown, metadata.AttributeHwGpuThrottleActiveReasonHwThermal},
-	{hwPowerBrake, metadata.AttributeHwGpuThrottleActiveReasonHwPowerBrake},
-	{displayClock, metadata.AttributeHwGpuThrottleActiveReasonDisplayClock},
-	{boardLimit, metadata.AttributeHwGpuThrottleActiveReasonBoardLimit},
-	{reliability, metadata.AttributeHwGpuThrottleActiveReasonReliability},
+// throttleReasons are the bits of nvmlClocksEventReasons in nvml.h, from the lowest.
+var throttleReasons = [...]metadata.AttributeHwGpuThrottleActiveReason{
+	metadata.AttributeHwGpuThrottleActiveReasonGpuIdle,
+	metadata.AttributeHwGpuThrottleActiveReasonApplicationsClocks,
+	metadata.AttributeHwGpuThrottleActiveReasonSwPowerCap,
+	metadata.AttributeHwGpuThrottleActiveReasonHwSlowdown,
+	metadata.AttributeHwGpuThrottleActiveReasonSyncBoost,
+	metadata.AttributeHwGpuThrottleActiveReasonSwThermal,
+	metadata.AttributeHwGpuThrottleActiveReasonHwThermal,
+	metadata.AttributeHwGpuThrottleActiveReasonHwPowerBrake,
+	metadata.AttributeHwGpuThrottleActiveReasonDisplayClock,
+	metadata.AttributeHwGpuThrottleActiveReasonBoardLimit,
+	metadata.AttributeHwGpuThrottleActiveReasonReliability,
 }
 
-// ThrottleReasons are those whose begin and end become log records: they hold back a
-// GPU that has work to do.
+// The bits of the reasons that hold back a GPU that has work to do.
+const (
+	swPowerCap   = 1 << 2
+	hwSlowdown   = 1 << 3
+	swThermal    = 1 << 5
+	hwThermal    = 1 << 6
+	hwPowerBrake = 1 << 7
+)
+
+// ThrottleReasons are those whose begin and end become log records.
 var ThrottleReasons = [...]struct {
 	Bit  uint64 // in [Health.Throttling]
 	Name string
@@ -55,7 +46,7 @@ var ThrottleReasons = [...]struct {
 	{swPowerCap, "sw_power_cap"},
 	{hwSlowdown, "hw_slowdown"},
 	{swThermal, "sw_thermal"},
-	{hwThermalSlowdown, "hw_thermal"},
+	{hwThermal, "hw_thermal"},
 	{hwPowerBrake, "hw_power_brake"},
 }
 
@@ -76,22 +67,18 @@ var throttleCounters = [...]struct {
 
 func throttleRows() []Row {
 	return []Row{
+		{Name: "throttle.time", metrics: []*Metric{throttleTime.Metric}, read: readThrottleTime},
 		{
-			Name: "throttle.time", Needs: "nvmlDeviceGetFieldValues|nvmlDeviceGetViolationStatus",
-			metrics: []*Metric{throttleTime.Metric}, read: readThrottleTime,
-		},
-		{
-			Name: "throttle.active", Needs: "nvmlDeviceGetCurrentClocksEventReasons|nvmlDeviceGetCurrentClocksThrottleReasons", Status: true,
-			metrics: []*Metric{throttleActive.Metric},
+			Name: "throttle.active", Status: true, metrics: []*Metric{throttleActive.Metric},
 			read: func(d nvml.Device, out *Output) error {
 				bits, err := d.ThrottleReasons()
 				if err != nil {
 					return err
 				}
 				out.Health.Throttling = bits
-				out.Health.SlowedDown = bits&(hwSlowdown|hwThermalSlowdown|hwPowerBrake) != 0
-				for _, b := range &throttleBits {
-					out.put(throttleActive.Of(flag(bits&b.bit != 0), b.reason))
+				out.Health.SlowedDown = bits&(hwSlowdown|hwThermal|hwPowerBrake) != 0
+				for bit, reason := range throttleReasons {
+					out.put(throttleActive.Of(Flag(bits&(1<<bit) != 0), reason))
 				}
 				return nil
 			},
@@ -103,15 +90,17 @@ func throttleRows() []Row {
 // the older function for what they lack.
 func readThrottleTime(d nvml.Device, out *Output) error {
 	before := len(out.Samples)
-	values, err := out.fieldValues(d, nvml.FieldThrottlePowerCap, nvml.FieldThrottleSyncBoost, nvml.FieldThrottleSwThermal,
-		nvml.FieldThrottleHwThermal, nvml.FieldThrottlePowerBrake)
+	out.fields = out.fields[:0]
+	for i := range throttleCounters {
+		out.fields = append(out.fields, nvml.FieldValue{FieldId: throttleCounters[i].field})
+	}
+	err := d.FieldValues(out.fields)
 	for i := range throttleCounters {
 		t := &throttleCounters[i]
 		var ns float64
 		fieldErr := err
 		if fieldErr == nil {
-			fieldErr = nvml.FieldError(&values[i])
-			ns = nvml.FieldNumber(&values[i])
+			ns, fieldErr = nvml.FieldNumber(&out.fields[i])
 		}
 		if fieldErr != nil && t.older {
 			var older uint64

@@ -20,7 +20,7 @@ const busyPercent = 50
 func utilizationRows() []Row {
 	return []Row{
 		{
-			Name: "utilization", Needs: "nvmlDeviceGetUtilizationRates", Status: true,
+			Name: "utilization", Status: true,
 			metrics: []*Metric{utilization.Metric, bandwidthUtilization.Metric},
 			read: func(d nvml.Device, out *Output) error {
 				u, err := d.UtilizationRates()
@@ -33,20 +33,14 @@ func utilizationRows() []Row {
 				return nil
 			},
 		},
-		engineRow("encoder", "nvmlDeviceGetEncoderUtilization", metadata.AttributeHwGpuTaskEncoder, nvml.Device.EncoderUtilization),
-		engineRow("decoder", "nvmlDeviceGetDecoderUtilization", metadata.AttributeHwGpuTaskDecoder, nvml.Device.DecoderUtilization),
-		engineRow("jpeg", "nvmlDeviceGetJpgUtilization", metadata.AttributeHwGpuTaskJpeg, nvml.Device.JpegUtilization),
-		engineRow("ofa", "nvmlDeviceGetOfaUtilization", metadata.AttributeHwGpuTaskOfa, nvml.Device.OfaUtilization),
+		engineRow(metadata.AttributeHwGpuTaskEncoder, nvml.Device.EncoderUtilization),
+		engineRow(metadata.AttributeHwGpuTaskDecoder, nvml.Device.DecoderUtilization),
+		engineRow(metadata.AttributeHwGpuTaskJpeg, nvml.Device.JpegUtilization),
+		engineRow(metadata.AttributeHwGpuTaskOfa, nvml.Device.OfaUtilization),
 	}
 }
 
-func engineRow(name, needs string, task metadata.AttributeHwGpuTask, ask func(nvml.Device) (uint32, error)) Row {
-	return Row{
-		Name: "utilization." + name, Needs: needs, metrics: []*Metric{utilization.Metric},
-		read: func(d nvml.Device, out *Output) error {
-			percent, err := ask(d)
-			out.putIf(err == nil && percent <= 100, utilization.Of(float64(percent)/100, task))
-			return err
-		},
-	}
+func engineRow(task metadata.AttributeHwGpuTask, ask func(nvml.Device) (uint32, error)) Row {
+	return single("utilization."+task.String(), ask, 0, 100,
+		func(percent uint32) Sample { return utilization.Of(float64(percent)/100, task) })
 }

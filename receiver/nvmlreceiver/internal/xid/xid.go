@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package xid is the catalogue of XIDs: the numbers under which NVIDIA's driver
-// reports errors of a GPU.
+// Package xid is the catalogue of what NVIDIA's driver reports of a GPU: XIDs, the numbers
+// of its errors, and other events.
 package xid
 
 import (
 	_ "embed"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 
+	"go.opentelemetry.io/collector/pdata/plog"
 	"go.yaml.in/yaml/v3"
 )
 
@@ -30,56 +32,67 @@ const (
 	Unknown       Tier = "unknown"
 )
 
-var advice = map[Tier]string{
-	Reboot:        "Drain the node and reboot it; if the error recurs, check the GPU's seating, power and cooling.",
-	Reset:         "Stop the programs that use the GPU and reset it (nvidia-smi --gpu-reset); reboot the node if that fails.",
-	Workflow:      "Follow NVIDIA's workflow for this XID; it decides between restart, reset and replacement.",
-	Application:   "Restart the program that used the GPU; if the error recurs with other programs, suspect the GPU.",
-	Informational: "No action by itself; check the events before it.",
-	Unknown:       "Look it up in NVIDIA's XID catalogue.",
+// Meaning is what a record says of a tier or an event.
+type Meaning struct {
+	Severity Severity `yaml:"severity"`
+	// Advice is what to do.
+	Advice string `yaml:"advice"`
 }
 
-// Error is one entry of the catalogue.
+// Severity is written by its name, such as Error2.
+type Severity plog.SeverityNumber
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *Severity) UnmarshalText(text []byte) error {
+	for n := plog.SeverityNumberTrace; n <= plog.SeverityNumberFatal4; n++ {
+		if n.String() == string(text) {
+			*s = Severity(n)
+			return nil
+		}
+	}
+	return fmt.Errorf("%q is not a valid severity", text)
+}
+
+// Error is one XID.
 type Error struct {
-	XID  uint64 `yaml:"xid"`
-	Name string `yaml:"name"`
-	Tier Tier   `yaml:"tier"`
+	XID     uint64     `yaml:"xid"`
+	Name    string     `yaml:"name"`
+	Tier    Tier       `yaml:"tier"`
+	Meaning `yaml:"-"` // the tier's
 }
-
-// Advice is what to do.
-func (e Error) Advice() string { return advice[e.Tier] }
 
 // Critical reports whether the GPU is unusable until it is reset or the node rebooted.
 func (e Error) Critical() bool { return e.Tier == Reset || e.Tier == Reboot }
 
-// Catalogue holds the entries by XID.
+// Catalogue is catalogue.yaml.
 type Catalogue struct {
+	Tiers map[Tier]Meaning `yaml:"tiers"`
+	// Events are the driver's events other than XIDs, by their kind.
+	Events map[string]Meaning `yaml:"events"`
+	XIDs   []Error            `yaml:"xids"`
+
 	byXID    map[uint64]Error
 	critical []string
 }
 
 // Load reads the catalogue.
 func Load() (*Catalogue, error) {
-	var entries []Error
-	if err := yaml.Unmarshal(catalogue, &entries); err != nil {
+	c := &Catalogue{byXID: map[uint64]Error{}}
+	if err := yaml.Unmarshal(catalogue, c); err != nil {
 		return nil, fmt.Errorf("XID catalogue: %w", err)
 	}
-	c := &Catalogue{byXID: make(map[uint64]Error, len(entries))}
-	for _, e := range entries {
-		if _, known := advice[e.Tier]; !known {
+	for _, e := range c.XIDs {
+		meaning, known := c.Tiers[e.Tier]
+		if !known {
 			return nil, fmt.Errorf("XID catalogue: %d has the unknown tier %q", e.XID, e.Tier)
 		}
 		if _, twice := c.byXID[e.XID]; twice {
 			return nil, fmt.Errorf("XID catalogue: %d is listed twice", e.XID)
 		}
+		e.Meaning = meaning
 		c.byXID[e.XID] = e
 	}
-	numbers := make([]uint64, 0, len(c.byXID))
-	for n := range c.byXID {
-		numbers = append(numbers, n)
-	}
-	slices.Sort(numbers)
-	for _, n := range numbers {
+	for _, n := range slices.Sorted(maps.Keys(c.byXID)) {
 		if c.byXID[n].Critical() {
 			c.critical = append(c.critical, strconv.FormatUint(n, 10))
 		}
@@ -92,7 +105,7 @@ func (c *Catalogue) Find(n uint64) Error {
 	if e, ok := c.byXID[n]; ok {
 		return e
 	}
-	return Error{XID: n, Name: "Unknown error", Tier: Unknown}
+	return Error{XID: n, Name: "Unknown error", Tier: Unknown, Meaning: c.Tiers[Unknown]}
 }
 
 // Critical are the critical XIDs in order, as text: their counters are initialised to 0,

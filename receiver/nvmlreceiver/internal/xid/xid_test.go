@@ -19,7 +19,8 @@ func TestCatalogueHasTheTiers(t *testing.T) {
 		e := c.Find(n)
 		assert.Equal(t, tier, e.Tier, n)
 		assert.NotEmpty(t, e.Name)
-		assert.NotEmpty(t, e.Advice())
+		assert.NotEmpty(t, e.Advice)
+		assert.NotZero(t, e.Severity)
 		assert.Equal(t, n, e.XID)
 	}
 	assert.Len(t, c.Critical(), 16)
