@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/procfs"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/gpuname"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/spans"
 )
 
 // deviceAuto finds the GPU by the process that listens on the upstream's port.
@@ -33,23 +34,16 @@ type deviceFinder struct {
 	opened bool // gpus is open
 	now    func() time.Time
 
-	found atomic.Pointer[foundDevice]
-}
-
-// foundDevice is the result of the last search.
-type foundDevice struct {
-	id        string
-	pid       int
-	simulated bool
+	found atomic.Pointer[spans.Device] // by the last search
 }
 
 func newDeviceFinder(setting string, base *url.URL, gpus *gpuProcesses, now func() time.Time) *deviceFinder {
 	f := &deviceFinder{setting: setting, index: -1, gpus: gpus, now: now}
-	f.found.Store(&foundDevice{})
+	f.found.Store(&spans.Device{})
 	if n, ok := gpuname.Index(setting); ok {
 		f.index = n
 	} else if isUUID(setting) {
-		f.found.Store(&foundDevice{id: setting})
+		f.found.Store(&spans.Device{ID: setting})
 	}
 	port := base.Port()
 	if port == "" {
@@ -60,14 +54,8 @@ func newDeviceFinder(setting string, base *url.URL, gpus *gpuProcesses, now func
 	return f
 }
 
-// ID implements [spans.Device].
-func (f *deviceFinder) ID() string { return f.found.Load().id }
-
-// PID implements [spans.Device]. It is 0 until the GPU is known, too.
-func (f *deviceFinder) PID() int { return f.found.Load().pid }
-
-// Simulated implements [spans.Device].
-func (f *deviceFinder) Simulated() bool { return f.found.Load().simulated }
+// Device implements [spans.DeviceFinder].
+func (f *deviceFinder) Device() spans.Device { return *f.found.Load() }
 
 const (
 	// searchInterval is how often a GPU is searched that is not found yet: a server uses
@@ -101,11 +89,11 @@ func (f *deviceFinder) findable() bool { return f.local && f.port != 0 }
 
 // set stores a result; an unknown GPU leaves the last one.
 func (f *deviceFinder) set(id string, pid int) {
-	found := *f.found.Load()
+	found := f.Device()
 	if id != "" {
-		found.id, found.pid = id, pid
+		found.ID, found.PID = id, pid
 	}
-	found.simulated = f.opened && f.gpus.simulated()
+	found.Simulated = f.opened && f.gpus.simulated()
 	f.found.Store(&found)
 }
 
@@ -121,7 +109,7 @@ func (f *deviceFinder) run(ctx context.Context) {
 	var last time.Time
 	pid := 0
 	every(ctx, searchInterval, func() {
-		if now := f.now(); f.ID() == "" || f.PID() == 0 || now.Sub(last) >= verifyInterval {
+		if now, found := f.now(), f.Device(); found.ID == "" || found.PID == 0 || now.Sub(last) >= verifyInterval {
 			last = now
 			pid = f.search(ctx, pid)
 		}
@@ -133,7 +121,7 @@ func (f *deviceFinder) search(ctx context.Context, before int) (pid int) {
 	if f.findable() {
 		pid = processOn("/proc", f.port, before)
 	}
-	id := f.ID()
+	id := f.Device().ID
 	switch {
 	case f.index >= 0:
 		id = f.gpus.at(f.index)

@@ -213,8 +213,3 @@ func (m *instruments) PromptUnfollowed() {
 func (m *instruments) dropped(signal string) {
 	m.telemetry.ReceiverComfyuiDropped.Add(context.Background(), 1, metric.WithAttributes(attribute.String("signal", signal)))
 }
-
-// requestFailed counts a failed request of the receiver itself.
-func (m *instruments) requestFailed() {
-	m.telemetry.ReceiverComfyuiUpstreamErrors.Add(context.Background(), 1)
-}

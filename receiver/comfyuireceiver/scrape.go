@@ -24,7 +24,7 @@ func (r *comfyuiReceiver) scrape(ctx context.Context) (pmetric.Metrics, error) {
 	sm := rm.ScopeMetrics().AppendEmpty()
 	sm.Scope().SetName(metadata.ScopeName)
 	sm.Scope().SetVersion(r.settings.BuildInfo.Version)
-	w := &metricsWriter{metrics: sm.Metrics(), now: pcommon.NewTimestampFromTime(r.now()), simulated: r.device.Simulated()}
+	w := &metricsWriter{metrics: sm.Metrics(), now: pcommon.NewTimestampFromTime(r.now()), simulated: r.device.Device().Simulated}
 
 	queue, err := r.following.server.queue(ctx)
 	up := 0.0
@@ -37,7 +37,7 @@ func (r *comfyuiReceiver) scrape(ctx context.Context) (pmetric.Metrics, error) {
 		g.add(float64(len(queue.Running)), "state", "running")
 		g.add(float64(len(queue.Pending)), "state", "pending")
 		if devices, err := r.following.server.devices(ctx); err == nil {
-			w.devices(devices, r.device.ID())
+			w.devices(devices, r.device.Device().ID)
 		}
 	}
 	w.gauge("comfyui.prompts.open", "{prompt}", "Prompts that are followed and have not ended.").add(float64(r.following.tracker.OpenCount()))

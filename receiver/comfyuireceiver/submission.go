@@ -25,13 +25,12 @@ type submission struct {
 
 // servePrompt relays a prompt and begins to follow it.
 func (p *proxy) servePrompt(w http.ResponseWriter, r *http.Request) {
-	body, whole, err := p.readBody(r)
+	body, whole, err := p.readBody(w, r)
 	if err != nil {
-		http.Error(w, "the request's body cannot be read", http.StatusBadRequest)
 		return
 	}
 	if !whole || len(body) == 0 || r.Header.Get("Content-Encoding") != "" {
-		p.observer.PromptUnfollowed()
+		p.PromptUnfollowed()
 		p.relay.ServeHTTP(w, r)
 		return
 	}
@@ -45,7 +44,7 @@ func (p *proxy) servePrompt(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	defer context.AfterFunc(p.ctx, cancel)()
 	relay := p.relay
-	relay.Rewrite, relay.ModifyResponse, relay.ErrorHandler = s.rewrite, s.readAnswer, s.unreachable
+	relay.Rewrite, relay.ModifyResponse, relay.ErrorHandler = s.rewrite, s.readAnswer, s.badGateway
 	relay.ServeHTTP(w, r.WithContext(ctx))
 }
 
@@ -82,7 +81,7 @@ func (s *submission) readAnswer(response *http.Response) error {
 		a = protocol.ParseAnswer(body)
 	}
 	if response.StatusCode < 300 {
-		s.observer.PromptAccepted(s.prompt)
+		s.PromptAccepted(s.prompt)
 	}
 	s.tracker.Answer(s.prompt, s.now(), response.StatusCode, a)
 	return nil
@@ -94,8 +93,8 @@ type failedReader struct{ err error }
 // Read implements io.Reader.
 func (r failedReader) Read([]byte) (int, error) { return 0, r.err }
 
-// unreachable ends the prompt of a server that cannot be reached.
-func (s *submission) unreachable(w http.ResponseWriter, r *http.Request, err error) {
+// badGateway ends the prompt of a server that cannot be reached.
+func (s *submission) badGateway(w http.ResponseWriter, r *http.Request, err error) {
 	s.tracker.Answer(s.prompt, s.now(), http.StatusBadGateway, protocol.Answer{ErrorType: unreachableType, ErrorMessage: unreachableMessage})
-	s.proxy.unreachable(w, r, err)
+	s.proxy.badGateway(w, r, err)
 }

@@ -70,28 +70,37 @@ func NewSpanID() (id trace.SpanID) {
 	return id
 }
 
-// recent holds the newest ids, up to a fixed number.
-type recent struct {
-	ids   map[string]struct{}
-	order []string
-	at    int
+// Recent holds the newest ids, up to a fixed number.
+type Recent struct {
+	max   int
+	known map[string]bool
+	order []string // oldest first
 }
 
-func newRecent(n int) *recent {
-	return &recent{ids: make(map[string]struct{}), order: make([]string, n)}
+// NewRecent holds max ids, beginning with those given.
+func NewRecent(max int, ids ...string) *Recent {
+	r := &Recent{max: max, known: map[string]bool{}}
+	for _, id := range ids {
+		r.Add(id)
+	}
+	return r
 }
 
-func (r *recent) has(id string) bool {
-	_, ok := r.ids[id]
-	return ok
-}
+// Has reports whether an id is held.
+func (r *Recent) Has(id string) bool { return r.known[id] }
 
-func (r *recent) add(id string) {
-	if r.has(id) {
+// IDs are all ids, the oldest first. They are valid until the next Add.
+func (r *Recent) IDs() []string { return r.order }
+
+// Add adds an id unless it is held, and drops the oldest one beyond the limit.
+func (r *Recent) Add(id string) {
+	if r.known[id] {
 		return
 	}
-	delete(r.ids, r.order[r.at])
-	r.order[r.at] = id
-	r.at = (r.at + 1) % len(r.order)
-	r.ids[id] = struct{}{}
+	r.known[id] = true
+	r.order = append(r.order, id)
+	if len(r.order) > r.max {
+		delete(r.known, r.order[0])
+		r.order = r.order[1:]
+	}
 }

@@ -73,7 +73,7 @@ type Tracker struct {
 	mu       sync.Mutex
 	open     map[string]*Prompt
 	inFlight int // requests without an answer
-	finished *recent
+	finished *Recent
 }
 
 // maxFinished bounds the ids of ended prompts that are remembered, so that delayed
@@ -82,7 +82,7 @@ const maxFinished = 16384
 
 // NewTracker makes a tracker.
 func NewTracker(limits Limits, sizer *sizing.Sizer, observer Observer) *Tracker {
-	return &Tracker{limits: limits, sizer: sizer, observer: observer, open: map[string]*Prompt{}, finished: newRecent(maxFinished)}
+	return &Tracker{limits: limits, sizer: sizer, observer: observer, open: map[string]*Prompt{}, finished: NewRecent(maxFinished)}
 }
 
 // Submit records a request before it is sent to the server, since messages about the
@@ -145,7 +145,7 @@ func (t *Tracker) Message(now time.Time, m *protocol.Message) {
 	t.mu.Lock()
 	p := t.open[m.PromptID]
 	if p == nil {
-		if t.finished.has(m.PromptID) || t.inFlight == 0 || len(t.open) >= t.limits.Open {
+		if t.finished.Has(m.PromptID) || t.inFlight == 0 || len(t.open) >= t.limits.Open {
 			t.mu.Unlock()
 			return
 		}
@@ -188,7 +188,7 @@ func (t *Tracker) close(p *Prompt) bool {
 		t.open[p.ID] = p.next
 	} else {
 		delete(t.open, p.ID)
-		t.finished.add(p.ID)
+		t.finished.Add(p.ID)
 	}
 	return true
 }
@@ -197,7 +197,7 @@ func (t *Tracker) close(p *Prompt) bool {
 func (t *Tracker) Recover(now time.Time, d Discovery) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.open[d.ID] != nil || t.finished.has(d.ID) || len(t.open) >= t.limits.Open {
+	if t.open[d.ID] != nil || t.finished.Has(d.ID) || len(t.open) >= t.limits.Open {
 		return
 	}
 	if !d.Context.IsValid() {
@@ -326,7 +326,7 @@ func (t *Tracker) Shutdown(now time.Time) {
 			}
 		}
 		delete(t.open, id)
-		t.finished.add(id)
+		t.finished.Add(id)
 	}
 	t.version.Add(1)
 	t.mu.Unlock()

@@ -11,8 +11,7 @@ import (
 
 // Queued is one prompt of /queue, or the prompt of an entry of /history.
 type Queued struct {
-	ID     string
-	Number float64
+	ID string
 	Submission
 }
 
@@ -50,7 +49,6 @@ func parseQueued(raw json.RawMessage) (Queued, bool) {
 		return Queued{}, false
 	}
 	var p Queued
-	_ = json.Unmarshal(items[0], &p.Number)
 	if json.Unmarshal(items[1], &p.ID) != nil || p.ID == "" {
 		return Queued{}, false
 	}

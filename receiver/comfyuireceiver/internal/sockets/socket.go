@@ -222,13 +222,11 @@ const closeTimeout = time.Second
 // answerClose answers a client's close frame after the frame that is being written.
 func (s *socket) answerClose(conn net.Conn, payload []byte) {
 	_ = conn.SetWriteDeadline(time.Now().Add(closeTimeout))
-	timer := time.NewTimer(closeTimeout)
-	defer timer.Stop()
 	select {
 	case s.toClient <- struct{}{}:
 		_, _ = conn.Write(frames.CloseFrame(payload, false))
 		<-s.toClient
-	case <-timer.C: // the server has stopped in the middle of a frame
+	case <-time.After(closeTimeout): // the server has stopped in the middle of a frame
 	}
 }
 
