@@ -3,6 +3,7 @@
 package comfyuireceiver
 
 import (
+	"cmp"
 	"context"
 	"net/url"
 	"slices"
@@ -27,12 +28,13 @@ func isUUID(name string) bool { return gpuname.IsUUID(name) || gpuname.IsMIG(nam
 type deviceFinder struct {
 	setting string
 	// index is the GPU's index if that is configured, else -1.
-	index  int
-	port   uint64
-	local  bool // the server runs on this host
-	gpus   *gpuProcesses
-	opened bool // gpus is open
-	now    func() time.Time
+	index int
+	port  uint64
+	// findable is true if the server's process can be found: it runs on this host.
+	findable bool
+	gpus     *gpuProcesses
+	opened   bool // gpus is open
+	now      func() time.Time
 
 	found atomic.Pointer[spans.Device] // by the last search
 }
@@ -45,12 +47,8 @@ func newDeviceFinder(setting string, base *url.URL, gpus *gpuProcesses, now func
 	} else if isUUID(setting) {
 		f.found.Store(&spans.Device{ID: setting})
 	}
-	port := base.Port()
-	if port == "" {
-		port = map[string]string{"http": "80", "https": "443"}[base.Scheme]
-	}
-	f.port, _ = strconv.ParseUint(port, 10, 16)
-	f.local = onThisHost(base)
+	f.port, _ = strconv.ParseUint(cmp.Or(base.Port(), map[string]string{"http": "80", "https": "443"}[base.Scheme]), 10, 16)
+	f.findable = onThisHost(base) && f.port != 0
 	return f
 }
 
@@ -71,7 +69,7 @@ const (
 // begin opens NVML, and finds out whether the GPUs are simulated before the first prompt
 // can arrive.
 func (f *deviceFinder) begin() {
-	needsNVML := f.index >= 0 || isUUID(f.setting) || f.setting == deviceAuto && f.findable()
+	needsNVML := f.index >= 0 || isUUID(f.setting) || f.setting == deviceAuto && f.findable
 	if !needsNVML || !f.gpus.open() {
 		return
 	}
@@ -83,9 +81,6 @@ func (f *deviceFinder) begin() {
 	}
 	f.set(id, 0)
 }
-
-// findable reports whether the server's process can be found.
-func (f *deviceFinder) findable() bool { return f.local && f.port != 0 }
 
 // set stores a result; an unknown GPU leaves the last one.
 func (f *deviceFinder) set(id string, pid int) {
@@ -102,7 +97,7 @@ func (f *deviceFinder) run(ctx context.Context) {
 	switch {
 	case f.opened:
 		defer f.gpus.close()
-	case !isUUID(f.setting) || !f.findable():
+	case !isUUID(f.setting) || !f.findable:
 		// there is nothing to search for
 		return
 	}
@@ -118,7 +113,7 @@ func (f *deviceFinder) run(ctx context.Context) {
 
 // search finds the server's process and GPU; before is the process of the last search.
 func (f *deviceFinder) search(ctx context.Context, before int) (pid int) {
-	if f.findable() {
+	if f.findable {
 		pid = processOn("/proc", f.port, before)
 	}
 	id := f.Device().ID

@@ -126,7 +126,7 @@ func (f *follower) reconcile(ctx context.Context) {
 func (f *follower) settle(ctx context.Context, ids []string, queue *protocol.Queue, wasUnreachable bool) error {
 	queued := map[string]bool{}
 	for _, q := range queue.All() {
-		queued[q.ID] = true
+		queued[q.PromptID] = true
 	}
 	for _, id := range ids {
 		if queued[id] {

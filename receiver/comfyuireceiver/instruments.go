@@ -158,18 +158,17 @@ func (m *instruments) promptEnded(p *prompt.Prompt) {
 	set := metric.WithAttributeSet(attribute.NewSet(slices.Clone(dimensions)...))
 	m.queueTime.Record(ctx, max(0, p.Started.Sub(p.Answered).Seconds()), set)
 	m.executionTime.Record(ctx, p.Ended.Sub(p.Started).Seconds(), set)
-	classOf := map[string]string{}
-	for i := range p.Submission.Nodes {
-		classOf[p.Submission.Nodes[i].ID] = p.Submission.Nodes[i].Class
+	declared := p.Submission.NodesByID()
+	classOf := func(id string) attribute.KeyValue {
+		return attribute.String("comfyui.node.class", m.label(m.classes, declared[id].Class))
 	}
 	for _, n := range p.Nodes {
-		class := attribute.String("comfyui.node.class", m.label(m.classes, classOf[n.ID]))
+		class := classOf(n.ID)
 		m.nodeTime.Record(ctx, n.End.Sub(n.Start).Seconds(), metric.WithAttributes(append(slices.Clone(dimensions), class)...))
 		m.nodes.Add(ctx, 1, metric.WithAttributes(class, attribute.String("state", "executed")))
 	}
 	for _, id := range p.Cached {
-		class := attribute.String("comfyui.node.class", m.label(m.classes, classOf[id]))
-		m.nodes.Add(ctx, 1, metric.WithAttributes(class, attribute.String("state", "cached")))
+		m.nodes.Add(ctx, 1, metric.WithAttributes(classOf(id), attribute.String("state", "cached")))
 	}
 }
 

@@ -75,8 +75,8 @@ func (p *poller) refresh(ctx context.Context) error {
 	return p.settle(ctx, p.tracker.Open(now), &queue, wasUnreachable)
 }
 
-func (p *poller) recover(q *protocol.Queued, received time.Time) {
-	p.tracker.Recover(p.now(), prompt.Discovery{ID: q.ID, Submission: q.Submission, Received: received, Parent: callerOf(nil, q.Traceparent)})
+func (p *poller) recover(s *protocol.Submission, received time.Time) {
+	p.tracker.Recover(p.now(), prompt.Discovery{Submission: *s, Received: received, Parent: prompt.ParseTraceparent(s.Traceparent)})
 }
 
 // history ends the prompts of the history that were not exported yet.
@@ -87,7 +87,7 @@ func (p *poller) history(ctx context.Context) error {
 	}
 	changed := p.first || len(entries) > 0
 	for _, f := range entries {
-		p.exported.Add(f.ID)
+		p.exported.Add(f.PromptID)
 		if p.first {
 			// it ended before the receiver was first started
 			continue
@@ -96,7 +96,7 @@ func (p *poller) history(ctx context.Context) error {
 		if received.IsZero() {
 			received = p.now()
 		}
-		p.recover(&f.Queued, received)
+		p.recover(&f.Submission, received)
 		p.tracker.Settled(p.now(), f)
 	}
 	p.first = false
@@ -124,7 +124,7 @@ func (p *poller) unexported(ctx context.Context) (entries []*protocol.Finished, 
 		}
 	}
 	slices.SortFunc(entries, func(a, b *protocol.Finished) int {
-		return cmp.Or(a.Start().Compare(b.Start()), cmp.Compare(a.ID, b.ID))
+		return cmp.Or(a.Start().Compare(b.Start()), cmp.Compare(a.PromptID, b.PromptID))
 	})
 	return entries, nil
 }

@@ -34,8 +34,8 @@ func (r *comfyuiReceiver) scrape(ctx context.Context) (pmetric.Metrics, error) {
 	w.gauge("comfyui.up", "{server}", "1 if ComfyUI responds to requests, 0 if not.").add(up)
 	if err == nil {
 		g := w.gauge("comfyui.queue.length", "{prompt}", "Prompts in the queue, by state.")
-		g.add(float64(len(queue.Running)), "state", "running")
-		g.add(float64(len(queue.Pending)), "state", "pending")
+		g.add(float64(len(queue.Running)), attribute.String("state", "running"))
+		g.add(float64(len(queue.Pending)), attribute.String("state", "pending"))
 		if devices, err := r.following.server.devices(ctx); err == nil {
 			w.devices(devices, r.device.Device().ID)
 		}
@@ -44,8 +44,8 @@ func (r *comfyuiReceiver) scrape(ctx context.Context) (pmetric.Metrics, error) {
 	if r.hub != nil {
 		withClient, withoutClient := r.hub.Counts()
 		g := w.gauge("comfyui.proxy.sockets", "{socket}", "Open WebSockets: with a client, and kept for prompts whose client has left.")
-		g.add(float64(withClient), "state", "client")
-		g.add(float64(withoutClient), "state", "kept")
+		g.add(float64(withClient), attribute.String("state", "client"))
+		g.add(float64(withoutClient), attribute.String("state", "kept"))
 	}
 	var data metricdata.ResourceMetrics
 	if err := r.following.reader.Collect(ctx, &data); err != nil {
@@ -83,20 +83,11 @@ func (w *metricsWriter) gauge(name, unit, description string) gauge {
 	return gauge{w, w.metric(name, unit, description).SetEmptyGauge().DataPoints()}
 }
 
-func (g gauge) add(v float64, attributes ...string) {
+func (g gauge) add(v float64, attributes ...attribute.KeyValue) {
 	p := g.points.AppendEmpty()
 	p.SetTimestamp(g.writer.now)
 	p.SetDoubleValue(v)
-	for i := 0; i+1 < len(attributes); i += 2 {
-		p.Attributes().PutStr(attributes[i], attributes[i+1])
-	}
-	g.writer.mark(p.Attributes())
-}
-
-func (w *metricsWriter) mark(a pcommon.Map) {
-	if w.simulated {
-		a.PutBool(semconv.Simulated, true)
-	}
+	g.writer.attributes(p.Attributes(), attributes)
 }
 
 // maxDevices bounds the devices that a server can report.
@@ -114,9 +105,9 @@ func (w *metricsWriter) devices(devices []protocol.Device, hwID string) {
 		if d.Index != nil {
 			index = *d.Index
 		}
-		attributes := []string{"comfyui.device.type", d.Type, "comfyui.device.index", strconv.Itoa(index)}
+		attributes := []attribute.KeyValue{attribute.String("comfyui.device.type", d.Type), attribute.String("comfyui.device.index", strconv.Itoa(index))}
 		if hwID != "" && len(devices) == 1 {
-			attributes = append(attributes, semconv.GPUID, hwID)
+			attributes = append(attributes, attribute.String(semconv.GPUID, hwID))
 		}
 		limit.add(d.Total, attributes...)
 		free.add(d.Free, attributes...)
@@ -138,7 +129,7 @@ func (w *metricsWriter) aggregated(m *metricdata.Metrics) {
 			p.SetStartTimestamp(pcommon.NewTimestampFromTime(d.StartTime))
 			p.SetTimestamp(w.now)
 			p.SetIntValue(d.Value)
-			w.attributes(p.Attributes(), d.Attributes)
+			w.attributes(p.Attributes(), d.Attributes.ToSlice())
 		}
 	case metricdata.Histogram[float64]:
 		h := out.SetEmptyHistogram()
@@ -157,18 +148,20 @@ func (w *metricsWriter) aggregated(m *metricdata.Metrics) {
 			if v, ok := d.Max.Value(); ok {
 				p.SetMax(v)
 			}
-			w.attributes(p.Attributes(), d.Attributes)
+			w.attributes(p.Attributes(), d.Attributes.ToSlice())
 		}
 	}
 }
 
-func (w *metricsWriter) attributes(to pcommon.Map, from attribute.Set) {
-	for _, kv := range from.ToSlice() {
+func (w *metricsWriter) attributes(to pcommon.Map, from []attribute.KeyValue) {
+	for _, kv := range from {
 		if kv.Value.Type() == attribute.INT64 {
 			to.PutInt(string(kv.Key), kv.Value.AsInt64())
 		} else {
 			to.PutStr(string(kv.Key), kv.Value.String())
 		}
 	}
-	w.mark(to)
+	if w.simulated {
+		to.PutBool(semconv.Simulated, true)
+	}
 }

@@ -54,8 +54,7 @@ func callerOf(header http.Header, traceparent string) trace.SpanContext {
 	if caller := trace.SpanContextFromContext(ctx); caller.IsValid() {
 		return caller
 	}
-	ctx = propagation.TraceContext{}.Extract(context.Background(), propagation.MapCarrier{"traceparent": traceparent})
-	return trace.SpanContextFromContext(ctx)
+	return prompt.ParseTraceparent(traceparent)
 }
 
 // rewrite directs the request, with the root span as the caller of the server's spans.

@@ -54,14 +54,11 @@ var proxyKeys = []string{
 }
 
 // ignoredKeys lists the keys that are set and have no effect in the configured mode.
-func (c *Config) ignoredKeys() (ignored []string) {
+func (c *Config) ignoredKeys() []string {
 	if c.Mode != modePoll {
 		return nil
 	}
-	for _, key := range slices.Sorted(slices.Values(c.given)) {
-		if slices.ContainsFunc(proxyKeys, func(k string) bool { return key == k || strings.HasPrefix(key, k+"::") }) {
-			ignored = append(ignored, key)
-		}
-	}
-	return ignored
+	return slices.DeleteFunc(slices.Sorted(slices.Values(c.given)), func(key string) bool {
+		return !slices.ContainsFunc(proxyKeys, func(k string) bool { return key == k || strings.HasPrefix(key, k+"::") })
+	})
 }

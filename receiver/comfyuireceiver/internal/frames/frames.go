@@ -270,9 +270,7 @@ func (d *inflater) inflate(compressed []byte) ([]byte, error) {
 	text := d.out.Bytes()
 	if d.keep {
 		d.window = append(d.window, text...)
-		if over := len(d.window) - windowSize; over > 0 {
-			d.window = append(d.window[:0], d.window[over:]...)
-		}
+		d.window = d.window[max(0, len(d.window)-windowSize):]
 	}
 	return text, nil
 }

@@ -3,9 +3,12 @@
 package prompt
 
 import (
+	"context"
 	"crypto/rand"
+	"fmt"
 	"time"
 
+	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
@@ -37,20 +40,19 @@ func saved(p *Prompt) Saved {
 // Discovery is what was stored of the prompt. Its contexts are invalid if the stored
 // ids are.
 func (s *Saved) Discovery() Discovery {
-	d := Discovery{ID: s.ID, Received: s.Received, Submission: protocol.Submission{PromptID: s.ID, ClientID: s.ClientID, TaskClass: s.TaskClass}}
-	traceID, err := trace.TraceIDFromHex(s.TraceID)
-	if err != nil {
-		return d
-	}
-	context := func(span string) trace.SpanContext {
-		id, err := trace.SpanIDFromHex(span)
-		if err != nil {
-			return trace.SpanContext{}
-		}
-		return trace.NewSpanContext(trace.SpanContextConfig{TraceID: traceID, SpanID: id, TraceFlags: trace.TraceFlags(s.TraceFlags)})
-	}
-	d.Context, d.Parent = context(s.SpanID), context(s.ParentID)
+	d := Discovery{Received: s.Received, Submission: protocol.Submission{PromptID: s.ID, ClientID: s.ClientID, TaskClass: s.TaskClass}}
+	d.Context, d.Parent = s.context(s.SpanID), s.context(s.ParentID)
 	return d
+}
+
+func (s *Saved) context(spanID string) trace.SpanContext {
+	return ParseTraceparent(fmt.Sprintf("00-%s-%s-%02x", s.TraceID, spanID, s.TraceFlags))
+}
+
+// ParseTraceparent reads a span's context from its W3C form. It is invalid if the text is.
+func ParseTraceparent(text string) trace.SpanContext {
+	ctx := propagation.TraceContext{}.Extract(context.Background(), propagation.MapCarrier{"traceparent": text})
+	return trace.SpanContextFromContext(ctx)
 }
 
 // newContext is the context of a new span under a parent, or of a new trace.

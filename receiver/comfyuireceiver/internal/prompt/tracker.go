@@ -52,8 +52,7 @@ type Request struct {
 
 // Discovery is a prompt that was found in the queue, the history or the storage.
 type Discovery struct {
-	ID         string
-	Submission protocol.Submission
+	Submission protocol.Submission // with its PromptID
 	Received   time.Time
 	// Context is the root span's context if it is known; Parent is the caller's.
 	Context, Parent trace.SpanContext
@@ -197,15 +196,16 @@ func (t *Tracker) close(p *Prompt) bool {
 func (t *Tracker) Recover(now time.Time, d Discovery) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.open[d.ID] != nil || t.finished.Has(d.ID) || len(t.open) >= t.limits.Open {
+	id := d.Submission.PromptID
+	if t.open[id] != nil || t.finished.Has(id) || len(t.open) >= t.limits.Open {
 		return
 	}
 	if !d.Context.IsValid() {
 		d.Context = newContext(d.Parent)
 	}
 	t.version.Add(1)
-	t.open[d.ID] = &Prompt{
-		ID: d.ID, Submission: d.Submission, Sizing: t.sizer.Of(&d.Submission), Received: d.Received, Answered: d.Received,
+	t.open[id] = &Prompt{
+		ID: id, Submission: d.Submission, Sizing: t.sizer.Of(&d.Submission), Received: d.Received, Answered: d.Received,
 		Context: d.Context, Parent: d.Parent, Execution: NewSpanID(), Recovered: true, known: true, seen: now,
 	}
 }
@@ -275,7 +275,7 @@ func (t *Tracker) Save() (all []Saved) {
 
 // Settled ends a prompt by its entry in the server's history. Times are the server's.
 func (t *Tracker) Settled(now time.Time, f *protocol.Finished) {
-	t.end(f.ID, func(p *Prompt) { p.settleBy(f, now) })
+	t.end(f.PromptID, func(p *Prompt) { p.settleBy(f, now) })
 }
 
 // Missing ends a prompt that is neither in the server's queue nor in its history. A

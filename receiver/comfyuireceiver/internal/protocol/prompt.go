@@ -34,6 +34,15 @@ type Submission struct {
 	Nodes    []Node
 }
 
+// NodesByID are the nodes by their ids.
+func (s *Submission) NodesByID() map[string]Node {
+	all := make(map[string]Node, len(s.Nodes))
+	for i := range s.Nodes {
+		all[s.Nodes[i].ID] = s.Nodes[i]
+	}
+	return all
+}
+
 type wireNode struct {
 	Class  string         `json:"class_type"`
 	Inputs map[string]any `json:"inputs"`

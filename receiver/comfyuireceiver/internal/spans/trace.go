@@ -171,11 +171,9 @@ func (w *traceWriter) nodes() {
 // declaredNodes are the nodes of the workflow by id. Nodes that others expand into are
 // not among them; the class of one that failed is known by the failure.
 func (w *traceWriter) declaredNodes() map[string]protocol.Node {
-	p := w.prompt
-	all := make(map[string]protocol.Node, len(p.Submission.Nodes)+1)
-	all[p.Failure.NodeID] = protocol.Node{Class: p.Failure.NodeType}
-	for i := range p.Submission.Nodes {
-		all[p.Submission.Nodes[i].ID] = p.Submission.Nodes[i]
+	all, failed := w.prompt.Submission.NodesByID(), w.prompt.Failure
+	if _, declared := all[failed.NodeID]; !declared {
+		all[failed.NodeID] = protocol.Node{Class: failed.NodeType}
 	}
 	return all
 }
