@@ -140,10 +140,7 @@ func processOn(root string, port uint64, before int) int {
 	const listen = 0x0A
 	// These read files that every user may read; a netlink socket would need more.
 	for _, table := range []func() (procfs.NetTCP, error){fs.NetTCP, fs.NetTCP6} { //nolint:staticcheck // see above
-		lines, err := table()
-		if err != nil {
-			continue
-		}
+		lines, _ := table() // none without IPv6
 		for _, line := range lines {
 			if line.St == listen && line.LocalPort == port {
 				inodes["socket:["+strconv.FormatUint(line.Inode, 10)+"]"] = true
@@ -153,20 +150,17 @@ func processOn(root string, port uint64, before int) int {
 	if len(inodes) == 0 {
 		return 0
 	}
-	holds := func(p procfs.Proc) bool {
-		targets, err := p.FileDescriptorTargets()
-		// an error: the process of another user
-		return err == nil && slices.ContainsFunc(targets, func(t string) bool { return inodes[t] })
-	}
-	if p, err := fs.Proc(before); before != 0 && err == nil && holds(p) {
-		return before
-	}
 	all, err := fs.AllProcs()
 	if err != nil {
 		return 0
 	}
+	if p, err := fs.Proc(before); err == nil {
+		all = slices.Insert(all, 0, p)
+	}
 	for _, p := range all {
-		if holds(p) {
+		targets, err := p.FileDescriptorTargets()
+		// an error: the process of another user
+		if err == nil && slices.ContainsFunc(targets, func(t string) bool { return inodes[t] }) {
 			return p.PID
 		}
 	}

@@ -191,6 +191,22 @@ func TestPollingExportsEachPromptOnceAcrossRestarts(t *testing.T) {
 	assert.EqualValues(t, 1, root[len(root)-1].Attributes["comfyui.outputs.images"])
 }
 
+func TestPollingExportsNoPromptAgainAfterTheSecondRestart(t *testing.T) {
+	s := newHistoryServer(t)
+	kept := &memoryStorage{data: map[string][]byte{}}
+	s.finish("before", "execution_success")
+	first, _ := startWith(t, s.URL, modePoll, kept)
+	require.Eventually(t, func() bool { ids, _ := first.store.exported(context.Background()); return len(ids) == 1 }, 10*time.Second, 5*time.Millisecond)
+	require.NoError(t, first.Shutdown(context.Background()))
+	for _, id := range []string{"second", "third"} {
+		s.finish(id, "execution_success")
+		again, sink := startWith(t, s.URL, modePoll, kept)
+		require.Eventually(t, func() bool { return len(sink.AllTraces()) > 0 }, 10*time.Second, 5*time.Millisecond)
+		require.NoError(t, again.Shutdown(context.Background()))
+		assert.Equal(t, map[string]string{id: "success"}, outcomes(t, sink))
+	}
+}
+
 func TestPromptsThatWereOpenWhenTheCollectorWasKilledEndOnceAfterwards(t *testing.T) {
 	s := newHistoryServer(t)
 	kept := &memoryStorage{data: map[string][]byte{}}

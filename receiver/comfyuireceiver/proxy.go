@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httputil"
+	"slices"
 	"strings"
 
 	"github.com/felixge/httpsnoop"
@@ -27,6 +28,8 @@ type proxy struct {
 	transport http.RoundTripper
 	hub       *sockets.Hub
 	maxPrompt int // bytes of a body that is read
+	// authenticates is true if clients send credentials for the proxy, which are removed.
+	authenticates bool
 
 	relay httputil.ReverseProxy
 }
@@ -48,6 +51,9 @@ func newProxy(p *proxy) *proxy {
 func (p *proxy) rewrite(r *httputil.ProxyRequest) {
 	r.SetURL(p.server.base)
 	r.Out.Host, r.Out.URL.RawQuery = r.In.Host, r.In.URL.RawQuery // invalid parts of the query, too
+	if p.authenticates {
+		r.Out.Header.Del("Authorization")
+	}
 	r.Out.Header["X-Forwarded-For"] = r.In.Header["X-Forwarded-For"]
 	r.SetXForwarded()
 	for _, name := range []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
@@ -80,15 +86,14 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // routes are the values of http.route; paths of custom nodes are other.
-var routes = map[string]bool{
-	"/prompt": true, "/queue": true, "/history": true, "/view": true, "/upload": true, "/interrupt": true, "/free": true,
-	"/system_stats": true, "/object_info": true, "/": true, "/features": true, "/ws": true, "/userdata": true, "/settings": true, "/models": true,
+var routes = []string{
+	"/prompt", "/queue", "/history", "/view", "/upload", "/interrupt", "/free", "/system_stats", "/object_info", "/",
+	"/features", "/ws", "/userdata", "/settings", "/models",
 }
 
 func route(path string) string {
-	path = strings.TrimPrefix(path, "/api")
-	first, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
-	if routes["/"+first] {
+	first, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(path, "/api"), "/"), "/")
+	if slices.Contains(routes, "/"+first) {
 		return "/" + first
 	}
 	return sizing.Other
@@ -161,14 +166,6 @@ func (p *proxy) badGateway(w http.ResponseWriter, r *http.Request, err error) {
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	w.WriteHeader(http.StatusBadGateway)
 	_, _ = io.WriteString(w, unreachableAnswer+"\n")
-}
-
-// withoutCredentials removes what was meant for the proxy's authenticator.
-func withoutCredentials(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		r.Header.Del("Authorization")
-		next.ServeHTTP(w, r)
-	})
 }
 
 // countingBody counts a request's bytes.

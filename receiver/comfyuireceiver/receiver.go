@@ -128,11 +128,18 @@ func (r *comfyuiReceiver) build(ctx context.Context, host component.Host) (err e
 // assemble makes the parts that follow the server at base, with the client for the
 // receiver's own requests.
 func (r *comfyuiReceiver) assemble(base *url.URL, client *http.Client) error {
-	observed := newInstruments(r.cfg.Limits, r.telemetry)
+	observed, err := newInstruments(r.cfg.Limits, r.telemetry)
+	if err != nil {
+		return err
+	}
 	server := &comfyServer{base: base, client: client, telemetry: r.telemetry}
 	r.describe(base)
 	r.device = newDeviceFinder(r.cfg.Device, base, newGPUProcesses(r.cfg.LibraryPath, r.log), r.now)
 	builder, err := spans.NewBuilder(r.cfg.Capture, r.resource, r.settings.BuildInfo.Version, r.device)
+	if err != nil {
+		return err
+	}
+	sizer, err := sizing.NewSizer(r.cfg.Sizing, r.cfg.TaskClasses)
 	if err != nil {
 		return err
 	}
@@ -142,7 +149,7 @@ func (r *comfyuiReceiver) assemble(base *url.URL, client *http.Client) error {
 		instruments: observed, export: r.export, server: server, store: r.store, log: r.log, now: r.now,
 		interval: r.cfg.PollInterval, changed: make(chan struct{}, 1),
 	}
-	r.following.tracker = prompt.NewTracker(prompt.Limits{Open: r.cfg.Limits.Prompts, Early: earlyMessages}, sizing.NewSizer(r.cfg.Sizing, r.cfg.TaskClasses), r.following)
+	r.following.tracker = prompt.NewTracker(prompt.Limits{Open: r.cfg.Limits.Prompts, Early: earlyMessages}, sizer, r.following)
 	return nil
 }
 
@@ -168,14 +175,10 @@ func (r *comfyuiReceiver) listen(ctx context.Context, host component.Host, runni
 	if r.transport, err = clientTransport(ctx, r.cfg); err != nil {
 		return err
 	}
-	handler := r.proxyHandler(running)
-	if r.cfg.Proxy.Auth.HasValue() {
-		handler = withoutCredentials(handler)
-	}
 	settings := r.cfg.Proxy
 	// Empty, not nil: bodies and Content-Encoding pass unchanged.
 	settings.CompressionAlgorithms = []string{}
-	if r.server, err = settings.ToServer(ctx, host.GetExtensions(), r.settings.TelemetrySettings, handler); err != nil {
+	if r.server, err = settings.ToServer(ctx, host.GetExtensions(), r.settings.TelemetrySettings, r.proxyHandler(running)); err != nil {
 		return fmt.Errorf("proxy: %w", err)
 	}
 	listener, err := settings.ToListener(ctx)
@@ -202,6 +205,7 @@ func (r *comfyuiReceiver) proxyHandler(running context.Context) http.Handler {
 	})
 	return newProxy(&proxy{
 		follower: r.following, ctx: running, transport: r.transport, hub: r.hub, maxPrompt: r.cfg.Limits.PromptBytes,
+		authenticates: r.cfg.Proxy.Auth.HasValue(),
 	})
 }
 

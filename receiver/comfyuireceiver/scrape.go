@@ -24,31 +24,32 @@ func (r *comfyuiReceiver) scrape(ctx context.Context) (pmetric.Metrics, error) {
 	sm := rm.ScopeMetrics().AppendEmpty()
 	sm.Scope().SetName(metadata.ScopeName)
 	sm.Scope().SetVersion(r.settings.BuildInfo.Version)
-	w := &metricsWriter{metrics: sm.Metrics(), now: pcommon.NewTimestampFromTime(r.now()), simulated: r.device.Device().Simulated}
+	following, device := r.following, r.device.Device()
+	w := &metricsWriter{metrics: sm.Metrics(), gauges: following.gauges, now: pcommon.NewTimestampFromTime(r.now()), simulated: device.Simulated}
 
-	queue, err := r.following.server.queue(ctx)
+	queue, err := following.server.queue(ctx)
 	up := 0.0
 	if err == nil {
 		up = 1
 	}
-	w.gauge("comfyui.up", "{server}", "1 if ComfyUI responds to requests, 0 if not.").add(up)
+	w.gauge("comfyui.up").add(up)
 	if err == nil {
-		g := w.gauge("comfyui.queue.length", "{prompt}", "Prompts in the queue, by state.")
+		g := w.gauge("comfyui.queue.length")
 		g.add(float64(len(queue.Running)), attribute.String("state", "running"))
 		g.add(float64(len(queue.Pending)), attribute.String("state", "pending"))
-		if devices, err := r.following.server.devices(ctx); err == nil {
-			w.devices(devices, r.device.Device().ID)
+		if devices, err := following.server.devices(ctx); err == nil {
+			w.devices(devices, device.ID)
 		}
 	}
-	w.gauge("comfyui.prompts.open", "{prompt}", "Prompts that are followed and have not ended.").add(float64(r.following.tracker.OpenCount()))
+	w.gauge("comfyui.prompts.open").add(float64(following.tracker.OpenCount()))
 	if r.hub != nil {
 		withClient, withoutClient := r.hub.Counts()
-		g := w.gauge("comfyui.proxy.sockets", "{socket}", "Open WebSockets: with a client, and kept for prompts whose client has left.")
+		g := w.gauge("comfyui.proxy.sockets")
 		g.add(float64(withClient), attribute.String("state", "client"))
 		g.add(float64(withoutClient), attribute.String("state", "kept"))
 	}
 	var data metricdata.ResourceMetrics
-	if err := r.following.reader.Collect(ctx, &data); err != nil {
+	if err := following.reader.Collect(ctx, &data); err != nil {
 		return out, err
 	}
 	for _, scope := range data.ScopeMetrics {
@@ -62,6 +63,7 @@ func (r *comfyuiReceiver) scrape(ctx context.Context) (pmetric.Metrics, error) {
 // metricsWriter writes the metrics of one scrape.
 type metricsWriter struct {
 	metrics   pmetric.MetricSlice
+	gauges    map[string]metricDescription
 	now       pcommon.Timestamp
 	simulated bool
 }
@@ -79,8 +81,9 @@ type gauge struct {
 	points pmetric.NumberDataPointSlice
 }
 
-func (w *metricsWriter) gauge(name, unit, description string) gauge {
-	return gauge{w, w.metric(name, unit, description).SetEmptyGauge().DataPoints()}
+func (w *metricsWriter) gauge(name string) gauge {
+	d := w.gauges[name]
+	return gauge{w, w.metric(name, d.Unit, d.Description).SetEmptyGauge().DataPoints()}
 }
 
 func (g gauge) add(v float64, attributes ...attribute.KeyValue) {
@@ -95,10 +98,10 @@ const maxDevices = 64
 
 // devices writes the memory of the server's devices as the server reports it.
 func (w *metricsWriter) devices(devices []protocol.Device, hwID string) {
-	limit := w.gauge("comfyui.device.memory.limit", "By", "Memory of the device, as ComfyUI reports it (/system_stats).")
-	free := w.gauge("comfyui.device.memory.free", "By", "Free memory of the device, as ComfyUI reports it (/system_stats).")
-	reserved := w.gauge("comfyui.torch.memory.limit", "By", "Memory that PyTorch's allocator has reserved (/system_stats).")
-	unused := w.gauge("comfyui.torch.memory.free", "By", "Memory that PyTorch's allocator has reserved and does not use (/system_stats).")
+	limit := w.gauge("comfyui.device.memory.limit")
+	free := w.gauge("comfyui.device.memory.free")
+	reserved := w.gauge("comfyui.torch.memory.limit")
+	unused := w.gauge("comfyui.torch.memory.free")
 	for i := range devices[:min(len(devices), maxDevices)] {
 		d := &devices[i]
 		index := -1

@@ -69,12 +69,8 @@ const maxAnswer = 4 << 20
 
 // readAnswer reads the answer to the prompt and puts it back.
 func (s *submission) readAnswer(response *http.Response) error {
-	body, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
-	rest := io.Reader(response.Body)
-	if err != nil {
-		rest = failedReader{err}
-	}
-	response.Body = restored{io.MultiReader(bytes.NewReader(body), rest), response.Body}
+	body, _ := io.ReadAll(io.LimitReader(response.Body, maxAnswer)) // the body repeats its error to the client
+	response.Body = restored{io.MultiReader(bytes.NewReader(body), response.Body), response.Body}
 	var a protocol.Answer
 	if response.Header.Get("Content-Encoding") == "" {
 		a = protocol.ParseAnswer(body)
@@ -85,12 +81,6 @@ func (s *submission) readAnswer(response *http.Response) error {
 	s.tracker.Answer(s.prompt, s.now(), response.StatusCode, a)
 	return nil
 }
-
-// failedReader repeats the error of a read.
-type failedReader struct{ err error }
-
-// Read implements io.Reader.
-func (r failedReader) Read([]byte) (int, error) { return 0, r.err }
 
 // badGateway ends the prompt of a server that cannot be reached.
 func (s *submission) badGateway(w http.ResponseWriter, r *http.Request, err error) {
