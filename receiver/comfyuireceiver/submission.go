@@ -38,7 +38,7 @@ func (p *proxy) servePrompt(w http.ResponseWriter, r *http.Request) {
 	sub, _ := protocol.ParseSubmission(body)
 	client, _, _ := net.SplitHostPort(r.RemoteAddr)
 	s := &submission{p, p.tracker.Submit(p.now(), prompt.Request{Submission: sub, Path: r.URL.Path, Client: client, Parent: callerOf(r.Header, sub.Traceparent)})}
-	defer p.hub.Reserve(sub.ClientID).Release()
+	defer p.hub.Reserve(sub.ClientID)()
 	// The server runs the prompt even if the client leaves before the answer.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
 	defer cancel()
@@ -84,6 +84,6 @@ func (s *submission) readAnswer(response *http.Response) error {
 
 // badGateway ends the prompt of a server that cannot be reached.
 func (s *submission) badGateway(w http.ResponseWriter, r *http.Request, err error) {
-	s.tracker.Answer(s.prompt, s.now(), http.StatusBadGateway, protocol.Answer{ErrorType: unreachableType, ErrorMessage: unreachableMessage})
+	s.tracker.Answer(s.prompt, s.now(), http.StatusBadGateway, protocol.Answer{Error: protocol.Error{Type: unreachableType, Message: unreachableMessage}})
 	s.proxy.badGateway(w, r, err)
 }

@@ -40,9 +40,8 @@ func saved(p *Prompt) Saved {
 // Discovery is what was stored of the prompt. Its contexts are invalid if the stored
 // ids are.
 func (s *Saved) Discovery() Discovery {
-	d := Discovery{Received: s.Received, Submission: protocol.Submission{PromptID: s.ID, ClientID: s.ClientID, TaskClass: s.TaskClass}}
-	d.Context, d.Parent = s.context(s.SpanID), s.context(s.ParentID)
-	return d
+	submission := protocol.Submission{PromptID: s.ID, ClientID: s.ClientID, TaskClass: s.TaskClass}
+	return Discovery{Request{Submission: submission, Parent: s.context(s.ParentID)}, s.Received, s.context(s.SpanID)}
 }
 
 func (s *Saved) context(spanID string) trace.SpanContext {

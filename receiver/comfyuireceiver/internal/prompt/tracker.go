@@ -45,17 +45,18 @@ type Execution struct {
 // Request is a request for a prompt.
 type Request struct {
 	Submission protocol.Submission
-	Path       string
-	Client     string            // address
-	Parent     trace.SpanContext // the caller's span
+	// Path and Client, an address, are empty if the prompt was discovered.
+	Path, Client string
+	// Parent is the caller's span, if it sent one.
+	Parent trace.SpanContext
 }
 
 // Discovery is a prompt that was found in the queue, the history or the storage.
 type Discovery struct {
-	Submission protocol.Submission // with its PromptID
-	Received   time.Time
-	// Context is the root span's context if it is known; Parent is the caller's.
-	Context, Parent trace.SpanContext
+	Request  // with the submission's PromptID
+	Received time.Time
+	// Context is the root span's context if it is known.
+	Context trace.SpanContext
 }
 
 // Tracker follows all open prompts of one server. Its methods may be called from
@@ -90,7 +91,7 @@ func (t *Tracker) Submit(now time.Time, r Request) *Prompt {
 	t.mu.Lock()
 	t.inFlight++
 	t.mu.Unlock()
-	p := &Prompt{Submission: r.Submission, Received: now, Path: r.Path, Client: r.Client, Parent: r.Parent, Context: newContext(r.Parent), Execution: NewSpanID()}
+	p := &Prompt{Request: r, Received: now, Context: newContext(r.Parent), Execution: NewSpanID()}
 	p.Sizing = t.sizer.Of(&p.Submission)
 	return p
 }
@@ -108,7 +109,7 @@ func (t *Tracker) Answer(p *Prompt, now time.Time, status int, a protocol.Answer
 			// the server failed, or could not be reached
 			p.Outcome = Error
 		}
-		p.Failure = protocol.Error{Type: a.ErrorType, Message: a.ErrorMessage}
+		p.Failure = a.Error
 		t.ended(p)
 		return
 	}
@@ -205,8 +206,8 @@ func (t *Tracker) Recover(now time.Time, d Discovery) {
 	}
 	t.version.Add(1)
 	t.open[id] = &Prompt{
-		ID: id, Submission: d.Submission, Sizing: t.sizer.Of(&d.Submission), Received: d.Received, Answered: d.Received,
-		Context: d.Context, Parent: d.Parent, Execution: NewSpanID(), Recovered: true, known: true, seen: now,
+		ID: id, Request: d.Request, Sizing: t.sizer.Of(&d.Submission), Received: d.Received, Answered: d.Received,
+		Context: d.Context, Execution: NewSpanID(), Recovered: true, known: true, seen: now,
 	}
 }
 

@@ -150,8 +150,8 @@ type Answer struct {
 	// Refused are the nodes that failed validation: all of a rejected prompt's, or some of
 	// an accepted one's.
 	Refused []string
-	// ErrorType and ErrorMessage are the reason for which a prompt was rejected.
-	ErrorType, ErrorMessage string
+	// Error is the reason for which a prompt was rejected.
+	Error Error
 }
 
 // ParseAnswer reads the body of the answer to POST /prompt. The answer is empty if the
@@ -165,14 +165,8 @@ func ParseAnswer(body []byte) Answer {
 	}
 	_ = json.Unmarshal(body, &w) // unexpected values stay empty
 	a := Answer{PromptID: w.PromptID, Number: w.Number, Refused: slices.SortedFunc(maps.Keys(w.Nodes), compareIDs)}
-	var e struct {
-		Type    string `json:"type"`
-		Message string `json:"message"`
-	}
-	if json.Unmarshal(w.Error, &e) == nil {
-		a.ErrorType, a.ErrorMessage = e.Type, e.Message
-	} else {
-		_ = json.Unmarshal(w.Error, &a.ErrorMessage) // older servers: text
+	if json.Unmarshal(w.Error, &a.Error) != nil {
+		_ = json.Unmarshal(w.Error, &a.Error.Message) // older servers: text
 	}
 	return a
 }
