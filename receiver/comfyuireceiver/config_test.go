@@ -122,8 +122,8 @@ func TestSettingsOfTheProxyAreIgnoredInPollMode(t *testing.T) {
 	set.Logger = zap.New(core)
 	cfg.Device = ""
 	r := newReceiver(set, cfg)
-	require.NoError(t, r.start(t.Context(), componenttest.NewNopHost()))
-	require.NoError(t, r.shutdown(t.Context()))
+	require.NoError(t, r.Start(t.Context(), componenttest.NewNopHost()))
+	require.NoError(t, r.Shutdown(t.Context()))
 	warnings := logged.FilterMessage("These settings have no effect in poll mode; remove them, or set mode: proxy").All()
 	require.Len(t, warnings, 1)
 	assert.Equal(t, []any{"limits::kept_sockets", "own_sockets", "proxy::endpoint"}, warnings[0].ContextMap()["keys"])

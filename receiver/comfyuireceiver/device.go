@@ -3,6 +3,7 @@
 package comfyuireceiver
 
 import (
+	"cmp"
 	"context"
 	"net/url"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"github.com/prometheus/procfs"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/gpuname"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/spans"
 )
 
 // deviceAuto finds the GPU by the process that listens on the upstream's port.
@@ -26,48 +28,32 @@ func isUUID(name string) bool { return gpuname.IsUUID(name) || gpuname.IsMIG(nam
 type deviceFinder struct {
 	setting string
 	// index is the GPU's index if that is configured, else -1.
-	index  int
-	port   uint64
-	local  bool // the server runs on this host
-	gpus   *gpuProcesses
-	opened bool // gpus is open
-	now    func() time.Time
+	index int
+	port  uint64
+	// findable is true if the server's process can be found: it runs on this host.
+	findable bool
+	gpus     *gpuProcesses
+	opened   bool // gpus is open
+	now      func() time.Time
 
-	found atomic.Pointer[foundDevice]
-}
-
-// foundDevice is the result of the last search.
-type foundDevice struct {
-	id        string
-	pid       int
-	simulated bool
+	found atomic.Pointer[spans.Device] // by the last search
 }
 
 func newDeviceFinder(setting string, base *url.URL, gpus *gpuProcesses, now func() time.Time) *deviceFinder {
 	f := &deviceFinder{setting: setting, index: -1, gpus: gpus, now: now}
-	f.found.Store(&foundDevice{})
+	f.found.Store(&spans.Device{})
 	if n, ok := gpuname.Index(setting); ok {
 		f.index = n
 	} else if isUUID(setting) {
-		f.found.Store(&foundDevice{id: setting})
+		f.found.Store(&spans.Device{ID: setting})
 	}
-	port := base.Port()
-	if port == "" {
-		port = map[string]string{"http": "80", "https": "443"}[base.Scheme]
-	}
-	f.port, _ = strconv.ParseUint(port, 10, 16)
-	f.local = onThisHost(base)
+	f.port, _ = strconv.ParseUint(cmp.Or(base.Port(), map[string]string{"http": "80", "https": "443"}[base.Scheme]), 10, 16)
+	f.findable = onThisHost(base) && f.port != 0
 	return f
 }
 
-// ID implements [spans.Device].
-func (f *deviceFinder) ID() string { return f.found.Load().id }
-
-// PID implements [spans.Device]. It is 0 until the GPU is known, too.
-func (f *deviceFinder) PID() int { return f.found.Load().pid }
-
-// Simulated implements [spans.Device].
-func (f *deviceFinder) Simulated() bool { return f.found.Load().simulated }
+// Device implements [spans.DeviceFinder].
+func (f *deviceFinder) Device() spans.Device { return *f.found.Load() }
 
 const (
 	// searchInterval is how often a GPU is searched that is not found yet: a server uses
@@ -83,7 +69,7 @@ const (
 // begin opens NVML, and finds out whether the GPUs are simulated before the first prompt
 // can arrive.
 func (f *deviceFinder) begin() {
-	needsNVML := f.index >= 0 || isUUID(f.setting) || f.setting == deviceAuto && f.findable()
+	needsNVML := f.index >= 0 || isUUID(f.setting) || f.setting == deviceAuto && f.findable
 	if !needsNVML || !f.gpus.open() {
 		return
 	}
@@ -96,16 +82,13 @@ func (f *deviceFinder) begin() {
 	f.set(id, 0)
 }
 
-// findable reports whether the server's process can be found.
-func (f *deviceFinder) findable() bool { return f.local && f.port != 0 }
-
 // set stores a result; an unknown GPU leaves the last one.
 func (f *deviceFinder) set(id string, pid int) {
-	found := *f.found.Load()
+	found := f.Device()
 	if id != "" {
-		found.id, found.pid = id, pid
+		found.ID, found.PID = id, pid
 	}
-	found.simulated = f.opened && f.gpus.simulated()
+	found.Simulated = f.opened && f.gpus.simulated()
 	f.found.Store(&found)
 }
 
@@ -114,14 +97,14 @@ func (f *deviceFinder) run(ctx context.Context) {
 	switch {
 	case f.opened:
 		defer f.gpus.close()
-	case !isUUID(f.setting) || !f.findable():
+	case !isUUID(f.setting) || !f.findable:
 		// there is nothing to search for
 		return
 	}
 	var last time.Time
 	pid := 0
 	every(ctx, searchInterval, func() {
-		if now := f.now(); f.ID() == "" || f.PID() == 0 || now.Sub(last) >= verifyInterval {
+		if now, found := f.now(), f.Device(); found.ID == "" || found.PID == 0 || now.Sub(last) >= verifyInterval {
 			last = now
 			pid = f.search(ctx, pid)
 		}
@@ -130,10 +113,10 @@ func (f *deviceFinder) run(ctx context.Context) {
 
 // search finds the server's process and GPU; before is the process of the last search.
 func (f *deviceFinder) search(ctx context.Context, before int) (pid int) {
-	if f.findable() {
+	if f.findable {
 		pid = processOn("/proc", f.port, before)
 	}
-	id := f.ID()
+	id := f.Device().ID
 	switch {
 	case f.index >= 0:
 		id = f.gpus.at(f.index)
@@ -157,10 +140,7 @@ func processOn(root string, port uint64, before int) int {
 	const listen = 0x0A
 	// These read files that every user may read; a netlink socket would need more.
 	for _, table := range []func() (procfs.NetTCP, error){fs.NetTCP, fs.NetTCP6} { //nolint:staticcheck // see above
-		lines, err := table()
-		if err != nil {
-			continue
-		}
+		lines, _ := table() // none without IPv6
 		for _, line := range lines {
 			if line.St == listen && line.LocalPort == port {
 				inodes["socket:["+strconv.FormatUint(line.Inode, 10)+"]"] = true
@@ -170,20 +150,17 @@ func processOn(root string, port uint64, before int) int {
 	if len(inodes) == 0 {
 		return 0
 	}
-	holds := func(p procfs.Proc) bool {
-		targets, err := p.FileDescriptorTargets()
-		// an error: the process of another user
-		return err == nil && slices.ContainsFunc(targets, func(t string) bool { return inodes[t] })
-	}
-	if p, err := fs.Proc(before); before != 0 && err == nil && holds(p) {
-		return before
-	}
 	all, err := fs.AllProcs()
 	if err != nil {
 		return 0
 	}
+	if p, err := fs.Proc(before); err == nil {
+		all = slices.Insert(all, 0, p)
+	}
 	for _, p := range all {
-		if holds(p) {
+		targets, err := p.FileDescriptorTargets()
+		// an error: the process of another user
+		if err == nil && slices.ContainsFunc(targets, func(t string) bool { return inodes[t] }) {
 			return p.PID
 		}
 	}

@@ -42,8 +42,8 @@ type exporter struct {
 	log         *zap.Logger
 	now         func() time.Time
 
-	prompts chan *prompt.Prompt
-	records chan logItem
+	traceItems, logItems chan exportItem
+
 	refused logonce.Tracker
 
 	stopping context.Context // ends when stop begins
@@ -54,20 +54,18 @@ type exporter struct {
 	workers sync.WaitGroup
 }
 
-// logItem is a log record that is to be made: of a prompt that failed, or of an execution
-// that started.
-type logItem struct {
-	failed  *prompt.Prompt
-	started prompt.Execution
-}
+// exportItem makes the data of one trace or log record and passes them to the next
+// consumer. It makes them again for each attempt, since the next consumer may have changed
+// them.
+type exportItem func() error
 
 // start begins to export; queue bounds the items of each signal.
 func (e *exporter) start(queue int) {
-	e.prompts, e.records = make(chan *prompt.Prompt, queue), make(chan logItem, queue)
+	e.traceItems, e.logItems = make(chan exportItem, queue), make(chan exportItem, queue)
 	e.stopping, e.end = context.WithCancel(context.Background())
 	e.ctx, e.cancel = context.WithCancel(context.Background())
-	e.workers.Go(func() { work(e.stopping, e.prompts, e.exportTrace) })
-	e.workers.Go(func() { work(e.stopping, e.records, e.exportRecord) })
+	e.workers.Go(func() { e.deliverAll("traces", e.traceItems) })
+	e.workers.Go(func() { e.deliverAll("logs", e.logItems) })
 }
 
 // stop exports what is queued as far as the next consumers accept it within stopGrace,
@@ -81,66 +79,53 @@ func (e *exporter) stop(ctx context.Context) {
 	e.cancel()
 }
 
-// work processes items until ctx ends, and then those that are left.
-func work[T any](ctx context.Context, items <-chan T, process func(T)) {
-	for {
-		select {
-		case item := <-items:
-			process(item)
-		case <-ctx.Done():
-			for range len(items) {
-				process(<-items)
-			}
-			return
-		}
-	}
-}
-
 // promptEnded queues the trace of a prompt, and its log record if it failed.
 func (e *exporter) promptEnded(p *prompt.Prompt) {
 	if e.traces != nil {
-		enqueue(e, "traces", e.prompts, p)
+		e.enqueue("traces", e.traceItems, func() error { return e.traces.ConsumeTraces(e.ctx, e.spans.Trace(p)) })
 	}
 	if e.logs != nil && spans.Failed(p) {
-		enqueue(e, "logs", e.records, logItem{failed: p})
+		now := e.now()
+		e.enqueue("logs", e.logItems, func() error { return e.logs.ConsumeLogs(e.ctx, e.spans.Failure(p, now)) })
 	}
 }
 
 // executionStarted queues the log record of an execution that starts.
 func (e *exporter) executionStarted(x prompt.Execution) {
 	if e.logs != nil && e.executionEvents {
-		enqueue(e, "logs", e.records, logItem{started: x})
+		now := e.now()
+		e.enqueue("logs", e.logItems, func() error { return e.logs.ConsumeLogs(e.ctx, e.spans.Started(x, now)) })
 	}
 }
 
-func enqueue[T any](e *exporter, signal string, queue chan<- T, item T) {
+func (e *exporter) enqueue(signal string, items chan<- exportItem, item exportItem) {
 	select {
-	case queue <- item:
+	case items <- item:
 	default:
 		e.instruments.dropped(signal)
 	}
 }
 
-func (e *exporter) exportTrace(p *prompt.Prompt) {
-	e.deliver("traces", func() error { return e.traces.ConsumeTraces(e.ctx, e.spans.Trace(p)) })
-}
-
-func (e *exporter) exportRecord(item logItem) {
-	now := e.now()
-	e.deliver("logs", func() error {
-		if item.failed != nil {
-			return e.logs.ConsumeLogs(e.ctx, e.spans.Failure(item.failed, now))
+// deliverAll delivers items until stop begins, and then those that are left.
+func (e *exporter) deliverAll(signal string, items <-chan exportItem) {
+	for {
+		select {
+		case item := <-items:
+			e.deliver(signal, item)
+		case <-e.stopping.Done():
+			for range len(items) {
+				e.deliver(signal, <-items)
+			}
+			return
 		}
-		return e.logs.ConsumeLogs(e.ctx, e.spans.Started(item.started, now))
-	})
+	}
 }
 
-// deliver calls consume until it succeeds, fails permanently, or the exporter stops.
-// consume makes its data for each attempt, since the next consumer may have changed them.
-func (e *exporter) deliver(signal string, consume func() error) {
+// deliver tries an item until it succeeds, fails permanently, or the exporter stops.
+func (e *exporter) deliver(signal string, item exportItem) {
 	for backoff := minBackoff; e.ctx.Err() == nil; backoff = min(2*backoff, maxBackoff) {
 		last := e.stopping.Err() != nil
-		err := consume()
+		err := item()
 		if err == nil {
 			if e.refused.Changed(signal, "") {
 				e.log.Info("Next consumer accepts data again", zap.String("signal", signal))

@@ -82,9 +82,11 @@ func newExportRig(t *testing.T, queue int) *exportRig {
 	require.NoError(t, err)
 	core, logged := zapobserver.New(zap.InfoLevel)
 	r.logged = logged
+	observed, err := newInstruments(createDefaultConfig().(*Config).Limits, builder)
+	require.NoError(t, err)
 	r.exporter = &exporter{
 		traces: r.next, logs: r.next, spans: made, log: zap.New(core), now: time.Now,
-		instruments: newInstruments(createDefaultConfig().(*Config).Limits, builder),
+		instruments: observed,
 	}
 	r.start(queue)
 	return r

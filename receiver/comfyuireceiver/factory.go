@@ -38,30 +38,21 @@ func (f *factory) of(settings receiver.Settings, cfg component.Config) *comfyuiR
 	})
 }
 
-// signal is one signal of a receiver.
-type signal struct{ *comfyuiReceiver }
-
-// Start implements component.Component.
-func (s signal) Start(ctx context.Context, host component.Host) error { return s.start(ctx, host) }
-
-// Shutdown implements component.Component.
-func (s signal) Shutdown(ctx context.Context) error { return s.shutdown(ctx) }
-
 func (f *factory) traces(_ context.Context, settings receiver.Settings, cfg component.Config, next consumer.Traces) (receiver.Traces, error) {
 	r := f.of(settings, cfg)
 	r.traces = next
-	return signal{r}, nil
+	return r, nil
 }
 
 func (f *factory) logs(_ context.Context, settings receiver.Settings, cfg component.Config, next consumer.Logs) (receiver.Logs, error) {
 	r := f.of(settings, cfg)
 	r.logs = next
-	return signal{r}, nil
+	return r, nil
 }
 
 func (f *factory) metrics(_ context.Context, settings receiver.Settings, cfg component.Config, next consumer.Metrics) (receiver.Metrics, error) {
 	r := f.of(settings, cfg)
-	scrape, err := scraper.NewMetrics(r.scrape, scraper.WithStart(r.start), scraper.WithShutdown(r.shutdown))
+	scrape, err := scraper.NewMetrics(r.scrape, scraper.WithStart(r.Start), scraper.WithShutdown(r.Shutdown))
 	if err != nil {
 		return nil, err
 	}

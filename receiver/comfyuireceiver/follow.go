@@ -13,12 +13,14 @@ import (
 
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/sockets"
 )
 
 // follower keeps the tracker up to date with the server: with the messages that the
 // sockets relay, and with the server's queue and history for prompts about which no
 // messages arrive. It observes the tracker, the proxy and the sockets, and passes on what
-// they report: to the instruments and the exporter.
+// they report: to the instruments and the exporter. What they call is on the path of
+// requests and frames, and must not block.
 type follower struct {
 	*instruments
 	export  *exporter
@@ -87,14 +89,13 @@ func (f *follower) restore(ctx context.Context) {
 // reconcileLoop compares the open prompts with the server every interval, and whenever
 // the queue has changed.
 func (f *follower) reconcileLoop(ctx context.Context) {
-	ticker := time.NewTicker(f.interval)
-	defer ticker.Stop()
+	ticks := time.Tick(f.interval)
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-f.changed:
-		case <-ticker.C:
+		case <-ticks:
 		}
 		f.tracker.Expire(f.now())
 		f.reconcile(ctx)
@@ -125,7 +126,7 @@ func (f *follower) reconcile(ctx context.Context) {
 func (f *follower) settle(ctx context.Context, ids []string, queue *protocol.Queue, wasUnreachable bool) error {
 	queued := map[string]bool{}
 	for _, q := range queue.All() {
-		queued[q.ID] = true
+		queued[q.PromptID] = true
 	}
 	for _, id := range ids {
 		if queued[id] {
@@ -143,4 +144,28 @@ func (f *follower) settle(ctx context.Context, ids []string, queue *protocol.Que
 	}
 	f.unreachable.CompareAndSwap(wasUnreachable, false)
 	return nil
+}
+
+// Pauses between two attempts to connect the receiver's socket.
+const (
+	minReconnect = 500 * time.Millisecond
+	maxReconnect = 10 * time.Second
+)
+
+// watch keeps a socket of the receiver's own open. The server sends it what goes to all
+// sockets: the length of the queue, and the progress of prompts without a client id
+// (these must not be given one, since then their progress would no longer go to all).
+func (f *follower) watch(ctx context.Context, hub *sockets.Hub) {
+	for backoff := minReconnect; ; backoff = min(2*backoff, maxReconnect) {
+		err := hub.Watch(ctx, "otelcol-gpu-"+prompt.NewSpanID().String())
+		if err == nil { // it was connected
+			backoff = minReconnect
+			f.unreachable.Store(true)
+			f.QueueChanged()
+		}
+		f.log.Debug("The receiver's socket to ComfyUI is closed; reconnecting", zap.Duration("after", backoff), zap.Error(err))
+		if !pause(ctx.Done(), backoff) {
+			return
+		}
+	}
 }

@@ -53,7 +53,7 @@ func newRigTo(t testing.TB, upstream string, next consumer.Traces, change func(*
 	if next != nil {
 		r.comfyuiReceiver.traces = next
 	}
-	require.NoError(t, r.start(context.Background(), componenttest.NewNopHost()))
+	require.NoError(t, r.Start(context.Background(), componenttest.NewNopHost()))
 	r.base = "http://" + r.address
 	t.Cleanup(r.stopNow)
 	return r
@@ -80,7 +80,7 @@ func counted(t testing.TB, telemetry *componenttest.Telemetry, name string) map[
 
 func (r *rig) stopNow() {
 	if r.cancel != nil {
-		require.NoError(r.t, r.shutdown(context.Background()))
+		require.NoError(r.t, r.Shutdown(context.Background()))
 	}
 }
 

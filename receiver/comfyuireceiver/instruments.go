@@ -4,14 +4,16 @@ package comfyuireceiver
 
 import (
 	"context"
+	_ "embed"
+	"fmt"
 	"net/http"
-	"slices"
 	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 	sdk "go.opentelemetry.io/otel/sdk/metric"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/metadata"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
@@ -27,11 +29,10 @@ type instruments struct {
 	reader    *sdk.ManualReader
 	telemetry *metadata.TelemetryBuilder
 
-	prompts                            metric.Int64Counter
-	queueTime, executionTime, nodeTime metric.Float64Histogram
-	nodes                              metric.Int64Counter
-	requests                           metric.Float64Histogram
-	io                                 metric.Int64Counter
+	// By name.
+	gauges     map[string]metricDescription
+	counters   map[string]metric.Int64Counter
+	histograms map[string]metric.Float64Histogram
 
 	workflows, models, classes, tasks *labels
 
@@ -41,42 +42,51 @@ type instruments struct {
 // ioKey is direction and kind, the attributes of comfyui.proxy.io.
 type ioKey [2]string
 
-// promptSeconds are the bounds of prompts' histograms: from a cached prompt to ten
-// minutes.
-var promptSeconds = []float64{0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30, 45, 60, 120, 300, 600}
+//go:embed metrics.yaml
+var metricsYAML []byte
 
-// requestSeconds are the bounds of requests' histogram; most requests are short.
-var requestSeconds = []float64{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60}
+// metricDescription is a metric's entry in metrics.yaml.
+type metricDescription struct {
+	Unit, Description string
+	Buckets           []float64
+}
 
 // maxSeries bounds the series of one metric, in addition to the limits of its attributes.
 const maxSeries = 4096
 
-func newInstruments(limits LimitsConfig, telemetry *metadata.TelemetryBuilder) *instruments {
+func newInstruments(limits LimitsConfig, telemetry *metadata.TelemetryBuilder) (*instruments, error) {
 	m := &instruments{
 		reader:    sdk.NewManualReader(),
 		telemetry: telemetry,
+		counters:  map[string]metric.Int64Counter{}, histograms: map[string]metric.Float64Histogram{},
 		workflows: newLabels("workflow", limits.Workflows),
 		models:    newLabels("model", limits.Models),
 		classes:   newLabels("node_class", limits.NodeClasses),
 		tasks:     newLabels("task_class", limits.TaskClasses),
 	}
+	var described struct{ Gauges, Counters, Histograms map[string]metricDescription }
+	if err := yaml.Unmarshal(metricsYAML, &described); err != nil {
+		return nil, fmt.Errorf("read metrics.yaml: %w", err)
+	}
+	m.gauges = described.Gauges
 	meter := sdk.NewMeterProvider(sdk.WithReader(m.reader), sdk.WithCardinalityLimit(maxSeries)).Meter(metadata.ScopeName)
-	counter := func(name, unit, description string) metric.Int64Counter {
-		c, _ := meter.Int64Counter(name, metric.WithUnit(unit), metric.WithDescription(description)) // the names are valid
-		return c
+	for name, d := range described.Counters { // the names are valid
+		m.counters[name], _ = meter.Int64Counter(name, metric.WithUnit(d.Unit), metric.WithDescription(d.Description))
 	}
-	histogram := func(name, description string, bounds []float64) metric.Float64Histogram {
-		h, _ := meter.Float64Histogram(name, metric.WithUnit("s"), metric.WithDescription(description), metric.WithExplicitBucketBoundaries(bounds...))
-		return h
+	for name, d := range described.Histograms {
+		m.histograms[name], _ = meter.Float64Histogram(name, metric.WithUnit(d.Unit), metric.WithDescription(d.Description), metric.WithExplicitBucketBoundaries(d.Buckets...))
 	}
-	m.prompts = counter("comfyui.prompts", "{prompt}", "Prompts that have ended, by outcome.")
-	m.queueTime = histogram("comfyui.queue.duration", "Time that prompts waited in the queue.", promptSeconds)
-	m.executionTime = histogram("comfyui.execution.duration", "Time that prompts were executed.", promptSeconds)
-	m.nodeTime = histogram("comfyui.node.duration", "Time that nodes were executed, by class.", promptSeconds)
-	m.nodes = counter("comfyui.nodes", "{node}", "Nodes that were executed or read from the cache, by class.")
-	m.requests = histogram("comfyui.proxy.request.duration", "Duration of requests through the proxy, including the time that ComfyUI needed.", requestSeconds)
-	m.io = counter("comfyui.proxy.io", "By", "Bytes that passed the proxy: bodies of requests and responses, and WebSocket frames.")
-	return m
+	return m, nil
+}
+
+// add adds n to a counter.
+func (m *instruments) add(counter string, n int64, attributes ...attribute.KeyValue) {
+	m.counters[counter].Add(context.Background(), n, metric.WithAttributes(attributes...))
+}
+
+// record records a duration in a histogram.
+func (m *instruments) record(histogram string, d time.Duration, attributes ...attribute.KeyValue) {
+	m.histograms[histogram].Record(context.Background(), d.Seconds(), metric.WithAttributes(attributes...))
 }
 
 // labels bounds the values of an attribute.
@@ -134,13 +144,12 @@ func (m *instruments) PromptAccepted(p *prompt.Prompt) {
 		{outcome(prompt.Error), attribute.String("error.type", sizing.Other)},
 		{outcome(prompt.Lost)},
 	} {
-		m.prompts.Add(context.Background(), 0, metric.WithAttributes(append(of, dimensions...)...))
+		m.add("comfyui.prompts", 0, append(of, dimensions...)...)
 	}
 }
 
 // promptEnded records a prompt that has ended.
 func (m *instruments) promptEnded(p *prompt.Prompt) {
-	ctx := context.Background()
 	dimensions := m.dimensions(p)
 	of := []attribute.KeyValue{outcome(p.Outcome)}
 	if p.Outcome == prompt.Error {
@@ -151,25 +160,23 @@ func (m *instruments) promptEnded(p *prompt.Prompt) {
 		}
 		of = append(of, attribute.String("error.type", errorType))
 	}
-	m.prompts.Add(ctx, 1, metric.WithAttributes(append(of, dimensions...)...))
+	m.add("comfyui.prompts", 1, append(of, dimensions...)...)
 	if p.Started.IsZero() {
 		return
 	}
-	set := metric.WithAttributeSet(attribute.NewSet(slices.Clone(dimensions)...))
-	m.queueTime.Record(ctx, max(0, p.Started.Sub(p.Answered).Seconds()), set)
-	m.executionTime.Record(ctx, p.Ended.Sub(p.Started).Seconds(), set)
-	classOf := map[string]string{}
-	for i := range p.Submission.Nodes {
-		classOf[p.Submission.Nodes[i].ID] = p.Submission.Nodes[i].Class
+	m.record("comfyui.queue.duration", max(0, p.Started.Sub(p.Answered)), dimensions...)
+	m.record("comfyui.execution.duration", p.Ended.Sub(p.Started), dimensions...)
+	declared := p.Submission.NodesByID()
+	classOf := func(id string) attribute.KeyValue {
+		return attribute.String("comfyui.node.class", m.label(m.classes, declared[id].Class))
 	}
 	for _, n := range p.Nodes {
-		class := attribute.String("comfyui.node.class", m.label(m.classes, classOf[n.ID]))
-		m.nodeTime.Record(ctx, n.End.Sub(n.Start).Seconds(), metric.WithAttributes(append(slices.Clone(dimensions), class)...))
-		m.nodes.Add(ctx, 1, metric.WithAttributes(class, attribute.String("state", "executed")))
+		class := classOf(n.ID)
+		m.record("comfyui.node.duration", n.End.Sub(n.Start), append([]attribute.KeyValue{class}, dimensions...)...)
+		m.add("comfyui.nodes", 1, class, attribute.String("state", "executed"))
 	}
 	for _, id := range p.Cached {
-		class := attribute.String("comfyui.node.class", m.label(m.classes, classOf[id]))
-		m.nodes.Add(ctx, 1, metric.WithAttributes(class, attribute.String("state", "cached")))
+		m.add("comfyui.nodes", 1, classOf(id), attribute.String("state", "cached"))
 	}
 }
 
@@ -180,8 +187,8 @@ func (m *instruments) RequestServed(route, method string, status int, d time.Dur
 	default:
 		method = "_OTHER"
 	}
-	m.requests.Record(context.Background(), d.Seconds(), metric.WithAttributes(attribute.String("http.route", route),
-		attribute.String("http.request.method", method), attribute.Int("http.response.status_code", status)))
+	m.record("comfyui.proxy.request.duration", d, attribute.String("http.route", route),
+		attribute.String("http.request.method", method), attribute.Int("http.response.status_code", status))
 }
 
 // Bytes counts bytes that passed the proxy.
@@ -196,7 +203,7 @@ func (m *instruments) Bytes(d sockets.Direction, kind string, n int) {
 		option = metric.WithAttributeSet(attribute.NewSet(attribute.String("network.io.direction", string(d)), attribute.String("kind", kind)))
 		m.ioOptions.Store(key, option)
 	}
-	m.io.Add(context.Background(), int64(n), option.(metric.AddOption))
+	m.counters["comfyui.proxy.io"].Add(context.Background(), int64(n), option.(metric.AddOption))
 }
 
 // Unparsed counts a text frame that was relayed and not understood.
@@ -212,9 +219,4 @@ func (m *instruments) PromptUnfollowed() {
 // dropped counts a trace or a log record that was not exported.
 func (m *instruments) dropped(signal string) {
 	m.telemetry.ReceiverComfyuiDropped.Add(context.Background(), 1, metric.WithAttributes(attribute.String("signal", signal)))
-}
-
-// requestFailed counts a failed request of the receiver itself.
-func (m *instruments) requestFailed() {
-	m.telemetry.ReceiverComfyuiUpstreamErrors.Add(context.Background(), 1)
 }

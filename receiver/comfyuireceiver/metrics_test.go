@@ -59,6 +59,10 @@ func TestMetricsOfTheRushOfRecording21(t *testing.T) {
 	require.Eventually(t, func() bool { return rig.following.tracker.OpenCount() == 0 }, 20*time.Second, 5*time.Millisecond)
 	m, err := rig.scrape(context.Background())
 	require.NoError(t, err)
+	for _, metric := range m.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().All() {
+		assert.NotEmpty(t, metric.Unit(), metric.Name())
+		assert.NotEmpty(t, metric.Description(), metric.Name())
+	}
 	kind := "comfyui.model:ddcolor_paper.pth "
 	var succeeded, failed float64
 	for attributes, v := range values(m, "comfyui.prompts") {
@@ -92,7 +96,8 @@ func TestValuesBeyondALimitAreOtherAndCounted(t *testing.T) {
 	telemetry := componenttest.NewTelemetry()
 	builder, err := metadata.NewTelemetryBuilder(telemetry.NewTelemetrySettings())
 	require.NoError(t, err)
-	m := newInstruments(LimitsConfig{Workflows: 2, Models: 2, NodeClasses: 2, TaskClasses: 2}, builder)
+	m, err := newInstruments(LimitsConfig{Workflows: 2, Models: 2, NodeClasses: 2, TaskClasses: 2}, builder)
+	require.NoError(t, err)
 	for i := range 10 {
 		m.label(m.workflows, fmt.Sprint("w", i))
 	}

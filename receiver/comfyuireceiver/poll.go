@@ -20,8 +20,7 @@ import (
 type poller struct {
 	*follower
 	// exported are the prompts of the history whose traces were emitted.
-	exported map[string]bool
-	order    []string // of exported, oldest first
+	exported *prompt.Recent
 	// first is true if nothing was stored: the history is from before the first run.
 	first bool
 }
@@ -37,15 +36,11 @@ const maxExported = 20000
 
 // poll reads the queue and the history every interval.
 func (f *follower) poll(ctx context.Context) {
-	p := &poller{follower: f, exported: map[string]bool{}}
 	ids, err := f.store.exported(ctx)
 	if err != nil {
 		f.log.Warn("Failed to read the ids of exported prompts; the prompts in the history are not exported", zap.Error(err))
 	}
-	p.first = ids == nil
-	for _, id := range ids {
-		p.exported[id] = true
-	}
+	p := &poller{follower: f, exported: prompt.NewRecent(maxExported, ids...), first: ids == nil}
 	var failing logonce.Tracker
 	every(ctx, f.interval, func() {
 		err := p.refresh(ctx)
@@ -80,8 +75,8 @@ func (p *poller) refresh(ctx context.Context) error {
 	return p.settle(ctx, p.tracker.Open(now), &queue, wasUnreachable)
 }
 
-func (p *poller) recover(q *protocol.Queued, received time.Time) {
-	p.tracker.Recover(p.now(), prompt.Discovery{ID: q.ID, Submission: q.Submission, Received: received, Parent: callerOf(nil, q.Traceparent)})
+func (p *poller) recover(s *protocol.Submission, received time.Time) {
+	p.tracker.Recover(p.now(), prompt.Discovery{Request: prompt.Request{Submission: *s, Parent: prompt.ParseTraceparent(s.Traceparent)}, Received: received})
 }
 
 // history ends the prompts of the history that were not exported yet.
@@ -92,8 +87,7 @@ func (p *poller) history(ctx context.Context) error {
 	}
 	changed := p.first || len(entries) > 0
 	for _, f := range entries {
-		p.exported[f.ID] = true
-		p.order = append(p.order, f.ID)
+		p.exported.Add(f.PromptID)
 		if p.first {
 			// it ended before the receiver was first started
 			continue
@@ -102,18 +96,14 @@ func (p *poller) history(ctx context.Context) error {
 		if received.IsZero() {
 			received = p.now()
 		}
-		p.recover(&f.Queued, received)
+		p.recover(&f.Submission, received)
 		p.tracker.Settled(p.now(), f)
 	}
 	p.first = false
 	if !changed {
 		return nil
 	}
-	for len(p.order) > maxExported {
-		delete(p.exported, p.order[0])
-		p.order = p.order[1:]
-	}
-	return p.store.saveExported(ctx, p.order)
+	return p.store.saveExported(ctx, p.exported.IDs())
 }
 
 // unexported reads the entries of the history that were not exported, oldest first.
@@ -125,7 +115,7 @@ func (p *poller) unexported(ctx context.Context) (entries []*protocol.Finished, 
 		}
 		entries = entries[:0]
 		for id, f := range page {
-			if !p.exported[id] {
+			if !p.exported.Has(id) {
 				entries = append(entries, &f)
 			}
 		}
@@ -134,7 +124,7 @@ func (p *poller) unexported(ctx context.Context) (entries []*protocol.Finished, 
 		}
 	}
 	slices.SortFunc(entries, func(a, b *protocol.Finished) int {
-		return cmp.Or(a.Start().Compare(b.Start()), cmp.Compare(a.ID, b.ID))
+		return cmp.Or(a.Start().Compare(b.Start()), cmp.Compare(a.PromptID, b.PromptID))
 	})
 	return entries, nil
 }

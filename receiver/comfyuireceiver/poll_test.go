@@ -147,7 +147,7 @@ func startWith(t *testing.T, url, mode string, storage *memoryStorage) (*comfyui
 	s := newReceiver(receivertest.NewNopSettings(metadata.Type), cfg)
 	sink := new(consumertest.TracesSink)
 	s.traces = sink
-	require.NoError(t, s.start(context.Background(), hostWith{componenttest.NewNopHost(), map[component.ID]component.Component{storageID: storage}}))
+	require.NoError(t, s.Start(context.Background(), hostWith{componenttest.NewNopHost(), map[component.ID]component.Component{storageID: storage}}))
 	return s, sink
 }
 
@@ -174,7 +174,7 @@ func TestPollingExportsEachPromptOnceAcrossRestarts(t *testing.T) {
 	s.finish("seen", "execution_error")
 	s.finish("between", "execution_success") // came and went between two polls
 	require.Eventually(t, func() bool { return len(sink.AllTraces()) == 2 }, 10*time.Second, 5*time.Millisecond)
-	require.NoError(t, first.shutdown(context.Background()))
+	require.NoError(t, first.Shutdown(context.Background()))
 	assert.Equal(t, map[string]string{"seen": "error", "between": "success"}, outcomes(t, sink))
 
 	for i := range 200 { // more than a page, while no receiver runs
@@ -182,13 +182,29 @@ func TestPollingExportsEachPromptOnceAcrossRestarts(t *testing.T) {
 	}
 	second, again := startWith(t, s.URL, modePoll, kept)
 	require.Eventually(t, func() bool { return len(again.AllTraces()) == 200 }, 10*time.Second, 5*time.Millisecond)
-	require.NoError(t, second.shutdown(context.Background()))
+	require.NoError(t, second.Shutdown(context.Background()))
 	got := outcomes(t, again)
 	assert.NotContains(t, got, "seen")
 	assert.Equal(t, "interrupted", got["away0"])
 	root := spansOf(t, again.AllTraces()[0])
 	assert.Equal(t, true, root[0].Attributes["comfyui.prompt.recovered"])
 	assert.EqualValues(t, 1, root[len(root)-1].Attributes["comfyui.outputs.images"])
+}
+
+func TestPollingExportsNoPromptAgainAfterTheSecondRestart(t *testing.T) {
+	s := newHistoryServer(t)
+	kept := &memoryStorage{data: map[string][]byte{}}
+	s.finish("before", "execution_success")
+	first, _ := startWith(t, s.URL, modePoll, kept)
+	require.Eventually(t, func() bool { ids, _ := first.store.exported(context.Background()); return len(ids) == 1 }, 10*time.Second, 5*time.Millisecond)
+	require.NoError(t, first.Shutdown(context.Background()))
+	for _, id := range []string{"second", "third"} {
+		s.finish(id, "execution_success")
+		again, sink := startWith(t, s.URL, modePoll, kept)
+		require.Eventually(t, func() bool { return len(sink.AllTraces()) > 0 }, 10*time.Second, 5*time.Millisecond)
+		require.NoError(t, again.Shutdown(context.Background()))
+		assert.Equal(t, map[string]string{id: "success"}, outcomes(t, sink))
+	}
 }
 
 func TestPromptsThatWereOpenWhenTheCollectorWasKilledEndOnceAfterwards(t *testing.T) {
@@ -206,7 +222,7 @@ func TestPromptsThatWereOpenWhenTheCollectorWasKilledEndOnceAfterwards(t *testin
 	s.run()
 	s.finish("running", "execution_interrupted")
 	require.Eventually(t, func() bool { return len(sink.AllTraces()) == 3 }, 10*time.Second, 5*time.Millisecond)
-	require.NoError(t, first.shutdown(context.Background()))
+	require.NoError(t, first.Shutdown(context.Background()))
 	got := outcomes(t, sink)
 	assert.Equal(t, "success", got["ended"])
 	assert.Equal(t, "interrupted", got["running"])
@@ -215,6 +231,6 @@ func TestPromptsThatWereOpenWhenTheCollectorWasKilledEndOnceAfterwards(t *testin
 	assert.Equal(t, trace, root.TraceID().String(), "the trace that was begun before the kill")
 
 	second, again := startWith(t, s.URL, modeProxy, kept)
-	require.NoError(t, second.shutdown(context.Background()))
+	require.NoError(t, second.Shutdown(context.Background()))
 	assert.Empty(t, again.AllTraces(), "once")
 }

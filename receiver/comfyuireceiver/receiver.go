@@ -70,8 +70,8 @@ func newReceiver(settings receiver.Settings, cfg *Config) *comfyuiReceiver {
 	return &comfyuiReceiver{cfg: cfg, settings: settings, log: settings.Logger, now: time.Now, forget: func() {}, resource: pcommon.NewResource()}
 }
 
-// start starts the receiver with the first of its signals.
-func (r *comfyuiReceiver) start(ctx context.Context, host component.Host) error {
+// Start starts the receiver with the first of its signals.
+func (r *comfyuiReceiver) Start(ctx context.Context, host component.Host) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.users++
@@ -128,11 +128,18 @@ func (r *comfyuiReceiver) build(ctx context.Context, host component.Host) (err e
 // assemble makes the parts that follow the server at base, with the client for the
 // receiver's own requests.
 func (r *comfyuiReceiver) assemble(base *url.URL, client *http.Client) error {
-	observed := newInstruments(r.cfg.Limits, r.telemetry)
-	server := &comfyServer{base: base, client: client, instruments: observed}
+	observed, err := newInstruments(r.cfg.Limits, r.telemetry)
+	if err != nil {
+		return err
+	}
+	server := &comfyServer{base: base, client: client, telemetry: r.telemetry}
 	r.describe(base)
 	r.device = newDeviceFinder(r.cfg.Device, base, newGPUProcesses(r.cfg.LibraryPath, r.log), r.now)
 	builder, err := spans.NewBuilder(r.cfg.Capture, r.resource, r.settings.BuildInfo.Version, r.device)
+	if err != nil {
+		return err
+	}
+	sizer, err := sizing.NewSizer(r.cfg.Sizing, r.cfg.TaskClasses)
 	if err != nil {
 		return err
 	}
@@ -142,7 +149,7 @@ func (r *comfyuiReceiver) assemble(base *url.URL, client *http.Client) error {
 		instruments: observed, export: r.export, server: server, store: r.store, log: r.log, now: r.now,
 		interval: r.cfg.PollInterval, changed: make(chan struct{}, 1),
 	}
-	r.following.tracker = prompt.NewTracker(prompt.Limits{Open: r.cfg.Limits.Prompts, Early: earlyMessages}, sizing.NewSizer(r.cfg.Sizing, r.cfg.TaskClasses), r.following)
+	r.following.tracker = prompt.NewTracker(prompt.Limits{Open: r.cfg.Limits.Prompts, Early: earlyMessages}, sizer, r.following)
 	return nil
 }
 
@@ -168,14 +175,10 @@ func (r *comfyuiReceiver) listen(ctx context.Context, host component.Host, runni
 	if r.transport, err = clientTransport(ctx, r.cfg); err != nil {
 		return err
 	}
-	handler := r.proxyHandler(running)
-	if r.cfg.Proxy.Auth.HasValue() {
-		handler = withoutCredentials(handler)
-	}
 	settings := r.cfg.Proxy
 	// Empty, not nil: bodies and Content-Encoding pass unchanged.
 	settings.CompressionAlgorithms = []string{}
-	if r.server, err = settings.ToServer(ctx, host.GetExtensions(), r.settings.TelemetrySettings, handler); err != nil {
+	if r.server, err = settings.ToServer(ctx, host.GetExtensions(), r.settings.TelemetrySettings, r.proxyHandler(running)); err != nil {
 		return fmt.Errorf("proxy: %w", err)
 	}
 	listener, err := settings.ToListener(ctx)
@@ -201,8 +204,8 @@ func (r *comfyuiReceiver) proxyHandler(running context.Context) http.Handler {
 		Observer: r.following, Prompts: r.following.tracker, Logger: r.log, Now: r.now,
 	})
 	return newProxy(&proxy{
-		ctx: running, upstream: server.base, transport: r.transport, tracker: r.following.tracker, hub: r.hub, observer: r.following,
-		maxPrompt: r.cfg.Limits.PromptBytes, log: r.log, now: r.now,
+		follower: r.following, ctx: running, transport: r.transport, hub: r.hub, maxPrompt: r.cfg.Limits.PromptBytes,
+		authenticates: r.cfg.Proxy.Auth.HasValue(),
 	})
 }
 
@@ -239,32 +242,29 @@ func (r *comfyuiReceiver) sweep() {
 
 // every calls f at once and then at each interval, until ctx ends.
 func every(ctx context.Context, interval time.Duration, f func()) {
-	ticker := time.NewTicker(interval)
-	defer ticker.Stop()
+	ticks := time.Tick(interval)
 	for ctx.Err() == nil {
 		f()
 		select {
 		case <-ctx.Done():
-		case <-ticker.C:
+		case <-ticks:
 		}
 	}
 }
 
 // pause waits; false if done is closed before.
 func pause(done <-chan struct{}, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
 	select {
-	case <-timer.C:
+	case <-time.After(d):
 		return true
 	case <-done:
 		return false
 	}
 }
 
-// shutdown stops the receiver with the last of its signals. Open requests have
+// Shutdown stops the receiver with the last of its signals. Open requests have
 // drain_timeout to end; open prompts end as unfinished.
-func (r *comfyuiReceiver) shutdown(ctx context.Context) error {
+func (r *comfyuiReceiver) Shutdown(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.users--

@@ -24,31 +24,32 @@ func (r *comfyuiReceiver) scrape(ctx context.Context) (pmetric.Metrics, error) {
 	sm := rm.ScopeMetrics().AppendEmpty()
 	sm.Scope().SetName(metadata.ScopeName)
 	sm.Scope().SetVersion(r.settings.BuildInfo.Version)
-	w := &metricsWriter{metrics: sm.Metrics(), now: pcommon.NewTimestampFromTime(r.now()), simulated: r.device.Simulated()}
+	following, device := r.following, r.device.Device()
+	w := &metricsWriter{metrics: sm.Metrics(), gauges: following.gauges, now: pcommon.NewTimestampFromTime(r.now()), simulated: device.Simulated}
 
-	queue, err := r.following.server.queue(ctx)
+	queue, err := following.server.queue(ctx)
 	up := 0.0
 	if err == nil {
 		up = 1
 	}
-	w.gauge("comfyui.up", "{server}", "1 if ComfyUI responds to requests, 0 if not.").add(up)
+	w.gauge("comfyui.up").add(up)
 	if err == nil {
-		g := w.gauge("comfyui.queue.length", "{prompt}", "Prompts in the queue, by state.")
-		g.add(float64(len(queue.Running)), "state", "running")
-		g.add(float64(len(queue.Pending)), "state", "pending")
-		if devices, err := r.following.server.devices(ctx); err == nil {
-			w.devices(devices, r.device.ID())
+		g := w.gauge("comfyui.queue.length")
+		g.add(float64(len(queue.Running)), attribute.String("state", "running"))
+		g.add(float64(len(queue.Pending)), attribute.String("state", "pending"))
+		if devices, err := following.server.devices(ctx); err == nil {
+			w.devices(devices, device.ID)
 		}
 	}
-	w.gauge("comfyui.prompts.open", "{prompt}", "Prompts that are followed and have not ended.").add(float64(r.following.tracker.OpenCount()))
+	w.gauge("comfyui.prompts.open").add(float64(following.tracker.OpenCount()))
 	if r.hub != nil {
 		withClient, withoutClient := r.hub.Counts()
-		g := w.gauge("comfyui.proxy.sockets", "{socket}", "Open WebSockets: with a client, and kept for prompts whose client has left.")
-		g.add(float64(withClient), "state", "client")
-		g.add(float64(withoutClient), "state", "kept")
+		g := w.gauge("comfyui.proxy.sockets")
+		g.add(float64(withClient), attribute.String("state", "client"))
+		g.add(float64(withoutClient), attribute.String("state", "kept"))
 	}
 	var data metricdata.ResourceMetrics
-	if err := r.following.reader.Collect(ctx, &data); err != nil {
+	if err := following.reader.Collect(ctx, &data); err != nil {
 		return out, err
 	}
 	for _, scope := range data.ScopeMetrics {
@@ -62,6 +63,7 @@ func (r *comfyuiReceiver) scrape(ctx context.Context) (pmetric.Metrics, error) {
 // metricsWriter writes the metrics of one scrape.
 type metricsWriter struct {
 	metrics   pmetric.MetricSlice
+	gauges    map[string]metricDescription
 	now       pcommon.Timestamp
 	simulated bool
 }
@@ -79,24 +81,16 @@ type gauge struct {
 	points pmetric.NumberDataPointSlice
 }
 
-func (w *metricsWriter) gauge(name, unit, description string) gauge {
-	return gauge{w, w.metric(name, unit, description).SetEmptyGauge().DataPoints()}
+func (w *metricsWriter) gauge(name string) gauge {
+	d := w.gauges[name]
+	return gauge{w, w.metric(name, d.Unit, d.Description).SetEmptyGauge().DataPoints()}
 }
 
-func (g gauge) add(v float64, attributes ...string) {
+func (g gauge) add(v float64, attributes ...attribute.KeyValue) {
 	p := g.points.AppendEmpty()
 	p.SetTimestamp(g.writer.now)
 	p.SetDoubleValue(v)
-	for i := 0; i+1 < len(attributes); i += 2 {
-		p.Attributes().PutStr(attributes[i], attributes[i+1])
-	}
-	g.writer.mark(p.Attributes())
-}
-
-func (w *metricsWriter) mark(a pcommon.Map) {
-	if w.simulated {
-		a.PutBool(semconv.Simulated, true)
-	}
+	g.writer.attributes(p.Attributes(), attributes)
 }
 
 // maxDevices bounds the devices that a server can report.
@@ -104,19 +98,19 @@ const maxDevices = 64
 
 // devices writes the memory of the server's devices as the server reports it.
 func (w *metricsWriter) devices(devices []protocol.Device, hwID string) {
-	limit := w.gauge("comfyui.device.memory.limit", "By", "Memory of the device, as ComfyUI reports it (/system_stats).")
-	free := w.gauge("comfyui.device.memory.free", "By", "Free memory of the device, as ComfyUI reports it (/system_stats).")
-	reserved := w.gauge("comfyui.torch.memory.limit", "By", "Memory that PyTorch's allocator has reserved (/system_stats).")
-	unused := w.gauge("comfyui.torch.memory.free", "By", "Memory that PyTorch's allocator has reserved and does not use (/system_stats).")
+	limit := w.gauge("comfyui.device.memory.limit")
+	free := w.gauge("comfyui.device.memory.free")
+	reserved := w.gauge("comfyui.torch.memory.limit")
+	unused := w.gauge("comfyui.torch.memory.free")
 	for i := range devices[:min(len(devices), maxDevices)] {
 		d := &devices[i]
 		index := -1
 		if d.Index != nil {
 			index = *d.Index
 		}
-		attributes := []string{"comfyui.device.type", d.Type, "comfyui.device.index", strconv.Itoa(index)}
+		attributes := []attribute.KeyValue{attribute.String("comfyui.device.type", d.Type), attribute.String("comfyui.device.index", strconv.Itoa(index))}
 		if hwID != "" && len(devices) == 1 {
-			attributes = append(attributes, semconv.GPUID, hwID)
+			attributes = append(attributes, attribute.String(semconv.GPUID, hwID))
 		}
 		limit.add(d.Total, attributes...)
 		free.add(d.Free, attributes...)
@@ -138,7 +132,7 @@ func (w *metricsWriter) aggregated(m *metricdata.Metrics) {
 			p.SetStartTimestamp(pcommon.NewTimestampFromTime(d.StartTime))
 			p.SetTimestamp(w.now)
 			p.SetIntValue(d.Value)
-			w.attributes(p.Attributes(), d.Attributes)
+			w.attributes(p.Attributes(), d.Attributes.ToSlice())
 		}
 	case metricdata.Histogram[float64]:
 		h := out.SetEmptyHistogram()
@@ -157,18 +151,20 @@ func (w *metricsWriter) aggregated(m *metricdata.Metrics) {
 			if v, ok := d.Max.Value(); ok {
 				p.SetMax(v)
 			}
-			w.attributes(p.Attributes(), d.Attributes)
+			w.attributes(p.Attributes(), d.Attributes.ToSlice())
 		}
 	}
 }
 
-func (w *metricsWriter) attributes(to pcommon.Map, from attribute.Set) {
-	for _, kv := range from.ToSlice() {
+func (w *metricsWriter) attributes(to pcommon.Map, from []attribute.KeyValue) {
+	for _, kv := range from {
 		if kv.Value.Type() == attribute.INT64 {
 			to.PutInt(string(kv.Key), kv.Value.AsInt64())
 		} else {
 			to.PutStr(string(kv.Key), kv.Value.String())
 		}
 	}
-	w.mark(to)
+	if w.simulated {
+		to.PutBool(semconv.Simulated, true)
+	}
 }

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/metadata"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
 )
 
@@ -30,21 +31,9 @@ func onThisHost(base *url.URL) bool {
 
 // comfyServer makes the receiver's own requests to ComfyUI.
 type comfyServer struct {
-	base        *url.URL
-	client      *http.Client
-	instruments *instruments
-}
-
-// get requests a path below the server's address, and counts a failure.
-func (s *comfyServer) get(ctx context.Context, path, query string) ([]byte, error) {
-	body, err := s.request(ctx, path+query)
-	if err == nil {
-		return body, nil
-	}
-	if ctx.Err() == nil {
-		s.instruments.requestFailed()
-	}
-	return nil, fmt.Errorf("request %s of ComfyUI: %w", path, err)
+	base      *url.URL
+	client    *http.Client
+	telemetry *metadata.TelemetryBuilder
 }
 
 func (s *comfyServer) request(ctx context.Context, target string) ([]byte, error) {
@@ -71,11 +60,15 @@ func (s *comfyServer) request(ctx context.Context, target string) ([]byte, error
 	return body, nil
 }
 
-// read requests a path and parses the response.
+// read requests a path below the server's address and parses the response. It counts a
+// failed request.
 func read[T any](ctx context.Context, s *comfyServer, path, query string, parse func([]byte) (T, error)) (v T, err error) {
-	body, err := s.get(ctx, path, query)
+	body, err := s.request(ctx, path+query)
 	if err != nil {
-		return v, err
+		if ctx.Err() == nil {
+			s.telemetry.ReceiverComfyuiUpstreamErrors.Add(context.Background(), 1)
+		}
+		return v, fmt.Errorf("request %s of ComfyUI: %w", path, err)
 	}
 	return parse(body)
 }

@@ -5,7 +5,6 @@ package comfyuireceiver
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"sync"
 
@@ -103,12 +102,10 @@ func (s *store) get(ctx context.Context, key string, into any) error {
 		return err
 	}
 	if err := json.Unmarshal(raw, into); err != nil {
-		return errors.Join(errDamaged, err)
+		return fmt.Errorf("the stored value is damaged: %w", err)
 	}
 	return nil
 }
-
-var errDamaged = errors.New("the stored value is damaged")
 
 func (s *store) close(ctx context.Context) error {
 	if s.client == nil {

@@ -25,13 +25,12 @@ type submission struct {
 
 // servePrompt relays a prompt and begins to follow it.
 func (p *proxy) servePrompt(w http.ResponseWriter, r *http.Request) {
-	body, whole, err := p.readBody(r)
+	body, whole, err := p.readBody(w, r)
 	if err != nil {
-		http.Error(w, "the request's body cannot be read", http.StatusBadRequest)
 		return
 	}
 	if !whole || len(body) == 0 || r.Header.Get("Content-Encoding") != "" {
-		p.observer.PromptUnfollowed()
+		p.PromptUnfollowed()
 		p.relay.ServeHTTP(w, r)
 		return
 	}
@@ -39,13 +38,13 @@ func (p *proxy) servePrompt(w http.ResponseWriter, r *http.Request) {
 	sub, _ := protocol.ParseSubmission(body)
 	client, _, _ := net.SplitHostPort(r.RemoteAddr)
 	s := &submission{p, p.tracker.Submit(p.now(), prompt.Request{Submission: sub, Path: r.URL.Path, Client: client, Parent: callerOf(r.Header, sub.Traceparent)})}
-	defer p.hub.Reserve(sub.ClientID).Release()
+	defer p.hub.Reserve(sub.ClientID)()
 	// The server runs the prompt even if the client leaves before the answer.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
 	defer cancel()
 	defer context.AfterFunc(p.ctx, cancel)()
 	relay := p.relay
-	relay.Rewrite, relay.ModifyResponse, relay.ErrorHandler = s.rewrite, s.readAnswer, s.unreachable
+	relay.Rewrite, relay.ModifyResponse, relay.ErrorHandler = s.rewrite, s.readAnswer, s.badGateway
 	relay.ServeHTTP(w, r.WithContext(ctx))
 }
 
@@ -55,8 +54,7 @@ func callerOf(header http.Header, traceparent string) trace.SpanContext {
 	if caller := trace.SpanContextFromContext(ctx); caller.IsValid() {
 		return caller
 	}
-	ctx = propagation.TraceContext{}.Extract(context.Background(), propagation.MapCarrier{"traceparent": traceparent})
-	return trace.SpanContextFromContext(ctx)
+	return prompt.ParseTraceparent(traceparent)
 }
 
 // rewrite directs the request, with the root span as the caller of the server's spans.
@@ -71,31 +69,21 @@ const maxAnswer = 4 << 20
 
 // readAnswer reads the answer to the prompt and puts it back.
 func (s *submission) readAnswer(response *http.Response) error {
-	body, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
-	rest := io.Reader(response.Body)
-	if err != nil {
-		rest = failedReader{err}
-	}
-	response.Body = restored{io.MultiReader(bytes.NewReader(body), rest), response.Body}
+	body, _ := io.ReadAll(io.LimitReader(response.Body, maxAnswer)) // the body repeats its error to the client
+	response.Body = restored{io.MultiReader(bytes.NewReader(body), response.Body), response.Body}
 	var a protocol.Answer
 	if response.Header.Get("Content-Encoding") == "" {
 		a = protocol.ParseAnswer(body)
 	}
 	if response.StatusCode < 300 {
-		s.observer.PromptAccepted(s.prompt)
+		s.PromptAccepted(s.prompt)
 	}
 	s.tracker.Answer(s.prompt, s.now(), response.StatusCode, a)
 	return nil
 }
 
-// failedReader repeats the error of a read.
-type failedReader struct{ err error }
-
-// Read implements io.Reader.
-func (r failedReader) Read([]byte) (int, error) { return 0, r.err }
-
-// unreachable ends the prompt of a server that cannot be reached.
-func (s *submission) unreachable(w http.ResponseWriter, r *http.Request, err error) {
-	s.tracker.Answer(s.prompt, s.now(), http.StatusBadGateway, protocol.Answer{ErrorType: unreachableType, ErrorMessage: unreachableMessage})
-	s.proxy.unreachable(w, r, err)
+// badGateway ends the prompt of a server that cannot be reached.
+func (s *submission) badGateway(w http.ResponseWriter, r *http.Request, err error) {
+	s.tracker.Answer(s.prompt, s.now(), http.StatusBadGateway, protocol.Answer{Error: protocol.Error{Type: unreachableType, Message: unreachableMessage}})
+	s.proxy.badGateway(w, r, err)
 }

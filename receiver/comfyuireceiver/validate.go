@@ -4,6 +4,7 @@ package comfyuireceiver
 
 import (
 	"net/url"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -40,15 +41,8 @@ func (c *Config) Validate() error {
 		_, err := regexp.Compile(pattern)
 		p.AddIf(err != nil, "capture::redact::"+strconv.Itoa(i), pattern, "is not a valid regular expression", `use Go's syntax, for example secret-\d+`)
 	}
-	for _, limit := range []struct {
-		key string
-		n   int
-	}{
-		{"prompts", c.Limits.Prompts}, {"workflows", c.Limits.Workflows}, {"models", c.Limits.Models}, {"node_classes", c.Limits.NodeClasses},
-		{"task_classes", c.Limits.TaskClasses}, {"queue", c.Limits.Queue}, {"prompt_bytes", c.Limits.PromptBytes},
-		{"frame_bytes", c.Limits.FrameBytes}, {"kept_sockets", c.Limits.KeptSockets},
-	} {
-		p.AddIf(limit.n < 1, "limits::"+limit.key, limit.n, "is less than 1", "use a positive number, or omit the key for the default")
+	for field, limit := range reflect.ValueOf(c.Limits).Fields() {
+		p.AddIf(limit.Int() < 1, "limits::"+field.Tag.Get("mapstructure"), limit, "is less than 1", "use a positive number, or omit the key for the default")
 	}
 	return p.Err()
 }
@@ -60,14 +54,11 @@ var proxyKeys = []string{
 }
 
 // ignoredKeys lists the keys that are set and have no effect in the configured mode.
-func (c *Config) ignoredKeys() (ignored []string) {
+func (c *Config) ignoredKeys() []string {
 	if c.Mode != modePoll {
 		return nil
 	}
-	for _, key := range slices.Sorted(slices.Values(c.given)) {
-		if slices.ContainsFunc(proxyKeys, func(k string) bool { return key == k || strings.HasPrefix(key, k+"::") }) {
-			ignored = append(ignored, key)
-		}
-	}
-	return ignored
+	return slices.DeleteFunc(slices.Sorted(slices.Values(c.given)), func(key string) bool {
+		return !slices.ContainsFunc(proxyKeys, func(k string) bool { return key == k || strings.HasPrefix(key, k+"::") })
+	})
 }

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -191,12 +192,8 @@ func (r *Reader) Wants(h *Header) bool {
 // Buffer is space for the payload of a frame for which Wants reported true.
 func (r *Reader) Buffer(h *Header) []byte {
 	from := len(r.buffer)
-	need := from + int(h.Length)
-	for cap(r.buffer) < need {
-		r.buffer = append(r.buffer[:cap(r.buffer)], 0)
-	}
-	r.buffer = r.buffer[:need]
-	return r.buffer[from:need]
+	r.buffer = slices.Grow(r.buffer, int(h.Length))[:from+int(h.Length)]
+	return r.buffer[from:]
 }
 
 // Filled processes the frame whose payload was read into Buffer.
@@ -273,9 +270,7 @@ func (d *inflater) inflate(compressed []byte) ([]byte, error) {
 	text := d.out.Bytes()
 	if d.keep {
 		d.window = append(d.window, text...)
-		if over := len(d.window) - windowSize; over > 0 {
-			d.window = append(d.window[:0], d.window[over:]...)
-		}
+		d.window = d.window[max(0, len(d.window)-windowSize):]
 	}
 	return text, nil
 }

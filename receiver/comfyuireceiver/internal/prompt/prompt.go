@@ -47,19 +47,16 @@ type Node struct {
 
 // Prompt is one prompt. The tracker owns it until it has ended; then it does not change.
 type Prompt struct {
+	Request
 	ID string
-	// Context is the root span's; Parent is the caller's, if the request had one.
-	Context, Parent trace.SpanContext
+	// Context is the root span's.
+	Context trace.SpanContext
 	// Execution is the id of the execution's span.
-	Execution  trace.SpanID
-	Submission protocol.Submission
-	Sizing     sizing.Sizing
-	Answer     protocol.Answer
-	// HTTPStatus and Path are the request's; both are empty for a prompt that was
-	// found in the queue or the history.
+	Execution trace.SpanID
+	Sizing    sizing.Sizing
+	Answer    protocol.Answer
+	// HTTPStatus is 0 for a prompt that was found in the queue or the history.
 	HTTPStatus int
-	Path       string
-	Client     string // address
 
 	Received, Answered, Started, Ended time.Time
 	Cached                             []string

@@ -3,9 +3,12 @@
 package prompt
 
 import (
+	"context"
 	"crypto/rand"
+	"fmt"
 	"time"
 
+	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
@@ -37,20 +40,18 @@ func saved(p *Prompt) Saved {
 // Discovery is what was stored of the prompt. Its contexts are invalid if the stored
 // ids are.
 func (s *Saved) Discovery() Discovery {
-	d := Discovery{ID: s.ID, Received: s.Received, Submission: protocol.Submission{PromptID: s.ID, ClientID: s.ClientID, TaskClass: s.TaskClass}}
-	traceID, err := trace.TraceIDFromHex(s.TraceID)
-	if err != nil {
-		return d
-	}
-	context := func(span string) trace.SpanContext {
-		id, err := trace.SpanIDFromHex(span)
-		if err != nil {
-			return trace.SpanContext{}
-		}
-		return trace.NewSpanContext(trace.SpanContextConfig{TraceID: traceID, SpanID: id, TraceFlags: trace.TraceFlags(s.TraceFlags)})
-	}
-	d.Context, d.Parent = context(s.SpanID), context(s.ParentID)
-	return d
+	submission := protocol.Submission{PromptID: s.ID, ClientID: s.ClientID, TaskClass: s.TaskClass}
+	return Discovery{Request{Submission: submission, Parent: s.context(s.ParentID)}, s.Received, s.context(s.SpanID)}
+}
+
+func (s *Saved) context(spanID string) trace.SpanContext {
+	return ParseTraceparent(fmt.Sprintf("00-%s-%s-%02x", s.TraceID, spanID, s.TraceFlags))
+}
+
+// ParseTraceparent reads a span's context from its W3C form. It is invalid if the text is.
+func ParseTraceparent(text string) trace.SpanContext {
+	ctx := propagation.TraceContext{}.Extract(context.Background(), propagation.MapCarrier{"traceparent": text})
+	return trace.SpanContextFromContext(ctx)
 }
 
 // newContext is the context of a new span under a parent, or of a new trace.
@@ -70,28 +71,37 @@ func NewSpanID() (id trace.SpanID) {
 	return id
 }
 
-// recent holds the newest ids, up to a fixed number.
-type recent struct {
-	ids   map[string]struct{}
-	order []string
-	at    int
+// Recent holds the newest ids, up to a fixed number.
+type Recent struct {
+	max   int
+	known map[string]bool
+	order []string // oldest first
 }
 
-func newRecent(n int) *recent {
-	return &recent{ids: make(map[string]struct{}), order: make([]string, n)}
+// NewRecent holds max ids, beginning with those given.
+func NewRecent(max int, ids ...string) *Recent {
+	r := &Recent{max: max, known: map[string]bool{}}
+	for _, id := range ids {
+		r.Add(id)
+	}
+	return r
 }
 
-func (r *recent) has(id string) bool {
-	_, ok := r.ids[id]
-	return ok
-}
+// Has reports whether an id is held.
+func (r *Recent) Has(id string) bool { return r.known[id] }
 
-func (r *recent) add(id string) {
-	if r.has(id) {
+// IDs are all ids, the oldest first. They are valid until the next Add.
+func (r *Recent) IDs() []string { return r.order }
+
+// Add adds an id unless it is held, and drops the oldest one beyond the limit.
+func (r *Recent) Add(id string) {
+	if r.known[id] {
 		return
 	}
-	delete(r.ids, r.order[r.at])
-	r.order[r.at] = id
-	r.at = (r.at + 1) % len(r.order)
-	r.ids[id] = struct{}{}
+	r.known[id] = true
+	r.order = append(r.order, id)
+	if len(r.order) > r.max {
+		delete(r.known, r.order[0])
+		r.order = r.order[1:]
+	}
 }

@@ -45,18 +45,18 @@ type Execution struct {
 // Request is a request for a prompt.
 type Request struct {
 	Submission protocol.Submission
-	Path       string
-	Client     string            // address
-	Parent     trace.SpanContext // the caller's span
+	// Path and Client, an address, are empty if the prompt was discovered.
+	Path, Client string
+	// Parent is the caller's span, if it sent one.
+	Parent trace.SpanContext
 }
 
 // Discovery is a prompt that was found in the queue, the history or the storage.
 type Discovery struct {
-	ID         string
-	Submission protocol.Submission
-	Received   time.Time
-	// Context is the root span's context if it is known; Parent is the caller's.
-	Context, Parent trace.SpanContext
+	Request  // with the submission's PromptID
+	Received time.Time
+	// Context is the root span's context if it is known.
+	Context trace.SpanContext
 }
 
 // Tracker follows all open prompts of one server. Its methods may be called from
@@ -73,7 +73,7 @@ type Tracker struct {
 	mu       sync.Mutex
 	open     map[string]*Prompt
 	inFlight int // requests without an answer
-	finished *recent
+	finished *Recent
 }
 
 // maxFinished bounds the ids of ended prompts that are remembered, so that delayed
@@ -82,7 +82,7 @@ const maxFinished = 16384
 
 // NewTracker makes a tracker.
 func NewTracker(limits Limits, sizer *sizing.Sizer, observer Observer) *Tracker {
-	return &Tracker{limits: limits, sizer: sizer, observer: observer, open: map[string]*Prompt{}, finished: newRecent(maxFinished)}
+	return &Tracker{limits: limits, sizer: sizer, observer: observer, open: map[string]*Prompt{}, finished: NewRecent(maxFinished)}
 }
 
 // Submit records a request before it is sent to the server, since messages about the
@@ -91,7 +91,7 @@ func (t *Tracker) Submit(now time.Time, r Request) *Prompt {
 	t.mu.Lock()
 	t.inFlight++
 	t.mu.Unlock()
-	p := &Prompt{Submission: r.Submission, Received: now, Path: r.Path, Client: r.Client, Parent: r.Parent, Context: newContext(r.Parent), Execution: NewSpanID()}
+	p := &Prompt{Request: r, Received: now, Context: newContext(r.Parent), Execution: NewSpanID()}
 	p.Sizing = t.sizer.Of(&p.Submission)
 	return p
 }
@@ -109,7 +109,7 @@ func (t *Tracker) Answer(p *Prompt, now time.Time, status int, a protocol.Answer
 			// the server failed, or could not be reached
 			p.Outcome = Error
 		}
-		p.Failure = protocol.Error{Type: a.ErrorType, Message: a.ErrorMessage}
+		p.Failure = a.Error
 		t.ended(p)
 		return
 	}
@@ -145,7 +145,7 @@ func (t *Tracker) Message(now time.Time, m *protocol.Message) {
 	t.mu.Lock()
 	p := t.open[m.PromptID]
 	if p == nil {
-		if t.finished.has(m.PromptID) || t.inFlight == 0 || len(t.open) >= t.limits.Open {
+		if t.finished.Has(m.PromptID) || t.inFlight == 0 || len(t.open) >= t.limits.Open {
 			t.mu.Unlock()
 			return
 		}
@@ -188,7 +188,7 @@ func (t *Tracker) close(p *Prompt) bool {
 		t.open[p.ID] = p.next
 	} else {
 		delete(t.open, p.ID)
-		t.finished.add(p.ID)
+		t.finished.Add(p.ID)
 	}
 	return true
 }
@@ -197,16 +197,17 @@ func (t *Tracker) close(p *Prompt) bool {
 func (t *Tracker) Recover(now time.Time, d Discovery) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.open[d.ID] != nil || t.finished.has(d.ID) || len(t.open) >= t.limits.Open {
+	id := d.Submission.PromptID
+	if t.open[id] != nil || t.finished.Has(id) || len(t.open) >= t.limits.Open {
 		return
 	}
 	if !d.Context.IsValid() {
 		d.Context = newContext(d.Parent)
 	}
 	t.version.Add(1)
-	t.open[d.ID] = &Prompt{
-		ID: d.ID, Submission: d.Submission, Sizing: t.sizer.Of(&d.Submission), Received: d.Received, Answered: d.Received,
-		Context: d.Context, Parent: d.Parent, Execution: NewSpanID(), Recovered: true, known: true, seen: now,
+	t.open[id] = &Prompt{
+		ID: id, Request: d.Request, Sizing: t.sizer.Of(&d.Submission), Received: d.Received, Answered: d.Received,
+		Context: d.Context, Execution: NewSpanID(), Recovered: true, known: true, seen: now,
 	}
 }
 
@@ -275,7 +276,7 @@ func (t *Tracker) Save() (all []Saved) {
 
 // Settled ends a prompt by its entry in the server's history. Times are the server's.
 func (t *Tracker) Settled(now time.Time, f *protocol.Finished) {
-	t.end(f.ID, func(p *Prompt) { p.settleBy(f, now) })
+	t.end(f.PromptID, func(p *Prompt) { p.settleBy(f, now) })
 }
 
 // Missing ends a prompt that is neither in the server's queue nor in its history. A
@@ -326,7 +327,7 @@ func (t *Tracker) Shutdown(now time.Time) {
 			}
 		}
 		delete(t.open, id)
-		t.finished.add(id)
+		t.finished.Add(id)
 	}
 	t.version.Add(1)
 	t.mu.Unlock()

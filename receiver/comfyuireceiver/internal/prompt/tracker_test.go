@@ -32,7 +32,7 @@ func (o *observer) ExecutionStarted(x Execution) { o.started = append(o.started,
 func (o *observer) PromptUnfollowed()            { o.unfollowed++ }
 
 func newTracker(open int, o Observer) *Tracker {
-	return NewTracker(Limits{Open: open, Early: time.Second}, sizing.NewSizer(nil, nil), o)
+	return NewTracker(Limits{Open: open, Early: time.Second}, &sizing.Sizer{}, o)
 }
 
 // step is one thing that happens to one prompt.

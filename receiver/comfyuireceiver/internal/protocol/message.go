@@ -63,9 +63,10 @@ type NodeState struct {
 
 // Error is a failure as the server describes it.
 type Error struct {
-	NodeID, NodeType string
-	Type, Message    string
-	Traceback        []string
+	NodeID, NodeType string   `json:"-"`
+	Type             string   `json:"type"`
+	Message          string   `json:"message"`
+	Traceback        []string `json:"-"`
 }
 
 // wire is a message's JSON. Every field is optional.

@@ -34,6 +34,15 @@ type Submission struct {
 	Nodes    []Node
 }
 
+// NodesByID are the nodes by their ids.
+func (s *Submission) NodesByID() map[string]Node {
+	all := make(map[string]Node, len(s.Nodes))
+	for i := range s.Nodes {
+		all[s.Nodes[i].ID] = s.Nodes[i]
+	}
+	return all
+}
+
 type wireNode struct {
 	Class  string         `json:"class_type"`
 	Inputs map[string]any `json:"inputs"`
@@ -141,8 +150,8 @@ type Answer struct {
 	// Refused are the nodes that failed validation: all of a rejected prompt's, or some of
 	// an accepted one's.
 	Refused []string
-	// ErrorType and ErrorMessage are the reason for which a prompt was rejected.
-	ErrorType, ErrorMessage string
+	// Error is the reason for which a prompt was rejected.
+	Error Error
 }
 
 // ParseAnswer reads the body of the answer to POST /prompt. The answer is empty if the
@@ -156,14 +165,8 @@ func ParseAnswer(body []byte) Answer {
 	}
 	_ = json.Unmarshal(body, &w) // unexpected values stay empty
 	a := Answer{PromptID: w.PromptID, Number: w.Number, Refused: slices.SortedFunc(maps.Keys(w.Nodes), compareIDs)}
-	var e struct {
-		Type    string `json:"type"`
-		Message string `json:"message"`
-	}
-	if json.Unmarshal(w.Error, &e) == nil {
-		a.ErrorType, a.ErrorMessage = e.Type, e.Message
-	} else {
-		_ = json.Unmarshal(w.Error, &a.ErrorMessage) // older servers: text
+	if json.Unmarshal(w.Error, &a.Error) != nil {
+		_ = json.Unmarshal(w.Error, &a.Error.Message) // older servers: text
 	}
 	return a
 }

@@ -66,7 +66,7 @@ func TestHistoryOfEveryRecordingIsRead(t *testing.T) {
 					continue
 				}
 				entries++
-				assert.Equal(t, id, f.ID)
+				assert.Equal(t, id, f.PromptID)
 				_, ended := f.End()
 				assert.True(t, ended, "%s: %s", r.Name, id)
 				assert.False(t, f.Start().IsZero())

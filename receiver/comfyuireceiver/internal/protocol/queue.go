@@ -9,18 +9,11 @@ import (
 	"time"
 )
 
-// Queued is one prompt of /queue, or the prompt of an entry of /history.
-type Queued struct {
-	ID     string
-	Number float64
-	Submission
-}
-
 // Queue is the answer of GET /queue.
-type Queue struct{ Running, Pending []Queued }
+type Queue struct{ Running, Pending []Submission }
 
 // All are all prompts of the queue.
-func (q *Queue) All() []Queued { return slices.Concat(q.Running, q.Pending) }
+func (q *Queue) All() []Submission { return slices.Concat(q.Running, q.Pending) }
 
 // ParseQueue reads the answer of GET /queue.
 func ParseQueue(body []byte) (Queue, error) {
@@ -34,7 +27,7 @@ func ParseQueue(body []byte) (Queue, error) {
 	return Queue{Running: parseList(w.Running), Pending: parseList(w.Pending)}, nil
 }
 
-func parseList(list []json.RawMessage) (all []Queued) {
+func parseList(list []json.RawMessage) (all []Submission) {
 	for _, raw := range list {
 		if p, ok := parseQueued(raw); ok {
 			all = append(all, p)
@@ -44,17 +37,14 @@ func parseList(list []json.RawMessage) (all []Queued) {
 }
 
 // parseQueued reads [number, prompt_id, prompt, extra_data, outputs_to_execute].
-func parseQueued(raw json.RawMessage) (Queued, bool) {
+func parseQueued(raw json.RawMessage) (p Submission, ok bool) {
 	var items []json.RawMessage
 	if json.Unmarshal(raw, &items) != nil || len(items) < 3 {
-		return Queued{}, false
+		return p, false
 	}
-	var p Queued
-	_ = json.Unmarshal(items[0], &p.Number)
-	if json.Unmarshal(items[1], &p.ID) != nil || p.ID == "" {
-		return Queued{}, false
+	if json.Unmarshal(items[1], &p.PromptID) != nil || p.PromptID == "" {
+		return p, false
 	}
-	p.PromptID = p.ID
 	if len(items) > 3 {
 		p.readExtra(items[3])
 	}
@@ -64,7 +54,7 @@ func parseQueued(raw json.RawMessage) (Queued, bool) {
 
 // Finished is one entry of /history.
 type Finished struct {
-	Queued
+	Submission
 	// Messages are the server's messages about the prompt, with its times.
 	Messages []Message
 	// Status is "success" or "error".
@@ -110,8 +100,8 @@ func ParseHistory(body []byte) (map[string]Finished, error) {
 	all := make(map[string]Finished, len(w))
 	for id, entry := range w {
 		f := Finished{Status: entry.Status.Status, Outputs: map[string]int{}}
-		f.Queued, _ = parseQueued(entry.Prompt)
-		f.ID, f.PromptID = id, id
+		f.Submission, _ = parseQueued(entry.Prompt)
+		f.PromptID = id
 		for _, byKind := range entry.Outputs {
 			for kind, n := range outputs(byKind) {
 				f.Outputs[kind] += n

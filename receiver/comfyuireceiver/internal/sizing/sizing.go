@@ -6,11 +6,15 @@ package sizing
 
 import (
 	"cmp"
+	_ "embed"
 	"encoding/json"
+	"fmt"
 	"path"
 	"slices"
 	"strconv"
 	"strings"
+
+	"go.yaml.in/yaml/v3"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/configkeys"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
@@ -35,32 +39,17 @@ type Rule struct {
 type TaskClass struct {
 	Name string `mapstructure:"name"`
 	// MinSide and MaxSide bound the longer side in pixels; 0: no bound.
-	MinSide int `mapstructure:"min_side"`
-	MaxSide int `mapstructure:"max_side"`
+	MinSide int `mapstructure:"min_side" yaml:"min_side"`
+	MaxSide int `mapstructure:"max_side" yaml:"max_side"`
 	// Model and Node are patterns (path.Match) of the model and of a node's class.
 	Model string `mapstructure:"model"`
 	Node  string `mapstructure:"node"`
 }
 
-// builtInRules cover well-known nodes. A configured rule for the same class takes
-// precedence.
-var builtInRules = []Rule{
-	{Node: "DDColor_Colorize", Size: "model_input_size", Model: "checkpoint"},
-	{Node: "DDColor-ddcolorize", Size: "size", Model: "model"},
-	{Node: "EmptyLatentImage", Width: "width", Height: "height", Batch: "batch_size"},
-	{Node: "EmptySD3LatentImage", Width: "width", Height: "height", Batch: "batch_size"},
-	{Node: "KSampler*", Steps: "steps"},
-	{Node: "CheckpointLoader*", Model: "ckpt_name"},
-	{Node: "UNETLoader", Model: "unet_name"},
-	{Node: "UpscaleModelLoader", Model: "model_name"},
-}
-
-// builtInClasses suit DDColor's recommendation: people at 460 to 680 pixels, buildings
-// at 960 to 1280.
-var builtInClasses = []TaskClass{
-	{Name: "people", MinSide: 1, MaxSide: 680, Node: "DDColor*"},
-	{Name: "buildings", MinSide: 960, Node: "DDColor*"},
-}
+// defaults are the built-in rules and classes, under the keys of the configuration.
+//
+//go:embed defaults.yaml
+var defaults []byte
 
 // Other is the task class of prompts that match no class.
 const Other = "other"
@@ -83,11 +72,18 @@ type Sizer struct {
 
 // NewSizer adds rules before the built-in ones; classes, if there are any, replace the
 // built-in ones.
-func NewSizer(rules []Rule, classes []TaskClass) *Sizer {
-	if len(classes) == 0 {
-		classes = builtInClasses
+func NewSizer(rules []Rule, classes []TaskClass) (*Sizer, error) {
+	var builtIn struct {
+		Sizing  []Rule
+		Classes []TaskClass `yaml:"task_classes"`
 	}
-	return &Sizer{rules: slices.Concat(rules, builtInRules), classes: classes}
+	if err := yaml.Unmarshal(defaults, &builtIn); err != nil {
+		return nil, fmt.Errorf("read the built-in sizing rules: %w", err)
+	}
+	if len(classes) == 0 {
+		classes = builtIn.Classes
+	}
+	return &Sizer{rules: slices.Concat(rules, builtIn.Sizing), classes: classes}, nil
 }
 
 // Of computes a submission's sizing: the largest size, the largest batch, the first
@@ -151,16 +147,12 @@ func matches(pattern, name string) bool {
 // number reads a positive number of a workflow, which may be written as text. Links
 // and values that no image can have are 0.
 func number(v any) float64 {
-	var text string
-	switch x := v.(type) {
-	case json.Number:
-		text = x.String()
-	case string:
-		text = strings.TrimSpace(x)
+	switch v.(type) {
+	case json.Number, string:
 	default:
 		return 0
 	}
-	f, err := strconv.ParseFloat(text, 64)
+	f, err := strconv.ParseFloat(strings.TrimSpace(fmt.Sprint(v)), 64)
 	if err != nil || !(f > 0 && f < 1<<31) {
 		return 0
 	}

@@ -26,7 +26,8 @@ func TestSizeModelAndClassOfWorkflows(t *testing.T) {
 		"configured rule": {`{"prompt": {"2": {"class_type": "MyUpscaler", "inputs": {"target": 3000}}}}`, Sizing{3000, 3000, 0, 0, "", "other"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := NewSizer([]Rule{{Node: "My*", Size: "target"}}, nil)
+			s, err := NewSizer([]Rule{{Node: "My*", Size: "target"}}, nil)
+			require.NoError(t, err)
 			sub, err := protocol.ParseSubmission([]byte(test.body))
 			require.NoError(t, err)
 			assert.Equal(t, test.want, s.Of(&sub))

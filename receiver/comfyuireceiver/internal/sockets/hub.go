@@ -221,19 +221,13 @@ func (h *Hub) relay(s *socket) bool {
 // release closes a socket that did not reach the server.
 func (s *socket) release() { s.hub.advance(s, closed, connecting, opening) }
 
-// Reservation is a request for a prompt that has no answer yet.
-type Reservation struct {
-	hub    *Hub
-	client *client
-}
-
 // Reserve records a request for a prompt of a client id, and opens a socket of the
 // proxy's own if the id has none, so that the messages about the prompt's nodes are
-// received: the server sends them to sockets of that id only. Defer Release, and record
+// received: the server sends them to sockets of that id only. Defer the release, and record
 // the answer before it: from then on the open prompt keeps the socket.
-func (h *Hub) Reserve(clientID string) *Reservation {
+func (h *Hub) Reserve(clientID string) (release func()) {
 	if !h.OpenOwn || clientID == "" {
-		return nil
+		return func() {}
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -243,18 +237,14 @@ func (h *Hub) Reserve(clientID string) *Reservation {
 		s := h.add(c, opening)
 		h.work.Go(func() { h.open(s) })
 	}
-	return &Reservation{hub: h, client: c}
+	return func() { h.release(c) }
 }
 
-// Release ends a reservation; nil has nothing to release.
-func (r *Reservation) Release() {
-	if r == nil {
-		return
-	}
-	r.hub.mu.Lock()
-	defer r.hub.mu.Unlock()
-	r.client.requests--
-	r.hub.deleteIfUnused(r.client)
+func (h *Hub) release(c *client) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	c.requests--
+	h.deleteIfUnused(c)
 }
 
 // Counts returns the number of sockets with a client and of those without.

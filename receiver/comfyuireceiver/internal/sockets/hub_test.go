@@ -43,7 +43,7 @@ func newEnv(maxRetained int) *env {
 }
 
 // expect is Reserve without the attempt to connect.
-func (e *env) expect(id string) (r *Reservation, opened *socket) {
+func (e *env) expect(id string) (release func(), opened *socket) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	c := e.record(id)
@@ -52,7 +52,7 @@ func (e *env) expect(id string) (r *Reservation, opened *socket) {
 		opened = e.add(c, opening)
 		opened.server, opened.proxyOwned = &silentServer{}, true
 	}
-	return &Reservation{e.Hub, c}, opened
+	return func() { e.release(c) }, opened
 }
 
 // client connects a client.
@@ -81,13 +81,13 @@ func TestAnOwnSocketIsOpenedOncePerClientAndWithinTheLimit(t *testing.T) {
 
 func TestAnOwnSocketStaysAsLongAsItIsNeeded(t *testing.T) {
 	e := newEnv(1)
-	request, s := e.expect("a")
+	release, s := e.expect("a")
 	require.True(t, e.advance(s, retained, opening))
 	e.now = e.now.Add(time.Hour)
 	e.Sweep()
 	assert.False(t, isClosed(s), "a request has no answer")
 	e.open = 1
-	request.Release()
+	release()
 	e.Sweep()
 	e.now = e.now.Add(time.Hour)
 	e.Sweep()
@@ -110,9 +110,9 @@ func TestAnOwnSocketStaysAsLongAsItIsNeeded(t *testing.T) {
 
 func TestASocketThatTheServerHasForgottenIsClosedWhilePromptsRun(t *testing.T) {
 	e := newEnv(1)
-	request, s := e.expect("a")
+	release, s := e.expect("a")
 	require.True(t, e.advance(s, retained, opening))
-	request.Release()
+	release()
 	e.client(t, "a").close()
 	e.open = 1
 	e.Sweep()
@@ -121,12 +121,12 @@ func TestASocketThatTheServerHasForgottenIsClosedWhilePromptsRun(t *testing.T) {
 
 func TestAClientWaitsWhileAnOwnSocketOfItsIDIsOpening(t *testing.T) {
 	e := newEnv(1)
-	request, s := e.expect("a")
+	release, s := e.expect("a")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	assert.Nil(t, e.connect(ctx, "a"), "the client left before")
 	s.release() // it could not be opened
-	request.Release()
+	release()
 	client := e.connect(t.Context(), "a")
 	require.NotNil(t, client)
 	client.release()
@@ -154,6 +154,6 @@ func TestAClosedHubAcceptsNobody(t *testing.T) {
 	e.Close()
 	assert.True(t, isClosed(s))
 	assert.Nil(t, e.connect(t.Context(), "b"))
-	e.Reserve("c").Release()
+	e.Reserve("c")()
 	assert.Empty(t, e.clients)
 }

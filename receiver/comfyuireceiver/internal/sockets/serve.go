@@ -124,8 +124,9 @@ func (h *Hub) dial(ctx context.Context, s *socket) error {
 	}
 	var key [16]byte
 	_, _ = rand.Read(key[:])
-	for name, value := range map[string]string{"Connection": "Upgrade", "Upgrade": "websocket", "Sec-Websocket-Version": "13", "Sec-Websocket-Key": base64.StdEncoding.EncodeToString(key[:])} {
-		request.Header.Set(name, value)
+	request.Header = http.Header{
+		"Connection": {"Upgrade"}, "Upgrade": {"websocket"},
+		"Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {base64.StdEncoding.EncodeToString(key[:])},
 	}
 	untimed := *h.Client
 	untimed.Timeout = 0 // it would end the socket too

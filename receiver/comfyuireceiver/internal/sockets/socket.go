@@ -47,36 +47,37 @@ type socket struct {
 const bufferSize = 16 << 10
 
 // relayFromClient relays the client's frames until it closes or disappears.
-func (s *socket) relayFromClient(from *bufio.Reader) {
+func (s *socket) relayFromClient(from *bufio.Reader) { s.clientLeft(s.readClient(from)) }
+
+// readClient relays the client's frames. It returns the payload of a close frame that the
+// server is not to receive, since messages for the client are still to come; else nil.
+func (s *socket) readClient(from *bufio.Reader) (closePayload []byte) {
 	var h frames.Header
 	for {
 		if err := frames.ReadHeader(from, &h); err != nil {
-			s.clientLeft(nil)
-			return
+			return nil
 		}
 		if h.Close() {
-			payload := make([]byte, h.Length)
-			if _, err := io.ReadFull(from, payload); err != nil {
-				s.clientLeft(nil)
-				return
-			}
-			if !s.hasPrompts() {
-				// the server answers, and closes
-				_ = s.writeServer(h.Raw(), payload)
-				s.hub.Observer.Bytes(FromClient, h.Kind(), len(h.Raw())+len(payload))
-				_, _ = io.Copy(io.Discard, from)
-				s.close()
-				return
-			}
-			frames.Unmask(payload, h.Mask)
-			s.clientLeft(payload)
-			return
+			break
 		}
 		if err := s.forwardToServer(from, &h); err != nil {
-			s.clientLeft(nil)
-			return
+			return nil
 		}
 	}
+	payload := make([]byte, h.Length)
+	if _, err := io.ReadFull(from, payload); err != nil {
+		return nil
+	}
+	if s.hasPrompts() {
+		frames.Unmask(payload, h.Mask)
+		return payload
+	}
+	// the server answers, and closes
+	_ = s.writeServer(h.Raw(), payload)
+	s.hub.Observer.Bytes(FromClient, h.Kind(), len(h.Raw())+len(payload))
+	_, _ = io.Copy(io.Discard, from)
+	s.close()
+	return nil
 }
 
 func (s *socket) forwardToServer(from *bufio.Reader, h *frames.Header) error {
@@ -222,13 +223,11 @@ const closeTimeout = time.Second
 // answerClose answers a client's close frame after the frame that is being written.
 func (s *socket) answerClose(conn net.Conn, payload []byte) {
 	_ = conn.SetWriteDeadline(time.Now().Add(closeTimeout))
-	timer := time.NewTimer(closeTimeout)
-	defer timer.Stop()
 	select {
 	case s.toClient <- struct{}{}:
 		_, _ = conn.Write(frames.CloseFrame(payload, false))
 		<-s.toClient
-	case <-timer.C: // the server has stopped in the middle of a frame
+	case <-time.After(closeTimeout): // the server has stopped in the middle of a frame
 	}
 }
 

@@ -39,7 +39,7 @@ func (b *Builder) record(name string, at, now time.Time, severity plog.SeverityN
 func (b *Builder) Started(x prompt.Execution, now time.Time) plog.Logs {
 	logs, r := b.record(semconv.EventExecutionStarted, x.Start, now, plog.SeverityNumberDebug, x.Root, x.SpanID)
 	r.Attributes().PutStr("comfyui.prompt.id", x.ID)
-	putIfSet(r.Attributes(), semconv.GPUID, b.device.ID())
+	putIfSet(r.Attributes(), semconv.GPUID, b.device.Device().ID)
 	r.Body().SetStr("prompt begins to run")
 	return logs
 }
@@ -56,7 +56,7 @@ func (b *Builder) Failure(p *prompt.Prompt, now time.Time) plog.Logs {
 	putIfSet(a, "comfyui.node.id", p.Failure.NodeID)
 	putIfSet(a, "comfyui.node.class", p.Failure.NodeType)
 	putIfSet(a, "error.type", errorType(p))
-	putIfSet(a, semconv.GPUID, b.device.ID())
+	putIfSet(a, semconv.GPUID, b.device.Device().ID)
 	message := b.redactor.redact(firstLine(p.Failure.Message))
 	if p.Failure.Type != "" {
 		putIfSet(a, "exception.type", p.Failure.Type)

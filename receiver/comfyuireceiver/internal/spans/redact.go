@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
-
-	"go.opentelemetry.io/collector/pdata/pcommon"
 )
 
 // Capture switches on private data, which is left out of telemetry by default.
@@ -60,9 +58,8 @@ func (r redactor) redact(text string) string {
 // maxPromptText bounds the captured text of one prompt, in bytes.
 const maxPromptText = 2048
 
-// promptText sets the texts of the workflow's text nodes on the root span.
-func (w *traceWriter) promptText(a pcommon.Map) {
-	var texts []string
+// promptTexts are the texts of the workflow's text nodes.
+func (w *traceWriter) promptTexts() (texts []string) {
 	size := 0
 	for i := range w.prompt.Submission.Nodes {
 		text, ok := w.prompt.Submission.Nodes[i].Inputs["text"].(string)
@@ -75,7 +72,5 @@ func (w *traceWriter) promptText(a pcommon.Map) {
 		size += len(text)
 		texts = append(texts, w.redactor.redact(text))
 	}
-	if len(texts) > 0 {
-		putList(a, "comfyui.prompt.text", texts)
-	}
+	return texts
 }

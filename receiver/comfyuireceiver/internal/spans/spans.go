@@ -15,16 +15,18 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
 )
 
-// Device describes the GPU that the server uses. Its methods may be called from any
-// goroutine.
-type Device interface {
+// Device describes the GPU that the server uses.
+type Device struct {
 	// ID is the GPU's hw.id; empty if it is unknown.
-	ID() string
-	// PID is the server's process; 0 if it is unknown.
-	PID() int
-	// Simulated reports whether the GPUs are simulated.
-	Simulated() bool
+	ID string
+	// PID is the server's process; 0 if it, or the GPU, is unknown.
+	PID int
+	// Simulated is true if the GPUs are simulated.
+	Simulated bool
 }
+
+// DeviceFinder knows the GPU that the server uses. It may be called from any goroutine.
+type DeviceFinder interface{ Device() Device }
 
 // Builder makes spans and log records. It may be used from any goroutine.
 type Builder struct {
@@ -32,12 +34,12 @@ type Builder struct {
 	redactor redactor
 	resource pcommon.Resource
 	version  string
-	device   Device
+	device   DeviceFinder
 }
 
 // NewBuilder makes a builder. resource is copied to all telemetry; version is that of
 // the scope. A pattern of capture that is not a regular expression is an error.
-func NewBuilder(capture Capture, resource pcommon.Resource, version string, device Device) (*Builder, error) {
+func NewBuilder(capture Capture, resource pcommon.Resource, version string, device DeviceFinder) (*Builder, error) {
 	r, err := newRedactor(capture)
 	if err != nil {
 		return nil, err
@@ -70,7 +72,7 @@ func (b *Builder) scope(s pcommon.InstrumentationScope) {
 }
 
 func (b *Builder) mark(a pcommon.Map) {
-	if b.device.Simulated() {
+	if b.device.Device().Simulated {
 		a.PutBool(semconv.Simulated, true)
 	}
 }
@@ -99,10 +101,19 @@ func putIfSet(a pcommon.Map, key, value string) {
 	}
 }
 
+func putIfPositive[N int | float64](a pcommon.Map, key string, n N) {
+	if n > 0 {
+		a.PutInt(key, int64(n))
+	}
+}
+
 // maxListed bounds the values of an attribute that is a list.
 const maxListed = 256
 
 func putList(a pcommon.Map, key string, values []string) {
+	if len(values) == 0 {
+		return
+	}
 	list := a.PutEmptySlice(key)
 	for _, v := range values[:min(len(values), maxListed)] {
 		list.AppendEmpty().SetStr(v)

@@ -3,6 +3,7 @@
 package spans
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"time"
@@ -71,7 +72,7 @@ func (w *traceWriter) root() {
 		putIfSet(a, "client.address", p.Client)
 	}
 	if w.capture.PromptText {
-		w.promptText(a)
+		putList(a, "comfyui.prompt.text", w.promptTexts())
 	}
 	z := &p.Sizing
 	if side := z.Side(); side > 0 {
@@ -82,9 +83,7 @@ func (w *traceWriter) root() {
 	if z.Batch > 1 {
 		a.PutInt("comfyui.image.batch", int64(z.Batch))
 	}
-	if z.Steps > 0 {
-		a.PutInt("comfyui.steps", int64(z.Steps))
-	}
+	putIfPositive(a, "comfyui.steps", z.Steps)
 	a.PutInt("comfyui.nodes.submitted", int64(len(p.Submission.Nodes)))
 	if p.HTTPStatus != 0 && p.HTTPStatus < 300 {
 		a.PutDouble("comfyui.queue.number", p.Answer.Number)
@@ -92,9 +91,7 @@ func (w *traceWriter) root() {
 	if p.Recovered {
 		a.PutBool("comfyui.prompt.recovered", true)
 	}
-	if len(p.Answer.Refused) > 0 {
-		putList(a, "comfyui.nodes.refused", p.Answer.Refused)
-	}
+	putList(a, "comfyui.nodes.refused", p.Answer.Refused)
 	w.outcome(s)
 }
 
@@ -111,11 +108,7 @@ func (w *traceWriter) outcome(s ptrace.Span) {
 	}
 	s.Status().SetCode(ptrace.StatusCodeError)
 	s.Attributes().PutStr("error.type", errorType(p))
-	message := firstLine(p.Failure.Message)
-	if message == "" {
-		message = string(p.Outcome)
-	}
-	s.Status().SetMessage(w.redactor.redact(message))
+	s.Status().SetMessage(w.redactor.redact(cmp.Or(firstLine(p.Failure.Message), string(p.Outcome))))
 }
 
 func (w *traceWriter) queue() {
@@ -139,16 +132,13 @@ func (w *traceWriter) execution() {
 	p := w.prompt
 	s := w.span(p.Execution, p.Context.SpanID(), "comfyui.execution", p.Started, p.Ended)
 	a := s.Attributes()
-	putIfSet(a, semconv.GPUID, w.device.ID())
-	if pid := w.device.PID(); pid != 0 {
-		a.PutInt(semconv.ProcessPID, int64(pid))
-	}
+	device := w.device.Device()
+	putIfSet(a, semconv.GPUID, device.ID)
+	putIfPositive(a, semconv.ProcessPID, device.PID)
 	w.dimensions(a)
 	a.PutInt("comfyui.nodes.executed", int64(len(p.Nodes)))
 	a.PutInt("comfyui.nodes.cached", int64(len(p.Cached)))
-	if len(p.Cached) > 0 {
-		putList(a, "comfyui.nodes.cached.ids", p.Cached)
-	}
+	putList(a, "comfyui.nodes.cached.ids", p.Cached)
 	kinds := slices.Sorted(maps.Keys(p.Outputs))
 	for _, kind := range kinds[:min(len(kinds), maxOutputKinds)] {
 		a.PutInt("comfyui.outputs."+kind, int64(p.Outputs[kind]))
@@ -181,11 +171,9 @@ func (w *traceWriter) nodes() {
 // declaredNodes are the nodes of the workflow by id. Nodes that others expand into are
 // not among them; the class of one that failed is known by the failure.
 func (w *traceWriter) declaredNodes() map[string]protocol.Node {
-	p := w.prompt
-	all := make(map[string]protocol.Node, len(p.Submission.Nodes)+1)
-	all[p.Failure.NodeID] = protocol.Node{Class: p.Failure.NodeType}
-	for i := range p.Submission.Nodes {
-		all[p.Submission.Nodes[i].ID] = p.Submission.Nodes[i]
+	all, failed := w.prompt.Submission.NodesByID(), w.prompt.Failure
+	if _, declared := all[failed.NodeID]; !declared {
+		all[failed.NodeID] = protocol.Node{Class: failed.NodeType}
 	}
 	return all
 }
@@ -198,7 +186,7 @@ func (w *traceWriter) node(n *prompt.Node, declared protocol.Node, id, parent tr
 	}
 	s := w.span(id, parent, name, n.Start, n.End)
 	a := s.Attributes()
-	putIfSet(a, semconv.GPUID, w.device.ID())
+	putIfSet(a, semconv.GPUID, w.device.Device().ID)
 	a.PutStr("comfyui.prompt.id", p.ID)
 	a.PutStr("comfyui.node.id", n.ID)
 	putIfSet(a, "comfyui.node.class", declared.Class)
