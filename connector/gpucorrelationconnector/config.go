@@ -71,9 +71,21 @@ func (c *Config) Validate() error {
 	}{{"wait", c.Wait}, {"history", c.History}, {"max_gap", c.MaxGap}} {
 		p.AddIf(d.value <= 0, d.key, d.value, "is not positive", "use a duration such as 10s, or omit the key for the default")
 	}
-	p.AddIf(c.History > 0 && c.Wait >= c.History, "history", c.History, fmt.Sprintf("is not longer than wait (%v), so samples would be dropped before a trace is joined with them", c.Wait), "raise history or lower wait")
+	p.AddIf(
+		c.History > 0 && c.Wait >= c.History,
+		"history",
+		c.History,
+		fmt.Sprintf("is not longer than wait (%v), so samples would be dropped before a trace is joined with them", c.Wait),
+		"raise history or lower wait",
+	)
 	p.AddIf(c.MaxAhead < 0, "max_ahead", c.MaxAhead, "is negative", "use a positive duration, for example 1s")
-	p.AddIf(len(c.DeviceAttributes) == 0, "device_attributes", nil, "the list is empty", "name the attribute that holds a GPU's UUID, for example [hw.id]")
+	p.AddIf(
+		len(c.DeviceAttributes) == 0,
+		"device_attributes",
+		nil,
+		"the list is empty",
+		"name the attribute that holds a GPU's UUID, for example [hw.id]",
+	)
 	for i, name := range c.DeviceAttributes {
 		p.AddIf(name == "", fmt.Sprintf("device_attributes::%d", i), name, "is not a valid attribute name", "use an attribute such as hw.id")
 	}

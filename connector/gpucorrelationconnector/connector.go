@@ -96,8 +96,10 @@ func (metricsComponent) Capabilities() consumer.Capabilities { return consumer.C
 
 func (s tracesComponent) Start(ctx context.Context, host component.Host) error {
 	if !s.readMetrics {
-		s.settings.Logger.Warn("The connector is in no metrics pipeline, so every trace that names a GPU waits for samples and gets none; add it to the exporters of a metrics pipeline that has an nvml receiver",
-			zap.Duration("wait", s.cfg.Wait))
+		s.settings.Logger.Warn(
+			"The connector is in no metrics pipeline, so every trace that names a GPU waits for samples and gets none; add it to the exporters of a metrics pipeline that has an nvml receiver",
+			zap.Duration("wait", s.cfg.Wait),
+		)
 	}
 	return s.side.Start(ctx, host)
 }

@@ -56,7 +56,12 @@ func (c *joinConnector) deliverTraces(ctx context.Context, td ptrace.Traces) {
 		func(next consumer.Traces, td ptrace.Traces) error { return next.ConsumeTraces(ctx, td) },
 		func(pipeline string, err error) {
 			c.telemetry.ConnectorGpucorrelationSpans.Add(ctx, int64(spans), refusedBy(pipeline, attribute.String("reason", "refused")))
-			c.settings.Logger.Error("Next pipeline refused spans; they are dropped", zap.String("pipeline", pipeline), zap.Int("spans", spans), zap.Error(err))
+			c.settings.Logger.Error(
+				"Next pipeline refused spans; they are dropped",
+				zap.String("pipeline", pipeline),
+				zap.Int("spans", spans),
+				zap.Error(err),
+			)
 		})
 }
 
@@ -71,7 +76,12 @@ func (c *joinConnector) deliverLogs(ctx context.Context, ld plog.Logs) {
 		func(next consumer.Logs, ld plog.Logs) error { return next.ConsumeLogs(ctx, ld) },
 		func(pipeline string, err error) {
 			c.telemetry.ConnectorGpucorrelationRecords.Add(ctx, int64(records), refusedBy(pipeline))
-			c.settings.Logger.Error("Next pipeline refused log records; they are dropped", zap.String("pipeline", pipeline), zap.Int("records", records), zap.Error(err))
+			c.settings.Logger.Error(
+				"Next pipeline refused log records; they are dropped",
+				zap.String("pipeline", pipeline),
+				zap.Int("records", records),
+				zap.Error(err),
+			)
 		})
 }
 

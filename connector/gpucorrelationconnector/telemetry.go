@@ -25,7 +25,11 @@ func (c *joinConnector) report(ctx context.Context) {
 		}
 		for o, count := range n.Spans {
 			c.warn(o.Reason)
-			c.telemetry.ConnectorGpucorrelationSpans.Add(ctx, count, metric.WithAttributes(attribute.String("outcome", o.Outcome), attribute.String("reason", o.Reason)))
+			c.telemetry.ConnectorGpucorrelationSpans.Add(
+				ctx,
+				count,
+				metric.WithAttributes(attribute.String("outcome", o.Outcome), attribute.String("reason", o.Reason)),
+			)
 		}
 		for outcome, count := range n.Records {
 			c.telemetry.ConnectorGpucorrelationRecords.Add(ctx, count, metric.WithAttributes(attribute.String("outcome", outcome)))

@@ -187,7 +187,12 @@ func (s *Session) deliver(data gonvml.EventData) {
 	if gpu == nil { // a handle that is not the one of the enumeration
 		uuid, err := Device{lib: s.lib, handle: data.Device}.UUID()
 		if err != nil {
-			s.log.Warn("Received an event of an unknown GPU whose UUID cannot be read", zap.Uint64("type", data.EventType), zap.Uint64("data", data.EventData), zap.Error(err))
+			s.log.Warn(
+				"Received an event of an unknown GPU whose UUID cannot be read",
+				zap.Uint64("type", data.EventType),
+				zap.Uint64("data", data.EventData),
+				zap.Error(err),
+			)
 			return
 		}
 		s.mu.Lock()

@@ -86,8 +86,10 @@ func (s *Session) ensureKernelLog(needed bool) {
 	}
 	if err != nil {
 		if needed && s.once.First("kernel log") {
-			s.log.Warn("A GPU does not report XIDs as events, and the kernel log cannot be read: XIDs of this GPU are missed. Grant the collector CAP_SYSLOG, or add its user to the group that may read /dev/kmsg",
-				zap.Error(err))
+			s.log.Warn(
+				"A GPU does not report XIDs as events, and the kernel log cannot be read: XIDs of this GPU are missed. Grant the collector CAP_SYSLOG, or add its user to the group that may read /dev/kmsg",
+				zap.Error(err),
+			)
 		}
 		return
 	}

@@ -240,7 +240,13 @@ func (s *Session) initialise() bool {
 	s.snapshot.Initializations++
 	s.snapshot.Enumerated = false
 	s.mu.Unlock()
-	s.log.Info("NVML initialised", zap.String("library", s.lib.Path()), zap.String("driver", driver), zap.String("cuda", cuda), zap.Bool("simulated", simulated))
+	s.log.Info(
+		"NVML initialised",
+		zap.String("library", s.lib.Path()),
+		zap.String("driver", driver),
+		zap.String("cuda", cuda),
+		zap.Bool("simulated", simulated),
+	)
 	return true
 }
 
@@ -265,7 +271,10 @@ func (s *Session) markAbsent(err error) {
 	}
 	switch {
 	case state == Mismatch:
-		s.log.Warn("The NVIDIA driver was upgraded while this process runs, and a process cannot reload its NVML library: restart the collector", zap.Error(err))
+		s.log.Warn(
+			"The NVIDIA driver was upgraded while this process runs, and a process cannot reload its NVML library: restart the collector",
+			zap.Error(err),
+		)
 	case KindOf(err) == NoLibrary:
 		s.log.Warn("Cannot load the NVML library; retrying. Install the NVIDIA driver, or set library_path if the library is in another folder",
 			zap.String("library", s.lib.Path()), zap.Duration("interval", s.timing.Rescan))

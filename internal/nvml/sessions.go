@@ -40,7 +40,11 @@ func (s *Sessions) Acquire(path string, log *zap.Logger) (*Session, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.lib != nil && s.path != path {
-		return nil, fmt.Errorf("library_path: %q is not %q, which this process uses already; set the same library_path for all nvml and comfyui receivers: a process can load one NVML library only", path, s.path)
+		return nil, fmt.Errorf(
+			"library_path: %q is not %q, which this process uses already; set the same library_path for all nvml and comfyui receivers: a process can load one NVML library only",
+			path,
+			s.path,
+		)
 	}
 	if s.lib == nil {
 		s.lib, s.path = newLibrary(path, s.timing.orDefaults().Now), path

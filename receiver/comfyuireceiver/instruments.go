@@ -74,7 +74,12 @@ func newInstruments(limits LimitsConfig, telemetry *metadata.TelemetryBuilder) (
 		m.counters[name], _ = meter.Int64Counter(name, metric.WithUnit(d.Unit), metric.WithDescription(d.Description))
 	}
 	for name, d := range described.Histograms {
-		m.histograms[name], _ = meter.Float64Histogram(name, metric.WithUnit(d.Unit), metric.WithDescription(d.Description), metric.WithExplicitBucketBoundaries(d.Buckets...))
+		m.histograms[name], _ = meter.Float64Histogram(
+			name,
+			metric.WithUnit(d.Unit),
+			metric.WithDescription(d.Description),
+			metric.WithExplicitBucketBoundaries(d.Buckets...),
+		)
 	}
 	return m, nil
 }

@@ -76,7 +76,10 @@ func (p *poller) refresh(ctx context.Context) error {
 }
 
 func (p *poller) recover(s *protocol.Submission, received time.Time) {
-	p.tracker.Recover(p.now(), prompt.Discovery{Request: prompt.Request{Submission: *s, Parent: prompt.ParseTraceparent(s.Traceparent)}, Received: received})
+	p.tracker.Recover(
+		p.now(),
+		prompt.Discovery{Request: prompt.Request{Submission: *s, Parent: prompt.ParseTraceparent(s.Traceparent)}, Received: received},
+	)
 }
 
 // history ends the prompts of the history that were not exported yet.

@@ -143,7 +143,15 @@ func (r *comfyuiReceiver) assemble(base *url.URL, client *http.Client) error {
 	if err != nil {
 		return err
 	}
-	r.export = &exporter{traces: r.traces, logs: r.logs, executionEvents: r.cfg.ExecutionEvents, spans: builder, instruments: observed, log: r.log, now: r.now}
+	r.export = &exporter{
+		traces:          r.traces,
+		logs:            r.logs,
+		executionEvents: r.cfg.ExecutionEvents,
+		spans:           builder,
+		instruments:     observed,
+		log:             r.log,
+		now:             r.now,
+	}
 	r.export.start(r.cfg.Limits.Queue)
 	r.following = &follower{
 		instruments: observed, export: r.export, server: server, store: r.store, log: r.log, now: r.now,

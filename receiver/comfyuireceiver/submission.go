@@ -37,7 +37,10 @@ func (p *proxy) servePrompt(w http.ResponseWriter, r *http.Request) {
 	// the server rejects a body that is not JSON
 	sub, _ := protocol.ParseSubmission(body)
 	client, _, _ := net.SplitHostPort(r.RemoteAddr)
-	s := &submission{p, p.tracker.Submit(p.now(), prompt.Request{Submission: sub, Path: r.URL.Path, Client: client, Parent: callerOf(r.Header, sub.Traceparent)})}
+	s := &submission{
+		p,
+		p.tracker.Submit(p.now(), prompt.Request{Submission: sub, Path: r.URL.Path, Client: client, Parent: callerOf(r.Header, sub.Traceparent)}),
+	}
 	defer p.hub.Reserve(sub.ClientID)()
 	// The server runs the prompt even if the client leaves before the answer.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))

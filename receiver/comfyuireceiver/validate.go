@@ -25,7 +25,13 @@ func (c *Config) Validate() error {
 	u, err := url.Parse(c.Upstream.Endpoint)
 	p.AddIf(err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "",
 		"upstream::endpoint", c.Upstream.Endpoint, "is not a valid URL", "use http://host:port, for example "+defaultUpstream)
-	p.AddIf(c.CollectionInterval < minInterval, "collection_interval", c.CollectionInterval, "is shorter than 100ms", "use a duration of at least 100ms, for example 15s")
+	p.AddIf(
+		c.CollectionInterval < minInterval,
+		"collection_interval",
+		c.CollectionInterval,
+		"is shorter than 100ms",
+		"use a duration of at least 100ms, for example 15s",
+	)
 	p.AddIf(c.PollInterval < minInterval, "poll_interval", c.PollInterval, "is shorter than 100ms", "use a duration of at least 100ms, for example 2s")
 	p.AddIf(c.DrainTimeout < 0, "drain_timeout", c.DrainTimeout, "is negative", "use a duration, for example 5s, or 0 to close open requests at once")
 	_, isIndex := gpuname.Index(c.Device)
@@ -42,7 +48,13 @@ func (c *Config) Validate() error {
 		p.AddIf(err != nil, "capture::redact::"+strconv.Itoa(i), pattern, "is not a valid regular expression", `use Go's syntax, for example secret-\d+`)
 	}
 	for field, limit := range reflect.ValueOf(c.Limits).Fields() {
-		p.AddIf(limit.Int() < 1, "limits::"+field.Tag.Get("mapstructure"), limit, "is less than 1", "use a positive number, or omit the key for the default")
+		p.AddIf(
+			limit.Int() < 1,
+			"limits::"+field.Tag.Get("mapstructure"),
+			limit,
+			"is less than 1",
+			"use a positive number, or omit the key for the default",
+		)
 	}
 	return p.Err()
 }

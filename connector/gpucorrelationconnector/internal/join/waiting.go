@@ -85,7 +85,14 @@ func (j *Joiner) addTrace(td ptrace.Traces, now time.Time) (held bool) {
 	if uses == nil && before == nil {
 		return false
 	}
-	w := &waitingTrace{trace: id, traces: td, uses: uses, spans: td.SpanCount(), bytes: j.sizer.TracesSize(td) + td.SpanCount()*spanOverhead, arrived: now}
+	w := &waitingTrace{
+		trace:   id,
+		traces:  td,
+		uses:    uses,
+		spans:   td.SpanCount(),
+		bytes:   j.sizer.TracesSize(td) + td.SpanCount()*spanOverhead,
+		arrived: now,
+	}
 	if j.spans+w.spans > j.settings.Limits.Spans || j.bytes+w.bytes > j.settings.Limits.Bytes {
 		if before != nil { // in its order
 			j.finish(before, ReasonLimit)

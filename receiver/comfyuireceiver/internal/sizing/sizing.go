@@ -166,7 +166,13 @@ func (r *Rule) Validate(p *configkeys.Problems, key string) {
 	_, err := path.Match(r.Node, "")
 	p.AddIf(r.Node == "", key+"::node", nil, "is empty", "use a node class, for example EmptyLatentImage, or a pattern, for example KSampler*")
 	p.AddIf(err != nil, key+"::node", r.Node, "is not a valid pattern", patternRemedy)
-	p.AddIf(r.Size != "" && (r.Width != "" || r.Height != ""), key, nil, "size is set beside width or height", "size names one input for both, so remove it or the others")
+	p.AddIf(
+		r.Size != "" && (r.Width != "" || r.Height != ""),
+		key,
+		nil,
+		"size is set beside width or height",
+		"size names one input for both, so remove it or the others",
+	)
 	p.AddIf(*r == (Rule{Node: r.Node}), key, nil, "the rule names no input", "set size, width and height, batch, model or steps")
 }
 

@@ -15,7 +15,13 @@ import (
 )
 
 // record makes a log record with what all records have.
-func (b *Builder) record(name string, at, now time.Time, severity plog.SeverityNumber, root trace.SpanContext, span trace.SpanID) (plog.Logs, plog.LogRecord) {
+func (b *Builder) record(
+	name string,
+	at, now time.Time,
+	severity plog.SeverityNumber,
+	root trace.SpanContext,
+	span trace.SpanID,
+) (plog.Logs, plog.LogRecord) {
 	logs := plog.NewLogs()
 	rl := logs.ResourceLogs().AppendEmpty()
 	b.resource.CopyTo(rl.Resource())

@@ -21,7 +21,9 @@ var (
 	// …/kubepods/besteffort/pod<uid>/<id>, …/libpod-<id> with cgroupfs.
 	containerPattern = regexp.MustCompile(`^(?:[a-z-]+-)?([0-9a-f]{64})(?:\.scope)?$`)
 	// kubepods-burstable-pod<uid with underscores>.slice, or pod<uid>.
-	podPattern = regexp.MustCompile(`^(?:kubepods.*-)?pod([0-9a-f]{8}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{12}|[0-9a-f]{32})(?:\.slice)?$`)
+	podPattern = regexp.MustCompile(
+		`^(?:kubepods.*-)?pod([0-9a-f]{8}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{12}|[0-9a-f]{32})(?:\.slice)?$`,
+	)
 	// conmon's cgroup carries the id of the container that it watches over.
 	watcherPattern = regexp.MustCompile(`conmon`)
 )
