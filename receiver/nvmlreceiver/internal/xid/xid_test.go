@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/pdata/plog"
 	"go.uber.org/goleak"
 )
 
@@ -25,4 +26,17 @@ func TestCatalogueHasTheTiers(t *testing.T) {
 	}
 	assert.Len(t, c.Critical(), 16)
 	assert.Equal(t, "46", c.Critical()[0])
+}
+
+func TestEveryEventHasItsSeverityAndAdvice(t *testing.T) {
+	c, err := Load()
+	require.NoError(t, err)
+	assert.Len(t, c.Events, 11)
+	for kind, meaning := range c.Events {
+		assert.NotZero(t, meaning.Severity, kind)
+		assert.NotEmpty(t, meaning.Advice, kind)
+	}
+	assert.Equal(t, Severity(plog.SeverityNumberError2), c.Events["poison_fatal"].Severity)
+	var s Severity
+	require.EqualError(t, s.UnmarshalText([]byte("bad")), `"bad" is not a valid severity`)
 }
