@@ -9,8 +9,9 @@ export CGO_CFLAGS := -O2 -g -Wno-deprecated-declarations
 export CGO_ENABLED := 1
 
 GO_FILES := $(shell git ls-files '*.go' 2>/dev/null; git ls-files -o --exclude-standard '*.go' 2>/dev/null)
-# What the distribution is built from: components and internal/, without tests.
-PRODUCT_FILES := $(filter-out %_test.go internal/testing/%,$(filter receiver/% connector/% extension/% internal/%,$(GO_FILES)))
+# What the distribution is built from: components and internal/, their embedded files
+# included, without tests.
+PRODUCT_FILES := $(filter-out %_test.go internal/testing/%,$(filter receiver/% connector/% extension/% internal/%,$(GO_FILES) $(shell git ls-files '*.yaml')))
 # The Go modules that hold packages; the root is ".".
 MODULES := $(shell scripts/modules.sh)
 BINARY := bin/otelcol-gpu

@@ -171,7 +171,7 @@ func (p *photoService) shares(gpu int) func(int64) (int, int64) {
 	}
 }
 
-// errors are relative errors of one figure.
+// relative holds the relative errors of one figure.
 type relative struct{ errors []float64 }
 
 func (r *relative) add(got, want float64) {

@@ -85,7 +85,7 @@ func expectedValues(p *fakenvml.Profile, c *fakenvml.GPU) map[string]float64 {
 	return m
 }
 
-// checkTold asks for every figure under its final name and compares it.
+// checkExpectedValues asks for every figure under its final name and compares it.
 func checkExpectedValues(t *testing.T, store stack.Store, m *machine) {
 	t.Helper()
 	eventually(t, store, "hw_gpu_up == 1", atLeast(len(m.gpus)))

@@ -107,17 +107,16 @@ func (s tracesComponent) Start(ctx context.Context, host component.Host) error {
 func (c *joinConnector) start(to *output) (err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.components == 0 {
+		if c.telemetry, err = metadata.NewTelemetryBuilder(c.settings.TelemetrySettings); err != nil {
+			return err
+		}
+		c.stop = make(chan struct{})
+		c.work.Go(func() { c.run(&c.traces) })
+		c.work.Go(func() { c.run(&c.records) })
+	}
 	c.components++
 	to.feeders++
-	if c.components > 1 {
-		return nil
-	}
-	if c.telemetry, err = metadata.NewTelemetryBuilder(c.settings.TelemetrySettings); err != nil {
-		return err
-	}
-	c.stop = make(chan struct{})
-	c.work.Go(func() { c.run(&c.traces) })
-	c.work.Go(func() { c.run(&c.records) })
 	return nil
 }
 

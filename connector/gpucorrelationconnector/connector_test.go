@@ -106,7 +106,7 @@ func TestConnectorJoinsItsThreeSides(t *testing.T) {
 	r.stop(t)
 }
 
-func TestEndPassesEverythingOn(t *testing.T) {
+func TestShutdownFlushesWaitingData(t *testing.T) {
 	traces, logs := new(consumertest.TracesSink), new(consumertest.LogsSink)
 	r := start(t, createDefaultConfig().(*Config), traces, logs)
 	r.samples(t, 0, 11, gpuload.Steady(gpuload.A, 10, 12))
@@ -117,7 +117,7 @@ func TestEndPassesEverythingOn(t *testing.T) {
 	assert.Equal(t, 1, logs.LogRecordCount())
 }
 
-// failing is a next consumer that refuses until set otherwise.
+// failing is a next consumer that returns err while it is set.
 type failing struct {
 	consumertest.TracesSink
 	mu  sync.Mutex
@@ -183,7 +183,7 @@ func TestAPipelineThatRefusesCostsTheOthersNothing(t *testing.T) {
 	assert.Equal(t, 3, last.SpanCount(), "none comes twice")
 }
 
-func TestTheEndDoesNotWaitForANextThatRefuses(t *testing.T) {
+func TestShutdownDoesNotWaitForARefusingConsumer(t *testing.T) {
 	next := &failing{err: errors.New("away")}
 	r := start(t, createDefaultConfig().(*Config), next, consumertest.NewNop())
 	require.NoError(t, r.traces.ConsumeTraces(context.Background(), gpuload.Trace(1, oneSpan)))

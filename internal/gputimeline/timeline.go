@@ -15,11 +15,11 @@ import (
 
 // Limits bounds what a Set holds.
 type Limits struct {
-	// GPUs are told apart, MIG devices included.
+	// GPUs bounds the devices that are tracked, MIG devices included.
 	GPUs int
-	// Samples are kept of one quantity of one GPU.
+	// Samples bounds the samples of one quantity of one GPU.
 	Samples int
-	// Processes of one GPU have a memory history of their own.
+	// Processes bounds the processes of one GPU with a memory history of their own.
 	Processes int
 }
 

@@ -40,9 +40,14 @@ type Bus struct {
 	Conditions topic.Topic[ConditionChange]
 	Throttling topic.Topic[ThrottlingChange]
 
+	// mu guards everything declared below. It is not held while subscribers are called.
 	mu sync.Mutex
-	// gpus holds what was last reported, until Forget. Guarded by mu.
+	// gpus holds what was last reported, until Forget.
 	gpus map[*nvml.GPU]*reported
+	// pending are the changes that are not published yet, in their order; publishing is
+	// true while a goroutine publishes them.
+	pending    []any
+	publishing bool
 }
 
 // reported is the last report on one GPU.
@@ -58,28 +63,50 @@ var OfProcess = sync.OnceValue(func() *Bus { return &Bus{} })
 // a healthy GPU is no change.
 func (b *Bus) ReportCondition(gpu *nvml.GPU, condition string, healthy bool, reason error, now time.Time) {
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	r := b.of(gpu)
 	before := r.condition
 	r.condition = condition
-	b.mu.Unlock()
-	if before == condition || before == "" && healthy {
-		return
+	if before != condition && (before != "" || !healthy) {
+		b.publish(ConditionChange{GPU: gpu, Condition: condition, Reason: reason, Time: now})
 	}
-	b.Conditions.Publish(ConditionChange{GPU: gpu, Condition: condition, Reason: reason, Time: now})
 }
 
 // ReportThrottling stores whether a reason holds a GPU's clocks down and publishes a
 // change.
 func (b *Bus) ReportThrottling(gpu *nvml.GPU, reason string, active bool, now time.Time) {
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	r := b.of(gpu)
 	before := r.throttling[reason]
 	r.throttling[reason] = active
-	b.mu.Unlock()
-	if before == active {
-		return
+	if before != active {
+		b.publish(ThrottlingChange{GPU: gpu, Reason: reason, Active: active, Time: now})
 	}
-	b.Throttling.Publish(ThrottlingChange{GPU: gpu, Reason: reason, Active: active, Time: now})
+}
+
+// publish publishes a change after those before it, so that two receivers that report one
+// GPU cannot swap its changes. The caller holds mu, which is released while subscribers are
+// called.
+func (b *Bus) publish(change any) {
+	b.pending = append(b.pending, change)
+	if b.publishing {
+		return // by another goroutine, or a subscriber reports
+	}
+	b.publishing = true
+	for len(b.pending) > 0 {
+		next := b.pending[0]
+		b.pending = b.pending[1:]
+		b.mu.Unlock()
+		switch next := next.(type) {
+		case ConditionChange:
+			b.Conditions.Publish(next)
+		case ThrottlingChange:
+			b.Throttling.Publish(next)
+		}
+		b.mu.Lock()
+	}
+	b.pending, b.publishing = nil, false
 }
 
 // Forget removes what is stored of a GPU, when a receiver shuts down or forgets the GPU.

@@ -6,6 +6,7 @@ package gpuevents
 
 import (
 	"errors"
+	"sync"
 	"testing"
 	"time"
 
@@ -60,4 +61,30 @@ func TestASubscriberMayReport(t *testing.T) {
 	b.ReportCondition(gpu, "lost", false, nil, epoch)
 	assert.Equal(t, 2, n, "a GPU that was forgotten is reported again")
 	assert.Empty(t, b.gpus)
+}
+
+// Two receivers report one GPU at the same time: the last change that is published is
+// the one that is stored.
+func TestChangesKeepTheirOrder(t *testing.T) {
+	var b Bus
+	gpu := &nvml.GPU{}
+	var mu sync.Mutex
+	var last string
+	b.Conditions.Subscribe(func(c ConditionChange) {
+		mu.Lock()
+		defer mu.Unlock()
+		assert.NotEqual(t, last, c.Condition, "each change once")
+		last = c.Condition
+	})
+	var receivers sync.WaitGroup
+	for _, condition := range []string{"healthy", "lost"} {
+		receivers.Go(func() {
+			for range 2000 {
+				b.ReportCondition(gpu, condition, condition == "healthy", nil, epoch)
+			}
+		})
+	}
+	receivers.Wait()
+	assert.Equal(t, b.gpus[gpu].condition, last)
+	assert.Empty(t, b.pending)
 }

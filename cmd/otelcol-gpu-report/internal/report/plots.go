@@ -89,7 +89,7 @@ func (r *Report) hoursPlot() (template.HTML, error) {
 	return svg(p, "Images in each hour of the day")
 }
 
-// cardsPlot shows how busy each GPU was.
+// gpusPlot shows how busy each GPU was.
 func (r *Report) gpusPlot() (template.HTML, error) {
 	p := newPlot("mean utilisation, %")
 	values, names := make(plotter.Values, len(r.GPUs)), make([]string, len(r.GPUs))

@@ -185,7 +185,7 @@ func images(traceID string, spans []jaegerSpan) (all []Slow) {
 	return all
 }
 
-// deepest bounds how deep spans of a broken trace can lie in each other.
+// maxDepth bounds how deep spans of a broken trace can lie in each other.
 const maxDepth = 64
 
 func (s *Slow) add(root, span *jaegerSpan, below map[string][]*jaegerSpan, depth int) {

@@ -26,14 +26,14 @@ type activity struct {
 	spans []spanInterval
 }
 
-// spanWindow is one span's time on the GPU; deeper ones are parts of others.
+// spanInterval is one span's time on the GPU; deeper ones are parts of others.
 type spanInterval struct {
 	gputimeline.Interval
 	id    pcommon.SpanID
 	depth int
 }
 
-// mostSpanWindows bounds the spans that are remembered of one activity.
+// maxSpanIntervals bounds the spans that are remembered of one activity.
 const maxSpanIntervals = 64
 
 // activities are those of one GPU: what overlaps shares the GPU.
@@ -196,7 +196,7 @@ func (a *activities) running(at int64) (found []userAt) {
 	return found
 }
 
-// ran is a trace that used a GPU at some time, and the span of it that did.
+// userAt is a trace that used a GPU at some time, and the span of it that did.
 type userAt struct {
 	trace pcommon.TraceID
 	span  pcommon.SpanID

@@ -52,7 +52,7 @@ func billOf(g *gpu, intervals []gputimeline.Interval, shares []share, pid int64)
 	return b
 }
 
-// account counts the samples that the figures depend on.
+// countSamples counts the samples that the figures depend on.
 func (b *bill) countSamples(g *gpu, intervals []gputimeline.Interval) {
 	for _, w := range intervals {
 		b.length += time.Duration(w.Length())
@@ -75,7 +75,7 @@ func (b *bill) countSamples(g *gpu, intervals []gputimeline.Interval) {
 	}
 }
 
-// memory takes the process's memory where it was sampled, else the GPU's.
+// addMemory uses the memory of the process if it was sampled, else the GPU's.
 func (b *bill) addMemory(g *gpu, intervals []gputimeline.Interval, pid int64) {
 	usage, largest := &g.Memory, &g.MemoryMax
 	if process := g.ProcessMemory[pid]; pid != 0 && process != nil && coversAny(process, intervals) {
@@ -128,7 +128,7 @@ func larger(a *float64, v float64) *float64 {
 	return &v
 }
 
-// load adds up energy and utilisation, each part divided by those that shared it.
+// addLoad adds up energy and utilisation, each part divided by those that shared it.
 func (b *bill) addLoad(g *gpu, intervals []gputimeline.Interval, shares []share) {
 	var joules, rest, busy float64
 	var joulesSeen, busySeen int64
@@ -181,7 +181,7 @@ func (b *bill) addTemperature(g *gpu, intervals []gputimeline.Interval) {
 	}
 }
 
-// heldBack is how long the GPU was throttled, by reason, in s. Reasons overlap.
+// addThrottling adds how long the GPU was throttled, by reason, in s. Reasons overlap.
 func (b *bill) addThrottling(g *gpu, intervals []gputimeline.Interval) {
 	for reason, s := range g.Throttle {
 		total := 0.0

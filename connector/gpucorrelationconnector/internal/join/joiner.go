@@ -28,22 +28,24 @@ type Settings struct {
 	Limits           Limits
 }
 
-// Limits bounds what a Joiner holds. What is beyond is counted, and passed on where it
-// is a span or a record.
+// Limits bounds what a Joiner holds. Items beyond a limit are counted; spans and records
+// among them are passed on unchanged.
 type Limits struct {
-	// Spans wait at most, and Bytes of memory (estimated). Default: 100000, 64 MiB.
+	// Spans and Bytes bound the spans that wait, and their estimated memory. Default:
+	// 100000, 64 MiB.
 	Spans int `mapstructure:"spans"`
 	Bytes int `mapstructure:"bytes"`
-	// GPUs are told apart, MIG devices included. Default: 128.
+	// GPUs bounds the devices that are tracked, MIG devices included. Default: 128.
 	GPUs int `mapstructure:"cards"`
-	// Samples are retained of one quantity of one GPU. Default: 20000.
+	// Samples bounds the samples of one quantity of one GPU. Default: 20000.
 	Samples int `mapstructure:"samples"`
-	// Processes of one GPU have a memory history of their own. Default: 64.
+	// Processes bounds the processes of one GPU with a memory history of their own.
+	// Default: 64.
 	Processes int `mapstructure:"processes"`
-	// Traces are retained of one GPU, to share its time among those that overlap.
-	// Default: 20000.
+	// Traces bounds the traces of one GPU that are retained, to share its time among those
+	// that overlap. Default: 20000.
 	Traces int `mapstructure:"traces"`
-	// Records wait at most for a trace that ran then. Default: 10000.
+	// Records bounds the log records that wait for a trace. Default: 10000.
 	Records int `mapstructure:"records"`
 }
 

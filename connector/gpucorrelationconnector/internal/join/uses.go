@@ -127,7 +127,7 @@ func inherit(uses []use) {
 	}
 }
 
-// mostAncestors bounds the way from a span to the root on which figures are added up.
+// maxAncestors bounds the way from a span to the root on which figures are added up.
 const maxAncestors = 1000
 
 // rollUp adds a topmost span's window to all above it, none of which has a GPU.

@@ -65,7 +65,7 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 	var err, errs error
 	builder.ConnectorGpucorrelationForgotten, err = builder.meter.Int64Counter(
 		"otelcol_connector.gpucorrelation.forgotten",
-		metric.WithDescription("Items dropped at a bound before their time, so that a GPU may be shared among too few traces, or an XID is missing on a span. [Development]"),
+		metric.WithDescription("Items dropped early because a limit was reached; a GPU may then be shared among too few traces, or an XID be missing on a span. [Development]"),
 		metric.WithUnit("{item}"),
 	)
 	errs = errors.Join(errs, err)

@@ -24,7 +24,7 @@ func NewSettings(tt *componenttest.Telemetry) connector.Settings {
 func AssertEqualConnectorGpucorrelationForgotten(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_connector.gpucorrelation.forgotten",
-		Description: "Items dropped at a bound before their time, so that a GPU may be shared among too few traces, or an XID is missing on a span. [Development]",
+		Description: "Items dropped early because a limit was reached; a GPU may then be shared among too few traces, or an XID be missing on a span. [Development]",
 		Unit:        "{item}",
 		Data: metricdata.Sum[int64]{
 			Temporality: metricdata.CumulativeTemporality,
