@@ -19,7 +19,15 @@ type pipeline struct{ Receivers, Processors, Exporters []string }
 
 type file struct {
 	Connectors map[string]any
+	Exporters  map[string]map[string]any
 	Service    struct{ Pipelines map[string]pipeline }
+}
+
+// queues is the key of each exporter's queue; exporters that write to the process's own
+// output have none and do not refuse.
+var queues = map[string]string{
+	"otlp_grpc": "sending_queue", "otlp_http": "sending_queue", "prometheus_remote_write": "remote_write_queue",
+	"debug": "", "nop": "", "prometheus": "",
 }
 
 // neverRefuse are the processors that return an error only if what follows does, or
@@ -36,20 +44,37 @@ func kind(id string) string {
 func faults(f *file) (found []string) {
 	for name, p := range f.Service.Pipelines {
 		for _, r := range p.Receivers {
-			if _, isConnector := f.Connectors[r]; !isConnector {
-				continue
-			}
-			for _, processor := range p.Processors {
-				if !slices.Contains(neverRefuse, kind(processor)) {
-					found = append(found, name+": "+processor+" may refuse behind the connector "+r)
-				}
+			if _, isConnector := f.Connectors[r]; isConnector {
+				found = append(found, refusals(f, name, r, p)...)
 			}
 		}
-		if slices.Contains(p.Exporters, "gpucorrelation") && kind(name) != "metrics" && !slices.Contains(p.Processors, "memory_limiter") {
-			found = append(found, name+": no memory_limiter in front of gpucorrelation")
+		feeds := slices.ContainsFunc(p.Exporters, func(e string) bool { return kind(e) == "gpucorrelation" })
+		if feeds && kind(name) != "metrics" && (len(p.Processors) == 0 || kind(p.Processors[0]) != "memory_limiter") {
+			found = append(found, name+": memory_limiter is not the first processor in front of gpucorrelation")
 		}
 	}
 	slices.Sort(found)
+	return found
+}
+
+// refusals lists what may refuse between a connector and the queues of a pipeline's
+// exporters.
+func refusals(f *file, name, connector string, p pipeline) (found []string) {
+	for _, processor := range p.Processors {
+		if !slices.Contains(neverRefuse, kind(processor)) {
+			found = append(found, name+": "+processor+" may refuse behind the connector "+connector)
+		}
+	}
+	for _, e := range p.Exporters {
+		if _, isConnector := f.Connectors[e]; isConnector {
+			continue
+		}
+		key, known := queues[kind(e)]
+		queue, _ := f.Exporters[e][key].(map[string]any)
+		if enabled, set := queue["enabled"].(bool); !known || set && !enabled {
+			found = append(found, name+": "+e+" has no queue behind the connector "+connector)
+		}
+	}
 	return found
 }
 
@@ -71,16 +96,21 @@ func TestNothingBetweenAConnectorAndAnExportersQueueRefuses(t *testing.T) {
 	}
 }
 
-func TestTheCheckFindsAMemoryLimiterBehindAConnector(t *testing.T) {
+func TestTheCheckFindsWhatRefuses(t *testing.T) {
 	f := read(t, []byte(`
-connectors: {gpucorrelation: {}}
+connectors: {gpucorrelation/a: {}}
+exporters: {otlp_grpc: {sending_queue: {enabled: false}}, otlp_http: {}, unknown: {}}
 service:
   pipelines:
-    traces: {receivers: [comfyui], exporters: [gpucorrelation]}
-    traces/joined: {receivers: [gpucorrelation], processors: [memory_limiter, batch/traces], exporters: [otlp_grpc]}
+    traces: {receivers: [comfyui], processors: [batch, memory_limiter], exporters: [gpucorrelation/a]}
+    logs: {receivers: [nvml], exporters: [gpucorrelation/a]}
+    traces/joined: {receivers: [gpucorrelation/a], processors: [memory_limiter, batch/traces], exporters: [otlp_grpc, otlp_http, unknown]}
 `))
 	assert.Equal(t, []string{
-		"traces/joined: memory_limiter may refuse behind the connector gpucorrelation",
-		"traces: no memory_limiter in front of gpucorrelation",
+		"logs: memory_limiter is not the first processor in front of gpucorrelation",
+		"traces/joined: memory_limiter may refuse behind the connector gpucorrelation/a",
+		"traces/joined: otlp_grpc has no queue behind the connector gpucorrelation/a",
+		"traces/joined: unknown has no queue behind the connector gpucorrelation/a",
+		"traces: memory_limiter is not the first processor in front of gpucorrelation",
 	}, faults(f))
 }

@@ -117,7 +117,7 @@ func TestGPUThatRefusesEventsIsReadFromTheKernelsLog(t *testing.T) {
 	line("119")
 	assert.EqualValues(t, 31, next(t, events).XID)
 	assert.EqualValues(t, 119, next(t, events).XID)
-	line("62") // the sentinel: whatever was told twice would come before it
+	line("62") // the sentinel: whatever was published twice would come before it
 	assert.EqualValues(t, 62, next(t, events).XID)
 }
 

@@ -17,6 +17,7 @@ const jobQueue = 64
 // worker's thread and no other; later jobs wait in its queue. Every job that was accepted
 // is run, unless one before it hangs.
 type worker struct {
+	// jobs are run in their order, one at a time; a job may hang.
 	jobs  chan func()
 	stop  chan struct{}
 	ended chan struct{}

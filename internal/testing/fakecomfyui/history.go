@@ -26,7 +26,7 @@ func (e *entry) json() map[string]any {
 	}
 }
 
-// mostHistory is how many prompts the history keeps, as the server does.
+// maxHistory is how many prompts the history keeps, as the server does.
 const maxHistory = 10000
 
 func (s *Server) forget(w http.ResponseWriter, r *http.Request) {

@@ -35,6 +35,22 @@ func isProduct(name string) bool {
 	return false
 }
 
+// holdsFunction reports whether a type is a function, or a list, a map or a channel of
+// functions.
+func holdsFunction(t ast.Expr) bool {
+	switch t := t.(type) {
+	case *ast.FuncType:
+		return true
+	case *ast.ArrayType:
+		return holdsFunction(t.Elt)
+	case *ast.MapType:
+		return holdsFunction(t.Value)
+	case *ast.ChanType:
+		return holdsFunction(t.Value)
+	}
+	return false
+}
+
 // functionFields lists the struct fields of function type besides clocks, and of them
 // those without a comment.
 func functionFields(fset *token.FileSet, file *ast.File) (all, uncommented []string) {
@@ -44,12 +60,12 @@ func functionFields(fset *token.FileSet, file *ast.File) (all, uncommented []str
 			return true
 		}
 		for _, field := range s.Fields.List {
-			if _, isFunction := field.Type.(*ast.FuncType); !isFunction {
+			if !holdsFunction(field.Type) {
 				continue
 			}
 			for _, name := range field.Names {
 				if strings.EqualFold(name.Name, "now") {
-					continue
+					continue // a clock
 				}
 				p := fset.Position(name.Pos())
 				at := fmt.Sprintf("%s:%d: %s", p.Filename, p.Line, name.Name)
@@ -96,11 +112,11 @@ func TestProductFilesAreShort(t *testing.T) {
 }
 
 func TestTheFieldCheckFindsFunctions(t *testing.T) {
-	const src = "package p\n\ntype a struct {\n\tnow func()\n\t// b is called.\n\tb func(int) error\n\tc, d func()\n}\n"
+	const src = "package p\n\ntype a struct {\n\tnow func()\n\t// b is called.\n\tb func(int) error\n\tc, d func()\n\te map[int][]func()\n\tf []int\n}\n"
 	fset := token.NewFileSet()
 	file, err := parser.ParseFile(fset, "p.go", src, parser.ParseComments)
 	require.NoError(t, err)
 	all, uncommented := functionFields(fset, file)
-	assert.Equal(t, []string{"p.go:6: b", "p.go:7: c", "p.go:7: d"}, all)
-	assert.Len(t, uncommented, 2)
+	assert.Equal(t, []string{"p.go:6: b", "p.go:7: c", "p.go:7: d", "p.go:8: e"}, all)
+	assert.Len(t, uncommented, 3)
 }

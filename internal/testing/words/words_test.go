@@ -23,17 +23,19 @@ import (
 )
 
 // firstWords must not begin an identifier, in any form.
-var firstWords = map[string]bool{}
+var firstWords = set(`take takes took taken taking tell tells told telling say says said saying
+	look looks looked looking strongest hottest longest most`)
 
-func init() {
-	for _, w := range strings.Fields(`take takes took taken taking tell tells told telling say says said saying
-		look looks looked looking strongest hottest longest most`) {
-		firstWords[w] = true
+func set(words string) map[string]bool {
+	all := map[string]bool{}
+	for _, w := range strings.Fields(words) {
+		all[w] = true
 	}
+	return all
 }
 
 // wholeNames must not be an identifier by themselves.
-var wholeNames = map[string]bool{"one": true, "own": true, "gone": true, "kept": true, "up": true, "down": true, "names": true}
+var wholeNames = set("one own gone kept up down names")
 
 // tracked lists the files that git tracks and whose names end in one of the suffixes.
 func tracked(t *testing.T, suffixes ...string) (root string, files []string) {
@@ -176,6 +178,59 @@ func TestIdentifiersAvoidEmptyWords(t *testing.T) {
 	}
 }
 
+// staleComment is what the first word of a doc comment names, if that looks like an
+// identifier and is not the one that is declared.
+func staleComment(doc *ast.CommentGroup, name string) string {
+	if doc == nil {
+		return ""
+	}
+	word, _, _ := strings.Cut(strings.TrimSpace(doc.Text()), " ")
+	hump := strings.IndexFunc(word, unicode.IsUpper) > 0 && strings.IndexFunc(word, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) }) < 0
+	if word == name || !hump || strings.EqualFold(word, name) {
+		return ""
+	}
+	return word
+}
+
+func TestDocCommentsNameWhatTheyDescribe(t *testing.T) {
+	root, files := tracked(t, ".go")
+	for _, name := range files {
+		if strings.HasPrefix(filepath.Base(name), "generated_") {
+			continue
+		}
+		fset := token.NewFileSet()
+		file, err := parser.ParseFile(fset, filepath.Join(root, name), nil, parser.ParseComments)
+		require.NoError(t, err)
+		for _, d := range file.Decls {
+			switch d := d.(type) {
+			case *ast.FuncDecl:
+				if word := staleComment(d.Doc, d.Name.Name); word != "" {
+					t.Errorf("%s: the comment of %s begins with %s", fset.Position(d.Pos()), d.Name.Name, word)
+				}
+			case *ast.GenDecl:
+				if len(d.Specs) != 1 {
+					continue
+				}
+				var declared string
+				switch s := d.Specs[0].(type) {
+				case *ast.TypeSpec:
+					declared = s.Name.Name
+				case *ast.ValueSpec:
+					if len(s.Names) != 1 {
+						continue
+					}
+					declared = s.Names[0].Name
+				default:
+					continue
+				}
+				if word := staleComment(d.Doc, declared); word != "" {
+					t.Errorf("%s: the comment of %s begins with %s", fset.Position(d.Pos()), declared, word)
+				}
+			}
+		}
+	}
+}
+
 func TestTheIdentifierCheckFindsEachForm(t *testing.T) {
 	src := `package p
 type took struct{ mostSeries, OwnSockets, own int }
@@ -258,9 +313,6 @@ var linkPattern = regexp.MustCompile(`\]\(([^)#:\s]+)(?:#[^)]*)?\)`)
 func TestLinksOfPagesLeadSomewhere(t *testing.T) {
 	root, files := tracked(t, ".md")
 	for _, name := range files {
-		if name == "internal/testing/words/phrases.txt" {
-			continue
-		}
 		raw, err := os.ReadFile(filepath.Join(root, name))
 		require.NoError(t, err)
 		for _, m := range linkPattern.FindAllStringSubmatch(string(raw), -1) {

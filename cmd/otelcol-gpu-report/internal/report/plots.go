@@ -17,7 +17,7 @@ import (
 	"gonum.org/v1/plot/vg/vgsvg"
 )
 
-// palette can be told apart by the colour-blind (Okabe and Ito).
+// palette can be distinguished by the colour-blind (Okabe and Ito).
 var palette = []color.RGBA{{0, 114, 178, 255}, {230, 159, 0, 255}, {0, 158, 115, 255}, {204, 121, 167, 255}, {86, 180, 233, 255}, {213, 94, 0, 255}}
 
 const plotWidth, plotHeight = 16 * vg.Centimeter, 6.5 * vg.Centimeter

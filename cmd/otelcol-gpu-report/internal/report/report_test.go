@@ -126,7 +126,7 @@ func TestErrorOfTheStoreNamesTheQuestion(t *testing.T) {
 	require.ErrorContains(t, err, "no comfyui_prompts_total in the 168h0m0s before 2026-03-08")
 }
 
-// spansOf reads spans as Jaeger's query API tells them.
+// spansOf reads spans as Jaeger's query API returns them.
 func spansOf(t *testing.T, text string) []jaegerSpan {
 	t.Helper()
 	var spans []jaegerSpan

@@ -119,7 +119,7 @@ const (
 	nodePrefix    = "comfyui.node "
 )
 
-// jaegerSpan is a span as Jaeger's query API tells it, times in microseconds.
+// jaegerSpan is a span as Jaeger's query API returns it, times in microseconds.
 type jaegerSpan struct {
 	SpanID        string `json:"spanID"`
 	OperationName string `json:"operationName"`

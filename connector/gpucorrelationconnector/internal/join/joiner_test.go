@@ -163,7 +163,7 @@ func TestTwoRequestsOnAGPUShareItsTime(t *testing.T) {
 	c := newTestJoiner()
 	samples(c, 0, 15, 0.1, gpuload.Steady(gpuload.A, 10, 14))
 	// 1 runs alone for a second, then both for two, then 2 alone for one. The second
-	// has not ended when the first is billed: its beginning was told.
+	// has not ended when the first is billed: its beginning was reported.
 	ld := plog.NewLogs()
 	r := ld.ResourceLogs().AppendEmpty().ScopeLogs().AppendEmpty().LogRecords().AppendEmpty()
 	r.SetEventName(semconv.EventExecutionStarted)
