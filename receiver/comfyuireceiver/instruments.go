@@ -102,19 +102,15 @@ func newLabels(what string, limit int) *labels {
 	return &labels{what: what, limit: limit, known: map[string]bool{}}
 }
 
-// admit reports whether a value is among the first ones, up to the limit.
-func (l *labels) admit(value string) bool {
+// label returns a value if it is among the first ones up to the limit, else other.
+func (m *instruments) label(l *labels, value string) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.known[value] && len(l.known) < l.limit {
+	switch {
+	case value == "" || l.known[value]:
+		return value
+	case len(l.known) < l.limit:
 		l.known[value] = true
-	}
-	return l.known[value]
-}
-
-// label returns a value, or other if it exceeds the limit.
-func (m *instruments) label(l *labels, value string) string {
-	if value == "" || l.admit(value) {
 		return value
 	}
 	m.telemetry.ReceiverComfyuiFolded.Add(context.Background(), 1, metric.WithAttributes(attribute.String("comfyui.what", l.what)))
