@@ -50,11 +50,8 @@ func (p *proxy) servePrompt(w http.ResponseWriter, r *http.Request) {
 
 // callerOf is the caller's span: of the request's header, else of extra_data.
 func callerOf(header http.Header, traceparent string) trace.SpanContext {
-	ctx := propagation.TraceContext{}.Extract(context.Background(), propagation.HeaderCarrier(header))
-	if caller := trace.SpanContextFromContext(ctx); caller.IsValid() {
-		return caller
-	}
-	return prompt.ParseTraceparent(traceparent)
+	ctx := trace.ContextWithRemoteSpanContext(context.Background(), prompt.ParseTraceparent(traceparent))
+	return trace.SpanContextFromContext(propagation.TraceContext{}.Extract(ctx, propagation.HeaderCarrier(header)))
 }
 
 // rewrite directs the request, with the root span as the caller of the server's spans.
