@@ -81,6 +81,6 @@ func (s *submission) readAnswer(response *http.Response) error {
 
 // badGateway ends the prompt of a server that cannot be reached.
 func (s *submission) badGateway(w http.ResponseWriter, r *http.Request, err error) {
-	s.tracker.Answer(s.prompt, s.now(), http.StatusBadGateway, protocol.Answer{Error: protocol.Error{Type: unreachableType, Message: unreachableMessage}})
+	s.tracker.Answer(s.prompt, s.now(), http.StatusBadGateway, protocol.ParseAnswer(unreachableAnswer))
 	s.proxy.badGateway(w, r, err)
 }
