@@ -99,7 +99,7 @@ func (p *poller) history(ctx context.Context) error {
 		p.tracker.Settled(p.now(), f)
 	}
 	p.first = false
-	return p.store.saveExported(ctx, p.exported.IDs())
+	return p.store.set(ctx, exportedKey, p.exported.IDs())
 }
 
 // unexported reads the entries of the history that were not exported, oldest first.
