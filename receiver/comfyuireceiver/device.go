@@ -75,11 +75,7 @@ func (f *deviceFinder) begin() {
 	}
 	f.opened = true
 	f.gpus.wait(maxInspection)
-	id := ""
-	if f.index >= 0 {
-		id = f.gpus.at(f.index)
-	}
-	f.set(id, 0)
+	f.set(f.gpus.at(f.index), 0)
 }
 
 // set stores a result; an unknown GPU leaves the last one.

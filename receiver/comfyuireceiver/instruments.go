@@ -51,6 +51,10 @@ type metricDescription struct {
 	Buckets           []float64
 }
 
+// other stands for values of attributes beyond their limit, and for those that are not
+// told apart.
+const other = sizing.Other
+
 // maxSeries bounds the series of one metric, in addition to the limits of its attributes.
 const maxSeries = 4096
 
@@ -107,23 +111,19 @@ func newLabels(what string, limit int) *labels {
 	return &labels{what: what, limit: limit, known: map[string]bool{}}
 }
 
-// admit reports whether a value is among the first ones, up to the limit.
-func (l *labels) admit(value string) bool {
+// label returns a value if it is among the first ones up to the limit, else other.
+func (m *instruments) label(l *labels, value string) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.known[value] && len(l.known) < l.limit {
+	switch {
+	case value == "" || l.known[value]:
+		return value
+	case len(l.known) < l.limit:
 		l.known[value] = true
-	}
-	return l.known[value]
-}
-
-// label returns a value, or other if it exceeds the limit.
-func (m *instruments) label(l *labels, value string) string {
-	if value == "" || l.admit(value) {
 		return value
 	}
 	m.telemetry.ReceiverComfyuiFolded.Add(context.Background(), 1, metric.WithAttributes(attribute.String("comfyui.what", l.what)))
-	return sizing.Other
+	return other
 }
 
 // dimensions are the attributes by which metrics of prompts are grouped.
@@ -146,7 +146,7 @@ func (m *instruments) PromptAccepted(p *prompt.Prompt) {
 	for _, of := range [...][]attribute.KeyValue{
 		{outcome(prompt.Success)},
 		{outcome(prompt.Error), attribute.String("error.type", spans.OutOfMemory)},
-		{outcome(prompt.Error), attribute.String("error.type", sizing.Other)},
+		{outcome(prompt.Error), attribute.String("error.type", other)},
 		{outcome(prompt.Lost)},
 	} {
 		m.add("comfyui.prompts", 0, append(of, dimensions...)...)
@@ -159,7 +159,7 @@ func (m *instruments) promptEnded(p *prompt.Prompt) {
 	of := []attribute.KeyValue{outcome(p.Outcome)}
 	if p.Outcome == prompt.Error {
 		// two values only, since exceptions' types are unbounded
-		errorType := sizing.Other
+		errorType := other
 		if spans.IsOutOfMemory(&p.Failure) {
 			errorType = spans.OutOfMemory
 		}

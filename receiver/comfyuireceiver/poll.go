@@ -85,10 +85,9 @@ func (p *poller) recover(s *protocol.Submission, received time.Time) {
 // history ends the prompts of the history that were not exported yet.
 func (p *poller) history(ctx context.Context) error {
 	entries, err := p.unexported(ctx)
-	if err != nil {
+	if err != nil || len(entries) == 0 && !p.first {
 		return err
 	}
-	changed := p.first || len(entries) > 0
 	for _, f := range entries {
 		p.exported.Add(f.PromptID)
 		if p.first {
@@ -103,10 +102,7 @@ func (p *poller) history(ctx context.Context) error {
 		p.tracker.Settled(p.now(), f)
 	}
 	p.first = false
-	if !changed {
-		return nil
-	}
-	return p.store.saveExported(ctx, p.exported.IDs())
+	return p.store.set(ctx, exportedKey, p.exported.IDs())
 }
 
 // unexported reads the entries of the history that were not exported, oldest first.

@@ -5,6 +5,7 @@ package comfyuireceiver
 import (
 	"bytes"
 	"context"
+	_ "embed"
 	"errors"
 	"io"
 	"net/http"
@@ -16,7 +17,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
-	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/sizing"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/sockets"
 )
 
@@ -96,7 +96,7 @@ func route(path string) string {
 	if slices.Contains(routes, "/"+first) {
 		return "/" + first
 	}
-	return sizing.Other
+	return other
 }
 
 func isUpgrade(r *http.Request) bool {
@@ -147,14 +147,11 @@ type restored struct {
 	io.Closer
 }
 
-// The error of a server that cannot be reached, in ComfyUI's format: its web page shows
-// it to the user.
-const (
-	unreachableType    = "upstream_unreachable"
-	unreachableMessage = "ComfyUI does not answer"
-	unreachableAnswer  = `{"error":{"details":"The proxy cannot reach ComfyUI; it may be starting.","extra_info":{},` +
-		`"message":"` + unreachableMessage + `","type":"` + unreachableType + `"},"node_errors":{}}`
-)
+// unreachableAnswer stands for the answer of a server that cannot be reached, in ComfyUI's
+// format: its web page shows it to the user.
+//
+//go:embed unreachable.json
+var unreachableAnswer []byte
 
 // badGateway answers with 502 in place of a server that cannot be reached.
 func (p *proxy) badGateway(w http.ResponseWriter, r *http.Request, err error) {
@@ -165,7 +162,7 @@ func (p *proxy) badGateway(w http.ResponseWriter, r *http.Request, err error) {
 	p.log.Debug("ComfyUI is unreachable", zap.String("route", route(r.URL.Path)), zap.Error(err))
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	w.WriteHeader(http.StatusBadGateway)
-	_, _ = io.WriteString(w, unreachableAnswer+"\n")
+	_, _ = w.Write(unreachableAnswer)
 }
 
 // countingBody counts a request's bytes.

@@ -236,6 +236,29 @@ func TestPagesOfAllowedOriginsMayAsk(t *testing.T) {
 	assert.Equal(t, "https://other.example", (<-s.seen).Header.Get("Origin"))
 }
 
+func TestAnAnswerThatIsCutShortIsCutShortForTheClient(t *testing.T) {
+	const answer = `{"prompt_id": "p"}`
+	for name, length := range map[string]string{"of a known length": "100", "in pieces": ""} {
+		t.Run(name, func(t *testing.T) {
+			s := newTap(t, func(w http.ResponseWriter, _ *http.Request) {
+				if length != "" {
+					w.Header().Set("Content-Length", length)
+				}
+				_, _ = w.Write([]byte(answer))
+				_ = http.NewResponseController(w).Flush()
+				panic(http.ErrAbortHandler)
+			})
+			r := newRig(t, s.URL, nil)
+			response, err := http.Post(r.base+"/prompt", "application/json", strings.NewReader(`{"prompt": {}}`))
+			require.NoError(t, err)
+			defer response.Body.Close()
+			got, err := io.ReadAll(response.Body)
+			require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+			assert.JSONEq(t, answer, string(got))
+		})
+	}
+}
+
 func TestAnUnreachableServerIsReportedInComfyUIsFormat(t *testing.T) {
 	s := httptest.NewServer(http.NotFoundHandler())
 	address := s.URL

@@ -32,21 +32,21 @@ func (r *comfyuiReceiver) scrape(ctx context.Context) (pmetric.Metrics, error) {
 	if err == nil {
 		up = 1
 	}
-	w.gauge("comfyui.up").add(up)
+	w.add(w.gauge("comfyui.up"), up)
 	if err == nil {
 		g := w.gauge("comfyui.queue.length")
-		g.add(float64(len(queue.Running)), attribute.String("state", "running"))
-		g.add(float64(len(queue.Pending)), attribute.String("state", "pending"))
+		w.add(g, float64(len(queue.Running)), attribute.String("state", "running"))
+		w.add(g, float64(len(queue.Pending)), attribute.String("state", "pending"))
 		if devices, err := following.server.devices(ctx); err == nil {
 			w.devices(devices, device.ID)
 		}
 	}
-	w.gauge("comfyui.prompts.open").add(float64(following.tracker.OpenCount()))
+	w.add(w.gauge("comfyui.prompts.open"), float64(following.tracker.OpenCount()))
 	if r.hub != nil {
 		withClient, withoutClient := r.hub.Counts()
 		g := w.gauge("comfyui.proxy.sockets")
-		g.add(float64(withClient), attribute.String("state", "client"))
-		g.add(float64(withoutClient), attribute.String("state", "kept"))
+		w.add(g, float64(withClient), attribute.String("state", "client"))
+		w.add(g, float64(withoutClient), attribute.String("state", "kept"))
 	}
 	var data metricdata.ResourceMetrics
 	if err := following.reader.Collect(ctx, &data); err != nil {
@@ -76,21 +76,16 @@ func (w *metricsWriter) metric(name, unit, description string) pmetric.Metric {
 	return m
 }
 
-type gauge struct {
-	writer *metricsWriter
-	points pmetric.NumberDataPointSlice
-}
-
-func (w *metricsWriter) gauge(name string) gauge {
+func (w *metricsWriter) gauge(name string) pmetric.NumberDataPointSlice {
 	d := w.gauges[name]
-	return gauge{w, w.metric(name, d.Unit, d.Description).SetEmptyGauge().DataPoints()}
+	return w.metric(name, d.Unit, d.Description).SetEmptyGauge().DataPoints()
 }
 
-func (g gauge) add(v float64, attributes ...attribute.KeyValue) {
-	p := g.points.AppendEmpty()
-	p.SetTimestamp(g.writer.now)
+func (w *metricsWriter) add(points pmetric.NumberDataPointSlice, v float64, attributes ...attribute.KeyValue) {
+	p := points.AppendEmpty()
+	p.SetTimestamp(w.now)
 	p.SetDoubleValue(v)
-	g.writer.attributes(p.Attributes(), attributes)
+	w.attributes(p.Attributes(), attributes)
 }
 
 // maxDevices bounds the devices that a server can report.
@@ -102,8 +97,7 @@ func (w *metricsWriter) devices(devices []protocol.Device, hwID string) {
 	free := w.gauge("comfyui.device.memory.free")
 	reserved := w.gauge("comfyui.torch.memory.limit")
 	unused := w.gauge("comfyui.torch.memory.free")
-	for i := range devices[:min(len(devices), maxDevices)] {
-		d := &devices[i]
+	for _, d := range devices[:min(len(devices), maxDevices)] {
 		index := -1
 		if d.Index != nil {
 			index = *d.Index
@@ -112,10 +106,10 @@ func (w *metricsWriter) devices(devices []protocol.Device, hwID string) {
 		if hwID != "" && len(devices) == 1 {
 			attributes = append(attributes, attribute.String(semconv.GPUID, hwID))
 		}
-		limit.add(d.Total, attributes...)
-		free.add(d.Free, attributes...)
-		reserved.add(d.TorchTotal, attributes...)
-		unused.add(d.TorchFree, attributes...)
+		w.add(limit, d.Total, attributes...)
+		w.add(free, d.Free, attributes...)
+		w.add(reserved, d.TorchTotal, attributes...)
+		w.add(unused, d.TorchFree, attributes...)
 	}
 }
 

@@ -25,8 +25,7 @@ const (
 
 // onThisHost reports whether an address is a loopback address.
 func onThisHost(base *url.URL) bool {
-	ip := net.ParseIP(base.Hostname())
-	return base.Hostname() == "localhost" || ip != nil && ip.IsLoopback()
+	return base.Hostname() == "localhost" || net.ParseIP(base.Hostname()).IsLoopback()
 }
 
 // comfyServer makes the receiver's own requests to ComfyUI.

@@ -78,10 +78,6 @@ func (s *store) exported(ctx context.Context) (ids []string, err error) {
 	return ids, err
 }
 
-func (s *store) saveExported(ctx context.Context, ids []string) error {
-	return s.set(ctx, exportedKey, ids)
-}
-
 func (s *store) set(ctx context.Context, key string, value any) error {
 	if s.client == nil {
 		return nil

@@ -53,11 +53,8 @@ func (p *proxy) servePrompt(w http.ResponseWriter, r *http.Request) {
 
 // callerOf is the caller's span: of the request's header, else of extra_data.
 func callerOf(header http.Header, traceparent string) trace.SpanContext {
-	ctx := propagation.TraceContext{}.Extract(context.Background(), propagation.HeaderCarrier(header))
-	if caller := trace.SpanContextFromContext(ctx); caller.IsValid() {
-		return caller
-	}
-	return prompt.ParseTraceparent(traceparent)
+	ctx := trace.ContextWithRemoteSpanContext(context.Background(), prompt.ParseTraceparent(traceparent))
+	return trace.SpanContextFromContext(propagation.TraceContext{}.Extract(ctx, propagation.HeaderCarrier(header)))
 }
 
 // rewrite directs the request, with the root span as the caller of the server's spans.
@@ -87,6 +84,6 @@ func (s *submission) readAnswer(response *http.Response) error {
 
 // badGateway ends the prompt of a server that cannot be reached.
 func (s *submission) badGateway(w http.ResponseWriter, r *http.Request, err error) {
-	s.tracker.Answer(s.prompt, s.now(), http.StatusBadGateway, protocol.Answer{Error: protocol.Error{Type: unreachableType, Message: unreachableMessage}})
+	s.tracker.Answer(s.prompt, s.now(), http.StatusBadGateway, protocol.ParseAnswer(unreachableAnswer))
 	s.proxy.badGateway(w, r, err)
 }

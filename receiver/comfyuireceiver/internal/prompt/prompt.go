@@ -218,10 +218,8 @@ func (p *Prompt) settleBy(f *protocol.Finished, now time.Time) {
 		p.Started = start
 	}
 	p.start(now)
-	for i := range f.Messages {
-		if m := &f.Messages[i]; m.Kind == protocol.ExecutionCached && p.Cached == nil {
-			p.Cached = m.Nodes
-		}
+	if m, ok := f.Find(protocol.ExecutionCached); ok && p.Cached == nil {
+		p.Cached = m.Nodes
 	}
 	if p.Outputs == nil {
 		p.Outputs = f.Outputs

@@ -80,7 +80,7 @@ type Recent struct {
 
 // NewRecent holds max ids, beginning with those given.
 func NewRecent(max int, ids ...string) *Recent {
-	r := &Recent{max: max, known: map[string]bool{}}
+	r := &Recent{max: max, known: map[string]bool{}, order: []string{}} // stored as [], since null means a first run
 	for _, id := range ids {
 		r.Add(id)
 	}

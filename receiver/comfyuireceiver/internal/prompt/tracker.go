@@ -36,10 +36,9 @@ type Observer interface {
 
 // Execution is the start of a prompt's execution.
 type Execution struct {
-	ID     string
-	Root   trace.SpanContext
-	SpanID trace.SpanID
-	Start  time.Time
+	ID      string
+	Context trace.SpanContext // of the execution's span
+	Start   time.Time
 }
 
 // Request is a request for a prompt.
@@ -162,7 +161,7 @@ func (t *Tracker) Message(now time.Time, m *protocol.Message) {
 func (t *Tracker) unlock(p *Prompt) {
 	starts := p.known && !p.announced && !p.Started.IsZero() && p.Outcome == ""
 	p.announced = p.announced || starts
-	started := Execution{ID: p.ID, Root: p.Context, SpanID: p.Execution, Start: p.Started}
+	started := Execution{ID: p.ID, Context: p.Context.WithSpanID(p.Execution), Start: p.Started}
 	ends := t.close(p)
 	t.mu.Unlock()
 	if starts {

@@ -3,6 +3,7 @@
 package prompt
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -284,4 +285,12 @@ func TestRepeatedFrameDoesNotRestartANode(t *testing.T) {
 	require.Len(t, ended.Nodes, 2)
 	assert.Equal(t, begin.Add(time.Second), ended.Nodes[0].Start)
 	assert.Equal(t, begin.Add(3*time.Second), ended.Nodes[0].End)
+}
+
+// A poller that has exported nothing yet stores an empty list. null would make the next
+// start look like the first, which skips what the history holds.
+func TestAnEmptySetOfIDsIsStoredAsAnEmptyList(t *testing.T) {
+	raw, err := json.Marshal(NewRecent(5).IDs())
+	require.NoError(t, err)
+	assert.JSONEq(t, `[]`, string(raw))
 }

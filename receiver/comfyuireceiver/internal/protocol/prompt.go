@@ -37,8 +37,8 @@ type Submission struct {
 // NodesByID are the nodes by their ids.
 func (s *Submission) NodesByID() map[string]Node {
 	all := make(map[string]Node, len(s.Nodes))
-	for i := range s.Nodes {
-		all[s.Nodes[i].ID] = s.Nodes[i]
+	for _, n := range s.Nodes {
+		all[n.ID] = n
 	}
 	return all
 }
@@ -126,8 +126,7 @@ func isNumber(s string) bool {
 // change from one prompt to the next, are left out.
 func shape(nodes []Node) string {
 	h := sha256.New()
-	for i := range nodes {
-		n := &nodes[i]
+	for _, n := range nodes {
 		h.Write([]byte(n.ID + "\x00" + n.Class + "\x00"))
 		names := make([]string, 0, len(n.Inputs))
 		for name, v := range n.Inputs {

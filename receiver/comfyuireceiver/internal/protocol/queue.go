@@ -39,10 +39,7 @@ func parseList(list []json.RawMessage) (all []Submission) {
 // parseQueued reads [number, prompt_id, prompt, extra_data, outputs_to_execute].
 func parseQueued(raw json.RawMessage) (p Submission, ok bool) {
 	var items []json.RawMessage
-	if json.Unmarshal(raw, &items) != nil || len(items) < 3 {
-		return p, false
-	}
-	if json.Unmarshal(items[1], &p.PromptID) != nil || p.PromptID == "" {
+	if json.Unmarshal(raw, &items) != nil || len(items) < 3 || json.Unmarshal(items[1], &p.PromptID) != nil || p.PromptID == "" {
 		return p, false
 	}
 	if len(items) > 3 {
@@ -63,25 +60,24 @@ type Finished struct {
 	Outputs map[string]int
 }
 
+// Find returns the first message of one of the kinds.
+func (f *Finished) Find(kinds ...Kind) (Message, bool) {
+	i := slices.IndexFunc(f.Messages, func(m Message) bool { return slices.Contains(kinds, m.Kind) })
+	if i < 0 {
+		return Message{}, false
+	}
+	return f.Messages[i], true
+}
+
 // End is the message that ended the prompt.
 func (f *Finished) End() (Message, bool) {
-	for _, m := range f.Messages {
-		switch m.Kind {
-		case ExecutionSuccess, ExecutionError, ExecutionInterrupted:
-			return m, true
-		}
-	}
-	return Message{}, false
+	return f.Find(ExecutionSuccess, ExecutionError, ExecutionInterrupted)
 }
 
 // Start is when the server started to execute the prompt; zero if it is unknown.
 func (f *Finished) Start() time.Time {
-	for _, m := range f.Messages {
-		if m.Kind == ExecutionStart {
-			return m.At
-		}
-	}
-	return time.Time{}
+	m, _ := f.Find(ExecutionStart)
+	return m.At
 }
 
 // ParseHistory reads the answer of GET /history or /history/{prompt_id}.

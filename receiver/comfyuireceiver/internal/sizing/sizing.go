@@ -89,8 +89,7 @@ func NewSizer(rules []Rule, classes []TaskClass) (*Sizer, error) {
 // Of computes a submission's sizing: the largest size, the largest batch, the first
 // model, and the sum of the steps of its nodes.
 func (s *Sizer) Of(sub *protocol.Submission) (z Sizing) {
-	for i := range sub.Nodes {
-		n := &sub.Nodes[i]
+	for _, n := range sub.Nodes {
 		rule := s.rule(n.Class)
 		if rule == nil {
 			continue
@@ -122,8 +121,7 @@ func (s *Sizer) rule(class string) *Rule {
 }
 
 func (s *Sizer) class(sub *protocol.Submission, z *Sizing) string {
-	for i := range s.classes {
-		c := &s.classes[i]
+	for _, c := range s.classes {
 		if c.MinSide > 0 && z.Side() < float64(c.MinSide) || c.MaxSide > 0 && z.Side() > float64(c.MaxSide) {
 			continue
 		}

@@ -141,6 +141,18 @@ func (h *Hub) deleteIfUnused(c *client) {
 	}
 }
 
+// in lists the sockets in any of the states.
+func (h *Hub) in(states ...state) (all []*socket) {
+	for _, c := range h.clients {
+		for _, s := range c.sockets {
+			if slices.Contains(states, s.state) {
+				all = append(all, s)
+			}
+		}
+	}
+	return all
+}
+
 // add makes a socket in its first state.
 func (h *Hub) add(c *client, first state) *socket {
 	s := &socket{hub: h, record: c, ready: make(chan struct{}), toClient: make(chan struct{}, 1)}
@@ -263,18 +275,10 @@ const linger = 5 * time.Second
 // It is to be called a few times a second.
 func (h *Hub) Sweep() {
 	now := h.Now()
-	var unused []*socket
 	h.mu.Lock()
-	for _, c := range h.clients {
-		if c.requests > 0 || c.in(connected, connecting) != nil {
-			continue
-		}
-		for _, s := range c.sockets {
-			if s.state == retained {
-				unused = append(unused, s)
-			}
-		}
-	}
+	unused := slices.DeleteFunc(h.in(retained), func(s *socket) bool {
+		return s.record.requests > 0 || s.record.in(connected, connecting) != nil
+	})
 	h.mu.Unlock()
 	for _, s := range unused {
 		prompts := h.Prompts.OpenOf(s.record.id)
@@ -294,14 +298,7 @@ func (h *Hub) Sweep() {
 func (h *Hub) Close() {
 	h.mu.Lock()
 	h.closed = true
-	var all []*socket
-	for _, c := range h.clients {
-		for _, s := range c.sockets {
-			if s.state.atServer() {
-				all = append(all, s)
-			}
-		}
-	}
+	all := h.in(connected, retained)
 	h.mu.Unlock()
 	h.cancel()
 	for _, s := range all {

@@ -15,13 +15,7 @@ import (
 )
 
 // record makes a log record with what all records have.
-func (b *Builder) record(
-	name string,
-	at, now time.Time,
-	severity plog.SeverityNumber,
-	root trace.SpanContext,
-	span trace.SpanID,
-) (plog.Logs, plog.LogRecord) {
+func (b *Builder) record(name string, at, now time.Time, severity plog.SeverityNumber, span trace.SpanContext) (plog.Logs, plog.LogRecord) {
 	logs := plog.NewLogs()
 	rl := logs.ResourceLogs().AppendEmpty()
 	b.resource.CopyTo(rl.Resource())
@@ -31,9 +25,9 @@ func (b *Builder) record(
 	r.SetEventName(name)
 	r.SetTimestamp(pcommon.NewTimestampFromTime(at))
 	r.SetObservedTimestamp(pcommon.NewTimestampFromTime(now))
-	r.SetTraceID(pcommon.TraceID(root.TraceID()))
-	r.SetSpanID(pcommon.SpanID(span))
-	r.SetFlags(plog.DefaultLogRecordFlags.WithIsSampled(root.IsSampled()))
+	r.SetTraceID(pcommon.TraceID(span.TraceID()))
+	r.SetSpanID(pcommon.SpanID(span.SpanID()))
+	r.SetFlags(plog.DefaultLogRecordFlags.WithIsSampled(span.IsSampled()))
 	r.SetSeverityNumber(severity)
 	r.SetSeverityText(severity.String())
 	b.mark(r.Attributes())
@@ -43,7 +37,7 @@ func (b *Builder) record(
 // Started makes the record of an execution that starts, with which the gpucorrelation
 // connector knows the prompt before its trace arrives.
 func (b *Builder) Started(x prompt.Execution, now time.Time) plog.Logs {
-	logs, r := b.record(semconv.EventExecutionStarted, x.Start, now, plog.SeverityNumberDebug, x.Root, x.SpanID)
+	logs, r := b.record(semconv.EventExecutionStarted, x.Start, now, plog.SeverityNumberDebug, x.Context)
 	r.Attributes().PutStr("comfyui.prompt.id", x.ID)
 	putIfSet(r.Attributes(), semconv.GPUID, b.device.Device().ID)
 	r.Body().SetStr("prompt begins to run")
@@ -56,7 +50,7 @@ func (b *Builder) Failure(p *prompt.Prompt, now time.Time) plog.Logs {
 	if p.Outcome == prompt.Rejected {
 		severity = plog.SeverityNumberWarn // the caller's mistake
 	}
-	logs, r := b.record("comfyui.prompt."+string(p.Outcome), p.Ended, now, severity, p.Context, p.Context.SpanID())
+	logs, r := b.record("comfyui.prompt."+string(p.Outcome), p.Ended, now, severity, p.Context)
 	a := r.Attributes()
 	identify(a, p)
 	putIfSet(a, "comfyui.node.id", p.Failure.NodeID)

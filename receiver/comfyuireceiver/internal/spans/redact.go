@@ -61,8 +61,8 @@ const maxPromptText = 2048
 // promptTexts are the texts of the workflow's text nodes.
 func (w *traceWriter) promptTexts() (texts []string) {
 	size := 0
-	for i := range w.prompt.Submission.Nodes {
-		text, ok := w.prompt.Submission.Nodes[i].Inputs["text"].(string)
+	for _, n := range w.prompt.Submission.Nodes {
+		text, ok := n.Inputs["text"].(string)
 		if !ok || text == "" || size >= maxPromptText {
 			continue
 		}

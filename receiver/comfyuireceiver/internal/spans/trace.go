@@ -52,10 +52,7 @@ func (w *traceWriter) dimensions(a pcommon.Map) {
 
 func (w *traceWriter) root() {
 	p := w.prompt
-	end := p.Ended
-	if p.Answered.After(end) {
-		end = p.Answered
-	}
+	end := slices.MaxFunc([]time.Time{p.Ended, p.Answered}, time.Time.Compare)
 	s := w.span(p.Context.SpanID(), p.Parent.SpanID(), "comfyui.prompt", p.Received, end)
 	s.SetKind(ptrace.SpanKindServer)
 	a := s.Attributes()
