@@ -52,7 +52,7 @@ type metricDescription struct {
 }
 
 // other stands for values of attributes beyond their limit, and for those that are not
-// told apart.
+// distinguished.
 const other = sizing.Other
 
 // maxSeries bounds the series of one metric, in addition to the limits of its attributes.
