@@ -51,8 +51,14 @@ func TestTheLinterRefusesImportsAcrossLayers(t *testing.T) {
 		{"receiver/comfyuireceiver", modulePath + "/internal/testing/figure", "product code does not import test doubles"},
 		{"internal/gputimeline", modulePath + "/internal/testing/gpuload", "product code does not import test doubles"},
 		{"connector/gpucorrelationconnector/internal/join", "github.com/NVIDIA/go-nvml/pkg/nvml", "only internal/nvml calls NVML"},
+		{"connector/gpucorrelationconnector/internal/join", "net/http", "the joiner is pure"},
+		{"connector/gpucorrelationconnector", modulePath + "/receiver/nvmlreceiver", "components do not import each other"},
+		{"receiver/comfyuireceiver", modulePath + "/receiver/nvmlreceiver", "components do not import each other"},
+		{"receiver/nvmlreceiver", modulePath + "/connector/gpucorrelationconnector", "components do not import each other"},
+		{"internal/nvml", "go.opentelemetry.io/collector/pdata/pmetric", "the session with NVML knows no pdata"},
+		{"internal/gputimeline", modulePath + "/receiver/nvmlreceiver", "does not import a component"},
 	} {
-		t.Run(test.pkg, func(t *testing.T) {
+		t.Run(test.pkg+" "+filepath.Base(test.imports), func(t *testing.T) {
 			out, err := run(test.pkg)
 			require.NoError(t, err, "the package itself: %s", out)
 			path := filepath.Join(dir, test.pkg, "forbidden.go")
@@ -78,5 +84,18 @@ func TestTheDistributionHoldsNoTestDoubles(t *testing.T) {
 		for _, forbidden := range []string{modulePath + "/internal/testing", modulePath + "/lab", modulePath + "/e2e", "gonum.org/v1/plot"} {
 			assert.False(t, d == forbidden || strings.HasPrefix(d, forbidden+"/"), d)
 		}
+	}
+}
+
+// TestTheRootsGraphHoldsNoPlottingLibrary keeps what only the report needs out of the
+// module that others import.
+func TestTheRootsGraphHoldsNoPlottingLibrary(t *testing.T) {
+	list := exec.Command("go", "list", "-m", "all")
+	list.Dir = root
+	out, err := list.Output()
+	require.NoError(t, err)
+	require.Contains(t, string(out), "github.com/NVIDIA/go-nvml")
+	for _, module := range []string{"gonum.org/v1/plot", "codeberg.org/go-pdf/fpdf", "github.com/ajstarks/svgo", "github.com/golang/freetype"} {
+		assert.NotContains(t, string(out), module)
 	}
 }

@@ -56,7 +56,7 @@ func (r *report) timeCalls(library string) error {
 }
 
 func timeDevice(d nvml.Device) []timing {
-	var all []timing
+	all := make([]timing, 0, v.NumMethod())
 	v := reflect.ValueOf(d)
 	for i := range v.NumMethod() {
 		method := v.Method(i)
