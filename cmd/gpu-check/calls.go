@@ -56,8 +56,8 @@ func (r *report) timeCalls(library string) error {
 }
 
 func timeDevice(d nvml.Device) []timing {
-	all := make([]timing, 0, v.NumMethod())
 	v := reflect.ValueOf(d)
+	all := make([]timing, 0, v.NumMethod())
 	for i := range v.NumMethod() {
 		method := v.Method(i)
 		arguments := make([]reflect.Value, method.Type().NumIn())
