@@ -33,7 +33,9 @@ type refusingConsumer struct {
 	accepted map[int64]int // records by XID
 }
 
-func (c *refusingConsumer) Capabilities() consumer.Capabilities { return consumer.Capabilities{MutatesData: true} }
+func (c *refusingConsumer) Capabilities() consumer.Capabilities {
+	return consumer.Capabilities{MutatesData: true}
+}
 
 func (c *refusingConsumer) ConsumeLogs(ctx context.Context, logs plog.Logs) error {
 	c.mu.Lock()

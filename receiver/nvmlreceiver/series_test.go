@@ -57,7 +57,9 @@ func (m *migGPU) emit(samples []table.Sample) pmetric.Metrics {
 	return m.end(make([]int64, 4))
 }
 
-func migDevice(id string) *table.Identity { return &table.Identity{ID: id, Name: "gpu0/mig0", Driver: "580"} }
+func migDevice(id string) *table.Identity {
+	return &table.Identity{ID: id, Name: "gpu0/mig0", Driver: "580"}
+}
 
 // ends are the points that end a series, by metric; no series may have two points.
 func ends(t *testing.T, m pmetric.Metrics) (ended []string) {
