@@ -244,9 +244,10 @@ func (l *eventLog) flush(ctx context.Context) {
 }
 
 // send delivers a record of so many events. After a retryable error it tries again with
-// a growing pause, until shutdown.
+// a growing pause, and for the last time at shutdown.
 func (l *eventLog) send(ctx context.Context, logs plog.Logs, events int64) {
 	for pause := minBackoff; ; pause = min(2*pause, maxBackoff) {
+		last := l.stopping()
 		attempt := plog.NewLogs()
 		logs.CopyTo(attempt) // the consumer may have changed what it refused
 		err := l.next.ConsumeLogs(ctx, attempt)
@@ -266,19 +267,23 @@ func (l *eventLog) send(ctx context.Context, logs plog.Logs, events int64) {
 		if l.once.Changed("next consumer", "retryable") {
 			l.log.Warn("Next consumer returned a retryable error; retrying", zap.Error(err))
 		}
-		if !l.wait(pause) {
+		if last {
 			l.drop(events)
 			return
+		}
+		select {
+		case <-l.stop:
+		case <-time.After(pause):
 		}
 	}
 }
 
-// wait pauses; false says that the receiver shuts down.
-func (l *eventLog) wait(pause time.Duration) bool {
+// stopping reports whether the receiver shuts down.
+func (l *eventLog) stopping() bool {
 	select {
 	case <-l.stop:
-		return false
-	case <-time.After(pause):
 		return true
+	default:
+		return false
 	}
 }

@@ -25,40 +25,42 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 )
 
-// moody is a next consumer that may refuse.
-type moody struct {
+// refusingConsumer is a next consumer that may refuse.
+type refusingConsumer struct {
 	mu       sync.Mutex
 	refuse   func(ctx context.Context) error // guarded by mu; nil accepts
 	refused  int
 	accepted map[int64]int // records by XID
 }
 
-func (m *moody) Capabilities() consumer.Capabilities { return consumer.Capabilities{MutatesData: true} }
+func (c *refusingConsumer) Capabilities() consumer.Capabilities {
+	return consumer.Capabilities{MutatesData: true}
+}
 
-func (m *moody) ConsumeLogs(ctx context.Context, logs plog.Logs) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+func (c *refusingConsumer) ConsumeLogs(ctx context.Context, logs plog.Logs) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	r := logs.ResourceLogs().At(0).ScopeLogs().At(0).LogRecords().At(0)
 	id, _ := r.Attributes().Get("hw.gpu.xid")
 	logs.ResourceLogs().RemoveIf(func(plog.ResourceLogs) bool { return true }) // it mutates what it refuses
-	if m.refuse != nil {
-		if err := m.refuse(ctx); err != nil {
-			m.refused++
+	if c.refuse != nil {
+		if err := c.refuse(ctx); err != nil {
+			c.refused++
 			return err
 		}
 	}
-	m.accepted[id.Int()]++
+	c.accepted[id.Int()]++
 	return nil
 }
 
-func (m *moody) counts() (accepted, refused int) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return len(m.accepted), m.refused
+func (c *refusingConsumer) counts() (accepted, refused int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.accepted), c.refused
 }
 
-// moodyRig starts the logs side before a moody consumer.
-func moodyRig(t *testing.T, refuse func(context.Context) error) (l *eventLog, next *moody, machine *fakenvml.State, dropped func() int64) {
+// refusingRig starts the logs side before a refusingConsumer.
+func refusingRig(t *testing.T, refuse func(context.Context) error) (l *eventLog, next *refusingConsumer, machine *fakenvml.State, dropped func() int64) {
 	t.Helper()
 	machine, gpus := library.Machine(t, "l40s")
 	telemetry := componenttest.NewTelemetry()
@@ -67,7 +69,7 @@ func moodyRig(t *testing.T, refuse func(context.Context) error) (l *eventLog, ne
 	settings.TelemetrySettings = telemetry.NewTelemetrySettings()
 	cfg := createDefaultConfig().(*Config)
 	cfg.LibraryPath = library.Path
-	next = &moody{refuse: refuse, accepted: map[int64]int{}}
+	next = &refusingConsumer{refuse: refuse, accepted: map[int64]int{}}
 	sessions := nvml.NewSessions(fast)
 	l, err := newEventLog(settings, cfg, next, sessions, busOf(sessions), time.Now)
 	require.NoError(t, err)
@@ -87,7 +89,7 @@ func TestRecordsThatAreRefusedForASecondArriveOnce(t *testing.T) {
 	const xids = 20
 	var once sync.Once
 	var end time.Time
-	_, next, machine, dropped := moodyRig(t, func(context.Context) error {
+	_, next, machine, dropped := refusingRig(t, func(context.Context) error {
 		once.Do(func() { end = time.Now().Add(time.Second) })
 		if time.Now().Before(end) {
 			return errors.New("memory limit")
@@ -109,11 +111,26 @@ func TestRecordsThatAreRefusedForASecondArriveOnce(t *testing.T) {
 }
 
 func TestRecordsWithAPermanentErrorAreDroppedAndCounted(t *testing.T) {
-	_, _, machine, dropped := moodyRig(t, func(context.Context) error { return consumererror.NewPermanent(errors.New("not valid")) })
+	_, _, machine, dropped := refusingRig(t, func(context.Context) error { return consumererror.NewPermanent(errors.New("not valid")) })
 	for i := range int64(3) {
 		machine.Event(0, fakenvml.EventXID, 100+i)
 	}
 	require.Eventually(t, func() bool { return dropped() == 3 }, 10*time.Second, 5*time.Millisecond)
+}
+
+func TestShutdownSendsARecordThatIsInItsPauseOnceMore(t *testing.T) {
+	l, next, machine, dropped := refusingRig(t, func(context.Context) error { return errors.New("memory limit") })
+	for i := range int64(3) {
+		machine.Event(0, fakenvml.EventXID, 100+i)
+	}
+	// After four attempts the pause is 800 ms.
+	require.Eventually(t, func() bool { _, n := next.counts(); return n == 4 && len(l.events) == 2 }, 10*time.Second, time.Millisecond)
+	next.mu.Lock()
+	next.refuse = nil
+	next.mu.Unlock()
+	require.NoError(t, l.Shutdown(context.Background()))
+	assert.Equal(t, map[int64]int{100: 1, 101: 1, 102: 1}, next.accepted)
+	assert.Zero(t, dropped())
 }
 
 func TestShutdownIsFastWhateverTheNextConsumerDoes(t *testing.T) {
@@ -125,7 +142,7 @@ func TestShutdownIsFastWhateverTheNextConsumerDoes(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			l, _, machine, dropped := moodyRig(t, refuse)
+			l, _, machine, dropped := refusingRig(t, refuse)
 			for i := range int64(5) {
 				machine.Event(0, fakenvml.EventXID, 100+i)
 			}
@@ -139,7 +156,7 @@ func TestShutdownIsFastWhateverTheNextConsumerDoes(t *testing.T) {
 }
 
 func TestEventsBeyondTheQueueAreDroppedAndCounted(t *testing.T) {
-	l, _, _, dropped := moodyRig(t, func(context.Context) error { return errors.New("memory limit") })
+	l, _, _, dropped := refusingRig(t, func(context.Context) error { return errors.New("memory limit") })
 	gpu := l.session.Snapshot().GPUs[0]
 	for i := range uint64(eventQueue + 10) {
 		l.queue(event{floodKey: floodKey{gpu: gpu, xid: 1000 + i}, at: time.Now()})

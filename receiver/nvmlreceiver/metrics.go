@@ -32,7 +32,7 @@ type emitter struct {
 	// have a mark: the generated builder knows none.
 	recorded map[*table.Metric]int
 	marked   []markedPoint
-	present  map[table.Series]struct{} // scratch of endSeries
+	present  map[seriesKey]*table.Identity // scratch of endSeries
 }
 
 // markedPoint is a point that the builder holds, with its mark.
@@ -47,7 +47,7 @@ func newEmitter(cfg *Config, settings receiver.Settings, hostname string) *emitt
 	return &emitter{
 		perGPU: cfg.PerCardResource, hostname: hostname,
 		builder:  metadata.NewMetricsBuilder(cfg.MetricsBuilderConfig, settings),
-		recorded: map[*table.Metric]int{}, present: map[table.Series]struct{}{},
+		recorded: map[*table.Metric]int{}, present: map[seriesKey]*table.Identity{},
 	}
 }
 
@@ -103,7 +103,7 @@ func (e *emitter) forget(g *gpu) {
 }
 
 // endSeries records a last point for each series of the last scrape that is not among
-// the samples of this one. If the GPU's id or name changed, that is all its series; if
+// the samples of this one. If a device's id or name changed, that is all its series; if
 // another part of its description changed, hw.gpu.info.
 func (e *emitter) endSeries(g *gpu, samples []table.Sample) {
 	h := &g.series
@@ -113,18 +113,20 @@ func (e *emitter) endSeries(g *gpu, samples []table.Sample) {
 	if !redescribed && sameSeries(h.samples, samples) {
 		return
 	}
-	renamed := old.ID != g.identity.ID || old.Name != g.identity.Name
 	clear(e.present)
 	for i := range samples {
-		e.present[samples[i].Series] = struct{}{}
+		s := &samples[i]
+		e.present[keyOf(s, &g.identity)] = s.Device(&g.identity)
 	}
 	for i := range h.samples {
 		s := &h.samples[i]
-		_, present := e.present[s.Series]
-		ofGPU := s.On == nil
-		if !present || ofGPU && (renamed || redescribed && s.Metric == table.Info.Metric) {
+		on := e.present[keyOf(s, &old)]
+		if on == nil || s.Metric == table.Info.Metric && *on != *s.Device(&old) {
 			e.record(s, &old, 0, true)
 		}
+	}
+	if g.condition == healthy {
+		h.forgetGone(g.reading.MIG)
 	}
 	if redescribed && e.perGPU { // last points go onto the resource that the series were on
 		e.emitResource(&old)

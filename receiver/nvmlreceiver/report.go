@@ -86,7 +86,7 @@ func (s *gpuScraper) logChange(g *gpu, c reader.Change, before []reader.Change) 
 	}
 }
 
-// KubeletAnswered is called for each answer of the kubelet; err is why there was none.
+// KubeletAnswered is called after each request to the kubelet; err is nil on success.
 func (s *gpuScraper) KubeletAnswered(err error) {
 	state := ""
 	if err != nil {

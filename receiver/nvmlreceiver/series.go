@@ -5,6 +5,7 @@
 package nvmlreceiver
 
 import (
+	"maps"
 	"slices"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
@@ -16,8 +17,23 @@ import (
 type seriesHistory struct {
 	samples  []table.Sample // of the last scrape
 	identity table.Identity // and under which identity
-	// counters is bounded by the counters that a GPU has.
-	counters map[table.Series]counterHistory
+	// counters is bounded by the counters of the GPU and its present MIG devices. Its keys
+	// have a MIG device's id, but none for the GPU, and no name: it depends on the index.
+	counters map[seriesKey]counterHistory
+}
+
+// seriesKey identifies a series by what is emitted of it: a device's identity may have
+// been replaced by an equal one.
+type seriesKey struct {
+	table.Series // without its device
+	id, name     string
+}
+
+func keyOf(s *table.Sample, gpu *table.Identity) seriesKey {
+	on := s.Device(gpu)
+	key := seriesKey{s.Series, on.ID, on.Name}
+	key.On = nil
+	return key
 }
 
 // counterHistory is what is known of a counter.
@@ -28,7 +44,7 @@ type counterHistory struct {
 }
 
 func newSeriesHistory() seriesHistory {
-	return seriesHistory{counters: map[table.Series]counterHistory{}}
+	return seriesHistory{counters: map[seriesKey]counterHistory{}}
 }
 
 // restarted returns since when a counter counts, if it ever went back: the driver was
@@ -36,14 +52,23 @@ func newSeriesHistory() seriesHistory {
 // stores that use start times. previous and now are the times of the scrapes.
 func (h *seriesHistory) restarted(s *table.Sample, previous, now pcommon.Timestamp) pcommon.Timestamp {
 	v := s.Value()
-	c := h.counters[s.Series]
+	key := keyOf(s, &table.Identity{})
+	key.name = ""
+	c := h.counters[key]
 	if v < c.last {
 		c.start = previous
 	}
 	c.start = min(c.start, now) // the clock may have been set back
 	c.last = v
-	h.counters[s.Series] = c
+	h.counters[key] = c
 	return c.start
+}
+
+// forgetGone drops the counters of MIG devices that are no longer there.
+func (h *seriesHistory) forgetGone(present []*table.Identity) {
+	maps.DeleteFunc(h.counters, func(key seriesKey, _ counterHistory) bool {
+		return key.id != "" && !slices.ContainsFunc(present, func(d *table.Identity) bool { return d.ID == key.id })
+	})
 }
 
 func sameSeries(a, b []table.Sample) bool {

@@ -113,7 +113,7 @@ const (
 	maxAnswerBytes = 16 << 20
 )
 
-// Observer is notified of each answer of the kubelet; err is why there was none. It is
+// Observer is notified after each request to the kubelet; err is nil on success. It is
 // called from a goroutine of the resolver, and not while there is no kubelet.
 type Observer interface {
 	KubeletAnswered(err error)

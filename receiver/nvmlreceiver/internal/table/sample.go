@@ -46,11 +46,15 @@ func (s *Sample) Value() float64 { return float64(s.integer) + s.float }
 
 // Record hands the sample on to the builder, as one of the GPU's or of its MIG device's.
 func (s *Sample) Record(mb *metadata.MetricsBuilder, ts timestamp, gpu *Identity) {
-	on := gpu
+	s.record(mb, ts, s.Device(gpu), s)
+}
+
+// Device is the MIG device that the series belongs to, or else the GPU.
+func (s *Series) Device(gpu *Identity) *Identity {
 	if s.On != nil {
-		on = s.On
+		return s.On
 	}
-	s.record(mb, ts, on, s)
+	return gpu
 }
 
 // OnDevice is the sample as one of a MIG device; nil for the GPU itself.
