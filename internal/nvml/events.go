@@ -139,7 +139,11 @@ func (s *Session) register(w *watch, c *GPU) {
 		s.covered[c] = err == nil
 		s.mu.Unlock()
 		if err != nil {
-			s.log.Info("The GPU does not report XIDs as events; the kernel log is read instead", zap.String("hw.id", c.Identity().UUID), zap.Error(err))
+			s.log.Info(
+				"The GPU does not report XIDs as events; the kernel log is read instead",
+				zap.String("hw.id", c.Identity().UUID),
+				zap.Error(err),
+			)
 			s.needKernelLog.Store(true)
 			s.Wake()
 		}

@@ -102,7 +102,10 @@ func (w *metricsWriter) devices(devices []protocol.Device, hwID string) {
 		if d.Index != nil {
 			index = *d.Index
 		}
-		attributes := []attribute.KeyValue{attribute.String("comfyui.device.type", d.Type), attribute.String("comfyui.device.index", strconv.Itoa(index))}
+		attributes := []attribute.KeyValue{
+			attribute.String("comfyui.device.type", d.Type),
+			attribute.String("comfyui.device.index", strconv.Itoa(index)),
+		}
 		if hwID != "" && len(devices) == 1 {
 			attributes = append(attributes, attribute.String(semconv.GPUID, hwID))
 		}

@@ -32,7 +32,13 @@ func (c *Config) Validate() error {
 		"is shorter than 100ms",
 		"use a duration of at least 100ms, for example 15s",
 	)
-	p.AddIf(c.PollInterval < minInterval, "poll_interval", c.PollInterval, "is shorter than 100ms", "use a duration of at least 100ms, for example 2s")
+	p.AddIf(
+		c.PollInterval < minInterval,
+		"poll_interval",
+		c.PollInterval,
+		"is shorter than 100ms",
+		"use a duration of at least 100ms, for example 2s",
+	)
 	p.AddIf(c.DrainTimeout < 0, "drain_timeout", c.DrainTimeout, "is negative", "use a duration, for example 5s, or 0 to close open requests at once")
 	_, isIndex := gpuname.Index(c.Device)
 	p.AddIf(c.Device != "" && c.Device != deviceAuto && !isIndex && !isUUID(c.Device),
@@ -45,7 +51,13 @@ func (c *Config) Validate() error {
 	}
 	for i, pattern := range c.Capture.Redact {
 		_, err := regexp.Compile(pattern)
-		p.AddIf(err != nil, "capture::redact::"+strconv.Itoa(i), pattern, "is not a valid regular expression", `use Go's syntax, for example secret-\d+`)
+		p.AddIf(
+			err != nil,
+			"capture::redact::"+strconv.Itoa(i),
+			pattern,
+			"is not a valid regular expression",
+			`use Go's syntax, for example secret-\d+`,
+		)
 	}
 	for field, limit := range reflect.ValueOf(c.Limits).Fields() {
 		p.AddIf(

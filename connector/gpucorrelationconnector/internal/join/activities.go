@@ -56,7 +56,13 @@ func (a *activities) begin(trace pcommon.TraceID, span pcommon.SpanID, from int6
 		return true // its spans were faster
 	}
 	w := gputimeline.Interval{From: from, To: forever}
-	a.open[trace] = &activity{trace: trace, intervals: []gputimeline.Interval{w}, from: from, to: forever, spans: []spanInterval{{Interval: w, id: span}}}
+	a.open[trace] = &activity{
+		trace:     trace,
+		intervals: []gputimeline.Interval{w},
+		from:      from,
+		to:        forever,
+		spans:     []spanInterval{{Interval: w, id: span}},
+	}
 	return true
 }
 
