@@ -133,10 +133,12 @@ func (e *exporter) deliver(signal string, item exportItem) {
 			return
 		}
 		if consumererror.IsPermanent(err) {
-			e.log.Debug("Next consumer returned a permanent error; dropping data", zap.String("signal", signal), zap.Error(err))
+			if e.refused.Changed(signal, "permanent") {
+				e.log.Error("Next consumer returned a permanent error; its data are dropped", zap.String("signal", signal), zap.Error(err))
+			}
 			break
 		}
-		if e.refused.First(signal) {
+		if e.refused.Changed(signal, "retryable") {
 			e.log.Warn("Next consumer returned a retryable error; retrying", zap.String("signal", signal), zap.Error(err))
 		}
 		if last {
