@@ -36,16 +36,9 @@ setup: ## check what the build needs, and install it where this is Debian and th
 	@scripts/setup.sh
 
 .PHONY: run
-run: setup ## the main job on this machine's GPUs, or on simulated ones; ends on Ctrl-C or after RUN_SECONDS
-	@$(MAKE) --no-print-directory -j3 build run-command run-store
-	@exec bin/run
-
-# What `make run` needs beside the distribution; built beside it, so that no core is idle.
-.PHONY: run-command run-store
-run-command:
+run: setup build ## the main job on this machine's GPUs, or on simulated ones; ends on Ctrl-C or after RUN_SECONDS
 	@go build -C lab -o ../bin/run ./run
-run-store:
-	@scripts/tool.sh victoria-metrics >/dev/null
+	@exec bin/run
 
 .PHONY: build
 build: $(BINARY) ## build the distribution (bin/otelcol-gpu)
