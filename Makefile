@@ -37,7 +37,7 @@ setup: ## check what the build needs, and install it where this is Debian and th
 
 .PHONY: run
 run: setup build ## the main job on this machine's GPUs, or on simulated ones; ends on Ctrl-C or after RUN_SECONDS
-	@go build -C lab -o ../bin/run ./run
+	@go build -C lab -trimpath -o ../bin/run ./run
 	@exec bin/run
 
 .PHONY: build

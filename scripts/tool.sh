@@ -27,7 +27,11 @@ if [ ! -x "$path" ]; then
 	if [ ! -x "$path" ]; then
 		start=$SECONDS
 		echo "building $name $version (once; minutes if nothing is cached)" >&2
-		CGO_CFLAGS='-O2 -g' go build -C "$dir" -ldflags='-s -w' -o "$path.tmp" "${package:-$module}" >&2
+		# What `make run` needs is compiled with the flags of the distribution, so that
+		# each package that they share is compiled once.
+		flags=(-ldflags='-s -w')
+		case $name in builder | victoria-metrics) flags+=(-trimpath) ;; esac
+		CGO_CFLAGS=${CGO_CFLAGS:--O2 -g} go build -C "$dir" "${flags[@]}" -o "$path.tmp" "${package:-$module}" >&2
 		mv "$path.tmp" "$path"
 		echo "built $name in $((SECONDS - start)) s" >&2
 	fi
