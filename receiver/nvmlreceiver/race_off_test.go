@@ -1,7 +1,0 @@
-// SPDX-License-Identifier: Apache-2.0
-
-//go:build linux && cgo && !race
-
-package nvmlreceiver
-
-const raceEnabled = false
