@@ -3,15 +3,13 @@
 package protocol
 
 import (
-	"encoding/json"
 	"time"
 )
 
 // Kind is a message's type on the WebSocket.
 type Kind string
 
-// The messages that describe a prompt's life, and status. Others (feature_flags, logs,
-// previews) are ignored.
+// The messages that describe a prompt's life, and status.
 const (
 	Status               Kind = "status"
 	ExecutionStart       Kind = "execution_start"
@@ -25,10 +23,23 @@ const (
 	ExecutionInterrupted Kind = "execution_interrupted"
 )
 
+// Known reports whether ComfyUI sends messages of this kind. Others come from custom nodes
+// and from newer servers.
+func (k Kind) Known() bool {
+	switch k {
+	case Status, ExecutionStart, ExecutionCached, Executing, Progress, ProgressState, Executed,
+		ExecutionSuccess, ExecutionError, ExecutionInterrupted, "feature_flags", "logs", "progress_text":
+		return true
+	}
+	return false
+}
+
 // Message is one text frame of the server.
 type Message struct {
 	Kind     Kind
 	PromptID string
+	// SID is the client id that the server gave to the socket (status).
+	SID string
 	// At is the server's time; zero where the message carries none.
 	At time.Time
 	// Node is the node that the message is about. NoNode is true for "executing" with a
@@ -53,122 +64,225 @@ type Message struct {
 
 // NodeState is one node in a progress_state.
 type NodeState struct {
-	Value float64 `json:"value"`
-	Max   float64 `json:"max"`
+	Value, Max float64
 	// pending, running, finished, error
-	State   string `json:"state"`
-	Display string `json:"display_node_id"`
-	Parent  string `json:"parent_node_id"`
+	State           string
+	Display, Parent string
 }
 
 // Error is a failure as the server describes it.
 type Error struct {
-	NodeID, NodeType string   `json:"-"`
-	Type             string   `json:"type"`
-	Message          string   `json:"message"`
-	Traceback        []string `json:"-"`
+	NodeID, NodeType string
+	Type, Message    string
+	Traceback        []string
 }
 
-// wire is a message's JSON. Every field is optional.
-type wire struct {
-	Type Kind `json:"type"`
-	Data struct {
-		PromptID  string                     `json:"prompt_id"`
-		Timestamp float64                    `json:"timestamp"`
-		Node      json.RawMessage            `json:"node"`
-		Display   string                     `json:"display_node"`
-		Value     float64                    `json:"value"`
-		Max       float64                    `json:"max"`
-		Nodes     json.RawMessage            `json:"nodes"`
-		Output    map[string]json.RawMessage `json:"output"`
-		NodeID    json.RawMessage            `json:"node_id"`
-		NodeType  string                     `json:"node_type"`
-		Exception string                     `json:"exception_type"`
-		Message   string                     `json:"exception_message"`
-		Traceback []string                   `json:"traceback"`
-		Status    struct {
-			Exec struct {
-				Remaining *int `json:"queue_remaining"`
-			} `json:"exec_info"`
-		} `json:"status"`
-	} `json:"data"`
-}
+// Blocked is the type of an execution_error by which a node is blocked on purpose
+// (ExecutionBlocker with a message): the prompt goes on.
+const Blocked = "ExecutionBlocked"
 
-// ParseMessage reads one text frame. It reports false for text that is not a ComfyUI
-// message, and for kinds that do not describe a prompt's life.
-func ParseMessage(text []byte) (Message, bool) {
-	var w wire
-	if err := json.Unmarshal(text, &w); err != nil && w.Type == "" {
+// ParseMessage reads one text frame. It reports false for text that is not a message. A
+// message of an unknown kind is empty but for its kind.
+func (b Bounds) ParseMessage(text []byte) (Message, bool) {
+	d, m, hasType := newDocument(lenient(text)), Message{}, false
+	if d.PeekKind() != '{' {
 		return Message{}, false
 	}
-	d := &w.Data
-	m := Message{Kind: w.Type, PromptID: d.PromptID, DisplayNode: d.Display, Value: d.Value, Max: d.Max}
-	if d.Timestamp > 0 && d.Timestamp < 1<<53 {
-		m.At = time.UnixMilli(int64(d.Timestamp))
-	}
-	m.Node, m.NoNode = nodeID(d.Node)
-	switch w.Type {
-	case Status:
-		if r := d.Status.Exec.Remaining; r != nil && *r >= 0 {
-			m.Remaining, m.HasRemaining = *r, true
+	err := d.object(func(name string) (err error) {
+		switch name {
+		case "type":
+			hasType = d.PeekKind() == '"'
+			var kind string
+			err = d.text(&kind)
+			m.Kind = Kind(kind)
+		case "data":
+			err = b.readData(d, &m)
+		default:
+			err = d.SkipValue()
 		}
-	case ExecutionCached:
-		m.Nodes = nodeIDs(d.Nodes)
-	case ProgressState:
-		_ = json.Unmarshal(d.Nodes, &m.States)
-	case Executed:
-		m.Outputs = outputs(d.Output)
-	case ExecutionError, ExecutionInterrupted:
-		m.Node, _ = nodeID(d.NodeID)
-		m.Error = Error{NodeID: m.Node, NodeType: d.NodeType, Type: d.Exception, Message: d.Message, Traceback: d.Traceback}
-	case ExecutionStart, Executing, Progress, ExecutionSuccess:
-	default:
+		return err
+	})
+	if err != nil || d.end() != nil || !hasType {
 		return Message{}, false
 	}
+	m.finish(b)
 	return m, true
 }
 
-// nodeID reads a node's id, which is text or, in old servers, a number; null means that
-// there is no node.
-func nodeID(raw json.RawMessage) (id string, isNull bool) {
-	if string(raw) == "null" {
-		return "", true
+// finish bounds the texts and removes the fields that are not of the message's kind.
+func (m *Message) finish(b Bounds) {
+	id, node := m.Error.NodeID, m.Node
+	switch m.Kind {
+	case ExecutionError, ExecutionInterrupted:
+		m.Node = id
+		b.bound(&m.Error)
+	default:
+		m.Error, m.Node = Error{}, node
 	}
-	var text string
-	if json.Unmarshal(raw, &text) == nil {
-		return text, false
+	b.label(&m.Node)
+	b.label(&m.DisplayNode)
+	if m.Kind != Executed {
+		m.Outputs = nil
 	}
-	var number json.Number
-	if json.Unmarshal(raw, &number) == nil {
-		return number.String(), false
+	if m.Kind != ExecutionCached {
+		m.Nodes = nil
 	}
-	return "", false
+	if m.Kind != ProgressState {
+		m.States = nil
+	}
+	if m.Kind != Status {
+		m.HasRemaining, m.SID = false, ""
+	}
 }
 
-func nodeIDs(raw json.RawMessage) []string {
-	var list []json.RawMessage
-	if json.Unmarshal(raw, &list) != nil {
-		return nil
-	}
-	ids := make([]string, 0, len(list))
-	for _, r := range list {
-		if id, _ := nodeID(r); id != "" {
+// readData reads the fields of all kinds, since the type may follow them.
+func (b Bounds) readData(d document, m *Message) error {
+	*m = Message{Kind: m.Kind}
+	return d.object(func(name string) (err error) {
+		switch name {
+		case "prompt_id":
+			err = d.text(&m.PromptID)
+		case "sid":
+			err = d.text(&m.SID)
+		case "timestamp":
+			err = d.milliseconds(&m.At)
+		case "node":
+			m.NoNode, err = d.id(&m.Node)
+		case "display_node":
+			err = d.text(&m.DisplayNode)
+		case "value":
+			err = d.number(&m.Value)
+		case "max":
+			err = d.number(&m.Max)
+		case "nodes":
+			if d.PeekKind() == '[' {
+				m.Nodes, err = b.readIDs(d)
+			} else {
+				m.States, err = b.readStates(d)
+			}
+		case "output":
+			m.Outputs, err = b.readOutputs(d)
+		case "node_id":
+			_, err = d.id(&m.Error.NodeID)
+		case "node_type":
+			err = d.text(&m.Error.NodeType)
+		case "exception_type":
+			err = d.text(&m.Error.Type)
+		case "exception_message":
+			err = d.text(&m.Error.Message)
+		case "traceback":
+			m.Error.Traceback, err = b.readTexts(d)
+		case "status":
+			err = m.readStatus(d)
+		default:
+			err = d.SkipValue()
+		}
+		return err
+	})
+}
+
+func (m *Message) readStatus(d document) error {
+	return d.object(func(name string) error {
+		if name != "exec_info" {
+			return d.SkipValue()
+		}
+		return d.object(func(name string) error {
+			if name != "queue_remaining" || d.PeekKind() != '0' {
+				return d.SkipValue()
+			}
+			var n float64
+			err := d.number(&n)
+			if n >= 0 && n < 1<<31 {
+				m.Remaining, m.HasRemaining = int(n), true
+			}
+			return err
+		})
+	})
+}
+
+func (b Bounds) readStates(d document) (map[string]NodeState, error) {
+	states := map[string]NodeState{}
+	err := d.object(func(id string) error {
+		var s NodeState
+		err := d.object(func(name string) (err error) {
+			switch name {
+			case "value":
+				err = d.number(&s.Value)
+			case "max":
+				err = d.number(&s.Max)
+			case "state":
+				err = d.text(&s.State)
+			case "display_node_id":
+				_, err = d.id(&s.Display)
+			case "parent_node_id":
+				_, err = d.id(&s.Parent)
+			default:
+				err = d.SkipValue()
+			}
+			return err
+		})
+		b.label(&id)
+		b.label(&s.Display)
+		b.label(&s.Parent)
+		if len(states) < b.Nodes {
+			states[id] = s
+		}
+		return err
+	})
+	return states, err
+}
+
+// readIDs reads the ids of nodes.
+func (b Bounds) readIDs(d document) (ids []string, err error) {
+	ids = []string{}
+	err = d.array(func(int) error {
+		var id string
+		_, err := d.id(&id)
+		if id != "" && len(ids) < b.Nodes {
+			b.label(&id)
 			ids = append(ids, id)
 		}
-	}
-	return ids
+		return err
+	})
+	return ids, err
 }
 
-// outputs counts a node's outputs by kind ("images", "text", …).
-func outputs(raw map[string]json.RawMessage) map[string]int {
-	counts := make(map[string]int, len(raw))
-	for kind, r := range raw {
-		var list []json.RawMessage
-		if json.Unmarshal(r, &list) == nil {
-			counts[kind] = len(list)
-		} else {
-			counts[kind] = 1
+// readTexts reads the lines of a stack trace. The last ones are kept, as far as they are
+// needed.
+func (b Bounds) readTexts(d document) (lines []string, err error) {
+	size := 0
+	err = d.array(func(int) error {
+		var line string
+		err := d.text(&line)
+		lines = append(lines, line)
+		for size += len(line); size-len(lines[0]) > 2*b.Stacktrace; lines = lines[1:] {
+			size -= len(lines[0])
 		}
-	}
-	return counts
+		return err
+	})
+	return lines, err
+}
+
+// maxOutputs bounds the kinds of outputs of a node.
+const maxOutputs = 32
+
+// readOutputs counts a node's outputs by kind ("images", "text", …).
+func (b Bounds) readOutputs(d document) (counts map[string]int, err error) {
+	counts = map[string]int{}
+	err = d.object(func(kind string) error {
+		n := 1
+		var err error
+		if d.PeekKind() == '[' {
+			n = 0
+			err = d.array(func(int) error { n++; return d.SkipValue() })
+		} else {
+			err = d.SkipValue()
+		}
+		b.label(&kind)
+		if _, known := counts[kind]; known || len(counts) < maxOutputs {
+			counts[kind] = n
+		}
+		return err
+	})
+	return counts, err
 }

@@ -6,21 +6,29 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
-	"maps"
+	"io"
 	"slices"
 	"strings"
+	"time"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/boundtext"
 )
 
 // Node is one node of a workflow in the API's form.
 type Node struct {
 	ID, Class, Title string
-	// Inputs are values (numbers, text, booleans) and links, which are lists.
-	Inputs map[string]any
+	// Inputs are the texts and numbers among its inputs.
+	Inputs map[string]Input
 }
 
-// Submission is the body of POST /prompt.
+// Input is a text or a number.
+type Input struct {
+	Value  string
+	IsText bool
+}
+
+// Submission is the body of POST /prompt, or an entry of the queue or the history.
 type Submission struct {
 	// PromptID is set where the caller chose it.
 	PromptID, ClientID string
@@ -32,6 +40,12 @@ type Submission struct {
 	// and links of its nodes.
 	Workflow string
 	Nodes    []Node
+	// Content is a hash of all nodes and inputs. It is the same for a request and for the
+	// server's copy of it, which has other forms of numbers.
+	Content uint64
+	// Created is when the server accepted the prompt, by its clock (extra_data.create_time,
+	// servers since 2025); zero if it is unknown.
+	Created time.Time
 }
 
 // NodesByID are the nodes by their ids.
@@ -43,71 +57,231 @@ func (s *Submission) NodesByID() map[string]Node {
 	return all
 }
 
-type wireNode struct {
-	Class  string         `json:"class_type"`
-	Inputs map[string]any `json:"inputs"`
-	Meta   struct {
-		Title string `json:"title"`
-	} `json:"_meta"`
-}
+// HasLongID reports whether an id is too long to be matched.
+func (s *Submission) HasLongID() bool { return max(len(s.PromptID), len(s.ClientID)) > MaxID }
 
-type wireExtra struct {
-	Traceparent string `json:"traceparent"`
-	TaskClass   string `json:"task_class"`
-	ClientID    string `json:"client_id"`
-	PNGInfo     struct {
-		Workflow struct {
-			ID string `json:"id"`
-		} `json:"workflow"`
-	} `json:"extra_pnginfo"`
+// Size is about how much memory the submission takes, in bytes.
+func (s *Submission) Size() int {
+	size := 256 + len(s.PromptID) + len(s.ClientID) + len(s.Traceparent) + len(s.TaskClass) + len(s.Workflow)
+	for i := range s.Nodes {
+		n := &s.Nodes[i]
+		size += 128 + len(n.ID) + len(n.Class) + len(n.Title)
+		for name, value := range n.Inputs {
+			size += 64 + len(name) + len(value.Value)
+		}
+	}
+	return size
 }
 
 // ParseSubmission reads the body of POST /prompt. It returns an error if the body is not
 // JSON, which the server refuses too.
-func ParseSubmission(body []byte) (Submission, error) {
-	var w struct {
-		Prompt   json.RawMessage `json:"prompt"`
-		ClientID string          `json:"client_id"`
-		PromptID string          `json:"prompt_id"`
-		Extra    json.RawMessage `json:"extra_data"`
+func (b Bounds) ParseSubmission(body io.Reader) (Submission, error) {
+	d, s := newDocument(&lenientReader{from: body}), Submission{}
+	var inExtra string
+	err := d.object(func(name string) (err error) {
+		switch name {
+		case "prompt":
+			err = b.readNodes(d, &s)
+		case "client_id":
+			err = d.text(&s.ClientID)
+		case "prompt_id":
+			err = d.text(&s.PromptID)
+		case "extra_data":
+			inExtra, err = b.readExtra(d, &s)
+		default:
+			err = d.SkipValue()
+		}
+		return err
+	})
+	if err == nil {
+		err = d.end()
 	}
-	if err := json.Unmarshal(body, &w); err != nil {
+	if err != nil {
 		return Submission{}, fmt.Errorf("read the prompt: %w", err)
 	}
-	s := Submission{PromptID: w.PromptID, ClientID: w.ClientID}
-	s.readExtra(w.Extra)
-	s.readNodes(w.Prompt)
+	if s.ClientID == "" {
+		s.ClientID = inExtra
+	}
+	b.finish(&s)
 	return s, nil
 }
 
-func (s *Submission) readExtra(raw json.RawMessage) {
-	var extra wireExtra
-	if len(raw) == 0 {
-		return
-	}
-	_ = json.Unmarshal(raw, &extra) // unexpected values stay empty
-	s.Traceparent, s.TaskClass, s.Workflow = extra.Traceparent, extra.TaskClass, extra.PNGInfo.Workflow.ID
-	if s.ClientID == "" {
-		s.ClientID = extra.ClientID
-	}
+// finish sorts the nodes and names the workflow.
+func (b Bounds) finish(s *Submission) {
+	slices.SortFunc(s.Nodes, func(a, b Node) int { return compareIDs(a.ID, b.ID) })
+	b.label(&s.TaskClass)
+	b.label(&s.Workflow)
 }
 
-func (s *Submission) readNodes(raw json.RawMessage) {
-	var nodes map[string]json.RawMessage
-	if json.Unmarshal(raw, &nodes) != nil {
-		return
+// readExtra reads extra_data; clientID is the client's id in it.
+func (b Bounds) readExtra(d document, s *Submission) (clientID string, err error) {
+	err = d.object(func(name string) (err error) {
+		switch name {
+		case "traceparent":
+			err = d.text(&s.Traceparent)
+		case "task_class":
+			err = d.text(&s.TaskClass)
+		case "client_id":
+			err = d.text(&clientID)
+		case "create_time":
+			err = d.milliseconds(&s.Created)
+		case "extra_pnginfo":
+			err = b.readPNGInfo(d, s)
+		default:
+			err = d.SkipValue()
+		}
+		return err
+	})
+	if len(s.Traceparent) > b.Label {
+		s.Traceparent = "" // not valid, and not to be held
 	}
-	for id, r := range nodes {
-		var n wireNode
-		d := json.NewDecoder(bytes.NewReader(r))
-		d.UseNumber()
-		_ = d.Decode(&n)
-		s.Nodes = append(s.Nodes, Node{ID: id, Class: n.Class, Title: n.Meta.Title, Inputs: n.Inputs})
-	}
-	slices.SortFunc(s.Nodes, func(a, b Node) int { return compareIDs(a.ID, b.ID) })
+	return clientID, err
+}
+
+// readPNGInfo reads the id of the workflow as the web page knows it.
+func (b Bounds) readPNGInfo(d document, s *Submission) error {
+	return d.object(func(name string) error {
+		if name != "workflow" {
+			return d.SkipValue()
+		}
+		return d.object(func(name string) error {
+			if name != "id" {
+				return d.SkipValue()
+			}
+			var id string
+			err := d.text(&id)
+			if id != "" {
+				s.Workflow = id
+			}
+			return err
+		})
+	})
+}
+
+// maxHeld bounds what is held of one submission's inputs, in bytes, and maxInputs the
+// inputs of one node. The inputs that sizes are read from come among the first.
+const (
+	maxHeld   = 1 << 20
+	maxInputs = 256
+)
+
+// submissionReader reads the nodes of one submission.
+type submissionReader struct {
+	document
+	Bounds
+	held    int
+	content uint64
+	shape   []string
+}
+
+func (b Bounds) readNodes(d document, s *Submission) error {
+	r := &submissionReader{document: d, Bounds: b}
+	s.Nodes = nil
+	err := d.object(func(id string) error {
+		b.label(&id)
+		n, err := r.node(id)
+		if len(s.Nodes) < b.Nodes {
+			s.Nodes = append(s.Nodes, n)
+		}
+		return err
+	})
+	s.Content = r.content
 	if s.Workflow == "" && len(s.Nodes) > 0 {
-		s.Workflow = shape(s.Nodes)
+		s.Workflow = r.workflow()
 	}
+	return err
+}
+
+func (r *submissionReader) node(id string) (Node, error) {
+	n := Node{ID: id}
+	var links []string
+	err := r.object(func(name string) (err error) {
+		switch name {
+		case "class_type":
+			err = r.text(&n.Class)
+			r.label(&n.Class)
+		case "_meta":
+			err = r.object(func(name string) error {
+				if name != "title" {
+					return r.SkipValue()
+				}
+				err := r.text(&n.Title)
+				r.label(&n.Title)
+				return err
+			})
+		case "inputs":
+			n.Inputs = nil
+			links, err = r.inputs(&n)
+		default:
+			err = r.SkipValue()
+		}
+		return err
+	})
+	r.content += hashOf(id, n.Class)
+	if len(r.shape) < r.Nodes {
+		slices.Sort(links)
+		r.shape = append(r.shape, id+"\x00"+n.Class+"\x00"+strings.Join(links, ""))
+	}
+	return n, err
+}
+
+// inputs reads a node's inputs. It returns its links, which are lists of another node's id
+// and the number of its output.
+func (r *submissionReader) inputs(n *Node) (links []string, err error) {
+	err = r.object(func(name string) error {
+		c := canonical{hash: newHash(n.ID, name)}
+		var value string
+		var err error
+		isLink, kind := false, r.PeekKind()
+		switch kind {
+		case '"', '0':
+			if _, err = r.id(&value); err == nil {
+				c.scalar(value)
+			}
+		case '[':
+			isLink, err = c.list(r.document)
+		default:
+			err = c.value(r.document)
+		}
+		r.content += c.hash.Sum64()
+		limit := r.Label
+		if name == "text" {
+			limit = MaxPromptText
+		}
+		r.label(&name)
+		if isLink && len(links) < maxInputs {
+			links = append(links, fmt.Sprint(name, "\x01", c.link[0], "\x01", c.link[1], "\x00"))
+		}
+		if value == "" || r.held > maxHeld || len(n.Inputs) >= maxInputs {
+			return err
+		}
+		value = boundtext.Text(value, limit)
+		if n.Inputs == nil {
+			n.Inputs = map[string]Input{}
+		}
+		n.Inputs[name] = Input{value, kind == '"'}
+		r.held += 64 + len(name) + len(value)
+		return err
+	})
+	return links, err
+}
+
+// MaxPromptText bounds the text of one input that may be captured, in bytes.
+const MaxPromptText = 2048
+
+// workflow is a hash of the classes and links of a workflow's nodes. Other inputs, which
+// change from one prompt to the next, are left out.
+func (r *submissionReader) workflow() string {
+	slices.SortFunc(r.shape, func(a, b string) int {
+		idA, _, _ := strings.Cut(a, "\x00")
+		idB, _, _ := strings.Cut(b, "\x00")
+		return compareIDs(idA, idB)
+	})
+	h := sha256.New()
+	for _, node := range r.shape {
+		h.Write([]byte(node))
+	}
+	return hex.EncodeToString(h.Sum(nil))[:12]
 }
 
 // compareIDs orders numeric ids as numbers, so that 10 comes after 9.
@@ -120,26 +294,6 @@ func compareIDs(a, b string) int {
 
 func isNumber(s string) bool {
 	return s != "" && strings.Trim(s, "0123456789") == ""
-}
-
-// shape is a hash of the classes and links of a workflow's nodes. Other inputs, which
-// change from one prompt to the next, are left out.
-func shape(nodes []Node) string {
-	h := sha256.New()
-	for _, n := range nodes {
-		h.Write([]byte(n.ID + "\x00" + n.Class + "\x00"))
-		names := make([]string, 0, len(n.Inputs))
-		for name, v := range n.Inputs {
-			if link, ok := v.([]any); ok && len(link) == 2 {
-				names = append(names, fmt.Sprint(name, "\x01", link[0], "\x01", link[1]))
-			}
-		}
-		slices.Sort(names)
-		for _, name := range names {
-			h.Write([]byte(name + "\x00"))
-		}
-	}
-	return hex.EncodeToString(h.Sum(nil))[:12]
 }
 
 // Answer is the server's answer to POST /prompt.
@@ -155,17 +309,52 @@ type Answer struct {
 
 // ParseAnswer reads the body of the answer to POST /prompt. The answer is empty if the
 // body is not JSON.
-func ParseAnswer(body []byte) Answer {
-	var w struct {
-		PromptID string                     `json:"prompt_id"`
-		Number   float64                    `json:"number"`
-		Nodes    map[string]json.RawMessage `json:"node_errors"` // a list if there are none
-		Error    json.RawMessage            `json:"error"`
+func (b Bounds) ParseAnswer(body []byte) Answer {
+	var a Answer
+	d := newDocument(&lenientReader{from: bytes.NewReader(body)})
+	err := d.object(func(name string) (err error) {
+		switch name {
+		case "prompt_id":
+			err = d.text(&a.PromptID)
+		case "number":
+			err = d.number(&a.Number)
+		case "node_errors": // a list if there are none
+			a.Refused = nil
+			err = d.object(func(id string) error {
+				b.label(&id)
+				if len(a.Refused) < b.Nodes {
+					a.Refused = append(a.Refused, id)
+				}
+				return d.SkipValue()
+			})
+		case "error":
+			err = readRejection(d, &a.Error)
+		default:
+			err = d.SkipValue()
+		}
+		return err
+	})
+	if err != nil {
+		return Answer{}
 	}
-	_ = json.Unmarshal(body, &w) // unexpected values stay empty
-	a := Answer{PromptID: w.PromptID, Number: w.Number, Refused: slices.SortedFunc(maps.Keys(w.Nodes), compareIDs)}
-	if json.Unmarshal(w.Error, &a.Error) != nil {
-		_ = json.Unmarshal(w.Error, &a.Error.Message) // older servers: text
-	}
+	slices.SortFunc(a.Refused, compareIDs)
+	b.bound(&a.Error)
 	return a
+}
+
+// readRejection reads why a prompt was rejected: an object, or text of older servers.
+func readRejection(d document, e *Error) error {
+	*e = Error{}
+	if d.PeekKind() == '"' {
+		return d.text(&e.Message)
+	}
+	return d.object(func(name string) error {
+		switch name {
+		case "type":
+			return d.text(&e.Type)
+		case "message":
+			return d.text(&e.Message)
+		}
+		return d.SkipValue()
+	})
 }

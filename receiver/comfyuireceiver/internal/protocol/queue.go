@@ -3,50 +3,139 @@
 package protocol
 
 import (
-	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"time"
 )
 
-// Queue is the answer of GET /queue.
-type Queue struct{ Running, Pending []Submission }
+// Known reports which prompts of the queue or the history need not be read: only their
+// ids are.
+type Known interface{ Has(promptID string) bool }
 
-// All are all prompts of the queue.
-func (q *Queue) All() []Submission { return slices.Concat(q.Running, q.Pending) }
+// All is a [Known] that reads all prompts.
+type All struct{}
+
+// Has implements [Known].
+func (All) Has(string) bool { return false }
+
+// Queue is the answer of GET /queue: the ids of all prompts, and those that are not known.
+type Queue struct {
+	IDs     map[string]bool
+	Prompts []Submission
+}
+
+// maxQueue bounds the prompts of the queue and of the history that are read at a time.
+const maxQueue = 100_000
+
+var errTooMany = errors.New("the answer holds too many prompts")
 
 // ParseQueue reads the answer of GET /queue.
-func ParseQueue(body []byte) (Queue, error) {
-	var w struct {
-		Running []json.RawMessage `json:"queue_running"`
-		Pending []json.RawMessage `json:"queue_pending"`
+func (b Bounds) ParseQueue(body io.Reader, known Known) (Queue, error) {
+	d, q := newDocument(&lenientReader{from: body}), Queue{IDs: map[string]bool{}}
+	isQueue := false
+	err := d.object(func(name string) error {
+		if name != "queue_running" && name != "queue_pending" {
+			return d.SkipValue()
+		}
+		isQueue = true
+		return d.array(func(int) error {
+			p, ok, err := b.readQueued(d, known)
+			if !ok {
+				return err
+			}
+			if q.IDs[p.PromptID] = true; len(q.IDs) > maxQueue {
+				return errTooMany
+			}
+			if !known.Has(p.PromptID) {
+				q.Prompts = append(q.Prompts, p)
+			}
+			return err
+		})
+	})
+	if err == nil && !isQueue {
+		err = errors.New("it is not a queue")
 	}
-	if err := json.Unmarshal(body, &w); err != nil {
+	if err != nil {
 		return Queue{}, fmt.Errorf("read /queue: %w", err)
 	}
-	return Queue{Running: parseList(w.Running), Pending: parseList(w.Pending)}, nil
+	return q, nil
 }
 
-func parseList(list []json.RawMessage) (all []Submission) {
-	for _, raw := range list {
-		if p, ok := parseQueued(raw); ok {
-			all = append(all, p)
+// readQueued reads [number, prompt_id, prompt, extra_data, outputs_to_execute, …]. Of a
+// known prompt only the id is read.
+func (b Bounds) readQueued(d document, known Known) (p Submission, ok bool, err error) {
+	skip := false
+	err = d.array(func(i int) (err error) {
+		switch {
+		case i == 1:
+			err = d.text(&p.PromptID)
+			ok = p.PromptID != "" && len(p.PromptID) <= MaxID
+			skip = !ok || known.Has(p.PromptID)
+		case i == 2 && !skip:
+			err = b.readNodes(d, &p)
+		case i == 3 && !skip:
+			id, workflow := p.PromptID, p.Workflow
+			p.Workflow = ""
+			p.ClientID, err = b.readExtra(d, &p)
+			p.PromptID = id
+			if p.Workflow == "" {
+				p.Workflow = workflow
+			}
+		default:
+			err = d.SkipValue()
 		}
+		return err
+	})
+	if ok && !skip {
+		b.finish(&p)
 	}
-	return all
+	return p, ok, err
 }
 
-// parseQueued reads [number, prompt_id, prompt, extra_data, outputs_to_execute].
-func parseQueued(raw json.RawMessage) (p Submission, ok bool) {
-	var items []json.RawMessage
-	if json.Unmarshal(raw, &items) != nil || len(items) < 3 || json.Unmarshal(items[1], &p.PromptID) != nil || p.PromptID == "" {
-		return p, false
+// ParseLength reads the answer of GET /prompt: the length of the queue, the running prompt
+// included.
+func ParseLength(body io.Reader) (int, error) {
+	var m Message
+	if err := m.readStatus(newDocument(&lenientReader{from: body})); err != nil {
+		return 0, fmt.Errorf("read /prompt: %w", err)
 	}
-	if len(items) > 3 {
-		p.readExtra(items[3])
+	if !m.HasRemaining {
+		return 0, errors.New("read /prompt: the answer has no exec_info.queue_remaining")
 	}
-	p.readNodes(items[2])
-	return p, true
+	return m.Remaining, nil
+}
+
+// ParseJobs reads the ids of GET /api/jobs.
+func ParseJobs(body io.Reader) (ids map[string]bool, err error) {
+	d := newDocument(&lenientReader{from: body})
+	err = d.object(func(name string) error {
+		if name != "jobs" || d.PeekKind() != '[' {
+			return d.SkipValue()
+		}
+		ids = map[string]bool{}
+		return d.array(func(int) error {
+			var id string
+			err := d.object(func(name string) error {
+				if name != "id" {
+					return d.SkipValue()
+				}
+				return d.text(&id)
+			})
+			if ids[id] = true; len(ids) > maxQueue {
+				return errTooMany
+			}
+			return err
+		})
+	})
+	if err == nil && ids == nil {
+		err = errors.New("the answer has no jobs")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read /api/jobs: %w", err)
+	}
+	return ids, nil
 }
 
 // Finished is one entry of /history.
@@ -62,7 +151,7 @@ type Finished struct {
 
 // Find returns the first message of one of the kinds.
 func (f *Finished) Find(kinds ...Kind) (Message, bool) {
-	i := slices.IndexFunc(f.Messages, func(m Message) bool { return slices.Contains(kinds, m.Kind) })
+	i := slices.IndexFunc(f.Messages, func(m Message) bool { return slices.Contains(kinds, m.Kind) && m.Error.Type != Blocked })
 	if i < 0 {
 		return Message{}, false
 	}
@@ -80,72 +169,188 @@ func (f *Finished) Start() time.Time {
 	return m.At
 }
 
+// History is the answer of GET /history or /history/{prompt_id}: how many entries it has,
+// and those that are not known.
+type History struct {
+	Entries  int
+	Finished map[string]*Finished
+}
+
 // ParseHistory reads the answer of GET /history or /history/{prompt_id}.
-func ParseHistory(body []byte) (map[string]Finished, error) {
-	var w map[string]struct {
-		Prompt  json.RawMessage                       `json:"prompt"`
-		Outputs map[string]map[string]json.RawMessage `json:"outputs"`
-		Status  struct {
-			Status   string              `json:"status_str"`
-			Messages [][]json.RawMessage `json:"messages"`
-		} `json:"status"`
+func (b Bounds) ParseHistory(body io.Reader, known Known) (History, error) {
+	d, h := newDocument(&lenientReader{from: body}), History{Finished: map[string]*Finished{}}
+	if d.PeekKind() != '{' {
+		return h, errors.New("read /history: the answer is not an object")
 	}
-	if err := json.Unmarshal(body, &w); err != nil {
-		return nil, fmt.Errorf("read /history: %w", err)
-	}
-	all := make(map[string]Finished, len(w))
-	for id, entry := range w {
-		f := Finished{Status: entry.Status.Status, Outputs: map[string]int{}}
-		f.Submission, _ = parseQueued(entry.Prompt)
+	err := d.object(func(id string) error {
+		if h.Entries++; h.Entries > maxQueue {
+			return errTooMany
+		}
+		if known.Has(id) || len(id) > MaxID {
+			return d.SkipValue()
+		}
+		f, err := b.readFinished(d)
 		f.PromptID = id
-		for _, byKind := range entry.Outputs {
-			for kind, n := range outputs(byKind) {
-				f.Outputs[kind] += n
-			}
-		}
-		for _, pair := range entry.Status.Messages {
-			if len(pair) != 2 {
-				continue
-			}
-			text := append(append(append([]byte(`{"type":`), pair[0]...), `,"data":`...), pair[1]...)
-			if m, ok := ParseMessage(append(text, '}')); ok {
-				f.Messages = append(f.Messages, m)
-			}
-		}
-		all[id] = f
+		h.Finished[id] = f
+		return err
+	})
+	if err != nil {
+		return History{}, fmt.Errorf("read /history: %w", err)
 	}
-	return all, nil
+	return h, nil
 }
 
-// Removal is a client's request to remove prompts from the queue.
+func (b Bounds) readFinished(d document) (*Finished, error) {
+	f := &Finished{Outputs: map[string]int{}}
+	err := d.object(func(name string) (err error) {
+		switch name {
+		case "prompt":
+			f.Submission, _, err = b.readQueued(d, All{})
+		case "outputs":
+			err = d.object(func(string) error {
+				counts, err := b.readOutputs(d)
+				for kind, n := range counts {
+					if _, known := f.Outputs[kind]; known || len(f.Outputs) < maxOutputs {
+						f.Outputs[kind] += n
+					}
+				}
+				return err
+			})
+		case "status":
+			err = b.readHistoryStatus(d, f)
+		default:
+			err = d.SkipValue()
+		}
+		return err
+	})
+	return f, err
+}
+
+// maxMessages bounds the messages of an entry of the history. A prompt has three, and one
+// for each blocked node.
+const maxMessages = 256
+
+func (b Bounds) readHistoryStatus(d document, f *Finished) error {
+	return d.object(func(name string) error {
+		switch name {
+		case "status_str":
+			return d.text(&f.Status)
+		case "messages":
+			return d.array(func(int) error {
+				var m Message
+				err := d.array(func(i int) error { // [type, data]
+					switch i {
+					case 0:
+						var kind string
+						err := d.text(&kind)
+						m.Kind = Kind(kind)
+						return err
+					case 1:
+						return b.readData(d, &m)
+					}
+					return d.SkipValue()
+				})
+				m.finish(b)
+				// the last one ends the prompt
+				if m.Kind.Known() && (len(f.Messages) < maxMessages || m.Error.Type != Blocked) {
+					f.Messages = append(f.Messages[:min(len(f.Messages), maxMessages)], m)
+				}
+				return err
+			})
+		}
+		return d.SkipValue()
+	})
+}
+
+// Removal is a client's request to remove prompts from the queue or the history.
 type Removal struct {
-	Clear  bool     `json:"clear"`
-	Delete []string `json:"delete"`
+	Clear  bool
+	Delete []string
 }
 
-// ParseRemoval reads the body of POST /queue.
-func ParseRemoval(body []byte) (r Removal) {
-	_ = json.Unmarshal(body, &r)
+// ParseRemoval reads the body of POST /queue, POST /history or POST /api/jobs/cancel.
+func ParseRemoval(body io.Reader) (r Removal) {
+	d := newDocument(&lenientReader{from: body})
+	_ = d.object(func(name string) error { // what cannot be read is empty
+		switch name {
+		case "clear":
+			r.Clear = d.PeekKind() == 't'
+			return d.SkipValue()
+		case "delete", "job_ids":
+			r.Delete = nil
+			return d.array(func(int) error {
+				var id string
+				err := d.text(&id)
+				if id != "" && len(r.Delete) < maxQueue {
+					r.Delete = append(r.Delete, id)
+				}
+				return err
+			})
+		}
+		return d.SkipValue()
+	})
 	return r
 }
 
 // Device is one device of /system_stats, in bytes.
 type Device struct {
-	Type       string  `json:"type"`
-	Index      *int    `json:"index"` // nil for a processor
-	Total      float64 `json:"vram_total"`
-	Free       float64 `json:"vram_free"`
-	TorchTotal float64 `json:"torch_vram_total"`
-	TorchFree  float64 `json:"torch_vram_free"`
+	Type       string
+	Index      *int // nil for a processor
+	Total      float64
+	Free       float64
+	TorchTotal float64
+	TorchFree  float64
 }
 
+// MaxDevices bounds the devices that a server can report.
+const MaxDevices = 64
+
 // ParseSystemStats reads the devices of GET /system_stats.
-func ParseSystemStats(body []byte) ([]Device, error) {
-	var w struct {
-		Devices []Device `json:"devices"`
-	}
-	if err := json.Unmarshal(body, &w); err != nil {
+func (b Bounds) ParseSystemStats(body io.Reader) (devices []Device, err error) {
+	d := newDocument(&lenientReader{from: body})
+	err = d.object(func(name string) error {
+		if name != "devices" {
+			return d.SkipValue()
+		}
+		return d.array(func(int) error {
+			device, err := readDevice(d)
+			b.label(&device.Type)
+			if len(devices) < MaxDevices {
+				devices = append(devices, device)
+			}
+			return err
+		})
+	})
+	if err != nil {
 		return nil, fmt.Errorf("read /system_stats: %w", err)
 	}
-	return w.Devices, nil
+	return devices, nil
+}
+
+func readDevice(d document) (v Device, err error) {
+	err = d.object(func(name string) error {
+		switch name {
+		case "type":
+			return d.text(&v.Type)
+		case "index":
+			if d.PeekKind() != '0' {
+				return d.SkipValue()
+			}
+			var n float64
+			err := d.number(&n)
+			index := int(n)
+			v.Index = &index
+			return err
+		case "vram_total":
+			return d.number(&v.Total)
+		case "vram_free":
+			return d.number(&v.Free)
+		case "torch_vram_total":
+			return d.number(&v.TorchTotal)
+		case "torch_vram_free":
+			return d.number(&v.TorchFree)
+		}
+		return d.SkipValue()
+	})
+	return v, err
 }

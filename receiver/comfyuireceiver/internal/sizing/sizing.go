@@ -7,7 +7,6 @@ package sizing
 import (
 	"cmp"
 	_ "embed"
-	"encoding/json"
 	"fmt"
 	"path"
 	"slices"
@@ -104,8 +103,8 @@ func (s *Sizer) Of(sub *protocol.Submission) (z Sizing) {
 		}
 		z.Batch = max(z.Batch, number(n.Inputs[rule.Batch]))
 		z.Steps += number(n.Inputs[rule.Steps])
-		if model, ok := n.Inputs[rule.Model].(string); ok && z.Model == "" {
-			z.Model = model
+		if model := n.Inputs[rule.Model]; model.IsText && z.Model == "" {
+			z.Model = model.Value
 		}
 	}
 	z.TaskClass = cmp.Or(sub.TaskClass, s.class(sub, &z))
@@ -144,13 +143,8 @@ func matches(pattern, name string) bool {
 
 // number reads a positive number of a workflow, which may be written as text. Links
 // and values that no image can have are 0.
-func number(v any) float64 {
-	switch v.(type) {
-	case json.Number, string:
-	default:
-		return 0
-	}
-	f, err := strconv.ParseFloat(strings.TrimSpace(fmt.Sprint(v)), 64)
+func number(v protocol.Input) float64 {
+	f, err := strconv.ParseFloat(strings.TrimSpace(v.Value), 64)
 	if err != nil || !(f > 0 && f < 1<<31) {
 		return 0
 	}
