@@ -12,6 +12,7 @@ import (
 	"go.opentelemetry.io/collector/confmap"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/configkeys"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/sizing"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/spans"
 )
@@ -47,7 +48,7 @@ type Config struct {
 	// proxy mode for prompts about which no messages arrive. Default: 2s.
 	PollInterval time.Duration `mapstructure:"poll_interval"`
 
-	// DrainTimeout is how long shutdown waits for open requests. Default: 5s.
+	// DrainTimeout is how long shutdown waits for open requests. Default: 2s.
 	DrainTimeout time.Duration `mapstructure:"drain_timeout"`
 
 	// Device is the GPU that the server uses: auto finds the process that listens on the
@@ -65,15 +66,16 @@ type Config struct {
 	// not forward these records. Default: false.
 	ExecutionEvents bool `mapstructure:"execution_events"`
 
-	// OwnSockets opens a socket to the server for a prompt whose client id has none
-	// through the proxy, so that its nodes are traced. Switch it off if clients send
-	// prompts through the proxy and connect their sockets directly to the server: those
-	// would receive no messages. Default: true.
-	OwnSockets bool `mapstructure:"own_sockets"`
+	// OwnSockets opens a socket to the server for a prompt whose client id has none through
+	// the proxy, so that its nodes are traced: for no client (false), for those that poll the
+	// history of their prompts and have never opened a socket (pollers), or for every client
+	// (true). A socket of the proxy's silences a client's own that is connected past the
+	// proxy. Default: false.
+	OwnSockets string `mapstructure:"own_sockets"`
 
-	// Storage is a storage extension for the open prompts, whose traces are then emitted
-	// after a crash of the collector, and in poll mode for the ids of prompts whose traces
-	// were emitted.
+	// Storage is a storage extension for the prompts until their traces are in the exporters'
+	// queue: after a kill, each has exactly one trace. In poll mode, it is for the ids of
+	// prompts whose traces were exported.
 	Storage *component.ID `mapstructure:"storage"`
 
 	// Sizing adds rules to the built-in ones.
@@ -91,8 +93,12 @@ type Config struct {
 
 // LimitsConfig bounds what the receiver holds. What exceeds a limit is counted.
 type LimitsConfig struct {
-	// Prompts is how many prompts are followed at a time. Default: 10000.
-	Prompts int `mapstructure:"prompts"`
+	// Prompts is how many prompts are followed at a time, and OpenBytes about how much memory
+	// what is known of them may take. Default: 10000, 64 MiB.
+	Prompts   int `mapstructure:"prompts"`
+	OpenBytes int `mapstructure:"open_bytes"`
+	// Nodes is how many runs of nodes are followed of a prompt. Default: 16384.
+	Nodes int `mapstructure:"nodes"`
 	// Workflows, Models, NodeClasses and TaskClasses bound the values of attributes of
 	// metrics; further values become "other". Default: 50, 50, 200, 20.
 	Workflows   int `mapstructure:"workflows"`
@@ -102,13 +108,34 @@ type LimitsConfig struct {
 	// Queue is how many traces, and how many log records, may wait for the next consumer,
 	// also while it refuses them. Default: 1000.
 	Queue int `mapstructure:"queue"`
-	// PromptBytes bounds the prompts that are read, FrameBytes the text messages; longer
-	// ones are relayed unread. Default: 32 MiB, 4 MiB.
+	// PromptBytes bounds the prompts that are read, BodyBytes all of them that are being read
+	// at a time, and FrameBytes the text messages; what is longer is relayed unread. Default:
+	// 32 MiB, 64 MiB, 4 MiB.
 	PromptBytes int `mapstructure:"prompt_bytes"`
+	BodyBytes   int `mapstructure:"body_bytes"`
 	FrameBytes  int `mapstructure:"frame_bytes"`
+	// LabelBytes bounds ids, names and labels in telemetry, MessageBytes the messages of
+	// exceptions and the bodies of log records, StacktraceBytes stack traces, of which the end
+	// is kept. Default: 256, 4 KiB, 16 KiB.
+	LabelBytes      int `mapstructure:"label_bytes"`
+	MessageBytes    int `mapstructure:"message_bytes"`
+	StacktraceBytes int `mapstructure:"stacktrace_bytes"`
 	// KeptSockets bounds the sockets that are open for prompts whose client has left or
 	// never had one. Default: 256.
 	KeptSockets int `mapstructure:"kept_sockets"`
+}
+
+// bounds are the bounds of texts in telemetry.
+func (l *LimitsConfig) bounds() protocol.Bounds {
+	return protocol.Bounds{Label: l.LabelBytes, Message: l.MessageBytes, Stacktrace: l.StacktraceBytes, Nodes: l.Nodes}
+}
+
+// parsing are the bounds of texts that are read. Those that may hold private data are
+// longer: they are cut when that has been removed, so that no part of it is left at a cut.
+func (l *LimitsConfig) parsing() protocol.Bounds {
+	b := l.bounds()
+	b.Message, b.Stacktrace = 2*b.Message, 2*b.Stacktrace
+	return b
 }
 
 const (
@@ -129,11 +156,12 @@ func createDefaultConfig() component.Config {
 	upstream.Timeout = 0
 	return &Config{
 		Mode: modeProxy, Proxy: proxy, Upstream: upstream,
-		CollectionInterval: 15 * time.Second, PollInterval: 2 * time.Second, DrainTimeout: 5 * time.Second,
-		Device: deviceAuto, OwnSockets: true,
+		CollectionInterval: 15 * time.Second, PollInterval: 2 * time.Second, DrainTimeout: 2 * time.Second,
+		Device: deviceAuto, OwnSockets: ownNever,
 		Limits: LimitsConfig{
-			Prompts: 10000, Workflows: 50, Models: 50, NodeClasses: 200, TaskClasses: 20, Queue: 1000,
-			PromptBytes: 32 << 20, FrameBytes: 4 << 20, KeptSockets: 256,
+			Prompts: 10000, OpenBytes: 64 << 20, Nodes: 16384, Workflows: 50, Models: 50, NodeClasses: 200, TaskClasses: 20, Queue: 1000,
+			PromptBytes: 32 << 20, BodyBytes: 64 << 20, FrameBytes: 4 << 20, LabelBytes: 256, MessageBytes: 4 << 10, StacktraceBytes: 16 << 10,
+			KeptSockets: 256,
 		},
 	}
 }
@@ -142,6 +170,11 @@ func createDefaultConfig() component.Config {
 func (c *Config) Unmarshal(conf *confmap.Conf) error {
 	if n, isNumber := conf.Get("device").(int); isNumber { // YAML reads 0 as a number
 		if err := conf.Merge(confmap.NewFromStringMap(map[string]any{"device": strconv.Itoa(n)})); err != nil {
+			return err
+		}
+	}
+	if own, isBool := conf.Get("own_sockets").(bool); isBool { // beside pollers, a text
+		if err := conf.Merge(confmap.NewFromStringMap(map[string]any{"own_sockets": strconv.FormatBool(own)})); err != nil {
 			return err
 		}
 	}

@@ -84,7 +84,7 @@ func TestMistakesNameTheKeyTheValueAndTheRemedy(t *testing.T) {
 		{group("upstream", map[string]any{"endpoint": "comfyui:8188"}), `upstream::endpoint: "comfyui:8188" is not a valid URL; use http://host:port, for example http://127.0.0.1:8188`},
 		{map[string]any{"collection_interval": "1ms"}, `collection_interval: 1ms is shorter than 100ms; use a duration of at least 100ms, for example 15s`},
 		{map[string]any{"poll_interval": "0s"}, `poll_interval: 0s is shorter than 100ms; use a duration of at least 100ms, for example 2s`},
-		{map[string]any{"drain_timeout": "-1s"}, `drain_timeout: -1s is negative; use a duration, for example 5s, or 0 to close open requests at once`},
+		{map[string]any{"drain_timeout": "-1s"}, `drain_timeout: -1s is negative; use a duration, for example 2s, or 0 to close open requests at once`},
 		{map[string]any{"device": "card0"}, `device: "card0" is not a valid GPU; use auto, a UUID (GPU-… or MIG-…), an index (0 or gpu0), or an empty text to omit hw.id`},
 		{list("sizing", map[string]any{"size": "x"}), `sizing::0::node: is empty; use a node class, for example EmptyLatentImage, or a pattern, for example KSampler*`},
 		{list("sizing", map[string]any{"node": "[", "size": "x"}), `sizing::0::node: "[" is not a valid pattern; *, ? and [a-z] have a meaning in patterns; write \[ for a bracket`},

@@ -4,11 +4,13 @@ package comfyuireceiver
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
 	"go.opentelemetry.io/collector/consumer"
 	"go.opentelemetry.io/collector/consumer/consumererror"
+	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.uber.org/zap"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/logonce"
@@ -22,15 +24,20 @@ const (
 	maxBackoff = 5 * time.Second
 )
 
-// stopGrace bounds the last exports at shutdown.
-const stopGrace = 750 * time.Millisecond
+// stopGrace bounds the last exports at shutdown; abandonAfter is how long a next consumer
+// that does not return is waited for after that.
+const (
+	stopGrace    = 500 * time.Millisecond
+	abandonAfter = 250 * time.Millisecond
+)
 
 // exporter passes traces and log records to the next consumers. Each signal has a bounded
 // queue and a worker of its own: callers never wait, and a refused signal does not delay
 // the other.
 //
 // An error that is not permanent is retried until shutdown. Then each item is tried once
-// more. What is dropped (a full queue, a permanent error, shutdown) is counted.
+// more. What is dropped (a full queue, a permanent error, shutdown) is counted, unless it
+// stays in the store.
 type exporter struct {
 	traces consumer.Traces // nil without a pipeline
 	logs   consumer.Logs   // nil without a pipeline
@@ -39,6 +46,8 @@ type exporter struct {
 
 	spans       *spans.Builder
 	instruments *instruments
+	handovers   *handovers
+	isKept      bool // prompts survive the process
 	log         *zap.Logger
 	now         func() time.Time
 
@@ -56,8 +65,13 @@ type exporter struct {
 
 // exportItem makes the data of one trace or log record and passes them to the next
 // consumer. It makes them again for each attempt, since the next consumer may have changed
-// them.
-type exportItem func() error
+// them. done is called once, with the error of the last attempt; it may be nil.
+type exportItem struct {
+	send func() error
+	done func(error)
+}
+
+var errNotSent = errors.New("not sent before shutdown")
 
 // start begins to export; queue bounds the items of each signal.
 func (e *exporter) start(queue int) {
@@ -68,41 +82,92 @@ func (e *exporter) start(queue int) {
 	e.workers.Go(func() { e.deliverAll("logs", e.logItems) })
 }
 
-// stop exports what is queued as far as the next consumers accept it within stopGrace,
-// and drops the rest.
-func (e *exporter) stop(ctx context.Context) {
+// stop exports what is queued, and then the unfinished prompts, as far as the next
+// consumers accept them within stopGrace, and drops the rest. A next consumer that does not
+// return is abandoned.
+func (e *exporter) stop(ctx context.Context, unfinished []*prompt.Prompt) {
 	e.end()
 	grace := time.AfterFunc(stopGrace, e.cancel)
 	defer grace.Stop()
 	defer context.AfterFunc(ctx, e.cancel)()
-	e.workers.Wait()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		e.workers.Wait()
+		e.deliverUnfinished(unfinished)
+	}()
+	select {
+	case <-ended:
+	case <-e.ctx.Done():
+		if pause(ended, abandonAfter) {
+			e.log.Error("Next consumer does not return; shutting down without it")
+		}
+	}
 	e.cancel()
+}
+
+// maxMerged bounds the prompts whose traces are exported at a time at shutdown.
+const maxMerged = 256
+
+// deliverUnfinished exports the traces of prompts that were open at shutdown, many at a
+// time.
+func (e *exporter) deliverUnfinished(unfinished []*prompt.Prompt) {
+	if e.traces == nil {
+		return
+	}
+	for len(unfinished) > 0 {
+		n := min(len(unfinished), maxMerged)
+		td := ptrace.NewTraces()
+		for _, p := range unfinished[:n] {
+			e.spans.Trace(p).ResourceSpans().MoveAndAppendTo(td.ResourceSpans())
+		}
+		if e.ctx.Err() != nil || e.traces.ConsumeTraces(e.ctx, td) != nil {
+			e.instruments.dropped("traces", n)
+		}
+		unfinished = unfinished[n:]
+	}
 }
 
 // promptEnded queues the trace of a prompt, and its log record if it failed.
 func (e *exporter) promptEnded(p *prompt.Prompt) {
-	if e.traces != nil {
-		e.enqueue("traces", e.traceItems, func() error { return e.traces.ConsumeTraces(e.ctx, e.spans.Trace(p)) })
-	}
+	e.queueTrace(p)
 	if e.logs != nil && spans.Failed(p) {
 		now := e.now()
-		e.enqueue("logs", e.logItems, func() error { return e.logs.ConsumeLogs(e.ctx, e.spans.Failure(p, now)) })
+		e.enqueue("logs", e.logItems, exportItem{send: func() error { return e.logs.ConsumeLogs(e.ctx, e.spans.Failure(p, now)) }})
 	}
+}
+
+// queueTrace queues the trace of a prompt.
+func (e *exporter) queueTrace(p *prompt.Prompt) {
+	e.handovers.begin(p)
+	if e.traces == nil {
+		e.handovers.passed(p, nil)
+		return
+	}
+	e.enqueue("traces", e.traceItems, exportItem{
+		send: func() error { return e.traces.ConsumeTraces(e.ctx, e.spans.Trace(p)) },
+		done: func(err error) { e.handovers.passed(p, err) },
+	})
 }
 
 // executionStarted queues the log record of an execution that starts.
 func (e *exporter) executionStarted(x prompt.Execution) {
 	if e.logs != nil && e.executionEvents {
 		now := e.now()
-		e.enqueue("logs", e.logItems, func() error { return e.logs.ConsumeLogs(e.ctx, e.spans.Started(x, now)) })
+		e.enqueue("logs", e.logItems, exportItem{send: func() error { return e.logs.ConsumeLogs(e.ctx, e.spans.Started(x, now)) }})
 	}
 }
+
+// errLeft: the trace is left to the next process.
+var errLeft = errors.New("left in the store")
+
+var errQueueFull = errors.New("the receiver's queue is full")
 
 func (e *exporter) enqueue(signal string, items chan<- exportItem, item exportItem) {
 	select {
 	case items <- item:
 	default:
-		e.instruments.dropped(signal)
+		e.drop(signal, item, errQueueFull)
 	}
 }
 
@@ -123,12 +188,16 @@ func (e *exporter) deliverAll(signal string, items <-chan exportItem) {
 
 // deliver tries an item until it succeeds, fails permanently, or the exporter stops.
 func (e *exporter) deliver(signal string, item exportItem) {
+	err := errNotSent
 	for backoff := minBackoff; e.ctx.Err() == nil; backoff = min(2*backoff, maxBackoff) {
 		last := e.stopping.Err() != nil
-		err := item()
+		err = item.send()
 		if err == nil {
 			if e.refused.Changed(signal, "") {
 				e.log.Info("Next consumer accepts data again", zap.String("signal", signal))
+			}
+			if item.done != nil {
+				item.done(nil)
 			}
 			return
 		}
@@ -146,5 +215,17 @@ func (e *exporter) deliver(signal string, item exportItem) {
 		}
 		pause(e.stopping.Done(), backoff)
 	}
-	e.instruments.dropped(signal)
+	e.drop(signal, item, err)
+}
+
+// drop gives an item up. At shutdown, a prompt that is stored is left to the next process.
+func (e *exporter) drop(signal string, item exportItem, err error) {
+	if item.done != nil && e.isKept && e.stopping.Err() != nil && !consumererror.IsPermanent(err) {
+		item.done(errLeft)
+		return
+	}
+	e.instruments.dropped(signal, 1)
+	if item.done != nil {
+		item.done(err)
+	}
 }

@@ -24,8 +24,10 @@ import (
 	"go.uber.org/zap"
 	zapobserver "go.uber.org/zap/zaptest/observer"
 
+	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/metadata"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/spans"
 )
 
@@ -72,21 +74,24 @@ type exportRig struct {
 	next      *pipeline
 	telemetry *componenttest.Telemetry
 	logged    *zapobserver.ObservedLogs
+	settled   atomic.Int64
 }
+
+func (r *exportRig) handedOver(*prompt.Prompt, bool) { r.settled.Add(1) }
 
 func newExportRig(t *testing.T, queue int) *exportRig {
 	r := &exportRig{next: &pipeline{}, telemetry: componenttest.NewTelemetry()}
 	builder, err := metadata.NewTelemetryBuilder(r.telemetry.NewTelemetrySettings())
 	require.NoError(t, err)
-	made, err := spans.NewBuilder(spans.Capture{}, pcommon.NewResource(), "", newDeviceFinder("", &url.URL{}, nil, time.Now))
+	made, err := spans.NewBuilder(spans.Capture{}, createDefaultConfig().(*Config).Limits.bounds(), pcommon.NewResource(), "", newDeviceFinder("", &url.URL{}, nil, time.Now))
 	require.NoError(t, err)
 	core, logged := zapobserver.New(zap.InfoLevel)
 	r.logged = logged
-	observed, err := newInstruments(createDefaultConfig().(*Config).Limits, builder)
+	observed, err := newInstruments(createDefaultConfig().(*Config).Limits, builder, time.Now)
 	require.NoError(t, err)
 	r.exporter = &exporter{
 		traces: r.next, logs: r.next, spans: made, log: zap.New(core), now: time.Now,
-		instruments: observed,
+		instruments: observed, handovers: newHandovers(&comfyevents.Bus{}, r),
 	}
 	r.start(queue)
 	return r
@@ -95,7 +100,9 @@ func newExportRig(t *testing.T, queue int) *exportRig {
 // fail ends n prompts, each with a trace and a log record.
 func (r *exportRig) fail(n int) {
 	for i := range n {
-		r.promptEnded(&prompt.Prompt{ID: fmt.Sprint("p", i), Outcome: prompt.Lost, Ended: time.Now()})
+		p := prompt.Discovered(&protocol.Submission{PromptID: fmt.Sprint("p", i)}, time.Now())
+		p.Outcome, p.Ended = prompt.Lost, time.Now()
+		r.promptEnded(p)
 	}
 }
 
@@ -136,7 +143,7 @@ func TestAConsumerThatRefusesForASecondLosesAndDoublesNothing(t *testing.T) {
 		}
 		assert.Equal(t, want, traces)
 		assert.Equal(t, want, records)
-		r.stop(t.Context())
+		r.stop(t.Context(), nil)
 		assert.Empty(t, r.dropped(t))
 		assert.Equal(t, 2, r.logged.FilterMessage("Next consumer returned a retryable error; retrying").Len(), "once for each signal")
 		assert.Equal(t, 2, r.logged.FilterMessage("Next consumer accepts data again").Len())
@@ -151,7 +158,7 @@ func TestPermanentErrorsAreCountedAndNotRetried(t *testing.T) {
 		synctest.Wait()
 		assert.EqualValues(t, 6, r.next.attempts.Load())
 		assert.Equal(t, map[string]int64{"traces": 3, "logs": 3}, r.dropped(t))
-		r.stop(t.Context())
+		r.stop(t.Context(), nil)
 	})
 }
 
@@ -164,7 +171,7 @@ func TestWhatExceedsTheQueueIsCounted(t *testing.T) {
 		r.fail(9)
 		assert.Equal(t, map[string]int64{"traces": 4, "logs": 4}, r.dropped(t))
 		r.next.accept()
-		r.stop(t.Context())
+		r.stop(t.Context(), nil)
 		traces, records := r.exported()
 		assert.Len(t, traces, 5)
 		assert.Len(t, records, 5)
@@ -184,7 +191,7 @@ func TestShutdownIsShortThoughTheConsumerRefusesForEver(t *testing.T) {
 				r.fail(1000)
 				synctest.Wait()
 				begin := time.Now()
-				r.stop(t.Context())
+				r.stop(t.Context(), nil)
 				assert.Less(t, time.Since(begin), time.Second)
 				assert.Equal(t, map[string]int64{"traces": 1000, "logs": 1000}, r.dropped(t))
 			})

@@ -19,49 +19,93 @@ import (
 // follower keeps the tracker up to date with the server: with the messages that the
 // sockets relay, and with the server's queue and history for prompts about which no
 // messages arrive. It observes the tracker, the proxy and the sockets, and passes on what
-// they report: to the instruments and the exporter. What they call is on the path of
-// requests and frames, and must not block.
+// they report: to the instruments, the store and the exporter. What they call is on the path
+// of requests and frames, and must not block.
 type follower struct {
 	*instruments
 	export  *exporter
 	tracker *prompt.Tracker
 	server  *comfyServer
 	store   *store
+	bounds  protocol.Bounds
 	log     *zap.Logger
 	now     func() time.Time
+	// polls is true if the receiver polls: the ids of exported prompts are stored then.
+	polls bool
 
-	interval time.Duration
+	ownSocket *ownSockets
+	listener  prompt.Listener // nil in poll mode
+	interval  time.Duration
 	// changed holds a value if the queue has changed.
 	changed chan struct{}
 	// remaining is the length of the queue, by the last status.
 	remaining atomic.Int64
-	// unreachable is true if the server could not be reached since the last comparison: it
-	// may have restarted without its queue.
-	unreachable atomic.Bool
+	// unanswered are the stored prompts whose answer an earlier process has not seen. Only
+	// reconcileLoop uses them.
+	unanswered []*prompt.Prompt
+	// searchedUntil is when the search for them ends.
+	searchedUntil time.Time
 }
 
 // PromptEnded implements [prompt.Observer].
 func (f *follower) PromptEnded(p *prompt.Prompt) {
 	f.promptEnded(p)
+	f.store.changed(p, p.Save())
 	f.export.promptEnded(p)
+}
+
+// handedOver implements [settler].
+func (f *follower) handedOver(p *prompt.Prompt, accepted bool) {
+	if !accepted {
+		f.lost()
+	}
+	f.store.remove(p)
+	if f.polls {
+		f.store.addExported(p.ID)
+	}
 }
 
 // ExecutionStarted implements [prompt.Observer].
 func (f *follower) ExecutionStarted(x prompt.Execution) { f.export.executionStarted(x) }
 
+// PromptUnfollowed implements [prompt.Observer].
+func (f *follower) PromptUnfollowed(p *prompt.Prompt, reason string) {
+	f.unfollowed(reason)
+	if p != nil {
+		f.store.remove(p)
+	}
+}
+
 // Text implements [sockets.Observer].
 func (f *follower) Text(message []byte) {
-	m, ok := protocol.ParseMessage(message)
+	m, ok := f.bounds.ParseMessage(message)
 	switch {
-	case ok && m.HasRemaining:
+	case !ok:
+		if !json.Valid(message) {
+			f.Unparsed()
+		}
+	case !m.Kind.Known():
+		f.unknownEvent(string(m.Kind))
+	case m.Kind == protocol.Status:
+		if !m.HasRemaining {
+			return
+		}
 		if n := int64(m.Remaining); n < f.remaining.Swap(n) { // a prompt has ended
 			f.QueueChanged()
 		}
-	case ok:
+	default:
 		f.tracker.Message(f.now(), &m)
-	case !json.Valid(message):
-		f.Unparsed()
 	}
+}
+
+// ClientID implements [sockets.Observer].
+func (f *follower) ClientID(message []byte) (id string, ok bool) {
+	m, _ := f.bounds.ParseMessage(message)
+	if m.SID == "" || len(m.SID) > protocol.MaxID {
+		return "", false
+	}
+	f.ownSocket.opened(m.SID)
+	return m.SID, true
 }
 
 // QueueChanged requests a comparison with the server's queue.
@@ -72,17 +116,35 @@ func (f *follower) QueueChanged() {
 	}
 }
 
-// restore follows the prompts that were open when the last process ended.
+// maxSearch is how long prompts without an answer are looked for once the server can be
+// reached: it may still be validating them.
+const maxSearch = 10 * time.Second
+
+// restore follows the prompts that were open when the last process ended, and emits the
+// traces of those that had ended.
 func (f *follower) restore(ctx context.Context) {
-	open, err := f.store.open(ctx)
+	all, err := f.store.restore(ctx)
 	if err != nil {
-		f.log.Warn("Failed to read the open prompts of the last run; their traces are lost", zap.Error(err))
+		f.log.Warn("Failed to read stored prompts; their traces are lost", zap.Error(err))
 	}
-	for i := range open {
-		f.tracker.Recover(f.now(), open[i].Discovery())
+	open := 0
+	for _, p := range all {
+		switch {
+		case p.Outcome != "":
+			f.export.queueTrace(p)
+		case p.HTTPStatus == 0:
+			f.unanswered = append(f.unanswered, p)
+			open++
+		case f.tracker.Recover(f.now(), p):
+			open++
+		default:
+			f.store.remove(p)
+		}
 	}
-	if len(open) > 0 {
-		f.log.Info("Following the prompts that were open when the last run ended", zap.Int("prompts", len(open)))
+	f.tracker.Suspect() // the server may have restarted, too
+	if len(all) > 0 {
+		f.log.Info("Following the prompts that were open when the last run ended",
+			zap.Int("prompts", open), zap.Int("without_answer", len(f.unanswered)), zap.Int("ended", len(all)-open))
 	}
 }
 
@@ -91,6 +153,10 @@ func (f *follower) restore(ctx context.Context) {
 func (f *follower) reconcileLoop(ctx context.Context) {
 	ticks := time.Tick(f.interval)
 	for {
+		if len(f.unanswered) > 0 {
+			f.searchUnanswered(ctx)
+		}
+		f.reconcile(ctx)
 		select {
 		case <-ctx.Done():
 			return
@@ -98,8 +164,54 @@ func (f *follower) reconcileLoop(ctx context.Context) {
 		case <-ticks:
 		}
 		f.tracker.Expire(f.now())
-		f.reconcile(ctx)
 	}
+}
+
+// searchUnanswered looks for the prompts whose answer an earlier process has not seen.
+func (f *follower) searchUnanswered(ctx context.Context) {
+	found, err := f.server.find(ctx, f.tracker)
+	if err != nil {
+		return // the next round searches again
+	}
+	now := f.now()
+	if f.searchedUntil.IsZero() {
+		f.searchedUntil = now.Add(maxSearch)
+	}
+	taken := map[string]bool{}
+	missing := f.unanswered[:0]
+	for _, p := range f.unanswered {
+		if id := matching(p, found, taken); id != "" {
+			taken[id] = true
+			p.ID, p.Answer.PromptID = id, id
+			f.store.changed(p, p.Save())
+			if !f.tracker.Recover(now, p) {
+				f.store.remove(p)
+			}
+			continue
+		}
+		missing = append(missing, p)
+	}
+	f.unanswered = missing
+	if len(missing) == 0 || now.Before(f.searchedUntil) {
+		return
+	}
+	f.log.Info("The server does not know these requests of the last run; it has not accepted them", zap.Int("requests", len(missing)))
+	for _, p := range missing {
+		f.PromptUnfollowed(p, "unanswered")
+	}
+	f.unanswered = nil
+}
+
+// matching is the id of the server's prompt that is the one that was sent; empty if there
+// is none.
+func matching(sent *prompt.Prompt, found []*protocol.Submission, taken map[string]bool) string {
+	for _, s := range found {
+		byID := sent.ID != "" && sent.ID == s.PromptID
+		if !taken[s.PromptID] && (byID || sent.ID == "" && matches(sent, s)) {
+			return s.PromptID
+		}
+	}
+	return ""
 }
 
 // maxSilence is how long a prompt whose client has a socket may go without a message
@@ -108,42 +220,61 @@ const maxSilence = 10 * time.Second
 
 // reconcile compares the open prompts with the server's queue and history.
 func (f *follower) reconcile(ctx context.Context) {
-	ids := f.tracker.Open(f.now().Add(-maxSilence))
+	ids := f.tracker.Open(f.now().Add(-maxSilence), f.listener)
 	if len(ids) == 0 {
 		return
 	}
-	wasUnreachable := f.unreachable.Load()
-	queue, err := f.server.queue(ctx)
+	queued, err := f.server.queued(ctx)
 	if err != nil {
-		f.unreachable.Store(true)
+		if !errors.Is(err, errAnswered) {
+			f.tracker.Suspect()
+		}
 		return
 	}
-	// what fails is repeated in the next round
-	_ = f.settle(ctx, ids, &queue, wasUnreachable)
+	f.settle(ctx, ids, queued)
 }
 
-// settle ends the prompts that are no longer in the server's queue, by its history.
-func (f *follower) settle(ctx context.Context, ids []string, queue *protocol.Queue, wasUnreachable bool) error {
-	queued := map[string]bool{}
-	for _, q := range queue.All() {
-		queued[q.PromptID] = true
-	}
+// settle ends the prompts that are no longer in the server's queue, by its history. What
+// fails is repeated in the next round: it stops none of the others.
+func (f *follower) settle(ctx context.Context, ids []string, queued map[string]bool) {
 	for _, id := range ids {
 		if queued[id] {
+			f.tracker.Confirm(id)
 			continue
 		}
 		finished, err := f.server.finished(ctx, id)
 		switch {
 		case err == nil:
-			f.tracker.Settled(f.now(), &finished)
+			f.tracker.Settled(f.now(), finished)
 		case errors.Is(err, errNotInHistory):
-			f.tracker.Missing(f.now(), id, wasUnreachable)
-		default:
-			return err
+			f.tracker.Missing(f.now(), id)
+		case errors.Is(err, errAnswered):
+			f.tracker.Unreadable(f.now(), id)
+		default: // the server cannot be reached
+			f.tracker.Suspect()
+			return
 		}
 	}
-	f.unreachable.CompareAndSwap(wasUnreachable, false)
-	return nil
+}
+
+// maxForgotten bounds the entries that are read before a client deletes them.
+const maxForgotten = 256
+
+// beforeForgetting ends the open prompts whose entries of the history a client is about to
+// delete, by those entries.
+func (f *follower) beforeForgetting(ctx context.Context, r protocol.Removal) {
+	ids := f.tracker.Among(r.Delete)
+	if r.Clear {
+		ids = f.tracker.Open(f.now(), nil)
+	}
+	for _, id := range ids[:min(len(ids), maxForgotten)] {
+		finished, err := f.server.finished(ctx, id)
+		if err == nil {
+			f.tracker.Settled(f.now(), finished)
+		} else if !errors.Is(err, errNotInHistory) {
+			return
+		}
+	}
 }
 
 // Pauses between two attempts to connect the receiver's socket.
@@ -160,7 +291,8 @@ func (f *follower) watch(ctx context.Context, hub *sockets.Hub) {
 		err := hub.Watch(ctx, "otelcol-gpu-"+prompt.NewSpanID().String())
 		if err == nil { // it was connected
 			backoff = minReconnect
-			f.unreachable.Store(true)
+			f.tracker.Suspect()
+			f.server.withoutJobs.Store(false)
 			f.QueueChanged()
 		}
 		f.log.Debug("The receiver's socket to ComfyUI is closed; reconnecting", zap.Duration("after", backoff), zap.Error(err))

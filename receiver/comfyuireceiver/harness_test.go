@@ -78,6 +78,18 @@ func counted(t testing.TB, telemetry *componenttest.Telemetry, name string) map[
 	return all
 }
 
+// byPrompt are the traces that arrived, one for each prompt: at shutdown many come at a time.
+func (r *rig) byPrompt() (all []ptrace.Traces) {
+	for _, td := range r.traces.AllTraces() {
+		for _, rs := range td.ResourceSpans().All() {
+			one := ptrace.NewTraces()
+			rs.CopyTo(one.ResourceSpans().AppendEmpty())
+			all = append(all, one)
+		}
+	}
+	return all
+}
+
 func (r *rig) stopNow() {
 	if r.cancel != nil {
 		require.NoError(r.t, r.Shutdown(context.Background()))

@@ -7,6 +7,7 @@ import (
 	_ "embed"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -34,7 +35,7 @@ type instruments struct {
 	counters   map[string]metric.Int64Counter
 	histograms map[string]metric.Float64Histogram
 
-	workflows, models, classes, tasks *labels
+	workflows, models, classes, tasks, events *labels
 
 	ioOptions sync.Map // ioKey to metric.AddOption
 }
@@ -58,15 +59,16 @@ const other = sizing.Other
 // maxSeries bounds the series of one metric, in addition to the limits of its attributes.
 const maxSeries = 4096
 
-func newInstruments(limits LimitsConfig, telemetry *metadata.TelemetryBuilder) (*instruments, error) {
+func newInstruments(limits LimitsConfig, telemetry *metadata.TelemetryBuilder, now func() time.Time) (*instruments, error) {
 	m := &instruments{
 		reader:    sdk.NewManualReader(),
 		telemetry: telemetry,
 		counters:  map[string]metric.Int64Counter{}, histograms: map[string]metric.Float64Histogram{},
-		workflows: newLabels("workflow", limits.Workflows),
-		models:    newLabels("model", limits.Models),
-		classes:   newLabels("node_class", limits.NodeClasses),
-		tasks:     newLabels("task_class", limits.TaskClasses),
+		workflows: newLabels("workflow", limits.Workflows, now),
+		models:    newLabels("model", limits.Models, now),
+		classes:   newLabels("node_class", limits.NodeClasses, now),
+		tasks:     newLabels("task_class", limits.TaskClasses, now),
+		events:    newLabels("event", maxEvents, now),
 	}
 	var described struct{ Gauges, Counters, Histograms map[string]metricDescription }
 	if err := yaml.Unmarshal(metricsYAML, &described); err != nil {
@@ -98,40 +100,13 @@ func (m *instruments) record(histogram string, d time.Duration, attributes ...at
 	m.histograms[histogram].Record(context.Background(), d.Seconds(), metric.WithAttributes(attributes...))
 }
 
-// labels bounds the values of an attribute.
-type labels struct {
-	what  string // as in receiver.comfyui.folded
-	limit int
-
-	mu    sync.Mutex
-	known map[string]bool // guarded by mu
-}
-
-func newLabels(what string, limit int) *labels {
-	return &labels{what: what, limit: limit, known: map[string]bool{}}
-}
-
-// label returns a value if it is among the first ones up to the limit, else other.
-func (m *instruments) label(l *labels, value string) string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	switch {
-	case value == "" || l.known[value]:
-		return value
-	case len(l.known) < l.limit:
-		l.known[value] = true
-		return value
-	}
-	m.telemetry.ReceiverComfyuiFolded.Add(context.Background(), 1, metric.WithAttributes(attribute.String("comfyui.what", l.what)))
-	return other
-}
-
-// dimensions are the attributes by which metrics of prompts are grouped.
-func (m *instruments) dimensions(p *prompt.Prompt) []attribute.KeyValue {
+// dimensions are the attributes by which metrics of prompts are grouped. Only prompts that
+// the server has accepted add values.
+func (m *instruments) dimensions(p *prompt.Prompt, accepted bool) []attribute.KeyValue {
 	return []attribute.KeyValue{
-		attribute.String("comfyui.workflow.id", m.label(m.workflows, p.Submission.Workflow)),
-		attribute.String("comfyui.task_class", m.label(m.tasks, p.Sizing.TaskClass)),
-		attribute.String("comfyui.model", m.label(m.models, p.Sizing.Model)),
+		attribute.String("comfyui.workflow.id", m.label(m.workflows, p.Submission.Workflow, accepted)),
+		attribute.String("comfyui.task_class", m.label(m.tasks, p.Sizing.TaskClass, accepted)),
+		attribute.String("comfyui.model", m.label(m.models, p.Sizing.Model, accepted)),
 	}
 }
 
@@ -142,7 +117,7 @@ func outcome(o prompt.Outcome) attribute.KeyValue {
 // PromptAccepted initialises the counters of a kind of prompt to 0, without which
 // increase() would miss the first one.
 func (m *instruments) PromptAccepted(p *prompt.Prompt) {
-	dimensions := m.dimensions(p)
+	dimensions := m.dimensions(p, true)
 	for _, of := range [...][]attribute.KeyValue{
 		{outcome(prompt.Success)},
 		{outcome(prompt.Error), attribute.String("error.type", spans.OutOfMemory)},
@@ -155,7 +130,7 @@ func (m *instruments) PromptAccepted(p *prompt.Prompt) {
 
 // promptEnded records a prompt that has ended.
 func (m *instruments) promptEnded(p *prompt.Prompt) {
-	dimensions := m.dimensions(p)
+	dimensions := m.dimensions(p, p.ID != "")
 	of := []attribute.KeyValue{outcome(p.Outcome)}
 	if p.Outcome == prompt.Error {
 		// two values only, since exceptions' types are unbounded
@@ -173,7 +148,7 @@ func (m *instruments) promptEnded(p *prompt.Prompt) {
 	m.record("comfyui.execution.duration", p.Ended.Sub(p.Started), dimensions...)
 	declared := p.Submission.NodesByID()
 	classOf := func(id string) attribute.KeyValue {
-		return attribute.String("comfyui.node.class", m.label(m.classes, declared[id].Class))
+		return attribute.String("comfyui.node.class", m.label(m.classes, declared[id].Class, true))
 	}
 	for _, n := range p.Nodes {
 		class := classOf(n.ID)
@@ -216,12 +191,35 @@ func (m *instruments) Unparsed() {
 	m.telemetry.ReceiverComfyuiFramesUnparsed.Add(context.Background(), 1)
 }
 
-// PromptUnfollowed counts a prompt that was relayed and is not followed.
-func (m *instruments) PromptUnfollowed() {
-	m.telemetry.ReceiverComfyuiPromptsUnfollowed.Add(context.Background(), 1)
+// unfollowed counts a prompt that was relayed and is not followed.
+func (m *instruments) unfollowed(reason string) {
+	m.telemetry.ReceiverComfyuiPromptsUnfollowed.Add(context.Background(), 1, metric.WithAttributes(attribute.String("reason", reason)))
 }
 
-// dropped counts a trace or a log record that was not exported.
-func (m *instruments) dropped(signal string) {
-	m.telemetry.ReceiverComfyuiDropped.Add(context.Background(), 1, metric.WithAttributes(attribute.String("signal", signal)))
+// lost counts a trace that an exporter's queue refused, or that was dropped on its way.
+func (m *instruments) lost() { m.telemetry.ReceiverComfyuiTracesLost.Add(context.Background(), 1) }
+
+// maxEvents bounds the names of unknown events that are distinguished, and maxEventName
+// each of them.
+const (
+	maxEvents    = 32
+	maxEventName = 64
+)
+
+// unknownEvent counts a message of a kind that the receiver does not know.
+func (m *instruments) unknownEvent(name string) {
+	valid := len(name) <= maxEventName && !strings.ContainsFunc(name, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '_' && r != '.'
+	})
+	if !valid || name == "" {
+		name = other
+	} else {
+		name = m.label(m.events, name, true)
+	}
+	m.telemetry.ReceiverComfyuiEventsUnknown.Add(context.Background(), 1, metric.WithAttributes(attribute.String("event", name)))
+}
+
+// dropped counts traces or log records that were not exported.
+func (m *instruments) dropped(signal string, n int) {
+	m.telemetry.ReceiverComfyuiDropped.Add(context.Background(), int64(n), metric.WithAttributes(attribute.String("signal", signal)))
 }

@@ -39,7 +39,8 @@ import (
 // the expected output. Each script runs twice, without and with permessage-deflate.
 //
 // `play NAME` plays a recording of a real ComfyUI through the proxy, and prints the traces.
-// `run` runs these commands with a simulated one, and prints what they print:
+// `run` runs these commands with a simulated one, and prints what they print; `run own` does
+// so with own_sockets: true:
 //
 //	connect SOCKET CLIENT      opens a client's WebSocket
 //	prompt ID CLIENT SIDE      sends a prompt; CLIENT - has no client id
@@ -69,6 +70,7 @@ func TestInteractions(t *testing.T) {
 						case "play":
 							output = e.play(d.CmdArgs[0].Key)
 						case "run":
+							e.own = d.HasArg("own")
 							output = e.run(d.Input)
 						default:
 							d.Fatalf(t, "unknown directive %q", d.Cmd)
@@ -86,6 +88,7 @@ type interaction struct {
 	*comfyuiReceiver
 	t        *testing.T
 	compress bool
+	own      bool // own_sockets
 	sink     *consumertest.TracesSink
 	printed  int // traces
 	begin    time.Time
@@ -153,6 +156,9 @@ func (e *interaction) wait(text string) {
 func (e *interaction) start() {
 	cfg := createDefaultConfig().(*Config)
 	cfg.Device = ""
+	if e.own {
+		cfg.OwnSockets = ownAlways
+	}
 	settings := receivertest.NewNopSettings(metadata.Type)
 	r := newReceiver(settings, cfg)
 	e.comfyuiReceiver, e.begin = r, time.Now()
@@ -161,10 +167,9 @@ func (e *interaction) start() {
 	var err error
 	r.telemetry, err = metadata.NewTelemetryBuilder(settings.TelemetrySettings)
 	require.NoError(e.t, err)
-	r.store = &store{}
 	base, err := url.Parse("http://comfyui:8188")
 	require.NoError(e.t, err)
-	require.NoError(e.t, r.assemble(base, &http.Client{Transport: &http.Transport{DialContext: e.dial}}))
+	require.NoError(e.t, r.assemble(base, &http.Client{Transport: &http.Transport{DialContext: e.dial}}, nil))
 	r.transport = &http.Transport{DialContext: e.dial, DisableCompression: true}
 	running, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel

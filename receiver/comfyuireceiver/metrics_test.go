@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -51,7 +52,7 @@ func values(m pmetric.Metrics, name string) map[string]float64 {
 
 func TestMetricsOfTheRushOfRecording21(t *testing.T) {
 	all := comfyreplay.All(t)
-	r := all[len(all)-1]
+	r := all[slices.IndexFunc(all, func(r comfyreplay.Recording) bool { return strings.HasPrefix(r.Name, "21_") })]
 	server := comfyreplay.Serve(t, &r, 8, false)
 	rig := newRig(t, server.URL, nil)
 	require.Eventually(t, server.Watched, 10*time.Second, time.Millisecond)
@@ -96,17 +97,27 @@ func TestValuesBeyondALimitAreOtherAndCounted(t *testing.T) {
 	telemetry := componenttest.NewTelemetry()
 	builder, err := metadata.NewTelemetryBuilder(telemetry.NewTelemetrySettings())
 	require.NoError(t, err)
-	m, err := newInstruments(LimitsConfig{Workflows: 2, Models: 2, NodeClasses: 2, TaskClasses: 2}, builder)
+	now := time.Unix(0, 0)
+	m, err := newInstruments(LimitsConfig{Workflows: 2, Models: 2, NodeClasses: 2, TaskClasses: 2}, builder, func() time.Time { return now })
 	require.NoError(t, err)
 	for i := range 10 {
-		m.label(m.workflows, fmt.Sprint("w", i))
+		m.label(m.workflows, fmt.Sprint("w", i), true)
 	}
-	assert.Equal(t, "w1", m.label(m.workflows, "w1"))
-	assert.Equal(t, "other", m.label(m.workflows, "w9"))
-	assert.Empty(t, m.label(m.workflows, ""))
-	metadatatest.AssertEqualReceiverComfyuiFolded(t, telemetry, []metricdata.DataPoint[int64]{{
-		Attributes: attribute.NewSet(attribute.String("comfyui.what", "workflow")), Value: 9,
-	}}, metricdatatest.IgnoreTimestamp())
+	assert.Equal(t, "w1", m.label(m.workflows, "w1", true))
+	assert.Equal(t, "other", m.label(m.workflows, "w9", true))
+	assert.Empty(t, m.label(m.workflows, "", true))
+	assert.Equal(t, "other", m.label(m.models, "of a refused prompt", false))
+	assert.Equal(t, "m", m.label(m.models, "m", true), "a refused prompt takes no place")
+	now = now.Add(unusedAfter / 2)
+	m.label(m.workflows, "w1", true)
+	now = now.Add(unusedAfter / 2)
+	assert.Equal(t, "w9", m.label(m.workflows, "w9", true), "w0 has not been used for an hour")
+	assert.Equal(t, "w1", m.label(m.workflows, "w1", true))
+	assert.Equal(t, "other", m.label(m.workflows, "w0", true))
+	metadatatest.AssertEqualReceiverComfyuiFolded(t, telemetry, []metricdata.DataPoint[int64]{
+		{Attributes: attribute.NewSet(attribute.String("comfyui.what", "workflow")), Value: 10},
+		{Attributes: attribute.NewSet(attribute.String("comfyui.what", "model")), Value: 1},
+	}, metricdatatest.IgnoreTimestamp())
 }
 
 func TestServerThatIsDownIsAMetricAndNoError(t *testing.T) {

@@ -87,7 +87,7 @@ func nodesOf(t *testing.T, r *rig, trace int) (nodes []string) {
 // asks the history for the end, as many programs do.
 func TestPromptsOfAClientWithoutASocketHaveTheirNodes(t *testing.T) {
 	base, connected := simulated(t)
-	r := newRig(t, base, nil)
+	r := newRig(t, base, func(c *Config) { c.OwnSockets = ownAlways })
 	upload(t, r.base)
 	photo(t, r.base, "poller", 900) // longer than it takes to connect, on a busy machine too
 	assert.Equal(t, []string{"comfyui.node DDColor_Colorize #2", "comfyui.node LoadImage #1", "comfyui.node SaveImage #3"}, nodesOf(t, r, 0))
@@ -97,7 +97,7 @@ func TestPromptsOfAClientWithoutASocketHaveTheirNodes(t *testing.T) {
 	assert.Empty(t, connected, "the socket stays open for the next prompt")
 
 	off, connected := simulated(t)
-	r = newRig(t, off, func(c *Config) { c.OwnSockets = false })
+	r = newRig(t, off, func(c *Config) { c.OwnSockets = ownNever })
 	upload(t, r.base)
 	photo(t, r.base, "poller", 300)
 	assert.Empty(t, nodesOf(t, r, 0))
@@ -109,7 +109,7 @@ func TestPromptsOfAClientWithoutASocketHaveTheirNodes(t *testing.T) {
 // come to the client.
 func TestClientThatComesLaterHearsOfItsPrompts(t *testing.T) {
 	base, _ := simulated(t)
-	r := newRig(t, base, nil)
+	r := newRig(t, base, func(c *Config) { c.OwnSockets = ownAlways })
 	upload(t, r.base)
 	for i := range 20 {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)

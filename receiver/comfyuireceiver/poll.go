@@ -5,6 +5,7 @@ package comfyuireceiver
 import (
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"strconv"
 	"time"
@@ -19,7 +20,7 @@ import (
 // poller follows a server by its queue and history alone. Only its loop uses it.
 type poller struct {
 	*follower
-	// exported are the prompts of the history whose traces were emitted.
+	// exported are the prompts of the history whose traces were exported.
 	exported *prompt.Recent
 	// first is true if nothing was stored: the history is from before the first run.
 	first bool
@@ -36,11 +37,11 @@ const maxExported = 20000
 
 // poll reads the queue and the history every interval.
 func (f *follower) poll(ctx context.Context) {
-	ids, err := f.store.exported(ctx)
+	ids, stored, err := f.store.exportedIDs(ctx)
 	if err != nil {
 		f.log.Warn("Failed to read the ids of exported prompts; the prompts in the history are not exported", zap.Error(err))
 	}
-	p := &poller{follower: f, exported: prompt.NewRecent(maxExported, ids...), first: ids == nil}
+	p := &poller{follower: f, exported: prompt.NewRecent(maxExported, ids...), first: !stored}
 	var failing logonce.Tracker
 	every(ctx, f.interval, func() {
 		err := p.refresh(ctx)
@@ -52,78 +53,85 @@ func (f *follower) poll(ctx context.Context) {
 		case err == nil && failing.Changed("poll", ""):
 			f.log.Info("ComfyUI can be polled again")
 		}
-		f.store.save(ctx, f.tracker)
 	})
 }
 
 // refresh updates the tracker. The queue is read before the history, so that no prompt
 // moves from one to the other unseen.
 func (p *poller) refresh(ctx context.Context) error {
-	wasUnreachable := p.unreachable.Load()
-	queue, err := p.server.queue(ctx)
+	queue, err := p.server.queue(ctx, p.tracker)
 	if err != nil {
-		p.unreachable.Store(true)
+		p.tracker.Suspect()
 		return err
 	}
 	now := p.now()
-	for _, q := range queue.All() {
-		p.recover(&q, now)
+	for i := range queue.Prompts {
+		q := &queue.Prompts[i]
+		p.recover(q, cmp.Or(acceptedAt(q, now), now))
 	}
 	if err := p.history(ctx); err != nil {
 		return err
 	}
-	return p.settle(ctx, p.tracker.Open(now), &queue, wasUnreachable)
+	p.settle(ctx, p.tracker.Open(now, nil), queue.IDs)
+	return nil
 }
 
-func (p *poller) recover(s *protocol.Submission, received time.Time) {
-	p.tracker.Recover(
-		p.now(),
-		prompt.Discovery{Request: prompt.Request{Submission: *s, Parent: prompt.ParseTraceparent(s.Traceparent)}, Received: received},
-	)
+// acceptedAt is when the server accepted a prompt; zero if that is unknown, or is in the
+// future by this host's clock.
+func acceptedAt(s *protocol.Submission, now time.Time) time.Time {
+	if s.Created.After(now) {
+		return time.Time{}
+	}
+	return s.Created
 }
+
+func (p *poller) recover(s *protocol.Submission, accepted time.Time) {
+	if s.HasLongID() {
+		p.PromptUnfollowed(nil, prompt.LongID)
+		return
+	}
+	p.tracker.Recover(p.now(), prompt.Discovered(s, accepted))
+}
+
+// Has implements [protocol.Known] for the history.
+func (p *poller) Has(id string) bool { return p.exported.Has(id) }
 
 // history ends the prompts of the history that were not exported yet.
 func (p *poller) history(ctx context.Context) error {
 	entries, err := p.unexported(ctx)
-	if err != nil || len(entries) == 0 && !p.first {
+	if err != nil {
 		return err
 	}
 	for _, f := range entries {
 		p.exported.Add(f.PromptID)
 		if p.first {
 			// it ended before the receiver was first started
+			p.store.addExported(f.PromptID)
 			continue
 		}
-		received := f.Start()
-		if received.IsZero() {
-			received = p.now()
-		}
-		p.recover(&f.Submission, received)
+		p.recover(&f.Submission, cmp.Or(acceptedAt(&f.Submission, p.now()), f.Start(), p.now()))
 		p.tracker.Settled(p.now(), f)
 	}
+	if !p.first {
+		return nil
+	}
 	p.first = false
-	return p.store.set(ctx, exportedKey, p.exported.IDs())
+	return p.store.beginExported(ctx)
 }
 
 // unexported reads the entries of the history that were not exported, oldest first.
-func (p *poller) unexported(ctx context.Context) (entries []*protocol.Finished, err error) {
+func (p *poller) unexported(ctx context.Context) ([]*protocol.Finished, error) {
+	var page protocol.History
 	for size := minPage; ; size *= 2 {
-		page, err := p.server.history(ctx, "?max_items="+strconv.Itoa(size))
-		if err != nil {
+		var err error
+		if page, err = p.server.history(ctx, "?max_items="+strconv.Itoa(size), p); err != nil {
 			return nil, err
 		}
-		entries = entries[:0]
-		for id, f := range page {
-			if !p.exported.Has(id) {
-				entries = append(entries, &f)
-			}
-		}
-		if len(page) < size || len(entries) < len(page) || size >= maxPage || p.first {
+		if page.Entries < size || len(page.Finished) < page.Entries || size >= maxPage || p.first {
 			break
 		}
 	}
-	slices.SortFunc(entries, func(a, b *protocol.Finished) int {
+	return slices.SortedFunc(maps.Values(page.Finished), func(a, b *protocol.Finished) int {
 		return cmp.Or(a.Start().Compare(b.Start()), cmp.Compare(a.PromptID, b.PromptID))
-	})
-	return entries, nil
+	}), nil
 }

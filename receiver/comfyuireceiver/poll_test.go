@@ -57,7 +57,22 @@ func (c *memoryClient) Delete(_ context.Context, key string) error {
 	delete(c.data, key)
 	return nil
 }
-func (c *memoryClient) Batch(context.Context, ...*storage.Operation) error { return nil }
+func (c *memoryClient) Batch(ctx context.Context, operations ...*storage.Operation) (err error) {
+	for _, o := range operations {
+		switch o.Type {
+		case storage.Get:
+			o.Value, err = c.Get(ctx, o.Key)
+		case storage.Set:
+			err = c.Set(ctx, o.Key, o.Value)
+		case storage.Delete:
+			err = c.Delete(ctx, o.Key)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
 func (c *memoryClient) Close(context.Context) error                        { return nil }
 
 type hostWith struct {
@@ -151,6 +166,12 @@ func startWith(t *testing.T, url, mode string, storage *memoryStorage) (*comfyui
 	return s, sink
 }
 
+// exportedBy are the ids that a receiver has stored.
+func exportedBy(r *comfyuiReceiver) []string {
+	ids, _, _ := newStore(r.store.client, 0, r.log, r.telemetry).exportedIDs(context.Background())
+	return ids
+}
+
 func outcomes(t *testing.T, sink *consumertest.TracesSink) map[string]string {
 	all := map[string]string{}
 	for _, td := range sink.AllTraces() {
@@ -167,7 +188,7 @@ func TestPollingExportsEachPromptOnceAcrossRestarts(t *testing.T) {
 	s.finish("before", "execution_success")
 	kept := &memoryStorage{data: map[string][]byte{}}
 	first, sink := startWith(t, s.URL, modePoll, kept)
-	require.Eventually(t, func() bool { ids, _ := first.store.exported(context.Background()); return len(ids) == 1 }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return len(exportedBy(first)) == 1 }, 10*time.Second, 5*time.Millisecond)
 	s.run("seen")
 	require.Eventually(t, func() bool { return first.following.tracker.OpenCount() == 1 }, 10*time.Second, 5*time.Millisecond)
 	s.run()
@@ -196,7 +217,7 @@ func TestPollingExportsNoPromptAgainAfterTheSecondRestart(t *testing.T) {
 	kept := &memoryStorage{data: map[string][]byte{}}
 	s.finish("before", "execution_success")
 	first, _ := startWith(t, s.URL, modePoll, kept)
-	require.Eventually(t, func() bool { ids, _ := first.store.exported(context.Background()); return len(ids) == 1 }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return len(exportedBy(first)) == 1 }, 10*time.Second, 5*time.Millisecond)
 	require.NoError(t, first.Shutdown(context.Background()))
 	for _, id := range []string{"second", "third"} {
 		s.finish(id, "execution_success")
@@ -211,10 +232,10 @@ func TestPromptsThatWereOpenWhenTheCollectorWasKilledEndOnceAfterwards(t *testin
 	s := newHistoryServer(t)
 	kept := &memoryStorage{data: map[string][]byte{}}
 	const trace, span = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-	kept.data[openKey] = []byte(fmt.Sprintf(`[{"id": "ended", "received": %q, "trace_id": %q, "span_id": %q},
+	kept.data[formerOpenKey] = []byte(fmt.Sprintf(`[{"id": "ended", "received": %q, "trace_id": %q, "span_id": %q},
 		{"id": "running", "received": %q, "trace_id": %q, "span_id": %q}, {"id": "gone", "received": %q, "trace_id": %q, "span_id": %q}]`,
-		time.Now().Add(-time.Minute).Format(time.RFC3339), trace, span, time.Now().Add(-time.Minute).Format(time.RFC3339), trace, span,
-		time.Now().Add(-time.Minute).Format(time.RFC3339), trace, span))
+		time.Now().Add(-time.Minute).Format(time.RFC3339), trace, "00"+span[2:], time.Now().Add(-time.Minute).Format(time.RFC3339), trace, "01"+span[2:],
+		time.Now().Add(-time.Minute).Format(time.RFC3339), trace, "02"+span[2:]))
 	s.finish("ended", "execution_success")
 	s.run("running")
 	first, sink := startWith(t, s.URL, modeProxy, kept)

@@ -10,8 +10,9 @@ import (
 	"io"
 	"net/http"
 	"net/http/httputil"
-	"slices"
+	"net/url"
 	"strings"
+	"sync"
 
 	"github.com/felixge/httpsnoop"
 	"go.uber.org/zap"
@@ -28,10 +29,14 @@ type proxy struct {
 	transport http.RoundTripper
 	hub       *sockets.Hub
 	maxPrompt int // bytes of a body that is read
+	bodies    budget
+	parsing   sync.Mutex // held while a large body is parsed, so that only one is at a time
 	// authenticates is true if clients send credentials for the proxy, which are removed.
 	authenticates bool
 
 	relay httputil.ReverseProxy
+	// serving counts the requests that are being served.
+	serving sync.WaitGroup
 }
 
 // newProxy completes a proxy whose other fields are set.
@@ -54,6 +59,8 @@ func (p *proxy) rewrite(r *httputil.ProxyRequest) {
 	if p.authenticates {
 		r.Out.Header.Del("Authorization")
 	}
+	// The proxy's own server has asked the client to continue.
+	r.Out.Header.Del("Expect")
 	r.Out.Header["X-Forwarded-For"] = r.In.Header["X-Forwarded-For"]
 	r.SetXForwarded()
 	for _, name := range []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
@@ -66,6 +73,8 @@ func (p *proxy) rewrite(r *httputil.ProxyRequest) {
 
 // ServeHTTP relays a request.
 func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	p.serving.Add(1)
+	defer p.serving.Done()
 	if isUpgrade(r) {
 		p.serveSocket(w, r)
 		return
@@ -73,42 +82,61 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Body != nil {
 		r.Body = &countingBody{r.Body, p.instruments}
 	}
-	serve := p.relay.ServeHTTP
-	switch path := strings.TrimPrefix(r.URL.Path, "/api"); {
-	case r.Method == http.MethodPost && path == "/prompt":
-		serve = p.servePrompt
-	case r.Method == http.MethodPost && path == "/queue":
-		serve = p.serveRemoval
-	}
-	m := httpsnoop.CaptureMetricsFn(w, func(w http.ResponseWriter) { serve(w, r) })
+	m := httpsnoop.CaptureMetricsFn(w, func(w http.ResponseWriter) { p.serve(w, r) })
 	p.RequestServed(route(r.URL.Path), r.Method, m.Code, m.Duration)
 	p.Bytes(sockets.FromServer, "http", int(m.Written))
 }
 
-// routes are the values of http.route; paths of custom nodes are other.
-var routes = []string{
-	"/prompt", "/queue", "/history", "/view", "/upload", "/interrupt", "/free", "/system_stats", "/object_info", "/",
-	"/features", "/ws", "/userdata", "/settings", "/models",
-}
-
-func route(path string) string {
-	first, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(path, "/api"), "/"), "/")
-	if slices.Contains(routes, "/"+first) {
-		return "/" + first
+// serve relays a request that is not a WebSocket's. Some say something about prompts.
+func (p *proxy) serve(w http.ResponseWriter, r *http.Request) {
+	path := strings.TrimPrefix(r.URL.Path, "/api")
+	folder, id, hasID := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	switch {
+	case r.Method == http.MethodPost && path == "/prompt":
+		p.servePrompt(w, r)
+	case r.Method == http.MethodPost && (path == "/queue" || path == "/jobs/cancel"):
+		p.serveRemoval(w, r)
+	case r.Method == http.MethodPost && path == "/history":
+		p.serveForgetting(w, r)
+	case r.Method == http.MethodPost && folder == "jobs" && strings.HasSuffix(id, "/cancel"):
+		p.relayRemoval(w, r, protocol.Removal{Delete: []string{unescaped(strings.TrimSuffix(id, "/cancel"))}})
+	case r.Method == http.MethodGet && hasID && (folder == "history" || folder == "jobs"):
+		p.ownSocket.polled(p.tracker.ClientOf(unescaped(id)))
+		p.relay.ServeHTTP(w, r)
+	default:
+		p.relay.ServeHTTP(w, r)
 	}
-	return other
 }
 
-func isUpgrade(r *http.Request) bool {
-	return strings.EqualFold(r.Header.Get("Upgrade"), "websocket") && strings.Contains(strings.ToLower(r.Header.Get("Connection")), "upgrade")
+// unescaped is a part of a path; the path of a request is unescaped once already.
+func unescaped(id string) string {
+	if plain, err := url.PathUnescape(id); err == nil {
+		return plain
+	}
+	return id
 }
+
+// isUpgrade reports whether a request opens a WebSocket (RFC 6455, section 4.1). Others
+// that ask for an upgrade are relayed as requests.
+func isUpgrade(r *http.Request) bool {
+	return r.Method == http.MethodGet && r.ContentLength == 0 && len(r.TransferEncoding) == 0 && r.Header.Get("Sec-Websocket-Key") != "" &&
+		strings.EqualFold(r.Header.Get("Upgrade"), "websocket") && strings.Contains(strings.ToLower(r.Header.Get("Connection")), "upgrade")
+}
+
+// hopByHop are headers that concern the client's connection with the proxy (RFC 9110,
+// section 7.6.1, and older ones).
+var hopByHop = []string{"Proxy-Authorization", "Proxy-Authenticate", "Proxy-Connection", "Keep-Alive", "Te", "Trailer"}
 
 // serveSocket relays a WebSocket.
 func (p *proxy) serveSocket(w http.ResponseWriter, r *http.Request) {
+	p.ownSocket.opened(r.URL.Query().Get("clientId"))
 	// the connection outlives the request
 	out := r.Clone(context.WithoutCancel(r.Context()))
 	p.rewrite(&httputil.ProxyRequest{In: r, Out: out})
 	out.RequestURI = ""
+	for _, name := range hopByHop {
+		out.Header.Del(name)
+	}
 	out.Header["Connection"], out.Header["Upgrade"] = []string{"Upgrade"}, r.Header["Upgrade"]
 	if err := p.hub.Serve(w, r, out); err != nil {
 		p.badGateway(w, r, err)
@@ -117,34 +145,52 @@ func (p *proxy) serveSocket(w http.ResponseWriter, r *http.Request) {
 
 // serveRemoval relays a request that removes prompts from the queue.
 func (p *proxy) serveRemoval(w http.ResponseWriter, r *http.Request) {
-	body, whole, err := p.readBody(w, r)
+	body, err := holdBody(r, p.maxPrompt, &p.bodies)
+	defer body.release()
 	if err != nil {
+		badRequest(w)
 		return
 	}
-	if whole {
-		p.tracker.Remove(protocol.ParseRemoval(body))
+	var removal protocol.Removal
+	if body.whole {
+		removal = protocol.ParseRemoval(bytes.NewReader(body.bytes))
+	}
+	p.relayRemoval(w, r, removal)
+}
+
+// relayRemoval relays a request that removes prompts from the queue. What it asks for is
+// recorded once the server has accepted it.
+func (p *proxy) relayRemoval(w http.ResponseWriter, r *http.Request, removal protocol.Removal) {
+	relay := p.relay
+	relay.ModifyResponse = func(response *http.Response) error {
+		if response.StatusCode < 300 {
+			p.tracker.Remove(removal)
+			p.QueueChanged()
+		}
+		return nil
+	}
+	relay.ServeHTTP(w, r)
+}
+
+// serveForgetting relays a request that deletes entries of the history. Those of open
+// prompts are read before.
+func (p *proxy) serveForgetting(w http.ResponseWriter, r *http.Request) {
+	body, err := holdBody(r, p.maxPrompt, &p.bodies)
+	defer body.release()
+	if err != nil {
+		badRequest(w)
+		return
+	}
+	if body.whole {
+		p.beforeForgetting(r.Context(), protocol.ParseRemoval(bytes.NewReader(body.bytes)))
 	}
 	p.relay.ServeHTTP(w, r)
-	p.QueueChanged()
 }
 
-// readBody reads a body up to the limit and puts it back; whole is false if it exceeds
-// the limit. A body that cannot be read is answered here.
-func (p *proxy) readBody(w http.ResponseWriter, r *http.Request) (body []byte, whole bool, err error) {
-	limit := int64(p.maxPrompt)
-	body, err = io.ReadAll(io.LimitReader(r.Body, limit+1))
-	if err != nil {
-		http.Error(w, "the request's body cannot be read", http.StatusBadRequest)
-		return nil, false, err
-	}
-	r.Body = restored{io.MultiReader(bytes.NewReader(body), r.Body), r.Body}
-	return body, int64(len(body)) <= limit, nil
-}
-
-// restored is a body of which a part has been read and put back.
-type restored struct {
-	io.Reader
-	io.Closer
+// badRequest answers a request whose body cannot be read: the client has left, or does not
+// keep to HTTP.
+func badRequest(w http.ResponseWriter) {
+	http.Error(w, "the request's body cannot be read", http.StatusBadRequest)
 }
 
 // unreachableAnswer stands for the answer of a server that cannot be reached, in ComfyUI's
@@ -153,10 +199,14 @@ type restored struct {
 //go:embed unreachable.json
 var unreachableAnswer []byte
 
+// statusClientClosed is the status of a request whose client left before the answer. No
+// client sees it.
+const statusClientClosed = 499
+
 // badGateway answers with 502 in place of a server that cannot be reached.
 func (p *proxy) badGateway(w http.ResponseWriter, r *http.Request, err error) {
-	if errors.Is(err, context.Canceled) { // the client has left
-		w.WriteHeader(http.StatusBadGateway)
+	if r.Context().Err() != nil || errors.Is(err, context.Canceled) || errors.Is(err, errBody) {
+		w.WriteHeader(statusClientClosed)
 		return
 	}
 	p.log.Debug("ComfyUI is unreachable", zap.String("route", route(r.URL.Path)), zap.Error(err))
@@ -164,6 +214,9 @@ func (p *proxy) badGateway(w http.ResponseWriter, r *http.Request, err error) {
 	w.WriteHeader(http.StatusBadGateway)
 	_, _ = w.Write(unreachableAnswer)
 }
+
+// errBody is the error of a client that leaves before the end of its request's body.
+var errBody = errors.New("the client has left")
 
 // countingBody counts a request's bytes.
 type countingBody struct {
@@ -175,5 +228,8 @@ type countingBody struct {
 func (b *countingBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.Bytes(sockets.FromClient, "http", n)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = errors.Join(errBody, err)
+	}
 	return n, err
 }

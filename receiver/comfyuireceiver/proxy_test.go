@@ -319,8 +319,8 @@ func TestTraceContextComesInAndGoesOut(t *testing.T) {
 	assert.Contains(t, second, "11111111111111111111111111111111")
 	assert.Regexp(t, `^00-[0-9a-f]{32}-[0-9a-f]{16}-01$`, third)
 	r.stopNow()
-	require.Len(t, r.traces.AllTraces(), 3)
-	for _, td := range r.traces.AllTraces() {
+	require.Len(t, r.byPrompt(), 3)
+	for _, td := range r.byPrompt() {
 		root := td.ResourceSpans().At(0).ScopeSpans().At(0).Spans().At(0)
 		outgoing := map[string]string{"p1": first, "p2": second, "p3": third}[root.Attributes().AsRaw()["comfyui.prompt.id"].(string)]
 		assert.Equal(t, root.TraceID().String(), outgoing[3:35])
@@ -341,8 +341,8 @@ func TestEndOfTheReceiverEndsOpenPromptsAsUnfinished(t *testing.T) {
 	}
 	require.Equal(t, 3, r.following.tracker.OpenCount())
 	r.stopNow()
-	require.Len(t, r.traces.AllTraces(), 3)
-	for _, td := range r.traces.AllTraces() {
+	require.Len(t, r.byPrompt(), 3)
+	for _, td := range r.byPrompt() {
 		assert.Equal(t, "unfinished", spansOf(t, td)[0].Attributes["comfyui.prompt.outcome"])
 	}
 }
@@ -395,7 +395,7 @@ func TestPromptsThatCannotBeReadPassAndAreCounted(t *testing.T) {
 	assert.Equal(t, http.StatusOK, response.StatusCode)
 	assert.Equal(t, long, string(<-s.body), "whole, though it was not read whole")
 	assert.Zero(t, r.following.tracker.OpenCount())
-	assert.Equal(t, map[string]int64{"": 1}, counted(t, r.telemetry, "prompts.unfollowed"))
+	assert.Equal(t, map[string]int64{"unread": 1}, counted(t, r.telemetry, "prompts.unfollowed"))
 }
 
 func TestNothingPrivateIsInTelemetryUnlessSwitchedOn(t *testing.T) {

@@ -16,10 +16,12 @@ import (
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/consumer"
+	"go.opentelemetry.io/collector/extension/xextension/storage"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/receiver"
 	"go.uber.org/zap"
 
+	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/metadata"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
@@ -57,6 +59,7 @@ type comfyuiReceiver struct {
 	export    *exporter
 	device    *deviceFinder
 	store     *store
+	proxy     *proxy
 	hub       *sockets.Hub
 	transport *http.Transport // of clients' requests
 	server    *http.Server
@@ -101,10 +104,11 @@ func (r *comfyuiReceiver) build(ctx context.Context, host component.Host) (err e
 	if err != nil {
 		return fmt.Errorf("upstream: %w", err)
 	}
-	if r.store, err = openStore(ctx, host, r.cfg.Storage, r.settings.ID); err != nil {
+	stored, err := openStore(ctx, host, r.cfg.Storage, r.settings.ID)
+	if err != nil {
 		return err
 	}
-	if err := r.assemble(base, client); err != nil {
+	if err := r.assemble(base, client, stored); err != nil {
 		return err
 	}
 	running, cancel := context.WithCancel(context.Background())
@@ -127,15 +131,17 @@ func (r *comfyuiReceiver) build(ctx context.Context, host component.Host) (err e
 
 // assemble makes the parts that follow the server at base, with the client for the
 // receiver's own requests.
-func (r *comfyuiReceiver) assemble(base *url.URL, client *http.Client) error {
-	observed, err := newInstruments(r.cfg.Limits, r.telemetry)
+func (r *comfyuiReceiver) assemble(base *url.URL, client *http.Client, stored storage.Client) error {
+	r.store = newStore(stored, 2*r.cfg.Limits.Prompts, r.log, r.telemetry)
+	observed, err := newInstruments(r.cfg.Limits, r.telemetry, r.now)
 	if err != nil {
 		return err
 	}
-	server := &comfyServer{base: base, client: client, telemetry: r.telemetry}
+	bounds := r.cfg.Limits.parsing()
+	server := &comfyServer{base: base, client: client, telemetry: r.telemetry, bounds: bounds}
 	r.describe(base)
 	r.device = newDeviceFinder(r.cfg.Device, base, newGPUProcesses(r.cfg.LibraryPath, r.log), r.now)
-	builder, err := spans.NewBuilder(r.cfg.Capture, r.resource, r.settings.BuildInfo.Version, r.device)
+	builder, err := spans.NewBuilder(r.cfg.Capture, r.cfg.Limits.bounds(), r.resource, r.settings.BuildInfo.Version, r.device)
 	if err != nil {
 		return err
 	}
@@ -143,21 +149,25 @@ func (r *comfyuiReceiver) assemble(base *url.URL, client *http.Client) error {
 	if err != nil {
 		return err
 	}
+	r.following = &follower{
+		instruments: observed, server: server, store: r.store, bounds: bounds, log: r.log, now: r.now, polls: r.cfg.Mode == modePoll,
+		interval: r.cfg.PollInterval, changed: make(chan struct{}, 1), ownSocket: newOwnSockets(r.cfg.OwnSockets),
+	}
 	r.export = &exporter{
 		traces:          r.traces,
 		logs:            r.logs,
 		executionEvents: r.cfg.ExecutionEvents,
 		spans:           builder,
 		instruments:     observed,
+		handovers:       newHandovers(comfyevents.OfProcess(), r.following),
+		isKept:          r.store.isKept(),
 		log:             r.log,
 		now:             r.now,
 	}
 	r.export.start(r.cfg.Limits.Queue)
-	r.following = &follower{
-		instruments: observed, export: r.export, server: server, store: r.store, log: r.log, now: r.now,
-		interval: r.cfg.PollInterval, changed: make(chan struct{}, 1),
-	}
-	r.following.tracker = prompt.NewTracker(prompt.Limits{Open: r.cfg.Limits.Prompts, Early: earlyMessages}, sizer, r.following)
+	r.following.export = r.export
+	limits := prompt.Limits{Open: r.cfg.Limits.Prompts, Bytes: r.cfg.Limits.OpenBytes, Nodes: r.cfg.Limits.Nodes, Early: earlyMessages}
+	r.following.tracker = prompt.NewTracker(limits, sizer, r.following)
 	return nil
 }
 
@@ -208,13 +218,16 @@ func (r *comfyuiReceiver) proxyHandler(running context.Context) http.Handler {
 	server := r.following.server
 	r.hub = sockets.NewHub(sockets.Config{
 		Upstream: server.base, Transport: r.transport, Client: server.client,
-		FrameBytes: r.cfg.Limits.FrameBytes, MaxRetained: r.cfg.Limits.KeptSockets, OpenOwn: r.cfg.OwnSockets,
+		FrameBytes: r.cfg.Limits.FrameBytes, MaxRetained: r.cfg.Limits.KeptSockets,
 		Observer: r.following, Prompts: r.following.tracker, Logger: r.log, Now: r.now,
 	})
-	return newProxy(&proxy{
-		follower: r.following, ctx: running, transport: r.transport, hub: r.hub, maxPrompt: r.cfg.Limits.PromptBytes,
+	r.following.listener = r.hub
+	r.proxy = newProxy(&proxy{
+		follower: r.following, ctx: running, transport: r.transport, hub: r.hub,
+		maxPrompt: r.cfg.Limits.PromptBytes, bodies: budget{max: int64(r.cfg.Limits.BodyBytes)},
 		authenticates: r.cfg.Proxy.Auth.HasValue(),
 	})
+	return r.proxy
 }
 
 // clientTransport is the transport of clients' requests. Unlike that of the receiver's
@@ -238,14 +251,13 @@ func clientTransport(ctx context.Context, cfg *Config) (*http.Transport, error) 
 	return t, nil
 }
 
-// sweepInterval is how often unused sockets are closed and open prompts stored.
+// sweepInterval is how often unused sockets are closed.
 const sweepInterval = 250 * time.Millisecond
 
 func (r *comfyuiReceiver) sweep() {
 	r.hub.Sweep()
 	_, withoutClient := r.hub.Counts()
 	r.telemetry.ReceiverComfyuiSocketsKept.Record(context.Background(), int64(withoutClient))
-	r.store.save(context.Background(), r.following.tracker)
 }
 
 // every calls f at once and then at each interval, until ctx ends.
@@ -271,7 +283,8 @@ func pause(done <-chan struct{}, d time.Duration) bool {
 }
 
 // Shutdown stops the receiver with the last of its signals. Open requests have
-// drain_timeout to end; open prompts end as unfinished.
+// drain_timeout to end. With storage, open prompts are left to the next process; without,
+// they end as unfinished.
 func (r *comfyuiReceiver) Shutdown(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -302,21 +315,49 @@ func (r *comfyuiReceiver) stop(ctx context.Context) (err error) {
 	if r.hub != nil {
 		r.hub.Close()
 	}
+	if r.proxy != nil {
+		r.proxy.serving.Wait() // their requests have been cancelled
+	}
 	r.work.Wait()
 	if r.following != nil {
-		r.following.tracker.Shutdown(r.now())
-		r.export.stop(ctx)
-		r.store.save(ctx, r.following.tracker)
+		r.stopFollowing(ctx)
 		r.following.server.client.CloseIdleConnections()
-	}
-	if r.store != nil {
-		err = errors.Join(err, r.store.close(ctx))
 	}
 	if r.transport != nil {
 		r.transport.CloseIdleConnections()
+	}
+	if r.store != nil && r.export == nil {
+		r.store.stop()
+		err = errors.Join(err, r.store.close(ctx))
 	}
 	if r.telemetry != nil {
 		r.telemetry.Shutdown()
 	}
 	return err
+}
+
+// lastHandovers is how long the store stays open after shutdown for traces that a
+// connector still holds: it delivers them in its own shutdown.
+const lastHandovers = 5 * time.Second
+
+// stopFollowing ends the tracker, the exporter and the store.
+func (r *comfyuiReceiver) stopFollowing(ctx context.Context) {
+	unfinished := r.following.tracker.Shutdown(r.now())
+	if r.store.isKept() {
+		unfinished = nil // the next process follows them
+	}
+	for _, p := range unfinished {
+		r.following.promptEnded(p)
+	}
+	r.export.stop(ctx, unfinished)
+	r.store.stop()
+	handovers, store, log := r.export.handovers, r.store, r.log
+	late := time.AfterFunc(lastHandovers, handovers.abandon)
+	handovers.whenDrained(func() {
+		late.Stop()
+		handovers.cancel()
+		if err := store.close(context.Background()); err != nil {
+			log.Warn("Failed to close the storage", zap.Error(err))
+		}
+	})
 }

@@ -27,7 +27,7 @@ func (r *comfyuiReceiver) scrape(ctx context.Context) (pmetric.Metrics, error) {
 	following, device := r.following, r.device.Device()
 	w := &metricsWriter{metrics: sm.Metrics(), gauges: following.gauges, now: pcommon.NewTimestampFromTime(r.now()), simulated: device.Simulated}
 
-	queue, err := following.server.queue(ctx)
+	length, err := following.server.length(ctx)
 	up := 0.0
 	if err == nil {
 		up = 1
@@ -35,8 +35,9 @@ func (r *comfyuiReceiver) scrape(ctx context.Context) (pmetric.Metrics, error) {
 	w.add(w.gauge("comfyui.up"), up)
 	if err == nil {
 		g := w.gauge("comfyui.queue.length")
-		w.add(g, float64(len(queue.Running)), attribute.String("state", "running"))
-		w.add(g, float64(len(queue.Pending)), attribute.String("state", "pending"))
+		running := min(length, 1) // ComfyUI runs one prompt at a time
+		w.add(g, float64(running), attribute.String("state", "running"))
+		w.add(g, float64(length-running), attribute.String("state", "pending"))
 		if devices, err := following.server.devices(ctx); err == nil {
 			w.devices(devices, device.ID)
 		}
@@ -88,16 +89,13 @@ func (w *metricsWriter) add(points pmetric.NumberDataPointSlice, v float64, attr
 	w.attributes(p.Attributes(), attributes)
 }
 
-// maxDevices bounds the devices that a server can report.
-const maxDevices = 64
-
 // devices writes the memory of the server's devices as the server reports it.
 func (w *metricsWriter) devices(devices []protocol.Device, hwID string) {
 	limit := w.gauge("comfyui.device.memory.limit")
 	free := w.gauge("comfyui.device.memory.free")
 	reserved := w.gauge("comfyui.torch.memory.limit")
 	unused := w.gauge("comfyui.torch.memory.free")
-	for _, d := range devices[:min(len(devices), maxDevices)] {
+	for _, d := range devices {
 		index := -1
 		if d.Index != nil {
 			index = *d.Index

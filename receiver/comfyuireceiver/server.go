@@ -10,17 +10,21 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/metadata"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
 )
 
 const (
 	// requestTimeout bounds each of the receiver's own requests.
 	requestTimeout = 5 * time.Second
-	// maxResponse bounds their responses, in bytes.
-	maxResponse = 64 << 20
+	// maxResponse bounds their responses, in bytes. They are read as they come and not
+	// held.
+	maxResponse = 1 << 30
 )
 
 // onThisHost reports whether an address is a loopback address.
@@ -33,69 +37,160 @@ type comfyServer struct {
 	base      *url.URL
 	client    *http.Client
 	telemetry *metadata.TelemetryBuilder
+	bounds    protocol.Bounds
+	// withoutJobs is true if the server has no /api/jobs (before 0.6).
+	withoutJobs atomic.Bool
 }
 
-func (s *comfyServer) request(ctx context.Context, target string) ([]byte, error) {
+// errAnswered is the error of a request that the server answered, though not as expected.
+var errAnswered = errors.New("unexpected answer")
+
+// request calls parse with the body of the answer to GET target.
+func (s *comfyServer) request(ctx context.Context, target string, parse func(io.Reader) error) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.base.String()+target, http.NoBody)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	response, err := s.client.Do(request)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer response.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(response.Body, maxResponse+1))
-	switch {
-	case err != nil:
-		return nil, err
-	case len(body) > maxResponse:
-		return nil, fmt.Errorf("the response exceeds %d bytes", maxResponse)
-	case response.StatusCode != http.StatusOK:
-		return nil, fmt.Errorf("the response is %s", response.Status)
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("%w: the status is %s", errAnswered, response.Status)
 	}
-	return body, nil
+	body := &io.LimitedReader{R: response.Body, N: maxResponse}
+	err = parse(body)
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case body.N <= 0:
+		return fmt.Errorf("%w: the body exceeds %d bytes", errAnswered, maxResponse)
+	case err != nil:
+		return fmt.Errorf("%w: %w", errAnswered, err)
+	}
+	return nil
 }
 
 // read requests a path below the server's address and parses the response. It counts a
-// failed request.
-func read[T any](ctx context.Context, s *comfyServer, path, query string, parse func([]byte) (T, error)) (v T, err error) {
-	body, err := s.request(ctx, path+query)
+// failed request. The error is errAnswered if the server answered.
+func read[T any](ctx context.Context, s *comfyServer, path, query string, parse func(io.Reader) (T, error)) (v T, err error) {
+	err = s.request(ctx, path+query, func(body io.Reader) (err error) {
+		v, err = parse(body)
+		return err
+	})
 	if err != nil {
 		if ctx.Err() == nil {
 			s.telemetry.ReceiverComfyuiUpstreamErrors.Add(context.Background(), 1)
 		}
 		return v, fmt.Errorf("request %s of ComfyUI: %w", path, err)
 	}
-	return parse(body)
+	return v, nil
 }
 
-func (s *comfyServer) queue(ctx context.Context) (protocol.Queue, error) {
-	return read(ctx, s, "/queue", "", protocol.ParseQueue)
+// length requests the length of the queue, which costs the server little.
+func (s *comfyServer) length(ctx context.Context) (int, error) {
+	return read(ctx, s, "/prompt", "", protocol.ParseLength)
 }
 
-// history requests entries of the history, by their ids.
-func (s *comfyServer) history(ctx context.Context, query string) (map[string]protocol.Finished, error) {
-	return read(ctx, s, "/history", query, protocol.ParseHistory)
+// queue requests the queue: the ids of all prompts, and those that are not known.
+func (s *comfyServer) queue(ctx context.Context, known protocol.Known) (protocol.Queue, error) {
+	return read(ctx, s, "/queue", "", func(body io.Reader) (protocol.Queue, error) { return s.bounds.ParseQueue(body, known) })
+}
+
+// everything is a [protocol.Known] that reads ids only.
+type everything struct{}
+
+func (everything) Has(string) bool { return true }
+
+// queued requests the ids of the prompts that are queued or run. The jobs, where the server
+// has them, come without the prompts themselves.
+func (s *comfyServer) queued(ctx context.Context) (map[string]bool, error) {
+	if !s.withoutJobs.Load() {
+		var ids map[string]bool
+		err := s.request(ctx, "/api/jobs?status=pending,in_progress", func(body io.Reader) (err error) {
+			ids, err = protocol.ParseJobs(body)
+			return err
+		})
+		if err == nil {
+			return ids, nil
+		}
+		if errors.Is(err, errAnswered) {
+			s.withoutJobs.Store(true)
+		}
+	}
+	q, err := s.queue(ctx, everything{})
+	return q.IDs, err
+}
+
+// history requests entries of the history that are not known.
+func (s *comfyServer) history(ctx context.Context, query string, known protocol.Known) (protocol.History, error) {
+	return read(ctx, s, "/history", query, func(body io.Reader) (protocol.History, error) { return s.bounds.ParseHistory(body, known) })
 }
 
 func (s *comfyServer) devices(ctx context.Context) ([]protocol.Device, error) {
-	return read(ctx, s, "/system_stats", "", protocol.ParseSystemStats)
+	return read(ctx, s, "/system_stats", "", s.bounds.ParseSystemStats)
 }
 
 var errNotInHistory = errors.New("the history does not hold the prompt")
 
+// maxPath bounds the ids that are requested by path: servers limit the length of a request
+// line. Longer ones are looked for among the newest entries.
+const (
+	maxPath      = 4096
+	newestByPage = 64
+)
+
+// only is a [protocol.Known] that reads one prompt.
+type only string
+
+func (o only) Has(id string) bool { return id != string(o) }
+
 // finished requests one prompt's entry of the history.
-func (s *comfyServer) finished(ctx context.Context, id string) (protocol.Finished, error) {
-	all, err := s.history(ctx, "/"+url.PathEscape(id))
-	if err != nil {
-		return protocol.Finished{}, err
+func (s *comfyServer) finished(ctx context.Context, id string) (*protocol.Finished, error) {
+	query := "/" + url.PathEscape(id)
+	if len(query) > maxPath {
+		query = "?max_items=" + strconv.Itoa(newestByPage)
 	}
-	f, ok := all[id]
-	if !ok {
-		return protocol.Finished{}, errNotInHistory
+	all, err := s.history(ctx, query, only(id))
+	if err != nil {
+		return nil, err
+	}
+	f := all.Finished[id]
+	if f == nil {
+		return nil, errNotInHistory
 	}
 	return f, nil
+}
+
+// find looks for a prompt without an answer in the queue and the history, by its client and
+// content, among those that are not known.
+func (s *comfyServer) find(ctx context.Context, known protocol.Known) ([]*protocol.Submission, error) {
+	queue, err := s.queue(ctx, known)
+	if err != nil {
+		return nil, err
+	}
+	history, err := s.history(ctx, "?max_items="+strconv.Itoa(maxFound), known)
+	if err != nil {
+		return nil, err
+	}
+	var all []*protocol.Submission
+	for i := range queue.Prompts {
+		all = append(all, &queue.Prompts[i])
+	}
+	for _, f := range history.Finished {
+		all = append(all, &f.Submission)
+	}
+	return all, nil
+}
+
+// maxFound bounds the entries of the history among which prompts without an answer are
+// looked for.
+const maxFound = 1024
+
+// matches reports whether a prompt of the server is the one that was sent.
+func matches(sent *prompt.Prompt, s *protocol.Submission) bool {
+	return sent.Submission.ClientID == s.ClientID && sent.Submission.Content == s.Content
 }

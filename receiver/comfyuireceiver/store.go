@@ -5,34 +5,75 @@ package comfyuireceiver
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net/http"
+	"strconv"
 	"sync"
+	"time"
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/extension/xextension/storage"
+	"go.uber.org/zap"
 
+	"github.com/otelcol-gpu/otelcol-gpu/internal/logonce"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/metadata"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
 )
 
-// store holds what must survive the process: the open prompts, and in poll mode the ids
-// of exported prompts. Without a storage extension it holds nothing.
+// store holds what must survive the process: each prompt from before its request is passed
+// on until its trace is in the exporters' queue, and in poll mode the ids of exported
+// prompts. Without a storage extension it holds nothing.
+//
+// A prompt has a slot: a key of its own, so that a change costs the same however many
+// prompts are held. The number of slots that were ever used is stored too, since a storage
+// client cannot list its keys. A prompt is stored by its request's goroutine; all later
+// changes are written by one worker, the newest of each slot.
 type store struct {
-	client storage.Client
+	client    storage.Client // nil without a storage extension
+	maxSlots  int
+	log       *zap.Logger
+	telemetry *metadata.TelemetryBuilder
+	failing   logonce.Tracker
 
-	mu sync.Mutex
-	// saved is the version of the open prompts that is stored; guarded by mu.
-	saved uint64
+	wake    chan struct{}
+	stopped chan struct{}
+	worker  sync.WaitGroup
+
+	// mu guards everything declared below.
+	mu    sync.Mutex
+	free  []int // slots that are not in use
+	slots int   // that were ever used
+	// reserved is the number of slots as it is stored; it grows in steps.
+	reserved int
+	// changes are the slots to be written, nil to be deleted.
+	changes map[int][]byte
+	// exported are the ids to be added to those that are stored, and place is the number
+	// of ids that were ever added.
+	exported []string
+	place    int
+	closed   bool
 }
 
 const (
-	openKey = "open"
-	// as written by earlier versions
-	exportedKey = "told"
+	slotsKey = "slots"
+	// slotStep is by how much the stored number of slots grows at a time.
+	slotStep = 64
+	// pages hold the ids of exported prompts in poll mode; the oldest one is replaced.
+	pageSize, pages = 256, maxExported / 256
+	placeKey        = "exported"
+
+	// As written by earlier versions: all open prompts, and all ids of exported ones.
+	formerOpenKey     = "open"
+	formerExportedKey = "told"
 )
 
-func openStore(ctx context.Context, host component.Host, id *component.ID, owner component.ID) (*store, error) {
+func slotKey(slot int) string { return "prompt/" + strconv.Itoa(slot) }
+func pageKey(page int) string { return "exported/" + strconv.Itoa(page) }
+
+func openStore(ctx context.Context, host component.Host, id *component.ID, owner component.ID) (storage.Client, error) {
 	if id == nil {
-		return &store{}, nil
+		return nil, nil //nolint:nilnil // no storage is configured
 	}
 	extension, ok := host.GetExtensions()[*id]
 	if !ok {
@@ -46,53 +87,355 @@ func openStore(ctx context.Context, host component.Host, id *component.ID, owner
 	if err != nil {
 		return nil, fmt.Errorf("storage: open %q: %w", id.String(), err)
 	}
-	return &store{client: client}, nil
+	return client, nil
 }
 
-// save stores the open prompts if they have changed.
-func (s *store) save(ctx context.Context, t *prompt.Tracker) {
+// newStore makes a store; client is nil without a storage extension.
+func newStore(client storage.Client, maxSlots int, log *zap.Logger, telemetry *metadata.TelemetryBuilder) *store {
+	s := &store{
+		client: client, maxSlots: maxSlots, log: log, telemetry: telemetry,
+		wake: make(chan struct{}, 1), stopped: make(chan struct{}), changes: map[int][]byte{},
+	}
+	if client != nil {
+		s.worker.Go(s.run)
+	}
+	return s
+}
+
+// isKept reports whether prompts survive the process.
+func (s *store) isKept() bool { return s.client != nil }
+
+// noSlot is the slot of a prompt that is not stored.
+const noSlot = 0
+
+// submitted stores a prompt before its request is passed on, and waits until it is stored.
+// A prompt that cannot be stored is followed all the same.
+func (s *store) submitted(p *prompt.Prompt) {
 	if s.client == nil {
 		return
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	version := t.Version()
-	if version == s.saved {
+	slot := s.allocate()
+	// ahead of need, since two requests may be stored in any order
+	grows := s.slots+slotStep/2 > s.reserved
+	if grows {
+		s.reserved += slotStep
+	}
+	reserved := s.reserved
+	s.mu.Unlock()
+	if slot == noSlot {
+		s.failed(errors.New("too many prompts are stored; raise limits::prompts"))
 		return
 	}
-	if s.set(ctx, openKey, t.Save()) == nil {
-		// after an error, the next call tries again
-		s.saved = version
+	raw, err := json.Marshal(p.Save())
+	if err == nil {
+		operations := []*storage.Operation{storage.SetOperation(slotKey(slot), raw)}
+		if grows {
+			operations = append(operations, storage.SetOperation(slotsKey, []byte(strconv.Itoa(reserved))))
+		}
+		err = s.client.Batch(context.Background(), operations...)
+	}
+	s.report(err)
+	if err != nil {
+		s.mu.Lock()
+		if grows {
+			s.reserved -= slotStep
+		}
+		s.free = append(s.free, slot)
+		s.mu.Unlock()
+		return
+	}
+	p.Slot = slot
+}
+
+// allocate returns a free slot. The caller holds the lock.
+func (s *store) allocate() int {
+	if n := len(s.free); n > 0 {
+		slot := s.free[n-1]
+		s.free = s.free[:n-1]
+		return slot
+	}
+	if s.slots >= s.maxSlots {
+		return noSlot
+	}
+	s.slots++
+	return s.slots
+}
+
+// changed stores a prompt again, soon.
+func (s *store) changed(p *prompt.Prompt, saved prompt.Saved) {
+	if s.client == nil || p.Slot == noSlot {
+		return
+	}
+	raw, err := json.Marshal(saved)
+	if err != nil {
+		s.failed(err)
+		return
+	}
+	s.change(p.Slot, raw)
+}
+
+// remove deletes a prompt, soon.
+func (s *store) remove(p *prompt.Prompt) {
+	if s.client != nil && p.Slot != noSlot {
+		s.change(p.Slot, nil)
 	}
 }
 
-// open are the prompts that were open when the last process ended.
-func (s *store) open(ctx context.Context) (open []prompt.Saved, err error) {
-	err = s.get(ctx, openKey, &open)
-	return open, err
+// change records a change for the worker, or makes it if the worker has stopped.
+func (s *store) change(slot int, raw []byte) {
+	s.mu.Lock()
+	s.changes[slot] = raw
+	closed := s.closed
+	s.mu.Unlock()
+	s.notify(closed)
 }
 
-// exported are the ids of exported prompts, nil if none were ever stored.
-func (s *store) exported(ctx context.Context) (ids []string, err error) {
-	err = s.get(ctx, exportedKey, &ids)
-	return ids, err
-}
-
-func (s *store) set(ctx context.Context, key string, value any) error {
+// addExported adds the id of an exported prompt, soon.
+func (s *store) addExported(id string) {
 	if s.client == nil {
+		return
+	}
+	s.mu.Lock()
+	if len(s.exported) < maxExported {
+		s.exported = append(s.exported, id)
+	}
+	closed := s.closed
+	s.mu.Unlock()
+	s.notify(closed)
+}
+
+func (s *store) notify(closed bool) {
+	if closed {
+		s.flush()
+		return
+	}
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// retryInterval is the pause after changes that could not be written.
+const retryInterval = time.Second
+
+// run writes changes until the store stops.
+func (s *store) run() {
+	for {
+		select {
+		case <-s.stopped:
+			return
+		case <-s.wake:
+		}
+		if !s.flush() && pause(s.stopped, retryInterval) {
+			s.notify(false)
+		}
+	}
+}
+
+// maxBatch bounds the changes that are written at a time.
+const maxBatch = 256
+
+// flush writes all changes. After an error the rest is kept for the next call.
+func (s *store) flush() bool {
+	for {
+		changes, ids, place := s.pending()
+		if len(changes) == 0 && len(ids) == 0 {
+			return true
+		}
+		operations := make([]*storage.Operation, 0, len(changes)+2)
+		for slot, raw := range changes {
+			if raw == nil {
+				operations = append(operations, storage.DeleteOperation(slotKey(slot)))
+			} else {
+				operations = append(operations, storage.SetOperation(slotKey(slot), raw))
+			}
+		}
+		err := s.addPages(&operations, ids, place)
+		if err == nil {
+			err = s.client.Batch(context.Background(), operations...)
+		}
+		s.report(err)
+		s.written(changes, ids, err == nil)
+		if err != nil {
+			return false
+		}
+	}
+}
+
+// pending takes changes to be written, and the ids for one page.
+func (s *store) pending() (changes map[int][]byte, ids []string, place int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	changes = map[int][]byte{}
+	for slot, raw := range s.changes {
+		if len(changes) == maxBatch {
+			break
+		}
+		changes[slot] = raw
+		delete(s.changes, slot)
+	}
+	n := min(len(s.exported), pageSize-s.place%pageSize)
+	return changes, s.exported[:n:n], s.place
+}
+
+// written frees the slots that were deleted, or takes back what was not written.
+func (s *store) written(changes map[int][]byte, ids []string, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for slot, raw := range changes {
+		_, newer := s.changes[slot]
+		switch {
+		case !ok && !newer:
+			s.changes[slot] = raw
+		case ok && raw == nil && !newer:
+			s.free = append(s.free, slot)
+		}
+	}
+	if ok {
+		s.exported, s.place = s.exported[len(ids):], s.place+len(ids)
+	}
+}
+
+// addPages adds the ids to the page at a place.
+func (s *store) addPages(operations *[]*storage.Operation, ids []string, place int) error {
+	if len(ids) == 0 {
 		return nil
 	}
-	raw, err := json.Marshal(value)
+	key := pageKey(place / pageSize % pages)
+	var page []string
+	if place%pageSize > 0 {
+		if err := s.get(context.Background(), key, &page); err != nil {
+			return err
+		}
+	}
+	raw, err := json.Marshal(append(page[:min(len(page), place%pageSize)], ids...))
 	if err != nil {
 		return err
 	}
-	return s.client.Set(ctx, key, raw)
+	*operations = append(*operations, storage.SetOperation(key, raw), storage.SetOperation(placeKey, []byte(strconv.Itoa(place+len(ids)))))
+	return nil
 }
 
-func (s *store) get(ctx context.Context, key string, into any) error {
+// report counts and logs an error.
+func (s *store) report(err error) {
+	switch {
+	case err != nil:
+		s.failed(err)
+	case s.failing.Changed("store", ""):
+		s.log.Info("The storage accepts data again")
+	}
+}
+
+func (s *store) failed(err error) {
+	s.telemetry.ReceiverComfyuiStoreErrors.Add(context.Background(), 1)
+	if s.failing.First("store") {
+		s.log.Warn("Failed to store prompts; those that are open are lost if the collector is killed", zap.Error(err))
+	}
+}
+
+// restore reads the prompts that an earlier process has stored, and takes their slots into
+// use.
+func (s *store) restore(ctx context.Context) (all []*prompt.Prompt, err error) {
+	if s.client == nil {
+		return nil, nil
+	}
+	if err := s.get(ctx, slotsKey, &s.slots); err != nil {
+		return nil, err
+	}
+	s.slots = min(max(s.slots, 0), s.maxSlots)
+	s.reserved = s.slots + slotStep
+	if err := s.client.Set(ctx, slotsKey, []byte(strconv.Itoa(s.reserved))); err != nil {
+		return nil, err
+	}
+	damaged := 0
+	for first := 1; first <= s.slots; first += maxBatch {
+		operations := make([]*storage.Operation, 0, maxBatch)
+		for slot := first; slot < first+maxBatch && slot <= s.slots; slot++ {
+			operations = append(operations, storage.GetOperation(slotKey(slot)))
+		}
+		if err := s.client.Batch(ctx, operations...); err != nil {
+			return all, err
+		}
+		for i, o := range operations {
+			var saved prompt.Saved
+			if o.Value == nil || json.Unmarshal(o.Value, &saved) != nil {
+				if o.Value != nil {
+					damaged++
+				}
+				s.free = append(s.free, first+i)
+				continue
+			}
+			p := saved.Prompt()
+			p.Slot = first + i
+			all = append(all, p)
+		}
+	}
+	all = append(all, s.restoreFormer(ctx)...)
+	if damaged > 0 {
+		return all, fmt.Errorf("%d stored prompts are damaged", damaged)
+	}
+	return all, nil
+}
+
+// restoreFormer reads the prompts that an earlier version has stored, once.
+func (s *store) restoreFormer(ctx context.Context) (all []*prompt.Prompt) {
+	var former []prompt.Saved
+	if s.get(ctx, formerOpenKey, &former) != nil || len(former) == 0 {
+		return nil
+	}
+	for i := range former {
+		former[i].Status = http.StatusOK // only accepted prompts were stored
+		p := former[i].Prompt()
+		s.submitted(p)
+		all = append(all, p)
+	}
+	_ = s.client.Delete(ctx, formerOpenKey)
+	return all
+}
+
+// exportedIDs are the ids of exported prompts, the oldest first; stored is false if none
+// were ever stored.
+func (s *store) exportedIDs(ctx context.Context) (ids []string, stored bool, err error) {
+	if s.client == nil {
+		return nil, false, nil
+	}
+	raw, err := s.client.Get(ctx, placeKey)
+	if err != nil {
+		return nil, false, err
+	}
+	if raw == nil {
+		if err := s.get(ctx, formerExportedKey, &ids); err != nil || ids == nil {
+			return nil, false, err
+		}
+		for _, id := range ids {
+			s.addExported(id)
+		}
+		return ids, true, s.client.Delete(ctx, formerExportedKey)
+	}
+	if s.place, err = strconv.Atoi(string(raw)); err != nil {
+		return nil, false, fmt.Errorf("the stored value is damaged: %w", err)
+	}
+	end := (s.place + pageSize - 1) / pageSize
+	for page := max(0, end-pages); page < end; page++ {
+		var held []string
+		if err := s.get(ctx, pageKey(page%pages), &held); err != nil {
+			return ids, true, err
+		}
+		ids = append(ids, held...)
+	}
+	return ids, true, nil
+}
+
+// beginExported records that the history has been read once.
+func (s *store) beginExported(ctx context.Context) error {
 	if s.client == nil {
 		return nil
 	}
+	return s.client.Set(ctx, placeKey, []byte(strconv.Itoa(s.place)))
+}
+
+func (s *store) get(ctx context.Context, key string, into any) error {
 	raw, err := s.client.Get(ctx, key)
 	if err != nil || raw == nil {
 		return err
@@ -103,6 +446,21 @@ func (s *store) get(ctx context.Context, key string, into any) error {
 	return nil
 }
 
+// stop ends the worker and writes what it has left. From then on, changes are written at
+// once, until close.
+func (s *store) stop() {
+	if s.client == nil {
+		return
+	}
+	close(s.stopped)
+	s.worker.Wait()
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.flush()
+}
+
+// close closes the storage.
 func (s *store) close(ctx context.Context) error {
 	if s.client == nil {
 		return nil

@@ -23,25 +23,35 @@ type submission struct {
 	prompt *prompt.Prompt
 }
 
+// largeBody is the length from which a body is large, in bytes.
+const largeBody = 1 << 20
+
 // servePrompt relays a prompt and begins to follow it.
 func (p *proxy) servePrompt(w http.ResponseWriter, r *http.Request) {
-	body, whole, err := p.readBody(w, r)
+	body, err := holdBody(r, p.maxPrompt, &p.bodies)
+	defer body.release()
 	if err != nil {
+		badRequest(w)
 		return
 	}
-	if !whole || len(body) == 0 || r.Header.Get("Content-Encoding") != "" {
-		p.PromptUnfollowed()
+	if !body.whole || len(body.bytes) == 0 || r.Header.Get("Content-Encoding") != "" {
+		p.PromptUnfollowed(nil, "unread")
 		p.relay.ServeHTTP(w, r)
 		return
 	}
-	// the server rejects a body that is not JSON
-	sub, _ := protocol.ParseSubmission(body)
+	sub := p.parse(body.bytes)
 	client, _, _ := net.SplitHostPort(r.RemoteAddr)
-	s := &submission{
-		p,
-		p.tracker.Submit(p.now(), prompt.Request{Submission: sub, Path: r.URL.Path, Client: client, Parent: callerOf(r.Header, sub.Traceparent)}),
+	followed := p.tracker.Submit(p.now(), prompt.Request{Submission: sub, Path: r.URL.Path, Client: client, Parent: callerOf(r.Header, sub.Traceparent)})
+	if followed == nil {
+		p.relay.ServeHTTP(w, r)
+		return
 	}
-	defer p.hub.Reserve(sub.ClientID)()
+	s := &submission{p, followed}
+	if p.ownSocket.wanted(sub.ClientID) {
+		defer p.hub.Reserve(sub.ClientID)()
+	}
+	// Stored before the server can know of it, so that a kill loses no prompt.
+	p.store.submitted(followed)
 	// The server runs the prompt even if the client leaves before the answer.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
 	defer cancel()
@@ -51,15 +61,27 @@ func (p *proxy) servePrompt(w http.ResponseWriter, r *http.Request) {
 	relay.ServeHTTP(w, r.WithContext(ctx))
 }
 
+// parse parses the body of a prompt. The server rejects one that is not JSON.
+func (p *proxy) parse(body []byte) protocol.Submission {
+	if len(body) >= largeBody {
+		p.parsing.Lock()
+		defer p.parsing.Unlock()
+	}
+	sub, _ := p.bounds.ParseSubmission(bytes.NewReader(body))
+	return sub
+}
+
 // callerOf is the caller's span: of the request's header, else of extra_data.
 func callerOf(header http.Header, traceparent string) trace.SpanContext {
 	ctx := trace.ContextWithRemoteSpanContext(context.Background(), prompt.ParseTraceparent(traceparent))
 	return trace.SpanContextFromContext(propagation.TraceContext{}.Extract(ctx, propagation.HeaderCarrier(header)))
 }
 
-// rewrite directs the request, with the root span as the caller of the server's spans.
+// rewrite directs the request, with the root span as the caller of the server's spans. The
+// answer must not be compressed, since it is read.
 func (s *submission) rewrite(r *httputil.ProxyRequest) {
 	s.proxy.rewrite(r)
+	r.Out.Header.Del("Accept-Encoding")
 	ctx := trace.ContextWithRemoteSpanContext(context.Background(), s.prompt.Context)
 	propagation.TraceContext{}.Inject(ctx, propagation.HeaderCarrier(r.Out.Header))
 }
@@ -73,10 +95,14 @@ func (s *submission) readAnswer(response *http.Response) error {
 	response.Body = restored{io.MultiReader(bytes.NewReader(body), response.Body), response.Body}
 	var a protocol.Answer
 	if response.Header.Get("Content-Encoding") == "" {
-		a = protocol.ParseAnswer(body)
+		a = s.bounds.ParseAnswer(body)
 	}
-	if response.StatusCode < 300 {
+	switch {
+	case response.StatusCode >= 300:
+		s.hub.Refused(s.prompt.Submission.ClientID)
+	case a.PromptID != "":
 		s.PromptAccepted(s.prompt)
+		s.store.changed(s.prompt, s.prompt.SaveAnswered(s.now(), response.StatusCode, a))
 	}
 	s.tracker.Answer(s.prompt, s.now(), response.StatusCode, a)
 	return nil
@@ -84,6 +110,13 @@ func (s *submission) readAnswer(response *http.Response) error {
 
 // badGateway ends the prompt of a server that cannot be reached.
 func (s *submission) badGateway(w http.ResponseWriter, r *http.Request, err error) {
-	s.tracker.Answer(s.prompt, s.now(), http.StatusBadGateway, protocol.ParseAnswer(unreachableAnswer))
+	if s.ctx.Err() != nil {
+		// The receiver shuts down and does not know whether the server has accepted the
+		// prompt. It stays in the store.
+		s.tracker.Unanswered(s.prompt)
+		w.WriteHeader(http.StatusBadGateway)
+		return
+	}
+	s.tracker.Answer(s.prompt, s.now(), http.StatusBadGateway, s.bounds.ParseAnswer(unreachableAnswer))
 	s.proxy.badGateway(w, r, err)
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/otelcol-gpu/otelcol-gpu/internal/boundtext"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/configkeys"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/gpuname"
 )
@@ -39,7 +40,8 @@ func (c *Config) Validate() error {
 		"is shorter than 100ms",
 		"use a duration of at least 100ms, for example 2s",
 	)
-	p.AddIf(c.DrainTimeout < 0, "drain_timeout", c.DrainTimeout, "is negative", "use a duration, for example 5s, or 0 to close open requests at once")
+	p.AddIf(!slices.Contains([]string{ownNever, ownPollers, ownAlways}, c.OwnSockets), "own_sockets", c.OwnSockets, "is not a valid choice", "use false, pollers or true")
+	p.AddIf(c.DrainTimeout < 0, "drain_timeout", c.DrainTimeout, "is negative", "use a duration, for example 2s, or 0 to close open requests at once")
 	_, isIndex := gpuname.Index(c.Device)
 	p.AddIf(c.Device != "" && c.Device != deviceAuto && !isIndex && !isUUID(c.Device),
 		"device", c.Device, "is not a valid GPU", "use auto, a UUID (GPU-… or MIG-…), an index (0 or gpu0), or an empty text to omit hw.id")
@@ -68,13 +70,20 @@ func (c *Config) Validate() error {
 			"use a positive number, or omit the key for the default",
 		)
 	}
+	for _, text := range []struct {
+		key   string
+		value int
+	}{{"label_bytes", c.Limits.LabelBytes}, {"message_bytes", c.Limits.MessageBytes}, {"stacktrace_bytes", c.Limits.StacktraceBytes}} {
+		p.AddIf(text.value > 0 && text.value < boundtext.MinBytes, "limits::"+text.key, text.value,
+			"is less than "+strconv.Itoa(boundtext.MinBytes), "use a larger number, or omit the key for the default")
+	}
 	return p.Err()
 }
 
 // proxyKeys have an effect in proxy mode only.
 var proxyKeys = []string{
 	"proxy", "own_sockets", "drain_timeout", "execution_events", "capture::client_address",
-	"limits::prompt_bytes", "limits::frame_bytes", "limits::kept_sockets",
+	"limits::prompt_bytes", "limits::body_bytes", "limits::frame_bytes", "limits::kept_sockets",
 }
 
 // ignoredKeys lists the keys that are set and have no effect in the configured mode.

@@ -164,6 +164,8 @@ func (s *Server) answerBystander(w http.ResponseWriter, r *http.Request) {
 	path := strings.TrimPrefix(r.URL.Path, "/api")
 	id, isHistory := strings.CutPrefix(path, "/history/")
 	switch {
+	case path == "/prompt":
+		_ = json.NewEncoder(w).Encode(map[string]any{"exec_info": map[string]any{"queue_remaining": len(s.accepted)}})
 	case path == "/queue":
 		running := make([]json.RawMessage, 0, len(s.accepted))
 		for _, p := range s.accepted {

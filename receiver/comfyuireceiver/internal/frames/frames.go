@@ -217,11 +217,11 @@ func (r *Reader) Filled(h *Header) {
 		r.sink.Text(text)
 	}
 	if cap(r.buffer) > maxIdleBuffer {
-		r.buffer = nil
+		r.buffer = nil // the caller's payload remains valid
 	}
 }
 
-// maxIdleBuffer bounds the buffer that a reader keeps between messages.
+// maxIdleBuffer bounds each buffer that a reader keeps between messages.
 const maxIdleBuffer = 64 << 10
 
 // fail drops a message. With context takeover, all later compressed messages are
@@ -269,8 +269,25 @@ func (d *inflater) inflate(compressed []byte) ([]byte, error) {
 	}
 	text := d.out.Bytes()
 	if d.keep {
-		d.window = append(d.window, text...)
-		d.window = d.window[max(0, len(d.window)-windowSize):]
+		d.slide(text)
+	}
+	if d.out.Cap() > maxIdleBuffer {
+		d.out = bytes.Buffer{} // the caller's text remains valid
 	}
 	return text, nil
+}
+
+// slide adds a text to the window, of which the end is kept.
+func (d *inflater) slide(text []byte) {
+	if d.window == nil {
+		d.window = make([]byte, 0, windowSize)
+	}
+	if len(text) >= windowSize {
+		d.window = append(d.window[:0], text[len(text)-windowSize:]...)
+		return
+	}
+	if over := len(d.window) + len(text) - windowSize; over > 0 {
+		d.window = append(d.window[:0], d.window[over:]...)
+	}
+	d.window = append(d.window, text...)
 }

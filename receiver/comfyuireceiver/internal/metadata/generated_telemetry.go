@@ -27,10 +27,13 @@ type TelemetryBuilder struct {
 	mu                               sync.Mutex
 	registrations                    []metric.Registration
 	ReceiverComfyuiDropped           metric.Int64Counter
+	ReceiverComfyuiEventsUnknown     metric.Int64Counter
 	ReceiverComfyuiFolded            metric.Int64Counter
 	ReceiverComfyuiFramesUnparsed    metric.Int64Counter
 	ReceiverComfyuiPromptsUnfollowed metric.Int64Counter
 	ReceiverComfyuiSocketsKept       metric.Int64Gauge
+	ReceiverComfyuiStoreErrors       metric.Int64Counter
+	ReceiverComfyuiTracesLost        metric.Int64Counter
 	ReceiverComfyuiUpstreamErrors    metric.Int64Counter
 }
 
@@ -69,6 +72,12 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 		metric.WithUnit("{prompt}"),
 	)
 	errs = errors.Join(errs, err)
+	builder.ReceiverComfyuiEventsUnknown, err = builder.meter.Int64Counter(
+		"otelcol_receiver.comfyui.events.unknown",
+		metric.WithDescription("Text messages of types that the receiver does not know, which were relayed. Custom nodes and newer servers send them. [Development]"),
+		metric.WithUnit("{message}"),
+	)
+	errs = errors.Join(errs, err)
 	builder.ReceiverComfyuiFolded, err = builder.meter.Int64Counter(
 		"otelcol_receiver.comfyui.folded",
 		metric.WithDescription("Attribute values beyond their limit that were replaced by other. [Development]"),
@@ -83,7 +92,7 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 	errs = errors.Join(errs, err)
 	builder.ReceiverComfyuiPromptsUnfollowed, err = builder.meter.Int64Counter(
 		"otelcol_receiver.comfyui.prompts.unfollowed",
-		metric.WithDescription("Prompts that were relayed and not followed, because too many were open or the body was too long, compressed or empty. [Development]"),
+		metric.WithDescription("Prompts that were relayed and not followed. limit - too many were open; long_id - an id exceeds 8 KiB; no_id - the server's answer has no id; unread - the body was too long, compressed or empty; unanswered - a kill cut the request off, and the server does not know it. [Development]"),
 		metric.WithUnit("{prompt}"),
 	)
 	errs = errors.Join(errs, err)
@@ -91,6 +100,18 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 		"otelcol_receiver.comfyui.sockets.kept",
 		metric.WithDescription("Sockets to the server that are open for prompts without a connected client. [Development]"),
 		metric.WithUnit("{socket}"),
+	)
+	errs = errors.Join(errs, err)
+	builder.ReceiverComfyuiStoreErrors, err = builder.meter.Int64Counter(
+		"otelcol_receiver.comfyui.store.errors",
+		metric.WithDescription("Failed attempts to store prompts. Prompts that are not stored are lost if the collector is killed. [Development]"),
+		metric.WithUnit("{attempt}"),
+	)
+	errs = errors.Join(errs, err)
+	builder.ReceiverComfyuiTracesLost, err = builder.meter.Int64Counter(
+		"otelcol_receiver.comfyui.traces.lost",
+		metric.WithDescription("Traces of prompts that the receiver's or an exporter's queue refused, or that a connector dropped. [Development]"),
+		metric.WithUnit("{trace}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.ReceiverComfyuiUpstreamErrors, err = builder.meter.Int64Counter(

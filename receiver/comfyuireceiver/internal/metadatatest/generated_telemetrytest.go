@@ -37,6 +37,22 @@ func AssertEqualReceiverComfyuiDropped(t *testing.T, tt *componenttest.Telemetry
 	metricdatatest.AssertEqual(t, want, got, opts...)
 }
 
+func AssertEqualReceiverComfyuiEventsUnknown(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
+	want := metricdata.Metrics{
+		Name:        "otelcol_receiver.comfyui.events.unknown",
+		Description: "Text messages of types that the receiver does not know, which were relayed. Custom nodes and newer servers send them. [Development]",
+		Unit:        "{message}",
+		Data: metricdata.Sum[int64]{
+			Temporality: metricdata.CumulativeTemporality,
+			IsMonotonic: true,
+			DataPoints:  dps,
+		},
+	}
+	got, err := tt.GetMetric("otelcol_receiver.comfyui.events.unknown")
+	require.NoError(t, err)
+	metricdatatest.AssertEqual(t, want, got, opts...)
+}
+
 func AssertEqualReceiverComfyuiFolded(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_receiver.comfyui.folded",
@@ -72,7 +88,7 @@ func AssertEqualReceiverComfyuiFramesUnparsed(t *testing.T, tt *componenttest.Te
 func AssertEqualReceiverComfyuiPromptsUnfollowed(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_receiver.comfyui.prompts.unfollowed",
-		Description: "Prompts that were relayed and not followed, because too many were open or the body was too long, compressed or empty. [Development]",
+		Description: "Prompts that were relayed and not followed. limit - too many were open; long_id - an id exceeds 8 KiB; no_id - the server's answer has no id; unread - the body was too long, compressed or empty; unanswered - a kill cut the request off, and the server does not know it. [Development]",
 		Unit:        "{prompt}",
 		Data: metricdata.Sum[int64]{
 			Temporality: metricdata.CumulativeTemporality,
@@ -95,6 +111,38 @@ func AssertEqualReceiverComfyuiSocketsKept(t *testing.T, tt *componenttest.Telem
 		},
 	}
 	got, err := tt.GetMetric("otelcol_receiver.comfyui.sockets.kept")
+	require.NoError(t, err)
+	metricdatatest.AssertEqual(t, want, got, opts...)
+}
+
+func AssertEqualReceiverComfyuiStoreErrors(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
+	want := metricdata.Metrics{
+		Name:        "otelcol_receiver.comfyui.store.errors",
+		Description: "Failed attempts to store prompts. Prompts that are not stored are lost if the collector is killed. [Development]",
+		Unit:        "{attempt}",
+		Data: metricdata.Sum[int64]{
+			Temporality: metricdata.CumulativeTemporality,
+			IsMonotonic: true,
+			DataPoints:  dps,
+		},
+	}
+	got, err := tt.GetMetric("otelcol_receiver.comfyui.store.errors")
+	require.NoError(t, err)
+	metricdatatest.AssertEqual(t, want, got, opts...)
+}
+
+func AssertEqualReceiverComfyuiTracesLost(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
+	want := metricdata.Metrics{
+		Name:        "otelcol_receiver.comfyui.traces.lost",
+		Description: "Traces of prompts that the receiver's or an exporter's queue refused, or that a connector dropped. [Development]",
+		Unit:        "{trace}",
+		Data: metricdata.Sum[int64]{
+			Temporality: metricdata.CumulativeTemporality,
+			IsMonotonic: true,
+			DataPoints:  dps,
+		},
+	}
+	got, err := tt.GetMetric("otelcol_receiver.comfyui.traces.lost")
 	require.NoError(t, err)
 	metricdatatest.AssertEqual(t, want, got, opts...)
 }

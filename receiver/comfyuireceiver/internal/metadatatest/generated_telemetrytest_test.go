@@ -20,12 +20,18 @@ func TestSetupTelemetry(t *testing.T) {
 	require.NoError(t, err)
 	defer tb.Shutdown()
 	tb.ReceiverComfyuiDropped.Add(context.Background(), 1)
+	tb.ReceiverComfyuiEventsUnknown.Add(context.Background(), 1)
 	tb.ReceiverComfyuiFolded.Add(context.Background(), 1)
 	tb.ReceiverComfyuiFramesUnparsed.Add(context.Background(), 1)
 	tb.ReceiverComfyuiPromptsUnfollowed.Add(context.Background(), 1)
 	tb.ReceiverComfyuiSocketsKept.Record(context.Background(), 1)
+	tb.ReceiverComfyuiStoreErrors.Add(context.Background(), 1)
+	tb.ReceiverComfyuiTracesLost.Add(context.Background(), 1)
 	tb.ReceiverComfyuiUpstreamErrors.Add(context.Background(), 1)
 	AssertEqualReceiverComfyuiDropped(t, testTel,
+		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
+	AssertEqualReceiverComfyuiEventsUnknown(t, testTel,
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
 	AssertEqualReceiverComfyuiFolded(t, testTel,
@@ -38,6 +44,12 @@ func TestSetupTelemetry(t *testing.T) {
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
 	AssertEqualReceiverComfyuiSocketsKept(t, testTel,
+		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
+	AssertEqualReceiverComfyuiStoreErrors(t, testTel,
+		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
+	AssertEqualReceiverComfyuiTracesLost(t, testTel,
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
 	AssertEqualReceiverComfyuiUpstreamErrors(t, testTel,

@@ -34,9 +34,13 @@ const (
 	Unfinished Outcome = "unfinished"
 )
 
-// Node is the run of one node.
+// Node is one run of a node.
 type Node struct {
 	ID string
+	// Run counts the runs of the node: 0, and more in a loop.
+	Run int
+	// Blocked is true if the node was blocked on purpose (ExecutionBlocker).
+	Blocked bool
 	// Parent is the node that expanded into this one; Display is the node of the
 	// workflow that represents it.
 	Parent, Display string
@@ -51,10 +55,8 @@ type Prompt struct {
 	ID string
 	// Context is the root span's.
 	Context trace.SpanContext
-	// Execution is the id of the execution's span.
-	Execution trace.SpanID
-	Sizing    sizing.Sizing
-	Answer    protocol.Answer
+	Sizing  sizing.Sizing
+	Answer  protocol.Answer
 	// HTTPStatus is 0 for a prompt that was found in the queue or the history.
 	HTTPStatus int
 
@@ -67,33 +69,50 @@ type Prompt struct {
 	// Recovered prompts were found in the queue or the history; their nodes are unknown.
 	Recovered bool
 
+	// Slot is the prompt's place in the store; the store owns it.
+	Slot int
+
 	// known is true if an answer or the queue confirmed that it exists.
 	known bool
 	// states is true if the server sends progress_state.
 	states bool
 	// cancelled is true if a client requested its removal.
 	cancelled bool
-	announced bool             // its start was announced
-	seen      time.Time        // when it was mentioned last
-	next      *Prompt          // the same id, sent again
-	byID      map[string]*Node // of Nodes
+	// suspect is true if the server may have restarted since the prompt was accepted.
+	suspect   bool
+	announced bool      // its start was announced
+	seen      time.Time // when it was mentioned last
+	failures  int       // attempts to read its entry of the history
+	size      int       // bytes of the tracker's budget
+	maxNodes  int
+	// next is the same id, sent again; last is the end of that chain, set at its head.
+	next, last *Prompt
+	byID       map[string]*Node // of Nodes: the last run of each
+	isCached   map[string]bool  // of Cached
 }
 
 // Covered reports whether the request had a client id, so that the server sends the
 // messages about its nodes to that client.
 func (p *Prompt) Covered() bool { return p.Submission.ClientID != "" }
 
-// begin returns a node's run, which starts at the given time if it is new.
+// begin returns a node's last run, which starts at the given time if it is new. It is
+// not part of the prompt if there are too many.
 func (p *Prompt) begin(id string, at time.Time) *Node {
-	n := p.byID[id]
-	if n == nil {
-		n = &Node{ID: id, Start: at}
-		if p.byID == nil {
-			p.byID = map[string]*Node{}
-		}
-		p.byID[id] = n
-		p.Nodes = append(p.Nodes, n)
+	if n := p.byID[id]; n != nil {
+		return n
 	}
+	return p.add(&Node{ID: id, Start: at})
+}
+
+func (p *Prompt) add(n *Node) *Node {
+	if len(p.Nodes) >= p.maxNodes {
+		return n
+	}
+	if p.byID == nil {
+		p.byID = map[string]*Node{}
+	}
+	p.byID[n.ID] = n
+	p.Nodes = append(p.Nodes, n)
 	return n
 }
 
@@ -117,7 +136,10 @@ func (p *Prompt) observe(m *protocol.Message, now time.Time) {
 		p.start(at)
 	case protocol.ExecutionCached:
 		p.start(at)
-		p.Cached = m.Nodes
+		p.Cached, p.isCached = m.Nodes, make(map[string]bool, len(m.Nodes))
+		for _, id := range m.Nodes {
+			p.isCached[id] = true
+		}
 	case protocol.ProgressState:
 		p.start(now)
 		p.observeStates(m, now)
@@ -146,6 +168,12 @@ func (p *Prompt) observe(m *protocol.Message, now time.Time) {
 	case protocol.ExecutionSuccess:
 		p.end(Success, at)
 	case protocol.ExecutionError:
+		if m.Error.Type == protocol.Blocked {
+			// the other branches of the workflow go on
+			p.start(now)
+			p.begin(m.Node, now).Blocked = true
+			return
+		}
 		p.Failure = m.Error
 		p.end(Error, at)
 	case protocol.ExecutionInterrupted:
@@ -161,10 +189,15 @@ func (p *Prompt) observeStates(m *protocol.Message, now time.Time) {
 	p.states = true
 	for _, id := range slices.Sorted(maps.Keys(m.States)) { // in a fixed order
 		s := m.States[id]
-		if s.State == "pending" {
+		// an output that is cached is reported as finished
+		if s.State == "pending" || p.isCached[id] {
 			continue
 		}
 		n := p.begin(id, now)
+		if s.State == "running" && !n.End.IsZero() && p.Covered() {
+			// A loop. Messages without a client id come by several sockets, in any order.
+			n = p.add(&Node{ID: id, Run: n.Run + 1, Start: now})
+		}
 		n.Parent, n.Display = s.Parent, s.Display
 		if s.Max > 1 || s.Value > 0 {
 			n.Steps, n.StepsDone = max(n.Steps, s.Max), max(n.StepsDone, s.Value)

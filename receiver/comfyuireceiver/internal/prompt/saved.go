@@ -3,105 +3,116 @@
 package prompt
 
 import (
-	"context"
-	"crypto/rand"
 	"fmt"
 	"time"
 
-	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/sizing"
 )
 
-// Saved is the stored form of an open prompt, from which another process can follow it.
+// Saved is the stored form of a prompt, from which another process can follow it, or emit
+// its trace if it has ended.
 type Saved struct {
-	ID         string    `json:"id"`
-	Received   time.Time `json:"received"`
-	TraceID    string    `json:"trace_id"`
-	SpanID     string    `json:"span_id"`
-	ParentID   string    `json:"parent_id,omitempty"`
-	ClientID   string    `json:"client_id,omitempty"`
-	TaskClass  string    `json:"task_class,omitempty"`
-	TraceFlags byte      `json:"flags,omitempty"`
+	// ID is empty until the server has answered, unless the caller chose it.
+	ID       string    `json:"id"`
+	Received time.Time `json:"received"`
+	TraceID  string    `json:"trace_id"`
+	// SpanID is the root span's id; ParentID that of the caller's span.
+	SpanID     string `json:"span_id"`
+	ParentID   string `json:"parent_id,omitempty"`
+	TraceFlags byte   `json:"flags,omitempty"`
+	ClientID   string `json:"client_id,omitempty"`
+	// Content is the hash by which a prompt without an answer is found.
+	Content   uint64        `json:"content,omitempty"`
+	TaskClass string        `json:"task_class,omitempty"`
+	Workflow  string        `json:"workflow,omitempty"`
+	Sizing    sizing.Sizing `json:"sizing,omitzero"`
+	Nodes     [][3]string   `json:"nodes,omitempty"` // id, class, title
+	Path      string        `json:"path,omitempty"`
+
+	// Status and Answered are set with the server's answer.
+	Status   int       `json:"status,omitempty"`
+	Answered time.Time `json:"answered,omitzero"`
+	Number   float64   `json:"number,omitempty"`
+	Refused  []string  `json:"refused,omitempty"`
+
+	// Outcome and all below are set when the prompt has ended.
+	Outcome   Outcome        `json:"outcome,omitempty"`
+	Started   time.Time      `json:"started,omitzero"`
+	Ended     time.Time      `json:"ended,omitzero"`
+	Failure   protocol.Error `json:"failure,omitzero"`
+	Cached    []string       `json:"cached,omitempty"`
+	Runs      []Node         `json:"runs,omitempty"`
+	Outputs   map[string]int `json:"outputs,omitempty"`
+	Recovered bool           `json:"recovered,omitempty"`
 }
 
-func saved(p *Prompt) Saved {
+// maxSavedNodes bounds the nodes and runs that are stored of a prompt.
+const maxSavedNodes = 512
+
+// Save is the stored form of a prompt that has not been submitted yet, or has ended.
+func (p *Prompt) Save() Saved {
 	s := Saved{
 		ID: p.ID, Received: p.Received, TraceID: p.Context.TraceID().String(), SpanID: p.Context.SpanID().String(),
-		ClientID: p.Submission.ClientID, TaskClass: p.Submission.TaskClass, TraceFlags: byte(p.Context.TraceFlags()),
+		TraceFlags: byte(p.Context.TraceFlags()), ClientID: p.Submission.ClientID, Content: p.Submission.Content,
+		TaskClass: p.Submission.TaskClass, Workflow: p.Submission.Workflow, Sizing: p.Sizing, Path: p.Path,
+		Status: p.HTTPStatus, Answered: p.Answered, Number: p.Answer.Number, Refused: p.Answer.Refused,
+		Outcome: p.Outcome, Recovered: p.Recovered,
+	}
+	if s.ID == "" {
+		s.ID = p.Submission.PromptID
 	}
 	if p.Parent.IsValid() {
 		s.ParentID = p.Parent.SpanID().String()
 	}
+	for _, n := range p.Submission.Nodes[:min(len(p.Submission.Nodes), maxSavedNodes)] {
+		s.Nodes = append(s.Nodes, [3]string{n.ID, n.Class, n.Title})
+	}
+	if p.Outcome == "" {
+		return s
+	}
+	s.Started, s.Ended, s.Failure, s.Cached, s.Outputs = p.Started, p.Ended, p.Failure, p.Cached, p.Outputs
+	for _, n := range p.Nodes[:min(len(p.Nodes), maxSavedNodes)] {
+		s.Runs = append(s.Runs, *n)
+	}
 	return s
 }
 
-// Discovery is what was stored of the prompt. Its contexts are invalid if the stored
-// ids are.
-func (s *Saved) Discovery() Discovery {
-	submission := protocol.Submission{PromptID: s.ID, ClientID: s.ClientID, TaskClass: s.TaskClass}
-	return Discovery{Request{Submission: submission, Parent: s.context(s.ParentID)}, s.Received, s.context(s.SpanID)}
+// SaveAnswered is the stored form of a prompt that the server has accepted.
+func (p *Prompt) SaveAnswered(now time.Time, status int, a protocol.Answer) Saved {
+	s := p.Save()
+	s.ID, s.Status, s.Answered, s.Number, s.Refused = a.PromptID, status, now, a.Number, a.Refused
+	return s
+}
+
+// Prompt is the prompt that was stored. Its contexts are invalid if the stored ids are.
+func (s *Saved) Prompt() *Prompt {
+	p := &Prompt{
+		Request: Request{Submission: s.submission(), Path: s.Path, Parent: s.context(s.ParentID)},
+		ID:      s.ID, Context: s.context(s.SpanID), Sizing: s.Sizing,
+		Answer:     protocol.Answer{PromptID: s.ID, Number: s.Number, Refused: s.Refused},
+		HTTPStatus: s.Status, Received: s.Received, Answered: s.Answered, Started: s.Started, Ended: s.Ended,
+		Outcome: s.Outcome, Failure: s.Failure, Cached: s.Cached, Outputs: s.Outputs, Recovered: s.Recovered || s.Outcome == "",
+	}
+	if p.Answered.IsZero() {
+		p.Answered = p.Received
+	}
+	for i := range s.Runs {
+		p.Nodes = append(p.Nodes, &s.Runs[i])
+	}
+	return p
+}
+
+func (s *Saved) submission() protocol.Submission {
+	sub := protocol.Submission{PromptID: s.ID, ClientID: s.ClientID, TaskClass: s.TaskClass, Workflow: s.Workflow, Content: s.Content}
+	for _, n := range s.Nodes {
+		sub.Nodes = append(sub.Nodes, protocol.Node{ID: n[0], Class: n[1], Title: n[2]})
+	}
+	return sub
 }
 
 func (s *Saved) context(spanID string) trace.SpanContext {
 	return ParseTraceparent(fmt.Sprintf("00-%s-%s-%02x", s.TraceID, spanID, s.TraceFlags))
-}
-
-// ParseTraceparent reads a span's context from its W3C form. It is invalid if the text is.
-func ParseTraceparent(text string) trace.SpanContext {
-	ctx := propagation.TraceContext{}.Extract(context.Background(), propagation.MapCarrier{"traceparent": text})
-	return trace.SpanContextFromContext(ctx)
-}
-
-// newContext is the context of a new span under a parent, or of a new trace.
-func newContext(parent trace.SpanContext) trace.SpanContext {
-	config := trace.SpanContextConfig{TraceID: parent.TraceID(), TraceFlags: parent.TraceFlags(), TraceState: parent.TraceState()}
-	if !parent.IsValid() {
-		config.TraceFlags = trace.FlagsSampled
-		_, _ = rand.Read(config.TraceID[:]) // never fails
-	}
-	config.SpanID = NewSpanID()
-	return trace.NewSpanContext(config)
-}
-
-// NewSpanID is a random span id.
-func NewSpanID() (id trace.SpanID) {
-	_, _ = rand.Read(id[:]) // never fails
-	return id
-}
-
-// Recent holds the newest ids, up to a fixed number.
-type Recent struct {
-	max   int
-	known map[string]bool
-	order []string // oldest first
-}
-
-// NewRecent holds max ids, beginning with those given.
-func NewRecent(max int, ids ...string) *Recent {
-	r := &Recent{max: max, known: map[string]bool{}, order: []string{}} // stored as [], since null means a first run
-	for _, id := range ids {
-		r.Add(id)
-	}
-	return r
-}
-
-// Has reports whether an id is held.
-func (r *Recent) Has(id string) bool { return r.known[id] }
-
-// IDs are all ids, the oldest first. They are valid until the next Add.
-func (r *Recent) IDs() []string { return r.order }
-
-// Add adds an id unless it is held, and drops the oldest one beyond the limit.
-func (r *Recent) Add(id string) {
-	if r.known[id] {
-		return
-	}
-	r.known[id] = true
-	r.order = append(r.order, id)
-	if len(r.order) > r.max {
-		delete(r.known, r.order[0])
-		r.order = r.order[1:]
-	}
 }

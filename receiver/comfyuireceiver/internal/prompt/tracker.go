@@ -4,7 +4,6 @@ package prompt
 
 import (
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
@@ -13,25 +12,40 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/sizing"
 )
 
-// Limits bound what a tracker holds.
+// Limits bound what a tracker holds. Prompts beyond them run as usual and are not followed.
 type Limits struct {
-	// Open is how many prompts are followed at a time. Prompts beyond it run as usual and
-	// are not followed.
+	// Open is how many prompts are followed at a time, those without an answer included.
 	Open int
+	// Bytes is about how much memory what is known of them may take.
+	Bytes int
+	// Nodes is how many runs of nodes are followed of a prompt.
+	Nodes int
 	// Early is how long messages are kept about prompts that were not submitted here.
 	Early time.Duration
 }
 
+// Why a prompt is not followed.
+const (
+	// LimitReached: more prompts are open than Limits allows.
+	LimitReached = "limit"
+	// NoID: the server accepted the prompt and its answer has no id that can be read.
+	NoID = "no_id"
+	// LongID: an id is longer than [protocol.MaxID].
+	LongID = "long_id"
+)
+
 // Observer receives what a tracker finds out. Its methods are called from the goroutine
-// of the call that caused them, with no lock held, and must not block.
+// of the call that caused them, with no lock held.
 type Observer interface {
-	// PromptEnded is called once for each prompt, in the order of their ends.
+	// PromptEnded is called once for each prompt, in the order of their ends. It must not
+	// block.
 	PromptEnded(*Prompt)
 	// ExecutionStarted is called once for each prompt whose execution starts, unless it
-	// ends at the same time.
+	// ends at the same time. It must not block.
 	ExecutionStarted(Execution)
-	// PromptUnfollowed is called for each prompt beyond Limits.Open.
-	PromptUnfollowed()
+	// PromptUnfollowed is called for each prompt that is not followed, with the reason. The
+	// prompt is nil if it was not followed from the beginning.
+	PromptUnfollowed(p *Prompt, reason string)
 }
 
 // Execution is the start of a prompt's execution.
@@ -50,14 +64,6 @@ type Request struct {
 	Parent trace.SpanContext
 }
 
-// Discovery is a prompt that was found in the queue, the history or the storage.
-type Discovery struct {
-	Request  // with the submission's PromptID
-	Received time.Time
-	// Context is the root span's context if it is known.
-	Context trace.SpanContext
-}
-
 // Tracker follows all open prompts of one server. Its methods may be called from
 // any goroutine.
 type Tracker struct {
@@ -65,14 +71,17 @@ type Tracker struct {
 	sizer    *sizing.Sizer
 	observer Observer
 
-	// version changes with the set of open prompts.
-	version atomic.Uint64
-
 	// mu guards everything declared below.
-	mu       sync.Mutex
-	open     map[string]*Prompt
+	mu   sync.Mutex
+	open map[string]*Prompt
+	// ofClient counts the known open prompts by client id.
+	ofClient map[string]int
+	count    int // open prompts, those sent again under the same id included
+	bytes    int
 	inFlight int // requests without an answer
-	finished *Recent
+	// unanswered are the requests that were given up at shutdown.
+	unanswered []*Prompt
+	finished   *Recent
 }
 
 // maxFinished bounds the ids of ended prompts that are remembered, so that delayed
@@ -81,18 +90,41 @@ const maxFinished = 16384
 
 // NewTracker makes a tracker.
 func NewTracker(limits Limits, sizer *sizing.Sizer, observer Observer) *Tracker {
-	return &Tracker{limits: limits, sizer: sizer, observer: observer, open: map[string]*Prompt{}, finished: NewRecent(maxFinished)}
+	return &Tracker{
+		limits: limits, sizer: sizer, observer: observer,
+		open: map[string]*Prompt{}, ofClient: map[string]int{}, finished: NewRecent(maxFinished),
+	}
 }
 
 // Submit records a request before it is sent to the server, since messages about the
-// prompt may arrive before the answer. Each Submit must be followed by one Answer.
+// prompt may arrive before the answer. It returns nil if the prompt is not followed; else
+// one Answer must follow.
 func (t *Tracker) Submit(now time.Time, r Request) *Prompt {
-	t.mu.Lock()
-	t.inFlight++
-	t.mu.Unlock()
-	p := &Prompt{Request: r, Received: now, Context: newContext(r.Parent), Execution: NewSpanID()}
+	p := &Prompt{Request: r, Received: now, Context: newContext(r.Parent), maxNodes: t.limits.Nodes}
+	reason := ""
+	if r.Submission.HasLongID() {
+		reason = LongID
+	}
 	p.Sizing = t.sizer.Of(&p.Submission)
+	p.size = p.Submission.Size()
+	t.mu.Lock()
+	if reason == "" && !t.fits(p.size) {
+		reason = LimitReached
+	}
+	if reason == "" {
+		t.inFlight++
+		t.bytes += p.size
+	}
+	t.mu.Unlock()
+	if reason != "" {
+		t.observer.PromptUnfollowed(nil, reason)
+		return nil
+	}
 	return p
+}
+
+func (t *Tracker) fits(size int) bool {
+	return t.count+t.inFlight < t.limits.Open && t.bytes+size <= t.limits.Bytes
 }
 
 // Answer records the server's answer to a request; the status is 502 if there was none.
@@ -101,58 +133,104 @@ func (t *Tracker) Answer(p *Prompt, now time.Time, status int, a protocol.Answer
 	p.ID = a.PromptID
 	t.mu.Lock()
 	t.inFlight--
-	if status >= 300 || p.ID == "" {
-		t.mu.Unlock()
-		p.Outcome, p.Ended = Rejected, now
-		if status >= 500 || status == 0 {
-			// the server failed, or could not be reached
-			p.Outcome = Error
-		}
-		p.Failure = a.Error
-		t.ended(p)
+	if status < 300 && p.ID != "" && len(p.ID) <= protocol.MaxID {
+		t.accept(p, now)
 		return
 	}
+	t.bytes -= p.size
+	t.mu.Unlock()
+	switch {
+	case len(p.ID) > protocol.MaxID:
+		t.observer.PromptUnfollowed(p, LongID)
+		return
+	case status < 300:
+		t.observer.PromptUnfollowed(p, NoID)
+		return
+	case status >= 500 || status == 0:
+		// the server failed, or could not be reached
+		p.end(Error, now)
+	default:
+		p.end(Rejected, now)
+	}
+	p.Failure = a.Error
+	t.ended(p)
+}
+
+// Unanswered takes the place of Answer for a request that is given up because the receiver
+// shuts down.
+func (t *Tracker) Unanswered(p *Prompt) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.inFlight--
+	t.bytes -= p.size
+	t.unanswered = append(t.unanswered, p)
+}
+
+// accept opens a prompt. It releases the lock, which the caller holds.
+func (t *Tracker) accept(p *Prompt, now time.Time) {
+	p.known, p.seen = true, now
 	early := t.open[p.ID]
 	switch {
-	case early == nil && len(t.open) >= t.limits.Open:
-		t.mu.Unlock()
-		t.observer.PromptUnfollowed()
-		return
 	case early != nil && early.known: // the caller chose an id that is already open
-		for early.next != nil {
-			early = early.next
+		if early.last == nil {
+			early.last = early
 		}
-		p.known, p.seen = true, now
-		early.next = p
+		early.last.next = p
+		early.last = p
+		t.opened(p)
 		t.mu.Unlock()
 		return
 	case early != nil: // messages came before the answer
-		p.Started, p.Ended, p.Cached, p.Nodes, p.byID = early.Started, early.Ended, early.Cached, early.Nodes, early.byID
+		t.count--
+		p.size += early.size
+		p.Started, p.Ended, p.Cached, p.Nodes, p.byID, p.isCached = early.Started, early.Ended, early.Cached, early.Nodes, early.byID, early.isCached
 		p.Outputs, p.Outcome, p.Failure, p.states = early.Outputs, early.Outcome, early.Failure, early.states
 	}
-	p.known, p.seen = true, now
 	t.open[p.ID] = p
-	t.version.Add(1)
+	t.opened(p)
 	t.unlock(p)
 }
 
+// opened counts a known prompt that was opened, closed one that is no longer open.
+func (t *Tracker) opened(p *Prompt) {
+	t.count++
+	t.ofClient[p.Submission.ClientID]++
+}
+
+func (t *Tracker) closed(p *Prompt) {
+	t.count--
+	t.bytes -= p.size
+	id := p.Submission.ClientID
+	if t.ofClient[id]--; t.ofClient[id] <= 0 {
+		delete(t.ofClient, id)
+	}
+}
+
+// runSize is about how much memory a node's run takes, in bytes.
+const runSize = 256
+
 // Message applies a message of the server.
 func (t *Tracker) Message(now time.Time, m *protocol.Message) {
-	if m.PromptID == "" {
+	if m.PromptID == "" || len(m.PromptID) > protocol.MaxID {
 		return
 	}
 	t.mu.Lock()
 	p := t.open[m.PromptID]
 	if p == nil {
-		if t.finished.Has(m.PromptID) || t.inFlight == 0 || len(t.open) >= t.limits.Open {
+		if t.finished.Has(m.PromptID) || t.inFlight == 0 || t.count >= t.limits.Open {
 			t.mu.Unlock()
 			return
 		}
-		p = &Prompt{ID: m.PromptID}
+		p = &Prompt{ID: m.PromptID, maxNodes: t.limits.Nodes}
 		t.open[p.ID] = p
+		t.count++
 	}
 	if p.Outcome == "" {
+		before := len(p.Nodes)
 		p.observe(m, now)
+		grown := (len(p.Nodes) - before) * runSize
+		p.size += grown
+		t.bytes += grown
 	}
 	t.unlock(p)
 }
@@ -161,7 +239,10 @@ func (t *Tracker) Message(now time.Time, m *protocol.Message) {
 func (t *Tracker) unlock(p *Prompt) {
 	starts := p.known && !p.announced && !p.Started.IsZero() && p.Outcome == ""
 	p.announced = p.announced || starts
-	started := Execution{ID: p.ID, Context: p.Context.WithSpanID(p.Execution), Start: p.Started}
+	var started Execution
+	if starts {
+		started = Execution{ID: p.ID, Context: p.Context.WithSpanID(p.SpanID(ExecutionSpan, 0)), Start: p.Started}
+	}
 	ends := t.close(p)
 	t.mu.Unlock()
 	if starts {
@@ -182,9 +263,12 @@ func (t *Tracker) close(p *Prompt) bool {
 	if !p.known || p.Outcome == "" || t.open[p.ID] != p {
 		return false
 	}
-	t.version.Add(1)
+	t.closed(p)
 	if p.next != nil {
 		t.open[p.ID] = p.next
+		if p.last != p.next {
+			p.next.last = p.last
+		}
 	} else {
 		delete(t.open, p.ID)
 		t.finished.Add(p.ID)
@@ -192,145 +276,39 @@ func (t *Tracker) close(p *Prompt) bool {
 	return true
 }
 
-// Recover begins to follow a prompt that was discovered, unless it is known.
-func (t *Tracker) Recover(now time.Time, d Discovery) {
+// Has reports whether a prompt is open or has ended, by its id. It implements
+// [protocol.Known].
+func (t *Tracker) Has(id string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	id := d.Submission.PromptID
-	if t.open[id] != nil || t.finished.Has(id) || len(t.open) >= t.limits.Open {
-		return
-	}
-	if !d.Context.IsValid() {
-		d.Context = newContext(d.Parent)
-	}
-	t.version.Add(1)
-	t.open[id] = &Prompt{
-		ID: id, Request: d.Request, Sizing: t.sizer.Of(&d.Submission), Received: d.Received, Answered: d.Received,
-		Context: d.Context, Execution: NewSpanID(), Recovered: true, known: true, seen: now,
-	}
-}
-
-// Remove records a client's request to remove prompts from the queue.
-func (t *Tracker) Remove(r protocol.Removal) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if r.Clear {
-		for _, p := range t.open {
-			p.cancelled = p.cancelled || p.Started.IsZero()
-		}
-	}
-	for _, id := range r.Delete {
-		if p := t.open[id]; p != nil && p.Started.IsZero() {
-			p.cancelled = true
-		}
-	}
-}
-
-// Open lists the known prompts that the server must be asked about: no message has
-// mentioned them since a time, or none will.
-func (t *Tracker) Open(quietSince time.Time) (ids []string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for id, p := range t.open {
-		if p.known && (!p.seen.After(quietSince) || !p.Covered() || p.cancelled) {
-			ids = append(ids, id)
-		}
-	}
-	return ids
-}
-
-// OpenCount counts the prompts that are followed.
-func (t *Tracker) OpenCount() int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return len(t.open)
-}
-
-// OpenOf counts the open prompts of a client id.
-func (t *Tracker) OpenOf(clientID string) (n int) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, p := range t.open {
-		if p.Submission.ClientID == clientID && p.Outcome == "" {
-			n++
-		}
-	}
-	return n
-}
-
-// Version changes whenever a prompt is opened or ends.
-func (t *Tracker) Version() uint64 { return t.version.Load() }
-
-// Save returns all open prompts, to be stored.
-func (t *Tracker) Save() (all []Saved) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, p := range t.open {
-		if p.known {
-			all = append(all, saved(p))
-		}
-	}
-	return all
-}
-
-// Settled ends a prompt by its entry in the server's history. Times are the server's.
-func (t *Tracker) Settled(now time.Time, f *protocol.Finished) {
-	t.end(f.PromptID, func(p *Prompt) { p.settleBy(f, now) })
-}
-
-// Missing ends a prompt that is neither in the server's queue nor in its history. A
-// prompt that had not started is taken to be removed from the queue, unless the server
-// was unreachable in between.
-func (t *Tracker) Missing(now time.Time, id string, wasUnreachable bool) {
-	t.end(id, func(p *Prompt) {
-		if !p.cancelled && (wasUnreachable || !p.Started.IsZero()) {
-			p.end(Lost, now)
-		} else {
-			p.end(Cancelled, now)
-		}
-	})
-}
-
-// end ends a prompt that is known and open.
-func (t *Tracker) end(id string, apply func(*Prompt)) {
-	t.mu.Lock()
 	p := t.open[id]
-	if p == nil || !p.known || p.Outcome != "" {
-		t.mu.Unlock()
-		return
-	}
-	apply(p)
-	t.unlock(p)
+	return p != nil && p.known || t.finished.Has(id)
 }
 
-// Expire drops messages about prompts that were not submitted here.
-func (t *Tracker) Expire(now time.Time) {
+// Recover begins to follow a prompt that was found in the queue or the history, or was
+// stored by another process, unless it is known. It reports whether it does.
+func (t *Tracker) Recover(now time.Time, p *Prompt) bool {
+	p.Recovered, p.known, p.seen, p.maxNodes = true, true, now, t.limits.Nodes
+	if p.Sizing == (sizing.Sizing{}) {
+		p.Sizing = t.sizer.Of(&p.Submission)
+	}
+	p.size = p.Submission.Size()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for id, p := range t.open {
-		if !p.known && now.Sub(p.seen) > t.limits.Early {
-			delete(t.open, id)
-		}
+	if t.open[p.ID] != nil || t.finished.Has(p.ID) || p.ID == "" || !t.fits(p.size) {
+		return false
 	}
+	t.bytes += p.size
+	t.open[p.ID] = p
+	t.opened(p)
+	return true
 }
 
-// Shutdown ends all open prompts as unfinished.
-func (t *Tracker) Shutdown(now time.Time) {
-	t.mu.Lock()
-	var all []*Prompt
-	for id, p := range t.open {
-		for ; p != nil; p = p.next {
-			if p.known {
-				p.end(Unfinished, now)
-				all = append(all, p)
-			}
-		}
-		delete(t.open, id)
-		t.finished.Add(id)
-	}
-	t.version.Add(1)
-	t.mu.Unlock()
-	for _, p := range all {
-		t.ended(p)
+// Discovered is a prompt that was found in the queue or the history.
+func Discovered(s *protocol.Submission, accepted time.Time) *Prompt {
+	parent := ParseTraceparent(s.Traceparent)
+	return &Prompt{
+		Request: Request{Submission: *s, Parent: parent}, ID: s.PromptID, Context: contextOf(parent, s.PromptID, accepted),
+		Received: accepted, Answered: accepted,
 	}
 }

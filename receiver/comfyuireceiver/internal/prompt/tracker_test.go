@@ -29,11 +29,11 @@ func (o *observer) PromptEnded(p *Prompt) {
 		o.ended(p)
 	}
 }
-func (o *observer) ExecutionStarted(x Execution) { o.started = append(o.started, x) }
-func (o *observer) PromptUnfollowed()            { o.unfollowed++ }
+func (o *observer) ExecutionStarted(x Execution)     { o.started = append(o.started, x) }
+func (o *observer) PromptUnfollowed(*Prompt, string) { o.unfollowed++ }
 
 func newTracker(open int, o Observer) *Tracker {
-	return NewTracker(Limits{Open: open, Early: time.Second}, &sizing.Sizer{}, o)
+	return NewTracker(Limits{Open: open, Bytes: 1 << 20, Nodes: 100, Early: time.Second}, &sizing.Sizer{}, o)
 }
 
 // step is one thing that happens to one prompt.
@@ -162,7 +162,10 @@ func TestEveryPromptEndsOnceWhateverHappens(t *testing.T) {
 			}
 		}
 		for i := range prompts { // the history ends what the sockets did not
-			tracker.Missing(now, fmt.Sprint("p", i), seed.IntN(2) == 0)
+			if seed.IntN(2) == 0 {
+				tracker.Suspect()
+			}
+			tracker.Missing(now, fmt.Sprint("p", i))
 		}
 		tracker.Expire(now.Add(time.Hour))
 		assert.Zero(t, tracker.OpenCount(), "run %d", run)
@@ -193,15 +196,78 @@ func TestIDThatIsSentTwiceGivesTwoTracesOneAfterTheOther(t *testing.T) {
 	assert.Zero(t, tr.OpenCount())
 }
 
+func submit(t *Tracker, now time.Time, id string) *Prompt {
+	p := t.Submit(now, Request{Submission: protocol.Submission{ClientID: "c"}, Path: "/prompt"})
+	if p != nil {
+		t.Answer(p, now, 200, protocol.Answer{PromptID: id})
+	}
+	return p
+}
+
 func TestPromptsBeyondTheLimitAreNotFollowed(t *testing.T) {
 	o := &observer{}
 	tr := newTracker(2, o)
 	for i := range 5 {
-		p := tr.Submit(time.Now(), Request{Submission: protocol.Submission{}, Path: "/prompt"})
-		tr.Answer(p, time.Now(), 200, protocol.Answer{PromptID: fmt.Sprint(i)})
+		submit(tr, time.Now(), fmt.Sprint(i))
 	}
 	assert.Equal(t, 2, tr.OpenCount())
 	assert.Equal(t, 3, o.unfollowed)
+}
+
+// One id over and over must not get around the limit, and must not make each prompt dearer
+// than the one before.
+func TestPromptsOfOneIDCountTowardsTheLimit(t *testing.T) {
+	o := &observer{}
+	tr := newTracker(100, o)
+	for range 40_000 {
+		submit(tr, time.Now(), "x")
+	}
+	assert.Equal(t, 100, tr.OpenCount())
+	assert.Equal(t, 39_900, o.unfollowed)
+	assert.Equal(t, 100, tr.OpenOf("c"))
+	for range 100 {
+		tr.Message(time.Now(), &protocol.Message{Kind: protocol.ExecutionStart, PromptID: "x"})
+		tr.Message(time.Now(), &protocol.Message{Kind: protocol.ExecutionSuccess, PromptID: "x"})
+	}
+	assert.Zero(t, tr.OpenCount())
+	assert.Zero(t, tr.OpenOf("c"))
+	assert.Zero(t, tr.bytes)
+}
+
+func TestPromptsBeyondTheMemoryAreNotFollowed(t *testing.T) {
+	o := &observer{}
+	tr := NewTracker(Limits{Open: 1000, Bytes: 10_000, Nodes: 10}, &sizing.Sizer{}, o)
+	large := protocol.Submission{Nodes: []protocol.Node{{Title: string(make([]byte, 4000))}}}
+	for i := range 5 {
+		if p := tr.Submit(time.Now(), Request{Submission: large}); p != nil {
+			tr.Answer(p, time.Now(), 200, protocol.Answer{PromptID: fmt.Sprint(i)})
+		}
+	}
+	assert.Equal(t, 2, tr.OpenCount())
+	assert.Equal(t, 3, o.unfollowed)
+	for i := range 2 {
+		tr.Missing(time.Now(), fmt.Sprint(i))
+	}
+	assert.Zero(t, tr.bytes)
+}
+
+func TestIDsThatAreTooLongAreNotFollowed(t *testing.T) {
+	o := &observer{}
+	tr := newTracker(10, o)
+	long := string(make([]byte, protocol.MaxID+1))
+	assert.Nil(t, tr.Submit(time.Now(), Request{Submission: protocol.Submission{ClientID: long}}))
+	submit(tr, time.Now(), long)
+	assert.Equal(t, 2, o.unfollowed)
+	assert.Zero(t, tr.OpenCount())
+	assert.Zero(t, tr.bytes)
+}
+
+// B2: a server that accepts a prompt with an answer that cannot be read has not rejected it.
+func TestAnAnswerWithoutAnIDIsNoRejection(t *testing.T) {
+	o := &observer{ended: func(p *Prompt) { t.Errorf("it ended as %s", p.Outcome) }}
+	tr := newTracker(10, o)
+	tr.Answer(tr.Submit(time.Now(), Request{}), time.Now(), 200, protocol.Answer{})
+	assert.Equal(t, 1, o.unfollowed)
 }
 
 func TestPromptOfAServerThatForgotIsLostAndOneThatWasDeletedCancelled(t *testing.T) {
@@ -209,16 +275,176 @@ func TestPromptOfAServerThatForgotIsLostAndOneThatWasDeletedCancelled(t *testing
 	tr := newTracker(10, &observer{ended: func(p *Prompt) { outcomes[p.ID] = p.Outcome }})
 	now := time.Now()
 	for _, id := range []string{"deleted", "waiting", "running", "restarted"} {
-		p := tr.Submit(now, Request{Submission: protocol.Submission{ClientID: "c"}, Path: "/prompt"})
-		tr.Answer(p, now, 200, protocol.Answer{PromptID: id})
+		submit(tr, now, id)
 	}
 	tr.Message(now, &protocol.Message{Kind: protocol.ExecutionStart, PromptID: "running"})
 	tr.Remove(protocol.Removal{Delete: []string{"deleted", "running"}})
-	tr.Missing(now, "deleted", true)
-	tr.Missing(now, "waiting", false)
-	tr.Missing(now, "running", false)
-	tr.Missing(now, "restarted", true)
+	tr.Missing(now, "waiting")
+	tr.Missing(now, "running")
+	tr.Suspect()
+	tr.Missing(now, "deleted")
+	tr.Missing(now, "restarted")
 	assert.Equal(t, map[string]Outcome{"deleted": Cancelled, "waiting": Cancelled, "running": Lost, "restarted": Lost}, outcomes)
+}
+
+// B4: all prompts that were open when the server went away are lost, not only the first one
+// that is settled; those that it still has and those that came later are not.
+func TestEveryPromptOfAServerThatRestartedIsLost(t *testing.T) {
+	outcomes := map[string]Outcome{}
+	tr := newTracker(10, &observer{ended: func(p *Prompt) { outcomes[p.ID] = p.Outcome }})
+	now := time.Now()
+	for i := range 5 {
+		submit(tr, now, fmt.Sprint("pending", i))
+	}
+	submit(tr, now, "still there")
+	tr.Suspect()
+	tr.Confirm("still there")
+	submit(tr, now, "later")
+	for _, id := range []string{"pending0", "pending1", "pending2", "pending3", "pending4", "still there", "later"} {
+		tr.Missing(now, id)
+	}
+	assert.Equal(t, map[string]Outcome{
+		"pending0": Lost, "pending1": Lost, "pending2": Lost, "pending3": Lost, "pending4": Lost, "still there": Cancelled, "later": Cancelled,
+	}, outcomes)
+}
+
+// S3: a prompt whose entry cannot be read is given up after a few attempts.
+func TestAPromptThatCannotBeReadIsGivenUp(t *testing.T) {
+	var ended *Prompt
+	tr := newTracker(10, &observer{ended: func(p *Prompt) { ended = p }})
+	submit(tr, time.Now(), "x")
+	for range maxFailures {
+		require.Nil(t, ended)
+		tr.Unreadable(time.Now(), "x")
+	}
+	require.NotNil(t, ended)
+	assert.Equal(t, Lost, ended.Outcome)
+	assert.NotEmpty(t, ended.Failure.Message)
+}
+
+// B3: a node that is blocked on purpose ends nothing.
+func TestABlockedNodeDoesNotEndThePrompt(t *testing.T) {
+	var ended *Prompt
+	tr := newTracker(10, &observer{ended: func(p *Prompt) { ended = p }})
+	begin := time.Now()
+	submit(tr, begin, "x")
+	for s, m := range []protocol.Message{
+		{Kind: protocol.ExecutionStart},
+		{Kind: protocol.ExecutionError, Node: "3", Error: protocol.Error{Type: protocol.Blocked, NodeID: "3", Message: "no mask found"}},
+		{Kind: protocol.Executing, Node: "4"},
+		{Kind: protocol.ExecutionSuccess},
+	} {
+		require.Nil(t, ended)
+		m.PromptID = "x"
+		tr.Message(begin.Add(time.Duration(s)*time.Second), &m)
+	}
+	require.NotNil(t, ended)
+	assert.Equal(t, Success, ended.Outcome)
+	require.Len(t, ended.Nodes, 2)
+	assert.True(t, ended.Nodes[0].Blocked)
+	assert.Empty(t, ended.Failure)
+}
+
+func TestACachedOutputIsNotExecuted(t *testing.T) {
+	var ended *Prompt
+	tr := newTracker(10, &observer{ended: func(p *Prompt) { ended = p }})
+	submit(tr, time.Now(), "x")
+	for _, m := range []protocol.Message{
+		{Kind: protocol.ExecutionStart},
+		{Kind: protocol.ExecutionCached, Nodes: []string{"1", "3"}},
+		{Kind: protocol.ProgressState, States: map[string]protocol.NodeState{"3": {State: "finished"}, "2": {State: "running"}}},
+		{Kind: protocol.ExecutionSuccess},
+	} {
+		m.PromptID = "x"
+		tr.Message(time.Now(), &m)
+	}
+	require.Len(t, ended.Nodes, 1)
+	assert.Equal(t, "2", ended.Nodes[0].ID)
+}
+
+func TestTheRunsOfNodesAreBound(t *testing.T) {
+	var ended *Prompt
+	tr := newTracker(10, &observer{ended: func(p *Prompt) { ended = p }})
+	submit(tr, time.Now(), "x")
+	for i := range 1000 {
+		tr.Message(time.Now(), &protocol.Message{Kind: protocol.Executing, Node: fmt.Sprint(i), PromptID: "x"})
+	}
+	tr.Message(time.Now(), &protocol.Message{Kind: protocol.ExecutionSuccess, PromptID: "x"})
+	assert.Len(t, ended.Nodes, 100)
+}
+
+// Loops are announced for servers newer than those that were run here: each run of a node
+// has a span of its own.
+func TestUnverifiedANodeThatRunsAgainHasTwoRuns(t *testing.T) {
+	var ended *Prompt
+	tr := newTracker(10, &observer{ended: func(p *Prompt) { ended = p }})
+	begin := time.Now()
+	submit(tr, begin, "x")
+	for s, state := range []string{"running", "finished", "running", "finished"} {
+		tr.Message(begin.Add(time.Duration(s)*time.Second), &protocol.Message{
+			Kind: protocol.ProgressState, PromptID: "x", States: map[string]protocol.NodeState{"5": {State: state}},
+		})
+	}
+	tr.Message(begin.Add(9*time.Second), &protocol.Message{Kind: protocol.ExecutionSuccess, PromptID: "x"})
+	require.Len(t, ended.Nodes, 2)
+	for run, n := range ended.Nodes {
+		assert.Equal(t, "5", n.ID)
+		assert.Equal(t, run, n.Run)
+		assert.Equal(t, time.Second, n.End.Sub(n.Start))
+	}
+	assert.NotEqual(t, ended.SpanID("5", 0), ended.SpanID("5", 1))
+}
+
+// What another process makes of a stored prompt is the same trace.
+func TestAStoredPromptHasTheSameSpans(t *testing.T) {
+	for name, end := range map[string]bool{"open": false, "ended": true} {
+		t.Run(name, func(t *testing.T) {
+			var ended *Prompt
+			tr := newTracker(10, &observer{ended: func(p *Prompt) { ended = p }})
+			begin := time.Now().Round(0)
+			sub := protocol.Submission{ClientID: "c", Content: 1<<64 - 1, Workflow: "w", TaskClass: "people", Nodes: []protocol.Node{{ID: "5", Class: "KSampler", Title: "t"}}}
+			parent := ParseTraceparent("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+			p := tr.Submit(begin, Request{Submission: sub, Path: "/prompt", Parent: parent})
+			saved := p.SaveAnswered(begin.Add(time.Second), 200, protocol.Answer{PromptID: "x", Number: 3})
+			tr.Answer(p, begin.Add(time.Second), 200, protocol.Answer{PromptID: "x", Number: 3})
+			if end {
+				for s, m := range []protocol.Message{{Kind: protocol.ExecutionStart}, {Kind: protocol.Executing, Node: "5"}, {Kind: protocol.ExecutionError, Error: protocol.Error{NodeID: "5", Type: "X", Message: "m"}}} {
+					m.PromptID = "x"
+					tr.Message(begin.Add(time.Duration(s+2)*time.Second), &m)
+				}
+				saved = ended.Save()
+			}
+			raw, err := json.Marshal(saved)
+			require.NoError(t, err)
+			var read Saved
+			require.NoError(t, json.Unmarshal(raw, &read))
+			again := read.Prompt()
+			assert.Equal(t, p.ID, again.ID)
+			assert.Equal(t, p.Context.TraceID(), again.Context.TraceID())
+			assert.Equal(t, p.Context.SpanID(), again.Context.SpanID())
+			assert.Equal(t, parent.SpanID(), again.Parent.SpanID())
+			assert.Equal(t, p.SpanID("5", 0), again.SpanID("5", 0))
+			assert.Equal(t, p.SpanID(ExecutionSpan, 0), again.SpanID(ExecutionSpan, 0))
+			assert.True(t, p.Received.Equal(again.Received) && p.Answered.Equal(again.Answered))
+			assert.Equal(t, p.Submission.Content, again.Submission.Content)
+			assert.Equal(t, p.Submission.Nodes, again.Submission.Nodes)
+			assert.Equal(t, !end, again.Recovered)
+			if end {
+				assert.Equal(t, Error, again.Outcome)
+				assert.Equal(t, ended.Failure, again.Failure)
+				require.Len(t, again.Nodes, 1)
+				assert.True(t, ended.Nodes[0].Start.Equal(again.Nodes[0].Start))
+			}
+		})
+	}
+}
+
+func TestAPromptThatIsDiscoveredTwiceHasTheSameTrace(t *testing.T) {
+	sub := &protocol.Submission{PromptID: "x"}
+	at := time.UnixMilli(1795580833463)
+	assert.Equal(t, Discovered(sub, at).Context, Discovered(sub, at).Context)
+	assert.NotEqual(t, Discovered(sub, at).Context, Discovered(sub, at.Add(time.Second)).Context, "the id was used again")
+	assert.True(t, Discovered(sub, at).Context.IsValid())
 }
 
 // TestNodeWithLazyInputsBeginsWhenTheyAreThere has the messages in the order in which
@@ -287,10 +513,17 @@ func TestRepeatedFrameDoesNotRestartANode(t *testing.T) {
 	assert.Equal(t, begin.Add(3*time.Second), ended.Nodes[0].End)
 }
 
-// A poller that has exported nothing yet stores an empty list. null would make the next
-// start look like the first, which skips what the history holds.
-func TestAnEmptySetOfIDsIsStoredAsAnEmptyList(t *testing.T) {
-	raw, err := json.Marshal(NewRecent(5).IDs())
-	require.NoError(t, err)
-	assert.JSONEq(t, `[]`, string(raw))
+func TestTheNewestIDsAreHeld(t *testing.T) {
+	r := NewRecent(3, "a", "b", "c", "b")
+	r.Add("d")
+	assert.False(t, r.Has("a"))
+	for _, id := range []string{"b", "c", "d"} {
+		assert.True(t, r.Has(id))
+	}
+	for i := range 100 {
+		r.Add(fmt.Sprint(i))
+	}
+	assert.Equal(t, 3, r.Len())
+	assert.Len(t, r.known, 3)
+	assert.True(t, r.Has("99"))
 }

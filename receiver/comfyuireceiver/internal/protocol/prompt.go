@@ -266,8 +266,9 @@ func (r *submissionReader) inputs(n *Node) (links []string, err error) {
 	return links, err
 }
 
-// MaxPromptText bounds the text of one input that may be captured, in bytes.
-const MaxPromptText = 2048
+// MaxPromptText bounds the text of one input that may be captured, in bytes. It is cut again
+// when private data have been removed.
+const MaxPromptText = 4096
 
 // workflow is a hash of the classes and links of a workflow's nodes. Other inputs, which
 // change from one prompt to the next, are left out.

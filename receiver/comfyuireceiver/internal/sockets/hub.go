@@ -31,6 +31,9 @@ const (
 // not block.
 type Observer interface {
 	frames.Sink // the server's text messages
+	// ClientID reads the client id that the server gives to a socket in one of its first
+	// messages; ok is false if the message has none.
+	ClientID(message []byte) (id string, ok bool)
 	// Bytes counts n bytes; kind is text, binary or control.
 	Bytes(d Direction, kind string, n int)
 }
@@ -51,12 +54,10 @@ type Config struct {
 	FrameBytes int
 	// MaxRetained bounds the sockets without a client.
 	MaxRetained int
-	// OpenOwn opens sockets of the proxy's own.
-	OpenOwn  bool
-	Observer Observer
-	Prompts  Prompts
-	Logger   *zap.Logger
-	Now      func() time.Time
+	Observer    Observer
+	Prompts     Prompts
+	Logger      *zap.Logger
+	Now         func() time.Time
 }
 
 // state is the state of one socket:
@@ -115,12 +116,14 @@ type Hub struct {
 	mu      sync.Mutex
 	clients map[string]*client
 	count   [retained + 1]int // sockets by state
-	closed  bool
+	// retained are the sockets in that state.
+	retained map[*socket]bool
+	closed   bool
 }
 
 // NewHub makes a hub; Close ends it.
 func NewHub(c Config) *Hub {
-	h := &Hub{Config: c, clients: map[string]*client{}}
+	h := &Hub{Config: c, clients: map[string]*client{}, retained: map[*socket]bool{}}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	return h
 }
@@ -170,15 +173,40 @@ func (h *Hub) move(s *socket, to state) {
 	if from == opening {
 		close(s.ready)
 	}
+	if to == retained {
+		h.retained[s] = true
+	} else {
+		delete(h.retained, s)
+	}
 	if to != closed {
 		return
 	}
-	c := s.record
-	c.sockets = slices.DeleteFunc(c.sockets, func(o *socket) bool { return o == s })
-	for _, other := range c.sockets {
+	h.removeFrom(s.record, s)
+	if s.record.id == "" {
+		return // the sockets have nothing in common
+	}
+	for _, other := range s.record.sockets {
 		other.forgotten = other.forgotten || from.atServer() && other.state.atServer()
 	}
+}
+
+// removeFrom removes a socket from a record.
+func (h *Hub) removeFrom(c *client, s *socket) {
+	c.sockets = slices.DeleteFunc(c.sockets, func(o *socket) bool { return o == s })
 	h.deleteIfUnused(c)
+}
+
+// name moves the socket of a client that came without an id to the record of the id that
+// the server gave to it: the client sends its prompts with that id.
+func (h *Hub) name(s *socket, id string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if s.state == closed {
+		return
+	}
+	h.removeFrom(s.record, s)
+	s.record = h.record(id)
+	s.record.sockets = append(s.record.sockets, s)
 }
 
 // connect makes the socket of a client that has arrived. It waits while an own socket of
@@ -192,7 +220,10 @@ func (h *Hub) connect(ctx context.Context, id string) *socket {
 			return nil
 		}
 		c := h.record(id)
-		before := c.in(opening)
+		var before *socket
+		if id != "" {
+			before = c.in(opening)
+		}
 		if before == nil {
 			defer h.mu.Unlock()
 			return h.add(c, connecting)
@@ -238,9 +269,6 @@ func (s *socket) release() { s.hub.advance(s, closed, connecting, opening) }
 // received: the server sends them to sockets of that id only. Defer the release, and record
 // the answer before it: from then on the open prompt keeps the socket.
 func (h *Hub) Reserve(clientID string) (release func()) {
-	if !h.OpenOwn || clientID == "" {
-		return func() {}
-	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	c := h.record(clientID)
@@ -250,6 +278,28 @@ func (h *Hub) Reserve(clientID string) (release func()) {
 		h.work.Go(func() { h.open(s) })
 	}
 	return func() { h.release(c) }
+}
+
+// Refused closes the proxy's own socket of a client id whose request the server has
+// refused, unless another one needs it.
+func (h *Hub) Refused(clientID string) {
+	h.mu.Lock()
+	var unused *socket
+	if c := h.clients[clientID]; c != nil && clientID != "" && c.requests <= 1 && len(c.sockets) == 1 && c.sockets[0].proxyOwned {
+		unused = c.in(retained)
+	}
+	h.mu.Unlock()
+	if unused != nil && h.Prompts.OpenOf(clientID) == 0 {
+		unused.leaveServer()
+	}
+}
+
+// HasSocket reports whether a client id has a socket.
+func (h *Hub) HasSocket(clientID string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	c := h.clients[clientID]
+	return c != nil && c.in(connecting, connected, retained) != nil
 }
 
 func (h *Hub) release(c *client) {
@@ -276,12 +326,15 @@ const linger = 5 * time.Second
 func (h *Hub) Sweep() {
 	now := h.Now()
 	h.mu.Lock()
-	unused := slices.DeleteFunc(h.in(retained), func(s *socket) bool {
-		return s.record.requests > 0 || s.record.in(connected, connecting) != nil
-	})
+	var unused []*socket
+	for s := range h.retained {
+		if s.record.requests == 0 && s.record.in(connected, connecting) == nil {
+			unused = append(unused, s)
+		}
+	}
 	h.mu.Unlock()
 	for _, s := range unused {
-		prompts := h.Prompts.OpenOf(s.record.id)
+		prompts := h.Prompts.OpenOf(s.id())
 		h.mu.Lock()
 		if prompts > 0 || s.idleSince.IsZero() {
 			s.idleSince = now

@@ -38,7 +38,7 @@ func (e *env) OpenOf(string) int { return e.open }
 
 func newEnv(maxRetained int) *env {
 	e := &env{now: time.Unix(1_700_000_000, 0)}
-	e.Hub = NewHub(Config{MaxRetained: maxRetained, OpenOwn: true, Prompts: e, Now: func() time.Time { return e.now }})
+	e.Hub = NewHub(Config{MaxRetained: maxRetained, Prompts: e, Now: func() time.Time { return e.now }})
 	return e
 }
 

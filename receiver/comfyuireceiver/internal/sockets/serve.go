@@ -71,7 +71,8 @@ func (h *Hub) Serve(w http.ResponseWriter, r, out *http.Request) error {
 // attach gives a socket its server's side, as the answer to the upgrade describes it.
 func (s *socket) attach(server io.ReadWriteCloser, answer http.Header) {
 	s.server, s.fromServer = server, bufio.NewReaderSize(server, bufferSize)
-	s.reader = frames.NewReader(s.hub.FrameBytes, answer.Get("Sec-WebSocket-Extensions"), s.hub.Observer)
+	s.reader = frames.NewReader(s.hub.FrameBytes, answer.Get("Sec-WebSocket-Extensions"), s)
+	s.unnamed = s.id() == ""
 }
 
 // writeUpgrade writes the server's answer to the client's upgrade request.
@@ -117,7 +118,7 @@ func (h *Hub) dial(ctx context.Context, s *socket) error {
 	defer cancel()
 	address := *h.Upstream
 	address.Path += "/ws"
-	address.RawQuery = url.Values{"clientId": {s.record.id}}.Encode()
+	address.RawQuery = url.Values{"clientId": {s.id()}}.Encode()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address.String(), http.NoBody)
 	if err != nil {
 		return err

@@ -14,8 +14,7 @@ import (
 
 // socket is one WebSocket to the server, with a client or without.
 type socket struct {
-	hub    *Hub
-	record *client
+	hub *Hub
 	// ready is closed when the socket leaves the state opening.
 	ready chan struct{}
 
@@ -25,6 +24,9 @@ type socket struct {
 	server     io.ReadWriteCloser
 	fromServer *bufio.Reader
 	reader     *frames.Reader
+	// unnamed is true until the server has given the socket of a client without an id one.
+	// Only the goroutine that reads from the server uses it.
+	unnamed bool
 
 	// toServer is held while a frame is written to the server.
 	toServer sync.Mutex
@@ -36,7 +38,8 @@ type socket struct {
 	ended  bool
 
 	// Guarded by the hub's lock.
-	state state
+	state  state
+	record *client
 	// forgotten is true if the server has forgotten the client id since.
 	forgotten bool
 	// idleSince is when a prompt needed it last, as far as the sweeps know.
@@ -68,7 +71,7 @@ func (s *socket) readClient(from *bufio.Reader) (closePayload []byte) {
 	if _, err := io.ReadFull(from, payload); err != nil {
 		return nil
 	}
-	if s.hasPrompts() {
+	if s.isNeeded() {
 		frames.Unmask(payload, h.Mask)
 		return payload
 	}
@@ -135,6 +138,12 @@ func (s *socket) forwardToClient(h *frames.Header) error {
 		payload := s.reader.Buffer(h)
 		if _, err := io.ReadFull(s.fromServer, payload); err != nil {
 			return err
+		}
+		if s.unnamed {
+			// The client may send a prompt with its id as soon as it knows it.
+			s.reader.Filled(h)
+			s.writeClient(h.Raw(), payload)
+			return nil
 		}
 		s.writeClient(h.Raw(), payload)
 		s.reader.Filled(h)
@@ -206,16 +215,42 @@ func (s *socket) clientLeft(closePayload []byte) {
 		s.answerClose(conn, closePayload)
 	}
 	_ = conn.Close()
-	if !s.hasPrompts() || !s.hub.advance(s, retained, connected) {
+	if !s.isNeeded() || !s.hub.advance(s, retained, connected) {
 		s.leaveServer()
 	}
 }
 
-// hasPrompts reports whether messages for the client are still to come. The server sends
-// none about prompts without a client id.
-func (s *socket) hasPrompts() bool {
-	return s.record.id != "" && s.hub.Prompts.OpenOf(s.record.id) > 0
+func (s *socket) id() string {
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	return s.record.id
 }
+
+// isNeeded reports whether the socket must stay open without its client: messages for the
+// client are still to come, or the client is back on another socket, which would receive
+// no messages once the server forgets the id. The server sends no messages about prompts
+// without a client id.
+func (s *socket) isNeeded() bool {
+	s.hub.mu.Lock()
+	id, others := s.record.id, len(s.record.sockets) > 1
+	s.hub.mu.Unlock()
+	return id != "" && (others || s.hub.Prompts.OpenOf(id) > 0)
+}
+
+// Text implements [frames.Sink]: it learns the client id that the server gave to the
+// socket, and passes the message on.
+func (s *socket) Text(message []byte) {
+	if s.unnamed {
+		if id, ok := s.hub.Observer.ClientID(message); ok {
+			s.unnamed = false
+			s.hub.name(s, id)
+		}
+	}
+	s.hub.Observer.Text(message)
+}
+
+// Unparsed implements [frames.Sink].
+func (s *socket) Unparsed() { s.hub.Observer.Unparsed() }
 
 // closeTimeout bounds the answer to a client's close frame.
 const closeTimeout = time.Second
@@ -243,7 +278,9 @@ func (s *socket) goAway() {
 func (s *socket) leaveServer() {
 	// fails if the client's last frame is blocked
 	if s.toServer.TryLock() {
+		silent := time.AfterFunc(closeTimeout, s.close)                    // the server does not read
 		_, _ = s.server.Write(frames.CloseFrame([]byte{0x03, 0xE8}, true)) // 1000: normal
+		silent.Stop()
 		s.toServer.Unlock()
 	}
 	s.close()

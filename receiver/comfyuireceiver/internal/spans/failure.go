@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/otelcol-gpu/otelcol-gpu/internal/boundtext"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
 )
@@ -39,25 +40,23 @@ func IsOutOfMemory(e *protocol.Error) bool {
 	return strings.HasSuffix(e.Type, "OutOfMemoryError") || outOfMemoryMessage.MatchString(e.Message)
 }
 
-// maxMessage and maxTraceback bound texts of exceptions, in bytes. Of a traceback the
-// last lines remain, which are nearest to the cause.
-const (
-	maxMessage   = 512
-	maxTraceback = 4096
-)
-
 func firstLine(s string) string {
 	line, _, _ := strings.Cut(strings.TrimSpace(s), "\n")
-	if len(line) > maxMessage {
-		line = strings.ToValidUTF8(line[:maxMessage], "")
-	}
 	return line
 }
 
-func traceback(lines []string) string {
-	text := strings.Join(lines, "")
-	if len(text) > maxTraceback {
-		text = strings.ToValidUTF8(text[len(text)-maxTraceback:], "")
-	}
-	return strings.TrimSpace(text)
+// message is a failure's message, without private data.
+func (b *Builder) message(f *protocol.Error) string {
+	return boundtext.Text(b.redactor.redact(strings.TrimSpace(f.Message)), b.bounds.Message)
+}
+
+// summary is the first line of a failure's message.
+func (b *Builder) summary(f *protocol.Error) string {
+	return boundtext.Line(b.redactor.redact(firstLine(f.Message)), b.bounds.Label)
+}
+
+// stacktrace is a failure's stack trace, without private data. Its end, which is nearest to
+// the cause, is kept.
+func (b *Builder) stacktrace(f *protocol.Error) string {
+	return boundtext.Tail(strings.TrimSpace(b.redactor.redact(strings.Join(f.Traceback, ""))), b.bounds.Stacktrace)
 }

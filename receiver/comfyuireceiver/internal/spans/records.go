@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/otelcol-gpu/otelcol-gpu/internal/boundtext"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
 )
@@ -38,7 +39,7 @@ func (b *Builder) record(name string, at, now time.Time, severity plog.SeverityN
 // connector knows the prompt before its trace arrives.
 func (b *Builder) Started(x prompt.Execution, now time.Time) plog.Logs {
 	logs, r := b.record(semconv.EventExecutionStarted, x.Start, now, plog.SeverityNumberDebug, x.Context)
-	r.Attributes().PutStr("comfyui.prompt.id", x.ID)
+	r.Attributes().PutStr("comfyui.prompt.id", boundtext.Line(x.ID, b.bounds.Label))
 	putIfSet(r.Attributes(), semconv.GPUID, b.device.Device().ID)
 	r.Body().SetStr("prompt begins to run")
 	return logs
@@ -52,16 +53,16 @@ func (b *Builder) Failure(p *prompt.Prompt, now time.Time) plog.Logs {
 	}
 	logs, r := b.record("comfyui.prompt."+string(p.Outcome), p.Ended, now, severity, p.Context)
 	a := r.Attributes()
-	identify(a, p)
+	b.identify(a, p)
 	putIfSet(a, "comfyui.node.id", p.Failure.NodeID)
 	putIfSet(a, "comfyui.node.class", p.Failure.NodeType)
 	putIfSet(a, "error.type", errorType(p))
 	putIfSet(a, semconv.GPUID, b.device.Device().ID)
-	message := b.redactor.redact(firstLine(p.Failure.Message))
+	message := b.summary(&p.Failure)
 	if p.Failure.Type != "" {
 		putIfSet(a, "exception.type", p.Failure.Type)
-		putIfSet(a, "exception.message", message)
-		putIfSet(a, "exception.stacktrace", b.redactor.redact(traceback(p.Failure.Traceback)))
+		putIfSet(a, "exception.message", b.message(&p.Failure))
+		putIfSet(a, "exception.stacktrace", b.stacktrace(&p.Failure))
 	}
 	text := fmt.Sprintf("prompt %s: %s", p.Outcome, errorType(p))
 	if p.Failure.NodeType != "" {
@@ -70,6 +71,6 @@ func (b *Builder) Failure(p *prompt.Prompt, now time.Time) plog.Logs {
 	if message != "" {
 		text += ": " + message
 	}
-	r.Body().SetStr(text)
+	r.Body().SetStr(boundtext.Text(text, b.bounds.Message))
 	return logs
 }

@@ -5,7 +5,9 @@ package spans
 import (
 	"fmt"
 	"regexp"
-	"strings"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/boundtext"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
 )
 
 // Capture switches on private data, which is left out of telemetry by default.
@@ -56,21 +58,19 @@ func (r redactor) redact(text string) string {
 }
 
 // maxPromptText bounds the captured text of one prompt, in bytes.
-const maxPromptText = 2048
+const maxPromptText = protocol.MaxPromptText / 2
 
 // promptTexts are the texts of the workflow's text nodes.
 func (w *traceWriter) promptTexts() (texts []string) {
 	size := 0
 	for _, n := range w.prompt.Submission.Nodes {
-		text, ok := n.Inputs["text"].(string)
-		if !ok || text == "" || size >= maxPromptText {
+		input := n.Inputs["text"]
+		if !input.IsText || input.Value == "" || size+boundtext.MinBytes > maxPromptText {
 			continue
 		}
-		if len(text) > maxPromptText-size {
-			text = strings.ToValidUTF8(text[:maxPromptText-size], "")
-		}
+		text := boundtext.Text(w.redactor.redact(input.Value), maxPromptText-size)
 		size += len(text)
-		texts = append(texts, w.redactor.redact(text))
+		texts = append(texts, text)
 	}
 	return texts
 }

@@ -10,9 +10,11 @@ import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 
+	"github.com/otelcol-gpu/otelcol-gpu/internal/boundtext"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/metadata"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
 )
 
 // Device describes the GPU that the server uses.
@@ -32,6 +34,7 @@ type DeviceFinder interface{ Device() Device }
 type Builder struct {
 	capture  Capture
 	redactor redactor
+	bounds   protocol.Bounds
 	resource pcommon.Resource
 	version  string
 	device   DeviceFinder
@@ -39,12 +42,12 @@ type Builder struct {
 
 // NewBuilder makes a builder. resource is copied to all telemetry; version is that of
 // the scope. A pattern of capture that is not a regular expression is an error.
-func NewBuilder(capture Capture, resource pcommon.Resource, version string, device DeviceFinder) (*Builder, error) {
+func NewBuilder(capture Capture, bounds protocol.Bounds, resource pcommon.Resource, version string, device DeviceFinder) (*Builder, error) {
 	r, err := newRedactor(capture)
 	if err != nil {
 		return nil, err
 	}
-	return &Builder{capture: capture, redactor: r, resource: resource, version: version, device: device}, nil
+	return &Builder{capture: capture, redactor: r, bounds: bounds, resource: resource, version: version, device: device}, nil
 }
 
 // Trace makes the trace of a prompt: the request, the wait in the queue, the execution,
@@ -78,11 +81,11 @@ func (b *Builder) mark(a pcommon.Map) {
 }
 
 // identify sets the attributes that a prompt's spans and records have in common.
-func identify(a pcommon.Map, p *prompt.Prompt) {
-	putIfSet(a, "comfyui.prompt.id", p.ID)
+func (b *Builder) identify(a pcommon.Map, p *prompt.Prompt) {
+	putIfSet(a, "comfyui.prompt.id", boundtext.Line(p.ID, b.bounds.Label))
 	putIfSet(a, "comfyui.workflow.id", p.Submission.Workflow)
 	putIfSet(a, "comfyui.task_class", p.Sizing.TaskClass)
-	putIfSet(a, "comfyui.model", p.Sizing.Model)
+	putIfSet(a, "comfyui.model", boundtext.Line(p.Sizing.Model, b.bounds.Label))
 }
 
 // SizeClass is the longer side of an image in pixels, rounded up to a few steps.

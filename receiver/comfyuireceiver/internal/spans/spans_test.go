@@ -3,6 +3,7 @@
 package spans
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -15,13 +16,13 @@ import (
 // TestPatternsAreCompiledWhenTheBuilderIsMade: a configuration that was never validated
 // redacts, too.
 func TestPatternsAreCompiledWhenTheBuilderIsMade(t *testing.T) {
-	b, err := NewBuilder(Capture{Redact: []string{`secret-\d+`}}, pcommon.NewResource(), "", nil)
+	b, err := NewBuilder(Capture{Redact: []string{`secret-\d+`}}, bounds, pcommon.NewResource(), "", nil)
 	require.NoError(t, err)
 	assert.Equal(t, `open *** of ***: File "nodes.py"`, b.redactor.redact(`open grandmother_1950.png of secret-42: File "nodes.py"`))
-	b, err = NewBuilder(Capture{FileNames: true}, pcommon.NewResource(), "", nil)
+	b, err = NewBuilder(Capture{FileNames: true}, bounds, pcommon.NewResource(), "", nil)
 	require.NoError(t, err)
 	assert.Equal(t, "open a.png", b.redactor.redact("open a.png"))
-	_, err = NewBuilder(Capture{Redact: []string{"a", "("}}, pcommon.NewResource(), "", nil)
+	_, err = NewBuilder(Capture{Redact: []string{"a", "("}}, bounds, pcommon.NewResource(), "", nil)
 	assert.ErrorContains(t, err, "capture::redact::1")
 }
 
@@ -36,15 +37,20 @@ func TestOutOfMemoryIsRecognisedUnderAllItsNames(t *testing.T) {
 	assert.False(t, IsOutOfMemory(&protocol.Error{Type: "RuntimeError", Message: "shape mismatch"}))
 }
 
-func TestTextsAreBounded(t *testing.T) {
-	long := make([]byte, 2*maxTraceback)
-	for i := range long {
-		long[i] = 'x'
+var bounds = protocol.Bounds{Label: 64, Message: 128, Stacktrace: 256, Nodes: 100}
+
+func TestTextsAreBoundAfterPrivateDataAreRemoved(t *testing.T) {
+	b, err := NewBuilder(Capture{}, bounds, pcommon.NewResource(), "", nil)
+	require.NoError(t, err)
+	f := &protocol.Error{
+		Message:   "\n cannot open grandmother_1950.png\n" + strings.Repeat("x", 400),
+		Traceback: []string{strings.Repeat("y", 400), "\nopen(\"grandmother_1950.png\")"},
 	}
-	assert.Len(t, firstLine(string(long)), maxMessage)
-	assert.Len(t, traceback([]string{string(long), "end"}), maxTraceback)
-	assert.Contains(t, traceback([]string{string(long), "end"}), "end", "the last lines remain")
-	assert.Equal(t, "first", firstLine("\n first\nsecond"))
+	assert.Equal(t, "cannot open ***", b.summary(f))
+	assert.Len(t, b.message(f), bounds.Message)
+	assert.True(t, strings.HasPrefix(b.message(f), "cannot open ***\nxxx"))
+	assert.Len(t, b.stacktrace(f), bounds.Stacktrace)
+	assert.True(t, strings.HasSuffix(b.stacktrace(f), "open(\"***\")"), "the end remains")
 }
 
 func TestSizeClassesRoundUp(t *testing.T) {

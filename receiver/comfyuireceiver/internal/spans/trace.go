@@ -12,6 +12,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/otelcol-gpu/otelcol-gpu/internal/boundtext"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
@@ -43,7 +44,7 @@ func (w *traceWriter) span(id, parent trace.SpanID, name string, from, to time.T
 // dimensions are the attributes by which metrics of prompts are grouped.
 func (w *traceWriter) dimensions(a pcommon.Map) {
 	p := w.prompt
-	identify(a, p)
+	w.identify(a, p)
 	a.PutStr("comfyui.prompt.outcome", string(p.Outcome))
 	if side := p.Sizing.Side(); side > 0 {
 		a.PutStr("comfyui.image.size_class", SizeClass(side))
@@ -58,12 +59,12 @@ func (w *traceWriter) root() {
 	a := s.Attributes()
 	if p.HTTPStatus != 0 {
 		a.PutStr("http.request.method", "POST")
-		a.PutStr("url.path", p.Path)
+		a.PutStr("url.path", boundtext.Line(p.Path, w.bounds.Label))
 		a.PutInt("http.response.status_code", int64(p.HTTPStatus))
 	}
 	w.dimensions(a)
 	if w.capture.ClientID {
-		putIfSet(a, "comfyui.client.id", p.Submission.ClientID)
+		putIfSet(a, "comfyui.client.id", boundtext.Line(p.Submission.ClientID, w.bounds.Label))
 	}
 	if w.capture.ClientAddress {
 		putIfSet(a, "client.address", p.Client)
@@ -105,7 +106,7 @@ func (w *traceWriter) outcome(s ptrace.Span) {
 	}
 	s.Status().SetCode(ptrace.StatusCodeError)
 	s.Attributes().PutStr("error.type", errorType(p))
-	s.Status().SetMessage(w.redactor.redact(cmp.Or(firstLine(p.Failure.Message), string(p.Outcome))))
+	s.Status().SetMessage(cmp.Or(w.summary(&p.Failure), string(p.Outcome)))
 }
 
 func (w *traceWriter) queue() {
@@ -118,7 +119,7 @@ func (w *traceWriter) queue() {
 	if from.After(to) || from.IsZero() {
 		from = to
 	}
-	s := w.span(prompt.NewSpanID(), p.Context.SpanID(), "comfyui.queue", from, to)
+	s := w.span(p.SpanID(prompt.QueueSpan, 0), p.Context.SpanID(), "comfyui.queue", from, to)
 	w.dimensions(s.Attributes())
 }
 
@@ -127,7 +128,7 @@ const maxOutputKinds = 8
 
 func (w *traceWriter) execution() {
 	p := w.prompt
-	s := w.span(p.Execution, p.Context.SpanID(), "comfyui.execution", p.Started, p.Ended)
+	s := w.span(w.executionID(), p.Context.SpanID(), "comfyui.execution", p.Started, p.Ended)
 	a := s.Attributes()
 	device := w.device.Device()
 	putIfSet(a, semconv.GPUID, device.ID)
@@ -153,17 +154,19 @@ func (w *traceWriter) nodes() {
 	p := w.prompt
 	ids := make(map[string]trace.SpanID, len(p.Nodes))
 	for _, n := range p.Nodes {
-		ids[n.ID] = prompt.NewSpanID()
+		ids[n.ID] = p.SpanID(n.ID, n.Run) // the last run's
 	}
 	declared := w.declaredNodes()
 	for _, n := range p.Nodes {
 		parent, expanded := ids[n.Parent]
 		if !expanded || n.Parent == n.ID {
-			parent = p.Execution
+			parent = w.executionID()
 		}
-		w.node(n, declared[n.ID], ids[n.ID], parent)
+		w.node(n, declared[n.ID], p.SpanID(n.ID, n.Run), parent)
 	}
 }
+
+func (w *traceWriter) executionID() trace.SpanID { return w.prompt.SpanID(prompt.ExecutionSpan, 0) }
 
 // declaredNodes are the nodes of the workflow by id. Nodes that others expand into are
 // not among them; the class of one that failed is known by the failure.
@@ -184,7 +187,7 @@ func (w *traceWriter) node(n *prompt.Node, declared protocol.Node, id, parent tr
 	s := w.span(id, parent, name, n.Start, n.End)
 	a := s.Attributes()
 	putIfSet(a, semconv.GPUID, w.device.Device().ID)
-	a.PutStr("comfyui.prompt.id", p.ID)
+	a.PutStr("comfyui.prompt.id", boundtext.Line(p.ID, w.bounds.Label))
 	a.PutStr("comfyui.node.id", n.ID)
 	putIfSet(a, "comfyui.node.class", declared.Class)
 	if declared.Title != declared.Class {
@@ -192,6 +195,12 @@ func (w *traceWriter) node(n *prompt.Node, declared protocol.Node, id, parent tr
 	}
 	if n.Display != n.ID {
 		putIfSet(a, "comfyui.node.display_id", n.Display)
+	}
+	if n.Run > 0 {
+		a.PutInt("comfyui.node.run", int64(n.Run))
+	}
+	if n.Blocked {
+		a.PutBool("comfyui.node.blocked", true)
 	}
 	if n.Steps > 0 {
 		a.PutInt("comfyui.node.steps", int64(n.Steps))
@@ -210,6 +219,6 @@ func (w *traceWriter) exception(s ptrace.Span) {
 	e.SetName("exception")
 	e.SetTimestamp(s.EndTimestamp())
 	e.Attributes().PutStr("exception.type", f.Type)
-	e.Attributes().PutStr("exception.message", w.redactor.redact(firstLine(f.Message)))
-	putIfSet(e.Attributes(), "exception.stacktrace", w.redactor.redact(traceback(f.Traceback)))
+	e.Attributes().PutStr("exception.message", w.message(f))
+	putIfSet(e.Attributes(), "exception.stacktrace", w.stacktrace(f))
 }

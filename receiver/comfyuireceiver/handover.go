@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package comfyuireceiver
+
+import (
+	"errors"
+	"sync"
+
+	"go.opentelemetry.io/collector/pdata/pcommon"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
+)
+
+// handovers follows traces from the receiver to the exporters' queue. A connector that
+// holds traces says so on the bus before its ConsumeTraces returns, and what became of
+// them later: only then does the prompt leave the store.
+type handovers struct {
+	settled settler
+
+	mu sync.Mutex
+	// open are the traces that are on their way; guarded by mu. Each has a slot in the
+	// store, whose number is bounded.
+	open   map[rootSpan]*handover
+	cancel func()
+	// drained is called once, when the receiver has stopped and no trace is on its way.
+	drained func()
+}
+
+// settler learns what became of a prompt's trace. It must not block.
+type settler interface {
+	// handedOver is called once for each prompt: accepted if its trace is with all
+	// exporters, else it is lost.
+	handedOver(p *prompt.Prompt, accepted bool)
+}
+
+type rootSpan struct {
+	trace pcommon.TraceID
+	span  pcommon.SpanID
+}
+
+func rootOfPrompt(p *prompt.Prompt) rootSpan {
+	return rootSpan{pcommon.TraceID(p.Context.TraceID()), pcommon.SpanID(p.Context.SpanID())}
+}
+
+type handover struct {
+	prompt *prompt.Prompt
+	// holders is how many components hold the trace.
+	holders  int
+	returned bool // by the next consumer
+	refused  bool
+}
+
+func newHandovers(bus *comfyevents.Bus, s settler) *handovers {
+	h := &handovers{settled: s, open: map[rootSpan]*handover{}}
+	h.cancel = bus.Handovers.Subscribe(h.observe)
+	return h
+}
+
+// begin is called before a prompt's trace is passed to the next consumer.
+func (h *handovers) begin(p *prompt.Prompt) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.open[rootOfPrompt(p)] = &handover{prompt: p}
+}
+
+// passed is called when the next consumer has returned for the last time, with or without
+// an error, or with errLeft.
+func (h *handovers) passed(p *prompt.Prompt, err error) {
+	if errors.Is(err, errLeft) {
+		h.mu.Lock()
+		delete(h.open, rootOfPrompt(p))
+		h.mu.Unlock()
+		return
+	}
+	h.update(rootOfPrompt(p), func(o *handover) {
+		o.returned = true
+		o.refused = o.refused || err != nil
+	})
+}
+
+func (h *handovers) observe(e comfyevents.Handover) {
+	h.update(rootSpan{e.Trace, e.Root}, func(o *handover) {
+		switch e.Custody {
+		case comfyevents.Held:
+			o.holders++
+		case comfyevents.Accepted:
+			o.holders--
+		case comfyevents.Refused:
+			o.holders--
+			o.refused = true
+		}
+	})
+}
+
+func (h *handovers) update(key rootSpan, apply func(*handover)) {
+	h.mu.Lock()
+	o := h.open[key]
+	if o == nil {
+		h.mu.Unlock()
+		return // of another receiver, or settled
+	}
+	apply(o)
+	done := o.returned && o.holders <= 0
+	if done {
+		delete(h.open, key)
+	}
+	drained := h.ifDrained()
+	h.mu.Unlock()
+	if done {
+		h.settled.handedOver(o.prompt, !o.refused)
+	}
+	if drained != nil {
+		drained()
+	}
+}
+
+// ifDrained returns drained if it is to be called now. The caller holds the lock.
+func (h *handovers) ifDrained() (call func()) {
+	if len(h.open) == 0 {
+		call, h.drained = h.drained, nil
+	}
+	return call
+}
+
+// whenDrained calls f once no trace is on its way: at once, or by the last one.
+func (h *handovers) whenDrained(f func()) {
+	h.mu.Lock()
+	h.drained = f
+	drained := h.ifDrained()
+	h.mu.Unlock()
+	if drained != nil {
+		drained()
+	}
+}
+
+// abandon forgets the traces that are still on their way.
+func (h *handovers) abandon() {
+	h.mu.Lock()
+	clear(h.open)
+	drained := h.ifDrained()
+	h.mu.Unlock()
+	if drained != nil {
+		drained()
+	}
+}
