@@ -3,9 +3,11 @@
 package comfyuireceiver
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -179,6 +181,8 @@ func (f *follower) searchUnanswered(ctx context.Context) {
 	}
 	taken := map[string]bool{}
 	missing := f.unanswered[:0]
+	// those whose id the caller chose first: another one with the same content is not theirs
+	slices.SortStableFunc(f.unanswered, func(a, b *prompt.Prompt) int { return cmp.Compare(b.ID, a.ID) })
 	for _, p := range f.unanswered {
 		if id := matching(p, found, taken); id != "" {
 			taken[id] = true

@@ -17,6 +17,8 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/metadata"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
 )
 
 // rig is one receiver in front of a server.
@@ -159,4 +161,9 @@ func spansOf(t testing.TB, td ptrace.Traces) (all []span) {
 	}
 	require.Equal(t, 1, roots, "one root")
 	return all
+}
+
+// promptRequest is a request for a prompt.
+func promptRequest() prompt.Request {
+	return prompt.Request{Submission: protocol.Submission{ClientID: "c"}, Path: "/prompt"}
 }

@@ -73,7 +73,7 @@ func (c *memoryClient) Batch(ctx context.Context, operations ...*storage.Operati
 	}
 	return nil
 }
-func (c *memoryClient) Close(context.Context) error                        { return nil }
+func (c *memoryClient) Close(context.Context) error { return nil }
 
 type hostWith struct {
 	component.Host
@@ -168,7 +168,9 @@ func startWith(t *testing.T, url, mode string, storage *memoryStorage) (*comfyui
 
 // exportedBy are the ids that a receiver has stored.
 func exportedBy(r *comfyuiReceiver) []string {
-	ids, _, _ := newStore(r.store.client, 0, r.log, r.telemetry).exportedIDs(context.Background())
+	s := newStore(r.store.client, 0, r.log, r.telemetry)
+	defer s.stop()
+	ids, _, _ := s.exportedIDs(context.Background())
 	return ids
 }
 

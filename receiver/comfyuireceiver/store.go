@@ -39,6 +39,8 @@ type store struct {
 	wake    chan struct{}
 	stopped chan struct{}
 	worker  sync.WaitGroup
+	// flushing is held while changes are written.
+	flushing sync.Mutex
 
 	// mu guards everything declared below.
 	mu    sync.Mutex
@@ -238,6 +240,8 @@ const maxBatch = 256
 
 // flush writes all changes. After an error the rest is kept for the next call.
 func (s *store) flush() bool {
+	s.flushing.Lock()
+	defer s.flushing.Unlock()
 	for {
 		changes, ids, place := s.pending()
 		if len(changes) == 0 && len(ids) == 0 {
@@ -413,10 +417,14 @@ func (s *store) exportedIDs(ctx context.Context) (ids []string, stored bool, err
 		}
 		return ids, true, s.client.Delete(ctx, formerExportedKey)
 	}
-	if s.place, err = strconv.Atoi(string(raw)); err != nil {
+	place, err := strconv.Atoi(string(raw))
+	if err != nil {
 		return nil, false, fmt.Errorf("the stored value is damaged: %w", err)
 	}
-	end := (s.place + pageSize - 1) / pageSize
+	s.mu.Lock()
+	s.place = place
+	s.mu.Unlock()
+	end := (place + pageSize - 1) / pageSize
 	for page := max(0, end-pages); page < end; page++ {
 		var held []string
 		if err := s.get(ctx, pageKey(page%pages), &held); err != nil {
@@ -432,7 +440,10 @@ func (s *store) beginExported(ctx context.Context) error {
 	if s.client == nil {
 		return nil
 	}
-	return s.client.Set(ctx, placeKey, []byte(strconv.Itoa(s.place)))
+	s.mu.Lock()
+	place := s.place
+	s.mu.Unlock()
+	return s.client.Set(ctx, placeKey, []byte(strconv.Itoa(place)))
 }
 
 func (s *store) get(ctx context.Context, key string, into any) error {

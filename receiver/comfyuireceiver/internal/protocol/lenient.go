@@ -4,9 +4,7 @@ package protocol
 
 import (
 	"bytes"
-	"encoding/hex"
-	"hash"
-	"hash/fnv"
+	"fmt"
 	"io"
 )
 
@@ -38,9 +36,17 @@ type lenientReader struct {
 	inText, inLiteral bool
 	// escape is how many bytes of an escape sequence are still to come.
 	escape int
-	length int         // of the text so far
-	left   hash.Hash64 // of what was left out of the text; nil if nothing was
+	length int // of the text so far
+	// isCut is true if a part of the text was left out; sum is its hash (FNV-1a, a byte at a
+	// time).
+	isCut bool
+	sum   uint64
 }
+
+const (
+	fnvOffset = 14695981039346656037
+	fnvPrime  = 1099511628211
+)
 
 const lenientBuffer = 16 << 10
 
@@ -97,20 +103,18 @@ func (l *lenientReader) text(c byte) {
 	case c == '\\':
 		l.escape = 1
 	case c == '"':
-		if l.left != nil {
-			l.out = append(hex.AppendEncode(append(l.out, "…"...), l.left.Sum(nil)), c)
-			l.left = nil
-		} else {
-			l.out = append(l.out, c)
+		if l.isCut {
+			l.out = fmt.Appendf(l.out, "…%016x", l.sum)
 		}
-		l.inText = false
+		l.out = append(l.out, c)
+		l.inText, l.isCut = false, false
 		return
 	}
-	if l.left == nil && l.length > maxText && isBoundary {
-		l.left = fnv.New64a()
+	if !l.isCut && l.length > maxText && isBoundary {
+		l.isCut, l.sum = true, fnvOffset
 	}
-	if l.left != nil {
-		_, _ = l.left.Write([]byte{c})
+	if l.isCut {
+		l.sum = (l.sum ^ uint64(c)) * fnvPrime
 		return
 	}
 	l.out = append(l.out, c)
