@@ -118,9 +118,9 @@ func (f *follower) QueueChanged() {
 	}
 }
 
-// maxSearch is how long prompts without an answer are looked for once the server can be
-// reached: it may still be validating them.
-const maxSearch = 10 * time.Second
+// searchIntervals is for how many intervals prompts without an answer are looked for once the
+// server can be reached: it may still be validating them.
+const searchIntervals = 5
 
 // restore follows the prompts that were open when the last process ended, and emits the
 // traces of those that had ended.
@@ -177,7 +177,7 @@ func (f *follower) searchUnanswered(ctx context.Context) {
 	}
 	now := f.now()
 	if f.searchedUntil.IsZero() {
-		f.searchedUntil = now.Add(maxSearch)
+		f.searchedUntil = now.Add(searchIntervals * f.interval)
 	}
 	taken := map[string]bool{}
 	missing := f.unanswered[:0]

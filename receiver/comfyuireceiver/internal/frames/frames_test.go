@@ -134,3 +134,27 @@ func FuzzFrames(f *testing.F) {
 		}
 	})
 }
+
+// S16: after a large compressed text, a reader keeps little.
+func TestLittleIsKeptAfterALargeText(t *testing.T) {
+	text := strings.Repeat("0123456789abcdef", 4<<20/16)
+	for _, extensions := range []string{"permessage-deflate", "permessage-deflate; server_no_context_takeover"} {
+		var compressed bytes.Buffer
+		w, err := flate.NewWriter(&compressed, flate.NoCompression)
+		require.NoError(t, err)
+		_, err = w.Write([]byte(text))
+		require.NoError(t, err)
+		require.NoError(t, w.Flush())
+		var s sink
+		r := NewReader(5<<20, extensions, &s)
+		from := bufio.NewReader(bytes.NewReader(frame(0xC1, strings.TrimSuffix(compressed.String(), "\x00\x00\xff\xff"))))
+		var h Header
+		require.NoError(t, ReadHeader(from, &h))
+		require.True(t, r.Wants(&h))
+		_, err = io.ReadFull(from, r.Buffer(&h))
+		require.NoError(t, err)
+		r.Filled(&h)
+		require.Equal(t, []string{text}, s.texts)
+		assert.LessOrEqual(t, cap(r.buffer)+r.deflate.out.Cap()+cap(r.deflate.window), 2*maxIdleBuffer+windowSize, extensions)
+	}
+}

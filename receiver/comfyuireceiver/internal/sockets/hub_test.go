@@ -148,6 +148,76 @@ func TestSocketsOfLeftClientsAreRetainedWithinTheLimit(t *testing.T) {
 	assert.Equal(t, [2]int{0, 1}, [2]int{withClient, withoutClient})
 }
 
+// named is a hub's observer that reads ids as the receiver does.
+type named struct{}
+
+func (named) Text([]byte)                  {}
+func (named) Unparsed()                    {}
+func (named) Bytes(Direction, string, int) {}
+func (named) ClientID(m []byte) (id string, ok bool) {
+	return string(m), len(m) > 0
+}
+
+func TestTheSocketOfAClientWithoutAnIDIsKnownByTheServersID(t *testing.T) {
+	e := newEnv(1)
+	e.Observer = named{}
+	s, other := e.client(t, ""), e.client(t, "")
+	s.unnamed, other.unnamed = true, true
+	s.Text([]byte("sid"))
+	s.Text([]byte("another text"))
+	assert.True(t, e.HasSocket("sid"))
+	assert.Equal(t, "sid", s.id())
+	release := e.Reserve("sid")
+	release()
+	assert.Len(t, e.clients["sid"].sockets, 1, "no own socket is opened")
+	e.open = 1
+	s.client = silentClient{}
+	s.clientLeft(nil)
+	assert.False(t, isClosed(s), "its prompt runs")
+	other.close()
+	assert.False(t, s.forgotten, "clients without an id have nothing in common")
+	e.open = 0
+	e.Sweep()
+	assert.True(t, isClosed(s))
+	assert.Empty(t, e.clients)
+	assert.Empty(t, e.retained)
+}
+
+func TestAnOldSocketStaysWhileItsClientConnectsAgain(t *testing.T) {
+	for _, next := range []state{connecting, connected} {
+		e := newEnv(1)
+		old := e.client(t, "a")
+		fresh := e.connect(t.Context(), "a")
+		fresh.server = &silentServer{}
+		if next == connected {
+			require.True(t, e.advance(fresh, connected, connecting))
+		}
+		old.client = silentClient{}
+		old.clientLeft(nil)
+		e.Sweep()
+		assert.False(t, isClosed(old), "the server would forget the client's id")
+		require.True(t, e.advance(fresh, connected, connecting, connected))
+		assert.False(t, fresh.forgotten)
+		fresh.close()
+		e.Sweep()
+		assert.True(t, isClosed(old))
+	}
+}
+
+func TestTheOwnSocketOfARefusedRequestIsClosed(t *testing.T) {
+	e := newEnv(5)
+	release, s := e.expect("a")
+	require.True(t, e.advance(s, retained, opening))
+	s.proxyOwned = true
+	e.Refused("a")
+	assert.True(t, isClosed(s))
+	release()
+	client := e.client(t, "b")
+	e.Refused("b")
+	assert.False(t, isClosed(client), "it is the client's")
+	e.Refused("unknown")
+}
+
 func TestAClosedHubAcceptsNobody(t *testing.T) {
 	e := newEnv(1)
 	s := e.client(t, "a")
