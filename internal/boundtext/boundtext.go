@@ -29,7 +29,7 @@ func Line(s string, maxBytes int) string {
 // Text is [Line] for texts of several lines: line feeds and tabs are kept.
 func Text(s string, maxBytes int) string { return bound(s, maxBytes, false, isControlInText) }
 
-// Tail is [Text] for stack traces: the end is kept, and the mark stands in front of it.
+// Tail is [Text] for stack traces: the end is kept, and the mark precedes it.
 func Tail(s string, maxBytes int) string { return bound(s, maxBytes, true, isControlInText) }
 
 func isControlInText(r rune) bool { return unicode.IsControl(r) && r != '\n' && r != '\t' }

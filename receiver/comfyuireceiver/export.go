@@ -63,13 +63,43 @@ type exporter struct {
 	workers sync.WaitGroup
 }
 
-// exportItem makes the data of one trace or log record and passes them to the next
-// consumer. It makes them again for each attempt, since the next consumer may have changed
-// them. done is called once, with the error of the last attempt; it may be nil.
-type exportItem struct {
-	send func() error
-	done func(error)
+// exportItem is one trace or log record.
+type exportItem interface {
+	// send makes the data and passes them to the next consumer. It makes them again for each
+	// attempt, since the next consumer may have changed them.
+	send() error
+	// done is called once, with the error of the last attempt, or errLeft.
+	done(err error)
 }
+
+// traceItem is the trace of a prompt.
+type traceItem struct {
+	*exporter
+	prompt *prompt.Prompt
+}
+
+func (i traceItem) send() error    { return i.traces.ConsumeTraces(i.ctx, i.spans.Trace(i.prompt)) }
+func (i traceItem) done(err error) { i.handovers.passed(i.prompt, err) }
+
+// failureItem is the log record of a prompt that failed.
+type failureItem struct {
+	*exporter
+	prompt *prompt.Prompt
+	at     time.Time
+}
+
+func (i failureItem) send() error { return i.logs.ConsumeLogs(i.ctx, i.spans.Failure(i.prompt, i.at)) }
+func (failureItem) done(error)    {}
+
+// startItem is the log record of an execution that starts.
+type startItem struct {
+	*exporter
+	execution prompt.Execution
+	at        time.Time
+}
+
+func (i startItem) send() error { return i.logs.ConsumeLogs(i.ctx, i.spans.Started(i.execution, i.at)) }
+func (startItem) done(error)    {}
 
 var errNotSent = errors.New("not sent before shutdown")
 
@@ -132,8 +162,7 @@ func (e *exporter) deliverUnfinished(unfinished []*prompt.Prompt) {
 func (e *exporter) promptEnded(p *prompt.Prompt) {
 	e.queueTrace(p)
 	if e.logs != nil && spans.Failed(p) {
-		now := e.now()
-		e.enqueue("logs", e.logItems, exportItem{send: func() error { return e.logs.ConsumeLogs(e.ctx, e.spans.Failure(p, now)) }})
+		e.enqueue("logs", e.logItems, failureItem{e, p, e.now()})
 	}
 }
 
@@ -144,17 +173,13 @@ func (e *exporter) queueTrace(p *prompt.Prompt) {
 		e.handovers.passed(p, nil)
 		return
 	}
-	e.enqueue("traces", e.traceItems, exportItem{
-		send: func() error { return e.traces.ConsumeTraces(e.ctx, e.spans.Trace(p)) },
-		done: func(err error) { e.handovers.passed(p, err) },
-	})
+	e.enqueue("traces", e.traceItems, traceItem{e, p})
 }
 
 // executionStarted queues the log record of an execution that starts.
 func (e *exporter) executionStarted(x prompt.Execution) {
 	if e.logs != nil && e.executionEvents {
-		now := e.now()
-		e.enqueue("logs", e.logItems, exportItem{send: func() error { return e.logs.ConsumeLogs(e.ctx, e.spans.Started(x, now)) }})
+		e.enqueue("logs", e.logItems, startItem{e, x, e.now()})
 	}
 }
 
@@ -196,9 +221,7 @@ func (e *exporter) deliver(signal string, item exportItem) {
 			if e.refused.Changed(signal, "") {
 				e.log.Info("Next consumer accepts data again", zap.String("signal", signal))
 			}
-			if item.done != nil {
-				item.done(nil)
-			}
+			item.done(nil)
 			return
 		}
 		if consumererror.IsPermanent(err) {
@@ -220,12 +243,10 @@ func (e *exporter) deliver(signal string, item exportItem) {
 
 // drop gives an item up. At shutdown, a prompt that is stored is left to the next process.
 func (e *exporter) drop(signal string, item exportItem, err error) {
-	if item.done != nil && e.isKept && e.stopping.Err() != nil && !consumererror.IsPermanent(err) {
+	if signal == "traces" && e.isKept && e.stopping.Err() != nil && !consumererror.IsPermanent(err) {
 		item.done(errLeft)
 		return
 	}
 	e.instruments.dropped(signal, 1)
-	if item.done != nil {
-		item.done(err)
-	}
+	item.done(err)
 }

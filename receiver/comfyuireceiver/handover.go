@@ -21,11 +21,15 @@ type handovers struct {
 	mu sync.Mutex
 	// open are the traces that are on their way; guarded by mu. Each has a slot in the
 	// store, whose number is bounded.
-	open   map[rootSpan]*handover
+	open map[rootSpan]*handover
+	// cancel ends the subscription. It may be called more than once.
 	cancel func()
-	// drained is called once, when the receiver has stopped and no trace is on its way.
-	drained func()
+	// last is set when the receiver has stopped, until no trace is on its way.
+	last drained
 }
+
+// drained is called once, when no trace is on its way. It must not block.
+type drained interface{ drained() }
 
 // settler learns what became of a prompt's trace. It must not block.
 type settler interface {
@@ -105,32 +109,32 @@ func (h *handovers) update(key rootSpan, apply func(*handover)) {
 	if done {
 		delete(h.open, key)
 	}
-	drained := h.ifDrained()
+	last := h.ifDrained()
 	h.mu.Unlock()
 	if done {
 		h.settled.handedOver(o.prompt, !o.refused)
 	}
-	if drained != nil {
-		drained()
+	if last != nil {
+		last.drained()
 	}
 }
 
-// ifDrained returns drained if it is to be called now. The caller holds the lock.
-func (h *handovers) ifDrained() (call func()) {
+// ifDrained returns what is to be called now; nil if nothing is. The caller holds the lock.
+func (h *handovers) ifDrained() (last drained) {
 	if len(h.open) == 0 {
-		call, h.drained = h.drained, nil
+		last, h.last = h.last, nil
 	}
-	return call
+	return last
 }
 
-// whenDrained calls f once no trace is on its way: at once, or by the last one.
-func (h *handovers) whenDrained(f func()) {
+// whenDrained calls last once no trace is on its way: at once, or by the one that ends.
+func (h *handovers) whenDrained(last drained) {
 	h.mu.Lock()
-	h.drained = f
-	drained := h.ifDrained()
+	h.last = last
+	now := h.ifDrained()
 	h.mu.Unlock()
-	if drained != nil {
-		drained()
+	if now != nil {
+		now.drained()
 	}
 }
 
@@ -138,9 +142,9 @@ func (h *handovers) whenDrained(f func()) {
 func (h *handovers) abandon() {
 	h.mu.Lock()
 	clear(h.open)
-	drained := h.ifDrained()
+	last := h.ifDrained()
 	h.mu.Unlock()
-	if drained != nil {
-		drained()
+	if last != nil {
+		last.drained()
 	}
 }

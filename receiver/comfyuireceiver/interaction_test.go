@@ -70,7 +70,7 @@ func TestInteractions(t *testing.T) {
 						case "play":
 							output = e.play(d.CmdArgs[0].Key)
 						case "run":
-							e.own = d.HasArg("own")
+							e.ownSockets = d.HasArg("own")
 							output = e.run(d.Input)
 						default:
 							d.Fatalf(t, "unknown directive %q", d.Cmd)
@@ -86,12 +86,12 @@ func TestInteractions(t *testing.T) {
 // interaction is a receiver between clients and a server, on networks in memory.
 type interaction struct {
 	*comfyuiReceiver
-	t        *testing.T
-	compress bool
-	own      bool // own_sockets
-	sink     *consumertest.TracesSink
-	printed  int // traces
-	begin    time.Time
+	t          *testing.T
+	compress   bool
+	ownSockets bool
+	sink       *consumertest.TracesSink
+	printed    int // traces
+	begin      time.Time
 
 	toServer atomic.Pointer[comfyreplay.Pipes]
 	client   *http.Client // to the proxy
@@ -156,7 +156,7 @@ func (e *interaction) wait(text string) {
 func (e *interaction) start() {
 	cfg := createDefaultConfig().(*Config)
 	cfg.Device = ""
-	if e.own {
+	if e.ownSockets {
 		cfg.OwnSockets = ownAlways
 	}
 	settings := receivertest.NewNopSettings(metadata.Type)

@@ -351,13 +351,24 @@ func (r *comfyuiReceiver) stopFollowing(ctx context.Context) {
 	}
 	r.export.stop(ctx, unfinished)
 	r.store.stop()
-	handovers, store, log := r.export.handovers, r.store, r.log
-	late := time.AfterFunc(lastHandovers, handovers.abandon)
-	handovers.whenDrained(func() {
-		late.Stop()
-		handovers.cancel()
-		if err := store.close(context.Background()); err != nil {
-			log.Warn("Failed to close the storage", zap.Error(err))
-		}
-	})
+	last := &lastHandover{r.export.handovers, r.store, r.log, nil}
+	last.late = time.AfterFunc(lastHandovers, last.handovers.abandon)
+	last.handovers.whenDrained(last)
+}
+
+// lastHandover closes the store.
+type lastHandover struct {
+	handovers *handovers
+	store     *store
+	log       *zap.Logger
+	late      *time.Timer
+}
+
+// drained implements [drained].
+func (l *lastHandover) drained() {
+	l.late.Stop()
+	l.handovers.cancel()
+	if err := l.store.close(context.Background()); err != nil {
+		l.log.Warn("Failed to close the storage", zap.Error(err))
+	}
 }

@@ -23,7 +23,7 @@ var routes = []string{
 type routeTree struct {
 	route string // of the path that ends here
 	next  map[string]*routeTree
-	one   *routeTree // any one segment
+	each  *routeTree // any one segment
 	rest  string     // the route of any number of segments
 }
 
@@ -47,10 +47,10 @@ func newRouteTree(routes []string) *routeTree {
 
 func (t *routeTree) child(segment string) *routeTree {
 	if strings.HasPrefix(segment, "{") {
-		if t.one == nil {
-			t.one = &routeTree{}
+		if t.each == nil {
+			t.each = &routeTree{}
 		}
-		return t.one
+		return t.each
 	}
 	if t.next == nil {
 		t.next = map[string]*routeTree{}
@@ -71,8 +71,8 @@ func route(path string) string {
 		next := at.next[segment]
 		switch {
 		case next != nil:
-		case segment != "" && at.one != nil:
-			next = at.one
+		case segment != "" && at.each != nil:
+			next = at.each
 		case at.rest != "":
 			return at.rest
 		default:

@@ -61,17 +61,12 @@ const (
 	slotsKey = "slots"
 	// slotStep is by how much the stored number of slots grows at a time.
 	slotStep = 64
-	// pages hold the ids of exported prompts in poll mode; the oldest one is replaced.
-	pageSize, pages = 256, maxExported / 256
-	placeKey        = "exported"
 
-	// As written by earlier versions: all open prompts, and all ids of exported ones.
-	formerOpenKey     = "open"
-	formerExportedKey = "told"
+	// formerOpenKey holds all open prompts, as earlier versions wrote them.
+	formerOpenKey = "open"
 )
 
 func slotKey(slot int) string { return "prompt/" + strconv.Itoa(slot) }
-func pageKey(page int) string { return "exported/" + strconv.Itoa(page) }
 
 func openStore(ctx context.Context, host component.Host, id *component.ID, owner component.ID) (storage.Client, error) {
 	if id == nil {
@@ -193,20 +188,6 @@ func (s *store) change(slot int, raw []byte) {
 	s.notify(closed)
 }
 
-// addExported adds the id of an exported prompt, soon.
-func (s *store) addExported(id string) {
-	if s.client == nil {
-		return
-	}
-	s.mu.Lock()
-	if len(s.exported) < maxExported {
-		s.exported = append(s.exported, id)
-	}
-	closed := s.closed
-	s.mu.Unlock()
-	s.notify(closed)
-}
-
 func (s *store) notify(closed bool) {
 	if closed {
 		s.flush()
@@ -301,26 +282,6 @@ func (s *store) written(changes map[int][]byte, ids []string, ok bool) {
 	}
 }
 
-// addPages adds the ids to the page at a place.
-func (s *store) addPages(operations *[]*storage.Operation, ids []string, place int) error {
-	if len(ids) == 0 {
-		return nil
-	}
-	key := pageKey(place / pageSize % pages)
-	var page []string
-	if place%pageSize > 0 {
-		if err := s.get(context.Background(), key, &page); err != nil {
-			return err
-		}
-	}
-	raw, err := json.Marshal(append(page[:min(len(page), place%pageSize)], ids...))
-	if err != nil {
-		return err
-	}
-	*operations = append(*operations, storage.SetOperation(key, raw), storage.SetOperation(placeKey, []byte(strconv.Itoa(place+len(ids)))))
-	return nil
-}
-
 // report counts and logs an error.
 func (s *store) report(err error) {
 	switch {
@@ -396,54 +357,6 @@ func (s *store) restoreFormer(ctx context.Context) (all []*prompt.Prompt) {
 	}
 	_ = s.client.Delete(ctx, formerOpenKey)
 	return all
-}
-
-// exportedIDs are the ids of exported prompts, the oldest first; stored is false if none
-// were ever stored.
-func (s *store) exportedIDs(ctx context.Context) (ids []string, stored bool, err error) {
-	if s.client == nil {
-		return nil, false, nil
-	}
-	raw, err := s.client.Get(ctx, placeKey)
-	if err != nil {
-		return nil, false, err
-	}
-	if raw == nil {
-		if err := s.get(ctx, formerExportedKey, &ids); err != nil || ids == nil {
-			return nil, false, err
-		}
-		for _, id := range ids {
-			s.addExported(id)
-		}
-		return ids, true, s.client.Delete(ctx, formerExportedKey)
-	}
-	place, err := strconv.Atoi(string(raw))
-	if err != nil {
-		return nil, false, fmt.Errorf("the stored value is damaged: %w", err)
-	}
-	s.mu.Lock()
-	s.place = place
-	s.mu.Unlock()
-	end := (place + pageSize - 1) / pageSize
-	for page := max(0, end-pages); page < end; page++ {
-		var held []string
-		if err := s.get(ctx, pageKey(page%pages), &held); err != nil {
-			return ids, true, err
-		}
-		ids = append(ids, held...)
-	}
-	return ids, true, nil
-}
-
-// beginExported records that the history has been read once.
-func (s *store) beginExported(ctx context.Context) error {
-	if s.client == nil {
-		return nil
-	}
-	s.mu.Lock()
-	place := s.place
-	s.mu.Unlock()
-	return s.client.Set(ctx, placeKey, []byte(strconv.Itoa(place)))
 }
 
 func (s *store) get(ctx context.Context, key string, into any) error {

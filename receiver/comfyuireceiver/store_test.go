@@ -177,7 +177,7 @@ func TestTracesThatAreDeliveredAfterShutdownLeaveTheStore(t *testing.T) {
 	assert.False(t, comfyevents.OfProcess().Handovers.HasSubscribers())
 }
 
-// acceptingServer accepts prompts, and runs them when it is told to.
+// acceptingServer accepts prompts, and runs them with runAll.
 type acceptingServer struct {
 	*httptest.Server
 	mu      sync.Mutex
