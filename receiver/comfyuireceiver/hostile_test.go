@@ -322,7 +322,7 @@ func TestClientsThatDoNotReadDoNotDelayShutdown(t *testing.T) {
 	}
 	waitFor(t, func() bool { mu.Lock(); defer mu.Unlock(); return len(conns) == 30 })
 	var writers sync.WaitGroup
-	preview := append([]byte{0x82, 127, 0, 0, 0, 0, 4, 0, 0, 0}, make([]byte, 64<<20)...)
+	preview := append([]byte{0x82, 127, 0, 0, 0, 0, 1, 0, 0, 0}, make([]byte, 16<<20)...)
 	for _, c := range conns {
 		writers.Go(func() { _, _ = c.Write(preview) })
 	}
@@ -377,14 +377,14 @@ func TestALargeQueueIsReadAsItComes(t *testing.T) {
 	var queues int
 	var queue bytes.Buffer
 	queue.WriteString(`{"queue_running": [], "queue_pending": [[0, "id", {}]`)
-	for i := range 74 {
+	for i := range 19 {
 		fmt.Fprintf(&queue, `,[1, "id%d", {"1": {"class_type": "A", "inputs": {"image": %q}}}, {}, []]`, i, strings.Repeat("A", 1<<20))
 	}
 	queue.WriteString(`]}`)
 	h := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/prompt":
-			_, _ = io.WriteString(w, `{"exec_info": {"queue_remaining": 75}}`)
+			_, _ = io.WriteString(w, `{"exec_info": {"queue_remaining": 20}}`)
 		case "/queue":
 			queues++
 			_, _ = w.Write(queue.Bytes())
@@ -397,15 +397,15 @@ func TestALargeQueueIsReadAsItComes(t *testing.T) {
 	m, err := r.scrape(t.Context())
 	require.NoError(t, err)
 	assert.Equal(t, map[string]float64{"map[]": 1}, values(m, "comfyui.up"))
-	assert.Equal(t, map[string]float64{"map[state:running]": 1, "map[state:pending]": 74}, values(m, "comfyui.queue.length"))
+	assert.Equal(t, map[string]float64{"map[state:running]": 1, "map[state:pending]": 19}, values(m, "comfyui.queue.length"))
 	assert.Zero(t, queues)
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	ids, err := r.following.server.queued(t.Context())
 	runtime.ReadMemStats(&after)
 	require.NoError(t, err)
-	assert.Len(t, ids, 75)
-	assert.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(20<<20), "75 MiB were read")
+	assert.Len(t, ids, 20)
+	assert.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(5<<20), "19 MiB were read")
 }
 
 // S12: an upgrade is a GET with a key and no body.
