@@ -85,7 +85,12 @@ func lastRune(s string) int {
 }
 
 func isClean(s string, replaced func(rune) bool) bool {
-	return utf8.ValidString(s) && !strings.ContainsFunc(s, replaced)
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' { // else it is plain ASCII, as most texts are
+			return utf8.ValidString(s[i:]) && !strings.ContainsFunc(s[i:], replaced)
+		}
+	}
+	return true
 }
 
 func cleaned(s string, replaced func(rune) bool) string {

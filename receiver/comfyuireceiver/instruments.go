@@ -37,7 +37,16 @@ type instruments struct {
 
 	workflows, models, classes, tasks, events *labels
 
-	ioOptions sync.Map // ioKey to metric.AddOption
+	// Attributes that were made before, since frames and requests are many.
+	ioOptions      sync.Map // ioKey to metric.AddOption
+	requestOptions sync.Map // requestKey to metric.RecordOption
+}
+
+// requestKey is the attributes of comfyui.proxy.request.duration. There are few: routes and
+// methods come from fixed lists.
+type requestKey struct {
+	route, method string
+	status        int
 }
 
 // ioKey is direction and kind, the attributes of comfyui.proxy.io.
@@ -167,8 +176,17 @@ func (m *instruments) RequestServed(route, method string, status int, d time.Dur
 	default:
 		method = "_OTHER"
 	}
-	m.record("comfyui.proxy.request.duration", d, attribute.String("http.route", route),
-		attribute.String("http.request.method", method), attribute.Int("http.response.status_code", status))
+	if status < 100 || status > 599 {
+		status = 0 // not a valid status: the server does as it likes
+	}
+	key := requestKey{route, method, status}
+	option, ok := m.requestOptions.Load(key)
+	if !ok {
+		option = metric.WithAttributeSet(attribute.NewSet(attribute.String("http.route", route),
+			attribute.String("http.request.method", method), attribute.Int("http.response.status_code", status)))
+		m.requestOptions.Store(key, option)
+	}
+	m.histograms["comfyui.proxy.request.duration"].Record(context.Background(), d.Seconds(), option.(metric.RecordOption))
 }
 
 // Bytes counts bytes that passed the proxy.
@@ -178,7 +196,6 @@ func (m *instruments) Bytes(d sockets.Direction, kind string, n int) {
 	}
 	key := ioKey{string(d), kind}
 	option, ok := m.ioOptions.Load(key)
-	// made once, since frames are many
 	if !ok {
 		option = metric.WithAttributeSet(attribute.NewSet(attribute.String("network.io.direction", string(d)), attribute.String("kind", kind)))
 		m.ioOptions.Store(key, option)

@@ -45,11 +45,24 @@ func newProxy(p *proxy) *proxy {
 		Rewrite:       p.rewrite,
 		Transport:     p.transport,
 		FlushInterval: -1, // streams pass without delay
+		BufferPool:    copyBuffers{},
 		ErrorHandler:  p.badGateway,
 		ErrorLog:      zap.NewStdLog(p.log.WithOptions(zap.IncreaseLevel(zap.ErrorLevel))),
 	}
 	return p
 }
+
+// copyBuffers implements [httputil.BufferPool]: without one, each response takes a buffer of
+// its own.
+type copyBuffers struct{}
+
+var copyBufferPool = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
+
+// Get implements [httputil.BufferPool].
+func (copyBuffers) Get() []byte { return *copyBufferPool.Get().(*[]byte) }
+
+// Put implements [httputil.BufferPool].
+func (copyBuffers) Put(b []byte) { copyBufferPool.Put(&b) }
 
 // rewrite directs a request to the server as the client meant it. Host remains, since the
 // server compares it with Origin.

@@ -19,6 +19,8 @@ import (
 	"go.opentelemetry.io/collector/extension/xextension/storage"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/receiver"
+	metricnoop "go.opentelemetry.io/otel/metric/noop"
+	tracenoop "go.opentelemetry.io/otel/trace/noop"
 	"go.uber.org/zap"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
@@ -196,7 +198,10 @@ func (r *comfyuiReceiver) listen(ctx context.Context, host component.Host, runni
 	settings := r.cfg.Proxy
 	// Empty, not nil: bodies and Content-Encoding pass unchanged.
 	settings.CompressionAlgorithms = []string{}
-	if r.server, err = settings.ToServer(ctx, host.GetExtensions(), r.settings.TelemetrySettings, r.proxyHandler(running)); err != nil {
+	// The proxy has metrics of its own; those of confighttp would double its costs.
+	telemetry := r.settings.TelemetrySettings
+	telemetry.MeterProvider, telemetry.TracerProvider = metricnoop.NewMeterProvider(), tracenoop.NewTracerProvider()
+	if r.server, err = settings.ToServer(ctx, host.GetExtensions(), telemetry, r.proxyHandler(running)); err != nil {
 		return fmt.Errorf("proxy: %w", err)
 	}
 	listener, err := settings.ToListener(ctx)

@@ -2,37 +2,38 @@
 
 package protocol
 
-import (
-	"hash"
-	"hash/fnv"
-	"strconv"
-)
+import "strconv"
 
 // canonical hashes the value of an input in a form that survives the server: a number and
 // the text of that number are the same, whatever the form of the number.
 type canonical struct {
-	hash hash.Hash64
+	sum  uint64    // FNV-1a
 	link [2]string // the items of a list of two
 }
 
-func newHash(parts ...string) hash.Hash64 {
-	h := fnv.New64a()
-	for _, part := range parts {
-		_, _ = h.Write([]byte(part))
-		_, _ = h.Write([]byte{0})
-	}
-	return h
+// hashed is the hash of two texts.
+func hashed(a, b string) uint64 {
+	c := canonical{sum: fnvOffset}
+	c.write(0, a)
+	c.write(0, b)
+	return c.sum
 }
 
-func hashOf(parts ...string) uint64 { return newHash(parts...).Sum64() }
+func (c *canonical) add(b byte) { c.sum = (c.sum ^ uint64(b)) * fnvPrime }
 
 func (c *canonical) write(kind byte, s string) {
-	_, _ = c.hash.Write([]byte{kind})
-	_, _ = c.hash.Write([]byte(s))
-	_, _ = c.hash.Write([]byte{0})
+	c.add(kind)
+	for i := range len(s) {
+		c.add(s[i])
+	}
+	c.add(0)
 }
 
 func (c *canonical) scalar(s string) {
+	if s == "" || (s[0] < '0' || s[0] > '9') && s[0] != '-' && s[0] != '+' && s[0] != '.' {
+		c.write('=', s)
+		return
+	}
 	if _, err := strconv.ParseInt(s, 10, 64); err != nil {
 		if _, err := strconv.ParseUint(s, 10, 64); err != nil { // a seed exceeds an int64
 			if f, err := strconv.ParseFloat(s, 64); err == nil {

@@ -70,7 +70,14 @@ func (l *lenientReader) Read(p []byte) (int, error) {
 
 func (l *lenientReader) filter(in []byte) {
 	l.out = l.out[:0]
-	for _, c := range in {
+	for len(in) > 0 {
+		if n := l.plain(in); n > 0 {
+			l.out = append(l.out, in[:n]...)
+			in = in[n:]
+			continue
+		}
+		c := in[0]
+		in = in[1:]
 		switch {
 		case l.inText:
 			l.text(c)
@@ -86,6 +93,21 @@ func (l *lenientReader) filter(in []byte) {
 		}
 		l.out = append(l.out, c)
 	}
+}
+
+// plain is how many bytes at the beginning of in are within a text that is not cut, and pass
+// as they are.
+func (l *lenientReader) plain(in []byte) int {
+	if !l.inText || l.isCut || l.escape > 0 {
+		return 0
+	}
+	in = in[:max(0, min(len(in), maxText-l.length))]
+	n := bytes.IndexAny(in, "\"\\")
+	if n < 0 {
+		n = len(in)
+	}
+	l.length += n
+	return n
 }
 
 // text filters a byte of a text. A text is cut between two characters of its encoded

@@ -217,7 +217,7 @@ func (r *submissionReader) node(id string) (Node, error) {
 		}
 		return err
 	})
-	r.content += hashOf(id, n.Class)
+	r.content += hashed(id, n.Class)
 	if len(r.shape) < r.Nodes {
 		slices.Sort(links)
 		r.shape = append(r.shape, id+"\x00"+n.Class+"\x00"+strings.Join(links, ""))
@@ -229,7 +229,7 @@ func (r *submissionReader) node(id string) (Node, error) {
 // and the number of its output.
 func (r *submissionReader) inputs(n *Node) (links []string, err error) {
 	err = r.object(func(name string) error {
-		c := canonical{hash: newHash(n.ID, name)}
+		c := canonical{sum: hashed(n.ID, name)}
 		var value string
 		var err error
 		isLink, kind := false, r.PeekKind()
@@ -243,14 +243,14 @@ func (r *submissionReader) inputs(n *Node) (links []string, err error) {
 		default:
 			err = c.value(r.document)
 		}
-		r.content += c.hash.Sum64()
+		r.content += c.sum
 		limit := r.Label
 		if name == "text" {
 			limit = MaxPromptText
 		}
 		r.label(&name)
 		if isLink && len(links) < maxInputs {
-			links = append(links, fmt.Sprint(name, "\x01", c.link[0], "\x01", c.link[1], "\x00"))
+			links = append(links, name+"\x01"+c.link[0]+"\x01"+c.link[1]+"\x00")
 		}
 		if value == "" || r.held > maxHeld || len(n.Inputs) >= maxInputs {
 			return err
