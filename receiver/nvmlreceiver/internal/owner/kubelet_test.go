@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
 	podresources "k8s.io/kubelet/pkg/apis/podresources/v1"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakekubelet"
@@ -75,6 +76,32 @@ func TestAllocationsAreThoseOfTheKubeletsAnswer(t *testing.T) {
 		{"photos", "part", "main", DeviceID{"MIG-3", -1, -1}},
 		{"photos", "claims", "main", DeviceID{"", 4, -1}},
 	}, r.Allocations())
+}
+
+// The kubelet's answer is protobuf from outside the collector: any bytes give allocations, each
+// once, or an error.
+func FuzzAllocations(f *testing.F) {
+	for _, pod := range []*podresources.PodResources{
+		fakekubelet.Pod("photos", "comfyui-0", "comfyui", "nvidia.com/gpu", "GPU-1"),
+		fakekubelet.Pod("photos", "shared-a", "main", "nvidia.com/gpu.shared", "GPU-2::0", "GPU-2::1"),
+		fakekubelet.Pod("", "", "", "nvidia.com/", "nvidia0/gi3", ""),
+	} {
+		raw, err := proto.Marshal(&podresources.ListPodResourcesResponse{PodResources: []*podresources.PodResources{pod, pod}})
+		require.NoError(f, err)
+		f.Add(raw)
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		var list podresources.ListPodResourcesResponse
+		if proto.Unmarshal(raw, &list) != nil {
+			return
+		}
+		seen := map[Allocation]bool{}
+		for _, a := range allocations(&list) {
+			require.False(t, seen[a], "%v comes twice", a)
+			seen[a] = true
+			require.Equal(t, a.Device.UUID == "", a.Device.Minor >= 0)
+		}
+	})
 }
 
 // answers records what the resolver observed.

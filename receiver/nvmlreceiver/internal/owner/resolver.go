@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/prometheus/procfs"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/boundtext"
 )
 
 // Settings are what the resolver reads.
@@ -54,6 +56,8 @@ type cached struct {
 const (
 	// maxCached bounds the processes that are remembered.
 	maxCached = 4096
+	// maxExecutable bounds the name of an executable, in bytes.
+	maxExecutable = 256
 	// forgetAfter is how long a process that was not asked about is remembered.
 	forgetAfter = time.Minute
 )
@@ -145,6 +149,8 @@ func (r *Resolver) process(pid int) (cached, bool) {
 			// The kernel marks a file that was replaced.
 			p.executable = path.Base(strings.TrimSuffix(exe, " (deleted)"))
 		}
+		// A file may have any name: invalid UTF-8 would cost the whole batch elsewhere.
+		p.executable = boundtext.Line(p.executable, maxExecutable)
 	}
 	p.used = r.now()
 	r.mu.Lock()

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -57,6 +58,22 @@ func TestProcessOfTheHostHasAnExecutableAndNoContainer(t *testing.T) {
 	require.Eventually(t, func() bool { return r.Owner(pid, "GPU-1").Executable == want.Executable }, 10*time.Second, time.Millisecond)
 	assert.Equal(t, want, r.Owner(pid, "GPU-1"))
 	assert.Equal(t, Owner{}, r.Owner(1<<22+1, "GPU-1"), "a process that is not there")
+}
+
+// S15: invalid UTF-8 and a newline in the name of an executable.
+func TestTheNameOfAnExecutableIsALineOfValidText(t *testing.T) {
+	sleep, err := exec.LookPath("sleep")
+	require.NoError(t, err)
+	content, err := os.ReadFile(sleep)
+	require.NoError(t, err)
+	path := filepath.Join(t.TempDir(), "a\nb\xff"+strings.Repeat("x", 200))
+	require.NoError(t, os.WriteFile(path, content, 0o700))
+	c := exec.Command(path, "60")
+	require.NoError(t, c.Start())
+	t.Cleanup(func() { _ = c.Process.Kill(); _ = c.Wait() })
+	r := resolver(t, Settings{})
+	require.Eventually(t, func() bool { return strings.HasPrefix(r.Owner(c.Process.Pid, "GPU-1").Executable, "a\uFFFDb\uFFFDx") }, 10*time.Second, time.Millisecond)
+	assert.True(t, utf8.ValidString(r.Owner(c.Process.Pid, "GPU-1").Executable))
 }
 
 // hierarchies are the mounted cgroup hierarchies that a test may make groups in.
