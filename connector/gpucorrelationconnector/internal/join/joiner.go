@@ -64,6 +64,7 @@ type Joiner struct {
 	counts    Counters
 	expired   time.Time // when Expire was called last
 	setBack   time.Time // to when the clock was set back last
+	setBacks  int64     // how often it was
 
 	byTrace map[pcommon.TraceID]*waitingTrace
 	arrived list.List // of *waitingTrace, in the order of their arrival
@@ -243,6 +244,7 @@ func (j *Joiner) Expire(now time.Time) {
 	defer j.steps.unlock()
 	if now.Before(j.expired) {
 		j.setBack = now
+		j.setBacks++
 	}
 	j.expired = now
 	for _, g := range j.gpus {

@@ -38,7 +38,7 @@ type waitingRecord struct {
 	gpu     *gpu
 	at      int64
 	seq     uint64 // tells records of the same time apart
-	arrived time.Time
+	arrived arrival
 	entry   *list.Element // among all that wait
 }
 
@@ -93,7 +93,7 @@ func (j *Joiner) addRecord(rl plog.ResourceLogs, sl plog.ScopeLogs, r plog.LogRe
 		return false
 	}
 	j.steps.next(1)
-	h := &waitingRecord{logs: plog.NewLogs(), gpu: g, at: at, seq: j.memory.next(), arrived: now}
+	h := &waitingRecord{logs: plog.NewLogs(), gpu: g, at: at, seq: j.memory.next(), arrived: arrival{now, j.setBacks}}
 	to := h.logs.ResourceLogs().AppendEmpty()
 	rl.Resource().CopyTo(to.Resource())
 	to.SetSchemaUrl(rl.SchemaUrl())

@@ -16,7 +16,7 @@ type waitingTrace struct {
 	pieces  []*piece
 	spans   int
 	bytes   int
-	arrived time.Time
+	arrived arrival
 	place   *list.Element // among all that wait; nil if it is not
 	gpus    []*gpu        // that it used
 	needs   []*need       // of GPUs whose samples do not cover it yet
@@ -124,14 +124,14 @@ func (j *Joiner) add(p *piece, now time.Time) (held bool) {
 		}
 		j.steps.count(len(w.needs))
 		j.finish(w, ReasonLimit) // in its order
-		w = &waitingTrace{trace: p.trace, arrived: now, refused: true, done: true}
+		w = &waitingTrace{trace: p.trace, arrived: arrival{now, j.setBacks}, refused: true, done: true}
 		w.hold(p)
 		j.hold(p)
 		j.ready = append(j.ready, w)
 		return true
 	}
 	if w == nil {
-		w = &waitingTrace{trace: p.trace, arrived: now}
+		w = &waitingTrace{trace: p.trace, arrived: arrival{now, j.setBacks}}
 		j.byTrace[p.trace] = w
 		w.place = j.arrived.PushBack(w)
 	}
@@ -235,11 +235,17 @@ func (j *Joiner) expireTraces(now time.Time) {
 	}
 }
 
+// arrival is when something arrived, and how often the clock had been set back by then.
+type arrival struct {
+	at       time.Time
+	setBacks int64
+}
+
 // age is how long ago something arrived. What arrived before the clock was set back is
 // as old as that.
-func (j *Joiner) age(arrived, now time.Time) time.Duration {
-	if arrived.After(now) {
+func (j *Joiner) age(a arrival, now time.Time) time.Duration {
+	if a.setBacks != j.setBacks {
 		return now.Sub(j.setBack)
 	}
-	return now.Sub(arrived)
+	return now.Sub(a.at)
 }
