@@ -34,6 +34,9 @@ type joinConnector struct {
 	release func()
 	once    logonce.Tracker
 	bus     *comfyevents.Bus
+	// joining guards what the joiner holds. The joiner itself locks it, for a bounded number
+	// of items at a time.
+	joining sync.Mutex
 	joiner  *join.Joiner
 
 	nextTraces  consumer.Traces
@@ -51,10 +54,12 @@ type joinConnector struct {
 }
 
 func newConnector(settings connector.Settings, cfg *Config) *joinConnector {
-	return &joinConnector{
-		cfg: cfg, settings: settings, now: time.Now, release: func() {}, bus: comfyevents.OfProcess(), joiner: join.New(cfg.joinSettings()),
+	c := &joinConnector{
+		cfg: cfg, settings: settings, now: time.Now, release: func() {}, bus: comfyevents.OfProcess(),
 		traces: newOutput(), records: newOutput(),
 	}
+	c.joiner = join.NewShared(cfg.joinSettings(), &c.joining)
+	return c
 }
 
 // The components of the three signals. Each drains its own signal when it shuts down, in

@@ -16,7 +16,7 @@ type Sample struct {
 	GPU, Host string
 	At        int64
 	Value     float64
-	// stale samples say that the GPU's series end.
+	// stale samples mark the GPU's series as stale.
 	stale     bool
 	simulated bool
 	of        quantity

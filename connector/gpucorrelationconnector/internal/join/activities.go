@@ -215,7 +215,7 @@ func (r *recollection) drop(a *activities) {
 // remember stores when a part of a trace used its GPU, and makes room for it.
 func (j *Joiner) remember(g *gpu, trace pcommon.TraceID, p *part, now time.Time) {
 	before := now.Add(-j.settings.History).UnixNano()
-	j.steps.next(len(p.windows) + maxWindows)
+	j.steps.next(len(p.windows) + len(p.spans) + maxWindows)
 	j.countForgotten("window", j.memory.end(g.active, trace, p.windows, p.spans, before, now))
 	limit := j.settings.Limits.Traces
 	for {

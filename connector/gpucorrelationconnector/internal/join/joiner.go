@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package join joins the samples of GPUs with the traces and log records of those who
-// used them. It is given what arrived and the time, and returns what is ready; it has no
-// clock and no I/O. Pieces of traces and samples are read without its lock, figures are
-// made without it, and what happens under it is done in steps of a bounded size.
+// used them. It is pure: it is given what arrived and the time, and returns what is
+// ready; it has no clock, no lock of its own and no I/O. Spans and samples are read
+// without the lock that it is given, figures are made without it, and what is done under
+// it is done in steps of a bounded size.
 package join
 
 import (
@@ -51,8 +52,7 @@ type Limits struct {
 	Records int `mapstructure:"records"`
 }
 
-// Joiner holds traces and records until the samples of their GPUs cover them. It may be
-// used from any goroutine.
+// Joiner holds traces and records until the samples of their GPUs cover them.
 type Joiner struct {
 	settings Settings
 
@@ -116,11 +116,15 @@ const (
 	alone  = "alone"
 )
 
-// New returns a joiner that holds nothing.
-func New(settings Settings) *Joiner {
+// New returns a joiner that holds nothing, for a single goroutine.
+func New(settings Settings) *Joiner { return NewShared(settings, noLock{}) }
+
+// NewShared returns a joiner that holds nothing, for any goroutine: it holds the lock for
+// a bounded number of items at a time.
+func NewShared(settings Settings, lock Lock) *Joiner {
 	limits := gputimeline.Limits{GPUs: settings.Limits.GPUs, Samples: settings.Limits.Samples, Processes: settings.Limits.Processes}
 	return &Joiner{
-		settings: settings, timelines: gputimeline.NewSet(limits), gpus: map[string]*gpu{},
+		settings: settings, steps: steps{mu: lock}, timelines: gputimeline.NewSet(limits), gpus: map[string]*gpu{},
 		counts: newCounters(), byTrace: map[pcommon.TraceID]*waitingTrace{},
 	}
 }

@@ -2,43 +2,39 @@
 
 package join
 
-import (
-	"sync"
-	"time"
-)
-
 // maxItems bounds the items (spans, records, windows of time, samples) that are handled
 // while the joiner's lock is held, so that nobody waits long for it whatever comes in.
 const maxItems = 256
+
+// Lock guards a joiner that is used from more than one goroutine.
+type Lock interface {
+	Lock()
+	Unlock()
+}
+
+// noLock is the lock of a joiner that a single goroutine uses.
+type noLock struct{}
+
+func (noLock) Lock()   {}
+func (noLock) Unlock() {}
 
 // steps is a lock that is held for a bounded number of items at a time. Work that handles
 // more asks for room as it goes, and others may have the lock in between: whatever such
 // work remembers across a call of room may have changed.
 type steps struct {
-	mu    sync.Mutex
+	mu    Lock
 	items int // handled in the present hold
 	// maxSeen is the number of items of the hold that handled the most; tests read it.
 	maxSeen int
-	watch   watch // nil outside of tests
-	since   time.Time
 }
-
-// watch is told how long each hold lasted.
-type watch interface{ held(time.Duration) }
 
 func (s *steps) lock() {
 	s.mu.Lock()
 	s.items = 0
-	if s.watch != nil {
-		s.since = time.Now()
-	}
 }
 
 func (s *steps) unlock() {
 	s.maxSeen = max(s.maxSeen, s.items)
-	if s.watch != nil {
-		s.watch.held(time.Since(s.since))
-	}
 	s.mu.Unlock()
 }
 

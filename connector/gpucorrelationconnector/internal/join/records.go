@@ -88,7 +88,7 @@ func (j *Joiner) addRecord(rl plog.ResourceLogs, sl plog.ScopeLogs, r plog.LogRe
 	if j.joinRecord(g, r, at) {
 		return false
 	}
-	if j.waitingRecords.Len() >= j.settings.Limits.Records {
+	if j.waitingRecords.Len()+len(j.records) >= j.settings.Limits.Records {
 		j.counts.Records[alone]++
 		return false
 	}
@@ -131,6 +131,7 @@ func (j *Joiner) joinRecord(g *gpu, r plog.LogRecord, at int64) bool {
 	if len(found) == 0 {
 		return false
 	}
+	j.steps.next(len(found[0].spans))
 	j.counts.Records[joined]++
 	r.SetTraceID(found[0].trace)
 	r.SetSpanID(found[0].deepest(at))

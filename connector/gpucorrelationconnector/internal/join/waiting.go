@@ -117,9 +117,9 @@ func (j *Joiner) add(p *piece, now time.Time) (held bool) {
 	if len(p.parts) == 0 && w == nil {
 		return false
 	}
-	if j.spans+p.spans > j.settings.Limits.Spans || j.bytes+p.bytes > j.settings.Limits.Bytes {
+	if !j.fits(p, 1) {
 		p.refused = true
-		if w == nil {
+		if w == nil || !j.fits(p, 2) {
 			return false
 		}
 		j.steps.count(len(w.needs))
@@ -159,6 +159,12 @@ func (j *Joiner) add(p *piece, now time.Time) (held bool) {
 	return true
 }
 
+// fits reports whether there is room for a piece within a number of times the limits:
+// twice, if it follows on spans that wait, which it would overtake otherwise.
+func (j *Joiner) fits(p *piece, times int) bool {
+	return j.spans+p.spans <= times*j.settings.Limits.Spans && j.bytes+p.bytes <= times*j.settings.Limits.Bytes
+}
+
 // hold adds a piece to a trace: what arrived before is not read again.
 func (w *waitingTrace) hold(p *piece) {
 	w.pieces = append(w.pieces, p)
@@ -175,7 +181,8 @@ func (j *Joiner) hold(p *piece) {
 // addPart notes when a piece of a trace used a GPU, and makes the trace wait for the
 // GPU's samples.
 func (j *Joiner) addPart(w *waitingTrace, p *part, now time.Time) {
-	j.steps.next(1)
+	j.steps.room(maxParts + 1)
+	j.steps.count(1 + len(w.needs))
 	if t := j.timelines.Get(p.gpu); p.host != "" && t != nil && t.Host != "" && t.Host != p.host {
 		p.foreign = true
 		return
