@@ -22,10 +22,10 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/gpuload"
 )
 
-// emptying is a next consumer that changes the ids of the spans it gets.
-type emptying struct{ consumertest.TracesSink }
+// emptying changes the ids of the spans that it passes on.
+type emptying struct{ consumer.Traces }
 
-func (e *emptying) ConsumeTraces(ctx context.Context, td ptrace.Traces) error {
+func (e emptying) ConsumeTraces(ctx context.Context, td ptrace.Traces) error {
 	for _, rs := range td.ResourceSpans().All() {
 		for _, s := range rs.ScopeSpans().At(0).Spans().All() {
 			s.SetSpanID(pcommon.SpanID{1})
@@ -33,7 +33,7 @@ func (e *emptying) ConsumeTraces(ctx context.Context, td ptrace.Traces) error {
 			s.Attributes().Clear()
 		}
 	}
-	return e.TracesSink.ConsumeTraces(ctx, td)
+	return e.Traces.ConsumeTraces(ctx, td)
 }
 
 // between starts a connector between a subscriber and two pipelines, of which the first
@@ -42,7 +42,7 @@ func between(t *testing.T, cfg *Config) (r *running, first *failing, seen *custo
 	t.Helper()
 	a, b := pipeline.NewIDWithName(pipeline.SignalTraces, "a"), pipeline.NewIDWithName(pipeline.SignalTraces, "b")
 	first = &failing{}
-	router := connector.NewTracesRouter(map[pipeline.ID]consumer.Traces{a: first, b: &emptying{}})
+	router := connector.NewTracesRouter(map[pipeline.ID]consumer.Traces{a: emptying{first}, b: emptying{consumertest.NewNop()}})
 	r = start(t, cfg, router.(consumer.Traces), consumertest.NewNop())
 	seen = &custody{}
 	bus := &comfyevents.Bus{}
