@@ -86,7 +86,7 @@ type hostile struct {
 }
 
 var hostiles = []hostile{
-	{"trace_of_10000_spans", 10_000, 2_000, 24, func(n int) (*Joiner, func() (int, int)) {
+	{"trace_of_10000_spans", 10_000, 2_000, 4, func(n int) (*Joiner, func() (int, int)) {
 		c := newTestJoiner()
 		samples(c, 0, 60, 0.1, gpuload.Steady(gpuload.A, 0, 60))
 		nested := n / 6
@@ -105,9 +105,14 @@ var hostiles = []hostile{
 			return n, out
 		}
 	}},
-	{"traces_on_a_gpu_never_sampled", 100_000, 10_000, 64, func(n int) (*Joiner, func() (int, int)) {
+	{"traces_on_a_gpu_never_sampled", 100_000, 10_000, 12, func(n int) (*Joiner, func() (int, int)) {
 		c := newTestJoiner()
 		samples(c, 0, 60, 0.1, gpuload.Steady(gpuload.A, 0, 60))
+		for i := range uint64(c.settings.Limits.Traces) { // as many as are remembered
+			c.AddTraces(bigTrace(bigSpan{1<<32 + i, 1, 0, "GPU-never", 58, 59}), gpuload.At(59))
+		}
+		c.Expire(gpuload.At(69))
+		drain(c)
 		var all []ptrace.Traces
 		for i := range n {
 			at := 60 + float64(i)/500
@@ -130,7 +135,7 @@ var hostiles = []hostile{
 			return in, out + spans
 		}
 	}},
-	{"held_records", 10_000, 2_000, 32, func(n int) (*Joiner, func() (int, int)) {
+	{"held_records", 10_000, 2_000, 8, func(n int) (*Joiner, func() (int, int)) {
 		c := newTestJoiner()
 		samples(c, 0, 60, 0.1, gpuload.Steady(gpuload.A, 0, 60), gpuload.Steady(gpuload.B, 0, 60))
 		var all []plog.Logs
@@ -159,7 +164,7 @@ var hostiles = []hostile{
 			return in + n, out + records
 		}
 	}},
-	{"overlapping_traces", 20_000, 6_000, 48, func(n int) (*Joiner, func() (int, int)) {
+	{"overlapping_traces", 20_000, 6_000, 12, func(n int) (*Joiner, func() (int, int)) {
 		c := newTestJoiner()
 		samples(c, 0, 60, 0.1, gpuload.Steady(gpuload.A, 0, 60))
 		var all []ptrace.Traces
@@ -175,7 +180,7 @@ var hostiles = []hostile{
 			return in, out
 		}
 	}},
-	{"pieces_of_a_trace", 4_000, 2_000, 24, func(n int) (*Joiner, func() (int, int)) {
+	{"pieces_of_a_trace", 4_000, 2_000, 4, func(n int) (*Joiner, func() (int, int)) {
 		c := newTestJoiner()
 		gpu := gpuload.Steady(gpuload.A, 0, 60)
 		samples(c, 0, 50, 0.1, gpu)
@@ -202,7 +207,7 @@ var hostiles = []hostile{
 			return in, out + spans
 		}
 	}},
-	{"constant_traceparent", 20_000, 4_000, 24, func(n int) (*Joiner, func() (int, int)) {
+	{"constant_traceparent", 20_000, 4_000, 4, func(n int) (*Joiner, func() (int, int)) {
 		c := newTestJoiner()
 		gpu := gpuload.Steady(gpuload.A, 0, 1e9)
 		gpu.Joules = 1000
@@ -225,7 +230,7 @@ var hostiles = []hostile{
 			return in, out
 		}
 	}},
-	{"clock_set_back", 20_000, 4_000, 48, func(n int) (*Joiner, func() (int, int)) {
+	{"clock_set_back", 20_000, 4_000, 12, func(n int) (*Joiner, func() (int, int)) {
 		c := newTestJoiner()
 		gpu := gpuload.Steady(gpuload.A, 0, 1e9)
 		var all []ptrace.Traces

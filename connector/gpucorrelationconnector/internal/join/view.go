@@ -33,15 +33,33 @@ const (
 // view copies what a GPU did in windows of a trace, which are sorted and apart; nil if
 // there are no samples of it.
 func (j *Joiner) view(id string, trace pcommon.TraceID, windows []gputimeline.Interval, pids map[int64]bool) *view {
+	v, a := j.around(id, windows, pids)
+	if v == nil {
+		return nil
+	}
+	v.shares = make([]share, 0, len(windows))
+	left := maxSharers
+	for _, w := range windows {
+		others := j.overlapping(a, trace, w, left)
+		if left -= len(others); left == 0 {
+			v.coarse = true
+		}
+		v.shares = divide(v.shares, w, others)
+	}
+	return v
+}
+
+// around copies the samples and XIDs of a GPU around windows of a trace.
+func (j *Joiner) around(id string, windows []gputimeline.Interval, pids map[int64]bool) (*view, *activities) {
 	j.steps.lock()
 	defer j.steps.unlock()
 	g := j.gpus[id]
 	if g == nil || len(windows) == 0 {
-		return nil
+		return nil, nil
 	}
 	newest, ok := g.Pace.Newest()
 	if !ok {
-		return nil
+		return nil, nil
 	}
 	hull := gputimeline.Interval{From: windows[0].From, To: windows[len(windows)-1].To}
 	v := &view{Timeline: g.Window(hull, pids), first: g.Pace.Points[0].At, newest: newest}
@@ -53,21 +71,14 @@ func (j *Joiner) view(id string, trace pcommon.TraceID, windows []gputimeline.In
 		v.xids = append(v.xids, x)
 	}
 	j.steps.count(len(v.xids))
-	v.shares = make([]share, 0, len(windows))
-	left := maxSharers
-	for _, w := range windows {
-		others := j.overlapping(g.active, trace, w, left)
-		if left -= len(others); left == 0 {
-			v.coarse = true
-		}
-		v.shares = divide(v.shares, w, others)
-	}
-	return v
+	return v, g.active
 }
 
 // overlapping returns what other traces used of a window, up to a number of windows of
 // theirs.
 func (j *Joiner) overlapping(a *activities, trace pcommon.TraceID, w gputimeline.Interval, limit int) (others []gputimeline.Interval) {
+	j.steps.lock()
+	defer j.steps.unlock()
 	add := func(x *window) {
 		if c, ok := w.Clip(x.Interval); ok && c.Length() > 0 && x.of.trace != trace && len(others) < limit {
 			others = append(others, c)
