@@ -76,17 +76,18 @@ func drain(c *Joiner) (all []ptrace.Traces, spans int) {
 
 // hostile is input that once made the correlator slow, or grow.
 type hostile struct {
-	name   string
-	full   int     // the amount of the benchmark
-	short  int     // and of the test
-	bounds float64 // MiB that may be held afterwards, beside what waits within limits::bytes
+	name    string
+	full    int     // the amount of the benchmark
+	short   int     // and of the test
+	joiners int     // that get the amount, for what lasts a short time
+	bounds  float64 // MiB that one may hold afterwards
 	// prepare makes an amount of input and a joiner; run is what is measured, and returns
 	// the spans that came out, of as many that went in.
 	prepare func(n int) (c *Joiner, run func() (in, out int))
 }
 
 var hostiles = []hostile{
-	{"trace_of_10000_spans", 10_000, 2_000, 4, func(n int) (*Joiner, func() (int, int)) {
+	{"trace_of_10000_spans", 10_000, 2_000, 4, 4, func(n int) (*Joiner, func() (int, int)) {
 		c := newTestJoiner()
 		samples(c, 0, 60, 0.1, gpuload.Steady(gpuload.A, 0, 60))
 		nested := n / 6
@@ -105,7 +106,7 @@ var hostiles = []hostile{
 			return n, out
 		}
 	}},
-	{"traces_on_a_gpu_never_sampled", 100_000, 10_000, 12, func(n int) (*Joiner, func() (int, int)) {
+	{"traces_on_a_gpu_never_sampled", 100_000, 10_000, 1, 12, func(n int) (*Joiner, func() (int, int)) {
 		c := newTestJoiner()
 		samples(c, 0, 60, 0.1, gpuload.Steady(gpuload.A, 0, 60))
 		for i := range uint64(c.settings.Limits.Traces) { // as many as are remembered
@@ -135,7 +136,7 @@ var hostiles = []hostile{
 			return in, out + spans
 		}
 	}},
-	{"held_records", 10_000, 2_000, 8, func(n int) (*Joiner, func() (int, int)) {
+	{"held_records", 10_000, 2_000, 2, 8, func(n int) (*Joiner, func() (int, int)) {
 		c := newTestJoiner()
 		samples(c, 0, 60, 0.1, gpuload.Steady(gpuload.A, 0, 60), gpuload.Steady(gpuload.B, 0, 60))
 		var all []plog.Logs
@@ -164,7 +165,7 @@ var hostiles = []hostile{
 			return in + n, out + records
 		}
 	}},
-	{"overlapping_traces", 20_000, 6_000, 12, func(n int) (*Joiner, func() (int, int)) {
+	{"overlapping_traces", 20_000, 6_000, 1, 12, func(n int) (*Joiner, func() (int, int)) {
 		c := newTestJoiner()
 		samples(c, 0, 60, 0.1, gpuload.Steady(gpuload.A, 0, 60))
 		var all []ptrace.Traces
@@ -180,7 +181,7 @@ var hostiles = []hostile{
 			return in, out
 		}
 	}},
-	{"pieces_of_a_trace", 4_000, 2_000, 4, func(n int) (*Joiner, func() (int, int)) {
+	{"pieces_of_a_trace", 4_000, 2_000, 8, 4, func(n int) (*Joiner, func() (int, int)) {
 		c := newTestJoiner()
 		gpu := gpuload.Steady(gpuload.A, 0, 60)
 		samples(c, 0, 50, 0.1, gpu)
@@ -207,7 +208,7 @@ var hostiles = []hostile{
 			return in, out + spans
 		}
 	}},
-	{"constant_traceparent", 20_000, 4_000, 4, func(n int) (*Joiner, func() (int, int)) {
+	{"constant_traceparent", 20_000, 4_000, 1, 4, func(n int) (*Joiner, func() (int, int)) {
 		c := newTestJoiner()
 		gpu := gpuload.Steady(gpuload.A, 0, 1e9)
 		gpu.Joules = 1000
@@ -230,7 +231,7 @@ var hostiles = []hostile{
 			return in, out
 		}
 	}},
-	{"clock_set_back", 20_000, 4_000, 12, func(n int) (*Joiner, func() (int, int)) {
+	{"clock_set_back", 20_000, 4_000, 1, 12, func(n int) (*Joiner, func() (int, int)) {
 		c := newTestJoiner()
 		gpu := gpuload.Steady(gpuload.A, 0, 1e9)
 		var all []ptrace.Traces
@@ -322,36 +323,41 @@ func (h *hostile) measure(tb testing.TB, n, joiners int) (r result) {
 	return r
 }
 
+// maxRatio is how many times as much ten times the input may cost.
+const maxRatio = 12
+
 // compare measures an amount, and a tenth of it in each of ten joiners, by turns: so both
 // find the same memory. It returns what the amount cost, and how many times that is what
-// a tenth cost, by the median of the turns.
+// a tenth cost, by the median of the turns. A busy machine may add to any of it: the
+// longest hold is that of the best turn, and a ratio that is too large is measured again;
+// what grows with its square is far above.
 func (h *hostile) compare(tb testing.TB, n, turns int) (big result, ratio float64) {
 	tb.Helper()
-	var ratios []float64
-	var times, holds []time.Duration
-	for range turns {
-		small, r := h.measure(tb, n/10, 10), h.measure(tb, n, 1)
-		times = append(times, r.time)
-		ratios = append(ratios, 10*float64(r.time)/float64(small.time))
-		holds = append(holds, r.hold)
-		big.items, big.heap = max(big.items, r.items), max(big.heap, r.heap)
+	for attempt := 0; attempt < 5 && (attempt == 0 || ratio > maxRatio); attempt++ {
+		var ratios []float64
+		var times []time.Duration
+		for range turns {
+			small, r := h.measure(tb, n/10, 10*h.joiners), h.measure(tb, n, h.joiners)
+			times = append(times, r.time/time.Duration(h.joiners))
+			ratios = append(ratios, 10*float64(r.time)/float64(small.time))
+			if big.hold == 0 || r.hold < big.hold {
+				big.hold = r.hold
+			}
+			big.items, big.heap = max(big.items, r.items), max(big.heap, r.heap/float64(h.joiners))
+		}
+		slices.Sort(ratios)
+		slices.Sort(times)
+		big.time, ratio = times[turns/2], ratios[turns/2]
 	}
-	slices.Sort(ratios)
-	slices.Sort(times)
-	slices.Sort(holds)
-	big.time, big.hold = times[turns/2], holds[turns/2]
-	return big, ratios[turns/2]
+	return big, ratio
 }
 
 func TestHostileInputCostsInProportionAndHoldsTheLockForAFewItems(t *testing.T) {
 	for _, h := range hostiles {
 		t.Run(h.name, func(t *testing.T) {
 			big, ratio := h.compare(t, h.short, 1)
-			for n := 0; n < 5 && ratio > 12; n++ { // a busy machine; what grows with its square is far above
-				big, ratio = h.compare(t, h.short, 1)
-			}
 			t.Logf("%v, %.1f times for ten times as much, at most %d items and %v a hold, %.1f MiB", big.time, ratio, big.items, big.hold, big.heap)
-			assert.LessOrEqual(t, ratio, 12.0)
+			assert.LessOrEqual(t, ratio, float64(maxRatio))
 			assert.LessOrEqual(t, big.items, maxItems)
 			assert.LessOrEqual(t, big.heap, h.bounds)
 		})
@@ -359,7 +365,7 @@ func TestHostileInputCostsInProportionAndHoldsTheLockForAFewItems(t *testing.T) 
 }
 
 // BenchmarkHostile prints for each hostile input the time, the ratio to that of a tenth
-// of it, the longest hold of the lock (the median of the turns), the items of one hold and the memory that is held
+// of it, the longest hold of the lock, the items of one hold and the memory that is held
 // afterwards, as a part of its bound.
 func BenchmarkHostile(b *testing.B) {
 	for _, h := range hostiles {
@@ -372,7 +378,7 @@ func BenchmarkHostile(b *testing.B) {
 				b.ReportMetric(float64(big.items), "items")
 				b.ReportMetric(big.heap, "MiB")
 				b.ReportMetric(big.heap/h.bounds, "of-bound")
-				assert.LessOrEqual(b, ratio, 12.0)
+				assert.LessOrEqual(b, ratio, float64(maxRatio))
 				assert.LessOrEqual(b, big.items, maxItems)
 				assert.LessOrEqual(b, big.heap, h.bounds)
 			}
