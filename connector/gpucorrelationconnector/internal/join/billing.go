@@ -54,6 +54,7 @@ type billing struct {
 	trace *waitingTrace
 	uses  []use
 	views map[string]*view
+	*scratch
 	// sums are those of spans without a GPU: spans above the same have the same.
 	sums map[sumKey]*sum
 }
@@ -70,14 +71,14 @@ type sum struct {
 }
 
 // bill writes figures onto the spans of a trace.
-func (j *Joiner) bill(w *waitingTrace, counts *Counters) {
+func (j *Joiner) bill(w *waitingTrace, counts *Counters, s *scratch) {
 	if w.refused {
 		for _, p := range w.pieces {
 			counts.refuse(p.uses, ReasonLimit)
 		}
 		return
 	}
-	b := &billing{Joiner: j, trace: w, uses: w.all(), views: map[string]*view{}, sums: map[sumKey]*sum{}}
+	b := &billing{Joiner: j, trace: w, uses: w.all(), views: map[string]*view{}, sums: map[sumKey]*sum{}, scratch: s}
 	rollUp(b.uses)
 	b.view()
 	for i := range b.uses {
@@ -123,7 +124,7 @@ func (b *billing) view() {
 	}
 	for id, all := range windows {
 		united, _ := unite(all)
-		if v := b.Joiner.view(id, b.trace.trace, united, pids); v != nil {
+		if v := b.Joiner.view(id, b.trace.trace, united, pids, b.scratch); v != nil {
 			b.views[id] = v
 		}
 	}

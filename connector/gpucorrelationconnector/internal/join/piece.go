@@ -60,8 +60,7 @@ func (s *Settings) newPiece(td ptrace.Traces, now time.Time) *piece {
 	}
 	p.bytes += p.spans * spanOverhead
 	p.uses = make([]use, 0, p.spans)
-	type key struct{ gpu, host string }
-	parts := map[key]*part{}
+	parts := partIndex{piece: p}
 	latest := now.Add(s.MaxAhead).UnixNano()
 	for _, rs := range td.ResourceSpans().All() {
 		resource := rs.Resource().Attributes()
@@ -80,12 +79,7 @@ func (s *Settings) newPiece(td ptrace.Traces, now time.Time) *piece {
 					gpu = resourceGPU
 				}
 				if gpu != "" {
-					u.named = true
-					if u.part = parts[key{gpu, host}]; u.part == nil {
-						u.part = &part{gpu: gpu, host: host}
-						parts[key{gpu, host}] = u.part
-						p.parts = append(p.parts, u.part)
-					}
+					u.named, u.part = true, parts.of(gpu, host)
 				}
 				if pid, ok := span.Attributes().Get(semconv.ProcessPID); ok {
 					u.pid = pid.Int()
@@ -103,6 +97,36 @@ func (s *Settings) newPiece(td ptrace.Traces, now time.Time) *piece {
 	}
 	inherit(p.uses)
 	p.collect()
+	return p
+}
+
+// partIndex finds the parts of a piece.
+type partIndex struct {
+	*piece
+	byKey map[partKey]*part // of those beyond the first few
+}
+
+type partKey struct{ gpu, host string }
+
+// of is the part of a GPU and a host, made if it is not there.
+func (x *partIndex) of(gpu, host string) *part {
+	const few = 4
+	for _, p := range x.parts[:min(len(x.parts), few)] {
+		if p.gpu == gpu && p.host == host {
+			return p
+		}
+	}
+	if p := x.byKey[partKey{gpu, host}]; p != nil {
+		return p
+	}
+	p := &part{gpu: gpu, host: host}
+	if len(x.parts) >= few {
+		if x.byKey == nil {
+			x.byKey = map[partKey]*part{}
+		}
+		x.byKey[partKey{gpu, host}] = p
+	}
+	x.parts = append(x.parts, p)
 	return p
 }
 

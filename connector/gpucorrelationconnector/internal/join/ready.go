@@ -30,8 +30,9 @@ func (j *Joiner) next() (batch []*waitingTrace) {
 func (j *Joiner) NextTraces() (td ptrace.Traces, ok bool) {
 	batch := j.next()
 	counts := newCounters()
+	var s scratch
 	for _, w := range batch {
-		j.bill(w, &counts)
+		j.bill(w, &counts, &s)
 	}
 	return j.release(batch, &counts)
 }

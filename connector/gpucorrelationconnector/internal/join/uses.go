@@ -168,20 +168,38 @@ func (b *below) sum() *rolled {
 	return r
 }
 
+// byDepth lists the places of spans, the deepest first.
+func byDepth(uses []use) []int {
+	deepest := 0
+	for i := range uses {
+		deepest = max(deepest, uses[i].depth)
+	}
+	at := make([]int, deepest+2) // where those of a depth begin
+	for i := range uses {
+		at[deepest-uses[i].depth+1]++
+	}
+	for d := 1; d < len(at); d++ {
+		at[d] += at[d-1]
+	}
+	order := make([]int, len(uses))
+	for i := range uses {
+		d := deepest - uses[i].depth
+		order[at[d]] = i
+		at[d]++
+	}
+	return order
+}
+
 // rollUp gives each span that has no GPU what the topmost spans below it used that have
 // one: from the deepest spans up, each adds to its parent once.
 func rollUp(uses []use) {
-	order := make([]int, len(uses))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(uses[b].depth, uses[a].depth) })
-	all := map[int]*below{}
+	order := byDepth(uses)
+	all := make([]*below, len(uses))
 	for _, i := range order {
 		u := &uses[i]
 		if b := all[i]; b != nil && u.part == nil {
 			u.rolled = b.sum()
-			delete(all, i)
+			all[i] = nil
 		}
 		if u.parent < 0 || uses[u.parent].part != nil || u.part == nil && u.rolled == nil {
 			continue

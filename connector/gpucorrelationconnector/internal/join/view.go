@@ -32,7 +32,7 @@ const (
 
 // view copies what a GPU did in windows of a trace, which are sorted and apart; nil if
 // there are no samples of it.
-func (j *Joiner) view(id string, trace pcommon.TraceID, windows []gputimeline.Interval, pids map[int64]bool) *view {
+func (j *Joiner) view(id string, trace pcommon.TraceID, windows []gputimeline.Interval, pids map[int64]bool, s *scratch) *view {
 	v, a := j.around(id, windows, pids)
 	if v == nil {
 		return nil
@@ -40,11 +40,11 @@ func (j *Joiner) view(id string, trace pcommon.TraceID, windows []gputimeline.In
 	v.shares = make([]share, 0, len(windows))
 	left := maxSharers
 	for _, w := range windows {
-		others := j.overlapping(a, trace, w, left)
-		if left -= len(others); left == 0 {
+		j.overlapping(a, trace, w, left, s)
+		if left -= len(s.others); left == 0 {
 			v.coarse = true
 		}
-		v.shares = divide(v.shares, w, others)
+		v.shares = s.divide(v.shares, w)
 	}
 	return v
 }
@@ -74,17 +74,30 @@ func (j *Joiner) around(id string, windows []gputimeline.Interval, pids map[int6
 	return v, g.active
 }
 
-// overlapping returns what other traces used of a window, up to a number of windows of
+// scratch is memory that is used again for each window of a batch of traces.
+type scratch struct {
+	others []gputimeline.Interval // what others used of a window
+	turns  []turn
+}
+
+// turn is when another trace begins or ends to use a GPU.
+type turn struct {
+	at int64
+	by int
+}
+
+// overlapping finds what other traces used of a window, up to a number of windows of
 // theirs.
-func (j *Joiner) overlapping(a *activities, trace pcommon.TraceID, w gputimeline.Interval, limit int) (others []gputimeline.Interval) {
+func (j *Joiner) overlapping(a *activities, trace pcommon.TraceID, w gputimeline.Interval, limit int, s *scratch) {
+	s.others = s.others[:0]
 	j.steps.lock()
 	defer j.steps.unlock()
 	add := func(x *window) {
-		if c, ok := w.Clip(x.Interval); ok && c.Length() > 0 && x.of.trace != trace && len(others) < limit {
-			others = append(others, c)
+		if c, ok := w.Clip(x.Interval); ok && c.Length() > 0 && x.of.trace != trace && len(s.others) < limit {
+			s.others = append(s.others, c)
 		}
 	}
-	for p := (place{at: w.From}); len(others) < limit; { // those that began before
+	for p := (place{at: w.From}); len(s.others) < limit; { // those that began before
 		j.steps.room(maxChunk)
 		some := a.windows.before(p, w.From)
 		if len(some) == 0 {
@@ -96,7 +109,7 @@ func (j *Joiner) overlapping(a *activities, trace pcommon.TraceID, w gputimeline
 		}
 		p = some[0].place()
 	}
-	for p := (place{at: w.From}); len(others) < limit; { // those that began within
+	for p := (place{at: w.From}); len(s.others) < limit; { // those that began within
 		j.steps.room(maxChunk)
 		some := a.windows.from(p)
 		if len(some) == 0 {
@@ -105,14 +118,13 @@ func (j *Joiner) overlapping(a *activities, trace pcommon.TraceID, w gputimeline
 		j.steps.count(len(some))
 		for _, x := range some {
 			if x.From > w.To {
-				return others
+				return
 			}
 			add(x)
 		}
 		last := some[len(some)-1].place()
 		p = place{last.at, last.seq + 1}
 	}
-	return others
 }
 
 // share is a part of a window in which n traces used the GPU.
@@ -123,15 +135,12 @@ type share struct {
 
 // divide appends the parts of a trace's window, which is divided where others begin or
 // end.
-func divide(out []share, w gputimeline.Interval, others []gputimeline.Interval) []share {
-	type turn struct {
-		at int64
-		by int
-	}
-	turns := make([]turn, 0, 2*len(others))
-	for _, c := range others {
+func (s *scratch) divide(out []share, w gputimeline.Interval) []share {
+	turns := s.turns[:0]
+	for _, c := range s.others {
 		turns = append(turns, turn{c.From, 1}, turn{c.To, -1})
 	}
+	s.turns = turns
 	slices.SortFunc(turns, func(a, b turn) int { return cmp.Compare(a.at, b.at) })
 	at, n := w.From, 1
 	for _, t := range turns {
