@@ -263,6 +263,7 @@ func (s recordsSender) finish() { s.joiner.FinishRecords() }
 func (s recordsSender) send(ctx context.Context) {
 	for ctx.Err() == nil {
 		ld, ok := s.joiner.NextRecords()
+		s.report(ctx)
 		if !ok {
 			return
 		}

@@ -73,9 +73,7 @@ type sum struct {
 // bill writes figures onto the spans of a trace.
 func (j *Joiner) bill(w *waitingTrace, counts *Counters, s *scratch) {
 	if w.refused {
-		for _, p := range w.pieces {
-			counts.refuse(p.uses, ReasonLimit)
-		}
+		counts.refuse(w.all(), ReasonLimit)
 		return
 	}
 	b := &billing{Joiner: j, trace: w, uses: w.all(), views: map[string]*view{}, sums: map[sumKey]*sum{}, scratch: s}

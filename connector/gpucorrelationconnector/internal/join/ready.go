@@ -43,9 +43,7 @@ func (j *Joiner) NextUnbilled() (td ptrace.Traces, ok bool) {
 	batch := j.next()
 	counts := newCounters()
 	for _, w := range batch {
-		for _, p := range w.pieces {
-			counts.refuse(p.uses, reasonShutdown)
-		}
+		counts.refuse(w.all(), reasonShutdown)
 	}
 	return j.release(batch, &counts)
 }
