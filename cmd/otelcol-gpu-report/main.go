@@ -65,10 +65,11 @@ func run(arguments []string) error {
 	if err := s.Check(); err != nil {
 		return err
 	}
-	if u, err := url.Parse(*store); err != nil || u.Host == "" {
+	storeURL, err := url.Parse(*store)
+	if err != nil || storeURL.Host == "" {
 		return fmt.Errorf("-store: %q is not a valid URL; use http://host:port, for example http://127.0.0.1:9090", *store)
 	}
-	client, err := api.NewClient(api.Config{Address: *store, RoundTripper: withToken(*tokenFile)})
+	client, err := api.NewClient(api.Config{Address: *store, RoundTripper: withToken(*tokenFile, storeURL)})
 	if err != nil {
 		return err
 	}
@@ -104,18 +105,25 @@ func run(arguments []string) error {
 	return nil
 }
 
-// bearer adds a token to each request; the file is read each time, so that it can be
-// renewed.
-type bearer struct{ file string }
+// bearer adds a token to each request to the store; the file is read each time, so that
+// it can be renewed. Requests to another origin, to which only a redirect can lead, are
+// refused: whoever answers for the store must not learn the token by pointing elsewhere.
+type bearer struct {
+	file  string
+	store *url.URL
+}
 
-func withToken(file string) http.RoundTripper {
+func withToken(file string, store *url.URL) http.RoundTripper {
 	if file == "" {
 		return api.DefaultRoundTripper
 	}
-	return bearer{file}
+	return bearer{file, store}
 }
 
 func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.URL.Scheme != b.store.Scheme || !strings.EqualFold(r.URL.Host, b.store.Host) {
+		return nil, fmt.Errorf("the store redirects to %s://%s, which must not get the token of -token-file; give that URL as -store if it is right", r.URL.Scheme, r.URL.Host)
+	}
 	token, err := os.ReadFile(b.file)
 	if err != nil {
 		return nil, fmt.Errorf("-token-file: %w", err)

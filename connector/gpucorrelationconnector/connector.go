@@ -17,6 +17,7 @@ import (
 
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpucorrelationconnector/internal/join"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpucorrelationconnector/internal/metadata"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/logonce"
 )
 
@@ -32,6 +33,11 @@ type joinConnector struct {
 	// has shut down.
 	release func()
 	once    logonce.Tracker
+	bus     *comfyevents.Bus
+	// joining guards what the joiner holds. The joiner itself locks it, for a bounded number
+	// of items at a time.
+	joining sync.Mutex
+	joiner  *join.Joiner
 
 	nextTraces  consumer.Traces
 	nextLogs    consumer.Logs
@@ -40,169 +46,238 @@ type joinConnector struct {
 
 	traces  output
 	records output
-	stop    chan struct{}
-	work    sync.WaitGroup
 
 	// mu guards everything declared below.
 	mu         sync.Mutex
-	joiner     *join.Joiner
-	components int // that run
-}
-
-// output is the way out of one signal.
-type output struct {
-	// feeders counts the running components whose data may reach this output. Guarded by
-	// the connector's mu.
-	feeders int
-	sending sync.Mutex // held while a batch is delivered, so that batches keep their order
-	wake    chan struct{}
-}
-
-func newOutput() output { return output{wake: make(chan struct{}, 1)} }
-
-// notify makes the output's goroutine send what is ready.
-func (o *output) notify() {
-	select {
-	case o.wake <- struct{}{}:
-	default:
-	}
+	components int  // that run
+	sampled    bool // the metrics side runs
 }
 
 func newConnector(settings connector.Settings, cfg *Config) *joinConnector {
-	return &joinConnector{
-		cfg: cfg, settings: settings, now: time.Now, release: func() {}, joiner: join.New(cfg.joinSettings()),
+	c := &joinConnector{
+		cfg: cfg, settings: settings, now: time.Now, release: func() {}, bus: comfyevents.OfProcess(),
 		traces: newOutput(), records: newOutput(),
 	}
+	c.joiner = join.NewShared(cfg.joinSettings(), &c.joining)
+	return c
 }
 
-// side is what the components of the three signals have in common: to is the output
-// that they feed.
-type side struct {
-	*joinConnector
-	to *output
-}
-
-func (s side) Start(context.Context, component.Host) error { return s.start(s.to) }
-func (s side) Shutdown(ctx context.Context) error          { return s.shutdown(ctx, s.to) }
-func (s side) Capabilities() consumer.Capabilities         { return consumer.Capabilities{MutatesData: true} }
-
+// The components of the three signals. Each drains its own signal when it shuts down, in
+// whatever order they do.
 type (
-	metricsComponent struct{ side }
-	tracesComponent  struct{ side }
-	logsComponent    struct{ side }
+	metricsComponent struct{ *joinConnector }
+	tracesComponent  struct{ *joinConnector }
+	logsComponent    struct{ *joinConnector }
 )
 
 func (metricsComponent) Capabilities() consumer.Capabilities { return consumer.Capabilities{} }
+func (tracesComponent) Capabilities() consumer.Capabilities {
+	return consumer.Capabilities{MutatesData: true}
+}
 
-func (s tracesComponent) Start(ctx context.Context, host component.Host) error {
+func (logsComponent) Capabilities() consumer.Capabilities {
+	return consumer.Capabilities{MutatesData: true}
+}
+
+func (s metricsComponent) Start(context.Context, component.Host) error {
+	if err := s.attach(); err != nil {
+		return err
+	}
+	s.setSampled(true)
+	return nil
+}
+
+// Shutdown ends the samples; those that arrive later are ignored. Nothing of the metrics
+// side waits.
+func (s metricsComponent) Shutdown(ctx context.Context) error {
+	if s.setSampled(false) {
+		s.detach(ctx)
+	}
+	return nil
+}
+
+func (s tracesComponent) Start(context.Context, component.Host) error {
 	if !s.readMetrics {
 		s.settings.Logger.Warn(
 			"The connector is in no metrics pipeline, so every trace that names a GPU waits for samples and gets none; add it to the exporters of a metrics pipeline that has an nvml receiver",
 			zap.Duration("wait", s.cfg.Wait),
 		)
 	}
-	return s.side.Start(ctx, host)
+	if err := s.attach(); err != nil {
+		return err
+	}
+	s.traces.start(func(ctx context.Context) { s.run(ctx, &s.traces, tracesSender(s)) })
+	return nil
 }
 
-func (c *joinConnector) start(to *output) (err error) {
+// Shutdown sends the traces that wait, with the figures that are known.
+func (s tracesComponent) Shutdown(ctx context.Context) error {
+	if !s.traces.isOpen() {
+		return nil // it never started
+	}
+	for _, d := range s.traces.shutdown(ctx) {
+		s.dropSpans(ctx, d)
+	}
+	s.dropTraces(ctx)
+	s.detach(ctx)
+	return nil
+}
+
+func (s logsComponent) Start(context.Context, component.Host) error {
+	if err := s.attach(); err != nil {
+		return err
+	}
+	s.records.start(func(ctx context.Context) { s.run(ctx, &s.records, recordsSender(s)) })
+	return nil
+}
+
+// Shutdown sends the records that wait for a trace, without one.
+func (s logsComponent) Shutdown(ctx context.Context) error {
+	if !s.records.isOpen() {
+		return nil // it never started
+	}
+	for _, d := range s.records.shutdown(ctx) {
+		s.dropRecords(ctx, d)
+	}
+	s.joiner.FinishRecords()
+	s.dropReadyRecords(ctx)
+	s.detach(ctx)
+	return nil
+}
+
+// attach counts a component that starts.
+func (c *joinConnector) attach() (err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.components == 0 {
 		if c.telemetry, err = metadata.NewTelemetryBuilder(c.settings.TelemetrySettings); err != nil {
 			return err
 		}
-		c.stop = make(chan struct{})
-		c.work.Go(func() { c.run(&c.traces) })
-		c.work.Go(func() { c.run(&c.records) })
 	}
 	c.components++
-	to.feeders++
 	return nil
 }
 
-// shutdown ends one component. When the last component that feeds an output ends, what
-// waits is sent with the figures that are known.
-func (c *joinConnector) shutdown(ctx context.Context, to *output) error {
+// detach counts a component that has shut down.
+func (c *joinConnector) detach(ctx context.Context) {
+	c.report(ctx)
 	c.mu.Lock()
-	if c.components == 0 {
-		c.mu.Unlock()
-		return nil // it never started
-	}
 	c.components--
-	to.feeders--
-	last, ended := c.components == 0, to.feeders == 0
-	switch {
-	case ended && to == &c.traces:
-		c.joiner.Finish()
-	case ended:
-		c.joiner.FinishRecords()
-	}
+	last := c.components == 0
 	c.mu.Unlock()
-	if ended {
-		c.send(ctx, to)
-	}
 	if last {
-		c.mu.Lock()
-		c.report(ctx)
-		c.mu.Unlock()
 		c.release()
-		close(c.stop)
-		c.work.Wait()
 		c.telemetry.Shutdown()
 	}
-	return nil
 }
 
-// run sends what is ready in an output, until the connector stops.
-func (c *joinConnector) run(o *output) {
+// setSampled stores whether the metrics side runs, and returns whether it did.
+func (c *joinConnector) setSampled(sampled bool) (before bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	before, c.sampled = c.sampled, sampled
+	return before
+}
+
+func (c *joinConnector) isSampled() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.sampled
+}
+
+// sender sends what is ready of one signal.
+type sender interface {
+	// finish makes ready all that waits.
+	finish()
+	send(context.Context)
+}
+
+// run sends what is ready in an output, until its side shuts down and nothing waits.
+func (c *joinConnector) run(ctx context.Context, o *output, s sender) {
+	defer o.leave()
 	ticker := time.NewTicker(min(max(c.cfg.Wait/20, 10*time.Millisecond), time.Second))
 	defer ticker.Stop()
 	for {
 		select {
-		case <-c.stop:
-			return
+		case <-o.stop:
 		case <-o.wake:
 		case <-ticker.C:
 		}
-		c.mu.Lock()
 		c.joiner.Expire(c.now())
-		c.mu.Unlock()
-		c.send(context.Background(), o)
+		if !c.records.isOpen() {
+			c.dropReadyRecords(ctx)
+		}
+		select {
+		case <-o.stop:
+			c.drain(ctx, o, s)
+			return
+		default:
+			s.send(ctx)
+		}
 	}
 }
 
-// send delivers all that is ready in an output, in its order.
-func (c *joinConnector) send(ctx context.Context, o *output) {
-	o.sending.Lock()
-	defer o.sending.Unlock()
-	if o == &c.records {
-		c.mu.Lock()
-		ld, ok := c.joiner.NextRecords()
-		c.mu.Unlock()
-		if ok {
-			c.deliverLogs(ctx, ld)
-		}
-		return
-	}
+// drain sends all that waits, and what calls that are under way still bring.
+func (c *joinConnector) drain(ctx context.Context, o *output, s sender) {
 	for {
-		c.mu.Lock()
-		td, ok := c.joiner.NextTraces()
-		c.report(ctx)
-		c.mu.Unlock()
+		others := !o.alone()
+		s.finish()
+		s.send(ctx)
+		if !others {
+			return
+		}
+		select {
+		case <-o.wake:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+type (
+	tracesSender  struct{ *joinConnector }
+	recordsSender struct{ *joinConnector }
+)
+
+func (s tracesSender) finish() { s.joiner.Finish() }
+
+func (s tracesSender) send(ctx context.Context) {
+	for ctx.Err() == nil {
+		next := s.joiner.NextTraces
+		select {
+		case <-s.traces.hurry: // better without figures than not at all
+			next = s.joiner.NextUnbilled
+		default:
+		}
+		td, ok := next()
+		s.report(ctx)
 		if !ok {
 			return
 		}
-		c.deliverTraces(ctx, td)
+		s.deliverTraces(ctx, td)
+	}
+}
+
+func (s recordsSender) finish() { s.joiner.FinishRecords() }
+
+func (s recordsSender) send(ctx context.Context) {
+	for ctx.Err() == nil {
+		ld, ok := s.joiner.NextRecords()
+		s.report(ctx)
+		if !ok {
+			return
+		}
+		s.deliverLogs(ctx, ld)
 	}
 }
 
 // ConsumeMetrics adds samples of GPUs.
 func (s metricsComponent) ConsumeMetrics(_ context.Context, md pmetric.Metrics) error {
-	s.mu.Lock()
+	if !s.isSampled() || s.traces.isClosed() {
+		return nil
+	}
 	s.joiner.AddMetrics(md)
-	ready := s.joiner.HasTraces()
-	s.mu.Unlock()
-	if ready {
+	if s.joiner.HasTraces() {
 		s.traces.notify()
 	}
 	return nil
@@ -211,15 +286,23 @@ func (s metricsComponent) ConsumeMetrics(_ context.Context, md pmetric.Metrics) 
 // ConsumeTraces adds finished spans. It returns no error: what the next pipelines refuse
 // is counted, and a receiver that tried again would deliver the rest twice.
 func (s tracesComponent) ConsumeTraces(ctx context.Context, td ptrace.Traces) error {
-	s.mu.Lock()
+	handovers := s.handovers(td)
+	if !s.traces.enter() {
+		s.dropSpans(ctx, &delivery{td.SpanCount(), handovers})
+		return nil
+	}
+	defer s.traces.leave()
+	s.publish(handovers, comfyevents.Held)
 	pass := s.joiner.AddTraces(td, s.now())
-	ready, records := s.joiner.HasTraces(), s.joiner.HasRecords()
-	s.mu.Unlock()
-	if ready {
+	if s.joiner.HasTraces() {
 		s.traces.notify()
 	}
-	if records {
-		s.records.notify()
+	if s.joiner.HasRecords() {
+		if s.records.isOpen() {
+			s.records.notify()
+		} else {
+			s.dropReadyRecords(ctx)
+		}
 	}
 	for _, trace := range pass {
 		s.deliverTraces(ctx, trace)
@@ -229,9 +312,12 @@ func (s tracesComponent) ConsumeTraces(ctx context.Context, td ptrace.Traces) er
 
 // ConsumeLogs adds log records. It returns no error, as ConsumeTraces.
 func (s logsComponent) ConsumeLogs(ctx context.Context, ld plog.Logs) error {
-	s.mu.Lock()
+	if !s.records.enter() {
+		s.dropRecords(ctx, &delivery{items: ld.LogRecordCount()})
+		return nil
+	}
+	defer s.records.leave()
 	s.joiner.AddLogs(ld, s.now())
-	s.mu.Unlock()
 	if ld.LogRecordCount() > 0 {
 		s.deliverLogs(ctx, ld)
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -201,6 +202,24 @@ func TestATracesPipelineWithoutMetricsIsWarnedAbout(t *testing.T) {
 	require.NoError(t, c.Start(context.Background(), componenttest.NewNopHost()))
 	require.NoError(t, c.Shutdown(context.Background()))
 	require.Len(t, logs.FilterMessageSnippet("no metrics pipeline").All(), 1)
+}
+
+func TestALogsSideAloneCountsItsRecords(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tel := componenttest.NewTelemetry()
+		set := connectortest.NewNopSettings(metadata.Type)
+		set.TelemetrySettings = tel.NewTelemetrySettings()
+		c, err := NewFactory().CreateLogsToLogs(context.Background(), set, createDefaultConfig(), consumertest.NewNop())
+		require.NoError(t, err)
+		require.NoError(t, c.Start(context.Background(), componenttest.NewNopHost()))
+		require.NoError(t, c.ConsumeLogs(context.Background(), gpuload.XIDRecord(5, gpuload.A)))
+		time.Sleep(11 * time.Second) // by the bubble's clock: the record waits in vain
+		synctest.Wait()
+		r := running{tel: tel}
+		assert.Equal(t, int64(1), r.sums(t, "otelcol_connector.gpucorrelation.records", map[string]string{"outcome": "alone"}))
+		require.NoError(t, c.Shutdown(context.Background()))
+		require.NoError(t, tel.Shutdown(context.Background()))
+	})
 }
 
 func TestForeignHostIsLoggedOnceWithTheRemedy(t *testing.T) {

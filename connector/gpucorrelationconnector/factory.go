@@ -39,17 +39,17 @@ func (s *instances) of(settings connector.Settings, cfg component.Config) *joinC
 func (s *instances) metrics(_ context.Context, settings connector.Settings, cfg component.Config, next consumer.Traces) (connector.Metrics, error) {
 	c := s.of(settings, cfg)
 	c.nextTraces, c.readMetrics = next, true
-	return metricsComponent{side{c, &c.traces}}, nil
+	return metricsComponent{c}, nil
 }
 
 func (s *instances) traces(_ context.Context, settings connector.Settings, cfg component.Config, next consumer.Traces) (connector.Traces, error) {
 	c := s.of(settings, cfg)
 	c.nextTraces = next
-	return tracesComponent{side{c, &c.traces}}, nil
+	return tracesComponent{c}, nil
 }
 
 func (s *instances) logs(_ context.Context, settings connector.Settings, cfg component.Config, next consumer.Logs) (connector.Logs, error) {
 	c := s.of(settings, cfg)
 	c.nextLogs = next
-	return logsComponent{side{c, &c.records}}, nil
+	return logsComponent{c}, nil
 }

@@ -7,43 +7,54 @@ import (
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
+	"go.uber.org/zap"
 
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpucorrelationconnector/internal/join"
 )
 
-// report adds what the joiner counted to the collector's own telemetry. The caller holds
-// mu.
+// report adds what the joiner counted to the collector's own telemetry.
 func (c *joinConnector) report(ctx context.Context) {
-	c.joiner.Drain(func(n *join.Counters) {
-		for _, s := range []struct {
-			outcome string
-			count   int64
-		}{{"taken", n.Accepted}, {"late", n.Late}, {"repeated", n.Repeated}, {"dropped", n.Dropped}} {
-			if s.count > 0 {
-				c.telemetry.ConnectorGpucorrelationSamples.Add(ctx, s.count, metric.WithAttributes(attribute.String("outcome", s.outcome)))
-			}
+	n := c.joiner.Drain()
+	for _, s := range []struct {
+		outcome string
+		count   int64
+	}{{"taken", n.Accepted}, {"late", n.Late}, {"repeated", n.Repeated}, {"dropped", n.Dropped}} {
+		if s.count > 0 {
+			c.telemetry.ConnectorGpucorrelationSamples.Add(ctx, s.count, metric.WithAttributes(attribute.String("outcome", s.outcome)))
 		}
-		for o, count := range n.Spans {
-			c.warn(o.Reason)
-			c.telemetry.ConnectorGpucorrelationSpans.Add(
-				ctx,
-				count,
-				metric.WithAttributes(attribute.String("outcome", o.Outcome), attribute.String("reason", o.Reason)),
-			)
-		}
-		for outcome, count := range n.Records {
-			c.telemetry.ConnectorGpucorrelationRecords.Add(ctx, count, metric.WithAttributes(attribute.String("outcome", outcome)))
-		}
-		if n.GPUs > 0 {
-			c.telemetry.ConnectorGpucorrelationForgotten.Add(ctx, n.GPUs, metric.WithAttributes(attribute.String("what", "card")))
-		}
-		for what, count := range n.Forgotten {
-			c.telemetry.ConnectorGpucorrelationForgotten.Add(ctx, count, metric.WithAttributes(attribute.String("what", what)))
-		}
-	})
+	}
+	for o, count := range n.Spans {
+		c.warn(o.Reason)
+		c.telemetry.ConnectorGpucorrelationSpans.Add(
+			ctx,
+			count,
+			metric.WithAttributes(attribute.String("outcome", o.Outcome), attribute.String("reason", o.Reason)),
+		)
+	}
+	for outcome, count := range n.Records {
+		c.telemetry.ConnectorGpucorrelationRecords.Add(ctx, count, metric.WithAttributes(attribute.String("outcome", outcome)))
+	}
+	for what, count := range n.Forgotten {
+		c.forgotten(ctx, what, count)
+	}
+	c.forgotten(ctx, "card", n.GPUs)
+	c.forgotten(ctx, "timeline", n.SetBack)
+	if n.SetBack > 0 {
+		c.settings.Logger.Warn(
+			"The clock was set back; the samples of GPUs are dropped, and spans get estimates until there are new ones",
+			zap.Int64("gpus", n.SetBack),
+		)
+	}
 	spans, bytes := c.joiner.Waiting()
 	c.telemetry.ConnectorGpucorrelationWaitingSpans.Record(ctx, int64(spans))
 	c.telemetry.ConnectorGpucorrelationWaitingBytes.Record(ctx, int64(bytes))
+}
+
+// forgotten counts items that were dropped early.
+func (c *joinConnector) forgotten(ctx context.Context, what string, count int64) {
+	if count > 0 {
+		c.telemetry.ConnectorGpucorrelationForgotten.Add(ctx, count, metric.WithAttributes(attribute.String("what", what)))
+	}
 }
 
 // remedies are the reasons for spans without figures that a change of the configuration

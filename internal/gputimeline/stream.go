@@ -91,6 +91,19 @@ func (s *Stream) Forget(before int64, limit int) (dropped int) {
 	return dropped
 }
 
+// around copies the points of an interval, and the ones before and after it.
+func (s *Stream) around(w Interval) Stream {
+	from := max(s.Search(w.From)-1, 0)
+	to := max(s.Search(w.To), from)
+	if to < len(s.Points) && s.Points[to].At == w.To {
+		to++
+	}
+	if to < len(s.Points) {
+		to++
+	}
+	return Stream{Points: slices.Clone(s.Points[from:to]), sparse: s.sparse}
+}
+
 // Search is the place of the first point that is not before a time.
 func (s *Stream) Search(at int64) int {
 	i, _ := slices.BinarySearchFunc(s.Points, at, func(p Point, at int64) int { return cmp.Compare(p.At, at) })

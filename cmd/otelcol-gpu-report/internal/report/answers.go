@@ -3,6 +3,7 @@
 package report
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,7 +27,7 @@ type Settings struct {
 	Currency               string
 }
 
-// Class holds the figures of one task class.
+// Class holds the figures of one task class; NaN where the store has none.
 type Class struct {
 	Name                           string
 	Count, Memory, Energy, GPUTime float64
@@ -35,7 +36,7 @@ type Class struct {
 	MemoryAgainst                  float64     // its memory over that of the first class
 }
 
-// GPU holds the figures of one GPU.
+// GPU holds the figures of one GPU; NaN where the store has none.
 type GPU struct {
 	ID, Name, Instance                       string
 	Utilization, Idle, Energy, Memory, Limit float64
@@ -61,6 +62,10 @@ type Report struct {
 	Settings
 	Made      time.Time
 	Simulated bool
+
+	// NotNumbers counts the values of GPUs and times that are NaN or infinite in the
+	// store; they are treated as absent.
+	NotNumbers int
 
 	Images   float64
 	Outcomes []Outcome
@@ -109,6 +114,7 @@ func Make(ctx context.Context, store v1.API, traces *Traces, s Settings) (*Repor
 		return nil, fmt.Errorf("the store has no comfyui_prompts_total in the %v before %s; check that the collector (config/comfyui.yaml) writes to this store and that prompts ran", s.Window, s.End.Format(time.RFC3339))
 	}
 	r.Simulated = a.number("simulated") > 0
+	defer func() { r.NotNumbers = a.notNumbers }()
 	r.classes(a)
 	r.hours(a)
 	r.gpus(a)
@@ -130,6 +136,26 @@ type querier struct {
 	store    v1.API
 	settings Settings
 	answers  map[string]model.Value
+	// notNumbers counts the values that are left out.
+	notNumbers int
+}
+
+// finite converts a value of the store; ok is false if it is not a number, which counts
+// as one that is left out.
+func (a *querier) finite(s model.SampleValue) (v float64, ok bool) {
+	if v = float64(s); math.IsNaN(v) || math.IsInf(v, 0) {
+		a.notNumbers++
+		return math.NaN(), false
+	}
+	return v, true
+}
+
+// orNaN is the value of a key; NaN if there is none.
+func orNaN(values map[string]float64, key string) float64 {
+	if v, ok := values[key]; ok {
+		return v
+	}
+	return math.NaN()
 }
 
 func (a *querier) query(q Question) (err error) {
@@ -166,12 +192,14 @@ func (a *querier) matrix(id string) model.Matrix {
 
 func (a *querier) number(id string) float64 {
 	if v := a.vector(id); len(v) > 0 {
-		return float64(v[0].Value)
+		n, _ := a.finite(v[0].Value)
+		return n
 	}
 	return 0
 }
 
-// by is the answer to an instant question by the value of a label.
+// by is the answer to an instant question by the value of a label, without what is not
+// a number: the mean of nothing is one in PromQL.
 func (a *querier) by(id, label string) map[string]float64 {
 	all := map[string]float64{}
 	for _, s := range a.vector(id) {
@@ -188,11 +216,12 @@ func (r *Report) outcomes(a *querier) {
 		if kind := string(s.Metric["error_type"]); kind != "" {
 			name += " (" + strings.ReplaceAll(kind, "_", " ") + ")"
 		}
-		if s.Value > 0 {
-			r.Outcomes = append(r.Outcomes, Outcome{name, float64(s.Value)})
+		count, ok := a.finite(s.Value)
+		if ok && count > 0 {
+			r.Outcomes = append(r.Outcomes, Outcome{name, count})
 		}
-		if name == "success" {
-			r.Images = float64(s.Value)
+		if ok && name == "success" {
+			r.Images = count
 		}
 	}
 	slices.SortFunc(r.Outcomes, func(a, b Outcome) int { return int(math.Copysign(1, b.Count-a.Count)) })
@@ -203,15 +232,28 @@ func (r *Report) classes(a *querier) {
 		a.by("class_card_time", "comfyui_task_class"), a.by("class_wait", "comfyui_task_class"), a.by("class_p95", "comfyui_task_class")
 	for name, count := range a.by("class_count", "comfyui_task_class") {
 		if count > 0 {
-			r.Classes = append(r.Classes, Class{Name: name, Count: count, Memory: memory[name], Energy: energy[name], GPUTime: time[name], Wait: wait[name], P95: p95[name]})
+			r.Classes = append(r.Classes, Class{Name: name, Count: count, Memory: orNaN(memory, name), Energy: orNaN(energy, name), GPUTime: orNaN(time, name), Wait: orNaN(wait, name), P95: orNaN(p95, name)})
 		}
 	}
 	// The smallest first: the others are compared with it.
-	slices.SortFunc(r.Classes, func(a, b Class) int { return int(math.Copysign(1, a.Memory-b.Memory)) })
+	slices.SortFunc(r.Classes, func(a, b Class) int {
+		return cmp.Or(unknownLast(a.Memory, b.Memory), cmp.Compare(a.Memory, b.Memory), cmp.Compare(a.Name, b.Name))
+	})
 	for i := range r.Classes {
 		c, first := &r.Classes[i], &r.Classes[0]
 		c.MemoryAgainst = c.Memory / first.Memory
 	}
+}
+
+// unknownLast orders what is not a number behind what is.
+func unknownLast(a, b float64) int {
+	switch {
+	case math.IsNaN(a) && !math.IsNaN(b):
+		return 1
+	case math.IsNaN(b) && !math.IsNaN(a):
+		return -1
+	}
+	return 0
 }
 
 // hours computes the average number of images in each hour of the day. A point counts
@@ -228,9 +270,13 @@ func (r *Report) hours(a *querier) {
 			sums[class] = &[24]float64{}
 		}
 		for _, p := range series.Values {
+			count, ok := a.finite(p.Value)
+			if !ok {
+				continue
+			}
 			begin := p.Timestamp.Time().Add(-time.Hour).In(r.Zone)
 			hour := begin.Hour()
-			sums[class][hour] += float64(p.Value)
+			sums[class][hour] += count
 			days[hour][begin.Format(time.DateOnly)] = true
 		}
 	}
@@ -266,10 +312,15 @@ func (r *Report) gpus(a *querier) {
 			k := key{string(s.Metric["hw_id"]), string(s.Metric["instance"])}
 			c := all[k]
 			if c == nil {
-				c = &GPU{ID: k.id, Instance: k.instance, Name: string(s.Metric["hw_name"])}
+				unknown := math.NaN()
+				c = &GPU{
+					ID: k.id, Instance: k.instance, Name: string(s.Metric["hw_name"]),
+					Utilization: unknown, Idle: unknown, Energy: unknown, Memory: unknown, Limit: unknown,
+				}
 				all[k] = c
 			}
-			put(c, float64(s.Value))
+			v, _ := a.finite(s.Value)
+			put(c, v)
 		}
 	}
 	for _, c := range all {
@@ -294,10 +345,12 @@ func (r *Report) models(a *querier) {
 	mean, p95 := a.by("model_mean", "comfyui_model"), a.by("model_p95", "comfyui_model")
 	for name, count := range a.by("model_count", "comfyui_model") {
 		if count > 0 {
-			r.Models = append(r.Models, Model{name, count, mean[name], p95[name]})
+			r.Models = append(r.Models, Model{name, count, orNaN(mean, name), orNaN(p95, name)})
 		}
 	}
-	slices.SortFunc(r.Models, func(a, b Model) int { return int(math.Copysign(1, a.Mean-b.Mean)) })
+	slices.SortFunc(r.Models, func(a, b Model) int {
+		return cmp.Or(unknownLast(a.Mean, b.Mean), cmp.Compare(a.Mean, b.Mean), cmp.Compare(a.Name, b.Name))
+	})
 }
 
 // pairs joins concurrency and utilisation by time.
@@ -305,14 +358,17 @@ func (r *Report) pairs(a *querier) {
 	at := map[model.Time]float64{}
 	for _, s := range a.matrix("concurrency") {
 		for _, p := range s.Values {
-			at[p.Timestamp] = float64(p.Value)
+			if v, ok := a.finite(p.Value); ok {
+				at[p.Timestamp] = v
+			}
 		}
 	}
 	for _, s := range a.matrix("utilization") {
 		for _, p := range s.Values {
-			if n, ok := at[p.Timestamp]; ok {
+			v, ok := a.finite(p.Value)
+			if n, known := at[p.Timestamp]; ok && known {
 				r.Concurrency = append(r.Concurrency, n)
-				r.Utilization = append(r.Utilization, float64(p.Value))
+				r.Utilization = append(r.Utilization, v)
 			}
 		}
 	}
@@ -334,7 +390,9 @@ func (r *Report) costs(a *querier) {
 	r.Cost = r.Joules/joulesPerKWh*r.PriceKWh + r.GPUSeconds/3600*r.PriceGPUHour
 	all := float64(len(r.GPUs)) * r.Window.Hours() * r.PriceGPUHour
 	for _, c := range r.GPUs {
-		all += c.Energy / joulesPerKWh * r.PriceKWh
+		if !math.IsNaN(c.Energy) {
+			all += c.Energy / joulesPerKWh * r.PriceKWh
+		}
 	}
 	r.FullCost = all / n
 }

@@ -16,14 +16,14 @@ import (
 var pageText string
 
 var page = template.Must(template.New("page").Funcs(template.FuncMap{
-	"gib":     func(v float64) string { return fmt.Sprintf("%.2f GiB", v/(1<<30)) },
-	"percent": func(v float64) string { return fmt.Sprintf("%.1f %%", 100*v) },
-	"seconds": func(v float64) string { return fmt.Sprintf("%.2f s", v) },
-	"joules":  func(v float64) string { return fmt.Sprintf("%.0f J", v) },
-	"kwh":     func(v float64) string { return fmt.Sprintf("%.1f kWh", v/3.6e6) },
-	"count":   func(v float64) string { return fmt.Sprintf("%.0f", math.Round(v)) },
-	"times":   func(v float64) string { return fmt.Sprintf("%.1f", v) },
-	"money":   func(v float64, currency string) string { return fmt.Sprintf("%.5f %s", v, currency) },
+	"gib":     func(v float64) string { return known(v, fmt.Sprintf("%.2f GiB", v/(1<<30))) },
+	"percent": func(v float64) string { return known(v, fmt.Sprintf("%.1f %%", 100*v)) },
+	"seconds": func(v float64) string { return known(v, fmt.Sprintf("%.2f s", v)) },
+	"joules":  func(v float64) string { return known(v, fmt.Sprintf("%.0f J", v)) },
+	"kwh":     func(v float64) string { return known(v, fmt.Sprintf("%.1f kWh", v/3.6e6)) },
+	"count":   func(v float64) string { return known(v, fmt.Sprintf("%.0f", math.Round(v))) },
+	"times":   func(v float64) string { return known(v, fmt.Sprintf("%.1f", v)) },
+	"money":   func(v float64, currency string) string { return known(v, fmt.Sprintf("%.5f %s", v, currency)) },
 	"hour":    func(h int) string { return fmt.Sprintf("%02d:00", h) },
 	"indent":  func(depth int) float64 { return 0.6 + 1.2*float64(depth) },
 	"isnan":   math.IsNaN,
@@ -41,6 +41,14 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 		return fmt.Sprintf("%.0f days", math.Ceil(window.Hours()/24))
 	},
 }).Parse(pageText))
+
+// known is a text with a value, or "unknown" if the value is not a number.
+func known(v float64, text string) string {
+	if math.IsNaN(v) || math.IsInf(v, 0) {
+		return "unknown"
+	}
+	return text
+}
 
 // HTML is the report as one page without scripts and without external resources.
 func (r *Report) HTML() ([]byte, error) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"html/template"
 	"image/color"
+	"math"
 	"regexp"
 
 	"gonum.org/v1/plot"
@@ -21,6 +22,15 @@ import (
 var palette = []color.RGBA{{0, 114, 178, 255}, {230, 159, 0, 255}, {0, 158, 115, 255}, {204, 121, 167, 255}, {86, 180, 233, 255}, {213, 94, 0, 255}}
 
 const plotWidth, plotHeight = 16 * vg.Centimeter, 6.5 * vg.Centimeter
+
+// drawable replaces what is not a number, which the plotters refuse: its place stays
+// empty.
+func drawable(v float64) float64 {
+	if math.IsNaN(v) || math.IsInf(v, 0) {
+		return 0
+	}
+	return v
+}
 
 func newPlot(y string) *plot.Plot {
 	p := plot.New()
@@ -94,7 +104,7 @@ func (r *Report) gpusPlot() (template.HTML, error) {
 	p := newPlot("mean utilisation, %")
 	values, names := make(plotter.Values, len(r.GPUs)), make([]string, len(r.GPUs))
 	for i, c := range r.GPUs {
-		values[i], names[i] = 100*c.Utilization, c.Name
+		values[i], names[i] = drawable(100*c.Utilization), c.Name
 		if len(r.GPUs) <= 6 {
 			names[i] = c.Instance + " " + c.Name
 		}
@@ -134,7 +144,7 @@ func (r *Report) modelsPlot() (template.HTML, error) {
 	p := newPlot("execution, s")
 	mean, p95, names := make(plotter.Values, len(r.Models)), make(plotter.Values, len(r.Models)), make([]string, len(r.Models))
 	for i, m := range r.Models {
-		mean[i], p95[i], names[i] = m.Mean, m.P95, m.Name
+		mean[i], p95[i], names[i] = drawable(m.Mean), drawable(m.P95), m.Name
 	}
 	const width = 16
 	for i, v := range []plotter.Values{mean, p95} {

@@ -31,6 +31,7 @@ type Slow struct {
 	Billed                                 bool    // its GPU figures are known
 	Energy, Memory, Throttled              float64 // J, By, s
 	Spans                                  []SlowSpan
+	Omitted                                bool // there are more spans than Spans shows
 }
 
 // SlowSpan is one span of an image's trace; parents come before their children.
@@ -91,22 +92,26 @@ func (t Traces) query(ctx context.Context, from, to time.Time, least time.Durati
 	if response.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("query the trace store: %s returned %s; use the URL of Jaeger's query API, for example http://127.0.0.1:16686", t.URL, response.Status)
 	}
+	all, err := parseTraces(io.LimitReader(response.Body, maxTraceBytes))
+	if err != nil {
+		return nil, fmt.Errorf("query the trace store: %s did not return traces; use the URL of Jaeger's query API, for example http://127.0.0.1:16686: %w", t.URL, err)
+	}
+	return slices.DeleteFunc(all, func(s Slow) bool { return s.Total < least.Seconds() }), nil
+}
+
+// parseTraces reads the images of an answer of Jaeger's query API.
+func parseTraces(in io.Reader) (all []Slow, err error) {
 	var answer struct {
 		Data []struct {
 			TraceID string       `json:"traceID"`
 			Spans   []jaegerSpan `json:"spans"`
 		} `json:"data"`
 	}
-	if err := json.NewDecoder(io.LimitReader(response.Body, maxTraceBytes)).Decode(&answer); err != nil {
-		return nil, fmt.Errorf("query the trace store: %s did not return traces; use the URL of Jaeger's query API, for example http://127.0.0.1:16686: %w", t.URL, err)
+	if err := json.NewDecoder(in).Decode(&answer); err != nil {
+		return nil, err
 	}
-	var all []Slow
 	for _, trace := range answer.Data {
-		for _, s := range images(trace.TraceID, trace.Spans) {
-			if s.Total >= least.Seconds() {
-				all = append(all, s)
-			}
-		}
+		all = append(all, images(trace.TraceID, trace.Spans)...)
 	}
 	return all, nil
 }
@@ -163,6 +168,10 @@ func images(traceID string, spans []jaegerSpan) (all []Slow) {
 			}
 		}
 	}
+	for _, inside := range below {
+		slices.SortStableFunc(inside, func(a, b *jaegerSpan) int { return cmp.Compare(a.StartTime, b.StartTime) })
+	}
+	rows := maxRows
 	for i := range spans {
 		root := &spans[i]
 		if root.OperationName != rootName {
@@ -179,19 +188,39 @@ func images(traceID string, spans []jaegerSpan) (all []Slow) {
 		if kind := root.text("error.type"); kind != "" {
 			s.Outcome += " (" + strings.ReplaceAll(kind, "_", " ") + ")"
 		}
-		s.add(root, root, below, 0)
+		walk := walk{root: root, below: below, visited: map[*jaegerSpan]bool{}, rows: &rows}
+		walk.add(&s, root, 0)
 		all = append(all, s)
 	}
 	return all
 }
 
-// maxDepth bounds how deep spans of a broken trace can lie in each other.
-const maxDepth = 64
+const (
+	// maxDepth bounds how deep spans of a broken trace can lie in each other.
+	maxDepth = 64
+	// maxRows bounds the spans that the images of one trace show.
+	maxRows = 10_000
+)
 
-func (s *Slow) add(root, span *jaegerSpan, below map[string][]*jaegerSpan, depth int) {
-	if depth > maxDepth {
+// walk visits the spans below one root, each once: ids that are used twice make circles.
+type walk struct {
+	root    *jaegerSpan
+	below   map[string][]*jaegerSpan
+	visited map[*jaegerSpan]bool
+	rows    *int // that the trace may still show
+}
+
+func (w *walk) add(s *Slow, span *jaegerSpan, depth int) {
+	if w.visited[span] {
 		return
 	}
+	if depth > maxDepth || *w.rows == 0 {
+		s.Omitted = true
+		return
+	}
+	w.visited[span] = true
+	*w.rows--
+	root := w.root
 	item := SlowSpan{Name: span.OperationName, Depth: depth, Duration: float64(span.Duration) / 1e6, Part: 100}
 	if root.Duration > 0 {
 		item.From = 100 * float64(span.StartTime-root.StartTime) / float64(root.Duration)
@@ -206,10 +235,11 @@ func (s *Slow) add(root, span *jaegerSpan, below map[string][]*jaegerSpan, depth
 	case executionName:
 		s.Execution += item.Duration
 	}
-	inside := below[span.SpanID]
-	slices.SortStableFunc(inside, func(a, b *jaegerSpan) int { return cmp.Compare(a.StartTime, b.StartTime) })
-	for _, child := range inside {
-		s.add(root, child, below, depth+1)
+	for _, child := range w.below[span.SpanID] {
+		if s.Omitted && *w.rows == 0 {
+			return
+		}
+		w.add(s, child, depth+1)
 	}
 }
 

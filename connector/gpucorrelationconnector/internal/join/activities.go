@@ -3,28 +3,48 @@
 package join
 
 import (
-	"cmp"
+	"container/list"
 	"math"
 	"slices"
+	"time"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/gputimeline"
 )
 
-// forever is the end of what has not ended.
-const forever = math.MaxInt64
+const (
+	// forever is the end of what has not ended.
+	forever = math.MaxInt64
+	// maxWindows bounds the windows of time of one trace on one GPU that are remembered.
+	maxWindows = 128
+	// meanWindows bounds the windows of all traces: so many times the number of traces.
+	meanWindows = 4
+	// maxSpanIntervals bounds the spans that are remembered of one activity.
+	maxSpanIntervals = 64
+)
 
 // activity is the time that one trace used a GPU.
 type activity struct {
-	trace     pcommon.TraceID
-	intervals []gputimeline.Interval // sorted, apart
-	from      int64
-	to        int64
-	// spans are those that name the GPU, for records that ask what ran at a time;
-	// they are dropped when no such record can come any more.
-	spans []spanInterval
+	trace   pcommon.TraceID
+	on      *activities
+	windows []*window // sorted, apart
+	// spans are those that name the GPU, for records that ask what ran at a time; they are
+	// dropped when no such record can come any more. The slice is replaced, not changed.
+	spans   []spanInterval
+	touched time.Time     // when it was last added to
+	place   *list.Element // in the memory of all activities
 }
+
+// window is a time without a break in which one trace used a GPU.
+type window struct {
+	gputimeline.Interval
+	seq uint64
+	of  *activity
+}
+
+func (w *window) place() place { return place{w.From, w.seq} }
+func (w *window) until() int64 { return w.To }
 
 // spanInterval is one span's time on the GPU; deeper ones are parts of others.
 type spanInterval struct {
@@ -33,178 +53,215 @@ type spanInterval struct {
 	depth int
 }
 
-// maxSpanIntervals bounds the spans that are remembered of one activity.
-const maxSpanIntervals = 64
-
 // activities are those of one GPU: what overlaps shares the GPU.
 type activities struct {
-	ended   []*activity // by their ends
-	byTrace map[pcommon.TraceID]*activity
-	open    map[pcommon.TraceID]*activity
+	ended map[pcommon.TraceID]*activity
+	open  map[pcommon.TraceID]*activity
+	// windows are those of all of them.
+	windows ordered[*window]
+	dropped bool // nobody asks for them any more
 }
 
-func newActivities() activities {
-	return activities{open: map[pcommon.TraceID]*activity{}, byTrace: map[pcommon.TraceID]*activity{}}
+func newActivities() *activities {
+	return &activities{ended: map[pcommon.TraceID]*activity{}, open: map[pcommon.TraceID]*activity{}}
 }
 
-// begin notes that a trace began to use the GPU and has not ended.
-func (a *activities) begin(trace pcommon.TraceID, span pcommon.SpanID, from int64, limit int) bool {
-	if len(a.open) >= limit {
-		return false
-	}
-	if a.byTrace[trace] != nil {
-		return true // its spans were faster
-	}
-	w := gputimeline.Interval{From: from, To: forever}
-	a.open[trace] = &activity{
-		trace:     trace,
-		intervals: []gputimeline.Interval{w},
-		from:      from,
-		to:        forever,
-		spans:     []spanInterval{{Interval: w, id: span}},
-	}
-	return true
+// insert adds a window to an activity; i is its place there.
+func (a *activities) insert(x *activity, i int, w gputimeline.Interval, seq uint64) {
+	added := &window{Interval: w, seq: seq, of: x}
+	x.windows = slices.Insert(x.windows, i, added)
+	a.windows.insert(added)
 }
 
-// end notes the whole time of a trace's spans; more of them may come.
-func (a *activities) end(trace pcommon.TraceID, intervals []gputimeline.Interval, spans []spanInterval) {
-	delete(a.open, trace)
-	if before := a.byTrace[trace]; before != nil { // more of its spans
-		i := a.firstAfter(before.to)
-		for a.ended[i] != before {
-			i++
-		}
-		a.ended = slices.Delete(a.ended, i, i+1)
-		intervals = append(intervals, before.intervals...)
-		spans = append(spans, before.spans...)
+// remove removes the windows i to j of an activity.
+func (a *activities) remove(x *activity, i, j int) {
+	for _, w := range x.windows[i:j] {
+		a.windows.remove(w)
 	}
-	intervals = gputimeline.Union(intervals)
-	n := &activity{trace: trace, intervals: intervals, from: intervals[0].From, to: intervals[len(intervals)-1].To, spans: spans}
-	i := len(a.ended)
-	for i > 0 && a.ended[i-1].to > n.to {
-		i--
-	}
-	a.ended = slices.Insert(a.ended, i, n)
-	a.byTrace[trace] = n
+	x.windows = slices.Delete(x.windows, i, j)
 }
 
-// forget drops what ended before a time, and all but the newest; it says how many it
-// dropped because of their number.
-func (a *activities) forget(before int64, limit int) (early int) {
-	i := a.firstAfter(before)
-	if over := len(a.ended) - limit; over > i {
-		early, i = over-i, over
-	}
-	for _, x := range a.ended[:i] {
-		delete(a.byTrace, x.trace)
-	}
-	clear(a.ended[:i])
-	a.ended = a.ended[i:]
-	for trace, o := range a.open {
-		// What began that long ago and never ended has been forgotten by its service.
-		if o.from < before {
-			delete(a.open, trace)
-		}
-	}
-	return early
-}
-
-// forgetSpans drops the spans of what ended before a time.
-func (a *activities) forgetSpans(before int64) {
-	for i := a.firstAfter(before) - 1; i >= 0 && a.ended[i].spans != nil; i-- {
-		a.ended[i].spans = nil
-	}
-}
-
-// firstAfter is the place of the first activity that ended at or after a time.
-func (a *activities) firstAfter(at int64) int {
-	i, _ := slices.BinarySearchFunc(a.ended, at, func(x *activity, at int64) int {
-		if x.to < at {
+// merge adds a window to an activity and joins it with those that it touches. It returns
+// how many windows more there are.
+func (a *activities) merge(x *activity, w gputimeline.Interval, seq uint64) (more int) {
+	i, _ := slices.BinarySearchFunc(x.windows, w.From, func(x *window, from int64) int {
+		if x.To < from {
 			return -1
 		}
 		return 1
 	})
-	return i
-}
-
-// overlapping calls do with each activity that overlaps a window.
-func (a *activities) overlapping(w gputimeline.Interval, do func(*activity)) {
-	for _, x := range a.ended[a.firstAfter(w.From):] {
-		if x.from <= w.To {
-			do(x)
-		}
+	j := i
+	for ; j < len(x.windows) && x.windows[j].From <= w.To; j++ {
+		w.From, w.To = min(w.From, x.windows[j].From), max(w.To, x.windows[j].To)
 	}
-	for _, x := range a.open {
-		if x.from <= w.To {
-			do(x)
-		}
+	if j == i+1 && x.windows[i].Interval == w {
+		return 0
+	}
+	a.remove(x, i, j)
+	a.insert(x, i, w, seq)
+	return 1 + i - j
+}
+
+// recollection is the memory of the activities of all GPUs. It bounds their number.
+type recollection struct {
+	ended, open list.List // of *activity; those that were added to last are last
+	windows     int       // of those that ended
+	seq         uint64
+	// fresh is the first of ended that still has its spans; those after it have theirs.
+	fresh *list.Element
+}
+
+func (r *recollection) next() uint64 {
+	r.seq++
+	return r.seq
+}
+
+// begin notes that a trace began to use the GPU and has not ended; false if there is no
+// room.
+func (r *recollection) begin(a *activities, trace pcommon.TraceID, span pcommon.SpanID, from int64, limit int, now time.Time) bool {
+	if r.open.Len() >= limit {
+		return false
+	}
+	if a.dropped || a.ended[trace] != nil {
+		return true // its spans were faster
+	}
+	r.close(a, trace)
+	w := gputimeline.Interval{From: from, To: forever}
+	x := &activity{trace: trace, on: a, spans: []spanInterval{{Interval: w, id: span}}, touched: now}
+	a.insert(x, 0, w, r.next())
+	x.place = r.open.PushBack(x)
+	a.open[trace] = x
+	return true
+}
+
+// close forgets that a trace began.
+func (r *recollection) close(a *activities, trace pcommon.TraceID) {
+	x := a.open[trace]
+	if x == nil {
+		return
+	}
+	a.remove(x, 0, len(x.windows))
+	delete(a.open, trace)
+	r.open.Remove(x.place)
+}
+
+// end notes the windows of time of a trace's spans; more of them may come. Windows that
+// ended before a time are dropped, and the oldest beyond maxWindows, whose number is
+// returned.
+func (r *recollection) end(a *activities, trace pcommon.TraceID, windows []gputimeline.Interval, spans []spanInterval, before int64, now time.Time) (early int) {
+	if a.dropped {
+		return 0
+	}
+	r.close(a, trace)
+	x := a.ended[trace]
+	if x == nil {
+		x = &activity{trace: trace, on: a}
+		a.ended[trace] = x
+		x.place = r.ended.PushBack(x)
+	}
+	for _, w := range windows {
+		r.windows += a.merge(x, w, r.next())
+	}
+	aged := 0
+	for aged < len(x.windows)-1 && x.windows[aged].To < before {
+		aged++
+	}
+	early = max(len(x.windows)-aged-maxWindows, 0)
+	a.remove(x, 0, aged+early)
+	r.windows -= aged + early
+	if more := len(x.spans) + len(spans) - maxSpanIntervals; more > 0 {
+		spans = slices.Concat(x.spans[min(more, len(x.spans)):], spans)
+	} else {
+		spans = slices.Concat(x.spans, spans)
+	}
+	x.spans = spans
+	r.touch(x, now)
+	return early
+}
+
+// touch makes an activity the one that was added to last.
+func (r *recollection) touch(x *activity, now time.Time) {
+	x.touched = now
+	if r.fresh == x.place {
+		r.fresh = x.place.Next()
+	}
+	r.ended.MoveToBack(x.place)
+	if r.fresh == nil {
+		r.fresh = x.place
 	}
 }
 
-// share is a part of a window in which n traces used the GPU.
-type share struct {
-	gputimeline.Interval
-	n int
-}
-
-// shares divides a trace's intervals where others begin or end.
-func (a *activities) shares(trace pcommon.TraceID, intervals []gputimeline.Interval) []share {
-	out := make([]share, 0, len(intervals))
-	for _, w := range intervals {
-		type turn struct {
-			at int64
-			by int
-		}
-		var turns []turn
-		a.overlapping(w, func(x *activity) {
-			if x.trace == trace {
-				return
-			}
-			for _, other := range x.intervals {
-				if c, ok := w.Clip(other); ok && c.Length() > 0 {
-					turns = append(turns, turn{c.From, 1}, turn{c.To, -1})
-				}
-			}
-		})
-		slices.SortFunc(turns, func(a, b turn) int { return cmp.Compare(a.at, b.at) })
-		at, n := w.From, 1
-		for _, t := range turns {
-			if t.at > at {
-				out = append(out, share{gputimeline.Interval{From: at, To: t.at}, n})
-				at = t.at
-			}
-			n += t.by
-		}
-		if at < w.To || w.Length() == 0 {
-			out = append(out, share{gputimeline.Interval{From: at, To: w.To}, n})
-		}
+// forget forgets an activity that ended.
+func (r *recollection) forget(x *activity) {
+	if r.fresh == x.place {
+		r.fresh = x.place.Next()
 	}
-	return out
+	r.ended.Remove(x.place)
+	if x.on.dropped {
+		return
+	}
+	r.windows -= len(x.windows)
+	x.on.remove(x, 0, len(x.windows))
+	delete(x.on.ended, x.trace)
 }
 
-// running finds what used the GPU at a time: of several the one that began last
-// first, each with its deepest span.
-func (a *activities) running(at int64) (found []userAt) {
-	a.overlapping(gputimeline.Interval{From: at, To: at}, func(x *activity) {
-		if !slices.ContainsFunc(x.intervals, func(w gputimeline.Interval) bool { return w.From <= at && at <= w.To }) {
+// drop forgets all activities of a GPU. They are found in the memory until they would
+// have been forgotten anyway, with nothing that can be reached from elsewhere.
+func (r *recollection) drop(a *activities) {
+	r.windows -= a.windows.n - len(a.open)
+	a.dropped = true
+}
+
+// remember stores when a part of a trace used its GPU, and makes room for it.
+func (j *Joiner) remember(g *gpu, trace pcommon.TraceID, p *part, now time.Time) {
+	before := now.Add(-j.settings.History).UnixNano()
+	j.steps.next(len(p.windows) + len(p.spans) + maxWindows)
+	j.countForgotten("window", j.memory.end(g.active, trace, p.windows, p.spans, before, now))
+	limit := j.settings.Limits.Traces
+	for {
+		j.steps.room(maxWindows + 1)
+		if j.memory.ended.Len() <= limit && j.memory.windows <= max(meanWindows*limit, maxWindows) {
 			return
 		}
-		r := userAt{trace: x.trace, from: x.from}
-		deepest := -1
-		for _, s := range x.spans {
-			if s.From <= at && at <= s.To && s.depth > deepest {
-				deepest, r.span = s.depth, s.id
-			}
+		oldest := j.memory.ended.Front().Value.(*activity)
+		j.steps.count(len(oldest.windows) + 1)
+		if !oldest.on.dropped {
+			j.countForgotten("trace", 1)
 		}
-		found = append(found, r)
-	})
-	slices.SortStableFunc(found, func(a, b userAt) int { return cmp.Compare(b.from, a.from) })
-	return found
+		j.memory.forget(oldest)
+	}
 }
 
-// userAt is a trace that used a GPU at some time, and the span of it that did.
-type userAt struct {
-	trace pcommon.TraceID
-	span  pcommon.SpanID
-	from  int64
+// forgetOld forgets what is older than the history, and the spans of what is older than
+// records can be.
+func (j *Joiner) forgetOld(now time.Time) {
+	for {
+		j.steps.room(maxWindows + 1)
+		front := j.memory.ended.Front()
+		if front == nil || now.Sub(front.Value.(*activity).touched) <= j.settings.History+j.settings.Wait {
+			break
+		}
+		x := front.Value.(*activity)
+		j.steps.count(len(x.windows) + 1)
+		j.memory.forget(x)
+	}
+	for {
+		j.steps.next(1)
+		fresh := j.memory.fresh
+		if fresh == nil || now.Sub(fresh.Value.(*activity).touched) <= j.settings.Wait {
+			break
+		}
+		fresh.Value.(*activity).spans = nil
+		j.memory.fresh = fresh.Next()
+	}
+	for {
+		j.steps.next(2)
+		front := j.memory.open.Front()
+		// What began that long ago and never ended has been forgotten by its service.
+		if front == nil || now.Sub(front.Value.(*activity).touched) <= j.settings.History {
+			return
+		}
+		x := front.Value.(*activity)
+		j.memory.close(x.on, x.trace)
+	}
 }

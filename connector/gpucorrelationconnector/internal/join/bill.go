@@ -3,6 +3,8 @@
 package join
 
 import (
+	"cmp"
+	"slices"
 	"time"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/gputimeline"
@@ -31,19 +33,21 @@ type bill struct {
 	length     time.Duration // of the time
 }
 
-// billOf adds up what a GPU did in the intervals of a span. shares divides (at least)
-// these intervals among the traces that used the GPU; pid is that of the span's
-// process, 0 if it is not known.
-func billOf(g *gpu, intervals []gputimeline.Interval, shares []share, pid int64) *bill {
+// maxSpanXIDs bounds the XIDs that become events of one span.
+const maxSpanXIDs = 16
+
+// billOf adds up what a GPU did in the intervals of a span, which are within those of the
+// view; pid is that of the span's process, 0 if it is not known.
+func billOf(g *view, intervals []gputimeline.Interval, pid int64) *bill {
 	b := &bill{concurrent: 1, simulated: g.Simulated}
 	b.countSamples(g, intervals)
 	b.addMemory(g, intervals, pid)
-	b.addLoad(g, intervals, shares)
+	b.addLoad(g, intervals)
 	b.addTemperature(g, intervals)
 	b.addThrottling(g, intervals)
 	for _, x := range g.xids {
 		for _, w := range intervals {
-			if x.at >= w.From && x.at <= w.To {
+			if x.at >= w.From && x.at <= w.To && len(b.xids) < maxSpanXIDs {
 				b.xids = append(b.xids, x)
 				break
 			}
@@ -53,7 +57,7 @@ func billOf(g *gpu, intervals []gputimeline.Interval, shares []share, pid int64)
 }
 
 // countSamples counts the samples that the figures depend on.
-func (b *bill) countSamples(g *gpu, intervals []gputimeline.Interval) {
+func (b *bill) countSamples(g *view, intervals []gputimeline.Interval) {
 	for _, w := range intervals {
 		b.length += time.Duration(w.Length())
 		from := g.Pace.Search(w.From)
@@ -76,7 +80,7 @@ func (b *bill) countSamples(g *gpu, intervals []gputimeline.Interval) {
 }
 
 // addMemory uses the memory of the process if it was sampled, else the GPU's.
-func (b *bill) addMemory(g *gpu, intervals []gputimeline.Interval, pid int64) {
+func (b *bill) addMemory(g *view, intervals []gputimeline.Interval, pid int64) {
 	usage, largest := &g.Memory, &g.MemoryMax
 	if process := g.ProcessMemory[pid]; pid != 0 && process != nil && coversAny(process, intervals) {
 		usage, largest, b.process = process, nil, true
@@ -129,15 +133,16 @@ func larger(a *float64, v float64) *float64 {
 }
 
 // addLoad adds up energy and utilisation, each part divided by those that shared it.
-func (b *bill) addLoad(g *gpu, intervals []gputimeline.Interval, shares []share) {
+func (b *bill) addLoad(g *view, intervals []gputimeline.Interval) {
 	var joules, rest, busy float64
 	var joulesSeen, busySeen int64
 	watts, restKnown := g.Rest.Watts()
 	for _, w := range intervals {
-		for _, s := range shares {
+		first, _ := slices.BinarySearchFunc(g.shares, w.From, func(s share, from int64) int { return cmp.Compare(s.To, from) })
+		for _, s := range g.shares[first:] {
 			part, ok := w.Clip(s.Interval)
 			if !ok {
-				continue
+				break // they are sorted
 			}
 			n := float64(s.n)
 			b.gpuTime += float64(part.Length()) / 1e9 / n
@@ -171,7 +176,7 @@ func (b *bill) addLoad(g *gpu, intervals []gputimeline.Interval, shares []share)
 	}
 }
 
-func (b *bill) addTemperature(g *gpu, intervals []gputimeline.Interval) {
+func (b *bill) addTemperature(g *view, intervals []gputimeline.Interval) {
 	for _, w := range intervals {
 		if v, ok := g.Temperature.Max(w); ok {
 			b.temperature = larger(b.temperature, v)
@@ -182,7 +187,7 @@ func (b *bill) addTemperature(g *gpu, intervals []gputimeline.Interval) {
 }
 
 // addThrottling adds how long the GPU was throttled, by reason, in s. Reasons overlap.
-func (b *bill) addThrottling(g *gpu, intervals []gputimeline.Interval) {
+func (b *bill) addThrottling(g *view, intervals []gputimeline.Interval) {
 	for reason, s := range g.Throttle {
 		total := 0.0
 		for _, w := range intervals {

@@ -3,24 +3,24 @@
 package join
 
 import (
-	"maps"
-	"slices"
+	"cmp"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/gputimeline"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
 )
 
 // refuse marks spans that get no figures.
-func (j *Joiner) refuse(uses []use, reason string) {
+func (c *Counters) refuse(uses []use, reason string) {
+	rollUp(uses)
 	for i := range uses {
-		if u := &uses[i]; u.gpu != "" || u.rolled != nil {
-			j.mark(u, None, reason)
+		if u := &uses[i]; u.part != nil || u.rolled != nil {
+			c.mark(u, None, reason)
 		}
 	}
 }
 
-func (j *Joiner) mark(u *use, outcome, reason string) {
-	j.counts.Spans[SpanOutcome{outcome, reason}]++
+func (c *Counters) mark(u *use, outcome, reason string) {
+	c.Spans[SpanOutcome{outcome, reason}]++
 	a := u.span.Attributes()
 	a.PutStr("gpu.correlation", outcome)
 	if reason != "" {
@@ -28,80 +28,168 @@ func (j *Joiner) mark(u *use, outcome, reason string) {
 	}
 }
 
+// addSpans adds what became of spans.
+func (c *Counters) addSpans(other *Counters) {
+	for o, n := range other.Spans {
+		c.Spans[o] += n
+	}
+}
+
+// all are the uses of all pieces of a trace: a span may inherit from one in another piece.
+func (w *waitingTrace) all() []use {
+	if len(w.pieces) == 1 {
+		return w.pieces[0].uses
+	}
+	all := make([]use, 0, w.spans)
+	for _, p := range w.pieces {
+		all = append(all, p.uses...)
+	}
+	inherit(all)
+	return all
+}
+
+// billing makes the figures of one trace.
+type billing struct {
+	*Joiner
+	trace *waitingTrace
+	uses  []use
+	views map[string]*view
+	*scratch
+	// sums are those of spans without a GPU: spans above the same have the same.
+	sums map[sumKey]*sum
+}
+
+type sumKey struct {
+	of  *rolled
+	pid int64
+}
+
+// sum is what one span's use of all its GPUs came to.
+type sum struct {
+	bill            *bill
+	outcome, reason string
+}
+
 // bill writes figures onto the spans of a trace.
-func (j *Joiner) bill(w *waitingTrace) {
-	shares := map[string][]share{}
-	for i := range w.uses {
-		u := &w.uses[i]
-		if u.gpu != "" && u.rolled == nil {
-			u.rolled = map[string][]gputimeline.Interval{u.gpu: {u.interval}}
-		}
-		if u.rolled == nil {
+func (j *Joiner) bill(w *waitingTrace, counts *Counters, s *scratch) {
+	if w.refused {
+		counts.refuse(w.all(), ReasonLimit)
+		return
+	}
+	b := &billing{Joiner: j, trace: w, uses: w.all(), views: map[string]*view{}, sums: map[sumKey]*sum{}, scratch: s}
+	rollUp(b.uses)
+	b.view()
+	for i := range b.uses {
+		u := &b.uses[i]
+		if u.part == nil && u.rolled == nil {
 			continue
 		}
-		if u.reason != "" {
-			j.mark(u, None, u.reason)
+		if reason := u.why(); reason != "" {
+			counts.mark(u, None, reason)
 			continue
 		}
-		var sum *bill
-		outcome, reason := Measured, ""
-		for _, id := range slices.Sorted(maps.Keys(u.rolled)) {
-			intervals := u.rolled[id]
-			g := j.gpus[id]
-			if g == nil || len(g.Pace.Points) == 0 {
-				outcome, reason = None, reasonNoSamples
-				break
-			}
-			intervals = gputimeline.Union(intervals)
-			if _, ok := shares[id]; !ok {
-				all := intervals
-				if known := g.active.byTrace[w.trace]; known != nil {
-					all = known.intervals
-				}
-				shares[id] = g.active.shares(w.trace, all)
-			}
-			b := billOf(g, intervals, shares[id], u.pid)
-			if why := j.doubt(g, intervals, b, w.cause); why == reasonNoSamples {
-				outcome, reason = None, why
-				break
-			} else if why != "" {
-				outcome, reason = Estimate, why
-			}
-			if sum == nil {
-				sum = b
-			} else {
-				sum.add(b)
-			}
-			if len(u.rolled) == 1 && !u.named {
-				u.span.Attributes().PutStr(semconv.GPUID, id)
-			}
+		s := b.sum(u)
+		if u.rolled != nil && len(u.rolled.gpus) == 1 && s.outcome != None || u.part != nil && !u.named && s.outcome != None {
+			u.span.Attributes().PutStr(semconv.GPUID, u.gpu())
 		}
-		j.mark(u, outcome, reason)
-		if outcome != None {
-			sum.write(u.span.Attributes())
-			sum.writeXIDs(u)
+		counts.mark(u, s.outcome, s.reason)
+		if s.outcome != None {
+			s.bill.write(u.span.Attributes())
+			s.bill.writeXIDs(u)
 		}
 	}
 }
 
+// gpu is the first GPU of a use.
+func (u *use) gpu() string {
+	if u.part != nil {
+		return u.part.gpu
+	}
+	return u.rolled.gpus[0].gpu
+}
+
+// view copies what each GPU of the trace did in the trace's time.
+func (b *billing) view() {
+	windows, pids := map[string][]gputimeline.Interval{}, map[int64]bool{}
+	for i := range b.uses {
+		u := &b.uses[i]
+		if u.pid != 0 {
+			pids[u.pid] = true
+		}
+		if u.part != nil && u.why() == "" {
+			windows[u.part.gpu] = append(windows[u.part.gpu], u.interval)
+		}
+	}
+	for id, all := range windows {
+		united, _ := unite(all)
+		if v := b.Joiner.view(id, b.trace.trace, united, pids, b.scratch); v != nil {
+			b.views[id] = v
+		}
+	}
+}
+
+// sum adds up what one span used of its GPUs.
+func (b *billing) sum(u *use) *sum {
+	if u.part != nil {
+		return b.add([]gpuWindows{{u.part.gpu, []gputimeline.Interval{u.interval}}}, u.pid, false)
+	}
+	key := sumKey{u.rolled, u.pid}
+	s := b.sums[key]
+	if s == nil {
+		s = &sum{outcome: None, reason: ReasonLimit}
+		if !u.rolled.excess {
+			s = b.add(u.rolled.gpus, u.pid, u.rolled.coarse)
+		}
+		b.sums[key] = s
+	}
+	return s
+}
+
+func (b *billing) add(gpus []gpuWindows, pid int64, coarse bool) *sum {
+	s := &sum{outcome: Measured}
+	for _, g := range gpus {
+		v := b.views[g.gpu]
+		if v == nil {
+			return &sum{outcome: None, reason: reasonNoSamples}
+		}
+		part := billOf(v, g.windows, pid)
+		why := b.doubt(v, g.windows, part)
+		switch {
+		case why == reasonNoSamples:
+			return &sum{outcome: None, reason: why}
+		case why == "" && coarse:
+			why = reasonCoarse
+		}
+		if why != "" {
+			s.outcome, s.reason = Estimate, why
+		}
+		if s.bill == nil {
+			s.bill = part
+		} else {
+			s.bill.add(part)
+		}
+	}
+	return s
+}
+
 // doubt is the reason why the figures of some intervals are only an estimate; empty if
 // they are measured.
-func (j *Joiner) doubt(g *gpu, intervals []gputimeline.Interval, b *bill, cause string) string {
-	first := g.Pace.Points[0].At
-	newest, _ := g.Pace.Newest()
+func (b *billing) doubt(v *view, intervals []gputimeline.Interval, part *bill) string {
 	from, to := intervals[0].From, intervals[len(intervals)-1].To
-	switch gap := j.settings.MaxGap.Nanoseconds(); {
-	case b.samples == 0 && (from > newest+gap || to < first-gap):
+	switch gap := b.settings.MaxGap; {
+	case part.samples == 0 && (from > v.newest+gap.Nanoseconds() || to < v.first):
 		return reasonNoSamples
-	case to > newest && g.Ended != 0:
+	case to > v.newest && v.Ended != 0:
 		return reasonLost
-	case to > newest && cause != "":
-		return cause
-	case from < first:
+	case to > v.newest:
+		return cmp.Or(b.trace.cause, reasonWait)
+	case from < v.first:
 		return reasonHistory
-	case b.gap > j.settings.MaxGap:
+	case part.gap > gap:
 		return reasonGap
-	case b.samples < 2:
+	case v.coarse:
+		return reasonCoarse
+	case part.samples < 2:
 		return reasonFew
 	}
 	return ""

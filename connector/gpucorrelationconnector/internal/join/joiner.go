@@ -2,10 +2,13 @@
 
 // Package join joins the samples of GPUs with the traces and log records of those who
 // used them. It is pure: it is given what arrived and the time, and returns what is
-// ready; it has no clock, no lock and no I/O.
+// ready; it has no clock, no lock of its own and no I/O. Spans and samples are read
+// without the lock that it is given, figures are made without it, and what is done under
+// it is done in steps of a bounded size.
 package join
 
 import (
+	"container/list"
 	"time"
 
 	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/batchpersignal"
@@ -42,38 +45,44 @@ type Limits struct {
 	// Processes bounds the processes of one GPU with a memory history of their own.
 	// Default: 64.
 	Processes int `mapstructure:"processes"`
-	// Traces bounds the traces of one GPU that are retained, to share its time among those
-	// that overlap. Default: 20000.
+	// Traces bounds the traces of all GPUs that are retained, to share a GPU's time among
+	// those that overlap; their windows of time are bounded by four times that. Default: 20000.
 	Traces int `mapstructure:"traces"`
 	// Records bounds the log records that wait for a trace. Default: 10000.
 	Records int `mapstructure:"records"`
 }
 
-// Joiner holds traces and records until the samples of their GPUs cover them. It is not
-// safe for concurrent use.
+// Joiner holds traces and records until the samples of their GPUs cover them.
 type Joiner struct {
-	settings  Settings
+	settings Settings
+
+	// steps guards everything declared below.
+	steps     steps
 	timelines *gputimeline.Set
 	gpus      map[string]*gpu // by hw.id; no more than timelines has
+	memory    recollection
 	counts    Counters
+	expired   time.Time // when Expire was called last
+	setBack   time.Time // to when the clock was set back last
+	setBacks  int64     // how often it was
 
 	byTrace map[pcommon.TraceID]*waitingTrace
-	arrived []*waitingTrace // in the order of their arrival; those that are done are skipped
+	arrived list.List // of *waitingTrace, in the order of their arrival
 	ready   []*waitingTrace
 	spans   int
 	bytes   int
-	sizer   ptrace.ProtoMarshaler
 
-	waitingRecords []*waitingRecord // in the order of their arrival
-	records        []plog.Logs      // ready
+	waitingRecords list.List   // of *waitingRecord, in the order of their arrival
+	records        []plog.Logs // ready
 }
 
 // gpu is what the joiner holds of one GPU beside its samples.
 type gpu struct {
 	*gputimeline.Timeline
-	active activities
-	queue  needs // of traces that wait for its samples
-	xids   []xidEvent
+	active  *activities
+	queue   needs      // of traces that wait for its samples
+	xids    []xidEvent // by time
+	records ordered[*waitingRecord]
 }
 
 // Counters counts what became of samples, spans and records since the last [Joiner.Drain].
@@ -82,6 +91,12 @@ type Counters struct {
 	Spans     map[SpanOutcome]int64
 	Records   map[string]int64
 	Forgotten map[string]int64
+	// SetBack counts the GPUs whose samples were dropped because the clock was set back.
+	SetBack int64
+}
+
+func newCounters() Counters {
+	return Counters{Spans: map[SpanOutcome]int64{}, Records: map[string]int64{}, Forgotten: map[string]int64{}}
 }
 
 // SpanOutcome is what a span got, and why not more.
@@ -101,13 +116,16 @@ const (
 	alone  = "alone"
 )
 
-// New returns a joiner that holds nothing.
-func New(settings Settings) *Joiner {
+// New returns a joiner that holds nothing, for a single goroutine.
+func New(settings Settings) *Joiner { return NewShared(settings, noLock{}) }
+
+// NewShared returns a joiner that holds nothing, for any goroutine: it holds the lock for
+// a bounded number of items at a time.
+func NewShared(settings Settings, lock Lock) *Joiner {
 	limits := gputimeline.Limits{GPUs: settings.Limits.GPUs, Samples: settings.Limits.Samples, Processes: settings.Limits.Processes}
 	return &Joiner{
-		settings: settings, timelines: gputimeline.NewSet(limits), gpus: map[string]*gpu{},
-		counts:  Counters{Spans: map[SpanOutcome]int64{}, Records: map[string]int64{}, Forgotten: map[string]int64{}},
-		byTrace: map[pcommon.TraceID]*waitingTrace{},
+		settings: settings, steps: steps{mu: lock}, timelines: gputimeline.NewSet(limits), gpus: map[string]*gpu{},
+		counts: newCounters(), byTrace: map[pcommon.TraceID]*waitingTrace{},
 	}
 }
 
@@ -127,47 +145,95 @@ func (j *Joiner) gpuOf(id string) *gpu {
 
 // AddMetrics adds the samples of a scrape; traces that it covers become ready.
 func (j *Joiner) AddMetrics(md pmetric.Metrics) {
-	in := j.timelines.Ingest(md, &j.counts.Counts)
-	for _, id := range in.Evicted {
-		delete(j.gpus, id)
+	samples := gputimeline.Read(md)
+	changed := map[*gputimeline.Timeline]bool{}
+	j.steps.lock()
+	defer j.steps.unlock()
+	for i := range samples {
+		j.steps.next(1)
+		t, evicted := j.timelines.Add(&samples[i], &j.counts.Counts)
+		if evicted != "" {
+			j.forgetGPU(evicted)
+		}
+		if t != nil {
+			changed[t] = true
+		}
 	}
-	for t := range in.Touched {
-		before, samples := t.Trim(j.settings.History, j.timelines.Limits())
-		j.counts.Dropped += int64(samples)
-		if g := j.gpus[t.ID]; g != nil {
-			j.countForgotten("trace", g.trim(before, j.settings.Limits.Traces))
+	for t := range changed {
+		j.steps.next(1)
+		t.UpdateRest()
+		before, dropped := t.Trim(j.settings.History, j.timelines.Limits())
+		j.counts.Dropped += int64(dropped)
+		if g := j.gpus[t.ID]; g != nil && g.Timeline == t {
+			g.trimXIDs(before)
 			j.finishCovered(g)
 		}
+	}
+}
+
+// forgetGPU forgets what is held of a GPU that made room for another. Traces that wait
+// for its samples wait on in vain.
+func (j *Joiner) forgetGPU(id string) {
+	if g := j.gpus[id]; g != nil {
+		j.memory.drop(g.active)
+		delete(j.gpus, id)
 	}
 }
 
 // AddTraces adds finished spans. Traces that name no GPU, and those that find no room,
 // are returned, to be passed on at once.
 func (j *Joiner) AddTraces(td ptrace.Traces, now time.Time) (pass []ptrace.Traces) {
+	refused := newCounters()
 	for _, trace := range batchpersignal.SplitTraces(td) {
-		if !j.addTrace(trace, now) {
-			pass = append(pass, trace)
+		p := j.settings.newPiece(trace, now)
+		j.steps.lock()
+		held := j.add(p, now)
+		j.steps.unlock()
+		if held {
+			continue
 		}
+		if p.refused {
+			refused.refuse(p.uses, ReasonLimit)
+		}
+		pass = append(pass, trace)
+	}
+	if len(refused.Spans) > 0 {
+		j.steps.lock()
+		j.counts.addSpans(&refused)
+		j.steps.unlock()
 	}
 	return pass
 }
 
 // HasTraces reports whether [Joiner.NextTraces] would return any.
-func (j *Joiner) HasTraces() bool { return len(j.ready) > 0 }
+func (j *Joiner) HasTraces() bool {
+	j.steps.lock()
+	defer j.steps.unlock()
+	return len(j.ready) > 0
+}
 
 // HasRecords reports whether [Joiner.NextRecords] would return any.
-func (j *Joiner) HasRecords() bool { return len(j.records) > 0 }
+func (j *Joiner) HasRecords() bool {
+	j.steps.lock()
+	defer j.steps.unlock()
+	return len(j.records) > 0
+}
 
 // Waiting is how many spans wait, and their size in bytes.
-func (j *Joiner) Waiting() (spans, bytes int) { return j.spans, j.bytes }
+func (j *Joiner) Waiting() (spans, bytes int) {
+	j.steps.lock()
+	defer j.steps.unlock()
+	return j.spans, j.bytes
+}
 
-// Drain calls report with what was counted since the last call, and begins again.
-func (j *Joiner) Drain(report func(*Counters)) {
-	report(&j.counts)
-	j.counts.Counts = gputimeline.Counts{}
-	clear(j.counts.Spans)
-	clear(j.counts.Records)
-	clear(j.counts.Forgotten)
+// Drain returns what was counted since the last call.
+func (j *Joiner) Drain() Counters {
+	fresh := newCounters()
+	j.steps.lock()
+	defer j.steps.unlock()
+	counted := j.counts
+	j.counts = fresh
+	return counted
 }
 
 func (j *Joiner) countForgotten(what string, n int) {
@@ -176,55 +242,47 @@ func (j *Joiner) countForgotten(what string, n int) {
 	}
 }
 
-// Expire makes ready what has waited as long as it may.
+// Expire makes ready what has waited as long as it may, and forgets what is old.
 func (j *Joiner) Expire(now time.Time) {
-	i := 0
-	for ; i < len(j.arrived); i++ {
-		w := j.arrived[i]
-		if !w.done && now.Sub(w.arrived) < j.settings.Wait {
-			break
-		}
-		if !w.done {
-			j.finish(w, reasonWait)
-		}
-		j.arrived[i] = nil
+	j.steps.lock()
+	defer j.steps.unlock()
+	if now.Before(j.expired) {
+		j.setBack = now
+		j.setBacks++
 	}
-	j.arrived = j.arrived[i:]
-	before := now.Add(-j.settings.Wait).UnixNano()
+	j.expired = now
 	for _, g := range j.gpus {
-		g.active.forgetSpans(before)
-		g.queue.dropDone()
+		j.steps.next(1)
+		if g.SetBack(now.UnixNano(), j.settings.MaxAhead) {
+			j.restart(g)
+		}
 	}
+	j.expireTraces(now)
+	j.forgetOld(now)
 	j.expireRecords(now)
+}
+
+// restart forgets what a GPU did by a clock that was set back since. What waits goes on
+// waiting: its samples do not come.
+func (j *Joiner) restart(g *gpu) {
+	j.counts.SetBack++
+	j.counts.Dropped += int64(g.Restart())
+	j.memory.drop(g.active)
+	g.active, g.xids = newActivities(), nil
 }
 
 // Finish makes all traces ready: the collector shuts down.
 func (j *Joiner) Finish() {
-	for _, w := range j.arrived {
-		if !w.done {
-			j.finish(w, reasonShutdown)
+	j.steps.lock()
+	defer j.steps.unlock()
+	for {
+		j.steps.room(maxParts + 1)
+		front := j.arrived.Front()
+		if front == nil {
+			return
 		}
+		w := front.Value.(*waitingTrace)
+		j.steps.count(1 + len(w.needs))
+		j.finish(w, reasonShutdown)
 	}
-	j.arrived = nil
-}
-
-// maxTraces is how many traces NextTraces returns at once, so that the next consumer
-// gets them in batches.
-const maxTraces = 512
-
-// NextTraces returns traces that are ready, with their figures; ok is false if there are
-// none.
-func (j *Joiner) NextTraces() (td ptrace.Traces, ok bool) {
-	td = ptrace.NewTraces()
-	n := min(len(j.ready), maxTraces)
-	for _, w := range j.ready[:n] {
-		j.bill(w)
-		j.subtract(w)
-		w.traces.ResourceSpans().MoveAndAppendTo(td.ResourceSpans())
-	}
-	clear(j.ready[:n])
-	if j.ready = j.ready[n:]; len(j.ready) == 0 {
-		j.ready = nil
-	}
-	return td, n > 0
 }

@@ -3,6 +3,8 @@
 package join
 
 import (
+	"cmp"
+	"container/list"
 	"slices"
 	"strings"
 	"time"
@@ -10,6 +12,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/plog"
 
+	"github.com/otelcol-gpu/otelcol-gpu/internal/gputimeline"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/pdataread"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
 )
@@ -34,9 +37,13 @@ type waitingRecord struct {
 	logs    plog.Logs // one record
 	gpu     *gpu
 	at      int64
-	arrived time.Time
-	done    bool
+	seq     uint64 // tells records of the same time apart
+	arrived arrival
+	entry   *list.Element // among all that wait
 }
+
+func (h *waitingRecord) place() place { return place{h.at, h.seq} }
+func (h *waitingRecord) until() int64 { return h.at }
 
 func (h *waitingRecord) record() plog.LogRecord {
 	return h.logs.ResourceLogs().At(0).ScopeLogs().At(0).LogRecords().At(0)
@@ -61,30 +68,32 @@ func (j *Joiner) addRecord(rl plog.ResourceLogs, sl plog.ScopeLogs, r plog.LogRe
 	if id == "" || !started && (!strings.HasPrefix(r.EventName(), semconv.GPUEventPrefix) || !r.TraceID().IsEmpty()) {
 		return started // without a GPU it is of no use
 	}
+	at := int64(r.Timestamp())
+	j.steps.lock()
+	defer j.steps.unlock()
+	j.steps.count(1)
 	g := j.gpuOf(id)
 	if g == nil {
 		return started
 	}
-	at := int64(r.Timestamp())
 	if started {
-		if !g.active.begin(r.TraceID(), r.SpanID(), at, j.settings.Limits.Traces) {
+		if !j.memory.begin(g.active, r.TraceID(), r.SpanID(), at, j.settings.Limits.Traces, now) {
 			j.countForgotten("beginning", 1)
 		}
 		return true
 	}
-	if number, ok := r.Attributes().Get(semconv.XID); ok && len(g.xids) >= maxXIDs {
-		j.countForgotten("xid", 1)
-	} else if ok {
-		g.xids = append(g.xids, xidEvent{at: at, number: number.Int(), name: pdataread.Text(r.Attributes(), semconv.XIDName), message: r.Body().Str()})
+	if number, ok := r.Attributes().Get(semconv.XID); ok {
+		g.addXID(xidEvent{at: at, number: number.Int(), name: pdataread.Text(r.Attributes(), semconv.XIDName), message: r.Body().Str()}, j)
 	}
 	if j.joinRecord(g, r, at) {
 		return false
 	}
-	if len(j.waitingRecords) >= j.settings.Limits.Records {
+	if j.waitingRecords.Len()+len(j.records) >= j.settings.Limits.Records {
 		j.counts.Records[alone]++
 		return false
 	}
-	h := &waitingRecord{logs: plog.NewLogs(), gpu: g, at: at, arrived: now}
+	j.steps.next(1)
+	h := &waitingRecord{logs: plog.NewLogs(), gpu: g, at: at, seq: j.memory.next(), arrived: arrival{now, j.setBacks}}
 	to := h.logs.ResourceLogs().AppendEmpty()
 	rl.Resource().CopyTo(to.Resource())
 	to.SetSchemaUrl(rl.SchemaUrl())
@@ -92,70 +101,104 @@ func (j *Joiner) addRecord(rl plog.ResourceLogs, sl plog.ScopeLogs, r plog.LogRe
 	sl.Scope().CopyTo(scope.Scope())
 	scope.SetSchemaUrl(sl.SchemaUrl())
 	r.MoveTo(scope.LogRecords().AppendEmpty())
-	j.waitingRecords = append(j.waitingRecords, h)
+	g.records.insert(h)
+	h.entry = j.waitingRecords.PushBack(h)
 	return true
+}
+
+// addXID stores an XID in the order of time.
+func (g *gpu) addXID(x xidEvent, j *Joiner) {
+	if len(g.xids) >= maxXIDs {
+		j.countForgotten("xid", 1)
+		return
+	}
+	i := len(g.xids)
+	for i > 0 && g.xids[i-1].at > x.at {
+		i--
+	}
+	g.xids = slices.Insert(g.xids, i, x)
+}
+
+// trimXIDs drops those before a time.
+func (g *gpu) trimXIDs(before int64) {
+	i, _ := slices.BinarySearchFunc(g.xids, before, func(x xidEvent, at int64) int { return cmp.Compare(x.at, at) })
+	g.xids = slices.Delete(g.xids, 0, i)
 }
 
 // joinRecord writes the ids of what ran at a time onto a record.
 func (j *Joiner) joinRecord(g *gpu, r plog.LogRecord, at int64) bool {
-	found := g.active.running(at)
+	found := j.running(g.active, at)
 	if len(found) == 0 {
 		return false
 	}
+	j.steps.next(len(found[0].spans))
 	j.counts.Records[joined]++
 	r.SetTraceID(found[0].trace)
-	r.SetSpanID(found[0].span)
+	r.SetSpanID(found[0].deepest(at))
 	if len(found) > 1 { // several ran: all are named
 		all := r.Attributes().PutEmptySlice("gpu.trace_ids")
-		for _, f := range found[:min(len(found), maxTraceIDs)] {
+		for _, f := range found {
 			all.AppendEmpty().SetStr(f.trace.String())
 		}
 	}
 	return true
 }
 
-// joinWaitingRecords joins the records of a GPU that wait.
-func (j *Joiner) joinWaitingRecords(g *gpu) {
-	for _, h := range j.waitingRecords {
-		if h.gpu == g && !h.done && j.joinRecord(g, h.record(), h.at) {
-			h.done = true
-			j.records = append(j.records, h.logs)
+// joinWaitingRecords joins the records of a GPU that wait and lie in a window of time of
+// a trace that is known now.
+func (j *Joiner) joinWaitingRecords(g *gpu, in gputimeline.Interval) {
+	for p := (place{at: in.From}); ; {
+		j.steps.next(1)
+		some := g.records.from(p)
+		if len(some) == 0 || some[0].at > in.To {
+			return
 		}
+		h := some[0]
+		p = place{h.at, h.seq + 1}
+		j.claim(h)
+		if !j.joinRecord(g, h.record(), h.at) {
+			j.counts.Records[alone]++ // the trace has been forgotten already
+		}
+		j.records = append(j.records, h.logs)
 	}
-	j.waitingRecords = slices.DeleteFunc(j.waitingRecords, func(h *waitingRecord) bool { return h.done })
+}
+
+// claim removes a record from what waits.
+func (j *Joiner) claim(h *waitingRecord) {
+	h.gpu.records.remove(h)
+	j.waitingRecords.Remove(h.entry)
 }
 
 // expireRecords makes ready what has waited as long as it may.
 func (j *Joiner) expireRecords(now time.Time) {
-	i := 0
-	for ; i < len(j.waitingRecords) && now.Sub(j.waitingRecords[i].arrived) >= j.settings.Wait; i++ {
-		j.releaseRecord(j.waitingRecords[i])
+	for {
+		j.steps.next(1)
+		front := j.waitingRecords.Front()
+		if front == nil || j.age(front.Value.(*waitingRecord).arrived, now) < j.settings.Wait {
+			return
+		}
+		j.releaseRecord(front.Value.(*waitingRecord))
 	}
-	j.waitingRecords = slices.Delete(j.waitingRecords, 0, i)
 }
 
 func (j *Joiner) releaseRecord(h *waitingRecord) {
+	j.claim(h)
 	j.counts.Records[alone]++
 	j.records = append(j.records, h.logs)
 }
 
 // FinishRecords makes all records ready: the collector shuts down.
 func (j *Joiner) FinishRecords() {
-	for _, h := range j.waitingRecords {
-		j.releaseRecord(h)
+	j.steps.lock()
+	defer j.steps.unlock()
+	for {
+		j.steps.next(1)
+		front := j.waitingRecords.Front()
+		if front == nil {
+			return
+		}
+		j.releaseRecord(front.Value.(*waitingRecord))
 	}
-	j.waitingRecords = nil
-}
-
-// NextRecords returns the records that are ready; ok is false if there are none.
-func (j *Joiner) NextRecords() (ld plog.Logs, ok bool) {
-	ld = plog.NewLogs()
-	for _, l := range j.records {
-		l.ResourceLogs().MoveAndAppendTo(ld.ResourceLogs())
-	}
-	ok = len(j.records) > 0
-	j.records = nil
-	return ld, ok
 }
 
 // writeXIDs adds the XIDs that came while the span ran as its events.

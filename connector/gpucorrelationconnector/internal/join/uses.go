@@ -5,14 +5,11 @@ package join
 import (
 	"cmp"
 	"slices"
-	"time"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/gputimeline"
-	"github.com/otelcol-gpu/otelcol-gpu/internal/pdataread"
-	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
 )
 
 // use is one span's use of GPUs.
@@ -20,83 +17,62 @@ type use struct {
 	span     ptrace.Span
 	parent   int // place of its parent, -1 if it is not here
 	depth    int
-	named    bool // it names the GPU itself
-	gpu      string
+	named    bool  // it names the GPU itself
+	orphan   bool  // the topmost span above it has a parent that is not here
+	part     *part // of its GPU; nil if it has none
 	pid      int64
 	interval gputimeline.Interval
 	offset   int64 // of its host's clock, in ns
-	// rolled are the intervals of what lies below a span that names no GPU, by GPU.
-	rolled map[string][]gputimeline.Interval
+	// rolled is what lies below a span that has no GPU; nil if that is nothing.
+	rolled *rolled
 	reason string // why it can have no figures
+}
+
+// rolled are the windows of time of what lies below a span, by GPU. Spans above the same
+// share one.
+type rolled struct {
+	gpus   []gpuWindows
+	coarse bool // there were more windows
+	excess bool // there were more GPUs
+}
+
+type gpuWindows struct {
+	gpu     string
+	windows []gputimeline.Interval
 }
 
 // reasons for spans without figures, or with estimated ones.
 const (
 	ReasonHost      = "host"        // another host's clock, whose offset is not configured
 	ReasonClock     = "clock"       // it ends in the future
-	reasonNoSamples = "no_samples"  // of its GPU there are none
+	reasonNoSamples = "no_samples"  // of its GPU there are none, or none of its time
 	reasonFew       = "few_samples" // shorter than two samples
 	reasonGap       = "gap"         // a time without samples
-	reasonHistory   = "history"     // longer than the samples are kept
+	reasonHistory   = "history"     // it began before the samples that are kept
 	reasonWait      = "wait"        // the samples of its end did not come in time
 	reasonLost      = "card_lost"   // the GPU was lost or late
 	reasonShutdown  = "shutdown"    // the collector ended
+	reasonCoarse    = "coarse"      // too many windows of time, or others that shared the GPU, to follow each
 	ReasonLimit     = "limit"       // too many spans wait
 )
 
-// usesOf finds out which GPU each span of a trace used, and when: its own, or that
-// of the nearest span above it; a span that has none has what its descendants used.
-// The result is nil if no span names a GPU.
-func (j *Joiner) usesOf(td ptrace.Traces, now time.Time) []use {
-	var uses []use
-	at := map[pcommon.SpanID]int{}
-	found := false
-	for _, rs := range td.ResourceSpans().All() {
-		resource := rs.Resource().Attributes()
-		host := pdataread.Text(resource, semconv.HostName)
-		offset, named := j.settings.ClockOffsets[host]
-		for _, ss := range rs.ScopeSpans().All() {
-			for _, span := range ss.Spans().All() {
-				u := use{span: span, parent: -1, offset: offset.Nanoseconds()}
-				u.gpu = j.namedGPU(span.Attributes(), resource)
-				u.named = u.gpu != ""
-				found = found || u.named
-				if pid, ok := span.Attributes().Get(semconv.ProcessPID); ok {
-					u.pid = pid.Int()
-				} else if pid, ok := resource.Get(semconv.ProcessPID); ok {
-					u.pid = pid.Int()
-				}
-				from, to := int64(span.StartTimestamp()), int64(span.EndTimestamp())
-				u.interval = gputimeline.Interval{From: from - u.offset, To: max(from, to) - u.offset}
-				switch {
-				case host != "" && !named && j.foreign(u.gpu, host):
-					u.reason = ReasonHost
-				case u.interval.To > now.Add(j.settings.MaxAhead).UnixNano():
-					u.reason = ReasonClock
-				}
-				at[span.SpanID()] = len(uses)
-				uses = append(uses, u)
-			}
-		}
-	}
-	if !found {
-		return nil
-	}
-	for i := range uses {
-		if p, ok := at[uses[i].span.ParentSpanID()]; ok && p != i {
-			uses[i].parent = p
-		}
-	}
-	inherit(uses)
-	for i := range uses {
-		rollUp(uses, i)
-	}
-	return uses
-}
-
-// inherit gives every span the GPU of the nearest span above it that names one, and
-// its depth. Parents that form a circle are cut.
+// inherit finds the parent of every span, gives it the GPU of the nearest span above it
+// that names one, and its depth. Parents that form a circle are cut.
 func inherit(uses []use) {
+	at := make(map[pcommon.SpanID]int, len(uses))
+	for i := range uses {
+		at[uses[i].span.SpanID()] = i
+	}
+	for i := range uses {
+		u := &uses[i]
+		id := u.span.ParentSpanID()
+		u.parent, u.depth, u.orphan = -1, 0, false
+		if p, ok := at[id]; ok && p != i {
+			u.parent = p
+		} else {
+			u.orphan = !id.IsEmpty() && !ok
+		}
+	}
 	const known = 1
 	state := make([]int8, len(uses))
 	var path []int
@@ -116,9 +92,9 @@ func inherit(uses []use) {
 				continue
 			}
 			above := &uses[u.parent]
-			u.depth = above.depth + 1
-			if u.gpu == "" && above.gpu != "" {
-				u.gpu, u.reason = above.gpu, cmp.Or(u.reason, above.reason)
+			u.depth, u.orphan = above.depth+1, above.orphan
+			if u.part == nil && above.part != nil {
+				u.part, u.reason = above.part, cmp.Or(u.reason, above.reason)
 			}
 			if u.pid == 0 {
 				u.pid = above.pid
@@ -127,45 +103,129 @@ func inherit(uses []use) {
 	}
 }
 
-// maxAncestors bounds the way from a span to the root on which figures are added up.
-const maxAncestors = 1000
+// maxRolledGPUs bounds the GPUs whose figures are added up on one span.
+const maxRolledGPUs = 16
 
-// rollUp adds a topmost span's window to all above it, none of which has a GPU.
-func rollUp(uses []use, i int) {
-	u := &uses[i]
-	if u.gpu == "" || u.parent >= 0 && uses[u.parent].gpu != "" {
+// below collects what lies below a span that has no GPU.
+type below struct {
+	same           *rolled // all of it, as long as a single child has any
+	raw            []gpuWindows
+	n              int // children that have any
+	coarse, excess bool
+}
+
+func (b *below) add(gpu string, windows ...gputimeline.Interval) {
+	for i := range b.raw {
+		if b.raw[i].gpu == gpu {
+			b.raw[i].windows = append(b.raw[i].windows, windows...)
+			return
+		}
+	}
+	if len(b.raw) == maxRolledGPUs {
+		b.excess = true
 		return
 	}
-	for p, n := u.parent, 0; p >= 0 && n < maxAncestors; p, n = uses[p].parent, n+1 {
-		above := &uses[p]
-		if above.rolled == nil {
-			above.rolled = map[string][]gputimeline.Interval{}
+	b.raw = append(b.raw, gpuWindows{gpu, slices.Clone(windows)})
+}
+
+// addRolled adds what lies below a child.
+func (b *below) addRolled(r *rolled) {
+	if b.n++; b.n == 1 {
+		b.same = r
+		return
+	}
+	b.spread()
+	b.spreadOut(r)
+}
+
+// spread makes room for more than what lies below a single child.
+func (b *below) spread() {
+	if b.same != nil {
+		same := b.same
+		b.same = nil
+		b.spreadOut(same)
+	}
+}
+
+func (b *below) spreadOut(r *rolled) {
+	b.coarse, b.excess = b.coarse || r.coarse, b.excess || r.excess
+	for _, g := range r.gpus {
+		b.add(g.gpu, g.windows...)
+	}
+}
+
+// sum is all that was added.
+func (b *below) sum() *rolled {
+	if b.same != nil {
+		return b.same
+	}
+	r := &rolled{gpus: b.raw, coarse: b.coarse, excess: b.excess}
+	for i := range r.gpus {
+		var coarse bool
+		r.gpus[i].windows, coarse = unite(r.gpus[i].windows)
+		r.coarse = r.coarse || coarse
+	}
+	return r
+}
+
+// byDepth lists the places of spans, the deepest first.
+func byDepth(uses []use) []int {
+	deepest := 0
+	for i := range uses {
+		deepest = max(deepest, uses[i].depth)
+	}
+	at := make([]int, deepest+2) // where those of a depth begin
+	for i := range uses {
+		at[deepest-uses[i].depth+1]++
+	}
+	for d := 1; d < len(at); d++ {
+		at[d] += at[d-1]
+	}
+	order := make([]int, len(uses))
+	for i := range uses {
+		d := deepest - uses[i].depth
+		order[at[d]] = i
+		at[d]++
+	}
+	return order
+}
+
+// rollUp gives each span that has no GPU what the topmost spans below it used that have
+// one: from the deepest spans up, each adds to its parent once.
+func rollUp(uses []use) {
+	order := byDepth(uses)
+	all := make([]*below, len(uses))
+	for _, i := range order {
+		u := &uses[i]
+		if b := all[i]; b != nil && u.part == nil {
+			u.rolled = b.sum()
+			all[i] = nil
 		}
-		above.rolled[u.gpu] = append(above.rolled[u.gpu], u.interval)
+		if u.parent < 0 || uses[u.parent].part != nil || u.part == nil && u.rolled == nil {
+			continue
+		}
+		b := all[u.parent]
+		if b == nil {
+			b = &below{}
+			all[u.parent] = b
+		}
+		if u.part != nil {
+			b.n++
+			b.spread()
+			b.add(u.part.gpu, u.interval)
+		} else {
+			b.addRolled(u.rolled)
+		}
+		above := &uses[u.parent]
 		above.pid = u.pid
-		above.reason = cmp.Or(above.reason, u.reason)
+		above.reason = cmp.Or(above.reason, u.why())
 	}
 }
 
-// namedGPU is the GPU that a span or its resource names.
-func (j *Joiner) namedGPU(span, resource pcommon.Map) string {
-	for _, key := range j.settings.DeviceAttributes {
-		if id := pdataread.Text(span, key); id != "" {
-			return id
-		}
+// why is the reason why a span can have no figures; empty if it can.
+func (u *use) why() string {
+	if u.part != nil && u.part.foreign {
+		return ReasonHost
 	}
-	for _, key := range j.settings.DeviceAttributes {
-		if id := pdataread.Text(resource, key); id != "" {
-			return id
-		}
-	}
-	return ""
-}
-
-// foreign reports whether a span's host is another than the one of the samples.
-func (j *Joiner) foreign(gpu, host string) bool {
-	if t := j.timelines.Get(gpu); t != nil {
-		return t.Host != "" && t.Host != host
-	}
-	return false
+	return u.reason
 }

@@ -4,178 +4,255 @@ package join
 
 import (
 	"container/heap"
-	"slices"
+	"container/list"
 	"time"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
-	"go.opentelemetry.io/collector/pdata/ptrace"
-
-	"github.com/otelcol-gpu/otelcol-gpu/internal/gputimeline"
 )
 
 // waitingTrace is one trace whose spans wait for the samples of its GPUs.
 type waitingTrace struct {
 	trace   pcommon.TraceID
-	traces  ptrace.Traces
-	uses    []use
+	pieces  []*piece
 	spans   int
 	bytes   int
-	arrived time.Time
-	missing int // GPUs whose samples do not cover it yet
+	arrived arrival
+	place   *list.Element // among all that wait; nil if it is not
+	gpus    []*gpu        // that it used
+	needs   []*need       // of GPUs whose samples do not cover it yet
+	loose   int64         // the latest of its pieces
+	adding  int           // pieces that are being added; it is not ready before that is done
 	done    bool
 	// cause is why it no longer waits, if its samples are not complete.
 	cause string
+	// refused traces get no figures: there was no room for them.
+	refused bool
 }
-
-// spanOverhead is the memory of a waiting span beyond its size in OTLP, in bytes
-// (make bench-correlation measures it).
-const spanOverhead = 660
 
 // need is the time up to which a waiting trace needs the samples of a GPU.
 type need struct {
-	end int64
-	by  *waitingTrace
+	end   int64
+	by    *waitingTrace
+	on    *gpu
+	index int // in the GPU's queue
 }
 
 // needs is a heap by time.
-type needs []need
+type needs []*need
 
 func (n needs) Len() int           { return len(n) }
 func (n needs) Less(i, j int) bool { return n[i].end < n[j].end }
-func (n needs) Swap(i, j int)      { n[i], n[j] = n[j], n[i] }
-func (n *needs) Push(x any)        { *n = append(*n, x.(need)) }
+func (n needs) Swap(i, j int) {
+	n[i], n[j] = n[j], n[i]
+	n[i].index, n[j].index = i, j
+}
+
+func (n *needs) Push(x any) {
+	x.(*need).index = len(*n)
+	*n = append(*n, x.(*need))
+}
+
 func (n *needs) Pop() any {
 	last := len(*n) - 1
 	x := (*n)[last]
-	(*n)[last] = need{}
+	(*n)[last] = nil
 	*n = (*n)[:last]
 	return x
 }
 
-// dropDone removes needs of traces that no longer wait.
-func (n *needs) dropDone() {
-	for len(*n) > 0 && (*n)[0].by.done {
-		heap.Pop(n)
+// require makes a trace wait for the samples of a GPU up to a time, if they are not there.
+func (w *waitingTrace) require(g *gpu, end int64) {
+	if g.Covers(end) || w.done {
+		return
+	}
+	for _, n := range w.needs {
+		if n.on == g {
+			if end > n.end {
+				n.end = end
+				heap.Fix(&g.queue, n.index)
+			}
+			return
+		}
+	}
+	if len(w.needs) == maxParts {
+		return
+	}
+	n := &need{end: end, by: w, on: g}
+	w.needs = append(w.needs, n)
+	heap.Push(&g.queue, n)
+}
+
+// met removes a need.
+func (w *waitingTrace) met(n *need) {
+	for i := range w.needs {
+		if w.needs[i] == n {
+			last := len(w.needs) - 1
+			w.needs[i], w.needs[last] = w.needs[last], nil
+			w.needs = w.needs[:last]
+			return
+		}
 	}
 }
 
 // finishCovered makes ready the traces whose last missing samples are there.
 func (j *Joiner) finishCovered(g *gpu) {
-	for len(g.queue) > 0 && (g.queue[0].by.done || g.Covers(g.queue[0].end)) {
-		w := heap.Pop(&g.queue).(need).by
-		w.missing--
-		if w.missing == 0 && !w.done {
-			j.finish(w, "")
+	for {
+		j.steps.next(1)
+		if len(g.queue) == 0 || !g.Covers(g.queue[0].end) {
+			return
+		}
+		n := heap.Pop(&g.queue).(*need)
+		n.by.met(n)
+		if len(n.by.needs) == 0 && n.by.adding == 0 {
+			j.finish(n.by, "")
 		}
 	}
 }
 
-// trim drops what is older than a time, and all but the newest traces. It returns how
-// many traces were dropped because of their number.
-func (g *gpu) trim(before int64, maxTraces int) (traces int) {
-	g.xids = slices.DeleteFunc(g.xids, func(x xidEvent) bool { return x.at < before })
-	return g.active.forget(before, maxTraces)
-}
-
-// addTrace holds a trace; false if it is to be passed on at once.
-func (j *Joiner) addTrace(td ptrace.Traces, now time.Time) (held bool) {
-	uses := j.usesOf(td, now)
-	id := td.ResourceSpans().At(0).ScopeSpans().At(0).Spans().At(0).TraceID()
-	before := j.byTrace[id]
-	if uses == nil && before == nil {
+// add holds a piece of a trace; false if it is to be passed on at once.
+func (j *Joiner) add(p *piece, now time.Time) (held bool) {
+	j.steps.room(maxParts + 1)
+	w := j.byTrace[p.trace]
+	j.steps.count(1)
+	if len(p.parts) == 0 && w == nil {
 		return false
 	}
-	w := &waitingTrace{
-		trace:   id,
-		traces:  td,
-		uses:    uses,
-		spans:   td.SpanCount(),
-		bytes:   j.sizer.TracesSize(td) + td.SpanCount()*spanOverhead,
-		arrived: now,
-	}
-	if j.spans+w.spans > j.settings.Limits.Spans || j.bytes+w.bytes > j.settings.Limits.Bytes {
-		if before != nil { // in its order
-			j.finish(before, ReasonLimit)
-		}
-		j.refuse(uses, ReasonLimit)
-		if before == nil {
+	if !j.fits(p, 1) {
+		p.refused = true
+		if w == nil || !j.fits(p, 2) {
 			return false
 		}
-		w.uses, w.done = nil, true
+		j.steps.count(len(w.needs))
+		j.finish(w, ReasonLimit) // in its order
+		w = &waitingTrace{trace: p.trace, arrived: arrival{now, j.setBacks}, refused: true, done: true}
+		w.hold(p)
+		j.hold(p)
 		j.ready = append(j.ready, w)
-		j.spans += w.spans
-		j.bytes += w.bytes
 		return true
 	}
-	if before != nil { // the trace goes on: its spans stay together
-		j.subtract(before)
-		before.done = true
-		before.traces.ResourceSpans().MoveAndAppendTo(td.ResourceSpans())
-		w.spans += before.spans
-		w.bytes += before.bytes
-		w.arrived = before.arrived
-		w.uses = j.usesOf(td, now)
+	if w == nil {
+		w = &waitingTrace{trace: p.trace, arrived: arrival{now, j.setBacks}}
+		j.byTrace[p.trace] = w
+		w.place = j.arrived.PushBack(w)
 	}
-	j.wait(w)
+	w.hold(p)
+	j.hold(p)
+	w.adding++
+	for _, part := range p.parts {
+		j.addPart(w, part, now)
+	}
+	if len(w.pieces) > 1 {
+		j.steps.next(len(w.gpus))
+		for _, g := range w.gpus {
+			w.require(g, w.loose)
+		}
+	}
+	j.steps.room(maxParts + 1)
+	w.adding--
+	switch {
+	case w.adding > 0 || !w.done && len(w.needs) > 0:
+	case w.done: // it ended in the meantime
+		j.ready = append(j.ready, w)
+	default:
+		j.finish(w, "")
+	}
 	return true
 }
 
-// wait queues a trace with each GPU whose samples do not cover it yet.
-func (j *Joiner) wait(w *waitingTrace) {
-	j.byTrace[w.trace] = w
-	j.spans += w.spans
-	j.bytes += w.bytes
-	ends := map[string]int64{}
-	for i := range w.uses {
-		if u := &w.uses[i]; u.gpu != "" && u.reason == "" {
-			ends[u.gpu] = max(ends[u.gpu], u.interval.To)
-		}
-	}
-	j.remember(w)
-	for id, end := range ends {
-		g := j.gpuOf(id)
-		if g != nil && !g.Covers(end) {
-			heap.Push(&g.queue, need{end, w})
-			w.missing++
-		}
-	}
-	if w.missing == 0 {
-		j.finish(w, "")
-		return
-	}
-	j.arrived = append(j.arrived, w)
+// fits reports whether there is room for a piece within a number of times the limits:
+// twice, if it follows on spans that wait, which it would overtake otherwise.
+func (j *Joiner) fits(p *piece, times int) bool {
+	return j.spans+p.spans <= times*j.settings.Limits.Spans && j.bytes+p.bytes <= times*j.settings.Limits.Bytes
 }
 
-// remember stores when the trace used its GPUs.
-func (j *Joiner) remember(w *waitingTrace) {
-	intervals, spans := map[string][]gputimeline.Interval{}, map[string][]spanInterval{}
-	for i := range w.uses {
-		u := &w.uses[i]
-		if u.gpu == "" || u.reason != "" {
-			continue
-		}
-		intervals[u.gpu] = append(intervals[u.gpu], u.interval)
-		if len(spans[u.gpu]) < maxSpanIntervals {
-			spans[u.gpu] = append(spans[u.gpu], spanInterval{u.interval, u.span.SpanID(), u.depth})
+// hold adds a piece to a trace: what arrived before is not read again.
+func (w *waitingTrace) hold(p *piece) {
+	w.pieces = append(w.pieces, p)
+	w.spans += p.spans
+	w.bytes += p.bytes
+	w.loose = max(w.loose, p.loose)
+}
+
+func (j *Joiner) hold(p *piece) {
+	j.spans += p.spans
+	j.bytes += p.bytes
+}
+
+// addPart notes when a piece of a trace used a GPU, and makes the trace wait for the
+// GPU's samples.
+func (j *Joiner) addPart(w *waitingTrace, p *part, now time.Time) {
+	j.steps.room(maxParts + 1)
+	j.steps.count(1 + len(w.needs))
+	if t := j.timelines.Get(p.gpu); p.host != "" && t != nil && t.Host != "" && t.Host != p.host {
+		p.foreign = true
+		return
+	}
+	if len(p.windows) == 0 {
+		return
+	}
+	g := j.gpuOf(p.gpu)
+	if g == nil {
+		return
+	}
+	w.uses(g)
+	w.require(g, p.end)
+	j.remember(g, w.trace, p, now)
+	for _, in := range p.windows {
+		j.joinWaitingRecords(g, in)
+	}
+}
+
+func (w *waitingTrace) uses(g *gpu) {
+	for _, known := range w.gpus {
+		if known == g {
+			return
 		}
 	}
-	for id, all := range intervals {
-		if g := j.gpuOf(id); g != nil {
-			g.active.end(w.trace, all, spans[id])
-			j.joinWaitingRecords(g)
-		}
+	if len(w.gpus) < maxParts {
+		w.gpus = append(w.gpus, g)
 	}
 }
 
 // finish makes a trace ready: its samples are complete, or there is a cause not to wait.
+// It handles as many items as the trace has needs.
 func (j *Joiner) finish(w *waitingTrace, cause string) {
 	w.done, w.cause = true, cause
 	delete(j.byTrace, w.trace)
-	j.ready = append(j.ready, w)
+	j.arrived.Remove(w.place)
+	for _, n := range w.needs {
+		heap.Remove(&n.on.queue, n.index)
+	}
+	w.needs, w.gpus = nil, nil
+	if w.adding == 0 {
+		j.ready = append(j.ready, w)
+	}
 }
 
-// subtract removes a trace's size from what waits.
-func (j *Joiner) subtract(w *waitingTrace) {
-	j.spans -= w.spans
-	j.bytes -= w.bytes
+// expireTraces makes ready what has waited as long as it may.
+func (j *Joiner) expireTraces(now time.Time) {
+	for {
+		j.steps.room(maxParts + 1)
+		front := j.arrived.Front()
+		if front == nil || j.age(front.Value.(*waitingTrace).arrived, now) < j.settings.Wait {
+			return
+		}
+		w := front.Value.(*waitingTrace)
+		j.steps.count(1 + len(w.needs))
+		j.finish(w, reasonWait)
+	}
+}
+
+// arrival is when something arrived, and how often the clock had been set back by then.
+type arrival struct {
+	at       time.Time
+	setBacks int64
+}
+
+// age is how long ago something arrived. What arrived before the clock was set back is
+// as old as that.
+func (j *Joiner) age(a arrival, now time.Time) time.Duration {
+	if a.setBacks != j.setBacks {
+		return now.Sub(j.setBack)
+	}
+	return now.Sub(a.at)
 }

@@ -65,25 +65,25 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 	var err, errs error
 	builder.ConnectorGpucorrelationForgotten, err = builder.meter.Int64Counter(
 		"otelcol_connector.gpucorrelation.forgotten",
-		metric.WithDescription("Items dropped early because a limit was reached; a GPU may then be shared among too few traces, or an XID be missing on a span. [Development]"),
+		metric.WithDescription("Items dropped early because a limit was reached or the clock was set back; a GPU may then be shared among too few traces, or an XID be missing on a span. [Development]"),
 		metric.WithUnit("{item}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.ConnectorGpucorrelationRecords, err = builder.meter.Int64Counter(
 		"otelcol_connector.gpucorrelation.records",
-		metric.WithDescription("Log records of GPUs, by outcome - joined (a trace ran then), alone (none did), dropped (a next pipeline refused the record). [Development]"),
+		metric.WithDescription("Log records of GPUs, by outcome - joined (a trace ran then), alone (none did), dropped (a next pipeline refused the record, or did not accept it before the shutdown). [Development]"),
 		metric.WithUnit("{record}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.ConnectorGpucorrelationSamples, err = builder.meter.Int64Counter(
 		"otelcol_connector.gpucorrelation.samples",
-		metric.WithDescription("Samples of GPUs, by outcome - taken (the newest), late (out of order), repeated, dropped (at a bound). [Development]"),
+		metric.WithDescription("Samples of GPUs, by outcome - taken (the newest), late (out of order), repeated, dropped (at a bound, or because the clock was set back). [Development]"),
 		metric.WithUnit("{sample}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.ConnectorGpucorrelationSpans, err = builder.meter.Int64Counter(
 		"otelcol_connector.gpucorrelation.spans",
-		metric.WithDescription("Spans that name a GPU, by outcome - measured, estimate, none (without figures), dropped (a next pipeline refused the span). [Development]"),
+		metric.WithDescription("Spans that name a GPU, by outcome - measured, estimate, none (without figures), dropped (a next pipeline refused the span, or did not accept it before the shutdown). [Development]"),
 		metric.WithUnit("{span}"),
 	)
 	errs = errors.Join(errs, err)

@@ -24,7 +24,7 @@ func NewSettings(tt *componenttest.Telemetry) connector.Settings {
 func AssertEqualConnectorGpucorrelationForgotten(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_connector.gpucorrelation.forgotten",
-		Description: "Items dropped early because a limit was reached; a GPU may then be shared among too few traces, or an XID be missing on a span. [Development]",
+		Description: "Items dropped early because a limit was reached or the clock was set back; a GPU may then be shared among too few traces, or an XID be missing on a span. [Development]",
 		Unit:        "{item}",
 		Data: metricdata.Sum[int64]{
 			Temporality: metricdata.CumulativeTemporality,
@@ -40,7 +40,7 @@ func AssertEqualConnectorGpucorrelationForgotten(t *testing.T, tt *componenttest
 func AssertEqualConnectorGpucorrelationRecords(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_connector.gpucorrelation.records",
-		Description: "Log records of GPUs, by outcome - joined (a trace ran then), alone (none did), dropped (a next pipeline refused the record). [Development]",
+		Description: "Log records of GPUs, by outcome - joined (a trace ran then), alone (none did), dropped (a next pipeline refused the record, or did not accept it before the shutdown). [Development]",
 		Unit:        "{record}",
 		Data: metricdata.Sum[int64]{
 			Temporality: metricdata.CumulativeTemporality,
@@ -56,7 +56,7 @@ func AssertEqualConnectorGpucorrelationRecords(t *testing.T, tt *componenttest.T
 func AssertEqualConnectorGpucorrelationSamples(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_connector.gpucorrelation.samples",
-		Description: "Samples of GPUs, by outcome - taken (the newest), late (out of order), repeated, dropped (at a bound). [Development]",
+		Description: "Samples of GPUs, by outcome - taken (the newest), late (out of order), repeated, dropped (at a bound, or because the clock was set back). [Development]",
 		Unit:        "{sample}",
 		Data: metricdata.Sum[int64]{
 			Temporality: metricdata.CumulativeTemporality,
@@ -72,7 +72,7 @@ func AssertEqualConnectorGpucorrelationSamples(t *testing.T, tt *componenttest.T
 func AssertEqualConnectorGpucorrelationSpans(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_connector.gpucorrelation.spans",
-		Description: "Spans that name a GPU, by outcome - measured, estimate, none (without figures), dropped (a next pipeline refused the span). [Development]",
+		Description: "Spans that name a GPU, by outcome - measured, estimate, none (without figures), dropped (a next pipeline refused the span, or did not accept it before the shutdown). [Development]",
 		Unit:        "{span}",
 		Data: metricdata.Sum[int64]{
 			Temporality: metricdata.CumulativeTemporality,

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package join
+
+import (
+	"cmp"
+	"math"
+	"slices"
+
+	"go.opentelemetry.io/collector/pdata/pcommon"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/gputimeline"
+)
+
+// view is what a GPU did in the time of one trace, copied from what the joiner holds, so
+// that figures are made from it without the joiner's lock.
+type view struct {
+	*gputimeline.Timeline // around the trace's time
+	first, newest         int64
+	xids                  []xidEvent
+	shares                []share
+	coarse                bool // more windows of other traces overlap than are followed
+}
+
+const (
+	// maxSharers bounds the windows of other traces among which one trace's time on a GPU
+	// is divided.
+	maxSharers = 512
+	// maxViewXIDs bounds the XIDs of one GPU that the spans of one trace are searched for.
+	maxViewXIDs = 64
+)
+
+// view copies what a GPU did in windows of a trace, which are sorted and apart; nil if
+// there are no samples of it.
+func (j *Joiner) view(id string, trace pcommon.TraceID, windows []gputimeline.Interval, pids map[int64]bool, s *scratch) *view {
+	v, a := j.around(id, windows, pids)
+	if v == nil {
+		return nil
+	}
+	v.shares = make([]share, 0, len(windows))
+	left := maxSharers
+	for _, w := range windows {
+		j.overlapping(a, trace, w, left, s)
+		if left -= len(s.others); left == 0 {
+			v.coarse = true
+		}
+		v.shares = s.divide(v.shares, w)
+	}
+	return v
+}
+
+// around copies the samples and XIDs of a GPU around windows of a trace.
+func (j *Joiner) around(id string, windows []gputimeline.Interval, pids map[int64]bool) (*view, *activities) {
+	j.steps.lock()
+	defer j.steps.unlock()
+	g := j.gpus[id]
+	if g == nil || len(windows) == 0 {
+		return nil, nil
+	}
+	newest, ok := g.Pace.Newest()
+	if !ok {
+		return nil, nil
+	}
+	hull := gputimeline.Interval{From: windows[0].From, To: windows[len(windows)-1].To}
+	v := &view{Timeline: g.Window(hull, pids), first: g.Pace.Points[0].At, newest: newest}
+	from, _ := slices.BinarySearchFunc(g.xids, hull.From, func(x xidEvent, at int64) int { return cmp.Compare(x.at, at) })
+	for _, x := range g.xids[from:] {
+		if x.at > hull.To || len(v.xids) == maxViewXIDs {
+			break
+		}
+		v.xids = append(v.xids, x)
+	}
+	j.steps.count(len(v.xids))
+	return v, g.active
+}
+
+// scratch is memory that is used again for each window of a batch of traces.
+type scratch struct {
+	others []gputimeline.Interval // what others used of a window
+	turns  []turn
+}
+
+// turn is when another trace begins or ends to use a GPU.
+type turn struct {
+	at int64
+	by int
+}
+
+// overlapping finds what other traces used of a window, up to a number of windows of
+// theirs.
+func (j *Joiner) overlapping(a *activities, trace pcommon.TraceID, w gputimeline.Interval, limit int, s *scratch) {
+	s.others = s.others[:0]
+	j.steps.lock()
+	defer j.steps.unlock()
+	add := func(x *window) {
+		if c, ok := w.Clip(x.Interval); ok && c.Length() > 0 && x.of.trace != trace && len(s.others) < limit {
+			s.others = append(s.others, c)
+		}
+	}
+	for p := (place{at: w.From}); len(s.others) < limit; { // those that began before
+		j.steps.room(maxChunk)
+		some := a.windows.before(p, w.From)
+		if len(some) == 0 {
+			break
+		}
+		j.steps.count(len(some))
+		for _, x := range some {
+			add(x)
+		}
+		p = some[0].place()
+	}
+	for p := (place{at: w.From}); len(s.others) < limit; { // those that began within
+		j.steps.room(maxChunk)
+		some := a.windows.from(p)
+		if len(some) == 0 {
+			break
+		}
+		j.steps.count(len(some))
+		for _, x := range some {
+			if x.From > w.To {
+				return
+			}
+			add(x)
+		}
+		last := some[len(some)-1].place()
+		p = place{last.at, last.seq + 1}
+	}
+}
+
+// share is a part of a window in which n traces used the GPU.
+type share struct {
+	gputimeline.Interval
+	n int
+}
+
+// divide appends the parts of a trace's window, which is divided where others begin or
+// end.
+func (s *scratch) divide(out []share, w gputimeline.Interval) []share {
+	turns := s.turns[:0]
+	for _, c := range s.others {
+		turns = append(turns, turn{c.From, 1}, turn{c.To, -1})
+	}
+	s.turns = turns
+	slices.SortFunc(turns, func(a, b turn) int { return cmp.Compare(a.at, b.at) })
+	at, n := w.From, 1
+	for _, t := range turns {
+		if t.at > at {
+			out = append(out, share{gputimeline.Interval{From: at, To: t.at}, n})
+			at = t.at
+		}
+		n += t.by
+	}
+	if at < w.To || w.Length() == 0 {
+		out = append(out, share{gputimeline.Interval{From: at, To: w.To}, n})
+	}
+	return out
+}
+
+// userAt is a trace that used a GPU at some time.
+type userAt struct {
+	trace pcommon.TraceID
+	spans []spanInterval
+}
+
+// deepest is the deepest of its spans at a time.
+func (u *userAt) deepest(at int64) (id pcommon.SpanID) {
+	depth := -1
+	for _, s := range u.spans {
+		if s.From <= at && at <= s.To && s.depth > depth {
+			depth, id = s.depth, s.id
+		}
+	}
+	return id
+}
+
+// running finds what used a GPU at a time, at most maxTraceIDs traces: the one that began
+// last first.
+func (j *Joiner) running(a *activities, at int64) (found []userAt) {
+	for p := (place{at: at, seq: math.MaxUint64}); ; {
+		j.steps.room(maxChunk)
+		some := a.windows.before(p, at)
+		if len(some) == 0 {
+			return found
+		}
+		j.steps.count(len(some))
+		for _, x := range slices.Backward(some) {
+			if x.To < at {
+				continue
+			}
+			if found = append(found, userAt{x.of.trace, x.of.spans}); len(found) == maxTraceIDs {
+				return found
+			}
+		}
+		p = some[0].place()
+	}
+}
