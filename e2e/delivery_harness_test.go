@@ -38,7 +38,7 @@ var readyConfigurations = []struct {
 // deliveryRig is a collector with a ready configuration, its stores behind gates, and
 // senders into its pipelines that know what was accepted.
 type deliveryRig struct {
-	t         testing.TB
+	t         *testing.T
 	name      string
 	config    string
 	store     stack.Store
@@ -59,10 +59,11 @@ type rigOptions struct {
 	store       stack.Store
 	interval    time.Duration // of the collection; 0: the nvml receiver finds no library
 	truth       bool
+	comfyui     bool // a simulated server is behind the proxy
 	environment []string
 }
 
-func newDeliveryRig(t testing.TB, config string, spans bool, name string, o rigOptions) *deliveryRig {
+func newDeliveryRig(t *testing.T, config string, spans bool, name string, o rigOptions) *deliveryRig {
 	t.Helper()
 	r := &deliveryRig{t: t, name: strings.ReplaceAll(name, "-", "_"), config: config, store: o.store, gate: newGate(t, o.store.URL),
 		queue: filepath.Join(t.TempDir(), "queue"), proxy: fmt.Sprintf("127.0.0.1:%d", port(t)), comfyui: filepath.Join(t.TempDir(), "comfyui")}
@@ -70,6 +71,9 @@ func newDeliveryRig(t testing.TB, config string, spans bool, name string, o rigO
 		"OTELCOL_GPU_QUEUE=" + r.queue, "OTELCOL_GPU_REMOTE_WRITE_ENDPOINT=" + r.gate.url + "/api/v1/write",
 		"OTELCOL_GPU_COMFYUI_PROXY=" + r.proxy, "OTELCOL_GPU_COMFYUI_STORE=" + r.comfyui,
 		"OTELCOL_GPU_COMFYUI=http://127.0.0.1:" + strconv.Itoa(port(t)),
+	}
+	if o.comfyui && config == "comfyui" {
+		environment = append(environment, "OTELCOL_GPU_COMFYUI="+simulatedComfyUI(t))
 	}
 	if spans {
 		r.spanStore = newSpanStore(t)
