@@ -118,6 +118,9 @@ func prepare(directory string) error {
 		return fmt.Errorf("directory: %q cannot be created; create it for the collector's user, or set a directory that this user can create (%s): %w", directory, inReadyConfigurations, err)
 	}
 	probe, err := os.CreateTemp(directory, "probe-")
+	if errors.Is(err, syscall.ENOSPC) {
+		return nil // a full disk ends no collector: what does not fit is refused
+	}
 	if err != nil {
 		return fmt.Errorf("directory: %q cannot be written; grant the collector's user write access, or set another directory (%s): %w", directory, inReadyConfigurations, err)
 	}
