@@ -30,7 +30,7 @@ var withoutSync = []string{"--config=yaml:extensions::file_storage::fsync: false
 // BenchmarkQueueOnDisk measures what default.yaml's queue on disk costs: the CPU time of the
 // whole collector beside one without the queue, at the same time, with 8 GPUs at 1 s each.
 func BenchmarkQueueOnDisk(b *testing.B) {
-	const scrapes = 60
+	const scrapes = 90
 	type chain struct {
 		name      string
 		collector *collector
