@@ -57,7 +57,7 @@ type deliveryRig struct {
 
 type rigOptions struct {
 	store       stack.Store
-	interval    time.Duration // of the collection; 0: the nvml receiver finds no library
+	interval    time.Duration // between scrapes; 0: the nvml receiver finds no library
 	truth       bool
 	comfyui     bool // a simulated server is behind the proxy
 	environment []string

@@ -21,7 +21,7 @@ import (
 // test here or in delivery_disk_test.go.
 
 var (
-	storesAway         = flag.Duration("away", 20*time.Second, "how long the stores are away in TestOutagesLoseNothing")
+	storesAway         = flag.Duration("away", time.Minute, "how long the stores are away in TestOutagesLoseNothing")
 	collectionInterval = flag.Duration("interval", time.Second, "how often is scraped in TestOutagesLoseNothing")
 )
 

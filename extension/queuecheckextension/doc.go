@@ -14,6 +14,7 @@
 // It also creates the directory and tries to write in it, so that a folder that
 // cannot hold a queue is an error with a remedy.
 //
-// List it before file_storage under service::extensions: extensions start in
-// that order.
+// List it before file_storage under service::extensions: extensions are created in
+// that order. The files are opened as the exporters start, after all extensions have
+// started.
 package queuecheckextension // import "github.com/otelcol-gpu/otelcol-gpu/extension/queuecheckextension"

@@ -53,10 +53,11 @@ func (c *checker) Start(context.Context, component.Host) error {
 }
 
 // isQueue reports whether file_storage wrote a file: it names files after the component
-// that owns them. With a wrong directory no other file may be renamed.
+// that owns them, KIND_TYPE_NAME or KIND_TYPE_NAME_SIGNAL, where the name may be empty.
+// With a wrong directory no other file may be renamed.
 func isQueue(name string) bool {
-	kind, _, ok := strings.Cut(name, "_")
-	if !ok || strings.Contains(name, damagedMark) || strings.HasSuffix(name, ".backup") {
+	kind, rest, _ := strings.Cut(name, "_")
+	if !strings.Contains(rest, "_") || strings.Contains(name, damagedMark) || strings.HasSuffix(name, ".backup") {
 		return false
 	}
 	switch kind {

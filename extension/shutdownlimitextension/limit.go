@@ -119,9 +119,11 @@ func (r *roundTripper) RoundTrip(request *http.Request) (*http.Response, error) 
 	return response, nil
 }
 
-// body is a response's body; the request's context ends when it is closed.
+// body is a response's body.
 type body struct {
 	io.ReadCloser
+	// done ends the request's context. It is called once the body is closed, since the
+	// context must last until the body has been read.
 	done func()
 }
 

@@ -106,7 +106,7 @@ func TestFileThatIsNoQueueIsSetAside(t *testing.T) {
 
 func TestFilesOfOthersAreNotTouched(t *testing.T) {
 	dir := t.TempDir()
-	for _, name := range []string{"notes.txt", "exporter", "env", "tempdb123", "exporter_x_metrics.backup", "exporter_x" + damagedMark + "1"} {
+	for _, name := range []string{"notes.txt", "exporter", "extension_test.go", "env", "tempdb123", "exporter_x_metrics.backup", "exporter_x" + damagedMark + "1"} {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("not a queue"), 0o600))
 	}
 	assert.Zero(t, startChecker(t, dir).Len())
