@@ -117,7 +117,7 @@ func TestPowerLossLosesNothingThatWasQueued(t *testing.T) {
 		}
 		figure.Print("delivery."+r.name+".mixtures", mixtures, "mixtures")
 		// The control: a file whose writes were not in order loses what it held.
-		samples, spans := restart(func(before, after *storedamage.File) []byte { return mixMetaFirst(before, after) })
+		samples, spans := restart(mixMetaFirst)
 		assert.Positive(t, samples+spans, "without fsync the meta page may be there before its pages")
 	})
 }
@@ -252,7 +252,7 @@ func TestDamagedStoreFilesAreSetAside(t *testing.T) {
 			}
 			assert.Equal(t, expected, aside, "%s: files set aside", kind.Name)
 			assert.Equal(t, expected, logLines(t, r.collector.Process, "Queue file is damaged"), "%s: one warning for each", kind.Name)
-			assert.EqualValues(t, expected, r.collector.counter("otelcol_extension_queue_check_damaged"), "%s: counted", kind.Name)
+			assert.InDelta(t, expected, r.collector.counter("otelcol_extension_queue_check_damaged"), 0, "%s: counted", kind.Name)
 			damaged += aside
 			_, err := r.collector.Stop(10 * time.Second)
 			require.NoError(t, err, kind.Name)

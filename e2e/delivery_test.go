@@ -22,6 +22,7 @@ import (
 
 var (
 	storesAway         = flag.Duration("away", time.Minute, "how long the stores are away in TestOutagesLoseNothing")
+	longOutage         = flag.Duration("long", 24*time.Hour, "the outage of TestLongOutageLosesNothing, in compressed time")
 	collectionInterval = flag.Duration("interval", time.Second, "how often is scraped in TestOutagesLoseNothing")
 )
 
@@ -84,6 +85,25 @@ func TestOutagesLoseNothing(t *testing.T) {
 		assert.Zero(t, r.collector.counter("otelcol_exporter_enqueue_failed"), r.name)
 		assert.LessOrEqual(t, r.gate.largest.Load(), int64(20_000_000), "%s: one remote write", r.name)
 	}
+}
+
+// TestLongOutageLosesNothing has the store of no-loss.yaml away for hours, in compressed
+// time: what is sent every 15 s comes at once, with the times that it would have.
+func TestLongOutageLosesNothing(t *testing.T) {
+	const every = 15 * time.Second
+	store, _ := prometheus(t, "25h")
+	r := newDeliveryRig(t, "no-loss", false, "long_outage", rigOptions{store: store})
+	r.samples.clock, r.samples.step = time.Now().Add(-*longOutage).UnixMilli(), every.Milliseconds()
+	r.state("refuses")
+	r.start()
+	for range int(*longOutage / every) {
+		require.True(t, r.send(t.Context(), 1), "nothing is refused within the bound")
+	}
+	figure.Print("delivery.long_outage.queued", r.queued(), "requests")
+	r.state("there")
+	require.Eventually(t, func() bool { return r.queued() == 0 }, 5*patience, 100*time.Millisecond)
+	requireNothingMissing(t, r, r.name)
+	figure.Print("delivery.long_outage.accepted", float64(r.samples.samples()), "samples")
 }
 
 // everyConfiguration runs a test for each configuration, side by side, with stores of its

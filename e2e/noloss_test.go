@@ -46,6 +46,7 @@ type sender struct {
 	accepted map[int64]bool // timestamps in ms; each has a sample of every series
 	refused  int
 	clock    int64
+	step     int64 // between batches, in ms; 0: they have the present time
 	batches  atomic.Int64
 }
 
@@ -103,7 +104,11 @@ func (s *sender) batch(name string) (pmetric.Metrics, []int64) {
 	metric := rm.ScopeMetrics().AppendEmpty().Metrics().AppendEmpty()
 	metric.SetName(name)
 	points := metric.SetEmptyGauge().DataPoints()
-	s.clock = max(s.clock+1, time.Now().UnixMilli())
+	if s.step > 0 {
+		s.clock += s.step - pointsPerBatch
+	} else {
+		s.clock = max(s.clock+1, time.Now().UnixMilli())
+	}
 	stamps := make([]int64, 0, pointsPerBatch)
 	for range pointsPerBatch {
 		stamps = append(stamps, s.clock)
@@ -131,9 +136,12 @@ func (s *sender) samples() int {
 // missing counts accepted samples that the store does not hold, or holds wrong.
 func (s *sender) missing(t *testing.T, store stack.Store, name string) int {
 	t.Helper()
-	lost := 0
+	lost, window := 0, "1h"
+	if s.step > 0 {
+		window = "26h"
+	}
 	for i := range seriesPerBatch {
-		series, err := store.Query(context.Background(), fmt.Sprintf(`%s{series="%d"}[1h]`, name, i))
+		series, err := store.Query(context.Background(), fmt.Sprintf(`%s{series="%d"}[%s]`, name, i, window))
 		require.NoError(t, err)
 		held := map[int64]bool{}
 		for _, item := range series {
