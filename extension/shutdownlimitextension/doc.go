@@ -9,5 +9,7 @@
 // it is on disk, and the next start sends it, so there is nothing to wait for.
 //
 // The extension is a client middleware for HTTP and gRPC. The error that it returns is a
-// retryable one: a persistent queue keeps what it was about.
+// retryable one: a persistent queue keeps what it was about. It is also a server middleware
+// for gRPC, which ends calls that a client has begun and does not finish; HTTP servers have
+// read_timeout for them.
 package shutdownlimitextension // import "github.com/otelcol-gpu/otelcol-gpu/extension/shutdownlimitextension"

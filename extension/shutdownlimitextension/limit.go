@@ -16,11 +16,13 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
 )
 
 var (
 	_ extensionmiddleware.HTTPClient        = (*limit)(nil)
 	_ extensionmiddleware.GRPCClient        = (*limit)(nil)
+	_ extensionmiddleware.GRPCServer        = (*limit)(nil)
 	_ extensioncapabilities.PipelineWatcher = (*limit)(nil)
 )
 
@@ -91,6 +93,16 @@ func (l *limit) intercept(ctx context.Context, method string, request, reply any
 		return status.Error(codes.Unavailable, errReached.Error())
 	}
 	return err
+}
+
+// GetGRPCServerOptions implements extensionmiddleware.GRPCServer: calls that a client has
+// begun and does not finish end at the limit. grpc-go would wait for them for ever.
+func (l *limit) GetGRPCServerOptions(context.Context) ([]grpc.ServerOption, error) {
+	return []grpc.ServerOption{grpc.InTapHandle(func(ctx context.Context, _ *tap.Info) (context.Context, error) {
+		limited, done := l.limited(ctx)
+		context.AfterFunc(ctx, done) // the call is over
+		return limited, nil
+	})}, nil
 }
 
 // GetHTTPRoundTripper implements extensionmiddleware.HTTPClient.

@@ -108,6 +108,38 @@ func TestCallUnderWayEndsAtTheLimitAsUnavailable(t *testing.T) {
 	require.NoError(t, l.Shutdown(t.Context()))
 }
 
+func TestCallThatAClientDoesNotFinishEndsAtTheLimit(t *testing.T) {
+	l := newLimit(10 * time.Millisecond)
+	options, err := l.GetGRPCServerOptions(t.Context())
+	require.NoError(t, err)
+	began := make(chan struct{})
+	server := grpc.NewServer(append(options, grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
+		close(began)
+		return stream.RecvMsg(nil)
+	}))...)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	go func() { _ = server.Serve(listener) }()
+	conn, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	require.NoError(t, err)
+	defer conn.Close()
+	_, err = conn.NewStream(t.Context(), &grpc.StreamDesc{ClientStreams: true}, "/any/Method", grpc.WaitForReady(true))
+	require.NoError(t, err)
+	<-began
+	require.NoError(t, l.NotReady())
+	ended := make(chan struct{})
+	go func() {
+		server.GracefulStop()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(patience):
+		t.Fatal("the server has not ended")
+	}
+	require.NoError(t, l.Shutdown(t.Context()))
+}
+
 func TestLimitMustBePositive(t *testing.T) {
 	require.ErrorContains(t, (&Config{}).Validate(), "after")
 	require.NoError(t, NewFactory().CreateDefaultConfig().(*Config).Validate())
