@@ -98,9 +98,9 @@ fuzz: ## each fuzz target for FUZZ_SECONDS (10)
 		echo "$$p $$f"; go test -C $$m -run '^$$' -fuzz "^$$f$$" -fuzztime $${FUZZ_SECONDS:-10}s $$p || exit 1; done; done; done
 
 .PHONY: bench
-bench: build ## cost of a scrape beside a plain loop, memory of the running distribution; prints figures
+bench: build ## cost of a scrape beside a plain loop, memory of the running distribution, cost of its queue on disk; prints figures
 	@go test -timeout 10m -run '^$$' -bench '^BenchmarkScrape' ./receiver/nvmlreceiver | $(FIGURES)
-	@go test -C e2e -run '^$$' -bench '^BenchmarkResidentMemory$$' -benchtime 1x . | $(FIGURES)
+	@go test -C e2e -run '^$$' -bench '^(BenchmarkResidentMemory|BenchmarkQueueOnDisk)$$' -benchtime 1x . | $(FIGURES)
 
 .PHONY: bench-proxy
 bench-proxy: ## what the ComfyUI proxy adds: latency, throughput of previews, text frames, open sockets
@@ -125,6 +125,14 @@ bench-peaks: ## spikes between scrapes and busy time, beside a plain reader; pri
 .PHONY: e2e-noloss
 e2e-noloss: build servers ## the no-loss configuration under KILLS kills (20), refusals and an OUTAGE (60s); prints figures
 	@go test -C e2e -count=1 -timeout 60m -run '^(TestNothingAcceptedIsLost|TestQueue.*)$$' -v . -kills $${KILLS:-20} -outage $${OUTAGE:-60s} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
+
+.PHONY: e2e-outage
+e2e-outage: build servers ## every configuration's stores away in four ways for OUTAGE (10m), scraped each INTERVAL (5s), and the promises of a kill, SIGTERM and the bound; prints figures
+	@go test -C e2e -count=1 -timeout 60m -run '^(TestOutages|TestLongOutage|TestBeyondTheBound|TestKillLoses|TestSIGTERMEnds|TestSlowStore)' -v . -away $${OUTAGE:-10m} -interval $${INTERVAL:-5s} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
+
+.PHONY: e2e-damage
+e2e-damage: build servers ## every kind of damage on every store file, a full disk, power losses; prints figures
+	@go test -C e2e -count=1 -timeout 20m -run '^(TestDamagedStoreFiles|TestFullDisk|TestPowerLoss|TestQueueFolder)' -v . | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
 
 .PHONY: e2e-faults
 e2e-faults: build servers ## one GPU of eight, and the driver, get one fault after another (FAULT=30s each); prints figures

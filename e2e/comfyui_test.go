@@ -45,8 +45,8 @@ func TestRecordingsThroughTheProxyIntoJaeger(t *testing.T) {
 			collect(t, "comfyui.yaml", append(m.environment, "OTELCOL_GPU_COMFYUI="+at.String(), "OTELCOL_GPU_COMFYUI_PROXY="+proxy,
 				"OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(), "OTELCOL_GPU_TRACES_ENDPOINT="+j.otlp, "OTELCOL_GPU_COLLECTION_INTERVAL=1h"),
 				"--config=yaml:receivers::comfyui::poll_interval: 100ms",
-				"--config=yaml:processors: {resource/recording: {attributes: [{key: service.name, value: "+service+", action: upsert}]}, batch/traces: {timeout: 100ms}}",
-				"--config=yaml:service::pipelines::traces::processors: [resource/recording, batch/traces]")
+				"--config=yaml:processors: {resource/recording: {attributes: [{key: service.name, value: "+service+", action: upsert}]}}",
+				"--config=yaml:service::pipelines::traces::processors: [resource/recording]")
 			require.Eventually(t, server.Watched, patience, 1e7)
 			require.NoError(t, comfyreplay.Drive(context.Background(), &r, "http://"+proxy, 2, false))
 			require.NoError(t, server.Done())

@@ -168,6 +168,7 @@ func collectorCommand(t testing.TB, config string, environment []string, argumen
 		fmt.Sprintf("OTELCOL_GPU_OTLP_HTTP=127.0.0.1:%d", http),
 		fmt.Sprintf("OTELCOL_GPU_OTLP_GRPC=127.0.0.1:%d", grpc),
 		fmt.Sprintf("OTELCOL_GPU_LOOP=127.0.0.1:%d", loop),
+		"OTELCOL_GPU_QUEUE=" + t.TempDir(),
 	}, environment...)
 	if !filepath.IsAbs(config) {
 		config = filepath.Join(root, "config", config)

@@ -9,10 +9,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
-	"net/http/httputil"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -22,7 +19,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/klauspost/compress/snappy"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/pdata/pcommon"
@@ -38,70 +34,6 @@ var (
 	outage = flag.Duration("outage", 8*time.Second, "how long the store is down in TestNothingAcceptedIsLost")
 )
 
-// gate is a proxy in front of a store that can refuse in its place.
-type gate struct {
-	url    string
-	mode   atomic.Int64 // 0: pass; else the status to return; -1: silence
-	passed atomic.Int64 // requests that reached the store
-	denied atomic.Int64 // requests that got a status or silence instead
-	poison atomic.Int64 // requests that carried a poisoned batch
-	kind   atomic.Value // the newest request's content type
-	closed chan struct{}
-}
-
-const silence = -1
-
-// poisonName marks batches that the gate refuses with 400 as a store would.
-const poisonName = "poisoned"
-
-func newGate(t *testing.T, store string) *gate {
-	t.Helper()
-	target, err := url.Parse(store)
-	require.NoError(t, err)
-	proxy := httputil.NewSingleHostReverseProxy(target)
-	proxy.ErrorLog = nil
-	proxy.ErrorHandler = func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) }
-	g := &gate{closed: make(chan struct{})}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	server := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, err := io.ReadAll(r.Body)
-		if err != nil {
-			return
-		}
-		g.kind.Store(r.Header.Get("Content-Type"))
-		switch mode := g.mode.Load(); mode {
-		case 0:
-			if plain, err := snappy.Decode(nil, body); err == nil && bytes.Contains(plain, []byte(poisonName)) {
-				g.poison.Add(1)
-				http.Error(w, "this batch is poisoned", http.StatusBadRequest)
-				return
-			}
-			r.Body = io.NopCloser(bytes.NewReader(body))
-			proxy.ServeHTTP(w, r)
-			g.passed.Add(1)
-		case silence:
-			g.denied.Add(1)
-			select {
-			case <-r.Context().Done():
-			case <-g.closed:
-			}
-		default:
-			g.denied.Add(1)
-			w.WriteHeader(int(mode))
-		}
-	})}
-	go func() { _ = server.Serve(l) }()
-	g.url = "http://" + l.Addr().String()
-	t.Cleanup(func() {
-		close(g.closed)
-		_ = server.Close()
-		proxy.Transport, _ = nil, http.DefaultTransport.(*http.Transport)
-		http.DefaultTransport.(*http.Transport).CloseIdleConnections()
-	})
-	return g
-}
-
 const (
 	seriesPerBatch = 50
 	pointsPerBatch = 4 // of each series
@@ -114,6 +46,7 @@ type sender struct {
 	accepted map[int64]bool // timestamps in ms; each has a sample of every series
 	refused  int
 	clock    int64
+	step     int64 // between batches, in ms; 0: they have the present time
 	batches  atomic.Int64
 }
 
@@ -171,7 +104,11 @@ func (s *sender) batch(name string) (pmetric.Metrics, []int64) {
 	metric := rm.ScopeMetrics().AppendEmpty().Metrics().AppendEmpty()
 	metric.SetName(name)
 	points := metric.SetEmptyGauge().DataPoints()
-	s.clock = max(s.clock+1, time.Now().UnixMilli())
+	if s.step > 0 {
+		s.clock += s.step - pointsPerBatch
+	} else {
+		s.clock = max(s.clock+1, time.Now().UnixMilli())
+	}
 	stamps := make([]int64, 0, pointsPerBatch)
 	for range pointsPerBatch {
 		stamps = append(stamps, s.clock)
@@ -199,9 +136,12 @@ func (s *sender) samples() int {
 // missing counts accepted samples that the store does not hold, or holds wrong.
 func (s *sender) missing(t *testing.T, store stack.Store, name string) int {
 	t.Helper()
-	lost := 0
+	lost, window := 0, "1h"
+	if s.step > 0 {
+		window = "26h"
+	}
 	for i := range seriesPerBatch {
-		series, err := store.Query(context.Background(), fmt.Sprintf(`%s{series="%d"}[1h]`, name, i))
+		series, err := store.Query(context.Background(), fmt.Sprintf(`%s{series="%d"}[%s]`, name, i, window))
 		require.NoError(t, err)
 		held := map[int64]bool{}
 		for _, item := range series {

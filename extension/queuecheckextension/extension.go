@@ -8,13 +8,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
-	"runtime/debug"
 	"strings"
+	"syscall"
 	"time"
 
-	"go.etcd.io/bbolt"
-	bbolterrors "go.etcd.io/bbolt/errors"
 	"go.opentelemetry.io/collector/component"
 	"go.uber.org/zap"
 
@@ -56,10 +53,11 @@ func (c *checker) Start(context.Context, component.Host) error {
 }
 
 // isQueue reports whether file_storage wrote a file: it names files after the component
-// that owns them. With a wrong directory no other file may be renamed.
+// that owns them, KIND_TYPE_NAME or KIND_TYPE_NAME_SIGNAL, where the name may be empty.
+// With a wrong directory no other file may be renamed.
 func isQueue(name string) bool {
-	kind, _, ok := strings.Cut(name, "_")
-	if !ok || strings.Contains(name, damagedMark) || strings.HasSuffix(name, ".backup") {
+	kind, rest, _ := strings.Cut(name, "_")
+	if !strings.Contains(rest, "_") || strings.Contains(name, damagedMark) || strings.HasSuffix(name, ".backup") {
 		return false
 	}
 	switch kind {
@@ -77,17 +75,24 @@ func (c *checker) Shutdown(context.Context) error {
 	return nil
 }
 
+// check reads one file and renames it if it is damaged. While it does, no other process
+// can open the file.
 func (c *checker) check(path string) error {
-	info, err := os.Stat(path)
+	file, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("directory: queue file %s cannot be read; grant the collector's user read access: %w", path, err)
+	}
+	defer file.Close()
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); err != nil {
+		return nil // another process holds it: file_storage reports that
+	}
+	info, err := file.Stat()
 	if err != nil {
 		return err
 	}
-	if info.Size() == 0 {
-		return nil // a queue that was never written
-	}
-	reason := read(path)
-	if errors.Is(reason, bbolterrors.ErrTimeout) {
-		return nil // another process holds it: file_storage reports that
+	reason := errEmpty
+	if info.Size() > 0 {
+		reason = checkTree(file, info.Size())
 	}
 	if reason == nil {
 		return nil
@@ -102,41 +107,25 @@ func (c *checker) check(path string) error {
 	return nil
 }
 
-// read opens a file and reads every page of it. A missing page is a memory fault, which
-// SetPanicOnFault turns into a panic of this goroutine.
-func read(path string) (reason error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	var db *bbolt.DB
-	defer func() {
-		if p := recover(); p != nil {
-			reason = fmt.Errorf("%v", p)
-		}
-		if db != nil {
-			// Close unmaps without touching the pages.
-			reason = errors.Join(reason, db.Close())
-		}
-	}()
-	// Read-only, or the open itself would walk the pages, in goroutines whose
-	// panics nobody can recover.
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, ReadOnly: true})
+// errEmpty is what is wrong with an empty file: file_storage writes four pages as it
+// creates one.
+var errEmpty = errors.New("the file is empty")
+
+// prepare creates the directory and tries to write in it, so that a folder that cannot
+// hold a queue is an error that names the key: file_storage, which is created later, would
+// name neither key nor remedy.
+func prepare(directory string) error {
+	if err := os.MkdirAll(directory, 0o700); err != nil {
+		return fmt.Errorf("directory: %q cannot be created; create it for the collector's user, or set a directory that this user can create (%s): %w", directory, inReadyConfigurations, err)
+	}
+	probe, err := os.CreateTemp(directory, "probe-")
+	if errors.Is(err, syscall.ENOSPC) {
+		return nil // a full disk ends no collector: what does not fit is refused
+	}
 	if err != nil {
-		return err
+		return fmt.Errorf("directory: %q cannot be written; grant the collector's user write access, or set another directory (%s): %w", directory, inReadyConfigurations, err)
 	}
-	tx, err := db.Begin(false)
-	if err != nil {
-		return err
-	}
-	defer func() { reason = errors.Join(reason, tx.Rollback()) }()
-	var sum byte
-	walk := func(_ []byte, b *bbolt.Bucket) error {
-		return b.ForEach(func(_, v []byte) error {
-			for i := 0; i < len(v); i += 1024 {
-				sum += v[i]
-			}
-			return nil
-		})
-	}
-	err = tx.ForEach(walk)
-	runtime.KeepAlive(sum) // so that the reads are not optimised away
-	return err
+	return errors.Join(probe.Close(), os.Remove(probe.Name()))
 }
+
+const inReadyConfigurations = "in the ready configurations, OTELCOL_GPU_QUEUE or OTELCOL_GPU_COMFYUI_STORE"

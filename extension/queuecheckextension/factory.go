@@ -15,6 +15,11 @@ import (
 func NewFactory() extension.Factory {
 	return extension.NewFactory(metadata.Type, func() component.Config { return &Config{} },
 		func(_ context.Context, set extension.Settings, cfg component.Config) (extension.Extension, error) {
-			return &checker{directory: cfg.(*Config).Directory, settings: set.TelemetrySettings}, nil
+			directory := cfg.(*Config).Directory
+			// Here and not in Start: file_storage creates its directory as it is created.
+			if err := prepare(directory); err != nil {
+				return nil, err
+			}
+			return &checker{directory: directory, settings: set.TelemetrySettings}, nil
 		}, metadata.ExtensionStability)
 }

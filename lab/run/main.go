@@ -170,6 +170,10 @@ func run(ctx context.Context) (err error) {
 	if err := store.WaitHTTP(ctx, at+"/health"); err != nil {
 		return err
 	}
+	loop, err := stack.FreePort() // between the queue and remote write; nobody else uses it
+	if err != nil {
+		return err
+	}
 	begin := time.Now()
 	var arguments []string
 	for _, config := range p.configs {
@@ -178,6 +182,8 @@ func run(ctx context.Context) (err error) {
 	collector, err := stack.Start(s.folder, "otelcol-gpu", filepath.Join(s.root, "bin", "otelcol-gpu"), append(append(m.environment, p.environment...),
 		"OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+at+"/api/v1/write",
 		"OTELCOL_GPU_COLLECTION_INTERVAL="+s.interval.String(),
+		"OTELCOL_GPU_QUEUE="+filepath.Join(s.folder, "queue"),
+		"OTELCOL_GPU_LOOP=127.0.0.1:"+strconv.Itoa(loop),
 		"OTELCOL_GPU_HEALTH_PORT="+strconv.Itoa(s.healthPort),
 		"OTELCOL_GPU_TELEMETRY_PORT="+strconv.Itoa(s.telemetryPort),
 	), arguments...)

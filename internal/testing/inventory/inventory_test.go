@@ -30,6 +30,7 @@ import (
 
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpucorrelationconnector"
 	"github.com/otelcol-gpu/otelcol-gpu/extension/queuecheckextension"
+	"github.com/otelcol-gpu/otelcol-gpu/extension/shutdownlimitextension"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/configkeys"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/figure"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver"
@@ -171,6 +172,7 @@ func TestTheInventoryIsComplete(t *testing.T) {
 		{"receiver/comfyuireceiver", comfyuireceiver.NewFactory().CreateDefaultConfig()},
 		{"connector/gpucorrelationconnector", gpucorrelationconnector.NewFactory().CreateDefaultConfig()},
 		{"extension/queuecheckextension", queuecheckextension.NewFactory().CreateDefaultConfig()},
+		{"extension/shutdownlimitextension", shutdownlimitextension.NewFactory().CreateDefaultConfig()},
 	} {
 		raw, err := os.ReadFile(filepath.Join(root, c.folder, "metadata.yaml"))
 		require.NoError(t, err)
