@@ -220,3 +220,11 @@ func get(url string) (string, error) {
 	}
 	return string(raw), err
 }
+
+// logOf is a process's log.
+func logOf(t testing.TB, p *stack.Process) string {
+	t.Helper()
+	raw, err := os.ReadFile(p.Log)
+	require.NoError(t, err)
+	return string(raw)
+}

@@ -171,7 +171,7 @@ func (f *follower) reconcileLoop(ctx context.Context) {
 
 // searchUnanswered looks for the prompts whose answer an earlier process has not seen.
 func (f *follower) searchUnanswered(ctx context.Context) {
-	found, err := f.server.find(ctx, f.tracker)
+	found, err := f.server.candidates(ctx, f.tracker)
 	if err != nil {
 		return // the next round searches again
 	}
@@ -181,19 +181,25 @@ func (f *follower) searchUnanswered(ctx context.Context) {
 	}
 	taken := map[string]bool{}
 	missing := f.unanswered[:0]
-	// those whose id the caller chose first: another one with the same content is not theirs
-	slices.SortStableFunc(f.unanswered, func(a, b *prompt.Prompt) int { return cmp.Compare(b.ID, a.ID) })
+	// Those whose id the caller chose are first: another one with the same content is not
+	// theirs. The others are in their order, as the candidates are.
+	slices.SortStableFunc(f.unanswered, func(a, b *prompt.Prompt) int {
+		return cmp.Or(cmp.Compare(b.ID, a.ID), a.Received.Compare(b.Received))
+	})
 	for _, p := range f.unanswered {
-		if id := matching(p, found, taken); id != "" {
-			taken[id] = true
-			p.ID, p.Answer.PromptID = id, id
-			f.store.changed(p, p.Save())
-			if !f.tracker.Recover(now, p) {
-				f.store.remove(p)
-			}
+		id := f.matching(p, found, taken)
+		if id == "" {
+			missing = append(missing, p)
 			continue
 		}
-		missing = append(missing, p)
+		saved := p.SaveAnswered(p.Received, 0, protocol.Answer{PromptID: id})
+		if !f.tracker.RecoverUnanswered(now, p, id) { // the next round looks again
+			missing = append(missing, p)
+			f.searchedUntil = now.Add(f.interval)
+			continue
+		}
+		taken[id] = true
+		f.store.changed(p, saved)
 	}
 	f.unanswered = missing
 	if len(missing) == 0 || now.Before(f.searchedUntil) {
@@ -208,11 +214,10 @@ func (f *follower) searchUnanswered(ctx context.Context) {
 
 // matching is the id of the server's prompt that is the one that was sent; empty if there
 // is none.
-func matching(sent *prompt.Prompt, found []*protocol.Submission, taken map[string]bool) string {
-	for _, s := range found {
-		byID := sent.ID != "" && sent.ID == s.PromptID
-		if !taken[s.PromptID] && (byID || sent.ID == "" && matches(sent, s)) {
-			return s.PromptID
+func (f *follower) matching(sent *prompt.Prompt, found []candidate, taken map[string]bool) string {
+	for _, c := range found {
+		if !taken[c.PromptID] && f.server.is(sent, c) {
+			return c.PromptID
 		}
 	}
 	return ""

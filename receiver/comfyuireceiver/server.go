@@ -3,6 +3,7 @@
 package comfyuireceiver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -165,9 +167,21 @@ func (s *comfyServer) finished(ctx context.Context, id string) (*protocol.Finish
 	return f, nil
 }
 
-// find looks for a prompt without an answer in the queue and the history, by its client and
-// content, among those that are not known.
-func (s *comfyServer) find(ctx context.Context, known protocol.Known) ([]*protocol.Submission, error) {
+// candidate is a prompt of the server that may be one whose answer has not been seen.
+type candidate struct {
+	*protocol.Submission
+	// at is when the server accepted the prompt, or else when it started to run it; zero if
+	// it has not.
+	at time.Time
+}
+
+// maxFound bounds the entries of the history among which prompts without an answer are
+// looked for.
+const maxFound = 1024
+
+// candidates are the prompts of the queue and the history that are not known, in the order in
+// which the server accepted them.
+func (s *comfyServer) candidates(ctx context.Context, known protocol.Known) ([]candidate, error) {
 	queue, err := s.queue(ctx, known)
 	if err != nil {
 		return nil, err
@@ -176,21 +190,34 @@ func (s *comfyServer) find(ctx context.Context, known protocol.Known) ([]*protoc
 	if err != nil {
 		return nil, err
 	}
-	var all []*protocol.Submission
-	for i := range queue.Prompts {
-		all = append(all, &queue.Prompts[i])
-	}
+	all := make([]candidate, 0, len(queue.Prompts)+len(history.Finished))
 	for _, f := range history.Finished {
-		all = append(all, &f.Submission)
+		all = append(all, candidate{&f.Submission, cmp.Or(f.Created, f.Start())})
 	}
+	for i := range queue.Prompts {
+		all = append(all, candidate{&queue.Prompts[i], queue.Prompts[i].Created})
+	}
+	slices.SortStableFunc(all, func(a, b candidate) int {
+		if a.at.IsZero() != b.at.IsZero() {
+			return cmp.Compare(b.at.UnixMilli(), a.at.UnixMilli()) // those that have not started are last
+		}
+		return a.at.Compare(b.at)
+	})
 	return all, nil
 }
 
-// maxFound bounds the entries of the history among which prompts without an answer are
-// looked for.
-const maxFound = 1024
+// clockSlack is how far the clock of a server on another host may be behind this one's.
+const clockSlack = time.Second
 
-// matches reports whether a prompt of the server is the one that was sent.
-func matches(sent *prompt.Prompt, s *protocol.Submission) bool {
-	return sent.Submission.ClientID == s.ClientID && sent.Submission.Content == s.Content
+// is reports whether the candidate is the prompt that was sent: by its id if the caller chose
+// it, else by client and content, and not one that the server had accepted before.
+func (s *comfyServer) is(sent *prompt.Prompt, c candidate) bool {
+	if sent.ID != "" {
+		return sent.ID == c.PromptID
+	}
+	earliest := sent.Received.Truncate(time.Millisecond) // as the server's times are
+	if !onThisHost(s.base) {
+		earliest = earliest.Add(-clockSlack)
+	}
+	return sent.Submission.ClientID == c.ClientID && sent.Submission.Content == c.Content && (c.at.IsZero() || !c.at.Before(earliest))
 }

@@ -12,6 +12,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -380,6 +381,23 @@ func TestPromptsWhoseAnswerNeverCameAreFound(t *testing.T) {
 	assert.Len(t, roots, len(bodies))
 	assert.Contains(t, roots, "chosen")
 	assert.Equal(t, int64(1), counted(t, second.telemetry, "prompts.unfollowed")["unanswered"], "the server never accepted it")
+}
+
+// A prompt whose answer never came is not one of the same content that had run before.
+func TestAPromptIsNotFoundInOneThatRanBefore(t *testing.T) {
+	s := &comfyServer{base: &url.URL{Host: "127.0.0.1:8188"}}
+	now := time.Now()
+	sub := &protocol.Submission{PromptID: "x", ClientID: "c", Content: 7}
+	sent := &prompt.Prompt{Request: prompt.Request{Submission: protocol.Submission{ClientID: "c", Content: 7}}, Received: now}
+	assert.True(t, s.is(sent, candidate{sub, now}))
+	assert.True(t, s.is(sent, candidate{sub, now.Truncate(time.Millisecond)}))
+	assert.True(t, s.is(sent, candidate{sub, time.Time{}}), "it is in the queue")
+	assert.False(t, s.is(sent, candidate{sub, now.Add(-100 * time.Millisecond)}))
+	s.base.Host = "gpu1:8188"
+	assert.True(t, s.is(sent, candidate{sub, now.Add(-100 * time.Millisecond)}), "the clocks of two hosts differ")
+	assert.False(t, s.is(sent, candidate{sub, now.Add(-time.Minute)}))
+	assert.False(t, s.is(sent, candidate{&protocol.Submission{PromptID: "x", ClientID: "d", Content: 7}, now}))
+	assert.False(t, s.is(sent, candidate{&protocol.Submission{PromptID: "x", ClientID: "c", Content: 8}, now}))
 }
 
 func TestOpenPromptsStayInTheStoreAtShutdown(t *testing.T) {

@@ -79,10 +79,20 @@ type Tracker struct {
 	count    int // open prompts, those sent again under the same id included
 	bytes    int
 	inFlight int // requests without an answer
+	// inFlightOf counts them by what identifies a prompt before it has an id.
+	inFlightOf map[content]int
 	// unanswered are the requests that were given up at shutdown.
 	unanswered []*Prompt
 	finished   *Recent
 }
+
+// content identifies a prompt before it has an id.
+type content struct {
+	clientID string
+	hash     uint64
+}
+
+func contentOfPrompt(p *Prompt) content { return content{p.Submission.ClientID, p.Submission.Content} }
 
 // maxFinished bounds the ids of ended prompts that are remembered, so that delayed
 // messages do not open them again.
@@ -92,7 +102,7 @@ const maxFinished = 16384
 func NewTracker(limits Limits, sizer *sizing.Sizer, observer Observer) *Tracker {
 	return &Tracker{
 		limits: limits, sizer: sizer, observer: observer,
-		open: map[string]*Prompt{}, ofClient: map[string]int{}, finished: NewRecent(maxFinished),
+		open: map[string]*Prompt{}, ofClient: map[string]int{}, inFlightOf: map[content]int{}, finished: NewRecent(maxFinished),
 	}
 }
 
@@ -113,6 +123,7 @@ func (t *Tracker) Submit(now time.Time, r Request) *Prompt {
 	}
 	if reason == "" {
 		t.inFlight++
+		t.inFlightOf[contentOfPrompt(p)]++
 		t.bytes += p.size
 	}
 	t.mu.Unlock()
@@ -132,7 +143,7 @@ func (t *Tracker) Answer(p *Prompt, now time.Time, status int, a protocol.Answer
 	p.HTTPStatus, p.Answer, p.Answered = status, a, now
 	p.ID = a.PromptID
 	t.mu.Lock()
-	t.inFlight--
+	t.landed(p)
 	if status < 300 && p.ID != "" && len(p.ID) <= protocol.MaxID {
 		t.accept(p, now)
 		return
@@ -156,12 +167,21 @@ func (t *Tracker) Answer(p *Prompt, now time.Time, status int, a protocol.Answer
 	t.ended(p)
 }
 
+// landed records that a request is no longer in flight. The caller holds the lock.
+func (t *Tracker) landed(p *Prompt) {
+	t.inFlight--
+	key := contentOfPrompt(p)
+	if t.inFlightOf[key]--; t.inFlightOf[key] <= 0 {
+		delete(t.inFlightOf, key)
+	}
+}
+
 // Unanswered takes the place of Answer for a request that is given up because the receiver
 // shuts down.
 func (t *Tracker) Unanswered(p *Prompt) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.inFlight--
+	t.landed(p)
 	t.bytes -= p.size
 	t.unanswered = append(t.unanswered, p)
 }
@@ -295,6 +315,29 @@ func (t *Tracker) Recover(now time.Time, p *Prompt) bool {
 	p.size = p.Submission.Size()
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	return t.recover(p)
+}
+
+// RecoverUnanswered is Recover for a prompt whose answer was not seen, and which may be the
+// server's prompt with the given id. It is not one that is in flight now.
+func (t *Tracker) RecoverUnanswered(now time.Time, p *Prompt, id string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.inFlightOf[contentOfPrompt(p)] > 0 {
+		return false
+	}
+	before := p.ID
+	p.ID, p.Answer.PromptID = id, id
+	p.Recovered, p.known, p.seen, p.maxNodes, p.size = true, true, now, t.limits.Nodes, p.Submission.Size()
+	if !t.recover(p) {
+		p.ID, p.Answer.PromptID = before, before
+		return false
+	}
+	return true
+}
+
+// recover opens a prompt unless it is known. The caller holds the lock.
+func (t *Tracker) recover(p *Prompt) bool {
 	if t.open[p.ID] != nil || t.finished.Has(p.ID) || p.ID == "" || !t.fits(p.size) {
 		return false
 	}

@@ -439,6 +439,22 @@ func TestAStoredPromptHasTheSameSpans(t *testing.T) {
 	}
 }
 
+// The server's prompt may be one of this process whose answer is on its way.
+func TestAPromptInFlightIsNotTakenForOneWithoutAnAnswer(t *testing.T) {
+	tr := newTracker(10, &observer{})
+	sub := protocol.Submission{ClientID: "c", Content: 7}
+	before := &Prompt{Request: Request{Submission: sub}, Received: time.Now()}
+	p := tr.Submit(time.Now(), Request{Submission: sub})
+	assert.False(t, tr.RecoverUnanswered(time.Now(), before, "x"))
+	assert.Empty(t, before.ID)
+	tr.Answer(p, time.Now(), 200, protocol.Answer{PromptID: "x"})
+	assert.False(t, tr.RecoverUnanswered(time.Now(), before, "x"), "it is known")
+	assert.True(t, tr.RecoverUnanswered(time.Now(), before, "y"))
+	assert.Equal(t, "y", before.ID)
+	assert.Equal(t, 2, tr.OpenCount())
+	assert.Empty(t, tr.inFlightOf)
+}
+
 func TestAPromptThatIsDiscoveredTwiceHasTheSameTrace(t *testing.T) {
 	sub := &protocol.Submission{PromptID: "x"}
 	at := time.UnixMilli(1795580833463)
