@@ -64,7 +64,7 @@ service:
 	for _, c := range configs {
 		j.overlays = append(j.overlays, "--config", c)
 	}
-	j.environment = append(slices.Clone(j.photoService.environment), "OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(), "OTELCOL_GPU_TRACES_ENDPOINT="+j.jaeger.otlp,
+	j.environment = append(slices.Clone(j.photoService.environment), "OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(), "OTELCOL_GPU_QUEUE="+t.TempDir(), "OTELCOL_GPU_TRACES_ENDPOINT="+j.jaeger.otlp,
 		"OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+j.store.URL+"/api/v1/write", "OTELCOL_GPU_COLLECTION_INTERVAL=1s")
 	return j
 }
@@ -251,8 +251,9 @@ func TestCountersMadeOfSpansBeginAnewAndIncreaseStaysRight(t *testing.T) {
 				}
 				eventually(t, j.store, fmt.Sprintf(test.increase+` == %g`, c, want), atLeast(1))
 			}
-			traces := j.jaeger.traces("/api/traces?limit=100&lookback=1h&service=comfyui")
-			assert.Len(t, traces, 8, "none was lost, none came twice")
+			traces := func() int { return len(j.jaeger.traces("/api/traces?limit=100&lookback=1h&service=comfyui")) }
+			require.Eventually(t, func() bool { return traces() >= 8 }, patience, 100*time.Millisecond, "none was lost")
+			assert.Equal(t, 8, traces(), "none came twice")
 			begun := map[string]bool{}
 			for _, line := range exported(t, j.metrics) {
 				each(line, "startTimeUnixNano", func(p map[string]any) { begun[fmt.Sprint(p["startTimeUnixNano"])] = true })
