@@ -134,6 +134,14 @@ e2e-outage: build servers ## every configuration's stores away in four ways for 
 e2e-damage: build servers ## every kind of damage on every store file, a full disk, power losses; prints figures
 	@go test -C e2e -count=1 -timeout 20m -run '^(TestDamagedStoreFiles|TestFullDisk|TestPowerLoss|TestQueueFolder)' -v . | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
 
+.PHONY: e2e-kills
+e2e-kills: build servers ## KILLS (200) kills of the collector under prompts, half of them with the trace store away; prints figures (20 minutes)
+	@go test -C e2e -count=1 -timeout 60m -run '^TestKillsLoseNoPrompt$$' -v . -prompt-kills $${KILLS:-200} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
+
+.PHONY: e2e-shutdown
+e2e-shutdown: build servers ## RUNS (200) SIGTERMs with open prompts, stores there, away and silent; prints figures (25 minutes)
+	@go test -C e2e -count=1 -timeout 60m -run '^TestSIGTERMEndsTheCollector$$' -v . -shutdown-runs $${RUNS:-200} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
+
 .PHONY: e2e-faults
 e2e-faults: build servers ## one GPU of eight, and the driver, get one fault after another (FAULT=30s each); prints figures
 	@go test -C e2e -count=1 -timeout 60m -run '^TestFaultsOf' -v . -fault $${FAULT:-30s} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
