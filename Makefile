@@ -93,9 +93,8 @@ generate: ## write the generated files again, and tidy every module
 	@go -C cmd/otelcol-gpu-report run ./internal/gendocs "$(CURDIR)"
 
 .PHONY: fuzz
-fuzz: ## each fuzz target for FUZZ_SECONDS (10)
-	@for m in $(MODULES); do for p in $$(cd $$m && go list ./...); do for f in $$(go test -C $$m -list '^Fuzz' $$p 2>/dev/null | grep '^Fuzz'); do \
-		echo "$$p $$f"; go test -C $$m -run '^$$' -fuzz "^$$f$$" -fuzztime $${FUZZ_SECONDS:-10}s $$p || exit 1; done; done; done
+fuzz: ## each fuzz target for FUZZ_SECONDS (10); prints executions
+	@scripts/fuzz.sh
 
 .PHONY: bench
 bench: build ## cost of a scrape beside a plain loop, memory of the running distribution, cost of its queue on disk; prints figures
