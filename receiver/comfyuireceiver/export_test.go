@@ -83,7 +83,7 @@ func newExportRig(t *testing.T, queue int) *exportRig {
 	r := &exportRig{next: &pipeline{}, telemetry: componenttest.NewTelemetry()}
 	builder, err := metadata.NewTelemetryBuilder(r.telemetry.NewTelemetrySettings())
 	require.NoError(t, err)
-	made, err := spans.NewBuilder(spans.Capture{}, createDefaultConfig().(*Config).Limits.bounds(), pcommon.NewResource(), "", newDeviceFinder("", &url.URL{}, nil, time.Now))
+	made, err := spans.NewBuilder(spans.Capture{}, createDefaultConfig().(*Config).Limits.bounds(), pcommon.NewResource(), "", newDeviceFinder("", &url.URL{}, nil, time.Now), newAPIClasses(10))
 	require.NoError(t, err)
 	core, logged := zapobserver.New(zap.InfoLevel)
 	r.logged = logged

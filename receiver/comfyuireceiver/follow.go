@@ -35,6 +35,7 @@ type follower struct {
 	// polls is true if the receiver polls: the ids of exported prompts are stored then.
 	polls bool
 
+	classes   *apiClasses
 	ownSocket *ownSockets
 	listener  prompt.Listener // nil in poll mode
 	interval  time.Duration
@@ -166,6 +167,7 @@ func (f *follower) reconcileLoop(ctx context.Context) {
 		case <-ticks:
 		}
 		f.tracker.Expire(f.now())
+		f.learnClasses(ctx)
 	}
 }
 

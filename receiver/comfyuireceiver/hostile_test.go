@@ -16,6 +16,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -715,4 +717,43 @@ func TestClientsThatPollGetASocketForTheirNextPrompts(t *testing.T) {
 	mu.Lock()
 	defer mu.Unlock()
 	assert.Equal(t, map[string]int{"history": 1, "jobs": 1, "socket": 1}, opened)
+}
+
+// API nodes run elsewhere: their spans name no GPU.
+func TestAPINodesNameNoGPU(t *testing.T) {
+	base, _ := simulated(t)
+	asked := make(chan string, 100)
+	h := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if class, ok := strings.CutPrefix(r.URL.Path, "/object_info/"); ok {
+			asked <- class
+			_, _ = fmt.Fprintf(w, `{%q: {"input": {"required": {}}, "name": %[1]q, "api_node": %v}}`, class, class == "LoadImage")
+			return
+		}
+		to, err := url.Parse(base)
+		assert.NoError(t, err)
+		(&httputil.ReverseProxy{Rewrite: func(p *httputil.ProxyRequest) { p.SetURL(to); p.Out.Host = p.In.Host }}).ServeHTTP(w, r)
+	}))
+	defer h.Close()
+	r := newRig(t, h.URL, func(c *Config) { c.Device = "GPU-aa"; c.OwnSockets = ownAlways })
+	upload(t, r.base)
+	photo(t, r.base, "c", 300)
+	for range 3 {
+		<-asked
+	}
+	waitFor(t, func() bool { return r.following.classes.IsAPINode("LoadImage") })
+	send(t, r.base, `{"client_id": "c", "prompt": {"1": {"class_type": "LoadImage", "inputs": {"image": "people.png"}},
+		"2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}}, "3": {"class_type": "LoadImage", "inputs": {"image": "buildings.png"}},
+		"4": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "x"}}}}`)
+	waitFor(t, func() bool { return len(r.traces.AllTraces()) == 2 })
+	nodes := 0
+	for _, s := range spansOf(t, r.traces.AllTraces()[1]) {
+		class, isNode := s.Attributes["comfyui.node.class"]
+		if isNode {
+			nodes++
+			_, named := s.Attributes["hw.id"]
+			assert.Equal(t, class != "LoadImage", named, s.Name)
+		}
+	}
+	assert.Positive(t, nodes)
+	assert.Empty(t, asked, "each class once")
 }

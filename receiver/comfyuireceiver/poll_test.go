@@ -6,10 +6,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -212,6 +214,37 @@ func TestPollingExportsEachPromptOnceAcrossRestarts(t *testing.T) {
 	root := spansOf(t, again.AllTraces()[0])
 	assert.Equal(t, true, root[0].Attributes["comfyui.prompt.recovered"])
 	assert.EqualValues(t, 1, root[len(root)-1].Attributes["comfyui.outputs.images"])
+}
+
+// Servers since 2025 say when they accepted a prompt: the wait in the queue is known.
+func TestPollingKnowsTheWaitInTheQueue(t *testing.T) {
+	accepted := time.Now().Add(-time.Minute).Truncate(time.Millisecond)
+	var ended atomic.Bool
+	item := fmt.Sprintf(`[1, "x", {"1": {"class_type": "A", "inputs": {}}}, {"create_time": %d}, [], {}]`, accepted.UnixMilli())
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/queue" && !ended.Load():
+			_, _ = fmt.Fprintf(w, `{"queue_running": [], "queue_pending": [%s]}`, item)
+		case r.URL.Path == "/queue":
+			_, _ = io.WriteString(w, `{"queue_running": [], "queue_pending": []}`)
+		case strings.HasPrefix(r.URL.Path, "/history") && ended.Load():
+			_, _ = fmt.Fprintf(w, `{"x": {"prompt": %s, "outputs": {}, "status": {"status_str": "success", "messages": [["execution_start", {"prompt_id": "x", "timestamp": %d}], ["execution_success", {"prompt_id": "x", "timestamp": %d}]]}}}`,
+				item, accepted.Add(40*time.Second).UnixMilli(), accepted.Add(50*time.Second).UnixMilli())
+		default:
+			_, _ = io.WriteString(w, `{}`)
+		}
+	}))
+	defer s.Close()
+	r, sink := startWith(t, s.URL, modePoll, newMemoryStorage())
+	require.Eventually(t, func() bool { return r.following.tracker.OpenCount() == 1 }, 10*time.Second, 5*time.Millisecond)
+	ended.Store(true)
+	require.Eventually(t, func() bool { return len(sink.AllTraces()) == 1 }, 10*time.Second, 5*time.Millisecond)
+	require.NoError(t, r.Shutdown(context.Background()))
+	spans := spansOf(t, sink.AllTraces()[0])
+	require.Len(t, spans, 3)
+	for i, lasts := range []time.Duration{50 * time.Second, 40 * time.Second, 10 * time.Second} {
+		assert.Equal(t, lasts, time.Duration(spans[i].to-spans[i].from), spans[i].Name)
+	}
 }
 
 func TestPollingExportsNoPromptAgainAfterTheSecondRestart(t *testing.T) {

@@ -143,7 +143,8 @@ func (r *comfyuiReceiver) assemble(base *url.URL, client *http.Client, stored st
 	server := &comfyServer{base: base, client: client, telemetry: r.telemetry, bounds: bounds}
 	r.describe(base)
 	r.device = newDeviceFinder(r.cfg.Device, base, newGPUProcesses(r.cfg.LibraryPath, r.log), r.now)
-	builder, err := spans.NewBuilder(r.cfg.Capture, r.cfg.Limits.bounds(), r.resource, r.settings.BuildInfo.Version, r.device)
+	classes := newAPIClasses(r.cfg.Limits.NodeClasses)
+	builder, err := spans.NewBuilder(r.cfg.Capture, r.cfg.Limits.bounds(), r.resource, r.settings.BuildInfo.Version, r.device, classes)
 	if err != nil {
 		return err
 	}
@@ -153,7 +154,7 @@ func (r *comfyuiReceiver) assemble(base *url.URL, client *http.Client, stored st
 	}
 	r.following = &follower{
 		instruments: observed, server: server, store: r.store, bounds: bounds, log: r.log, now: r.now, polls: r.cfg.Mode == modePoll,
-		interval: r.cfg.PollInterval, changed: make(chan struct{}, 1), ownSocket: newOwnSockets(r.cfg.OwnSockets),
+		interval: r.cfg.PollInterval, changed: make(chan struct{}, 1), classes: classes, ownSocket: newOwnSockets(r.cfg.OwnSockets),
 	}
 	r.export = &exporter{
 		traces:          r.traces,

@@ -136,6 +136,15 @@ func (s *comfyServer) devices(ctx context.Context) ([]protocol.Device, error) {
 	return read(ctx, s, "/system_stats", "", s.bounds.ParseSystemStats)
 }
 
+// isAPINode requests whether nodes of a class run elsewhere.
+func (s *comfyServer) isAPINode(ctx context.Context, class string) (isAPI bool, err error) {
+	err = s.request(ctx, "/object_info/"+url.PathEscape(class), func(body io.Reader) (err error) {
+		isAPI, err = protocol.ParseAPINode(body)
+		return err
+	})
+	return isAPI, err
+}
+
 var errNotInHistory = errors.New("the history does not hold the prompt")
 
 // maxPath bounds the ids that are requested by path: servers limit the length of a request

@@ -102,6 +102,7 @@ func (s *submission) readAnswer(response *http.Response) error {
 		s.hub.Refused(s.prompt.Submission.ClientID)
 	case a.PromptID != "":
 		s.PromptAccepted(s.prompt)
+		s.classes.seen(s.prompt)
 		s.store.changed(s.prompt, s.prompt.SaveAnswered(s.now(), response.StatusCode, a))
 	}
 	s.tracker.Answer(s.prompt, s.now(), response.StatusCode, a)

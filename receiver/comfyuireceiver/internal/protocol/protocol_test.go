@@ -288,5 +288,6 @@ func FuzzAnswers(f *testing.F) {
 		_ = ParseRemoval(bytes.NewReader(body))
 		_, _ = ParseLength(bytes.NewReader(body))
 		_, _ = ParseJobs(bytes.NewReader(body))
+		_, _ = ParseAPINode(bytes.NewReader(body))
 	})
 }

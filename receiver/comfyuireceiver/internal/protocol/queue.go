@@ -262,6 +262,24 @@ func (b Bounds) readHistoryStatus(d document, f *Finished) error {
 	})
 }
 
+// ParseAPINode reads from the answer of GET /object_info/{class} whether nodes of the class
+// run elsewhere.
+func ParseAPINode(body io.Reader) (isAPI bool, err error) {
+	d := newDocument(&lenientReader{from: body})
+	err = d.object(func(string) error {
+		return d.object(func(name string) error {
+			if name == "api_node" {
+				isAPI = d.PeekKind() == 't'
+			}
+			return d.SkipValue()
+		})
+	})
+	if err != nil {
+		return false, fmt.Errorf("read /object_info: %w", err)
+	}
+	return isAPI, nil
+}
+
 // Removal is a client's request to remove prompts from the queue or the history.
 type Removal struct {
 	Clear  bool

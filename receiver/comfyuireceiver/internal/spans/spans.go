@@ -30,6 +30,12 @@ type Device struct {
 // DeviceFinder knows the GPU that the server uses. It may be called from any goroutine.
 type DeviceFinder interface{ Device() Device }
 
+// Classes knows the classes of nodes. It may be called from any goroutine.
+type Classes interface {
+	// IsAPINode reports whether nodes of a class run elsewhere, and use no GPU.
+	IsAPINode(class string) bool
+}
+
 // Builder makes spans and log records. It may be used from any goroutine.
 type Builder struct {
 	capture  Capture
@@ -38,16 +44,17 @@ type Builder struct {
 	resource pcommon.Resource
 	version  string
 	device   DeviceFinder
+	classes  Classes
 }
 
 // NewBuilder makes a builder. resource is copied to all telemetry; version is that of
 // the scope. A pattern of capture that is not a regular expression is an error.
-func NewBuilder(capture Capture, bounds protocol.Bounds, resource pcommon.Resource, version string, device DeviceFinder) (*Builder, error) {
+func NewBuilder(capture Capture, bounds protocol.Bounds, resource pcommon.Resource, version string, device DeviceFinder, classes Classes) (*Builder, error) {
 	r, err := newRedactor(capture)
 	if err != nil {
 		return nil, err
 	}
-	return &Builder{capture: capture, redactor: r, bounds: bounds, resource: resource, version: version, device: device}, nil
+	return &Builder{capture: capture, redactor: r, bounds: bounds, resource: resource, version: version, device: device, classes: classes}, nil
 }
 
 // Trace makes the trace of a prompt: the request, the wait in the queue, the execution,

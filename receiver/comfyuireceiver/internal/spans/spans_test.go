@@ -16,13 +16,13 @@ import (
 // TestPatternsAreCompiledWhenTheBuilderIsMade: a configuration that was never validated
 // redacts, too.
 func TestPatternsAreCompiledWhenTheBuilderIsMade(t *testing.T) {
-	b, err := NewBuilder(Capture{Redact: []string{`secret-\d+`}}, bounds, pcommon.NewResource(), "", nil)
+	b, err := NewBuilder(Capture{Redact: []string{`secret-\d+`}}, bounds, pcommon.NewResource(), "", nil, nil)
 	require.NoError(t, err)
 	assert.Equal(t, `open *** of ***: File "nodes.py"`, b.redactor.redact(`open grandmother_1950.png of secret-42: File "nodes.py"`))
-	b, err = NewBuilder(Capture{FileNames: true}, bounds, pcommon.NewResource(), "", nil)
+	b, err = NewBuilder(Capture{FileNames: true}, bounds, pcommon.NewResource(), "", nil, nil)
 	require.NoError(t, err)
 	assert.Equal(t, "open a.png", b.redactor.redact("open a.png"))
-	_, err = NewBuilder(Capture{Redact: []string{"a", "("}}, bounds, pcommon.NewResource(), "", nil)
+	_, err = NewBuilder(Capture{Redact: []string{"a", "("}}, bounds, pcommon.NewResource(), "", nil, nil)
 	assert.ErrorContains(t, err, "capture::redact::1")
 }
 
@@ -40,7 +40,7 @@ func TestOutOfMemoryIsRecognisedUnderAllItsNames(t *testing.T) {
 var bounds = protocol.Bounds{Label: 64, Message: 128, Stacktrace: 256, Nodes: 100}
 
 func TestTextsAreBoundAfterPrivateDataAreRemoved(t *testing.T) {
-	b, err := NewBuilder(Capture{}, bounds, pcommon.NewResource(), "", nil)
+	b, err := NewBuilder(Capture{}, bounds, pcommon.NewResource(), "", nil, nil)
 	require.NoError(t, err)
 	f := &protocol.Error{
 		Message:   "\n cannot open grandmother_1950.png\n" + strings.Repeat("x", 400),

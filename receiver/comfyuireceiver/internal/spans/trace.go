@@ -186,7 +186,9 @@ func (w *traceWriter) node(n *prompt.Node, declared protocol.Node, id, parent tr
 	}
 	s := w.span(id, parent, name, n.Start, n.End)
 	a := s.Attributes()
-	putIfSet(a, semconv.GPUID, w.device.Device().ID)
+	if !w.classes.IsAPINode(declared.Class) {
+		putIfSet(a, semconv.GPUID, w.device.Device().ID)
+	}
 	a.PutStr("comfyui.prompt.id", boundtext.Line(p.ID, w.bounds.Label))
 	a.PutStr("comfyui.node.id", n.ID)
 	putIfSet(a, "comfyui.node.class", declared.Class)
