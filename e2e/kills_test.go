@@ -329,7 +329,7 @@ func TestKillsLoseNoPrompt(t *testing.T) {
 	assert.EventuallyWithT(t, func(c *assert.CollectT) { assert.Empty(c, missing()) }, patience, time.Second)
 	lasted, err := r.Stop(patience)
 	require.NoError(t, err)
-	lost, double, lostOutcome := missing(), 0, 0
+	lost, double, lostOutcome, withoutBill := missing(), 0, 0, 0
 	for _, things := range found {
 		for thing, ids := range things {
 			if len(ids) > 1 {
@@ -341,6 +341,10 @@ func TestKillsLoseNoPrompt(t *testing.T) {
 	for _, trace := range all {
 		for i := range trace.Spans {
 			s := &trace.Spans[i]
+			if s.OperationName == "comfyui.execution" && s.tag("gpu.correlation") == "none" {
+				withoutBill++
+				assert.NotNil(t, s.tag("gpu.correlation.reason"), "why the samples are missing")
+			}
 			if s.OperationName == "comfyui.prompt" && s.tag("comfyui.prompt.outcome") == "lost" {
 				lostOutcome++
 			}
@@ -352,6 +356,7 @@ func TestKillsLoseNoPrompt(t *testing.T) {
 	assert.Less(t, lasted, promisedEnd)
 	figure.Print("kills.prompts.kills", float64(*promptKills), "kills")
 	figure.Print("kills.prompts.accepted", float64(len(accepted)), "prompts")
+	figure.Print("kills.prompts.without_bill", float64(withoutBill), "prompts")
 	figure.AtMost("kills.prompts.lost", float64(len(lost)), "prompts", 0)
 	figure.AtMost("kills.prompts.double", float64(double), "spans", 0)
 	figure.AtMost("kills.prompts.outcome_lost", float64(lostOutcome), "prompts", 0)

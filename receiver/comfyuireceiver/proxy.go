@@ -35,8 +35,45 @@ type proxy struct {
 	authenticates bool
 
 	relay httputil.ReverseProxy
-	// serving counts the requests that are being served.
-	serving sync.WaitGroup
+	serving serving
+}
+
+// serving counts the requests that are being served, until it is closed. The zero value is
+// ready for use.
+type serving struct {
+	mu     sync.Mutex
+	count  int           // guarded by mu
+	closed chan struct{} // set by close; closed when count is 0; guarded by mu
+}
+
+// begin reports whether a request may be served; then end must be called.
+func (s *serving) begin() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed != nil {
+		return false
+	}
+	s.count++
+	return true
+}
+
+func (s *serving) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.count--; s.count == 0 && s.closed != nil {
+		close(s.closed)
+	}
+}
+
+// close refuses further requests and waits for those that are being served.
+func (s *serving) close() {
+	s.mu.Lock()
+	s.closed = make(chan struct{})
+	if s.count == 0 {
+		close(s.closed)
+	}
+	s.mu.Unlock()
+	<-s.closed
 }
 
 // newProxy completes a proxy whose other fields are set.
@@ -86,8 +123,11 @@ func (p *proxy) rewrite(r *httputil.ProxyRequest) {
 
 // ServeHTTP relays a request.
 func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	p.serving.Add(1)
-	defer p.serving.Done()
+	if !p.serving.begin() {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return
+	}
+	defer p.serving.end()
 	if isUpgrade(r) {
 		p.serveSocket(w, r)
 		return

@@ -322,7 +322,7 @@ func (r *comfyuiReceiver) stop(ctx context.Context) (err error) {
 		r.hub.Close()
 	}
 	if r.proxy != nil {
-		r.proxy.serving.Wait() // their requests have been cancelled
+		r.proxy.serving.close() // their requests have been cancelled
 	}
 	r.work.Wait()
 	if r.following != nil {
