@@ -34,7 +34,7 @@ type proxy struct {
 	// authenticates is true if clients send credentials for the proxy, which are removed.
 	authenticates bool
 
-	relay httputil.ReverseProxy
+	relay   httputil.ReverseProxy
 	serving serving
 }
 
