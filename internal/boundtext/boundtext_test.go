@@ -26,7 +26,6 @@ func TestShortTextsStayAsTheyAre(t *testing.T) {
 func TestTwoLongTextsRemainTwo(t *testing.T) {
 	a, b := strings.Repeat("x", 300)+"a", strings.Repeat("x", 300)+"b"
 	for _, cut := range []func(string, int) string{Line, Text} {
-		assert.Equal(t, cut(a, 256), cut(a, 256))
 		assert.NotEqual(t, cut(a, 256), cut(b, 256))
 		assert.Equal(t, strings.Repeat("x", 245)+"…", cut(a, 256)[:245+3])
 		assert.Len(t, cut(a, 256), 256)

@@ -42,10 +42,7 @@ const minBody = 16 << 10
 // an error the body cannot be relayed. Defer the release.
 func holdBody(r *http.Request, limit int, of *budget) (*heldBody, error) {
 	h := &heldBody{budget: of}
-	for {
-		if len(h.bytes) == cap(h.bytes) && !h.grow(r.ContentLength, limit) {
-			break
-		}
+	for len(h.bytes) < cap(h.bytes) || h.grow(r.ContentLength, limit) {
 		n, err := r.Body.Read(h.bytes[len(h.bytes):cap(h.bytes)])
 		h.bytes = h.bytes[:len(h.bytes)+n]
 		if errors.Is(err, io.EOF) {

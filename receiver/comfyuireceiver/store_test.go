@@ -286,12 +286,12 @@ func TestEveryAcceptedPromptHasOneTraceAfterAKill(t *testing.T) {
 			s.runAll()
 			waitFor(t, func() bool { return len(next.AllTraces()) == 20 })
 		},
-		"when all were delivered": func(s *acceptingServer, r *storedRig, next *holding) {
+		"when all were delivered": func(s *acceptingServer, _ *storedRig, next *holding) {
 			s.runAll()
 			waitFor(t, func() bool { return len(next.AllTraces()) == 20 })
 			next.release(comfyevents.Accepted)
 		},
-		"while some were delivered": func(s *acceptingServer, r *storedRig, next *holding) {
+		"while some were delivered": func(s *acceptingServer, _ *storedRig, next *holding) {
 			s.runAll()
 			waitFor(t, func() bool { return len(next.AllTraces()) == 20 })
 			next.mu.Lock()

@@ -458,7 +458,8 @@ func TestAPromptInFlightIsNotTakenForOneWithoutAnAnswer(t *testing.T) {
 func TestAPromptThatIsDiscoveredTwiceHasTheSameTrace(t *testing.T) {
 	sub := &protocol.Submission{PromptID: "x"}
 	at := time.UnixMilli(1795580833463)
-	assert.Equal(t, Discovered(sub, at).Context, Discovered(sub, at).Context)
+	first := Discovered(sub, at)
+	assert.Equal(t, first.Context, Discovered(sub, at).Context)
 	assert.NotEqual(t, Discovered(sub, at).Context, Discovered(sub, at.Add(time.Second)).Context, "the id was used again")
 	assert.True(t, Discovered(sub, at).Context.IsValid())
 }

@@ -248,7 +248,7 @@ func TestTheLenientReaderDoesNotDependOnThePieces(t *testing.T) {
 		A []any `json:"a"`
 	}
 	require.NoError(t, json.Unmarshal(whole, &v))
-	assert.Equal(t, float64(0), v.A[0])
+	assert.Zero(t, v.A[0])
 	assert.Equal(t, `"NaN\`, v.A[2])
 	assert.Contains(t, v.A[3], "…")
 	assert.NotContains(t, v.A[3], "\uFFFD")
