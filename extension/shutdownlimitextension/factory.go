@@ -14,7 +14,7 @@ import (
 
 // NewFactory returns the factory of the shutdown_limit extension.
 func NewFactory() extension.Factory {
-	return extension.NewFactory(metadata.Type, func() component.Config { return &Config{After: 3 * time.Second} },
+	return extension.NewFactory(metadata.Type, func() component.Config { return &Config{After: 2 * time.Second} },
 		func(_ context.Context, _ extension.Settings, cfg component.Config) (extension.Extension, error) {
 			return newLimit(cfg.(*Config).After), nil
 		}, metadata.ExtensionStability)

@@ -101,6 +101,7 @@ func (s *settings) startPrompts(ctx context.Context, m *machine) (p *prompts, er
 			return nil, err
 		}
 		ends = append(ends, end)
+		p.configs = append(p.configs, filepath.Join(s.root, "lab", "run", "simulated.yaml"))
 		upstream = fmt.Sprintf("http://127.0.0.1:%d", s.comfyPort)
 	}
 	p.environment = []string{
