@@ -39,7 +39,7 @@ func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request) {
 	defer func() { _ = conn.CloseNow() }()
 	id := r.URL.Query().Get("clientId")
 	if id == "" {
-		id = strings.ReplaceAll(newID(), "-", "")
+		id = strings.ReplaceAll(s.options.ID(), "-", "")
 	}
 	k := &socket{conn: conn, out: make(chan frame, 4096)}
 	ctx, cancel := context.WithCancel(r.Context())
@@ -64,13 +64,14 @@ func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request) {
 		if first && kind == websocket.MessageText && json.Unmarshal(data, &m) == nil && m.Type == "feature_flags" {
 			s.mu.Lock()
 			k.flags = m.Data["supports_preview_metadata"]
-			k.send(message("feature_flags", features))
+			k.send(message("feature_flags", s.features()))
 			s.mu.Unlock()
 		}
 		first = false
 	}
 	s.mu.Lock()
 	delete(s.sockets, id)
+	delete(s.followers, id)
 	s.mu.Unlock()
 }
 
