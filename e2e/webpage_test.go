@@ -112,17 +112,19 @@ func TestTheWebPageHearsTheSameWithTheProxy(t *testing.T) {
 				"OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(), "OTELCOL_GPU_TRACES_ENDPOINT="+j.otlp))
 			ways := [2][]heard{}
 			for i, base := range []string{upstream, "http://" + proxy} {
-				// A node of the cache would be left out the second time.
-				side := 300 + 50*i
+				// Each way begins with an empty cache.
+				response, err := http.Post(upstream+"/free", "application/json", strings.NewReader(`{"free_memory": true}`))
+				require.NoError(t, err)
+				require.NoError(t, response.Body.Close())
 				first := openTab(t, chromium, base)
-				opened := first.run(side)
+				opened := first.run(300)
 				first.reload()
-				reloaded := first.run(side + 1)
+				reloaded := first.run(301)
 				require.Equal(t, opened.SID, reloaded.SID, "the session storage keeps the id")
 				second := openTab(t, chromium, base)
-				other := second.run(side + 2)
+				other := second.run(302)
 				require.NotEqual(t, opened.SID, other.SID)
-				ways[i] = []heard{opened, reloaded, other, first.run(side + 3)}
+				ways[i] = []heard{opened, reloaded, other, first.run(303)}
 			}
 			for i := range ways[0] {
 				direct, proxied := ways[0][i], ways[1][i]

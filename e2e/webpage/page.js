@@ -8,7 +8,7 @@ const page = { heard: [], extensions: "", ended: new Map() };
 
 // ready is the session's id, once the server has sent it.
 page.ready = new Promise((resolve, reject) => {
-  document.cookie = "session=1";
+  document.cookie = "session=1; path=/";
   let query = "";
   const kept = sessionStorage.getItem("clientId");
   if (kept) query = "?clientId=" + kept;
