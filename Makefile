@@ -54,7 +54,7 @@ $(BINARY): _build/main.go $(PRODUCT_FILES)
 	@scripts/build.sh $(CURDIR)/$(BINARY)
 
 .PHONY: test
-test: setup build servers validate unit e2e ## all set-up, then every test
+test: setup browser build servers validate unit e2e ## all set-up, then every test
 
 .PHONY: unit
 unit: ## unit tests, with the race detector; the nvml receiver also without it, for its allocations, and without cgo
@@ -63,13 +63,17 @@ unit: ## unit tests, with the race detector; the nvml receiver also without it, 
 	CGO_ENABLED=0 go test -timeout 5m ./receiver/nvmlreceiver/...
 
 .PHONY: e2e
-e2e: build servers ## end-to-end tests: the built collector against real servers
+e2e: build servers browser ## end-to-end tests: the built collector against real servers
 	go test -C e2e -race -count=1 -timeout 40m ./...
 
 .PHONY: servers
 servers: ## build the servers that the tests start, and install ComfyUI's npm clients (once; kept in .cache)
 	@for s in victoria-metrics prometheus promtool jaeger; do scripts/tool.sh $$s >/dev/null || exit 1; done
 	@scripts/npm.sh >/dev/null
+
+.PHONY: browser
+browser: ## check that Chromium is there, which tests of pages need, and install it where this is Debian and the user may
+	@scripts/setup.sh tests
 
 .PHONY: validate
 validate: build ## check every ready configuration, and the recording rules with figures
@@ -110,8 +114,8 @@ bench-correlation: ## spans a second of the correlation, bytes per waiting span,
 	@go test -timeout 10m -run '^$$' -bench . -benchtime 1x ./connector/gpucorrelationconnector/internal/join | $(FIGURES)
 
 .PHONY: e2e-comfyui
-e2e-comfyui: build servers ## every recording of a real ComfyUI through the built collector into Jaeger; prints figures
-	@go test -C e2e -count=1 -timeout 20m -run '^TestRecordings|^TestPromptsAre' -v . | grep --line-buffered -E '^figure|--- (FAIL|PASS): Test[A-Za-z]* |FAIL|panic|_test.go'
+e2e-comfyui: build servers browser ## every recording of a real ComfyUI, the simulated ones and the web page through the built collector; prints figures
+	@go test -C e2e -count=1 -timeout 20m -run '^TestRecordings|^TestPromptsAre|^TestClients|^TestTheWebPage' -v . | grep --line-buffered -E '^figure|--- (FAIL|PASS): Test[A-Za-z]* |FAIL|panic|_test.go'
 
 .PHONY: e2e-correlation
 e2e-correlation: build servers ## PROMPTS (1000) on shared GPUs: what stands on their spans against what the GPUs did; prints figures

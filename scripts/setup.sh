@@ -1,11 +1,15 @@
 #!/bin/bash
-# Checks that what the build and the tests need is there: Go, gcc, git. On
-# Debian, as root, it installs what is missing by package name.
+# Checks that what the build needs is there: Go, gcc, git; with the argument "tests"
+# also what only tests need: Chromium. On Debian, as root, it installs what is missing
+# by package name.
 set -euo pipefail
 missing=()
 command -v gcc >/dev/null || missing+=(gcc libc6-dev)
 command -v git >/dev/null || missing+=(git)
 command -v flock >/dev/null || missing+=(util-linux)
+if [ "${1:-}" = tests ]; then
+	command -v chromium >/dev/null || missing+=(chromium)
+fi
 if ! command -v go >/dev/null; then
 	echo "setup: Go is not on the PATH: install Go 1.26 or newer" >&2
 	exit 1

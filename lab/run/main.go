@@ -3,8 +3,8 @@
 // Command run is `make run`: the main job on this machine, from the GPUs to a store
 // that can be queried. It starts the embedded store (VictoriaMetrics) and the collector
 // on the machine's GPUs. Without a GPU it says so and starts simulated ones, through the
-// same library path, with a simulated ComfyUI and its users on the first. With a
-// ComfyUI, the simulated one or that of COMFYUI, it also starts the proxy, and with
+// same library path, with a simulated ComfyUI, of version COMFYUI_VERSION (0.3.64 or
+// 0.33.0), and its users on the first. With a ComfyUI, the simulated one or that of COMFYUI, it also starts the proxy, and with
 // JAEGER=1 a store for traces.
 //
 // It ends on Ctrl-C, or after RUN_SECONDS with 0 if samples of every GPU arrived until
@@ -20,6 +20,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -29,6 +30,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakecomfyui"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/figure"
 	"github.com/otelcol-gpu/otelcol-gpu/lab/simulation"
@@ -54,7 +56,8 @@ func main() {
 type settings struct {
 	storePort, healthPort, telemetryPort int
 	proxyPort, tracesPort, comfyPort     int
-	comfyui                              string // a real one's URL
+	comfyui                              string              // a real one's URL
+	version                              fakecomfyui.Version // of the simulated one
 	seconds                              int
 	interval                             time.Duration
 	jaeger                               bool
@@ -98,6 +101,12 @@ func readSettings() (s settings, err error) {
 	s.comfyui = os.Getenv("COMFYUI")
 	if u, err := url.Parse(s.comfyui); s.comfyui != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
 		return s, fmt.Errorf("COMFYUI=%s: give the server's URL, such as COMFYUI=http://127.0.0.1:8188", s.comfyui)
+	}
+	s.version = fakecomfyui.Older
+	if v := os.Getenv("COMFYUI_VERSION"); v != "" {
+		if s.version = fakecomfyui.Version(v); !slices.Contains(fakecomfyui.Versions, s.version) {
+			return s, fmt.Errorf("COMFYUI_VERSION=%s is not a valid version of the simulated ComfyUI: use one of %s", v, fakecomfyui.Versions)
+		}
 	}
 	gpus := os.Getenv("SIMULATED_CARDS")
 	if gpus == "" {

@@ -6,6 +6,7 @@ import (
 	"container/heap"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 )
@@ -30,6 +31,9 @@ func (s *Server) Run(ctx context.Context) {
 func (s *Server) next() *item {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.forgetAll {
+		s.cache, s.forgetAll = map[string]bool{}, false
+	}
 	if len(s.pending) == 0 {
 		return nil
 	}
@@ -45,6 +49,8 @@ type state struct {
 	word          string
 	display, real string
 	parent        any
+	sent          time.Time // the last progress message
+	sentValue     float64
 }
 
 // execution is one prompt at work.
@@ -55,6 +61,9 @@ type execution struct {
 	entry    *entry
 	states   map[string]*state
 	executed []string
+	expanded []string          // ids of nodes that others expanded into
+	blocked  map[string]string // nodes without a result, with the message of those that blocked
+	asked    map[string]string // the source that a lazy node asked for
 	done     map[string]bool
 	async    chan string
 	waiting  map[string]bool // asynchronous nodes under way
@@ -73,7 +82,7 @@ func (x *execution) emit(kind string, data map[string]any) {
 }
 
 func (x *execution) record(kind string, data map[string]any) {
-	data["timestamp"] = time.Now().UnixMilli()
+	data["timestamp"] = x.options.Now().UnixMilli()
 	x.emit(kind, data)
 	x.entry.messages = append(x.entry.messages, []any{kind, data})
 }
@@ -105,7 +114,7 @@ func (x *execution) sendStates() {
 }
 
 func (x *execution) run() {
-	g, from := x.item.graph, time.Now()
+	g, from, begin := x.item.graph, time.Now(), x.options.Now()
 	x.record("execution_start", map[string]any{})
 	cached := x.reuseCache(g)
 	x.record("execution_cached", map[string]any{"nodes": cached})
@@ -120,6 +129,14 @@ func (x *execution) run() {
 	default:
 		x.entry.status = "error"
 	}
+	x.over()
+	if x.options.newer() {
+		x.log(fmt.Sprintf("\x1b[32mPrompt executed in %.2f seconds\x1b[0m", x.options.Now().Sub(begin).Seconds()))
+	}
+}
+
+// over puts the prompt into the history, and sends the last messages about it.
+func (x *execution) over() {
 	s := x.Server
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -160,17 +177,18 @@ func (x *execution) execute(g graph, cached []string) error {
 		isCached[id] = true
 	}
 	x.done, x.async, x.waiting = map[string]bool{}, make(chan string, len(g)), map[string]bool{}
+	x.blocked, x.asked = map[string]string{}, map[string]string{}
 	var pending []string
 	var add func(id string)
 	add = func(id string) {
-		if slices.Contains(pending, id) || isCached[id] && !classes[g[id].Class].output {
+		if slices.Contains(pending, id) || x.done[id] || isCached[id] && !classes[g[id].Class].output {
 			return
 		}
 		pending = append(pending, id)
 		if isCached[id] {
 			return
 		}
-		for _, source := range g.links(id) {
+		for _, source := range x.needs(g, id) {
 			add(source)
 		}
 	}
@@ -191,7 +209,13 @@ func (x *execution) execute(g graph, cached []string) error {
 		}
 		pending = slices.DeleteFunc(pending, func(p string) bool { return p == id })
 		if isCached[id] {
-			x.emitCached(id)
+			x.emitCached(g, id)
+			continue
+		}
+		if source := x.lazySource(g, id); source != "" && !x.done[source] && !isCached[source] {
+			x.begin(id, id, "") // it runs to say what it needs, and waits for it
+			x.asked[id] = source
+			add(id)
 			continue
 		}
 		if err := x.node(g, id, id, "", g[id]); err != nil {
@@ -207,7 +231,7 @@ func (x *execution) pick(g graph, pending []string, isCached map[string]bool) st
 	var ready []string
 	for _, id := range pending {
 		blocked := false
-		for _, source := range g.links(id) {
+		for _, source := range x.needs(g, id) {
 			if !isCached[source] && !x.done[source] && !isCached[id] {
 				blocked = true
 			}
@@ -222,7 +246,7 @@ func (x *execution) pick(g graph, pending []string, isCached map[string]bool) st
 		}
 	}
 	feeds := func(id string, to func(string) bool) bool {
-		return slices.ContainsFunc(pending, func(other string) bool { return slices.Contains(g.links(other), id) && to(other) })
+		return slices.ContainsFunc(pending, func(other string) bool { return slices.Contains(x.needs(g, other), id) && to(other) })
 	}
 	output := func(id string) bool { return classes[g[id].Class].output }
 	for _, id := range ready {
@@ -241,11 +265,29 @@ func (x *execution) pick(g graph, pending []string, isCached map[string]bool) st
 	return ""
 }
 
+// needs are the nodes that a node waits for: not its lazy inputs, unless it asked for one.
+func (x *execution) needs(g graph, id string) []string {
+	from := g.linksBut(id, classes[g[id].Class].lazy)
+	if source := x.asked[id]; source != "" {
+		from = append(from, source)
+	}
+	return from
+}
+
+// lazySource is the node that a LazySwitch wants the output of; empty for other nodes.
+func (x *execution) lazySource(g graph, id string) string {
+	lazy := classes[g[id].Class].lazy
+	which := int(number(g[id].Inputs["which"]))
+	if which < 0 || which >= len(lazy) || !isLink(g[id].Inputs[lazy[which]]) {
+		return ""
+	}
+	source, _ := g[id].Inputs[lazy[which]].([]any)[0].(string)
+	return source
+}
+
 // emitCached sends the cached output of a node.
-func (x *execution) emitCached(id string) {
-	out := x.images(1, "ComfyUI")
-	x.entry.outputs[id], x.entry.meta[id] = out, meta(id)
-	x.emit("executed", map[string]any{"node": id, "display_node": id, "output": out})
+func (x *execution) emitCached(g graph, id string) {
+	x.show(g, id, 1)
 	x.states[id] = &state{value: 1, max: 1, word: "finished", display: id, real: id}
 	x.sendStates()
 	x.done[id] = true

@@ -44,6 +44,11 @@ func (g graph) ids() []string {
 
 // links are the nodes that a node takes its inputs from, in a fixed order.
 func (g graph) links(id string) (from []string) {
+	return g.linksBut(id, nil)
+}
+
+// linksBut are the links of a node, some inputs aside.
+func (g graph) linksBut(id string, but []string) (from []string) {
 	n := g[id]
 	names := make([]string, 0, len(n.Inputs))
 	for name := range n.Inputs {
@@ -51,7 +56,7 @@ func (g graph) links(id string) (from []string) {
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		if isLink(n.Inputs[name]) {
+		if isLink(n.Inputs[name]) && !slices.Contains(but, name) {
 			if source, ok := n.Inputs[name].([]any)[0].(string); ok && g[source] != nil && !slices.Contains(from, source) {
 				from = append(from, source)
 			}
@@ -128,8 +133,9 @@ func reject(kind, message, details string, nodes map[string]*nodeProblems) *reje
 }
 
 // validate checks a prompt as the server does: the outputs that are sound are
-// executed, unless there is none. Images that were uploaded are known to uploaded.
-func (g graph) validate(uploaded func(name string) bool) (outputs []string, nodes map[string]*nodeProblems, refused *rejection) {
+// executed, unless there is none, and of them only the targets, if there are any. Images
+// that were uploaded are known to uploaded.
+func (g graph) validate(uploaded func(name string) bool, targets []string) (outputs []string, nodes map[string]*nodeProblems, refused *rejection) {
 	nodes = map[string]*nodeProblems{}
 	all := 0
 	for _, id := range g.ids() {
@@ -138,7 +144,7 @@ func (g graph) validate(uploaded func(name string) bool) (outputs []string, node
 		}
 	}
 	for _, id := range g.ids() {
-		if !classes[g[id].Class].output {
+		if !classes[g[id].Class].output || targets != nil && !slices.Contains(targets, id) {
 			continue
 		}
 		all++

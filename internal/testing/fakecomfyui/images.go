@@ -23,6 +23,29 @@ func (x *execution) images(n int, prefix string) map[string]any {
 	return map[string]any{"images": list}
 }
 
+// show sends the output of a node to the client, and keeps it for the history.
+func (x *execution) show(g graph, id string, count int) {
+	out := map[string]any{"text": []string{"hello", "world"}}
+	if n := g[id]; n.Class != "TextOut" {
+		prefix, _ := n.Inputs["filename_prefix"].(string)
+		out = x.images(count, prefix)
+	}
+	x.entry.outputs[id], x.entry.meta[id] = out, meta(id)
+	x.emit("executed", map[string]any{"node": id, "display_node": id, "output": out})
+}
+
+// progressText sends a text about a node to the prompt's client.
+func (x *execution) progressText(id, text string) {
+	f := frame{kind: websocket.MessageBinary, data: binary.BigEndian.AppendUint32(nil, 3)} // TEXT
+	f.data = binary.BigEndian.AppendUint32(f.data, uint32(len(id)))
+	f.data = append(append(f.data, id...), text...)
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if k := x.sockets[x.item.client()]; k != nil {
+		k.send(f)
+	}
+}
+
 // preview sends an image of a step to the clients that understand one with its
 // node, or to those that do not.
 func (x *execution) preview(id string, withNode bool) {

@@ -54,6 +54,7 @@ type class struct {
 	outputNames             []string
 	lists                   []bool
 	output, async           bool
+	lazy                    []string // inputs that are executed only if the node asks for them
 }
 
 var colorizeInputs = []input{
@@ -91,6 +92,27 @@ var classes = map[string]*class{
 		name: "ListOut", display: "ListOut", category: "test", outputs: []string{"IMAGE"}, outputNames: []string{"IMAGE"}, lists: []bool{true},
 		inputs: []input{{name: "image", kind: "IMAGE"}, {name: "n", kind: "INT", bounded: true}},
 	},
+	// Those of the recordings of 0.33.0.
+	"Blocking": {
+		name: "Blocking", display: "Blocking", category: "test", outputs: []string{"IMAGE"}, outputNames: []string{"IMAGE"}, lists: []bool{false},
+		inputs: []input{{name: "image", kind: "IMAGE"}, {name: "message", kind: "STRING"}, {name: "block", kind: "BOOLEAN"}},
+	},
+	"LazySwitch": {
+		name: "LazySwitch", display: "LazySwitch", category: "test", outputs: []string{"IMAGE"}, outputNames: []string{"IMAGE"}, lists: []bool{false}, lazy: []string{"a", "b"},
+		inputs: []input{{name: "which", kind: "INT", bounded: true}, {name: "a", kind: "IMAGE"}, {name: "b", kind: "IMAGE"}},
+	},
+	"Loop": {
+		name: "Loop", display: "Loop", category: "test", outputs: []string{"IMAGE"}, outputNames: []string{"IMAGE"}, lists: []bool{false},
+		inputs: []input{{name: "image", kind: "IMAGE"}, {name: "n", kind: "INT", bounded: true}, {name: "size", kind: "INT", bounded: true}},
+	},
+	"TextOut": {
+		name: "TextOut", display: "TextOut", category: "test", output: true, lists: []bool{}, outputs: []string{}, outputNames: []string{},
+		inputs: []input{{name: "image", kind: "IMAGE"}},
+	},
+	"Raiser": {
+		name: "Raiser", display: "Raiser", category: "test", outputs: []string{"IMAGE"}, outputNames: []string{"IMAGE"}, lists: []bool{false},
+		inputs: []input{{name: "image", kind: "IMAGE"}, {name: "what", kind: "STRING"}},
+	},
 }
 
 // config is an input as /object_info and errors show it.
@@ -106,17 +128,21 @@ func (i *input) config() []any {
 }
 
 // info is a class as /object_info shows it.
-func (c *class) info() map[string]any {
+func (c *class) info(newer bool) map[string]any {
 	required, order := map[string]any{}, make([]string, 0, len(c.inputs))
 	for n := range c.inputs {
 		required[c.inputs[n].name] = c.inputs[n].config()
 		order = append(order, c.inputs[n].name)
 	}
-	return map[string]any{
+	all := map[string]any{
 		"input": map[string]any{"required": required}, "input_order": map[string]any{"required": order},
 		"output": c.outputs, "output_is_list": c.lists, "output_name": c.outputNames, "name": c.name, "display_name": c.display,
 		"description": "", "python_module": "nodes", "category": c.category, "output_node": c.output,
 	}
+	if newer {
+		all["is_input_list"], all["has_intermediate_output"], all["search_aliases"] = false, false, []string{}
+	}
+	return all
 }
 
 // problem is one validation error of a node.
@@ -202,12 +228,18 @@ func inSteps(ctx context.Context, lasts time.Duration, step func(done, all int) 
 	return nil
 }
 
+// The types of torch's exception when a GPU has no room, before 2.5 and since.
+const (
+	olderOutOfMemory = "torch.cuda.OutOfMemoryError"
+	newerOutOfMemory = "torch.OutOfMemoryError"
+)
+
 // OutOfMemory is torch's exception when a GPU of so many bytes has no room for what
 // is asked.
 func OutOfMemory(asked, total int64) error {
 	const gib = 1 << 30
 	text := fmt.Sprintf("CUDA out of memory. Tried to allocate %.2f GiB (GPU 0; %.2f GiB total capacity)\n", float64(asked)/gib, float64(total)/gib)
-	return &Failure{Type: "torch.cuda.OutOfMemoryError", Message: text, Traceback: traceback("raise mm.OOM_EXCEPTION(…)")}
+	return &Failure{Type: olderOutOfMemory, Message: text, Traceback: traceback("raise mm.OOM_EXCEPTION(…)")}
 }
 
 // traceback has the depth of a real one, and lines of this program's own.

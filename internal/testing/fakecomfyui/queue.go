@@ -47,6 +47,14 @@ func (q *queue) Pop() any {
 // tuple is an item as /queue and /history show it.
 func (i *item) tuple() []any { return []any{i.number, i.id, i.prompt, i.extra, i.outputs} }
 
+// queued is an item as /queue shows it.
+func (s *Server) queued(i *item) []any {
+	if s.options.SixthSlot {
+		return append(i.tuple(), map[string]any{})
+	}
+	return i.tuple()
+}
+
 func (i *item) client() string {
 	id, _ := i.extra["client_id"].(string)
 	return id
@@ -82,10 +90,10 @@ func (s *Server) showQueue(w http.ResponseWriter) {
 	s.mu.Lock()
 	running, pending := []any{}, make([]any, 0, len(s.pending))
 	if s.running != nil {
-		running = append(running, s.running.tuple())
+		running = append(running, s.queued(s.running))
 	}
 	for _, i := range s.pending {
-		pending = append(pending, i.tuple())
+		pending = append(pending, s.queued(i))
 	}
 	s.mu.Unlock()
 	answer(w, http.StatusOK, map[string]any{"queue_running": running, "queue_pending": pending})
@@ -103,15 +111,22 @@ func (s *Server) remove(w http.ResponseWriter, r *http.Request) {
 		s.sendStatus()
 	}
 	for _, id := range body.Delete {
-		before := len(s.pending)
-		s.pending = slices.DeleteFunc(s.pending, func(i *item) bool { return i.id == id })
-		if len(s.pending) < before {
-			heap.Init(&s.pending)
-			s.sendStatus()
-		}
+		s.removePending(id)
 	}
 	s.mu.Unlock()
 	empty(w)
+}
+
+// removePending removes a prompt that waits; the caller holds the lock.
+func (s *Server) removePending(id string) bool {
+	before := len(s.pending)
+	s.pending = slices.DeleteFunc(s.pending, func(i *item) bool { return i.id == id })
+	if len(s.pending) == before {
+		return false
+	}
+	heap.Init(&s.pending)
+	s.sendStatus()
+	return true
 }
 
 func (s *Server) stop(w http.ResponseWriter, r *http.Request) {

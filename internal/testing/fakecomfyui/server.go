@@ -3,9 +3,7 @@
 package fakecomfyui
 
 import (
-	"crypto/rand"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
 	"slices"
@@ -23,8 +21,9 @@ type Server struct {
 	// It may be nil, and must not block.
 	Done func(Executed)
 
-	work Work
-	wake chan struct{}
+	work    Work
+	options Options
+	wake    chan struct{}
 
 	mu        sync.Mutex
 	number    int
@@ -36,7 +35,9 @@ type Server struct {
 	cache     map[string]bool    // signatures of what was executed
 	lastNode  string
 	interrupt bool
-	images    []string // uploaded
+	forgetAll bool            // the cache is emptied before the next prompt (/free)
+	images    []string        // uploaded
+	followers map[string]bool // client ids that get the server's log; false before their first lines
 }
 
 // Executed is one node's run, or with an empty Node a prompt's.
@@ -52,20 +53,43 @@ func (s *Server) wasExecuted(e Executed) {
 	}
 }
 
-// NewServer makes a server whose nodes do their work on a Work.
-func NewServer(work Work) *Server {
-	return &Server{work: work, wake: make(chan struct{}, 1), history: map[string]*entry{}, sockets: map[string]*socket{}, cache: map[string]bool{}}
+// NewServer makes a server of version 0.3.64 whose nodes do their work on a Work.
+func NewServer(work Work) *Server { return NewServerWith(work, Options{}) }
+
+// NewServerWith is NewServer with options.
+func NewServerWith(work Work, options Options) *Server {
+	options.complete()
+	return &Server{
+		work: work, options: options, wake: make(chan struct{}, 1), history: map[string]*entry{}, sockets: map[string]*socket{}, cache: map[string]bool{},
+		followers: map[string]bool{},
+	}
 }
 
 // ServeHTTP answers the API, with and without the prefix /api.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if s.foreign(r) {
+		w.Header().Set("Content-Type", "application/octet-stream")
+		w.WriteHeader(http.StatusForbidden)
+		return
+	}
 	path := r.URL.Path
 	if rest, ok := strings.CutPrefix(path, "/api/"); ok {
 		path = "/" + rest
 	}
-	switch id, _ := strings.CutPrefix(path, "/history/"); {
-	case path == "/ws":
+	if path == "/ws" {
 		s.serveSocket(w, r)
+		return
+	}
+	whole := &response{header: w.Header()}
+	if !s.options.newer() || !s.serveNewer(whole, r, path) {
+		s.serve(whole, r, path)
+	}
+	whole.send(w, r, s.options.Compress)
+}
+
+// serve answers what both versions know.
+func (s *Server) serve(w http.ResponseWriter, r *http.Request, path string) {
+	switch id, _ := strings.CutPrefix(path, "/history/"); {
 	case path == "/prompt" && r.Method == http.MethodPost:
 		s.submit(w, r)
 	case path == "/prompt":
@@ -83,12 +107,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case strings.HasPrefix(path, "/history/"):
 		s.showOne(w, id)
 	case path == "/free":
-		s.work.Free()
-		empty(w)
+		s.free(w, r)
 	case path == "/system_stats":
 		s.stats(w)
 	case path == "/features":
-		answer(w, http.StatusOK, features)
+		answer(w, http.StatusOK, s.features())
 	case strings.HasPrefix(path, "/object_info"):
 		s.objectInfo(w, strings.TrimPrefix(strings.TrimPrefix(path, "/object_info"), "/"))
 	case path == "/view":
@@ -101,7 +124,28 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-var features = map[string]any{"supports_preview_metadata": true, "max_upload_size": largestUpload}
+// features are what the server says that it can do, over HTTP and over sockets.
+func (s *Server) features() map[string]any {
+	all := map[string]any{"supports_preview_metadata": true, "max_upload_size": largestUpload}
+	if s.options.newer() {
+		all["supports_model_type_tags"], all["node_replacements"], all["assets"] = true, true, false
+		all["extension"] = map[string]any{"manager": map[string]any{"supports_v4": true}}
+	}
+	return all
+}
+
+// free gives memory back. The cache is emptied once the running prompt has ended.
+func (s *Server) free(w http.ResponseWriter, r *http.Request) {
+	var body struct {
+		Memory bool `json:"free_memory"`
+	}
+	_ = json.NewDecoder(r.Body).Decode(&body)
+	s.work.Free()
+	s.mu.Lock()
+	s.forgetAll = s.forgetAll || body.Memory
+	s.mu.Unlock()
+	empty(w)
+}
 
 func answer(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
@@ -125,21 +169,13 @@ func (s *Server) submit(w http.ResponseWriter, r *http.Request) {
 	var body struct {
 		Prompt   json.RawMessage `json:"prompt"`
 		ClientID *string         `json:"client_id"`
-		PromptID string          `json:"prompt_id"`
+		PromptID any             `json:"prompt_id"`
 		Extra    map[string]any  `json:"extra_data"`
 		Front    bool            `json:"front"`
 		Number   *float64        `json:"number"`
+		Targets  []string        `json:"partial_execution_targets"`
 	}
 	if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
-		plain(w, http.StatusInternalServerError, "500 Internal Server Error\n\nServer got itself in trouble")
-		return
-	}
-	if len(body.Prompt) == 0 {
-		answer(w, http.StatusBadRequest, reject("no_prompt", "No prompt provided", "No prompt provided", nil))
-		return
-	}
-	g, err := readGraph(body.Prompt)
-	if err != nil {
 		plain(w, http.StatusInternalServerError, "500 Internal Server Error\n\nServer got itself in trouble")
 		return
 	}
@@ -154,7 +190,25 @@ func (s *Server) submit(w http.ResponseWriter, r *http.Request) {
 		s.number++
 	}
 	s.mu.Unlock()
-	outputs, nodes, refused := g.validate(s.hasImage)
+	if len(body.Prompt) == 0 {
+		answer(w, http.StatusBadRequest, reject("no_prompt", "No prompt provided", "No prompt provided", nil))
+		return
+	}
+	g, err := readGraph(body.Prompt)
+	if err != nil {
+		plain(w, http.StatusInternalServerError, "500 Internal Server Error\n\nServer got itself in trouble")
+		return
+	}
+	id, ok := s.promptID(body.PromptID)
+	if !ok {
+		answer(w, http.StatusBadRequest, reject("invalid_prompt_id", "prompt_id must be a valid UUID",
+			"prompt_id must be a UUID string in canonical lowercase hyphenated form; omit it to let the server generate one", nil))
+		return
+	}
+	if !s.options.newer() {
+		body.Targets = nil
+	}
+	outputs, nodes, refused := g.validate(s.hasImage, body.Targets)
 	if refused != nil {
 		answer(w, http.StatusBadRequest, refused)
 		return
@@ -165,11 +219,25 @@ func (s *Server) submit(w http.ResponseWriter, r *http.Request) {
 	if body.ClientID != nil {
 		body.Extra["client_id"] = *body.ClientID
 	}
-	if body.PromptID == "" {
-		body.PromptID = newID()
+	if s.options.newer() {
+		body.Extra["create_time"] = s.options.Now().UnixMilli()
+		s.log("got prompt")
 	}
-	s.put(&item{number: number, id: body.PromptID, prompt: body.Prompt, extra: body.Extra, graph: g, outputs: outputs})
-	answer(w, http.StatusOK, map[string]any{"prompt_id": body.PromptID, "number": number, "node_errors": nodes})
+	s.put(&item{number: number, id: id, prompt: body.Prompt, extra: body.Extra, graph: g, outputs: outputs})
+	answer(w, http.StatusOK, map[string]any{"prompt_id": id, "number": number, "node_errors": nodes})
+}
+
+// promptID is the id that a client chose for its prompt, or a new one. It is not ok if the
+// server's version refuses it.
+func (s *Server) promptID(given any) (id string, ok bool) {
+	id, isText := given.(string)
+	switch {
+	case given == nil, id == "" && !s.options.newer():
+		return s.options.ID(), true
+	case s.options.newer() && !validID(id):
+		return "", false
+	}
+	return id, isText
 }
 
 // upload takes an image's name; the image itself is not kept.
@@ -205,32 +273,11 @@ func (s *Server) hasImage(name string) bool {
 	return slices.Contains(s.images, name)
 }
 
-func newID() string {
-	var b [16]byte
-	_, _ = rand.Read(b[:])
-	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
-}
-
-func (s *Server) stats(w http.ResponseWriter) {
-	m := s.work.Memory()
-	answer(w, http.StatusOK, map[string]any{
-		"system": map[string]any{
-			"os": "posix", "ram_total": 25276502016, "ram_free": 24738656256, "comfyui_version": "0.3.64", "required_frontend_version": "1.27.10",
-			"installed_templates_version": nil, "required_templates_version": "0.1.95", "python_version": "3.11.2 (simulated)", "pytorch_version": "2.0.0 (simulated)",
-			"embedded_python": false, "argv": []string{"main.py", "--simulated"},
-		},
-		"devices": []any{map[string]any{
-			"name": "cuda:0 (simulated)", "type": "cuda", "index": 0, "vram_total": m.Total, "vram_free": m.Free, "torch_vram_total": m.TorchTotal, "torch_vram_free": m.TorchFree,
-		}},
-	})
-}
-
 func (s *Server) objectInfo(w http.ResponseWriter, name string) {
 	all := map[string]any{}
 	for n, c := range classes {
 		if name == "" || name == n {
-			all[n] = c.info()
+			all[n] = c.info(s.options.newer())
 		}
 	}
 	answer(w, http.StatusOK, all)

@@ -3,10 +3,13 @@
 package fakecomfyui
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
+	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
@@ -31,16 +34,17 @@ func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request) {
 	// The real server does one thing at a time: who has the answer to the upgrade is
 	// registered before the next request is looked at.
 	s.mu.Lock()
-	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{CompressionMode: websocket.CompressionContextTakeover})
+	id := r.URL.Query().Get("clientId")
+	if id == "" {
+		id = strings.ReplaceAll(s.options.ID(), "-", "")
+	}
+	var forgotten atomic.Bool
+	conn, err := websocket.Accept(&closing{w, func() { s.forgetSocket(id); forgotten.Store(true) }}, r, &websocket.AcceptOptions{CompressionMode: websocket.CompressionContextTakeover})
 	if err != nil {
 		s.mu.Unlock()
 		return
 	}
 	defer func() { _ = conn.CloseNow() }()
-	id := r.URL.Query().Get("clientId")
-	if id == "" {
-		id = strings.ReplaceAll(newID(), "-", "")
-	}
 	k := &socket{conn: conn, out: make(chan frame, 4096)}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
@@ -64,14 +68,51 @@ func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request) {
 		if first && kind == websocket.MessageText && json.Unmarshal(data, &m) == nil && m.Type == "feature_flags" {
 			s.mu.Lock()
 			k.flags = m.Data["supports_preview_metadata"]
-			k.send(message("feature_flags", features))
+			k.send(message("feature_flags", s.features()))
 			s.mu.Unlock()
 		}
 		first = false
 	}
+	if !forgotten.Load() {
+		s.forgetSocket(id)
+	}
+}
+
+// forgetSocket removes an id, whichever socket has it.
+func (s *Server) forgetSocket(id string) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	delete(s.sockets, id)
-	s.mu.Unlock()
+	delete(s.followers, id)
+}
+
+// closing calls forget before a socket's closing frame is answered: the real server has
+// forgotten the id before it serves what a client asks for after the answer.
+type closing struct {
+	http.ResponseWriter
+	forget func()
+}
+
+// Hijack implements http.Hijacker.
+func (c *closing) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, buffered, err := http.NewResponseController(c.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	observed := &closingConn{conn, c.forget}
+	return observed, bufio.NewReadWriter(buffered.Reader, bufio.NewWriter(observed)), nil
+}
+
+type closingConn struct {
+	net.Conn
+	forget func()
+}
+
+func (c *closingConn) Write(b []byte) (int, error) {
+	if len(b) >= 2 && b[0] == 0x88 && int(b[1]) == len(b)-2 { // a closing frame
+		c.forget()
+	}
+	return c.Conn.Write(b)
 }
 
 func message(kind string, data any) frame {

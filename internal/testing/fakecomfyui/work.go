@@ -5,15 +5,17 @@ package fakecomfyui
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strconv"
 	"time"
 )
 
-// node executes one node; display is the node of the workflow that stands for it.
-func (x *execution) node(g graph, id, display, parent string, n *node) error {
+// begin sends that a node runs; display is the node of the workflow that stands for it.
+func (x *execution) begin(id, display, parent string) {
 	st := &state{max: 1, word: "running", display: display, real: display}
 	if parent != "" {
 		st.parent = parent
+		x.expanded = append(x.expanded, id)
 	}
 	x.states[id] = st
 	x.sendStates()
@@ -21,6 +23,19 @@ func (x *execution) node(g graph, id, display, parent string, n *node) error {
 	x.lastNode = id
 	x.mu.Unlock()
 	x.emit("executing", map[string]any{"node": id, "display_node": display})
+}
+
+// node executes one node; display is the node of the workflow that stands for it.
+func (x *execution) node(g graph, id, display, parent string, n *node) error {
+	x.begin(id, display, parent)
+	if text, is := x.blockedBy(g, id); is {
+		if text != "" {
+			x.emitBlocked(id, n, text)
+		}
+		x.blocked[id] = "" // what follows is silent
+		x.finish(g, id)
+		return nil
+	}
 	if classes[n.Class].async {
 		x.waiting[id] = true
 		wait := time.Duration(number(n.Inputs["seconds"]) * float64(time.Second))
@@ -28,13 +43,39 @@ func (x *execution) node(g graph, id, display, parent string, n *node) error {
 		return nil
 	}
 	from := time.Now()
-	err := x.do(g, id, n)
+	err := x.do(g, id, display, n)
 	x.wasExecuted(Executed{Prompt: x.item.id, Node: id, Class: n.Class, From: from})
-	if err != nil {
-		return x.failed(id, n, err)
+	var inner *recorded
+	switch {
+	case errors.As(err, &inner): // by a node that this one expanded into
+		return err
+	case err != nil:
+		return x.failed(display, n, err)
 	}
 	x.finish(g, id)
 	return nil
+}
+
+// blockedBy reports whether a node gets no input, and the message to show for it.
+func (x *execution) blockedBy(g graph, id string) (text string, is bool) {
+	if g[id] == nil {
+		return "", false
+	}
+	for _, source := range x.needs(g, id) {
+		if text, is = x.blocked[source]; is {
+			return text, true
+		}
+	}
+	return "", false
+}
+
+// emitBlocked sends the message of an ExecutionBlocker. It has the type of an error, and
+// ends nothing.
+func (x *execution) emitBlocked(id string, n *node, text string) {
+	x.emit("execution_error", map[string]any{
+		"node_id": id, "node_type": n.Class, "executed": append([]string{}, x.executed...), "exception_message": "Execution Blocked: " + text,
+		"exception_type": "ExecutionBlocked", "traceback": []string{}, "current_inputs": []string{}, "current_outputs": []string{},
+	})
 }
 
 // finish ends a node that did its work.
@@ -47,9 +88,26 @@ func (x *execution) finish(g graph, id string) {
 	x.sendStates()
 	x.done[id] = true
 	x.executed = append(x.executed, id)
-	if g[id] != nil {
+	if _, blocked := x.blocked[id]; g[id] != nil && !blocked {
 		x.cache[g.signature(id)] = true
 	}
+}
+
+// The newer version sends a node's first and last step, and between them one that comes so
+// long after the one before and is so much further, in percent.
+const (
+	progressInterval = 100 * time.Millisecond
+	progressPercent  = 0.5
+)
+
+// due reports whether a step is sent.
+func (st *state) due(now time.Time, done, all int) bool {
+	further := (float64(done) - st.sentValue) / float64(all) * 100
+	if done > 1 && done < all && (now.Sub(st.sent) < progressInterval || further < progressPercent) {
+		return false
+	}
+	st.sent, st.sentValue = now, float64(done)
+	return true
 }
 
 // step sends the progress of a node, with a preview image if there is one, and returns
@@ -57,13 +115,16 @@ func (x *execution) finish(g graph, id string) {
 // without after it.
 func (x *execution) step(id string, done, all int, image bool) error {
 	st := x.states[id]
-	st.value, st.max = float64(done), float64(all)
 	x.mu.Lock()
 	stopped := x.interrupt
 	x.mu.Unlock()
 	if stopped {
 		return errInterrupted
 	}
+	if x.options.newer() && !image && !st.due(x.options.Now(), done, all) {
+		return nil
+	}
+	st.value, st.max = float64(done), float64(all)
 	x.sendStates()
 	if image {
 		x.preview(id, true)
@@ -75,7 +136,7 @@ func (x *execution) step(id string, done, all int, image bool) error {
 	return nil
 }
 
-func (x *execution) do(g graph, id string, n *node) error {
+func (x *execution) do(g graph, id, display string, n *node) error {
 	switch n.Class {
 	case "DDColor_Colorize":
 		checkpoint, _ := n.Inputs["checkpoint"].(string)
@@ -87,10 +148,18 @@ func (x *execution) do(g graph, id string, n *node) error {
 	case "Expanding":
 		for i := range int(number(n.Inputs["copies"])) {
 			part := &node{Class: "DDColor_Colorize", Inputs: map[string]any{"model_input_size": json.Number("300"), "checkpoint": "ddcolor_paper.pth"}}
-			if err := x.node(graph{}, id+".0.0."+strconv.Itoa(i+1), id, id, part); err != nil {
+			if err := x.node(graph{}, id+".0.0."+strconv.Itoa(i+1), display, id, part); err != nil {
 				return err
 			}
 		}
+	case "Loop":
+		return x.loop(id, display, n)
+	case "Blocking":
+		if block, _ := n.Inputs["block"].(bool); block {
+			x.blocked[id], _ = n.Inputs["message"].(string)
+		}
+	case "Raiser":
+		return raise(n.Inputs["what"])
 	case "WithPreview":
 		all := int(number(n.Inputs["steps"]))
 		for i := range all {
@@ -99,12 +168,45 @@ func (x *execution) do(g graph, id string, n *node) error {
 			}
 		}
 	case "SaveImage":
-		prefix, _ := n.Inputs["filename_prefix"].(string)
-		out := x.images(x.copies(g, n), prefix)
-		x.entry.outputs[id], x.entry.meta[id] = out, meta(id)
-		x.emit("executed", map[string]any{"node": id, "display_node": id, "output": out})
+		x.show(g, id, x.copies(g, n))
+	case "TextOut":
+		x.progressText(id, "1 of 2 parts")
+		if err := inSteps(x.ctx, textTime, func(int, int) error { return nil }); err != nil {
+			return err
+		}
+		x.show(g, id, 0)
 	}
 	return nil
+}
+
+// textTime is what the recorded server needed for a text.
+const textTime = 5 * time.Millisecond
+
+// loop expands into the work on one photo and the rest of the loop. Of a loop there is a
+// recording that ends in its first photo; how its end is executed is a guess.
+func (x *execution) loop(id, display string, n *node) error {
+	rest := number(n.Inputs["n"])
+	if rest < 1 {
+		return nil
+	}
+	photo := &node{Class: "DDColor_Colorize", Inputs: map[string]any{"image": n.Inputs["image"], "model_input_size": n.Inputs["size"], "checkpoint": "ddcolor_paper.pth"}}
+	next := &node{Class: "Loop", Inputs: map[string]any{"image": n.Inputs["image"], "size": n.Inputs["size"], "n": json.Number(strconv.Itoa(int(rest) - 1))}}
+	for i, part := range []*node{photo, next} {
+		if err := x.node(graph{}, id+".0.0."+strconv.Itoa(i+1), display, id, part); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// raise is the exception that a Raiser is asked for.
+func raise(what any) error {
+	if what == "oom_new" {
+		return &Failure{
+			Type: newerOutOfMemory, Message: "Allocation on device 0 would exceed allowed memory. (out of memory)\n", Traceback: traceback("raise OutOfMemoryError(…)"),
+		}
+	}
+	return &Failure{Type: "RuntimeError", Message: fmt.Sprint(what), Traceback: traceback("raise RuntimeError(…)")}
 }
 
 // copies is how often a node runs: once for each element of a list that comes in.
@@ -134,6 +236,12 @@ func number(v any) float64 {
 	return 0
 }
 
+// recorded is an error of which the client and the history have been informed.
+type recorded struct{ error }
+
+// The advice that the newer version adds when a GPU has no room.
+const outOfMemoryAdvice = "This error means you ran out of memory on your GPU.\n\nTIPS: If the workflow worked before you might have accidentally set the batch_size to a large number."
+
 // failed sends how a node failed, and ends the prompt.
 func (x *execution) failed(id string, n *node, err error) error {
 	if x.ctx.Err() != nil {
@@ -143,12 +251,16 @@ func (x *execution) failed(id string, n *node, err error) error {
 	if executed == nil {
 		executed = []string{}
 	}
-	data := map[string]any{"node_id": id, "node_type": n.Class, "executed": executed}
+	class := n.Class
+	if shown := x.item.graph[id]; shown != nil {
+		class = shown.Class
+	}
+	data := map[string]any{"node_id": id, "node_type": class, "executed": executed}
 	var f *Failure
 	switch {
 	case errors.Is(err, errInterrupted):
 		x.record("execution_interrupted", data)
-		return err
+		return &recorded{err}
 	case !errors.As(err, &f):
 		f = &Failure{Type: "RuntimeError", Message: err.Error()}
 	}
@@ -156,12 +268,21 @@ func (x *execution) failed(id string, n *node, err error) error {
 	for name, v := range n.Inputs {
 		if isLink(v) {
 			source, _ := v.([]any)[0].(string)
-			v = x.item.graph.made(source)
+			if v = x.item.graph.made(source); x.options.newer() {
+				v = "tensor([[[[0.6745, 0.6745, 0.6745],\n          ...,\n          [0.5882, 0.5882, 0.5882]]]])"
+			}
 		}
 		inputs[name] = []any{v}
 	}
-	data["exception_message"], data["exception_type"], data["traceback"] = f.Message, f.Type, f.Traceback
-	data["current_inputs"], data["current_outputs"] = inputs, x.item.graph.ids()
+	text, kind := f.Message, f.Type
+	if x.options.newer() && (kind == olderOutOfMemory || kind == newerOutOfMemory) {
+		text += outOfMemoryAdvice
+	}
+	if x.options.NewerTorch && kind == olderOutOfMemory {
+		kind = newerOutOfMemory
+	}
+	data["exception_message"], data["exception_type"], data["traceback"] = text, kind, f.Traceback
+	data["current_inputs"], data["current_outputs"] = inputs, append(x.item.graph.ids(), x.expanded...)
 	x.record("execution_error", data)
-	return err
+	return &recorded{err}
 }
