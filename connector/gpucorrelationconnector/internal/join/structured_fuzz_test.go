@@ -159,6 +159,9 @@ func (s *script) check() {
 	require.LessOrEqual(s.t, c.timelines.Len(), limits.GPUs)
 	require.LessOrEqual(s.t, len(c.gpus), limits.GPUs)
 	require.LessOrEqual(s.t, c.steps.maxSeen, maxItems)
+	for _, b := range c.Bounds() {
+		require.LessOrEqual(s.t, b.Size, b.Max, b.Name)
+	}
 	windows, needed := 0, 0
 	for _, g := range c.gpus {
 		require.LessOrEqual(s.t, len(g.Memory.Points), limits.Samples)
