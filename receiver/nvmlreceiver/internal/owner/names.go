@@ -30,7 +30,7 @@ type podNames struct {
 type podName struct{ namespace, pod, container string }
 
 // maxNames bounds the names that are read of a folder. A node has a few hundred pods.
-const maxNames = 16384
+const maxNames = 8192
 
 // minRefresh is the shortest time between two readings of the folders; an unknown
 // container causes one.
