@@ -41,7 +41,7 @@ func TestSizesOfTheConnectorStayWithinItsBounds(t *testing.T) {
 		require.NoError(t, logsComponent{c}.ConsumeLogs(t.Context(), gpuload.XIDRecord(s-200, gpus[i%3].ID)))
 		all := c.Bounds()
 		require.NoError(t, growth.Within(all))
-		for name := range growth.Names(all) {
+		for name := range growth.Used(all) {
 			used[name] = true
 		}
 	}

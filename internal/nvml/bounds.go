@@ -46,7 +46,8 @@ func (k *kernelLog) Bounds() []bounds.Bound {
 func (ws *workers) Bounds() []bounds.Bound {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
-	all := []bounds.Bound{{Name: "nvml.workers.byIndex", Max: MaxGPUs, Size: len(ws.byIndex)}}
+	all := make([]bounds.Bound, 0, 1+len(ws.byIndex))
+	all = append(all, bounds.Bound{Name: "nvml.workers.byIndex", Max: MaxGPUs, Size: len(ws.byIndex)})
 	for _, w := range ws.byIndex {
 		all = append(all, bounds.Bound{Name: "nvml.worker.jobs", Max: jobQueue, Size: len(w.jobs)})
 	}

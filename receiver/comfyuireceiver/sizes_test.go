@@ -151,7 +151,7 @@ func TestSizesOfTheReceiverStayWithinItsBounds(t *testing.T) {
 		<-ticks
 		all := r.Bounds()
 		require.NoError(t, growth.Within(all))
-		for name := range growth.Names(all) {
+		for name := range growth.Used(all) {
 			used[name] = true
 		}
 		checks++

@@ -59,10 +59,10 @@ func product(t *testing.T) map[string]map[string]string {
 	return all
 }
 
-func TestEveryCollectionOfTheProductIsRegisteredOrExempt(t *testing.T) {
+func TestEveryContainerOfTheProductIsRegisteredOrExempt(t *testing.T) {
 	c, err := newChecker(product(t))
 	require.NoError(t, err)
-	all := c.collections()
+	all := c.containers()
 	require.Greater(t, len(all), 50, "the check finds them")
 	exempt, err := os.ReadFile("testdata/exempt.txt")
 	require.NoError(t, err)
@@ -137,14 +137,14 @@ func helper() string { return "p.component.unregistered" }
 	},
 }
 
-func TestTheCheckFindsCollectionsOfLongLivedTypes(t *testing.T) {
+func TestTheCheckFindsContainersOfLongLivedTypes(t *testing.T) {
 	c, err := newChecker(sample)
 	require.NoError(t, err)
 	assert.Equal(t, []string{
 		"p.component.answer", "p.component.cached", "p.component.events", "p.component.grid", "p.component.inOrder", "p.component.many",
 		"p.component.named", "p.component.registered", "p.component.unregistered", "p.factory.made", "p.item.parts", "p.view.page",
 		"p.watcher.watched", "part.Part.list",
-	}, c.collections())
+	}, c.containers())
 }
 
 func TestTheCheckFailsForWhatIsNotRegistered(t *testing.T) {
@@ -191,7 +191,7 @@ func TestTheCheckFailsForExemptionsWithoutUseOrReason(t *testing.T) {
 	}
 }
 
-func TestTheCheckFailsForARegisteredNameWithoutACollection(t *testing.T) {
+func TestTheCheckFailsForARegisteredNameWithoutAContainer(t *testing.T) {
 	c, err := newChecker(map[string]map[string]string{"example/p": {"p.go": `package p
 
 func NewFactory() any { return &component{} }
@@ -203,5 +203,5 @@ func (c *component) Bounds() []string { return []string{"p.component.removed"} }
 	require.NoError(t, err)
 	problems := c.check("")
 	require.Len(t, problems, 1)
-	assert.Contains(t, problems[0], "p.component.removed is registered, and is not a collection")
+	assert.Contains(t, problems[0], "p.component.removed is registered, and is not a container")
 }

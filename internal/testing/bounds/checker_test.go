@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package bounds checks that every collection of a long-lived type is registered by a
+// Package bounds checks that every container of a long-lived type is registered by a
 // Bounds method (internal/bounds), or is exempt for a reason.
 package bounds
 
@@ -63,7 +63,7 @@ func newChecker(sources map[string]map[string]string) (*checker, error) {
 			return nil, err
 		}
 		if other := byName[p.Name()]; other != "" {
-			return nil, fmt.Errorf("%s and %s have the same package name, by which collections are registered", other, importPath)
+			return nil, fmt.Errorf("%s and %s have the same package name, by which containers are registered", other, importPath)
 		}
 		byName[p.Name()] = importPath
 		c.findBuffered(p.Name(), c.files[importPath])
@@ -292,11 +292,11 @@ func (c *checker) visitImplementers(t *types.Interface) {
 	}
 }
 
-// isCollection reports whether a field of a type holds any number of items.
-func (c *checker) isCollection(field string, t types.Type) bool {
+// isContainer reports whether a field of a type holds any number of items.
+func (c *checker) isContainer(field string, t types.Type) bool {
 	switch t := types.Unalias(t).(type) {
 	case *types.Pointer:
-		return c.isCollection(field, t.Elem())
+		return c.isContainer(field, t.Elem())
 	case *types.Named:
 		if p := t.Obj().Pkg(); p != nil && !c.isOurs(t) {
 			switch p.Path() + "." + t.Obj().Name() {
@@ -304,7 +304,7 @@ func (c *checker) isCollection(field string, t types.Type) bool {
 				return true
 			}
 			for i := range t.TypeArgs().Len() {
-				if c.isCollection(field, t.TypeArgs().At(i)) {
+				if c.isContainer(field, t.TypeArgs().At(i)) {
 					return true
 				}
 			}
@@ -313,17 +313,17 @@ func (c *checker) isCollection(field string, t types.Type) bool {
 		if _, ok := t.Underlying().(*types.Struct); ok {
 			return false // it has fields of its own
 		}
-		return c.isCollection(field, t.Underlying())
+		return c.isContainer(field, t.Underlying())
 	case *types.Map, *types.Slice:
 		return true
 	case *types.Array:
-		return c.isCollection(field, t.Elem())
+		return c.isContainer(field, t.Elem())
 	case *types.Chan:
 		s, ok := t.Elem().Underlying().(*types.Struct)
 		return !ok || s.NumFields() > 0 || c.buffered[field]
 	case *types.Struct:
 		for f := range t.Fields() {
-			if c.isCollection(field, f.Type()) {
+			if c.isContainer(field, f.Type()) {
 				return true
 			}
 		}
@@ -331,8 +331,8 @@ func (c *checker) isCollection(field string, t types.Type) bool {
 	return false
 }
 
-// collections lists those of all long-lived types, as package.Type.field.
-func (c *checker) collections() (all []string) {
+// containers lists those of all long-lived types, as package.Type.field.
+func (c *checker) containers() (all []string) {
 	for n := range c.longLived {
 		s, ok := n.Underlying().(*types.Struct)
 		if !ok {
@@ -340,7 +340,7 @@ func (c *checker) collections() (all []string) {
 		}
 		name := n.Obj().Pkg().Name()
 		for f := range s.Fields() {
-			if c.isCollection(name+"."+f.Name(), f.Type()) {
+			if c.isContainer(name+"."+f.Name(), f.Type()) {
 				all = append(all, name+"."+n.Obj().Name()+"."+f.Name())
 			}
 		}
@@ -349,7 +349,7 @@ func (c *checker) collections() (all []string) {
 	return all
 }
 
-// registered lists the texts of each package's Bounds methods that name a collection of
+// registered lists the texts of each package's Bounds methods that name a container of
 // the package.
 func (c *checker) registered() map[string]bool {
 	all := map[string]bool{}
@@ -375,7 +375,7 @@ func (c *checker) registered() map[string]bool {
 	return all
 }
 
-// check compares the collections with what is registered and what is exempt: lines of a
+// check compares the containers with what is registered and what is exempt: lines of a
 // type or a field, and the reason.
 func (c *checker) check(exempt string) (problems []string) {
 	report := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
@@ -391,7 +391,7 @@ func (c *checker) check(exempt string) (problems []string) {
 			report("the exemption of %s has no reason", name)
 		}
 	}
-	for _, name := range c.collections() {
+	for _, name := range c.containers() {
 		of := name[:strings.LastIndex(name, ".")]
 		switch {
 		case registered[name] && exemptions[name]:
@@ -407,12 +407,12 @@ func (c *checker) check(exempt string) (problems []string) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(registered)) {
 		if !used[name] {
-			report("%s is registered, and is not a collection of a long-lived type", name)
+			report("%s is registered, and is not a container of a long-lived type", name)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(exemptions)) {
 		if !used[name] {
-			report("%s is exempt, and is not a long-lived type with a collection that is not registered, nor such a collection", name)
+			report("%s is exempt, and is not a long-lived type with a container that is not registered, nor such a container", name)
 		}
 	}
 	return problems

@@ -65,7 +65,7 @@ func compare(first int, little, much func(i int)) (ratio float64, a, b time.Dura
 	return float64(b) / float64(max(a, 1)), a, b
 }
 
-// Within reports the first collection that exceeds its maximum.
+// Within reports the first container that exceeds its maximum.
 func Within(all []bounds.Bound) error {
 	for _, b := range all {
 		if b.Size > b.Max {
@@ -75,8 +75,8 @@ func Within(all []bounds.Bound) error {
 	return nil
 }
 
-// Names lists the collections that hold anything.
-func Names(all []bounds.Bound) map[string]bool {
+// Used lists the containers that hold anything.
+func Used(all []bounds.Bound) map[string]bool {
 	used := map[string]bool{}
 	for _, b := range all {
 		if b.Size > 0 {

@@ -30,7 +30,7 @@ type script struct {
 
 	in, out       map[int64]bool
 	logs, logsOut map[int64]bool
-	used          map[string]bool // collections that held anything
+	used          map[string]bool // containers that held anything
 	t             *testing.T
 }
 
@@ -166,7 +166,7 @@ func (s *script) check() {
 	require.LessOrEqual(s.t, c.steps.maxSeen, maxItems)
 	all := c.Bounds()
 	require.NoError(s.t, growth.Within(all))
-	maps.Copy(s.used, growth.Names(all))
+	maps.Copy(s.used, growth.Used(all))
 	windows, needed := 0, 0
 	for _, g := range c.gpus {
 		require.LessOrEqual(s.t, len(g.Memory.Points), limits.Samples)
@@ -205,7 +205,7 @@ func FuzzSequences(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw []byte) { runScript(t, raw) })
 }
 
-// runScript runs a script to its end, and returns the collections that held anything.
+// runScript runs a script to its end, and returns the containers that held anything.
 func runScript(t *testing.T, raw []byte) map[string]bool {
 	t.Helper()
 	s := &script{bytes: raw, t: t, now: 100, in: map[int64]bool{}, out: map[int64]bool{}, logs: map[int64]bool{}, logsOut: map[int64]bool{}, used: map[string]bool{}}

@@ -97,7 +97,7 @@ func TestSizesOfATrackerStayWithinItsBounds(t *testing.T) {
 		}
 		all := tracker.Bounds()
 		require.NoError(t, growth.Within(all), "after step %d", step)
-		for name := range growth.Names(all) {
+		for name := range growth.Used(all) {
 			used[name] = true
 		}
 		tracker.mu.Lock()
