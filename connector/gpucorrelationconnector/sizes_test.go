@@ -52,3 +52,13 @@ func TestSizesOfTheConnectorStayWithinItsBounds(t *testing.T) {
 	assert.Equal(t, 500, traces.SpanCount())
 	assert.Equal(t, 500, records.LogRecordCount())
 }
+
+func TestAConnectorThatHasShutDownIsForgotten(t *testing.T) {
+	s, cfg, settings := &instances{}, createDefaultConfig(), connectortest.NewNopSettings(metadata.Type)
+	first := s.of(settings, cfg)
+	assert.Same(t, first, s.of(settings, cfg))
+	side := metricsComponent{first}
+	require.NoError(t, side.Start(t.Context(), componenttest.NewNopHost()))
+	require.NoError(t, side.Shutdown(t.Context()))
+	assert.NotSame(t, first, s.of(settings, cfg))
+}

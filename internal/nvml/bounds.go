@@ -6,6 +6,19 @@ package nvml
 
 import "github.com/otelcol-gpu/otelcol-gpu/internal/bounds"
 
+// Bounds implements [bounds.Registered]. It waits while a session ends.
+func (s *Sessions) Bounds() []bounds.Bound {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.session != nil:
+		return s.session.Bounds()
+	case s.lib != nil: // workers that hang outlive the session
+		return s.lib.workers.Bounds()
+	}
+	return nil
+}
+
 // Bounds implements [bounds.Registered]. It never waits for the driver.
 func (s *Session) Bounds() []bounds.Bound {
 	s.mu.Lock()

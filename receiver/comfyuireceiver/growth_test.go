@@ -59,6 +59,12 @@ func TestAStoredPromptCostsTheSameHoweverManyAreStored(t *testing.T) {
 		for range slots {
 			s.submitted(&prompt.Prompt{Request: promptRequest()})
 		}
+		s.mu.Lock() // changes that waited while the storage was away
+		for slot := range slots {
+			s.changes[slot+1] = []byte("{}")
+		}
+		s.mu.Unlock()
+		s.flush()
 		return func(int) {
 			p := &prompt.Prompt{Request: promptRequest()}
 			s.submitted(p)

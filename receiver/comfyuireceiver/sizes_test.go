@@ -229,3 +229,15 @@ func TestASocketBeyondTheLimitIsRelayedUnread(t *testing.T) {
 	r.stopNow()
 	assert.Less(t, time.Since(began), 4*time.Second)
 }
+
+func TestAReceiverThatHasShutDownIsForgotten(t *testing.T) {
+	f := &factory{}
+	cfg := createDefaultConfig().(*Config)
+	cfg.Proxy.NetAddr.Endpoint, cfg.Device = "127.0.0.1:0", ""
+	settings := receivertest.NewNopSettings(metadata.Type)
+	first := f.of(settings, cfg)
+	assert.Same(t, first, f.of(settings, cfg))
+	require.NoError(t, first.Start(t.Context(), componenttest.NewNopHost()))
+	require.NoError(t, first.Shutdown(t.Context()))
+	assert.NotSame(t, first, f.of(settings, cfg))
+}

@@ -20,15 +20,12 @@ var (
 func (s *gpuScraper) Bounds() []bounds.Bound {
 	s.scraping.Lock()
 	defer s.scraping.Unlock()
-	all := append(bounds.Of(&s.once, s.bus), []bounds.Bound{
+	all := append(bounds.Of(&s.once, s.bus, s.sessions), []bounds.Bound{
 		{Name: "nvmlreceiver.gpuScraper.known", Max: nvml.MaxGPUs, Size: len(s.known)},
 		{Name: "nvmlreceiver.gpuScraper.gpus", Max: nvml.MaxGPUs, Size: len(s.gpus)},
 	}...)
 	for _, g := range s.gpus {
 		all = append(all, g.Bounds()...)
-	}
-	if s.session != nil {
-		all = append(all, s.session.Bounds()...)
 	}
 	if s.telemetry != nil {
 		all = append(all, s.telemetry.Bounds()...)
@@ -63,7 +60,7 @@ func (h *holders) Bounds() []bounds.Bound {
 
 // Bounds implements [bounds.Registered].
 func (l *eventLog) Bounds() []bounds.Bound {
-	return append(bounds.Of(&l.once, l.bus), []bounds.Bound{
+	return append(bounds.Of(&l.once, l.bus, l.sessions), []bounds.Bound{
 		{Name: "nvmlreceiver.eventLog.events", Max: cap(l.events), Size: len(l.events)},
 		{Name: "nvmlreceiver.eventLog.floods", Max: maxFloods, Size: int(l.flooding.Load())},
 	}...)
