@@ -4,6 +4,7 @@ package gpucorrelationconnector
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -33,8 +34,8 @@ type output struct {
 	// mu guards everything declared below.
 	mu       sync.Mutex
 	state    outputState
-	active   int         // the goroutine, and calls that deliver or make it deliver
-	underway []*delivery // that are counted when they are abandoned
+	active   int                // the goroutine, and calls that deliver or make it deliver
+	underway map[*delivery]bool // that are counted when they are abandoned
 }
 
 type outputState int
@@ -55,6 +56,7 @@ type delivery struct {
 func newOutput() output {
 	return output{
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), hurry: make(chan struct{}), idle: make(chan struct{}),
+		underway: map[*delivery]bool{},
 	}
 }
 
@@ -118,7 +120,7 @@ func (o *output) begin(d *delivery) bool {
 	if o.state == closed {
 		return false
 	}
-	o.underway = append(o.underway, d)
+	o.underway[d] = true
 	return true
 }
 
@@ -126,19 +128,16 @@ func (o *output) begin(d *delivery) bool {
 func (o *output) isUnderway(d *delivery) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return slices.Contains(o.underway, d)
+	return o.underway[d]
 }
 
 // end ends a delivery; false if it was abandoned, and counted as such.
 func (o *output) end(d *delivery) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	i := slices.Index(o.underway, d)
-	if i < 0 {
-		return false
-	}
-	o.underway = slices.Delete(o.underway, i, i+1)
-	return true
+	underway := o.underway[d]
+	delete(o.underway, d)
+	return underway
 }
 
 // start starts the output's goroutine.
@@ -174,7 +173,8 @@ func (o *output) shutdown(ctx context.Context) (abandoned []*delivery) {
 	}
 	o.mu.Lock()
 	o.state = closed
-	abandoned, o.underway = o.underway, nil
+	abandoned = slices.Collect(maps.Keys(o.underway))
+	clear(o.underway)
 	o.mu.Unlock()
 	o.cancel()
 	end := time.NewTimer(maxReturn)

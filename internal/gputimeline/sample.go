@@ -164,9 +164,11 @@ func (ts *Set) Add(s *Sample, counts *Counts) (changed *Timeline, evicted string
 		t.Ended = 0 // it is back
 	}
 	counts.add(to.Put(s.At, s.Value))
+	counts.Dropped += int64(to.bound(ts.limits.Samples))
 	t.arrived = s.At
 	if newest, ok := t.Pace.Newest(); !ok || s.At != newest {
 		t.Pace.Put(s.At, 0)
+		t.Pace.bound(ts.limits.Samples) // these are no samples of their own
 	}
 	return t, evicted
 }

@@ -80,6 +80,15 @@ func (s *Stream) Put(at int64, v float64) Arrival {
 	return Late
 }
 
+// bound drops the oldest point beyond a limit. A scrape may bring any number of points.
+func (s *Stream) bound(limit int) (dropped int) {
+	if len(s.Points) <= limit {
+		return 0
+	}
+	s.Points = s.Points[1:]
+	return 1
+}
+
 // Forget drops what is before a time, but for the last point before it, and all but
 // the newest points.
 func (s *Stream) Forget(before int64, limit int) (dropped int) {

@@ -28,6 +28,10 @@ func (s *Session) enumerate() error {
 	if err != nil {
 		return err
 	}
+	if s.omitted = max(count-MaxGPUs, 0); s.omitted > 0 && s.once.First("too many GPUs") {
+		s.log.Warn("NVML enumerates more GPUs than are supported; the rest is counted as unresponsive", zap.Int("gpus", count), zap.Int("supported", MaxGPUs))
+	}
+	count -= s.omitted
 	s.resizeSlots(count)
 	results := make(chan probed, count)
 	asked := s.probe(results)
@@ -146,6 +150,7 @@ func (s *Session) adopt(p probed) {
 	}
 	isNew := gpu == nil
 	if isNew {
+		s.makeRoom(p.slot)
 		gpu = &GPU{}
 		s.snapshot.GPUs = append(s.snapshot.GPUs, gpu)
 	}
@@ -165,6 +170,25 @@ func (s *Session) adopt(p probed) {
 		s.log.Info("GPU is back", fields...)
 	}
 	slices.SortStableFunc(s.snapshot.GPUs, func(a, b *GPU) int { return a.Identity().Index - b.Identity().Index })
+}
+
+// makeRoom forgets a GPU that no other slot holds, and so was lost or is replaced, if there
+// are as many as may be. The caller holds mu.
+func (s *Session) makeRoom(of *slot) {
+	if len(s.snapshot.GPUs) < MaxGPUs {
+		return
+	}
+	held := map[*GPU]bool{}
+	for _, other := range s.slots {
+		if other != of {
+			held[other.gpu] = true
+		}
+	}
+	i := slices.IndexFunc(s.snapshot.GPUs, func(c *GPU) bool { return !held[c] }) // there are more than other slots
+	forgotten := s.snapshot.GPUs[i]
+	forgotten.lose(errRemoved)
+	s.snapshot.GPUs = slices.Delete(s.snapshot.GPUs, i, i+1)
+	delete(s.covered, forgotten)
 }
 
 // distinguish gives a GPU whose UUID another one has already its PCI address
@@ -202,7 +226,7 @@ func (s *Session) settle() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	held := map[*GPU]bool{}
-	s.snapshot.Unidentified, s.snapshot.LostUnidentified = 0, 0
+	s.snapshot.Unidentified, s.snapshot.LostUnidentified = s.omitted, 0
 	for _, sl := range s.slots {
 		switch {
 		case sl.gpu != nil:

@@ -5,6 +5,8 @@
 package nvml
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -89,15 +91,26 @@ func (s *Session) ensureWatch() {
 	if !s.xids.HasSubscribers() && !s.driverEvents.HasSubscribers() {
 		return
 	}
-	if s.watch == nil && !s.startWatch() {
+	if s.watch.Load() == nil && !s.startWatch() {
 		s.ensureKernelLog(true)
 		return
 	}
 	s.ensureKernelLog(s.needKernelLog.Load())
-	for _, c := range s.Snapshot().GPUs {
+	w, gpus := s.watch.Load(), s.Snapshot().GPUs
+	w.retain(gpus)
+	for _, c := range gpus {
 		if c.Err() == nil {
-			s.register(s.watch, c)
+			s.register(w, c)
 		}
+	}
+}
+
+// retain forgets the GPUs that the session has forgotten.
+func (w *watch) retain(gpus []*GPU) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.registered) > len(gpus) {
+		maps.DeleteFunc(w.registered, func(c *GPU, _ int) bool { return !slices.Contains(gpus, c) })
 	}
 }
 
@@ -113,8 +126,9 @@ func (s *Session) startWatch() bool {
 		}
 		return false
 	}
-	s.watch = &watch{set: set, stop: make(chan struct{}), ended: make(chan struct{}), registered: map[*GPU]int{}}
-	go s.wait(s.watch)
+	w := &watch{set: set, stop: make(chan struct{}), ended: make(chan struct{}), registered: map[*GPU]int{}}
+	s.watch.Store(w)
+	go s.wait(w)
 	return true
 }
 
@@ -136,7 +150,9 @@ func (s *Session) register(w *watch, c *GPU) {
 		if s.covered == nil {
 			s.covered = map[*GPU]bool{}
 		}
-		s.covered[c] = err == nil
+		if slices.Contains(s.snapshot.GPUs, c) {
+			s.covered[c] = err == nil
+		}
 		s.mu.Unlock()
 		if err != nil {
 			s.log.Info(
@@ -231,11 +247,10 @@ func (s *Session) publishDriverEvent(gpu *GPU, bits uint64) {
 // closeWatch ends the watch before NVML is shut down. It waits for the call that
 // is under way, though not for one that hangs.
 func (s *Session) closeWatch() (ended bool) {
-	w := s.watch
+	w := s.watch.Swap(nil)
 	if w == nil {
 		return true
 	}
-	s.watch = nil
 	close(w.stop)
 	if pause(w.ended, s.timing.Close+waitSlice, nil) {
 		return false

@@ -23,14 +23,14 @@ type MIGInstance struct {
 	Device  Device
 }
 
-// maxMIG bounds the places that are read.
-const maxMIG = 32
+// MaxMIG bounds the places that are read.
+const MaxMIG = 32
 
 // MIGCount is how many MIG devices the GPU can have at most
 // (nvmlDeviceGetMaxMigDeviceCount).
 func (d Device) MIGCount() (int, error) {
 	n, err := get(d, "nvmlDeviceGetMaxMigDeviceCount", gonvml.Device.GetMaxMigDeviceCount)
-	return min(n, maxMIG), err
+	return min(n, MaxMIG), err
 }
 
 // MIGDevice is the MIG device at a place; not found where there is none

@@ -36,7 +36,7 @@ type Snapshot struct {
 	State State
 	// Err is why the state is not Ready.
 	Err error
-	// GPUs are all GPUs that were seen, by index; lost ones keep their place.
+	// GPUs are all GPUs that were seen, up to MaxGPUs, by index; lost ones keep their place.
 	GPUs []*GPU
 	// Unidentified counts GPUs that are enumerated and whose identity could not be read;
 	// LostUnidentified those of them that were lost.
@@ -49,6 +49,9 @@ type Snapshot struct {
 	// Enumerated is true once the GPUs of this initialisation are known.
 	Enumerated bool
 }
+
+// MaxGPUs bounds the GPUs of a machine, those that were lost included.
+const MaxGPUs = 256
 
 // Timing holds a session's clocks. Zero values mean the defaults.
 type Timing struct {
@@ -101,9 +104,11 @@ type Session struct {
 	xids         topic.Topic[XIDEvent]
 	driverEvents topic.Topic[DriverEvent]
 
-	// watch is only ever touched by the keeper.
-	watch         *watch
+	// watch is replaced by the keeper only.
+	watch         atomic.Pointer[watch]
 	needKernelLog atomic.Bool // a GPU refused to be registered for events
+
+	omitted int // GPUs beyond MaxGPUs; only the keeper uses it
 
 	// mu guards everything declared below.
 	mu       sync.Mutex

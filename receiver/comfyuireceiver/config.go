@@ -120,6 +120,9 @@ type LimitsConfig struct {
 	LabelBytes      int `mapstructure:"label_bytes"`
 	MessageBytes    int `mapstructure:"message_bytes"`
 	StacktraceBytes int `mapstructure:"stacktrace_bytes"`
+	// Sockets bounds the clients' WebSockets that are read; further ones are relayed
+	// unread. Default: 10000.
+	Sockets int `mapstructure:"sockets"`
 	// KeptSockets bounds the sockets that are open for prompts whose client has left or
 	// never had one. Default: 256.
 	KeptSockets int `mapstructure:"kept_sockets"`
@@ -161,7 +164,7 @@ func createDefaultConfig() component.Config {
 		Limits: LimitsConfig{
 			Prompts: 10000, OpenBytes: 64 << 20, Nodes: 16384, Workflows: 50, Models: 50, NodeClasses: 200, TaskClasses: 20, Queue: 1000,
 			PromptBytes: 32 << 20, BodyBytes: 64 << 20, FrameBytes: 4 << 20, LabelBytes: 256, MessageBytes: 4 << 10, StacktraceBytes: 16 << 10,
-			KeptSockets: 256,
+			Sockets: 10000, KeptSockets: 256,
 		},
 	}
 }

@@ -168,7 +168,9 @@ func (e *exporter) promptEnded(p *prompt.Prompt) {
 
 // queueTrace queues the trace of a prompt.
 func (e *exporter) queueTrace(p *prompt.Prompt) {
-	e.handovers.begin(p)
+	if !e.handovers.begin(p) {
+		e.instruments.beyondLimit("handover", 1)
+	}
 	if e.traces == nil {
 		e.handovers.passed(p, nil)
 		return

@@ -91,7 +91,7 @@ func newExportRig(t *testing.T, queue int) *exportRig {
 	require.NoError(t, err)
 	r.exporter = &exporter{
 		traces: r.next, logs: r.next, spans: made, log: zap.New(core), now: time.Now,
-		instruments: observed, handovers: newHandovers(&comfyevents.Bus{}, r),
+		instruments: observed, handovers: newHandovers(&comfyevents.Bus{}, r, queue+10),
 	}
 	r.start(queue)
 	return r

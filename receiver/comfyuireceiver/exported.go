@@ -9,6 +9,8 @@ import (
 	"strconv"
 
 	"go.opentelemetry.io/collector/extension/xextension/storage"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
 )
 
 const (
@@ -28,11 +30,15 @@ func (s *store) addExported(id string) {
 		return
 	}
 	s.mu.Lock()
-	if len(s.exported) < maxExported {
+	fits := len(s.exported) < maxExported
+	if fits {
 		s.exported = append(s.exported, id)
 	}
 	closed := s.closed
 	s.mu.Unlock()
+	if !fits {
+		s.telemetry.ReceiverComfyuiBeyondLimit.Add(context.Background(), 1, metric.WithAttributes(attribute.String("comfyui.what", "exported_id")))
+	}
 	s.notify(closed)
 }
 

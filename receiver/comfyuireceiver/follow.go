@@ -46,6 +46,10 @@ type follower struct {
 	// unanswered are the stored prompts whose answer an earlier process has not seen. Only
 	// reconcileLoop uses them.
 	unanswered []*prompt.Prompt
+	// searched is their number, for any goroutine.
+	searched atomic.Int64
+	// polling is the loop of poll mode; nil before it begins.
+	polling atomic.Pointer[poller]
 	// searchedUntil is when the search for them ends.
 	searchedUntil time.Time
 }
@@ -144,6 +148,7 @@ func (f *follower) restore(ctx context.Context) {
 			f.store.remove(p)
 		}
 	}
+	f.searched.Store(int64(len(f.unanswered)))
 	f.tracker.Suspect() // the server may have restarted, too
 	if len(all) > 0 {
 		f.log.Info("Following the prompts that were open when the last run ended",
@@ -158,6 +163,7 @@ func (f *follower) reconcileLoop(ctx context.Context) {
 	for {
 		if len(f.unanswered) > 0 {
 			f.searchUnanswered(ctx)
+			f.searched.Store(int64(len(f.unanswered)))
 		}
 		f.reconcile(ctx)
 		select {

@@ -17,10 +17,10 @@ import (
 // them later: only then does the prompt leave the store.
 type handovers struct {
 	settled settler
+	limit   int // of open
 
 	mu sync.Mutex
-	// open are the traces that are on their way; guarded by mu. Each has a slot in the
-	// store, whose number is bounded.
+	// open are the traces that are on their way; guarded by mu.
 	open map[rootSpan]*handover
 	// cancel ends the subscription. It may be called more than once.
 	cancel func()
@@ -55,17 +55,27 @@ type handover struct {
 	refused  bool
 }
 
-func newHandovers(bus *comfyevents.Bus, s settler) *handovers {
-	h := &handovers{settled: s, open: map[rootSpan]*handover{}}
+func newHandovers(bus *comfyevents.Bus, s settler, limit int) *handovers {
+	h := &handovers{settled: s, limit: limit, open: map[rootSpan]*handover{}}
 	h.cancel = bus.Handovers.Subscribe(h.observe)
 	return h
 }
 
-// begin is called before a prompt's trace is passed to the next consumer.
-func (h *handovers) begin(p *prompt.Prompt) {
+// begin is called before a prompt's trace is passed to the next consumer. False if too many
+// are on their way: what becomes of the trace is not observed, and its prompt has left the
+// store.
+func (h *handovers) begin(p *prompt.Prompt) bool {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.open[rootOfPrompt(p)] = &handover{prompt: p}
+	key := rootOfPrompt(p)
+	fits := len(h.open) < h.limit || h.open[key] != nil
+	if fits {
+		h.open[key] = &handover{prompt: p}
+	}
+	h.mu.Unlock()
+	if !fits {
+		h.settled.handedOver(p, true)
+	}
+	return fits
 }
 
 // passed is called when the next consumer has returned for the last time, with or without

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -38,12 +37,11 @@ type instruments struct {
 	workflows, models, classes, tasks, events *labels
 
 	// Attributes that were made before, since frames and requests are many.
-	ioOptions      sync.Map // ioKey to metric.AddOption
-	requestOptions sync.Map // requestKey to metric.RecordOption
+	ioOptions, requestOptions optionCache
 }
 
-// requestKey is the attributes of comfyui.proxy.request.duration. There are few: routes and
-// methods come from fixed lists.
+// requestKey is the attributes of comfyui.proxy.request.duration. Routes and methods come
+// from fixed lists; the server chooses the status.
 type requestKey struct {
 	route, method string
 	status        int
@@ -150,6 +148,9 @@ func (m *instruments) promptEnded(p *prompt.Prompt) {
 		of = append(of, attribute.String("error.type", errorType))
 	}
 	m.add("comfyui.prompts", 1, append(of, dimensions...)...)
+	if p.Omitted > 0 {
+		m.beyondLimit("node", p.Omitted)
+	}
 	if p.Started.IsZero() {
 		return
 	}
@@ -180,13 +181,12 @@ func (m *instruments) RequestServed(route, method string, status int, d time.Dur
 		status = 0 // not a valid status: the server does as it likes
 	}
 	key := requestKey{route, method, status}
-	option, ok := m.requestOptions.Load(key)
-	if !ok {
-		option = metric.WithAttributeSet(attribute.NewSet(attribute.String("http.route", route),
-			attribute.String("http.request.method", method), attribute.Int("http.response.status_code", status)))
-		m.requestOptions.Store(key, option)
+	option := m.requestOptions.find(key)
+	if option == nil {
+		option = m.requestOptions.add(key, attribute.String("http.route", route),
+			attribute.String("http.request.method", method), attribute.Int("http.response.status_code", status))
 	}
-	m.histograms["comfyui.proxy.request.duration"].Record(context.Background(), d.Seconds(), option.(metric.RecordOption))
+	m.histograms["comfyui.proxy.request.duration"].Record(context.Background(), d.Seconds(), option)
 }
 
 // Bytes counts bytes that passed the proxy.
@@ -195,12 +195,11 @@ func (m *instruments) Bytes(d sockets.Direction, kind string, n int) {
 		return
 	}
 	key := ioKey{string(d), kind}
-	option, ok := m.ioOptions.Load(key)
-	if !ok {
-		option = metric.WithAttributeSet(attribute.NewSet(attribute.String("network.io.direction", string(d)), attribute.String("kind", kind)))
-		m.ioOptions.Store(key, option)
+	option := m.ioOptions.find(key)
+	if option == nil {
+		option = m.ioOptions.add(key, attribute.String("network.io.direction", string(d)), attribute.String("kind", kind))
 	}
-	m.counters["comfyui.proxy.io"].Add(context.Background(), int64(n), option.(metric.AddOption))
+	m.counters["comfyui.proxy.io"].Add(context.Background(), int64(n), option)
 }
 
 // Unparsed counts a text frame that was relayed and not understood.
@@ -211,6 +210,11 @@ func (m *instruments) Unparsed() {
 // unfollowed counts a prompt that was relayed and is not followed.
 func (m *instruments) unfollowed(reason string) {
 	m.telemetry.ReceiverComfyuiPromptsUnfollowed.Add(context.Background(), 1, metric.WithAttributes(attribute.String("reason", reason)))
+}
+
+// beyondLimit counts items that found no room; what is as in receiver.comfyui.beyond_limit.
+func (m *instruments) beyondLimit(what string, n int) {
+	m.telemetry.ReceiverComfyuiBeyondLimit.Add(context.Background(), int64(n), metric.WithAttributes(attribute.String("comfyui.what", what)))
 }
 
 // lost counts a trace that an exporter's queue refused, or that was dropped on its way.

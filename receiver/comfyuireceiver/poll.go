@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -20,7 +21,10 @@ import (
 // poller follows a server by its queue and history alone. Only its loop uses it.
 type poller struct {
 	*follower
-	// exported are the prompts of the history whose traces were exported.
+	failing logonce.Tracker
+
+	mu sync.Mutex
+	// exported are the prompts of the history whose traces were exported; guarded by mu.
 	exported *prompt.Recent
 	// first is true if nothing was stored: the history is from before the first run.
 	first bool
@@ -42,15 +46,15 @@ func (f *follower) poll(ctx context.Context) {
 		f.log.Warn("Failed to read the ids of exported prompts; the prompts in the history are not exported", zap.Error(err))
 	}
 	p := &poller{follower: f, exported: prompt.NewRecent(maxExported, ids...), first: !stored}
-	var failing logonce.Tracker
+	f.polling.Store(p)
 	every(ctx, f.interval, func() {
 		err := p.refresh(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return
-		case err != nil && failing.First("poll"):
+		case err != nil && p.failing.First("poll"):
 			f.log.Warn("Failed to poll ComfyUI; retrying", zap.Error(err))
-		case err == nil && failing.Changed("poll", ""):
+		case err == nil && p.failing.Changed("poll", ""):
 			f.log.Info("ComfyUI can be polled again")
 		}
 	})
@@ -94,7 +98,17 @@ func (p *poller) recover(s *protocol.Submission, accepted time.Time) {
 }
 
 // Has implements [protocol.Known] for the history.
-func (p *poller) Has(id string) bool { return p.exported.Has(id) }
+func (p *poller) Has(id string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.exported.Has(id)
+}
+
+func (p *poller) add(id string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.exported.Add(id)
+}
 
 // history ends the prompts of the history that were not exported yet.
 func (p *poller) history(ctx context.Context) error {
@@ -103,7 +117,7 @@ func (p *poller) history(ctx context.Context) error {
 		return err
 	}
 	for _, f := range entries {
-		p.exported.Add(f.PromptID)
+		p.add(f.PromptID)
 		if p.first {
 			// it ended before the receiver was first started
 			p.store.addExported(f.PromptID)

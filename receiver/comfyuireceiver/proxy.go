@@ -191,9 +191,21 @@ func (p *proxy) serveSocket(w http.ResponseWriter, r *http.Request) {
 		out.Header.Del(name)
 	}
 	out.Header["Connection"], out.Header["Upgrade"] = []string{"Upgrade"}, r.Header["Upgrade"]
-	if err := p.hub.Serve(w, r, out); err != nil {
+	switch err := p.hub.Serve(w, r, out); {
+	case errors.Is(err, sockets.ErrFull):
+		p.beyondLimit("socket", 1)
+		p.relaySocket(w, r)
+	case err != nil:
 		p.badGateway(w, r, err)
 	}
+}
+
+// relaySocket relays a WebSocket without reading it.
+func (p *proxy) relaySocket(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	defer context.AfterFunc(p.ctx, cancel)()
+	p.relay.ServeHTTP(w, r.WithContext(ctx))
 }
 
 // serveRemoval relays a request that removes prompts from the queue.

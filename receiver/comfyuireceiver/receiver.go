@@ -162,7 +162,7 @@ func (r *comfyuiReceiver) assemble(base *url.URL, client *http.Client, stored st
 		executionEvents: r.cfg.ExecutionEvents,
 		spans:           builder,
 		instruments:     observed,
-		handovers:       newHandovers(comfyevents.OfProcess(), r.following),
+		handovers:       newHandovers(comfyevents.OfProcess(), r.following, r.store.maxSlots+r.cfg.Limits.Queue),
 		isKept:          r.store.isKept(),
 		log:             r.log,
 		now:             r.now,
@@ -224,7 +224,7 @@ func (r *comfyuiReceiver) proxyHandler(running context.Context) http.Handler {
 	server := r.following.server
 	r.hub = sockets.NewHub(sockets.Config{
 		Upstream: server.base, Transport: r.transport, Client: server.client,
-		FrameBytes: r.cfg.Limits.FrameBytes, MaxRetained: r.cfg.Limits.KeptSockets,
+		FrameBytes: r.cfg.Limits.FrameBytes, MaxSockets: r.cfg.Limits.Sockets, MaxRetained: r.cfg.Limits.KeptSockets, MaxRequests: r.cfg.Limits.Prompts,
 		Observer: r.following, Prompts: r.following.tracker, Logger: r.log, Now: r.now,
 	})
 	r.following.listener = r.hub

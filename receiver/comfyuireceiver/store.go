@@ -260,6 +260,9 @@ func (s *store) pending() (changes map[int][]byte, ids []string, place int) {
 		changes[slot] = raw
 		delete(s.changes, slot)
 	}
+	if len(s.changes) == 0 {
+		s.changes = map[int][]byte{} // a map stays as large as it ever was, and is searched at each call
+	}
 	n := min(len(s.exported), pageSize-s.place%pageSize)
 	return changes, s.exported[:n:n], s.place
 }

@@ -8,6 +8,7 @@ import (
 	"context"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/collector/component"
@@ -70,6 +71,8 @@ type eventLog struct {
 	wg            sync.WaitGroup
 
 	floods map[floodKey]*flood // only ever touched by run
+	// flooding is how many there are, for any goroutine.
+	flooding atomic.Int64
 }
 
 func newEventLog(
@@ -193,6 +196,7 @@ func (l *eventLog) run(ctx context.Context) {
 		case <-ticker.C:
 			l.summarize(ctx)
 		}
+		l.flooding.Store(int64(len(l.floods)))
 	}
 }
 

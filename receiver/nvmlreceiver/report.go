@@ -86,6 +86,16 @@ func (s *gpuScraper) logChange(g *gpu, c reader.Change, before []reader.Change) 
 	}
 }
 
+// reportBounds reports what found no room.
+func (s *gpuScraper) reportBounds() {
+	if n := s.bus.Dropped(); n > 0 {
+		s.telemetry.builder.ReceiverNvmlEventsDropped.Add(context.Background(), n)
+	}
+	if s.owners != nil && s.owners.Omitted() && s.once.First("log folders") {
+		s.log.Warn("The kubelet's log folders have too many names; processes of the rest have no pod", zap.String("processes::log_path", s.cfg.Processes.LogPath))
+	}
+}
+
 // KubeletAnswered is called after each request to the kubelet; err is nil on success.
 func (s *gpuScraper) KubeletAnswered(err error) {
 	state := ""

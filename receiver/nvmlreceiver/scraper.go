@@ -10,6 +10,7 @@ import (
 	"errors"
 	"os"
 	"slices"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/collector/component"
@@ -39,6 +40,9 @@ type gpuScraper struct {
 	rows     []*table.Row
 	now      func() time.Time
 
+	// scraping is held during a scrape, the start and the shutdown. It guards everything
+	// declared below.
+	scraping  sync.Mutex
 	host      component.Host
 	hostname  string
 	session   *nvml.Session
@@ -69,6 +73,8 @@ func (s *gpuScraper) sampled() bool {
 
 // start acquires the session. It does not wait for the driver.
 func (s *gpuScraper) start(_ context.Context, host component.Host) (err error) {
+	s.scraping.Lock()
+	defer s.scraping.Unlock()
 	s.host = host
 	if s.hostname, err = os.Hostname(); err != nil {
 		s.log.Warn("Cannot read the host name; host.name is empty", zap.Error(err))
@@ -102,6 +108,8 @@ func (s *gpuScraper) start(_ context.Context, host component.Host) (err error) {
 // shutdown releases the session. It waits for calls under way for a second at most, and
 // not for those that hang.
 func (s *gpuScraper) shutdown(ctx context.Context) error {
+	s.scraping.Lock()
+	defer s.scraping.Unlock()
 	if s.sampler != nil {
 		s.sampler.Stop()
 		s.sampler = nil
@@ -133,6 +141,8 @@ func (s *gpuScraper) shutdown(ctx context.Context) error {
 // metrics, the log and the component's status, not as an error, which scraperhelper
 // would log at every scrape.
 func (s *gpuScraper) scrape(ctx context.Context) (pmetric.Metrics, error) {
+	s.scraping.Lock()
+	defer s.scraping.Unlock()
 	if !s.inspected(ctx) {
 		return pmetric.NewMetrics(), nil // the driver has not yet responded, so the GPUs are unknown
 	}
@@ -167,8 +177,8 @@ func (s *gpuScraper) inspected(ctx context.Context) bool {
 func (s *gpuScraper) update(snapshot *nvml.Snapshot) {
 	added := false
 	for _, shared := range snapshot.GPUs {
-		if s.known[shared] != nil || shared.Err() != nil {
-			continue // known, or lost before it was read
+		if s.known[shared] != nil || shared.Err() != nil || len(s.gpus) >= nvml.MaxGPUs {
+			continue // known, or lost before it was read; at the limit, others are forgotten first
 		}
 		if id := shared.Identity(); s.matcher.matches(id.UUID, id.Index, id.PCIBusID) {
 			processes := table.NewProcesses(s.owners, s.cfg.Processes.Limit)
@@ -262,17 +272,22 @@ func (s *gpuScraper) account(g *gpu, reading *reader.Reading) {
 func (s *gpuScraper) emit(now time.Time, snapshot *nvml.Snapshot) pmetric.Metrics {
 	e := s.emitter
 	s.holders.update(s.owners)
+	s.reportBounds()
 	e.begin(pcommon.NewTimestampFromTime(now), snapshot.Simulated)
 	counts := [...]int64{healthy: 0, unresponsive: int64(snapshot.Unidentified), lost: int64(snapshot.LostUnidentified)}
 	s.gpus = slices.DeleteFunc(s.gpus, func(g *gpu) bool {
-		if g.condition != lost || s.cfg.ForgetLostAfter <= 0 || now.Sub(g.lostSince) < s.cfg.ForgetLostAfter {
+		forgotten := !slices.Contains(snapshot.GPUs, g.shared) // by the session
+		if !forgotten && (g.condition != lost || s.cfg.ForgetLostAfter <= 0 || now.Sub(g.lostSince) < s.cfg.ForgetLostAfter) {
 			counts[g.condition]++
 			e.gpu(g, s.holders.appendTo(s.xids.appendTo(g.samples(), g.shared), g))
 			return false
 		}
 		e.forget(g)
-		if g.shared.Err() == nil {
+		if !forgotten && g.shared.Err() == nil {
 			return false // it is back, and is read in the next scrape
+		}
+		if forgotten {
+			s.xids.forget(g.shared)
 		}
 		s.bus.Forget(g.shared)
 		delete(s.known, g.shared)

@@ -17,7 +17,7 @@ import (
 type seriesHistory struct {
 	samples  []table.Sample // of the last scrape
 	identity table.Identity // and under which identity
-	// counters is bounded by the counters of the GPU and its present MIG devices. Its keys
+	// counters are those of the GPU and its present MIG devices, up to maxCounters. Its keys
 	// have a MIG device's id, but none for the GPU, and no name: it depends on the index.
 	counters map[seriesKey]counterHistory
 }
@@ -43,6 +43,10 @@ type counterHistory struct {
 	start pcommon.Timestamp
 }
 
+// maxCounters bounds the counters of one GPU that are followed; rates of further ones are
+// wrong once, if they go back. A GPU and its MIG devices have a few hundred.
+const maxCounters = 4096
+
 func newSeriesHistory() seriesHistory {
 	return seriesHistory{counters: map[seriesKey]counterHistory{}}
 }
@@ -54,7 +58,10 @@ func (h *seriesHistory) restarted(s *table.Sample, previous, now pcommon.Timesta
 	v := s.Value()
 	key := keyOf(s, &table.Identity{})
 	key.name = ""
-	c := h.counters[key]
+	c, known := h.counters[key]
+	if !known && len(h.counters) >= maxCounters {
+		return 0
+	}
 	if v < c.last {
 		c.start = previous
 	}

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"sync"
 
+	"github.com/otelcol-gpu/otelcol-gpu/internal/bounds"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/table"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/xid"
@@ -66,10 +67,44 @@ func (x *xidCounts) count(e nvml.XIDEvent) {
 	counts[number]++
 }
 
+// forget removes the counts of a GPU that the session has forgotten. A nil x has none.
+func (x *xidCounts) forget(gpu *nvml.GPU) {
+	if x == nil {
+		return
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.byGPU, gpu)
+}
+
+// makeRoom removes the counts of a GPU that is lost, if there are as many as may be: those
+// that no scrape shows are not forgotten otherwise. The caller holds mu.
+func (x *xidCounts) makeRoom() {
+	if len(x.byGPU) < nvml.MaxGPUs {
+		return
+	}
+	var victim *nvml.GPU
+	for gpu := range x.byGPU {
+		victim = gpu
+		if gpu.Err() != nil {
+			break
+		}
+	}
+	delete(x.byGPU, victim)
+}
+
+// Bounds implements [bounds.Registered].
+func (x *xidCounts) Bounds() []bounds.Bound {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return []bounds.Bound{{Name: "nvmlreceiver.xidCounts.byGPU", Max: nvml.MaxGPUs, Size: len(x.byGPU)}}
+}
+
 // of returns a GPU's counts; the critical ones are initialised to 0. The caller holds mu.
 func (x *xidCounts) of(gpu *nvml.GPU) map[string]int64 {
 	counts, ok := x.byGPU[gpu]
 	if !ok {
+		x.makeRoom()
 		counts = make(map[string]int64, len(x.critical))
 		for _, number := range x.critical {
 			counts[number] = 0

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/otelcol-gpu/otelcol-gpu/internal/bounds"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/topic"
 )
@@ -48,7 +49,12 @@ type Bus struct {
 	// true while a goroutine publishes them.
 	pending    []any
 	publishing bool
+	dropped    int64
 }
+
+// maxPending bounds the changes that wait: those of a subscriber that reports, and of
+// receivers that report while others' changes are published.
+const maxPending = 4096
 
 // reported is the last report on one GPU.
 type reported struct {
@@ -89,6 +95,10 @@ func (b *Bus) ReportThrottling(gpu *nvml.GPU, reason string, active bool, now ti
 // GPU cannot swap its changes. The caller holds mu, which is released while subscribers are
 // called.
 func (b *Bus) publish(change any) {
+	if len(b.pending) >= maxPending {
+		b.dropped++
+		return
+	}
 	b.pending = append(b.pending, change)
 	if b.publishing {
 		return // by another goroutine, or a subscriber reports
@@ -109,11 +119,43 @@ func (b *Bus) publish(change any) {
 	b.pending, b.publishing = nil, false
 }
 
+// makeRoom removes a GPU that the session has forgotten, or another: its next report is a
+// first one. The caller holds mu.
+func (b *Bus) makeRoom() {
+	var victim *nvml.GPU
+	for gpu := range b.gpus {
+		victim = gpu
+		if gpu.Err() != nil {
+			break
+		}
+	}
+	delete(b.gpus, victim)
+}
+
 // Forget removes what is stored of a GPU, when a receiver shuts down or forgets the GPU.
 func (b *Bus) Forget(gpu *nvml.GPU) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.gpus, gpu)
+}
+
+// Dropped returns how many changes found no room since the last call.
+func (b *Bus) Dropped() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := b.dropped
+	b.dropped = 0
+	return n
+}
+
+// Bounds implements [bounds.Registered].
+func (b *Bus) Bounds() []bounds.Bound {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return []bounds.Bound{
+		{Name: "gpuevents.Bus.gpus", Max: nvml.MaxGPUs, Size: len(b.gpus)},
+		{Name: "gpuevents.Bus.pending", Max: maxPending, Size: len(b.pending)},
+	}
 }
 
 // of returns the report of a GPU. The caller holds mu.
@@ -122,6 +164,9 @@ func (b *Bus) of(gpu *nvml.GPU) *reported {
 	if !ok {
 		if b.gpus == nil {
 			b.gpus = map[*nvml.GPU]*reported{}
+		}
+		if len(b.gpus) >= nvml.MaxGPUs {
+			b.makeRoom()
 		}
 		r = &reported{throttling: map[string]bool{}}
 		b.gpus[gpu] = r

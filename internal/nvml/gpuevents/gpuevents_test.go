@@ -11,9 +11,11 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/growth"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -87,4 +89,31 @@ func TestChangesKeepTheirOrder(t *testing.T) {
 	receivers.Wait()
 	assert.Equal(t, b.gpus[gpu].condition, last)
 	assert.Empty(t, b.pending)
+}
+
+// A subscriber reports far more changes than may wait.
+func TestChangesBeyondTheLimitAreDroppedAndCounted(t *testing.T) {
+	var b Bus
+	published, gpu := 0, &nvml.GPU{}
+	b.Throttling.Subscribe(func(ThrottlingChange) {
+		if published++; published > 1 {
+			return
+		}
+		for i := range maxPending + 100 {
+			b.ReportThrottling(gpu, "sw_thermal", i%2 == 1, epoch)
+			require.NoError(t, growth.Within(b.Bounds()))
+		}
+	})
+	b.ReportThrottling(gpu, "sw_thermal", true, epoch)
+	assert.Equal(t, int64(100), b.Dropped())
+	assert.Zero(t, b.Dropped(), "counted once")
+	assert.Equal(t, 1+maxPending, published)
+}
+
+func TestReportedGPUsAreBounded(t *testing.T) {
+	var b Bus
+	for range nvml.MaxGPUs + 10 {
+		b.ReportCondition(&nvml.GPU{}, "healthy", true, nil, epoch)
+		require.NoError(t, growth.Within(b.Bounds()))
+	}
 }

@@ -212,24 +212,37 @@ func (r *recollection) drop(a *activities) {
 	a.dropped = true
 }
 
-// remember stores when a part of a trace used its GPU, and makes room for it.
+// remember makes room for when a part of a trace used its GPU, and stores it.
 func (j *Joiner) remember(g *gpu, trace pcommon.TraceID, p *part, now time.Time) {
 	before := now.Add(-j.settings.History).UnixNano()
-	j.steps.next(len(p.windows) + len(p.spans) + maxWindows)
+	limit, items := j.settings.Limits.Traces, len(p.windows)+len(p.spans)+maxWindows
+	for {
+		j.steps.room(items)
+		if g.active.dropped || g.active.ended[trace] != nil || j.memory.ended.Len() < limit {
+			break
+		}
+		j.forgetFirst()
+	}
+	j.steps.count(items)
 	j.countForgotten("window", j.memory.end(g.active, trace, p.windows, p.spans, before, now))
-	limit := j.settings.Limits.Traces
 	for {
 		j.steps.room(maxWindows + 1)
-		if j.memory.ended.Len() <= limit && j.memory.windows <= max(meanWindows*limit, maxWindows) {
+		if j.memory.windows <= max(meanWindows*limit, maxWindows) {
 			return
 		}
-		oldest := j.memory.ended.Front().Value.(*activity)
-		j.steps.count(len(oldest.windows) + 1)
-		if !oldest.on.dropped {
-			j.countForgotten("trace", 1)
-		}
-		j.memory.forget(oldest)
+		j.forgetFirst()
 	}
+}
+
+// forgetFirst forgets the activity that was not added to for the longest time, to make
+// room.
+func (j *Joiner) forgetFirst() {
+	first := j.memory.ended.Front().Value.(*activity)
+	j.steps.count(len(first.windows) + 1)
+	if !first.on.dropped {
+		j.countForgotten("trace", 1)
+	}
+	j.memory.forget(first)
 }
 
 // forgetOld forgets what is older than the history, and the spans of what is older than

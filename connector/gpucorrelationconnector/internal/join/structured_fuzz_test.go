@@ -3,9 +3,12 @@
 package join
 
 import (
+	"maps"
+	"math/rand/v2"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/plog"
@@ -14,6 +17,7 @@ import (
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/gpuload"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/growth"
 )
 
 // script makes inputs of a joiner from bytes. Every span and record has a number, so
@@ -26,6 +30,7 @@ type script struct {
 
 	in, out       map[int64]bool
 	logs, logsOut map[int64]bool
+	used          map[string]bool // containers that held anything
 	t             *testing.T
 }
 
@@ -159,6 +164,9 @@ func (s *script) check() {
 	require.LessOrEqual(s.t, c.timelines.Len(), limits.GPUs)
 	require.LessOrEqual(s.t, len(c.gpus), limits.GPUs)
 	require.LessOrEqual(s.t, c.steps.maxSeen, maxItems)
+	all := c.Bounds()
+	require.NoError(s.t, growth.Within(all))
+	maps.Copy(s.used, growth.Used(all))
 	windows, needed := 0, 0
 	for _, g := range c.gpus {
 		require.LessOrEqual(s.t, len(g.Memory.Points), limits.Samples)
@@ -194,45 +202,62 @@ func FuzzSequences(f *testing.F) {
 		long[i] = byte(i * i * 31 / 7)
 	}
 	f.Add(long)
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		s := &script{bytes: raw, t: t, now: 100, in: map[int64]bool{}, out: map[int64]bool{}, logs: map[int64]bool{}, logsOut: map[int64]bool{}}
-		limit := 1 + s.byte()%32
-		s.c = newTestJoiner(func(cfg *Settings) {
-			cfg.History, cfg.Wait = 30*time.Second, 2*time.Second
-			cfg.Limits = Limits{Spans: 4 * limit, Bytes: 4000 * limit, GPUs: 3, Samples: 50, Processes: 2, Traces: limit, Records: limit}
-		})
-		for len(s.bytes) > 0 {
-			switch s.byte() % 11 {
-			case 0, 1:
-				s.spans()
-			case 2, 3:
-				s.samples()
-			case 4:
-				s.records(false)
-			case 5:
-				s.records(true)
-			case 6:
-				s.now += float64(s.byte()) / 20
-			case 7:
-				s.c.Expire(gpuload.At(s.now))
-			case 8:
-				s.ready(s.c.NextTraces)
-			case 9:
-				s.now -= float64(s.byte()) / 4
-			case 10:
-				s.c.Finish()
-				s.c.FinishRecords()
-				s.ready([]func() (ptrace.Traces, bool){s.c.NextUnbilled, s.c.Discard, s.c.NextTraces}[s.byte()%3])
-			}
-			s.check()
-		}
-		s.c.Finish()
-		s.c.FinishRecords()
-		for s.ready(s.c.NextTraces) {
+	f.Fuzz(func(t *testing.T, raw []byte) { runScript(t, raw) })
+}
+
+// runScript runs a script to its end, and returns the containers that held anything.
+func runScript(t *testing.T, raw []byte) map[string]bool {
+	t.Helper()
+	s := &script{bytes: raw, t: t, now: 100, in: map[int64]bool{}, out: map[int64]bool{}, logs: map[int64]bool{}, logsOut: map[int64]bool{}, used: map[string]bool{}}
+	limit := 1 + s.byte()%32
+	s.c = newTestJoiner(func(cfg *Settings) {
+		cfg.History, cfg.Wait = 30*time.Second, 2*time.Second
+		cfg.Limits = Limits{Spans: 4 * limit, Bytes: 4000 * limit, GPUs: 3, Samples: 50, Processes: 2, Traces: limit, Records: limit}
+	})
+	for len(s.bytes) > 0 {
+		switch s.byte() % 11 {
+		case 0, 1:
+			s.spans()
+		case 2, 3:
+			s.samples()
+		case 4:
+			s.records(false)
+		case 5:
+			s.records(true)
+		case 6:
+			s.now += float64(s.byte()) / 20
+		case 7:
+			s.c.Expire(gpuload.At(s.now))
+		case 8:
+			s.ready(s.c.NextTraces)
+		case 9:
+			s.now -= float64(s.byte()) / 4
+		case 10:
+			s.c.Finish()
+			s.c.FinishRecords()
+			s.ready([]func() (ptrace.Traces, bool){s.c.NextUnbilled, s.c.Discard, s.c.NextTraces}[s.byte()%3])
 		}
 		s.check()
-		require.Len(t, s.out, len(s.in))
-		require.Len(t, s.logsOut, len(s.logs))
-		require.Zero(t, s.c.spans+s.c.bytes+len(s.c.byTrace)+s.c.arrived.Len()+s.c.waitingRecords.Len()+len(s.c.records))
-	})
+	}
+	s.c.Finish()
+	s.c.FinishRecords()
+	for s.ready(s.c.NextTraces) {
+	}
+	s.check()
+	require.Len(t, s.out, len(s.in))
+	require.Len(t, s.logsOut, len(s.logs))
+	require.Zero(t, s.c.spans+s.c.bytes+len(s.c.byTrace)+s.c.arrived.Len()+s.c.waitingRecords.Len()+len(s.c.records))
+	return s.used
+}
+
+func TestSizesOfAJoinerStayWithinItsBounds(t *testing.T) {
+	used, seed := map[string]bool{}, rand.New(rand.NewPCG(14, 3))
+	for range 60 {
+		raw := make([]byte, 4000)
+		for i := range raw {
+			raw[i] = byte(seed.IntN(256))
+		}
+		maps.Copy(used, runScript(t, raw))
+	}
+	assert.Len(t, used, len(newTestJoiner().Bounds())-1, "all but the reasons of throttling held something: %v", used)
 }

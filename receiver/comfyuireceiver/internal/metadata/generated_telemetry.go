@@ -26,6 +26,7 @@ type TelemetryBuilder struct {
 	meter                            metric.Meter
 	mu                               sync.Mutex
 	registrations                    []metric.Registration
+	ReceiverComfyuiBeyondLimit       metric.Int64Counter
 	ReceiverComfyuiDropped           metric.Int64Counter
 	ReceiverComfyuiEventsUnknown     metric.Int64Counter
 	ReceiverComfyuiFolded            metric.Int64Counter
@@ -66,6 +67,12 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 	}
 	builder.meter = Meter(settings)
 	var err, errs error
+	builder.ReceiverComfyuiBeyondLimit, err = builder.meter.Int64Counter(
+		"otelcol_receiver.comfyui.beyond_limit",
+		metric.WithDescription("What found no room and is not followed; requests and frames are relayed all the same. socket - a client's WebSocket beyond limits::sockets; node - a message about the run of a node beyond limits::nodes or limits::open_bytes; handover - a trace of which is not observed whether the exporters accept it; exported_id - in poll mode, the id of an exported prompt that was not stored. [Development]"),
+		metric.WithUnit("{item}"),
+	)
+	errs = errors.Join(errs, err)
 	builder.ReceiverComfyuiDropped, err = builder.meter.Int64Counter(
 		"otelcol_receiver.comfyui.dropped",
 		metric.WithDescription("Traces and log records of prompts that were dropped, because the queue was full, the next consumer returned a permanent error, or the receiver shut down. The prompts themselves are not affected. [Development]"),

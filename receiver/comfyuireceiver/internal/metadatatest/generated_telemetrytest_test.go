@@ -19,6 +19,7 @@ func TestSetupTelemetry(t *testing.T) {
 	tb, err := metadata.NewTelemetryBuilder(testTel.NewTelemetrySettings())
 	require.NoError(t, err)
 	defer tb.Shutdown()
+	tb.ReceiverComfyuiBeyondLimit.Add(context.Background(), 1)
 	tb.ReceiverComfyuiDropped.Add(context.Background(), 1)
 	tb.ReceiverComfyuiEventsUnknown.Add(context.Background(), 1)
 	tb.ReceiverComfyuiFolded.Add(context.Background(), 1)
@@ -28,6 +29,9 @@ func TestSetupTelemetry(t *testing.T) {
 	tb.ReceiverComfyuiStoreErrors.Add(context.Background(), 1)
 	tb.ReceiverComfyuiTracesLost.Add(context.Background(), 1)
 	tb.ReceiverComfyuiUpstreamErrors.Add(context.Background(), 1)
+	AssertEqualReceiverComfyuiBeyondLimit(t, testTel,
+		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
 	AssertEqualReceiverComfyuiDropped(t, testTel,
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())

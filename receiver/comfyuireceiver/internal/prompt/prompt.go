@@ -66,6 +66,8 @@ type Prompt struct {
 	Outputs                            map[string]int
 	Outcome                            Outcome
 	Failure                            protocol.Error
+	// Omitted counts messages about runs of nodes that found no room.
+	Omitted int
 	// Recovered prompts were found in the queue or the history; their nodes are unknown.
 	Recovered bool
 
@@ -106,6 +108,7 @@ func (p *Prompt) begin(id string, at time.Time) *Node {
 
 func (p *Prompt) add(n *Node) *Node {
 	if len(p.Nodes) >= p.maxNodes {
+		p.Omitted++
 		return n
 	}
 	if p.byID == nil {
@@ -163,7 +166,9 @@ func (p *Prompt) observe(m *protocol.Message, now time.Time) {
 			p.Outputs = map[string]int{}
 		}
 		for kind, count := range m.Outputs {
-			p.Outputs[kind] += count
+			if _, known := p.Outputs[kind]; known || len(p.Outputs) < maxOutputs {
+				p.Outputs[kind] += count
+			}
 		}
 	case protocol.ExecutionSuccess:
 		p.end(Success, at)
@@ -181,6 +186,9 @@ func (p *Prompt) observe(m *protocol.Message, now time.Time) {
 		p.end(Interrupted, at)
 	}
 }
+
+// maxOutputs bounds the kinds of outputs of a prompt ("images", "text", …).
+const maxOutputs = 64
 
 // clockSlack is how far the server's clock may lag before its times are ignored.
 const clockSlack = time.Second

@@ -204,7 +204,7 @@ func (t *Tracker) accept(p *Prompt, now time.Time) {
 		t.count--
 		p.size += early.size
 		p.Started, p.Ended, p.Cached, p.Nodes, p.byID, p.isCached = early.Started, early.Ended, early.Cached, early.Nodes, early.byID, early.isCached
-		p.Outputs, p.Outcome, p.Failure, p.states = early.Outputs, early.Outcome, early.Failure, early.states
+		p.Outputs, p.Outcome, p.Failure, p.states, p.Omitted = early.Outputs, early.Outcome, early.Failure, early.states, early.Omitted
 	}
 	t.open[p.ID] = p
 	t.opened(p)
@@ -247,6 +247,8 @@ func (t *Tracker) Message(now time.Time, m *protocol.Message) {
 	}
 	if p.Outcome == "" {
 		before := len(p.Nodes)
+		// no more than there is room for in all
+		p.maxNodes = min(t.limits.Nodes, before+max(t.limits.Bytes-t.bytes, 0)/runSize)
 		p.observe(m, now)
 		grown := (len(p.Nodes) - before) * runSize
 		p.size += grown

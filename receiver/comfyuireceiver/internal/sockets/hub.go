@@ -7,6 +7,7 @@ package sockets
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/url"
 	"slices"
@@ -52,12 +53,13 @@ type Config struct {
 	Client    *http.Client
 	// FrameBytes bounds the text messages that are read; longer ones are relayed unread.
 	FrameBytes int
-	// MaxRetained bounds the sockets without a client.
-	MaxRetained int
-	Observer    Observer
-	Prompts     Prompts
-	Logger      *zap.Logger
-	Now         func() time.Time
+	// MaxSockets bounds the sockets with a client, MaxRetained those without, and
+	// MaxRequests the requests for prompts that have no answer yet.
+	MaxSockets, MaxRetained, MaxRequests int
+	Observer                             Observer
+	Prompts                              Prompts
+	Logger                               *zap.Logger
+	Now                                  func() time.Time
 }
 
 // state is the state of one socket:
@@ -93,17 +95,37 @@ type client struct {
 	id string
 	// requests counts the requests for prompts that have no answer yet.
 	requests int
-	sockets  []*socket
+	sockets  map[*socket]bool
+	count    [retained + 1]int // of its sockets by state
+	// opening is the own socket that is opening, of which there is one at most; else nil.
+	opening *socket
+	// forgets counts how often the server has forgotten the id.
+	forgets int
 }
 
-func (c *client) in(states ...state) *socket {
-	for _, s := range c.sockets {
-		if slices.Contains(states, s.state) {
-			return s
-		}
-	}
-	return nil
+// has reports whether the client has a socket in any of the states.
+func (c *client) has(states ...state) bool {
+	return slices.ContainsFunc(states, func(s state) bool { return c.count[s] > 0 })
 }
+
+func (c *client) add(s *socket) {
+	s.record = c
+	c.sockets[s] = true
+	c.count[s.state]++
+	s.forgets = c.forgets
+}
+
+// isForgotten reports whether the server has forgotten the client id since the socket was
+// registered.
+func (s *socket) isForgotten() bool { return s.forgets != s.record.forgets }
+
+func (c *client) remove(s *socket) {
+	delete(c.sockets, s)
+	c.count[s.state]--
+}
+
+// ErrFull means that as many clients have a socket as may have one.
+var ErrFull = errors.New("too many sockets of clients are open")
 
 // Hub holds the sockets of one server. Its methods may be called from any goroutine.
 type Hub struct {
@@ -132,7 +154,7 @@ func NewHub(c Config) *Hub {
 func (h *Hub) record(id string) *client {
 	c := h.clients[id]
 	if c == nil {
-		c = &client{id: id}
+		c = &client{id: id, sockets: map[*socket]bool{}}
 		h.clients[id] = c
 	}
 	return c
@@ -147,7 +169,7 @@ func (h *Hub) deleteIfUnused(c *client) {
 // in lists the sockets in any of the states.
 func (h *Hub) in(states ...state) (all []*socket) {
 	for _, c := range h.clients {
-		for _, s := range c.sockets {
+		for s := range c.sockets {
 			if slices.Contains(states, s.state) {
 				all = append(all, s)
 			}
@@ -158,20 +180,29 @@ func (h *Hub) in(states ...state) (all []*socket) {
 
 // add makes a socket in its first state.
 func (h *Hub) add(c *client, first state) *socket {
-	s := &socket{hub: h, record: c, ready: make(chan struct{}), toClient: make(chan struct{}, 1)}
-	c.sockets = append(c.sockets, s)
+	s := &socket{hub: h, ready: make(chan struct{}), toClient: make(chan struct{}, 1)}
+	c.add(s)
+	if first == opening {
+		c.opening = s
+	}
 	h.move(s, first)
 	return s
 }
 
 // move changes a socket's state.
 func (h *Hub) move(s *socket, to state) {
-	from := s.state
+	from, c := s.state, s.record
 	h.count[from]--
 	h.count[to]++
+	c.count[from]--
+	c.count[to]++
 	s.state = to
 	if from == opening {
+		c.opening = nil
 		close(s.ready)
+	}
+	if to.atServer() && !from.atServer() {
+		s.forgets = c.forgets
 	}
 	if to == retained {
 		h.retained[s] = true
@@ -181,19 +212,11 @@ func (h *Hub) move(s *socket, to state) {
 	if to != closed {
 		return
 	}
-	h.removeFrom(s.record, s)
-	if s.record.id == "" {
-		return // the sockets have nothing in common
-	}
-	for _, other := range s.record.sockets {
-		other.forgotten = other.forgotten || from.atServer() && other.state.atServer()
-	}
-}
-
-// removeFrom removes a socket from a record.
-func (h *Hub) removeFrom(c *client, s *socket) {
-	c.sockets = slices.DeleteFunc(c.sockets, func(o *socket) bool { return o == s })
+	c.remove(s)
 	h.deleteIfUnused(c)
+	if c.id != "" && from.atServer() { // sockets without an id have nothing in common
+		c.forgets++
+	}
 }
 
 // name moves the socket of a client that came without an id to the record of the id that
@@ -204,35 +227,37 @@ func (h *Hub) name(s *socket, id string) {
 	if s.state == closed {
 		return
 	}
-	h.removeFrom(s.record, s)
-	s.record = h.record(id)
-	s.record.sockets = append(s.record.sockets, s)
+	s.record.remove(s)
+	h.deleteIfUnused(s.record)
+	h.record(id).add(s)
 }
 
 // connect makes the socket of a client that has arrived. It waits while an own socket of
 // the same id is opening: the server must register that one first, or the client would
-// receive no messages. It returns nil if the client leaves or the hub closes.
-func (h *Hub) connect(ctx context.Context, id string) *socket {
+// receive no messages. It returns nil if the client leaves or the hub closes, and
+// [ErrFull] at the limit.
+func (h *Hub) connect(ctx context.Context, id string) (*socket, error) {
 	for {
 		h.mu.Lock()
 		if h.closed {
 			h.mu.Unlock()
-			return nil
+			return nil, nil //nolint:nilnil // nobody waits for it
+		}
+		if h.count[connecting]+h.count[connected] >= h.MaxSockets {
+			h.mu.Unlock()
+			return nil, ErrFull
 		}
 		c := h.record(id)
-		var before *socket
-		if id != "" {
-			before = c.in(opening)
-		}
+		before := c.opening
 		if before == nil {
 			defer h.mu.Unlock()
-			return h.add(c, connecting)
+			return h.add(c, connecting), nil
 		}
 		h.mu.Unlock()
 		select {
 		case <-before.ready:
 		case <-ctx.Done():
-			return nil
+			return nil, nil //nolint:nilnil // nobody waits for it
 		}
 	}
 }
@@ -285,8 +310,12 @@ func (h *Hub) Reserve(clientID string) (release func()) {
 func (h *Hub) Refused(clientID string) {
 	h.mu.Lock()
 	var unused *socket
-	if c := h.clients[clientID]; c != nil && clientID != "" && c.requests <= 1 && len(c.sockets) == 1 && c.sockets[0].proxyOwned {
-		unused = c.in(retained)
+	if c := h.clients[clientID]; c != nil && clientID != "" && c.requests <= 1 && len(c.sockets) == 1 && c.has(retained) {
+		for s := range c.sockets {
+			if s.proxyOwned {
+				unused = s
+			}
+		}
 	}
 	h.mu.Unlock()
 	if unused != nil && h.Prompts.OpenOf(clientID) == 0 {
@@ -299,7 +328,7 @@ func (h *Hub) HasSocket(clientID string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	c := h.clients[clientID]
-	return c != nil && c.in(connecting, connected, retained) != nil
+	return c != nil && c.has(connecting, connected, retained)
 }
 
 func (h *Hub) release(c *client) {
@@ -328,7 +357,7 @@ func (h *Hub) Sweep() {
 	h.mu.Lock()
 	var unused []*socket
 	for s := range h.retained {
-		if s.record.requests == 0 && s.record.in(connected, connecting) == nil {
+		if s.record.requests == 0 && !s.record.has(connected, connecting) {
 			unused = append(unused, s)
 		}
 	}
@@ -339,7 +368,7 @@ func (h *Hub) Sweep() {
 		if prompts > 0 || s.idleSince.IsZero() {
 			s.idleSince = now
 		}
-		done := s.forgotten || prompts == 0 && (!s.proxyOwned || now.Sub(s.idleSince) >= linger)
+		done := s.isForgotten() || prompts == 0 && (!s.proxyOwned || now.Sub(s.idleSince) >= linger)
 		h.mu.Unlock()
 		if done {
 			s.leaveServer()

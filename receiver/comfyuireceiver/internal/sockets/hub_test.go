@@ -5,6 +5,7 @@ package sockets
 import (
 	"context"
 	"net"
+	"strconv"
 	"testing"
 	"time"
 
@@ -38,7 +39,7 @@ func (e *env) OpenOf(string) int { return e.open }
 
 func newEnv(maxRetained int) *env {
 	e := &env{now: time.Unix(1_700_000_000, 0)}
-	e.Hub = NewHub(Config{MaxRetained: maxRetained, Prompts: e, Now: func() time.Time { return e.now }})
+	e.Hub = NewHub(Config{MaxSockets: 100, MaxRetained: maxRetained, MaxRequests: 100, Prompts: e, Now: func() time.Time { return e.now }})
 	return e
 }
 
@@ -55,9 +56,17 @@ func (e *env) expect(id string) (release func(), opened *socket) {
 	return func() { e.release(c) }, opened
 }
 
+// arrive is connect within the limits.
+func (e *env) arrive(ctx context.Context, t *testing.T, id string) *socket {
+	t.Helper()
+	s, err := e.connect(ctx, id)
+	require.NoError(t, err)
+	return s
+}
+
 // client connects a client.
 func (e *env) client(t *testing.T, id string) *socket {
-	s := e.connect(t.Context(), id)
+	s := e.arrive(t.Context(), t, id)
 	require.NotNil(t, s)
 	s.server = &silentServer{}
 	require.True(t, e.advance(s, connected, connecting))
@@ -124,10 +133,10 @@ func TestAClientWaitsWhileAnOwnSocketOfItsIDIsOpening(t *testing.T) {
 	release, s := e.expect("a")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	assert.Nil(t, e.connect(ctx, "a"), "the client left before")
+	assert.Nil(t, e.arrive(ctx, t, "a"), "the client left before")
 	s.release() // it could not be opened
 	release()
-	client := e.connect(t.Context(), "a")
+	client := e.arrive(t.Context(), t, "a")
 	require.NotNil(t, client)
 	client.release()
 	assert.Empty(t, e.clients)
@@ -175,7 +184,7 @@ func TestTheSocketOfAClientWithoutAnIDIsKnownByTheServersID(t *testing.T) {
 	s.clientLeft(nil)
 	assert.False(t, isClosed(s), "its prompt runs")
 	other.close()
-	assert.False(t, s.forgotten, "clients without an id have nothing in common")
+	assert.False(t, s.isForgotten(), "clients without an id have nothing in common")
 	e.open = 0
 	e.Sweep()
 	assert.True(t, isClosed(s))
@@ -187,7 +196,7 @@ func TestAnOldSocketStaysWhileItsClientConnectsAgain(t *testing.T) {
 	for _, next := range []state{connecting, connected} {
 		e := newEnv(1)
 		old := e.client(t, "a")
-		fresh := e.connect(t.Context(), "a")
+		fresh := e.arrive(t.Context(), t, "a")
 		fresh.server = &silentServer{}
 		if next == connected {
 			require.True(t, e.advance(fresh, connected, connecting))
@@ -197,7 +206,7 @@ func TestAnOldSocketStaysWhileItsClientConnectsAgain(t *testing.T) {
 		e.Sweep()
 		assert.False(t, isClosed(old), "the server would forget the client's id")
 		require.True(t, e.advance(fresh, connected, connecting, connected))
-		assert.False(t, fresh.forgotten)
+		assert.False(t, fresh.isForgotten())
 		fresh.close()
 		e.Sweep()
 		assert.True(t, isClosed(old))
@@ -223,7 +232,55 @@ func TestAClosedHubAcceptsNobody(t *testing.T) {
 	s := e.client(t, "a")
 	e.Close()
 	assert.True(t, isClosed(s))
-	assert.Nil(t, e.connect(t.Context(), "b"))
+	assert.Nil(t, e.arrive(t.Context(), t, "b"))
 	e.Reserve("c")()
 	assert.Empty(t, e.clients)
+}
+
+func TestSocketsBeyondTheLimitAreNotHeld(t *testing.T) {
+	e := newEnv(1)
+	e.MaxSockets = 2
+	a := e.client(t, "a")
+	e.client(t, "")
+	_, err := e.connect(t.Context(), "b")
+	require.ErrorIs(t, err, ErrFull)
+	assert.NotContains(t, e.clients, "b")
+	a.close()
+	e.client(t, "b")
+}
+
+func TestSizesOfAHubStayWithinItsBounds(t *testing.T) {
+	e := newEnv(3)
+	e.MaxSockets, e.open, e.Observer = 10, 1, named{}
+	check := func() {
+		for _, b := range e.Bounds() {
+			require.LessOrEqual(t, b.Size, b.Max, b.Name)
+		}
+	}
+	full := 0
+	var all []*socket
+	for i := range 300 {
+		id := []string{"", "a", strconv.Itoa(i)}[i%3]
+		if s, err := e.connect(t.Context(), id); err == nil {
+			s.server, s.client = &silentServer{}, silentClient{}
+			require.True(t, e.advance(s, connected, connecting))
+			all = append(all, s)
+		} else {
+			full++
+		}
+		check()
+		if i%4 == 3 {
+			all[0].clientLeft(nil) // most of them are retained, as far as there is room
+			all = all[1:]
+			check()
+		}
+		if i%50 == 49 {
+			e.open = 0
+			e.now = e.now.Add(time.Hour)
+			e.Sweep()
+			e.open = 1
+			check()
+		}
+	}
+	assert.Positive(t, full)
 }

@@ -25,12 +25,12 @@ const openTimeout = 5 * time.Second
 var errNotWritable = errors.New("upgrade the connection: the server's answer is not writable")
 
 // Serve relays a client's WebSocket until the client leaves; out is its upgrade request
-// as the server is to receive it. An error means that the server could not be reached and
-// that nothing was written to w.
+// as the server is to receive it. An error means that nothing was written to w: the server
+// could not be reached, or the error is [ErrFull].
 func (h *Hub) Serve(w http.ResponseWriter, r, out *http.Request) error {
-	s := h.connect(r.Context(), r.URL.Query().Get("clientId"))
+	s, err := h.connect(r.Context(), r.URL.Query().Get("clientId"))
 	if s == nil {
-		return nil
+		return err
 	}
 	defer s.release()
 	response, err := h.Transport.RoundTrip(out)

@@ -40,8 +40,9 @@ type socket struct {
 	// Guarded by the hub's lock.
 	state  state
 	record *client
-	// forgotten is true if the server has forgotten the client id since.
-	forgotten bool
+	// forgets is how often the server had forgotten the client id when the socket was
+	// registered.
+	forgets int
 	// idleSince is when a prompt needed it last, as far as the sweeps know.
 	idleSince time.Time
 }

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"regexp"
@@ -18,6 +19,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	podresources "k8s.io/kubelet/pkg/apis/podresources/v1"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/bounds"
 )
 
 // Allocation is one device that the kubelet allocated to one container.
@@ -111,12 +114,29 @@ const (
 	staleAfter = 6
 	// maxAnswerBytes bounds the kubelet's answer.
 	maxAnswerBytes = 16 << 20
+	// MaxAllocations bounds the devices of containers. A node has a few hundred pods.
+	MaxAllocations = 4096
 )
 
 // Observer is notified after each request to the kubelet; err is nil on success. It is
 // called from a goroutine of the resolver, and not while there is no kubelet.
 type Observer interface {
 	KubeletAnswered(err error)
+}
+
+// omitted cuts an answer to MaxAllocations, which is an error.
+func omitted(all *[]Allocation) error {
+	over := len(*all) - MaxAllocations
+	if over <= 0 {
+		return nil
+	}
+	*all = (*all)[:MaxAllocations:MaxAllocations]
+	return fmt.Errorf("the kubelet lists %d devices of containers; %d of them are omitted", over+MaxAllocations, over)
+}
+
+// Bounds implements [bounds.Registered]; nil holds nothing.
+func (k *kubelet) Bounds() []bounds.Bound {
+	return []bounds.Bound{{Name: "owner.kubelet.answer", Max: MaxAllocations, Size: len(k.allocations())}}
 }
 
 // kubelet asks the kubelet's PodResources API (v1, List) which container holds which
@@ -183,8 +203,9 @@ func (k *kubelet) run(ctx context.Context) {
 		default:
 			failures = 0
 			all := allocations(list)
+			over := omitted(&all)
 			k.answer.Store(&all)
-			k.observer.KubeletAnswered(nil)
+			k.observer.KubeletAnswered(over)
 		}
 		select {
 		case <-ctx.Done():

@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"sync"
 	"time"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/bounds"
 )
 
 // podNames finds a pod's and a container's names by the container's id. The kubelet's
@@ -22,9 +24,13 @@ type podNames struct {
 	byContainer map[string]podName
 	byUID       map[string]podName
 	refreshed   time.Time
+	omitted     bool // a folder had more names than are read
 }
 
 type podName struct{ namespace, pod, container string }
+
+// maxNames bounds the names that are read of a folder. A node has a few hundred pods.
+const maxNames = 8192
 
 // minRefresh is the shortest time between two readings of the folders; an unknown
 // container causes one.
@@ -61,14 +67,15 @@ func (n *podNames) known(o cgroupOwner) (podName, bool) {
 
 func (n *podNames) refresh() {
 	n.byContainer, n.byUID = map[string]podName{}, map[string]podName{}
-	for _, name := range entries(filepath.Join(n.logs, "containers")) {
+	n.omitted = false
+	for _, name := range n.entries("containers") {
 		if id, p, ok := parseContainerLog(name); ok {
 			n.byContainer[id] = p
 		}
 	}
-	for _, name := range entries(filepath.Join(n.logs, "pods")) {
+	for _, name := range n.entries("pods") {
 		if uid, p, ok := parsePodFolder(name); ok {
-			if containers := entries(filepath.Join(n.logs, "pods", name)); len(containers) == 1 {
+			if containers := n.entries(filepath.Join("pods", name)); len(containers) == 1 {
 				p.container = containers[0]
 			}
 			n.byUID[uid] = p
@@ -76,15 +83,28 @@ func (n *podNames) refresh() {
 	}
 }
 
-// entries lists the names in a folder; none if the folder does not exist.
-func entries(folder string) []string {
-	f, err := os.Open(folder)
+// entries lists the names in a folder, up to maxNames; none if the folder does not exist.
+func (n *podNames) entries(folder string) []string {
+	f, err := os.Open(filepath.Join(n.logs, folder))
 	if err != nil {
 		return nil
 	}
 	defer f.Close()
-	list, _ := f.Readdirnames(-1)
+	list, _ := f.Readdirnames(maxNames + 1)
+	if len(list) > maxNames {
+		list, n.omitted = list[:maxNames], true
+	}
 	return list
+}
+
+// Bounds implements [bounds.Registered].
+func (n *podNames) Bounds() []bounds.Bound {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return []bounds.Bound{
+		{Name: "owner.podNames.byContainer", Max: maxNames, Size: len(n.byContainer)},
+		{Name: "owner.podNames.byUID", Max: maxNames, Size: len(n.byUID)},
+	}
 }
 
 func parseContainerLog(name string) (id string, p podName, ok bool) {

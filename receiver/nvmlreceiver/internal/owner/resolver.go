@@ -13,6 +13,7 @@ import (
 
 	"github.com/prometheus/procfs"
 
+	"github.com/otelcol-gpu/otelcol-gpu/internal/bounds"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/boundtext"
 )
 
@@ -42,29 +43,15 @@ type Resolver struct {
 	kubelet *kubelet
 
 	mu    sync.Mutex
-	cache map[int]cached // guarded by mu
+	cache processCache // guarded by mu
 }
 
-// cached is what was read of a process. A pid that is used again has another start.
-type cached struct {
-	start      uint64
-	executable string
-	cgroup     cgroupOwner
-	used       time.Time
-}
-
-const (
-	// maxCached bounds the processes that are remembered.
-	maxCached = 4096
-	// maxExecutable bounds the name of an executable, in bytes.
-	maxExecutable = 256
-	// forgetAfter is how long a process that was not asked about is remembered.
-	forgetAfter = time.Minute
-)
+// maxExecutable bounds the name of an executable, in bytes.
+const maxExecutable = 256
 
 // New starts a resolver. Close it in the end.
 func New(s Settings) *Resolver {
-	r := &Resolver{now: s.Now, pods: podNames{logs: s.Logs}, cache: map[int]cached{}}
+	r := &Resolver{now: s.Now, pods: podNames{logs: s.Logs}, cache: newProcessCache()}
 	if r.fs, r.fsErr = procfs.NewFS(s.Proc); r.fsErr != nil {
 		r.fsErr = fmt.Errorf("the process table cannot be read: %w", r.fsErr)
 	}
@@ -141,10 +128,10 @@ func (r *Resolver) process(pid int) (cached, bool) {
 		return cached{}, false
 	}
 	r.mu.Lock()
-	p, known := r.cache[pid]
+	p, known := r.cache.find(pid)
 	r.mu.Unlock()
 	if !known || p.start != stat.Starttime {
-		p = cached{start: stat.Starttime, executable: stat.Comm, cgroup: cgroupOf(proc)}
+		p = cached{pid: pid, start: stat.Starttime, executable: stat.Comm, cgroup: cgroupOf(proc)}
 		if exe, err := proc.Executable(); err == nil && exe != "" {
 			// The kernel marks a file that was replaced.
 			p.executable = path.Base(strings.TrimSuffix(exe, " (deleted)"))
@@ -155,23 +142,23 @@ func (r *Resolver) process(pid int) (cached, bool) {
 	p.used = r.now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !known {
-		r.forget(p.used)
-	}
-	r.cache[pid] = p
+	r.cache.store(p)
 	return p, true
 }
 
-// forget makes room. The caller holds mu.
-func (r *Resolver) forget(now time.Time) {
-	if len(r.cache) < maxCached/2 {
-		return
-	}
-	for pid, p := range r.cache {
-		if now.Sub(p.used) > forgetAfter || len(r.cache) >= maxCached {
-			delete(r.cache, pid)
-		}
-	}
+// Omitted reports whether the folders of the kubelet had more names than are read.
+func (r *Resolver) Omitted() bool {
+	r.pods.mu.Lock()
+	defer r.pods.mu.Unlock()
+	return r.pods.omitted
+}
+
+// Bounds implements [bounds.Registered].
+func (r *Resolver) Bounds() []bounds.Bound {
+	r.mu.Lock()
+	all := r.cache.Bounds()
+	r.mu.Unlock()
+	return append(append(all, r.pods.Bounds()...), r.kubelet.Bounds()...)
 }
 
 func cgroupOf(proc procfs.Proc) cgroupOwner {

@@ -210,15 +210,53 @@ func TestReusedPIDIsAnotherProcess(t *testing.T) {
 	assert.Equal(t, id2, r.Owner(42, "").ContainerID)
 }
 
-func TestWhatIsRememberedIsBounded(t *testing.T) {
-	r := resolver(t, Settings{})
-	for pid := range maxCached * 2 {
-		r.mu.Lock()
-		r.forget(time.Now())
-		r.cache[pid+1<<23] = cached{used: time.Now()}
-		r.mu.Unlock()
+func TestTheProcessesUsedLastAreRemembered(t *testing.T) {
+	c, now := newProcessCache(), time.Now()
+	check := func() {
+		for _, b := range c.Bounds() {
+			require.LessOrEqual(t, b.Size, b.Max, b.Name)
+		}
+		require.Len(t, c.byPID, c.byUse.Len())
 	}
-	assert.LessOrEqual(t, len(r.cache), maxCached)
+	for pid := range maxCached * 2 {
+		c.store(cached{pid: pid, used: now})
+		c.store(cached{pid: 0, used: now}) // used again and again
+		check()
+	}
+	assert.Len(t, c.byPID, maxCached)
+	_, known := c.find(0)
+	assert.True(t, known)
+	_, known = c.find(1)
+	assert.False(t, known, "it was not used for the longest time")
+	for pid := range maxCached {
+		c.store(cached{pid: 1e6 + pid, used: now.Add(forgetAfter + 1)})
+		c.store(cached{pid: 1e6 + pid, used: now.Add(forgetAfter + 1)})
+		check()
+	}
+	_, known = c.find(0)
+	assert.False(t, known)
+}
+
+func TestTheKubeletsFoldersAndAnswersAreBounded(t *testing.T) {
+	logs := t.TempDir()
+	pods := filepath.Join(logs, "pods")
+	require.NoError(t, os.Mkdir(pods, 0o750))
+	for i := range maxNames + 10 {
+		require.NoError(t, os.Mkdir(filepath.Join(pods, fmt.Sprintf("ns_pod_%d", i)), 0o750))
+	}
+	r := resolver(t, Settings{Logs: logs})
+	r.pods.find(cgroupOwner{podUID: "none"}, time.Now())
+	for _, b := range r.Bounds() {
+		assert.LessOrEqual(t, b.Size, b.Max, b.Name)
+	}
+	assert.Len(t, r.pods.byUID, maxNames)
+	assert.True(t, r.Omitted())
+
+	all := make([]Allocation, MaxAllocations)
+	require.NoError(t, omitted(&all))
+	all = append(all, Allocation{}, Allocation{})
+	require.ErrorContains(t, omitted(&all), "2 of them are omitted")
+	assert.Len(t, all, MaxAllocations)
 }
 
 func TestMissingProcIsAnError(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/otelcol-gpu/otelcol-gpu/internal/bounds"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/table"
 )
@@ -68,6 +69,9 @@ type Reader struct {
 	// or under way.
 	canSample, samplePending atomic.Bool
 	worker                   worker
+	// held is what the worker held after its last pass: nobody waits for a worker, which may
+	// hang.
+	held atomic.Pointer[[]bounds.Bound]
 }
 
 // New makes the reader of one GPU.
@@ -97,7 +101,24 @@ func (r *Reader) AllowSampling(allowed bool) { r.canSample.Store(allowed) }
 // Free queues the return of what NVML allocated for the GPU.
 func (r *Reader) Free() { r.gpu.Submit(r.worker.free) }
 
-func (r *Reader) read() { r.readings <- r.worker.read(<-r.requests) }
+func (r *Reader) read() {
+	reading := r.worker.read(<-r.requests)
+	held := r.worker.Bounds()
+	r.held.Store(&held)
+	r.readings <- reading
+}
+
+// Bounds implements [bounds.Registered].
+func (r *Reader) Bounds() []bounds.Bound {
+	all := []bounds.Bound{
+		{Name: "reader.Reader.requests", Max: cap(r.requests), Size: len(r.requests)},
+		{Name: "reader.Reader.readings", Max: cap(r.readings), Size: len(r.readings)},
+	}
+	if held := r.held.Load(); held != nil {
+		all = append(all, *held...)
+	}
+	return all
+}
 
 func (r *Reader) sample() {
 	r.worker.sample()

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/otelcol-gpu/otelcol-gpu/internal/bounds"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/logonce"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/table"
@@ -182,3 +183,9 @@ func isGone(err error) bool {
 }
 
 var errEveryCallFails = errors.New("every call on the GPU fails")
+
+// Bounds lists what the worker holds. Like the other methods, it belongs to the GPU's worker.
+func (w *worker) Bounds() []bounds.Bound {
+	all := append(w.out.Processes.Bounds(), bounds.Bound{Name: "reader.worker.instances", Max: nvml.MaxMIG, Size: len(w.instances)})
+	return append(all, w.rows.failing.Bounds()...)
+}

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/otelcol-gpu/otelcol-gpu/internal/bounds"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/owner"
@@ -57,6 +58,16 @@ type processUse struct{ samples, sm, enc, dec float64 }
 // NewProcesses is an empty list; limit bounds the processes of one pass.
 func NewProcesses(owners *owner.Resolver, limit int) *Processes {
 	return &Processes{owners: owners, limit: limit, known: map[uint32]*Process{}, uses: map[uint32]processUse{}}
+}
+
+// Bounds lists what is held after a pass. Like the other methods, it belongs to the GPU's
+// worker.
+func (t *Processes) Bounds() []bounds.Bound {
+	return []bounds.Bound{
+		{Name: "table.Processes.known", Max: t.limit, Size: len(t.known)},
+		{Name: "table.Processes.running", Max: t.limit, Size: len(t.running)},
+		{Name: "table.Processes.uses", Max: t.limit, Size: len(t.uses)},
+	}
 }
 
 // Relearn forgets what the GPU supports, after it came back.
@@ -184,6 +195,9 @@ func (t *Processes) sumUses() {
 		t.since = max(t.since, s.At)
 		if s.SM > 100 || s.Enc > 100 || s.Decoder > 100 {
 			continue
+		}
+		if t.known[s.PID] == nil {
+			continue // beyond the limit, or it has ended
 		}
 		u := t.uses[s.PID]
 		u.samples++
