@@ -23,13 +23,23 @@ func (r *comfyuiReceiver) Bounds() []bounds.Bound {
 
 // Bounds implements [bounds.Registered].
 func (f *follower) Bounds() []bounds.Bound {
-	all := append(bounds.Of(f.instruments, f.tracker, f.ownSocket), bounds.Bound{
+	all := append(bounds.Of(f.instruments, f.tracker, f.classes, f.ownSocket), bounds.Bound{
 		Name: "comfyuireceiver.follower.unanswered", Max: f.store.maxSlots, Size: int(f.searched.Load()),
 	})
 	if p := f.polling.Load(); p != nil {
 		all = append(all, p.Bounds()...)
 	}
 	return all
+}
+
+// Bounds implements [bounds.Registered].
+func (c *apiClasses) Bounds() []bounds.Bound {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return []bounds.Bound{
+		{Name: "comfyuireceiver.apiClasses.known", Max: c.limit, Size: len(c.known)},
+		{Name: "comfyuireceiver.apiClasses.unknown", Max: c.limit, Size: len(c.unknown)},
+	}
 }
 
 // Bounds implements [bounds.Registered].
