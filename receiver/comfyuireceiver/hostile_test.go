@@ -242,7 +242,7 @@ func TestRequestsThatTheServerRefusesDoNotAct(t *testing.T) {
 		}
 	}))
 	defer h.Close()
-	r := newRig(t, h.URL, func(c *Config) { c.OwnSockets = ownAlways; c.Limits.KeptSockets = 20 })
+	r := newRig(t, h.URL, func(c *Config) { c.OwnSockets = ownAlways; c.Limits.KeptSockets = 20; c.PollInterval = time.Hour })
 	send(t, r.base, `{"prompt_id": "victim", "prompt": {"1": {"class_type": "A", "inputs": {}}}}`)
 	crossSite := func(path, body string) {
 		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, r.base+path, strings.NewReader(body))
@@ -270,6 +270,7 @@ func TestRequestsThatTheServerRefusesDoNotAct(t *testing.T) {
 	s.queue = nil
 	s.mu.Unlock()
 	r.following.tracker.Suspect()
+	r.following.QueueChanged()
 	waitFor(t, func() bool {
 		for _, td := range r.traces.AllTraces() {
 			if root := spansOf(t, td)[0].Attributes; root["comfyui.prompt.id"] == "victim" {
