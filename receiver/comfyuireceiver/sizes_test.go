@@ -79,7 +79,7 @@ func (s *floodingServer) broadcast(message string) {
 }
 
 func (s *floodingServer) flood(ctx context.Context) {
-	ticks := time.Tick(time.Millisecond)
+	ticks := time.Tick(5 * time.Millisecond)
 	for i := 0; ctx.Err() == nil; i++ {
 		<-ticks
 		id := fmt.Sprintf("id%d", rand.IntN(2*floodedIDs))
@@ -122,8 +122,9 @@ func TestSizesOfTheReceiverStayWithinItsBounds(t *testing.T) {
 	assert.Empty(t, r.Bounds(), "before the start")
 	host := hostWith{componenttest.NewNopHost(), map[component.ID]component.Component{storageID: &memoryStorage{data: map[string][]byte{}}}}
 	require.NoError(t, r.Start(t.Context(), host))
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
+	const enough = 2000 // prompts
 	var work sync.WaitGroup
 	work.Go(func() { server.flood(ctx) })
 	var posts atomic.Int64
@@ -133,6 +134,9 @@ func TestSizesOfTheReceiverStayWithinItsBounds(t *testing.T) {
 		work.Go(func() {
 			for ctx.Err() == nil {
 				n := posts.Add(1)
+				if n >= enough {
+					cancel()
+				}
 				body := fmt.Sprintf(`{"client_id": "c%d", "prompt": {"1": {"class_type": "Class%d", "inputs": {"ckpt_name": "m%d"}}}, "extra_data": {"extra_pnginfo": {"workflow": {"id": "w%d"}}}}`, n%20, n, n, n)
 				request(ctx, client, http.MethodPost, "http://"+r.address+"/prompt", body)
 				request(ctx, client, http.MethodGet, fmt.Sprintf("http://%s/history/id%d", r.address, n%floodedIDs), "")
@@ -170,7 +174,7 @@ func TestSizesOfTheReceiverStayWithinItsBounds(t *testing.T) {
 	}
 	assert.Greater(t, checks, 100)
 	t.Logf("%d prompts, %d checks", posts.Load(), checks)
-	assert.Greater(t, posts.Load(), int64(1000))
+	assert.GreaterOrEqual(t, posts.Load(), int64(enough))
 	beyond := counted(t, telemetry, "beyond_limit")
 	assert.Positive(t, beyond["socket"])
 	assert.Positive(t, counted(t, telemetry, "prompts.unfollowed")["limit"])
