@@ -214,7 +214,8 @@ type ear struct {
 	next   int // the first frame that until has not seen
 }
 
-func (w *wire) open(path string, send ...string) *ear {
+// open opens a WebSocket, and may send what it supports.
+func (w *wire) open(path string, features ...string) *ear {
 	w.t.Helper()
 	mode := websocket.CompressionDisabled
 	if w.deflate {
@@ -243,8 +244,9 @@ func (w *wire) open(path string, send ...string) *ear {
 		}
 	}()
 	e.until(`"sid":`)
-	for _, text := range send {
+	for _, text := range features {
 		require.NoError(w.t, conn.Write(context.Background(), websocket.MessageText, []byte(text)))
+		e.until(`"type":"feature_flags"`)
 	}
 	return e
 }
@@ -301,7 +303,6 @@ func (e *ear) leave() {
 func watched(nodes ...string) func(*wire) {
 	return func(w *wire) {
 		e := w.open("/ws?clientId=client-a", `{"type": "feature_flags", "data": {"supports_preview_metadata": true}}`)
-		e.until(`"type":"feature_flags"`)
 		id := w.prompt("client-a", "", nodes...)
 		e.ended(id)
 		e.leave()
@@ -431,6 +432,7 @@ var scenarios = []struct {
 		w.ask(http.MethodPost, "/interrupt", ``)
 		a.ended(first)
 		b.ended(third)
+		a.until(`"queue_remaining":0`)
 		a.leave()
 		b.leave()
 		w.ask(http.MethodGet, "/history/"+first, "")
@@ -479,6 +481,7 @@ var scenarios = []struct {
 		w.ask(http.MethodPatch, "/internal/logs/subscribe", `{"clientId": "client-a", "enabled": true}`)
 		w.prompt("client-a", "", load(), colour(450), save())
 		e.until(`"type":"logs"`, "Prompt executed")
+		w.ask(http.MethodPatch, "/internal/logs/subscribe", `{"clientId": "client-a", "enabled": false}`)
 		e.leave()
 	}},
 	{"memory is given back", "", func(w *wire) {
