@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakecomfyui"
@@ -210,7 +211,7 @@ type ear struct {
 
 	mu     sync.Mutex
 	heard  []string
-	closed bool
+	closed error
 	next   int // the first frame that until has not seen
 }
 
@@ -235,7 +236,7 @@ func (w *wire) open(path string, features ...string) *ear {
 			kind, data, err := conn.Read(context.Background())
 			e.mu.Lock()
 			if err != nil {
-				e.closed = true
+				e.closed = err
 				e.mu.Unlock()
 				return
 			}
@@ -254,7 +255,7 @@ func (w *wire) open(path string, features ...string) *ear {
 // until waits for the next frame with all of the texts, and returns it.
 func (e *ear) until(texts ...string) (found string) {
 	e.w.t.Helper()
-	require.Eventually(e.w.t, func() bool {
+	came := func() bool {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		for ; e.next < len(e.heard); e.next++ {
@@ -266,7 +267,12 @@ func (e *ear) until(texts ...string) (found string) {
 			}
 		}
 		return false
-	}, 20*time.Second, time.Millisecond, "no frame with %q came to %s (%s)", texts, e.w.name, e.w.base)
+	}
+	if !assert.Eventually(e.w.t, came, 20*time.Second, time.Millisecond) {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.w.t.Fatalf("%s: no frame with %q came; the socket ended with %v and heard:\n%s", e.w.name, texts, e.closed, strings.Join(e.heard, "\n"))
+	}
 	return found
 }
 
@@ -423,6 +429,7 @@ var scenarios = []struct {
 	{"a queue, of which one is deleted and one interrupted", "", func(w *wire) {
 		a, b := w.open("/ws?clientId=client-a"), w.open("/ws?clientId=client-b")
 		first := w.prompt("client-a", "", load(), colour(large), save())
+		a.until(`"type":"execution_start"`, first) // the one that is put in front must not come first
 		second := w.prompt("client-b", "", load(), colour(400), save())
 		third := w.prompt("client-b", `"front": true, `, load(), colour(410), save())
 		a.until(`"type":"progress"`, first)
@@ -444,6 +451,9 @@ var scenarios = []struct {
 		var ids []string
 		for _, side := range []int{large, 420, 430, 440} {
 			ids = append(ids, w.prompt("client-a", "", load(), colour(side), save()))
+			if side == large {
+				e.until(`"type":"execution_start"`, ids[0])
+			}
 		}
 		e.until(`"type":"progress"`, ids[0])
 		w.ask(http.MethodGet, "/api/jobs?status=pending,in_progress", "", "Accept-Encoding", "gzip, deflate")
