@@ -225,7 +225,7 @@ func newKillsRig(t *testing.T, arguments ...string) *killsRig {
 	m := newMachine(t, fakenvml.Current, "l40s")
 	r.collector, r.command = collectorCommand(t, "comfyui.yaml", append(m.environment,
 		"OTELCOL_GPU_COMFYUI="+r.server.url, "OTELCOL_GPU_COMFYUI_PROXY="+r.proxy, "OTELCOL_GPU_COMFYUI_STORE="+filepath.Join(t.TempDir(), "comfyui"),
-		"OTELCOL_GPU_TRACES_ENDPOINT="+r.way.address, "OTELCOL_GPU_COLLECTION_INTERVAL=1h",
+		"OTELCOL_GPU_COMFYUI_DEVICE=0", "OTELCOL_GPU_TRACES_ENDPOINT="+r.way.address, "OTELCOL_GPU_COLLECTION_INTERVAL=1h",
 		"OTELCOL_GPU_REMOTE_WRITE_ENDPOINT=http://127.0.0.1:"+strconv.Itoa(port(t))+"/api/v1/write"), arguments...)
 	return r
 }
@@ -353,6 +353,7 @@ func TestKillsLoseNoPrompt(t *testing.T) {
 	assert.Empty(t, lost)
 	assert.Zero(t, double)
 	assert.Zero(t, lostOutcome, "what the server forgot")
+	assert.Positive(t, withoutBill, "prompts whose samples died with the process")
 	assert.Less(t, lasted, promisedEnd)
 	figure.Print("kills.prompts.kills", float64(*promptKills), "kills")
 	figure.Print("kills.prompts.accepted", float64(len(accepted)), "prompts")
