@@ -161,21 +161,31 @@ func (f *follower) restore(ctx context.Context) {
 func (f *follower) reconcileLoop(ctx context.Context) {
 	ticks := time.Tick(f.interval)
 	for {
+		begin := f.now()
 		if len(f.unanswered) > 0 {
 			f.searchUnanswered(ctx)
 			f.searched.Store(int64(len(f.unanswered)))
 		}
 		f.reconcile(ctx)
+		lasted := f.now().Sub(begin)
 		select {
 		case <-ctx.Done():
 			return
 		case <-f.changed:
+			if !pause(ctx.Done(), f.rest(lasted)) {
+				return
+			}
 		case <-ticks:
 		}
 		f.tracker.Expire(f.now())
 		f.learnClasses(ctx)
 	}
 }
+
+// rest is how long to wait after a comparison before the next change of the queue leads to
+// another one: comparisons take a tenth of the time at most, since a server that lists a queue
+// of large prompts does nothing else meanwhile.
+func (f *follower) rest(lasted time.Duration) time.Duration { return min(9*lasted, f.interval) }
 
 // searchUnanswered looks for the prompts whose answer an earlier process has not seen.
 func (f *follower) searchUnanswered(ctx context.Context) {

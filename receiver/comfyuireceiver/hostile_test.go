@@ -758,3 +758,11 @@ func TestAPINodesNameNoGPU(t *testing.T) {
 	assert.Positive(t, nodes)
 	assert.Empty(t, asked, "each class once")
 }
+
+// S8: a server with a long queue of large prompts is not asked for it all the time.
+func TestComparisonsTakeATenthOfTheTime(t *testing.T) {
+	f := &follower{interval: 2 * time.Second}
+	assert.Zero(t, f.rest(0))
+	assert.Equal(t, 90*time.Millisecond, f.rest(10*time.Millisecond))
+	assert.Equal(t, f.interval, f.rest(time.Second), "no longer than between two that are due")
+}
