@@ -153,7 +153,7 @@ func (c *joinConnector) dropSpans(ctx context.Context, d *delivery) {
 	if d.items > 0 && c.once.First("spans dropped") {
 		c.settings.Logger.Warn("Spans are dropped at shutdown: the next consumers did not accept them in time", zap.Int("spans", d.items), zap.Duration("time", maxDrain))
 	}
-	c.publish(d.handovers, comfyevents.Refused)
+	c.publish(d.handovers, comfyevents.Abandoned)
 }
 
 // dropTraces drops all traces that wait.

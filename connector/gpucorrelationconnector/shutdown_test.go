@@ -175,7 +175,7 @@ func TestShutdownInAnyOrderIsShortAndLosesNothingSilently(t *testing.T) {
 					}
 					accepted, lost, result := 4, int64(0), comfyevents.Accepted
 					if next.blocks {
-						accepted, lost, result = 0, 4, comfyevents.Refused
+						accepted, lost, result = 0, 4, comfyevents.Abandoned
 					}
 					check := func() {
 						assert.Equal(t, lost, r.sums(t, spans, dropped))
@@ -197,7 +197,7 @@ func TestShutdownInAnyOrderIsShortAndLosesNothingSilently(t *testing.T) {
 					require.NoError(t, r.logs.ConsumeLogs(ctx, gpuload.XIDRecord(5, gpuload.A)))
 					assert.Equal(t, lost+1, r.sums(t, spans, dropped))
 					assert.Equal(t, lost/4+1, r.sums(t, records, dropped))
-					assert.Equal(t, []comfyevents.Custody{comfyevents.Refused}, seen.of(5))
+					assert.Equal(t, []comfyevents.Custody{comfyevents.Abandoned}, seen.of(5))
 				})
 			})
 		}

@@ -23,6 +23,9 @@ const (
 	Accepted
 	// Refused traces were refused by at least one of them, and are not sent again.
 	Refused
+	// Abandoned traces were dropped because the component shut down: who has stored them may
+	// send them again in the next process.
+	Abandoned
 )
 
 // Handover is a trace that a component begins to hold, or no longer holds.

@@ -47,7 +47,6 @@ type exporter struct {
 	spans       *spans.Builder
 	instruments *instruments
 	handovers   *handovers
-	isKept      bool // prompts survive the process
 	log         *zap.Logger
 	now         func() time.Time
 
@@ -70,6 +69,8 @@ type exportItem interface {
 	send() error
 	// done is called once, with the error of the last attempt, or errLeft.
 	done(err error)
+	// isKept reports whether it is stored for the next process.
+	isKept() bool
 }
 
 // traceItem is the trace of a prompt.
@@ -80,6 +81,7 @@ type traceItem struct {
 
 func (i traceItem) send() error    { return i.traces.ConsumeTraces(i.ctx, i.spans.Trace(i.prompt)) }
 func (i traceItem) done(err error) { i.handovers.passed(i.prompt, err) }
+func (i traceItem) isKept() bool   { return i.prompt.Slot != noSlot }
 
 // failureItem is the log record of a prompt that failed.
 type failureItem struct {
@@ -90,6 +92,7 @@ type failureItem struct {
 
 func (i failureItem) send() error { return i.logs.ConsumeLogs(i.ctx, i.spans.Failure(i.prompt, i.at)) }
 func (failureItem) done(error)    {}
+func (failureItem) isKept() bool  { return false }
 
 // startItem is the log record of an execution that starts.
 type startItem struct {
@@ -100,6 +103,7 @@ type startItem struct {
 
 func (i startItem) send() error { return i.logs.ConsumeLogs(i.ctx, i.spans.Started(i.execution, i.at)) }
 func (startItem) done(error)    {}
+func (startItem) isKept() bool  { return false }
 
 var errNotSent = errors.New("not sent before shutdown")
 
@@ -178,6 +182,26 @@ func (e *exporter) queueTrace(p *prompt.Prompt) {
 	e.enqueue("traces", e.traceItems, traceItem{e, p})
 }
 
+// exportRestored exports the traces that an earlier process has stored, as fast as the next
+// consumer accepts them. What is left at shutdown stays in the store.
+func (e *exporter) exportRestored(ctx context.Context, restored []*prompt.Prompt) {
+	for _, p := range restored {
+		if !e.handovers.begin(p) {
+			continue
+		}
+		if e.traces == nil {
+			e.handovers.passed(p, nil)
+			continue
+		}
+		select {
+		case e.traceItems <- traceItem{e, p}:
+		case <-ctx.Done():
+			e.handovers.passed(p, errLeft)
+			return
+		}
+	}
+}
+
 // executionStarted queues the log record of an execution that starts.
 func (e *exporter) executionStarted(x prompt.Execution) {
 	if e.logs != nil && e.executionEvents {
@@ -245,7 +269,7 @@ func (e *exporter) deliver(signal string, item exportItem) {
 
 // drop gives an item up. At shutdown, a prompt that is stored is left to the next process.
 func (e *exporter) drop(signal string, item exportItem, err error) {
-	if signal == "traces" && e.isKept && e.stopping.Err() != nil && !consumererror.IsPermanent(err) {
+	if item.isKept() && e.stopping.Err() != nil && !consumererror.IsPermanent(err) {
 		item.done(errLeft)
 		return
 	}

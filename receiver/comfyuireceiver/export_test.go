@@ -100,7 +100,7 @@ func newExportRig(t *testing.T, queue int) *exportRig {
 // fail ends n prompts, each with a trace and a log record.
 func (r *exportRig) fail(n int) {
 	for i := range n {
-		p := prompt.Discovered(&protocol.Submission{PromptID: fmt.Sprint("p", i)}, time.Now())
+		p := prompt.Discovered(&protocol.Submission{PromptID: fmt.Sprint("p", i)}, time.Now(), true)
 		p.Outcome, p.Ended = prompt.Lost, time.Now()
 		r.promptEnded(p)
 	}

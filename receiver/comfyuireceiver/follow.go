@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -67,7 +68,7 @@ func (f *follower) handedOver(p *prompt.Prompt, accepted bool) {
 		f.lost()
 	}
 	f.store.remove(p)
-	if f.polls {
+	if p.ID != "" {
 		f.store.addExported(p.ID)
 	}
 }
@@ -127,33 +128,39 @@ func (f *follower) QueueChanged() {
 // server can be reached: it may still be validating them.
 const searchIntervals = 5
 
-// restore follows the prompts that were open when the last process ended, and emits the
-// traces of those that had ended.
-func (f *follower) restore(ctx context.Context) {
+// restore follows the prompts that were open when the last process ended. It returns those
+// that had ended, and whose traces are to be exported.
+func (f *follower) restore(ctx context.Context) (ended []*prompt.Prompt) {
 	all, err := f.store.restore(ctx)
 	if err != nil {
 		f.log.Warn("Failed to read stored prompts; their traces are lost", zap.Error(err))
 	}
+	// A prompt that was exported is not one without an answer, though its content is the same.
+	ids, _, err := f.store.exportedIDs(ctx)
+	if err != nil {
+		f.log.Warn("Failed to read the ids of exported prompts", zap.Error(err))
+	}
+	f.tracker.Finished(ids)
 	open := 0
 	for _, p := range all {
 		switch {
 		case p.Outcome != "":
-			f.export.queueTrace(p)
-		case p.HTTPStatus == 0:
+			ended = append(ended, p)
+		case p.HTTPStatus == 0 && !p.Found:
 			f.unanswered = append(f.unanswered, p)
 			open++
-		case f.tracker.Recover(f.now(), p):
-			open++
 		default:
-			f.store.remove(p)
+			f.tracker.Restore(f.now(), p)
+			open++
 		}
 	}
 	f.searched.Store(int64(len(f.unanswered)))
 	f.tracker.Suspect() // the server may have restarted, too
 	if len(all) > 0 {
 		f.log.Info("Following the prompts that were open when the last run ended",
-			zap.Int("prompts", open), zap.Int("without_answer", len(f.unanswered)), zap.Int("ended", len(all)-open))
+			zap.Int("prompts", open), zap.Int("without_answer", len(f.unanswered)), zap.Int("ended", len(ended)))
 	}
+	return ended
 }
 
 // reconcileLoop compares the open prompts with the server every interval, and whenever
@@ -167,14 +174,13 @@ func (f *follower) reconcileLoop(ctx context.Context) {
 			f.searched.Store(int64(len(f.unanswered)))
 		}
 		f.reconcile(ctx)
-		lasted := f.now().Sub(begin)
+		if !pause(ctx.Done(), f.rest(f.now().Sub(begin))) {
+			return
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-f.changed:
-			if !pause(ctx.Done(), f.rest(lasted)) {
-				return
-			}
 		case <-ticks:
 		}
 		f.tracker.Expire(f.now())
@@ -182,10 +188,13 @@ func (f *follower) reconcileLoop(ctx context.Context) {
 	}
 }
 
-// rest is how long to wait after a comparison before the next change of the queue leads to
-// another one: comparisons take a tenth of the time at most, since a server that lists a queue
-// of large prompts does nothing else meanwhile.
-func (f *follower) rest(lasted time.Duration) time.Duration { return min(9*lasted, f.interval) }
+// maxRest bounds the rest after a comparison, in intervals.
+const maxRest = 10
+
+// rest is how long to wait after a comparison before the next one: comparisons take a tenth of
+// the time, unless one lasts longer than an interval, since a server that lists a queue of
+// large prompts does nothing else meanwhile.
+func (f *follower) rest(lasted time.Duration) time.Duration { return min(9*lasted, maxRest*f.interval) }
 
 // searchUnanswered looks for the prompts whose answer an earlier process has not seen.
 func (f *follower) searchUnanswered(ctx context.Context) {
@@ -211,6 +220,7 @@ func (f *follower) searchUnanswered(ctx context.Context) {
 			continue
 		}
 		saved := p.SaveAnswered(p.Received, 0, protocol.Answer{PromptID: id})
+		saved.Found = true
 		if !f.tracker.RecoverUnanswered(now, p, id) { // the next round looks again
 			missing = append(missing, p)
 			f.searchedUntil = now.Add(f.interval)
@@ -223,7 +233,7 @@ func (f *follower) searchUnanswered(ctx context.Context) {
 	if len(missing) == 0 || now.Before(f.searchedUntil) {
 		return
 	}
-	f.log.Info("The server does not know these requests of the last run; it has not accepted them", zap.Int("requests", len(missing)))
+	f.log.Info("The server does not know these requests of the last run: it has not accepted them, or has forgotten them", zap.Int("requests", len(missing)))
 	for _, p := range missing {
 		f.PromptUnfollowed(p, "unanswered")
 	}
@@ -232,13 +242,21 @@ func (f *follower) searchUnanswered(ctx context.Context) {
 
 // matching is the id of the server's prompt that is the one that was sent; empty if there
 // is none.
-func (f *follower) matching(sent *prompt.Prompt, found []candidate, taken map[string]bool) string {
+func (f *follower) matching(sent *prompt.Prompt, found []candidate, taken map[string]bool) (id string) {
+	nearest := time.Duration(math.MaxInt64)
 	for _, c := range found {
-		if !taken[c.PromptID] && f.server.is(sent, c) {
-			return c.PromptID
+		if taken[c.PromptID] || !f.server.is(sent, c) {
+			continue
+		}
+		distance := time.Duration(math.MaxInt64 - 1) // it has not started
+		if !c.at.IsZero() {
+			distance = c.at.Sub(sent.Received).Abs()
+		}
+		if distance < nearest {
+			id, nearest = c.PromptID, distance
 		}
 	}
-	return ""
+	return id
 }
 
 // maxSilence is how long a prompt whose client has a socket may go without a message
@@ -284,21 +302,39 @@ func (f *follower) settle(ctx context.Context, ids []string, queued map[string]b
 	}
 }
 
-// maxForgotten bounds the entries that are read before a client deletes them.
-const maxForgotten = 256
+// maxForgotten bounds the entries that are read before a client deletes them, and
+// maxForgetting the time that this takes of the client's.
+const (
+	maxForgotten  = 256
+	maxForgetting = 2 * time.Second
+)
+
+// openOnly is a [protocol.Known] that reads the open prompts of a tracker.
+type openOnly struct{ *prompt.Tracker }
+
+// Has implements [protocol.Known].
+func (o openOnly) Has(id string) bool { return !o.IsOpen(id) }
 
 // beforeForgetting ends the open prompts whose entries of the history a client is about to
 // delete, by those entries.
 func (f *follower) beforeForgetting(ctx context.Context, r protocol.Removal) {
-	ids := f.tracker.Among(r.Delete)
-	if r.Clear {
-		ids = f.tracker.Open(f.now(), nil)
+	ctx, cancel := context.WithTimeout(ctx, maxForgetting)
+	defer cancel()
+	if r.Clear && f.tracker.OpenCount() > 0 {
+		history, err := f.server.history(ctx, "", openOnly{f.tracker})
+		if err == nil {
+			for _, finished := range history.Finished {
+				f.tracker.Settled(f.now(), finished)
+			}
+		}
 	}
+	ids := f.tracker.Among(r.Delete)
 	for _, id := range ids[:min(len(ids), maxForgotten)] {
 		finished, err := f.server.finished(ctx, id)
-		if err == nil {
+		switch {
+		case err == nil:
 			f.tracker.Settled(f.now(), finished)
-		} else if !errors.Is(err, errNotInHistory) {
+		case !errors.Is(err, errNotInHistory) && !errors.Is(err, errAnswered):
 			return
 		}
 	}

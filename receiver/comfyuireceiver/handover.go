@@ -53,6 +53,7 @@ type handover struct {
 	holders  int
 	returned bool // by the next consumer
 	refused  bool
+	left     bool // to the next process
 }
 
 func newHandovers(bus *comfyevents.Bus, s settler, limit int) *handovers {
@@ -103,6 +104,9 @@ func (h *handovers) observe(e comfyevents.Handover) {
 		case comfyevents.Refused:
 			o.holders--
 			o.refused = true
+		case comfyevents.Abandoned:
+			o.holders--
+			o.left = true
 		}
 	})
 }
@@ -121,7 +125,7 @@ func (h *handovers) update(key rootSpan, apply func(*handover)) {
 	}
 	last := h.ifDrained()
 	h.mu.Unlock()
-	if done {
+	if done && !o.left {
 		h.settled.handedOver(o.prompt, !o.refused)
 	}
 	if last != nil {

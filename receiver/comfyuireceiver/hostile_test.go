@@ -30,6 +30,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/collector/pdata/ptrace"
 )
 
 // upgrade answers a WebSocket's upgrade, and returns the connection.
@@ -764,5 +765,94 @@ func TestComparisonsTakeATenthOfTheTime(t *testing.T) {
 	f := &follower{interval: 2 * time.Second}
 	assert.Zero(t, f.rest(0))
 	assert.Equal(t, 90*time.Millisecond, f.rest(10*time.Millisecond))
-	assert.Equal(t, f.interval, f.rest(time.Second), "no longer than between two that are due")
+	assert.Equal(t, 9*time.Second, f.rest(time.Second))
+	assert.Equal(t, 20*time.Second, f.rest(time.Minute))
+}
+
+// S1: a ComfyUI that never answers the upgrade of a WebSocket ties up nothing: not the client
+// that leaves, and not the shutdown.
+func TestAnUpgradeThatIsNeverAnsweredDelaysNoShutdown(t *testing.T) {
+	asked := make(chan struct{}, 10)
+	h := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/ws" || strings.HasPrefix(r.URL.Query().Get("clientId"), "otelcol-gpu-") {
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		asked <- struct{}{}
+		<-r.Context().Done()
+	}))
+	defer h.Close()
+	r := newRig(t, h.URL, func(c *Config) { c.DrainTimeout = 100 * time.Millisecond })
+	dial := func() net.Conn {
+		conn, err := net.Dial("tcp", r.address)
+		require.NoError(t, err)
+		_, err = io.WriteString(conn, "GET /ws?clientId=a HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: eA==\r\nSec-WebSocket-Version: 13\r\n\r\n")
+		require.NoError(t, err)
+		<-asked
+		return conn
+	}
+	left := dial()
+	require.NoError(t, left.Close())
+	waitFor(t, func() bool { return !r.hub.HasSocket("a") })
+	waiting := dial()
+	defer waiting.Close()
+	begin := time.Now()
+	r.stopNow()
+	assert.Less(t, time.Since(begin), 3*time.Second)
+}
+
+// B7 with many open prompts.
+func TestAClearedHistoryEndsOnlyWhatItHolds(t *testing.T) {
+	s := newAcceptingServer(t)
+	h := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost && r.URL.Path == "/history" {
+			s.mu.Lock()
+			clear(s.history)
+			s.mu.Unlock()
+			return
+		}
+		s.serve(w, r)
+	}))
+	defer h.Close()
+	r := newRig(t, h.URL, func(c *Config) { c.PollInterval = time.Hour })
+	for range 20 {
+		send(t, r.base, smallPrompt)
+	}
+	s.runAll()
+	for range 400 {
+		send(t, r.base, smallPrompt)
+	}
+	response, err := http.Post(r.base+"/history", "application/json", strings.NewReader(`{"clear": true}`))
+	require.NoError(t, err)
+	require.NoError(t, response.Body.Close())
+	waitFor(t, func() bool { return len(r.traces.AllTraces()) == 20 })
+	for _, td := range r.traces.AllTraces() {
+		assert.Equal(t, "success", spansOf(t, td)[0].Attributes["comfyui.prompt.outcome"])
+	}
+	assert.Equal(t, 400, r.following.tracker.OpenCount())
+}
+
+// --multi-user sends who the user is, and Comfy-Usage-Source what kind of caller: both reach
+// the server, and neither is in telemetry.
+func TestWhoTheUserIsPassesAndStaysOutOfTelemetry(t *testing.T) {
+	s := accepting(t)
+	r := newRig(t, s.URL, nil)
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, r.base+"/prompt", strings.NewReader(smallPrompt))
+	require.NoError(t, err)
+	request.Header.Set("Comfy-User", "grandmother")
+	request.Header.Set("Comfy-Usage-Source", "grandmother-app")
+	response, err := http.DefaultClient.Do(request)
+	require.NoError(t, err)
+	require.NoError(t, response.Body.Close())
+	seen := (<-s.seen).Header
+	assert.Equal(t, "grandmother", seen.Get("Comfy-User"))
+	assert.Equal(t, "grandmother-app", seen.Get("Comfy-Usage-Source"))
+	m, err := r.scrape(t.Context())
+	require.NoError(t, err)
+	metrics, err := (&pmetric.JSONMarshaler{}).MarshalMetrics(m)
+	require.NoError(t, err)
+	r.stopNow()
+	traces, err := (&ptrace.JSONMarshaler{}).MarshalTraces(r.traces.AllTraces()[0])
+	require.NoError(t, err)
+	assert.NotContains(t, string(metrics)+string(traces), "grandmother")
 }

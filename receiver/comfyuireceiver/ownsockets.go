@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
 )
 
 // The values of own_sockets.
@@ -36,7 +37,7 @@ func newOwnSockets(mode string) *ownSockets {
 
 // polled records that a client asked for the history of a prompt of its own.
 func (o *ownSockets) polled(clientID string) {
-	if o.mode != ownPollers || clientID == "" {
+	if o.mode != ownPollers || clientID == "" || len(clientID) > protocol.MaxID {
 		return
 	}
 	o.mu.Lock()
@@ -46,7 +47,7 @@ func (o *ownSockets) polled(clientID string) {
 
 // opened records that a client opened a socket through the proxy.
 func (o *ownSockets) opened(clientID string) {
-	if o.mode != ownPollers || clientID == "" {
+	if o.mode != ownPollers || clientID == "" || len(clientID) > protocol.MaxID {
 		return
 	}
 	o.mu.Lock()

@@ -71,7 +71,7 @@ func (p *poller) refresh(ctx context.Context) error {
 	now := p.now()
 	for i := range queue.Prompts {
 		q := &queue.Prompts[i]
-		p.recover(q, cmp.Or(acceptedAt(q, now), now))
+		p.recover(q, acceptedAt(q, now), now)
 	}
 	if err := p.history(ctx); err != nil {
 		return err
@@ -89,12 +89,14 @@ func acceptedAt(s *protocol.Submission, now time.Time) time.Time {
 	return s.Created
 }
 
-func (p *poller) recover(s *protocol.Submission, accepted time.Time) {
+// recover follows a prompt that the server accepted at a time, or if that is zero, at about
+// another. It reports whether the prompt is followed, or was.
+func (p *poller) recover(s *protocol.Submission, accepted, about time.Time) bool {
 	if s.HasLongID() {
 		p.PromptUnfollowed(nil, prompt.LongID)
-		return
+		return true
 	}
-	p.tracker.Recover(p.now(), prompt.Discovered(s, accepted))
+	return p.tracker.Recover(p.now(), prompt.Discovered(s, cmp.Or(accepted, about), !accepted.IsZero())) || p.tracker.Has(s.PromptID)
 }
 
 // Has implements [protocol.Known] for the history.
@@ -117,13 +119,16 @@ func (p *poller) history(ctx context.Context) error {
 		return err
 	}
 	for _, f := range entries {
-		p.add(f.PromptID)
 		if p.first {
 			// it ended before the receiver was first started
+			p.add(f.PromptID)
 			p.store.addExported(f.PromptID)
 			continue
 		}
-		p.recover(&f.Submission, cmp.Or(acceptedAt(&f.Submission, p.now()), f.Start(), p.now()))
+		if !p.recover(&f.Submission, acceptedAt(&f.Submission, p.now()), cmp.Or(f.Start(), p.now())) {
+			continue // too many are open: the next round tries again
+		}
+		p.add(f.PromptID)
 		p.tracker.Settled(p.now(), f)
 	}
 	if !p.first {

@@ -92,7 +92,24 @@ type historyServer struct {
 	mu      sync.Mutex
 	running []string
 	history map[string]string // by id: what ended it
+	fixed   map[string]json.RawMessage
 	order   []string
+}
+
+// fix finishes a prompt with an entry that stays as it is.
+func (s *historyServer) fix(id string, entry json.RawMessage) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fixed = map[string]json.RawMessage{id: entry}
+	s.history[id] = ""
+	s.order = append(s.order, id)
+}
+
+func (s *historyServer) entry(id, end string) any {
+	if fixed := s.fixed[id]; fixed != nil {
+		return fixed
+	}
+	return entry(id, end)
 }
 
 func newHistoryServer(t *testing.T) *historyServer {
@@ -111,7 +128,7 @@ func newHistoryServer(t *testing.T) *historyServer {
 		case single:
 			all := map[string]any{}
 			if end, ok := s.history[id]; ok {
-				all[id] = entry(id, end)
+				all[id] = s.entry(id, end)
 			}
 			_ = json.NewEncoder(w).Encode(all)
 		case r.URL.Path == "/history":
@@ -119,7 +136,7 @@ func newHistoryServer(t *testing.T) *historyServer {
 			_, _ = fmt.Sscan(r.URL.Query().Get("max_items"), &limit)
 			all := map[string]any{}
 			for _, id := range s.order[max(0, len(s.order)-limit):] {
-				all[id] = entry(id, s.history[id])
+				all[id] = s.entry(id, s.history[id])
 			}
 			_ = json.NewEncoder(w).Encode(all)
 		default:
@@ -289,4 +306,51 @@ func TestPromptsThatWereOpenWhenTheCollectorWasKilledEndOnceAfterwards(t *testin
 	second, again := startWith(t, s.URL, modeProxy, kept)
 	require.NoError(t, second.Shutdown(context.Background()))
 	assert.Empty(t, again.AllTraces(), "once")
+}
+
+// Prompts of the history beyond limits::prompts are exported once there is room.
+func TestPollingExportsMorePromptsThanAreFollowedAtATime(t *testing.T) {
+	s := newHistoryServer(t)
+	cfg := createDefaultConfig().(*Config)
+	cfg.Mode, cfg.Upstream.Endpoint, cfg.Device, cfg.PollInterval = modePoll, s.URL, "", 100*time.Millisecond
+	cfg.Limits.Prompts = 2
+	r := newReceiver(receivertest.NewNopSettings(metadata.Type), cfg)
+	sink := new(consumertest.TracesSink)
+	r.traces = sink
+	require.NoError(t, r.Start(context.Background(), componenttest.NewNopHost()))
+	require.Eventually(t, func() bool { p := r.following.polling.Load(); return p != nil }, 10*time.Second, time.Millisecond)
+	s.run("a", "b") // use up the limit
+	require.Eventually(t, func() bool { return r.following.tracker.OpenCount() == 2 }, 10*time.Second, time.Millisecond)
+	for i := range 5 {
+		s.finish(fmt.Sprint("short", i), "execution_success")
+	}
+	s.run()
+	s.finish("a", "execution_success")
+	s.finish("b", "execution_success")
+	require.Eventually(t, func() bool { return len(sink.AllTraces()) == 7 }, 10*time.Second, 5*time.Millisecond)
+	require.NoError(t, r.Shutdown(context.Background()))
+}
+
+// Servers that do not say when they accepted a prompt: its trace is the same in each process.
+func TestAPromptThatIsPolledTwiceHasTheSameTrace(t *testing.T) {
+	s := newHistoryServer(t)
+	kept := newMemoryStorage()
+	first, sink := startWith(t, s.URL, modePoll, kept)
+	require.Eventually(t, func() bool { kept.mu.Lock(); defer kept.mu.Unlock(); return kept.data[placeKey] != nil }, 10*time.Second, time.Millisecond)
+	before := kept.snapshot()
+	s.run("x")
+	require.Eventually(t, func() bool { return first.following.tracker.OpenCount() == 1 }, 10*time.Second, time.Millisecond)
+	s.mu.Lock()
+	fixed, err := json.Marshal(entry("x", "execution_success"))
+	require.NoError(t, err)
+	s.mu.Unlock()
+	s.fix("x", fixed)
+	s.run()
+	require.Eventually(t, func() bool { return len(sink.AllTraces()) == 1 }, 10*time.Second, time.Millisecond)
+	require.NoError(t, first.Shutdown(context.Background()))
+	second, again := startWith(t, s.URL, modePoll, before) // a kill came before the id was stored
+	require.Eventually(t, func() bool { return len(again.AllTraces()) == 1 }, 10*time.Second, time.Millisecond)
+	require.NoError(t, second.Shutdown(context.Background()))
+	assert.Equal(t, rootOf(sink.AllTraces()[0]).SpanID(), rootOf(again.AllTraces()[0]).SpanID())
+	assert.Equal(t, rootOf(sink.AllTraces()[0]).TraceID(), rootOf(again.AllTraces()[0]).TraceID())
 }

@@ -183,8 +183,7 @@ var hopByHop = []string{"Proxy-Authorization", "Proxy-Authenticate", "Proxy-Conn
 // serveSocket relays a WebSocket.
 func (p *proxy) serveSocket(w http.ResponseWriter, r *http.Request) {
 	p.ownSocket.opened(r.URL.Query().Get("clientId"))
-	// the connection outlives the request
-	out := r.Clone(context.WithoutCancel(r.Context()))
+	out := r.Clone(r.Context())
 	p.rewrite(&httputil.ProxyRequest{In: r, Out: out})
 	out.RequestURI = ""
 	for _, name := range hopByHop {

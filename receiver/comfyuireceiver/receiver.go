@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -117,7 +118,9 @@ func (r *comfyuiReceiver) build(ctx context.Context, host component.Host) (err e
 	r.cancel = cancel
 	r.device.begin()
 	r.work.Go(func() { r.device.run(running) })
-	r.following.restore(running)
+	if ended := r.following.restore(running); len(ended) > 0 {
+		r.work.Go(func() { r.export.exportRestored(running, ended) })
+	}
 	if r.cfg.Mode == modePoll {
 		r.work.Go(func() { r.following.poll(running) })
 		return nil
@@ -163,7 +166,6 @@ func (r *comfyuiReceiver) assemble(base *url.URL, client *http.Client, stored st
 		spans:           builder,
 		instruments:     observed,
 		handovers:       newHandovers(comfyevents.OfProcess(), r.following, r.store.maxSlots+r.cfg.Limits.Queue),
-		isKept:          r.store.isKept(),
 		log:             r.log,
 		now:             r.now,
 	}
@@ -349,9 +351,8 @@ const lastHandovers = 5 * time.Second
 // stopFollowing ends the tracker, the exporter and the store.
 func (r *comfyuiReceiver) stopFollowing(ctx context.Context) {
 	unfinished := r.following.tracker.Shutdown(r.now())
-	if r.store.isKept() {
-		unfinished = nil // the next process follows them
-	}
+	// The next process follows those that are stored.
+	unfinished = slices.DeleteFunc(unfinished, func(p *prompt.Prompt) bool { return p.Slot != noSlot })
 	for _, p := range unfinished {
 		r.following.promptEnded(p)
 	}

@@ -99,9 +99,6 @@ func newStore(client storage.Client, maxSlots int, log *zap.Logger, telemetry *m
 	return s
 }
 
-// isKept reports whether prompts survive the process.
-func (s *store) isKept() bool { return s.client != nil }
-
 // noSlot is the slot of a prompt that is not stored.
 const noSlot = 0
 
@@ -311,15 +308,12 @@ func (s *store) restore(ctx context.Context) (all []*prompt.Prompt, err error) {
 	if err := s.get(ctx, slotsKey, &s.slots); err != nil {
 		return nil, err
 	}
-	s.slots = min(max(s.slots, 0), s.maxSlots)
-	s.reserved = s.slots + slotStep
-	if err := s.client.Set(ctx, slotsKey, []byte(strconv.Itoa(s.reserved))); err != nil {
-		return nil, err
-	}
+	reserved := min(max(s.slots, 0), s.maxSlots)
+	s.slots = 0 // the last one in use
 	damaged := 0
-	for first := 1; first <= s.slots; first += maxBatch {
+	for first := 1; first <= reserved; first += maxBatch {
 		operations := make([]*storage.Operation, 0, maxBatch)
-		for slot := first; slot < first+maxBatch && slot <= s.slots; slot++ {
+		for slot := first; slot < first+maxBatch && slot <= reserved; slot++ {
 			operations = append(operations, storage.GetOperation(slotKey(slot)))
 		}
 		if err := s.client.Batch(ctx, operations...); err != nil {
@@ -331,13 +325,20 @@ func (s *store) restore(ctx context.Context) (all []*prompt.Prompt, err error) {
 				if o.Value != nil {
 					damaged++
 				}
-				s.free = append(s.free, first+i)
 				continue
 			}
 			p := saved.Prompt()
 			p.Slot = first + i
+			for unused := s.slots + 1; unused < p.Slot; unused++ {
+				s.free = append(s.free, unused)
+			}
+			s.slots = p.Slot
 			all = append(all, p)
 		}
+	}
+	s.reserved = s.slots + slotStep
+	if err := s.client.Set(ctx, slotsKey, []byte(strconv.Itoa(s.reserved))); err != nil {
+		return all, err
 	}
 	all = append(all, s.restoreFormer(ctx)...)
 	if damaged > 0 {

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -496,7 +497,7 @@ func TestSlotsAreUsedAgainAndBound(t *testing.T) {
 	require.NoError(t, err)
 	var all []*prompt.Prompt
 	for range 150 {
-		p := prompt.Discovered(&protocol.Submission{PromptID: "x"}, time.Now())
+		p := prompt.Discovered(&protocol.Submission{PromptID: "x"}, time.Now(), true)
 		s.submitted(p)
 		all = append(all, p)
 	}
@@ -563,9 +564,113 @@ func FuzzStore(f *testing.F) {
 		}
 		_, _, _ = s.exportedIDs(t.Context())
 		s.addExported("x")
-		p := prompt.Discovered(&protocol.Submission{PromptID: "y"}, time.Now())
+		p := prompt.Discovered(&protocol.Submission{PromptID: "y"}, time.Now(), true)
 		s.submitted(p)
 		s.remove(p)
 		s.stop()
 	})
+}
+
+// A restart finds more traces than the exporter's queue holds: none is lost.
+func TestMoreStoredTracesThanTheQueueHoldsAreExported(t *testing.T) {
+	const n = 3000
+	kept := newMemoryStorage()
+	for i := range n {
+		p := prompt.Discovered(&protocol.Submission{PromptID: fmt.Sprint("p", i)}, time.Now(), true)
+		p.Outcome, p.Ended, p.HTTPStatus = prompt.Success, time.Now(), http.StatusOK
+		raw, err := json.Marshal(p.Save())
+		require.NoError(t, err)
+		kept.data[slotKey(i+1)] = raw
+	}
+	kept.data[slotsKey] = []byte(fmt.Sprint(n))
+	sink := new(consumertest.TracesSink)
+	r := startStored(t, newAcceptingServer(t).URL, kept, sink)
+	waitFor(t, func() bool { return len(sink.AllTraces()) == n })
+	waitFor(t, func() bool { return kept.prompts() == 0 })
+	assert.Zero(t, counted(t, r.telemetry, "traces.lost")[""])
+	require.NoError(t, r.Shutdown(t.Context()))
+}
+
+// With a full disk open prompts are not stored: they end as unfinished, as without a store.
+func TestPromptsThatAreNotStoredEndAsUnfinished(t *testing.T) {
+	disk := &fullDisk{memoryStorage: newMemoryStorage()}
+	sink := new(consumertest.TracesSink)
+	r := startStored(t, newAcceptingServer(t).URL, disk, sink)
+	send(t, r.base, smallPrompt)
+	disk.full.Store(true)
+	for range 5 {
+		send(t, r.base, smallPrompt)
+	}
+	require.NoError(t, r.Shutdown(t.Context()))
+	assert.Len(t, rootsOf(sink), 5)
+	assert.Equal(t, 1, disk.prompts())
+}
+
+func TestACallersIDThatIsOpenTwiceIsFollowedTwiceAfterAKill(t *testing.T) {
+	s, kept := newAcceptingServer(t), newMemoryStorage()
+	first := startStored(t, s.URL, kept, new(consumertest.TracesSink))
+	for range 2 {
+		send(t, first.base, `{"client_id": "c", "prompt_id": "same", "prompt": {"1": {"class_type": "A", "inputs": {}}}}`)
+	}
+	waitFor(t, func() bool {
+		kept.mu.Lock()
+		defer kept.mu.Unlock()
+		n := 0
+		for key, value := range kept.data {
+			if strings.HasPrefix(key, "prompt/") && strings.Contains(string(value), `"status":200`) {
+				n++
+			}
+		}
+		return n == 2
+	})
+	left := kept.snapshot()
+	require.NoError(t, first.Shutdown(t.Context()))
+	sink := new(consumertest.TracesSink)
+	second := startStored(t, s.URL, left, sink)
+	assert.Equal(t, 2, second.following.tracker.OpenCount())
+	s.runAll()
+	waitFor(t, func() bool { return len(sink.AllTraces()) == 2 })
+	require.NoError(t, second.Shutdown(t.Context()))
+}
+
+// Of equal prompts of a server on another host, whose clock may differ, the nearest is taken,
+// and never one that was exported before.
+func TestTheNearestOfEqualPromptsIsTheOneWithoutAnAnswer(t *testing.T) {
+	now := time.Now()
+	f := &follower{server: &comfyServer{base: &url.URL{Host: "gpu1:8188"}}}
+	sent := &prompt.Prompt{Request: prompt.Request{Submission: protocol.Submission{ClientID: "c", Content: 7}}, Received: now}
+	at := func(id string, d time.Duration) candidate {
+		return candidate{&protocol.Submission{PromptID: id, ClientID: "c", Content: 7}, now.Add(d)}
+	}
+	found := []candidate{at("before", -100*time.Millisecond), at("it", 5*time.Millisecond), at("later", time.Second)}
+	assert.Equal(t, "it", f.matching(sent, found, map[string]bool{}))
+	assert.Equal(t, "before", f.matching(sent, found, map[string]bool{"it": true}))
+
+	kept := newMemoryStorage()
+	s := newAcceptingServer(t)
+	sink := new(consumertest.TracesSink)
+	first := startStored(t, s.URL, kept, sink)
+	send(t, first.base, smallPrompt)
+	s.runAll()
+	waitFor(t, func() bool { return len(sink.AllTraces()) == 1 && kept.prompts() == 0 })
+	require.NoError(t, first.Shutdown(t.Context()))
+	second := startStored(t, s.URL, kept, sink)
+	assert.True(t, second.following.tracker.Has("p0"), "the next process knows what was exported")
+	require.NoError(t, second.Shutdown(t.Context()))
+}
+
+func TestSlotsDoNotGrowWithEachStart(t *testing.T) {
+	kept := newMemoryStorage()
+	for range 50 {
+		s := testStore(t, kept, 10_000)
+		_, err := s.restore(t.Context())
+		require.NoError(t, err)
+		p := prompt.Discovered(&protocol.Submission{PromptID: "x"}, time.Now(), true)
+		s.submitted(p)
+		s.stop()
+	}
+	assert.LessOrEqual(t, kept.prompts(), 50)
+	n, err := strconv.Atoi(string(kept.data[slotsKey]))
+	require.NoError(t, err)
+	assert.LessOrEqual(t, n, 50+2*slotStep)
 }

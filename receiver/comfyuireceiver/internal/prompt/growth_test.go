@@ -90,7 +90,7 @@ func TestSizesOfATrackerStayWithinItsBounds(t *testing.T) {
 		case 7:
 			tracker.Settled(now, &protocol.Finished{Submission: protocol.Submission{PromptID: id()}})
 		case 8:
-			tracker.Recover(now, Discovered(&protocol.Submission{PromptID: id(), ClientID: id()}, now))
+			tracker.Recover(now, Discovered(&protocol.Submission{PromptID: id(), ClientID: id()}, now, true))
 		case 9:
 			tracker.Expire(now)
 			tracker.Missing(now, id())

@@ -71,6 +71,10 @@ type Prompt struct {
 	// Recovered prompts were found in the queue or the history; their nodes are unknown.
 	Recovered bool
 
+	// Found prompts had no answer that was seen, and were found at the server.
+	Found bool
+	// undated prompts were discovered before it was known when the server accepted them.
+	undated bool
 	// Slot is the prompt's place in the store; the store owns it.
 	Slot int
 
@@ -259,6 +263,9 @@ func (p *Prompt) settleBy(f *protocol.Finished, now time.Time) {
 		p.Started = start
 	}
 	p.start(now)
+	if start := f.Start(); p.undated && !start.IsZero() {
+		p.Context = contextOf(p.Parent, p.ID, start) // as after a restart
+	}
 	if m, ok := f.Find(protocol.ExecutionCached); ok && p.Cached == nil {
 		p.Cached = m.Nodes
 	}

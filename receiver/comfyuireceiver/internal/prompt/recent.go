@@ -2,7 +2,9 @@
 
 package prompt
 
-// Recent holds the newest ids, up to a fixed number.
+import "crypto/sha256"
+
+// Recent holds the newest ids, up to a fixed number. Of a long id it holds a hash.
 type Recent struct {
 	max   int
 	known map[string]bool
@@ -20,13 +22,25 @@ func NewRecent(max int, ids ...string) *Recent {
 }
 
 // Has reports whether an id is held.
-func (r *Recent) Has(id string) bool { return r.known[id] }
+func (r *Recent) Has(id string) bool { return r.known[recentKey(id)] }
+
+// maxRecentKey bounds what is held of an id, in bytes.
+const maxRecentKey = 64
+
+func recentKey(id string) string {
+	if len(id) <= maxRecentKey {
+		return id
+	}
+	sum := sha256.Sum256([]byte(id))
+	return string(sum[:])
+}
 
 // Len is the number of ids that are held.
 func (r *Recent) Len() int { return len(r.ring) }
 
 // Add adds an id unless it is held, and drops the oldest one beyond the limit.
 func (r *Recent) Add(id string) {
+	id = recentKey(id)
 	if r.known[id] {
 		return
 	}

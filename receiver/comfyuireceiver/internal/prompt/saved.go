@@ -36,7 +36,9 @@ type Saved struct {
 	Status   int       `json:"status,omitempty"`
 	Answered time.Time `json:"answered,omitzero"`
 	Number   float64   `json:"number,omitempty"`
-	Refused  []string  `json:"refused,omitempty"`
+	// Found is true if the answer was not seen, and the prompt was found at the server.
+	Found   bool     `json:"found,omitempty"`
+	Refused []string `json:"refused,omitempty"`
 
 	// Outcome and all below are set when the prompt has ended.
 	Outcome   Outcome        `json:"outcome,omitempty"`
@@ -59,7 +61,7 @@ func (p *Prompt) Save() Saved {
 		TraceFlags: byte(p.Context.TraceFlags()), ClientID: p.Submission.ClientID, Content: p.Submission.Content,
 		TaskClass: p.Submission.TaskClass, Workflow: p.Submission.Workflow, Sizing: p.Sizing, Path: p.Path,
 		Status: p.HTTPStatus, Answered: p.Answered, Number: p.Answer.Number, Refused: p.Answer.Refused,
-		Outcome: p.Outcome, Recovered: p.Recovered,
+		Outcome: p.Outcome, Recovered: p.Recovered, Found: p.Found,
 	}
 	if s.ID == "" {
 		s.ID = p.Submission.PromptID
@@ -94,7 +96,7 @@ func (s *Saved) Prompt() *Prompt {
 		ID:      s.ID, Context: s.context(s.SpanID), Sizing: s.Sizing,
 		Answer:     protocol.Answer{PromptID: s.ID, Number: s.Number, Refused: s.Refused},
 		HTTPStatus: s.Status, Received: s.Received, Answered: s.Answered, Started: s.Started, Ended: s.Ended,
-		Outcome: s.Outcome, Failure: s.Failure, Cached: s.Cached, Outputs: s.Outputs, Recovered: s.Recovered || s.Outcome == "",
+		Outcome: s.Outcome, Failure: s.Failure, Cached: s.Cached, Outputs: s.Outputs, Recovered: s.Recovered || s.Outcome == "", Found: s.Found,
 	}
 	if p.Answered.IsZero() {
 		p.Answered = p.Received

@@ -192,11 +192,7 @@ func (t *Tracker) accept(p *Prompt, now time.Time) {
 	early := t.open[p.ID]
 	switch {
 	case early != nil && early.known: // the caller chose an id that is already open
-		if early.last == nil {
-			early.last = early
-		}
-		early.last.next = p
-		early.last = p
+		t.chain(early, p)
 		t.opened(p)
 		t.mu.Unlock()
 		return
@@ -209,6 +205,15 @@ func (t *Tracker) accept(p *Prompt, now time.Time) {
 	t.open[p.ID] = p
 	t.opened(p)
 	t.unlock(p)
+}
+
+// chain adds a prompt whose id is open already. It is followed once those before it have ended.
+func (t *Tracker) chain(head, p *Prompt) {
+	if head.last == nil {
+		head.last = head
+	}
+	head.last.next = p
+	head.last = p
 }
 
 // opened counts a known prompt that was opened, closed one that is no longer open.
@@ -320,6 +325,38 @@ func (t *Tracker) Recover(now time.Time, p *Prompt) bool {
 	return t.recover(p)
 }
 
+// Restore follows a prompt that an earlier process has accepted and stored. The limits do not
+// apply: it was within them, and what is stored is bounded.
+func (t *Tracker) Restore(now time.Time, p *Prompt) {
+	p.Recovered, p.known, p.seen, p.maxNodes, p.size = true, true, now, t.limits.Nodes, p.Submission.Size()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.bytes += p.size
+	if head := t.open[p.ID]; head != nil { // the caller chose an id that is already open
+		t.chain(head, p)
+	} else {
+		t.open[p.ID] = p
+	}
+	t.opened(p)
+}
+
+// Finished records prompts that have ended in an earlier process.
+func (t *Tracker) Finished(ids []string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, id := range ids {
+		t.finished.Add(id)
+	}
+}
+
+// IsOpen reports whether a prompt is open.
+func (t *Tracker) IsOpen(id string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.open[id]
+	return p != nil && p.known
+}
+
 // RecoverUnanswered is Recover for a prompt whose answer was not seen, and which may be the
 // server's prompt with the given id. It is not one that is in flight now.
 func (t *Tracker) RecoverUnanswered(now time.Time, p *Prompt, id string) bool {
@@ -329,10 +366,10 @@ func (t *Tracker) RecoverUnanswered(now time.Time, p *Prompt, id string) bool {
 		return false
 	}
 	before := p.ID
-	p.ID, p.Answer.PromptID = id, id
+	p.ID, p.Answer.PromptID, p.Found = id, id, true
 	p.Recovered, p.known, p.seen, p.maxNodes, p.size = true, true, now, t.limits.Nodes, p.Submission.Size()
 	if !t.recover(p) {
-		p.ID, p.Answer.PromptID = before, before
+		p.ID, p.Answer.PromptID, p.Found = before, before, false
 		return false
 	}
 	return true
@@ -349,11 +386,12 @@ func (t *Tracker) recover(p *Prompt) bool {
 	return true
 }
 
-// Discovered is a prompt that was found in the queue or the history.
-func Discovered(s *protocol.Submission, accepted time.Time) *Prompt {
+// Discovered is a prompt that was found in the queue or the history. accepted is when the
+// server accepted it; where that is unknown, isKnown is false and accepted is about when.
+func Discovered(s *protocol.Submission, accepted time.Time, isKnown bool) *Prompt {
 	parent := ParseTraceparent(s.Traceparent)
 	return &Prompt{
 		Request: Request{Submission: *s, Parent: parent}, ID: s.PromptID, Context: contextOf(parent, s.PromptID, accepted),
-		Received: accepted, Answered: accepted,
+		Received: accepted, Answered: accepted, undated: !isKnown,
 	}
 }

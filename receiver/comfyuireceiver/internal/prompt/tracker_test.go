@@ -458,10 +458,10 @@ func TestAPromptInFlightIsNotTakenForOneWithoutAnAnswer(t *testing.T) {
 func TestAPromptThatIsDiscoveredTwiceHasTheSameTrace(t *testing.T) {
 	sub := &protocol.Submission{PromptID: "x"}
 	at := time.UnixMilli(1795580833463)
-	first := Discovered(sub, at)
-	assert.Equal(t, first.Context, Discovered(sub, at).Context)
-	assert.NotEqual(t, Discovered(sub, at).Context, Discovered(sub, at.Add(time.Second)).Context, "the id was used again")
-	assert.True(t, Discovered(sub, at).Context.IsValid())
+	first := Discovered(sub, at, true)
+	assert.Equal(t, first.Context, Discovered(sub, at, true).Context)
+	assert.NotEqual(t, Discovered(sub, at, true).Context, Discovered(sub, at.Add(time.Second), true).Context, "the id was used again")
+	assert.True(t, Discovered(sub, at, true).Context.IsValid())
 }
 
 // TestNodeWithLazyInputsBeginsWhenTheyAreThere has the messages in the order in which

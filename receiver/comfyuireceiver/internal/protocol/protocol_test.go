@@ -7,11 +7,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"regexp"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/iotest"
 	"time"
+	"unicode/utf16"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -159,12 +162,34 @@ func TestContentSurvivesTheServer(t *testing.T) {
 	assert.Equal(t, "c", q.Prompts[0].ClientID)
 	assert.Equal(t, "p", q.Prompts[0].PromptID)
 	assert.Equal(t, time.UnixMilli(1795580833463), q.Prompts[0].Created)
+	// the web page writes UTF-8, Python escapes
+	for _, text := range []string{strings.Repeat("я", 1000), strings.Repeat("я", 1600), strings.Repeat("😀a", 3000), strings.Repeat("x", maxText-1) + "я", "a/b\t\"", "\u2028"} {
+		plain, err := json.Marshal(text)
+		require.NoError(t, err)
+		quoted := strconv.QuoteToASCII(text)
+		escaped := quoted[1 : len(quoted)-1]
+		escaped = regexp.MustCompile(`\\U([0-9a-f]{8})`).ReplaceAllStringFunc(escaped, func(s string) string {
+			r, _ := strconv.ParseUint(s[2:], 16, 32)
+			first, second := utf16.EncodeRune(rune(r))
+			return fmt.Sprintf(`\u%04x\u%04x`, first, second)
+		})
+		page := submission(t, `{"prompt": {"1": {"class_type": "A", "inputs": {"t": `+string(plain)+`}}}}`)
+		python := submission(t, `{"prompt": {"1": {"class_type": "A", "inputs": {"t": "`+strings.ReplaceAll(escaped, "/", `\/`)+`"}}}}`)
+		assert.Equal(t, page.Content, python.Content, "%.20s", text)
+		assert.Equal(t, page.Nodes, python.Nodes, "%.20s", text)
+	}
 	for _, other := range []string{
 		`{"prompt": {"1": {"class_type": "A", "inputs": {"a": 481}}}}`, `{"prompt": {"1": {"class_type": "B", "inputs": {"a": 480}}}}`,
 		`{"prompt": {"2": {"class_type": "A", "inputs": {"a": 480}}}}`, `{"prompt": {"1": {"class_type": "A", "inputs": {"b": 480}}}}`,
 	} {
 		assert.NotEqual(t, submission(t, `{"prompt": {"1": {"class_type": "A", "inputs": {"a": 480}}}}`).Content, submission(t, other).Content, other)
 	}
+}
+
+// S4: a text that has no beginning of a character is cut, too.
+func TestATextOfContinuationBytesIsCut(t *testing.T) {
+	s := submission(t, `{"client_id": "`+strings.Repeat("\x80", 1<<20)+`"}`)
+	assert.Less(t, len(s.ClientID), 4*maxText)
 }
 
 type knownIDs map[string]bool

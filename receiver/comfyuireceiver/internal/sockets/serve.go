@@ -33,10 +33,17 @@ func (h *Hub) Serve(w http.ResponseWriter, r, out *http.Request) error {
 		return err
 	}
 	defer s.release()
-	response, err := h.Transport.RoundTrip(out)
+	// Until the server has answered, the request ends with the client and with the hub. Once
+	// upgraded, the connection no longer ends with it.
+	ctx, cancel := context.WithCancel(r.Context())
+	stop := context.AfterFunc(h.ctx, cancel)
+	response, err := h.Transport.RoundTrip(out.WithContext(ctx))
+	stop()
 	if err != nil {
+		cancel()
 		return err
 	}
+	defer cancel()
 	if response.StatusCode != http.StatusSwitchingProtocols {
 		defer response.Body.Close()
 		for name, values := range response.Header {
