@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coder/websocket"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -248,19 +249,25 @@ func (r *killsRig) post(client string, side int) bool {
 	return response.StatusCode == http.StatusOK
 }
 
-// load has clients send prompts until stop is called; some listen, some poll, some have no
-// id, and many prompts are alike.
+// load has clients send prompts until stop is called: two listen on a socket, one polls the
+// history, one has no id, and many prompts are alike.
 func (r *killsRig) load() (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var clients sync.WaitGroup
 	for i := range 4 {
 		client := []string{"a", "b", "c", ""}[i]
 		seed := rand.New(rand.NewPCG(uint64(i), 14))
+		if i < 2 {
+			clients.Go(func() { r.listen(ctx, client) })
+		}
 		clients.Go(func() {
 			pause := time.NewTimer(0)
 			for ctx.Err() == nil {
 				<-pause.C
 				r.post(client, 60+10*seed.IntN(6))
+				if i == 2 {
+					_, _ = get("http://" + r.proxy + "/history?max_items=1")
+				}
 				pause.Reset(time.Duration(60+seed.IntN(80)) * time.Millisecond)
 			}
 		})
@@ -268,6 +275,28 @@ func (r *killsRig) load() (stop func()) {
 	return func() {
 		cancel()
 		clients.Wait()
+	}
+}
+
+// listen keeps a client's socket open, again after each kill.
+func (r *killsRig) listen(ctx context.Context, client string) {
+	for ctx.Err() == nil {
+		conn, response, err := websocket.Dial(ctx, "ws://"+r.proxy+"/ws?clientId="+client, nil)
+		if err != nil {
+			select {
+			case <-ctx.Done():
+			case <-time.After(50 * time.Millisecond):
+			}
+			continue
+		}
+		if response.Body != nil {
+			_ = response.Body.Close()
+		}
+		conn.SetReadLimit(16 << 20)
+		for err == nil {
+			_, _, err = conn.Read(ctx)
+		}
+		_ = conn.CloseNow()
 	}
 }
 
@@ -353,6 +382,15 @@ func TestKillsLoseNoPrompt(t *testing.T) {
 	assert.Empty(t, lost)
 	assert.Zero(t, double)
 	assert.Zero(t, lostOutcome, "what the server forgot")
+	nodes := 0
+	for _, things := range found {
+		for thing := range things {
+			if strings.HasPrefix(thing, "comfyui.node ") {
+				nodes++
+			}
+		}
+	}
+	assert.Positive(t, nodes, "those that listen have nodes")
 	assert.Positive(t, withoutBill, "prompts whose samples died with the process")
 	assert.Less(t, lasted, promisedEnd)
 	figure.Print("kills.prompts.kills", float64(*promptKills), "kills")

@@ -22,7 +22,7 @@ const (
 )
 
 // output is the way out of one signal: a goroutine that delivers what is ready, and the
-// deliveries that are under way. It outlives no shutdown: from then on nothing is
+// deliveries that are under way. After shutdown nothing is
 // delivered, since the next consumers may have shut down, too.
 type output struct {
 	wake   chan struct{}
@@ -102,7 +102,7 @@ func (o *output) leave() {
 	if last {
 		close(o.idle)
 	} else {
-		o.notify() // it may be all that a goroutine waits for that has nothing more to send
+		o.notify() // a goroutine may be waiting for this delivery only
 	}
 }
 

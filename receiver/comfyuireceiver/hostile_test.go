@@ -45,7 +45,7 @@ func upgrade(t testing.TB, w http.ResponseWriter) net.Conn {
 }
 
 // B2: with --enable-compress-response-body the server compresses for whoever offers it.
-func TestACompressedAnswerIsNoRejection(t *testing.T) {
+func TestACompressedAnswerIsNotARejection(t *testing.T) {
 	s := newTap(t, func(w http.ResponseWriter, r *http.Request) {
 		answer := []byte(`{"prompt_id": "p", "number": 1, "node_errors": {}}`)
 		if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
@@ -348,7 +348,7 @@ func TestClientsThatDoNotReadDoNotDelayShutdown(t *testing.T) {
 }
 
 // S7: requests that are under way at shutdown end before the parts that they use.
-func TestShutdownUnderLoadPanicsNot(t *testing.T) {
+func TestShutdownUnderLoadDoesNotPanic(t *testing.T) {
 	s := newAcceptingServer(t)
 	for range 3 {
 		r := newRig(t, s.URL, func(c *Config) { c.DrainTimeout = 10 * time.Millisecond })

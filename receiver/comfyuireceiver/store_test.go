@@ -163,6 +163,24 @@ func TestAPromptIsKeptUntilItsTraceIsWithTheExporters(t *testing.T) {
 	}
 }
 
+// A connector whose next consumers do not accept a trace before its shutdown ends gives it up:
+// the next process exports it.
+func TestAbandonedTracesStayInTheStore(t *testing.T) {
+	kept, next := newMemoryStorage(), &holding{}
+	server := newTap(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadRequest) })
+	first := startStored(t, server.URL, kept, next)
+	send(t, first.base, smallPrompt)
+	require.Eventually(t, func() bool { return len(next.AllTraces()) == 1 }, 10*time.Second, time.Millisecond)
+	require.NoError(t, first.Shutdown(t.Context()))
+	next.release(comfyevents.Abandoned)
+	assert.Equal(t, 1, kept.prompts())
+	sink := new(consumertest.TracesSink)
+	second := startStored(t, server.URL, kept, sink)
+	waitFor(t, func() bool { return len(sink.AllTraces()) == 1 && kept.prompts() == 0 })
+	assert.Equal(t, rootOf(next.AllTraces()[0]).SpanID(), rootOf(sink.AllTraces()[0]).SpanID())
+	require.NoError(t, second.Shutdown(t.Context()))
+}
+
 // A connector delivers what it holds in its own shutdown, which follows the receiver's.
 func TestTracesThatAreDeliveredAfterShutdownLeaveTheStore(t *testing.T) {
 	kept, next := newMemoryStorage(), &holding{}

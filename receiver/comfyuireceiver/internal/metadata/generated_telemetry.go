@@ -69,7 +69,7 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 	var err, errs error
 	builder.ReceiverComfyuiBeyondLimit, err = builder.meter.Int64Counter(
 		"otelcol_receiver.comfyui.beyond_limit",
-		metric.WithDescription("What found no room and is not followed; requests and frames are relayed all the same. socket - a client's WebSocket beyond limits::sockets; node - a message about the run of a node beyond limits::nodes or limits::open_bytes; handover - a trace of which is not observed whether the exporters accept it; exported_id - in poll mode, the id of an exported prompt that was not stored. [Development]"),
+		metric.WithDescription("What found no room and is not followed; requests and frames are relayed all the same. socket - a client's WebSocket beyond limits::sockets; node - a message about the run of a node beyond limits::nodes or limits::open_bytes; handover - a trace whose handover to the exporters is not tracked; exported_id - in poll mode, the id of an exported prompt that was not stored. [Development]"),
 		metric.WithUnit("{item}"),
 	)
 	errs = errors.Join(errs, err)
@@ -99,7 +99,7 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 	errs = errors.Join(errs, err)
 	builder.ReceiverComfyuiPromptsUnfollowed, err = builder.meter.Int64Counter(
 		"otelcol_receiver.comfyui.prompts.unfollowed",
-		metric.WithDescription("Prompts that were relayed and not followed. limit - too many were open; long_id - an id exceeds 8 KiB; no_id - the server's answer has no id; unread - the body was too long, compressed or empty; unanswered - a kill cut the request off, and the server does not know it. [Development]"),
+		metric.WithDescription("Prompts that were relayed and not followed. limit - limits::prompts or limits::open_bytes was reached; long_id - an id exceeds 8 KiB; no_id - the server's answer has no id; unread - the body was too long, compressed or empty; unanswered - a kill cut the request off, and the server does not know it. [Development]"),
 		metric.WithUnit("{prompt}"),
 	)
 	errs = errors.Join(errs, err)

@@ -24,7 +24,7 @@ func NewSettings(tt *componenttest.Telemetry) receiver.Settings {
 func AssertEqualReceiverComfyuiBeyondLimit(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_receiver.comfyui.beyond_limit",
-		Description: "What found no room and is not followed; requests and frames are relayed all the same. socket - a client's WebSocket beyond limits::sockets; node - a message about the run of a node beyond limits::nodes or limits::open_bytes; handover - a trace of which is not observed whether the exporters accept it; exported_id - in poll mode, the id of an exported prompt that was not stored. [Development]",
+		Description: "What found no room and is not followed; requests and frames are relayed all the same. socket - a client's WebSocket beyond limits::sockets; node - a message about the run of a node beyond limits::nodes or limits::open_bytes; handover - a trace whose handover to the exporters is not tracked; exported_id - in poll mode, the id of an exported prompt that was not stored. [Development]",
 		Unit:        "{item}",
 		Data: metricdata.Sum[int64]{
 			Temporality: metricdata.CumulativeTemporality,
@@ -104,7 +104,7 @@ func AssertEqualReceiverComfyuiFramesUnparsed(t *testing.T, tt *componenttest.Te
 func AssertEqualReceiverComfyuiPromptsUnfollowed(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_receiver.comfyui.prompts.unfollowed",
-		Description: "Prompts that were relayed and not followed. limit - too many were open; long_id - an id exceeds 8 KiB; no_id - the server's answer has no id; unread - the body was too long, compressed or empty; unanswered - a kill cut the request off, and the server does not know it. [Development]",
+		Description: "Prompts that were relayed and not followed. limit - limits::prompts or limits::open_bytes was reached; long_id - an id exceeds 8 KiB; no_id - the server's answer has no id; unread - the body was too long, compressed or empty; unanswered - a kill cut the request off, and the server does not know it. [Development]",
 		Unit:        "{prompt}",
 		Data: metricdata.Sum[int64]{
 			Temporality: metricdata.CumulativeTemporality,

@@ -263,7 +263,7 @@ func TestIDsThatAreTooLongAreNotFollowed(t *testing.T) {
 }
 
 // B2: a server that accepts a prompt with an answer that cannot be read has not rejected it.
-func TestAnAnswerWithoutAnIDIsNoRejection(t *testing.T) {
+func TestAnAnswerWithoutAnIDIsNotARejection(t *testing.T) {
 	o := &observer{ended: func(p *Prompt) { t.Errorf("it ended as %s", p.Outcome) }}
 	tr := newTracker(10, o)
 	tr.Answer(tr.Submit(time.Now(), Request{}), time.Now(), 200, protocol.Answer{})
