@@ -214,7 +214,7 @@ func (f *follower) searchUnanswered(ctx context.Context) {
 		return cmp.Or(cmp.Compare(b.ID, a.ID), a.Received.Compare(b.Received))
 	})
 	for _, p := range f.unanswered {
-		id := f.matching(p, found, taken)
+		id := f.matching(p, found, taken, !now.Before(f.searchedUntil))
 		if id == "" {
 			missing = append(missing, p)
 			continue
@@ -241,11 +241,12 @@ func (f *follower) searchUnanswered(ctx context.Context) {
 }
 
 // matching is the id of the server's prompt that is the one that was sent; empty if there
-// is none.
-func (f *follower) matching(sent *prompt.Prompt, found []candidate, taken map[string]bool) (id string) {
+// is none. In the last round it may be one that the server has changed: all that this process
+// has sent are known by then.
+func (f *follower) matching(sent *prompt.Prompt, found []candidate, taken map[string]bool, last bool) (id string) {
 	nearest := time.Duration(math.MaxInt64)
 	for _, c := range found {
-		if taken[c.PromptID] || !f.server.is(sent, c) {
+		if taken[c.PromptID] || !f.server.is(sent, c) && (!last || !f.server.mayBe(sent, c)) {
 			continue
 		}
 		distance := time.Duration(math.MaxInt64 - 1) // it has not started

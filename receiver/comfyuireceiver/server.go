@@ -224,9 +224,24 @@ func (s *comfyServer) is(sent *prompt.Prompt, c candidate) bool {
 	if sent.ID != "" {
 		return sent.ID == c.PromptID
 	}
-	earliest := sent.Received.Truncate(time.Millisecond) // as the server's times are
+	return sent.Submission.ClientID == c.ClientID && sent.Submission.Content == c.Content && (c.at.IsZero() || !c.at.Before(s.earliest(sent)))
+}
+
+// earliest is when the server can have accepted a prompt at the earliest, by its clock.
+func (s *comfyServer) earliest(sent *prompt.Prompt) time.Time {
+	at := sent.Received.Truncate(time.Millisecond) // as the server's times are
 	if !onThisHost(s.base) {
-		earliest = earliest.Add(-clockSlack)
+		at = at.Add(-clockSlack)
 	}
-	return sent.Submission.ClientID == c.ClientID && sent.Submission.Content == c.Content && (c.at.IsZero() || !c.at.Before(earliest))
+	return at
+}
+
+// maxDelay is how long after its request a prompt that the server has changed is looked for.
+const maxDelay = 5 * time.Second
+
+// mayBe reports whether the candidate may be the prompt that was sent, though its content
+// differs: a server replaces nodes, and converts inputs.
+func (s *comfyServer) mayBe(sent *prompt.Prompt, c candidate) bool {
+	return sent.ID == "" && sent.Submission.ClientID == c.ClientID && sent.Submission.NodeIDs == c.NodeIDs &&
+		!c.at.Before(s.earliest(sent)) && c.at.Sub(sent.Received) <= maxDelay
 }

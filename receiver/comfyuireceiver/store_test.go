@@ -661,8 +661,16 @@ func TestTheNearestOfEqualPromptsIsTheOneWithoutAnAnswer(t *testing.T) {
 		return candidate{&protocol.Submission{PromptID: id, ClientID: "c", Content: 7}, now.Add(d)}
 	}
 	found := []candidate{at("before", -100*time.Millisecond), at("it", 5*time.Millisecond), at("later", time.Second)}
-	assert.Equal(t, "it", f.matching(sent, found, map[string]bool{}))
-	assert.Equal(t, "before", f.matching(sent, found, map[string]bool{"it": true}))
+	assert.Equal(t, "it", f.matching(sent, found, map[string]bool{}, false))
+	assert.Equal(t, "before", f.matching(sent, found, map[string]bool{"it": true}, false))
+
+	// one whose nodes the server has replaced
+	changed := candidate{&protocol.Submission{PromptID: "changed", ClientID: "c", Content: 8, NodeIDs: 3}, now.Add(time.Second)}
+	sent.Submission.NodeIDs = 3
+	assert.Empty(t, f.matching(sent, []candidate{changed}, nil, false))
+	assert.Equal(t, "changed", f.matching(sent, []candidate{changed}, nil, true))
+	changed.at = now.Add(maxDelay + time.Second)
+	assert.Empty(t, f.matching(sent, []candidate{changed}, nil, true), "it came later")
 
 	kept := newMemoryStorage()
 	s := newAcceptingServer(t)

@@ -26,6 +26,7 @@ type Saved struct {
 	ClientID   string `json:"client_id,omitempty"`
 	// Content is the hash by which a prompt without an answer is found.
 	Content   uint64        `json:"content,omitempty"`
+	NodeIDs   uint64        `json:"node_ids,omitempty"`
 	TaskClass string        `json:"task_class,omitempty"`
 	Workflow  string        `json:"workflow,omitempty"`
 	Sizing    sizing.Sizing `json:"sizing,omitzero"`
@@ -58,7 +59,7 @@ const maxSavedNodes = 512
 func (p *Prompt) Save() Saved {
 	s := Saved{
 		ID: p.ID, Received: p.Received, TraceID: p.Context.TraceID().String(), SpanID: p.Context.SpanID().String(),
-		TraceFlags: byte(p.Context.TraceFlags()), ClientID: p.Submission.ClientID, Content: p.Submission.Content,
+		TraceFlags: byte(p.Context.TraceFlags()), ClientID: p.Submission.ClientID, Content: p.Submission.Content, NodeIDs: p.Submission.NodeIDs,
 		TaskClass: p.Submission.TaskClass, Workflow: p.Submission.Workflow, Sizing: p.Sizing, Path: p.Path,
 		Status: p.HTTPStatus, Answered: p.Answered, Number: p.Answer.Number, Refused: p.Answer.Refused,
 		Outcome: p.Outcome, Recovered: p.Recovered, Found: p.Found,
@@ -108,7 +109,7 @@ func (s *Saved) Prompt() *Prompt {
 }
 
 func (s *Saved) submission() protocol.Submission {
-	sub := protocol.Submission{PromptID: s.ID, ClientID: s.ClientID, TaskClass: s.TaskClass, Workflow: s.Workflow, Content: s.Content}
+	sub := protocol.Submission{PromptID: s.ID, ClientID: s.ClientID, TaskClass: s.TaskClass, Workflow: s.Workflow, Content: s.Content, NodeIDs: s.NodeIDs}
 	for _, n := range s.Nodes {
 		sub.Nodes = append(sub.Nodes, protocol.Node{ID: n[0], Class: n[1], Title: n[2]})
 	}

@@ -43,6 +43,8 @@ type Submission struct {
 	// Content is a hash of all nodes and inputs. It is the same for a request and for the
 	// server's copy of it, which has other forms of numbers.
 	Content uint64
+	// NodeIDs is a hash of the ids of all nodes, which the server does not change.
+	NodeIDs uint64
 	// Created is when the server accepted the prompt, by its clock (extra_data.create_time,
 	// servers since 2025); zero if it is unknown.
 	Created time.Time
@@ -171,6 +173,7 @@ type submissionReader struct {
 	Bounds
 	held    int
 	content uint64
+	nodeIDs uint64
 	shape   []string
 }
 
@@ -185,7 +188,7 @@ func (b Bounds) readNodes(d document, s *Submission) error {
 		}
 		return err
 	})
-	s.Content = r.content
+	s.Content, s.NodeIDs = r.content, r.nodeIDs
 	if s.Workflow == "" && len(s.Nodes) > 0 {
 		s.Workflow = r.workflow()
 	}
@@ -218,6 +221,7 @@ func (r *submissionReader) node(id string) (Node, error) {
 		return err
 	})
 	r.content += hashed(id, n.Class)
+	r.nodeIDs += hashed(id, "")
 	if len(r.shape) < r.Nodes {
 		slices.Sort(links)
 		r.shape = append(r.shape, id+"\x00"+n.Class+"\x00"+strings.Join(links, ""))

@@ -159,6 +159,8 @@ func TestContentSurvivesTheServer(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, q.Prompts, 1)
 	assert.Equal(t, sent.Content, q.Prompts[0].Content)
+	replaced := submission(t, `{"prompt": {"2": {"class_type": "C", "inputs": {}}, "1": {"class_type": "D", "inputs": {"z": 1}}}}`)
+	assert.Equal(t, sent.NodeIDs, replaced.NodeIDs, "the server may replace nodes")
 	assert.Equal(t, "c", q.Prompts[0].ClientID)
 	assert.Equal(t, "p", q.Prompts[0].PromptID)
 	assert.Equal(t, time.UnixMilli(1795580833463), q.Prompts[0].Created)
