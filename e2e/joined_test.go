@@ -53,6 +53,8 @@ func prepareJoined(t *testing.T, more string, configs ...string) *joined {
 	path := filepath.Join(folder, "overlay.yaml")
 	require.NoError(t, os.WriteFile(path, fmt.Appendf(nil, `
 exporters:
+  # The tests look at the store while a photo is worked on.
+  otlp_http/queue: {sending_queue: {batch: {flush_timeout: 10ms}}}
   file/logs: {path: %q, append: true}
   file/metrics: {path: %q, append: true}
 service:

@@ -11,12 +11,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -137,15 +139,31 @@ func (p *Process) wait(ctx context.Context, what string, holds func() bool) erro
 
 var client = &http.Client{Timeout: 10 * time.Second}
 
-// FreePort finds a port that is free on loopback now.
+// Ports below those that the kernel gives to outgoing connections and to listeners on port 0
+// (net.ipv4.ip_local_port_range begins at 32768): none of them takes a port between FreePort
+// and its use.
+const (
+	firstPort = 15000
+	lastPort  = 32000
+)
+
+// lastGiven is the last port that FreePort returned, so that it returns none twice.
+var lastGiven atomic.Int64
+
+// FreePort finds a port that is free on loopback now, and that this process has not been given
+// for a long time.
 func FreePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
+	lastGiven.CompareAndSwap(0, int64(firstPort+rand.IntN(lastPort-firstPort)))
+	for range lastPort - firstPort {
+		port := firstPort + int(lastGiven.Add(1)-firstPort)%(lastPort-firstPort)
+		if CheckPort(port) == nil {
+			return port, nil
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
+	return 0, errNoPort
 }
+
+var errNoPort = fmt.Errorf("no port from %d to %d is free", firstPort, lastPort)
 
 // CheckPort returns an error if a port cannot be listened on.
 func CheckPort(port int) error {
