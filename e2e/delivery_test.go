@@ -32,6 +32,7 @@ const promisedEnd = 5 * time.Second
 // by side, and then looks for every sample and span that was accepted and every point that
 // the nvml receiver emitted.
 func TestOutagesLoseNothing(t *testing.T) {
+	t.Parallel()
 	victoria := victoriaMetrics(t)
 	prom, _ := prometheus(t, "1h")
 	var rigs []*deliveryRig

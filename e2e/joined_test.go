@@ -192,7 +192,7 @@ func TestGPUThatIsLostInMidRequestLeavesAnEstimate(t *testing.T) {
 }
 
 // TestEndPassesOnWhatWaits ends the collector while a trace waits for samples that do
-// not come.
+// not come. What the exporter has not sent by then waits on disk for the next start.
 func TestEndPassesOnWhatWaits(t *testing.T) {
 	j := newJoined(t, "connectors: {gpucorrelation: {wait: 50s}}\nreceivers: {nvml/fast: {devices: {exclude: [\"0\"]}}}\n")
 	j.photo(t, 512, nil)
@@ -200,6 +200,7 @@ func TestEndPassesOnWhatWaits(t *testing.T) {
 	require.False(t, j.jaeger.hasSpan("comfyui.prompt", func(*jaegerSpan) bool { return true }), "it waits")
 	_, err := j.Stop(20 * time.Second)
 	require.NoError(t, err)
+	j.start(t)
 	root := j.span(t, "comfyui.prompt")
 	assert.Equal(t, "none", root.tag("gpu.correlation"))
 	assert.Equal(t, "no_samples", root.tag("gpu.correlation.reason"))
