@@ -22,6 +22,9 @@ const (
 	formerExportedKey = "told"
 )
 
+// maxPlace is more ids than are ever added.
+const maxPlace = 1 << 53
+
 func pageKey(page int) string { return "exported/" + strconv.Itoa(page) }
 
 // addExported adds the id of an exported prompt, soon.
@@ -82,6 +85,9 @@ func (s *store) exportedIDs(ctx context.Context) (ids []string, stored bool, err
 		return ids, true, s.client.Delete(ctx, formerExportedKey)
 	}
 	place, err := strconv.Atoi(string(raw))
+	if err == nil && (place < 0 || place > maxPlace) {
+		err = strconv.ErrRange
+	}
 	if err != nil {
 		return nil, false, fmt.Errorf("the stored value is damaged: %w", err)
 	}

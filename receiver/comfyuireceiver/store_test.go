@@ -571,6 +571,8 @@ func FuzzStore(f *testing.F) {
 	f.Add([]byte("3"), saved, []byte(`["a"]`), []byte("5"))
 	f.Add([]byte("-1"), []byte("null"), []byte("{"), []byte("99999999999999999999"))
 	f.Add([]byte("1e9"), []byte(`{"runs":[{"ID":""}],"nodes":[["a"]],"received":"x"}`), []byte("null"), []byte(""))
+	f.Add([]byte("0"), []byte("0"), []byte("-"), []byte("-33"))
+	f.Add([]byte("0"), []byte("0"), []byte(`["a"]`), []byte("9223372036854775807"))
 	f.Fuzz(func(t *testing.T, slots, saved, page, place []byte) {
 		kept := newMemoryStorage()
 		kept.data[slotsKey], kept.data[slotKey(1)], kept.data[slotKey(2)] = slots, saved, saved
