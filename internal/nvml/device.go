@@ -11,6 +11,8 @@ import gonvml "github.com/NVIDIA/go-nvml/pkg/nvml"
 type Device struct {
 	lib    *Library
 	handle gonvml.Device
+	// listed is where the GPU's last list of processes is kept; nil where it is not.
+	listed *processList
 }
 
 // The types of NVML that readings use.

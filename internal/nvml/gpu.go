@@ -41,6 +41,8 @@ type GPU struct {
 	identity Identity
 	device   Device
 	worker   *worker
+	// listed has a lock of its own.
+	listed processList
 	// err is why the GPU is not present; nil while it is.
 	err error
 	// generation counts how often the GPU was found again, after it was lost or the driver
@@ -91,7 +93,9 @@ func (g *GPU) Submit(job func()) bool {
 func (g *GPU) Device() Device {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.device
+	d := g.device
+	d.listed = &g.listed
+	return d
 }
 
 func (g *GPU) lose(err error) {

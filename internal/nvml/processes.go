@@ -6,6 +6,8 @@ package nvml
 
 import (
 	"math"
+	"sync"
+	"time"
 
 	gonvml "github.com/NVIDIA/go-nvml/pkg/nvml"
 )
@@ -35,6 +37,7 @@ const (
 // that also draws is there twice (nvmlDeviceGetComputeRunningProcesses,
 // nvmlDeviceGetGraphicsRunningProcesses).
 func (d Device) Processes(into []RunningProcess) ([]RunningProcess, error) {
+	begin, from := time.Now(), len(into)
 	compute, err := get(d, computeProcesses, gonvml.Device.GetComputeRunningProcesses)
 	if err != nil {
 		return into, err
@@ -52,7 +55,44 @@ func (d Device) Processes(into []RunningProcess) ([]RunningProcess, error) {
 			})
 		}
 	}
+	d.listed.set(begin, time.Now(), into[from:])
 	return into, nil
+}
+
+// maxListed bounds the processes that are kept of a GPU's last list.
+const maxListed = 1024
+
+// processList is the last list of a GPU's processes, whoever read it.
+type processList struct {
+	mu sync.Mutex
+	// at and all are guarded by mu.
+	at  time.Time
+	all []RunningProcess
+}
+
+// set keeps a list that was read between two times.
+func (l *processList) set(begin, end time.Time, all []RunningProcess) {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.at = begin.Add(end.Sub(begin) / 2)
+	l.all = append(l.all[:0], all[:min(len(all), maxListed)]...)
+}
+
+// ProcessMemory is the memory of a process by the last list of the GPU's processes, and when
+// that was read; ok is false if the list does not have it. One that computes and draws is
+// listed twice: its memory is the larger figure.
+func (g *GPU) ProcessMemory(pid uint32) (bytes uint64, at time.Time, ok bool) {
+	g.listed.mu.Lock()
+	defer g.listed.mu.Unlock()
+	for i := range g.listed.all {
+		if p := &g.listed.all[i]; p.PID == pid && p.MemoryKnown {
+			bytes, ok = max(bytes, p.Memory), true
+		}
+	}
+	return bytes, g.listed.at, ok
 }
 
 // ProcessUtilization is what one process did in one sampling period, in percent.

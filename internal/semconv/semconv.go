@@ -17,6 +17,13 @@ const (
 	GPUName = "hw.name"
 	// Simulated is true on all telemetry that comes from the NVML test library.
 	Simulated = "gpu.simulated"
+	// MemoryActivePeak is the largest memory that tensors were seen to use while a prompt
+	// ran; MemoryReservedPeak the largest reserve of PyTorch's allocator, MemoryReservedGrowth
+	// by how much it grew, and MemoryContext what the server's process holds beside it. By.
+	MemoryActivePeak     = "comfyui.memory.active.peak"
+	MemoryReservedPeak   = "comfyui.memory.reserved.peak"
+	MemoryReservedGrowth = "comfyui.memory.reserved.growth"
+	MemoryContext        = "comfyui.memory.context"
 	// XID is the number of an XID; XIDName its short meaning.
 	XID     = "hw.gpu.xid"
 	XIDName = "hw.gpu.xid.name"

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/procfs"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/gpuname"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/memory"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/spans"
 )
 
@@ -123,6 +124,40 @@ func (f *deviceFinder) search(ctx context.Context, before int) (pid int) {
 	}
 	f.set(id, pid)
 	return pid
+}
+
+// process is the server's process; the zero value if it is unknown.
+func (f *deviceFinder) process() memory.Process {
+	pid := f.Device().PID
+	if pid == 0 {
+		return memory.Process{}
+	}
+	p, err := procfs.NewProc(pid)
+	if err != nil {
+		return memory.Process{}
+	}
+	stat, err := p.Stat()
+	if err != nil {
+		return memory.Process{}
+	}
+	return memory.Process{PID: pid, Started: stat.Starttime}
+}
+
+// memory is the memory of the server's process in bytes, by the last list of the GPU's
+// processes, and when that was read; ok is false if it is unknown.
+func (f *deviceFinder) memory() (bytes uint64, at time.Time, ok bool) {
+	d := f.Device()
+	if !f.opened || d.PID == 0 || d.ID == "" {
+		return 0, time.Time{}, false
+	}
+	return f.gpus.memory(d.ID, d.PID)
+}
+
+// readProcesses reads the list of the GPU's processes.
+func (f *deviceFinder) readProcesses(ctx context.Context) {
+	if d := f.Device(); f.opened && d.PID != 0 && d.ID != "" {
+		f.gpus.of(ctx, d.PID)
+	}
 }
 
 // processOn returns the process that listens on a TCP port; 0 if none is found. The

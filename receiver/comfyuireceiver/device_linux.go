@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/otelcol-gpu/otelcol-gpu/internal/gpuname"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 )
 
@@ -83,6 +84,20 @@ func (g *gpuProcesses) at(index int) (hwID string) {
 		}
 	}
 	return ""
+}
+
+// memory is what a process holds of a GPU, or of a MIG device, in bytes, by the last list of
+// the GPU's processes, whoever read it, and when that was.
+func (g *gpuProcesses) memory(hwID string, pid int) (bytes uint64, at time.Time, ok bool) {
+	for _, gpu := range g.session.Snapshot().GPUs {
+		if gpu.Identity().UUID != hwID && !gpuname.IsMIG(hwID) {
+			continue
+		}
+		if bytes, at, ok = gpu.ProcessMemory(uint32(pid)); ok {
+			return bytes, at, true
+		}
+	}
+	return 0, time.Time{}, false
 }
 
 // holds returns the hw.id of a GPU, or of its MIG device, if the process uses it. It

@@ -22,3 +22,5 @@ func (*gpuProcesses) simulated() bool                     { return false }
 func (*gpuProcesses) close()                              {}
 func (*gpuProcesses) at(int) (id string)                  { return "" }
 func (*gpuProcesses) of(context.Context, int) (id string) { return "" }
+
+func (*gpuProcesses) memory(string, int) (bytes uint64, at time.Time, ok bool) { return 0, time.Time{}, false }

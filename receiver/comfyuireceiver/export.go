@@ -162,9 +162,8 @@ func (e *exporter) deliverUnfinished(unfinished []*prompt.Prompt) {
 	}
 }
 
-// promptEnded queues the trace of a prompt, and its log record if it failed.
-func (e *exporter) promptEnded(p *prompt.Prompt) {
-	e.queueTrace(p)
+// reportFailure queues the log record of a prompt that failed.
+func (e *exporter) reportFailure(p *prompt.Prompt) {
 	if e.logs != nil && spans.Failed(p) {
 		e.enqueue("logs", e.logItems, failureItem{e, p, e.now()})
 	}

@@ -36,6 +36,8 @@ type follower struct {
 	// polls is true if the receiver polls: the ids of exported prompts are stored then.
 	polls bool
 
+	// memory is nil if the server is not asked for its memory.
+	memory    *memoryWatcher
 	classes   *apiClasses
 	ownSocket *ownSockets
 	listener  prompt.Listener // nil in poll mode
@@ -59,7 +61,10 @@ type follower struct {
 func (f *follower) PromptEnded(p *prompt.Prompt) {
 	f.promptEnded(p)
 	f.store.changed(p, p.Save())
-	f.export.promptEnded(p)
+	f.export.reportFailure(p)
+	if f.memory == nil || !f.memory.ended(p) {
+		f.export.queueTrace(p)
+	}
 }
 
 // handedOver implements [settler].
@@ -74,7 +79,12 @@ func (f *follower) handedOver(p *prompt.Prompt, accepted bool) {
 }
 
 // ExecutionStarted implements [prompt.Observer].
-func (f *follower) ExecutionStarted(x prompt.Execution) { f.export.executionStarted(x) }
+func (f *follower) ExecutionStarted(x prompt.Execution) {
+	f.export.executionStarted(x)
+	if f.memory != nil {
+		f.memory.started(x.ID)
+	}
+}
 
 // PromptUnfollowed implements [prompt.Observer].
 func (f *follower) PromptUnfollowed(p *prompt.Prompt, reason string) {
@@ -357,6 +367,9 @@ func (f *follower) watch(ctx context.Context, hub *sockets.Hub) {
 			backoff = minReconnect
 			f.tracker.Suspect()
 			f.server.withoutJobs.Store(false)
+			if f.memory != nil {
+				f.memory.restarted()
+			}
 			f.QueueChanged()
 		}
 		f.log.Debug("The receiver's socket to ComfyUI is closed; reconnecting", zap.Duration("after", backoff), zap.Error(err))

@@ -68,6 +68,9 @@ func (p *poller) refresh(ctx context.Context) error {
 		p.tracker.Suspect()
 		return err
 	}
+	if p.memory != nil {
+		p.memory.runs(queue.Running)
+	}
 	now := p.now()
 	for i := range queue.Prompts {
 		q := &queue.Prompts[i]

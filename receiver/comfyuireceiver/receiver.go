@@ -118,6 +118,9 @@ func (r *comfyuiReceiver) build(ctx context.Context, host component.Host) (err e
 	r.cancel = cancel
 	r.device.begin()
 	r.work.Go(func() { r.device.run(running) })
+	if err := r.watchMemory(ctx, host, running); err != nil {
+		return err
+	}
 	if ended := r.following.restore(running); len(ended) > 0 {
 		r.work.Go(func() { r.export.exportRestored(running, ended) })
 	}
@@ -173,6 +176,27 @@ func (r *comfyuiReceiver) assemble(base *url.URL, client *http.Client, stored st
 	r.following.export = r.export
 	limits := prompt.Limits{Open: r.cfg.Limits.Prompts, Bytes: r.cfg.Limits.OpenBytes, Nodes: r.cfg.Limits.Nodes, Early: earlyMessages}
 	r.following.tracker = prompt.NewTracker(limits, sizer, r.following)
+	return nil
+}
+
+// watchMemory begins to ask the server for its memory, with a client for that alone.
+func (r *comfyuiReceiver) watchMemory(ctx context.Context, host component.Host, running context.Context) error {
+	if r.cfg.Memory.Interval == 0 {
+		return nil
+	}
+	client, err := r.cfg.Upstream.ToClient(ctx, host.GetExtensions(), r.settings.TelemetrySettings)
+	if err != nil {
+		return fmt.Errorf("upstream: %w", err)
+	}
+	of := r.following.server
+	server := &comfyServer{base: of.base, client: client, telemetry: of.telemetry, bounds: of.bounds}
+	m := newMemoryWatcher(r.cfg.Memory.Interval, server, r.following, r.device, r.export)
+	m.begin(ctx)
+	r.following.memory = m
+	r.work.Go(func() {
+		defer client.CloseIdleConnections()
+		m.run(running)
+	})
 	return nil
 }
 

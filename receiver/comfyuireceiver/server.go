@@ -132,8 +132,23 @@ func (s *comfyServer) history(ctx context.Context, query string, known protocol.
 	return read(ctx, s, "/history", query, func(body io.Reader) (protocol.History, error) { return s.bounds.ParseHistory(body, known) })
 }
 
-func (s *comfyServer) devices(ctx context.Context) ([]protocol.Device, error) {
-	return read(ctx, s, "/system_stats", "", s.bounds.ParseSystemStats)
+// stats requests the server's memory.
+func (s *comfyServer) stats(ctx context.Context) (stats protocol.Stats, err error) {
+	err = s.request(ctx, "/system_stats", func(body io.Reader) (err error) {
+		stats, err = s.bounds.ParseSystemStats(body)
+		return err
+	})
+	return stats, err
+}
+
+// isFresh reports whether the server has run no prompt: its history and its queue are empty.
+func (s *comfyServer) isFresh(ctx context.Context) bool {
+	history, err := s.history(ctx, "?max_items=1", everything{})
+	if err != nil || history.Entries > 0 {
+		return false
+	}
+	length, err := s.length(ctx)
+	return err == nil && length == 0
 }
 
 // isAPINode requests whether nodes of a class run elsewhere.

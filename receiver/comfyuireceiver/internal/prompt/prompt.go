@@ -12,6 +12,7 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/memory"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/sizing"
 )
@@ -75,6 +76,8 @@ type Prompt struct {
 	Found bool
 	// undated prompts were discovered before it was known when the server accepted them.
 	undated bool
+	// Memory is what was seen of the server's memory while it ran; nil if nothing was.
+	Memory *memory.Figures
 	// Slot is the prompt's place in the store; the store owns it.
 	Slot int
 

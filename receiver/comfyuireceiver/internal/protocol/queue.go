@@ -23,6 +23,7 @@ func (All) Has(string) bool { return false }
 // Queue is the answer of GET /queue: the ids of all prompts, and those that are not known.
 type Queue struct {
 	IDs     map[string]bool
+	Running []string // the ids of those that run
 	Prompts []Submission
 }
 
@@ -47,6 +48,9 @@ func (b Bounds) ParseQueue(body io.Reader, known Known) (Queue, error) {
 			}
 			if q.IDs[p.PromptID] = true; len(q.IDs) > maxQueue {
 				return errTooMany
+			}
+			if name == "queue_running" {
+				q.Running = append(q.Running, p.PromptID)
 			}
 			if !known.Has(p.PromptID) {
 				q.Prompts = append(q.Prompts, p)
@@ -308,67 +312,4 @@ func ParseRemoval(body io.Reader) (r Removal) {
 		return d.SkipValue()
 	})
 	return r
-}
-
-// Device is one device of /system_stats, in bytes.
-type Device struct {
-	Type       string
-	Index      *int // nil for a processor
-	Total      float64
-	Free       float64
-	TorchTotal float64
-	TorchFree  float64
-}
-
-// MaxDevices bounds the devices that a server can report.
-const MaxDevices = 64
-
-// ParseSystemStats reads the devices of GET /system_stats.
-func (b Bounds) ParseSystemStats(body io.Reader) (devices []Device, err error) {
-	d := newDocument(&lenientReader{from: body})
-	err = d.object(func(name string) error {
-		if name != "devices" {
-			return d.SkipValue()
-		}
-		return d.array(func(int) error {
-			device, err := readDevice(d)
-			b.label(&device.Type)
-			if len(devices) < MaxDevices {
-				devices = append(devices, device)
-			}
-			return err
-		})
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read /system_stats: %w", err)
-	}
-	return devices, nil
-}
-
-func readDevice(d document) (v Device, err error) {
-	err = d.object(func(name string) error {
-		switch name {
-		case "type":
-			return d.text(&v.Type)
-		case "index":
-			if d.PeekKind() != '0' {
-				return d.SkipValue()
-			}
-			var n float64
-			err := d.number(&n)
-			index := int(n)
-			v.Index = &index
-			return err
-		case "vram_total":
-			return d.number(&v.Total)
-		case "vram_free":
-			return d.number(&v.Free)
-		case "torch_vram_total":
-			return d.number(&v.TorchTotal)
-		case "torch_vram_free":
-			return d.number(&v.TorchFree)
-		}
-		return d.SkipValue()
-	})
-	return v, err
 }

@@ -141,6 +141,7 @@ func (w *traceWriter) execution() {
 	for _, kind := range kinds[:min(len(kinds), maxOutputKinds)] {
 		a.PutInt("comfyui.outputs."+kind, int64(p.Outputs[kind]))
 	}
+	w.memory(a)
 	if p.Outcome == prompt.Error {
 		s.Status().SetCode(ptrace.StatusCodeError)
 		if !slices.ContainsFunc(p.Nodes, func(n *prompt.Node) bool { return n.ID == p.Failure.NodeID }) {

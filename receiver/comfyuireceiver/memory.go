@@ -1,0 +1,410 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package comfyuireceiver
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/bounds"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/memory"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/spans"
+)
+
+// memoryWatcher asks the server for its memory (/system_stats): while a prompt runs, once
+// after its end, and once after a start of the collector or of the server. It asks one
+// question at a time, with a client of its own. The trace of a prompt waits for the answer
+// after its end.
+type memoryWatcher struct {
+	*instruments
+	server *comfyServer
+	device *deviceFinder
+	store  *store
+	now    func() time.Time
+	// export gets the prompts whose figures are complete.
+	export *exporter
+	wake   chan struct{}
+
+	// mu guards everything declared below. It is not held while the server is asked.
+	mu      sync.Mutex
+	pace    *memory.Pace
+	history memory.History
+	outside memory.Outside
+	needs   *memory.Needs
+	running map[string]bool // prompts, by id
+	ending  []endingPrompt
+	asked   time.Time // the last question
+	// starts is true if the server has not been asked since its start, or the collector's.
+	starts bool
+	// last is the last answer; nil before the first. unmatched is one that has not been
+	// compared with a list of processes.
+	last, unmatched *memoryAnswer
+	closed          bool
+}
+
+// The results of questions.
+const (
+	memoryAnswered = "answered"
+	memoryLate     = "late"
+	memoryFailed   = "failed"
+	memorySkipped  = "skipped"
+)
+
+// memoryAsked counts a question, or one that was not asked.
+func (m *instruments) memoryAsked(result string) {
+	m.telemetry.ReceiverComfyuiMemoryRequests.Add(context.Background(), 1, metric.WithAttributes(attribute.String("result", result)))
+}
+
+type memoryAnswer struct {
+	protocol.Stats
+	at time.Time
+	// fresh is true if the server had not run a prompt.
+	fresh bool
+}
+
+type endingPrompt struct {
+	prompt   *prompt.Prompt
+	deadline time.Time
+}
+
+const (
+	// memoryTimeout bounds each question.
+	memoryTimeout = time.Second
+	// maxEnding bounds how long a trace waits for the answer after its end, and
+	// maxEndingPrompts how many wait.
+	maxEnding        = 2 * time.Second
+	maxEndingPrompts = 256
+	// minQuestions is the shortest time between two questions.
+	minQuestions = 100 * time.Millisecond
+	// maxNeedClasses bounds the classes of prompts whose need is remembered.
+	maxNeedClasses = 500
+	// startRetry is how often a server that does not answer is asked after its start.
+	startRetry = 5 * time.Second
+
+	memoryKey = "memory"
+)
+
+// begin follows what an earlier process has learned.
+func (m *memoryWatcher) begin(ctx context.Context) {
+	var learned memory.Learned
+	if m.store.client == nil || m.store.get(ctx, memoryKey, &learned) != nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.outside.Is(m.device.process())
+	m.outside.Restore(learned)
+}
+
+// started records that a prompt runs.
+func (m *memoryWatcher) started(id string) {
+	m.mu.Lock()
+	m.running[id] = true
+	m.mu.Unlock()
+	m.notify()
+}
+
+// runs records which prompts run, by the queue.
+func (m *memoryWatcher) runs(ids []string) {
+	m.mu.Lock()
+	clear(m.running)
+	for _, id := range ids {
+		m.running[id] = true
+	}
+	m.mu.Unlock()
+	m.notify()
+}
+
+// restarted records that the server may have been restarted.
+func (m *memoryWatcher) restarted() {
+	m.mu.Lock()
+	m.history.Restarted()
+	m.unmatched, m.starts, m.asked = nil, true, time.Time{}
+	m.mu.Unlock()
+	m.notify()
+}
+
+// ended records that a prompt has ended. It reports whether the prompt's trace waits.
+func (m *memoryWatcher) ended(p *prompt.Prompt) (waits bool) {
+	m.mu.Lock()
+	defer m.notify()
+	defer m.mu.Unlock()
+	delete(m.running, p.ID)
+	if m.closed || p.Started.IsZero() || len(m.ending) == maxEndingPrompts {
+		return false
+	}
+	m.ending = append(m.ending, endingPrompt{p, m.now().Add(maxEnding)})
+	return true
+}
+
+func (m *memoryWatcher) notify() {
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
+}
+
+func newMemoryWatcher(interval time.Duration, server *comfyServer, f *follower, device *deviceFinder, export *exporter) *memoryWatcher {
+	return &memoryWatcher{
+		instruments: f.instruments, server: server, device: device, store: f.store, now: f.now, export: export, wake: make(chan struct{}, 1),
+		pace: memory.NewPace(interval), needs: memory.NewNeeds(maxNeedClasses), running: map[string]bool{}, starts: true,
+	}
+}
+
+// run asks until ctx ends, and then exports what waits.
+func (m *memoryWatcher) run(ctx context.Context) {
+	defer m.close()
+	for {
+		timer := time.NewTimer(m.step(ctx))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-m.wake:
+			timer.Stop()
+		case <-timer.C:
+		}
+	}
+}
+
+func (m *memoryWatcher) close() {
+	m.mu.Lock()
+	m.closed = true
+	complete := m.complete(m.now(), true)
+	m.mu.Unlock()
+	m.pass(complete)
+}
+
+// step does what is due, and returns the time until something is.
+func (m *memoryWatcher) step(ctx context.Context) time.Duration {
+	m.mu.Lock()
+	now := m.now()
+	m.match(ctx, now)
+	due, skipped := m.due(now)
+	if skipped {
+		m.memoryAsked(memorySkipped)
+		m.asked = now
+	}
+	m.mu.Unlock()
+	if due {
+		m.ask(ctx)
+	}
+	m.mu.Lock()
+	now = m.now()
+	complete, wait := m.complete(now, skipped), m.wait(now)
+	m.mu.Unlock()
+	m.pass(complete)
+	return wait
+}
+
+func (m *memoryWatcher) pass(complete []*prompt.Prompt) {
+	for _, p := range complete {
+		m.export.queueTrace(p)
+	}
+}
+
+// dueAt is when the next question is due; ok is false if none is. The caller holds the lock.
+func (m *memoryWatcher) dueAt() (at time.Time, ok bool) {
+	switch {
+	case len(m.running) > 0:
+		return m.asked.Add(m.pace.Interval()), true
+	case len(m.ending) > 0:
+		return m.asked.Add(minQuestions), true
+	case m.starts:
+		return m.asked.Add(startRetry), true
+	}
+	return time.Time{}, false
+}
+
+// due reports whether a question is to be asked, or would be if there had not been too many.
+// The caller holds the lock.
+func (m *memoryWatcher) due(now time.Time) (due, skipped bool) {
+	at, ok := m.dueAt()
+	if !ok || now.Before(at) {
+		return false, false
+	}
+	allowed := m.pace.Allows(now)
+	return allowed, !allowed
+}
+
+// wait is the time until something is due. The caller holds the lock.
+func (m *memoryWatcher) wait(now time.Time) time.Duration {
+	wait := time.Hour
+	if at, ok := m.dueAt(); ok {
+		wait = min(wait, at.Sub(now))
+	}
+	for i := range m.ending {
+		wait = min(wait, m.ending[i].deadline.Sub(now))
+	}
+	if m.unmatched != nil {
+		wait = min(wait, m.unmatched.at.Add(memory.MaxSkew).Sub(now))
+	}
+	return max(wait, 0)
+}
+
+// complete removes the prompts that have what they waited for, or wait no longer. With all,
+// no prompt waits if none runs. The caller holds the lock.
+func (m *memoryWatcher) complete(now time.Time, all bool) (complete []*prompt.Prompt) {
+	all = all && (m.closed || len(m.running) == 0)
+	m.ending = slices.DeleteFunc(m.ending, func(e endingPrompt) bool {
+		if !all && now.Before(e.deadline) && !m.history.Has(e.prompt.Ended) {
+			return false
+		}
+		m.figures(e.prompt)
+		complete = append(complete, e.prompt)
+		return true
+	})
+	return complete
+}
+
+// figures sets what was seen while a prompt ran. The caller holds the lock.
+func (m *memoryWatcher) figures(p *prompt.Prompt) {
+	f := memory.Figures{Use: m.history.Use(p.Started, p.Ended)}
+	if f.Samples == 0 && f.ReservedPeak == nil {
+		return
+	}
+	if f.ActivePeak != nil {
+		f.Need, f.Executions = m.needs.Add(memory.Class{
+			Workflow: m.label(m.workflows, p.Submission.Workflow, true), Model: m.label(m.models, p.Sizing.Model, true),
+			SizeClass: spans.SizeClass(p.Sizing.Side()), GPU: m.device.Device().ID,
+		}, *f.ActivePeak)
+	}
+	f.Context, _ = m.outside.Context()
+	p.Memory = &f
+}
+
+// ask asks the server.
+func (m *memoryWatcher) ask(ctx context.Context) {
+	process := m.device.process()
+	m.mu.Lock()
+	m.asked = m.now()
+	m.is(process)
+	starts := m.starts
+	m.mu.Unlock()
+	if starts {
+		m.device.readProcesses(ctx)
+	}
+	limited, cancel := context.WithTimeout(ctx, memoryTimeout)
+	defer cancel()
+	begin := m.now()
+	stats, err := m.server.stats(limited)
+	end := m.now()
+	answer := &memoryAnswer{Stats: stats, at: end}
+	if err == nil && starts {
+		answer.fresh = m.server.isFresh(ctx)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case ctx.Err() != nil:
+	case limited.Err() != nil:
+		m.pace.Late(end.Sub(begin))
+		m.memoryAsked(memoryLate)
+	case err != nil:
+		m.pace.Answered(end.Sub(begin))
+		m.memoryAsked(memoryFailed)
+	default:
+		m.starts = m.starts && !starts
+		m.pace.Answered(end.Sub(begin))
+		m.memoryAsked(memoryAnswered)
+		m.add(answer, begin)
+	}
+}
+
+// is begins anew if the server's process is another one. The caller holds the lock.
+func (m *memoryWatcher) is(process memory.Process) {
+	before := m.outside.Learned().Process
+	if m.outside.Is(process) && before != (memory.Process{}) {
+		m.history.Restarted()
+		m.last, m.unmatched, m.starts, m.asked = nil, nil, true, time.Time{}
+	}
+}
+
+// add keeps an answer. The caller holds the lock.
+func (m *memoryWatcher) add(answer *memoryAnswer, asked time.Time) {
+	s := memory.Sample{Asked: asked, At: answer.at}
+	for i := range answer.Devices {
+		s.Active += answer.Devices[i].Active()
+		s.Reserved += answer.Devices[i].TorchTotal
+	}
+	m.history.Add(s)
+	m.last, m.unmatched = answer, answer
+	answer.fresh = answer.fresh && len(m.running) == 0
+}
+
+// match compares an answer with a list of the GPU's processes, once one of its time can be
+// there. Which GPU a device is, is known where there is one. The caller holds the lock.
+func (m *memoryWatcher) match(ctx context.Context, now time.Time) {
+	a := m.unmatched
+	if a == nil || now.Sub(a.at) < memory.MaxSkew {
+		return
+	}
+	m.unmatched = nil
+	if len(a.Devices) != 1 {
+		return
+	}
+	bytes, at, ok := m.device.memory()
+	if !ok || at.Sub(a.at).Abs() > memory.MaxSkew {
+		return
+	}
+	if !m.outside.See(float64(bytes), &a.Devices[0], a.Dynamic(), a.fresh) || m.store.client == nil {
+		return
+	}
+	raw, err := json.Marshal(m.outside.Learned())
+	if err == nil {
+		err = m.store.client.Set(ctx, memoryKey, raw)
+	}
+	m.store.report(err)
+}
+
+// memoryState is what the last answer says, for a scrape.
+type memoryState struct {
+	*memoryAnswer
+	// Pointers are nil where it is unknown. They are of the only device.
+	outside, context, elastic *float64
+	needs                     map[memory.Class]float64
+}
+
+// state is what is known of the server's memory; ok is false before the first answer.
+func (m *memoryWatcher) state() (s memoryState, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s = memoryState{memoryAnswer: m.last, needs: maps.Collect(m.needs.Learned())}
+	if m.last == nil {
+		return s, false
+	}
+	if len(m.last.Devices) == 1 {
+		s.outside = pointer(m.outside.Seen())
+		s.context = pointer(m.outside.Context())
+		if m.last.Dynamic() {
+			s.elastic = pointer(m.outside.Elastic())
+		}
+	}
+	return s, true
+}
+
+func pointer(v float64, ok bool) *float64 {
+	if !ok {
+		return nil
+	}
+	return &v
+}
+
+// Bounds implements [bounds.Registered].
+func (m *memoryWatcher) Bounds() []bounds.Bound {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return append(bounds.Of(&m.history, m.needs), []bounds.Bound{
+		{Name: "comfyuireceiver.memoryWatcher.running", Max: m.store.maxSlots, Size: len(m.running)},
+		{Name: "comfyuireceiver.memoryWatcher.ending", Max: maxEndingPrompts, Size: len(m.ending)},
+	}...)
+}
