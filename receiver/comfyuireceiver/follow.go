@@ -79,12 +79,7 @@ func (f *follower) handedOver(p *prompt.Prompt, accepted bool) {
 }
 
 // ExecutionStarted implements [prompt.Observer].
-func (f *follower) ExecutionStarted(x prompt.Execution) {
-	f.export.executionStarted(x)
-	if f.memory != nil {
-		f.memory.started(x.ID)
-	}
-}
+func (f *follower) ExecutionStarted(x prompt.Execution) { f.export.executionStarted(x) }
 
 // PromptUnfollowed implements [prompt.Observer].
 func (f *follower) PromptUnfollowed(p *prompt.Prompt, reason string) {

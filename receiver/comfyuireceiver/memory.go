@@ -30,6 +30,7 @@ type memoryWatcher struct {
 	device *deviceFinder
 	store  *store
 	now    func() time.Time
+	open   openPrompts
 	// export gets the prompts whose figures are complete.
 	export *exporter
 	wake   chan struct{}
@@ -40,7 +41,6 @@ type memoryWatcher struct {
 	history memory.History
 	outside memory.Outside
 	needs   *memory.Needs
-	running map[string]bool // prompts, by id
 	ending  []endingPrompt
 	asked   time.Time // the last question
 	// starts is true if the server has not been asked since its start, or the collector's.
@@ -50,6 +50,10 @@ type memoryWatcher struct {
 	last, unmatched *memoryAnswer
 	closed          bool
 }
+
+// openPrompts counts the prompts that the server has accepted and not finished. While there is
+// one, one runs.
+type openPrompts interface{ OpenCount() int }
 
 // The results of questions.
 const (
@@ -105,25 +109,6 @@ func (m *memoryWatcher) begin(ctx context.Context) {
 	m.outside.Restore(learned)
 }
 
-// started records that a prompt runs.
-func (m *memoryWatcher) started(id string) {
-	m.mu.Lock()
-	m.running[id] = true
-	m.mu.Unlock()
-	m.notify()
-}
-
-// runs records which prompts run, by the queue.
-func (m *memoryWatcher) runs(ids []string) {
-	m.mu.Lock()
-	clear(m.running)
-	for _, id := range ids {
-		m.running[id] = true
-	}
-	m.mu.Unlock()
-	m.notify()
-}
-
 // restarted records that the server may have been restarted.
 func (m *memoryWatcher) restarted() {
 	m.mu.Lock()
@@ -138,7 +123,6 @@ func (m *memoryWatcher) ended(p *prompt.Prompt) (waits bool) {
 	m.mu.Lock()
 	defer m.notify()
 	defer m.mu.Unlock()
-	delete(m.running, p.ID)
 	if m.closed || p.Started.IsZero() || len(m.ending) == maxEndingPrompts {
 		return false
 	}
@@ -146,7 +130,11 @@ func (m *memoryWatcher) ended(p *prompt.Prompt) (waits bool) {
 	return true
 }
 
+// notify has the watcher find out what is due: prompts may have been accepted or ended.
 func (m *memoryWatcher) notify() {
+	if m == nil {
+		return
+	}
 	select {
 	case m.wake <- struct{}{}:
 	default:
@@ -155,8 +143,8 @@ func (m *memoryWatcher) notify() {
 
 func newMemoryWatcher(interval time.Duration, server *comfyServer, f *follower, device *deviceFinder, export *exporter) *memoryWatcher {
 	return &memoryWatcher{
-		instruments: f.instruments, server: server, device: device, store: f.store, now: f.now, export: export, wake: make(chan struct{}, 1),
-		pace: memory.NewPace(interval), needs: memory.NewNeeds(maxNeedClasses), running: map[string]bool{}, starts: true,
+		instruments: f.instruments, server: server, device: device, store: f.store, now: f.now, open: f.tracker, export: export, wake: make(chan struct{}, 1),
+		pace: memory.NewPace(interval), needs: memory.NewNeeds(maxNeedClasses), starts: true,
 	}
 }
 
@@ -215,7 +203,7 @@ func (m *memoryWatcher) pass(complete []*prompt.Prompt) {
 // dueAt is when the next question is due; ok is false if none is. The caller holds the lock.
 func (m *memoryWatcher) dueAt() (at time.Time, ok bool) {
 	switch {
-	case len(m.running) > 0:
+	case m.open.OpenCount() > 0:
 		return m.asked.Add(m.pace.Interval()), true
 	case len(m.ending) > 0:
 		return m.asked.Add(minQuestions), true
@@ -254,7 +242,7 @@ func (m *memoryWatcher) wait(now time.Time) time.Duration {
 // complete removes the prompts that have what they waited for, or wait no longer. With all,
 // no prompt waits if none runs. The caller holds the lock.
 func (m *memoryWatcher) complete(now time.Time, all bool) (complete []*prompt.Prompt) {
-	all = all && (m.closed || len(m.running) == 0)
+	all = all && (m.closed || m.open.OpenCount() == 0)
 	m.ending = slices.DeleteFunc(m.ending, func(e endingPrompt) bool {
 		if !all && now.Before(e.deadline) && !m.history.Has(e.prompt.Ended) {
 			return false
@@ -338,7 +326,7 @@ func (m *memoryWatcher) add(answer *memoryAnswer, asked time.Time) {
 	}
 	m.history.Add(s)
 	m.last, m.unmatched = answer, answer
-	answer.fresh = answer.fresh && len(m.running) == 0
+	answer.fresh = answer.fresh && m.open.OpenCount() == 0
 }
 
 // match compares an answer with a list of the GPU's processes, once one of its time can be
@@ -404,7 +392,6 @@ func (m *memoryWatcher) Bounds() []bounds.Bound {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return append(bounds.Of(&m.history, m.needs), []bounds.Bound{
-		{Name: "comfyuireceiver.memoryWatcher.running", Max: m.store.maxSlots, Size: len(m.running)},
 		{Name: "comfyuireceiver.memoryWatcher.ending", Max: maxEndingPrompts, Size: len(m.ending)},
 	}...)
 }

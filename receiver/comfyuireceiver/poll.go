@@ -68,14 +68,12 @@ func (p *poller) refresh(ctx context.Context) error {
 		p.tracker.Suspect()
 		return err
 	}
-	if p.memory != nil {
-		p.memory.runs(queue.Running)
-	}
 	now := p.now()
 	for i := range queue.Prompts {
 		q := &queue.Prompts[i]
 		p.recover(q, acceptedAt(q, now), now)
 	}
+	p.memory.notify()
 	if err := p.history(ctx); err != nil {
 		return err
 	}

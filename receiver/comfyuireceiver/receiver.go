@@ -124,6 +124,7 @@ func (r *comfyuiReceiver) build(ctx context.Context, host component.Host) (err e
 	if ended := r.following.restore(running); len(ended) > 0 {
 		r.work.Go(func() { r.export.exportRestored(running, ended) })
 	}
+	r.following.memory.notify()
 	if r.cfg.Mode == modePoll {
 		r.work.Go(func() { r.following.poll(running) })
 		return nil

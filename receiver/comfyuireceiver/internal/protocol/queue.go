@@ -23,7 +23,6 @@ func (All) Has(string) bool { return false }
 // Queue is the answer of GET /queue: the ids of all prompts, and those that are not known.
 type Queue struct {
 	IDs     map[string]bool
-	Running []string // the ids of those that run
 	Prompts []Submission
 }
 
@@ -48,9 +47,6 @@ func (b Bounds) ParseQueue(body io.Reader, known Known) (Queue, error) {
 			}
 			if q.IDs[p.PromptID] = true; len(q.IDs) > maxQueue {
 				return errTooMany
-			}
-			if name == "queue_running" {
-				q.Running = append(q.Running, p.PromptID)
 			}
 			if !known.Has(p.PromptID) {
 				q.Prompts = append(q.Prompts, p)
