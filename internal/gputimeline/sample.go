@@ -165,6 +165,10 @@ func (ts *Set) Add(s *Sample, counts *Counts) (changed *Timeline, evicted string
 	}
 	counts.add(to.Put(s.At, s.Value))
 	counts.Dropped += int64(to.bound(ts.limits.Samples))
+	if s.of == processMemory {
+		t.Lists.Put(s.At, 0)
+		t.Lists.bound(ts.limits.Samples)
+	}
 	t.arrived = s.At
 	if newest, ok := t.Pace.Newest(); !ok || s.At != newest {
 		t.Pace.Put(s.At, 0)

@@ -34,6 +34,7 @@ type Timeline struct {
 	Temperature   Stream             // Cel
 	Throttle      map[string]*Stream // s, counters by reason
 	ProcessMemory map[int64]*Stream  // By, by pid
+	Lists         Stream             // the times of the lists that these are of
 
 	// arrived is the time of the sample that arrived last, which need not be the newest.
 	arrived int64
@@ -59,7 +60,7 @@ func (t *Timeline) Covers(at int64) bool {
 
 // eachStream calls do with each stream.
 func (t *Timeline) eachStream(do func(*Stream)) {
-	for _, s := range [...]*Stream{&t.Pace, &t.Memory, &t.MemoryMax, &t.Utilization, &t.Energy, &t.PowerInstant, &t.PowerAverage, &t.Temperature} {
+	for _, s := range [...]*Stream{&t.Pace, &t.Memory, &t.MemoryMax, &t.Utilization, &t.Energy, &t.PowerInstant, &t.PowerAverage, &t.Temperature, &t.Lists} {
 		do(s)
 	}
 	for _, s := range t.Throttle {
@@ -100,7 +101,7 @@ func (t *Timeline) SetBack(now int64, tolerance time.Duration) bool {
 // that were: their times mean nothing beside those of a clock that was set back.
 func (t *Timeline) Restart() (dropped int) {
 	t.eachStream(func(s *Stream) { dropped += len(s.Points) })
-	dropped -= len(t.Pace.Points) // these are no samples of their own
+	dropped -= len(t.Pace.Points) + len(t.Lists.Points) // these are no samples of their own
 	fresh := newTimeline(t.ID)
 	fresh.Host, fresh.Simulated = t.Host, t.Simulated
 	*t = *fresh

@@ -24,6 +24,8 @@ const (
 	MemoryReservedPeak   = "comfyui.memory.reserved.peak"
 	MemoryReservedGrowth = "comfyui.memory.reserved.growth"
 	MemoryContext        = "comfyui.memory.context"
+	// MemoryNeedMax is an upper bound of what a prompt needed, in By.
+	MemoryNeedMax = "comfyui.memory.need.max"
 	// XID is the number of an XID; XIDName its short meaning.
 	XID     = "hw.gpu.xid"
 	XIDName = "hw.gpu.xid.name"

@@ -13,17 +13,16 @@ import (
 // bill is what one span's time on a GPU came to. Pointers are nil where the
 // samples do not show it.
 type bill struct {
-	peak, start, end *float64 // memory, By
-	process          bool     // the memory is the process's own, else the GPU's
-	meanUtilization  *float64 // 1, divided among those that shared the GPU
-	peakUtilization  *float64 // 1, the GPU's
-	energy           *float64 // J, divided among those that shared the GPU
-	marginal         *float64 // J, the same without the power at rest
-	rest             float64  // W
-	temperature      *float64 // Cel, the highest
-	gpuTime          float64  // s of the GPU, divided among those that shared it
-	throttle         map[string]float64
-	xids             []xidEvent
+	memoryBill
+	meanUtilization *float64 // 1, divided among those that shared the GPU
+	peakUtilization *float64 // 1, the GPU's
+	energy          *float64 // J, divided among those that shared the GPU
+	marginal        *float64 // J, the same without the power at rest
+	rest            float64  // W
+	temperature     *float64 // Cel, the highest
+	gpuTime         float64  // s of the GPU, divided among those that shared it
+	throttle        map[string]float64
+	xids            []xidEvent
 
 	simulated  bool
 	samples    int           // within the time
@@ -41,8 +40,8 @@ const maxSpanXIDs = 16
 func billOf(g *view, intervals []gputimeline.Interval, pid int64) *bill {
 	b := &bill{concurrent: 1, simulated: g.Simulated}
 	b.countSamples(g, intervals)
-	b.addMemory(g, intervals, pid)
 	b.addLoad(g, intervals)
+	b.addMemory(g, intervals, pid)
 	b.addTemperature(g, intervals)
 	b.addThrottling(g, intervals)
 	for _, x := range g.xids {
@@ -79,50 +78,14 @@ func (b *bill) countSamples(g *view, intervals []gputimeline.Interval) {
 	}
 }
 
-// addMemory uses the memory of the process if it was sampled, else the GPU's.
-func (b *bill) addMemory(g *view, intervals []gputimeline.Interval, pid int64) {
-	usage, largest := &g.Memory, &g.MemoryMax
-	if process := g.ProcessMemory[pid]; pid != 0 && process != nil && coversAny(process, intervals) {
-		usage, largest, b.process = process, nil, true
+// addIfBoth is the sum of two figures; nil if one is not known: a part of a sum would pass for the
+// whole.
+func addIfBoth(a, b *float64) *float64 {
+	if a == nil || b == nil {
+		return nil
 	}
-	if len(usage.Points) == 0 {
-		return
-	}
-	for _, w := range intervals {
-		if v, ok := usage.Max(w); ok {
-			b.peak = larger(b.peak, v)
-		}
-		if largest != nil { // those of steps that lie within the window
-			largest.EachStep(w, func(_, q gputimeline.Point, _ gputimeline.Interval, share float64) {
-				if share == 1 {
-					b.peak = larger(b.peak, q.Value)
-				}
-			})
-		}
-	}
-	start, ok := usage.Nearest(intervals[0].From)
-	if !ok {
-		return
-	}
-	end, _ := usage.Nearest(intervals[len(intervals)-1].To)
-	b.start, b.end = &start, &end
-	if b.peak == nil { // no sample lies within
-		b.peak = larger(&start, end)
-	}
-}
-
-// coversAny reports whether a process's memory is known around any of the intervals.
-func coversAny(s *gputimeline.Stream, intervals []gputimeline.Interval) bool {
-	newest, ok := s.Newest()
-	if !ok {
-		return false
-	}
-	for _, w := range intervals {
-		if _, ok := w.Clip(gputimeline.Interval{From: s.Points[0].At, To: newest}); ok {
-			return true
-		}
-	}
-	return false
+	s := *a + *b
+	return &s
 }
 
 func larger(a *float64, v float64) *float64 {
@@ -205,15 +168,8 @@ func (b *bill) addThrottling(g *view, intervals []gputimeline.Interval) {
 
 // add adds another GPU's bill to this one: a request that used two.
 func (b *bill) add(other *bill) {
-	sum := func(a, b *float64) *float64 {
-		if a == nil || b == nil {
-			return nil // a part of a sum would pass for the whole
-		}
-		s := *a + *b
-		return &s
-	}
-	b.peak, b.start, b.end = sum(b.peak, other.peak), sum(b.start, other.start), sum(b.end, other.end)
-	b.energy, b.marginal = sum(b.energy, other.energy), sum(b.marginal, other.marginal)
+	b.addMemoryOf(&other.memoryBill)
+	b.energy, b.marginal = addIfBoth(b.energy, other.energy), addIfBoth(b.marginal, other.marginal)
 	b.rest += other.rest
 	b.gpuTime += other.gpuTime
 	if b.meanUtilization != nil && other.meanUtilization != nil && b.length+other.length > 0 {
@@ -232,7 +188,6 @@ func (b *bill) add(other *bill) {
 		}
 		b.throttle[reason] += seconds
 	}
-	b.process = b.process && other.process
 	b.simulated = b.simulated || other.simulated
 	b.xids = append(b.xids, other.xids...)
 	b.samples = min(b.samples, other.samples)

@@ -20,6 +20,8 @@ type view struct {
 	xids                  []xidEvent
 	shares                []share
 	coarse                bool // more windows of other traces overlap than are followed
+	// held is the memory of the trace's processes, by pid.
+	held map[int64]*gputimeline.Held
 }
 
 const (
@@ -62,7 +64,12 @@ func (j *Joiner) around(id string, windows []gputimeline.Interval, pids map[int6
 		return nil, nil
 	}
 	hull := gputimeline.Interval{From: windows[0].From, To: windows[len(windows)-1].To}
-	v := &view{Timeline: g.Window(hull, pids), first: g.Pace.Points[0].At, newest: newest}
+	v := &view{Timeline: g.Window(hull, pids), first: g.Pace.Points[0].At, newest: newest, held: map[int64]*gputimeline.Held{}}
+	for pid := range pids {
+		if h := g.Held(pid, hull); h != nil {
+			v.held[pid] = h
+		}
+	}
 	from, _ := slices.BinarySearchFunc(g.xids, hull.From, func(x xidEvent, at int64) int { return cmp.Compare(x.at, at) })
 	for _, x := range g.xids[from:] {
 		if x.at > hull.To || len(v.xids) == maxViewXIDs {

@@ -20,19 +20,7 @@ func (b *bill) write(a pcommon.Map) {
 			a.PutDouble(key, *v)
 		}
 	}
-	whole("gpu.memory.peak", b.peak)
-	whole("gpu.memory.start", b.start)
-	whole("gpu.memory.end", b.end)
-	if b.start != nil && b.end != nil {
-		a.PutInt("gpu.memory.delta", int64(*b.end)-int64(*b.start))
-	}
-	if b.peak != nil {
-		source := "card"
-		if b.process {
-			source = "process"
-		}
-		a.PutStr("gpu.memory.source", source)
-	}
+	b.writeMemory(a)
 	real("gpu.utilization.mean", b.meanUtilization)
 	real("gpu.utilization.peak", b.peakUtilization)
 	real("gpu.energy", b.energy)
