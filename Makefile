@@ -121,6 +121,10 @@ e2e-comfyui: build servers browser ## every recording of a real ComfyUI, the sim
 e2e-correlation: build servers ## PROMPTS (1000) on shared GPUs: what stands on their spans against what the GPUs did; prints figures
 	@go test -C e2e -count=1 -timeout 30m -run '^TestBillsAgreeWithTheTruth$$' -v . -goals -prompts $${PROMPTS:-1000} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
 
+.PHONY: bench-memory
+bench-memory: build servers ## EXECUTIONS (1200) on eight simulated ComfyUIs: what spans say that they needed against what their allocators did; prints figures
+	@go test -C e2e -count=1 -timeout 30m -run '^TestNeedAgreesWithTheTruth$$' -v . -memory-executions $${EXECUTIONS:-1200} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
+
 .PHONY: bench-peaks
 bench-peaks: ## spikes between scrapes and busy time, beside a plain reader; prints figures
 	@go test -timeout 10m -run '^$$' -bench '^BenchmarkPeaks' -benchtime 1x ./receiver/nvmlreceiver | $(FIGURES)

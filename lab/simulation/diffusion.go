@@ -17,7 +17,7 @@ type loaded struct {
 
 // checkpoints are the sizes of models under ComfyUI's management, in MiB: assumed, as large as
 // the files of SD 1.5 and SDXL in half precision.
-var checkpoints = map[string]int64{"v1-5-pruned-emaonly-fp16.safetensors": 2034, "sd_xl_base_1.0.safetensors": 6616}
+var checkpoints = map[string]int64{"v1-5-pruned-emaonly-fp16.safetensors": 2034, "sd_xl_base_1.0.safetensors": 6616, "sd_xl_refiner_1.0.safetensors": 5792}
 
 func weightsOf(checkpoint string) int64 {
 	if mebibytes, ok := checkpoints[checkpoint]; ok {

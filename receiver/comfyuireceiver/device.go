@@ -126,6 +126,9 @@ func (f *deviceFinder) search(ctx context.Context, before int) (pid int) {
 	return pid
 }
 
+// isSearched reports whether the server's process is still to be found.
+func (f *deviceFinder) isSearched() bool { return f.opened && f.findable && f.Device().PID == 0 }
+
 // process is the server's process; the zero value if it is unknown.
 func (f *deviceFinder) process() memory.Process {
 	pid := f.Device().PID

@@ -23,4 +23,6 @@ func (*gpuProcesses) close()                              {}
 func (*gpuProcesses) at(int) (id string)                  { return "" }
 func (*gpuProcesses) of(context.Context, int) (id string) { return "" }
 
-func (*gpuProcesses) memory(string, int) (bytes uint64, at time.Time, ok bool) { return 0, time.Time{}, false }
+func (*gpuProcesses) memory(string, int) (bytes uint64, at time.Time, ok bool) {
+	return 0, time.Time{}, false
+}

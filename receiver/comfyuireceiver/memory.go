@@ -5,7 +5,6 @@ package comfyuireceiver
 import (
 	"context"
 	"encoding/json"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -13,7 +12,6 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/bounds"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/memory"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
@@ -45,10 +43,10 @@ type memoryWatcher struct {
 	asked   time.Time // the last question
 	// starts is true if the server has not been asked since its start, or the collector's.
 	starts bool
-	// last is the last answer; nil before the first. unmatched is one that has not been
-	// compared with a list of processes.
-	last, unmatched *memoryAnswer
-	closed          bool
+	// last is the last answer, before the one before; nil before they are there. unmatched
+	// is one that has not been compared with a list of processes.
+	last, before, unmatched *memoryAnswer
+	closed                  bool
 }
 
 // openPrompts counts the prompts that the server has accepted and not finished. While there is
@@ -71,8 +69,8 @@ func (m *instruments) memoryAsked(result string) {
 type memoryAnswer struct {
 	protocol.Stats
 	at time.Time
-	// fresh is true if the server had not run a prompt.
-	fresh bool
+	// rests is true if the server's queue was empty, fresh if it had not run a prompt either.
+	rests, fresh bool
 }
 
 type endingPrompt struct {
@@ -113,7 +111,7 @@ func (m *memoryWatcher) begin(ctx context.Context) {
 func (m *memoryWatcher) restarted() {
 	m.mu.Lock()
 	m.history.Restarted()
-	m.unmatched, m.starts, m.asked = nil, true, time.Time{}
+	m.before, m.unmatched, m.starts, m.asked = nil, nil, true, time.Time{}
 	m.mu.Unlock()
 	m.notify()
 }
@@ -174,8 +172,10 @@ func (m *memoryWatcher) close() {
 
 // step does what is due, and returns the time until something is.
 func (m *memoryWatcher) step(ctx context.Context) time.Duration {
+	process := m.device.process()
 	m.mu.Lock()
 	now := m.now()
+	m.is(process)
 	m.match(ctx, now)
 	due, skipped := m.due(now)
 	if skipped {
@@ -233,6 +233,9 @@ func (m *memoryWatcher) wait(now time.Time) time.Duration {
 	for i := range m.ending {
 		wait = min(wait, m.ending[i].deadline.Sub(now))
 	}
+	if m.device.isSearched() {
+		wait = min(wait, searchInterval)
+	}
 	if m.unmatched != nil {
 		wait = min(wait, m.unmatched.at.Add(memory.MaxSkew).Sub(now))
 	}
@@ -272,10 +275,8 @@ func (m *memoryWatcher) figures(p *prompt.Prompt) {
 
 // ask asks the server.
 func (m *memoryWatcher) ask(ctx context.Context) {
-	process := m.device.process()
 	m.mu.Lock()
 	m.asked = m.now()
-	m.is(process)
 	starts := m.starts
 	m.mu.Unlock()
 	if starts {
@@ -288,7 +289,7 @@ func (m *memoryWatcher) ask(ctx context.Context) {
 	end := m.now()
 	answer := &memoryAnswer{Stats: stats, at: end}
 	if err == nil && starts {
-		answer.fresh = m.server.isFresh(ctx)
+		answer.rests, answer.fresh = m.server.rests(ctx)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -308,12 +309,17 @@ func (m *memoryWatcher) ask(ctx context.Context) {
 	}
 }
 
-// is begins anew if the server's process is another one. The caller holds the lock.
+// is begins anew if the server's process is another one. Once it is known, the server is asked
+// right after a list of processes. The caller holds the lock.
 func (m *memoryWatcher) is(process memory.Process) {
 	before := m.outside.Learned().Process
-	if m.outside.Is(process) && before != (memory.Process{}) {
+	if !m.outside.Is(process) {
+		return
+	}
+	m.before, m.unmatched, m.starts, m.asked = nil, nil, true, time.Time{}
+	if before != (memory.Process{}) {
 		m.history.Restarted()
-		m.last, m.unmatched, m.starts, m.asked = nil, nil, true, time.Time{}
+		m.last = nil
 	}
 }
 
@@ -325,8 +331,7 @@ func (m *memoryWatcher) add(answer *memoryAnswer, asked time.Time) {
 		s.Reserved += answer.Devices[i].TorchTotal
 	}
 	m.history.Add(s)
-	m.last, m.unmatched = answer, answer
-	answer.fresh = answer.fresh && m.open.OpenCount() == 0
+	m.before, m.last, m.unmatched = m.last, answer, answer
 }
 
 // match compares an answer with a list of the GPU's processes, once one of its time can be
@@ -341,10 +346,11 @@ func (m *memoryWatcher) match(ctx context.Context, now time.Time) {
 		return
 	}
 	bytes, at, ok := m.device.memory()
-	if !ok || at.Sub(a.at).Abs() > memory.MaxSkew {
+	if !ok || at.Sub(a.at).Abs() > memory.MaxSkew || !m.isSteady(a, at) {
 		return
 	}
-	if !m.outside.See(float64(bytes), &a.Devices[0], a.Dynamic(), a.fresh) || m.store.client == nil {
+	r := memory.Reading{Process: float64(bytes), Reserved: a.Devices[0].TorchTotal, Dynamic: a.Dynamic(), Fresh: a.fresh}
+	if !m.outside.See(r) || m.store.client == nil {
 		return
 	}
 	raw, err := json.Marshal(m.outside.Learned())
@@ -354,44 +360,13 @@ func (m *memoryWatcher) match(ctx context.Context, now time.Time) {
 	m.store.report(err)
 }
 
-// memoryState is what the last answer says, for a scrape.
-type memoryState struct {
-	*memoryAnswer
-	// Pointers are nil where it is unknown. They are of the only device.
-	outside, context, elastic *float64
-	needs                     map[memory.Class]float64
-}
-
-// state is what is known of the server's memory; ok is false before the first answer.
-func (m *memoryWatcher) state() (s memoryState, ok bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	s = memoryState{memoryAnswer: m.last, needs: maps.Collect(m.needs.Learned())}
-	if m.last == nil {
-		return s, false
+// isSteady reports whether the allocator kept its reserve while a list of processes was read:
+// the server rested, or the answers before and after say the same. The caller holds the lock.
+func (m *memoryWatcher) isSteady(a *memoryAnswer, listed time.Time) bool {
+	if a.rests {
+		return m.open.OpenCount() == 0
 	}
-	if len(m.last.Devices) == 1 {
-		s.outside = pointer(m.outside.Seen())
-		s.context = pointer(m.outside.Context())
-		if m.last.Dynamic() {
-			s.elastic = pointer(m.outside.Elastic())
-		}
-	}
-	return s, true
-}
-
-func pointer(v float64, ok bool) *float64 {
-	if !ok {
-		return nil
-	}
-	return &v
-}
-
-// Bounds implements [bounds.Registered].
-func (m *memoryWatcher) Bounds() []bounds.Bound {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return append(bounds.Of(&m.history, m.needs), []bounds.Bound{
-		{Name: "comfyuireceiver.memoryWatcher.ending", Max: maxEndingPrompts, Size: len(m.ending)},
-	}...)
+	b := m.before
+	return a == m.last && b != nil && len(b.Devices) == 1 && b.Devices[0].TorchTotal == a.Devices[0].TorchTotal &&
+		listed.After(b.at) && listed.Before(a.at)
 }

@@ -141,14 +141,16 @@ func (s *comfyServer) stats(ctx context.Context) (stats protocol.Stats, err erro
 	return stats, err
 }
 
-// isFresh reports whether the server has run no prompt: its history and its queue are empty.
-func (s *comfyServer) isFresh(ctx context.Context) bool {
+// rests reports whether the server's queue is empty, and whether it has not run a prompt
+// either: its history is empty, too.
+func (s *comfyServer) rests(ctx context.Context) (rests, fresh bool) {
 	history, err := s.history(ctx, "?max_items=1", everything{})
-	if err != nil || history.Entries > 0 {
-		return false
+	if err != nil {
+		return false, false
 	}
 	length, err := s.length(ctx)
-	return err == nil && length == 0
+	rests = err == nil && length == 0
+	return rests, rests && history.Entries == 0
 }
 
 // isAPINode requests whether nodes of a class run elsewhere.

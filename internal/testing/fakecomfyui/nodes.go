@@ -100,7 +100,7 @@ var classes = map[string]*class{
 	// the real ones.
 	"CheckpointLoaderSimple": {
 		name: "CheckpointLoaderSimple", display: "Load Checkpoint", category: "loaders", outputs: []string{"MODEL", "CLIP", "VAE"}, outputNames: []string{"MODEL", "CLIP", "VAE"},
-		lists: []bool{false, false, false}, inputs: []input{{name: "ckpt_name", choices: []string{"sd_xl_base_1.0.safetensors", "v1-5-pruned-emaonly-fp16.safetensors"}}},
+		lists: []bool{false, false, false}, inputs: []input{{name: "ckpt_name", choices: []string{"dreamshaper_8.safetensors", "sd_xl_base_1.0.safetensors", "sd_xl_refiner_1.0.safetensors", "v1-5-pruned-emaonly-fp16.safetensors"}}},
 	},
 	"CLIPTextEncode": {
 		name: "CLIPTextEncode", display: "CLIP Text Encode (Prompt)", category: "conditioning", outputs: []string{"CONDITIONING"}, outputNames: []string{"CONDITIONING"}, lists: []bool{false},

@@ -3,9 +3,8 @@
 package memory
 
 import (
+	"math"
 	"time"
-
-	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
 )
 
 // MaxSkew is how far an answer and a list of processes may be apart: in a longer time too
@@ -26,20 +25,35 @@ type Process struct {
 // form survives the collector.
 type Learned struct {
 	Process
-	// Context is the smallest memory outside since the process's start, with Dynamic VRAM
-	// since before its first prompt; 0 if it is unknown.
+	// Context is the smallest memory outside since the process's start on which two readings
+	// agree, with Dynamic VRAM that before its first prompt; 0 if it is unknown.
 	Context float64 `json:"context,omitempty"`
-	// smallest is the smallest memory outside that was seen at all.
+	// Smallest is the smallest memory outside that was seen at all.
 	Smallest float64 `json:"smallest,omitempty"`
+}
+
+// Reading is the memory of the server's process by NVML, and what its allocator had reserved
+// at about the same time.
+type Reading struct {
+	Process, Reserved float64
+	// Dynamic is true if weights may lie outside of the allocator, Fresh if the server has
+	// not run a prompt.
+	Dynamic, Fresh bool
 }
 
 // Outside is what a process holds of a GPU beside PyTorch's allocator.
 type Outside struct {
 	learned Learned
-	// seen is the memory outside, by the last answer with a list of processes at its time; 0
-	// if there is none.
+	// seen is the memory outside, by the last reading; 0 if there is none.
 	seen float64
+	// candidates are the last readings that none agreed with; the next one replaces that at
+	// next.
+	candidates [4]float64
+	next       int
 }
+
+// agreement is by how much two readings of the same context may differ.
+const agreement = 4 << 20
 
 // Is begins anew if the process is another one; it reports whether it is.
 func (o *Outside) Is(p Process) (another bool) {
@@ -59,11 +73,9 @@ func (o *Outside) Restore(l Learned) {
 // Learned is what is to be stored.
 func (o *Outside) Learned() Learned { return o.learned }
 
-// See records the memory of the process by NVML, and the device's by an answer at about the
-// same time. fresh is true if the server has not run a prompt. It reports whether something
-// was learned.
-func (o *Outside) See(process float64, d *protocol.Device, dynamic, fresh bool) (learned bool) {
-	outside := process - d.TorchTotal
+// See records a reading. It reports whether something was learned.
+func (o *Outside) See(r Reading) (learned bool) {
+	outside := r.Process - r.Reserved
 	if outside <= 0 { // memory was given back between the two
 		return false
 	}
@@ -71,13 +83,28 @@ func (o *Outside) See(process float64, d *protocol.Device, dynamic, fresh bool) 
 	if o.learned.Smallest == 0 || outside < o.learned.Smallest {
 		o.learned.Smallest, learned = outside, true
 	}
-	if dynamic && (!fresh || d.TorchTotal > 0) {
-		return learned // it holds weights
+	switch {
+	case r.Dynamic && !r.Fresh: // it holds weights
+		return learned
+	case o.learned.Context > 0 && outside >= o.learned.Context:
+		return learned
+	case !r.Fresh && !o.agrees(outside): // something may have been allocated between the two
+		return learned
 	}
-	if o.learned.Context == 0 || outside < o.learned.Context {
-		o.learned.Context, learned = outside, true
+	o.learned.Context = outside
+	return true
+}
+
+// agrees reports whether one of the last readings was about the same.
+func (o *Outside) agrees(outside float64) bool {
+	for _, c := range o.candidates {
+		if math.Abs(c-outside) <= agreement {
+			return true
+		}
 	}
-	return learned
+	o.candidates[o.next] = outside
+	o.next = (o.next + 1) % len(o.candidates)
+	return false
 }
 
 // Context is the memory of the CUDA context; ok is false if it is unknown.

@@ -6,14 +6,16 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/assert"
-
-	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
 )
 
 const mib = 1 << 20
 
-func reserved(mebibytes float64) *protocol.Device {
-	return &protocol.Device{TorchTotal: mebibytes * mib}
+func mebibytes(process, reserved float64) Reading {
+	return Reading{Process: process * mib, Reserved: reserved * mib}
+}
+
+func dynamic(process, reserved float64, fresh bool) Reading {
+	return Reading{Process: process * mib, Reserved: reserved * mib, Dynamic: true, Fresh: fresh}
 }
 
 // figures are context and elastic memory in MiB, -1 where they are unknown.
@@ -28,33 +30,54 @@ func figures(o *Outside) (context, elastic float64) {
 	return context, elastic
 }
 
-func TestContextIsTheSmallestMemoryOutsideSinceTheStart(t *testing.T) {
+func TestContextIsTheSmallestMemoryOutsideOnWhichTwoReadingsAgree(t *testing.T) {
 	var o Outside
 	o.Is(Process{1, 100})
 	context, elastic := figures(&o)
 	assert.EqualValues(t, []float64{-1, -1}, []float64{context, elastic})
-	assert.True(t, o.See(1720*mib, reserved(1000), false, false))
-	assert.False(t, o.See(1800*mib, reserved(1000), false, false), "nothing was learned")
-	assert.True(t, o.See(700*mib, reserved(0), false, false))
+	assert.True(t, o.See(mebibytes(1720, 1000)))
+	context, _ = figures(&o)
+	assert.EqualValues(t, -1, context, "memory may have been allocated between the two")
+	assert.True(t, o.See(mebibytes(1722, 1000)), "another agrees")
+	context, _ = figures(&o)
+	assert.EqualValues(t, 722, context)
+	assert.False(t, o.See(mebibytes(1800, 1000)), "nothing was learned")
+	assert.True(t, o.See(mebibytes(700, 0)))
+	context, _ = figures(&o)
+	assert.EqualValues(t, 722, context, "smaller, and none agrees")
+	assert.True(t, o.See(mebibytes(698, 0)))
 	context, elastic = figures(&o)
-	assert.EqualValues(t, []float64{700, 0}, []float64{context, elastic})
-	assert.False(t, o.See(900*mib, reserved(1000), false, false), "memory was given back between the two readings")
+	assert.EqualValues(t, []float64{698, 0}, []float64{context, elastic})
+	assert.False(t, o.See(mebibytes(900, 1000)), "memory was given back between the two readings")
+	for i := range 100 { // none agrees
+		o.See(mebibytes(float64(690-6*i), 0))
+	}
+	context, _ = figures(&o)
+	assert.EqualValues(t, 698, context)
+}
+
+func TestContextOfAServerThatRanNothingNeedsOneReading(t *testing.T) {
+	var o Outside
+	o.Is(Process{1, 100})
+	assert.True(t, o.See(Reading{Process: 650 * mib, Fresh: true}))
+	context, _ := figures(&o)
+	assert.EqualValues(t, 650, context)
 }
 
 func TestWithDynamicVRAMOnlyTheMemoryBeforeTheFirstPromptIsContext(t *testing.T) {
 	var o Outside
 	o.Is(Process{1, 100})
-	o.See(620*mib, reserved(0), true, true)
-	o.See(7000*mib, reserved(1000), true, false)
+	o.See(dynamic(620, 0, true))
+	o.See(dynamic(7000, 1000, false))
 	context, elastic := figures(&o)
 	assert.EqualValues(t, []float64{620, 5380}, []float64{context, elastic})
 
 	o = Outside{}
 	o.Is(Process{2, 100})
-	o.See(16000*mib, reserved(400), true, false)
+	o.See(dynamic(16000, 400, false))
 	context, elastic = figures(&o)
 	assert.EqualValues(t, []float64{-1, 15600 - 840}, []float64{context, elastic}, "a GPU that was full before the collector started has elastic memory")
-	o.See(900*mib, reserved(400), true, false)
+	o.See(dynamic(900, 400, false))
 	_, elastic = figures(&o)
 	assert.Zero(t, elastic, "the smallest memory outside is all that is subtracted")
 }
@@ -62,7 +85,7 @@ func TestWithDynamicVRAMOnlyTheMemoryBeforeTheFirstPromptIsContext(t *testing.T)
 func TestWhatWasLearnedSurvivesTheCollectorAndNotTheServer(t *testing.T) {
 	var before Outside
 	before.Is(Process{1, 100})
-	before.See(620*mib, reserved(0), true, true)
+	before.See(dynamic(620, 0, true))
 	var o Outside
 	o.Is(Process{1, 100})
 	o.Restore(before.Learned())
