@@ -30,6 +30,7 @@ type Slow struct {
 	Total, Wait, Execution                 float64 // s
 	Billed                                 bool    // its GPU figures are known
 	Energy, Memory, Throttled              float64 // J, By, s
+	MemoryIs                               string  // MemoryNeeded or MemoryHeld
 	Spans                                  []SlowSpan
 	Omitted                                bool // there are more spans than Spans shows
 }
@@ -184,6 +185,7 @@ func images(traceID string, spans []jaegerSpan) (all []Slow) {
 		s.Side, _ = root.number("comfyui.image.side")
 		s.Energy, s.Billed = root.number("gpu.energy")
 		s.Memory, _ = root.number("gpu.memory.peak")
+		s.MemoryIs = MemoryHeld
 		s.Throttled, _ = root.number("gpu.throttle.time")
 		if kind := root.text("error.type"); kind != "" {
 			s.Outcome += " (" + strings.ReplaceAll(kind, "_", " ") + ")"
@@ -234,6 +236,9 @@ func (w *walk) add(s *Slow, span *jaegerSpan, depth int) {
 		s.Wait += item.Duration
 	case executionName:
 		s.Execution += item.Duration
+		if need, ok := span.number("comfyui.memory.need"); ok {
+			s.Memory, s.MemoryIs = need, MemoryNeeded
+		}
 	}
 	for _, child := range w.below[span.SpanID] {
 		if s.Omitted && *w.rows == 0 {
