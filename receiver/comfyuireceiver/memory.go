@@ -4,11 +4,13 @@ package comfyuireceiver
 
 import (
 	"context"
-	"encoding/json"
+	"fmt"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 
@@ -41,6 +43,7 @@ type memoryWatcher struct {
 	needs   *memory.Needs
 	ending  []endingPrompt
 	asked   time.Time // the last question
+	planned time.Time // the next one while a prompt is open; zero while none is
 	// starts is true if the server has not been asked since its start, or the collector's.
 	starts bool
 	// last is the last answer, before the one before; nil before they are there. unmatched
@@ -142,8 +145,29 @@ func (m *memoryWatcher) notify() {
 func newMemoryWatcher(interval time.Duration, server *comfyServer, f *follower, device *deviceFinder, export *exporter) *memoryWatcher {
 	return &memoryWatcher{
 		instruments: f.instruments, server: server, device: device, store: f.store, now: f.now, open: f.tracker, export: export, wake: make(chan struct{}, 1),
-		pace: memory.NewPace(interval), needs: memory.NewNeeds(maxNeedClasses), starts: true,
+		pace: memory.NewPace(interval, rand.Uint64()), needs: memory.NewNeeds(maxNeedClasses), starts: true,
 	}
+}
+
+// watchMemory begins to ask the server for its memory, with a client for that alone.
+func (r *comfyuiReceiver) watchMemory(ctx context.Context, host component.Host, running context.Context) error {
+	if r.cfg.Memory.Interval == 0 {
+		return nil
+	}
+	client, err := r.cfg.Upstream.ToClient(ctx, host.GetExtensions(), r.settings.TelemetrySettings)
+	if err != nil {
+		return fmt.Errorf("upstream: %w", err)
+	}
+	of := r.following.server
+	server := &comfyServer{base: of.base, client: client, telemetry: of.telemetry, bounds: of.bounds}
+	m := newMemoryWatcher(r.cfg.Memory.Interval, server, r.following, r.device, r.export)
+	m.begin(ctx)
+	r.following.memory = m
+	r.work.Go(func() {
+		defer client.CloseIdleConnections()
+		m.run(running)
+	})
+	return nil
 }
 
 // run asks until ctx ends, and then exports what waits.
@@ -177,10 +201,11 @@ func (m *memoryWatcher) step(ctx context.Context) time.Duration {
 	now := m.now()
 	m.is(process)
 	m.match(ctx, now)
+	m.plan(now)
 	due, skipped := m.due(now)
 	if skipped {
 		m.memoryAsked(memorySkipped)
-		m.asked = now
+		m.hasAsked(now)
 	}
 	m.mu.Unlock()
 	if due {
@@ -200,11 +225,30 @@ func (m *memoryWatcher) pass(complete []*prompt.Prompt) {
 	}
 }
 
+// plan decides when the server is asked first of the prompts that are open. The caller holds
+// the lock.
+func (m *memoryWatcher) plan(now time.Time) {
+	switch open := m.open.OpenCount() > 0; {
+	case !open:
+		m.planned = time.Time{}
+	case m.planned.IsZero():
+		m.planned = now.Add(m.pace.First())
+	}
+}
+
+// hasAsked records when a question was asked, or would have been. The caller holds the lock.
+func (m *memoryWatcher) hasAsked(now time.Time) {
+	m.asked = now
+	if !m.planned.IsZero() {
+		m.planned = now.Add(m.pace.Next())
+	}
+}
+
 // dueAt is when the next question is due; ok is false if none is. The caller holds the lock.
 func (m *memoryWatcher) dueAt() (at time.Time, ok bool) {
 	switch {
-	case m.open.OpenCount() > 0:
-		return m.asked.Add(m.pace.Interval()), true
+	case !m.planned.IsZero():
+		return m.planned, true
 	case len(m.ending) > 0:
 		return m.asked.Add(minQuestions), true
 	case m.starts:
@@ -271,102 +315,4 @@ func (m *memoryWatcher) figures(p *prompt.Prompt) {
 	}
 	f.Context, _ = m.outside.Context()
 	p.Memory = &f
-}
-
-// ask asks the server.
-func (m *memoryWatcher) ask(ctx context.Context) {
-	m.mu.Lock()
-	m.asked = m.now()
-	starts := m.starts
-	m.mu.Unlock()
-	if starts {
-		m.device.readProcesses(ctx)
-	}
-	limited, cancel := context.WithTimeout(ctx, memoryTimeout)
-	defer cancel()
-	begin := m.now()
-	stats, err := m.server.stats(limited)
-	end := m.now()
-	answer := &memoryAnswer{Stats: stats, at: end}
-	if err == nil && starts {
-		answer.rests, answer.fresh = m.server.rests(ctx)
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	switch {
-	case ctx.Err() != nil:
-	case limited.Err() != nil:
-		m.pace.Late(end.Sub(begin))
-		m.memoryAsked(memoryLate)
-	case err != nil:
-		m.pace.Answered(end.Sub(begin))
-		m.memoryAsked(memoryFailed)
-	default:
-		m.starts = m.starts && !starts
-		m.pace.Answered(end.Sub(begin))
-		m.memoryAsked(memoryAnswered)
-		m.add(answer, begin)
-	}
-}
-
-// is begins anew if the server's process is another one. Once it is known, the server is asked
-// right after a list of processes. The caller holds the lock.
-func (m *memoryWatcher) is(process memory.Process) {
-	before := m.outside.Learned().Process
-	if !m.outside.Is(process) {
-		return
-	}
-	m.before, m.unmatched, m.starts, m.asked = nil, nil, true, time.Time{}
-	if before != (memory.Process{}) {
-		m.history.Restarted()
-		m.last = nil
-	}
-}
-
-// add keeps an answer. The caller holds the lock.
-func (m *memoryWatcher) add(answer *memoryAnswer, asked time.Time) {
-	s := memory.Sample{Asked: asked, At: answer.at}
-	for i := range answer.Devices {
-		s.Active += answer.Devices[i].Active()
-		s.Reserved += answer.Devices[i].TorchTotal
-	}
-	m.history.Add(s)
-	m.before, m.last, m.unmatched = m.last, answer, answer
-}
-
-// match compares an answer with a list of the GPU's processes, once one of its time can be
-// there. Which GPU a device is, is known where there is one. The caller holds the lock.
-func (m *memoryWatcher) match(ctx context.Context, now time.Time) {
-	a := m.unmatched
-	if a == nil || now.Sub(a.at) < memory.MaxSkew {
-		return
-	}
-	m.unmatched = nil
-	if len(a.Devices) != 1 {
-		return
-	}
-	bytes, at, ok := m.device.memory()
-	if !ok || at.Sub(a.at).Abs() > memory.MaxSkew || !m.isSteady(a, at) {
-		return
-	}
-	r := memory.Reading{Process: float64(bytes), Reserved: a.Devices[0].TorchTotal, Dynamic: a.Dynamic(), Fresh: a.fresh}
-	if !m.outside.See(r) || m.store.client == nil {
-		return
-	}
-	raw, err := json.Marshal(m.outside.Learned())
-	if err == nil {
-		err = m.store.client.Set(ctx, memoryKey, raw)
-	}
-	m.store.report(err)
-}
-
-// isSteady reports whether the allocator kept its reserve while a list of processes was read:
-// the server rested, or the answers before and after say the same. The caller holds the lock.
-func (m *memoryWatcher) isSteady(a *memoryAnswer, listed time.Time) bool {
-	if a.rests {
-		return m.open.OpenCount() == 0
-	}
-	b := m.before
-	return a == m.last && b != nil && len(b.Devices) == 1 && b.Devices[0].TorchTotal == a.Devices[0].TorchTotal &&
-		listed.After(b.at) && listed.Before(a.at)
 }

@@ -133,38 +133,46 @@ func TestServerIsAskedForItsMemoryWhileAPromptRunsAndOnceAfterwards(t *testing.T
 	assert.Equal(t, []time.Duration{0}, w.until(time.Hour), "once after the collector's start")
 	p := w.run('a', time.Hour)
 	asked := w.until(time.Hour + 1700*time.Millisecond)
-	require.Len(t, asked, 4)
+	require.GreaterOrEqual(t, len(asked), 3)
+	assert.LessOrEqual(t, len(asked), 5)
+	before := time.Hour
 	for i, at := range asked {
-		assert.InDelta(t, time.Hour+time.Duration(i)*500*time.Millisecond, at, float64(10*time.Millisecond))
+		least, most := 375*time.Millisecond, 640*time.Millisecond
+		if i == 0 {
+			least, most = 0, 500*time.Millisecond
+		}
+		assert.GreaterOrEqual(t, at-before, least)
+		assert.LessOrEqual(t, at-before, most)
+		before = at
 	}
 	require.True(t, w.end(p))
 	assert.Empty(t, w.rig.byPrompt(), "the trace waits for the answer after its end")
 	assert.Len(t, w.until(2*time.Hour), 1, "once after its end, and never else")
-	assert.EqualValues(t, 4, w.execution(t).Attributes["comfyui.memory.samples"])
+	assert.EqualValues(t, len(asked), w.execution(t).Attributes["comfyui.memory.samples"])
 }
 
 func TestPromptOfAQueueIsNotFollowedByAQuestionOfItsOwn(t *testing.T) {
 	w := newWatched(t, 500*time.Millisecond)
 	w.until(time.Minute)
 	first := w.run('a', time.Minute)
-	w.until(time.Minute + 600*time.Millisecond)
+	seen := len(w.until(time.Minute + 1100*time.Millisecond))
 	w.end(first)
-	w.run('b', time.Minute+600*time.Millisecond)
-	asked := w.until(time.Minute + 1500*time.Millisecond)
+	w.run('b', time.Minute+1100*time.Millisecond)
+	asked := w.until(time.Minute + 1800*time.Millisecond)
 	require.NotEmpty(t, asked)
-	assert.InDelta(t, time.Minute+time.Second, asked[0], float64(10*time.Millisecond), "the next prompt's question answers for both")
-	assert.EqualValues(t, 2, w.execution(t).Attributes["comfyui.memory.samples"])
+	assert.LessOrEqual(t, len(asked), 2, "the next prompt's question answers for both")
+	assert.EqualValues(t, seen, w.execution(t).Attributes["comfyui.memory.samples"])
 }
 
 func TestSpanShowsWhatWasNeededAndWhatWasReserved(t *testing.T) {
 	w := newWatched(t, 500*time.Millisecond)
 	w.until(time.Minute)
 	p := w.run('a', time.Minute)
-	w.until(time.Minute + 400*time.Millisecond)
+	seen := len(w.until(time.Minute + 1200*time.Millisecond))
 	w.set(func() { w.active = 4000 })
-	w.until(time.Minute + 900*time.Millisecond)
+	seen += len(w.until(time.Minute + 1900*time.Millisecond))
 	w.set(func() { w.active = 2000 })
-	w.until(time.Minute + 1200*time.Millisecond)
+	seen += len(w.until(time.Minute + 2600*time.Millisecond))
 	w.set(func() { w.active = 4500 })
 	w.end(p)
 	w.until(2 * time.Minute)
@@ -175,10 +183,10 @@ func TestSpanShowsWhatWasNeededAndWhatWasReserved(t *testing.T) {
 	}
 	assert.Equal(t, map[string]any{
 		"active.peak": int64(4000), "active.start": int64(1000), "active.rise": int64(3000), "reserved.peak": int64(4600),
-		"samples": int64(3), "need": int64(4000), "need.executions": int64(1),
+		"samples": int64(seen), "need": int64(4000), "need.executions": int64(1),
 	}, got)
 	assert.NotContains(t, a, "comfyui.memory.reserved.growth", "the reserve shrank meanwhile")
-	assert.InDelta(t, 0.5, a["comfyui.memory.gap"], 0.02)
+	assert.InDelta(t, 0.5, a["comfyui.memory.gap"], 0.14)
 }
 
 func TestSlowAnswersHalveTheRateAndTakeAFiftiethOfTheTime(t *testing.T) {
@@ -192,23 +200,24 @@ func TestSlowAnswersHalveTheRateAndTakeAFiftiethOfTheTime(t *testing.T) {
 	assert.Positive(t, counts[memorySkipped])
 	w.set(func() { w.lasts = time.Millisecond })
 	w.until(20 * time.Minute)
-	assert.Len(t, w.until(20*time.Minute+10*time.Second), 20, "twice a second again")
+	assert.InDelta(t, 200, len(w.until(20*time.Minute+100*time.Second)), 6, "twice a second again")
 }
 
 func TestServerThatDoesNotAnswerIsAskedLessAndIsNotDown(t *testing.T) {
 	w := newWatched(t, 500*time.Millisecond)
 	w.until(time.Minute)
 	p := w.run('a', time.Minute)
-	w.until(time.Minute + 100*time.Millisecond)
+	seen := len(w.until(time.Minute + 1100*time.Millisecond))
 	w.set(func() { w.silent = true })
 	w.end(p)
+	w.set(func() { w.clock = w.clock.Add(minQuestions) })
 	w.step(context.Background()) // the question goes unanswered for a second
 	assert.EqualValues(t, 1, counted(t, w.rig.telemetry, "memory.requests")[memoryLate])
 	assert.Equal(t, time.Second, w.pace.Interval())
 	assert.Empty(t, w.rig.byPrompt())
 	w.set(func() { w.clock = w.clock.Add(maxEnding) })
 	w.step(context.Background())
-	assert.EqualValues(t, 1, w.execution(t).Attributes["comfyui.memory.samples"], "the trace waits no longer")
+	assert.EqualValues(t, seen, w.execution(t).Attributes["comfyui.memory.samples"], "the trace waits no longer")
 	m, err := w.rig.scrape(context.Background())
 	require.NoError(t, err)
 	assert.Equal(t, map[string]float64{"map[]": 1}, values(m, "comfyui.up"))
@@ -217,7 +226,7 @@ func TestServerThatDoesNotAnswerIsAskedLessAndIsNotDown(t *testing.T) {
 func TestShutdownWaitsForNoAnswer(t *testing.T) {
 	w := newWatched(t, 500*time.Millisecond)
 	p := w.run('a', 0)
-	w.until(100 * time.Millisecond)
+	w.until(600 * time.Millisecond)
 	w.end(p)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -232,10 +241,10 @@ func TestRestartedServerForgetsWhatTheFormerNeeded(t *testing.T) {
 	w.until(time.Minute)
 	w.set(func() { w.active = 7000 })
 	p := w.run('a', time.Minute)
-	w.until(time.Minute + 200*time.Millisecond)
+	w.until(time.Minute + 600*time.Millisecond)
 	w.set(func() { w.active = 10 })
 	w.restarted()
-	w.until(time.Minute + 900*time.Millisecond)
+	w.until(time.Minute + 1600*time.Millisecond)
 	w.end(p)
 	w.until(2 * time.Minute)
 	assert.EqualValues(t, 10, w.execution(t).Attributes["comfyui.memory.active.peak"])

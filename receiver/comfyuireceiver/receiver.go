@@ -180,27 +180,6 @@ func (r *comfyuiReceiver) assemble(base *url.URL, client *http.Client, stored st
 	return nil
 }
 
-// watchMemory begins to ask the server for its memory, with a client for that alone.
-func (r *comfyuiReceiver) watchMemory(ctx context.Context, host component.Host, running context.Context) error {
-	if r.cfg.Memory.Interval == 0 {
-		return nil
-	}
-	client, err := r.cfg.Upstream.ToClient(ctx, host.GetExtensions(), r.settings.TelemetrySettings)
-	if err != nil {
-		return fmt.Errorf("upstream: %w", err)
-	}
-	of := r.following.server
-	server := &comfyServer{base: of.base, client: client, telemetry: of.telemetry, bounds: of.bounds}
-	m := newMemoryWatcher(r.cfg.Memory.Interval, server, r.following, r.device, r.export)
-	m.begin(ctx)
-	r.following.memory = m
-	r.work.Go(func() {
-		defer client.CloseIdleConnections()
-		m.run(running)
-	})
-	return nil
-}
-
 // describe sets the resource of all telemetry. The instance of a server on this host has
 // the host's name instead of a loopback address, which is the same on all hosts.
 func (r *comfyuiReceiver) describe(base *url.URL) {

@@ -25,10 +25,10 @@ const (
 type memoryBill struct {
 	peak, start, end *float64
 	source           string
-	// growth is by how much what the process held grew, up to most; shrank is true if it also
+	// growth is by how much what the process held grew, up to mark; shrank is true if it also
 	// became smaller meanwhile.
 	growth *float64
-	most   float64
+	mark   float64
 	shrank bool
 }
 
@@ -84,9 +84,9 @@ func (b *bill) addMemory(g *view, intervals []gputimeline.Interval, pid int64) {
 	if b.source == sourceGPU {
 		return
 	}
-	if before, most, shrank, ok := usage.Growth(hull, maxEdge); ok {
-		growth := most - before
-		b.growth, b.most, b.shrank = &growth, most, shrank
+	if before, mark, shrank, ok := usage.Growth(hull, maxEdge); ok {
+		growth := mark - before
+		b.growth, b.mark, b.shrank = &growth, mark, shrank
 	}
 }
 
@@ -108,7 +108,7 @@ func coversAny(s *gputimeline.Stream, intervals []gputimeline.Interval) bool {
 func (b *memoryBill) addMemoryOf(other *memoryBill) {
 	b.peak, b.start, b.end = addIfBoth(b.peak, other.peak), addIfBoth(b.start, other.start), addIfBoth(b.end, other.end)
 	b.growth = addIfBoth(b.growth, other.growth)
-	b.most += other.most
+	b.mark += other.mark
 	b.shrank = b.shrank || other.shrank
 	switch {
 	case b.source == sourceGPU || other.source == sourceGPU:
@@ -159,7 +159,7 @@ func (b *memoryBill) needAtMost(a pcommon.Map) (bound int64, ok bool) {
 	}
 	context, _ := number(semconv.MemoryContext)
 	if *b.growth > 0 && b.source == sourceProcess {
-		bound, ok = int64(b.most)-context, true
+		bound, ok = int64(b.mark)-context, true
 	}
 	if growth, known := number(semconv.MemoryReservedGrowth); known && growth > 0 && !b.shrank && (!ok || reserved < bound) {
 		bound, ok = reserved, true

@@ -14,10 +14,10 @@ import (
 
 // allocations are of a GPU on which process 77 holds 2 GB, from 10.5 s 6 GB, and process 78
 // as much as others says. The memory is sampled ten times a second, the processes each 2.5 s.
-func allocations(c *Joiner, own, others func(s float64) float64) {
+func allocations(c *Joiner, process, others func(s float64) float64) {
 	gpu := gpuload.Steady(gpuload.A, 10, 12)
-	gpu.Memory = func(s float64) float64 { return 0.5 + own(s) + others(s) }
-	gpu.Process = map[int64]func(float64) float64{77: own, 78: others}
+	gpu.Memory = func(s float64) float64 { return 0.5 + process(s) + others(s) }
+	gpu.Process = map[int64]func(float64) float64{77: process, 78: others}
 	for i := range 200 {
 		md := gpuload.Sample(float64(i)/10, gpu)
 		if i%25 != 0 {
@@ -88,11 +88,11 @@ func TestUpperBoundOfTheNeed(t *testing.T) {
 		return 1
 	}
 	for name, x := range map[string]struct {
-		own, others func(float64) float64
-		from, to    float64
-		says        map[string]int64
-		want        any
-		source      string
+		process, others func(float64) float64
+		from, to        float64
+		allocator       map[string]int64
+		want            any
+		source          string
 	}{
 		"held, less the context":                                      {grows, steady, 10, 12, map[string]int64{reserved: 5.4e9, context: 6e8}, int64(5.4e9), sourceProcess},
 		"held, with an unknown context":                               {grows, steady, 10, 12, map[string]int64{reserved: 5.4e9}, int64(6e9), sourceProcess},
@@ -107,8 +107,8 @@ func TestUpperBoundOfTheNeed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newTestJoiner()
-			allocations(c, x.own, x.others)
-			c.AddTraces(execution(1, x.from, x.to, x.says), gpuload.At(20))
+			allocations(c, x.process, x.others)
+			c.AddTraces(execution(1, x.from, x.to, x.allocator), gpuload.At(20))
 			a := out(t, c)["1.1"]
 			assert.Equal(t, x.source, a["gpu.memory.source"])
 			if x.want == nil {

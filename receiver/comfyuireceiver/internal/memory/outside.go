@@ -55,7 +55,7 @@ type Outside struct {
 // agreement is by how much two readings of the same context may differ.
 const agreement = 4 << 20
 
-// Is begins anew if the process is another one; it reports whether it is.
+// Is forgets everything if the process is another one; it reports whether it is.
 func (o *Outside) Is(p Process) (another bool) {
 	if another = o.learned.Process != p; another {
 		*o = Outside{learned: Learned{Process: p}}

@@ -3,6 +3,7 @@
 package memory
 
 import (
+	"math/rand/v2"
 	"slices"
 	"time"
 )
@@ -23,9 +24,11 @@ const (
 	averagedOver = time.Minute
 )
 
-// Pace decides how often a server is asked.
+// Pace decides how often a server is asked. The times between questions vary by a quarter, so
+// that they are not always asked at the same step of prompts that last equally long.
 type Pace struct {
 	configured, interval time.Duration
+	random               *rand.Rand
 	// lasted are the durations of the last answers since the interval was changed.
 	lasted []time.Duration
 	fast   int // fast answers in a row
@@ -36,12 +39,23 @@ type Pace struct {
 
 // NewPace makes the pace of a server that is asked every interval as long as its answers
 // are fast.
-func NewPace(interval time.Duration) *Pace {
-	return &Pace{configured: interval, interval: interval}
+func NewPace(interval time.Duration, seed uint64) *Pace {
+	return &Pace{configured: interval, interval: interval, random: rand.New(rand.NewPCG(seed, 0))}
 }
 
-// Interval is the time from one question to the next.
+// Interval is the mean time from one question to the next.
 func (p *Pace) Interval() time.Duration { return p.interval }
+
+// First is the time from the beginning of work to the first question.
+func (p *Pace) First() time.Duration { return p.part(0, 1) }
+
+// Next is the time from one question to the next.
+func (p *Pace) Next() time.Duration { return p.part(0.75, 1.25) }
+
+// part is a random part of the interval.
+func (p *Pace) part(from, to float64) time.Duration {
+	return time.Duration((from + (to-from)*p.random.Float64()) * float64(p.interval))
+}
 
 // Allows reports whether another question may be asked: questions may be under way for 2 %
 // of the time.
@@ -74,7 +88,7 @@ func (p *Pace) Answered(lasted time.Duration) {
 	}
 }
 
-// Late records a question without an answer in time.
+// Late records a question that timed out.
 func (p *Pace) Late(lasted time.Duration) {
 	p.budget -= lasted
 	p.fast = 0

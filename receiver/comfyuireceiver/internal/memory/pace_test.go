@@ -13,7 +13,7 @@ import (
 const ms = time.Millisecond
 
 func TestPaceHalvesWhereAnswersAreSlowAndDoublesAfterTenFastOnes(t *testing.T) {
-	p := NewPace(500 * ms)
+	p := NewPace(500*ms, 1)
 	for range 4 {
 		p.Answered(21 * ms)
 	}
@@ -37,7 +37,7 @@ func TestPaceHalvesWhereAnswersAreSlowAndDoublesAfterTenFastOnes(t *testing.T) {
 }
 
 func TestPaceBearsTwoSlowAnswersOfFive(t *testing.T) {
-	p := NewPace(500 * ms)
+	p := NewPace(500*ms, 1)
 	for i := range 100 {
 		lasted := ms
 		if i%5 < 2 {
@@ -49,12 +49,12 @@ func TestPaceBearsTwoSlowAnswersOfFive(t *testing.T) {
 }
 
 func TestPaceHalvesAfterOneLateAnswer(t *testing.T) {
-	p := NewPace(500 * ms)
+	p := NewPace(500*ms, 1)
 	for i, want := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 5 * time.Second, 5 * time.Second} {
 		p.Late(time.Second)
 		assert.Equal(t, want, p.Interval(), i)
 	}
-	p = NewPace(10 * time.Second)
+	p = NewPace(10*time.Second, 1)
 	p.Late(time.Second)
 	assert.Equal(t, 10*time.Second, p.Interval(), "a longer configured interval stays")
 }
@@ -64,7 +64,7 @@ func TestPaceHalvesAfterOneLateAnswer(t *testing.T) {
 func TestQuestionsAreUnderWayForAFiftiethOfTheTime(t *testing.T) {
 	for _, lasts := range []time.Duration{ms, 9 * ms, 15 * ms, 19 * ms, 200 * ms, time.Second} {
 		random := rand.New(rand.NewPCG(1, uint64(lasts)))
-		p, now, begin := NewPace(200*ms), time.Unix(0, 0), time.Unix(0, 0)
+		p, now, begin := NewPace(200*ms, 1), time.Unix(0, 0), time.Unix(0, 0)
 		var underWay time.Duration
 		for now.Sub(begin) < time.Hour {
 			if p.Allows(now) {
@@ -77,9 +77,24 @@ func TestQuestionsAreUnderWayForAFiftiethOfTheTime(t *testing.T) {
 					p.Answered(lasted)
 				}
 			}
-			now = now.Add(p.Interval())
+			now = now.Add(p.Next())
 		}
 		assert.LessOrEqual(t, underWay.Seconds(), 0.02*time.Hour.Seconds()+2*1.2+1.5, "answers within %s", lasts)
 		assert.Greater(t, underWay.Seconds(), min(0.018*time.Hour.Seconds(), 0.9*lasts.Seconds()*time.Hour.Seconds()/5.5), "answers within %s", lasts)
 	}
+}
+
+func TestQuestionsAreAskedAtAnyStepOfWork(t *testing.T) {
+	p := NewPace(500*ms, 1)
+	var first, next time.Duration
+	const n = 10_000
+	for range n {
+		f, x := p.First(), p.Next()
+		assert.Less(t, f, 500*ms)
+		assert.GreaterOrEqual(t, x, 375*ms)
+		assert.Less(t, x, 625*ms)
+		first, next = first+f, next+x
+	}
+	assert.InDelta(t, 250*ms, first/n, float64(10*ms))
+	assert.InDelta(t, 500*ms, next/n, float64(5*ms))
 }

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package comfyuireceiver
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/memory"
+)
+
+// ask asks the server.
+func (m *memoryWatcher) ask(ctx context.Context) {
+	m.mu.Lock()
+	m.hasAsked(m.now())
+	starts := m.starts
+	m.mu.Unlock()
+	if starts {
+		m.device.readProcesses(ctx)
+	}
+	limited, cancel := context.WithTimeout(ctx, memoryTimeout)
+	defer cancel()
+	begin := m.now()
+	stats, err := m.server.stats(limited)
+	end := m.now()
+	answer := &memoryAnswer{Stats: stats, at: end}
+	if err == nil && starts {
+		answer.rests, answer.fresh = m.server.rests(ctx)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case ctx.Err() != nil:
+	case limited.Err() != nil:
+		m.pace.Late(end.Sub(begin))
+		m.memoryAsked(memoryLate)
+	case err != nil:
+		m.pace.Answered(end.Sub(begin))
+		m.memoryAsked(memoryFailed)
+	default:
+		m.starts = m.starts && !starts
+		m.pace.Answered(end.Sub(begin))
+		m.memoryAsked(memoryAnswered)
+		m.add(answer, begin)
+	}
+}
+
+// is forgets everything if the server's process is another one. Once it is known, the server is
+// asked right after a list of processes. The caller holds the lock.
+func (m *memoryWatcher) is(process memory.Process) {
+	before := m.outside.Learned().Process
+	if !m.outside.Is(process) {
+		return
+	}
+	m.before, m.unmatched, m.starts, m.asked = nil, nil, true, time.Time{}
+	if before != (memory.Process{}) {
+		m.history.Restarted()
+		m.last = nil
+	}
+}
+
+// add keeps an answer. The caller holds the lock.
+func (m *memoryWatcher) add(answer *memoryAnswer, asked time.Time) {
+	s := memory.Sample{Asked: asked, At: answer.at}
+	for i := range answer.Devices {
+		s.Active += answer.Devices[i].Active()
+		s.Reserved += answer.Devices[i].TorchTotal
+	}
+	m.history.Add(s)
+	m.before, m.last, m.unmatched = m.last, answer, answer
+}
+
+// match compares an answer with a list of the GPU's processes, once one of its time can be
+// there. Which GPU a device is, is known where there is one. The caller holds the lock.
+func (m *memoryWatcher) match(ctx context.Context, now time.Time) {
+	a := m.unmatched
+	if a == nil || now.Sub(a.at) < memory.MaxSkew {
+		return
+	}
+	m.unmatched = nil
+	if len(a.Devices) != 1 {
+		return
+	}
+	bytes, at, ok := m.device.memory()
+	if !ok || at.Sub(a.at).Abs() > memory.MaxSkew || !m.isSteady(a, at) {
+		return
+	}
+	r := memory.Reading{Process: float64(bytes), Reserved: a.Devices[0].TorchTotal, Dynamic: a.Dynamic(), Fresh: a.fresh}
+	if !m.outside.See(r) || m.store.client == nil {
+		return
+	}
+	raw, err := json.Marshal(m.outside.Learned())
+	if err == nil {
+		err = m.store.client.Set(ctx, memoryKey, raw)
+	}
+	m.store.report(err)
+}
+
+// isSteady reports whether the allocator kept its reserve while a list of processes was read:
+// the server rested, or the answers before and after say the same. The caller holds the lock.
+func (m *memoryWatcher) isSteady(a *memoryAnswer, listed time.Time) bool {
+	if a.rests {
+		return m.open.OpenCount() == 0
+	}
+	b := m.before
+	return a == m.last && b != nil && len(b.Devices) == 1 && b.Devices[0].TorchTotal == a.Devices[0].TorchTotal &&
+		listed.After(b.at) && listed.Before(a.at)
+}
