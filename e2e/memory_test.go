@@ -25,6 +25,7 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/figure"
 	"github.com/otelcol-gpu/otelcol-gpu/lab/simulation"
+	"github.com/otelcol-gpu/otelcol-gpu/lab/stack"
 )
 
 var memoryExecutions = flag.Int("memory-executions", 96, "executions of TestNeedAgreesWithTheTruth; make bench-memory runs 1200")
@@ -341,4 +342,48 @@ func (f *memoryFigures) check(t *testing.T, n int) {
 	if n >= 1000 {
 		assert.Greater(t, len(f.needs.errors), 100)
 	}
+}
+
+// TestContextOutlivesTheCollector starts a collector in front of a server that has run
+// nothing, and another one once the server has filled its GPU with weights.
+func TestContextOutlivesTheCollector(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, fakenvml.Current, "rtx-4080-super")
+	service := simulation.NewService(m.gpus[0], m.profiles[0], 3)
+	service.Dynamic = true
+	of := memoryServer{newer: true, dynamic: true}
+	server := fakecomfyui.NewServerWith(service, of.options())
+	ctx, cancel := context.WithCancel(context.Background())
+	var working sync.WaitGroup
+	working.Go(func() { server.Run(ctx) })
+	h := httptest.NewServer(server)
+	t.Cleanup(func() { cancel(); working.Wait(); h.CloseClientConnections(); h.Close() })
+	store, proxy := victoriaMetrics(t), "127.0.0.1:"+strconv.Itoa(port(t))
+	environment := append(m.environment, "OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(), "OTELCOL_GPU_COMFYUI="+h.URL, "OTELCOL_GPU_COMFYUI_PROXY="+proxy,
+		"OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+store.URL+"/api/v1/write", "OTELCOL_GPU_COLLECTION_INTERVAL=1s")
+	is := func(of func() int64) func([]stack.Series) bool {
+		return func(s []stack.Series) bool { return len(s) == 1 && s[0].Value() == float64(of()) }
+	}
+	held := func() int64 { held, _ := service.Outside(); return held }
+	elastic := func() int64 { _, elastic := service.Outside(); return elastic }
+
+	first := collect(t, "comfyui.yaml", environment)
+	eventually(t, store, `comfyui_memory_context_bytes`, is(held))
+	eventually(t, store, `comfyui_memory_elastic_bytes`, is(elastic))
+	images := func(id string, seed int64) {
+		t.Helper()
+		require.NoError(t, simulation.NewUsers("http://"+proxy).Generate(withPatience(t), id, []simulation.Image{
+			{Checkpoint: largeCheckpoint, Side: 512, Batch: 1, Steps: 2, Seed: seed}, {Checkpoint: "sd_xl_refiner_1.0.safetensors", Side: 512, Batch: 1, Steps: 2, Seed: seed},
+		}))
+	}
+	images("first", 1)
+	require.Greater(t, elastic(), int64(10<<30))
+	first.Kill()
+
+	collect(t, "comfyui.yaml", environment)
+	images("second", 2)
+	eventually(t, store, `comfyui_memory_elastic_bytes`, is(elastic))
+	eventually(t, store, `comfyui_memory_context_bytes`, is(held))
+	headroom := eventually(t, store, `comfyui_memory_headroom_bytes`, atLeast(1))[0].Value()
+	assert.InDelta(t, float64(service.Memory().Free+elastic()), headroom, 0, "what is elastic is room for the next prompt")
 }

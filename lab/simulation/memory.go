@@ -74,3 +74,11 @@ func (h *MemoryHistory) Between(from, to time.Time) (t MemoryTruth) {
 	t.HighWater = held > before
 	return t
 }
+
+// Outside is what the process holds outside of PyTorch's allocator, in bytes: the CUDA context,
+// and the weights that can be evicted.
+func (s *Service) Outside() (context, elastic int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.context * mib, s.elastic
+}

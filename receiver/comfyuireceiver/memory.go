@@ -40,10 +40,12 @@ type memoryWatcher struct {
 	pace    *memory.Pace
 	history memory.History
 	outside memory.Outside
+	former  memory.Learned // by an earlier process of the collector
 	needs   *memory.Needs
 	ending  []endingPrompt
 	asked   time.Time // the last question
 	planned time.Time // the next one while a prompt is open; zero while none is
+	lastEnd time.Time // of a prompt
 	// starts is true if the server has not been asked since its start, or the collector's.
 	starts bool
 	// last is the last answer, before the one before; nil before they are there. unmatched
@@ -71,7 +73,7 @@ func (m *instruments) memoryAsked(result string) {
 
 type memoryAnswer struct {
 	protocol.Stats
-	at time.Time
+	asked, at time.Time
 	// rests is true if the server's queue was empty, fresh if it had not run a prompt either.
 	rests, fresh bool
 }
@@ -98,16 +100,11 @@ const (
 	memoryKey = "memory"
 )
 
-// begin follows what an earlier process has learned.
+// begin reads what an earlier process of the collector has learned.
 func (m *memoryWatcher) begin(ctx context.Context) {
-	var learned memory.Learned
-	if m.store.client == nil || m.store.get(ctx, memoryKey, &learned) != nil {
-		return
+	if m.store.client != nil {
+		_ = m.store.get(ctx, memoryKey, &m.former) // what is damaged is learned again
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.outside.Is(m.device.process())
-	m.outside.Restore(learned)
 }
 
 // restarted records that the server may have been restarted.
@@ -124,6 +121,7 @@ func (m *memoryWatcher) ended(p *prompt.Prompt) (waits bool) {
 	m.mu.Lock()
 	defer m.notify()
 	defer m.mu.Unlock()
+	m.lastEnd = m.now()
 	if m.closed || p.Started.IsZero() || len(m.ending) == maxEndingPrompts {
 		return false
 	}

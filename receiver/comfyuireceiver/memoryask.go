@@ -24,7 +24,7 @@ func (m *memoryWatcher) ask(ctx context.Context) {
 	begin := m.now()
 	stats, err := m.server.stats(limited)
 	end := m.now()
-	answer := &memoryAnswer{Stats: stats, at: end}
+	answer := &memoryAnswer{Stats: stats, asked: begin, at: end}
 	if err == nil && starts {
 		answer.rests, answer.fresh = m.server.rests(ctx)
 	}
@@ -53,6 +53,7 @@ func (m *memoryWatcher) is(process memory.Process) {
 	if !m.outside.Is(process) {
 		return
 	}
+	m.outside.Restore(m.former)
 	m.before, m.unmatched, m.starts, m.asked = nil, nil, true, time.Time{}
 	if before != (memory.Process{}) {
 		m.history.Restarted()
@@ -97,13 +98,18 @@ func (m *memoryWatcher) match(ctx context.Context, now time.Time) {
 	m.store.report(err)
 }
 
-// isSteady reports whether the allocator kept its reserve while a list of processes was read:
-// the server rested, or the answers before and after say the same. The caller holds the lock.
+// isSteady reports whether the allocator kept its reserve between an answer and a list of
+// processes: the server rested meanwhile, or the answers before and after the list say the
+// same. A server that rests may give memory back soon after a prompt; a list that was read
+// later than the answer then shows too little, not too much. The caller holds the lock.
 func (m *memoryWatcher) isSteady(a *memoryAnswer, listed time.Time) bool {
-	if a.rests {
-		return m.open.OpenCount() == 0
-	}
 	b := m.before
-	return a == m.last && b != nil && len(b.Devices) == 1 && b.Devices[0].TorchTotal == a.Devices[0].TorchTotal &&
-		listed.After(b.at) && listed.Before(a.at)
+	same := a == m.last && b != nil && len(b.Devices) == 1 && b.Devices[0].TorchTotal == a.Devices[0].TorchTotal && listed.After(b.at)
+	switch {
+	case m.open.OpenCount() > 0:
+		return same && listed.Before(a.at)
+	case a.rests:
+		return true
+	}
+	return !a.asked.Before(m.lastEnd) && !listed.Before(m.lastEnd) && (same || !listed.Before(a.asked))
 }
