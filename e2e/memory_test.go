@@ -58,15 +58,17 @@ type memoryServer struct {
 	images         []simulation.Image
 }
 
-func (s *memoryServer) options() fakecomfyui.Options {
-	o := fakecomfyui.Options{Torch: "2.8.0+cu128", Device: "NVIDIA GPU (simulated)", Aimdo: true}
+// on makes the server of a service.
+func (s *memoryServer) on(service *simulation.Service) *fakecomfyui.Server {
+	version := fakecomfyui.Older
 	if s.newer {
-		o.Version = fakecomfyui.Newer
+		version = fakecomfyui.Newer
 	}
+	o := service.Options(version)
 	if s.newer && !s.dynamic {
-		o.Arguments = []string{"main.py", "--disable-dynamic-vram"}
+		o.Arguments, service.Dynamic = []string{"main.py", "--disable-dynamic-vram"}, false
 	}
-	return o
+	return fakecomfyui.NewServerWith(service, o)
 }
 
 // busyLoop is how long an event loop is busy: most times for less than 3 ms, now and then for
@@ -116,11 +118,10 @@ func newMemoryRig(t *testing.T) *memoryRig {
 	for i := range memoryServers {
 		of := &memoryServers[i]
 		service := simulation.NewService(m.gpus[i], m.profiles[i], uint64(i))
-		service.Dynamic = of.dynamic
+		server := of.on(service)
 		history := service.RememberMemory()
 		r.memory = append(r.memory, history)
 		working.Go(func() { service.Run(ctx) })
-		server := fakecomfyui.NewServerWith(service, of.options())
 		server.Lag, server.Busy = simulation.Late(uint64(i)), busyLoop(uint64(i), of.late)
 		server.Done = func(e fakecomfyui.Executed) {
 			if e.Node == "" {
@@ -350,9 +351,7 @@ func TestContextOutlivesTheCollector(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, fakenvml.Current, "rtx-4080-super")
 	service := simulation.NewService(m.gpus[0], m.profiles[0], 3)
-	service.Dynamic = true
-	of := memoryServer{newer: true, dynamic: true}
-	server := fakecomfyui.NewServerWith(service, of.options())
+	server := (&memoryServer{newer: true, dynamic: true}).on(service)
 	ctx, cancel := context.WithCancel(context.Background())
 	var working sync.WaitGroup
 	working.Go(func() { server.Run(ctx) })

@@ -62,6 +62,17 @@ func (c *GPU) Another(seed uint64) *Service {
 	return s
 }
 
+// Options are those of a ComfyUI of a version on this service, which is Dynamic from then on if
+// the version is by default.
+func (s *Service) Options(version fakecomfyui.Version) fakecomfyui.Options {
+	s.Dynamic = version == fakecomfyui.Newer
+	o := fakecomfyui.Options{Version: version, NewerTorch: s.Dynamic, Torch: "2.4.1+cu121 (simulated)", Device: s.profile.Texts["name"] + " : native (simulated)", Aimdo: s.Dynamic}
+	if s.Dynamic {
+		o.Torch = "2.8.0+cu128 (simulated)"
+	}
+	return o
+}
+
 // Run simulates the GPU's temperature until the context ends.
 func (c *GPU) Run(ctx context.Context) {
 	const every = 100 * time.Millisecond
