@@ -40,7 +40,7 @@ type memoryWatcher struct {
 	pace    *memory.Pace
 	history memory.History
 	outside memory.Outside
-	former  memory.Learned // by an earlier process of the collector
+	former  memory.Learned // by an earlier process of the collector, or since
 	needs   *memory.Needs
 	ending  []endingPrompt
 	asked   time.Time // the last question
@@ -198,7 +198,11 @@ func (m *memoryWatcher) step(ctx context.Context) time.Duration {
 	m.mu.Lock()
 	now := m.now()
 	m.is(process)
-	m.match(ctx, now)
+	learned := m.match(now)
+	if learned {
+		m.former = m.outside.Learned()
+	}
+	former := m.former
 	m.plan(now)
 	due, skipped := m.due(now)
 	if skipped {
@@ -206,6 +210,9 @@ func (m *memoryWatcher) step(ctx context.Context) time.Duration {
 		m.hasAsked(now)
 	}
 	m.mu.Unlock()
+	if learned {
+		m.save(ctx, former)
+	}
 	if due {
 		m.ask(ctx)
 	}

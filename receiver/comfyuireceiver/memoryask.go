@@ -73,25 +73,30 @@ func (m *memoryWatcher) add(answer *memoryAnswer, asked time.Time) {
 }
 
 // match compares an answer with a list of the GPU's processes, once one of its time can be
-// there. Which GPU a device is, is known where there is one. The caller holds the lock.
-func (m *memoryWatcher) match(ctx context.Context, now time.Time) {
+// there. Which GPU a device is, is known where there is one. It reports whether something was
+// learned. The caller holds the lock.
+func (m *memoryWatcher) match(now time.Time) (learned bool) {
 	a := m.unmatched
 	if a == nil || now.Sub(a.at) < memory.MaxSkew {
-		return
+		return false
 	}
 	m.unmatched = nil
 	if len(a.Devices) != 1 {
-		return
+		return false
 	}
 	bytes, at, ok := m.device.memory()
 	if !ok || at.Sub(a.at).Abs() > memory.MaxSkew || !m.isSteady(a, at) {
+		return false
+	}
+	return m.outside.See(memory.Reading{Process: float64(bytes), Reserved: a.Devices[0].TorchTotal, Dynamic: a.Dynamic(), Fresh: a.fresh})
+}
+
+// save stores what was learned. The disk may be slow, so the caller does not hold the lock.
+func (m *memoryWatcher) save(ctx context.Context, learned memory.Learned) {
+	if m.store.client == nil {
 		return
 	}
-	r := memory.Reading{Process: float64(bytes), Reserved: a.Devices[0].TorchTotal, Dynamic: a.Dynamic(), Fresh: a.fresh}
-	if !m.outside.See(r) || m.store.client == nil {
-		return
-	}
-	raw, err := json.Marshal(m.outside.Learned())
+	raw, err := json.Marshal(learned)
 	if err == nil {
 		err = m.store.client.Set(ctx, memoryKey, raw)
 	}
