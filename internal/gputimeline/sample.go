@@ -37,12 +37,15 @@ const (
 	powerAverage
 	throttle
 	processMemory
+	processUse
+	powerLimit
 )
 
 // quantities are the metrics that are read, by the names of the nvml receiver.
 var quantities = map[string]quantity{
 	"hw.gpu.memory.usage": memory, "hw.gpu.memory.usage.max": memoryMax, "hw.energy": energy, "hw.gpu.utilization": utilization,
 	"hw.temperature": temperature, "hw.power": powerInstant, "hw.gpu.throttle.time": throttle, "hw.gpu.process.memory.usage": processMemory,
+	"hw.gpu.process.utilization": processUse, "hw.gpu.power.limit": powerLimit,
 }
 
 // Read finds the samples of GPUs in a scrape.
@@ -77,7 +80,10 @@ func (s *Sample) describe(a pcommon.Map) bool {
 		s.simulated = simulated.Bool()
 	}
 	switch s.of {
-	case utilization:
+	case utilization, processUse:
+		if s.of == processUse && !s.describeProcess(a) {
+			return false
+		}
 		return pdataread.Text(a, "hw.gpu.task") == "general"
 	case temperature:
 		return pdataread.Text(a, "hw.sensor_location") == "gpu"
@@ -87,14 +93,20 @@ func (s *Sample) describe(a pcommon.Map) bool {
 		}
 	case throttle:
 		s.key = pdataread.Text(a, "hw.gpu.throttle.reason")
+	case powerLimit:
+		return pdataread.Text(a, "hw.limit_type") == "enforced"
 	case processMemory:
-		pid, ok := a.Get(semconv.ProcessPID)
-		if !ok {
-			return false
-		}
-		s.pid = pid.Int()
+		return s.describeProcess(a)
 	}
 	return true
+}
+
+func (s *Sample) describeProcess(a pcommon.Map) bool {
+	pid, ok := a.Get(semconv.ProcessPID)
+	if ok {
+		s.pid = pid.Int()
+	}
+	return ok
 }
 
 // maxReasons bounds the throttle reasons; NVML knows a dozen.
@@ -118,19 +130,31 @@ func (t *Timeline) stream(s *Sample, limits *Limits) *Stream {
 	case powerAverage:
 		return &t.PowerAverage
 	case throttle:
-		return keyed(t.Throttle, s.key, maxReasons)
+		return keyed(t.Throttle, s.key, maxReasons, true)
+	case processUse:
+		return keyed(t.ProcessUse, s.pid, limits.Processes, false)
 	}
-	return keyed(t.ProcessMemory, s.pid, limits.Processes)
+	return keyed(t.ProcessMemory, s.pid, limits.Processes, true)
 }
 
 // keyed is the stream of a key, made if there is room.
-func keyed[K comparable](all map[K]*Stream, key K, limit int) *Stream {
+func keyed[K comparable](all map[K]*Stream, key K, limit int, sparse bool) *Stream {
 	s := all[key]
 	if s == nil && len(all) < limit {
-		s = &Stream{sparse: true}
+		s = &Stream{sparse: sparse}
 		all[key] = s
 	}
 	return s
+}
+
+// learn updates what is learned from samples that come in the order of time.
+func (t *Timeline) learn(s *Sample) {
+	switch s.of {
+	case energy:
+		t.energyPace.add(s.At, s.Value)
+	case powerInstant:
+		t.powerPace.add(s.At, s.Value)
+	}
 }
 
 // Add adds a sample. It returns the timeline that it changed, nil if it changed none, and
@@ -154,6 +178,10 @@ func (ts *Set) Add(s *Sample, counts *Counts) (changed *Timeline, evicted string
 		t.Ended = max(s.At, 1)
 		return t, evicted // who waits for its samples waits no longer
 	}
+	if s.of == powerLimit {
+		t.MaxWatts = s.Value
+		return nil, evicted
+	}
 	to := t.stream(s, &ts.limits)
 	if to == nil {
 		counts.Dropped++
@@ -163,7 +191,11 @@ func (ts *Set) Add(s *Sample, counts *Counts) (changed *Timeline, evicted string
 	if t.Ended != 0 && s.At > t.Ended {
 		t.Ended = 0 // it is back
 	}
-	counts.add(to.Put(s.At, s.Value))
+	arrival := to.Put(s.At, s.Value)
+	counts.add(arrival)
+	if arrival == InOrder {
+		t.learn(s)
+	}
 	counts.Dropped += int64(to.bound(ts.limits.Samples))
 	t.arrived = s.At
 	if newest, ok := t.Pace.Newest(); !ok || s.At != newest {

@@ -34,6 +34,12 @@ type Timeline struct {
 	Temperature   Stream             // Cel
 	Throttle      map[string]*Stream // s, counters by reason
 	ProcessMemory map[int64]*Stream  // By, by pid
+	ProcessUse    map[int64]*Stream  // 1, by pid: an average since the sample before
+
+	// energyPace and powerPace learn how often the driver refreshes them.
+	energyPace, powerPace cadence
+	// MaxWatts is the GPU's power limit; 0 if it is not known.
+	MaxWatts float64
 
 	// arrived is the time of the sample that arrived last, which need not be the newest.
 	arrived int64
@@ -46,7 +52,7 @@ type Timeline struct {
 
 func newTimeline(id string) *Timeline {
 	return &Timeline{
-		ID: id, Throttle: map[string]*Stream{}, ProcessMemory: map[int64]*Stream{},
+		ID: id, Throttle: map[string]*Stream{}, ProcessMemory: map[int64]*Stream{}, ProcessUse: map[int64]*Stream{},
 		Temperature: Stream{sparse: true},
 	}
 }
@@ -68,6 +74,9 @@ func (t *Timeline) eachStream(do func(*Stream)) {
 	for _, s := range t.ProcessMemory {
 		do(s)
 	}
+	for _, s := range t.ProcessUse {
+		do(s)
+	}
 }
 
 // Trim drops what is older than history, and of each stream all but the newest samples.
@@ -80,9 +89,11 @@ func (t *Timeline) Trim(history time.Duration, limits *Limits) (before int64, sa
 	}
 	before = newest - history.Nanoseconds()
 	t.eachStream(func(s *Stream) { samples += s.Forget(before, limits.Samples) })
-	for pid, s := range t.ProcessMemory {
-		if at, ok := s.Newest(); !ok || at < before {
-			delete(t.ProcessMemory, pid)
+	for _, processes := range []map[int64]*Stream{t.ProcessMemory, t.ProcessUse} {
+		for pid, s := range processes {
+			if at, ok := s.Newest(); !ok || at < before {
+				delete(processes, pid)
+			}
 		}
 	}
 	return before, samples
@@ -108,11 +119,21 @@ func (t *Timeline) Restart() (dropped int) {
 }
 
 // Window copies what the figures of an interval are made from: of each stream the points
-// within, one before and one after; of the processes only those that are asked for.
+// within, one before and one after; of the processes' memory only that of those that are
+// asked for; of energy, power and the processes' use also what lies within Margin.
 func (t *Timeline) Window(w Interval, pids map[int64]bool) *Timeline {
 	c := *t
-	for _, s := range []*Stream{&c.Pace, &c.Memory, &c.MemoryMax, &c.Utilization, &c.Energy, &c.PowerInstant, &c.PowerAverage, &c.Temperature} {
+	for _, s := range []*Stream{&c.Pace, &c.Memory, &c.MemoryMax, &c.Utilization, &c.Temperature} {
 		*s = s.around(w)
+	}
+	wide := Interval{w.From - Margin, w.To + Margin}
+	for _, s := range []*Stream{&c.Energy, &c.PowerInstant, &c.PowerAverage} {
+		*s = s.around(wide)
+	}
+	c.ProcessUse = make(map[int64]*Stream, len(t.ProcessUse))
+	for pid, s := range t.ProcessUse {
+		part := s.around(wide)
+		c.ProcessUse[pid] = &part
 	}
 	c.Throttle = make(map[string]*Stream, len(t.Throttle))
 	for reason, s := range t.Throttle {
@@ -128,6 +149,29 @@ func (t *Timeline) Window(w Interval, pids map[int64]bool) *Timeline {
 	}
 	return &c
 }
+
+// Margin is how far beyond a time the samples reach that its energy is found from, in ns.
+const Margin = int64(1200 * time.Millisecond)
+
+// Settling is how long after a time its energy is known: two refreshes of the counter, or
+// two reads, and a sample of the processes' use if several use the GPU. In ns.
+func (t *Timeline) Settling() int64 {
+	pace := &t.energyPace
+	if pace.reads == 0 {
+		pace = &t.powerPace
+	}
+	if pace.reads < settledReads {
+		return 0
+	}
+	d := 2.2 * pace.interval
+	if period := pace.Period(); period > 0 {
+		d += 2 * float64(period)
+	}
+	return min(int64(d), Margin)
+}
+
+// settledReads is after how many reads their interval is known.
+const settledReads = 20
 
 // Counts counts what became of samples.
 type Counts struct {

@@ -15,6 +15,10 @@ const (
 	GPUID = "hw.id"
 	// GPUName is a GPU by its NVML index, such as gpu0; a MIG device's is gpu0/mig0.
 	GPUName = "hw.name"
+	// Remote is true on spans of nodes that run elsewhere and use no GPU.
+	Remote = "comfyui.node.remote"
+	// NodeID is a node of a workflow.
+	NodeID = "comfyui.node.id"
 	// Simulated is true on all telemetry that comes from the NVML test library.
 	Simulated = "gpu.simulated"
 	// XID is the number of an XID; XIDName its short meaning.

@@ -3,6 +3,7 @@
 package join
 
 import (
+	"cmp"
 	"container/list"
 	"math"
 	"slices"
@@ -27,6 +28,7 @@ const (
 // activity is the time that one trace used a GPU.
 type activity struct {
 	trace   pcommon.TraceID
+	pid     int64 // of the process; 0 if it is not known
 	on      *activities
 	windows []*window // sorted, apart
 	// spans are those that name the GPU, for records that ask what ran at a time; they are
@@ -118,7 +120,7 @@ func (r *recollection) next() uint64 {
 
 // begin notes that a trace began to use the GPU and has not ended; false if there is no
 // room.
-func (r *recollection) begin(a *activities, trace pcommon.TraceID, span pcommon.SpanID, from int64, limit int, now time.Time) bool {
+func (r *recollection) begin(a *activities, trace pcommon.TraceID, pid int64, span pcommon.SpanID, from int64, limit int, now time.Time) bool {
 	if r.open.Len() >= limit {
 		return false
 	}
@@ -127,7 +129,7 @@ func (r *recollection) begin(a *activities, trace pcommon.TraceID, span pcommon.
 	}
 	r.close(a, trace)
 	w := gputimeline.Interval{From: from, To: forever}
-	x := &activity{trace: trace, on: a, spans: []spanInterval{{Interval: w, id: span}}, touched: now}
+	x := &activity{trace: trace, pid: pid, on: a, spans: []spanInterval{{Interval: w, id: span}}, touched: now}
 	a.insert(x, 0, w, r.next())
 	x.place = r.open.PushBack(x)
 	a.open[trace] = x
@@ -148,7 +150,7 @@ func (r *recollection) close(a *activities, trace pcommon.TraceID) {
 // end notes the windows of time of a trace's spans; more of them may come. Windows that
 // ended before a time are dropped, and the oldest beyond maxWindows, whose number is
 // returned.
-func (r *recollection) end(a *activities, trace pcommon.TraceID, windows []gputimeline.Interval, spans []spanInterval, before int64, now time.Time) (early int) {
+func (r *recollection) end(a *activities, trace pcommon.TraceID, p *part, before int64, now time.Time) (early int) {
 	if a.dropped {
 		return 0
 	}
@@ -159,7 +161,8 @@ func (r *recollection) end(a *activities, trace pcommon.TraceID, windows []gputi
 		a.ended[trace] = x
 		x.place = r.ended.PushBack(x)
 	}
-	for _, w := range windows {
+	x.pid = cmp.Or(x.pid, p.pid)
+	for _, w := range p.windows {
 		r.windows += a.merge(x, w, r.next())
 	}
 	aged := 0
@@ -169,6 +172,7 @@ func (r *recollection) end(a *activities, trace pcommon.TraceID, windows []gputi
 	early = max(len(x.windows)-aged-maxWindows, 0)
 	a.remove(x, 0, aged+early)
 	r.windows -= aged + early
+	spans := p.spans
 	if more := len(x.spans) + len(spans) - maxSpanIntervals; more > 0 {
 		spans = slices.Concat(x.spans[min(more, len(x.spans)):], spans)
 	} else {
@@ -224,7 +228,7 @@ func (j *Joiner) remember(g *gpu, trace pcommon.TraceID, p *part, now time.Time)
 		j.forgetFirst()
 	}
 	j.steps.count(items)
-	j.countForgotten("window", j.memory.end(g.active, trace, p.windows, p.spans, before, now))
+	j.countForgotten("window", j.memory.end(g.active, trace, p, before, now))
 	for {
 		j.steps.room(maxWindows + 1)
 		if j.memory.windows <= max(meanWindows*limit, maxWindows) {

@@ -28,6 +28,7 @@ type Settings struct {
 	DeviceAttributes []string
 	ClockOffsets     map[string]time.Duration
 	MaxAhead         time.Duration
+	Energy           EnergySettings
 	Limits           Limits
 }
 

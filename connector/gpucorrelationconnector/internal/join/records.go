@@ -77,7 +77,11 @@ func (j *Joiner) addRecord(rl plog.ResourceLogs, sl plog.ScopeLogs, r plog.LogRe
 		return started
 	}
 	if started {
-		if !j.memory.begin(g.active, r.TraceID(), r.SpanID(), at, j.settings.Limits.Traces, now) {
+		pid := int64(0)
+		if v, ok := r.Attributes().Get(semconv.ProcessPID); ok {
+			pid = v.Int()
+		}
+		if !j.memory.begin(g.active, r.TraceID(), pid, r.SpanID(), at, j.settings.Limits.Traces, now) {
 			j.countForgotten("beginning", 1)
 		}
 		return true
