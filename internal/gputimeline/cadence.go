@@ -31,6 +31,8 @@ type cadence struct {
 	period float64
 	anchor float64
 	steps  float64
+	// sure is over how many steps the period was measured at most.
+	sure float64
 	// misfit is the recent share of changes that did not lie where the period puts them.
 	misfit  float64
 	changes int
@@ -44,6 +46,8 @@ const (
 	maxMisfit = 0.3
 	// longRun is after how many steps the period is measured from a later change on.
 	longRun = 6000
+	// minDrift is by how much two clocks may differ, relative to the period.
+	minDrift = 2e-4
 )
 
 // add adds a read that is newer than those before.
@@ -63,6 +67,9 @@ func (c *cadence) add(at int64, value float64) {
 		c.interval += 0.02 * (min(distance, 2*c.interval) - c.interval)
 	}
 	usual := distance < 1.4*c.interval
+	if c.period > 0 { // slower reads see a change each time, and say nothing
+		usual = distance < 0.7*c.period
+	}
 	if !usual {
 		c.clear = false
 	}
@@ -88,7 +95,9 @@ func (c *cadence) changed(after, by float64) {
 	distance, clear := middle-c.change, c.clear && c.change > 0
 	c.change, c.clear = middle, true
 	if c.period == 0 {
-		if clear {
+		if c.same < shortShare {
+			c.n = 0
+		} else if clear {
 			c.guess(distance)
 		}
 		return
@@ -107,7 +116,7 @@ func (c *cadence) changed(after, by float64) {
 	case missed == 1 || steps > longRun:
 		c.anchor, c.steps = middle, 0
 	case steps > c.steps && steps >= 10:
-		c.steps = steps
+		c.steps, c.sure = steps, max(c.sure, steps)
 		if fresh := (middle - c.anchor) / steps; c.changes < 30 || math.Abs(fresh-c.period) < 0.05*c.period {
 			// The first steps say little beside what is known.
 			weight := min(1, steps/float64(max(10, min(c.changes, 500))))
@@ -130,19 +139,22 @@ func (c *cadence) guess(distance float64) {
 		sum += d
 		steps += max(math.Round(d/middle), 1)
 	}
-	c.period, c.anchor, c.steps, c.misfit, c.changes = sum/steps, c.change, 0, 0, 0
+	c.period, c.anchor, c.steps, c.sure, c.misfit, c.changes = sum/steps, c.change, 0, 0, 0, 0
 }
 
 // isShort reports whether the quantity is refreshed at least as often as it is read, as
 // far as the reads can tell.
-func (c *cadence) isShort() bool {
-	return c.period == 0 || c.same < shortShare || c.period < 1.2*c.interval
+func (c *cadence) isShort() bool { return c.same < shortShare }
+
+// drift is by how much a step may differ from the period, in ns.
+func (c *cadence) drift() float64 {
+	return max(c.interval/max(c.sure, 10), minDrift*c.period)
 }
 
 // Period is the time between two refreshes; 0 if it is not longer than that between two
 // reads, or not known.
 func (c *cadence) Period() time.Duration {
-	if c.isShort() {
+	if c.period == 0 || c.isShort() {
 		return 0
 	}
 	return time.Duration(c.period)

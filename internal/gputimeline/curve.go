@@ -3,7 +3,9 @@
 package gputimeline
 
 import (
+	"cmp"
 	"math"
+	"slices"
 	"sort"
 	"time"
 )
@@ -43,20 +45,20 @@ type Curve struct {
 	// between two reads.
 	Period time.Duration
 
-	total  Stream // linear between its points
-	cells  []cell
-	faults []fault
-	// doubt is the half-width of what dates may be off by, in s; sampled is true for a
-	// counter that samples a part of the time; unknownLag for one that may be late.
-	doubt      float64
-	scatter    float64 // W, of one reading of the power or of one step of the counter
-	unknownLag bool
+	total   Stream // linear between its points
+	cells   []cell
+	faults  []fault
+	scatter float64 // W, of one reading of the power or of one step of the counter
+	lag     float64 // s, the deviation of what nobody knows of a counter's lag
+	share   float64 // of the time in which the counter samples the power
 }
 
 // cell is the time between two refreshes of the counter or of the power.
 type cell struct {
 	Interval
 	joules float64
+	// doubts are the half-widths of what the dates of its ends may be off by, in ns.
+	doubts [2]int64
 	// lead and tail are the rates at which the time before and after all use is taken.
 	lead, tail *outside
 	shaped     bool
@@ -92,15 +94,14 @@ func (t *Timeline) Curve(active []Interval, r *Reading) *Curve {
 
 // counterCurve is the curve of a counter: between dated changes, and never between reads.
 func (t *Timeline) counterCurve(active []Interval, r *Reading) *Curve {
-	c := &Curve{Method: MethodCounter, Period: t.energyPace.Period(), unknownLag: !r.Calibrated}
-	changes, doubt := refreshes(t.Energy.Points, c.Period.Nanoseconds(), r.Lag.Nanoseconds())
-	c.doubt = doubt / 1e9
-	if c.Period == 0 { // up to a read interval old, and often not at all
-		c.doubt = t.energyPace.interval / 1e9 / 8
+	c := &Curve{Method: MethodCounter, Period: t.counter.Period(), lag: r.lag(&t.counter), share: cmp.Or(r.Share, 1)}
+	changes := slices.Clone(t.counter.dates)
+	for i := range changes {
+		changes[i].at -= r.Lag.Nanoseconds()
 	}
 	c.findCells(changes, t, r)
-	if r.Share > 0 && r.Share < 1 {
-		c.scatter = c.steadiness() * math.Sqrt(1-r.Share)
+	if c.share < 1 {
+		c.scatter = c.steadiness() * math.Sqrt(1-c.share)
 	}
 	shape := t.freshPower()
 	for i := range c.cells {
@@ -114,13 +115,13 @@ func (c *Curve) findCells(changes []dated, t *Timeline, r *Reading) {
 	total := 0.0
 	for i := range changes[:max(len(changes)-1, 0)] {
 		a, b := &changes[i], &changes[i+1]
-		x := cell{Interval: Interval{a.at, b.at}, joules: b.value - a.value}
-		most := r.MaxWatts * 1.5 * (float64(max(b.by-a.after, c.Period.Nanoseconds())) / 1e9)
+		x := cell{Interval: Interval{a.at, b.at}, joules: b.value - a.value, doubts: [2]int64{a.doubt, b.doubt}}
+		longest := max(b.by-a.after, c.Period.Nanoseconds())
 		switch {
 		case x.joules < 0:
 			c.faults = append(c.faults, fault{x.Interval, ReasonReset})
 			x.joules = 0
-		case r.MaxWatts > 0 && x.joules > most:
+		case r.MaxWatts > 0 && x.joules > maxOfLimit*r.MaxWatts*float64(longest)/1e9:
 			c.faults = append(c.faults, fault{x.Interval, ReasonJump})
 			x.joules = 0
 		case c.isStuck(x, t):
@@ -143,6 +144,9 @@ func (c *Curve) findCells(changes []dated, t *Timeline, r *Reading) {
 	}
 }
 
+// maxOfLimit is how many times its power limit a GPU may draw for a moment.
+const maxOfLimit = 1.5
+
 // stuckPeriods is for how many periods a counter may stand still under load.
 const stuckPeriods = 10
 
@@ -161,10 +165,24 @@ func (c *Curve) put(at int64, joules float64) { c.total.Put(at, joules) }
 // freshPower is the instant power if it is refreshed often enough to show where within a
 // cell energy was used.
 func (t *Timeline) freshPower() *Stream {
-	if len(t.PowerInstant.Points) < 2 || t.powerPace.Period() > 2*fresh || t.powerPace.reads < 20 {
+	if len(t.PowerInstant.Points) < 2 || t.power.Period() > 2*fresh || t.power.reads < settledReads {
 		return nil
 	}
 	return &t.PowerInstant
+}
+
+// fresh is the age up to which instant power shows where energy was used within a step of
+// the counter.
+const fresh = 25 * time.Millisecond
+
+// inAnyOf reports whether any of some intervals has a part in common with a time.
+func inAnyOf(active []Interval, w Interval) bool {
+	for _, a := range active {
+		if a.From < w.To && a.To > w.From {
+			return true
+		}
+	}
+	return false
 }
 
 // idleEnds are the times without any use at both ends of an interval; whole is true if
@@ -251,17 +269,12 @@ func (c *Curve) shape(w Interval, start, joules float64, power *Stream) bool {
 // powerCurve integrates instant power. At the edge of all use the reading of each side is
 // the power up to the edge.
 func (t *Timeline) powerCurve(active []Interval) *Curve {
-	c := &Curve{Method: MethodInstant, Period: t.powerPace.Period()}
-	var values []dated
-	values, doubt := refreshes(t.PowerInstant.Points, c.Period.Nanoseconds(), 0)
-	c.doubt = doubt / 1e9
-	if c.Period == 0 {
-		c.doubt = t.powerPace.interval / 1e9 / 8
-	}
+	c := &Curve{Method: MethodInstant, Period: t.power.Period(), share: 1}
+	values := t.power.dates
 	total := 0.0
 	for i := range values[:max(len(values)-1, 0)] {
 		a, b := &values[i], &values[i+1]
-		x := cell{Interval: Interval{a.at, b.at}}
+		x := cell{Interval: Interval{a.at, b.at}, doubts: [2]int64{a.doubt, b.doubt}}
 		lead, tail, whole := idleEnds(active, x.Interval)
 		seconds := func(from, to int64) float64 { return float64(to-from) / 1e9 }
 		c.put(a.at, total)
@@ -295,7 +308,7 @@ const averageWindow = int64(time.Second)
 // averageCurve places each average in the middle of the time that it is of. It is an
 // estimate: an edge within that time cannot be seen.
 func (t *Timeline) averageCurve() *Curve {
-	c := &Curve{Method: MethodAverage, doubt: float64(averageWindow) / 1e9 / 2}
+	c := &Curve{Method: MethodAverage, share: 1}
 	points := t.PowerAverage.Points
 	total := 0.0
 	for i := range points[:len(points)-1] {

@@ -3,101 +3,120 @@
 package gputimeline
 
 import (
+	"cmp"
 	"math"
-	"time"
+	"slices"
 )
 
-// dated is a value of a quantity and when the driver refreshed it to that value.
+// dated is a value of a quantity, and when the driver refreshed it to that value.
 type dated struct {
 	at    int64
 	value float64
-	// after and by are the reads between which the change lies.
-	after, by int64
+	// after and by are the reads between which the refresh lies, doubt is the half-width of
+	// what its date may be off by.
+	after, by, doubt int64
 }
 
-// refreshes finds when a quantity was refreshed, from reads of it. With a period, the last
-// refresh of each change lies between two reads, and all lie on a grid; without, the time
-// of a refresh is that of the read. doubt is the half-width of what the dates may be off
-// by, in ns.
-func refreshes(reads []Point, period int64, late int64) (all []dated, doubt float64) {
-	for i, p := range reads {
-		if i > 0 && p.Value == reads[i-1].Value && period > 0 {
-			continue
-		}
-		d := dated{at: p.At, value: p.Value, after: p.At, by: p.At}
-		if period > 0 {
-			if d.after = p.At - period; i > 0 {
-				d.after = max(d.after, reads[i-1].At)
-			}
-		}
-		all = append(all, d)
-	}
-	if period == 0 {
-		for i := range all {
-			all[i].at -= late
-		}
-		return all, 0
-	}
-	if len(all) > 0 && len(reads) > 1 { // its own change may be long ago
-		all[0].after = all[0].by - period
-	}
-	for from := 0; from < len(all); from += gridBlock {
-		doubt = max(doubt, grid(all[from:min(from+gridBlock, len(all))], period))
-	}
-	for i := range all {
-		all[i].at -= late
-		if i > 0 && all[i].at <= all[i-1].at {
-			all[i].at = all[i-1].at + 1
-		}
-	}
-	return all, doubt
+// dater dates the refreshes of a quantity while its reads come in, once and for all: what
+// is made from the dates is the same for everybody who asks.
+//
+// Where the period is known, each refresh lies on a grid. Of the last refresh it knows the
+// earliest and the latest time; each new one must lie a number of periods later and between
+// two reads, so that the two times approach each other as reads come at different phases
+// of the grid.
+type dater struct {
+	cadence
+	dates []dated
+	// least and most are the earliest and the latest time of the last refresh, if onGrid.
+	least, most float64
+	onGrid      bool
 }
 
-// gridBlock is how many refreshes are put on one grid: the period is not known well
-// enough for more.
-const gridBlock = 32
-
-// grid puts refreshes on the grid of a period that fits all of them best, and returns the
-// half-width of the grids that fit.
-func grid(all []dated, period int64) (doubt float64) {
-	p := float64(period)
-	middle := func(d *dated) float64 { return float64(d.after+d.by-2*all[0].by) / 2 }
-	least, most := math.Inf(-1), math.Inf(1)
-	mean, first := 0.0, middle(&all[0])
-	if len(all) > 1 {
-		first = middle(&all[1])
+// read adds a read, which is newer than those before.
+func (d *dater) read(at int64, value float64) {
+	before, old, first := d.at, d.value, d.reads == 0
+	d.add(at, value)
+	switch {
+	case first:
+		d.put(dated{at: at, value: value, after: at, by: at})
+	case d.isShort(): // refreshed within every read interval: the last refresh is as good as now
+		d.onGrid = false
+		d.put(dated{at: at, value: value, after: before, by: at, doubt: int64(d.interval / shortDoubt)})
+	case value != old:
+		d.refreshed(before, at, value)
 	}
-	for i := range all {
-		d := &all[i]
-		step := math.Round((middle(d) - first) / p)
-		least = max(least, float64(d.after-all[0].by)-step*p)
-		most = min(most, float64(d.by-all[0].by)-step*p)
-		mean += (middle(d) - step*p) / float64(len(all))
-	}
-	at := (least + most) / 2
-	if doubt = (most - least) / 2; doubt < 0 { // no grid fits all: a change of period, late reads
-		at, doubt = mean, p/8
-	}
-	base := all[0].by
-	for i := range all {
-		d := &all[i]
-		step := math.Round((middle(d) - first) / p)
-		d.at = min(max(base+int64(at+step*p), d.after), d.by)
-	}
-	return doubt
 }
 
-// inAnyOf reports whether any of the intervals, which are sorted and apart, has a part in
-// common with a time.
-func inAnyOf(active []Interval, w Interval) bool {
-	for _, a := range active {
-		if a.From < w.To && a.To > w.From {
-			return true
-		}
+// shortDoubt is what part of a read interval the date of a refresh may be off by if the
+// period is shorter than that interval.
+const shortDoubt = 8
+
+// refreshed dates a refresh between two reads.
+func (d *dater) refreshed(after, by int64, value float64) {
+	x := dated{value: value, after: after, by: by}
+	if d.period > 0 {
+		x.after = max(after, by-int64(d.period)) // the last of several
+		d.fit(float64(x.after), float64(by))
+		x.at, x.doubt = int64((d.least+d.most)/2), int64((d.most-d.least)/2)
+	} else {
+		d.onGrid = false
+		x.at, x.doubt = (after+by)/2, (by-after)/2
 	}
-	return false
+	d.put(x)
 }
 
-// fresh is the age up to which instant power shows where energy was used within a step of
-// the counter.
-const fresh = 25 * time.Millisecond
+// fit narrows the earliest and the latest time of a refresh between two reads by those of
+// the refresh before.
+func (d *dater) fit(after, by float64) {
+	if !d.onGrid {
+		d.least, d.most, d.onGrid = after, by, true
+		return
+	}
+	steps := math.Round(((after+by)/2 - (d.least+d.most)/2) / d.period)
+	drift := steps * d.drift()
+	least, most := d.least+steps*d.period-drift, d.most+steps*d.period+drift
+	switch {
+	case most < after: // later than the grid says: as little as possible
+		d.least, d.most = after, min(by, after+(after-most))
+	case least > by:
+		d.least, d.most = max(after, by-(least-by)), by
+	default:
+		d.least, d.most = max(least, after), min(most, by)
+	}
+}
+
+// put appends a refresh. No two are closer than they can be.
+func (d *dater) put(x dated) {
+	if n := len(d.dates); n > 0 {
+		x.at = max(x.at, d.dates[n-1].at+max(int64(d.period/4), 1))
+	}
+	d.dates = append(d.dates, x)
+}
+
+// forget drops what is before a time, but for the last before it, and all but the newest.
+func (d *dater) forget(before int64, limit int) {
+	from := max(d.search(before)-1, len(d.dates)-limit, 0)
+	d.dates = d.dates[from:]
+}
+
+// bound drops the oldest refresh beyond a limit. A scrape may bring any number of reads.
+func (d *dater) bound(limit int) {
+	if len(d.dates) > limit {
+		d.dates = d.dates[1:]
+	}
+}
+
+// search is the place of the first refresh that is not before a time.
+func (d *dater) search(at int64) int {
+	i, _ := slices.BinarySearchFunc(d.dates, at, func(x dated, at int64) int { return cmp.Compare(x.at, at) })
+	return i
+}
+
+// around copies the refreshes of an interval, and the ones before and after it.
+func (d *dater) around(w Interval) dater {
+	c := *d
+	from := max(d.search(w.From)-1, 0)
+	to := min(d.search(w.To)+1, len(d.dates))
+	c.dates = slices.Clone(d.dates[from:max(to, from)])
+	return c
+}

@@ -5,20 +5,27 @@ package gputimeline
 import (
 	"math"
 	"sort"
+	"time"
 )
 
-const (
-	// lagDoubt is by how much a counter that was not calibrated may be late, in s: the
-	// deviation of what its spans showed.
-	lagDoubt = 0.010
-	// uniform is the standard deviation of a value that lies anywhere within a half-width.
-	uniform = 1 / 1.7320508
-)
+// uniform is the standard deviation of a value that lies anywhere within a half-width.
+const uniform = 1 / 1.7320508
+
+// lag is the deviation of what nobody knows of a counter's lag, in s: it is anything up to
+// half a period until it was calibrated.
+func (r *Reading) lag(d *dater) float64 {
+	if r.Calibrated {
+		return 0
+	}
+	return time.Duration(d.Period()).Seconds() / 2 * uniform
+}
 
 // cellAt finds the cell that holds a time.
 func (c *Curve) cellAt(at int64) int {
 	return sort.Search(len(c.cells), func(i int) bool { return c.cells[i].To >= at })
 }
+
+func square(v float64) float64 { return v * v }
 
 // Variance is that of the energy of an interval, in J², from what is not known of its edges
 // and of the counter. late is by how much the interval's own edges may be late, in s.
@@ -28,8 +35,7 @@ func (c *Curve) Variance(w Interval, late float64) float64 {
 	if c.scatter > 0 {
 		for i := first; i <= last && i < len(c.cells); i++ {
 			part, _ := c.cells[i].Clip(w)
-			j := c.scatter * float64(part.Length()) / 1e9
-			sum += j * j
+			sum += square(c.scatter * float64(part.Length()) / 1e9)
 		}
 	}
 	return sum
@@ -45,35 +51,38 @@ func (c *Curve) edge(at int64, side int, late float64) float64 {
 	rate := func(i int) float64 { return c.cells[min(max(i, 0), len(c.cells)-1)].rate() }
 	before, after := rate(i-1), rate(i+1)
 	step := math.Abs(after - before)
-	square := func(v float64) float64 { return v * v }
-	sum := square(late * uniform / 2 * max(before, x.rate(), after))
-	if c.unknownLag {
-		sum += square(lagDoubt * step)
-	}
+	// Where the edge itself lies: anywhere from its time to late before it.
+	sum := square(late / 2 * uniform * max(before, x.rate(), after))
 	if c.Method == MethodAverage {
 		return sum + square(float64(averageWindow)/1e9/4*max(step, c.swing(at)))
+	}
+	f := float64(at-x.From) / float64(x.Length())
+	seconds := float64(x.Length()) / 1e9
+	date := uniform * ((1-f)*float64(x.doubts[0]) + f*float64(x.doubts[1])) / 1e9
+	if c.share < 1 { // what it did not sample of a step
+		sum += square(step*seconds) * f * (1 - f) * (1 - c.share)
 	}
 	o := x.lead
 	if side > 0 {
 		o = x.tail
 	}
 	if o != nil && o.to == at {
-		out := float64(at-x.From) / 1e9
+		out := f * seconds
 		if side > 0 {
-			out = float64(x.To-at) / 1e9
+			out = (1 - f) * seconds
 		}
 		if c.Method == MethodInstant { // how soon after the edge the reading's power began
-			inside := float64(x.Length())/1e9 - out
-			return sum + square(uniform/2*inside*step) + square(uniform*c.doubt*step)
+			return sum + square(uniform/2*(seconds-out)*step) + square(date*step)
 		}
-		return sum + square(uniform*c.doubt*o.watts) + square(0.7*o.spread*out)
+		// Of a late counter, what lies beyond the cell is missed.
+		missed := c.lag * min(c.lag/max(out, 1e-9), 1)
+		return sum + square(date*o.watts) + square(o.spread*out) + square(missed*step)
 	}
-	f := float64(at-x.From) / float64(x.Length())
 	uneven := min(step/max(before+after, 1e-9), 1)
 	if x.shaped {
 		uneven /= 2
 	}
-	return sum + square(uniform*c.doubt*x.rate()) + square(x.joules*f*(1-f)*uneven)
+	return sum + square(date*x.rate()) + square(x.joules*f*(1-f)*uneven) + square(c.lag*step)
 }
 
 // swing is by how much an average differs within its window on both sides of a time.

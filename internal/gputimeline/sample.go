@@ -85,6 +85,8 @@ func (s *Sample) describe(a pcommon.Map) bool {
 			return false
 		}
 		return pdataread.Text(a, "hw.gpu.task") == "general"
+	case energy: // what the receiver integrated is less than the power says
+		return pdataread.Text(a, "hw.gpu.energy.source") != "integrated"
 	case temperature:
 		return pdataread.Text(a, "hw.sensor_location") == "gpu"
 	case powerInstant:
@@ -151,9 +153,9 @@ func keyed[K comparable](all map[K]*Stream, key K, limit int, sparse bool) *Stre
 func (t *Timeline) learn(s *Sample) {
 	switch s.of {
 	case energy:
-		t.energyPace.add(s.At, s.Value)
+		t.counter.read(s.At, s.Value)
 	case powerInstant:
-		t.powerPace.add(s.At, s.Value)
+		t.power.read(s.At, s.Value)
 	}
 }
 
@@ -195,6 +197,8 @@ func (ts *Set) Add(s *Sample, counts *Counts) (changed *Timeline, evicted string
 	counts.add(arrival)
 	if arrival == InOrder {
 		t.learn(s)
+		t.counter.bound(ts.limits.Samples)
+		t.power.bound(ts.limits.Samples)
 	}
 	counts.Dropped += int64(to.bound(ts.limits.Samples))
 	t.arrived = s.At

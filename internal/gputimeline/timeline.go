@@ -36,8 +36,8 @@ type Timeline struct {
 	ProcessMemory map[int64]*Stream  // By, by pid
 	ProcessUse    map[int64]*Stream  // 1, by pid: an average since the sample before
 
-	// energyPace and powerPace learn how often the driver refreshes them.
-	energyPace, powerPace cadence
+	// counter and power date the refreshes of Energy and PowerInstant.
+	counter, power dater
 	// MaxWatts is the GPU's power limit; 0 if it is not known.
 	MaxWatts float64
 
@@ -89,6 +89,8 @@ func (t *Timeline) Trim(history time.Duration, limits *Limits) (before int64, sa
 	}
 	before = newest - history.Nanoseconds()
 	t.eachStream(func(s *Stream) { samples += s.Forget(before, limits.Samples) })
+	t.counter.forget(before, limits.Samples)
+	t.power.forget(before, limits.Samples)
 	for _, processes := range []map[int64]*Stream{t.ProcessMemory, t.ProcessUse} {
 		for pid, s := range processes {
 			if at, ok := s.Newest(); !ok || at < before {
@@ -130,6 +132,7 @@ func (t *Timeline) Window(w Interval, pids map[int64]bool) *Timeline {
 	for _, s := range []*Stream{&c.Energy, &c.PowerInstant, &c.PowerAverage} {
 		*s = s.around(wide)
 	}
+	c.counter, c.power = t.counter.around(wide), t.power.around(wide)
 	c.ProcessUse = make(map[int64]*Stream, len(t.ProcessUse))
 	for pid, s := range t.ProcessUse {
 		part := s.around(wide)
@@ -156,18 +159,18 @@ const Margin = int64(1200 * time.Millisecond)
 // Settling is how long after a time its energy is known: two refreshes of the counter, or
 // two reads, and a sample of the processes' use if several use the GPU. In ns.
 func (t *Timeline) Settling() int64 {
-	pace := &t.energyPace
-	if pace.reads == 0 {
-		pace = &t.powerPace
+	pace := &t.counter
+	switch {
+	case pace.reads > 0:
+	case t.power.reads > 0:
+		pace = &t.power
+	case len(t.PowerAverage.Points) > 0:
+		return averageWindow * 6 / 10
 	}
 	if pace.reads < settledReads {
 		return 0
 	}
-	d := 2.2 * pace.interval
-	if period := pace.Period(); period > 0 {
-		d += 2 * float64(period)
-	}
-	return min(int64(d), Margin)
+	return min(int64(2.2*(pace.interval+float64(pace.Period()))), Margin)
 }
 
 // settledReads is after how many reads their interval is known.

@@ -19,10 +19,10 @@ type bill struct {
 	meanUtilization  *float64 // 1, divided among those that shared the GPU
 	peakUtilization  *float64 // 1, the GPU's
 	energyBill
-	temperature      *float64 // Cel, the highest
-	gpuTime          float64  // s of the GPU, divided among those that shared it
-	throttle         map[string]float64
-	xids             []xidEvent
+	temperature *float64 // Cel, the highest
+	gpuTime     float64  // s of the GPU, divided among those that shared it
+	throttle    map[string]float64
+	xids        []xidEvent
 
 	simulated  bool
 	samples    int           // within the time

@@ -27,7 +27,7 @@ type use struct {
 	parts  []gputimeline.Interval
 	remote bool     // it ran elsewhere, and used no GPU
 	late   lateness // of its edges
-	offset int64 // of its host's clock, in ns
+	offset int64    // of its host's clock, in ns
 	// rolled is what lies below a span that has no GPU; nil if that is nothing.
 	rolled *rolled
 	reason string // why it can have no figures

@@ -20,7 +20,7 @@ type view struct {
 	xids                  []xidEvent
 	shares                []share
 	curve                 *gputimeline.Curve // nil where no energy is known
-	coarse                bool // more windows of other traces overlap than are followed
+	coarse                bool               // more windows of other traces overlap than are followed
 }
 
 const (
