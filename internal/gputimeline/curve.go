@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"math"
 	"slices"
-	"sort"
 	"time"
 )
 
@@ -45,18 +44,19 @@ type Curve struct {
 	// between two reads.
 	Period time.Duration
 
-	total   Stream // linear between its points
-	cells   []cell
-	faults  []fault
-	scatter float64 // W, of one reading of the power or of one step of the counter
-	lag     float64 // s, the deviation of what nobody knows of a counter's lag
-	share   float64 // of the time in which the counter samples the power
+	total  Stream // linear between its points
+	cells  []cell
+	faults []fault
+	lag    float64 // s, the deviation of what nobody knows of a counter's lag
+	share  float64 // of the time in which the counter samples the power
 }
 
 // cell is the time between two refreshes of the counter or of the power.
 type cell struct {
 	Interval
 	joules float64
+	// watts is the reading at its end, of a curve of power.
+	watts float64
 	// doubts are the half-widths of what the dates of its ends may be off by, in ns.
 	doubts [2]int64
 	// lead and tail are the rates at which the time before and after all use is taken.
@@ -94,15 +94,12 @@ func (t *Timeline) Curve(active []Interval, r *Reading) *Curve {
 
 // counterCurve is the curve of a counter: between dated changes, and never between reads.
 func (t *Timeline) counterCurve(active []Interval, r *Reading) *Curve {
-	c := &Curve{Method: MethodCounter, Period: t.counter.Period(), lag: r.lag(&t.counter), share: cmp.Or(r.Share, 1)}
+	c := &Curve{Method: MethodCounter, Period: t.counter.Period(), lag: r.lag(&t.counter), share: cmp.Or(r.Share, sampledShare(t.Model))}
 	changes := slices.Clone(t.counter.dates)
 	for i := range changes {
 		changes[i].at -= r.Lag.Nanoseconds()
 	}
 	c.findCells(changes, t, r)
-	if c.share < 1 {
-		c.scatter = c.steadiness() * math.Sqrt(1-c.share)
-	}
 	shape := t.freshPower()
 	for i := range c.cells {
 		c.refine(i, active, shape)
@@ -207,10 +204,10 @@ func (c *Curve) refine(i int, active []Interval, shape *Stream) {
 	start, _ := c.at(x.From)
 	inside, joules := x.Interval, x.joules
 	if lead > x.From && i > 0 && !inAnyOf(active, c.cells[i-1].Interval) {
-		x.lead = c.outside(i, -1, lead)
+		x.lead = c.outside(i, -1, lead, active)
 	}
 	if tail < x.To && i+1 < len(c.cells) && !inAnyOf(active, c.cells[i+1].Interval) {
-		x.tail = c.outside(i, 1, tail)
+		x.tail = c.outside(i, 1, tail, active)
 	}
 	var before, after float64
 	if x.lead != nil {
@@ -236,17 +233,23 @@ func (c *Curve) refine(i int, active []Interval, shape *Stream) {
 	}
 }
 
-// outside is the rate of the neighbouring cell, which nothing used.
-func (c *Curve) outside(i, next int, to int64) *outside {
+// outside is the rate of the neighbouring cell, which nothing used. Its spread is found
+// from the differences of that cell and of those beyond.
+func (c *Curve) outside(i, next int, to int64, active []Interval) *outside {
 	o := &outside{to: to, watts: c.cells[i+next].rate()}
-	if j := i + 2*next; j >= 0 && j < len(c.cells) {
-		o.spread = math.Abs(c.cells[j].rate() - o.watts)
-		o.spread = min(o.spread, o.watts)
-	} else {
-		o.spread = o.watts / 4
+	sum, n := 0.0, 0
+	for j := i + 2*next; j >= 0 && j < len(c.cells) && n < maxOutside && !inAnyOf(active, c.cells[j].Interval); j += next {
+		sum += square(c.cells[j].rate() - c.cells[j-next].rate())
+		n++
+	}
+	if o.spread = o.watts / 4; n > 0 {
+		o.spread = min(math.Sqrt(sum/float64(n)), o.watts)
 	}
 	return o
 }
+
+// maxOutside bounds the cells from which the steadiness of a time without use is found.
+const maxOutside = 6
 
 // shapeStep is the distance of the points of a shape.
 const shapeStep = int64(10 * time.Millisecond)
@@ -274,7 +277,7 @@ func (t *Timeline) powerCurve(active []Interval) *Curve {
 	total := 0.0
 	for i := range values[:max(len(values)-1, 0)] {
 		a, b := &values[i], &values[i+1]
-		x := cell{Interval: Interval{a.at, b.at}, doubts: [2]int64{a.doubt, b.doubt}}
+		x := cell{Interval: Interval{a.at, b.at}, watts: b.value, doubts: [2]int64{a.doubt, b.doubt}}
 		lead, tail, whole := idleEnds(active, x.Interval)
 		seconds := func(from, to int64) float64 { return float64(to-from) / 1e9 }
 		c.put(a.at, total)
@@ -298,7 +301,6 @@ func (t *Timeline) powerCurve(active []Interval) *Curve {
 	if n := len(values); n > 0 {
 		c.put(values[n-1].at, total)
 	}
-	c.scatter = c.steadiness()
 	return c
 }
 
@@ -321,21 +323,6 @@ func (t *Timeline) averageCurve() *Curve {
 		c.cells = append(c.cells, x)
 	}
 	return c
-}
-
-// steadiness is the standard deviation of a cell's rate, from the differences of successive
-// ones: the median, so that the few at which the load changed do not count.
-func (c *Curve) steadiness() float64 {
-	differences := make([]float64, 0, len(c.cells))
-	for i := 1; i < len(c.cells); i++ {
-		differences = append(differences, math.Abs(c.cells[i].rate()-c.cells[i-1].rate()))
-	}
-	if len(differences) == 0 {
-		return 0
-	}
-	sort.Float64s(differences)
-	const normal = 0.954 // the median of the absolute difference of two normal values of deviation 1
-	return differences[len(differences)/2] / normal
 }
 
 // at is the curve at a time, and whether it is known there.

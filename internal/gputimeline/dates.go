@@ -48,8 +48,9 @@ func (d *dater) read(at int64, value float64) {
 }
 
 // shortDoubt is what part of a read interval the date of a refresh may be off by if the
-// period is shorter than that interval.
-const shortDoubt = 8
+// period is shorter than that interval: the mean age of a refresh if the period is anything
+// up to the interval.
+const shortDoubt = 4
 
 // refreshed dates a refresh between two reads.
 func (d *dater) refreshed(after, by int64, value float64) {

@@ -4,6 +4,7 @@ package gputimeline
 
 import (
 	"math"
+	"slices"
 	"sort"
 	"time"
 )
@@ -31,14 +32,39 @@ func square(v float64) float64 { return v * v }
 // and of the counter. late is by how much the interval's own edges may be late, in s.
 func (c *Curve) Variance(w Interval, late float64) float64 {
 	sum := c.edge(w.From, -1, late) + c.edge(w.To, 1, late)
-	first, last := c.cellAt(w.From), c.cellAt(w.To)
-	if c.scatter > 0 {
-		for i := first; i <= last && i < len(c.cells); i++ {
+	first, last := c.cellAt(w.From), min(c.cellAt(w.To), len(c.cells)-1)
+	if scatter := c.scatter(first, last); scatter > 0 {
+		for i := first; i <= last; i++ {
 			part, _ := c.cells[i].Clip(w)
-			sum += square(c.scatter * float64(part.Length()) / 1e9)
+			sum += square(scatter * float64(part.Length()) / 1e9)
 		}
 	}
 	return sum
+}
+
+// scatter is the standard deviation of what one step of a counter that samples a part of
+// the time, or one reading of the power, says of a cell's mean power, in W. It is found
+// from the differences of successive ones: from their median, so that the few at which the
+// load changed do not count.
+func (c *Curve) scatter(first, last int) float64 {
+	if c.Method == MethodCounter && c.share == 1 || last-first < 3 {
+		return 0
+	}
+	differences := make([]float64, 0, last-first)
+	for i := first + 1; i <= last; i++ {
+		d := c.cells[i].rate() - c.cells[i-1].rate()
+		if c.Method == MethodInstant {
+			d = c.cells[i].watts - c.cells[i-1].watts
+		}
+		differences = append(differences, math.Abs(d))
+	}
+	slices.Sort(differences)
+	const normal = 0.954 // the median of the absolute difference of two normal values of deviation 1
+	scatter := differences[len(differences)/2] / normal
+	if c.Method == MethodCounter {
+		scatter *= math.Sqrt(1 - c.share)
+	}
+	return scatter
 }
 
 // edge is the variance that one edge of an interval adds; side is 1 for its end.
@@ -71,18 +97,34 @@ func (c *Curve) edge(at int64, side int, late float64) float64 {
 		if side > 0 {
 			out = (1 - f) * seconds
 		}
-		if c.Method == MethodInstant { // how soon after the edge the reading's power began
-			return sum + square(uniform/2*(seconds-out)*step) + square(date*step)
+		if c.Method == MethodInstant { // the work begins anywhere between the edge and the reading
+			return sum + square(uniform*(seconds-out)*step) + square(date*step)
 		}
-		// Of a late counter, what lies beyond the cell is missed.
-		missed := c.lag * min(c.lag/max(out, 1e-9), 1)
-		return sum + square(date*o.watts) + square(o.spread*out) + square(missed*step)
+		sum += square(date*o.watts) + square(o.spread*out)
+		// Work that lies beyond the cell is missed: if its boundary lies further in than its
+		// date says, and at the end if the counter is late.
+		if side > 0 {
+			return sum + (missed(float64(x.doubts[1])/1e9, out)/2+missed(c.lag/uniform, out))*square(step)
+		}
+		return sum + missed(float64(x.doubts[0])/1e9, out)/2*square(step)
 	}
-	uneven := min(step/max(before+after, 1e-9), 1)
+	// Within a step the power may be that of one neighbour first and then that of the other,
+	// or differ from both as much as the step does.
+	swing := max(step, math.Abs(before-x.rate()), math.Abs(after-x.rate()))
 	if x.shaped {
-		uneven /= 2
+		swing /= 2
 	}
-	return sum + square(date*x.rate()) + square(x.joules*f*(1-f)*uneven) + square(c.lag*step)
+	return sum + square(date*x.rate()) + square(uniform*swing*seconds)*square(f*(1-f)) + square(c.lag*step)
+}
+
+// missed is the mean square of by how much a value that lies anywhere between 0 and most
+// is beyond a threshold.
+func missed(most, threshold float64) float64 {
+	if most <= threshold {
+		return 0
+	}
+	d := most - threshold
+	return d * d * d / (3 * most)
 }
 
 // swing is by how much an average differs within its window on both sides of a time.

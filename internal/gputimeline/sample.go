@@ -20,7 +20,7 @@ type Sample struct {
 	stale     bool
 	simulated bool
 	of        quantity
-	key       string // the throttle reason
+	key       string // the throttle reason, or the model
 	pid       int64
 }
 
@@ -39,13 +39,14 @@ const (
 	processMemory
 	processUse
 	powerLimit
+	info
 )
 
 // quantities are the metrics that are read, by the names of the nvml receiver.
 var quantities = map[string]quantity{
 	"hw.gpu.memory.usage": memory, "hw.gpu.memory.usage.max": memoryMax, "hw.energy": energy, "hw.gpu.utilization": utilization,
 	"hw.temperature": temperature, "hw.power": powerInstant, "hw.gpu.throttle.time": throttle, "hw.gpu.process.memory.usage": processMemory,
-	"hw.gpu.process.utilization": processUse, "hw.gpu.power.limit": powerLimit,
+	"hw.gpu.process.utilization": processUse, "hw.gpu.power.limit": powerLimit, "hw.gpu.info": info,
 }
 
 // Read finds the samples of GPUs in a scrape.
@@ -97,6 +98,8 @@ func (s *Sample) describe(a pcommon.Map) bool {
 		s.key = pdataread.Text(a, "hw.gpu.throttle.reason")
 	case powerLimit:
 		return pdataread.Text(a, "hw.limit_type") == "enforced"
+	case info:
+		s.key = pdataread.Text(a, "hw.model")
 	case processMemory:
 		return s.describeProcess(a)
 	}
@@ -180,8 +183,12 @@ func (ts *Set) Add(s *Sample, counts *Counts) (changed *Timeline, evicted string
 		t.Ended = max(s.At, 1)
 		return t, evicted // who waits for its samples waits no longer
 	}
-	if s.of == powerLimit {
+	switch s.of {
+	case powerLimit:
 		t.MaxWatts = s.Value
+		return nil, evicted
+	case info:
+		t.Model = s.key
 		return nil, evicted
 	}
 	to := t.stream(s, &ts.limits)

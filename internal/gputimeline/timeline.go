@@ -40,6 +40,8 @@ type Timeline struct {
 	counter, power dater
 	// MaxWatts is the GPU's power limit; 0 if it is not known.
 	MaxWatts float64
+	// Model is the GPU's product name; empty if it is not known.
+	Model string
 
 	// arrived is the time of the sample that arrived last, which need not be the newest.
 	arrived int64
@@ -115,7 +117,7 @@ func (t *Timeline) Restart() (dropped int) {
 	t.eachStream(func(s *Stream) { dropped += len(s.Points) })
 	dropped -= len(t.Pace.Points) // these are no samples of their own
 	fresh := newTimeline(t.ID)
-	fresh.Host, fresh.Simulated = t.Host, t.Simulated
+	fresh.Host, fresh.Simulated, fresh.MaxWatts, fresh.Model = t.Host, t.Simulated, t.MaxWatts, t.Model
 	*t = *fresh
 	return dropped
 }
@@ -156,8 +158,8 @@ func (t *Timeline) Window(w Interval, pids map[int64]bool) *Timeline {
 // Margin is how far beyond a time the samples reach that its energy is found from, in ns.
 const Margin = int64(1200 * time.Millisecond)
 
-// Settling is how long after a time its energy is known: two refreshes of the counter, or
-// two reads, and a sample of the processes' use if several use the GPU. In ns.
+// Settling is how long after a time its energy is known, in ns: two refreshes of the
+// counter, which may be half a period late, and two reads.
 func (t *Timeline) Settling() int64 {
 	pace := &t.counter
 	switch {
@@ -170,7 +172,7 @@ func (t *Timeline) Settling() int64 {
 	if pace.reads < settledReads {
 		return 0
 	}
-	return min(int64(2.2*(pace.interval+float64(pace.Period()))), Margin)
+	return min(int64(2.2*pace.interval+2.6*float64(pace.Period())), Margin)
 }
 
 // settledReads is after how many reads their interval is known.

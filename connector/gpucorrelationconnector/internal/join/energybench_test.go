@@ -44,6 +44,7 @@ func millis(n int) time.Duration { return time.Duration(n) * time.Millisecond }
 // counterKind is one row of the table: a kind of counter, and the bounds in percent.
 type counterKind struct {
 	name             string
+	gpu              string // the model, where the product knows its class
 	model            gpumodel.Model
 	calibrated       *Calibration
 	isolated, queued limit
@@ -69,7 +70,7 @@ var counterKinds = []counterKind{
 		isolated: limit{2, 2.5}, queued: limit{1, 2},
 	},
 	{
-		name: "25_of_100ms", model: gpumodel.Model{Counter: gpumodel.Counter{Period: millis(100), Share: 0.25}, Power: gpumodel.Power{Period: millis(100)}},
+		name: "25_of_100ms", gpu: "NVIDIA H100 80GB HBM3", model: gpumodel.Model{Counter: gpumodel.Counter{Period: millis(100), Share: 0.25}, Power: gpumodel.Power{Period: millis(100)}},
 		isolated: limit{1, 3}, queued: limit{1, 3.5},
 	},
 	{name: "none_power_20ms", model: gpumodel.Model{Counter: gpumodel.Counter{Absent: true}, Power: gpumodel.Power{Period: millis(20)}}, isolated: limit{1, 2}, queued: limit{1, 2.5}},
@@ -174,7 +175,7 @@ func billsOf(t *testing.T, kind *counterKind, works func(int, *rand.Rand) ([]gpu
 	t.Helper()
 	list, end := works(energySpans, random)
 	run := gpumodel.NewRun(gpumodel.Usual(), list, 1, end, random)
-	s := &energySim{run: run, model: kind.model, pace: gpumodel.UsualPace(), joiner: newEnergyJoiner(kind.calibrated), random: random}
+	s := &energySim{gpu: kind.gpu, run: run, model: kind.model, pace: gpumodel.UsualPace(), joiner: newEnergyJoiner(kind.calibrated), random: random}
 	for _, r := range s.simulate() {
 		w := &run.Works[r.work]
 		truth, _ := run.Truth(r.work, w.From, w.To)

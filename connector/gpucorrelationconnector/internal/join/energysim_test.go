@@ -33,6 +33,7 @@ type energySim struct {
 	late  time.Duration
 	// withUses reads the processes' use of the GPU.
 	withUses bool
+	gpu      string // its model
 	// corrupt changes a reading of the counter.
 	corrupt func(at int64, joules float64) float64
 }
@@ -93,6 +94,9 @@ func (s *energySim) read(meter *gpumodel.Meter, uses *gpumodel.Uses, at int64) p
 	}
 	if watts, ok := meter.Average(at); ok {
 		md.put("hw.power", math.Floor(watts*1000)/1000).PutStr("hw.gpu.power.scope", "average")
+	}
+	if s.gpu != "" {
+		md.put("hw.gpu.info", 1).PutStr("hw.model", s.gpu)
 	}
 	used := 0.0
 	for _, use := range s.run.Use {
