@@ -49,6 +49,8 @@ type Curve struct {
 	faults []fault
 	lag    float64 // s, the deviation of what nobody knows of a counter's lag
 	share  float64 // of the time in which the counter samples the power
+	// restless is by how much neighbouring cells differ that nothing used, in W.
+	restless float64
 }
 
 // cell is the time between two refreshes of the counter or of the power.
@@ -100,6 +102,7 @@ func (t *Timeline) counterCurve(active []Interval, r *Reading) *Curve {
 		changes[i].at -= r.Lag.Nanoseconds()
 	}
 	c.findCells(changes, t, r)
+	c.findRestless(active)
 	shape := t.freshPower()
 	for i := range c.cells {
 		c.refine(i, active, shape)
@@ -204,10 +207,10 @@ func (c *Curve) refine(i int, active []Interval, shape *Stream) {
 	start, _ := c.at(x.From)
 	inside, joules := x.Interval, x.joules
 	if lead > x.From && i > 0 && !inAnyOf(active, c.cells[i-1].Interval) {
-		x.lead = c.outside(i, -1, lead, active)
+		x.lead = c.outside(i, -1, lead)
 	}
 	if tail < x.To && i+1 < len(c.cells) && !inAnyOf(active, c.cells[i+1].Interval) {
-		x.tail = c.outside(i, 1, tail, active)
+		x.tail = c.outside(i, 1, tail)
 	}
 	var before, after float64
 	if x.lead != nil {
@@ -233,23 +236,32 @@ func (c *Curve) refine(i int, active []Interval, shape *Stream) {
 	}
 }
 
-// outside is the rate of the neighbouring cell, which nothing used. Its spread is found
-// from the differences of that cell and of those beyond.
-func (c *Curve) outside(i, next int, to int64, active []Interval) *outside {
-	o := &outside{to: to, watts: c.cells[i+next].rate()}
-	sum, n := 0.0, 0
-	for j := i + 2*next; j >= 0 && j < len(c.cells) && n < maxOutside && !inAnyOf(active, c.cells[j].Interval); j += next {
-		sum += square(c.cells[j].rate() - c.cells[j-next].rate())
-		n++
-	}
-	if o.spread = o.watts / 4; n > 0 {
-		o.spread = min(math.Sqrt(sum/float64(n)), o.watts)
+// outside is the rate of the neighbouring cell, which nothing used.
+func (c *Curve) outside(i, next int, to int64) *outside {
+	o := &outside{to: to, watts: c.cells[i+next].rate(), spread: c.restless}
+	if j := i + 2*next; j >= 0 && j < len(c.cells) {
+		o.spread = max(o.spread, min(math.Abs(c.cells[j].rate()-o.watts), o.watts))
 	}
 	return o
 }
 
-// maxOutside bounds the cells from which the steadiness of a time without use is found.
-const maxOutside = 6
+// findRestless finds by how much the power differs between neighbouring cells that nothing
+// used, in W.
+func (c *Curve) findRestless(active []Interval) {
+	sum, n, rest := 0.0, 0, 0.0
+	for i := 1; i < len(c.cells); i++ {
+		a, b := &c.cells[i-1], &c.cells[i]
+		if inAnyOf(active, Interval{a.From, b.To}) {
+			continue
+		}
+		sum += square(b.rate() - a.rate())
+		rest += b.rate()
+		n++
+	}
+	if n > 0 {
+		c.restless = min(math.Sqrt(sum/float64(n)), rest/float64(n)/4)
+	}
+}
 
 // shapeStep is the distance of the points of a shape.
 const shapeStep = int64(10 * time.Millisecond)

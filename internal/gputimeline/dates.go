@@ -17,19 +17,14 @@ type dated struct {
 	after, by, doubt int64
 }
 
-// dater dates the refreshes of a quantity while its reads come in, once and for all: what
-// is made from the dates is the same for everybody who asks.
-//
-// Where the period is known, each refresh lies on a grid. Of the last refresh it knows the
-// earliest and the latest time; each new one must lie a number of periods later and between
-// two reads, so that the two times approach each other as reads come at different phases
-// of the grid.
+// dater dates the refreshes of a quantity while its reads come in: what is made from the
+// dates is the same for everybody who asks. What a new refresh says of those before, as far
+// back as maxRevised, is used until somebody has asked for them.
 type dater struct {
 	cadence
 	dates []dated
-	// least and most are the earliest and the latest time of the last refresh, if onGrid.
-	least, most float64
-	onGrid      bool
+	// frozen are the times up to which dates stay as they are.
+	frozen int64
 }
 
 // read adds a read, which is newer than those before.
@@ -40,7 +35,6 @@ func (d *dater) read(at int64, value float64) {
 	case first:
 		d.put(dated{at: at, value: value, after: at, by: at})
 	case d.isShort(): // refreshed within every read interval: the last refresh is as good as now
-		d.onGrid = false
 		d.put(dated{at: at, value: value, after: before, by: at, doubt: int64(d.interval / shortDoubt)})
 	case value != old:
 		d.refreshed(before, at, value)
@@ -54,42 +48,45 @@ const shortDoubt = 4
 
 // refreshed dates a refresh between two reads.
 func (d *dater) refreshed(after, by int64, value float64) {
-	x := dated{value: value, after: after, by: by}
-	if d.period > 0 {
-		x.after = max(after, by-int64(d.period)) // the last of several
-		d.fit(float64(x.after), float64(by))
-		x.at, x.doubt = int64((d.least+d.most)/2), int64((d.most-d.least)/2)
-	} else {
-		d.onGrid = false
-		x.at, x.doubt = (after+by)/2, (by-after)/2
+	x := dated{value: value, after: after, by: by, at: (after + by) / 2, doubt: (by - after) / 2}
+	if d.known() {
+		x.after = max(after, by-int64(d.longest)) // the last of several
+		if d.fit(float64(x.after), float64(by)); d.known() {
+			x.at, x.doubt = int64((d.least+d.most)/2), int64((d.most-d.least)/2)
+			d.revise()
+		}
 	}
 	d.put(x)
 }
 
-// fit narrows the earliest and the latest time of a refresh between two reads by those of
-// the refresh before.
-func (d *dater) fit(after, by float64) {
-	if !d.onGrid {
-		d.least, d.most, d.onGrid = after, by, true
-		return
-	}
-	steps := math.Round(((after+by)/2 - (d.least+d.most)/2) / d.period)
-	drift := steps * d.drift()
-	least, most := d.least+steps*d.period-drift, d.most+steps*d.period+drift
-	switch {
-	case most < after: // later than the grid says: as little as possible
-		d.least, d.most = after, min(by, after+(after-most))
-	case least > by:
-		d.least, d.most = max(after, by-(least-by)), by
-	default:
-		d.least, d.most = max(least, after), min(most, by)
+// maxRevised bounds the dates that a new refresh can revise.
+const maxRevised = 16
+
+// revise narrows the dates of earlier refreshes by what is known of the last one.
+func (d *dater) revise() {
+	period := d.period()
+	for i := len(d.dates) - 1; i >= max(len(d.dates)-maxRevised, 0); i-- {
+		x := &d.dates[i]
+		steps := math.Round(((d.least+d.most)/2 - float64(x.at)) / period)
+		if x.at <= d.frozen || steps < 1 {
+			return
+		}
+		least := max(x.at-x.doubt, x.after, int64(d.least-steps*(d.longest+slack*period)))
+		most := min(x.at+x.doubt, x.by, int64(d.most-steps*(d.shortest-slack*period)))
+		if most < least || i > 0 && (least+most)/2 <= d.dates[i-1].at {
+			return
+		}
+		x.at, x.doubt = (least+most)/2, (most-least)/2
 	}
 }
+
+// freeze keeps the dates up to a time as they are.
+func (d *dater) freeze(at int64) { d.frozen = max(d.frozen, at) }
 
 // put appends a refresh. No two are closer than they can be.
 func (d *dater) put(x dated) {
 	if n := len(d.dates); n > 0 {
-		x.at = max(x.at, d.dates[n-1].at+max(int64(d.period/4), 1))
+		x.at = max(x.at, d.dates[n-1].at+max(d.Period().Nanoseconds()/4, 1))
 	}
 	d.dates = append(d.dates, x)
 }

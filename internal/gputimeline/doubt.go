@@ -31,7 +31,10 @@ func square(v float64) float64 { return v * v }
 // Variance is that of the energy of an interval, in J², from what is not known of its edges
 // and of the counter. late is by how much the interval's own edges may be late, in s.
 func (c *Curve) Variance(w Interval, late float64) float64 {
-	sum := c.edge(w.From, -1, late) + c.edge(w.To, 1, late)
+	from, before := c.edge(w.From, -1, late)
+	to, after := c.edge(w.To, 1, late)
+	// A counter that is late shows what was used before each of the edges after it.
+	sum := from + to + square(c.lag*(before-after))
 	first, last := c.cellAt(w.From), min(c.cellAt(w.To), len(c.cells)-1)
 	if scatter := c.scatter(first, last); scatter > 0 {
 		for i := first; i <= last; i++ {
@@ -67,20 +70,21 @@ func (c *Curve) scatter(first, last int) float64 {
 	return scatter
 }
 
-// edge is the variance that one edge of an interval adds; side is 1 for its end.
-func (c *Curve) edge(at int64, side int, late float64) float64 {
+// edge is the variance that one edge of an interval adds, and the power before it, in W;
+// side is 1 for its end.
+func (c *Curve) edge(at int64, side int, late float64) (sum, watts float64) {
 	i := c.cellAt(at)
 	if i == len(c.cells) {
-		return 0
+		return 0, 0
 	}
 	x := &c.cells[i]
 	rate := func(i int) float64 { return c.cells[min(max(i, 0), len(c.cells)-1)].rate() }
 	before, after := rate(i-1), rate(i+1)
 	step := math.Abs(after - before)
 	// Where the edge itself lies: anywhere from its time to late before it.
-	sum := square(late / 2 * uniform * max(before, x.rate(), after))
+	sum = square(late / 2 * uniform * max(before, x.rate(), after))
 	if c.Method == MethodAverage {
-		return sum + square(float64(averageWindow)/1e9/4*max(step, c.swing(at)))
+		return sum + square(float64(averageWindow)/1e9/4*max(step, c.swing(at))), 0
 	}
 	f := float64(at-x.From) / float64(x.Length())
 	seconds := float64(x.Length()) / 1e9
@@ -98,23 +102,23 @@ func (c *Curve) edge(at int64, side int, late float64) float64 {
 			out = (1 - f) * seconds
 		}
 		if c.Method == MethodInstant { // the work begins anywhere between the edge and the reading
-			return sum + square(uniform*(seconds-out)*step) + square(date*step)
+			return sum + square(uniform*(seconds-out)*step) + square(date*step), 0
 		}
 		sum += square(date*o.watts) + square(o.spread*out)
 		// Work that lies beyond the cell is missed: if its boundary lies further in than its
 		// date says, and at the end if the counter is late.
 		if side > 0 {
-			return sum + (missed(float64(x.doubts[1])/1e9, out)/2+missed(c.lag/uniform, out))*square(step)
+			return sum + (missed(float64(x.doubts[1])/1e9, out)/2+missed(c.lag/uniform, out))*square(step), o.watts
 		}
-		return sum + missed(float64(x.doubts[0])/1e9, out)/2*square(step)
+		return sum + missed(float64(x.doubts[0])/1e9, out)/2*square(step), o.watts
 	}
 	// Within a step the power may be that of one neighbour first and then that of the other,
 	// or differ from both as much as the step does.
 	swing := max(step, math.Abs(before-x.rate()), math.Abs(after-x.rate()))
-	if x.shaped {
-		swing /= 2
+	if x.shaped { // at two reads or more
+		swing /= 3
 	}
-	return sum + square(date*x.rate()) + square(uniform*swing*seconds)*square(f*(1-f)) + square(c.lag*step)
+	return sum + square(date*x.rate()) + square(uniform*swing*seconds*f*(1-f)), before
 }
 
 // missed is the mean square of by how much a value that lies anywhere between 0 and most

@@ -124,8 +124,11 @@ func (t *Timeline) Restart() (dropped int) {
 
 // Window copies what the figures of an interval are made from: of each stream the points
 // within, one before and one after; of the processes' memory only that of those that are
-// asked for; of energy, power and the processes' use also what lies within Margin.
+// asked for; of energy, power and the processes' use also what lies within Margin. What is
+// known of when energy was used up to the interval's end does not change after that.
 func (t *Timeline) Window(w Interval, pids map[int64]bool) *Timeline {
+	t.counter.freeze(w.To + 3*t.counter.Period().Nanoseconds())
+	t.power.freeze(w.To + 3*t.power.Period().Nanoseconds())
 	c := *t
 	for _, s := range []*Stream{&c.Pace, &c.Memory, &c.MemoryMax, &c.Utilization, &c.Temperature} {
 		*s = s.around(w)
@@ -172,8 +175,15 @@ func (t *Timeline) Settling() int64 {
 	if pace.reads < settledReads {
 		return 0
 	}
-	return min(int64(2.2*pace.interval+2.6*float64(pace.Period())), Margin)
+	period := pace.Period()
+	if period == 0 && !pace.isShort() {
+		period = usualPeriod
+	}
+	return min(int64(2.2*pace.interval+2.6*float64(period)), Margin)
 }
+
+// usualPeriod is the period of most counters.
+const usualPeriod = 100 * time.Millisecond
 
 // settledReads is after how many reads their interval is known.
 const settledReads = 20

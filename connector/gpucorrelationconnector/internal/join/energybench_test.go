@@ -60,7 +60,10 @@ var counterKinds = []counterKind{
 	{name: "continuous", model: gpumodel.Model{Power: gpumodel.Power{Period: millis(100)}}, isolated: limit{0.3, 0.5}, queued: limit{0.3, 0.5}},
 	{name: "20ms", model: gpumodel.Model{Counter: gpumodel.Counter{Period: millis(20)}, Power: gpumodel.Power{Period: millis(20)}}, isolated: limit{0.5, 1}, queued: limit{0.5, 1}},
 	{name: "100ms", model: gpumodel.Model{Counter: gpumodel.Counter{Period: millis(100)}, Power: gpumodel.Power{Period: millis(100)}}, isolated: limit{0.5, 1}, queued: limit{0.5, 1.5}},
-	{name: "100ms_power_20ms", model: gpumodel.Model{Counter: gpumodel.Counter{Period: millis(100)}, Power: gpumodel.Power{Period: millis(20)}}, isolated: limit{0.5, 1}, queued: limit{0.5, 1.5}},
+	{ // the division within a step by fresh power
+		name: "100ms_power_20ms_calibrated", model: gpumodel.Model{Counter: gpumodel.Counter{Period: millis(100)}, Power: gpumodel.Power{Period: millis(20)}},
+		calibrated: &Calibration{Period: millis(100), Share: 1}, isolated: limit{0.5, 1}, queued: limit{0.5, 1.5},
+	},
 	{
 		name: "100ms_late_calibrated", model: gpumodel.Model{Counter: gpumodel.Counter{Period: millis(100), Lag: millis(50)}, Power: gpumodel.Power{Period: millis(100)}},
 		calibrated: &Calibration{Period: millis(100), Lag: millis(50), Share: 1}, isolated: limit{0.5, 1}, queued: limit{0.5, 1.5},
