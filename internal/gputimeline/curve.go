@@ -47,10 +47,12 @@ type Curve struct {
 	total  Stream // linear between its points
 	cells  []cell
 	faults []fault
-	lag    float64 // s, the deviation of what nobody knows of a counter's lag
+	lag    int64   // ns, the most by which a counter may be late
 	share  float64 // of the time in which the counter samples the power
 	// restless is by how much neighbouring cells differ that nothing used, in W.
 	restless float64
+	// age is the deviation of how old the power is by which a cell is divided, in s.
+	age float64
 }
 
 // cell is the time between two refreshes of the counter or of the power.
@@ -104,6 +106,7 @@ func (t *Timeline) counterCurve(active []Interval, r *Reading) *Curve {
 	c.findCells(changes, t, r)
 	c.findRestless(active)
 	shape := t.freshPower()
+	c.age = uniform * t.power.interval / 1e9 / shortDoubt
 	for i := range c.cells {
 		c.refine(i, active, shape)
 	}
@@ -239,11 +242,17 @@ func (c *Curve) refine(i int, active []Interval, shape *Stream) {
 // outside is the rate of the neighbouring cell, which nothing used.
 func (c *Curve) outside(i, next int, to int64) *outside {
 	o := &outside{to: to, watts: c.cells[i+next].rate(), spread: c.restless}
+	if work := i - next; next > 0 && work >= 0 {
+		o.spread = max(o.spread, glow*(c.cells[work].rate()-o.watts))
+	}
 	if j := i + 2*next; j >= 0 && j < len(c.cells) {
 		o.spread = max(o.spread, min(math.Abs(c.cells[j].rate()-o.watts), o.watts))
 	}
 	return o
 }
+
+// glow is how much of the power of the work may remain for a moment after its end.
+const glow = 0.05
 
 // findRestless finds by how much the power differs between neighbouring cells that nothing
 // used, in W.

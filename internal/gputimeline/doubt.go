@@ -6,19 +6,18 @@ import (
 	"math"
 	"slices"
 	"sort"
-	"time"
 )
 
 // uniform is the standard deviation of a value that lies anywhere within a half-width.
 const uniform = 1 / 1.7320508
 
-// lag is the deviation of what nobody knows of a counter's lag, in s: it is anything up to
-// half a period until it was calibrated.
-func (r *Reading) lag(d *dater) float64 {
+// lag is the most by which a counter may be late, in ns: half a period, until it was
+// calibrated.
+func (r *Reading) lag(d *dater) int64 {
 	if r.Calibrated {
 		return 0
 	}
-	return time.Duration(d.Period()).Seconds() / 2 * uniform
+	return d.Period().Nanoseconds() / 2
 }
 
 // cellAt finds the cell that holds a time.
@@ -33,8 +32,8 @@ func square(v float64) float64 { return v * v }
 func (c *Curve) Variance(w Interval, late float64) float64 {
 	from, before := c.edge(w.From, -1, late)
 	to, after := c.edge(w.To, 1, late)
-	// A counter that is late shows what was used before each of the edges after it.
-	sum := from + to + square(c.lag*(before-after))
+	// What the energy would be if the counter were as late as it can be.
+	sum := from + to + square(unknownLag*(after-before))
 	first, last := c.cellAt(w.From), min(c.cellAt(w.To), len(c.cells)-1)
 	if scatter := c.scatter(first, last); scatter > 0 {
 		for i := first; i <= last; i++ {
@@ -47,8 +46,8 @@ func (c *Curve) Variance(w Interval, late float64) float64 {
 
 // scatter is the standard deviation of what one step of a counter that samples a part of
 // the time, or one reading of the power, says of a cell's mean power, in W. It is found
-// from the differences of successive ones: from their median, so that the few at which the
-// load changed do not count.
+// from the differences of successive ones: from their third quartile, so that the few at
+// which all of the load began or ended do not count.
 func (c *Curve) scatter(first, last int) float64 {
 	if c.Method == MethodCounter && c.share == 1 || last-first < 3 {
 		return 0
@@ -62,17 +61,21 @@ func (c *Curve) scatter(first, last int) float64 {
 		differences = append(differences, math.Abs(d))
 	}
 	slices.Sort(differences)
-	const normal = 0.954 // the median of the absolute difference of two normal values of deviation 1
-	scatter := differences[len(differences)/2] / normal
+	const normal = 1.627 // that quartile of the absolute difference of two normal values of deviation 1
+	scatter := differences[len(differences)*3/4] / normal
 	if c.Method == MethodCounter {
 		scatter *= math.Sqrt(1 - c.share)
 	}
 	return scatter
 }
 
-// edge is the variance that one edge of an interval adds, and the power before it, in W;
-// side is 1 for its end.
-func (c *Curve) edge(at int64, side int, late float64) (sum, watts float64) {
+// unknownLag is the deviation of what an unknown lag makes of an energy, as a part of what
+// the longest lag makes of it: an interval of 90 % reaches 1.35 times as far.
+const unknownLag = 1.35 / 1.65
+
+// edge is the variance that one edge of an interval adds, and how much energy a counter that
+// is as late as it can be shows after it, in J; side is 1 for its end.
+func (c *Curve) edge(at int64, side int, late float64) (sum, delayed float64) {
 	i := c.cellAt(at)
 	if i == len(c.cells) {
 		return 0, 0
@@ -90,8 +93,9 @@ func (c *Curve) edge(at int64, side int, late float64) (sum, watts float64) {
 	seconds := float64(x.Length()) / 1e9
 	date := uniform * ((1-f)*float64(x.doubts[0]) + f*float64(x.doubts[1])) / 1e9
 	if c.share < 1 { // what it did not sample of a step
-		sum += square(step*seconds) * f * (1 - f) * (1 - c.share)
+		sum += square(step*seconds*(1-c.share)) * f * (1 - f)
 	}
+	lag := float64(c.lag) / 1e9
 	o := x.lead
 	if side > 0 {
 		o = x.tail
@@ -108,17 +112,21 @@ func (c *Curve) edge(at int64, side int, late float64) (sum, watts float64) {
 		// Work that lies beyond the cell is missed: if its boundary lies further in than its
 		// date says, and at the end if the counter is late.
 		if side > 0 {
-			return sum + (missed(float64(x.doubts[1])/1e9, out)/2+missed(c.lag/uniform, out))*square(step), o.watts
+			return sum + (missed(float64(x.doubts[1])/1e9, out)/2+missed(lag, out))*square(step), o.watts * lag
 		}
-		return sum + missed(float64(x.doubts[0])/1e9, out)/2*square(step), o.watts
+		return sum + missed(float64(x.doubts[0])/1e9, out)/2*square(step), o.watts * lag
 	}
 	// Within a step the power may be that of one neighbour first and then that of the other,
 	// or differ from both as much as the step does.
 	swing := max(step, math.Abs(before-x.rate()), math.Abs(after-x.rate()))
-	if x.shaped { // at two reads or more
+	if x.shaped { // by two reads or more, which may be old
+		sum += square(c.age * swing)
 		swing /= 3
 	}
-	return sum + square(date*x.rate()) + square(uniform*swing*seconds*f*(1-f)), before
+	if lag > 0 {
+		delayed, _ = c.total.Rise(Interval{at, at + c.lag})
+	}
+	return sum + square(date*x.rate()) + square(uniform*swing*seconds*f*(1-f)), delayed
 }
 
 // missed is the mean square of by how much a value that lies anywhere between 0 and most
