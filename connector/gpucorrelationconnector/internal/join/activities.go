@@ -61,16 +61,29 @@ type activities struct {
 	open  map[pcommon.TraceID]*activity
 	// windows are those of all of them.
 	windows ordered[*window]
-	dropped bool // nobody asks for them any more
+	last    int64 // the end of the last that ended
+	dropped bool  // nobody asks for them any more
 }
 
 func newActivities() *activities {
 	return &activities{ended: map[pcommon.TraceID]*activity{}, open: map[pcommon.TraceID]*activity{}}
 }
 
+// idleSince is when the last trace ended, as far as it is known that none runs; forever if
+// one does.
+func (a *activities) idleSince() int64 {
+	if len(a.open) > 0 {
+		return forever
+	}
+	return a.last
+}
+
 // insert adds a window to an activity; i is its place there.
 func (a *activities) insert(x *activity, i int, w gputimeline.Interval, seq uint64) {
 	added := &window{Interval: w, seq: seq, of: x}
+	if w.To != forever {
+		a.last = max(a.last, w.To)
+	}
 	x.windows = slices.Insert(x.windows, i, added)
 	a.windows.insert(added)
 }

@@ -117,7 +117,7 @@ func energyOf(v *view, intervals []gputimeline.Interval, late lateness, s *Energ
 			above += (j - rest) * p.weight
 			length += seconds
 			b.division = coarser(b.division, p.division)
-			doubt += p.doubt() * math.Abs(j-rest)
+			doubt += p.doubt * math.Abs(j-rest)
 		}
 		part := 1.0 // of the GPU's energy that is the span's
 		if energy > 0 {
@@ -157,16 +157,4 @@ func coarser(a, b string) string {
 		return b
 	}
 	return a
-}
-
-// doubt is the standard deviation of the part that a trace got of what the work used,
-// relative to all of it.
-func (s *share) doubt() float64 {
-	switch s.division {
-	case divisionUtilization:
-		return 0.35 * s.weight * (1 - s.weight)
-	case divisionEven:
-		return s.weight * (1 - s.weight)
-	}
-	return 0
 }

@@ -108,7 +108,7 @@ func (s *energySim) read(meter *gpumodel.Meter, uses *gpumodel.Uses, at int64) p
 		shares := uses.Read(at)
 		for p := range s.run.Use {
 			a := md.put("hw.gpu.process.utilization", shares[p])
-			a.PutStr("hw.gpu.process.task", "general")
+			a.PutStr("hw.gpu.task", "general")
 			a.PutInt(semconv.ProcessPID, simPID(p))
 		}
 	}

@@ -162,10 +162,16 @@ func (j *Joiner) AddMetrics(md pmetric.Metrics) {
 	}
 	for t := range changed {
 		j.steps.next(1)
-		t.UpdateRest()
+		g := j.gpus[t.ID]
+		held := g != nil && g.Timeline == t
+		idleSince := int64(0)
+		if held {
+			idleSince = g.active.idleSince()
+		}
+		t.UpdateRest(idleSince)
 		before, dropped := t.Trim(j.settings.History, j.timelines.Limits())
 		j.counts.Dropped += int64(dropped)
-		if g := j.gpus[t.ID]; g != nil && g.Timeline == t {
+		if held {
 			g.trimXIDs(before)
 			j.finishCovered(g)
 		}

@@ -27,6 +27,8 @@ const (
 	// maxSharers bounds the windows of other traces among which one trace's time on a GPU
 	// is divided.
 	maxSharers = 512
+	// maxAround bounds those of them just before a window, and just after it.
+	maxAround = 64
 	// maxViewXIDs bounds the XIDs of one GPU that the spans of one trace are searched for.
 	maxViewXIDs = 64
 )
@@ -42,14 +44,18 @@ func (j *Joiner) view(id string, trace pcommon.TraceID, pid int64, windows []gpu
 	active := slices.Clone(windows)
 	left := maxSharers
 	for _, w := range windows {
-		j.overlapping(a, trace, w, left, s)
+		s.others = j.overlapping(s.others[:0], a, trace, w, left)
 		if left -= len(s.others); left == 0 {
 			v.coarse = true
 		}
-		for _, o := range s.others {
-			active = append(active, o.Interval)
+		s.around = j.overlapping(s.around[:0], a, trace, gputimeline.Interval{From: w.From - gputimeline.Margin, To: w.From}, maxAround)
+		s.around = j.overlapping(s.around, a, trace, gputimeline.Interval{From: w.To, To: w.To + gputimeline.Margin}, maxAround)
+		for _, some := range [][]otherUse{s.others, s.around} {
+			for _, o := range some {
+				active = append(active, o.Interval)
+			}
 		}
-		v.shares = s.divide(v.shares, w, v.uses(pid, s.others))
+		v.shares = s.divide(v.shares, w, v.uses(pid, w, s.others, s.around))
 	}
 	v.curve = v.Curve(gputimeline.Union(active), j.settings.Energy.reading(v.Timeline))
 	return v
@@ -82,29 +88,30 @@ func (j *Joiner) around(id string, windows []gputimeline.Interval, pids map[int6
 
 // scratch is memory that is used again for each window of a batch of traces.
 type scratch struct {
-	others []otherUse // what others used of a window and of the time around it
+	others []otherUse // what others used of a window
+	around []otherUse // and of the time before and after it
 	turns  []int64
 }
 
 // otherUse is a time in which another trace used a GPU.
 type otherUse struct {
 	gputimeline.Interval
-	pid int64
+	pid  int64
+	open bool // it has not ended
 }
 
-// overlapping finds what other traces used of a window and of the time around it, up to a
-// number of windows of theirs.
-func (j *Joiner) overlapping(a *activities, trace pcommon.TraceID, w gputimeline.Interval, limit int, s *scratch) {
-	s.others = s.others[:0]
+// overlapping appends what other traces used of a time, up to a number of windows of
+// theirs.
+func (j *Joiner) overlapping(out []otherUse, a *activities, trace pcommon.TraceID, w gputimeline.Interval, limit int) []otherUse {
+	limit += len(out)
 	j.steps.lock()
 	defer j.steps.unlock()
-	w.From, w.To = w.From-gputimeline.Margin, w.To+gputimeline.Margin
 	add := func(x *window) {
-		if c, ok := w.Clip(x.Interval); ok && c.Length() > 0 && x.of.trace != trace && len(s.others) < limit {
-			s.others = append(s.others, otherUse{c, x.of.pid})
+		if c, ok := w.Clip(x.Interval); ok && c.Length() > 0 && x.of.trace != trace && len(out) < limit {
+			out = append(out, otherUse{c, x.of.pid, x.To == forever})
 		}
 	}
-	for p := (place{at: w.From}); len(s.others) < limit; { // those that began before
+	for p := (place{at: w.From}); len(out) < limit; { // those that began before
 		j.steps.room(maxChunk)
 		some := a.windows.before(p, w.From)
 		if len(some) == 0 {
@@ -116,7 +123,7 @@ func (j *Joiner) overlapping(a *activities, trace pcommon.TraceID, w gputimeline
 		}
 		p = some[0].place()
 	}
-	for p := (place{at: w.From}); len(s.others) < limit; { // those that began within
+	for p := (place{at: w.From}); len(out) < limit; { // those that began within
 		j.steps.room(maxChunk)
 		some := a.windows.from(p)
 		if len(some) == 0 {
@@ -125,13 +132,14 @@ func (j *Joiner) overlapping(a *activities, trace pcommon.TraceID, w gputimeline
 		j.steps.count(len(some))
 		for _, x := range some {
 			if x.From > w.To {
-				return
+				return out
 			}
 			add(x)
 		}
 		last := some[len(some)-1].place()
 		p = place{last.at, last.seq + 1}
 	}
+	return out
 }
 
 // userAt is a trace that used a GPU at some time.
