@@ -28,10 +28,10 @@ func (c *Curve) cellAt(at int64) int {
 func square(v float64) float64 { return v * v }
 
 // Variance is that of the energy of an interval, in J², from what is not known of its edges
-// and of the counter. late is by how much the interval's own edges may be late, in s.
-func (c *Curve) Variance(w Interval, late float64) float64 {
-	from, before := c.edge(w.From, -1, late)
-	to, after := c.edge(w.To, 1, late)
+// and of the counter. late is by how much the interval's own edges may be late, in ns.
+func (c *Curve) Variance(w Interval, late Lateness) float64 {
+	from, before := c.edge(w.From, -1, late.From)
+	to, after := c.edge(w.To, 1, late.To)
 	// What the energy would be if the counter were as late as it can be.
 	sum := from + to + square(unknownLag*(after-before))
 	first, last := c.cellAt(w.From), min(c.cellAt(w.To), len(c.cells)-1)
@@ -69,13 +69,16 @@ func (c *Curve) scatter(first, last int) float64 {
 	return scatter
 }
 
+// Lateness is by how much the edges of an interval may be late, in ns.
+type Lateness struct{ From, To int64 }
+
 // unknownLag is the deviation of what an unknown lag makes of an energy, as a part of what
 // the longest lag makes of it: an interval of 90 % reaches 1.35 times as far.
 const unknownLag = 1.35 / 1.65
 
 // edge is the variance that one edge of an interval adds, and how much energy a counter that
 // is as late as it can be shows after it, in J; side is 1 for its end.
-func (c *Curve) edge(at int64, side int, late float64) (sum, delayed float64) {
+func (c *Curve) edge(at int64, side int, late int64) (sum, delayed float64) {
 	i := c.cellAt(at)
 	if i == len(c.cells) {
 		return 0, 0
@@ -84,8 +87,11 @@ func (c *Curve) edge(at int64, side int, late float64) (sum, delayed float64) {
 	rate := func(i int) float64 { return c.cells[min(max(i, 0), len(c.cells)-1)].rate() }
 	before, after := rate(i-1), rate(i+1)
 	step := math.Abs(after - before)
-	// Where the edge itself lies: anywhere from its time to late before it.
-	sum = square(late / 2 * uniform * max(before, x.rate(), after))
+	// The edge itself lies anywhere within its lateness before its time.
+	if late > 0 {
+		moved, _ := c.total.Rise(Interval{at - late, at})
+		sum = square(uniform * moved)
+	}
 	if c.Method == MethodAverage {
 		return sum + square(float64(averageWindow)/1e9/4*max(step, c.swing(at))), 0
 	}

@@ -38,6 +38,9 @@ const (
 	// EventExecutionStarted is the log record of a prompt that began to run. Its trace
 	// arrives when the prompt has ended.
 	EventExecutionStarted = "comfyui.execution.started"
+	// EventExecutionRemote is the log record of a prompt that runs elsewhere from then on, and
+	// uses no GPU, or is back: it says which in Remote.
+	EventExecutionRemote = "comfyui.execution.remote"
 	// EventSpanXID is the span event of an XID that came while the span ran.
 	EventSpanXID = "gpu.xid"
 )

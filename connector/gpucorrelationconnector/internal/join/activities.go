@@ -63,6 +63,7 @@ type activities struct {
 	windows ordered[*window]
 	last    int64 // the end of the last that ended
 	dropped bool  // nobody asks for them any more
+	opened  int   // windows of those that have not ended
 }
 
 func newActivities() *activities {
@@ -144,9 +145,30 @@ func (r *recollection) begin(a *activities, trace pcommon.TraceID, pid int64, sp
 	w := gputimeline.Interval{From: from, To: forever}
 	x := &activity{trace: trace, pid: pid, on: a, spans: []spanInterval{{Interval: w, id: span}}, touched: now}
 	a.insert(x, 0, w, r.next())
+	a.opened++
 	x.place = r.open.PushBack(x)
 	a.open[trace] = x
 	return true
+}
+
+// leave notes that a trace that has not ended runs elsewhere from a time on, or that it is
+// back.
+func (r *recollection) leave(a *activities, trace pcommon.TraceID, at int64, gone bool) {
+	x := a.open[trace]
+	if x == nil {
+		return
+	}
+	n := len(x.windows)
+	last := x.windows[n-1].Interval
+	switch {
+	case gone == (last.To != forever) || at < last.From || !gone && at < last.To || n == maxWindows:
+	case gone:
+		a.remove(x, n-1, n)
+		a.insert(x, n-1, gputimeline.Interval{From: last.From, To: at}, r.next())
+	default:
+		a.insert(x, n, gputimeline.Interval{From: at, To: forever}, r.next())
+		a.opened++
+	}
 }
 
 // close forgets that a trace began.
@@ -155,6 +177,7 @@ func (r *recollection) close(a *activities, trace pcommon.TraceID) {
 	if x == nil {
 		return
 	}
+	a.opened -= len(x.windows)
 	a.remove(x, 0, len(x.windows))
 	delete(a.open, trace)
 	r.open.Remove(x.place)
@@ -225,7 +248,7 @@ func (r *recollection) forget(x *activity) {
 // drop forgets all activities of a GPU. They are found in the memory until they would
 // have been forgotten anyway, with nothing that can be reached from elsewhere.
 func (r *recollection) drop(a *activities) {
-	r.windows -= a.windows.n - len(a.open)
+	r.windows -= a.windows.n - a.opened
 	a.dropped = true
 }
 

@@ -37,7 +37,7 @@ const maxSpanXIDs = 16
 
 // billOf adds up what a GPU did in the intervals of a span, which are within those of the
 // view; pid is that of the span's process, 0 if it is not known.
-func billOf(g *view, intervals []gputimeline.Interval, pid int64, late lateness, settings *EnergySettings) *bill {
+func billOf(g *view, intervals []gputimeline.Interval, pid int64, late gputimeline.Lateness, settings *EnergySettings) *bill {
 	b := &bill{concurrent: 1, simulated: g.Simulated}
 	b.countSamples(g, intervals)
 	b.addMemory(g, intervals, pid)

@@ -140,14 +140,14 @@ func (b *billing) sum(u *use) *sum {
 	if s == nil {
 		s = &sum{outcome: None, reason: ReasonLimit}
 		if !u.rolled.excess {
-			s = b.add(u.rolled.gpus, u.pid, u.rolled.coarse, 0)
+			s = b.add(u.rolled.gpus, u.pid, u.rolled.coarse, gputimeline.Lateness{})
 		}
 		b.sums[key] = s
 	}
 	return s
 }
 
-func (b *billing) add(gpus []gpuWindows, pid int64, coarse bool, late lateness) *sum {
+func (b *billing) add(gpus []gpuWindows, pid int64, coarse bool, late gputimeline.Lateness) *sum {
 	s := &sum{outcome: Measured}
 	for _, g := range gpus {
 		v := b.views[g.gpu]

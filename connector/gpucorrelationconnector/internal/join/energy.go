@@ -82,11 +82,8 @@ const (
 	reasonNoRest = "no_rest" // the GPU was never seen without work
 )
 
-// lateness is by how much the edges of a span may be late, in s.
-type lateness float64
-
 // energyOf adds up the energy of windows.
-func energyOf(v *view, intervals []gputimeline.Interval, late lateness, s *EnergySettings) energyBill {
+func energyOf(v *view, intervals []gputimeline.Interval, late gputimeline.Lateness, s *EnergySettings) energyBill {
 	b := energyBill{division: divisionAlone}
 	if v.curve == nil {
 		if gpuname.IsMIG(v.ID) {
@@ -126,7 +123,7 @@ func energyOf(v *view, intervals []gputimeline.Interval, late lateness, s *Energ
 				part = 1
 			}
 		}
-		variance += v.curve.Variance(w, float64(late)) * part * part
+		variance += v.curve.Variance(w, late) * part * part
 	}
 	if known == 0 && v.length(intervals) > 0 {
 		return b

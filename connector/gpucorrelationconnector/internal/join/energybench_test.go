@@ -204,3 +204,47 @@ func TestEnergyIsAsTrueAsTheCounterAllows(t *testing.T) {
 		})
 	}
 }
+
+// nodeWorks are queued works of two or three nodes, of different power.
+func nodeWorks(n int, random *rand.Rand) (works []gpumodel.Work, nodes [][]gpumodel.Node, end time.Duration) {
+	works, end = queuedWorks(n, random)
+	for i := range works {
+		w := &works[i]
+		w.Spread = 0.3
+		k := 1 + random.IntN(2)
+		length := (w.To - w.From) / int64(k+1)
+		edges := []int64{w.From}
+		for e := 1; e <= k; e++ {
+			edges = append(edges, w.From+int64(e)*length+random.Int64N(int64(millis(100)))-int64(millis(50)))
+		}
+		w.Phases = edges[1:]
+		edges = append(edges, w.To)
+		var all []gpumodel.Node
+		for e := range edges[1:] {
+			all = append(all, gpumodel.Node{From: edges[e], To: edges[e+1]})
+		}
+		nodes = append(nodes, all)
+	}
+	return works, nodes, end
+}
+
+func TestEnergyOfNodesWhoseEdgesAreLateIsWithinItsUncertainty(t *testing.T) {
+	t.Parallel()
+	random := rand.New(rand.NewPCG(seedOf(t), 300))
+	works, nodes, end := nodeWorks(energySpans/2, random)
+	run := gpumodel.NewRun(gpumodel.Usual(), works, 1, end, random)
+	s := &energySim{
+		run: run, model: counterKinds[2].model, pace: gpumodel.UsualPace(), joiner: newEnergyJoiner(nil), random: random,
+		nodes: nodes, late: millis(150),
+	}
+	var e errorsOf
+	for _, r := range s.simulate() {
+		if r.node < 0 {
+			continue
+		}
+		n := nodes[r.work][r.node]
+		truth, _ := run.Truth(r.work, n.From, n.To)
+		e.add(r.energy, truth, r.uncertainty)
+	}
+	e.check(t, "nodes_150ms_late", limit{}, false)
+}

@@ -138,6 +138,16 @@ func (s *energySim) started(work int) plog.Logs {
 	return ld
 }
 
+// remote is the record that a work runs elsewhere, or is back.
+func (s *energySim) remote(work int, at int64, gone bool) plog.Logs {
+	ld := s.started(work)
+	r := ld.ResourceLogs().At(0).ScopeLogs().At(0).LogRecords().At(0)
+	r.SetEventName(semconv.EventExecutionRemote)
+	r.SetTimestamp(simTime(at))
+	r.Attributes().PutBool(semconv.Remote, gone)
+	return ld
+}
+
 func (s *energySim) trace(work int) ptrace.Traces {
 	w := &s.run.Works[work]
 	td := ptrace.NewTraces()
@@ -184,7 +194,7 @@ func (s *energySim) trace(work int) ptrace.Traces {
 // simEvent is what reaches the joiner at a time.
 type simEvent struct {
 	at         int64
-	kind, work int // kind 0 begins a work, 1 ends it, 2 is a reading
+	kind, work int // kind 0 begins a work, 1 ends it, 2 is a reading, 3 is a work that is back from elsewhere
 }
 
 // simulate feeds the joiner and returns what it said of every span.
@@ -193,6 +203,11 @@ func (s *energySim) simulate() (all []reported) {
 	delay := func() int64 { return int64(2+s.random.IntN(6)) * int64(time.Millisecond) }
 	for i := range s.run.Works {
 		events = append(events, simEvent{s.run.Works[i].From + delay(), 0, i}, simEvent{s.run.Works[i].To + delay(), 1, i})
+	}
+	for i := range s.run.Works {
+		if w := &s.run.Works[i]; w.Remote > 0 {
+			events = append(events, simEvent{w.From + w.Remote.Nanoseconds() + delay(), 3, i})
+		}
 	}
 	for _, at := range s.pace.Reads(s.run.Works, s.run.End, s.random) {
 		events = append(events, simEvent{at, 2, 0})
@@ -205,8 +220,14 @@ func (s *energySim) simulate() (all []reported) {
 		switch e.kind {
 		case 0:
 			s.joiner.AddLogs(s.started(e.work), now)
+			if w := &s.run.Works[e.work]; w.Remote > 0 {
+				s.joiner.AddLogs(s.remote(e.work, w.From, true), now)
+			}
 		case 1:
 			s.joiner.AddTraces(s.trace(e.work), now)
+		case 3:
+			w := &s.run.Works[e.work]
+			s.joiner.AddLogs(s.remote(e.work, w.From+w.Remote.Nanoseconds(), false), now)
 		case 2:
 			s.joiner.AddMetrics(s.read(meter, uses, e.at))
 			s.joiner.Expire(now)

@@ -82,7 +82,7 @@ func (s *Settings) newPiece(td ptrace.Traces, now time.Time) *piece {
 					gpu = resourceGPU
 				}
 				if _, ok := span.Attributes().Get(semconv.NodeID); ok {
-					u.late = nodeLateness
+					u.node = true
 				}
 				if gpu != "" {
 					u.named, u.part = true, parts.of(gpu, host)
@@ -103,6 +103,7 @@ func (s *Settings) newPiece(td ptrace.Traces, now time.Time) *piece {
 	}
 	inherit(p.uses)
 	leaveOut(p.uses)
+	findLate(p.uses)
 	p.collect()
 	return p
 }

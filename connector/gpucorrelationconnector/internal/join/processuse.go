@@ -18,9 +18,11 @@ const (
 	maxUseAge = int64(2500 * time.Millisecond)
 	// maxUseSamples bounds the samples of the processes' use that one window is divided by.
 	maxUseSamples = 1024
-	// boundaryDoubt is the deviation of where a sample begins and ends, in s: the driver
-	// makes one each sixth of a second.
-	boundaryDoubt = 0.1
+	// useAge is how old the last of the driver's samples is on average when the processes'
+	// use is read, in ns: it makes one each sixth of a second.
+	useAge = int64(time.Second) / 12
+	// boundaryDoubt is the deviation of where a reading begins and ends, in s.
+	boundaryDoubt = 0.2
 )
 
 // uses is what the processes on a GPU used of it around a window of a trace.
@@ -28,6 +30,8 @@ type uses struct {
 	pid     int64      // of the trace
 	others  []otherUse // within the window
 	samples []useSample
+	// busy is the use of the whole GPU.
+	busy *gputimeline.Stream
 	// processes are the processes of which the driver reports the use.
 	processes map[int64]bool
 }
@@ -36,9 +40,6 @@ type uses struct {
 type useSample struct {
 	gputimeline.Interval // that it is of
 	by                   map[int64]used
-	// open is true if a trace ran in it that has not ended: which part of its time it used
-	// the GPU is not known yet.
-	open bool
 }
 
 // used is what a process used in the time of a sample, and how long it ran in it without
@@ -48,18 +49,14 @@ type used struct{ seconds, alone, shared float64 }
 // uses finds what the processes used; around are the times that others used just before and
 // after the window.
 func (v *view) uses(pid int64, own gputimeline.Interval, others, around []otherUse) *uses {
-	u := &uses{pid: pid, others: others, processes: map[int64]bool{}}
+	u := &uses{pid: pid, others: others, busy: &v.Utilization, processes: map[int64]bool{}}
 	if len(others) == 0 || len(v.ProcessUse) == 0 {
 		return u
 	}
 	ran := map[int64][]gputimeline.Interval{pid: {own}}
-	var open []otherUse
 	for _, some := range [][]otherUse{others, around} {
 		for _, o := range some {
 			ran[o.pid] = append(ran[o.pid], o.Interval)
-			if o.open {
-				open = append(open, o)
-			}
 		}
 	}
 	for p := range ran {
@@ -68,12 +65,12 @@ func (v *view) uses(pid int64, own gputimeline.Interval, others, around []otherU
 	for p := range v.ProcessUse {
 		u.processes[p] = p != 0
 	}
-	u.find(v, ran, open)
+	u.find(v, ran)
 	return u
 }
 
 // find makes the samples from the readings of all processes, which are read together.
-func (u *uses) find(v *view, ran map[int64][]gputimeline.Interval, open []otherUse) {
+func (u *uses) find(v *view, ran map[int64][]gputimeline.Interval) {
 	values := map[int64]map[int64]float64{}
 	for p, s := range v.ProcessUse {
 		for _, q := range s.Points {
@@ -90,6 +87,7 @@ func (u *uses) find(v *view, ran map[int64][]gputimeline.Interval, open []otherU
 		if i > 0 {
 			s.From = max(times[i-1], at-maxUseAge)
 		}
+		s.From, s.To = s.From-useAge, s.To-useAge
 		active := map[int64][]gputimeline.Interval{} // who used the GPU at all
 		for p := range ran {
 			if values[at][p] >= minUse {
@@ -106,7 +104,6 @@ func (u *uses) find(v *view, ran map[int64][]gputimeline.Interval, open []otherU
 			shared := common(active[p], gputimeline.Union(others))
 			s.by[p] = used{values[at][p] * float64(s.Length()) / 1e9, seconds(active[p]) - shared, shared}
 		}
-		s.open = slices.ContainsFunc(open, func(o otherUse) bool { return o.From < s.To && values[at][o.pid] >= minUse })
 		u.samples = append(u.samples, s)
 	}
 }
@@ -153,47 +150,40 @@ func (u *uses) turns(w gputimeline.Interval) (all []int64) {
 	return all
 }
 
-// near are the samples around a time that say how to divide it.
-func (u *uses) near(at int64) (all []*useSample) {
+// near are the samples around a time.
+func (u *uses) near(at int64) []useSample {
 	from, _ := slices.BinarySearchFunc(u.samples, at-maxUseAge, func(s useSample, at int64) int { return int(min(max(s.To-at, -1), 1)) })
-	for i := from; i < len(u.samples) && u.samples[i].From < at+maxUseAge; i++ {
-		s := &u.samples[i]
-		if s.open && s.holds(at) { // on average over its time, whoever runs
-			return []*useSample{s}
-		}
-		if !s.open {
-			all = append(all, s)
-		}
+	to := from
+	for to < len(u.samples) && u.samples[to].From < at+maxUseAge {
+		to++
 	}
-	return all
+	return u.samples[from:to]
 }
 
 func (s *useSample) holds(at int64) bool { return s.From <= at && at < s.To }
 
 // rate is what a process used of the GPU while others did, as a share of the time, and how
-// long that was in the samples, in s; 0 if it did not use the GPU at a time, and not known
-// if the driver says nothing of it. A process uses more where it is alone, so that both
+// long it ran alone and with others in the samples, in s; 0 if it did not use the GPU at a
+// time, and not known if the driver says nothing of it. A process uses more where it is alone, so that both
 // rates are fitted to the samples; where these do not tell them apart they are the same.
-func (u *uses) rate(pid int64, at int64, near []*useSample) (rate, shared float64, known bool) {
+func (u *uses) rate(pid int64, at int64, near []useSample) (rate float64, ran used, known bool) {
 	if !u.processes[pid] {
-		return 0, 0, false
+		return 0, ran, false
 	}
-	const alike = 0.01 // s², by which equal rates are preferred
+	const alike = 0.05 // s², by which equal rates are preferred: the variance of a sample beside that of the difference
 	a, b, c, x, y := alike, alike, -alike, 0.0, 0.0
-	for _, s := range near {
+	for i := range near {
+		s := &near[i]
 		p := s.by[pid]
-		if s.open {
-			return p.seconds * 1e9 / float64(s.Length()), p.shared, true
-		}
 		if s.holds(at) && p.seconds == 0 {
-			return 0, 0, true
+			return 0, ran, true
 		}
 		a, b, c = a+p.alone*p.alone, b+p.shared*p.shared, c+p.alone*p.shared
 		x, y = x+p.seconds*p.alone, y+p.seconds*p.shared
-		shared += p.shared
+		ran.alone, ran.shared = ran.alone+p.alone, ran.shared+p.shared
 	}
-	if shared == 0 {
-		return 0, 0, true
+	if ran.shared == 0 {
+		return 0, ran, true
 	}
-	return min(max((a*y-c*x)/(a*b-c*c), minUse), 1), shared, true
+	return min(max((a*y-c*x)/(a*b-c*c), minUse), 1), ran, true
 }

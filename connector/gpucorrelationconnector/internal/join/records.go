@@ -64,7 +64,7 @@ func (j *Joiner) AddLogs(ld plog.Logs, now time.Time) {
 // addRecord reports whether it moved the record, or consumed it.
 func (j *Joiner) addRecord(rl plog.ResourceLogs, sl plog.ScopeLogs, r plog.LogRecord, now time.Time) bool {
 	id := pdataread.Text(r.Attributes(), semconv.GPUID)
-	started := r.EventName() == semconv.EventExecutionStarted
+	started := r.EventName() == semconv.EventExecutionStarted || r.EventName() == semconv.EventExecutionRemote
 	if id == "" || !started && (!strings.HasPrefix(r.EventName(), semconv.GPUEventPrefix) || !r.TraceID().IsEmpty()) {
 		return started // without a GPU it is of no use
 	}
@@ -75,6 +75,11 @@ func (j *Joiner) addRecord(rl plog.ResourceLogs, sl plog.ScopeLogs, r plog.LogRe
 	g := j.gpuOf(id)
 	if g == nil {
 		return started
+	}
+	if r.EventName() == semconv.EventExecutionRemote {
+		j.steps.count(maxWindows)
+		j.memory.leave(g.active, r.TraceID(), at, pdataread.True(r.Attributes(), semconv.Remote))
+		return true
 	}
 	if started {
 		pid := int64(0)

@@ -2,11 +2,32 @@
 
 package join
 
-import "github.com/otelcol-gpu/otelcol-gpu/internal/gputimeline"
+import (
+	"time"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/gputimeline"
+)
 
 // nodeLateness is by how much ComfyUI's messages may be late that a node begins or has
-// ended, in s.
-const nodeLateness lateness = 0.15
+// ended, in ns.
+const nodeLateness = int64(150 * time.Millisecond)
+
+// findLate finds which edges of nodes may be late: those that are not of the span above.
+func findLate(uses []use) {
+	for i := range uses {
+		u := &uses[i]
+		if !u.node || u.parent < 0 {
+			continue
+		}
+		above := &uses[u.parent]
+		if u.interval.From > above.interval.From {
+			u.late.From = nodeLateness
+		}
+		if u.interval.To < above.interval.To {
+			u.late.To = nodeLateness
+		}
+	}
+}
 
 // maxAbove bounds the spans above one that runs elsewhere from which it is left out.
 const maxAbove = 16

@@ -102,21 +102,33 @@ func (r *running) byUse(part gputimeline.Interval, u *uses) (s share, ok bool) {
 	for _, o := range r.open {
 		count[o.pid]++
 	}
-	all, own, users, seconds := 0.0, 0.0, 0, math.Inf(1)
+	rates, users, apart := map[int64]float64{}, 0, 0.0
+	widest, alone := int64(0), 0.0
 	for pid, n := range count {
-		rate, shared, known := u.rate(pid, at, near)
+		rate, ran, known := u.rate(pid, at, near)
 		if !known {
 			return s, false
 		}
-		if pid == u.pid {
-			own = rate
-		}
-		if rate > 0 {
-			all += rate
+		if rates[pid] = rate; rate > 0 {
 			users += n
-			seconds = min(seconds, shared)
+			apart = max(apart, boundaryDoubt*ran.alone/(ran.alone+ran.shared)/max(ran.shared, boundaryDoubt))
+			if ran.alone > max(alone, ran.shared) {
+				widest, alone = pid, ran.alone
+			}
 		}
 	}
+	all := 0.0
+	for _, rate := range rates {
+		all += rate
+	}
+	// Who mostly ran alone is known the least: it used what the others left of the GPU.
+	if busy, seen := u.busy.HeldIntegral(part); alone > 0 && seen > 0 {
+		left := busy/(float64(seen)/1e9) - (all - rates[widest])
+		all -= rates[widest]
+		rates[widest] = min(max(left, minUse), 1)
+		all += rates[widest]
+	}
+	own := rates[u.pid]
 	switch {
 	case users == 0:
 		return s, false
@@ -126,6 +138,6 @@ func (r *running) byUse(part gputimeline.Interval, u *uses) (s share, ok bool) {
 		return share{Interval: part, n: 1, weight: 1, division: divisionAlone}, true
 	}
 	w := own / all / float64(count[u.pid])
-	doubt := math.Hypot(w*(1-w)*(likeDoubt+boundaryDoubt/max(seconds, boundaryDoubt)), unlikeDoubt*(w-1/float64(users)))
+	doubt := math.Hypot(w*(1-w)*(likeDoubt+apart), unlikeDoubt*(w-1/float64(users)))
 	return share{Interval: part, n: users, weight: w, doubt: doubt, division: divisionUtilization}, true
 }

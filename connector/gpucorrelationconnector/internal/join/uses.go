@@ -25,9 +25,10 @@ type use struct {
 	// parts are the times within the interval in which it used the GPU, if that is not all
 	// of it: what it did elsewhere is left out.
 	parts  []gputimeline.Interval
-	remote bool     // it ran elsewhere, and used no GPU
-	late   lateness // of its edges
-	offset int64    // of its host's clock, in ns
+	remote bool                 // it ran elsewhere, and used no GPU
+	late   gputimeline.Lateness // of its edges
+	node   bool                 // of a workflow
+	offset int64                // of its host's clock, in ns
 	// rolled is what lies below a span that has no GPU; nil if that is nothing.
 	rolled *rolled
 	reason string // why it can have no figures

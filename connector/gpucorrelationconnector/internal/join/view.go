@@ -96,8 +96,7 @@ type scratch struct {
 // otherUse is a time in which another trace used a GPU.
 type otherUse struct {
 	gputimeline.Interval
-	pid  int64
-	open bool // it has not ended
+	pid int64
 }
 
 // overlapping appends what other traces used of a time, up to a number of windows of
@@ -108,7 +107,7 @@ func (j *Joiner) overlapping(out []otherUse, a *activities, trace pcommon.TraceI
 	defer j.steps.unlock()
 	add := func(x *window) {
 		if c, ok := w.Clip(x.Interval); ok && c.Length() > 0 && x.of.trace != trace && len(out) < limit {
-			out = append(out, otherUse{c, x.of.pid, x.To == forever})
+			out = append(out, otherUse{c, x.of.pid})
 		}
 	}
 	for p := (place{at: w.From}); len(out) < limit; { // those that began before
