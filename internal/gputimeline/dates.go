@@ -41,6 +41,16 @@ func (d *dater) read(at int64, value float64) {
 	}
 }
 
+// late adds a read that is older than others: its value is taken to be of its own time, if
+// nobody has asked for that yet.
+func (d *dater) late(at int64, value float64) {
+	i := d.search(at)
+	if at <= d.frozen || i < len(d.dates) && d.dates[i].at == at {
+		return
+	}
+	d.dates = slices.Insert(d.dates, i, dated{at: at, value: value, after: at, by: at, doubt: int64(d.interval / 2)})
+}
+
 // shortDoubt is what part of a read interval the date of a refresh may be off by if the
 // period is shorter than that interval: the mean age of a refresh if the period is anything
 // up to the interval.

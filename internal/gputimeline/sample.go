@@ -152,14 +152,24 @@ func keyed[K comparable](all map[K]*Stream, key K, limit int, sparse bool) *Stre
 	return s
 }
 
-// learn updates what is learned from samples that come in the order of time.
-func (t *Timeline) learn(s *Sample) {
+// date finds out when the driver refreshed the quantity of a sample.
+func (t *Timeline) date(s *Sample, arrival Arrival, limit int) {
+	var d *dater
 	switch s.of {
 	case energy:
-		t.counter.read(s.At, s.Value)
+		d = &t.counter
 	case powerInstant:
-		t.power.read(s.At, s.Value)
+		d = &t.power
+	default:
+		return
 	}
+	switch arrival {
+	case InOrder:
+		d.read(s.At, s.Value)
+	case Late:
+		d.late(s.At, s.Value)
+	}
+	d.bound(limit)
 }
 
 // Add adds a sample. It returns the timeline that it changed, nil if it changed none, and
@@ -202,11 +212,7 @@ func (ts *Set) Add(s *Sample, counts *Counts) (changed *Timeline, evicted string
 	}
 	arrival := to.Put(s.At, s.Value)
 	counts.add(arrival)
-	if arrival == InOrder {
-		t.learn(s)
-		t.counter.bound(ts.limits.Samples)
-		t.power.bound(ts.limits.Samples)
-	}
+	t.date(s, arrival, ts.limits.Samples)
 	counts.Dropped += int64(to.bound(ts.limits.Samples))
 	t.arrived = s.At
 	if newest, ok := t.Pace.Newest(); !ok || s.At != newest {

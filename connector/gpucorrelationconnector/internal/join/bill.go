@@ -210,7 +210,7 @@ func (b *bill) add(other *bill) {
 	b.energy, b.marginal = sum(b.energy, other.energy), sum(b.marginal, other.marginal)
 	b.rest += other.rest
 	b.uncertainty = math.Hypot(b.uncertainty, other.uncertainty)
-	b.reason = cmp.Or(b.reason, other.reason)
+	b.reason, b.noRest = cmp.Or(b.reason, other.reason), b.noRest || other.noRest
 	b.division = coarser(b.division, other.division)
 	if other.method != b.method { // the one that says less
 		b.method = max(b.method, other.method)

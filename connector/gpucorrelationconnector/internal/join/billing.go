@@ -193,6 +193,8 @@ func (b *billing) doubt(v *view, intervals []gputimeline.Interval, part *bill) s
 		return reasonCoarse
 	case part.samples < 2:
 		return reasonFew
+	case part.energy != nil:
+		return part.energyBill.reason
 	}
 	return ""
 }

@@ -71,6 +71,7 @@ type energyBill struct {
 	method      string
 	division    string
 	reason      string // why it is absent or an estimate
+	noRest      bool   // marginal is absent because the power at rest is not known
 }
 
 // ninety is the half-width of a 90 % interval in standard deviations.
@@ -134,8 +135,8 @@ func energyOf(v *view, intervals []gputimeline.Interval, late gputimeline.Latene
 	b.uncertainty = ninety * math.Sqrt(variance+doubt*doubt) / gain
 	if restKnown {
 		b.marginal, b.rest = &marginal, watts
-	} else if b.reason == "" {
-		b.reason = reasonNoRest
+	} else {
+		b.noRest = true
 	}
 	return b
 }

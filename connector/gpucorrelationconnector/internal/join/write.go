@@ -68,6 +68,9 @@ func (b *energyBill) write(a pcommon.Map) {
 	if b.reason != "" {
 		a.PutStr("gpu.energy.reason", b.reason)
 	}
+	if b.noRest {
+		a.PutStr("gpu.energy.marginal.reason", reasonNoRest)
+	}
 	if b.energy == nil {
 		return
 	}
