@@ -38,6 +38,7 @@ type Timeline struct {
 
 	// counter and power date the refreshes of Energy and PowerInstant.
 	counter, power dater
+	agreement      agreement
 	// MaxWatts is the GPU's power limit; 0 if it is not known.
 	MaxWatts float64
 	// Model is the GPU's product name; empty if it is not known.

@@ -14,11 +14,11 @@ import (
 // EnergySettings say how energy is read and what it is compared with.
 type EnergySettings struct {
 	// Gain is the counter's energy divided by that of a meter at the wall or at the GPU's
-	// supply; figures are divided by it. 0 is 1, which nobody measured.
+	// supply; figures are divided by it. 1, and 0, is what nobody measured.
 	Gain float64
 	// RestPower is the power of a GPU on which nothing runs, in W; 0 if it is to be measured.
 	RestPower float64
-	// Calibrated are the counters that were measured, by hw.id.
+	// Calibrated are the counters that were measured, by hw.id or hw.model. It is not changed.
 	Calibrated map[string]Calibration
 }
 
@@ -37,7 +37,11 @@ const defaultMaxWatts = 1500
 
 func (s *EnergySettings) reading(t *gputimeline.Timeline) *gputimeline.Reading {
 	r := &gputimeline.Reading{MaxWatts: cmp.Or(t.MaxWatts, defaultMaxWatts)}
-	if c, ok := s.Calibrated[t.ID]; ok {
+	c, ok := s.Calibrated[t.ID]
+	if !ok && t.Model != "" {
+		c, ok = s.Calibrated[t.Model]
+	}
+	if ok {
 		r.Lag, r.Share, r.Calibrated = c.Lag, c.Share, true
 	}
 	return r
@@ -66,7 +70,7 @@ type energyBill struct {
 	energy      *float64 // J, divided among those that used the GPU
 	marginal    *float64 // J, the same without the power at rest
 	uncertainty float64  // J, half of an interval that holds the truth nine times of ten
-	gain        float64  // by which it was divided; 0 if none was measured
+	measured    bool     // the gain by which it was divided was
 	rest        float64  // W
 	method      string
 	division    string
@@ -131,7 +135,7 @@ func energyOf(v *view, intervals []gputimeline.Interval, late gputimeline.Latene
 	}
 	gain := cmp.Or(s.Gain, 1)
 	joules, marginal = joules/gain, marginal/gain
-	b.energy, b.gain = &joules, s.Gain
+	b.energy, b.measured = &joules, gain != 1
 	b.uncertainty = ninety * math.Sqrt(variance+doubt*doubt) / gain
 	if restKnown {
 		b.marginal, b.rest = &marginal, watts

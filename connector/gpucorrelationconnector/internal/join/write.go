@@ -77,7 +77,7 @@ func (b *energyBill) write(a pcommon.Map) {
 	a.PutDouble("gpu.energy.uncertainty", b.uncertainty)
 	a.PutStr("gpu.energy.method", b.method)
 	a.PutStr("gpu.energy.division", b.division)
-	if b.gain == 0 {
+	if !b.measured {
 		a.PutDouble("gpu.energy.gain.uncertainty", gainUncertainty)
 	}
 }
