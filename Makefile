@@ -113,6 +113,10 @@ bench-proxy: ## what the ComfyUI proxy adds: latency, throughput of previews, te
 bench-correlation: ## spans a second of the correlation, bytes per waiting span, memory over an hour in virtual time
 	@go test -timeout 10m -run '^$$' -bench . -benchtime 1x ./connector/gpucorrelationconnector/internal/join | $(FIGURES)
 
+.PHONY: bench-energy
+bench-energy: ## what spans are billed beside the power that simulated GPUs with every kind of energy counter drew, in virtual time: bias, error, coverage; ENERGY_SEED (a new one)
+	@ENERGY_SEED=$${ENERGY_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')} go test -count=1 -timeout 5m -run '^TestEnergy(IsAs|OfProc|OfNodes)' -v ./connector/gpucorrelationconnector/internal/join | grep --line-buffered -E '^figure|^energy seed|--- FAIL|FAIL|panic|_test.go'
+
 .PHONY: e2e-comfyui
 e2e-comfyui: build servers browser ## every recording of a real ComfyUI, the simulated ones and the web page through the built collector; prints figures
 	@go test -C e2e -count=1 -timeout 20m -run '^TestRecordings|^TestPromptsAre|^TestClients|^TestTheWebPage' -v . | grep --line-buffered -E '^figure|--- (FAIL|PASS): Test[A-Za-z]* |FAIL|panic|_test.go'

@@ -15,11 +15,11 @@ type agreement struct {
 
 const (
 	// agreementWindow is over what time they are compared, agreementInterval how often.
-	agreementWindow   = int64(40 * time.Second)
-	agreementInterval = int64(10 * time.Second)
+	agreementWindow   = int64(54 * time.Second)
+	agreementInterval = int64(2 * time.Second)
 	// maxDifference is the relative difference from which the two disagree: drivers of good
 	// GPUs differ by 3 %, of others by 10 % and more. They agree again below minDifference.
-	maxDifference, minDifference = 0.065, 0.05
+	maxDifference, minDifference = 0.07, 0.05
 )
 
 // Disagreement is by how much the counter differs from the power, relative to the power; 0

@@ -193,7 +193,7 @@ func (b *billing) doubt(v *view, intervals []gputimeline.Interval, part *bill) s
 		return reasonCoarse
 	case part.samples < 2:
 		return reasonFew
-	case part.energy != nil:
+	case part.energyBill.reason != reasonMIG:
 		return part.energyBill.reason
 	}
 	return ""

@@ -72,6 +72,7 @@ type energyBill struct {
 	uncertainty float64  // J, half of an interval that holds the truth nine times of ten
 	measured    bool     // the gain by which it was divided was
 	rest        float64  // W
+	restMemory  float64  // By, in use when that was measured
 	method      string
 	division    string
 	reason      string // why it is absent or an estimate
@@ -138,7 +139,7 @@ func energyOf(v *view, intervals []gputimeline.Interval, late gputimeline.Latene
 	b.energy, b.measured = &joules, gain != 1
 	b.uncertainty = ninety * math.Sqrt(variance+doubt*doubt) / gain
 	if restKnown {
-		b.marginal, b.rest = &marginal, watts
+		b.marginal, b.rest, b.restMemory = &marginal, watts, v.Rest.Memory()
 	} else {
 		b.noRest = true
 	}

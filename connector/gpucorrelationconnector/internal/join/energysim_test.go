@@ -34,6 +34,8 @@ type energySim struct {
 	// withUses reads the processes' use of the GPU.
 	withUses bool
 	gpu      string // its model
+	// phase is that of the counter's steps; 0 for one at random.
+	phase time.Duration
 	// corrupt changes a reading of the counter.
 	corrupt func(at int64, joules float64) float64
 }
@@ -213,7 +215,10 @@ func (s *energySim) simulate() (all []reported) {
 		events = append(events, simEvent{at, 2, 0})
 	}
 	slices.SortStableFunc(events, func(a, b simEvent) int { return int(min(max(a.at-b.at, -1), 1)) })
-	meter := gpumodel.NewMeter(s.model, s.run.Total, time.Duration(s.random.Int64N(int64(time.Second))))
+	if s.phase == 0 {
+		s.phase = time.Duration(s.random.Int64N(int64(time.Second)))
+	}
+	meter := gpumodel.NewMeter(s.model, s.run.Total, s.phase)
 	uses := &gpumodel.Uses{Run: s.run, Period: time.Second}
 	for _, e := range events {
 		now := gpuload.Epoch.Add(time.Duration(e.at))

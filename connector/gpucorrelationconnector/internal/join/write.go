@@ -40,6 +40,9 @@ func (b *bill) write(a pcommon.Map) {
 	b.energyBill.write(a)
 	if b.marginal != nil {
 		a.PutDouble("gpu.power.rest", b.rest)
+		if b.restMemory > 0 {
+			a.PutInt("gpu.power.rest.memory", int64(b.restMemory))
+		}
 	}
 	a.PutDouble("gpu.time", b.gpuTime)
 	whole("gpu.temperature.max", b.temperature)
