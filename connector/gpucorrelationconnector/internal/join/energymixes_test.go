@@ -114,7 +114,7 @@ func TestEnergyOfProcessesThatShareAGPUIsDividedByTheirUse(t *testing.T) {
 		t.Run(m.name, func(t *testing.T) {
 			t.Parallel()
 			random := rand.New(rand.NewPCG(seed, uint64(100+i)))
-			works, end := m.works(energySpans, random)
+			works, end := m.works(energySpans(), random)
 			run := gpumodel.NewRun(gpumodel.Usual(), works, 2, end, random)
 			model := gpumodel.Model{Counter: gpumodel.Counter{Period: millis(100)}, Power: gpumodel.Power{Period: millis(100)}}
 			whole, above := billsOfMix(t, run, model, true, rand.New(rand.NewPCG(seed, uint64(200+i))))
@@ -124,7 +124,10 @@ func TestEnergyOfProcessesThatShareAGPUIsDividedByTheirUse(t *testing.T) {
 				name      string
 				got, even *errorsOf
 			}{{m.name, &whole, &evenWhole}, {m.name + ".marginal", &above, &evenAbove}} {
-				assert.GreaterOrEqual(t, c.got.n, energySpans, "spans of %s", c.name)
+				assert.GreaterOrEqual(t, c.got.n, energySpans(), "spans of %s", c.name)
+				if raced {
+					continue
+				}
 				figure.Print("energy."+c.name+".spans", float64(c.got.n), "spans")
 				figure.AtMost("energy."+c.name+".bias", math.Abs(c.got.bias()), "%", 1)
 				assert.LessOrEqual(t, math.Abs(c.got.bias()), 1.0, "bias of %s in percent", c.name)
@@ -137,6 +140,9 @@ func TestEnergyOfProcessesThatShareAGPUIsDividedByTheirUse(t *testing.T) {
 				assert.LessOrEqual(t, c.got.mean(), c.even.mean()/2, "mean error of %s beside half of an even division's, in percent", c.name)
 			}
 			whole.checkUncertainty(t, m.name)
+			if raced {
+				return
+			}
 			figure.Print("energy."+m.name+".coverage_without_use", 100*blind.coverage(), "%")
 			assert.GreaterOrEqual(t, blind.coverage(), minCoverage, "coverage of %s where the driver does not say what each process used", m.name)
 		})
