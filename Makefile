@@ -57,9 +57,10 @@ $(BINARY): _build/main.go $(PRODUCT_FILES)
 test: setup browser build servers validate unit e2e ## all set-up, then every test
 
 .PHONY: unit
-unit: ## unit tests, with the race detector; the nvml receiver also without it, for its allocations, and without cgo
+unit: ## unit tests, with the race detector; without it the nvml receiver, for its allocations, and the benchmark of energy, whole
 	@for m in $(filter-out e2e,$(MODULES)); do echo "unit tests of $$m"; go test -C $$m -race -timeout 5m ./... || exit 1; done
 	go test -timeout 5m ./receiver/nvmlreceiver
+	go test -timeout 5m -run '^Test(Energy|BillsOf|ACounterThat)' ./connector/gpucorrelationconnector/internal/join
 	CGO_ENABLED=0 go test -timeout 5m ./receiver/nvmlreceiver/...
 
 .PHONY: e2e
@@ -112,6 +113,10 @@ bench-proxy: ## what the ComfyUI proxy adds: latency, throughput of previews, te
 .PHONY: bench-correlation
 bench-correlation: ## spans a second of the correlation, bytes per waiting span, memory over an hour in virtual time
 	@go test -timeout 10m -run '^$$' -bench . -benchtime 1x ./connector/gpucorrelationconnector/internal/join | $(FIGURES)
+
+.PHONY: bench-energy
+bench-energy: ## what spans are billed beside the power that simulated GPUs with every kind of energy counter drew, in virtual time: bias, error, coverage; ENERGY_SEED (a new one)
+	@ENERGY_SEED=$${ENERGY_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')} go test -count=1 -timeout 5m -run '^TestEnergy(IsAs|OfProc|OfNodes)' -v ./connector/gpucorrelationconnector/internal/join | grep --line-buffered -E '^figure|^energy seed|--- FAIL|FAIL|panic|_test.go'
 
 .PHONY: e2e-comfyui
 e2e-comfyui: build servers browser ## every recording of a real ComfyUI, the simulated ones and the web page through the built collector; prints figures

@@ -15,6 +15,10 @@ const (
 	GPUID = "hw.id"
 	// GPUName is a GPU by its NVML index, such as gpu0; a MIG device's is gpu0/mig0.
 	GPUName = "hw.name"
+	// Remote is true on spans of nodes that run elsewhere and use no GPU.
+	Remote = "comfyui.node.remote"
+	// NodeID is a node of a workflow.
+	NodeID = "comfyui.node.id"
 	// Simulated is true on all telemetry that comes from the NVML test library.
 	Simulated = "gpu.simulated"
 	// MemoryActivePeak is the largest memory that tensors were seen to use while a prompt
@@ -43,6 +47,9 @@ const (
 	// EventExecutionStarted is the log record of a prompt that began to run. Its trace
 	// arrives when the prompt has ended.
 	EventExecutionStarted = "comfyui.execution.started"
+	// EventExecutionRemote is the log record of a prompt that runs elsewhere from then on, and
+	// uses no GPU, or is back: it says which in Remote.
+	EventExecutionRemote = "comfyui.execution.remote"
 	// EventSpanXID is the span event of an XID that came while the span ran.
 	EventSpanXID = "gpu.xid"
 )

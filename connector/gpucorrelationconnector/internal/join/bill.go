@@ -4,6 +4,7 @@ package join
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"time"
 
@@ -16,13 +17,11 @@ type bill struct {
 	memoryBill
 	meanUtilization *float64 // 1, divided among those that shared the GPU
 	peakUtilization *float64 // 1, the GPU's
-	energy          *float64 // J, divided among those that shared the GPU
-	marginal        *float64 // J, the same without the power at rest
-	rest            float64  // W
-	temperature     *float64 // Cel, the highest
-	gpuTime         float64  // s of the GPU, divided among those that shared it
-	throttle        map[string]float64
-	xids            []xidEvent
+	energyBill
+	temperature *float64 // Cel, the highest
+	gpuTime     float64  // s of the GPU, divided among those that shared it
+	throttle    map[string]float64
+	xids        []xidEvent
 
 	simulated  bool
 	samples    int           // within the time
@@ -37,11 +36,12 @@ const maxSpanXIDs = 16
 
 // billOf adds up what a GPU did in the intervals of a span, which are within those of the
 // view; pid is that of the span's process, 0 if it is not known.
-func billOf(g *view, intervals []gputimeline.Interval, pid int64) *bill {
+func billOf(g *view, intervals []gputimeline.Interval, pid int64, late gputimeline.Lateness, settings *EnergySettings) *bill {
 	b := &bill{concurrent: 1, simulated: g.Simulated}
 	b.countSamples(g, intervals)
 	b.addLoad(g, intervals)
 	b.addMemory(g, intervals, pid)
+	b.energyBill = energyOf(g, intervals, late, settings)
 	b.addTemperature(g, intervals)
 	b.addThrottling(g, intervals)
 	for _, x := range g.xids {
@@ -95,28 +95,29 @@ func larger(a *float64, v float64) *float64 {
 	return &v
 }
 
-// addLoad adds up energy and utilisation, each part divided by those that shared it.
+// sharesWithin are the shares that have a part of a window of the view.
+func (v *view) sharesWithin(w gputimeline.Interval) []share {
+	first, _ := slices.BinarySearchFunc(v.shares, w.From, func(s share, from int64) int { return cmp.Compare(s.To, from) })
+	end := first
+	for end < len(v.shares) && v.shares[end].From <= w.To {
+		end++
+	}
+	return v.shares[first:end]
+}
+
+// addLoad adds up utilisation and time, each part divided by those that shared it.
 func (b *bill) addLoad(g *view, intervals []gputimeline.Interval) {
-	var joules, rest, busy float64
-	var joulesSeen, busySeen int64
-	watts, restKnown := g.Rest.Watts()
+	var busy float64
+	var busySeen int64
 	for _, w := range intervals {
-		first, _ := slices.BinarySearchFunc(g.shares, w.From, func(s share, from int64) int { return cmp.Compare(s.To, from) })
-		for _, s := range g.shares[first:] {
-			part, ok := w.Clip(s.Interval)
-			if !ok {
-				break // they are sorted
-			}
+		for _, s := range g.sharesWithin(w) {
+			part, _ := w.Clip(s.Interval)
 			n := float64(s.n)
 			b.gpuTime += float64(part.Length()) / 1e9 / n
 			if s.n > 1 && part.Length() > 0 {
 				b.shared += time.Duration(part.Length())
 				b.concurrent = max(b.concurrent, s.n)
 			}
-			j, seen := g.Joules(part)
-			joules += j / n
-			rest += watts * float64(seen) / 1e9 / n
-			joulesSeen += seen
 			u, seen := g.Utilization.HeldIntegral(part)
 			busy += u / n
 			busySeen += seen
@@ -124,13 +125,6 @@ func (b *bill) addLoad(g *view, intervals []gputimeline.Interval) {
 		// The value at a time is the average of the time before.
 		if v, ok := g.Utilization.Max(w); ok {
 			b.peakUtilization = larger(b.peakUtilization, v)
-		}
-	}
-	if joulesSeen > 0 || b.length == 0 && len(g.Energy.Points) > 0 {
-		b.energy = &joules
-		if restKnown {
-			marginal := max(joules-rest, 0)
-			b.marginal, b.rest = &marginal, watts
 		}
 	}
 	if busySeen > 0 {
@@ -171,6 +165,12 @@ func (b *bill) add(other *bill) {
 	b.addMemoryOf(&other.memoryBill)
 	b.energy, b.marginal = addIfBoth(b.energy, other.energy), addIfBoth(b.marginal, other.marginal)
 	b.rest += other.rest
+	b.uncertainty = math.Hypot(b.uncertainty, other.uncertainty)
+	b.reason, b.noRest = cmp.Or(b.reason, other.reason), b.noRest || other.noRest
+	b.division = coarser(b.division, other.division)
+	if other.method != b.method { // the one that says less
+		b.method = max(b.method, other.method)
+	}
 	b.gpuTime += other.gpuTime
 	if b.meanUtilization != nil && other.meanUtilization != nil && b.length+other.length > 0 {
 		mean := (*b.meanUtilization*float64(b.length) + *other.meanUtilization*float64(other.length)) / float64(b.length+other.length)

@@ -111,18 +111,20 @@ func (u *use) gpu() string {
 // view copies what each GPU of the trace did in the trace's time.
 func (b *billing) view() {
 	windows, pids := map[string][]gputimeline.Interval{}, map[int64]bool{}
+	process := map[string]int64{}
 	for i := range b.uses {
 		u := &b.uses[i]
 		if u.pid != 0 {
 			pids[u.pid] = true
 		}
 		if u.part != nil && u.why() == "" {
-			windows[u.part.gpu] = append(windows[u.part.gpu], u.interval)
+			windows[u.part.gpu] = append(windows[u.part.gpu], u.times()...)
+			process[u.part.gpu] = cmp.Or(process[u.part.gpu], u.pid)
 		}
 	}
 	for id, all := range windows {
 		united, _ := unite(all)
-		if v := b.Joiner.view(id, b.trace.trace, united, pids, b.scratch); v != nil {
+		if v := b.Joiner.view(id, b.trace.trace, process[id], united, pids, b.scratch); v != nil {
 			b.views[id] = v
 		}
 	}
@@ -131,28 +133,28 @@ func (b *billing) view() {
 // sum adds up what one span used of its GPUs.
 func (b *billing) sum(u *use) *sum {
 	if u.part != nil {
-		return b.add([]gpuWindows{{u.part.gpu, []gputimeline.Interval{u.interval}}}, u.pid, false)
+		return b.add([]gpuWindows{{u.part.gpu, u.times()}}, u.pid, false, u.late)
 	}
 	key := sumKey{u.rolled, u.pid}
 	s := b.sums[key]
 	if s == nil {
 		s = &sum{outcome: None, reason: ReasonLimit}
 		if !u.rolled.excess {
-			s = b.add(u.rolled.gpus, u.pid, u.rolled.coarse)
+			s = b.add(u.rolled.gpus, u.pid, u.rolled.coarse, gputimeline.Lateness{})
 		}
 		b.sums[key] = s
 	}
 	return s
 }
 
-func (b *billing) add(gpus []gpuWindows, pid int64, coarse bool) *sum {
+func (b *billing) add(gpus []gpuWindows, pid int64, coarse bool, late gputimeline.Lateness) *sum {
 	s := &sum{outcome: Measured}
 	for _, g := range gpus {
 		v := b.views[g.gpu]
 		if v == nil {
 			return &sum{outcome: None, reason: reasonNoSamples}
 		}
-		part := billOf(v, g.windows, pid)
+		part := billOf(v, g.windows, pid, late, &b.settings.Energy)
 		why := b.doubt(v, g.windows, part)
 		switch {
 		case why == reasonNoSamples:
@@ -191,6 +193,8 @@ func (b *billing) doubt(v *view, intervals []gputimeline.Interval, part *bill) s
 		return reasonCoarse
 	case part.samples < 2:
 		return reasonFew
+	case part.energyBill.reason != reasonMIG:
+		return part.energyBill.reason
 	}
 	return ""
 }

@@ -41,6 +41,21 @@ const (
 	maxEdge = time.Second
 )
 
+// memorySettling is how long after a time there is another sample of the GPU's memory, which shows
+// by how much it grew until the end: once and a half the time between the last two. 0 where
+// samples are too far apart for that.
+func (g *gpu) memorySettling() int64 {
+	n := len(g.Memory.Points)
+	if n < 2 {
+		return 0
+	}
+	interval := g.Memory.Points[n-1].At - g.Memory.Points[n-2].At
+	if interval > maxEdge.Nanoseconds() {
+		return 0
+	}
+	return interval * 3 / 2
+}
+
 // addMemory uses the memory of the process if that is known, else the GPU's.
 func (b *bill) addMemory(g *view, intervals []gputimeline.Interval, pid int64) {
 	b.source = sourceGPU

@@ -3,6 +3,7 @@
 package join
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -30,6 +31,7 @@ type piece struct {
 // part is what a piece needs of one GPU.
 type part struct {
 	gpu string
+	pid int64 // of the process that used it; 0 if it is not known
 	// host is that of the spans if its clock is not one that is configured.
 	host    string
 	end     int64
@@ -75,8 +77,12 @@ func (s *Settings) newPiece(td ptrace.Traces, now time.Time) *piece {
 			for _, span := range ss.Spans().All() {
 				u := use{span: span, parent: -1, offset: offset.Nanoseconds()}
 				gpu := s.namedGPU(span.Attributes())
-				if gpu == "" {
+				u.remote = pdataread.True(span.Attributes(), semconv.Remote)
+				if gpu == "" && !u.remote {
 					gpu = resourceGPU
+				}
+				if _, ok := span.Attributes().Get(semconv.NodeID); ok {
+					u.node = true
 				}
 				if gpu != "" {
 					u.named, u.part = true, parts.of(gpu, host)
@@ -96,6 +102,8 @@ func (s *Settings) newPiece(td ptrace.Traces, now time.Time) *piece {
 		}
 	}
 	inherit(p.uses)
+	leaveOut(p.uses)
+	findLate(p.uses)
 	p.collect()
 	return p
 }
@@ -140,7 +148,8 @@ func (p *piece) collect() {
 			p.loose = max(p.loose, u.interval.To)
 		case u.part != nil:
 			u.part.end = max(u.part.end, u.interval.To)
-			u.part.windows = append(u.part.windows, u.interval)
+			u.part.pid = cmp.Or(u.part.pid, u.pid)
+			u.part.windows = append(u.part.windows, u.times()...)
 			if len(u.part.spans) < maxSpanIntervals {
 				u.part.spans = append(u.part.spans, spanInterval{u.interval, u.span.SpanID(), u.depth})
 			}

@@ -22,7 +22,13 @@ type use struct {
 	part     *part // of its GPU; nil if it has none
 	pid      int64
 	interval gputimeline.Interval
-	offset   int64 // of its host's clock, in ns
+	// parts are the times within the interval in which it used the GPU, if that is not all
+	// of it: what it did elsewhere is left out.
+	parts  []gputimeline.Interval
+	remote bool                 // it ran elsewhere, and used no GPU
+	late   gputimeline.Lateness // of its edges
+	node   bool                 // of a workflow
+	offset int64                // of its host's clock, in ns
 	// rolled is what lies below a span that has no GPU; nil if that is nothing.
 	rolled *rolled
 	reason string // why it can have no figures
@@ -93,6 +99,9 @@ func inherit(uses []use) {
 			}
 			above := &uses[u.parent]
 			u.depth, u.orphan = above.depth+1, above.orphan
+			if u.remote = u.remote || above.remote; u.remote {
+				continue
+			}
 			if u.part == nil && above.part != nil {
 				u.part, u.reason = above.part, cmp.Or(u.reason, above.reason)
 			}
@@ -212,7 +221,7 @@ func rollUp(uses []use) {
 		if u.part != nil {
 			b.n++
 			b.spread()
-			b.add(u.part.gpu, u.interval)
+			b.add(u.part.gpu, u.times()...)
 		} else {
 			b.addRolled(u.rolled)
 		}

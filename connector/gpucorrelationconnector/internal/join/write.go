@@ -25,8 +25,12 @@ func (b *bill) write(a pcommon.Map) {
 	real("gpu.utilization.peak", b.peakUtilization)
 	real("gpu.energy", b.energy)
 	real("gpu.energy.marginal", b.marginal)
+	b.energyBill.write(a)
 	if b.marginal != nil {
 		a.PutDouble("gpu.power.rest", b.rest)
+		if b.restMemory > 0 {
+			a.PutInt("gpu.power.rest.memory", int64(b.restMemory))
+		}
 	}
 	a.PutDouble("gpu.time", b.gpuTime)
 	whole("gpu.temperature.max", b.temperature)
@@ -47,5 +51,24 @@ func (b *bill) write(a pcommon.Map) {
 		a.PutBool("gpu.shared", true)
 		a.PutDouble("gpu.shared.time", b.shared.Seconds())
 		a.PutInt("gpu.shared.traces", int64(b.concurrent))
+	}
+}
+
+// write says how far to trust a bill's energy.
+func (b *energyBill) write(a pcommon.Map) {
+	if b.reason != "" {
+		a.PutStr("gpu.energy.reason", b.reason)
+	}
+	if b.noRest {
+		a.PutStr("gpu.energy.marginal.reason", reasonNoRest)
+	}
+	if b.energy == nil {
+		return
+	}
+	a.PutDouble("gpu.energy.uncertainty", b.uncertainty)
+	a.PutStr("gpu.energy.method", b.method)
+	a.PutStr("gpu.energy.division", b.division)
+	if !b.measured {
+		a.PutDouble("gpu.energy.gain.uncertainty", gainUncertainty)
 	}
 }

@@ -40,7 +40,9 @@ func (b *Builder) record(name string, at, now time.Time, severity plog.SeverityN
 func (b *Builder) Started(x prompt.Execution, now time.Time) plog.Logs {
 	logs, r := b.record(semconv.EventExecutionStarted, x.Start, now, plog.SeverityNumberDebug, x.Context)
 	r.Attributes().PutStr("comfyui.prompt.id", boundtext.Line(x.ID, b.bounds.Label))
-	putIfSet(r.Attributes(), semconv.GPUID, b.device.Device().ID)
+	device := b.device.Device()
+	putIfSet(r.Attributes(), semconv.GPUID, device.ID)
+	putIfPositive(r.Attributes(), semconv.ProcessPID, device.PID)
 	r.Body().SetStr("prompt begins to run")
 	return logs
 }

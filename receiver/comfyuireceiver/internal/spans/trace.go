@@ -189,9 +189,11 @@ func (w *traceWriter) node(n *prompt.Node, declared protocol.Node, id, parent tr
 	a := s.Attributes()
 	if !w.classes.IsAPINode(declared.Class) {
 		putIfSet(a, semconv.GPUID, w.device.Device().ID)
+	} else {
+		a.PutBool(semconv.Remote, true)
 	}
 	a.PutStr("comfyui.prompt.id", boundtext.Line(p.ID, w.bounds.Label))
-	a.PutStr("comfyui.node.id", n.ID)
+	a.PutStr(semconv.NodeID, n.ID)
 	putIfSet(a, "comfyui.node.class", declared.Class)
 	if declared.Title != declared.Class {
 		putIfSet(a, "comfyui.node.title", declared.Title)

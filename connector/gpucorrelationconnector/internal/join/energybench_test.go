@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package join
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/figure"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/gpumodel"
+)
+
+const (
+	// energySeed is the seed in make test; make bench-energy sets another in ENERGY_SEED.
+	energySeed = 15
+	// minCoverage is 90 % less two standard deviations at 1,000 spans.
+	minCoverage = 0.88
+)
+
+// energySpans is the least number of spans of a row.
+func energySpans() int {
+	if raced {
+		return 60
+	}
+	return 1000
+}
+
+// seedOf is the seed of the energy benchmark.
+func seedOf(tb testing.TB) uint64 {
+	tb.Helper()
+	text := os.Getenv("ENERGY_SEED")
+	if text == "" {
+		return energySeed
+	}
+	seed, err := strconv.ParseUint(text, 10, 64)
+	require.NoError(tb, err, "ENERGY_SEED")
+	return seed
+}
+
+func millis(n int) time.Duration { return time.Duration(n) * time.Millisecond }
+
+// counterKind is one row of the table: a kind of counter, and the bounds in percent.
+type counterKind struct {
+	name             string
+	gpu              string // the model, where the product knows its class
+	model            gpumodel.Model
+	calibrated       *Calibration
+	isolated, queued limit
+	estimate         bool // no bounds: the product says so itself
+}
+
+// limit bounds the bias and the mean absolute relative error, in percent.
+type limit struct{ bias, mean float64 }
+
+// Power readings as they are beside the counters: 100 ms old where nothing else is said,
+// which helps less than 20 ms.
+var counterKinds = []counterKind{
+	{name: "continuous", model: gpumodel.Model{Power: gpumodel.Power{Period: millis(100)}}, isolated: limit{0.3, 0.5}, queued: limit{0.3, 0.5}},
+	{name: "20ms", model: gpumodel.Model{Counter: gpumodel.Counter{Period: millis(20)}, Power: gpumodel.Power{Period: millis(20)}}, isolated: limit{0.5, 1}, queued: limit{0.5, 1}},
+	{name: "100ms", model: gpumodel.Model{Counter: gpumodel.Counter{Period: millis(100)}, Power: gpumodel.Power{Period: millis(100)}}, isolated: limit{0.5, 1}, queued: limit{0.5, 1.5}},
+	{ // the division within a step by fresh power
+		name: "100ms_power_20ms_calibrated", model: gpumodel.Model{Counter: gpumodel.Counter{Period: millis(100)}, Power: gpumodel.Power{Period: millis(20)}},
+		calibrated: &Calibration{Period: millis(100), Share: 1}, isolated: limit{0.5, 1}, queued: limit{0.5, 1.5},
+	},
+	{
+		name: "100ms_late_calibrated", model: gpumodel.Model{Counter: gpumodel.Counter{Period: millis(100), Lag: millis(50)}, Power: gpumodel.Power{Period: millis(100)}},
+		calibrated: &Calibration{Period: millis(100), Lag: millis(50), Share: 1}, isolated: limit{0.5, 1}, queued: limit{0.5, 1.5},
+	},
+	{
+		name: "100ms_late", model: gpumodel.Model{Counter: gpumodel.Counter{Period: millis(100), Lag: millis(50)}, Power: gpumodel.Power{Period: millis(100)}},
+		isolated: limit{2, 2.5}, queued: limit{1, 2},
+	},
+	{
+		name: "25_of_100ms", gpu: "NVIDIA H100 80GB HBM3", model: gpumodel.Model{Counter: gpumodel.Counter{Period: millis(100), Share: 0.25}, Power: gpumodel.Power{Period: millis(100)}},
+		isolated: limit{1, 3}, queued: limit{1, 3.5},
+	},
+	{name: "none_power_20ms", model: gpumodel.Model{Counter: gpumodel.Counter{Absent: true}, Power: gpumodel.Power{Period: millis(20)}}, isolated: limit{1, 2}, queued: limit{1, 2.5}},
+	{name: "none_power_100ms", model: gpumodel.Model{Counter: gpumodel.Counter{Absent: true}, Power: gpumodel.Power{Period: millis(100)}}, isolated: limit{4, 4}, queued: limit{1, 4.5}},
+	{name: "none_average", model: gpumodel.Model{Counter: gpumodel.Counter{Absent: true}, Power: gpumodel.Power{NoInstant: true}}, estimate: true},
+}
+
+// isolatedWorks are requests with pauses between them, queuedWorks such that wait for each
+// other, fifty at a time.
+func isolatedWorks(n int, random *rand.Rand) (works []gpumodel.Work, end time.Duration) {
+	at := 10 * time.Second
+	for range n {
+		d := millis(500 + random.IntN(1500))
+		works = append(works, gpumodel.Work{From: int64(at), To: int64(at + d), Watts: 90 + 150*random.Float64(), Demand: 1})
+		at += d + millis(800+random.IntN(2500))
+	}
+	return works, at + 2*time.Second
+}
+
+func queuedWorks(n int, random *rand.Rand) (works []gpumodel.Work, end time.Duration) {
+	at := 10 * time.Second
+	for i := range n {
+		d := millis(500 + random.IntN(1500))
+		works = append(works, gpumodel.Work{From: int64(at), To: int64(at + d), Watts: 90 + 150*random.Float64(), Demand: 1})
+		at += d + time.Duration(random.Int64N(int64(millis(3))))
+		if i%50 == 49 {
+			at += 8 * time.Second
+		}
+	}
+	return works, at + 2*time.Second
+}
+
+// errors are those of the figures of a row.
+type errorsOf struct {
+	n                        int
+	signed, truth            float64
+	relative, absolute       float64
+	covered                  int
+	uncertainty              float64
+	minUncertain, maxRelated float64
+}
+
+func (e *errorsOf) add(got, truth, uncertainty float64) {
+	off := got - truth
+	e.n++
+	e.signed += off
+	e.truth += truth
+	e.absolute += math.Abs(off)
+	e.relative += math.Abs(off) / truth
+	e.uncertainty += uncertainty
+	if math.Abs(off) <= uncertainty {
+		e.covered++
+	}
+}
+
+func (e *errorsOf) bias() float64     { return 100 * e.signed / e.truth }
+func (e *errorsOf) mean() float64     { return 100 * e.relative / float64(e.n) }
+func (e *errorsOf) coverage() float64 { return float64(e.covered) / float64(e.n) }
+
+// sharpness is the mean of the uncertainties as a part of what it may be: four times the
+// mean absolute error, or 1.5 % of the mean energy.
+func (e *errorsOf) sharpness() float64 { return e.uncertainty / max(4*e.absolute, 0.015*e.truth) }
+
+// check prints the figures of a row and asserts their bounds.
+func (e *errorsOf) check(t *testing.T, row string, l limit, bounded bool) {
+	t.Helper()
+	name := "energy." + row
+	assert.GreaterOrEqual(t, e.n, energySpans(), "spans of %s", row)
+	if raced {
+		return
+	}
+	figure.Print(name+".spans", float64(e.n), "spans")
+	if bounded {
+		figure.AtMost(name+".bias", math.Abs(e.bias()), "%", l.bias)
+		figure.AtMost(name+".mean_error", e.mean(), "%", l.mean)
+		assert.LessOrEqual(t, math.Abs(e.bias()), l.bias, "bias of %s in percent", row)
+		assert.LessOrEqual(t, e.mean(), l.mean, "mean error of %s in percent", row)
+	} else {
+		figure.Print(name+".bias", e.bias(), "%")
+		figure.Print(name+".mean_error", e.mean(), "%")
+	}
+	e.checkUncertainty(t, row)
+}
+
+func (e *errorsOf) checkUncertainty(t *testing.T, row string) {
+	t.Helper()
+	if raced {
+		return
+	}
+	name := "energy." + row
+	figure.AtLeast(name+".coverage", 100*e.coverage(), "%", 100*minCoverage)
+	figure.Print(name+".uncertainty", 100*e.uncertainty/e.truth, "%")
+	figure.AtMost(name+".uncertainty_of_allowed", e.sharpness(), "ratio", 1)
+	assert.GreaterOrEqual(t, e.coverage(), minCoverage, "coverage of %s", row)
+	assert.LessOrEqual(t, e.sharpness(), 1.0, "mean uncertainty of %s beside what is allowed", row)
+}
+
+func newEnergyJoiner(calibrated *Calibration) *Joiner {
+	return newTestJoiner(func(s *Settings) {
+		if calibrated != nil {
+			s.Energy.Calibrated = map[string]Calibration{simGPU: *calibrated}
+		}
+	})
+}
+
+// billsOf runs a row.
+func billsOf(t *testing.T, kind *counterKind, works func(int, *rand.Rand) ([]gpumodel.Work, time.Duration), random *rand.Rand) (e errorsOf) {
+	t.Helper()
+	list, end := works(energySpans(), random)
+	run := gpumodel.NewRun(gpumodel.Usual(), list, 1, end, random)
+	s := &energySim{gpu: kind.gpu, run: run, model: kind.model, pace: gpumodel.UsualPace(), joiner: newEnergyJoiner(kind.calibrated), random: random}
+	for _, r := range s.simulate() {
+		w := &run.Works[r.work]
+		truth, _ := run.Truth(r.work, w.From, w.To)
+		require.Contains(t, r.attributes, "gpu.energy", "work %d", r.work)
+		if kind.estimate {
+			assert.Equal(t, Estimate, r.attributes["gpu.correlation"])
+		}
+		e.add(r.energy, truth, r.uncertainty)
+	}
+	return e
+}
+
+func TestEnergyIsAsTrueAsTheCounterAllows(t *testing.T) {
+	seed := seedOf(t)
+	fmt.Printf("energy seed %d\n", seed)
+	for i, kind := range counterKinds {
+		t.Run(kind.name, func(t *testing.T) {
+			t.Parallel()
+			isolated := billsOf(t, &kind, isolatedWorks, rand.New(rand.NewPCG(seed, uint64(2*i))))
+			isolated.check(t, kind.name+".isolated", kind.isolated, !kind.estimate)
+			queued := billsOf(t, &kind, queuedWorks, rand.New(rand.NewPCG(seed, uint64(2*i+1))))
+			queued.check(t, kind.name+".queued", kind.queued, !kind.estimate)
+		})
+	}
+}
+
+// nodeWorks are queued works of two or three nodes, of different power.
+func nodeWorks(n int, random *rand.Rand) (works []gpumodel.Work, nodes [][]gpumodel.Node, end time.Duration) {
+	works, end = queuedWorks(n, random)
+	for i := range works {
+		w := &works[i]
+		w.Spread = 0.3
+		k := 1 + random.IntN(2)
+		length := (w.To - w.From) / int64(k+1)
+		edges := []int64{w.From}
+		for e := 1; e <= k; e++ {
+			edges = append(edges, w.From+int64(e)*length+random.Int64N(int64(millis(100)))-int64(millis(50)))
+		}
+		w.Phases = edges[1:]
+		edges = append(edges, w.To)
+		var all []gpumodel.Node
+		for e := range edges[1:] {
+			all = append(all, gpumodel.Node{From: edges[e], To: edges[e+1]})
+		}
+		nodes = append(nodes, all)
+	}
+	return works, nodes, end
+}
+
+func TestEnergyOfNodesWhoseEdgesAreLateIsWithinItsUncertainty(t *testing.T) {
+	t.Parallel()
+	random := rand.New(rand.NewPCG(seedOf(t), 300))
+	works, nodes, end := nodeWorks(energySpans()/2, random)
+	run := gpumodel.NewRun(gpumodel.Usual(), works, 1, end, random)
+	s := &energySim{
+		run: run, model: counterKinds[2].model, pace: gpumodel.UsualPace(), joiner: newEnergyJoiner(nil), random: random,
+		nodes: nodes, late: millis(150),
+	}
+	var e errorsOf
+	for _, r := range s.simulate() {
+		if r.node < 0 {
+			continue
+		}
+		n := nodes[r.work][r.node]
+		truth, _ := run.Truth(r.work, n.From, n.To)
+		e.add(r.energy, truth, r.uncertainty)
+	}
+	e.check(t, "nodes_150ms_late", limit{}, false)
+}
