@@ -51,7 +51,8 @@ type memoryWatcher struct {
 	// last is the last answer, before the one before; nil before they are there. unmatched
 	// is one that has not been compared with a list of processes.
 	last, before, unmatched *memoryAnswer
-	closed                  bool
+	// without is true if the server uses no GPU, by its last answer.
+	without, closed bool
 }
 
 // openPrompts counts the prompts that the server has accepted and not finished. While there is
@@ -111,7 +112,7 @@ func (m *memoryWatcher) begin(ctx context.Context) {
 func (m *memoryWatcher) restarted() {
 	m.mu.Lock()
 	m.history.Restarted()
-	m.before, m.unmatched, m.starts, m.asked = nil, nil, true, time.Time{}
+	m.before, m.unmatched, m.starts, m.without, m.asked = nil, nil, true, false, time.Time{}
 	m.mu.Unlock()
 	m.notify()
 }
@@ -122,7 +123,7 @@ func (m *memoryWatcher) ended(p *prompt.Prompt) (waits bool) {
 	defer m.notify()
 	defer m.mu.Unlock()
 	m.lastEnd = m.now()
-	if m.closed || p.Started.IsZero() || len(m.ending) == maxEndingPrompts {
+	if m.closed || m.without || p.Started.IsZero() || len(m.ending) == maxEndingPrompts {
 		return false
 	}
 	m.ending = append(m.ending, endingPrompt{p, m.now().Add(maxEnding)})
@@ -252,6 +253,7 @@ func (m *memoryWatcher) hasAsked(now time.Time) {
 // dueAt is when the next question is due; ok is false if none is. The caller holds the lock.
 func (m *memoryWatcher) dueAt() (at time.Time, ok bool) {
 	switch {
+	case m.without: // until the server starts again
 	case !m.planned.IsZero():
 		return m.planned, true
 	case len(m.ending) > 0:

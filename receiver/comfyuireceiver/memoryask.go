@@ -54,7 +54,7 @@ func (m *memoryWatcher) is(process memory.Process) {
 		return
 	}
 	m.outside.Restore(m.former)
-	m.before, m.unmatched, m.starts, m.asked = nil, nil, true, time.Time{}
+	m.before, m.unmatched, m.starts, m.without, m.asked = nil, nil, true, false, time.Time{}
 	if before != (memory.Process{}) {
 		m.history.Restarted()
 		m.last = nil
@@ -64,11 +64,17 @@ func (m *memoryWatcher) is(process memory.Process) {
 // add keeps an answer. The caller holds the lock.
 func (m *memoryWatcher) add(answer *memoryAnswer, asked time.Time) {
 	s := memory.Sample{Asked: asked, At: answer.at}
+	gpus := 0
 	for i := range answer.Devices {
-		s.Active += answer.Devices[i].Active()
-		s.Reserved += answer.Devices[i].TorchTotal
+		if d := &answer.Devices[i]; d.IsGPU() {
+			s.Active += d.Active()
+			s.Reserved += d.TorchTotal
+			gpus++
+		}
 	}
-	m.history.Add(s)
+	if m.without = gpus == 0; !m.without {
+		m.history.Add(s)
+	}
 	m.before, m.last, m.unmatched = m.last, answer, answer
 }
 

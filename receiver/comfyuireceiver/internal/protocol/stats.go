@@ -35,6 +35,10 @@ type Device struct {
 	TorchTotal, TorchFree float64
 }
 
+// IsGPU reports whether the device is a GPU: for a processor, ComfyUI reports the host's memory
+// as if it were PyTorch's.
+func (d *Device) IsGPU() bool { return d.Type != "cpu" && d.Type != "" }
+
 // Active is the memory that tensors use, in bytes.
 func (d *Device) Active() float64 { return max(d.TorchTotal-d.TorchFree, 0) }
 
