@@ -3,6 +3,7 @@
 package comfyuireceiver
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -31,6 +32,7 @@ type watched struct {
 	clock   time.Time
 	lasts   time.Duration // how long an answer takes
 	silent  bool
+	kind    string          // of the device; empty: cuda
 	asked   []time.Duration // after the start
 	active  int
 	running atomic.Int64
@@ -42,13 +44,13 @@ func (w *watched) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		w.mu.Lock()
 		w.asked = append(w.asked, w.clock.Sub(begin))
 		w.clock = w.clock.Add(w.lasts)
-		active, silent := w.active, w.silent
+		active, silent, kind := w.active, w.silent, cmp.Or(w.kind, "cuda")
 		w.mu.Unlock()
 		if silent {
 			<-r.Context().Done()
 			return
 		}
-		fmt.Fprintf(rw, `{"system":{"comfyui_version":"0.3.64"},"devices":[{"name":"cuda:0","type":"cuda","index":0,"vram_total":8000,"vram_free":5000,"torch_vram_total":%d,"torch_vram_free":100}]}`, active+100)
+		fmt.Fprintf(rw, `{"system":{"comfyui_version":"0.3.64"},"devices":[{"name":"0","type":%q,"index":0,"vram_total":8000,"vram_free":5000,"torch_vram_total":%d,"torch_vram_free":100}]}`, kind, active+100)
 	case "/prompt", "/queue":
 		_, _ = rw.Write([]byte(`{"queue_running":[],"queue_pending":[],"exec_info":{"queue_remaining":0}}`))
 	case "/history":
@@ -221,6 +223,21 @@ func TestServerThatDoesNotAnswerIsAskedLessAndIsNotDown(t *testing.T) {
 	m, err := w.rig.scrape(context.Background())
 	require.NoError(t, err)
 	assert.Equal(t, map[string]float64{"map[]": 1}, values(m, "comfyui.up"))
+}
+
+func TestServerWithoutAGPUIsAskedOnce(t *testing.T) {
+	w := newWatched(t, 500*time.Millisecond)
+	w.set(func() { w.kind = "cpu" })
+	assert.Len(t, w.until(time.Hour), 1)
+	p := w.run('a', time.Hour)
+	assert.Empty(t, w.until(time.Hour+5*time.Second), "a processor's memory is the host's")
+	assert.False(t, w.end(p), "its trace waits for nothing")
+	w.set(func() { w.kind = "" })
+	w.restarted()
+	assert.Len(t, w.until(2*time.Hour), 1, "it may have one now")
+	p = w.run('b', 2*time.Hour)
+	assert.NotEmpty(t, w.until(2*time.Hour+5*time.Second))
+	assert.True(t, w.end(p))
 }
 
 func TestShutdownWaitsForNoAnswer(t *testing.T) {
