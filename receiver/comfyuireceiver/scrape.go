@@ -134,6 +134,9 @@ func (w *metricsWriter) devices(state *memoryState, hwID string) {
 		w.add(free, d.Free, attributes...)
 		w.add(reserved, d.TorchTotal, attributes...)
 		w.add(unused, d.TorchFree, attributes...)
+		if !d.IsGPU() {
+			continue
+		}
 		w.add(active, d.Active(), attributes...)
 		available := d.Free
 		if state.elastic != nil {
