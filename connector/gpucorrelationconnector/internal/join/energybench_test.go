@@ -45,6 +45,9 @@ func seedOf(tb testing.TB) uint64 {
 	return seed
 }
 
+// initialRest is for how long a simulated GPU rests at first.
+const initialRest = 20 * time.Second
+
 func millis(n int) time.Duration { return time.Duration(n) * time.Millisecond }
 
 // counterKind is one row of the table: a kind of counter, and the bounds in percent.
@@ -90,7 +93,7 @@ var counterKinds = []counterKind{
 // isolatedWorks are requests with pauses between them, queuedWorks such that wait for each
 // other, fifty at a time.
 func isolatedWorks(n int, random *rand.Rand) (works []gpumodel.Work, end time.Duration) {
-	at := 10 * time.Second
+	at := initialRest
 	for range n {
 		d := millis(500 + random.IntN(1500))
 		works = append(works, gpumodel.Work{From: int64(at), To: int64(at + d), Watts: 90 + 150*random.Float64(), Demand: 1})
@@ -100,7 +103,7 @@ func isolatedWorks(n int, random *rand.Rand) (works []gpumodel.Work, end time.Du
 }
 
 func queuedWorks(n int, random *rand.Rand) (works []gpumodel.Work, end time.Duration) {
-	at := 10 * time.Second
+	at := initialRest
 	for i := range n {
 		d := millis(500 + random.IntN(1500))
 		works = append(works, gpumodel.Work{From: int64(at), To: int64(at + d), Watts: 90 + 150*random.Float64(), Demand: 1})

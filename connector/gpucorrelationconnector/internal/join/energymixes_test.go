@@ -47,7 +47,7 @@ var mixes = []mix{
 func (m *mix) works(n int, random *rand.Rand) (works []gpumodel.Work, end time.Duration) {
 	var at [2]time.Duration
 	for p := range at {
-		at[p] = 10*time.Second + millis(random.IntN(300))
+		at[p] = initialRest + millis(random.IntN(300))
 	}
 	ms := func(d [2]int) time.Duration { return millis(d[0] + random.IntN(max(d[1]-d[0], 1))) }
 	for range n {

@@ -47,7 +47,7 @@ func TestBillsOfExecutionsInARowAddUpToTheCountersRise(t *testing.T) {
 		}
 		model.Power.Period = []time.Duration{millis(20), millis(100)}[random.IntN(2)]
 		var works []gpumodel.Work
-		at := 10 * time.Second
+		at := initialRest
 		for range 10 + random.IntN(40) {
 			d := millis(20 + random.IntN(2000))
 			works = append(works, gpumodel.Work{From: int64(at), To: int64(at + d), Watts: 40 + 250*random.Float64(), Demand: 1})
