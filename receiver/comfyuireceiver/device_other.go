@@ -16,9 +16,9 @@ type gpuProcesses struct{}
 
 func newGPUProcesses(string, *zap.Logger) *gpuProcesses { return &gpuProcesses{} }
 
-func (*gpuProcesses) open() bool                          { return false }
-func (*gpuProcesses) wait(time.Duration)                  {}
-func (*gpuProcesses) simulated() bool                     { return false }
-func (*gpuProcesses) close()                              {}
-func (*gpuProcesses) at(int) (id string)                  { return "" }
-func (*gpuProcesses) of(context.Context, int) (id string) { return "" }
+func (*gpuProcesses) open() bool                       { return false }
+func (*gpuProcesses) wait(time.Duration)               {}
+func (*gpuProcesses) simulated() bool                  { return false }
+func (*gpuProcesses) close()                           {}
+func (*gpuProcesses) at(int) (id string)               { return "" }
+func (*gpuProcesses) of(context.Context, int) []string { return nil }
