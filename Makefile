@@ -165,8 +165,8 @@ gpu-check-build: ## one small binary for machines with a GPU (bin/gpu-check)
 	@ls -l bin/gpu-check | awk '{ printf "bin/gpu-check: %.1f MB\n", $$5 / 1e6; exit $$5 > 30e6 }'
 
 .PHONY: gpu-check
-gpu-check: gpu-check-build ## the receiver against the real driver, compared with nvidia-smi; a record in testdata/recordings
-	bin/gpu-check -record testdata/recordings
+gpu-check: gpu-check-build ## the receiver against the real driver, compared with nvidia-smi; a record in testdata/recordings. CALIBRATE=FILE measures the energy counters instead
+	bin/gpu-check $(if $(CALIBRATE),-calibrate "$(CALIBRATE)",-record testdata/recordings)
 
 .PHONY: texts
 texts: ## thirty log, error and description texts, drawn with the commit as seed, to read aloud
