@@ -3,6 +3,7 @@
 package calibration
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"testing"
@@ -36,20 +37,21 @@ func squareWave(random *rand.Rand) (on []Interval, power *gpumodel.Signal, end i
 
 func TestACounterIsFoundAsItIs(t *testing.T) {
 	ms := func(n int) time.Duration { return time.Duration(n) * time.Millisecond }
-	for i, want := range []gpumodel.Counter{
-		{Period: ms(100), Share: 1},
-		{Period: ms(100), Lag: ms(50), Share: 1},
-		{Period: ms(100), Share: 0.25},
-		{Period: ms(100), Lag: ms(50), Share: 0.25},
-		{Period: ms(20), Share: 1},
-		{Period: ms(200), Lag: ms(80), Share: 0.5},
-		{Share: 1},
-		{Lag: ms(30), Share: 1, Gain: 0.9},
-	} {
-		t.Run(fmt.Sprintf("%+v", want), func(t *testing.T) {
+	models := []gpumodel.Model{
+		{Counter: gpumodel.Counter{Period: ms(100), Lag: ms(50), Share: 0.25}, Power: gpumodel.Power{Period: ms(100)}},
+		{Counter: gpumodel.Counter{Period: ms(200), Lag: ms(80), Share: 0.5}, Power: gpumodel.Power{Period: ms(20)}},
+		{Counter: gpumodel.Counter{Lag: ms(30), Gain: 0.9}, Power: gpumodel.Power{Period: ms(100)}},
+	}
+	for _, name := range gpumodel.Kinds() {
+		if m := gpumodel.MustLoad(name); !m.Counter.Absent {
+			models = append(models, m)
+		}
+	}
+	for i, model := range models {
+		want := model.Counter
+		t.Run(fmt.Sprintf("%s%+v", model.Origin, want), func(t *testing.T) {
 			random := rand.New(rand.NewPCG(uint64(i), 3))
 			on, power, end := squareWave(random)
-			model := gpumodel.Model{Counter: want, Power: gpumodel.Power{Period: ms([]int{20, 100}[i%2])}}
 			meter := gpumodel.NewMeter(model, power, time.Duration(random.Int64N(int64(time.Second))))
 			var readings []Reading
 			for at := 500 * int64(time.Millisecond); at < end; at += 4_500_000 + random.Int64N(1_000_000) {
@@ -62,12 +64,12 @@ func TestACounterIsFoundAsItIs(t *testing.T) {
 			t.Logf("%+v", got)
 			assert.InDelta(t, want.Period, got.Period, 0.05*float64(want.Period))
 			assert.InDelta(t, want.Lag, got.Lag, 10e6)
-			assert.InDelta(t, want.Share, got.Share, 0.0501)
-			gain := want.Gain
-			if gain == 0 {
-				gain = 1
+			assert.InDelta(t, cmp.Or(want.Share, 1), got.Share, 0.0501)
+			if model.Power.NoInstant {
+				assert.Zero(t, got.Ratio)
+			} else {
+				assert.InDelta(t, cmp.Or(want.Gain, 1), got.Ratio, 0.02)
 			}
-			assert.InDelta(t, gain, got.Ratio, 0.02)
 		})
 	}
 }
