@@ -123,8 +123,8 @@ e2e-comfyui: build servers browser ## every recording of a real ComfyUI, the sim
 	@go test -C e2e -count=1 -timeout 20m -run '^TestRecordings|^TestPromptsAre|^TestClients|^TestTheWebPage' -v . | grep --line-buffered -E '^figure|--- (FAIL|PASS): Test[A-Za-z]* |FAIL|panic|_test.go'
 
 .PHONY: e2e-correlation
-e2e-correlation: build servers ## PROMPTS (1000) on shared GPUs: what stands on their spans against what the GPUs did; prints figures
-	@go test -C e2e -count=1 -timeout 30m -run '^TestBillsAgreeWithTheTruth$$' -v . -goals -prompts $${PROMPTS:-1000} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
+e2e-correlation: build servers ## PROMPTS (1000) on shared GPUs, and twice EXECUTIONS (100) on each kind of energy counter: what stands on their spans against what the GPUs did; prints figures
+	@go test -C e2e -count=1 -timeout 40m -run '^(TestBillsAgreeWithTheTruth|TestEnergyOfEveryKind.*)$$' -v . -goals -prompts $${PROMPTS:-1000} -executions $${EXECUTIONS:-100} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
 
 .PHONY: bench-peaks
 bench-peaks: ## spikes between scrapes and busy time, beside a plain reader; prints figures
