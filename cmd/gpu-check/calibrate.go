@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"time"
 
@@ -50,7 +51,7 @@ type wave interface {
 type torch struct{}
 
 func (torch) on(ctx context.Context, gpu *nvml.GPU, seconds int) (all []calibration.Interval, err error) {
-	cmd := exec.CommandContext(ctx, "python3", "-c", torchWave, fmt.Sprint(seconds))
+	cmd := exec.CommandContext(ctx, "python3", "-c", torchWave, strconv.Itoa(seconds))
 	cmd.Env = append(os.Environ(), "CUDA_VISIBLE_DEVICES="+gpu.Identity().UUID)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr

@@ -232,8 +232,8 @@ func (b *billing) doubt(v *view, intervals []gputimeline.Interval, part *bill) s
 		return reasonCoarse
 	case part.samples < 2:
 		return reasonFew
-	case part.energyBill.reason != reasonMIG:
-		return part.energyBill.reason
+	case part.reason != reasonMIG:
+		return part.reason
 	}
 	return ""
 }

@@ -104,12 +104,11 @@ func queuedWorks(n int, random *rand.Rand) (works []gpumodel.Work, end time.Dura
 
 // errors are those of the figures of a row.
 type errorsOf struct {
-	n                        int
-	signed, truth            float64
-	relative, absolute       float64
-	covered                  int
-	uncertainty              float64
-	minUncertain, maxRelated float64
+	n                  int
+	signed, truth      float64
+	relative, absolute float64
+	covered            int
+	uncertainty        float64
 }
 
 func (e *errorsOf) add(got, truth, uncertainty float64) {

@@ -28,7 +28,7 @@ type energySim struct {
 	pace   gpumodel.Pace
 	joiner *Joiner
 	random *rand.Rand
-	// nodes are spans within the works, in their order; the product is told of them late.
+	// nodes are spans within the works, in their order; the product hears of them late.
 	nodes [][]gpumodel.Node
 	late  time.Duration
 	// withUses reads the processes' use of the GPU.

@@ -269,37 +269,6 @@ func (t *Tracker) Message(now time.Time, m *protocol.Message) {
 	t.unlock(p)
 }
 
-// unlock releases the lock after a change of a prompt, and reports what has changed.
-func (t *Tracker) unlock(p *Prompt) {
-	starts := p.known && !p.announced && !p.Started.IsZero() && p.Outcome == ""
-	p.announced = p.announced || starts
-	var started, moved Execution
-	if starts {
-		started = Execution{ID: p.ID, Context: p.Context.WithSpanID(p.SpanID(ExecutionSpan, 0)), Start: p.Started}
-	}
-	moves := p.announced && p.Outcome == "" && p.move(t.observer)
-	elsewhere := p.elsewhere
-	if moves {
-		moved = Execution{ID: p.ID, Context: p.Context.WithSpanID(p.SpanID(ExecutionSpan, 0)), Start: p.seen}
-	}
-	ends := t.close(p)
-	t.mu.Unlock()
-	if starts {
-		t.observer.ExecutionStarted(started)
-	}
-	if moves {
-		t.observer.ExecutionMoved(moved, elsewhere)
-	}
-	if ends {
-		t.ended(p)
-	}
-}
-
-func (t *Tracker) ended(p *Prompt) {
-	p.settle()
-	t.observer.PromptEnded(p)
-}
-
 // close removes a prompt that is known and has an outcome. The caller holds the lock.
 func (t *Tracker) close(p *Prompt) bool {
 	if !p.known || p.Outcome == "" || t.open[p.ID] != p {
