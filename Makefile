@@ -123,8 +123,8 @@ e2e-comfyui: build servers browser ## every recording of a real ComfyUI, the sim
 	@go test -C e2e -count=1 -timeout 20m -run '^TestRecordings|^TestPromptsAre|^TestClients|^TestTheWebPage' -v . | grep --line-buffered -E '^figure|--- (FAIL|PASS): Test[A-Za-z]* |FAIL|panic|_test.go'
 
 .PHONY: e2e-correlation
-e2e-correlation: build servers ## PROMPTS (1000) on shared GPUs: what stands on their spans against what the GPUs did; prints figures
-	@go test -C e2e -count=1 -timeout 30m -run '^TestBillsAgreeWithTheTruth$$' -v . -goals -prompts $${PROMPTS:-1000} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
+e2e-correlation: build servers ## PROMPTS (1000) on shared GPUs, and twice EXECUTIONS (100) on each kind of energy counter: what stands on their spans against what the GPUs did; prints figures
+	@go test -C e2e -count=1 -timeout 40m -run '^(TestBillsAgreeWithTheTruth|TestEnergyOfEveryKind.*)$$' -v . -goals -prompts $${PROMPTS:-1000} -executions $${EXECUTIONS:-100} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
 
 .PHONY: bench-memory
 bench-memory: build servers ## EXECUTIONS (1200) on eight simulated ComfyUIs: what spans say that they needed against what their allocators did; prints figures
@@ -169,8 +169,8 @@ gpu-check-build: ## one small binary for machines with a GPU (bin/gpu-check)
 	@ls -l bin/gpu-check | awk '{ printf "bin/gpu-check: %.1f MB\n", $$5 / 1e6; exit $$5 > 30e6 }'
 
 .PHONY: gpu-check
-gpu-check: gpu-check-build ## the receiver against the real driver, compared with nvidia-smi; a record in testdata/recordings
-	bin/gpu-check -record testdata/recordings
+gpu-check: gpu-check-build ## the receiver against the real driver, compared with nvidia-smi; a record in testdata/recordings. CALIBRATE=FILE measures the energy counters instead
+	bin/gpu-check $(if $(CALIBRATE),-calibrate "$(CALIBRATE)",-record testdata/recordings)
 
 .PHONY: texts
 texts: ## thirty log, error and description texts, drawn with the commit as seed, to read aloud

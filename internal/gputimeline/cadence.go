@@ -115,10 +115,10 @@ func (c *cadence) Period() time.Duration {
 // and between two reads; so the bounds approach each other as reads come at different
 // phases of the grid. All times are in ns.
 type grid struct {
-	shortest, longest float64 // the period; 0 while it is not known
-	least, most       float64 // the last refresh; 0 if there was none since the period is known
+	minPeriod, maxPeriod float64 // the period; 0 while it is not known
+	earliest, latest     float64 // the last refresh; 0 if there was none since the period is known
 	// The anchor is an earlier refresh, since which there were steps.
-	anchorLeast, anchorMost, steps float64
+	anchorEarliest, anchorLatest, steps float64
 	// misfit is the recent share of refreshes that did not lie on the grid.
 	misfit float64
 }
@@ -132,27 +132,27 @@ const (
 	slack = 2e-4
 )
 
-func (g *grid) known() bool     { return g.longest > 0 }
-func (g *grid) period() float64 { return (g.shortest + g.longest) / 2 }
+func (g *grid) known() bool     { return g.maxPeriod > 0 }
+func (g *grid) period() float64 { return (g.minPeriod + g.maxPeriod) / 2 }
 
 // begin begins with a period that may be off.
 func (g *grid) begin(period, off float64) {
-	*g = grid{shortest: period - off, longest: period + off}
+	*g = grid{minPeriod: period - off, maxPeriod: period + off}
 }
 
 // anchor begins to count steps from the last refresh on.
 func (g *grid) anchor(least, most float64) {
-	g.least, g.most, g.anchorLeast, g.anchorMost, g.steps = least, most, least, most, 0
+	g.earliest, g.latest, g.anchorEarliest, g.anchorLatest, g.steps = least, most, least, most, 0
 }
 
 // fit finds the bounds of a refresh that lies between two reads.
 func (g *grid) fit(after, by float64) {
 	period := g.period()
-	if g.most == 0 {
+	if g.latest == 0 {
 		g.anchor(after, by)
 		return
 	}
-	steps := max(math.Round(((after+by)/2-(g.least+g.most)/2)/period), 1)
+	steps := max(math.Round(((after+by)/2-(g.earliest+g.latest)/2)/period), 1)
 	least, most := g.after(steps)
 	if g.reaches(steps-1, after, by) || g.reaches(steps+1, after, by) || most-least > period {
 		g.anchor(after, by) // there may have been more steps or fewer
@@ -171,7 +171,7 @@ func (g *grid) fit(after, by float64) {
 	case least > by:
 		g.anchor(max(after, by-(least-by)), by)
 	default:
-		g.least, g.most = max(least, after), min(most, by)
+		g.earliest, g.latest = max(least, after), min(most, by)
 		g.narrow(steps)
 	}
 }
@@ -179,7 +179,7 @@ func (g *grid) fit(after, by float64) {
 // after are the bounds of the refresh that comes a number of steps after the last one.
 func (g *grid) after(steps float64) (least, most float64) {
 	wide := slack * g.period()
-	return g.least + steps*(g.shortest-wide), g.most + steps*(g.longest+wide)
+	return g.earliest + steps*(g.minPeriod-wide), g.latest + steps*(g.maxPeriod+wide)
 }
 
 // reaches reports whether a number of steps leads from the last refresh to between two
@@ -192,16 +192,16 @@ func (g *grid) reaches(steps, after, by float64) bool {
 // narrow finds the bounds of the period from the steps since the anchor.
 func (g *grid) narrow(more float64) {
 	g.steps += more
-	least, most := (g.least-g.anchorMost)/g.steps, (g.most-g.anchorLeast)/g.steps
-	if most < g.shortest || least > g.longest { // it is another than before
-		g.anchor(g.least, g.most)
-		g.shortest, g.longest = min(g.shortest, least), max(g.longest, most)
+	least, most := (g.earliest-g.anchorLatest)/g.steps, (g.latest-g.anchorEarliest)/g.steps
+	if most < g.minPeriod || least > g.maxPeriod { // it is another than before
+		g.anchor(g.earliest, g.latest)
+		g.minPeriod, g.maxPeriod = min(g.minPeriod, least), max(g.maxPeriod, most)
 		return
 	}
-	g.shortest, g.longest = max(g.shortest, least), min(g.longest, most)
+	g.minPeriod, g.maxPeriod = max(g.minPeriod, least), min(g.maxPeriod, most)
 	if g.steps > longRun {
 		wide := slack * g.period()
-		g.anchor(g.least, g.most)
-		g.shortest, g.longest = g.shortest-wide, g.longest+wide
+		g.anchor(g.earliest, g.latest)
+		g.minPeriod, g.maxPeriod = g.minPeriod-wide, g.maxPeriod+wide
 	}
 }

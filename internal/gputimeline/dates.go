@@ -60,9 +60,9 @@ const shortDoubt = 4
 func (d *dater) refreshed(after, by int64, value float64) {
 	x := dated{value: value, after: after, by: by, at: (after + by) / 2, doubt: (by - after) / 2}
 	if d.known() {
-		x.after = max(after, by-int64(d.longest)) // the last of several
+		x.after = max(after, by-int64(d.maxPeriod)) // the last of several
 		if d.fit(float64(x.after), float64(by)); d.known() {
-			x.at, x.doubt = int64((d.least+d.most)/2), int64((d.most-d.least)/2)
+			x.at, x.doubt = int64((d.earliest+d.latest)/2), int64((d.latest-d.earliest)/2)
 			d.revise()
 		}
 	}
@@ -77,12 +77,12 @@ func (d *dater) revise() {
 	period := d.period()
 	for i := len(d.dates) - 1; i >= max(len(d.dates)-maxRevised, 0); i-- {
 		x := &d.dates[i]
-		steps := math.Round(((d.least+d.most)/2 - float64(x.at)) / period)
+		steps := math.Round(((d.earliest+d.latest)/2 - float64(x.at)) / period)
 		if x.at <= d.frozen || steps < 1 {
 			return
 		}
-		least := max(x.at-x.doubt, x.after, int64(d.least-steps*(d.longest+slack*period)))
-		most := min(x.at+x.doubt, x.by, int64(d.most-steps*(d.shortest-slack*period)))
+		least := max(x.at-x.doubt, x.after, int64(d.earliest-steps*(d.maxPeriod+slack*period)))
+		most := min(x.at+x.doubt, x.by, int64(d.latest-steps*(d.minPeriod-slack*period)))
 		if most < least || i > 0 && (least+most)/2 <= d.dates[i-1].at {
 			return
 		}

@@ -38,7 +38,11 @@ func (c *Curve) Variance(w Interval, late Lateness) float64 {
 	if scatter := c.scatter(first, last); scatter > 0 {
 		for i := first; i <= last; i++ {
 			part, _ := c.cells[i].Clip(w)
-			sum += square(scatter * float64(part.Length()) / 1e9)
+			seconds := float64(part.Length()) / 1e9
+			sum += square(scatter * seconds)
+			if c.Method == MethodInstant && i > first { // the power changed anywhere between two readings
+				sum += square(uniform / 2 * (c.cells[i].watts - c.cells[i-1].watts) * seconds)
+			}
 		}
 	}
 	return sum

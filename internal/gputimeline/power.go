@@ -20,7 +20,7 @@ func (t *Timeline) Joules(w Interval) (sum float64, seen int64) {
 }
 
 // RestPower is what the GPU draws while no process uses it: of each minute of the last hour
-// the mean of the seconds in which none did.
+// the mean of the time in which none did.
 type RestPower struct {
 	updated int64
 	minutes [60]restMinute
@@ -32,23 +32,24 @@ type restMinute struct {
 	memory          float64 // By, in use then
 }
 
-// quiet is for how long nothing must have used the GPU before a second counts as rest.
+// quiet is for how long nothing must have used the GPU before a time counts as rest.
 const quiet = int64(5 * time.Second)
 
-// UpdateRest adds the last second to the power at rest, if nothing used the GPU in it and in
-// the five before. idleSince is when the last trace ended that used it.
+// UpdateRest adds the time since the last call to the power at rest, if nothing used the GPU
+// in it and in the five seconds before. idleSince is when the last trace ended that used it.
 func (t *Timeline) UpdateRest(idleSince int64) {
 	newest, ok := t.Pace.Newest()
-	second := Interval{newest - int64(time.Second), newest}
 	if !ok || newest-t.Rest.updated < int64(time.Second) {
 		return
 	}
+	// One piece follows on the other, so that a step of the counter is missed only at the ends.
+	piece := Interval{max(t.Rest.updated, newest-2*int64(time.Second)), newest}
 	t.Rest.updated = newest
-	if idleSince > second.From-quiet || !t.isUnused(Interval{second.From - quiet, newest}) {
+	if idleSince > piece.From-quiet || !t.isUnused(Interval{piece.From - quiet, newest}) {
 		return
 	}
-	joules, seen := t.Joules(second)
-	if seen < int64(900*time.Millisecond) {
+	joules, seen := t.Joules(piece)
+	if seen < piece.Length()*9/10 {
 		return
 	}
 	minute := newest / int64(time.Minute)
@@ -76,9 +77,14 @@ func (t *Timeline) isUnused(w Interval) bool {
 	return known && used == 0
 }
 
-// minRest is for how many seconds of a minute the GPU must have rested for its mean to
-// count beside those of other minutes.
-const minRest = 10
+const (
+	// minRest is for how many seconds of a minute the GPU must have rested for its mean to
+	// count beside those of other minutes.
+	minRest = 10
+	// leastRest is for how many seconds in all it must have rested: a counter's step more or
+	// less must not matter.
+	leastRest = 4
+)
 
 // Watts is the power at rest: the median of the minutes'. ok is false while the GPU was
 // never seen without use.
@@ -95,7 +101,7 @@ func (r *RestPower) Watts() (watts float64, ok bool) {
 		}
 	}
 	if len(all) == 0 {
-		return short.joules / max(short.seconds, 1e-9), short.seconds > 0
+		return short.joules / max(short.seconds, 1e-9), short.seconds >= leastRest
 	}
 	slices.Sort(all)
 	return (all[len(all)/2] + all[(len(all)-1)/2]) / 2, true

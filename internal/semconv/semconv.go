@@ -13,6 +13,9 @@ const (
 	ProcessPID = "process.pid"
 	// GPUID is a GPU's UUID, or a MIG device's.
 	GPUID = "hw.id"
+	// GPUIDs are several GPUs by their UUIDs: on spans that come in those of which the process
+	// could use some, on spans that go out those that were used.
+	GPUIDs = "hw.ids"
 	// GPUName is a GPU by its NVML index, such as gpu0; a MIG device's is gpu0/mig0.
 	GPUName = "hw.name"
 	// Remote is true on spans of nodes that run elsewhere and use no GPU.

@@ -76,14 +76,14 @@ func (f *deviceFinder) begin() {
 	}
 	f.opened = true
 	f.gpus.wait(maxInspection)
-	f.set(f.gpus.at(f.index), 0)
+	f.set(0, f.gpus.at(f.index))
 }
 
-// set stores a result; an unknown GPU leaves the last one.
-func (f *deviceFinder) set(id string, pid int) {
+// set stores a result; no GPU leaves the last ones.
+func (f *deviceFinder) set(pid int, ids ...string) {
 	found := f.Device()
-	if id != "" {
-		found.ID, found.PID = id, pid
+	if ids = slices.DeleteFunc(ids, func(id string) bool { return id == "" }); len(ids) > 0 {
+		found.ID, found.IDs, found.PID = ids[0], ids, pid
 	}
 	found.Simulated = f.opened && f.gpus.simulated()
 	f.found.Store(&found)
@@ -113,16 +113,16 @@ func (f *deviceFinder) search(ctx context.Context, before int) (pid int) {
 	if f.findable {
 		pid = processOn("/proc", f.port, before)
 	}
-	id := f.Device().ID
+	ids := []string{f.Device().ID}
 	switch {
 	case f.index >= 0:
-		id = f.gpus.at(f.index)
+		ids = []string{f.gpus.at(f.index)}
 	case f.setting == deviceAuto && pid != 0:
-		id = f.gpus.of(ctx, pid)
+		ids = f.gpus.of(ctx, pid)
 	case f.setting == deviceAuto:
-		id = ""
+		ids = nil
 	}
-	f.set(id, pid)
+	f.set(pid, ids...)
 	return pid
 }
 

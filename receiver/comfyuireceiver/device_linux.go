@@ -6,6 +6,7 @@ package comfyuireceiver
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -50,30 +51,34 @@ func (g *gpuProcesses) close() { g.sessions.Release(context.Background()) }
 // gpuTimeout bounds the wait for the GPUs' answers; a GPU that hangs gives none.
 const gpuTimeout = 2 * time.Second
 
-// of is the hw.id of the GPU, or of the MIG device, that a process uses; empty if none
-// is found.
-func (g *gpuProcesses) of(ctx context.Context, pid int) (hwID string) {
+// of are the hw.ids of the GPUs, or of the MIG devices, that a process has open, in the
+// order of the GPUs. ComfyUI opens all that it can see, and need not use them.
+func (g *gpuProcesses) of(ctx context.Context, pid int) (hwIDs []string) {
 	ctx, cancel := context.WithTimeout(ctx, gpuTimeout)
 	defer cancel()
 	snapshot := g.session.Snapshot()
-	found := make(chan string, len(snapshot.GPUs))
+	type answer struct {
+		gpu int
+		id  string
+	}
+	answers := make(chan answer, len(snapshot.GPUs))
+	all := make([]string, len(snapshot.GPUs))
 	asked := 0
-	for _, gpu := range snapshot.GPUs {
-		if gpu.Err() == nil && gpu.Submit(func() { found <- holds(gpu, pid) }) {
+	for i, gpu := range snapshot.GPUs {
+		if gpu.Err() == nil && gpu.Submit(func() { answers <- answer{i, holds(gpu, pid)} }) {
 			asked++
 		}
 	}
 	for range asked {
 		select {
-		case id := <-found:
-			if id != "" {
-				return id
-			}
-		case <-ctx.Done():
-			return ""
+		case a := <-answers:
+			all[a.gpu] = a.id
+			continue
+		case <-ctx.Done(): // those that answered count
 		}
+		break
 	}
-	return ""
+	return slices.DeleteFunc(all, func(id string) bool { return id == "" })
 }
 
 // at is the hw.id of the GPU with an NVML index; empty if there is none.

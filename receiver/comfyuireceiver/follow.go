@@ -81,6 +81,14 @@ func (f *follower) handedOver(p *prompt.Prompt, accepted bool) {
 // ExecutionStarted implements [prompt.Observer].
 func (f *follower) ExecutionStarted(x prompt.Execution) { f.export.executionStarted(x) }
 
+// ExecutionMoved implements [prompt.Observer].
+func (f *follower) ExecutionMoved(x prompt.Execution, elsewhere bool) {
+	f.export.executionMoved(x, elsewhere)
+}
+
+// RunsElsewhere implements [prompt.Observer].
+func (f *follower) RunsElsewhere(class string) bool { return f.classes.IsAPINode(class) }
+
 // PromptUnfollowed implements [prompt.Observer].
 func (f *follower) PromptUnfollowed(p *prompt.Prompt, reason string) {
 	f.unfollowed(reason)

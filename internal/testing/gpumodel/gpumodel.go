@@ -40,6 +40,10 @@ type Power struct {
 
 // Model is what one kind of GPU shows.
 type Model struct {
+	// Origin is what the kind is known from.
+	Origin string `yaml:"origin"`
+	// Name is hw.model, of GPUs whose class the product knows.
+	Name    string  `yaml:"model"`
 	Counter Counter `yaml:"counter"`
 	Power   Power   `yaml:"power"`
 	// Assumed names the values that nobody published.

@@ -3,6 +3,7 @@
 package join
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -45,14 +46,15 @@ func seedOf(tb testing.TB) uint64 {
 	return seed
 }
 
+// initialRest is for how long a simulated GPU rests at first.
+const initialRest = 20 * time.Second
+
 func millis(n int) time.Duration { return time.Duration(n) * time.Millisecond }
 
 // counterKind is one row of the table: a kind of counter, and the bounds in percent.
 type counterKind struct {
-	name             string
-	gpu              string // the model, where the product knows its class
-	model            gpumodel.Model
-	calibrated       *Calibration
+	name, kind       string
+	calibrated       bool
 	isolated, queued limit
 	estimate         bool // no bounds: the product says so itself
 }
@@ -60,37 +62,25 @@ type counterKind struct {
 // limit bounds the bias and the mean absolute relative error, in percent.
 type limit struct{ bias, mean float64 }
 
-// Power readings as they are beside the counters: 100 ms old where nothing else is said,
-// which helps less than 20 ms.
+// Beside most counters the power is refreshed every 100 ms, which helps less than 20 ms.
 var counterKinds = []counterKind{
-	{name: "continuous", model: gpumodel.Model{Power: gpumodel.Power{Period: millis(100)}}, isolated: limit{0.3, 0.5}, queued: limit{0.3, 0.5}},
-	{name: "20ms", model: gpumodel.Model{Counter: gpumodel.Counter{Period: millis(20)}, Power: gpumodel.Power{Period: millis(20)}}, isolated: limit{0.5, 1}, queued: limit{0.5, 1}},
-	{name: "100ms", model: gpumodel.Model{Counter: gpumodel.Counter{Period: millis(100)}, Power: gpumodel.Power{Period: millis(100)}}, isolated: limit{0.5, 1}, queued: limit{0.5, 1.5}},
-	{ // the division within a step by fresh power
-		name: "100ms_power_20ms_calibrated", model: gpumodel.Model{Counter: gpumodel.Counter{Period: millis(100)}, Power: gpumodel.Power{Period: millis(20)}},
-		calibrated: &Calibration{Period: millis(100), Share: 1}, isolated: limit{0.5, 1}, queued: limit{0.5, 1.5},
-	},
-	{
-		name: "100ms_late_calibrated", model: gpumodel.Model{Counter: gpumodel.Counter{Period: millis(100), Lag: millis(50)}, Power: gpumodel.Power{Period: millis(100)}},
-		calibrated: &Calibration{Period: millis(100), Lag: millis(50), Share: 1}, isolated: limit{0.5, 1}, queued: limit{0.5, 1.5},
-	},
-	{
-		name: "100ms_late", model: gpumodel.Model{Counter: gpumodel.Counter{Period: millis(100), Lag: millis(50)}, Power: gpumodel.Power{Period: millis(100)}},
-		isolated: limit{2, 2.5}, queued: limit{1, 2},
-	},
-	{
-		name: "25_of_100ms", gpu: "NVIDIA H100 80GB HBM3", model: gpumodel.Model{Counter: gpumodel.Counter{Period: millis(100), Share: 0.25}, Power: gpumodel.Power{Period: millis(100)}},
-		isolated: limit{1, 3}, queued: limit{1, 3.5},
-	},
-	{name: "none_power_20ms", model: gpumodel.Model{Counter: gpumodel.Counter{Absent: true}, Power: gpumodel.Power{Period: millis(20)}}, isolated: limit{1, 2}, queued: limit{1, 2.5}},
-	{name: "none_power_100ms", model: gpumodel.Model{Counter: gpumodel.Counter{Absent: true}, Power: gpumodel.Power{Period: millis(100)}}, isolated: limit{4, 4}, queued: limit{1, 4.5}},
-	{name: "none_average", model: gpumodel.Model{Counter: gpumodel.Counter{Absent: true}, Power: gpumodel.Power{NoInstant: true}}, estimate: true},
+	{name: "continuous", kind: "continuous", isolated: limit{0.3, 0.5}, queued: limit{0.3, 0.5}},
+	{name: "20ms", kind: "20ms", isolated: limit{0.5, 1}, queued: limit{0.5, 1}},
+	{name: "100ms", kind: "100ms", isolated: limit{0.5, 1}, queued: limit{0.5, 1.5}},
+	// The division within a step by fresh power.
+	{name: "100ms_power_20ms_calibrated", kind: "100ms-power-20ms", calibrated: true, isolated: limit{0.5, 1}, queued: limit{0.5, 1.5}},
+	{name: "100ms_late_calibrated", kind: "100ms-late", calibrated: true, isolated: limit{0.5, 1}, queued: limit{0.5, 1.5}},
+	{name: "100ms_late", kind: "100ms-late", isolated: limit{2, 2.5}, queued: limit{1, 2}},
+	{name: "25_of_100ms", kind: "25-of-100ms", isolated: limit{1, 3}, queued: limit{1, 3.5}},
+	{name: "none_power_20ms", kind: "vgpu", isolated: limit{1, 2}, queued: limit{1, 2.5}},
+	{name: "none_power_100ms", kind: "vgpu-power-100ms", isolated: limit{4, 4}, queued: limit{1, 4.5}},
+	{name: "none_average", kind: "average-only", estimate: true},
 }
 
 // isolatedWorks are requests with pauses between them, queuedWorks such that wait for each
 // other, fifty at a time.
 func isolatedWorks(n int, random *rand.Rand) (works []gpumodel.Work, end time.Duration) {
-	at := 10 * time.Second
+	at := initialRest
 	for range n {
 		d := millis(500 + random.IntN(1500))
 		works = append(works, gpumodel.Work{From: int64(at), To: int64(at + d), Watts: 90 + 150*random.Float64(), Demand: 1})
@@ -100,7 +90,7 @@ func isolatedWorks(n int, random *rand.Rand) (works []gpumodel.Work, end time.Du
 }
 
 func queuedWorks(n int, random *rand.Rand) (works []gpumodel.Work, end time.Duration) {
-	at := 10 * time.Second
+	at := initialRest
 	for i := range n {
 		d := millis(500 + random.IntN(1500))
 		works = append(works, gpumodel.Work{From: int64(at), To: int64(at + d), Watts: 90 + 150*random.Float64(), Demand: 1})
@@ -114,12 +104,11 @@ func queuedWorks(n int, random *rand.Rand) (works []gpumodel.Work, end time.Dura
 
 // errors are those of the figures of a row.
 type errorsOf struct {
-	n                        int
-	signed, truth            float64
-	relative, absolute       float64
-	covered                  int
-	uncertainty              float64
-	minUncertain, maxRelated float64
+	n                  int
+	signed, truth      float64
+	relative, absolute float64
+	covered            int
+	uncertainty        float64
 }
 
 func (e *errorsOf) add(got, truth, uncertainty float64) {
@@ -177,10 +166,11 @@ func (e *errorsOf) checkUncertainty(t *testing.T, row string) {
 	assert.LessOrEqual(t, e.sharpness(), 1.0, "mean uncertainty of %s beside what is allowed", row)
 }
 
-func newEnergyJoiner(calibrated *Calibration) *Joiner {
+// newEnergyJoiner makes a joiner that knows a counter, if it is calibrated.
+func newEnergyJoiner(calibrated bool, c gpumodel.Counter) *Joiner {
 	return newTestJoiner(func(s *Settings) {
-		if calibrated != nil {
-			s.Energy.Calibrated = map[string]Calibration{simGPU: *calibrated}
+		if calibrated {
+			s.Energy.Calibrated = map[string]Calibration{simGPU: {Period: c.Period, Lag: c.Lag, Share: cmp.Or(c.Share, 1)}}
 		}
 	})
 }
@@ -190,7 +180,8 @@ func billsOf(t *testing.T, kind *counterKind, works func(int, *rand.Rand) ([]gpu
 	t.Helper()
 	list, end := works(energySpans(), random)
 	run := gpumodel.NewRun(gpumodel.Usual(), list, 1, end, random)
-	s := &energySim{gpu: kind.gpu, run: run, model: kind.model, pace: gpumodel.UsualPace(), joiner: newEnergyJoiner(kind.calibrated), random: random}
+	model := gpumodel.MustLoad(kind.kind)
+	s := &energySim{run: run, model: model, pace: gpumodel.UsualPace(), joiner: newEnergyJoiner(kind.calibrated, model.Counter), random: random}
 	for _, r := range s.simulate() {
 		w := &run.Works[r.work]
 		truth, _ := run.Truth(r.work, w.From, w.To)
@@ -246,7 +237,7 @@ func TestEnergyOfNodesWhoseEdgesAreLateIsWithinItsUncertainty(t *testing.T) {
 	works, nodes, end := nodeWorks(energySpans()/2, random)
 	run := gpumodel.NewRun(gpumodel.Usual(), works, 1, end, random)
 	s := &energySim{
-		run: run, model: counterKinds[2].model, pace: gpumodel.UsualPace(), joiner: newEnergyJoiner(nil), random: random,
+		run: run, model: hundred, pace: gpumodel.UsualPace(), joiner: newTestJoiner(), random: random,
 		nodes: nodes, late: millis(150),
 	}
 	var e errorsOf

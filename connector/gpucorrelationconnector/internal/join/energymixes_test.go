@@ -47,7 +47,7 @@ var mixes = []mix{
 func (m *mix) works(n int, random *rand.Rand) (works []gpumodel.Work, end time.Duration) {
 	var at [2]time.Duration
 	for p := range at {
-		at[p] = 10*time.Second + millis(random.IntN(300))
+		at[p] = initialRest + millis(random.IntN(300))
 	}
 	ms := func(d [2]int) time.Duration { return millis(d[0] + random.IntN(max(d[1]-d[0], 1))) }
 	for range n {
@@ -74,7 +74,7 @@ func (m *mix) works(n int, random *rand.Rand) (works []gpumodel.Work, end time.D
 // billsOfMix compares energies, and what is left without the rest power.
 func billsOfMix(t *testing.T, run *gpumodel.Run, model gpumodel.Model, withUses bool, random *rand.Rand) (whole, above errorsOf) {
 	t.Helper()
-	s := &energySim{run: run, model: model, pace: gpumodel.UsualPace(), joiner: newEnergyJoiner(nil), random: random, withUses: withUses}
+	s := &energySim{run: run, model: model, pace: gpumodel.UsualPace(), joiner: newTestJoiner(), random: random, withUses: withUses}
 	for _, r := range s.simulate() {
 		w := &run.Works[r.work]
 		energy, marginal := run.Truth(r.work, w.From+w.Remote.Nanoseconds(), w.To)
@@ -116,10 +116,9 @@ func TestEnergyOfProcessesThatShareAGPUIsDividedByTheirUse(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, uint64(100+i)))
 			works, end := m.works(energySpans(), random)
 			run := gpumodel.NewRun(gpumodel.Usual(), works, 2, end, random)
-			model := gpumodel.Model{Counter: gpumodel.Counter{Period: millis(100)}, Power: gpumodel.Power{Period: millis(100)}}
-			whole, above := billsOfMix(t, run, model, true, rand.New(rand.NewPCG(seed, uint64(200+i))))
+			whole, above := billsOfMix(t, run, hundred, true, rand.New(rand.NewPCG(seed, uint64(200+i))))
 			evenWhole, evenAbove := evenBills(run)
-			blind, _ := billsOfMix(t, run, model, false, rand.New(rand.NewPCG(seed, uint64(200+i))))
+			blind, _ := billsOfMix(t, run, hundred, false, rand.New(rand.NewPCG(seed, uint64(200+i))))
 			for _, c := range []struct {
 				name      string
 				got, even *errorsOf

@@ -17,7 +17,7 @@ import (
 )
 
 // hundred is the usual counter.
-var hundred = gpumodel.Model{Counter: gpumodel.Counter{Period: millis(100)}, Power: gpumodel.Power{Period: millis(100)}}
+var hundred = gpumodel.MustLoad("100ms")
 
 // newSim is a simulation of isolated requests.
 func newSim(n int, model gpumodel.Model, seed uint64, change ...func([]gpumodel.Work)) *energySim {
@@ -27,7 +27,7 @@ func newSim(n int, model gpumodel.Model, seed uint64, change ...func([]gpumodel.
 		f(works)
 	}
 	run := gpumodel.NewRun(gpumodel.Usual(), works, 1, end, random)
-	return &energySim{run: run, model: model, pace: gpumodel.UsualPace(), joiner: newEnergyJoiner(nil), random: random}
+	return &energySim{run: run, model: model, pace: gpumodel.UsualPace(), joiner: newTestJoiner(), random: random}
 }
 
 // The bills of executions that follow on each other add up to the counter's rise, whatever
@@ -47,14 +47,14 @@ func TestBillsOfExecutionsInARowAddUpToTheCountersRise(t *testing.T) {
 		}
 		model.Power.Period = []time.Duration{millis(20), millis(100)}[random.IntN(2)]
 		var works []gpumodel.Work
-		at := 10 * time.Second
+		at := initialRest
 		for range 10 + random.IntN(40) {
 			d := millis(20 + random.IntN(2000))
 			works = append(works, gpumodel.Work{From: int64(at), To: int64(at + d), Watts: 40 + 250*random.Float64(), Demand: 1})
 			at += d
 		}
 		run := gpumodel.NewRun(gpumodel.Usual(), works, 1, at+3*time.Second, random)
-		s := &energySim{run: run, model: model, pace: gpumodel.UsualPace(), joiner: newEnergyJoiner(nil), random: random}
+		s := &energySim{run: run, model: model, pace: gpumodel.UsualPace(), joiner: newTestJoiner(), random: random}
 		s.phase = time.Duration(random.Int64N(int64(time.Second)))
 		sum := 0.0
 		for _, r := range s.simulate() {
@@ -159,7 +159,7 @@ func disagreements(t *testing.T, gain float64, lasts time.Duration) (first time.
 	model := hundred
 	model.Counter.Gain = gain
 	run := gpumodel.NewRun(gpumodel.Usual(), works, 1, lasts, random)
-	s := &energySim{run: run, model: model, joiner: newEnergyJoiner(nil), random: random}
+	s := &energySim{run: run, model: model, joiner: newTestJoiner(), random: random}
 	pace := gpumodel.UsualPace()
 	meter := gpumodel.NewMeter(model, run.Total, 0)
 	for _, at := range pace.Reads(works, run.End, random) {
@@ -253,20 +253,11 @@ func TestAGainThatWasMeasuredIsAppliedAndOneThatWasNotIsNamed(t *testing.T) {
 }
 
 func TestEnergyComesFromTheBestThatAGPUOffers(t *testing.T) {
-	absent := gpumodel.Counter{Absent: true}
-	for name, test := range map[string]struct {
-		model  gpumodel.Model
-		method string
-	}{
-		"no counter: vGPU, before Volta":       {gpumodel.Model{Counter: absent, Power: gpumodel.Power{Period: millis(100)}}, "power.instant"},
-		"no counter and no instant power":      {gpumodel.Model{Counter: absent, Power: gpumodel.Power{NoInstant: true}}, "power.average"},
-		"a counter and no instant power: V100": {gpumodel.Model{Counter: hundred.Counter, Power: gpumodel.Power{NoInstant: true}}, "counter"},
-		"a counter and no average: RTX 2080":   {gpumodel.Model{Counter: hundred.Counter, Power: gpumodel.Power{NoAverage: true}}, "counter"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			for _, r := range newSim(5, test.model, 4).simulate() {
-				assert.Equal(t, test.method, r.attributes["gpu.energy.method"])
-				assert.Equal(t, test.method == "power.average", r.attributes["gpu.correlation"] == Estimate)
+	for kind, method := range map[string]string{"vgpu": "power.instant", "average-only": "power.average", "v100": "counter", "rtx-2080": "counter"} {
+		t.Run(kind, func(t *testing.T) {
+			for _, r := range newSim(5, gpumodel.MustLoad(kind), 4).simulate() {
+				assert.Equal(t, method, r.attributes["gpu.energy.method"])
+				assert.Equal(t, method == "power.average", r.attributes["gpu.correlation"] == Estimate)
 				assert.Positive(t, r.uncertainty)
 			}
 		})

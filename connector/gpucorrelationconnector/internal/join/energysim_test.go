@@ -28,12 +28,11 @@ type energySim struct {
 	pace   gpumodel.Pace
 	joiner *Joiner
 	random *rand.Rand
-	// nodes are spans within the works, in their order; the product is told of them late.
+	// nodes are spans within the works, in their order; the product hears of them late.
 	nodes [][]gpumodel.Node
 	late  time.Duration
 	// withUses reads the processes' use of the GPU.
 	withUses bool
-	gpu      string // its model
 	// phase is that of the counter's steps; 0 for one at random.
 	phase time.Duration
 	// corrupt changes a reading of the counter.
@@ -97,8 +96,8 @@ func (s *energySim) read(meter *gpumodel.Meter, uses *gpumodel.Uses, at int64) p
 	if watts, ok := meter.Average(at); ok {
 		md.put("hw.power", math.Floor(watts*1000)/1000).PutStr("hw.gpu.power.scope", "average")
 	}
-	if s.gpu != "" {
-		md.put("hw.gpu.info", 1).PutStr("hw.model", s.gpu)
+	if s.model.Name != "" {
+		md.put("hw.gpu.info", 1).PutStr("hw.model", s.model.Name)
 	}
 	used := 0.0
 	for _, use := range s.run.Use {

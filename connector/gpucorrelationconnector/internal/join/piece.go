@@ -86,6 +86,9 @@ func (s *Settings) newPiece(td ptrace.Traces, now time.Time) *piece {
 				}
 				if gpu != "" {
 					u.named, u.part = true, parts.of(gpu, host)
+				} else if !u.remote {
+					u.many = parts.ofAll(span.Attributes(), host)
+					u.named = u.many != nil
 				}
 				if pid, ok := span.Attributes().Get(semconv.ProcessPID); ok {
 					u.pid = pid.Int()
@@ -138,25 +141,44 @@ func (x *partIndex) of(gpu, host string) *part {
 	return p
 }
 
+// ofAll are the parts of the GPUs in a list; nil if there is none.
+func (x *partIndex) ofAll(a pcommon.Map, host string) (all []*part) {
+	ids, ok := a.Get(semconv.GPUIDs)
+	if !ok || ids.Type() != pcommon.ValueTypeSlice {
+		return nil
+	}
+	for _, id := range ids.Slice().All() {
+		if len(all) < maxRolledGPUs && id.Str() != "" {
+			all = append(all, x.of(id.Str(), host))
+		}
+	}
+	return all
+}
+
 // collect adds up what the spans of a piece need of each GPU.
 func (p *piece) collect() {
 	for i := range p.uses {
 		u := &p.uses[i]
 		switch {
 		case u.reason != "":
-		case u.part == nil && u.orphan:
+		case !u.hasGPU() && u.orphan:
 			p.loose = max(p.loose, u.interval.To)
-		case u.part != nil:
-			u.part.end = max(u.part.end, u.interval.To)
-			u.part.pid = cmp.Or(u.part.pid, u.pid)
-			u.part.windows = append(u.part.windows, u.times()...)
-			if len(u.part.spans) < maxSpanIntervals {
-				u.part.spans = append(u.part.spans, spanInterval{u.interval, u.span.SpanID(), u.depth})
-			}
+		default:
+			u.eachPart(func(x *part) { x.add(u) })
 		}
 	}
 	for _, part := range p.parts {
 		part.windows, _ = unite(part.windows)
+	}
+}
+
+// add adds what a span needs of the GPU.
+func (x *part) add(u *use) {
+	x.end = max(x.end, u.interval.To)
+	x.pid = cmp.Or(x.pid, u.pid)
+	x.windows = append(x.windows, u.times()...)
+	if len(x.spans) < maxSpanIntervals {
+		x.spans = append(x.spans, spanInterval{u.interval, u.span.SpanID(), u.depth})
 	}
 }
 

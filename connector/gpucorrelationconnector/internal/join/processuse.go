@@ -165,7 +165,7 @@ func (s *useSample) holds(at int64) bool { return s.From <= at && at < s.To }
 // rate is what a process used of the GPU while others did, as a share of the time, and how
 // long it ran alone and with others in the samples, in s; 0 if it did not use the GPU at a
 // time, and not known if the driver says nothing of it. A process uses more where it is alone, so that both
-// rates are fitted to the samples; where these do not tell them apart they are the same.
+// rates are fitted to the samples; where these do not distinguish them they are the same.
 func (u *uses) rate(pid int64, at int64, near []useSample) (rate float64, ran used, known bool) {
 	if !u.processes[pid] {
 		return 0, ran, false

@@ -64,6 +64,13 @@ func (j *Joiner) AddLogs(ld plog.Logs, now time.Time) {
 // addRecord reports whether it moved the record, or consumed it.
 func (j *Joiner) addRecord(rl plog.ResourceLogs, sl plog.ScopeLogs, r plog.LogRecord, now time.Time) bool {
 	id := pdataread.Text(r.Attributes(), semconv.GPUID)
+	if ids, ok := r.Attributes().Get(semconv.GPUIDs); ok && id == "" && ids.Type() == pcommon.ValueTypeSlice {
+		for i := range min(ids.Slice().Len(), maxRolledGPUs) { // one of a server that may use several
+			r.Attributes().PutStr(semconv.GPUID, ids.Slice().At(i).Str())
+			j.addRecord(rl, sl, r, now)
+		}
+		return true
+	}
 	started := r.EventName() == semconv.EventExecutionStarted || r.EventName() == semconv.EventExecutionRemote
 	if id == "" || !started && (!strings.HasPrefix(r.EventName(), semconv.GPUEventPrefix) || !r.TraceID().IsEmpty()) {
 		return started // without a GPU it is of no use

@@ -55,7 +55,7 @@ func leaveOut(uses []use) {
 	}
 	local := map[int][]gputimeline.Interval{}
 	for i := range uses {
-		if _, above := elsewhere[i]; uses[i].remote || uses[i].part == nil || above {
+		if _, above := elsewhere[i]; uses[i].remote || !uses[i].hasGPU() || above {
 			continue
 		}
 		eachAbove(uses, i, func(at int) {
@@ -86,7 +86,7 @@ func leaveOut(uses []use) {
 // eachAbove calls do with the spans above one that have a GPU, up to a number.
 func eachAbove(uses []use, i int, do func(at int)) {
 	for at, n := uses[i].parent, 0; at >= 0 && n < maxAbove; at, n = uses[at].parent, n+1 {
-		if uses[at].part != nil {
+		if uses[at].hasGPU() {
 			do(at)
 		}
 	}

@@ -10,6 +10,7 @@
 #include "nvml.h"
 #include "state.h"
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -167,14 +168,61 @@ static int64_t newest(struct series *s) {
 	return n == 0 ? 0 : s->steps[(n - 1) % MAX_STEPS].value;
 }
 
+/* step_at is the step that holds a time, or the oldest that is known. */
+static struct step *step_at(struct series *s, int64_t t) {
+	int64_t n = load(&s->count);
+	int64_t first = n > MAX_STEPS ? n - MAX_STEPS + 1 : 0; /* the oldest may be written now */
+	struct step *st = NULL;
+	for (int64_t i = n - 1; i >= first; i--) {
+		st = &s->steps[i % MAX_STEPS];
+		if (st->at_ns <= t) break;
+	}
+	return st;
+}
+
+/* total_at is the energy up to a time, in mJ. */
+static double total_at(struct card *c, int64_t t) {
+	struct step *st = step_at(&c->series[SERIES_power], t);
+	if (st == NULL) return (double)load(&c->energy_mj);
+	return (double)st->total + (double)st->value * (double)(t - st->at_ns) / 1e9; /* mW · ns → mJ */
+}
+
+/* What a counter that samples a part of each step has counted, by GPU. */
+static struct { int64_t until; double sum; } sampled[MAX_CARDS];
+static pthread_mutex_t sampling = PTHREAD_MUTEX_INITIALIZER;
+
 static int64_t energy(struct card *c) {
-	struct series *p = &c->series[SERIES_power];
-	int64_t n = load(&p->count);
-	if (n == 0) return load(&c->energy_mj);
-	struct step *st = &p->steps[(n - 1) % MAX_STEPS];
-	int64_t t = now_ns();
-	/* mW · ns → mJ */
-	return st->total + (t > st->at_ns ? (int64_t)((double)st->value * (double)(t - st->at_ns) / 1e9) : 0);
+	int64_t period = load(&c->values[VALUE_counter_period_us].value) * 1000;
+	int64_t share = load(&c->values[VALUE_counter_share_permille].value);
+	int64_t gain = load(&c->values[VALUE_counter_gain_permille].value);
+	int64_t t = now_ns() - load(&c->values[VALUE_counter_lag_us].value) * 1000;
+	if (period > 0) t = t / period * period;
+	double mj = 0;
+	if (period > 0 && share > 0 && share < 1000) {
+		pthread_mutex_lock(&sampling);
+		int64_t card = c - S->card;
+		if (sampled[card].until == 0 || sampled[card].until > t || t - sampled[card].until > 60000000000LL) {
+			sampled[card].until = t;
+			sampled[card].sum = total_at(c, t);
+		}
+		for (; sampled[card].until < t; sampled[card].until += period) {
+			int64_t end = sampled[card].until + period;
+			sampled[card].sum += (total_at(c, end) - total_at(c, end - period * share / 1000)) * 1000.0 / (double)share;
+		}
+		mj = sampled[card].sum;
+		pthread_mutex_unlock(&sampling);
+	} else {
+		mj = total_at(c, t);
+	}
+	return (int64_t)(gain > 0 ? mj * (double)gain / 1000 : mj);
+}
+
+/* instant is the power as it was refreshed last. */
+static int64_t instant(struct card *c) {
+	int64_t period = load(&c->values[VALUE_power_period_us].value) * 1000;
+	if (period <= 0) return newest(&c->series[SERIES_power]);
+	struct step *st = step_at(&c->series[SERIES_power], now_ns() / period * period);
+	return st == NULL ? 0 : st->value;
 }
 
 /* --- library --- */
@@ -578,7 +626,7 @@ nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t d, int count, nvmlFieldValue_
 		if (v->fieldId >= NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX && v->fieldId <= NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX)
 			v->nvmlReturn = link_throughput(c, v);
 		switch (v->fieldId) { /* those that move in time */
-		case NVML_FI_DEV_POWER_INSTANT: v->value.uiVal = (unsigned int)newest(&c->series[SERIES_power]); break;
+		case NVML_FI_DEV_POWER_INSTANT: v->value.uiVal = (unsigned int)instant(c); break;
 		case NVML_FI_DEV_POWER_AVERAGE: if (load(&c->power_period_ns) > 0) v->value.uiVal = (unsigned int)average(&c->series[SERIES_power], load(&c->power_period_ns)); break;
 		case NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION: v->value.ullVal = (unsigned long long)energy(c); break;
 		}

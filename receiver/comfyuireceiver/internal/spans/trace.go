@@ -130,9 +130,7 @@ func (w *traceWriter) execution() {
 	p := w.prompt
 	s := w.span(w.executionID(), p.Context.SpanID(), "comfyui.execution", p.Started, p.Ended)
 	a := s.Attributes()
-	device := w.device.Device()
-	putIfSet(a, semconv.GPUID, device.ID)
-	putIfPositive(a, semconv.ProcessPID, device.PID)
+	w.device.Device().put(a)
 	w.dimensions(a)
 	a.PutInt("comfyui.nodes.executed", int64(len(p.Nodes)))
 	a.PutInt("comfyui.nodes.cached", int64(len(p.Cached)))
@@ -188,7 +186,9 @@ func (w *traceWriter) node(n *prompt.Node, declared protocol.Node, id, parent tr
 	s := w.span(id, parent, name, n.Start, n.End)
 	a := s.Attributes()
 	if !w.classes.IsAPINode(declared.Class) {
-		putIfSet(a, semconv.GPUID, w.device.Device().ID)
+		if device := w.device.Device(); len(device.IDs) < 2 { // else those of the execution
+			putIfSet(a, semconv.GPUID, device.ID)
+		}
 	} else {
 		a.PutBool(semconv.Remote, true)
 	}
