@@ -6,8 +6,10 @@ package nvml
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/NVIDIA/go-nvml/pkg/dl"
@@ -44,6 +46,10 @@ type Library struct {
 	// can be resolved while NVML is not initialised, and a call that returns late finds
 	// the code still loaded.
 	symbols *dl.DynamicLibrary
+
+	// driverMajor is the first part of the driver's version, as of the last initialisation;
+	// 0 if it is unknown.
+	driverMajor atomic.Int64
 
 	workers workers
 	// keeper is held by the session that inspects the machine, so that a keeper that hangs
@@ -161,7 +167,14 @@ func ask[H, T any](l *Library, function string, handle H, call func(H) (T, gonvm
 
 // driverVersion is the driver's version (nvmlSystemGetDriverVersion).
 func (l *Library) driverVersion() (string, error) {
-	return ask(l, "nvmlSystemGetDriverVersion", l.api, gonvml.Interface.SystemGetDriverVersion)
+	version, err := ask(l, "nvmlSystemGetDriverVersion", l.api, gonvml.Interface.SystemGetDriverVersion)
+	first, _, _ := strings.Cut(version, ".")
+	major, parseErr := strconv.Atoi(first)
+	if err != nil || parseErr != nil {
+		major = 0
+	}
+	l.driverMajor.Store(int64(major))
+	return version, err
 }
 
 // cudaVersion is the newest CUDA version that the driver supports, as "13.2"

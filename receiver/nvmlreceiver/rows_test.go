@@ -41,15 +41,18 @@ func TestEachNVLinkHasItsBytesErrorsAndState(t *testing.T) {
 		require.True(t, ok, "%s %v", want.metric, want.at)
 		assert.InDelta(t, want.value, number(p), 0, "%s %v", want.metric, want.at)
 	}
-	_, ok := point(m, "hw.gpu.nvlink.state", map[string]string{"hw.gpu.nvlink.id": "2"})
-	assert.False(t, ok, "the GPU has two links")
+	for _, name := range []string{"hw.gpu.nvlink.state", "hw.gpu.nvlink.io", "hw.gpu.nvlink.errors"} {
+		_, ok := point(m, name, map[string]string{"hw.gpu.nvlink.id": "2"})
+		assert.False(t, ok, "%s: the GPU has two links, whatever links field values answer for", name)
+	}
 }
 
 func TestGPUWithoutNVLinkIsReadOnce(t *testing.T) {
 	_, gpus := library.Machine(t, "l40s")
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	for range 3 {
-		r.scrapeNow()
+		_, ok := point(r.scrapeNow(), "hw.gpu.nvlink.io", nil)
+		assert.False(t, ok, "field values answer with 0 for links that do not exist")
 	}
 	assert.EqualValues(t, 1, gpus[0].Calls("nvmlDeviceGetNvLinkState"))
 }

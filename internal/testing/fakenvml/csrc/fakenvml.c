@@ -555,13 +555,26 @@ nvmlReturn_t nvmlDeviceGetNvLinkErrorCounter(nvmlDevice_t d, unsigned int i, nvm
 	*n = (unsigned long long)load(&l->errors[which]);
 	return NVML_SUCCESS;
 }
+/* The driver answers for links that the GPU does not have, too: with 0. */
 static nvmlReturn_t link_throughput(struct card *c, nvmlFieldValue_t *v) {
+	static struct link absent;
 	struct link *l;
-	nvmlReturn_t r = link_of(c, v->scopeId, &l);
-	if (r != NVML_SUCCESS) return r;
+	if (mig_on(c)) return NVML_ERROR_NOT_SUPPORTED;
+	if (link_of(c, v->scopeId, &l) != NVML_SUCCESS) l = &absent;
 	v->valueType = NVML_VALUE_TYPE_UNSIGNED_LONG_LONG;
 	v->value.ullVal = (unsigned long long)load(v->fieldId == NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX ? &l->tx_kib : &l->rx_kib);
 	return NVML_SUCCESS;
+}
+
+/* field_id turns a number that the driver is asked for into the number of nvml.h (CUDA
+ * 13.1 and newer), by which the state holds the fields. Drivers 575 to 589 had the
+ * throttle counters at 251 to 253, in front of power smoothing, which came to stand in
+ * front of them with driver 590; older ones have neither. */
+static unsigned int field_id(unsigned int asked) {
+	int driver = atoi(S->driver_version);
+	if (driver >= 590 || asked < 251 || asked > 271) return asked;
+	if (driver < 575) return MAX_FIELDS;
+	return asked <= 253 ? asked + 18 : asked - 3;
 }
 
 nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t d, int count, nvmlFieldValue_t *values) {
@@ -570,8 +583,9 @@ nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t d, int count, nvmlFieldValue_
 		nvmlFieldValue_t *v = &values[i];
 		v->timestamp = time(NULL) * 1000000LL;
 		v->latencyUsec = 1;
-		if (v->fieldId >= MAX_FIELDS) { v->nvmlReturn = NVML_ERROR_INVALID_ARGUMENT; continue; }
-		struct field *f = &c->fields[v->fieldId];
+		unsigned int id = field_id(v->fieldId);
+		if (id >= MAX_FIELDS) { v->nvmlReturn = NVML_ERROR_INVALID_ARGUMENT; continue; }
+		struct field *f = &c->fields[id];
 		v->nvmlReturn = (nvmlReturn_t)load(&f->ret);
 		v->valueType = (nvmlValueType_t)load(&f->type);
 		v->value.sllVal = load(&f->value);

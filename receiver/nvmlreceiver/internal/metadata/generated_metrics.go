@@ -2309,7 +2309,7 @@ type metricHwGpuNvlinkIo struct {
 // init fills hw.gpu.nvlink.io metric with initial data.
 func (m *metricHwGpuNvlinkIo) init() {
 	m.data.SetName("hw.gpu.nvlink.io")
-	m.data.SetDescription("Data over a link, without the overhead of the protocol (field values NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX and NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX).")
+	m.data.SetDescription("Data over a link that hw.gpu.nvlink.state knows, without the overhead of the protocol (field values NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX and NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX).")
 	m.data.SetUnit("By")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(true)
@@ -3471,7 +3471,7 @@ type metricHwGpuThrottleTime struct {
 // init fills hw.gpu.throttle.time metric with initial data.
 func (m *metricHwGpuThrottleTime) init() {
 	m.data.SetName("hw.gpu.throttle.time")
-	m.data.SetDescription("Time that the clocks were held down for this reason (field values NVML_FI_DEV_CLOCKS_EVENT_REASON_*; nvmlDeviceGetViolationStatus with older drivers).")
+	m.data.SetDescription("Time that the clocks were held down for this reason (field values NVML_FI_DEV_CLOCKS_EVENT_REASON_*, by the numbers of the loaded driver; with drivers before 575 NVML_FI_DEV_PERF_POLICY_THERMAL for sw_thermal and nothing for hw_thermal and hw_power_brake; nvmlDeviceGetViolationStatus where field values are not supported).")
 	m.data.SetUnit("s")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(true)

@@ -857,7 +857,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.nvlink.io"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Data over a link, without the overhead of the protocol (field values NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX and NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX).", mi.Description())
+					assert.Equal(t, "Data over a link that hw.gpu.nvlink.state knows, without the overhead of the protocol (field values NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX and NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX).", mi.Description())
 					assert.Equal(t, "By", mi.Unit())
 					assert.True(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -1334,7 +1334,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.throttle.time"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Time that the clocks were held down for this reason (field values NVML_FI_DEV_CLOCKS_EVENT_REASON_*; nvmlDeviceGetViolationStatus with older drivers).", mi.Description())
+					assert.Equal(t, "Time that the clocks were held down for this reason (field values NVML_FI_DEV_CLOCKS_EVENT_REASON_*, by the numbers of the loaded driver; with drivers before 575 NVML_FI_DEV_PERF_POLICY_THERMAL for sw_thermal and nothing for hw_thermal and hw_power_brake; nvmlDeviceGetViolationStatus where field values are not supported).", mi.Description())
 					assert.Equal(t, "s", mi.Unit())
 					assert.True(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())

@@ -112,7 +112,7 @@ func (w *worker) sample() {
 // mode changed.
 func (w *worker) relearn() {
 	w.rows = newRowStates(len(w.Rows))
-	w.device.Peaks.Relearn()
+	w.device.Relearn()
 	w.free()
 	w.instances = nil
 	w.out.Processes.Relearn()

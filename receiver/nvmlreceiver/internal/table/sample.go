@@ -85,8 +85,17 @@ type Health struct {
 // Device is what is kept between two passes over a GPU, or over one of its MIG devices.
 // It is only ever touched by the GPU's worker.
 type Device struct {
-	Peaks Peaks
-	gpm   *nvml.GPM
+	Peaks    Peaks
+	gpm      *nvml.GPM
+	throttle [maxThrottleCounters]counterCheck
+	links    links
+}
+
+// Relearn forgets what the GPU supports, after it came back.
+func (d *Device) Relearn() {
+	d.Peaks.Relearn()
+	d.throttle = [maxThrottleCounters]counterCheck{}
+	d.links = links{}
 }
 
 // Free returns what NVML allocated.
