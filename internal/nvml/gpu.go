@@ -46,6 +46,12 @@ type GPU struct {
 	// generation counts how often the GPU was found again, after it was lost or the driver
 	// was reloaded: what it supports may have changed.
 	generation int
+	// hung is the begin of the call that has not returned within the deadline, and hungErr
+	// describes it; 0 if there is none.
+	hung    int64
+	hungErr error
+
+	recent recent
 }
 
 // Identity is the GPU's description as of its last enumeration.
@@ -88,10 +94,15 @@ func (g *GPU) Submit(job func()) bool {
 }
 
 // Device is the GPU's present handle, for use inside a job.
-func (g *GPU) Device() Device {
+func (g *GPU) Device() Device { return g.DeviceFor(nil) }
+
+// DeviceFor is the handle for an asker, who shares readings with the others.
+func (g *GPU) DeviceFor(by *Asker) Device {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.device
+	d := g.device
+	d.recent, d.by = &g.recent, by
+	return d
 }
 
 func (g *GPU) lose(err error) {

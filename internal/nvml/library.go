@@ -6,11 +6,13 @@ package nvml
 
 import (
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/NVIDIA/go-nvml/pkg/dl"
 	gonvml "github.com/NVIDIA/go-nvml/pkg/nvml"
@@ -42,10 +44,14 @@ type Library struct {
 	mu  sync.RWMutex
 	api gonvml.Interface
 	has map[string]bool
+	// addresses are the functions that are called without go-nvml.
+	addresses map[string]unsafe.Pointer
 	// symbols is a second handle of the library, opened once and never closed: functions
 	// can be resolved while NVML is not initialised, and a call that returns late finds
 	// the code still loaded.
 	symbols *dl.DynamicLibrary
+	// reason is the loader's, why the library could not be opened the last time.
+	reason string
 
 	// driverMajor is the first part of the driver's version, as of the last initialisation;
 	// 0 if it is unknown.
@@ -59,7 +65,7 @@ type Library struct {
 
 func newLibrary(path string, now func() time.Time) *Library {
 	return &Library{
-		path: path, has: map[string]bool{}, workers: workers{now: now, byIndex: map[int]*worker{}},
+		path: path, has: map[string]bool{}, addresses: map[string]unsafe.Pointer{}, workers: workers{now: now, byIndex: map[int]*worker{}},
 	}
 }
 
@@ -124,15 +130,30 @@ func (l *Library) open() bool {
 	if l.path == DefaultPath {
 		places = append(places, usualPlaces...)
 	}
+	l.reason = ""
+	fileFound := false
 	for _, path := range places {
 		symbols := dl.New(path, dl.RTLD_LAZY|dl.RTLD_GLOBAL)
-		if symbols.Open() == nil {
+		err := symbols.Open()
+		if err == nil {
 			l.symbols, l.path = symbols, path
 			l.api = gonvml.New(gonvml.WithLibraryPath(path))
 			return true
 		}
+		// A file that is there and is not a library says more than one that is not there.
+		_, missing := os.Stat(path)
+		if l.reason == "" || missing == nil && !fileFound {
+			l.reason, fileFound = err.Error(), missing == nil
+		}
 	}
 	return false
+}
+
+// loadError is the loader's reason why the library could not be opened.
+func (l *Library) loadError() string {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.reason
 }
 
 // shutdown ends NVML (nvmlShutdown). Handles from before are stale.

@@ -6,6 +6,7 @@ package nvml
 
 import (
 	"math"
+	"strings"
 
 	gonvml "github.com/NVIDIA/go-nvml/pkg/nvml"
 )
@@ -35,24 +36,36 @@ const (
 // that also draws is there twice (nvmlDeviceGetComputeRunningProcesses,
 // nvmlDeviceGetGraphicsRunningProcesses).
 func (d Device) Processes(into []RunningProcess) ([]RunningProcess, error) {
-	compute, err := get(d, computeProcesses, gonvml.Device.GetComputeRunningProcesses)
+	into, err := d.ComputeProcesses(into)
 	if err != nil {
 		return into, err
 	}
-	graphics, err := get(d, graphicsProcesses, gonvml.Device.GetGraphicsRunningProcesses)
+	into, err = d.running(graphicsProcesses, into)
 	if err != nil && !IsUnsupported(err) { // a GPU without a screen has none
 		return into, err
 	}
-	for _, list := range [][]gonvml.ProcessInfo{compute, graphics} {
-		for i := range list {
-			p := &list[i]
-			into = append(into, RunningProcess{
-				PID: p.Pid, Memory: p.UsedGpuMemory, MemoryKnown: p.UsedGpuMemory != math.MaxUint64,
-				GPUInstance: p.GpuInstanceId, ComputeInstance: p.ComputeInstanceId, InMIG: p.GpuInstanceId != noInstance,
-			})
-		}
-	}
 	return into, nil
+}
+
+// running appends the processes that one of the functions lists.
+func (d Device) running(functions string, into []RunningProcess) ([]RunningProcess, error) {
+	newest, _, _ := strings.Cut(functions, "|")
+	list, err, ok := d.rawRunning(newest)
+	switch {
+	case ok:
+	case functions == graphicsProcesses:
+		list, err = get(d, functions, gonvml.Device.GetGraphicsRunningProcesses)
+	default:
+		list, err = get(d, functions, gonvml.Device.GetComputeRunningProcesses)
+	}
+	for i := range list {
+		p := &list[i]
+		into = append(into, RunningProcess{
+			PID: p.Pid, Memory: p.UsedGpuMemory, MemoryKnown: p.UsedGpuMemory != math.MaxUint64,
+			GPUInstance: p.GpuInstanceId, ComputeInstance: p.ComputeInstanceId, InMIG: p.GpuInstanceId != noInstance,
+		})
+	}
+	return into, err
 }
 
 // ProcessUtilization is what one process did in one sampling period, in percent.
@@ -67,6 +80,9 @@ type ProcessUtilization struct {
 // process that did nothing has none (nvmlDeviceGetProcessUtilization).
 func (d Device) ProcessUtilizations(since uint64, into []ProcessUtilization) ([]ProcessUtilization, error) {
 	const function = "nvmlDeviceGetProcessUtilization"
+	if out, err, ok := d.rawUses(since, into); ok {
+		return out, err
+	}
 	samples, err := getBy(d, function, since, gonvml.Device.GetProcessUtilization)
 	if IsNotFound(err) {
 		return into, nil
