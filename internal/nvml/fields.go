@@ -28,6 +28,9 @@ const (
 	// One of nvmlDeviceGpuRecoveryAction_t.
 	FieldRecoveryAction = gonvml.FI_DEV_GET_GPU_RECOVERY_ACTION
 
+	// In mJ since the driver was loaded.
+	FieldEnergy = gonvml.FI_DEV_TOTAL_ENERGY_CONSUMPTION
+
 	// In mW.
 	FieldPowerAverage = gonvml.FI_DEV_POWER_AVERAGE
 	FieldPowerInstant = gonvml.FI_DEV_POWER_INSTANT

@@ -8,6 +8,7 @@ package nvml
 #cgo LDFLAGS: -ldl
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <stdint.h>
 #include <stdlib.h>
 
 typedef struct { unsigned int pid; unsigned long long memory; unsigned int gpuInstance, computeInstance; } runningProcess;
@@ -16,14 +17,14 @@ typedef struct { unsigned int pid; unsigned long long at; unsigned int sm, mem, 
 
 static void *find(const char *name) { return dlsym(RTLD_DEFAULT, name); }
 
-static int listProcesses(void *function, void *device, unsigned int *count, runningProcess *out) {
-	return ((int (*)(void *, unsigned int *, runningProcess *))function)(device, count, out);
+static int listProcesses(void *function, uintptr_t device, unsigned int *count, runningProcess *out) {
+	return ((int (*)(void *, unsigned int *, runningProcess *))function)((void *)device, count, out);
 }
-static int listSamples(void *function, void *device, int type, unsigned long long since, int *kind, unsigned int *count, bufferedSample *out) {
-	return ((int (*)(void *, int, unsigned long long, int *, unsigned int *, bufferedSample *))function)(device, type, since, kind, count, out);
+static int listSamples(void *function, uintptr_t device, int type, unsigned long long since, int *kind, unsigned int *count, bufferedSample *out) {
+	return ((int (*)(void *, int, unsigned long long, int *, unsigned int *, bufferedSample *))function)((void *)device, type, since, kind, count, out);
 }
-static int listUses(void *function, void *device, processUse *out, unsigned int *count, unsigned long long since) {
-	return ((int (*)(void *, processUse *, unsigned int *, unsigned long long))function)(device, out, count, since);
+static int listUses(void *function, uintptr_t device, processUse *out, unsigned int *count, unsigned long long since) {
+	return ((int (*)(void *, processUse *, unsigned int *, unsigned long long))function)((void *)device, out, count, since);
 }
 */
 import "C"
@@ -65,21 +66,21 @@ func (l *Library) symbol(name string) unsafe.Pointer {
 	return p
 }
 
-// address is the handle as the library knows it; nil if go-nvml wraps it in another type
-// than the one that holds the pointer.
-func (d Device) address() unsafe.Pointer {
+// address is the handle as the library knows it, which need not be an address; 0 if go-nvml
+// wraps it in another type than the one that holds the pointer.
+func (d Device) address() C.uintptr_t {
 	v := reflect.ValueOf(d.handle)
 	if v.Kind() != reflect.Struct || v.NumField() != 1 || v.Field(0).Kind() != reflect.Pointer {
-		return nil
+		return 0
 	}
-	return v.Field(0).UnsafePointer()
+	return C.uintptr_t(v.Field(0).Pointer())
 }
 
 // rawRunning lists the processes by a function of the third version, whose entries have
 // MIG numbers; ok is false if go-nvml has to be asked.
 func (d Device) rawRunning(function string) (list []gonvml.ProcessInfo, err error, ok bool) { //nolint:revive // the error is NVML's answer, ok says whether it was asked
 	f, device := d.lib.symbol(function), d.address()
-	if f == nil || device == nil {
+	if f == nil || device == 0 {
 		return nil, nil, false
 	}
 	var buffer [rawProcesses]C.runningProcess
@@ -106,7 +107,7 @@ func (d Device) rawRunning(function string) (list []gonvml.ProcessInfo, err erro
 func (d Device) rawSamples(engine SampledEngine, since uint64, into []UtilizationSample) (out []UtilizationSample, err error, ok bool) { //nolint:revive // as above
 	const function = "nvmlDeviceGetSamples"
 	f, device := d.lib.symbol(function), d.address()
-	if f == nil || device == nil {
+	if f == nil || device == 0 {
 		return into, nil, false
 	}
 	var buffer [rawSamples]C.bufferedSample
@@ -136,7 +137,7 @@ func (d Device) rawSamples(engine SampledEngine, since uint64, into []Utilizatio
 func (d Device) rawUses(since uint64, into []ProcessUtilization) (out []ProcessUtilization, err error, ok bool) { //nolint:revive // as above
 	const function = "nvmlDeviceGetProcessUtilization"
 	f, device := d.lib.symbol(function), d.address()
-	if f == nil || device == nil {
+	if f == nil || device == 0 {
 		return into, nil, false
 	}
 	var buffer [rawProcesses]C.processUse

@@ -21,24 +21,29 @@ func newWorkSignal(device *deviceFinder, busy func() bool) workSignal {
 	return workSignal{server: gpuevents.WorkOfProcess().AddServer(), device: device, busy: busy}
 }
 
+func (w *workSignal) place() gpuevents.Place {
+	d := w.device.Device()
+	return gpuevents.Place{GPU: d.ID, PID: d.PID}
+}
+
 // begins says that the server has work, or is about to.
 func (w *workSignal) begins() {
 	if w.server != nil {
-		w.server.Set(true, w.device.Device().ID)
+		w.server.Set(true, w.place())
 	}
 }
 
 // update says whether the server has work, after a prompt that it may have refused.
 func (w *workSignal) update() {
 	if w.server != nil {
-		w.server.Set(w.busy(), w.device.Device().ID)
+		w.server.Set(w.busy(), w.place())
 	}
 }
 
 // ended says that a prompt ended.
 func (w *workSignal) ended(at time.Time) {
 	if w.server != nil {
-		w.server.Ended(w.busy(), w.device.Device().ID, at)
+		w.server.Ended(w.busy(), w.place(), at)
 	}
 }
 

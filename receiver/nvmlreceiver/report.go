@@ -35,6 +35,16 @@ func (s *gpuScraper) reportStatus(snapshot *nvml.Snapshot) {
 	}
 }
 
+// reportHang passes on what the session says of a GPU's calls, and ends the wait for it. It
+// is called in a goroutine of the session.
+func (s *gpuScraper) reportHang(h nvml.Hang) {
+	s.bus.ReportHang(h.GPU, h.Err, h.Time)
+	select {
+	case s.hung <- struct{}{}:
+	default:
+	}
+}
+
 // setCondition stores a GPU's condition, and logs and publishes a change of it.
 func (s *gpuScraper) setCondition(g *gpu, to condition, reason error) {
 	if to != healthy {
@@ -45,7 +55,9 @@ func (s *gpuScraper) setCondition(g *gpu, to condition, reason error) {
 	}
 	from := g.condition
 	g.condition = to
-	s.bus.ReportCondition(g.shared, to.String(), to == healthy, reason, s.now())
+	if to != unresponsive { // that is for the session to say
+		s.bus.ReportCondition(g.shared, to.String(), to == healthy, reason, s.now())
+	}
 	g.reader.AllowSampling(to == healthy)
 	if from == to {
 		return
@@ -58,11 +70,8 @@ func (s *gpuScraper) setCondition(g *gpu, to condition, reason error) {
 	}
 	log := s.log.With(zap.String("hw.id", g.identity.ID), zap.String("hw.name", g.identity.Name))
 	switch {
-	case to == healthy && from != unknown:
+	case to == healthy && from == lost:
 		log.Log(info, "GPU responds again")
-	case to == unresponsive:
-		log.Log(warn, "GPU timed out; its series are marked stale until it responds",
-			zap.Error(reason), zap.Duration("card_timeout", s.cfg.gpuTimeout()))
 	case to == lost:
 		log.Log(warn, "GPU is lost; its series are marked stale until it is back", zap.Error(reason))
 	}

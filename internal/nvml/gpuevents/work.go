@@ -37,7 +37,8 @@ type Server struct {
 	work *Work
 
 	// These are guarded by work.mu.
-	gpus      []string // hw.id; empty: any
+	gpu       string // hw.id; empty: any
+	pid       int
 	open      bool
 	lastEnded time.Time
 }
@@ -59,26 +60,29 @@ func (w *Work) AddServer() *Server {
 	return s
 }
 
-// Set says whether the server has work, and on which GPU: its hw.id, or empty if that is not
+// Place is where a server works: on the GPU with an hw.id, as a process. Empty and 0 are not
 // known.
-func (s *Server) Set(open bool, gpu string) {
-	s.change(WorkChange{Open: open}, gpu, time.Time{})
+type Place struct {
+	GPU string
+	PID int
+}
+
+// Set says whether the server has work, and where.
+func (s *Server) Set(open bool, on Place) {
+	s.change(WorkChange{Open: open}, on, time.Time{})
 }
 
 // Ended says that a piece of work ended, and whether there is more.
-func (s *Server) Ended(open bool, gpu string, at time.Time) {
-	s.change(WorkChange{Open: open, Ended: true}, gpu, at)
+func (s *Server) Ended(open bool, on Place, at time.Time) {
+	s.change(WorkChange{Open: open, Ended: true}, on, at)
 }
 
-func (s *Server) change(c WorkChange, gpu string, ended time.Time) {
+func (s *Server) change(c WorkChange, on Place, ended time.Time) {
 	w := s.work
 	w.mu.Lock()
 	changed := c.Ended || s.open != c.Open
 	s.open = c.Open
-	s.gpus = s.gpus[:0]
-	if gpu != "" {
-		s.gpus = append(s.gpus, gpu)
-	}
+	s.gpu, s.pid = on.GPU, on.PID
 	if c.Ended {
 		s.lastEnded = ended
 	}
@@ -90,7 +94,7 @@ func (s *Server) change(c WorkChange, gpu string, ended time.Time) {
 
 // Close removes the server.
 func (s *Server) Close() {
-	s.Set(false, "")
+	s.Set(false, Place{})
 	w := s.work
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -103,6 +107,8 @@ type GPUWork struct {
 	Known bool
 	// Open counts those that have work on the GPU, or on one that is not known.
 	Open int
+	// PIDs are the processes of those, as far as they are known.
+	PIDs []int
 	// LastEnded is when the last piece of work ended.
 	LastEnded time.Time
 }
@@ -113,11 +119,14 @@ func (w *Work) On(gpu string, ids ...string) (g GPUWork) {
 	defer w.mu.Unlock()
 	g.Known = len(w.servers) > 0
 	for _, s := range w.servers {
-		if len(s.gpus) > 0 && !slices.Contains(s.gpus, gpu) && !slices.ContainsFunc(s.gpus, func(id string) bool { return slices.Contains(ids, id) }) {
+		if s.gpu != "" && s.gpu != gpu && !slices.Contains(ids, s.gpu) {
 			continue
 		}
 		if s.open {
 			g.Open++
+			if s.pid != 0 {
+				g.PIDs = append(g.PIDs, s.pid)
+			}
 		}
 		if s.lastEnded.After(g.LastEnded) {
 			g.LastEnded = s.lastEnded

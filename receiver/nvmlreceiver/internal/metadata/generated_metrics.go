@@ -3527,7 +3527,7 @@ type metricHwGpuUp struct {
 // init fills hw.gpu.up metric with initial data.
 func (m *metricHwGpuUp) init() {
 	m.data.SetName("hw.gpu.up")
-	m.data.SetDescription("1 if the GPU responded within card_timeout, 0 if it timed out or is lost.")
+	m.data.SetDescription("1 if the GPU responds, 0 if a call takes longer than card_timeout or the GPU is lost.")
 	m.data.SetUnit("1")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(false)

@@ -1357,7 +1357,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.up"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "1 if the GPU responded within card_timeout, 0 if it timed out or is lost.", mi.Description())
+					assert.Equal(t, "1 if the GPU responds, 0 if a call takes longer than card_timeout or the GPU is lost.", mi.Description())
 					assert.Equal(t, "1", mi.Unit())
 					assert.False(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())

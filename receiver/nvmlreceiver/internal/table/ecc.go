@@ -6,6 +6,7 @@ package table
 
 import (
 	"math"
+	"time"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
@@ -43,7 +44,12 @@ func eccRows() (rows []Row) {
 
 func eccRow(location eccLocation, lifetime eccLifetime, e errorType) Row {
 	which := nvml.EccCounter{Uncorrected: e == uncorrected, Aggregate: lifetime == aggregate, DRAM: location == dram}
+	every := time.Duration(0)
+	if which.Aggregate {
+		every = linkInterval
+	}
 	return Row{
+		Every:   every,
 		Name:    "ecc." + location.String() + "." + e.String() + "." + lifetime.String(),
 		Status:  !which.Aggregate,
 		metrics: []*Metric{eccErrors.Metric},

@@ -21,10 +21,11 @@ const maxMemoryBytes = 1 << 50
 func memoryRows() []Row {
 	return []Row{
 		{
-			Name: "memory", MIG: true,
+			Name: "memory", MIG: true, pace: memoryPace,
 			metrics: []*Metric{memoryLimit.Metric, memoryUsed.Metric, memoryUtilization.Metric, memoryReserved.Metric},
 			read: func(d nvml.Device, out *Output) error {
-				m, withReserve, err := memoryInfo(d)
+				m, withReserve, at, err := d.SharedMemory()
+				out.At = at
 				if err != nil || m.Total > maxMemoryBytes || m.Used > m.Total || m.Reserved >= m.Total {
 					return err
 				}
@@ -32,6 +33,7 @@ func memoryRows() []Row {
 				out.put(memoryUsed.Of(int64(m.Used)))
 				out.put(memoryUtilization.Of(float64(m.Used) / float64(m.Total-m.Reserved)))
 				out.putIf(withReserve, memoryReserved.Of(int64(m.Reserved)))
+				out.putProcessMemory(m.Used)
 				return nil
 			},
 		},
@@ -46,13 +48,4 @@ func memoryRows() []Row {
 			},
 		},
 	}
-}
-
-// memoryInfo reads the memory. Drivers before 510 count the reserve as used.
-func memoryInfo(d nvml.Device) (m nvml.Memory, withReserve bool, err error) {
-	if m, err = d.MemoryInfo(); nvml.IsUnsupported(err) {
-		m, err = d.MemoryInfoV1()
-		return m, false, err
-	}
-	return m, true, err
 }

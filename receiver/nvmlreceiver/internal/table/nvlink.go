@@ -65,7 +65,7 @@ func (l *links) find(d nvml.Device) (int, error) {
 			if err == nil {
 				continue
 			}
-			if !nvml.IsInvalid(err) && (link == 0 || nvml.KindOf(err) != nvml.NotSupported) {
+			if !nvml.IsInvalid(err) && !nvml.IsUnsupported(err) {
 				return 0, err
 			}
 		}
@@ -82,7 +82,7 @@ func nvlinkRows() []Row {
 	rows := make([]Row, 0, 2+len(linkErrors))
 	rows = append(rows,
 		Row{
-			Name: "nvlink.state", metrics: []*Metric{nvlinkState.Metric},
+			Name: "nvlink.state", Every: linkInterval, metrics: []*Metric{nvlinkState.Metric},
 			read: func(d nvml.Device, out *Output) error {
 				return eachLink(d, out, func(link int) error {
 					active, err := d.NVLinkActive(link)
@@ -94,7 +94,7 @@ func nvlinkRows() []Row {
 		Row{Name: "nvlink.io", metrics: []*Metric{nvlinkIO.Metric}, read: readLinkIO})
 	for _, e := range &linkErrors {
 		rows = append(rows, Row{
-			Name: "nvlink.errors." + e.label.String(), metrics: []*Metric{nvlinkErrors.Metric},
+			Name: "nvlink.errors." + e.label.String(), Every: linkInterval, metrics: []*Metric{nvlinkErrors.Metric},
 			read: func(d nvml.Device, out *Output) error {
 				return eachLink(d, out, func(link int) error {
 					n, err := d.NVLinkErrors(link, e.counter)

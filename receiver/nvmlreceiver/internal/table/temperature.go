@@ -29,7 +29,7 @@ func temperatureRows() []Row {
 		single("temperature", nvml.Device.Temperature, 0, maxTemperatureCelsius,
 			func(t uint32) Sample { return temperature.Of(float64(t), metadata.AttributeHwSensorLocationGpu) }),
 		{
-			Name: "temperature.memory", metrics: []*Metric{temperature.Metric},
+			Name: "temperature.memory", metrics: []*Metric{temperature.Metric}, pace: eachPass, fields: fields(nvml.FieldMemoryTemperature),
 			read: func(d nvml.Device, out *Output) error {
 				t, err := out.fieldValue(d, nvml.FieldMemoryTemperature)
 				// GPUs without the sensor report 0.
@@ -49,5 +49,5 @@ func temperatureRows() []Row {
 func temperatureLimitRow(name string, which nvml.TemperatureLimitType, limit metadata.AttributeHwLimitType) Row {
 	ask := func(d nvml.Device) (uint32, error) { return d.TemperatureLimit(which) }
 	return single("temperature.limit."+name, ask, 1, maxTemperatureCelsius,
-		func(t uint32) Sample { return temperatureLimit.Of(float64(t), limit) })
+		func(t uint32) Sample { return temperatureLimit.Of(float64(t), limit) }).every(limitInterval)
 }

@@ -100,7 +100,18 @@ func (c *counterCheck) accepts(v *nvml.FieldValue, n float64) bool {
 
 func throttleRows() []Row {
 	return []Row{
-		{Name: "throttle.time", metrics: []*Metric{throttleTime.Metric}, read: readThrottleTime},
+		{
+			Name: "throttle.time", metrics: []*Metric{throttleTime.Metric}, pace: eachPass, read: readThrottleTime,
+			fields: func(d nvml.Device) (ids []uint32) {
+				counters := throttleCounters(d)
+				for i := range counters {
+					if counters[i].field != 0 {
+						ids = append(ids, counters[i].field)
+					}
+				}
+				return ids
+			},
+		},
 		{
 			Name: "throttle.active", Status: true, metrics: []*Metric{throttleActive.Metric},
 			read: func(d nvml.Device, out *Output) error {
@@ -124,20 +135,20 @@ func throttleRows() []Row {
 func readThrottleTime(d nvml.Device, out *Output) error {
 	before := len(out.Samples)
 	counters := throttleCounters(d)
-	out.fields = out.fields[:0]
+	ids := make([]uint32, 0, maxThrottleCounters)
 	for i := range counters {
 		if counters[i].field != 0 {
-			out.fields = append(out.fields, nvml.FieldValue{FieldId: counters[i].field})
+			ids = append(ids, counters[i].field)
 		}
 	}
-	err := d.FieldValues(out.fields)
+	values, err := out.fieldValues(d, ids...)
 	next := 0
 	for i := range counters {
 		t := &counters[i]
 		if t.field == 0 {
 			continue
 		}
-		v := &out.fields[next]
+		v := &values[next]
 		next++
 		var ns float64
 		fieldErr := err
