@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/gpuname"
 )
@@ -50,6 +51,11 @@ type GPU struct {
 	// describes it; 0 if there is none.
 	hung    int64
 	hungErr error
+	// reported is true while the GPU is reported as unresponsive, since a call hung that
+	// returned at returned; recovered is when it was last reported as responding again, and
+	// holdsBack delays the next such report.
+	reported, holdsBack bool
+	returned, recovered time.Time
 
 	recent recent
 }

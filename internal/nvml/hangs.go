@@ -98,21 +98,30 @@ func (g *GPU) Hung() error {
 	return g.hungErr
 }
 
-// checkCall compares the call under way with the deadline; changed is true if the GPU
-// became unresponsive, or is no longer. A lost GPU is not unresponsive.
+// checkCall compares the call under way with the deadline; changed is true if the GPU is to
+// be reported as unresponsive, or as responding again. A lost GPU is not unresponsive.
 func (g *GPU) checkCall(now time.Time, deadline time.Duration) (h Hang, changed bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	began, function := g.device.calls.underWay()
 	switch hangs := began != 0 && now.UnixNano()-began >= int64(deadline); {
-	case g.hung != 0 && began != g.hung && !hangs:
-		g.hung, g.hungErr = 0, nil
-		return Hang{GPU: g, Time: now}, true
-	case hangs && g.hung != 0:
-		g.hung = began // another call hangs at once
-	case hangs && g.err == nil:
+	case hangs && (g.hung != 0 || g.err == nil):
 		g.hung, g.hungErr = began, fmt.Errorf("%s: %w", function, errHangs)
+	case g.hung != 0 && began != g.hung:
+		g.hung, g.hungErr, g.returned = 0, nil, now
+	}
+	switch {
+	case g.hung != 0 && !g.reported:
+		g.reported = true
+		g.holdsBack = !g.recovered.IsZero() && now.Sub(g.recovered) < flapWindow
 		return Hang{GPU: g, Err: g.hungErr, Time: now}, true
+	case g.hung == 0 && g.reported && (!g.holdsBack || now.Sub(g.returned) >= flapWindow):
+		g.reported, g.recovered = false, now
+		return Hang{GPU: g, Time: now}, true
 	}
 	return Hang{}, false
 }
+
+// flapWindow keeps a GPU with calls that hang now and then from being reported each time: one
+// that hangs again within it is unresponsive until none has hung for as long.
+const flapWindow = time.Minute

@@ -240,7 +240,7 @@ func (s *gpuScraper) ask(now time.Time, snapshot *nvml.Snapshot) {
 	anyWorks := false
 	for _, g := range s.gpus {
 		g.leftOut = false
-		work := s.workOn(g, now)
+		work, due := s.workOn(g, now)
 		anyWorks = anyWorks || work.Working
 		late, ok := g.poll()
 		if ok && s.pacer == nil { // it is old; the GPU is asked again
@@ -257,8 +257,8 @@ func (s *gpuScraper) ask(now time.Time, snapshot *nvml.Snapshot) {
 			s.conclude(g, late)
 		case g.pending:
 			s.miss(g)
-		case s.pacer != nil && !work.Working && !table.Crossed(g.watch.asked, now, s.cfg.CollectionInterval, 0):
-			g.leftOut = true // at rest it is read at collection_interval
+		case !due:
+			g.leftOut = true // others have work, or work began on another one
 		case !g.ask(work, snapshot.DriverVersion, snapshot.CUDAVersion):
 			s.miss(g)
 		default:
@@ -270,18 +270,25 @@ func (s *gpuScraper) ask(now time.Time, snapshot *nvml.Snapshot) {
 	}
 }
 
-// workOn is the work on a GPU, for a receiver that follows it.
-func (s *gpuScraper) workOn(g *gpu, now time.Time) (work table.Work) {
+// workOn is the work on a GPU, for a receiver that follows it, and whether the GPU is due: at
+// working_interval while it has work, and at once when that begins, else at
+// collection_interval.
+func (s *gpuScraper) workOn(g *gpu, now time.Time) (work table.Work, due bool) {
 	if s.pacer == nil {
-		return work
+		return work, true
 	}
 	g.instances = g.instances[:0]
 	for _, mig := range g.reading.MIG {
 		g.instances = append(g.instances, mig.ID)
 	}
 	work.GPUWork = s.work.On(g.identity.ID, g.instances...)
+	before := now.Before(g.watch.until)
 	work.Working = g.watch.works(now, work.Known, work.Open, g.reading.Watts)
-	return work
+	interval := s.cfg.CollectionInterval
+	if work.Working {
+		interval = s.cfg.WorkingInterval
+	}
+	return work, work.Working && !before || table.Crossed(g.watch.asked, now, interval, 0)
 }
 
 // wait waits for the readings until the interval has passed, and concludes each GPU.

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/figure"
+	"github.com/otelcol-gpu/otelcol-gpu/lab/simulation"
+)
+
+var callsTime = flag.Duration("calls", 0, "for how long the NVML calls of each configuration are counted; 0 is the small form, without the scrapes' part")
+
+const (
+	// callsSmall is the time of the small form.
+	callsSmall = 5 * time.Second
+	// shortList and longList are what a list of processes takes on real drivers.
+	shortList = 500 * time.Microsecond
+	longList  = 4500 * time.Microsecond
+)
+
+// busyMachine is a machine of eight GPUs whose driver takes as long as a real one, behind its
+// one lock.
+func busyMachine(t *testing.T, list time.Duration) *machine {
+	t.Helper()
+	m := newMachine(t, fakenvml.Current, slices.Repeat([]string{"h100"}, 8)...)
+	m.state.Lock(list)
+	return m
+}
+
+// counted is what was counted over a time.
+type counted struct {
+	d       time.Duration
+	calls   map[string]float64 // by function, per GPU and second
+	highest float64            // the sum of the GPU with most
+	held    float64            // share of the time for which the lock was held
+	spun    float64            // share of the time for which the library used a CPU instead of a driver
+	cpu     float64            // of the collector, in cores
+}
+
+// count counts for a time.
+func (m *machine) count(t *testing.T, c *collector, d time.Duration) (n counted) {
+	t.Helper()
+	before := make([]map[string]int64, len(m.gpus))
+	for i, g := range m.gpus {
+		before[i] = g.AllCalls()
+	}
+	held, spun := m.state.LockHeld()
+	cpu, begin := cpuTime(t, c.PID()), time.Now()
+	require.Eventually(t, func() bool { return time.Since(begin) >= d }, d+patience, 10*time.Millisecond)
+	seconds := time.Since(begin).Seconds()
+	n = counted{d: d, calls: map[string]float64{}}
+	for i, g := range m.gpus {
+		sum := 0.0
+		for name, calls := range g.AllCalls() {
+			perSecond := float64(calls-before[i][name]) / seconds
+			n.calls[name] += perSecond / float64(len(m.gpus))
+			sum += perSecond
+		}
+		n.highest = max(n.highest, sum)
+	}
+	heldNow, spunNow := m.state.LockHeld()
+	n.held, n.spun = (heldNow-held).Seconds()/seconds, (spunNow-spun).Seconds()/seconds
+	n.cpu = (cpuTime(t, c.PID()) - cpu).Seconds() / seconds
+	return n
+}
+
+// sum is the mean of the GPUs' calls per second.
+func (n *counted) sum() (sum float64) {
+	for _, v := range n.calls {
+		sum += v
+	}
+	return sum
+}
+
+func (n *counted) print(name string) {
+	for _, function := range slices.Sorted(maps.Keys(n.calls)) {
+		if v := n.calls[function]; v > 0 {
+			figure.Print("calls."+name+"."+function, v, "calls/s")
+		}
+	}
+}
+
+// reports counts what the collector said of GPUs that do not respond.
+func reports(t *testing.T, c *collector) (unresponsive, back int) {
+	t.Helper()
+	return logLines(t, c.Process, "GPU timed out"), logLines(t, c.Process, "GPU responds again")
+}
+
+// settleCalls waits until the start is over: every GPU has been scraped.
+func settleCalls(t *testing.T, m *machine, d time.Duration) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		return !slices.ContainsFunc(m.gpus, func(g *fakenvml.GPU) bool { return g.Calls("nvmlDeviceGetPerformanceState") == 0 })
+	}, patience, 10*time.Millisecond)
+	begin := time.Now()
+	require.Eventually(t, func() bool { return time.Since(begin) >= d }, patience, 10*time.Millisecond)
+}
+
+// callsFor is for how long calls are counted, and whether that is enough for the means of a
+// minute.
+func callsFor() (d time.Duration, whole bool) {
+	if *callsTime > 0 {
+		return *callsTime, *callsTime >= time.Minute
+	}
+	return callsSmall, false
+}
+
+// TestCallsOfTheNodeConfigurationsKeepTheirBudget counts the calls of those that have no
+// receiver that follows work, and what their sampler costs.
+func TestCallsOfTheNodeConfigurationsKeepTheirBudget(t *testing.T) {
+	d, whole := callsFor()
+	for _, config := range []string{"default", "node", "no-loss"} {
+		t.Run(config, func(t *testing.T) {
+			m := busyMachine(t, longList)
+			store := victoriaMetrics(t)
+			environment := func(m *machine) []string {
+				return append(m.environment, "OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+store.URL+"/api/v1/write", "OTELCOL_GPU_TRACES_ENDPOINT=127.0.0.1:1")
+			}
+			c := collect(t, config+".yaml", environment(m))
+			var without *collector
+			other := busyMachine(t, longList)
+			if whole && config == "default" { // beside it, the same without the sampler
+				without = collect(t, config+".yaml", environment(other), "--config=yaml:receivers::nvml::sampling_interval: 0")
+				settleCalls(t, other, 0)
+			}
+			settleCalls(t, m, 2*time.Second)
+			var off counted
+			var both sync.WaitGroup
+			if without != nil {
+				both.Go(func() { off = other.count(t, without, d) })
+			}
+			n := m.count(t, c, d)
+			both.Wait()
+			unresponsive, _ := reports(t, c)
+			assert.Zero(t, unresponsive)
+			assert.InDelta(t, 10, n.calls["nvmlDeviceGetMemoryInfo_v2"], 1, "the sampler, and the scrape")
+			assert.LessOrEqual(t, n.calls["nvmlDeviceGetSamples"], 1.4)
+			assert.LessOrEqual(t, n.calls["nvmlDeviceGetFieldValues"], 1.0, "only in the scrape")
+			if !whole {
+				return
+			}
+			n.print(config)
+			figure.AtMost("calls."+config+".sum", n.sum(), "calls/s", 15)
+			figure.AtMost("calls."+config+".lock_held", 100*n.held, "%", 1)
+			figure.AtMost("calls."+config+".unresponsive_reports", float64(unresponsive), "reports", 0)
+			assert.LessOrEqual(t, n.sum(), 15.0)
+			if without != nil {
+				figure.Print("calls.default.cpu", 100*n.cpu, "%")
+				figure.Print("calls.default.cpu_without_sampler", 100*off.cpu, "%")
+				figure.Print("calls.default.sampler_driver_time", 100*(n.spun-off.spun), "%")
+				figure.AtMost("calls.default.sampler_cpu", 100*(n.cpu-off.cpu), "%", 0.5)
+			}
+		})
+	}
+}
+
+// comfyUIMachine is a machine of eight GPUs, each with a ComfyUI, and a collector with
+// comfyui.yaml.
+type comfyUIMachine struct {
+	*photoService
+	collector *collector
+	stop      func() // ends the users
+}
+
+func newComfyUIMachine(t *testing.T, list time.Duration) *comfyUIMachine {
+	t.Helper()
+	m := &comfyUIMachine{photoService: newPhotoService(t, busyMachine(t, list), 0, 1, 2, 3, 4, 5, 6, 7), stop: func() {}}
+	store := victoriaMetrics(t)
+	interval := filepath.Join(t.TempDir(), "interval.yaml")
+	require.NoError(t, os.WriteFile(interval, []byte("exporters: {debug/events: {verbosity: normal}}\n"), 0o600))
+	m.collector = collect(t, "comfyui.yaml", append(slices.Clone(m.environment), "OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(),
+		"OTELCOL_GPU_TRACES_ENDPOINT=127.0.0.1:1", "OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+store.URL+"/api/v1/write"), "--config", m.overlay(t), "--config", interval)
+	settleCalls(t, m.machine, 2*time.Second)
+	return m
+}
+
+// work has users order photos at every ComfyUI, one after the other, until it is stopped.
+func (m *comfyUIMachine) work(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	var users sync.WaitGroup
+	for i, c := range m.comfyui {
+		users.Go(func() {
+			u := simulation.NewUsers("http://" + c.proxy)
+			for n := 0; ctx.Err() == nil; n++ {
+				_ = u.Order(ctx, fmt.Sprintf("user-%d-%d", i, n), []simulation.Photo{{Side: 512}, {Side: 680}, {Side: 960}})
+			}
+		})
+	}
+	m.stop = sync.OnceFunc(func() { cancel(); users.Wait() })
+	t.Cleanup(m.stop)
+	begin := time.Now()
+	require.Eventually(t, func() bool { return time.Since(begin) >= 2*time.Second }, patience, 10*time.Millisecond)
+}
+
+func TestCallsOfTheComfyUIConfigurationKeepTheirBudget(t *testing.T) {
+	d, whole := callsFor()
+	m := newComfyUIMachine(t, longList)
+	rest := m.count(t, m.collector, d)
+	assert.InDelta(t, 5+rest.scrapes(whole), rest.calls["nvmlDeviceGetFieldValues"], 0.6)
+	assert.InDelta(t, 10, rest.calls["nvmlDeviceGetMemoryInfo_v2"], 1.2, "the sampler's and the fast receiver's are the same")
+	assert.LessOrEqual(t, rest.calls["nvmlDeviceGetSamples"], 1.8)
+
+	m.work(t)
+	working := m.count(t, m.collector, d)
+	m.stop()
+	unresponsive, _ := reports(t, m.collector)
+	assert.Zero(t, unresponsive)
+	assert.InDelta(t, 20+working.scrapes(whole), working.calls["nvmlDeviceGetFieldValues"], 2.5)
+	assert.InDelta(t, 10, working.calls["nvmlDeviceGetMemoryInfo_v2"], 1.5)
+	assert.LessOrEqual(t, working.calls["nvmlDeviceGetComputeRunningProcesses_v3"], 0.55)
+	assert.Zero(t, rest.calls["nvmlDeviceGetTotalEnergyConsumption"]+working.calls["nvmlDeviceGetTotalEnergyConsumption"])
+	if !whole {
+		return
+	}
+	for _, run := range []struct {
+		name           string
+		n              *counted
+		sum, held, cpu float64
+	}{{"comfyui_at_rest", &rest, 21, 4, 0}, {"comfyui_working", &working, 40, 4, 3}} {
+		run.n.print(run.name)
+		figure.AtMost("calls."+run.name+".sum", run.n.sum(), "calls/s", run.sum)
+		figure.AtMost("calls."+run.name+".lock_held", 100*run.n.held, "%", run.held)
+		figure.AtMost("calls."+run.name+".lock_held_per_gpu", 100*run.n.held/8, "%", run.held/8)
+		figure.Print("calls."+run.name+".driver_time", 100*run.n.spun, "%")
+		assert.LessOrEqual(t, run.n.sum(), run.sum, run.name)
+		if run.cpu > 0 {
+			figure.AtMost("calls."+run.name+".cpu", 100*run.n.cpu, "%", run.cpu)
+		} else {
+			figure.Print("calls."+run.name+".cpu", 100*run.n.cpu, "%")
+		}
+	}
+	figure.AtMost("calls.comfyui.unresponsive_reports", float64(unresponsive), "reports", 0)
+}
+
+// scrapes is the scrapes' part of the calls for field values, where enough were counted.
+func (n *counted) scrapes(whole bool) float64 {
+	if !whole {
+		return 0
+	}
+	return 2.0 / 15
+}
