@@ -19,6 +19,8 @@ const (
 	defaultGPUTimeout = time.Second
 	// minGPUTimeout: shorter calls are no sign of a hang, since calls wait for one another.
 	minGPUTimeout = time.Second
+	// minInterval bounds the cost of a receiver.
+	minInterval = 10 * time.Millisecond
 	// minWorkingInterval bounds the cost of a receiver that follows work.
 	minWorkingInterval = 10 * time.Millisecond
 	// minSamplingInterval bounds the sampler's cost.

@@ -8,6 +8,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"strconv"
 
 	"go.opentelemetry.io/collector/component/componentstatus"
 	"go.uber.org/zap"
@@ -92,6 +93,25 @@ func (s *gpuScraper) logChange(g *gpu, c reader.Change, before []reader.Change) 
 		log.Warn("Reading failed; its series are marked stale until it works", zap.Error(c.Err))
 	default:
 		log.Info("Reading works again")
+	}
+}
+
+// warnOfUnmatched logs, once the GPUs are known, which entries of devices::include name none
+// of them.
+func (s *gpuScraper) warnOfUnmatched(snapshot *nvml.Snapshot) {
+	if len(s.cfg.Devices.Include) == 0 || !snapshot.Enumerated || snapshot.Unidentified > 0 || !s.once.First("devices::include") {
+		return
+	}
+	for i, name := range s.cfg.Devices.Include {
+		m := newDeviceMatcher(DeviceFilter{Include: []string{name}})
+		found := slices.ContainsFunc(snapshot.GPUs, func(gpu *nvml.GPU) bool {
+			id := gpu.Identity()
+			return m.matches(id.UUID, id.Index, id.PCIBusID)
+		})
+		if !found {
+			s.log.Warn("No GPU has this name; it is scraped once there is one. Use the UUID, the index or the PCI address of a GPU that nvidia-smi -L lists",
+				zap.String("key", "devices::include::"+strconv.Itoa(i)), zap.String("value", name), zap.Int("gpus", len(snapshot.GPUs)))
+		}
 	}
 }
 

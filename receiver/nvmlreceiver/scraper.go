@@ -172,6 +172,7 @@ func (s *gpuScraper) scrape(ctx context.Context) (pmetric.Metrics, error) {
 	snapshot := s.session.Snapshot()
 	s.reportStatus(&snapshot)
 	s.update(&snapshot)
+	s.warnOfUnmatched(&snapshot)
 	s.ask(now, &snapshot)
 	s.wait(ctx)
 	return s.emit(now, &snapshot), nil

@@ -851,7 +851,8 @@ nvmlReturn_t nvmlEventSetWait_v2(nvmlEventSet_t set, nvmlEventData_t *data, unsi
 			data->device = handle_of(e->card);
 			data->eventType = (unsigned long long)e->type;
 			data->eventData = (unsigned long long)e->data;
-			data->gpuInstanceId = data->computeInstanceId = 0xFFFFFFFF;
+			/* Drivers answer 0 for a GPU that is not divided. */
+			data->gpuInstanceId = data->computeInstanceId = mig_on(&S->card[e->card]) ? 0xFFFFFFFF : 0;
 			return NVML_SUCCESS;
 		}
 		if (now_ns() >= end) return NVML_ERROR_TIMEOUT;

@@ -77,6 +77,10 @@ func (r *Row) DueAfter(work *Work, last time.Time) time.Duration {
 	return interval
 }
 
+// gridShift is by how much the grids of two GPUs differ: a multiple of the usual intervals of
+// all receivers, so that those still meet.
+const gridShift = 200 * time.Millisecond
+
 // Crossed reports whether a moment of a common time grid lies between two times, so that
 // receivers that read at the same interval do so at the same time and share the reading.
 // GPUs have grids of their own, by their index, so that not all are read at once.
@@ -86,7 +90,7 @@ func Crossed(last, now time.Time, interval time.Duration, index int) bool {
 	}
 	shift := time.Duration(0)
 	if interval >= time.Second {
-		shift = time.Duration(index) * interval / 16
+		shift = time.Duration(index) * gridShift
 	}
 	return !last.Add(shift).Truncate(interval).Equal(now.Add(shift).Truncate(interval))
 }
