@@ -7,8 +7,6 @@ import (
 	"flag"
 	"fmt"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -169,7 +167,7 @@ func TestCallsOfTheNodeConfigurationsKeepTheirBudget(t *testing.T) {
 }
 
 // comfyUIMachine is a machine of eight GPUs, each with a ComfyUI, and a collector with
-// comfyui.yaml.
+// comfyui.yaml and a comfyui receiver in front of each.
 type comfyUIMachine struct {
 	*photoService
 	collector *collector
@@ -179,11 +177,14 @@ type comfyUIMachine struct {
 func newComfyUIMachine(t *testing.T, list time.Duration) *comfyUIMachine {
 	t.Helper()
 	m := &comfyUIMachine{photoService: newPhotoService(t, busyMachine(t, list), 0, 1, 2, 3, 4, 5, 6, 7), stop: func() {}}
-	store := victoriaMetrics(t)
-	interval := filepath.Join(t.TempDir(), "interval.yaml")
-	require.NoError(t, os.WriteFile(interval, []byte("exporters: {debug/events: {verbosity: normal}}\n"), 0o600))
-	m.collector = collect(t, "comfyui.yaml", append(slices.Clone(m.environment), "OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(),
-		"OTELCOL_GPU_TRACES_ENDPOINT=127.0.0.1:1", "OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+store.URL+"/api/v1/write"), "--config", m.overlay(t), "--config", interval)
+	store, traces := victoriaMetrics(t), startJaeger(t)
+	environment := append(slices.Clone(m.environment), "OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(),
+		"OTELCOL_GPU_TRACES_ENDPOINT="+traces.otlp, "OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+store.URL+"/api/v1/write")
+	arguments := []string{"--config", m.overlay(t), "--config=yaml:receivers::comfyui::collection_interval: 15s"}
+	for i := 1; i < len(m.comfyui); i++ { // as often as the configuration does
+		arguments = append(arguments, fmt.Sprintf("--config=yaml:receivers::comfyui/%d::collection_interval: 15s", i))
+	}
+	m.collector = collect(t, "comfyui.yaml", environment, arguments...)
 	settleCalls(t, m.machine, 2*time.Second)
 	return m
 }
@@ -197,7 +198,7 @@ func (m *comfyUIMachine) work(t *testing.T) {
 		users.Go(func() {
 			u := simulation.NewUsers("http://" + c.proxy)
 			for n := 0; ctx.Err() == nil; n++ {
-				_ = u.Order(ctx, fmt.Sprintf("user-%d-%d", i, n), []simulation.Photo{{Side: 512}, {Side: 680}, {Side: 960}})
+				_ = u.Order(ctx, fmt.Sprintf("user-%d-%d", i, n), []simulation.Photo{{Side: 1024}, {Side: 1280}})
 			}
 		})
 	}

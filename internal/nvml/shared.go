@@ -80,6 +80,17 @@ func (d Device) ComputeProcesses(into []RunningProcess) ([]RunningProcess, error
 	return into, err
 }
 
+// ListedProcesses appends the processes that compute by a list that is not older than an age,
+// whoever read it, or as read now.
+func (d Device) ListedProcesses(age time.Duration, into []RunningProcess) ([]RunningProcess, error) {
+	if d.recent != nil {
+		if last := &d.recent.processes; !last.at.IsZero() && time.Since(last.at) <= age {
+			return append(into, last.value...), nil
+		}
+	}
+	return d.ComputeProcesses(into)
+}
+
 // SharedSamples is [Device.UtilizationSamples], as read by this asker now or by another one
 // a moment ago.
 func (d Device) SharedSamples(engine SampledEngine, since uint64, into []UtilizationSample) ([]UtilizationSample, error) {

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml/gpuevents"
 )
 
 // gpuProcesses finds the GPU that a process uses, by NVML. It shares the session, and
@@ -85,11 +86,26 @@ func (g *gpuProcesses) at(index int) (hwID string) {
 	return ""
 }
 
+// A list of processes holds the driver's lock for up to 4.5 ms, and is read for the metrics
+// anyway: maxListAge is how old one may be that a GPU is searched in, and searchedListAge while
+// a server whose GPU is not known has work.
+const (
+	maxListAge      = 20 * time.Second
+	searchedListAge = time.Second
+)
+
+func listAge() time.Duration {
+	if gpuevents.WorkOfProcess().On("").Open > 0 {
+		return searchedListAge
+	}
+	return maxListAge
+}
+
 // holds returns the hw.id of a GPU, or of its MIG device, if the process uses it. It
 // runs on the GPU's worker.
 func holds(gpu *nvml.GPU, pid int) string {
 	d := gpu.Device()
-	all, err := d.Processes(nil)
+	all, err := d.ListedProcesses(listAge(), nil)
 	if err != nil {
 		return ""
 	}

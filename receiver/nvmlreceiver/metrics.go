@@ -141,6 +141,7 @@ func (e *emitter) endSeries(g *gpu, samples []table.Sample) {
 		on := e.present[keyOf(s, &old)]
 		if on == nil || s.Metric == table.Info.Metric && *on != *s.Device(&old) {
 			e.record(s, &old, 0, true)
+			e.present[keyOf(s, &old)] = s.Device(&old) // several samples of it may have been read
 		}
 	}
 	if g.condition == healthy {

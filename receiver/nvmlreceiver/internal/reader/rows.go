@@ -60,6 +60,7 @@ func (s *slowness) skips() bool {
 func (w *worker) selectRows(device nvml.Device, states *rowStates, mig bool) {
 	out := &w.out
 	out.BeginFields()
+	device.LongestCall()
 	fieldsSkipped := !mig && w.fields.skips()
 	for i, row := range w.Rows {
 		s := &states.of[i]
@@ -68,7 +69,7 @@ func (w *worker) selectRows(device nvml.Device, states *rowStates, mig bool) {
 			out.AddFields(device, row)
 		}
 	}
-	if took := out.ReadFields(device); took > 0 && w.fields.observe(took, w.SlowCall) {
+	if out.ReadFields(device) && w.fields.observe(device.LongestCall(), w.SlowCall) {
 		w.slowed("field_values")
 	}
 }
@@ -107,6 +108,9 @@ func (w *worker) readRows(device nvml.Device, states *rowStates, mig bool) (a an
 			err = row.Read(device, &w.out)
 		}
 		if errors.Is(err, table.ErrNotDue) {
+			if s.due {
+				s.asked = w.out.Now
+			}
 			w.repeat(s)
 			health.Add(&s.health)
 			continue
@@ -120,7 +124,7 @@ func (w *worker) readRows(device nvml.Device, states *rowStates, mig bool) (a an
 			break
 		}
 		w.reading.RowTimes[i] += now.Sub(began)
-		if s.slow.observe(now.Sub(began), w.SlowCall) {
+		if s.slow.observe(device.LongestCall(), w.SlowCall) {
 			w.slowed(row.Name)
 		}
 		began = now

@@ -41,7 +41,6 @@ func (w *worker) read(req Request) Reading {
 		w.relearn()
 	}
 	if w.Sampler {
-		w.device.Peaks.SampleMemory(out.GPU)
 		w.device.Peaks.Sample(out.GPU, out.Now, w.identity.Index, true)
 	}
 	err := w.findInstances(out.GPU)
@@ -93,9 +92,6 @@ func (w *worker) readInstances() {
 		w.reading.MIG = append(w.reading.MIG, inst.Identity)
 		out.Device, out.Instance = &inst.Device, &inst.Instance
 		out.Samples = append(out.Samples, table.Info.Of(1).OnDevice(inst.Identity))
-		if w.Sampler {
-			inst.Peaks.SampleMemory(inst.MIGInstance.Device)
-		}
 		w.readRows(inst.MIGInstance.Device, &inst.rows, true)
 		inst.Peaks.Reset()
 	}
@@ -103,14 +99,15 @@ func (w *worker) readInstances() {
 
 // sample reads what the sampler follows.
 func (w *worker) sample() {
-	d, began := w.gpu.DeviceFor(w.asker), w.Now()
+	d := w.gpu.DeviceFor(w.asker)
+	d.LongestCall()
 	if !w.memory.skips() {
 		w.device.Peaks.SampleMemory(d)
-		w.observe(&w.memory, "sampler.memory", w.Now().Sub(began))
+		w.observe(&w.memory, "sampler.memory", d.LongestCall())
 	}
-	if began = w.Now(); !w.buffers.skips() {
-		w.device.Peaks.Sample(d, began, w.identity.Index, false)
-		w.observe(&w.buffers, "sampler.utilization", w.Now().Sub(began))
+	if !w.buffers.skips() {
+		w.device.Peaks.Sample(d, w.Now(), w.identity.Index, false)
+		w.observe(&w.buffers, "sampler.utilization", d.LongestCall())
 	}
 	for _, inst := range w.instances {
 		inst.Peaks.SampleMemory(inst.MIGInstance.Device)

@@ -29,6 +29,8 @@ func memoryRows() []Row {
 				if err != nil || m.Total > maxMemoryBytes || m.Used > m.Total || m.Reserved >= m.Total {
 					return err
 				}
+				out.Peaks.observeMemory(m.Used)
+				out.Peaks.memoryAt = out.Now
 				out.put(memoryLimit.Of(int64(m.Total)))
 				out.put(memoryUsed.Of(int64(m.Used)))
 				out.put(memoryUtilization.Of(float64(m.Used) / float64(m.Total-m.Reserved)))

@@ -110,16 +110,15 @@ func (o *Output) AddFields(d nvml.Device, r *Row) {
 // NeedsFields reports whether the row's answer is among the field values of the one call.
 func (r *Row) NeedsFields() bool { return r.fields != nil }
 
-// ReadFields makes the one call, in which the rows find their answers, and returns how long
-// that took; 0 if no row needs it.
-func (o *Output) ReadFields(d nvml.Device) time.Duration {
+// ReadFields makes the one call, in which the rows find their answers; false if no row needs
+// it.
+func (o *Output) ReadFields(d nvml.Device) bool {
 	if len(o.batch) == 0 {
-		return 0
+		return false
 	}
-	began := time.Now()
 	o.batchErr = d.FieldValues(o.batch)
 	o.batchAt = time.Now()
-	return o.batchAt.Sub(began)
+	return true
 }
 
 // fieldOf is a field value of the one call; nil if it was not asked for.

@@ -23,7 +23,10 @@ func peakRows() []Row {
 	return []Row{
 		{
 			Name: "peaks.memory", Sampled: true, MIG: true, metrics: []*Metric{memoryPeak.Metric},
-			read: func(_ nvml.Device, out *Output) error {
+			read: func(d nvml.Device, out *Output) error {
+				if out.Peaks.memoryAt != out.Now { // it is not read for hw.gpu.memory.usage
+					out.Peaks.SampleMemory(d)
+				}
 				out.putIf(out.Peaks.memorySeen, memoryPeak.Of(int64(out.Peaks.memoryMax)))
 				return nil
 			},
@@ -72,6 +75,7 @@ var sampledEngines = [...]struct {
 type Peaks struct {
 	memoryMax  uint64
 	memorySeen bool
+	memoryAt   time.Time // the pass that has observed it
 	engines    [len(sampledEngines)]peakWindow
 	scratch    []nvml.UtilizationSample
 	energy     energyMeter
@@ -118,19 +122,33 @@ func (p *Peaks) Sample(d nvml.Device, now time.Time, index int, drain bool) {
 		case e.disabled:
 		case e.polled:
 			e.poll(d, now)
-		case drain || Crossed(e.drained, now, sampledEngines[i].interval, index):
+		case drain || e.isDue(now, i, index):
 			e.drained = now
 			p.drain(d, i, now)
 		}
 	}
 }
 
+// isDue reports whether the buffer of an engine is to be read: that of the general
+// utilisation at the same time as receivers that follow work read it.
+func (e *peakWindow) isDue(now time.Time, engine, index int) bool {
+	interval := sampledEngines[engine].interval
+	if sampledEngines[engine].engine == nvml.SampledGeneral {
+		return Crossed(e.drained, now, interval, index)
+	}
+	return now.Sub(e.drained) >= interval || now.Before(e.drained)
+}
+
 // SampleMemory reads the memory, which is all that MIG devices have.
 func (p *Peaks) SampleMemory(d nvml.Device) {
 	if m, _, _, err := d.SharedMemory(); err == nil && m.Used <= m.Total && m.Total < maxMemoryBytes {
-		p.memoryMax = max(p.memoryMax, m.Used)
-		p.memorySeen = true
+		p.observeMemory(m.Used)
 	}
+}
+
+func (p *Peaks) observeMemory(used uint64) {
+	p.memoryMax = max(p.memoryMax, used)
+	p.memorySeen = true
 }
 
 // Relearn forgets what the GPU supports, after it came back.

@@ -71,5 +71,8 @@ func readSampledUtilization(d nvml.Device, out *Output) error {
 		out.putIf(samples[i].At <= limit, s)
 		out.utilSince = max(out.utilSince, samples[i].At)
 	}
+	if len(samples) == 0 {
+		return ErrNotDue // the driver has no new one
+	}
 	return nil
 }
