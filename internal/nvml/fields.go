@@ -40,6 +40,13 @@ const (
 	FieldThrottlePowerCap  = gonvml.FI_DEV_CLOCKS_EVENT_REASON_SW_POWER_CAP
 	FieldThrottleSyncBoost = gonvml.FI_DEV_CLOCKS_EVENT_REASON_SYNC_BOOST
 
+	// Offsets in °C to the temperature at which clocks are lowered, for GPUs that report a
+	// margin.
+	FieldMarginShutdown  = gonvml.FI_DEV_TEMPERATURE_SHUTDOWN_TLIMIT
+	FieldMarginSlowdown  = gonvml.FI_DEV_TEMPERATURE_SLOWDOWN_TLIMIT
+	FieldMarginMemoryMax = gonvml.FI_DEV_TEMPERATURE_MEM_MAX_TLIMIT
+	FieldMarginGPUMax    = gonvml.FI_DEV_TEMPERATURE_GPU_MAX_TLIMIT
+
 	// In bytes; they may wrap.
 	FieldPCIeTx = gonvml.FI_DEV_PCIE_COUNT_TX_BYTES
 	FieldPCIeRx = gonvml.FI_DEV_PCIE_COUNT_RX_BYTES

@@ -611,6 +611,15 @@ static nvmlReturn_t link_throughput(struct card *c, nvmlFieldValue_t *v) {
 	return NVML_SUCCESS;
 }
 
+/* The counters of NVLink 5: the links' own, so that each has another number. The error
+ * rates are encoded. */
+static void nvlink5(struct card *c, nvmlFieldValue_t *v) {
+	struct link *l;
+	v->nvmlReturn = link_of(c, v->scopeId, &l);
+	if (v->fieldId != NVML_FI_DEV_NVLINK_COUNT_EFFECTIVE_BER && v->fieldId != NVML_FI_DEV_NVLINK_COUNT_SYMBOL_BER)
+		v->value.sllVal += v->scopeId;
+}
+
 /* field_id turns a number that the driver is asked for into the number of nvml.h (CUDA
  * 13.1 and newer), by which the state holds the fields. Drivers 575 to 589 had the
  * throttle counters at 251 to 253, in front of power smoothing, which came to stand in
@@ -637,6 +646,8 @@ nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t d, int count, nvmlFieldValue_
 		v->value.sllVal = load(&f->value);
 		if (v->fieldId >= NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX && v->fieldId <= NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX)
 			v->nvmlReturn = link_throughput(c, v);
+		if (id >= NVML_FI_DEV_NVLINK_COUNT_XMIT_PACKETS && id <= NVML_FI_DEV_NVLINK_COUNT_FEC_HISTORY_15 && id != NVML_FI_DEV_GET_GPU_RECOVERY_ACTION && v->nvmlReturn == NVML_SUCCESS)
+			nvlink5(c, v);
 		switch (v->fieldId) { /* those that move in time */
 		case NVML_FI_DEV_POWER_INSTANT: v->value.uiVal = (unsigned int)newest(&c->series[SERIES_power]); break;
 		case NVML_FI_DEV_POWER_AVERAGE: if (load(&c->power_period_ns) > 0) v->value.uiVal = (unsigned int)average(&c->series[SERIES_power], load(&c->power_period_ns)); break;
@@ -695,6 +706,24 @@ nvmlReturn_t nvmlDeviceGetMemoryErrorCounter(nvmlDevice_t d, nvmlMemoryErrorType
 	default: return NVML_ERROR_NOT_SUPPORTED;
 	}
 	return counter(c, VALUE_ecc_sram_corrected_volatile + (lifetime == NVML_AGGREGATE_ECC) * 4 + location * 2 + (type == NVML_MEMORY_ERROR_TYPE_UNCORRECTED), n);
+}
+
+nvmlReturn_t nvmlDeviceGetSramEccErrorStatus(nvmlDevice_t d, nvmlEccSramErrorStatus_t *status) {
+	DEVICE(d, nvmlDeviceGetSramEccErrorStatus)
+	if (status->version != nvmlEccSramErrorStatus_v1) return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
+	status->aggregateCor = (unsigned long long)load(&c->values[VALUE_ecc_sram_corrected_aggregate].value);
+	return value_uint(c, VALUE_ecc_sram_threshold_exceeded, &status->bThresholdExceeded);
+}
+
+/* A GPU without a fabric answers that its state is not supported. */
+nvmlReturn_t nvmlDeviceGetGpuFabricInfoV(nvmlDevice_t d, nvmlGpuFabricInfoV_t *info) {
+	DEVICE(d, nvmlDeviceGetGpuFabricInfoV)
+	nvmlGpuFabricInfo_v2_t *v2 = (nvmlGpuFabricInfo_v2_t *)info;
+	if (v2->version != nvmlGpuFabricInfo_v2) return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
+	v2->state = (nvmlGpuFabricState_t)load(&c->values[VALUE_fabric_state].value);
+	v2->status = (nvmlReturn_t)load(&c->values[VALUE_fabric_status].value);
+	v2->healthMask = (unsigned int)load(&c->values[VALUE_fabric_health].value);
+	return NVML_SUCCESS;
 }
 
 nvmlReturn_t nvmlDeviceGetRowRemapperHistogram(nvmlDevice_t d, nvmlRowRemapperHistogramValues_t *banks) {

@@ -40,7 +40,7 @@ func memoryRows() []Row {
 			},
 		},
 		{
-			Name: "bar1", metrics: []*Metric{bar1Limit.Metric, bar1Used.Metric},
+			Name: "bar1", Every: linkInterval, metrics: []*Metric{bar1Limit.Metric, bar1Used.Metric},
 			read: func(d nvml.Device, out *Output) error {
 				m, err := d.BAR1MemoryInfo()
 				valid := err == nil && m.Total < maxMemoryBytes && m.Used <= m.Total

@@ -144,6 +144,7 @@ func (h *Health) Add(o *Health) {
 	h.Uncorrected += o.Uncorrected
 	h.Corrected += o.Corrected
 	h.BankWorn = h.BankWorn || o.BankWorn
+	h.BeyondRepair = h.BeyondRepair || o.BeyondRepair
 	h.RepairFailed = h.RepairFailed || o.RepairFailed
 	h.RepairPending = h.RepairPending || o.RepairPending
 	h.RecoveryNeeded = h.RecoveryNeeded || o.RecoveryNeeded

@@ -66,8 +66,8 @@ var sampledEngines = [...]struct {
 	interval time.Duration
 }{
 	{nvml.SampledGeneral, metadata.AttributeHwGpuSampledTaskGeneral, 2 * time.Second},
-	{nvml.SampledEncoder, metadata.AttributeHwGpuSampledTaskEncoder, 5 * time.Second},
-	{nvml.SampledDecoder, metadata.AttributeHwGpuSampledTaskDecoder, 5 * time.Second},
+	{nvml.SampledEncoder, metadata.AttributeHwGpuSampledTaskEncoder, 8 * time.Second},
+	{nvml.SampledDecoder, metadata.AttributeHwGpuSampledTaskDecoder, 8 * time.Second},
 }
 
 // Peaks is what the sampler observed of one device since its last scrape, and the

@@ -80,6 +80,8 @@ type Health struct {
 	Uncorrected, Corrected uint64
 	// BankWorn is true if a bank of the memory has few spare rows left, or none.
 	BankWorn bool
+	// BeyondRepair is true if the GPU had more uncorrected SRAM errors than NVIDIA tolerates.
+	BeyondRepair bool
 	// RepairFailed, RepairPending and RecoveryNeeded: see repair.go.
 	RepairFailed, RepairPending, RecoveryNeeded bool
 	// The PCIe link, now and at most.

@@ -93,5 +93,5 @@ func Rows(cfg *metadata.MetricsConfig, sampler, paced bool) (wanted []*Row) {
 
 func all() []Row {
 	return slices.Concat(memoryRows(), utilizationRows(), temperatureRows(), powerRows(), clockRows(), throttleRows(), fanRows(),
-		pcieRows(), nvlinkRows(), eccRows(), repairRows(), profilingRows(), peakRows(), processRows())
+		pcieRows(), nvlinkRows(), nvlink5Rows(), fabricRows(), eccRows(), repairRows(), profilingRows(), peakRows(), processRows())
 }
