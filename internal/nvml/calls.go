@@ -17,8 +17,8 @@ type calls struct {
 	began atomic.Int64
 	// function is NVML's name of the last call.
 	function atomic.Pointer[string]
-	// longest is the longest call since it was last asked for, in ns.
-	longest atomic.Int64
+	// maxTime is the time of the longest call since it was last asked for, in ns.
+	maxTime atomic.Int64
 }
 
 // begin and end surround a call.
@@ -35,17 +35,17 @@ func (c *calls) begin(function string) {
 func (c *calls) end() {
 	if c != nil {
 		took := time.Now().UnixNano() - c.began.Swap(0)
-		c.longest.Store(max(c.longest.Load(), took)) // only the worker's own goroutine stores it
+		c.maxTime.Store(max(c.maxTime.Load(), took)) // only the worker's own goroutine stores it
 	}
 }
 
-// LongestCall is how long the longest call took since this was last asked, on the GPU's
+// MaxCallTime is how long the longest call took since this was last asked, on the GPU's
 // worker.
-func (d Device) LongestCall() time.Duration {
+func (d Device) MaxCallTime() time.Duration {
 	if d.calls == nil {
 		return 0
 	}
-	return time.Duration(d.calls.longest.Swap(0))
+	return time.Duration(d.calls.maxTime.Swap(0))
 }
 
 // underWay returns the call that is under way: when it began, its identity, and its

@@ -7,7 +7,7 @@ package nvml
 import gonvml "github.com/NVIDIA/go-nvml/pkg/nvml"
 
 // SRAMThresholdExceeded reports whether the GPU has had more uncorrected SRAM errors than
-// NVIDIA tolerates: its criterion for replacing a card (nvmlDeviceGetSramEccErrorStatus;
+// NVIDIA tolerates: its criterion for replacing a GPU (nvmlDeviceGetSramEccErrorStatus;
 // Ampere and newer with ECC).
 func (d Device) SRAMThresholdExceeded() (bool, error) {
 	status, err := get(d, "nvmlDeviceGetSramEccErrorStatus", gonvml.Device.GetSramEccErrorStatus)

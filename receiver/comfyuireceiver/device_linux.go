@@ -87,18 +87,25 @@ func (g *gpuProcesses) at(index int) (hwID string) {
 }
 
 // A list of processes holds the driver's lock for up to 4.5 ms, and is read for the metrics
-// anyway: maxListAge is how old one may be that a GPU is searched in, and searchedListAge while
-// a server whose GPU is not known has work.
+// anyway: maxListAge is how old one may be that a GPU is searched in, workListAge while a
+// server whose GPU is not known has work, and firstListAge when it begins to, for firstWork:
+// it loads a model then.
 const (
-	maxListAge      = 20 * time.Second
-	searchedListAge = time.Second
+	maxListAge   = 20 * time.Second
+	workListAge  = 5 * time.Second
+	firstListAge = time.Second
+	firstWork    = 10 * time.Second
 )
 
 func listAge() time.Duration {
-	if gpuevents.WorkOfProcess().On("").Open > 0 {
-		return searchedListAge
+	work := gpuevents.WorkOfProcess().On("")
+	switch {
+	case work.Open == 0:
+		return maxListAge
+	case time.Since(work.Since) < firstWork:
+		return firstListAge
 	}
-	return maxListAge
+	return workListAge
 }
 
 // holds returns the hw.id of a GPU, or of its MIG device, if the process uses it. It

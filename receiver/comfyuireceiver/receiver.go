@@ -173,7 +173,7 @@ func (r *comfyuiReceiver) assemble(base *url.URL, client *http.Client, stored st
 	r.following.export = r.export
 	limits := prompt.Limits{Open: r.cfg.Limits.Prompts, Bytes: r.cfg.Limits.OpenBytes, Nodes: r.cfg.Limits.Nodes, Early: earlyMessages}
 	r.following.tracker = prompt.NewTracker(limits, sizer, r.following)
-	r.following.work = newWorkSignal(r.device, r.following.tracker.Busy)
+	r.following.work = newWorkSignal(r.device, r.following.tracker)
 	return nil
 }
 

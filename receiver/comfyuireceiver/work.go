@@ -6,19 +6,20 @@ import (
 	"time"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml/gpuevents"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
 )
 
 // workSignal publishes whether the server has work, so that its GPU is read often only
 // meanwhile: from a prompt's request on, since an idle server starts within 10 ms, until no
 // prompt is open. The zero value publishes nothing.
 type workSignal struct {
-	server *gpuevents.Server
-	device *deviceFinder
-	busy   func() bool // whether a prompt is open
+	server  *gpuevents.Server
+	device  *deviceFinder
+	tracker *prompt.Tracker
 }
 
-func newWorkSignal(device *deviceFinder, busy func() bool) workSignal {
-	return workSignal{server: gpuevents.WorkOfProcess().AddServer(), device: device, busy: busy}
+func newWorkSignal(device *deviceFinder, tracker *prompt.Tracker) workSignal {
+	return workSignal{server: gpuevents.WorkOfProcess().AddServer(), device: device, tracker: tracker}
 }
 
 func (w *workSignal) place() gpuevents.Place {
@@ -36,14 +37,14 @@ func (w *workSignal) begins() {
 // update says whether the server has work, after a prompt that it may have refused.
 func (w *workSignal) update() {
 	if w.server != nil {
-		w.server.Set(w.busy(), w.place())
+		w.server.Set(w.tracker.Busy(), w.place())
 	}
 }
 
 // ended says that a prompt ended.
 func (w *workSignal) ended(at time.Time) {
 	if w.server != nil {
-		w.server.Ended(w.busy(), w.place(), at)
+		w.server.Ended(w.tracker.Busy(), w.place(), at)
 	}
 }
 

@@ -51,7 +51,7 @@ type gpuScraper struct {
 	host      component.Host
 	hostname  string
 	session   *nvml.Session
-	unwatch   func() // ends the subscription to calls that hang
+	watching  subscriptions // to calls that hang
 	known     map[*nvml.GPU]*gpu
 	gpus      []*gpu // by index
 	emitter   *emitter
@@ -98,7 +98,7 @@ func (s *gpuScraper) start(_ context.Context, host component.Host) (err error) {
 		return err
 	}
 	s.session.SetDeadline(s.cfg.gpuTimeout())
-	s.unwatch = s.session.SubscribeHangs(s.reportHang)
+	s.watching.cancel = []func(){s.session.SubscribeHangs(s.reportHang)}
 	if s.pacer != nil {
 		s.pacer.start(s.work)
 	}
@@ -127,7 +127,7 @@ func (s *gpuScraper) shutdown(ctx context.Context) error {
 	s.scraping.Lock()
 	defer s.scraping.Unlock()
 	if s.session != nil {
-		s.unwatch()
+		s.watching.close()
 		if s.pacer != nil {
 			s.pacer.close()
 		}
@@ -309,8 +309,8 @@ func (s *gpuScraper) wait(ctx context.Context) {
 	}
 }
 
-// miss concludes a GPU that has not answered: its series end if the session says that a call
-// hangs, else it is left out of this scrape.
+// miss concludes a GPU that has not answered: its series are marked stale if the session says
+// that a call hangs, else it is left out of this scrape.
 func (s *gpuScraper) miss(g *gpu) {
 	if err := g.shared.Hung(); err != nil {
 		s.setCondition(g, unresponsive, err)

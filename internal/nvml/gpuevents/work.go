@@ -40,6 +40,7 @@ type Server struct {
 	gpu       string // hw.id; empty: any
 	pid       int
 	open      bool
+	since     time.Time // when it got work, after it had none
 	lastEnded time.Time
 }
 
@@ -81,6 +82,9 @@ func (s *Server) change(c WorkChange, on Place, ended time.Time) {
 	w := s.work
 	w.mu.Lock()
 	changed := c.Ended || s.open != c.Open
+	if c.Open && !s.open {
+		s.since = time.Now()
+	}
 	s.open = c.Open
 	s.gpu, s.pid = on.GPU, on.PID
 	if c.Ended {
@@ -107,6 +111,8 @@ type GPUWork struct {
 	Known bool
 	// Open counts those that have work on the GPU, or on one that is not known.
 	Open int
+	// Since is when the first of those got it.
+	Since time.Time
 	// PIDs are the processes of those, as far as they are known.
 	PIDs []int
 	// LastEnded is when the last piece of work ended.
@@ -124,6 +130,9 @@ func (w *Work) On(gpu string, ids ...string) (g GPUWork) {
 		}
 		if s.open {
 			g.Open++
+			if g.Since.IsZero() || s.since.Before(g.Since) {
+				g.Since = s.since
+			}
 			if s.pid != 0 {
 				g.PIDs = append(g.PIDs, s.pid)
 			}

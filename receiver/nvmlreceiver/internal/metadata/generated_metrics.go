@@ -1839,7 +1839,7 @@ type metricHwGpuEccSramThresholdExceeded struct {
 // init fills hw.gpu.ecc.sram.threshold_exceeded metric with initial data.
 func (m *metricHwGpuEccSramThresholdExceeded) init() {
 	m.data.SetName("hw.gpu.ecc.sram.threshold_exceeded")
-	m.data.SetDescription("1 if the GPU had more uncorrected SRAM errors than NVIDIA tolerates, which is its criterion for replacing a card (nvmlDeviceGetSramEccErrorStatus; Ampere and newer with ECC, for root only).")
+	m.data.SetDescription("1 if the GPU had more uncorrected SRAM errors than NVIDIA tolerates, which is its criterion for replacing a GPU (nvmlDeviceGetSramEccErrorStatus; Ampere and newer with ECC, for root only).")
 	m.data.SetUnit("1")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(false)

@@ -606,7 +606,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.ecc.sram.threshold_exceeded"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "1 if the GPU had more uncorrected SRAM errors than NVIDIA tolerates, which is its criterion for replacing a card (nvmlDeviceGetSramEccErrorStatus; Ampere and newer with ECC, for root only).", mi.Description())
+					assert.Equal(t, "1 if the GPU had more uncorrected SRAM errors than NVIDIA tolerates, which is its criterion for replacing a GPU (nvmlDeviceGetSramEccErrorStatus; Ampere and newer with ECC, for root only).", mi.Description())
 					assert.Equal(t, "1", mi.Unit())
 					assert.False(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())

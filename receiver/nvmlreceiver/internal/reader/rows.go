@@ -60,7 +60,7 @@ func (s *slowness) skips() bool {
 func (w *worker) selectRows(device nvml.Device, states *rowStates, mig bool) {
 	out := &w.out
 	out.BeginFields()
-	device.LongestCall()
+	device.MaxCallTime()
 	fieldsSkipped := !mig && w.fields.skips()
 	for i, row := range w.Rows {
 		s := &states.of[i]
@@ -69,7 +69,7 @@ func (w *worker) selectRows(device nvml.Device, states *rowStates, mig bool) {
 			out.AddFields(device, row)
 		}
 	}
-	if out.ReadFields(device) && w.fields.observe(device.LongestCall(), w.SlowCall) {
+	if out.ReadFields(device) && w.fields.observe(device.MaxCallTime(), w.SlowCall) {
 		w.slowed("field_values")
 	}
 }
@@ -124,7 +124,7 @@ func (w *worker) readRows(device nvml.Device, states *rowStates, mig bool) (a an
 			break
 		}
 		w.reading.RowTimes[i] += now.Sub(began)
-		if s.slow.observe(device.LongestCall(), w.SlowCall) {
+		if s.slow.observe(device.MaxCallTime(), w.SlowCall) {
 			w.slowed(row.Name)
 		}
 		began = now

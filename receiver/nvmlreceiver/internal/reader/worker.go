@@ -100,14 +100,14 @@ func (w *worker) readInstances() {
 // sample reads what the sampler follows.
 func (w *worker) sample() {
 	d := w.gpu.DeviceFor(w.asker)
-	d.LongestCall()
+	d.MaxCallTime()
 	if !w.memory.skips() {
 		w.device.Peaks.SampleMemory(d)
-		w.observe(&w.memory, "sampler.memory", d.LongestCall())
+		w.observe(&w.memory, "sampler.memory", d.MaxCallTime())
 	}
 	if !w.buffers.skips() {
 		w.device.Peaks.Sample(d, w.Now(), w.identity.Index, false)
-		w.observe(&w.buffers, "sampler.utilization", d.LongestCall())
+		w.observe(&w.buffers, "sampler.utilization", d.MaxCallTime())
 	}
 	for _, inst := range w.instances {
 		inst.Peaks.SampleMemory(inst.MIGInstance.Device)

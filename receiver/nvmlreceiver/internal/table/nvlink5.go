@@ -40,20 +40,32 @@ type (
 	fecBin      int
 )
 
-// linkField is one counter of NVLink 5: put makes a sample of a value.
+// linkField is one counter of NVLink 5, or a rate, which is encoded: its field value, and the
+// sample without its value and link.
 type linkField struct {
-	field uint32
-	put   func(out *Output, n uint64, link string)
+	field  uint32
+	sample Sample
+	rate   bool
 }
 
 func linkCounter[A attribute](field uint32, m withText[int64, A], label A) linkField {
-	return linkField{field, func(out *Output, n uint64, link string) { out.put(m.Of(int64(n), link, label)) }}
+	return linkField{field: field, sample: m.Of(0, "", label)}
 }
 
 func linkBER(field uint32, label linkRate) linkField {
-	return linkField{field, func(out *Output, n uint64, link string) {
-		out.put(nvlinkBitErrorRate.Of(nvml.BitErrorRate(n), link, label))
-	}}
+	return linkField{field: field, sample: nvlinkBitErrorRate.Of(0, "", label), rate: true}
+}
+
+// of is the sample of a value on a link.
+func (f *linkField) of(n uint64, link string) Sample {
+	s := f.sample
+	s.Text = link
+	if f.rate {
+		s.float = nvml.BitErrorRate(n)
+	} else {
+		s.integer = int64(n)
+	}
+	return s
 }
 
 // nvlink5Rows report what links count from NVLink 5 on, where the older error counters do not
@@ -123,7 +135,7 @@ func readLink5(d nvml.Device, out *Output, link int, counters []linkField) error
 		}
 		supported = true
 		if n >= 0 && n < math.MaxInt64 {
-			counters[i].put(out, uint64(n), linkNames[link])
+			out.put(counters[i].of(uint64(n), linkNames[link]))
 		}
 	}
 	if !supported { // before NVLink 5

@@ -100,15 +100,21 @@ func (o *Output) BeginFields() { o.batch, o.batchErr = o.batch[:0], nil }
 
 // AddFields adds those of a row to the one call.
 func (o *Output) AddFields(d nvml.Device, r *Row) {
-	if r.fields != nil {
-		for _, id := range r.fields(d) {
-			o.batch = append(o.batch, nvml.FieldValue{FieldId: id})
+	for _, id := range r.fields {
+		o.batch = append(o.batch, nvml.FieldValue{FieldId: id})
+	}
+	if !r.throttle {
+		return
+	}
+	for _, c := range throttleCounters(d) {
+		if c.field != 0 {
+			o.batch = append(o.batch, nvml.FieldValue{FieldId: c.field})
 		}
 	}
 }
 
 // NeedsFields reports whether the row's answer is among the field values of the one call.
-func (r *Row) NeedsFields() bool { return r.fields != nil }
+func (r *Row) NeedsFields() bool { return len(r.fields) > 0 || r.throttle }
 
 // ReadFields makes the one call, in which the rows find their answers; false if no row needs
 // it.
@@ -129,11 +135,6 @@ func (o *Output) fieldOf(id uint32) *nvml.FieldValue {
 		}
 	}
 	return nil
-}
-
-// fields lists field values that a row always asks for.
-func fields(ids ...uint32) func(nvml.Device) []uint32 {
-	return func(nvml.Device) []uint32 { return ids }
 }
 
 // Add adds what another row found.

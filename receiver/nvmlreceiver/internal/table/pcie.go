@@ -44,7 +44,7 @@ func pcieRows() []Row {
 		pcieLinkRow("width", pcieWidth, current, nvml.Device.PcieWidth, func(h *Health) *int { return &h.Width }),
 		pcieLinkRow("width.max", pcieWidth, limit, nvml.Device.MaxPcieWidth, func(h *Health) *int { return &h.MaxWidth }).every(limitInterval),
 		{
-			Name: "pcie.io", metrics: []*Metric{pcieIO.Metric}, fields: fields(nvml.FieldPCIeTx, nvml.FieldPCIeRx),
+			Name: "pcie.io", metrics: []*Metric{pcieIO.Metric}, fields: []uint32{nvml.FieldPCIeTx, nvml.FieldPCIeRx},
 			read: func(d nvml.Device, out *Output) error {
 				p := &out.Peaks.pcie
 				values, err := out.fieldValues(d, nvml.FieldPCIeTx, nvml.FieldPCIeRx)

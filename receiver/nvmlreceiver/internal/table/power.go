@@ -37,7 +37,7 @@ func powerRows() []Row {
 	return []Row{
 		{
 			Name: "power", metrics: []*Metric{power.Metric}, pace: eachPass, read: readPower,
-			fields: fields(nvml.FieldPowerInstant, nvml.FieldPowerAverage),
+			fields: []uint32{nvml.FieldPowerInstant, nvml.FieldPowerAverage},
 		},
 		powerLimitRow(metadata.AttributeHwPowerLimitTypeEnforced, nvml.Device.EnforcedPowerLimit),
 		powerLimitRow(metadata.AttributeHwPowerLimitTypeRequested, nvml.Device.PowerLimit),
@@ -54,7 +54,7 @@ func powerRows() []Row {
 		},
 		{
 			Name: "energy", metrics: []*Metric{energy.Metric}, pace: eachPass, read: readEnergy,
-			fields: fields(nvml.FieldEnergy),
+			fields: []uint32{nvml.FieldEnergy},
 		},
 	}
 }

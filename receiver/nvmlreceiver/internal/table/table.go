@@ -37,7 +37,9 @@ type Row struct {
 	pace *Pace
 	// fields are the field values that the row needs; nil if it makes calls of its own. They
 	// are asked for in one call with those of other rows.
-	fields func(nvml.Device) []uint32
+	fields []uint32
+	// throttle rows need those of the throttle counters, which depend on the driver.
+	throttle bool
 	// read asks the GPU and puts the answer into out. The error decides what follows:
 	// not supported, or a function that the library lacks, disables the row for this
 	// GPU, lost ends the pass over the GPU, others are counted and logged. What was put

@@ -33,7 +33,7 @@ func temperatureRows() []Row {
 		single("temperature", nvml.Device.Temperature, 0, maxTemperatureCelsius,
 			func(t uint32) Sample { return temperature.Of(float64(t), metadata.AttributeHwSensorLocationGpu) }),
 		{
-			Name: "temperature.memory", metrics: []*Metric{temperature.Metric}, pace: eachPass, fields: fields(nvml.FieldMemoryTemperature),
+			Name: "temperature.memory", metrics: []*Metric{temperature.Metric}, pace: eachPass, fields: []uint32{nvml.FieldMemoryTemperature},
 			read: func(d nvml.Device, out *Output) error {
 				t, err := out.fieldValue(d, nvml.FieldMemoryTemperature)
 				// GPUs without the sensor report 0.
@@ -45,7 +45,7 @@ func temperatureRows() []Row {
 			func(t int32) Sample { return temperatureMargin.Of(float64(t)) }),
 		{
 			Name: "temperature.margin.limit", Every: limitInterval, metrics: []*Metric{temperatureMarginLimit.Metric}, read: readMarginLimits,
-			fields: fields(nvml.FieldMarginShutdown, nvml.FieldMarginSlowdown, nvml.FieldMarginMemoryMax, nvml.FieldMarginGPUMax),
+			fields: []uint32{nvml.FieldMarginShutdown, nvml.FieldMarginSlowdown, nvml.FieldMarginMemoryMax, nvml.FieldMarginGPUMax},
 		},
 		temperatureLimitRow("shutdown", nvml.TemperatureShutdown, metadata.AttributeHwLimitTypeHighCritical),
 		temperatureLimitRow("slowdown", nvml.TemperatureSlowdown, metadata.AttributeHwLimitTypeHighDegraded),

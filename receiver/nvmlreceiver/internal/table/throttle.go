@@ -102,15 +102,7 @@ func throttleRows() []Row {
 	return []Row{
 		{
 			Name: "throttle.time", metrics: []*Metric{throttleTime.Metric}, pace: eachPass, read: readThrottleTime,
-			fields: func(d nvml.Device) (ids []uint32) {
-				counters := throttleCounters(d)
-				for i := range counters {
-					if counters[i].field != 0 {
-						ids = append(ids, counters[i].field)
-					}
-				}
-				return ids
-			},
+			throttle: true,
 		},
 		{
 			Name: "throttle.active", Status: true, metrics: []*Metric{throttleActive.Metric},
