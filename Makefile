@@ -130,6 +130,10 @@ e2e-correlation: build servers ## PROMPTS (1000) on shared GPUs, and twice EXECU
 bench-memory: build servers ## EXECUTIONS (1200) on eight simulated ComfyUIs: what spans say that they needed against what their allocators did; prints figures
 	@go test -C e2e -count=1 -timeout 30m -run '^TestNeedAgreesWithTheTruth$$' -v . -memory-executions $${EXECUTIONS:-1200} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
 
+.PHONY: bench-calls
+bench-calls: build servers ## NVML calls per GPU and second of each configuration, the lock's time, CPU, false reports, hostile drivers, for CALLS (60s) each; prints figures (12 minutes)
+	@go test -C e2e -count=1 -timeout 40m -run '^(TestCallsOf|TestTheComfyUIConfigurationUses|TestAHostileDriver|TestACallThatHangs)' -v . -calls $${CALLS:-60s} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
+
 .PHONY: bench-peaks
 bench-peaks: ## spikes between scrapes and busy time, beside a plain reader; prints figures
 	@go test -timeout 10m -run '^$$' -bench '^BenchmarkPeaks' -benchtime 1x ./receiver/nvmlreceiver | $(FIGURES)

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/gpuname"
 )
@@ -48,6 +49,17 @@ type GPU struct {
 	// generation counts how often the GPU was found again, after it was lost or the driver
 	// was reloaded: what it supports may have changed.
 	generation int
+	// hung is the begin of the call that has not returned within the deadline, and hungErr
+	// describes it; 0 if there is none.
+	hung    int64
+	hungErr error
+	// reported is true while the GPU is reported as unresponsive, since a call hung that
+	// returned at returned; recovered is when it was last reported as responding again, and
+	// holdsBack delays the next such report.
+	reported, holdsBack bool
+	returned, recovered time.Time
+
+	recent recent
 }
 
 // Identity is the GPU's description as of its last enumeration.
@@ -90,11 +102,15 @@ func (g *GPU) Submit(job func()) bool {
 }
 
 // Device is the GPU's present handle, for use inside a job.
-func (g *GPU) Device() Device {
+func (g *GPU) Device() Device { return g.DeviceFor(nil) }
+
+// DeviceFor is the handle for an asker, who shares readings with the others.
+func (g *GPU) DeviceFor(by *Asker) Device {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	d := g.device
 	d.listed = &g.listed
+	d.recent, d.by = &g.recent, by
 	return d
 }
 

@@ -6,6 +6,7 @@ package nvml
 
 import (
 	"math"
+	"strings"
 	"sync"
 	"time"
 
@@ -37,25 +38,66 @@ const (
 // that also draws is there twice (nvmlDeviceGetComputeRunningProcesses,
 // nvmlDeviceGetGraphicsRunningProcesses).
 func (d Device) Processes(into []RunningProcess) ([]RunningProcess, error) {
-	begin, from := time.Now(), len(into)
-	compute, err := get(d, computeProcesses, gonvml.Device.GetComputeRunningProcesses)
+	into, err := d.ComputeProcesses(into)
 	if err != nil {
 		return into, err
 	}
-	graphics, err := get(d, graphicsProcesses, gonvml.Device.GetGraphicsRunningProcesses)
+	into, err = d.running(graphicsProcesses, into)
 	if err != nil && !IsUnsupported(err) { // a GPU without a screen has none
 		return into, err
 	}
-	for _, list := range [][]gonvml.ProcessInfo{compute, graphics} {
-		for i := range list {
-			p := &list[i]
-			into = append(into, RunningProcess{
-				PID: p.Pid, Memory: p.UsedGpuMemory, MemoryKnown: p.UsedGpuMemory != math.MaxUint64,
-				GPUInstance: p.GpuInstanceId, ComputeInstance: p.ComputeInstanceId, InMIG: p.GpuInstanceId != noInstance,
-			})
+	return into, nil
+}
+
+// running appends the processes that one of the functions lists.
+func (d Device) running(functions string, into []RunningProcess) ([]RunningProcess, error) {
+	newest, _, _ := strings.Cut(functions, "|")
+	list, err, ok := d.rawRunning(newest)
+	switch {
+	case ok:
+	case functions == graphicsProcesses:
+		list, err = get(d, functions, gonvml.Device.GetGraphicsRunningProcesses)
+	default:
+		list, err = get(d, functions, gonvml.Device.GetComputeRunningProcesses)
+	}
+	for i := range list {
+		p := &list[i]
+		into = append(into, RunningProcess{
+			PID: p.Pid, Memory: p.UsedGpuMemory, MemoryKnown: p.UsedGpuMemory != math.MaxUint64,
+			GPUInstance: p.GpuInstanceId, ComputeInstance: p.ComputeInstanceId, InMIG: p.GpuInstanceId != noInstance,
+		})
+	}
+	return into, err
+}
+
+// ProcessUtilization is what one process did in one sampling period, in percent.
+type ProcessUtilization struct {
+	PID uint32
+	// At is in µs of the wall clock.
+	At                       uint64
+	SM, Memory, Enc, Decoder uint32
+}
+
+// ProcessUtilizations appends the samples that are newer than since, in µs; a
+// process that did nothing has none (nvmlDeviceGetProcessUtilization).
+func (d Device) ProcessUtilizations(since uint64, into []ProcessUtilization) ([]ProcessUtilization, error) {
+	const function = "nvmlDeviceGetProcessUtilization"
+	if out, err, ok := d.rawUses(since, into); ok {
+		return out, err
+	}
+	samples, err := getBy(d, function, since, gonvml.Device.GetProcessUtilization)
+	if IsNotFound(err) {
+		return into, nil
+	}
+	if err != nil {
+		return into, err
+	}
+	for i := range samples {
+		s := &samples[i]
+		if s.Pid != 0 && s.TimeStamp > since {
+			into = append(into, ProcessUtilization{PID: s.Pid, At: s.TimeStamp, SM: s.SmUtil, Memory: s.MemUtil, Enc: s.EncUtil, Decoder: s.DecUtil})
 		}
 	}
-	d.listed.set(begin, time.Now(), into[from:])
 	return into, nil
 }
 
@@ -81,9 +123,8 @@ func (l *processList) set(begin, end time.Time, all []RunningProcess) {
 	l.all = append(l.all[:0], all[:min(len(all), maxListed)]...)
 }
 
-// ProcessMemory is the memory of a process by the last list of the GPU's processes, and when
-// that was read; ok is false if the list does not have it. One that computes and draws is
-// listed twice: its memory is the larger figure.
+// ProcessMemory is the memory of a process that computes by the last list of the GPU's
+// processes, and when that was read; ok is false if the list does not have it.
 func (g *GPU) ProcessMemory(pid uint32) (bytes uint64, at time.Time, ok bool) {
 	g.listed.mu.Lock()
 	defer g.listed.mu.Unlock()
@@ -93,32 +134,4 @@ func (g *GPU) ProcessMemory(pid uint32) (bytes uint64, at time.Time, ok bool) {
 		}
 	}
 	return bytes, g.listed.at, ok
-}
-
-// ProcessUtilization is what one process did in one sampling period, in percent.
-type ProcessUtilization struct {
-	PID uint32
-	// At is in µs of the wall clock.
-	At                       uint64
-	SM, Memory, Enc, Decoder uint32
-}
-
-// ProcessUtilizations appends the samples that are newer than since, in µs; a
-// process that did nothing has none (nvmlDeviceGetProcessUtilization).
-func (d Device) ProcessUtilizations(since uint64, into []ProcessUtilization) ([]ProcessUtilization, error) {
-	const function = "nvmlDeviceGetProcessUtilization"
-	samples, err := getBy(d, function, since, gonvml.Device.GetProcessUtilization)
-	if IsNotFound(err) {
-		return into, nil
-	}
-	if err != nil {
-		return into, err
-	}
-	for i := range samples {
-		s := &samples[i]
-		if s.Pid != 0 && s.TimeStamp > since {
-			into = append(into, ProcessUtilization{PID: s.Pid, At: s.TimeStamp, SM: s.SmUtil, Memory: s.MemUtil, Enc: s.EncUtil, Decoder: s.DecUtil})
-		}
-	}
-	return into, nil
 }

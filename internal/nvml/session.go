@@ -64,6 +64,9 @@ type Timing struct {
 	Probe time.Duration
 	// Grace is how long an XID of the kernel's log waits for its event. Default 2 s.
 	Grace time.Duration
+	// Deadline is how long a call may take, whatever [Session.SetDeadline] says. Default:
+	// what that says, or [DefaultDeadline].
+	Deadline time.Duration
 	// KernelLog is the second source of XIDs. Default: [KernelLog].
 	KernelLog string
 	// Close bounds how long the end waits for calls under way. Default 1 s.
@@ -103,12 +106,21 @@ type Session struct {
 	// session.
 	xids         topic.Topic[XIDEvent]
 	driverEvents topic.Topic[DriverEvent]
+	// hangs publishes GPUs that become unresponsive, and their ends.
+	hangs topic.Topic[Hang]
+	// deadline is how long a call may take, in ns; 0 if no receiver has said so.
+	deadline atomic.Int64
 
 	// watch is replaced by the keeper only.
 	watch         atomic.Pointer[watch]
 	needKernelLog atomic.Bool // a GPU refused to be registered for events
 
-	omitted int // GPUs beyond MaxGPUs; only the keeper uses it
+	watching sync.WaitGroup
+
+	woken atomic.Bool // an inspection was requested
+	// omitted are the GPUs beyond MaxGPUs, inspections those since every GPU was asked who it
+	// is. Only the keeper uses them.
+	omitted, inspections int
 
 	// mu guards everything declared below.
 	mu       sync.Mutex
@@ -137,6 +149,7 @@ func newSession(lib *Library, timing Timing, log *zap.Logger) *Session {
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), inspected: make(chan struct{}), ended: make(chan struct{}),
 	}
 	go s.keep()
+	s.watching.Go(s.watchCalls)
 	return s
 }
 
@@ -156,6 +169,7 @@ func (s *Session) Inspected() <-chan struct{} { return s.inspected }
 // Wake requests an inspection of the machine now: a reading found that a GPU or the
 // driver is gone.
 func (s *Session) Wake() {
+	s.woken.Store(true)
 	select {
 	case s.wake <- struct{}{}:
 	default:
@@ -282,7 +296,7 @@ func (s *Session) markAbsent(err error) {
 		)
 	case KindOf(err) == NoLibrary:
 		s.log.Warn("Cannot load the NVML library; retrying. Install the NVIDIA driver, or set library_path if the library is in another folder",
-			zap.String("library", s.lib.Path()), zap.Duration("interval", s.timing.Rescan))
+			zap.String("library", s.lib.Path()), zap.String("reason", s.lib.loadError()), zap.Duration("interval", s.timing.Rescan))
 	default:
 		s.log.Warn("The NVIDIA driver is not loaded; retrying", zap.Error(err), zap.Duration("interval", s.timing.Rescan))
 	}
@@ -331,5 +345,6 @@ func (s *Session) await(workers []*worker) bool {
 // that hang: they cannot be cancelled.
 func (s *Session) close(ctx context.Context) {
 	close(s.stop)
+	s.watching.Wait()
 	pause(s.ended, s.timing.Close+s.timing.Close/4, ctx.Done())
 }

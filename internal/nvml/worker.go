@@ -23,6 +23,8 @@ type worker struct {
 	ended chan struct{}
 	// since is when the running job began, in Unix ns; 0 while idle.
 	since atomic.Int64
+	// calls is the call that the job makes.
+	calls calls
 
 	mu   sync.Mutex
 	open int // jobs that wait or run

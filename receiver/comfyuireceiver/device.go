@@ -159,7 +159,7 @@ func (f *deviceFinder) memory() (bytes uint64, at time.Time, ok bool) {
 // readProcesses reads the list of the GPU's processes.
 func (f *deviceFinder) readProcesses(ctx context.Context) {
 	if d := f.Device(); f.opened && d.PID != 0 && d.ID != "" {
-		f.gpus.of(ctx, d.PID)
+		f.gpus.list(ctx, d.ID)
 	}
 }
 

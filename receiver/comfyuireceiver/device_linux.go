@@ -13,6 +13,7 @@ import (
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/gpuname"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml/gpuevents"
 )
 
 // gpuProcesses finds the GPU that a process uses, by NVML. It shares the session, and
@@ -105,11 +106,56 @@ func (g *gpuProcesses) memory(hwID string, pid int) (bytes uint64, at time.Time,
 	return 0, time.Time{}, false
 }
 
+// list reads the list of a GPU's processes.
+func (g *gpuProcesses) list(ctx context.Context, hwID string) {
+	ctx, cancel := context.WithTimeout(ctx, gpuTimeout)
+	defer cancel()
+	for _, gpu := range g.session.Snapshot().GPUs {
+		if gpu.Identity().UUID != hwID && !gpuname.IsMIG(hwID) {
+			continue
+		}
+		done := make(chan struct{})
+		if gpu.Err() != nil || !gpu.Submit(func() {
+			defer close(done)
+			_, _ = gpu.Device().ComputeProcesses(nil)
+		}) {
+			continue
+		}
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// A list of processes holds the driver's lock for up to 4.5 ms, and is read for the metrics
+// anyway: maxListAge is how old one may be that a GPU is searched in, workListAge while a
+// server whose GPU is not known has work, and firstListAge when it begins to, for firstWork:
+// it loads a model then.
+const (
+	maxListAge   = 20 * time.Second
+	workListAge  = 5 * time.Second
+	firstListAge = time.Second
+	firstWork    = 10 * time.Second
+)
+
+func listAge() time.Duration {
+	work := gpuevents.WorkOfProcess().On("")
+	switch {
+	case work.Open == 0:
+		return maxListAge
+	case time.Since(work.Since) < firstWork:
+		return firstListAge
+	}
+	return workListAge
+}
+
 // holds returns the hw.id of a GPU, or of its MIG device, if the process uses it. It
 // runs on the GPU's worker.
 func holds(gpu *nvml.GPU, pid int) string {
 	d := gpu.Device()
-	all, err := d.Processes(nil)
+	all, err := d.ListedProcesses(listAge(), nil)
 	if err != nil {
 		return ""
 	}

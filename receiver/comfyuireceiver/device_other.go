@@ -26,3 +26,5 @@ func (*gpuProcesses) of(context.Context, int) []string { return nil }
 func (*gpuProcesses) memory(string, int) (bytes uint64, at time.Time, ok bool) {
 	return 0, time.Time{}, false
 }
+
+func (*gpuProcesses) list(context.Context, string) {}

@@ -28,6 +28,7 @@ type follower struct {
 	*instruments
 	export  *exporter
 	tracker *prompt.Tracker
+	work    workSignal
 	server  *comfyServer
 	store   *store
 	bounds  protocol.Bounds
@@ -60,6 +61,7 @@ type follower struct {
 // PromptEnded implements [prompt.Observer].
 func (f *follower) PromptEnded(p *prompt.Prompt) {
 	f.promptEnded(p)
+	f.work.ended(f.now())
 	f.store.changed(p, p.Save())
 	f.export.reportFailure(p)
 	if f.memory == nil || !f.memory.ended(p) {
@@ -79,7 +81,10 @@ func (f *follower) handedOver(p *prompt.Prompt, accepted bool) {
 }
 
 // ExecutionStarted implements [prompt.Observer].
-func (f *follower) ExecutionStarted(x prompt.Execution) { f.export.executionStarted(x) }
+func (f *follower) ExecutionStarted(x prompt.Execution) {
+	f.work.begins()
+	f.export.executionStarted(x)
+}
 
 // ExecutionMoved implements [prompt.Observer].
 func (f *follower) ExecutionMoved(x prompt.Execution, elsewhere bool) {
@@ -92,6 +97,7 @@ func (f *follower) RunsElsewhere(class string) bool { return f.classes.IsAPINode
 // PromptUnfollowed implements [prompt.Observer].
 func (f *follower) PromptUnfollowed(p *prompt.Prompt, reason string) {
 	f.unfollowed(reason)
+	f.work.update()
 	if p != nil {
 		f.store.remove(p)
 	}

@@ -46,6 +46,8 @@ func (p *proxy) servePrompt(w http.ResponseWriter, r *http.Request) {
 		p.relay.ServeHTTP(w, r)
 		return
 	}
+	p.work.begins()
+	defer p.work.update()
 	s := &submission{p, followed}
 	if p.ownSocket.wanted(sub.ClientID) {
 		defer p.hub.Reserve(sub.ClientID)()

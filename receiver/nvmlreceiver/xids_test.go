@@ -162,12 +162,12 @@ func TestShutdownRecordsWhatWasOnlyCounted(t *testing.T) {
 
 func TestEachChangeOfAGPUsStateBecomesOneRecord(t *testing.T) {
 	_, gpus := library.Machine(t, "l40s", "h100")
-	sessions := nvml.NewSessions(fast)
+	sessions := nvml.NewSessions(impatient)
 	cfg := createDefaultConfig().(*Config)
 	cfg.LibraryPath = library.Path
 	_, sink := eventRigOf(t, time.Hour, cfg, sessions)
-	slow := newRig(t, sessions, func(c *Config) { c.CardTimeout = 100 * time.Millisecond }).ready(2)
-	quick := newRig(t, sessions, func(c *Config) { c.CardTimeout = 100 * time.Millisecond }).ready(2)
+	slow := newRig(t, sessions, nil).ready(2)
+	quick := newRig(t, sessions, nil).ready(2)
 	both := func() {
 		slow.scrapeNow()
 		quick.scrapeNow()
@@ -190,7 +190,7 @@ func TestEachChangeOfAGPUsStateBecomesOneRecord(t *testing.T) {
 	}{
 		{func() { gpus[0].Set("throttle_reasons", 0x40) }, "throttling of gpu0 (NVIDIA L40S) begins: hw_thermal"},
 		{func() { gpus[0].Set("throttle_reasons", 0) }, "throttling of gpu0 (NVIDIA L40S) ends: hw_thermal"},
-		{func() { gpus[1].SetHang("nvmlDeviceGetTemperature", true) }, "gpu1 (NVIDIA H100 80GB HBM3) is unresponsive: a call in NVIDIA's driver has not returned"},
+		{func() { gpus[1].SetHang("nvmlDeviceGetTemperature", true) }, "gpu1 (NVIDIA H100 80GB HBM3) is unresponsive: nvmlDeviceGetTemperature: the call has not returned"},
 		{func() { gpus[1].SetHang("nvmlDeviceGetTemperature", false) }, "gpu1 (NVIDIA H100 80GB HBM3) is healthy"},
 		{func() { gpus[0].SetLost(true) }, "gpu0 (NVIDIA L40S) is lost: "},
 	} {

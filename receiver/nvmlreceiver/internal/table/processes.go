@@ -46,6 +46,9 @@ type Processes struct {
 	uses        map[uint32]processUse
 	// since is the newest sample that was read, in µs of the wall clock.
 	since uint64
+	// basis is the GPU's memory in use when the processes were last listed, in a receiver that
+	// follows work; 0 if it is not known.
+	basis uint64
 	// noUtilization: the GPU does not report what its processes do.
 	noUtilization bool
 	// Dropped counts the processes beyond the limit in the last pass.
@@ -74,15 +77,11 @@ func (t *Processes) Bounds() []bounds.Bound {
 func (t *Processes) Relearn() { t.noUtilization = false }
 
 func processRows() []Row {
-	return []Row{{
-		Name: "processes", metrics: []*Metric{processMemory.Metric, processUtilization.Metric},
-		read: func(d nvml.Device, out *Output) error {
-			if err := readProcesses(d, out); err != nil {
-				return err
-			}
-			return readProcessUtilization(d, out)
-		},
-	}}
+	return []Row{
+		// Both are of the processes that the list names.
+		{Name: "processes", metrics: []*Metric{processMemory.Metric, processUtilization.Metric}, pace: listPace, read: readProcesses},
+		{Name: "processes.utilization", metrics: []*Metric{processUtilization.Metric}, pace: usePace, read: readProcessUtilization},
+	}
 }
 
 // readProcesses lists the processes. One that computes and draws is listed twice and
@@ -90,8 +89,17 @@ func processRows() []Row {
 func readProcesses(d nvml.Device, out *Output) error {
 	t := out.Processes
 	var err error
-	if t.running, err = d.Processes(t.running[:0]); err != nil {
+	if out.Paced { // those that draw have no work that is followed
+		t.running, err = d.ComputeProcesses(t.running[:0])
+	} else {
+		t.running, err = d.Processes(t.running[:0])
+	}
+	if err != nil {
+		t.basis = 0
 		return err
+	}
+	if out.Paced {
+		t.setBasis(d)
 	}
 	slices.SortFunc(t.running, func(a, b nvml.RunningProcess) int {
 		return cmp.Or(
@@ -122,6 +130,33 @@ func readProcesses(d nvml.Device, out *Output) error {
 		out.putIf(r.MemoryKnown && r.Memory < maxMemoryBytes, processMemory.Of(int64(r.Memory), p, 0).OnDevice(on))
 	}
 	return nil
+}
+
+// setBasis reads the GPU's memory beside the list, for the time until the next one.
+func (t *Processes) setBasis(d nvml.Device) {
+	t.basis = 0
+	if m, _, _, err := d.SharedMemory(); err == nil && m.Used <= m.Total {
+		t.basis = m.Used
+	}
+}
+
+// putProcessMemory puts the memory of the processes that have work, between two lists: what
+// the GPU uses now, less what all others held when they were listed. That is exact while one
+// process works; of several, it is the most that each may hold.
+func (o *Output) putProcessMemory(used uint64) {
+	t := o.Processes
+	if !o.Paced || !o.Work.Working || o.Instance != nil || t.basis == 0 {
+		return
+	}
+	for i := range t.running {
+		r := &t.running[i]
+		if r.InMIG || !r.MemoryKnown || !slices.Contains(o.Work.PIDs, int(r.PID)) {
+			continue
+		}
+		memory := int64(r.Memory) + int64(used) - int64(t.basis)
+		p := t.known[r.PID]
+		o.putIf(p != nil && memory >= 0 && memory < maxMemoryBytes, processMemory.Of(memory, p, 0))
+	}
 }
 
 // instance is the MIG device with these numbers, or nil.
