@@ -21,6 +21,7 @@ type ignored struct{}
 
 func (ignored) PromptEnded(*prompt.Prompt)              {}
 func (ignored) ExecutionStarted(prompt.Execution)       {}
+func (ignored) RunsElsewhere(string) bool               { return false }
 func (ignored) ExecutionMoved(prompt.Execution, bool)   {}
 func (ignored) PromptUnfollowed(*prompt.Prompt, string) {}
 
