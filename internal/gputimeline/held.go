@@ -16,22 +16,29 @@ type Held struct {
 	Others  float64
 }
 
-// sameTime is how far a list of the processes and a sample of the GPU's memory may be apart
-// to be compared.
-const sameTime = int64(60 * time.Millisecond)
+const (
+	// sameTime is how far a list of the processes and a sample of the GPU's memory may be apart
+	// to be compared.
+	sameTime = int64(60 * time.Millisecond)
+	// steadyTime is how far the samples before and after a list may be apart to show that
+	// nothing was allocated meanwhile, and sameMemory by how much they may differ, in By: drivers
+	// round.
+	steadyTime = int64(300 * time.Millisecond)
+	sameMemory = 8 << 20
+	// maxLists bounds the lists before and after a time that are searched for a steady one.
+	maxLists = 16
+)
 
 // Held is the memory of a process in an interval, and at the samples before and after it; nil
 // if no list of the processes has the process.
 func (t *Timeline) Held(pid int64, w Interval) *Held {
 	listed := t.ProcessMemory[pid]
-	if listed == nil {
-		return nil
-	}
 	h := &Held{Stream: t.Memory.around(w)}
-	if len(h.Points) == 0 {
+	if listed == nil || len(h.Points) == 0 {
 		return nil
 	}
-	others := t.others(listed, Interval{h.Points[0].At - sameTime, h.Points[len(h.Points)-1].At + sameTime})
+	hull := Interval{h.Points[0].At - sameTime, h.Points[len(h.Points)-1].At + sameTime}
+	others := t.others(listed, hull, h.Points)
 	if len(others) == 0 {
 		return nil
 	}
@@ -60,20 +67,60 @@ func (t *Timeline) Held(pid int64, w Interval) *Held {
 // near reports whether two points are of about the same time.
 func near(p, q Point) bool { return max(p.At-q.At, q.At-p.At) <= sameTime }
 
-// others is what all but one process held, at the lists of the processes in an interval and
-// those before and after it. It is sorted.
-func (t *Timeline) others(listed *Stream, w Interval) (all []Point) {
-	lists := t.Lists.around(w)
-	for _, l := range lists.Points {
+// others is what all but one process held, at lists of the processes in an interval and around
+// it. Where the lists are not as frequent as the samples, only those count during which nothing
+// was allocated, if there are any. It is sorted.
+func (t *Timeline) others(listed *Stream, w Interval, samples []Point) []Point {
+	var all, steady []Point
+	later := 0 // lists after the interval
+	for _, l := range t.Lists.Points[max(t.Lists.Search(w.From)-maxLists, 0):] {
 		held, ok := listed.listed(l.At)
-		if !ok {
+		gpu, sampled := t.Memory.nearest(l.At)
+		if ok && sampled && near(gpu, l) {
+			p := Point{l.At, max(gpu.Value-held, 0)}
+			all = append(all, p)
+			if t.Memory.isSteady(l.At) {
+				steady = append(steady, p)
+			}
+		}
+		if l.At <= w.To {
 			continue
 		}
-		if gpu, ok := t.Memory.nearest(l.At); ok && near(gpu, l) {
-			all = append(all, Point{l.At, max(gpu.Value-held, 0)})
+		if later++; later == maxLists || len(steady) > 0 && steady[len(steady)-1].At > w.To {
+			break
 		}
 	}
-	return all
+	if len(steady) > 0 && !coverEach(all, samples) {
+		all = steady
+	}
+	return around(all, w)
+}
+
+// isSteady reports whether the quantity stayed the same around a time.
+func (s *Stream) isSteady(at int64) bool {
+	i := s.Search(at)
+	if i == 0 || i == len(s.Points) {
+		return false
+	}
+	p, q := s.Points[i-1], s.Points[i]
+	return q.At-p.At <= steadyTime && max(p.Value-q.Value, q.Value-p.Value) <= sameMemory
+}
+
+// coverEach reports whether there is a list at the time of each sample.
+func coverEach(lists, samples []Point) bool {
+	s := Stream{Points: lists}
+	for _, p := range samples {
+		if l, ok := s.nearest(p.At); !ok || !near(l, p) {
+			return false
+		}
+	}
+	return true
+}
+
+// around are the points of an interval, the last before it and the first after it.
+func around(all []Point, w Interval) []Point {
+	s := Stream{Points: all}
+	return s.around(w).Points
 }
 
 // listed is the value of a sparse stream at the time of a list; ok is false if the list did

@@ -78,6 +78,31 @@ func TestProcessMemoryIsNeverTooSmallWhereOthersChange(t *testing.T) {
 	}
 }
 
+// TestListWhileTheProcessAllocatesIsLeftOut has a list that is read after the process has
+// allocated 4 GB, and the sample of that time before.
+func TestListWhileTheProcessAllocatesIsLeftOut(t *testing.T) {
+	m := newMachine()
+	const gb = 1e9
+	process := func(at int64) float64 {
+		if at > 2000 {
+			return 6 * gb
+		}
+		return 2 * gb
+	}
+	for at := int64(0); at <= 8000; at += 100 {
+		m.put(memory, 0, at, 1*gb+process(at))
+	}
+	for _, at := range []int64{1000, 2020, 6000} {
+		m.put(processMemory, 7, at, process(at))
+	}
+	h := m.Held(7, Interval{1500 * heldMS, 3000 * heldMS})
+	require.NotNil(t, h)
+	assert.Zero(t, h.Others, "the others held the same")
+	for _, p := range h.Points {
+		assert.InDelta(t, process(p.At/heldMS), p.Value, 0, "at %d ms", p.At/heldMS)
+	}
+}
+
 func TestFrequentListsNeedNoAssumption(t *testing.T) {
 	m := newMachine()
 	m.run(0, 10_000, 1, steps, func(at int64) float64 { return float64(at) })
