@@ -61,6 +61,8 @@ func (k *energyKind) name() string {
 type energyGPU struct {
 	gpu   *fakenvml.GPU
 	shape gpumodel.Shape
+	// process is true if the test's process has the GPU open.
+	process bool
 
 	mu     sync.Mutex
 	random *rand.Rand
@@ -107,6 +109,9 @@ func (g *energyGPU) draw() {
 	}
 	watts := max(g.shape.Rest+above+g.shape.Noise*g.random.NormFloat64(), 1)
 	g.gpu.Step("gpu", busy)
+	if g.process {
+		g.gpu.SetProcesses(fakenvml.Process{PID: os.Getpid(), Memory: 4 << 30, SM: busy})
+	}
 	g.gpu.Step("power", int64(1000*watts))
 	g.at, g.watts = append(g.at, now.UnixNano()), append(g.watts, watts)
 }

@@ -97,7 +97,7 @@ func (c *Curve) edge(at int64, side int, late int64) (sum, delayed float64) {
 		sum = square(uniform * moved)
 	}
 	if c.Method == MethodAverage {
-		return sum + square(float64(averageWindow)/1e9/4*max(step, c.swing(at))), 0
+		return sum + square(c.blur/5*max(step, c.swing(at))), 0
 	}
 	f := float64(at-x.From) / float64(x.Length())
 	seconds := float64(x.Length()) / 1e9
@@ -152,7 +152,8 @@ func missed(most, threshold float64) float64 {
 // swing is by how much an average differs within its window on both sides of a time.
 func (c *Curve) swing(at int64) float64 {
 	least, most := math.Inf(1), math.Inf(-1)
-	for i := c.cellAt(at - averageWindow); i < len(c.cells) && c.cells[i].From < at+averageWindow; i++ {
+	reach := averageWindow
+	for i := c.cellAt(at - reach); i < len(c.cells) && c.cells[i].From < at+reach; i++ {
 		least, most = min(least, c.cells[i].rate()), max(most, c.cells[i].rate())
 	}
 	return max(most-least, 0)
