@@ -347,6 +347,13 @@ func TestEnergyOfEveryKindOfCounterIsWithinItsUncertainty(t *testing.T) {
 	}
 }
 
+const (
+	// maxWatts is more than a simulated GPU draws.
+	maxWatts = 330
+	// usualLateness is what the times of a span are off by where the machine is not busy, in s.
+	usualLateness = 0.01
+)
+
 func (s *energyService) compare(t *testing.T, store stack.Store, spans map[string]*jaegerSpan, n int) {
 	t.Helper()
 	name := "correlation.energy." + strings.ReplaceAll(s.kind.name(), "-", "_")
@@ -361,7 +368,9 @@ func (s *energyService) compare(t *testing.T, store stack.Store, spans map[strin
 		uncertainty, isNumber := span.tag("gpu.energy.uncertainty").(float64)
 		require.True(t, isNumber, name)
 		assert.NotEmpty(t, span.tag("gpu.energy.method"), name)
-		assert.InDelta(t, truth, energy, 3*uncertainty, "%s: %v of %v", name, span.Tags, e)
+		// On a busy machine the messages of the simulated ComfyUI are late, and so is the span.
+		late := math.Abs(float64(span.StartTime)-float64(e.From.UnixMicro())) + math.Abs(float64(span.StartTime+span.Duration)-float64(e.To.UnixMicro()))
+		assert.InDelta(t, truth, energy, 3*uncertainty+maxWatts*max(late/1e6-usualLateness, 0), "%s: %v of %v", name, span.Tags, e)
 		into := &isolated
 		if s.queued[e.Prompt] {
 			into = &queued

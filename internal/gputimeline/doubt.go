@@ -76,6 +76,10 @@ func (c *Curve) scatter(first, last int) float64 {
 // Lateness is by how much the edges of an interval may be late, in ns.
 type Lateness struct{ From, To int64 }
 
+// timeError is by how much the time of any edge may be off, in ns: what a message of a
+// service takes, and the resolution of its times.
+const timeError = 3_000_000
+
 // unknownLag is the deviation of what an unknown lag makes of an energy, as a part of what
 // the longest lag makes of it: an interval of 90 % reaches 1.35 times as far.
 const unknownLag = 1.35 / 1.65
@@ -92,10 +96,8 @@ func (c *Curve) edge(at int64, side int, late int64) (sum, delayed float64) {
 	before, after := rate(i-1), rate(i+1)
 	step := math.Abs(after - before)
 	// The edge itself lies anywhere within its lateness before its time.
-	if late > 0 {
-		moved, _ := c.total.Rise(Interval{at - late, at})
-		sum = square(uniform * moved)
-	}
+	moved, _ := c.total.Rise(Interval{at - max(late, timeError), at})
+	sum = square(uniform * moved)
 	if c.Method == MethodAverage {
 		return sum + square(c.blur/5*max(step, c.swing(at))), 0
 	}
