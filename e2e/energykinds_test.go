@@ -63,6 +63,8 @@ type energyGPU struct {
 
 	gpu   *fakenvml.GPU
 	shape gpumodel.Shape
+	// process is true if the test's process has the GPU open.
+	process bool
 
 	mu     sync.Mutex
 	random *rand.Rand
@@ -109,6 +111,9 @@ func (g *energyGPU) draw() {
 	}
 	watts := max(g.shape.Rest+above+g.shape.Noise*g.random.NormFloat64(), 1)
 	g.gpu.Step("gpu", busy)
+	if g.process {
+		g.gpu.SetProcesses(fakenvml.Process{PID: os.Getpid(), Memory: 4 << 30, SM: busy})
+	}
 	g.gpu.Step("power", int64(1000*watts))
 	g.at, g.watts = append(g.at, now.UnixNano()), append(g.watts, watts)
 }
@@ -344,6 +349,13 @@ func TestEnergyOfEveryKindOfCounterIsWithinItsUncertainty(t *testing.T) {
 	}
 }
 
+const (
+	// maxWatts is more than a simulated GPU draws.
+	maxWatts = 330
+	// usualLateness is what the times of a span are off by where the machine is not busy, in s.
+	usualLateness = 0.01
+)
+
 func (s *energyService) compare(t *testing.T, store stack.Store, spans map[string]*jaegerSpan, n int) {
 	t.Helper()
 	name := "correlation.energy." + strings.ReplaceAll(s.kind.name(), "-", "_")
@@ -358,7 +370,9 @@ func (s *energyService) compare(t *testing.T, store stack.Store, spans map[strin
 		uncertainty, isNumber := span.tag("gpu.energy.uncertainty").(float64)
 		require.True(t, isNumber, name)
 		assert.NotEmpty(t, span.tag("gpu.energy.method"), name)
-		assert.InDelta(t, truth, energy, 3*uncertainty, "%s: %v of %v", name, span.Tags, e)
+		// On a busy machine the messages of the simulated ComfyUI are late, and so is the span.
+		late := math.Abs(float64(span.StartTime)-float64(e.From.UnixMicro())) + math.Abs(float64(span.StartTime+span.Duration)-float64(e.To.UnixMicro()))
+		assert.InDelta(t, truth, energy, 3*uncertainty+maxWatts*max(late/1e6-usualLateness, 0), "%s: %v of %v", name, span.Tags, e)
 		into := &isolated
 		if s.queued[e.Prompt] {
 			into = &queued

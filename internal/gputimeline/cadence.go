@@ -17,6 +17,8 @@ type cadence struct {
 	reads int
 	// interval is the usual time between two reads, in ns; slower reads move it little.
 	interval float64
+	// fast is the usual time between reads that could show the same value twice, in ns.
+	fast float64
 	// same is the recent share of reads that showed the value of the read before.
 	same float64
 
@@ -29,6 +31,10 @@ type cadence struct {
 
 	grid
 }
+
+// minReads is how many reads there must be in a period: with fewer, reads that come late or
+// early are taken for refreshes that do.
+const minReads = 1.3
 
 // shortShare is the share of reads without a change below which a quantity is refreshed at
 // least as often as it is read.
@@ -62,6 +68,10 @@ func (c *cadence) add(at int64, value float64) {
 		if value != old {
 			seen = 0
 		}
+		if c.fast == 0 {
+			c.fast = distance
+		}
+		c.fast += 0.05 * (distance - c.fast)
 		c.same += max(0.02, 1/float64(c.reads)) * (seen - c.same)
 	}
 	if value != old {
@@ -99,7 +109,9 @@ func (c *cadence) changed(middle float64) {
 
 // isShort reports whether the quantity is refreshed at least as often as it is read, as
 // far as the reads can tell.
-func (c *cadence) isShort() bool { return c.same < shortShare }
+func (c *cadence) isShort() bool {
+	return c.same < shortShare || c.known() && c.period() < minReads*c.fast
+}
 
 // Period is the time between two refreshes; 0 if it is not longer than that between two
 // reads, or not known.

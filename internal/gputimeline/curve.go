@@ -51,6 +51,8 @@ type Curve struct {
 	share  float64 // of the time in which the counter samples the power
 	// restless is by how much neighbouring cells differ that nothing used, in W.
 	restless float64
+	// blur is over what time an average is known, in s: longer where it is old as well.
+	blur float64
 	// age is the deviation of how old the power is by which a cell is divided, in s.
 	age float64
 }

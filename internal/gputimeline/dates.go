@@ -81,13 +81,25 @@ func (d *dater) revise() {
 		if x.at <= d.frozen || steps < 1 {
 			return
 		}
-		least := max(x.at-x.doubt, x.after, int64(d.earliest-steps*(d.maxPeriod+slack*period)))
-		most := min(x.at+x.doubt, x.by, int64(d.latest-steps*(d.minPeriod-slack*period)))
+		least, most := d.back(x, steps)
+		for _, other := range [...]float64{steps - 1, steps + 1} { // it may be another number of steps
+			if a, b := d.back(x, other); other >= 1 && a <= b {
+				return
+			}
+		}
 		if most < least || i > 0 && (least+most)/2 <= d.dates[i-1].at {
 			return
 		}
 		x.at, x.doubt = (least+most)/2, (most-least)/2
 	}
+}
+
+// back are the bounds of an earlier refresh, a number of steps before the last one.
+func (d *dater) back(x *dated, steps float64) (least, most int64) {
+	wide := slack * d.period()
+	least = max(x.at-x.doubt, x.after, int64(d.earliest-steps*(d.maxPeriod+wide)))
+	most = min(x.at+x.doubt, x.by, int64(d.latest-steps*(d.minPeriod-wide)))
+	return least, most
 }
 
 // freeze keeps the dates up to a time as they are.

@@ -76,6 +76,10 @@ func (c *Curve) scatter(first, last int) float64 {
 // Lateness is by how much the edges of an interval may be late, in ns.
 type Lateness struct{ From, To int64 }
 
+// timeError is by how much the time of any edge may be off, in ns: what a message of a
+// service takes, and the resolution of its times.
+const timeError = 3_000_000
+
 // unknownLag is the deviation of what an unknown lag makes of an energy, as a part of what
 // the longest lag makes of it: an interval of 90 % reaches 1.35 times as far.
 const unknownLag = 1.35 / 1.65
@@ -92,12 +96,10 @@ func (c *Curve) edge(at int64, side int, late int64) (sum, delayed float64) {
 	before, after := rate(i-1), rate(i+1)
 	step := math.Abs(after - before)
 	// The edge itself lies anywhere within its lateness before its time.
-	if late > 0 {
-		moved, _ := c.total.Rise(Interval{at - late, at})
-		sum = square(uniform * moved)
-	}
+	moved, _ := c.total.Rise(Interval{at - max(late, timeError), at})
+	sum = square(uniform * moved)
 	if c.Method == MethodAverage {
-		return sum + square(float64(averageWindow)/1e9/4*max(step, c.swing(at))), 0
+		return sum + square(c.blur/5*max(step, c.swing(at))), 0
 	}
 	f := float64(at-x.From) / float64(x.Length())
 	seconds := float64(x.Length()) / 1e9
@@ -152,7 +154,8 @@ func missed(most, threshold float64) float64 {
 // swing is by how much an average differs within its window on both sides of a time.
 func (c *Curve) swing(at int64) float64 {
 	least, most := math.Inf(1), math.Inf(-1)
-	for i := c.cellAt(at - averageWindow); i < len(c.cells) && c.cells[i].From < at+averageWindow; i++ {
+	reach := averageWindow
+	for i := c.cellAt(at - reach); i < len(c.cells) && c.cells[i].From < at+reach; i++ {
 		least, most = min(least, c.cells[i].rate()), max(most, c.cells[i].rate())
 	}
 	return max(most-least, 0)

@@ -42,20 +42,40 @@ func (t *Timeline) powerCurve(active []Interval) *Curve {
 // averageWindow is over what time the driver averages power.
 const averageWindow = int64(time.Second)
 
-// averageCurve places each average in the middle of the time that it is of. It is an
-// estimate: an edge within that time cannot be seen.
+// averageCurve places each average in the time that it is of. It is an estimate: an edge
+// within that time cannot be seen. Some drivers show the average of the last whole second
+// until the next: then only the readings that show another value say when it was.
 func (t *Timeline) averageCurve() *Curve {
-	c := &Curve{Method: MethodAverage, share: 1}
+	c := &Curve{Method: MethodAverage, share: 1, blur: float64(averageWindow) / 1e9}
 	points := t.PowerAverage.Points
+	changed := changes(points)
+	whole := len(changed) > 1 && len(changed) < len(points)/2
+	if whole {
+		points, c.blur = changed, 2.4*c.blur
+	}
 	total := 0.0
 	for i := range points[:len(points)-1] {
 		p, q := points[i], points[i+1]
 		x := cell{Interval: Interval{p.At - averageWindow/2, q.At - averageWindow/2}}
 		x.joules = (p.Value + q.Value) / 2 * float64(x.Length()) / 1e9
+		if whole {
+			x.Interval = Interval{p.At, q.At}
+			x.joules = q.Value * float64(x.Length()) / 1e9
+		}
 		c.put(x.From, total)
 		total += x.joules
 		c.put(x.To, total)
 		c.cells = append(c.cells, x)
 	}
 	return c
+}
+
+// changes are the points at which a value differs from the one before.
+func changes(points []Point) (all []Point) {
+	for i, p := range points {
+		if i == 0 || p.Value != points[i-1].Value {
+			all = append(all, p)
+		}
+	}
+	return all
 }

@@ -172,7 +172,7 @@ func (t *Timeline) Settling() int64 {
 	case t.power.reads > 0:
 		pace = &t.power
 	case len(t.PowerAverage.Points) > 0:
-		return averageWindow * 6 / 10
+		return averageWindow * 11 / 10
 	}
 	if pace.reads < settledReads {
 		return 0

@@ -36,6 +36,8 @@ type Power struct {
 	Period time.Duration `yaml:"period"`
 	// Window is over what time the average is; 0 is 1 s.
 	Window time.Duration `yaml:"window"`
+	// Whole is true if the average is that of the last whole window until the next.
+	Whole bool `yaml:"whole"`
 }
 
 // Model is what one kind of GPU shows.
@@ -130,6 +132,9 @@ func (m *Meter) Average(at int64) (watts float64, ok bool) {
 	window := m.Power.Window
 	if window == 0 {
 		window = time.Second
+	}
+	if m.Power.Whole {
+		at = floor(at, m.phase, window.Nanoseconds())
 	}
 	return m.mean(at-window.Nanoseconds(), at), true
 }

@@ -166,11 +166,13 @@ func (s *energySim) trace(work int) ptrace.Traces {
 		x.SetEndTimestamp(simTime(to))
 		return x.Attributes()
 	}
-	a := span(-1, w.From, w.To)
+	// The service's messages take some time.
+	begin, end := w.From+s.random.Int64N(3_000_000), w.To+s.random.Int64N(3_000_000)
+	a := span(-1, begin, end)
 	a.PutStr(semconv.GPUID, simGPU)
 	a.PutInt(semconv.ProcessPID, simPID(w.Process))
 	if w.Remote > 0 {
-		a = span(250, w.From, w.From+w.Remote.Nanoseconds())
+		a = span(250, begin, w.From+w.Remote.Nanoseconds())
 		a.PutStr(semconv.NodeID, "remote")
 		a.PutBool(semconv.Remote, true)
 	}
@@ -179,10 +181,10 @@ func (s *energySim) trace(work int) ptrace.Traces {
 	}
 	// A node begins for the product when it hears of it, and ends with the next.
 	nodes := s.nodes[work]
-	edge := w.From
+	edge := begin
 	for i, n := range nodes {
 		from := edge
-		if edge = w.To; i+1 < len(nodes) {
+		if edge = end; i+1 < len(nodes) {
 			edge = n.To + s.random.Int64N(s.late.Nanoseconds()+1)
 		}
 		a := span(i, from, edge)
