@@ -6,6 +6,8 @@ package nvmlreceiver
 
 import (
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -55,7 +57,7 @@ func newFollowRig(t *testing.T, gpus int) *followRig {
 		c.CollectionInterval, c.WorkingInterval = 200*time.Millisecond, 50*time.Millisecond
 		enable(c, followed...)
 	}).ready(gpus)
-	f.gpuScraper.now, f.gpuScraper.work = f.clock.now, f.work
+	f.now, f.rig.work = f.clock.now, f.work
 	f.scrapeNow() // finds out what the GPU does not have
 	return f
 }
@@ -274,7 +276,7 @@ func TestWhatChangesSeldomIsReadSeldomAndItsSeriesGoOn(t *testing.T) {
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	c := &clock{}
 	c.ns.Store(time.Now().Truncate(time.Hour).UnixNano())
-	r.gpuScraper.now = c.now
+	r.now = c.now
 	first := r.scrapeNow()
 	links, errors, limits := gpus[0].Calls("nvmlDeviceGetNvLinkState"), gpus[0].Calls("nvmlDeviceGetNvLinkErrorCounter"), gpus[0].Calls("nvmlDeviceGetMaxClockInfo")
 	seldom := []string{"hw.gpu.nvlink.state", "hw.gpu.nvlink.errors", "hw.gpu.clock.frequency.limit", "hw.gpu.power.limit"}
@@ -386,4 +388,40 @@ func TestAnIncludedGPUThatDoesNotExistIsNamed(t *testing.T) {
 	require.Len(t, warned, 1)
 	assert.Equal(t, "devices::include::1", warned[0].ContextMap()["key"])
 	assert.Equal(t, "99", warned[0].ContextMap()["value"])
+}
+
+func TestSeriesOfAGPUThatFallsAsleepEndAndComeBack(t *testing.T) {
+	_, gpus := library.Machine(t, "rtx-4080-super")
+	gpus[0].SetProcesses()
+	folder := t.TempDir()
+	device := filepath.Join(folder, "0000:01:00.0")
+	require.NoError(t, os.MkdirAll(filepath.Join(device, "power"), 0o750))
+	require.NoError(t, os.WriteFile(filepath.Join(device, "vendor"), []byte("0x10de"), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(device, "class"), []byte("0x030000"), 0o600))
+	status := func(is string) {
+		require.NoError(t, os.WriteFile(filepath.Join(device, "power", "runtime_status"), []byte(is), 0o600))
+	}
+	status("active")
+	timing := fast
+	timing.Idle, timing.Suspend, timing.PCIDevices = 500*time.Millisecond, 500*time.Millisecond, folder
+	r := newRig(t, nvml.NewSessions(timing), func(c *Config) { c.Sleep = sleepAllow }).ready(1)
+	r.until("awake", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu0") })
+	ended := 0
+	r.until("asleep", func(m pmetric.Metrics) bool {
+		for _, name := range []string{"hw.temperature", "hw.gpu.up", "hw.gpu.info"} {
+			eachOf(m, name, func(p pmetric.NumberDataPoint) {
+				if p.Flags().NoRecordedValue() {
+					ended++
+				}
+			})
+		}
+		return ended > 0
+	})
+	assert.Equal(t, 3, ended, "each series once, those of its state too")
+	status("suspended")
+	eachPoint(r.scrapeNow(), func(p pmetric.NumberDataPoint) { assert.Zero(t, number(p), "%v", p.Attributes().AsRaw()) })
+	assert.Empty(t, r.logs.FilterMessageSnippet("GPU is lost").All())
+	gpus[0].SetProcesses(fakenvml.Process{PID: 7, Memory: 1 << 30})
+	status("active")
+	r.until("back", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu0") })
 }
