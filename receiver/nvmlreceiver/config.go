@@ -140,6 +140,7 @@ func createDefaultConfig() component.Config {
 	cfg.CollectionInterval = 15 * time.Second
 	cfg.SamplingInterval = 100 * time.Millisecond
 	cfg.Sleep = sleepKeep
+	cfg.CardTimeout = defaultGPUTimeout
 	cfg.Processes = ProcessesConfig{
 		Limit: 64, ProcPath: "/proc", LogPath: "/var/log",
 		PodResources: "/var/lib/kubelet/pod-resources/kubelet.sock", PodResourcesInterval: 10 * time.Second,
