@@ -79,7 +79,7 @@ type Config struct {
 	// Sleep is keep or allow. allow lets GPUs sleep that can, in laptops and workstations: NVML
 	// is closed while no GPU has had a process for a minute, nothing is asked while they are
 	// suspended, and their series are marked stale. All nvml receivers of a collector must
-	// say so. Default: keep, since an open NVML session keeps them awake.
+	// allow it. Default: keep, since an open NVML session keeps them awake.
 	Sleep string `mapstructure:"sleep"`
 
 	// ExitOnDriverUpgrade stops the collector with a fatal error after an upgrade of the
