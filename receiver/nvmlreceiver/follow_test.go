@@ -235,6 +235,21 @@ func TestAProcesssMemoryFollowsTheGPUsBetweenTwoLists(t *testing.T) {
 	assert.Empty(t, memory("7"), "at rest only the scrape lists")
 }
 
+func TestTheMemoryOfTheOnlyProcessIsFollowedWhoeverItIs(t *testing.T) {
+	_, gpus := library.Machine(t, "l40s")
+	const gib = 1 << 30
+	gpus[0].SetProcesses(fakenvml.Process{PID: 7, Memory: 2 * gib})
+	gpus[0].Set("memory_used", 3*gib)
+	f := newFollowRig(t, 1)
+	f.work.AddServer().Set(true, gpuevents.Place{}) // on another host, or in a container
+	f.run(100*time.Millisecond, 200*time.Millisecond, gpus)
+	gpus[0].Set("memory_used", 6*gib)
+	f.clock.advance(100 * time.Millisecond)
+	p, ok := point(f.scrapeNow(), "hw.gpu.process.memory.usage", map[string]string{"process.pid": "7"})
+	require.True(t, ok)
+	assert.EqualValues(t, 5*gib, p.IntValue())
+}
+
 func TestWithoutAServerThePowerSaysWhenAGPUWorks(t *testing.T) {
 	_, gpus := library.Machine(t, "h100")
 	gpus[0].Step("power", 70_000)
