@@ -5,6 +5,7 @@
 package nvmlreceiver
 
 import (
+	"context"
 	"maps"
 	"os"
 	"path/filepath"
@@ -15,14 +16,18 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/confmap"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/collector/receiver/receivertest"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.uber.org/zap"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml/gpuevents"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 )
 
 // followed are the metrics of the receiver that follows work in config/comfyui.yaml.
@@ -321,7 +326,13 @@ func TestWhatChangesSeldomIsReadSeldomAndItsSeriesGoOn(t *testing.T) {
 
 func TestAKindOfCallThatGotSlowIsMadeHalfAsOften(t *testing.T) {
 	_, gpus := library.Machine(t, "l40s")
-	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
+	counted := componenttest.NewTelemetry()
+	t.Cleanup(func() { require.NoError(t, counted.Shutdown(context.Background())) })
+	settings := receivertest.NewNopSettings(metadata.Type)
+	settings.TelemetrySettings = counted.NewTelemetrySettings()
+	cfg := createDefaultConfig().(*Config)
+	cfg.LibraryPath, cfg.Processes.ProcPath, cfg.Processes.LogPath, cfg.Processes.PodResources = library.Path, t.TempDir(), "", ""
+	r := startRig(t, settings, cfg, nvml.NewSessions(fast), nil).ready(1)
 	r.slowCall = 10 * time.Millisecond
 	r.scrapeNow()
 	asked := func(scrapes int) int64 {
@@ -335,6 +346,14 @@ func TestAKindOfCallThatGotSlowIsMadeHalfAsOften(t *testing.T) {
 	gpus[0].SetDelay("nvmlDeviceGetTemperature", 20*time.Millisecond)
 	assert.EqualValues(t, 2, asked(2), "one slow call may have waited for the lock")
 	assert.EqualValues(t, 4, asked(8))
+	slowed, err := counted.GetMetric("otelcol_receiver.nvml.families.slowed")
+	require.NoError(t, err)
+	points := slowed.Data.(metricdata.Sum[int64]).DataPoints
+	require.NotEmpty(t, points)
+	assert.True(t, slices.ContainsFunc(points, func(p metricdata.DataPoint[int64]) bool {
+		family, _ := p.Attributes.Value("nvml.family")
+		return family.AsString() == "temperature" && p.Value == 1
+	}), "counted once")
 	gpus[0].SetDelay("nvmlDeviceGetTemperature", 0)
 	asked(2)
 	assert.EqualValues(t, 4, asked(4), "as often as before")
