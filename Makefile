@@ -103,7 +103,7 @@ fuzz: ## each fuzz target for FUZZ_SECONDS (10); prints executions
 
 .PHONY: bench
 bench: build ## cost of a scrape beside a plain loop, memory of the running distribution, cost of its queue on disk; prints figures
-	@go test -timeout 10m -run '^$$' -bench '^BenchmarkScrape' ./receiver/nvmlreceiver | $(FIGURES)
+	@go test -timeout 10m -run '^$$' -bench '^Benchmark(Scrape|Receiver)' ./receiver/nvmlreceiver | $(FIGURES)
 	@go test -C e2e -run '^$$' -bench '^(BenchmarkResidentMemory|BenchmarkQueueOnDisk)$$' -benchtime 1x . | $(FIGURES)
 
 .PHONY: bench-proxy

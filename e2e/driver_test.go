@@ -75,7 +75,7 @@ func TestDriverUpgradeEndsTheCollectorWhereConfigured(t *testing.T) {
 	case <-withPatience(t).Done():
 		t.Fatal("the collector goes on")
 	}
-	assert.Contains(t, c.Tail(), "the driver was upgraded")
+	assert.Positive(t, logLines(t, c.Process, "the driver was upgraded"))
 }
 
 // TestMistakesAreNamed asks the built collector to validate wrong configurations.

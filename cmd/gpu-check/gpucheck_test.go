@@ -86,6 +86,8 @@ func TestReadingsThatAgreePassAndAreRecorded(t *testing.T) {
 	assert.Contains(t, r.GPUs[0].Unsupported, "temperature.limit.shutdown")
 	assert.Greater(t, len(r.GPUs[0].Calls), 30)
 	assert.Greater(t, r.GPUs[0].Points, 100)
+	assert.Contains(t, r.GPUs[0].Fields, fieldTiming{Field: 83, MedianUS: 1, MaxUS: 1}, "what the test library states")
+	assert.Len(t, r.GPUs[0].Fields, 13)
 	assert.Contains(t, r.GPUs[0].Readings["idle"], "hw.gpu.sm.active")
 	dir := t.TempDir()
 	require.NoError(t, r.write(dir))

@@ -79,6 +79,8 @@ type gpu struct {
 	Unsupported map[string]string `json:"unsupported"`
 	// Calls are the times of NVML's calls in microseconds.
 	Calls []timing `json:"calls"`
+	// Fields are the times that the driver states for field values.
+	Fields []fieldTiming `json:"fields"`
 	// Points counts the data points of one scrape.
 	Points int `json:"points"`
 }

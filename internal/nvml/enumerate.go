@@ -275,3 +275,6 @@ func (s *Session) settle() {
 
 // errRemoved is why a GPU that was removed cannot be read.
 var errRemoved = errors.New("the GPU is no longer enumerated")
+
+// errAsleep is why a GPU that may sleep cannot be read.
+var errAsleep = errors.New("NVML is closed so that the GPU can sleep")

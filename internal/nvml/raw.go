@@ -78,7 +78,7 @@ func (d Device) address() C.uintptr_t {
 
 // rawRunning lists the processes by a function of the third version, whose entries have
 // MIG numbers; ok is false if go-nvml has to be asked.
-func (d Device) rawRunning(function string) (list []gonvml.ProcessInfo, err error, ok bool) { //nolint:revive // the error is NVML's answer, ok says whether it was asked
+func (d Device) rawRunning(function string) (list []gonvml.ProcessInfo, err error, ok bool) {
 	f, device := d.lib.symbol(function), d.address()
 	if f == nil || device == 0 {
 		return nil, nil, false
@@ -104,7 +104,7 @@ func (d Device) rawRunning(function string) (list []gonvml.ProcessInfo, err erro
 
 // rawSamples appends the driver's samples since a time; ok is false if go-nvml has to be
 // asked.
-func (d Device) rawSamples(engine SampledEngine, since uint64, into []UtilizationSample) (out []UtilizationSample, err error, ok bool) { //nolint:revive // as above
+func (d Device) rawSamples(engine SampledEngine, since uint64, into []UtilizationSample) (out []UtilizationSample, err error, ok bool) {
 	const function = "nvmlDeviceGetSamples"
 	f, device := d.lib.symbol(function), d.address()
 	if f == nil || device == 0 {
@@ -134,7 +134,7 @@ func (d Device) rawSamples(engine SampledEngine, since uint64, into []Utilizatio
 
 // rawUses appends what the processes did since a time; ok is false if go-nvml has to be
 // asked.
-func (d Device) rawUses(since uint64, into []ProcessUtilization) (out []ProcessUtilization, err error, ok bool) { //nolint:revive // as above
+func (d Device) rawUses(since uint64, into []ProcessUtilization) (out []ProcessUtilization, err error, ok bool) {
 	const function = "nvmlDeviceGetProcessUtilization"
 	f, device := d.lib.symbol(function), d.address()
 	if f == nil || device == 0 {

@@ -29,6 +29,8 @@ const (
 	// Mismatch means that the driver was upgraded under the loaded library. Only a new
 	// process helps; the session retries, in case the driver is put back.
 	Mismatch
+	// Asleep means that NVML is closed so that GPUs without processes can sleep.
+	Asleep
 )
 
 // Snapshot is what a session knows at one moment.
@@ -67,6 +69,11 @@ type Timing struct {
 	// Deadline is how long a call may take, whatever [Session.SetDeadline] says. Default:
 	// what that says, or [DefaultDeadline].
 	Deadline time.Duration
+	// Idle is for how long no GPU must have had a process before they may sleep, and Suspend how
+	// long they may need to. Defaults 1 min, 30 s.
+	Idle, Suspend time.Duration
+	// PCIDevices is where the kernel lists them. Default: [PCIDevices].
+	PCIDevices string
 	// KernelLog is the second source of XIDs. Default: [KernelLog].
 	KernelLog string
 	// Close bounds how long the end waits for calls under way. Default 1 s.
@@ -80,6 +87,9 @@ func (t Timing) orDefaults() Timing {
 	t.Probe = cmp.Or(t.Probe, 2*time.Second)
 	t.Grace = cmp.Or(t.Grace, 2*time.Second)
 	t.Close = cmp.Or(t.Close, time.Second)
+	t.Idle = cmp.Or(t.Idle, time.Minute)
+	t.Suspend = cmp.Or(t.Suspend, suspendTime)
+	t.PCIDevices = cmp.Or(t.PCIDevices, PCIDevices)
 	t.KernelLog = cmp.Or(t.KernelLog, KernelLog)
 	if t.Now == nil {
 		t.Now = time.Now
@@ -117,6 +127,9 @@ type Session struct {
 
 	watching sync.WaitGroup
 
+	votes *sleepVotes
+	sleep sleepiness // only the keeper uses it
+
 	woken atomic.Bool // an inspection was requested
 	// omitted are the GPUs beyond MaxGPUs, inspections those since every GPU was asked who it
 	// is. Only the keeper uses them.
@@ -142,10 +155,10 @@ type slot struct {
 	lost bool
 }
 
-func newSession(lib *Library, timing Timing, log *zap.Logger) *Session {
+func newSession(lib *Library, timing Timing, log *zap.Logger, votes *sleepVotes) *Session {
 	s := &Session{
-		retiring: map[int]*worker{},
-		lib:      lib, timing: timing.orDefaults(), log: log,
+		retiring: map[int]*worker{}, votes: votes,
+		lib: lib, timing: timing.orDefaults(), log: log,
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), inspected: make(chan struct{}), ended: make(chan struct{}),
 	}
 	go s.keep()
@@ -210,6 +223,9 @@ func (s *Session) inspect() {
 		return // the keeper of an ended session still hangs in the driver
 	}
 	defer s.lib.keeper.Unlock()
+	if s.sleeps() {
+		return
+	}
 	if s.Snapshot().State != Ready && !s.initialise() {
 		return
 	}

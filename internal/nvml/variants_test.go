@@ -5,13 +5,18 @@
 package nvml
 
 import (
+	"context"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"reflect"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakemachine"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
@@ -108,5 +113,26 @@ func TestNvidiasOwnLibrariesWithoutADriver(t *testing.T) {
 		cmd.Env = append(os.Environ(), childLibrary+"="+path)
 		out, err := cmd.CombinedOutput()
 		require.NoError(t, err, "driver %s:\n%s", driver, out)
+	}
+}
+
+func TestTheLibraryIsSearchedForWhereWSL2HasIt(t *testing.T) {
+	assert.Contains(t, usualPlaces, "/usr/lib/wsl/lib/libnvidia-ml.so.1")
+}
+
+func TestTheLoadersReasonIsLogged(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "libnvidia-ml.so.1")
+	for reason, content := range map[string]string{"cannot open shared object file": "", "file too short": "no library"} {
+		if content != "" {
+			require.NoError(t, os.WriteFile(file, []byte(content), 0o600))
+		}
+		core, logs := observer.New(zap.WarnLevel)
+		sessions := NewSessions(fast)
+		_, err := sessions.Acquire(file, zap.New(core))
+		require.NoError(t, err)
+		require.Eventually(t, func() bool { return logs.FilterMessageSnippet("Cannot load the NVML library").Len() == 1 }, 5*time.Second, time.Millisecond)
+		assert.Contains(t, logs.All()[0].ContextMap()["reason"], reason)
+		sessions.Release(context.Background())
+		_ = os.Remove(file)
 	}
 }

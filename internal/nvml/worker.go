@@ -76,7 +76,10 @@ func (ws *workers) adopt(index int) *worker {
 		w.mu.Unlock()
 		return w
 	}
-	w := &worker{jobs: make(chan func(), jobQueue), stop: make(chan struct{}), ended: make(chan struct{})}
+	w := &worker{
+		jobs: make(chan func(), jobQueue), stop: make(chan struct{}), ended: make(chan struct{}),
+		calls: calls{start: time.Now()},
+	}
 	ws.byIndex[index] = w
 	go ws.run(index, w)
 	return w

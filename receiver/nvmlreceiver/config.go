@@ -76,6 +76,12 @@ type Config struct {
 	// collector restarts. Default: 0.
 	ForgetLostAfter time.Duration `mapstructure:"forget_lost_after"`
 
+	// Sleep is keep or allow. allow lets GPUs sleep that can, in laptops and workstations: NVML
+	// is closed while no GPU has had a process for a minute, nothing is asked while they are
+	// suspended, and their series are marked stale. All nvml receivers of a collector must
+	// allow it. Default: keep, since an open NVML session keeps them awake.
+	Sleep string `mapstructure:"sleep"`
+
 	// ExitOnDriverUpgrade stops the collector with a fatal error after an upgrade of the
 	// driver: a process cannot reload its NVML library, so a supervisor has to start
 	// another one. Default: false, which logs it and continues.
@@ -133,6 +139,8 @@ func createDefaultConfig() component.Config {
 	}
 	cfg.CollectionInterval = 15 * time.Second
 	cfg.SamplingInterval = 100 * time.Millisecond
+	cfg.Sleep = sleepKeep
+	cfg.CardTimeout = defaultGPUTimeout
 	cfg.Processes = ProcessesConfig{
 		Limit: 64, ProcPath: "/proc", LogPath: "/var/log",
 		PodResources: "/var/lib/kubelet/pod-resources/kubelet.sock", PodResourcesInterval: 10 * time.Second,
@@ -162,8 +170,16 @@ func (c *Config) Validate() error {
 	c.Processes.validate(&p)
 	p.AddIf(c.ForgetLostAfter < 0, "forget_lost_after", c.ForgetLostAfter, "is negative",
 		"use a positive duration, for example 24h, or 0 to keep lost GPUs")
+	p.AddIf(c.Sleep != sleepKeep && c.Sleep != sleepAllow, "sleep", c.Sleep, "is not a valid value",
+		"use keep, or allow to let the GPUs of laptops and workstations sleep")
 	return p.Err()
 }
+
+// The values of the key sleep.
+const (
+	sleepKeep  = "keep"
+	sleepAllow = "allow"
+)
 
 // gpuTimeout is how long one call may take.
 func (c *Config) gpuTimeout() time.Duration {

@@ -5,7 +5,10 @@
 package nvmlreceiver
 
 import (
+	"context"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -13,14 +16,18 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/confmap"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/collector/receiver/receivertest"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.uber.org/zap"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml/gpuevents"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
 )
 
 // followed are the metrics of the receiver that follows work in config/comfyui.yaml.
@@ -55,7 +62,7 @@ func newFollowRig(t *testing.T, gpus int) *followRig {
 		c.CollectionInterval, c.WorkingInterval = 200*time.Millisecond, 50*time.Millisecond
 		enable(c, followed...)
 	}).ready(gpus)
-	f.gpuScraper.now, f.gpuScraper.work = f.clock.now, f.work
+	f.now, f.rig.work = f.clock.now, f.work
 	f.scrapeNow() // finds out what the GPU does not have
 	return f
 }
@@ -233,6 +240,21 @@ func TestAProcesssMemoryFollowsTheGPUsBetweenTwoLists(t *testing.T) {
 	assert.Empty(t, memory("7"), "at rest only the scrape lists")
 }
 
+func TestTheMemoryOfTheOnlyProcessIsFollowedWhoeverItIs(t *testing.T) {
+	_, gpus := library.Machine(t, "l40s")
+	const gib = 1 << 30
+	gpus[0].SetProcesses(fakenvml.Process{PID: 7, Memory: 2 * gib})
+	gpus[0].Set("memory_used", 3*gib)
+	f := newFollowRig(t, 1)
+	f.work.AddServer().Set(true, gpuevents.Place{}) // on another host, or in a container
+	f.run(100*time.Millisecond, 200*time.Millisecond, gpus)
+	gpus[0].Set("memory_used", 6*gib)
+	f.clock.advance(100 * time.Millisecond)
+	p, ok := point(f.scrapeNow(), "hw.gpu.process.memory.usage", map[string]string{"process.pid": "7"})
+	require.True(t, ok)
+	assert.EqualValues(t, 5*gib, p.IntValue())
+}
+
 func TestWithoutAServerThePowerSaysWhenAGPUWorks(t *testing.T) {
 	_, gpus := library.Machine(t, "h100")
 	gpus[0].Step("power", 70_000)
@@ -274,7 +296,7 @@ func TestWhatChangesSeldomIsReadSeldomAndItsSeriesGoOn(t *testing.T) {
 	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
 	c := &clock{}
 	c.ns.Store(time.Now().Truncate(time.Hour).UnixNano())
-	r.gpuScraper.now = c.now
+	r.now = c.now
 	first := r.scrapeNow()
 	links, errors, limits := gpus[0].Calls("nvmlDeviceGetNvLinkState"), gpus[0].Calls("nvmlDeviceGetNvLinkErrorCounter"), gpus[0].Calls("nvmlDeviceGetMaxClockInfo")
 	seldom := []string{"hw.gpu.nvlink.state", "hw.gpu.nvlink.errors", "hw.gpu.clock.frequency.limit", "hw.gpu.power.limit"}
@@ -304,7 +326,13 @@ func TestWhatChangesSeldomIsReadSeldomAndItsSeriesGoOn(t *testing.T) {
 
 func TestAKindOfCallThatGotSlowIsMadeHalfAsOften(t *testing.T) {
 	_, gpus := library.Machine(t, "l40s")
-	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
+	counted := componenttest.NewTelemetry()
+	t.Cleanup(func() { require.NoError(t, counted.Shutdown(context.Background())) })
+	settings := receivertest.NewNopSettings(metadata.Type)
+	settings.TelemetrySettings = counted.NewTelemetrySettings()
+	cfg := createDefaultConfig().(*Config)
+	cfg.LibraryPath, cfg.Processes.ProcPath, cfg.Processes.LogPath, cfg.Processes.PodResources = library.Path, t.TempDir(), "", ""
+	r := startRig(t, settings, cfg, nvml.NewSessions(fast), nil).ready(1)
 	r.slowCall = 10 * time.Millisecond
 	r.scrapeNow()
 	asked := func(scrapes int) int64 {
@@ -318,6 +346,14 @@ func TestAKindOfCallThatGotSlowIsMadeHalfAsOften(t *testing.T) {
 	gpus[0].SetDelay("nvmlDeviceGetTemperature", 20*time.Millisecond)
 	assert.EqualValues(t, 2, asked(2), "one slow call may have waited for the lock")
 	assert.EqualValues(t, 4, asked(8))
+	slowed, err := counted.GetMetric("otelcol_receiver.nvml.families.slowed")
+	require.NoError(t, err)
+	points := slowed.Data.(metricdata.Sum[int64]).DataPoints
+	require.NotEmpty(t, points)
+	assert.True(t, slices.ContainsFunc(points, func(p metricdata.DataPoint[int64]) bool {
+		family, _ := p.Attributes.Value("nvml.family")
+		return family.AsString() == "temperature" && p.Value == 1
+	}), "counted once")
 	gpus[0].SetDelay("nvmlDeviceGetTemperature", 0)
 	asked(2)
 	assert.EqualValues(t, 4, asked(4), "as often as before")
@@ -386,4 +422,40 @@ func TestAnIncludedGPUThatDoesNotExistIsNamed(t *testing.T) {
 	require.Len(t, warned, 1)
 	assert.Equal(t, "devices::include::1", warned[0].ContextMap()["key"])
 	assert.Equal(t, "99", warned[0].ContextMap()["value"])
+}
+
+func TestSeriesOfAGPUThatFallsAsleepEndAndComeBack(t *testing.T) {
+	_, gpus := library.Machine(t, "rtx-4080-super")
+	gpus[0].SetProcesses()
+	folder := t.TempDir()
+	device := filepath.Join(folder, "0000:01:00.0")
+	require.NoError(t, os.MkdirAll(filepath.Join(device, "power"), 0o750))
+	require.NoError(t, os.WriteFile(filepath.Join(device, "vendor"), []byte("0x10de"), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(device, "class"), []byte("0x030000"), 0o600))
+	status := func(is string) {
+		require.NoError(t, os.WriteFile(filepath.Join(device, "power", "runtime_status"), []byte(is), 0o600))
+	}
+	status("active")
+	timing := fast
+	timing.Idle, timing.Suspend, timing.PCIDevices = 500*time.Millisecond, 500*time.Millisecond, folder
+	r := newRig(t, nvml.NewSessions(timing), func(c *Config) { c.Sleep = sleepAllow }).ready(1)
+	r.until("awake", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu0") })
+	ended := 0
+	r.until("asleep", func(m pmetric.Metrics) bool {
+		for _, name := range []string{"hw.temperature", "hw.gpu.up", "hw.gpu.info"} {
+			eachOf(m, name, func(p pmetric.NumberDataPoint) {
+				if p.Flags().NoRecordedValue() {
+					ended++
+				}
+			})
+		}
+		return ended > 0
+	})
+	assert.Equal(t, 3, ended, "each series once, those of its state too")
+	status("suspended")
+	eachPoint(r.scrapeNow(), func(p pmetric.NumberDataPoint) { assert.Zero(t, number(p), "%v", p.Attributes().AsRaw()) })
+	assert.Empty(t, r.logs.FilterMessageSnippet("GPU is lost").All())
+	gpus[0].SetProcesses(fakenvml.Process{PID: 7, Memory: 1 << 30})
+	status("active")
+	r.until("back", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu0") })
 }

@@ -23,11 +23,11 @@ import (
 // reportStatus reports the component's status when the session's state changes.
 func (s *gpuScraper) reportStatus(snapshot *nvml.Snapshot) {
 	s.telemetry.session(snapshot)
-	if !s.once.Changed("driver", [...]string{nvml.Absent: "absent", nvml.Ready: "ready", nvml.Mismatch: "mismatch"}[snapshot.State]) {
+	if !s.once.Changed("driver", [...]string{nvml.Absent: "absent", nvml.Ready: "ready", nvml.Mismatch: "mismatch", nvml.Asleep: "asleep"}[snapshot.State]) {
 		return
 	}
 	switch {
-	case snapshot.State == nvml.Ready:
+	case snapshot.State == nvml.Ready, snapshot.State == nvml.Asleep:
 		componentstatus.ReportStatus(s.host, componentstatus.NewEvent(componentstatus.StatusOK))
 	case snapshot.State == nvml.Mismatch && s.cfg.ExitOnDriverUpgrade:
 		componentstatus.ReportStatus(s.host, componentstatus.NewFatalErrorEvent(snapshot.Err))

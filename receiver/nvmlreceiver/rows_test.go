@@ -5,6 +5,7 @@
 package nvmlreceiver
 
 import (
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -198,4 +199,23 @@ func TestFabricHasItsStateAndConditions(t *testing.T) {
 	assert.False(t, ok, "the GPU does not say")
 	_, ok = point(m, "hw.gpu.fabric.state", map[string]string{"hw.name": "gpu1"})
 	assert.False(t, ok, "a GPU without a fabric")
+}
+
+func TestWSL2HasNoMemoryOfProcessesAndNoEvents(t *testing.T) {
+	p, err := fakenvml.LoadProfile("wsl2-rtx-4080-super")
+	require.NoError(t, err)
+	_, gpus := library.Machine(t, "wsl2-rtx-4080-super")
+	gpus[0].SetLoad(p)
+	timing := fast
+	timing.KernelLog = filepath.Join(t.TempDir(), "kmsg") // WSL2 has none
+	r := newRig(t, nvml.NewSessions(timing), nil).ready(1)
+	for range 3 {
+		m := r.scrapeNow()
+		assert.True(t, hasReadings(m, "gpu0"))
+		for _, name := range []string{"hw.gpu.process.memory.usage", "hw.gpu.process.utilization"} {
+			_, ok := point(m, name, nil)
+			assert.False(t, ok, name)
+		}
+	}
+	assert.Empty(t, r.logs.FilterMessageSnippet("Reading failed").All())
 }

@@ -94,6 +94,7 @@ func (s *gpuScraper) start(_ context.Context, host component.Host) (err error) {
 	if s.telemetry, err = newTelemetry(s.settings, s.rows); err != nil {
 		return err
 	}
+	s.sessions.AllowSleep(s.cfg.Sleep == sleepAllow)
 	if s.session, err = s.sessions.Acquire(s.cfg.LibraryPath, s.log); err != nil {
 		return err
 	}
@@ -226,14 +227,22 @@ func (s *gpuScraper) update(snapshot *nvml.Snapshot) {
 			added = true
 		}
 	}
-	if added && s.sampler != nil {
-		readers := make([]*reader.Reader, len(s.gpus))
-		for i, g := range s.gpus {
-			readers[i] = g.reader
-		}
-		s.sampler.Follow(readers)
+	if added {
+		s.followGPUs()
 	}
 	slices.SortStableFunc(s.gpus, func(a, b *gpu) int { return cmp.Compare(a.shared.Identity().Index, b.shared.Identity().Index) })
+}
+
+// followGPUs has the sampler sample those that are known.
+func (s *gpuScraper) followGPUs() {
+	if s.sampler == nil {
+		return
+	}
+	readers := make([]*reader.Reader, len(s.gpus))
+	for i, g := range s.gpus {
+		readers[i] = g.reader
+	}
+	s.sampler.Follow(readers)
 }
 
 // ask sends a request to every GPU that is due, is present and has answered the last one.
@@ -249,6 +258,8 @@ func (s *gpuScraper) ask(now time.Time, snapshot *nvml.Snapshot) {
 			g.spare = late
 		}
 		switch err := g.shared.Err(); {
+		case nvml.IsAsleep(err):
+			g.leftOut = true // the next scrape forgets it
 		case err != nil:
 			if !g.pending {
 				g.describe(snapshot.DriverVersion, snapshot.CUDAVersion)
@@ -353,6 +364,7 @@ func (s *gpuScraper) emit(now time.Time, snapshot *nvml.Snapshot) pmetric.Metric
 	s.reportBounds()
 	e.begin(pcommon.NewTimestampFromTime(now), snapshot.Simulated)
 	counts := [...]int64{healthy: 0, unresponsive: int64(snapshot.Unidentified), lost: int64(snapshot.LostUnidentified)}
+	before := len(s.gpus)
 	s.gpus = slices.DeleteFunc(s.gpus, func(g *gpu) bool {
 		forgotten := !slices.Contains(snapshot.GPUs, g.shared) // by the session
 		if !forgotten && (g.condition != lost || s.cfg.ForgetLostAfter <= 0 || now.Sub(g.lostSince) < s.cfg.ForgetLostAfter) {
@@ -371,5 +383,8 @@ func (s *gpuScraper) emit(now time.Time, snapshot *nvml.Snapshot) pmetric.Metric
 		delete(s.known, g.shared)
 		return true
 	})
+	if len(s.gpus) < before {
+		s.followGPUs()
+	}
 	return e.end(counts[:])
 }

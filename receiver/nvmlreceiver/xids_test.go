@@ -223,3 +223,14 @@ func TestOtherEventsOfTheDriverBecomeRecords(t *testing.T) {
 	}
 	assert.Equal(t, []any{"ecc_double_bit", "clock_change", "ecc_single_bit"}, kinds)
 }
+
+func TestAnXIDOfAGPUThatIsNotPartitionedNamesNoMIGDevice(t *testing.T) {
+	machine, gpus := library.Machine(t, "h100") // the driver answers with instances 0 and 0
+	l, sink := eventRig(t, time.Hour, nil)
+	settled(t, l.session, gpus...)
+	machine.Event(0, fakenvml.EventXID, 31)
+	require.Eventually(t, func() bool { return len(records(sink)) == 1 }, 10*time.Second, 5*time.Millisecond)
+	for key := range records(sink)[0].Attributes().AsRaw() {
+		assert.NotContains(t, key, "mig")
+	}
+}

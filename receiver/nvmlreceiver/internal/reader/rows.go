@@ -64,7 +64,7 @@ func (w *worker) selectRows(device nvml.Device, states *rowStates, mig bool) {
 	fieldsSkipped := !mig && w.fields.skips()
 	for i, row := range w.Rows {
 		s := &states.of[i]
-		s.due = !s.disabled && (!mig || row.MIG) && w.isDue(row, s) && !s.slow.skips() && !(row.NeedsFields() && fieldsSkipped)
+		s.due = !s.disabled && (!mig || row.MIG) && w.isDue(row, s) && !s.slow.skips() && (!fieldsSkipped || !row.NeedsFields())
 		if s.due && !mig {
 			out.AddFields(device, row)
 		}

@@ -40,9 +40,9 @@ func pcieRows() []Row {
 	const current, limit = metadata.AttributeHwGpuPcieStateCurrent, metadata.AttributeHwGpuPcieStateMax
 	return []Row{
 		pcieLinkRow("generation", pcieGeneration, current, nvml.Device.PcieGeneration, func(h *Health) *int { return &h.Generation }),
-		pcieLinkRow("generation.max", pcieGeneration, limit, nvml.Device.MaxPcieGeneration, func(h *Health) *int { return &h.MaxGeneration }).every(limitInterval),
+		pcieLinkRow("generation.max", pcieGeneration, limit, nvml.Device.MaxPcieGeneration, func(h *Health) *int { return &h.MaxGeneration }).asLimit(),
 		pcieLinkRow("width", pcieWidth, current, nvml.Device.PcieWidth, func(h *Health) *int { return &h.Width }),
-		pcieLinkRow("width.max", pcieWidth, limit, nvml.Device.MaxPcieWidth, func(h *Health) *int { return &h.MaxWidth }).every(limitInterval),
+		pcieLinkRow("width.max", pcieWidth, limit, nvml.Device.MaxPcieWidth, func(h *Health) *int { return &h.MaxWidth }).asLimit(),
 		{
 			Name: "pcie.io", metrics: []*Metric{pcieIO.Metric}, fields: []uint32{nvml.FieldPCIeTx, nvml.FieldPCIeRx},
 			read: func(d nvml.Device, out *Output) error {

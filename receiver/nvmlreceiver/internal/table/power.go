@@ -89,7 +89,7 @@ func readPower(d nvml.Device, out *Output) error {
 
 func powerLimitRow(limit metadata.AttributeHwPowerLimitType, ask func(nvml.Device) (uint32, error)) Row {
 	return single("power.limit."+limit.String(), ask, 0, maxPowerMilliwatts,
-		func(mw uint32) Sample { return powerLimit.Of(float64(mw)/1000, limit) }).every(limitInterval)
+		func(mw uint32) Sample { return powerLimit.Of(float64(mw)/1000, limit) }).asLimit()
 }
 
 // readEnergy reads the GPU's counter. If the GPU has none, its power is integrated, from

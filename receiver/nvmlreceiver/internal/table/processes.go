@@ -150,7 +150,9 @@ func (o *Output) putProcessMemory(used uint64) {
 	}
 	for i := range t.running {
 		r := &t.running[i]
-		if r.InMIG || !r.MemoryKnown || !slices.Contains(o.Work.PIDs, int(r.PID)) {
+		// A process that is alone on the GPU is the one that works, known or not.
+		works := len(t.running) == 1 || slices.Contains(o.Work.PIDs, int(r.PID))
+		if r.InMIG || !r.MemoryKnown || !works {
 			continue
 		}
 		memory := int64(r.Memory) + int64(used) - int64(t.basis)

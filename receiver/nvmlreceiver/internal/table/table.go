@@ -72,9 +72,9 @@ func single[N int | int32 | uint32](
 	}
 }
 
-// every is the row, asked at most that often.
-func (r Row) every(d time.Duration) Row {
-	r.Every = d
+// asLimit is the row, asked as seldom as those of limits.
+func (r Row) asLimit() Row {
+	r.Every = limitInterval
 	return r
 }
 

@@ -57,7 +57,7 @@ func temperatureRows() []Row {
 func temperatureLimitRow(name string, which nvml.TemperatureLimitType, limit metadata.AttributeHwLimitType) Row {
 	ask := func(d nvml.Device) (uint32, error) { return d.TemperatureLimit(which) }
 	return single("temperature.limit."+name, ask, 1, maxTemperatureCelsius,
-		func(t uint32) Sample { return temperatureLimit.Of(float64(t), limit) }).every(limitInterval)
+		func(t uint32) Sample { return temperatureLimit.Of(float64(t), limit) }).asLimit()
 }
 
 // marginLimits are the limits of GPUs that report a margin, in the order of their field
