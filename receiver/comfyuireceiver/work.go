@@ -24,7 +24,11 @@ func newWorkSignal(device *deviceFinder, tracker *prompt.Tracker) workSignal {
 
 func (w *workSignal) place() gpuevents.Place {
 	d := w.device.Device()
-	return gpuevents.Place{GPU: d.ID, PID: d.PID}
+	gpus := d.IDs
+	if len(gpus) == 0 && d.ID != "" { // it is configured
+		gpus = []string{d.ID}
+	}
+	return gpuevents.Place{GPUs: gpus, PID: d.PID}
 }
 
 // begins says that the server has work, or is about to.

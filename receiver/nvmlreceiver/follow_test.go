@@ -127,7 +127,7 @@ func TestAReceiverThatFollowsWorkKeepsItsPace(t *testing.T) {
 	assert.Equal(t, []map[string]int64{rest, rest}, calls, "at rest")
 
 	one, two := f.work.AddServer(), f.work.AddServer()
-	first := gpuevents.Place{GPU: gpus[0].UUID(), PID: 100}
+	first := gpuevents.Place{GPUs: []string{gpus[0].UUID()}, PID: 100}
 	one.Set(true, first)
 	working := maps.Clone(rest)
 	working["nvmlDeviceGetFieldValues"] = 20 * seconds
@@ -145,7 +145,7 @@ func TestAReceiverThatFollowsWorkKeepsItsPace(t *testing.T) {
 	assert.Equal(t, working, calls[0], "the GPU that works")
 	assert.Equal(t, rest, calls[1], "the other one")
 
-	two.Set(true, gpuevents.Place{GPU: gpus[0].UUID(), PID: 200})
+	two.Set(true, gpuevents.Place{GPUs: []string{gpus[0].UUID()}, PID: 200})
 	calls = f.run(50*time.Millisecond, seconds*time.Second, gpus)
 	assert.InDelta(t, seconds, calls[0]["nvmlDeviceGetProcessUtilization"], 1, "two processes of ours")
 	assert.Zero(t, calls[1]["nvmlDeviceGetProcessUtilization"])
@@ -162,7 +162,7 @@ func TestSamplesOfAReceiverThatFollowsWorkHaveTheTimesOfTheirReadings(t *testing
 	_, gpus := library.Machine(t, "h100")
 	f := newFollowRig(t, 1)
 	f.clock.ns.Store(0) // the driver's samples have real times
-	f.work.AddServer().Set(true, gpuevents.Place{GPU: gpus[0].UUID()})
+	f.work.AddServer().Set(true, gpuevents.Place{GPUs: []string{gpus[0].UUID()}})
 	last := map[string]pcommon.Timestamp{}
 	seen := map[string]int{}
 	for range 30 {
@@ -217,7 +217,7 @@ func TestAProcesssMemoryFollowsTheGPUsBetweenTwoLists(t *testing.T) {
 	gpus[0].SetProcesses(fakenvml.Process{PID: 7, Memory: 2 * gib}, fakenvml.Process{PID: 8, Memory: 1 * gib})
 	f := newFollowRig(t, 1)
 	server := f.work.AddServer()
-	server.Set(true, gpuevents.Place{GPU: gpus[0].UUID(), PID: 7})
+	server.Set(true, gpuevents.Place{GPUs: []string{gpus[0].UUID()}, PID: 7})
 	memory := func(pid string) (values []int64) {
 		f.clock.advance(100 * time.Millisecond)
 		eachOf(f.scrapeNow(), "hw.gpu.process.memory.usage", func(p pmetric.NumberDataPoint) {
@@ -235,7 +235,7 @@ func TestAProcesssMemoryFollowsTheGPUsBetweenTwoLists(t *testing.T) {
 		assert.Empty(t, memory("8"), "it has no work, and was listed")
 	}
 	assert.Equal(t, lists, gpus[0].Calls("nvmlDeviceGetComputeRunningProcesses_v3"))
-	server.Set(false, gpuevents.Place{GPU: gpus[0].UUID(), PID: 7})
+	server.Set(false, gpuevents.Place{GPUs: []string{gpus[0].UUID()}, PID: 7})
 	f.clock.advance(time.Second)
 	assert.Empty(t, memory("7"), "at rest only the scrape lists")
 }

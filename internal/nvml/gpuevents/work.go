@@ -37,15 +37,19 @@ type Server struct {
 	work *Work
 
 	// These are guarded by work.mu.
-	gpu       string // hw.id; empty: any
+	gpus      []string // hw.ids, at most maxGPUs; empty: any
 	pid       int
 	open      bool
 	since     time.Time // when it got work, after it had none
 	lastEnded time.Time
 }
 
-// maxServers bounds the servers; work of further ones is not known.
-const maxServers = 256
+// maxServers bounds the servers; work of further ones is not known. maxGPUs bounds the GPUs of
+// one: if it has more, it may work on any.
+const (
+	maxServers = 256
+	maxGPUs    = 64
+)
 
 // WorkOfProcess is the work of this process's servers.
 var WorkOfProcess = sync.OnceValue(func() *Work { return &Work{} })
@@ -61,11 +65,11 @@ func (w *Work) AddServer() *Server {
 	return s
 }
 
-// Place is where a server works: on the GPU with an hw.id, as a process. Empty and 0 are not
-// known.
+// Place is where a server works: on GPUs, by their hw.ids, as a process. None and 0 are not
+// known. It may have more GPUs open than it uses.
 type Place struct {
-	GPU string
-	PID int
+	GPUs []string
+	PID  int
 }
 
 // Set says whether the server has work, and where.
@@ -86,7 +90,10 @@ func (s *Server) change(c WorkChange, on Place, ended time.Time) {
 		s.since = time.Now()
 	}
 	s.open = c.Open
-	s.gpu, s.pid = on.GPU, on.PID
+	s.gpus, s.pid = on.GPUs, on.PID
+	if len(s.gpus) > maxGPUs {
+		s.gpus = nil
+	}
 	if c.Ended {
 		s.lastEnded = ended
 	}
@@ -103,6 +110,12 @@ func (s *Server) Close() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.servers = slices.DeleteFunc(w.servers, func(other *Server) bool { return other == s })
+}
+
+// worksOn reports whether the server may work on a GPU, or on one of the MIG devices on it. The
+// caller holds the lock.
+func (s *Server) worksOn(gpu string, ids []string) bool {
+	return len(s.gpus) == 0 || slices.ContainsFunc(s.gpus, func(id string) bool { return id == gpu || slices.Contains(ids, id) })
 }
 
 // GPUWork is the work on one GPU.
@@ -125,7 +138,7 @@ func (w *Work) On(gpu string, ids ...string) (g GPUWork) {
 	defer w.mu.Unlock()
 	g.Known = len(w.servers) > 0
 	for _, s := range w.servers {
-		if s.gpu != "" && s.gpu != gpu && !slices.Contains(ids, s.gpu) {
+		if !s.worksOn(gpu, ids) {
 			continue
 		}
 		if s.open {
