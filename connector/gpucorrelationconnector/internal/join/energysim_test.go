@@ -90,6 +90,9 @@ func (s *energySim) read(meter *gpumodel.Meter, uses *gpumodel.Uses, at int64) p
 		}
 		md.put("hw.energy", joules).PutStr("hw.gpu.energy.source", "counter")
 	}
+	if s.model.Counter.Absent { // what the receiver integrates itself, of averages, is no counter
+		md.put("hw.energy", float64(at)/1e7).PutStr("hw.gpu.energy.source", "integrated")
+	}
 	if watts, ok := meter.Instant(at); ok {
 		md.put("hw.power", math.Floor(watts*1000)/1000).PutStr("hw.gpu.power.scope", "instant")
 	}
