@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/otelcol-gpu/otelcol-gpu/internal/gputimeline"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/figure"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/gpumodel"
 )
@@ -176,7 +177,7 @@ func newEnergyJoiner(calibrated bool, c gpumodel.Counter) *Joiner {
 }
 
 // billsOf runs a row.
-func billsOf(t *testing.T, kind *counterKind, works func(int, *rand.Rand) ([]gpumodel.Work, time.Duration), random *rand.Rand) (e errorsOf) {
+func billsOf(t *testing.T, kind *counterKind, works func(int, *rand.Rand) ([]gpumodel.Work, time.Duration), random *rand.Rand) (e, linear errorsOf) {
 	t.Helper()
 	list, end := works(energySpans(), random)
 	run := gpumodel.NewRun(gpumodel.Usual(), list, 1, end, random)
@@ -190,8 +191,18 @@ func billsOf(t *testing.T, kind *counterKind, works func(int, *rand.Rand) ([]gpu
 			assert.Equal(t, Estimate, r.attributes["gpu.correlation"])
 		}
 		e.add(r.energy, truth, r.uncertainty)
+		between, _ := s.counter.Rise(gputimeline.Interval{From: w.From, To: w.To})
+		linear.add(between, truth, 0)
 	}
-	return e
+	return e, linear
+}
+
+// printLinear prints what interpolation between readings makes of the same readings.
+func (e *errorsOf) printLinear(row string, absent bool) {
+	if !absent && !raced {
+		figure.Print("energy."+row+".linear_between_readings.bias", e.bias(), "%")
+		figure.Print("energy."+row+".linear_between_readings.mean_error", e.mean(), "%")
+	}
 }
 
 func TestEnergyIsAsTrueAsTheCounterAllows(t *testing.T) {
@@ -200,10 +211,13 @@ func TestEnergyIsAsTrueAsTheCounterAllows(t *testing.T) {
 	for i, kind := range counterKinds {
 		t.Run(kind.name, func(t *testing.T) {
 			t.Parallel()
-			isolated := billsOf(t, &kind, isolatedWorks, rand.New(rand.NewPCG(seed, uint64(2*i))))
+			absent := gpumodel.MustLoad(kind.kind).Counter.Absent
+			isolated, linear := billsOf(t, &kind, isolatedWorks, rand.New(rand.NewPCG(seed, uint64(2*i))))
 			isolated.check(t, kind.name+".isolated", kind.isolated, !kind.estimate)
-			queued := billsOf(t, &kind, queuedWorks, rand.New(rand.NewPCG(seed, uint64(2*i+1))))
+			linear.printLinear(kind.name+".isolated", absent)
+			queued, linear := billsOf(t, &kind, queuedWorks, rand.New(rand.NewPCG(seed, uint64(2*i+1))))
 			queued.check(t, kind.name+".queued", kind.queued, !kind.estimate)
+			linear.printLinear(kind.name+".queued", absent)
 		})
 	}
 }

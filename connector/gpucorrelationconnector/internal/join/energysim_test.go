@@ -14,6 +14,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 
+	"github.com/otelcol-gpu/otelcol-gpu/internal/gputimeline"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/gpuload"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/gpumodel"
@@ -35,6 +36,8 @@ type energySim struct {
 	withUses bool
 	// phase is that of the counter's steps; 0 for one at random.
 	phase time.Duration
+	// counter are the readings of the counter.
+	counter gputimeline.Stream
 	// corrupt changes a reading of the counter.
 	corrupt func(at int64, joules float64) float64
 }
@@ -89,6 +92,7 @@ func (s *energySim) read(meter *gpumodel.Meter, uses *gpumodel.Uses, at int64) p
 			joules = s.corrupt(at, joules)
 		}
 		md.put("hw.energy", joules).PutStr("hw.gpu.energy.source", "counter")
+		s.counter.Put(at, joules)
 	}
 	if s.model.Counter.Absent { // what the receiver integrates itself, of averages, is no counter
 		md.put("hw.energy", float64(at)/1e7).PutStr("hw.gpu.energy.source", "integrated")
