@@ -34,6 +34,8 @@ type energySim struct {
 	late  time.Duration
 	// withUses reads the processes' use of the GPU.
 	withUses bool
+	// limit is the GPU's power limit in W; 0 if it is not read.
+	limit float64
 	// phase is that of the counter's steps; 0 for one at random.
 	phase time.Duration
 	// counter are the readings of the counter.
@@ -105,6 +107,10 @@ func (s *energySim) read(meter *gpumodel.Meter, uses *gpumodel.Uses, at int64) p
 	}
 	if s.model.Name != "" {
 		md.put("hw.gpu.info", 1).PutStr("hw.model", s.model.Name)
+	}
+	if s.limit > 0 {
+		md.put("hw.gpu.power.limit", s.limit).PutStr("hw.limit_type", "enforced")
+		md.put("hw.gpu.power.limit", 2*s.limit).PutStr("hw.limit_type", "max")
 	}
 	used := 0.0
 	for _, use := range s.run.Use {
