@@ -76,6 +76,7 @@ var counterKinds = []counterKind{
 	{name: "none_power_20ms", kind: "vgpu", isolated: limit{1, 2}, queued: limit{1, 2.5}},
 	{name: "none_power_100ms", kind: "vgpu-power-100ms", isolated: limit{4, 4}, queued: limit{1, 4.5}},
 	{name: "none_average", kind: "average-only", estimate: true},
+	{name: "none_average_whole", kind: "average-only-whole", estimate: true},
 }
 
 // isolatedWorks are requests with pauses between them, queuedWorks such that wait for each

@@ -87,7 +87,8 @@ func (s *simMetrics) put(name string, v float64) pcommon.Map {
 
 // read is one reading of the GPU.
 func (s *energySim) read(meter *gpumodel.Meter, uses *gpumodel.Uses, at int64) pmetric.Metrics {
-	md := newSimMetrics(at)
+	// The receiver looks at its clock just before or after the driver answers.
+	md := newSimMetrics(at + s.random.Int64N(2_000_001) - 1_000_000)
 	if joules, ok := meter.Energy(at); ok {
 		joules = math.Floor(joules*1000) / 1000 // mJ
 		if s.corrupt != nil {
