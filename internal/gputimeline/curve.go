@@ -98,7 +98,7 @@ func (t *Timeline) Curve(active []Interval, r *Reading) *Curve {
 	case len(t.PowerInstant.Points) > 1:
 		return t.powerCurve(active)
 	case len(t.PowerAverage.Points) > 1:
-		return t.averageCurve()
+		return t.averageCurve(active)
 	}
 	return nil
 }

@@ -56,12 +56,16 @@ func (d *dater) late(at int64, value float64) {
 // up to the interval.
 const shortDoubt = 4
 
+// readError is by how much the time of a read may be off, in ns: what passes between the
+// receiver's look at its clock and the driver's at the counter.
+const readError = 2_000_000
+
 // refreshed dates a refresh between two reads.
 func (d *dater) refreshed(after, by int64, value float64) {
 	x := dated{value: value, after: after, by: by, at: (after + by) / 2, doubt: (by - after) / 2}
 	if d.known() {
 		x.after = max(after, by-int64(d.maxPeriod)) // the last of several
-		if d.fit(float64(x.after), float64(by)); d.known() {
+		if d.fit(float64(x.after-readError), float64(by+readError)); d.known() {
 			x.at, x.doubt = int64((d.earliest+d.latest)/2), int64((d.latest-d.earliest)/2)
 			d.revise()
 		}

@@ -45,13 +45,13 @@ const averageWindow = int64(time.Second)
 // averageCurve places each average in the time that it is of. It is an estimate: an edge
 // within that time cannot be seen. Some drivers show the average of the last whole second
 // until the next: then only the readings that show another value say when it was.
-func (t *Timeline) averageCurve() *Curve {
+func (t *Timeline) averageCurve(active []Interval) *Curve {
 	c := &Curve{Method: MethodAverage, share: 1, blur: float64(averageWindow) / 1e9}
 	points := t.PowerAverage.Points
 	changed := changes(points)
 	whole := len(changed) > 1 && len(changed) < len(points)/2
 	if whole {
-		points, c.blur = changed, 2.4*c.blur
+		points, c.blur = changed, 2.2*c.blur
 	}
 	total := 0.0
 	for i := range points[:len(points)-1] {
@@ -66,6 +66,11 @@ func (t *Timeline) averageCurve() *Curve {
 		total += x.joules
 		c.put(x.To, total)
 		c.cells = append(c.cells, x)
+	}
+	for i := range c.cells {
+		if whole {
+			c.refine(i, active, nil)
+		}
 	}
 	return c
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/otelcol-gpu/otelcol-gpu/internal/gputimeline"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/figure"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/gpumodel"
 )
@@ -75,6 +76,7 @@ var counterKinds = []counterKind{
 	{name: "none_power_20ms", kind: "vgpu", isolated: limit{1, 2}, queued: limit{1, 2.5}},
 	{name: "none_power_100ms", kind: "vgpu-power-100ms", isolated: limit{4, 4}, queued: limit{1, 4.5}},
 	{name: "none_average", kind: "average-only", estimate: true},
+	{name: "none_average_whole", kind: "average-only-whole", estimate: true},
 }
 
 // isolatedWorks are requests with pauses between them, queuedWorks such that wait for each
@@ -176,7 +178,7 @@ func newEnergyJoiner(calibrated bool, c gpumodel.Counter) *Joiner {
 }
 
 // billsOf runs a row.
-func billsOf(t *testing.T, kind *counterKind, works func(int, *rand.Rand) ([]gpumodel.Work, time.Duration), random *rand.Rand) (e errorsOf) {
+func billsOf(t *testing.T, kind *counterKind, works func(int, *rand.Rand) ([]gpumodel.Work, time.Duration), random *rand.Rand) (e, linear errorsOf) {
 	t.Helper()
 	list, end := works(energySpans(), random)
 	run := gpumodel.NewRun(gpumodel.Usual(), list, 1, end, random)
@@ -190,8 +192,18 @@ func billsOf(t *testing.T, kind *counterKind, works func(int, *rand.Rand) ([]gpu
 			assert.Equal(t, Estimate, r.attributes["gpu.correlation"])
 		}
 		e.add(r.energy, truth, r.uncertainty)
+		between, _ := s.counter.Rise(gputimeline.Interval{From: w.From, To: w.To})
+		linear.add(between, truth, 0)
 	}
-	return e
+	return e, linear
+}
+
+// printLinear prints what interpolation between readings makes of the same readings.
+func (e *errorsOf) printLinear(row string, absent bool) {
+	if !absent && !raced {
+		figure.Print("energy."+row+".linear_between_readings.bias", e.bias(), "%")
+		figure.Print("energy."+row+".linear_between_readings.mean_error", e.mean(), "%")
+	}
 }
 
 func TestEnergyIsAsTrueAsTheCounterAllows(t *testing.T) {
@@ -200,10 +212,13 @@ func TestEnergyIsAsTrueAsTheCounterAllows(t *testing.T) {
 	for i, kind := range counterKinds {
 		t.Run(kind.name, func(t *testing.T) {
 			t.Parallel()
-			isolated := billsOf(t, &kind, isolatedWorks, rand.New(rand.NewPCG(seed, uint64(2*i))))
+			absent := gpumodel.MustLoad(kind.kind).Counter.Absent
+			isolated, linear := billsOf(t, &kind, isolatedWorks, rand.New(rand.NewPCG(seed, uint64(2*i))))
 			isolated.check(t, kind.name+".isolated", kind.isolated, !kind.estimate)
-			queued := billsOf(t, &kind, queuedWorks, rand.New(rand.NewPCG(seed, uint64(2*i+1))))
+			linear.printLinear(kind.name+".isolated", absent)
+			queued, linear := billsOf(t, &kind, queuedWorks, rand.New(rand.NewPCG(seed, uint64(2*i+1))))
 			queued.check(t, kind.name+".queued", kind.queued, !kind.estimate)
+			linear.printLinear(kind.name+".queued", absent)
 		})
 	}
 }

@@ -107,6 +107,18 @@ func TestEnergyOfACounterThatMisbehavesIsAnEstimateWithTheReason(t *testing.T) {
 				}
 			}, "counter_stuck",
 		},
+		"a step beyond one and a half times the power limit": {
+			func(s *energySim) func(int64, float64) float64 {
+				s.limit = 300
+				from := middle(s, 40)
+				return func(at int64, joules float64) float64 {
+					if at >= from {
+						joules += 70
+					}
+					return joules
+				}
+			}, "counter_jump",
+		},
 		"a step that no GPU can draw": {
 			func(s *energySim) func(int64, float64) float64 {
 				from := middle(s, 40)

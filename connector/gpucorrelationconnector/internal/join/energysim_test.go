@@ -14,6 +14,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 
+	"github.com/otelcol-gpu/otelcol-gpu/internal/gputimeline"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/gpuload"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/gpumodel"
@@ -33,8 +34,12 @@ type energySim struct {
 	late  time.Duration
 	// withUses reads the processes' use of the GPU.
 	withUses bool
+	// limit is the GPU's power limit in W; 0 if it is not read.
+	limit float64
 	// phase is that of the counter's steps; 0 for one at random.
 	phase time.Duration
+	// counter are the readings of the counter.
+	counter gputimeline.Stream
 	// corrupt changes a reading of the counter.
 	corrupt func(at int64, joules float64) float64
 }
@@ -82,13 +87,18 @@ func (s *simMetrics) put(name string, v float64) pcommon.Map {
 
 // read is one reading of the GPU.
 func (s *energySim) read(meter *gpumodel.Meter, uses *gpumodel.Uses, at int64) pmetric.Metrics {
-	md := newSimMetrics(at)
+	// The receiver looks at its clock just before or after the driver answers.
+	md := newSimMetrics(at + s.random.Int64N(2_000_001) - 1_000_000)
 	if joules, ok := meter.Energy(at); ok {
 		joules = math.Floor(joules*1000) / 1000 // mJ
 		if s.corrupt != nil {
 			joules = s.corrupt(at, joules)
 		}
 		md.put("hw.energy", joules).PutStr("hw.gpu.energy.source", "counter")
+		s.counter.Put(at, joules)
+	}
+	if s.model.Counter.Absent { // what the receiver integrates itself, of averages, is no counter
+		md.put("hw.energy", float64(at)/1e7).PutStr("hw.gpu.energy.source", "integrated")
 	}
 	if watts, ok := meter.Instant(at); ok {
 		md.put("hw.power", math.Floor(watts*1000)/1000).PutStr("hw.gpu.power.scope", "instant")
@@ -98,6 +108,10 @@ func (s *energySim) read(meter *gpumodel.Meter, uses *gpumodel.Uses, at int64) p
 	}
 	if s.model.Name != "" {
 		md.put("hw.gpu.info", 1).PutStr("hw.model", s.model.Name)
+	}
+	if s.limit > 0 {
+		md.put("hw.gpu.power.limit", s.limit).PutStr("hw.limit_type", "enforced")
+		md.put("hw.gpu.power.limit", 2*s.limit).PutStr("hw.limit_type", "max")
 	}
 	used := 0.0
 	for _, use := range s.run.Use {

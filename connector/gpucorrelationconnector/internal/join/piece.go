@@ -49,7 +49,7 @@ const (
 	maxParts = 100
 	// spanOverhead is the memory of a waiting span beyond its size in OTLP, in bytes
 	// (make bench-correlation measures it).
-	spanOverhead = 660
+	spanOverhead = 700
 )
 
 // newPiece finds out which GPU each span of a piece used, and when: its own, or that of

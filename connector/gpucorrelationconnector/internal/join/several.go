@@ -25,13 +25,19 @@ const maxUtilizationAge = int64(time.Second) / 6
 // used reports whether a process used the GPU in some windows. A process that has the GPU
 // open need not: ComfyUI opens all that it can see.
 func (v *view) used(pid int64, windows []gputimeline.Interval) bool {
-	if s := v.ProcessUse[pid]; pid != 0 && s != nil && coversAny(s, windows) {
+	if s := v.ProcessUse[pid]; pid != 0 && s != nil {
+		var used float64
+		var seen, length int64
 		for _, w := range windows {
-			if used, _ := s.HeldIntegral(w); used > minUse*float64(w.Length())/1e9 {
-				return true
-			}
+			u, known := s.HeldIntegral(w)
+			used, seen, length = used+u, seen+known, length+w.Length()
 		}
-		return false
+		switch {
+		case used > minUse*float64(seen)/1e9:
+			return true
+		case seen > length*8/10: // it is read only while several processes run
+			return false
+		}
 	}
 	for _, w := range windows {
 		inside := gputimeline.Interval{From: w.From + maxUtilizationAge, To: w.To + maxUtilizationAge}

@@ -186,3 +186,40 @@ func TestAPromptThatUsedNoneOfItsGPUsHasNoBill(t *testing.T) {
 	assert.Equal(t, None, a["gpu.correlation"])
 	assert.Equal(t, reasonUnused, a["gpu.correlation.reason"])
 }
+
+// Where the driver says what a process used, another one's work does not count: two servers
+// with a context on both GPUs.
+func TestAGPUThatAnotherProcessUsedIsNotBilled(t *testing.T) {
+	for _, covered := range []bool{true, false} {
+		c := newTestJoiner()
+		gpus := fourGPUs(2)
+		for i := range 170 {
+			at := float64(i) / 10
+			md := gpuload.Sample(at, gpus...)
+			if i%10 == 0 && (covered || at < 11) {
+				for g, use := range []float64{0.9, 0} { // of the server's process
+					m := md.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().AppendEmpty()
+					m.SetName("hw.gpu.process.utilization")
+					p := m.SetEmptyGauge().DataPoints().AppendEmpty()
+					p.SetTimestamp(simTime(int64(at * 1e9)))
+					if at >= 10 && at <= 14 {
+						p.SetDoubleValue(use)
+					}
+					p.Attributes().PutStr("hw.id", fmt.Sprintf("GPU-%d", g))
+					p.Attributes().PutStr("hw.gpu.task", "general")
+					p.Attributes().PutInt("process.pid", 77)
+				}
+			}
+			c.AddMetrics(md)
+		}
+		c.AddTraces(fourGPUPrompt(1), gpuload.At(17))
+		c.Finish()
+		_, others := byGPU(t, c)
+		a := others["comfyui.execution"].Attributes().AsRaw()
+		if covered {
+			assert.Equal(t, "GPU-0", a["hw.id"])
+		} else {
+			assert.Len(t, a["hw.ids"], 2, "the reading ended with the other process: the GPU was active after that")
+		}
+	}
+}

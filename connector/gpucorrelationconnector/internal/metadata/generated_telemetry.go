@@ -66,7 +66,7 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 	var err, errs error
 	builder.ConnectorGpucorrelationEnergyDisagreement, err = builder.meter.Float64Gauge(
 		"otelcol_connector.gpucorrelation.energy.disagreement",
-		metric.WithDescription("By how much a GPU's energy counter differs from its integrated instant power, relative to the power, where that is more than 6.5 %; 0 once they agree again. [Development]"),
+		metric.WithDescription("By how much a GPU's energy counter differs from its integrated instant power, relative to the power, where that is more than 7 %; 0 once they agree again. [Development]"),
 		metric.WithUnit("1"),
 	)
 	errs = errors.Join(errs, err)

@@ -24,7 +24,7 @@ func NewSettings(tt *componenttest.Telemetry) connector.Settings {
 func AssertEqualConnectorGpucorrelationEnergyDisagreement(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[float64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_connector.gpucorrelation.energy.disagreement",
-		Description: "By how much a GPU's energy counter differs from its integrated instant power, relative to the power, where that is more than 6.5 %; 0 once they agree again. [Development]",
+		Description: "By how much a GPU's energy counter differs from its integrated instant power, relative to the power, where that is more than 7 %; 0 once they agree again. [Development]",
 		Unit:        "1",
 		Data: metricdata.Gauge[float64]{
 			DataPoints: dps,
