@@ -163,10 +163,11 @@ func TestCallsOfTheNodeConfigurationsKeepTheirBudget(t *testing.T) {
 			figure.AtMost("calls."+config+".unresponsive_reports", float64(unresponsive), "reports", 0)
 			assert.LessOrEqual(t, n.sum(), 15.0)
 			if without != nil {
-				figure.Print("calls.default.cpu", 100*n.cpu, "%")
-				figure.Print("calls.default.cpu_without_sampler", 100*off.cpu, "%")
-				figure.Print("calls.default.sampler_driver_time", 100*(n.spun-off.spun), "%")
-				figure.AtMost("calls.default.sampler_cpu", 100*(n.cpu-off.cpu), "%", 0.5)
+				// Without what the test library used to mimic a driver that works.
+				figure.Print("calls.default.driver_time", 100*n.spun, "%")
+				figure.Print("calls.default.cpu", 100*(n.cpu-n.spun), "%")
+				figure.Print("calls.default.cpu_without_sampler", 100*(off.cpu-off.spun), "%")
+				figure.AtMost("calls.default.sampler_cpu", 100*(n.cpu-n.spun-off.cpu+off.spun), "%", 0.5)
 			}
 		})
 	}
@@ -264,11 +265,12 @@ func (r *callsRun) print() {
 	figure.AtMost("calls."+r.name+".lock_held", 100*r.n.held, "%", ofAll)
 	figure.AtMost("calls."+r.name+".lock_held_per_gpu", 100*r.n.held/8, "%", ofOne)
 	figure.Print("calls."+r.name+".driver_time", 100*r.n.spun, "%")
+	cpu := 100 * (r.n.cpu - r.n.spun)
 	if r.cpu == 0 {
-		figure.Print("calls."+r.name+".cpu", 100*r.n.cpu, "%")
+		figure.Print("calls."+r.name+".cpu", cpu, "%")
 		return
 	}
-	figure.AtMost("calls."+r.name+".cpu", 100*(r.n.cpu-r.n.spun), "%", r.cpu)
+	figure.AtMost("calls."+r.name+".cpu", cpu, "%", r.cpu)
 }
 
 // endlessWork is a collector with comfyui.yaml as it is, with one ComfyUI on another host, so
