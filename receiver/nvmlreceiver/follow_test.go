@@ -177,7 +177,7 @@ func TestSamplesOfAReceiverThatFollowsWorkHaveTheTimesOfTheirReadings(t *testing
 				if name == "hw.gpu.utilization" {
 					assert.WithinDuration(t, begin, at, maxSampleAge)
 				} else {
-					assert.False(t, at.Before(begin), "%s: was read in this scrape", name)
+					assert.WithinDuration(t, begin, at, 300*time.Millisecond, name)
 				}
 				assert.Less(t, p.StartTimestamp(), p.Timestamp())
 				seen[name]++
@@ -186,11 +186,12 @@ func TestSamplesOfAReceiverThatFollowsWorkHaveTheTimesOfTheirReadings(t *testing
 		}
 		waitUntil(t, begin.Add(50*time.Millisecond))
 	}
-	assert.Equal(t, 30*2, seen["hw.power"], "instant and average")
-	assert.Equal(t, 30, seen["hw.energy"])
-	assert.InDelta(t, 15, seen["hw.gpu.memory.usage"], 2)
-	assert.GreaterOrEqual(t, seen["hw.gpu.utilization"], 5, "the driver's own samples: one each 166 ms")
-	assert.InDelta(t, 2, seen["hw.temperature"]-30, 1, "of the chip; that of the memory is a field value")
+	assert.Equal(t, 2*seen["hw.energy"], seen["hw.power"], "instant and average")
+	assert.Greater(t, seen["hw.energy"], 20, "in each scrape, unless the test machine was busy")
+	assert.LessOrEqual(t, seen["hw.energy"], 30)
+	assert.Greater(t, seen["hw.gpu.memory.usage"], 10)
+	assert.Less(t, seen["hw.temperature"]-seen["hw.energy"], 8, "of the chip: once a second; that of the memory is a field value")
+	assert.GreaterOrEqual(t, seen["hw.gpu.utilization"], 3, "the driver's own samples: one each 166 ms")
 }
 
 func eachOf(m pmetric.Metrics, name string, visit func(pmetric.NumberDataPoint)) {
