@@ -460,3 +460,31 @@ func TestSeriesOfAGPUThatFallsAsleepEndAndComeBack(t *testing.T) {
 	status("active")
 	r.until("back", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu0") })
 }
+
+func TestAGPUWithoutPowerFieldsIsAskedForItsPowerSeldom(t *testing.T) {
+	_, gpus := library.Machine(t, "rtx-2080-super")
+	for _, field := range []int{185, 186} {
+		gpus[0].SetField(field, 0, fakenvml.TypeUnsignedInt, fakenvml.NotSupported)
+	}
+	gpus[0].SetReturn("nvmlDeviceGetTotalEnergyConsumption", fakenvml.NotSupported)
+	gpus[0].SetSamplingPeriods(time.Microsecond, time.Microsecond)
+	gpus[0].Step("power", 150_000)
+	f := newFollowRig(t, 1)
+	f.work.AddServer().Set(true, gpuevents.Place{GPU: gpus[0].UUID()})
+	const seconds = 10
+	power, joules := 0, []float64{}
+	before := gpus[0].Calls("nvmlDeviceGetPowerUsage")
+	for range 20 * seconds {
+		f.clock.advance(50 * time.Millisecond)
+		m := f.scrapeNow()
+		eachOf(m, "hw.power", func(p pmetric.NumberDataPoint) {
+			assert.False(t, p.Flags().NoRecordedValue())
+			power++
+		})
+		eachOf(m, "hw.energy", func(p pmetric.NumberDataPoint) { joules = append(joules, p.DoubleValue()) })
+	}
+	assert.InDelta(t, 5*seconds, power, 1, "five times a second")
+	assert.LessOrEqual(t, gpus[0].Calls("nvmlDeviceGetPowerUsage")-before, int64(2*5*seconds+2), "for the power, and to integrate it")
+	require.NotEmpty(t, joules)
+	assert.IsIncreasing(t, joules)
+}
