@@ -107,7 +107,10 @@ func (f *followRig) run(interval, d time.Duration, gpus []*fakenvml.GPU) []map[s
 }
 
 // ofSession are the calls by which the session finds out who the GPUs are.
-var ofSession = map[string]bool{"nvmlDeviceGetHandleByIndex_v2": true, "nvmlDeviceGetUUID": true, "nvmlDeviceGetMigMode": true}
+var ofSession = map[string]bool{
+	"nvmlDeviceGetHandleByIndex_v2": true, "nvmlDeviceGetUUID": true, "nvmlDeviceGetMigMode": true,
+	"nvmlDeviceGetSupportedEventTypes": true, "nvmlDeviceRegisterEvents": true,
+}
 
 func TestAReceiverThatFollowsWorkKeepsItsPace(t *testing.T) {
 	const seconds = 20
