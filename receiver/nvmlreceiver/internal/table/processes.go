@@ -195,8 +195,10 @@ func readProcessUtilization(d nvml.Device, out *Output) error {
 	if t.noUtilization {
 		return nil
 	}
-	if t.since == 0 || t.since > uint64(out.Now.Add(maxPeriod).UnixMicro()) {
-		// Not what was before the receiver's start, or the clock was set back.
+	paused := out.Paced && t.since < uint64(out.Now.Add(-maxPeriod).UnixMicro())
+	if t.since == 0 || t.since > uint64(out.Now.Add(maxPeriod).UnixMicro()) || paused {
+		// Not what was before the receiver's start, or while one server worked alone, or the
+		// clock was set back.
 		t.since = uint64(out.Now.Add(-bufferInterval).UnixMicro())
 	}
 	var err error
