@@ -473,7 +473,7 @@ func TestAGPUWithoutPowerFieldsIsAskedForItsPowerSeldom(t *testing.T) {
 	gpus[0].SetSamplingPeriods(time.Microsecond, time.Microsecond)
 	gpus[0].Step("power", 150_000)
 	f := newFollowRig(t, 1)
-	f.work.AddServer().Set(true, gpuevents.Place{GPU: gpus[0].UUID()})
+	f.work.AddServer().Set(true, gpuevents.Place{GPUs: []string{gpus[0].UUID()}})
 	const seconds = 10
 	power, joules := 0, []float64{}
 	before := gpus[0].Calls("nvmlDeviceGetPowerUsage")
