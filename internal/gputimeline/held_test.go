@@ -53,8 +53,8 @@ func TestProcessMemoryBetweenListsIsTheGPUsLessTheOthers(t *testing.T) {
 	for _, p := range h.Points {
 		assert.InDelta(t, steps(p.At/heldMS), p.Value, 0, "at %d ms", p.At/heldMS)
 	}
-	assert.EqualValues(t, 1900*heldMS, h.Points[0].At, "and the sample before")
-	assert.EqualValues(t, 4100*heldMS, h.Points[len(h.Points)-1].At, "and the sample after")
+	assert.Equal(t, 1900*heldMS, h.Points[0].At, "and the sample before")
+	assert.Equal(t, 4100*heldMS, h.Points[len(h.Points)-1].At, "and the sample after")
 	assert.Nil(t, m.Held(9, Interval{2000 * heldMS, 4000 * heldMS}), "a process that no list has")
 }
 
@@ -137,4 +137,16 @@ func TestGrowthOfAQuantity(t *testing.T) {
 	assert.Equal(t, []any{0.0, 0.0, false, false}, growth(0.5, 1.5, 400*time.Millisecond), "too far away")
 	assert.Equal(t, []any{0.0, 0.0, false, false}, growth(-1, 1, time.Second))
 	assert.Equal(t, []any{0.0, 0.0, false, false}, growth(4, 6, time.Second))
+}
+
+func TestUtilizationOfTheDriversBufferDoesNotBeginATimeline(t *testing.T) {
+	m := newMachine()
+	m.put(utilization, 0, 100, 0.5)
+	_, ok := m.Pace.Newest()
+	assert.False(t, ok)
+	m.put(memory, 0, 5000, 1)
+	m.put(utilization, 0, 4000, 0.5)
+	m.put(utilization, 0, 5100, 0.5)
+	assert.Equal(t, []Point{{5000 * heldMS, 0}, {5100 * heldMS, 0}}, m.Pace.Points)
+	assert.Len(t, m.Utilization.Points, 3, "it is kept")
 }

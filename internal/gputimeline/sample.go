@@ -219,6 +219,11 @@ func (ts *Set) Add(s *Sample, counts *Counts) (changed *Timeline, evicted string
 		t.Lists.bound(ts.limits.Samples)
 	}
 	t.arrived = s.At
+	// The driver keeps samples of utilization: those of a time before the collector's start do
+	// not mean that anything else is known of it.
+	if s.of == utilization && (len(t.Pace.Points) == 0 || s.At < t.Pace.Points[0].At) {
+		return t, evicted
+	}
 	if newest, ok := t.Pace.Newest(); !ok || s.At != newest {
 		t.Pace.Put(s.At, 0)
 		t.Pace.bound(ts.limits.Samples) // these are no samples of their own

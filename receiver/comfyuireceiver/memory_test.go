@@ -50,7 +50,7 @@ func (w *watched) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 			<-r.Context().Done()
 			return
 		}
-		fmt.Fprintf(rw, `{"system":{"comfyui_version":"0.3.64"},"devices":[{"name":"0","type":%q,"index":0,"vram_total":8000,"vram_free":5000,"torch_vram_total":%d,"torch_vram_free":100}]}`, kind, active+100)
+		_, _ = fmt.Fprintf(rw, `{"system":{"comfyui_version":"0.3.64"},"devices":[{"name":"0","type":%q,"index":0,"vram_total":8000,"vram_free":5000,"torch_vram_total":%d,"torch_vram_free":100}]}`, kind, active+100)
 	case "/prompt", "/queue":
 		_, _ = rw.Write([]byte(`{"queue_running":[],"queue_pending":[],"exec_info":{"queue_remaining":0}}`))
 	case "/history":
@@ -81,7 +81,7 @@ func newWatched(t *testing.T, interval time.Duration) *watched {
 	t.Cleanup(server.Close)
 	w.rig = newRig(t, server.URL, nil)
 	w.memoryWatcher = newMemoryWatcher(interval, w.rig.following.server, w.rig.following, w.rig.device, w.rig.export)
-	w.now, w.memoryWatcher.open = w.time, w
+	w.now, w.open = w.time, w
 	return w
 }
 

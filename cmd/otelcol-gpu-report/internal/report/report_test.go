@@ -200,7 +200,8 @@ func TestMemoryIsWhatIsNeededWhereThatIsKnown(t *testing.T) {
 			require.NoError(t, err)
 			assert.Equal(t, test.kind, r.ClassMemory)
 			require.Len(t, r.Classes, 2)
-			assert.Equal(t, test.memories, []float64{r.Classes[0].Memory, r.Classes[1].Memory})
+			want := test.memories
+			assert.Equal(t, want, []float64{r.Classes[0].Memory, r.Classes[1].Memory})
 			assert.InDelta(t, test.memories[1]/test.memories[0], r.Classes[1].MemoryAgainst, 1e-9)
 		})
 	}

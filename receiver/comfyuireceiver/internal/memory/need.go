@@ -13,12 +13,11 @@ import (
 // Class is what prompts have in common that need about the same memory.
 type Class struct{ Workflow, Model, SizeClass, GPU string }
 
-const (
-	// learnedFrom is how many executions of a class its need is learned from; MinLearned is
-	// from how many on it is more than a guess.
-	learnedFrom = 20
-	MinLearned  = 3
-)
+// MinLearned is from how many executions on the need of a class is more than a guess.
+const MinLearned = 3
+
+// learnedFrom is how many executions of a class its need is learned from.
+const learnedFrom = 20
 
 // Needs knows what classes of prompts need. The classes that were not used for the longest
 // time make room for new ones.
