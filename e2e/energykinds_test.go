@@ -77,9 +77,10 @@ type energyGPU struct {
 	watts  []float64
 }
 
-// run draws power until the context ends.
+// run draws power until the context ends, in steps of which the test library remembers those
+// of two seconds and a half: its average may be of a second that began two seconds ago.
 func (g *energyGPU) run(ctx context.Context) {
-	ticker := time.NewTicker(5 * time.Millisecond)
+	ticker := time.NewTicker(10 * time.Millisecond)
 	defer ticker.Stop()
 	for {
 		select {
