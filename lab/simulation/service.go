@@ -125,14 +125,14 @@ func (j *job) end() {
 	defer j.mu.Unlock()
 	j.live.resize(0, 1)
 	j.remember()
-	j.put(j.worker, segment{}, 0, time.Now())
+	j.put(j.worker, segment{}, time.Now())
 }
 
 // put shows what the process does and holds now. The caller holds the lock.
 func (j *job) show(seg segment) {
 	j.remember()
 	seg.memory = 0 // the allocator knows better
-	j.put(j.worker, seg, 0, time.Now())
+	j.put(j.worker, seg, time.Now())
 }
 
 // maxTensor is the largest tensor of a simulated model, in bytes.
@@ -245,7 +245,7 @@ func (s *Service) Collect() {
 	s.emptied = now
 	s.torch.empty()
 	s.remember()
-	s.GPU.show(now)
+	s.show(now)
 }
 
 // Free gives back what the allocator keeps, and the models.
@@ -262,7 +262,7 @@ func (s *Service) Free() {
 	}
 	s.torch.empty()
 	s.remember()
-	s.GPU.show(time.Now())
+	s.show(time.Now())
 }
 
 // Memory is the GPU's as the service sees it.
