@@ -35,7 +35,6 @@ func memoryRows() []Row {
 				out.put(memoryUsed.Of(int64(m.Used)))
 				out.put(memoryUtilization.Of(float64(m.Used) / float64(m.Total-m.Reserved)))
 				out.putIf(withReserve, memoryReserved.Of(int64(m.Reserved)))
-				out.putProcessMemory(m.Used)
 				return nil
 			},
 		},

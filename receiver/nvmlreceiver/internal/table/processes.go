@@ -46,9 +46,6 @@ type Processes struct {
 	uses        map[uint32]processUse
 	// since is the newest sample that was read, in µs of the wall clock.
 	since uint64
-	// basis is the GPU's memory in use when the processes were last listed, in a receiver that
-	// follows work; 0 if it is not known.
-	basis uint64
 	// noUtilization: the GPU does not report what its processes do.
 	noUtilization bool
 	// Dropped counts the processes beyond the limit in the last pass.
@@ -95,11 +92,7 @@ func readProcesses(d nvml.Device, out *Output) error {
 		t.running, err = d.Processes(t.running[:0])
 	}
 	if err != nil {
-		t.basis = 0
 		return err
-	}
-	if out.Paced {
-		t.setBasis(d)
 	}
 	slices.SortFunc(t.running, func(a, b nvml.RunningProcess) int {
 		return cmp.Or(
@@ -130,35 +123,6 @@ func readProcesses(d nvml.Device, out *Output) error {
 		out.putIf(r.MemoryKnown && r.Memory < maxMemoryBytes, processMemory.Of(int64(r.Memory), p, 0).OnDevice(on))
 	}
 	return nil
-}
-
-// setBasis reads the GPU's memory beside the list, for the time until the next one.
-func (t *Processes) setBasis(d nvml.Device) {
-	t.basis = 0
-	if m, _, _, err := d.SharedMemory(); err == nil && m.Used <= m.Total {
-		t.basis = m.Used
-	}
-}
-
-// putProcessMemory puts the memory of the processes that have work, between two lists: what
-// the GPU uses now, less what all others held when they were listed. That is exact while one
-// process works; of several, it is the most that each may hold.
-func (o *Output) putProcessMemory(used uint64) {
-	t := o.Processes
-	if !o.Paced || !o.Work.Working || o.Instance != nil || t.basis == 0 {
-		return
-	}
-	for i := range t.running {
-		r := &t.running[i]
-		// A process that is alone on the GPU is the one that works, known or not.
-		works := len(t.running) == 1 || slices.Contains(o.Work.PIDs, int(r.PID))
-		if r.InMIG || !r.MemoryKnown || !works {
-			continue
-		}
-		memory := int64(r.Memory) + int64(used) - int64(t.basis)
-		p := t.known[r.PID]
-		o.putIf(p != nil && memory >= 0 && memory < maxMemoryBytes, processMemory.Of(memory, p, 0))
-	}
 }
 
 // instance is the MIG device with these numbers, or nil.
