@@ -364,6 +364,7 @@ func (s *energyService) compare(t *testing.T, store stack.Store, spans map[strin
 	name := "correlation.energy." + strings.ReplaceAll(s.kind.name(), "-", "_")
 	var isolated, queued signedErrors
 	var increase relative
+	outside := 0
 	for _, e := range s.executed {
 		span := spans[e.Prompt]
 		require.NotNil(t, span, "%s: prompt %s", name, e.Prompt)
@@ -377,7 +378,14 @@ func (s *energyService) compare(t *testing.T, store stack.Store, spans map[strin
 		late := math.Abs(float64(span.StartTime)-float64(e.From.UnixMicro())) + math.Abs(float64(span.StartTime+span.Duration)-float64(e.To.UnixMicro()))
 		gap, _ := span.tag("gpu.samples.gap").(float64) // and readings are late
 		busy := max(late/1e6-usualLateness, 0) + max(gap-usualGap, 0)
-		assert.InDelta(t, truth, energy, 3*uncertainty+maxWatts*busy, "%s: %v of %v", name, span.Tags, e)
+		if within := 3*uncertainty + maxWatts*busy; s.kind.isolated[0] > 0 {
+			assert.InDelta(t, truth, energy, within, "%s: %v of %v", name, span.Tags, e)
+		} else { // an estimate, which has no bound
+			assert.Equal(t, "estimate", span.tag("gpu.correlation"), name)
+			if math.Abs(truth-energy) > within {
+				outside++
+			}
+		}
 		into := &isolated
 		if s.queued[e.Prompt] {
 			into = &queued
@@ -392,6 +400,7 @@ func (s *energyService) compare(t *testing.T, store stack.Store, spans map[strin
 		}
 		increase.add(value, truth)
 	}
+	assert.LessOrEqual(t, outside, max(len(s.executed)/20, 1), "%s: estimates beyond three times their uncertainty", name)
 	isolated.check(t, name+".isolated", n, s.kind.isolated)
 	queued.check(t, name+".queued", n, s.kind.queued)
 	figure.Print(name+".promql_increase_15s.mean_error", 100*increase.mean(), "%")
