@@ -58,7 +58,7 @@ test: setup browser build servers validate unit e2e ## all set-up, then every te
 
 .PHONY: unit
 unit: ## unit tests, with the race detector; without it the nvml receiver, for its allocations, and the benchmark of energy, whole
-	@for m in $(filter-out e2e,$(MODULES)); do echo "unit tests of $$m"; go test -C $$m -race -timeout 5m ./... || exit 1; done
+	@for m in $(filter-out e2e,$(MODULES)); do echo "unit tests of $$m"; go test -C $$m -race -timeout 10m ./... || exit 1; done
 	go test -timeout 5m ./receiver/nvmlreceiver
 	go test -timeout 5m -run '^Test(Energy|BillsOf|ACounterThat)' ./connector/gpucorrelationconnector/internal/join
 	CGO_ENABLED=0 go test -timeout 5m ./receiver/nvmlreceiver/...
