@@ -126,8 +126,16 @@ func (f *deviceFinder) search(ctx context.Context, before int) (pid int) {
 	return pid
 }
 
-// isSearched reports whether the server's process is still to be found.
-func (f *deviceFinder) isSearched() bool { return f.opened && f.findable && f.Device().PID == 0 }
+// verified is after what time the server's process may be another one.
+func (f *deviceFinder) verified() time.Duration {
+	switch {
+	case !f.opened || !f.findable:
+		return time.Hour
+	case f.Device().PID == 0:
+		return searchInterval
+	}
+	return verifyInterval
+}
 
 // process is the server's process; the zero value if it is unknown.
 func (f *deviceFinder) process() memory.Process {

@@ -376,9 +376,7 @@ func (f *follower) watch(ctx context.Context, hub *sockets.Hub) {
 			backoff = minReconnect
 			f.tracker.Suspect()
 			f.server.withoutJobs.Store(false)
-			if f.memory != nil {
-				f.memory.restarted()
-			}
+			f.memory.restarted()
 			f.QueueChanged()
 		}
 		f.log.Debug("The receiver's socket to ComfyUI is closed; reconnecting", zap.Duration("after", backoff), zap.Error(err))

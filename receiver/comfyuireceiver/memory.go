@@ -46,6 +46,7 @@ type memoryWatcher struct {
 	asked   time.Time // the last question
 	planned time.Time // the next one while a prompt is open; zero while none is
 	lastEnd time.Time // of a prompt
+	failed  time.Time // when the last question was asked that had no answer
 	// starts is true if the server has not been asked since its start, or the collector's.
 	starts bool
 	// last is the last answer, before the one before; nil before they are there. unmatched
@@ -110,6 +111,9 @@ func (m *memoryWatcher) begin(ctx context.Context) {
 
 // restarted records that the server may have been restarted.
 func (m *memoryWatcher) restarted() {
+	if m == nil {
+		return
+	}
 	m.mu.Lock()
 	m.history.Restarted()
 	m.before, m.unmatched, m.starts, m.without, m.asked = nil, nil, true, false, time.Time{}
@@ -284,9 +288,7 @@ func (m *memoryWatcher) wait(now time.Time) time.Duration {
 	for i := range m.ending {
 		wait = min(wait, m.ending[i].deadline.Sub(now))
 	}
-	if m.device.isSearched() {
-		wait = min(wait, searchInterval)
-	}
+	wait = min(wait, m.device.verified())
 	if m.unmatched != nil {
 		wait = min(wait, m.unmatched.at.Add(memory.MaxSkew).Sub(now))
 	}
@@ -298,7 +300,7 @@ func (m *memoryWatcher) wait(now time.Time) time.Duration {
 func (m *memoryWatcher) complete(now time.Time, all bool) (complete []*prompt.Prompt) {
 	all = all && (m.closed || m.open.OpenCount() == 0)
 	m.ending = slices.DeleteFunc(m.ending, func(e endingPrompt) bool {
-		if !all && now.Before(e.deadline) && !m.history.Has(e.prompt.Ended) {
+		if !all && now.Before(e.deadline) && !m.history.Has(e.prompt.Ended) && m.failed.Before(e.prompt.Ended) {
 			return false
 		}
 		m.figures(e.prompt)

@@ -30,6 +30,9 @@ func (m *memoryWatcher) ask(ctx context.Context) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if err != nil {
+		m.failed = begin
+	}
 	switch {
 	case ctx.Err() != nil:
 	case limited.Err() != nil:

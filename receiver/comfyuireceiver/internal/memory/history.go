@@ -43,6 +43,11 @@ type History struct {
 
 // Add adds an answer.
 func (h *History) Add(s Sample) {
+	// Prompts have times of the wall clock.
+	s.Asked, s.At = s.Asked.Round(0), s.At.Round(0)
+	if n := len(h.samples); n > 0 && s.Asked.Before(h.samples[n-1].Asked) { // it was set back
+		h.Restarted()
+	}
 	if len(h.samples)-h.first == maxSamples {
 		h.first++
 	}
@@ -53,7 +58,7 @@ func (h *History) Add(s Sample) {
 	h.samples = append(h.samples, s)
 }
 
-// Restarted forgets all answers: they are of another process.
+// Restarted forgets all answers: they are of another process, or of another clock.
 func (h *History) Restarted() { h.samples, h.first = nil, 0 }
 
 // Has reports whether there is an answer to a question that was asked after a time.
@@ -88,7 +93,8 @@ func (h *History) Use(from, to time.Time) Use {
 		before--
 	}
 	if before >= 0 {
-		u.ActiveStart = &all[before].Active
+		active := all[before].Active
+		u.ActiveStart = &active
 	}
 	u.addReserve(all, max(before, 0), before >= 0, to)
 	return u

@@ -85,3 +85,10 @@ func TestHistoryIsBoundedAndForgetsAtARestart(t *testing.T) {
 	h.Restarted()
 	assert.Zero(t, h.Use(at(0), at(time.Hour)).Samples)
 }
+
+func TestClockThatIsSetBackEndsTheHistory(t *testing.T) {
+	h := history([3]float64{60, 9, 9}, [3]float64{61, 9, 9}, [3]float64{0.5, 1, 2}, [3]float64{1.5, 2, 2}, [3]float64{70, 1, 2})
+	u := h.Use(at(time.Second), at(80*time.Second))
+	assert.EqualValues(t, 2, gibibytes(u.ActivePeak), "what was used by the former clock is another prompt's")
+	assert.Equal(t, 2, u.Samples)
+}

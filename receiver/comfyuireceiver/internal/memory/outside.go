@@ -37,7 +37,7 @@ type Learned struct {
 type Reading struct {
 	Process, Reserved float64
 	// Dynamic is true if weights may lie outside of the allocator, Fresh if the server has
-	// not run a prompt.
+	// not run a prompt, as far as its history shows: a client may have cleared that.
 	Dynamic, Fresh bool
 }
 
@@ -88,7 +88,7 @@ func (o *Outside) See(r Reading) (learned bool) {
 		return learned
 	case o.learned.Context > 0 && outside >= o.learned.Context:
 		return learned
-	case !r.Fresh && !o.agrees(outside): // something may have been allocated between the two
+	case (!r.Fresh || outside > usualContext) && !o.agrees(outside): // something may have been allocated between the two
 		return learned
 	}
 	o.learned.Context = outside

@@ -64,6 +64,14 @@ func TestContextOfAServerThatRanNothingNeedsOneReading(t *testing.T) {
 	assert.InDelta(t, 650, context, 0)
 }
 
+func TestHistoryThatWasClearedDoesNotMakeWeightsAContext(t *testing.T) {
+	var o Outside
+	o.Is(Process{1, 100})
+	o.See(dynamic(9000, 1000, true))
+	context, _ := figures(&o)
+	assert.InDelta(t, -1, context, 0)
+}
+
 func TestWithDynamicVRAMOnlyTheMemoryBeforeTheFirstPromptIsContext(t *testing.T) {
 	var o Outside
 	o.Is(Process{1, 100})
