@@ -34,6 +34,9 @@ type Reading struct {
 	Calibrated bool
 	// MaxWatts bounds what a GPU can draw.
 	MaxWatts float64
+	// Rest is the power of the GPU without work, in W, by its counter.
+	Rest      float64
+	RestKnown bool
 }
 
 // Curve is the energy of a GPU over time, as far as it is known, in J: a single curve for
@@ -134,7 +137,7 @@ func (c *Curve) findCells(changes []dated, t *Timeline, r *Reading) {
 		case r.MaxWatts > 0 && x.joules > maxOfLimit*r.MaxWatts*float64(longest)/1e9:
 			c.faults = append(c.faults, fault{x.Interval, ReasonJump})
 			x.joules = 0
-		case c.isStuck(x, t):
+		case c.isStuck(x, t, r):
 			c.faults = append(c.faults, fault{x.Interval, ReasonStuck})
 		}
 		c.put(x.From, total)
@@ -146,7 +149,7 @@ func (c *Curve) findCells(changes []dated, t *Timeline, r *Reading) {
 		// A counter that stands still has no change that would end the last cell.
 		newest, _ := t.Energy.Newest()
 		x := cell{Interval: Interval{changes[n-1].at, newest}}
-		if x.Length() > 0 && c.isStuck(x, t) {
+		if x.Length() > 0 && c.isStuck(x, t, r) {
 			c.faults = append(c.faults, fault{x.Interval, ReasonStuck})
 			c.cells = append(c.cells, x)
 			c.put(x.To, total)
@@ -160,14 +163,13 @@ const maxOfLimit = 1.5
 // stuckPeriods is for how many periods a counter may stand still under load.
 const stuckPeriods = 10
 
-func (c *Curve) isStuck(x cell, t *Timeline) bool {
-	rest, known := t.Rest.Watts()
+func (c *Curve) isStuck(x cell, t *Timeline, r *Reading) bool {
 	least := max(stuckPeriods*c.Period.Nanoseconds(), time.Second.Nanoseconds())
-	if !known || x.Length() < least {
+	if !r.RestKnown || x.Length() < least {
 		return false
 	}
 	joules, seen := t.PowerInstant.Integral(x.Interval)
-	return seen > least/2 && joules/(float64(seen)/1e9) > 1.2*rest+5
+	return seen > least/2 && joules/(float64(seen)/1e9) > 1.2*r.Rest+5
 }
 
 // stuck are the times in which the counter stood still.

@@ -63,7 +63,7 @@ func (s *Session) sleeps() bool {
 			return true // they are about to
 		case !s.sleep.suspended:
 			s.sleep.awakeUntil = now.Add(retryTime)
-			s.log.Info("No GPU was suspended though nobody uses one; NVML is opened again. Check that the driver has dynamic power management enabled, or remove sleep: allow")
+			s.log.Info("GPUs were not suspended while idle; NVML reopened. Enable the driver's runtime D3 power management, or set sleep: keep")
 		}
 		s.sleep.used = now
 		return false

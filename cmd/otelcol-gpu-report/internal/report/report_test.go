@@ -217,6 +217,8 @@ func TestMemoryOfAnImageSaysWhichItIs(t *testing.T) {
 	}
 	s := image(``)
 	assert.Equal(t, []any{4096.0, MemoryHeld}, []any{s.Memory, s.MemoryIs})
-	s = image(`{"key": "comfyui.memory.need", "value": 1024}`)
+	s = image(`{"key": "comfyui.memory.need", "value": 1024}, {"key": "comfyui.memory.need.executions", "value": 2}`)
+	assert.Equal(t, []any{4096.0, MemoryHeld}, []any{s.Memory, s.MemoryIs}, "of two executions it is a guess")
+	s = image(`{"key": "comfyui.memory.need", "value": 1024}, {"key": "comfyui.memory.need.executions", "value": 3}`)
 	assert.Equal(t, []any{1024.0, MemoryNeeded}, []any{s.Memory, s.MemoryIs})
 }

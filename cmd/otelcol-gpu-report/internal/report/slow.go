@@ -159,6 +159,11 @@ func (s *jaegerSpan) number(key string) (v float64, ok bool) {
 	return 0, false
 }
 
+func (s *jaegerSpan) atLeast(key string, least float64) bool {
+	v, ok := s.number(key)
+	return ok && v >= least
+}
+
 // images are the prompts of a trace; the caller's own spans may be in it too.
 func images(traceID string, spans []jaegerSpan) (all []Slow) {
 	below := map[string][]*jaegerSpan{}
@@ -236,7 +241,8 @@ func (w *walk) add(s *Slow, span *jaegerSpan, depth int) {
 		s.Wait += item.Duration
 	case executionName:
 		s.Execution += item.Duration
-		if need, ok := span.number("comfyui.memory.need"); ok {
+		// Of fewer than three executions it is a guess.
+		if need, ok := span.number("comfyui.memory.need"); ok && span.atLeast("comfyui.memory.need.executions", 3) {
 			s.Memory, s.MemoryIs = need, MemoryNeeded
 		}
 	}

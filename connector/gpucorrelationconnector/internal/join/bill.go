@@ -164,13 +164,11 @@ func (b *bill) addThrottling(g *view, intervals []gputimeline.Interval) {
 func (b *bill) add(other *bill) {
 	b.addMemoryOf(&other.memoryBill)
 	b.energy, b.marginal = addIfBoth(b.energy, other.energy), addIfBoth(b.marginal, other.marginal)
-	b.rest += other.rest
+	b.rest, b.restMemory = b.rest+other.rest, b.restMemory+other.restMemory
 	b.uncertainty = math.Hypot(b.uncertainty, other.uncertainty)
 	b.reason, b.noRest = cmp.Or(b.reason, other.reason), b.noRest || other.noRest
 	b.division = coarser(b.division, other.division)
-	if other.method != b.method { // the one that says less
-		b.method = max(b.method, other.method)
-	}
+	b.method = lessExact(b.method, other.method)
 	b.gpuTime += other.gpuTime
 	if b.meanUtilization != nil && other.meanUtilization != nil && b.length+other.length > 0 {
 		mean := (*b.meanUtilization*float64(b.length) + *other.meanUtilization*float64(other.length)) / float64(b.length+other.length)

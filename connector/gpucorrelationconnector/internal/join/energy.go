@@ -37,6 +37,7 @@ const defaultMaxWatts = 1500
 
 func (s *EnergySettings) reading(t *gputimeline.Timeline) *gputimeline.Reading {
 	r := &gputimeline.Reading{MaxWatts: cmp.Or(t.MaxWatts, defaultMaxWatts)}
+	r.Rest, r.RestKnown = s.rest(t)
 	c, ok := s.Calibrated[t.ID]
 	if !ok && t.Model != "" {
 		c, ok = s.Calibrated[t.Model]
@@ -139,7 +140,7 @@ func energyOf(v *view, intervals []gputimeline.Interval, late gputimeline.Latene
 	b.energy, b.measured = &joules, gain != 1
 	b.uncertainty = ninety * math.Sqrt(variance+doubt*doubt) / gain
 	if restKnown {
-		b.marginal, b.rest, b.restMemory = &marginal, watts, v.Rest.Memory()
+		b.marginal, b.rest, b.restMemory = &marginal, watts/gain, v.Rest.Memory()
 	} else {
 		b.noRest = true
 	}
@@ -151,6 +152,15 @@ func (v *view) length(intervals []gputimeline.Interval) (sum int64) {
 		sum += w.Length()
 	}
 	return sum
+}
+
+// lessExact is the method of two that says less.
+func lessExact(a, b string) string {
+	rank := map[string]int{gputimeline.MethodCounter: 1, gputimeline.MethodInstant: 2, gputimeline.MethodAverage: 3}
+	if rank[b] > rank[a] {
+		return b
+	}
+	return a
 }
 
 // coarser is the division of two that says less.

@@ -9,6 +9,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 
+	"github.com/otelcol-gpu/otelcol-gpu/internal/gputimeline"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/gpuload"
 )
 
@@ -129,4 +130,11 @@ func TestMemoryOfProcessesThatWorkAtOnceIsAnEstimate(t *testing.T) {
 	assert.Equal(t, sourceShared, got["1.1"]["gpu.memory.source"])
 	assert.Equal(t, sourceShared, got["2.1"]["gpu.memory.source"])
 	assert.NotContains(t, got["1.1"], "comfyui.memory.need.max", "the growth may be the other's")
+}
+
+func TestSumOverGPUsHasTheMethodThatSaysLess(t *testing.T) {
+	assert.Equal(t, gputimeline.MethodAverage, lessExact(gputimeline.MethodInstant, gputimeline.MethodAverage))
+	assert.Equal(t, gputimeline.MethodAverage, lessExact(gputimeline.MethodAverage, gputimeline.MethodCounter))
+	assert.Equal(t, gputimeline.MethodInstant, lessExact(gputimeline.MethodInstant, gputimeline.MethodCounter))
+	assert.Equal(t, gputimeline.MethodCounter, lessExact(gputimeline.MethodCounter, ""))
 }
