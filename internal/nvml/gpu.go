@@ -7,6 +7,7 @@ package nvml
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -34,6 +35,21 @@ const (
 	MIGOn  = "enabled"
 	MIGOff = "disabled"
 )
+
+// ga100 matches the products with the chip GA100.
+var ga100 = regexp.MustCompile(`\bA100\b|\bA800\b|\bA30\b|\bA30X\b|\bA100X\b|CMP 170HX`)
+
+// HasInstantPower reports whether [Device.PowerUsage] is the present power: before Ampere and
+// on GA100; on others it is an average over a second (nvmlDeviceGetPowerUsage).
+func (i *Identity) HasInstantPower() bool {
+	switch i.Architecture {
+	case "Kepler", "Maxwell", "Pascal", "Volta", "Turing":
+		return true
+	case "Ampere":
+		return ga100.MatchString(i.Model)
+	}
+	return false
+}
 
 // GPU is one GPU that the session has seen, present or lost. Its methods may
 // be called from any goroutine.

@@ -116,8 +116,8 @@ func (d Device) MarginTemperature() (int32, error) {
 	return m.MarginTemperature, err
 }
 
-// PowerUsage in mW: on Ampere and newer an average over one second
-// (nvmlDeviceGetPowerUsage).
+// PowerUsage in mW: the present power, or an average over one second
+// ([Identity.HasInstantPower], nvmlDeviceGetPowerUsage).
 func (d Device) PowerUsage() (uint32, error) {
 	return get(d, "nvmlDeviceGetPowerUsage", gonvml.Device.GetPowerUsage)
 }

@@ -435,6 +435,17 @@ func TestSeriesOfAGPUThatFallsAsleepEndAndComeBack(t *testing.T) {
 	r.until("back", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu0") })
 }
 
+func TestOneFigureOfPowerIsAnAverageFromAmpereOn(t *testing.T) {
+	_, gpus := library.Machine(t, "l40s")
+	for _, field := range []int{185, 186} {
+		gpus[0].SetField(field, 0, fakenvml.TypeUnsignedInt, fakenvml.NotSupported)
+	}
+	f := newFollowRig(t, 1)
+	f.clock.advance(time.Second)
+	_, ok := point(f.scrapeNow(), "hw.power", map[string]string{"hw.gpu.power.scope": "average"})
+	assert.True(t, ok)
+}
+
 func TestAGPUWithoutPowerFieldsIsAskedForItsPowerSeldom(t *testing.T) {
 	_, gpus := library.Machine(t, "rtx-2080-super")
 	for _, field := range []int{185, 186} {
@@ -453,6 +464,7 @@ func TestAGPUWithoutPowerFieldsIsAskedForItsPowerSeldom(t *testing.T) {
 		m := f.scrapeNow()
 		eachOf(m, "hw.power", func(p pmetric.NumberDataPoint) {
 			assert.False(t, p.Flags().NoRecordedValue())
+			assert.True(t, matches(p, map[string]string{"hw.gpu.power.scope": "instant"}), "before Ampere it is the present power")
 			power++
 		})
 		eachOf(m, "hw.energy", func(p pmetric.NumberDataPoint) { joules = append(joules, p.DoubleValue()) })

@@ -77,6 +77,8 @@ func (w *worker) begin(req *Request) {
 	w.reading = Reading{MIG: into.MIG[:0], Changes: into.Changes[:0], Errors: into.Errors[:0], Slowed: into.Slowed[:0], RowTimes: into.RowTimes}
 	out := &w.out
 	out.Samples, out.Health = into.Samples[:0], table.Health{}
+	identity := w.gpu.Identity()
+	out.InstantPower = identity.HasInstantPower()
 	out.Now, out.GPU, out.ID, out.Name = w.Now(), w.gpu.DeviceFor(w.asker), w.identity.ID, w.identity.Name
 	out.Paced, out.Work, out.Watts = w.Paced, req.Work, 0
 	out.Processes.Dropped = 0

@@ -80,10 +80,16 @@ func readPower(d nvml.Device, out *Output) error {
 		return ErrNotDue
 	}
 	out.powerAt = out.Now
-	// Drivers before 525 report one figure without its scope: the present power before
-	// Ampere, the average from Ampere on.
+	// Drivers before 525 report one figure, whose scope depends on the GPU.
 	mw, err := d.PowerUsage()
-	out.putIf(err == nil && mw <= maxPowerMilliwatts, power.Of(float64(mw)/1000, metadata.AttributeHwGpuPowerScopeAverage))
+	valid, scope := err == nil && mw <= maxPowerMilliwatts, metadata.AttributeHwGpuPowerScopeAverage
+	if out.InstantPower {
+		scope = metadata.AttributeHwGpuPowerScopeInstant
+	}
+	out.putIf(valid, power.Of(float64(mw)/1000, scope))
+	if valid && out.InstantPower {
+		out.Watts = float64(mw) / 1000
+	}
 	return err
 }
 

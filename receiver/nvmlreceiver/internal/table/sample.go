@@ -142,6 +142,8 @@ type Output struct {
 	// GPU is the whole GPU; ID and Name are its own.
 	GPU      nvml.Device
 	ID, Name string
+	// InstantPower is true if the driver's one figure of power is the present power.
+	InstantPower bool
 	// Instances are its MIG devices, and Instance is the one that is being read; nil
 	// for the GPU itself.
 	Instances []*Instance
