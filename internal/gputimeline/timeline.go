@@ -120,6 +120,7 @@ func (t *Timeline) Restart() (dropped int) {
 	dropped -= len(t.Pace.Points) + len(t.Lists.Points) // these are no samples of their own
 	fresh := newTimeline(t.ID)
 	fresh.Host, fresh.Simulated, fresh.MaxWatts, fresh.Model = t.Host, t.Simulated, t.MaxWatts, t.Model
+	fresh.agreement.differs = t.agreement.differs // so that its end is seen
 	*t = *fresh
 	return dropped
 }
