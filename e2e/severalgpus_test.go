@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -148,12 +149,19 @@ func TestPromptsOnSeveralGPUsAreBilledForThoseThatTheyUsed(t *testing.T) {
 			assert.Empty(t, children)
 		} else {
 			assert.Nil(t, s.tag("hw.id"), "%v", s.Tags)
-			assert.NotNil(t, s.tag("hw.ids"))
 			assert.Len(t, children, used)
 			sum := 0.0
-			for _, child := range children {
-				part, _ := child.tag("gpu.energy").(float64)
+			for k := range used {
+				id := m.gpus[k].UUID()
+				assert.Contains(t, s.tag("hw.ids"), id)
+				at := slices.IndexFunc(children, func(child *jaegerSpan) bool { return child.tag("hw.id") == id })
+				require.GreaterOrEqual(t, at, 0, "a span for %s", id)
+				part, _ := children[at].tag("gpu.energy").(float64)
 				sum += part
+				if !lost {
+					of := work.gpus[k].truth(e.From, e.To)
+					assert.InDelta(t, of, part, 0.15*of, "%s's own", id)
+				}
 			}
 			assert.InDelta(t, energy, sum, 0.01, "the sum counts each once")
 		}

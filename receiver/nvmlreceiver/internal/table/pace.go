@@ -29,8 +29,7 @@ type Pace struct {
 	Rest, Work time.Duration
 	// AfterWork asks once more after a piece of work ended, at the interval of Work.
 	AfterWork bool
-	// Several asks only while several servers have work on the GPU, or one that has other GPUs
-	// open as well.
+	// Several asks only while several servers have work on the GPU.
 	Several bool
 }
 
@@ -67,7 +66,7 @@ func (r *Row) DueAfter(work *Work, last time.Time) time.Duration {
 	}
 	interval := p.Rest
 	switch {
-	case p.Several && work.Open < 2 && !work.Spread:
+	case p.Several && work.Open < 2:
 		return never
 	case work.Working, p.AfterWork && work.LastEnded.After(last):
 		interval = p.Work
