@@ -57,9 +57,10 @@ $(BINARY): _build/main.go $(PRODUCT_FILES)
 test: setup browser build servers validate unit e2e ## all set-up, then every test
 
 .PHONY: unit
-unit: ## unit tests, with the race detector; the nvml receiver also without it, for its allocations, and without cgo
-	@for m in $(filter-out e2e,$(MODULES)); do echo "unit tests of $$m"; go test -C $$m -race -timeout 5m ./... || exit 1; done
+unit: ## unit tests, with the race detector; without it the nvml receiver, for its allocations, and the benchmark of energy, whole
+	@for m in $(filter-out e2e,$(MODULES)); do echo "unit tests of $$m"; go test -C $$m -race -timeout 10m ./... || exit 1; done
 	go test -timeout 5m ./receiver/nvmlreceiver
+	go test -timeout 5m -run '^Test(Energy|BillsOf|ACounterThat)' ./connector/gpucorrelationconnector/internal/join
 	CGO_ENABLED=0 go test -timeout 5m ./receiver/nvmlreceiver/...
 
 .PHONY: e2e
@@ -102,7 +103,7 @@ fuzz: ## each fuzz target for FUZZ_SECONDS (10); prints executions
 
 .PHONY: bench
 bench: build ## cost of a scrape beside a plain loop, memory of the running distribution, cost of its queue on disk; prints figures
-	@go test -timeout 10m -run '^$$' -bench '^BenchmarkScrape' ./receiver/nvmlreceiver | $(FIGURES)
+	@go test -timeout 10m -run '^$$' -bench '^Benchmark(Scrape|Receiver)' ./receiver/nvmlreceiver | $(FIGURES)
 	@go test -C e2e -run '^$$' -bench '^(BenchmarkResidentMemory|BenchmarkQueueOnDisk)$$' -benchtime 1x . | $(FIGURES)
 
 .PHONY: bench-proxy
@@ -113,13 +114,25 @@ bench-proxy: ## what the ComfyUI proxy adds: latency, throughput of previews, te
 bench-correlation: ## spans a second of the correlation, bytes per waiting span, memory over an hour in virtual time
 	@go test -timeout 10m -run '^$$' -bench . -benchtime 1x ./connector/gpucorrelationconnector/internal/join | $(FIGURES)
 
+.PHONY: bench-energy
+bench-energy: ## what spans are billed beside the power that simulated GPUs with every kind of energy counter drew, in virtual time: bias, error, coverage; ENERGY_SEED (a new one)
+	@ENERGY_SEED=$${ENERGY_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')} go test -count=1 -timeout 5m -run '^TestEnergy(IsAs|OfProc|OfNodes)' -v ./connector/gpucorrelationconnector/internal/join | grep --line-buffered -E '^figure|^energy seed|--- FAIL|FAIL|panic|_test.go'
+
 .PHONY: e2e-comfyui
 e2e-comfyui: build servers browser ## every recording of a real ComfyUI, the simulated ones and the web page through the built collector; prints figures
 	@go test -C e2e -count=1 -timeout 20m -run '^TestRecordings|^TestPromptsAre|^TestClients|^TestTheWebPage' -v . | grep --line-buffered -E '^figure|--- (FAIL|PASS): Test[A-Za-z]* |FAIL|panic|_test.go'
 
 .PHONY: e2e-correlation
-e2e-correlation: build servers ## PROMPTS (1000) on shared GPUs: what stands on their spans against what the GPUs did; prints figures
-	@go test -C e2e -count=1 -timeout 30m -run '^TestBillsAgreeWithTheTruth$$' -v . -goals -prompts $${PROMPTS:-1000} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
+e2e-correlation: build servers ## PROMPTS (1000) on shared GPUs, and twice EXECUTIONS (100) on each kind of energy counter: what stands on their spans against what the GPUs did; prints figures
+	@go test -C e2e -count=1 -timeout 40m -run '^(TestBillsAgreeWithTheTruth|TestEnergyOfEveryKind.*)$$' -v . -goals -prompts $${PROMPTS:-1000} -executions $${EXECUTIONS:-100} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
+
+.PHONY: bench-memory
+bench-memory: build servers ## EXECUTIONS (1200) on eight simulated ComfyUIs: what spans say that they needed against what their allocators did; prints figures
+	@go test -C e2e -count=1 -timeout 30m -run '^TestNeedAgreesWithTheTruth$$' -v . -memory-executions $${EXECUTIONS:-1200} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
+
+.PHONY: bench-calls
+bench-calls: build servers ## NVML calls per GPU and second of each configuration, the lock's time, CPU, false reports, hostile drivers, for CALLS (60s) each; prints figures (12 minutes)
+	@go test -C e2e -count=1 -timeout 40m -run '^(TestCallsOf|TestTheComfyUIConfigurationUses|TestAHostileDriver|TestACallThatHangs)' -v . -calls $${CALLS:-60s} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
 
 .PHONY: bench-peaks
 bench-peaks: ## spikes between scrapes and busy time, beside a plain reader; prints figures
@@ -160,8 +173,8 @@ gpu-check-build: ## one small binary for machines with a GPU (bin/gpu-check)
 	@ls -l bin/gpu-check | awk '{ printf "bin/gpu-check: %.1f MB\n", $$5 / 1e6; exit $$5 > 30e6 }'
 
 .PHONY: gpu-check
-gpu-check: gpu-check-build ## the receiver against the real driver, compared with nvidia-smi; a record in testdata/recordings
-	bin/gpu-check -record testdata/recordings
+gpu-check: gpu-check-build ## the receiver against the real driver, compared with nvidia-smi; a record in testdata/recordings. CALIBRATE=FILE measures the energy counters instead
+	bin/gpu-check $(if $(CALIBRATE),-calibrate "$(CALIBRATE)",-record testdata/recordings)
 
 .PHONY: texts
 texts: ## thirty log, error and description texts, drawn with the commit as seed, to read aloud

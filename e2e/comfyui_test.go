@@ -106,7 +106,8 @@ func describeFound(found []jaegerTrace) (lines []string) {
 			}
 			attributes := map[string]string{}
 			for _, tag := range s.Tags {
-				if strings.HasPrefix(tag.Key, "gpu.") { // what the connector adds, and the mark of simulated GPUs
+				// What the connector adds, the mark of simulated GPUs, and what is asked at random times.
+				if strings.HasPrefix(tag.Key, "gpu.") || strings.HasPrefix(tag.Key, "comfyui.memory.") {
 					continue
 				}
 				switch tag.Key {

@@ -201,8 +201,7 @@ var hang = flag.Duration("hang", 6*time.Second, "how long the GPU hangs in TestC
 func TestGPUThatHangsCostsTheOthersNothing(t *testing.T) {
 	m := newMachine(t, fakenvml.Current, "l40s", "l40s", "l40s", "l40s", "l40s", "l40s", "l40s", "l40s")
 	store, _ := prometheus(t, "10m")
-	c := collect(t, "default.yaml", append(m.environment, "OTELCOL_GPU_COLLECTION_INTERVAL=500ms", "OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+store.URL+"/api/v1/write"),
-		"--config=yaml:receivers::nvml::card_timeout: 200ms")
+	c := collect(t, "default.yaml", append(m.environment, "OTELCOL_GPU_COLLECTION_INTERVAL=500ms", "OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+store.URL+"/api/v1/write"))
 	eventually(t, store, "hw_gpu_up == 1", atLeast(8))
 	m.gpus[5].SetHang("nvmlDeviceGetMemoryInfo_v2", true)
 	eventually(t, store, `hw_gpu_up{hw_name="gpu5"} == 0`, atLeast(1))

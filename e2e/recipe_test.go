@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -81,5 +82,17 @@ func TestTheRecipeOfTheReceiversReadmeWorks(t *testing.T) {
 		return err == nil && strings.Contains(out, "hw_gpu_memory_usage_bytes")
 	}, patience, 200*time.Millisecond)
 	_, err := p.Stop(10 * time.Second)
+	require.NoError(t, err)
+
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "nop.yaml"), []byte(recipe(t, "nop.yaml")), 0o600))
+	alone := slices.Clone(arguments)
+	for i, a := range alone {
+		if strings.HasSuffix(a, "config.yaml") {
+			alone[i] = filepath.Join(dir, "nop.yaml")
+		}
+	}
+	p = start(t, "own-collector-alone", filepath.Join(dir, run[0]), m.environment, alone...)
+	require.Eventually(t, func() bool { return logLines(t, p, "NVML initialised") == 1 && logLines(t, p, "GPU found") == 1 }, patience, 50*time.Millisecond)
+	_, err = p.Stop(10 * time.Second)
 	require.NoError(t, err)
 }

@@ -44,15 +44,65 @@ func (r *report) timeCalls(library string) error {
 		if i >= len(r.GPUs) {
 			continue
 		}
-		done := make(chan []timing, 1)
-		c.Submit(func() { done <- timeDevice(c.Device()) })
+		g := &r.GPUs[i]
+		done := make(chan struct{})
+		c.Submit(func() {
+			defer close(done)
+			g.Calls, g.Fields = timeDevice(c.Device()), timeFields(c.Device())
+		})
 		select {
-		case r.GPUs[i].Calls = <-done:
+		case <-done:
 		case <-time.After(2 * time.Minute):
 			return errors.New("a call in the driver did not return within 2m")
 		}
 	}
 	return nil
+}
+
+// fieldTiming is what the driver says that one field value took (nvmlFieldValue_t.latencyUsec),
+// in microseconds over some calls.
+type fieldTiming struct {
+	Field    uint32 `json:"field"`
+	MedianUS int64  `json:"median_us"`
+	MaxUS    int64  `json:"max_us"`
+	Error    string `json:"error,omitempty"`
+}
+
+// timeFields asks for the field values that the receivers read, all in one call as they do.
+func timeFields(d nvml.Device) []fieldTiming {
+	throttle := d.ThrottleFields()
+	ids := []uint32{
+		nvml.FieldEnergy, nvml.FieldPowerInstant, nvml.FieldPowerAverage, nvml.FieldMemoryTemperature,
+		nvml.FieldThrottlePowerCap, nvml.FieldThrottleSyncBoost, throttle.SwThermal, throttle.HwThermal, throttle.PowerBrake,
+		nvml.FieldPCIeTx, nvml.FieldPCIeRx, nvml.FieldRemapPending, nvml.FieldRecoveryAction,
+	}
+	ids = slices.DeleteFunc(ids, func(id uint32) bool { return id == 0 })
+	all := make([]fieldTiming, len(ids))
+	times := make([][]int64, len(ids))
+	values := make([]nvml.FieldValue, len(ids))
+	for range callsEach {
+		for i, id := range ids {
+			values[i] = nvml.FieldValue{FieldId: id}
+		}
+		err := d.FieldValues(values)
+		for i := range values {
+			v := &values[i]
+			fieldErr := err
+			if fieldErr == nil {
+				_, fieldErr = nvml.FieldNumber(v)
+			}
+			all[i].Field = ids[i]
+			if fieldErr != nil {
+				all[i].Error = fieldErr.Error()
+			}
+			times[i] = append(times[i], v.LatencyUsec)
+		}
+	}
+	for i, t := range times {
+		slices.Sort(t)
+		all[i].MedianUS, all[i].MaxUS = t[len(t)/2], t[len(t)-1]
+	}
+	return all
 }
 
 func timeDevice(d nvml.Device) []timing {

@@ -17,6 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/otelcol-gpu/otelcol-gpu/internal/calibration"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakemachine"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
 )
@@ -84,6 +86,8 @@ func TestReadingsThatAgreePassAndAreRecorded(t *testing.T) {
 	assert.Contains(t, r.GPUs[0].Unsupported, "temperature.limit.shutdown")
 	assert.Greater(t, len(r.GPUs[0].Calls), 30)
 	assert.Greater(t, r.GPUs[0].Points, 100)
+	assert.Contains(t, r.GPUs[0].Fields, fieldTiming{Field: 83, MedianUS: 1, MaxUS: 1}, "what the test library states")
+	assert.Len(t, r.GPUs[0].Fields, 13)
 	assert.Contains(t, r.GPUs[0].Readings["idle"], "hw.gpu.sm.active")
 	dir := t.TempDir()
 	require.NoError(t, r.write(dir))
@@ -99,6 +103,52 @@ func TestReadingThatDiffersIsFound(t *testing.T) {
 	r, err := check(context.Background(), library.Path, script(t, wrong), 0)
 	require.NoError(t, err)
 	assert.Equal(t, 3, r.Different)
+}
+
+// fakeWave is the load on a simulated GPU.
+type fakeWave struct{ gpu *fakenvml.GPU }
+
+func (f fakeWave) on(_ context.Context, _ *nvml.GPU, seconds int) (all []calibration.Interval, _ error) {
+	ticker := time.NewTicker(5 * time.Millisecond)
+	defer ticker.Stop()
+	begin := time.Now()
+	busy := false
+	for now := range ticker.C {
+		passed := now.Sub(begin)
+		if passed > time.Duration(seconds)*time.Second {
+			break
+		}
+		on := passed%(230*time.Millisecond) > 115*time.Millisecond
+		if on == busy {
+			continue
+		}
+		at := time.Now().UnixNano()
+		if busy = on; on {
+			f.gpu.Step("power", 400_000)
+			all = append(all, calibration.Interval{From: at, To: at})
+			continue
+		}
+		f.gpu.Step("power", 70_000)
+		all[len(all)-1].To = at
+	}
+	return all, nil
+}
+
+func TestAGPUsEnergyCounterIsCalibrated(t *testing.T) {
+	_, gpus := library.Machine(t, "h100")
+	all, err := calibrate(context.Background(), library.Path, fakeWave{gpus[0]}, 4)
+	require.NoError(t, err)
+	require.Len(t, all, 1)
+	assert.Equal(t, gpus[0].UUID(), all[0].GPU)
+	assert.Equal(t, "NVIDIA H100 80GB HBM3", all[0].Model)
+	assert.Zero(t, all[0].Period, "the test library's counter is continuous")
+	assert.LessOrEqual(t, all[0].Lag, 10*time.Millisecond)
+	assert.InDelta(t, 1, all[0].Ratio, 0.05)
+	path := filepath.Join(t.TempDir(), "calibration.yaml")
+	require.NoError(t, calibration.Write(path, all))
+	read, err := calibration.Read(path)
+	require.NoError(t, err)
+	assert.Equal(t, all, read)
 }
 
 func TestNoGPUIsAClearError(t *testing.T) {

@@ -18,6 +18,8 @@ import (
 	"regexp"
 	"strings"
 	"time"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/calibration"
 )
 
 func main() {
@@ -25,7 +27,19 @@ func main() {
 	smi := flag.String("nvidia-smi", "nvidia-smi", "program to compare with")
 	record := flag.String("record", "", "folder to write the record to")
 	seconds := flag.Int("load", 10, "seconds of load; 0 disables it")
+	calibrated := flag.String("calibrate", "", "file to write what was measured of the energy counters to; PyTorch makes the load")
 	flag.Parse()
+	if *calibrated != "" {
+		all, err := calibrate(context.Background(), *library, torch{}, 8)
+		if err == nil {
+			err = calibration.Write(*calibrated, all)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "gpu-check:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	r, err := check(context.Background(), *library, *smi, time.Duration(*seconds)*time.Second)
 	if err == nil {
 		r.print(os.Stdout)
@@ -65,6 +79,8 @@ type gpu struct {
 	Unsupported map[string]string `json:"unsupported"`
 	// Calls are the times of NVML's calls in microseconds.
 	Calls []timing `json:"calls"`
+	// Fields are the times that the driver states for field values.
+	Fields []fieldTiming `json:"fields"`
 	// Points counts the data points of one scrape.
 	Points int `json:"points"`
 }

@@ -40,7 +40,23 @@ type Config struct {
 	// assumed to be wrong. Default: 1s.
 	MaxAhead time.Duration `mapstructure:"max_ahead"`
 
+	Energy EnergyConfig `mapstructure:"energy"`
+
 	Limits join.Limits `mapstructure:"limits"`
+}
+
+// EnergyConfig says how the energy of the GPUs is read.
+type EnergyConfig struct {
+	// Gain is the counter's energy divided by that of a meter: energies are divided by it.
+	// Default: 1, which nobody measured.
+	Gain float64 `mapstructure:"gain"`
+
+	// RestPower is what a GPU draws while no process uses it, in W. Default: 0, it is
+	// measured.
+	RestPower float64 `mapstructure:"rest_power"`
+
+	// Calibration is a file that make gpu-check CALIBRATE=FILE wrote. Default: none.
+	Calibration string `mapstructure:"calibration"`
 }
 
 // joinSettings are the joiner's part of the configuration.
@@ -48,19 +64,27 @@ func (c *Config) joinSettings() join.Settings {
 	return join.Settings{
 		Wait: c.Wait, History: c.History, MaxGap: c.MaxGap, DeviceAttributes: c.DeviceAttributes,
 		ClockOffsets: c.ClockOffsets, MaxAhead: c.MaxAhead, Limits: c.Limits,
+		Energy: join.EnergySettings{Gain: c.Energy.Gain, RestPower: c.Energy.RestPower},
 	}
 }
 
 func createDefaultConfig() component.Config {
 	return &Config{
 		Wait: 10 * time.Second, History: 10 * time.Minute, MaxGap: time.Second, MaxAhead: time.Second,
-		DeviceAttributes: []string{semconv.GPUID},
-		Limits:           join.Limits{Spans: 100_000, Bytes: 64 << 20, GPUs: 128, Samples: 20_000, Processes: 64, Traces: 20_000, Records: 10_000},
+		DeviceAttributes: []string{semconv.GPUID}, Energy: EnergyConfig{Gain: 1},
+		Limits: join.Limits{Spans: 100_000, Bytes: 64 << 20, GPUs: 128, Samples: 20_000, Processes: 64, Traces: 20_000, Records: 10_000},
 	}
 }
 
 // Unmarshal refuses what [configkeys.Unmarshal] refuses.
 func (c *Config) Unmarshal(conf *confmap.Conf) error { return configkeys.Unmarshal(conf, c) }
+
+const (
+	// minGain and maxGain bound what a counter can be off by.
+	minGain, maxGain = 0.2, 5.0
+	// maxRestPower is more than any GPU draws at rest, in W.
+	maxRestPower = 500.0
+)
 
 // Validate reports every mistake with its key, its value and the remedy.
 func (c *Config) Validate() error {
@@ -77,6 +101,20 @@ func (c *Config) Validate() error {
 		c.History,
 		fmt.Sprintf("is not longer than wait (%v), so samples would be dropped before a trace is joined with them", c.Wait),
 		"raise history or lower wait",
+	)
+	p.AddIf(
+		!(c.Energy.Gain >= minGain && c.Energy.Gain <= maxGain),
+		"energy::gain",
+		c.Energy.Gain,
+		fmt.Sprintf("is not between %v and %v", minGain, maxGain),
+		"use the counter's energy divided by the meter's, for example 0.97, or omit the key for 1",
+	)
+	p.AddIf(
+		!(c.Energy.RestPower >= 0 && c.Energy.RestPower <= maxRestPower),
+		"energy::rest_power",
+		c.Energy.RestPower,
+		fmt.Sprintf("is not between 0 and %v W", maxRestPower),
+		"use the GPU's power while nothing runs, for example 60, or omit the key to measure it",
 	)
 	p.AddIf(c.MaxAhead < 0, "max_ahead", c.MaxAhead, "is negative", "use a positive duration, for example 1s")
 	p.AddIf(

@@ -4,6 +4,8 @@ package gpucorrelationconnector
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,6 +19,7 @@ import (
 
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpucorrelationconnector/internal/join"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpucorrelationconnector/internal/metadata"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/calibration"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/logonce"
 )
@@ -150,11 +153,34 @@ func (c *joinConnector) attach() (err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.components == 0 {
+		if err = c.calibrate(); err != nil {
+			return err
+		}
 		if c.telemetry, err = metadata.NewTelemetryBuilder(c.settings.TelemetrySettings); err != nil {
 			return err
 		}
 	}
 	c.components++
+	return nil
+}
+
+// calibrate reads what was measured of the GPUs' energy counters.
+func (c *joinConnector) calibrate() error {
+	if c.cfg.Energy.Calibration == "" {
+		return nil
+	}
+	counters, err := calibration.Read(c.cfg.Energy.Calibration)
+	if err != nil {
+		return fmt.Errorf("energy::calibration: %w", err)
+	}
+	all := make(map[string]join.Calibration, 2*len(counters))
+	for _, x := range slices.Backward(counters) { // the first of a model counts for others of it
+		measured := join.Calibration{Period: x.Period, Lag: x.Lag, Share: x.Share}
+		all[x.Model] = measured
+		all[x.GPU] = measured
+	}
+	delete(all, "")
+	c.joiner.Calibrate(all)
 	return nil
 }
 

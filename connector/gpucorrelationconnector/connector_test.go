@@ -92,7 +92,7 @@ func TestConnectorJoinsItsThreeSides(t *testing.T) {
 	require.NoError(t, r.traces.ConsumeTraces(ctx, gpuload.Trace(1, oneSpan)))
 	require.Eventually(t, func() bool { return logs.LogRecordCount() == 1 }, 5*time.Second, time.Millisecond, "the record has its trace before the trace has its samples")
 	assert.Zero(t, traces.SpanCount())
-	r.samples(t, 11.1, 12, gpu)
+	r.samples(t, 11.1, 12.4, gpu)
 	require.Eventually(t, func() bool { return traces.SpanCount() == 1 }, 5*time.Second, time.Millisecond)
 	a := traces.AllTraces()[0].ResourceSpans().At(0).ScopeSpans().At(0).Spans().At(0).Attributes().AsRaw()
 	assert.InDelta(t, 400, a["gpu.energy"], 1, "energy")
@@ -164,7 +164,7 @@ func TestAPipelineThatRefusesCostsTheOthersNothing(t *testing.T) {
 	refusing, overwriting, last := &failing{err: errors.New("the queue is full")}, &changing{}, &consumertest.TracesSink{}
 	router := connector.NewTracesRouter(map[pipeline.ID]consumer.Traces{a: refusing, b: overwriting, c: last})
 	r := start(t, createDefaultConfig().(*Config), router.(consumer.Traces), consumertest.NewNop())
-	r.samples(t, 0, 12, gpuload.Steady(gpuload.A, 10, 12))
+	r.samples(t, 0, 12.4, gpuload.Steady(gpuload.A, 10, 12))
 	ctx := context.Background()
 	for i := range byte(3) { // of which one names no GPU and passes at once
 		span := oneSpan
@@ -224,7 +224,7 @@ func TestALogsSideAloneCountsItsRecords(t *testing.T) {
 
 func TestForeignHostIsLoggedOnceWithTheRemedy(t *testing.T) {
 	r := start(t, createDefaultConfig().(*Config), consumertest.NewNop(), consumertest.NewNop())
-	r.samples(t, 0, 12, gpuload.Steady(gpuload.A, 10, 12))
+	r.samples(t, 0, 12.4, gpuload.Steady(gpuload.A, 10, 12))
 	for i := range byte(3) {
 		td := gpuload.Trace(i+1, oneSpan)
 		td.ResourceSpans().At(0).Resource().Attributes().PutStr("host.name", "node-2")

@@ -68,7 +68,7 @@ func TestASubscriberHearsWhereTheTraceOfAPromptIs(t *testing.T) {
 		assert.Equal(t, []comfyevents.Custody{comfyevents.Held}, seen.of(1), "before ConsumeTraces returns")
 		synctest.Wait()
 		assert.Len(t, seen.of(1), 1, "it waits")
-		r.samples(t, 11.1, 12, gpu)
+		r.samples(t, 11.1, 12.4, gpu)
 		synctest.Wait()
 		assert.Equal(t, []comfyevents.Custody{comfyevents.Held, comfyevents.Accepted}, seen.of(1), "whatever a consumer makes of the spans")
 		assert.Empty(t, seen.of(2))

@@ -45,6 +45,15 @@ func (c *joinConnector) report(ctx context.Context) {
 			zap.Int64("gpus", n.SetBack),
 		)
 	}
+	for id, difference := range n.Disagreements {
+		c.telemetry.ConnectorGpucorrelationEnergyDisagreement.Record(ctx, difference, metric.WithAttributes(attribute.String("hw.id", id)))
+		if difference != 0 && c.once.First("disagreement of "+id) {
+			c.settings.Logger.Warn(
+				"The energy counter and the instant power of a GPU disagree; energies of its spans may be off by as much. Compare them with a meter and set energy::gain",
+				zap.String("hw.id", id), zap.Float64("difference", difference),
+			)
+		}
+	}
 	spans, bytes := c.joiner.Waiting()
 	c.telemetry.ConnectorGpucorrelationWaitingSpans.Record(ctx, int64(spans))
 	c.telemetry.ConnectorGpucorrelationWaitingBytes.Record(ctx, int64(bytes))

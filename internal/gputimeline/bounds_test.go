@@ -17,7 +17,7 @@ func TestSizesOfASetStayWithinItsBounds(t *testing.T) {
 	var counts Counts
 	used := map[string]bool{}
 	for i := range 1000 {
-		s := &Sample{GPU: []string{"GPU-a", "GPU-b", "GPU-c"}[i%3], At: int64(1 + i*7919%1000), Value: float64(i), of: quantity(i / 3 % 9), pid: int64(i), key: string(rune('a' + i%100))}
+		s := &Sample{GPU: []string{"GPU-a", "GPU-b", "GPU-c"}[i%3], At: int64(1 + i*7919%1000), Value: float64(i), of: quantity(i / 3 % 10), pid: int64(i), key: string(rune('a' + i%100))}
 		set.Add(s, &counts)
 		require.NoError(t, growth.Within(set.Bounds()))
 		for name := range growth.Used(set.Bounds()) {

@@ -20,7 +20,7 @@ type Sample struct {
 	stale     bool
 	simulated bool
 	of        quantity
-	key       string // the throttle reason
+	key       string // the throttle reason, or the model
 	pid       int64
 }
 
@@ -37,12 +37,16 @@ const (
 	powerAverage
 	throttle
 	processMemory
+	processUse
+	powerLimit
+	info
 )
 
 // quantities are the metrics that are read, by the names of the nvml receiver.
 var quantities = map[string]quantity{
 	"hw.gpu.memory.usage": memory, "hw.gpu.memory.usage.max": memoryMax, "hw.energy": energy, "hw.gpu.utilization": utilization,
 	"hw.temperature": temperature, "hw.power": powerInstant, "hw.gpu.throttle.time": throttle, "hw.gpu.process.memory.usage": processMemory,
+	"hw.gpu.process.utilization": processUse, "hw.gpu.power.limit": powerLimit, "hw.gpu.info": info,
 }
 
 // Read finds the samples of GPUs in a scrape.
@@ -77,8 +81,13 @@ func (s *Sample) describe(a pcommon.Map) bool {
 		s.simulated = simulated.Bool()
 	}
 	switch s.of {
-	case utilization:
+	case utilization, processUse:
+		if s.of == processUse && !s.describeProcess(a) {
+			return false
+		}
 		return pdataread.Text(a, "hw.gpu.task") == "general"
+	case energy: // what the receiver integrated is less than the power says
+		return pdataread.Text(a, "hw.gpu.energy.source") != "integrated"
 	case temperature:
 		return pdataread.Text(a, "hw.sensor_location") == "gpu"
 	case powerInstant:
@@ -87,14 +96,22 @@ func (s *Sample) describe(a pcommon.Map) bool {
 		}
 	case throttle:
 		s.key = pdataread.Text(a, "hw.gpu.throttle.reason")
+	case powerLimit:
+		return pdataread.Text(a, "hw.limit_type") == "enforced"
+	case info:
+		s.key = pdataread.Text(a, "hw.model")
 	case processMemory:
-		pid, ok := a.Get(semconv.ProcessPID)
-		if !ok {
-			return false
-		}
-		s.pid = pid.Int()
+		return s.describeProcess(a)
 	}
 	return true
+}
+
+func (s *Sample) describeProcess(a pcommon.Map) bool {
+	pid, ok := a.Get(semconv.ProcessPID)
+	if ok {
+		s.pid = pid.Int()
+	}
+	return ok
 }
 
 // maxReasons bounds the throttle reasons; NVML knows a dozen.
@@ -118,19 +135,41 @@ func (t *Timeline) stream(s *Sample, limits *Limits) *Stream {
 	case powerAverage:
 		return &t.PowerAverage
 	case throttle:
-		return keyed(t.Throttle, s.key, maxReasons)
+		return keyed(t.Throttle, s.key, maxReasons, true)
+	case processUse:
+		return keyed(t.ProcessUse, s.pid, limits.Processes, false)
 	}
-	return keyed(t.ProcessMemory, s.pid, limits.Processes)
+	return keyed(t.ProcessMemory, s.pid, limits.Processes, true)
 }
 
 // keyed is the stream of a key, made if there is room.
-func keyed[K comparable](all map[K]*Stream, key K, limit int) *Stream {
+func keyed[K comparable](all map[K]*Stream, key K, limit int, sparse bool) *Stream {
 	s := all[key]
 	if s == nil && len(all) < limit {
-		s = &Stream{sparse: true}
+		s = &Stream{sparse: sparse}
 		all[key] = s
 	}
 	return s
+}
+
+// date finds out when the driver refreshed the quantity of a sample.
+func (t *Timeline) date(s *Sample, arrival Arrival, limit int) {
+	var d *dater
+	switch s.of {
+	case energy:
+		d = &t.counter
+	case powerInstant:
+		d = &t.power
+	default:
+		return
+	}
+	switch arrival {
+	case InOrder:
+		d.read(s.At, s.Value)
+	case Late:
+		d.late(s.At, s.Value)
+	}
+	d.bound(limit)
 }
 
 // Add adds a sample. It returns the timeline that it changed, nil if it changed none, and
@@ -154,6 +193,14 @@ func (ts *Set) Add(s *Sample, counts *Counts) (changed *Timeline, evicted string
 		t.Ended = max(s.At, 1)
 		return t, evicted // who waits for its samples waits no longer
 	}
+	switch s.of {
+	case powerLimit:
+		t.MaxWatts = s.Value
+		return nil, evicted
+	case info:
+		t.Model = s.key
+		return nil, evicted
+	}
 	to := t.stream(s, &ts.limits)
 	if to == nil {
 		counts.Dropped++
@@ -163,9 +210,20 @@ func (ts *Set) Add(s *Sample, counts *Counts) (changed *Timeline, evicted string
 	if t.Ended != 0 && s.At > t.Ended {
 		t.Ended = 0 // it is back
 	}
-	counts.add(to.Put(s.At, s.Value))
+	arrival := to.Put(s.At, s.Value)
+	counts.add(arrival)
+	t.date(s, arrival, ts.limits.Samples)
 	counts.Dropped += int64(to.bound(ts.limits.Samples))
+	if s.of == processMemory {
+		t.Lists.Put(s.At, 0)
+		t.Lists.bound(ts.limits.Samples)
+	}
 	t.arrived = s.At
+	// The driver keeps samples of utilization: those of a time before the collector's start do
+	// not mean that anything else is known of it.
+	if s.of == utilization && (len(t.Pace.Points) == 0 || s.At < t.Pace.Points[0].At) {
+		return t, evicted
+	}
 	if newest, ok := t.Pace.Newest(); !ok || s.At != newest {
 		t.Pace.Put(s.At, 0)
 		t.Pace.bound(ts.limits.Samples) // these are no samples of their own

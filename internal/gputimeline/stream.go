@@ -139,14 +139,19 @@ func (s *Stream) Within(w Interval) []Point {
 
 // Nearest is the value nearest in time.
 func (s *Stream) Nearest(at int64) (v float64, ok bool) {
+	p, ok := s.nearest(at)
+	return p.Value, ok
+}
+
+func (s *Stream) nearest(at int64) (p Point, ok bool) {
 	i := s.Search(at)
 	switch {
 	case len(s.Points) == 0:
-		return 0, false
+		return Point{}, false
 	case i == len(s.Points), i > 0 && at-s.Points[i-1].At < s.Points[i].At-at:
 		i--
 	}
-	return s.Points[i].Value, true
+	return s.Points[i], true
 }
 
 // EachStep walks the steps between neighbouring points that overlap an interval; share is

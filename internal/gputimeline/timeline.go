@@ -34,6 +34,16 @@ type Timeline struct {
 	Temperature   Stream             // Cel
 	Throttle      map[string]*Stream // s, counters by reason
 	ProcessMemory map[int64]*Stream  // By, by pid
+	Lists         Stream             // the times of the lists that these are of
+	ProcessUse    map[int64]*Stream  // 1, by pid: an average since the sample before
+
+	// counter and power date the refreshes of Energy and PowerInstant.
+	counter, power dater
+	agreement      agreement
+	// MaxWatts is the GPU's power limit; 0 if it is not known.
+	MaxWatts float64
+	// Model is the GPU's product name; empty if it is not known.
+	Model string
 
 	// arrived is the time of the sample that arrived last, which need not be the newest.
 	arrived int64
@@ -46,7 +56,7 @@ type Timeline struct {
 
 func newTimeline(id string) *Timeline {
 	return &Timeline{
-		ID: id, Throttle: map[string]*Stream{}, ProcessMemory: map[int64]*Stream{},
+		ID: id, Throttle: map[string]*Stream{}, ProcessMemory: map[int64]*Stream{}, ProcessUse: map[int64]*Stream{},
 		Temperature: Stream{sparse: true},
 	}
 }
@@ -59,13 +69,16 @@ func (t *Timeline) Covers(at int64) bool {
 
 // eachStream calls do with each stream.
 func (t *Timeline) eachStream(do func(*Stream)) {
-	for _, s := range [...]*Stream{&t.Pace, &t.Memory, &t.MemoryMax, &t.Utilization, &t.Energy, &t.PowerInstant, &t.PowerAverage, &t.Temperature} {
+	for _, s := range [...]*Stream{&t.Pace, &t.Memory, &t.MemoryMax, &t.Utilization, &t.Energy, &t.PowerInstant, &t.PowerAverage, &t.Temperature, &t.Lists} {
 		do(s)
 	}
 	for _, s := range t.Throttle {
 		do(s)
 	}
 	for _, s := range t.ProcessMemory {
+		do(s)
+	}
+	for _, s := range t.ProcessUse {
 		do(s)
 	}
 }
@@ -80,9 +93,13 @@ func (t *Timeline) Trim(history time.Duration, limits *Limits) (before int64, sa
 	}
 	before = newest - history.Nanoseconds()
 	t.eachStream(func(s *Stream) { samples += s.Forget(before, limits.Samples) })
-	for pid, s := range t.ProcessMemory {
-		if at, ok := s.Newest(); !ok || at < before {
-			delete(t.ProcessMemory, pid)
+	t.counter.forget(before, limits.Samples)
+	t.power.forget(before, limits.Samples)
+	for _, processes := range []map[int64]*Stream{t.ProcessMemory, t.ProcessUse} {
+		for pid, s := range processes {
+			if at, ok := s.Newest(); !ok || at < before {
+				delete(processes, pid)
+			}
 		}
 	}
 	return before, samples
@@ -100,19 +117,34 @@ func (t *Timeline) SetBack(now int64, tolerance time.Duration) bool {
 // that were: their times mean nothing beside those of a clock that was set back.
 func (t *Timeline) Restart() (dropped int) {
 	t.eachStream(func(s *Stream) { dropped += len(s.Points) })
-	dropped -= len(t.Pace.Points) // these are no samples of their own
+	dropped -= len(t.Pace.Points) + len(t.Lists.Points) // these are no samples of their own
 	fresh := newTimeline(t.ID)
-	fresh.Host, fresh.Simulated = t.Host, t.Simulated
+	fresh.Host, fresh.Simulated, fresh.MaxWatts, fresh.Model = t.Host, t.Simulated, t.MaxWatts, t.Model
+	fresh.agreement.differs = t.agreement.differs // so that its end is seen
 	*t = *fresh
 	return dropped
 }
 
 // Window copies what the figures of an interval are made from: of each stream the points
-// within, one before and one after; of the processes only those that are asked for.
+// within, one before and one after; of the processes' memory only that of those that are
+// asked for; of energy, power and the processes' use also what lies within Margin. What is
+// known of when energy was used up to the interval's end does not change after that.
 func (t *Timeline) Window(w Interval, pids map[int64]bool) *Timeline {
+	t.counter.freeze(w.To + 3*t.counter.Period().Nanoseconds())
+	t.power.freeze(w.To + 3*t.power.Period().Nanoseconds())
 	c := *t
-	for _, s := range []*Stream{&c.Pace, &c.Memory, &c.MemoryMax, &c.Utilization, &c.Energy, &c.PowerInstant, &c.PowerAverage, &c.Temperature} {
+	for _, s := range []*Stream{&c.Pace, &c.Memory, &c.MemoryMax, &c.Utilization, &c.Temperature} {
 		*s = s.around(w)
+	}
+	wide := Interval{w.From - Margin, w.To + Margin}
+	for _, s := range []*Stream{&c.Energy, &c.PowerInstant, &c.PowerAverage} {
+		*s = s.around(wide)
+	}
+	c.counter, c.power = t.counter.around(wide), t.power.around(wide)
+	c.ProcessUse = make(map[int64]*Stream, len(t.ProcessUse))
+	for pid, s := range t.ProcessUse {
+		part := s.around(wide)
+		c.ProcessUse[pid] = &part
 	}
 	c.Throttle = make(map[string]*Stream, len(t.Throttle))
 	for reason, s := range t.Throttle {
@@ -128,6 +160,36 @@ func (t *Timeline) Window(w Interval, pids map[int64]bool) *Timeline {
 	}
 	return &c
 }
+
+// Margin is how far beyond a time the samples reach that its energy is found from, in ns.
+const Margin = int64(1200 * time.Millisecond)
+
+// Settling is how long after a time its energy is known, in ns: two refreshes of the
+// counter, which may be half a period late, and two reads.
+func (t *Timeline) Settling() int64 {
+	pace := &t.counter
+	switch {
+	case pace.reads > 0:
+	case t.power.reads > 0:
+		pace = &t.power
+	case len(t.PowerAverage.Points) > 0:
+		return averageWindow * 11 / 10
+	}
+	if pace.reads < settledReads {
+		return 0
+	}
+	period := pace.Period()
+	if period == 0 && !pace.isShort() {
+		period = usualPeriod
+	}
+	return min(int64(2.2*pace.interval+2.6*float64(period)), Margin)
+}
+
+// usualPeriod is the period of most counters.
+const usualPeriod = 100 * time.Millisecond
+
+// settledReads is after how many reads their interval is known.
+const settledReads = 20
 
 // Counts counts what became of samples.
 type Counts struct {

@@ -11,12 +11,22 @@ import gonvml "github.com/NVIDIA/go-nvml/pkg/nvml"
 type Device struct {
 	lib    *Library
 	handle gonvml.Device
+	// listed is where the GPU's last list of processes is kept; nil where it is not.
+	listed *processList
+	// calls is the worker's that the handle is used on; nil where nothing watches it.
+	calls *calls
+	// recent are the GPU's last answers, by is who asks; nil where none are shared.
+	recent *recent
+	by     *Asker
 }
 
 // The types of NVML that readings use.
 type (
 	// Memory is in bytes; Reserved is known from driver 510 on.
-	Memory struct{ Total, Reserved, Used uint64 }
+	Memory struct {
+		Total, Reserved, Used uint64
+		old                   bool // from a driver that counts the reserve as used
+	}
 	// Utilization is in percent of the last sampling period.
 	Utilization = gonvml.Utilization
 	// FieldValue is one value of nvmlDeviceGetFieldValues.
@@ -64,6 +74,8 @@ type EccCounter struct {
 
 // get makes a call on the GPU.
 func get[T any](d Device, function string, call func(gonvml.Device) (T, gonvml.Return)) (T, error) {
+	d.calls.begin(function)
+	defer d.calls.end()
 	return ask(d.lib, function, d.handle, call)
 }
 
@@ -81,6 +93,8 @@ func getBy[T, A any](d Device, function string, argument A, call func(gonvml.Dev
 		var none T
 		return none, result(function, codeMissing)
 	}
+	d.calls.begin(function)
+	defer d.calls.end()
 	v, code := call(d.handle, argument)
 	return v, result(function, code)
 }

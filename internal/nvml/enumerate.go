@@ -32,6 +32,9 @@ func (s *Session) enumerate() error {
 		s.log.Warn("NVML enumerates more GPUs than are supported; the rest is counted as unresponsive", zap.Int("gpus", count), zap.Int("supported", MaxGPUs))
 	}
 	count -= s.omitted
+	if !s.probesDue(count) {
+		return nil
+	}
 	s.resizeSlots(count)
 	results := make(chan probed, count)
 	asked := s.probe(results)
@@ -55,6 +58,27 @@ func (s *Session) enumerate() error {
 	}
 	s.settle()
 	return nil
+}
+
+// probeEvery is how many inspections there are for each that asks every GPU who it is, as
+// long as all answer and their number stays: each question takes the driver's lock.
+const probeEvery = 6
+
+// probesDue reports whether the GPUs have to be asked who they are. Only the keeper calls it.
+func (s *Session) probesDue(count int) bool {
+	woken := s.woken.Swap(false)
+	s.inspections++
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	known := s.snapshot.Enumerated && len(s.slots) == count && len(s.retiring) == 0
+	for _, sl := range s.slots {
+		known = known && !sl.probing && sl.gpu != nil && sl.gpu.Err() == nil
+	}
+	if known && !woken && s.inspections < probeEvery {
+		return false
+	}
+	s.inspections = 0
+	return true
 }
 
 // resizeSlots makes as many slots as there are indices.
@@ -100,7 +124,10 @@ func (s *Session) probe(results chan<- probed) (asked int) {
 		known := sl.gpu
 		job := func() {
 			p := probed{slot: sl, index: i}
+			sl.worker.calls.begin("nvmlDeviceGetHandleByIndex_v2")
 			p.device, p.err = s.lib.device(i)
+			sl.worker.calls.end()
+			p.device.calls = &sl.worker.calls
 			if p.err == nil {
 				p.identity, p.err = identify(known, p.device, i)
 			}
@@ -248,3 +275,6 @@ func (s *Session) settle() {
 
 // errRemoved is why a GPU that was removed cannot be read.
 var errRemoved = errors.New("the GPU is no longer enumerated")
+
+// errAsleep is why a GPU that may sleep cannot be read.
+var errAsleep = errors.New("NVML is closed so that the GPU can sleep")

@@ -117,6 +117,9 @@ func IsDriverGone(err error) bool {
 	return kind == DriverGone || kind == VersionMismatch
 }
 
+// errHangs is why a GPU is unresponsive.
+var errHangs = errors.New("the call has not returned")
+
 // IsNotFound reports whether a call found nothing at the place.
 func IsNotFound(err error) bool { return codeOf(err) == gonvml.ERROR_NOT_FOUND }
 

@@ -231,8 +231,13 @@ func (s *Session) deliver(data gonvml.EventData) {
 	}
 	s.xids.Publish(XIDEvent{
 		GPU: gpu, XID: data.EventData, Time: s.timing.Now(),
-		GPUInstance: data.GpuInstanceId, ComputeInstance: data.ComputeInstanceId, InMIG: data.GpuInstanceId != noInstance,
+		GPUInstance: data.GpuInstanceId, ComputeInstance: data.ComputeInstanceId, InMIG: inMIG(gpu, data.GpuInstanceId),
 	})
+}
+
+// inMIG reports whether an event names a MIG device: with MIG off, drivers answer 0 too.
+func inMIG(gpu *GPU, gpuInstance uint32) bool {
+	return gpuInstance != noInstance && gpu.Identity().MIG == MIGOn
 }
 
 // publishDriverEvent publishes each event that a bit of the type stands for.

@@ -7,8 +7,10 @@ package nvml
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/gpuname"
 )
@@ -34,6 +36,21 @@ const (
 	MIGOff = "disabled"
 )
 
+// ga100 matches the products with the chip GA100.
+var ga100 = regexp.MustCompile(`\bA100\b|\bA800\b|\bA30\b|\bA30X\b|\bA100X\b|CMP 170HX`)
+
+// HasInstantPower reports whether [Device.PowerUsage] is the present power: before Ampere and
+// on GA100; on others it is an average over a second (nvmlDeviceGetPowerUsage).
+func (i *Identity) HasInstantPower() bool {
+	switch i.Architecture {
+	case "Kepler", "Maxwell", "Pascal", "Volta", "Turing":
+		return true
+	case "Ampere":
+		return ga100.MatchString(i.Model)
+	}
+	return false
+}
+
 // GPU is one GPU that the session has seen, present or lost. Its methods may
 // be called from any goroutine.
 type GPU struct {
@@ -41,11 +58,24 @@ type GPU struct {
 	identity Identity
 	device   Device
 	worker   *worker
+	// listed has a lock of its own.
+	listed processList
 	// err is why the GPU is not present; nil while it is.
 	err error
 	// generation counts how often the GPU was found again, after it was lost or the driver
 	// was reloaded: what it supports may have changed.
 	generation int
+	// hung is the begin of the call that has not returned within the deadline, and hungErr
+	// describes it; 0 if there is none.
+	hung    int64
+	hungErr error
+	// reported is true while the GPU is reported as unresponsive, since a call hung that
+	// returned at returned; recovered is when it was last reported as responding again, and
+	// holdsBack delays the next such report.
+	reported, holdsBack bool
+	returned, recovered time.Time
+
+	recent recent
 }
 
 // Identity is the GPU's description as of its last enumeration.
@@ -88,10 +118,16 @@ func (g *GPU) Submit(job func()) bool {
 }
 
 // Device is the GPU's present handle, for use inside a job.
-func (g *GPU) Device() Device {
+func (g *GPU) Device() Device { return g.DeviceFor(nil) }
+
+// DeviceFor is the handle for an asker, who shares readings with the others.
+func (g *GPU) DeviceFor(by *Asker) Device {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.device
+	d := g.device
+	d.listed = &g.listed
+	d.recent, d.by = &g.recent, by
+	return d
 }
 
 func (g *GPU) lose(err error) {

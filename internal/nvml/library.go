@@ -6,9 +6,13 @@ package nvml
 
 import (
 	"fmt"
+	"os"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/NVIDIA/go-nvml/pkg/dl"
 	gonvml "github.com/NVIDIA/go-nvml/pkg/nvml"
@@ -40,10 +44,18 @@ type Library struct {
 	mu  sync.RWMutex
 	api gonvml.Interface
 	has map[string]bool
+	// addresses are the functions that are called without go-nvml.
+	addresses map[string]unsafe.Pointer
 	// symbols is a second handle of the library, opened once and never closed: functions
 	// can be resolved while NVML is not initialised, and a call that returns late finds
 	// the code still loaded.
 	symbols *dl.DynamicLibrary
+	// reason is the loader's, why the library could not be opened the last time.
+	reason string
+
+	// driverMajor is the first part of the driver's version, as of the last initialisation;
+	// 0 if it is unknown.
+	driverMajor atomic.Int64
 
 	workers workers
 	// keeper is held by the session that inspects the machine, so that a keeper that hangs
@@ -53,7 +65,7 @@ type Library struct {
 
 func newLibrary(path string, now func() time.Time) *Library {
 	return &Library{
-		path: path, has: map[string]bool{}, workers: workers{now: now, byIndex: map[int]*worker{}},
+		path: path, has: map[string]bool{}, addresses: map[string]unsafe.Pointer{}, workers: workers{now: now, byIndex: map[int]*worker{}},
 	}
 }
 
@@ -118,15 +130,30 @@ func (l *Library) open() bool {
 	if l.path == DefaultPath {
 		places = append(places, usualPlaces...)
 	}
+	l.reason = ""
+	fileFound := false
 	for _, path := range places {
 		symbols := dl.New(path, dl.RTLD_LAZY|dl.RTLD_GLOBAL)
-		if symbols.Open() == nil {
+		err := symbols.Open()
+		if err == nil {
 			l.symbols, l.path = symbols, path
 			l.api = gonvml.New(gonvml.WithLibraryPath(path))
 			return true
 		}
+		// A file that is there and is not a library says more than one that is not there.
+		_, missing := os.Stat(path)
+		if l.reason == "" || missing == nil && !fileFound {
+			l.reason, fileFound = err.Error(), missing == nil
+		}
 	}
 	return false
+}
+
+// loadError is the loader's reason why the library could not be opened.
+func (l *Library) loadError() string {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.reason
 }
 
 // shutdown ends NVML (nvmlShutdown). Handles from before are stale.
@@ -161,7 +188,14 @@ func ask[H, T any](l *Library, function string, handle H, call func(H) (T, gonvm
 
 // driverVersion is the driver's version (nvmlSystemGetDriverVersion).
 func (l *Library) driverVersion() (string, error) {
-	return ask(l, "nvmlSystemGetDriverVersion", l.api, gonvml.Interface.SystemGetDriverVersion)
+	version, err := ask(l, "nvmlSystemGetDriverVersion", l.api, gonvml.Interface.SystemGetDriverVersion)
+	first, _, _ := strings.Cut(version, ".")
+	major, parseErr := strconv.Atoi(first)
+	if err != nil || parseErr != nil {
+		major = 0
+	}
+	l.driverMajor.Store(int64(major))
+	return version, err
 }
 
 // cudaVersion is the newest CUDA version that the driver supports, as "13.2"

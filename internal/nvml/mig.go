@@ -37,7 +37,7 @@ func (d Device) MIGCount() (int, error) {
 // (nvmlDeviceGetMigDeviceHandleByIndex).
 func (d Device) MIGDevice(index int) (Device, error) {
 	h, err := getBy(d, "nvmlDeviceGetMigDeviceHandleByIndex", index, gonvml.Device.GetMigDeviceHandleByIndex)
-	return Device{lib: d.lib, handle: h}, err
+	return Device{lib: d.lib, handle: h, calls: d.calls}, err
 }
 
 // DescribeMIG reads what a MIG device is.

@@ -6,6 +6,9 @@ package nvml
 
 import (
 	"math"
+	"strings"
+	"sync"
+	"time"
 
 	gonvml "github.com/NVIDIA/go-nvml/pkg/nvml"
 )
@@ -35,24 +38,36 @@ const (
 // that also draws is there twice (nvmlDeviceGetComputeRunningProcesses,
 // nvmlDeviceGetGraphicsRunningProcesses).
 func (d Device) Processes(into []RunningProcess) ([]RunningProcess, error) {
-	compute, err := get(d, computeProcesses, gonvml.Device.GetComputeRunningProcesses)
+	into, err := d.ComputeProcesses(into)
 	if err != nil {
 		return into, err
 	}
-	graphics, err := get(d, graphicsProcesses, gonvml.Device.GetGraphicsRunningProcesses)
+	into, err = d.running(graphicsProcesses, into)
 	if err != nil && !IsUnsupported(err) { // a GPU without a screen has none
 		return into, err
 	}
-	for _, list := range [][]gonvml.ProcessInfo{compute, graphics} {
-		for i := range list {
-			p := &list[i]
-			into = append(into, RunningProcess{
-				PID: p.Pid, Memory: p.UsedGpuMemory, MemoryKnown: p.UsedGpuMemory != math.MaxUint64,
-				GPUInstance: p.GpuInstanceId, ComputeInstance: p.ComputeInstanceId, InMIG: p.GpuInstanceId != noInstance,
-			})
-		}
-	}
 	return into, nil
+}
+
+// running appends the processes that one of the functions lists.
+func (d Device) running(functions string, into []RunningProcess) ([]RunningProcess, error) {
+	newest, _, _ := strings.Cut(functions, "|")
+	list, err, ok := d.rawRunning(newest)
+	switch {
+	case ok:
+	case functions == graphicsProcesses:
+		list, err = get(d, functions, gonvml.Device.GetGraphicsRunningProcesses)
+	default:
+		list, err = get(d, functions, gonvml.Device.GetComputeRunningProcesses)
+	}
+	for i := range list {
+		p := &list[i]
+		into = append(into, RunningProcess{
+			PID: p.Pid, Memory: p.UsedGpuMemory, MemoryKnown: p.UsedGpuMemory != math.MaxUint64,
+			GPUInstance: p.GpuInstanceId, ComputeInstance: p.ComputeInstanceId, InMIG: p.GpuInstanceId != noInstance,
+		})
+	}
+	return into, err
 }
 
 // ProcessUtilization is what one process did in one sampling period, in percent.
@@ -67,6 +82,9 @@ type ProcessUtilization struct {
 // process that did nothing has none (nvmlDeviceGetProcessUtilization).
 func (d Device) ProcessUtilizations(since uint64, into []ProcessUtilization) ([]ProcessUtilization, error) {
 	const function = "nvmlDeviceGetProcessUtilization"
+	if out, err, ok := d.rawUses(since, into); ok {
+		return out, err
+	}
 	samples, err := getBy(d, function, since, gonvml.Device.GetProcessUtilization)
 	if IsNotFound(err) {
 		return into, nil
@@ -81,4 +99,39 @@ func (d Device) ProcessUtilizations(since uint64, into []ProcessUtilization) ([]
 		}
 	}
 	return into, nil
+}
+
+// maxListed bounds the processes that are kept of a GPU's last list.
+const maxListed = 1024
+
+// processList is the last list of a GPU's processes, whoever read it.
+type processList struct {
+	mu sync.Mutex
+	// at and all are guarded by mu.
+	at  time.Time
+	all []RunningProcess
+}
+
+// set keeps a list that was read between two times.
+func (l *processList) set(begin, end time.Time, all []RunningProcess) {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.at = begin.Add(end.Sub(begin) / 2)
+	l.all = append(l.all[:0], all[:min(len(all), maxListed)]...)
+}
+
+// ProcessMemory is the memory of a process that computes by the last list of the GPU's
+// processes, and when that was read; ok is false if the list does not have it.
+func (g *GPU) ProcessMemory(pid uint32) (bytes uint64, at time.Time, ok bool) {
+	g.listed.mu.Lock()
+	defer g.listed.mu.Unlock()
+	for i := range g.listed.all {
+		if p := &g.listed.all[i]; p.PID == pid && p.MemoryKnown {
+			bytes, ok = max(bytes, p.Memory), true
+		}
+	}
+	return bytes, g.listed.at, ok
 }

@@ -74,15 +74,18 @@ func (d Device) UtilizationSamples(engine SampledEngine, since uint64, into []Ut
 	if err := d.lib.need(function); err != nil {
 		return into, err
 	}
+	if out, err, ok := d.rawSamples(engine, since, into); ok {
+		return out, err
+	}
+	d.calls.begin(function)
+	defer d.calls.end()
 	kind, samples, code := d.handle.GetSamples(engine, since)
 	if code == gonvml.ERROR_NOT_FOUND { // nothing new
 		return into, nil
 	}
 	for i := range samples {
 		v := FieldValue{ValueType: uint32(kind), Value: samples[i].SampleValue}
-		if n, _ := FieldNumber(&v); samples[i].TimeStamp > since && n >= 0 && n <= 100 {
-			into = append(into, UtilizationSample{At: samples[i].TimeStamp, Percent: n})
-		}
+		into = appendSample(into, &v, samples[i].TimeStamp, since)
 	}
 	return into, result(function, code)
 }
@@ -113,8 +116,8 @@ func (d Device) MarginTemperature() (int32, error) {
 	return m.MarginTemperature, err
 }
 
-// PowerUsage in mW: on Ampere and newer an average over one second
-// (nvmlDeviceGetPowerUsage).
+// PowerUsage in mW: the present power, or an average over one second
+// ([Identity.HasInstantPower], nvmlDeviceGetPowerUsage).
 func (d Device) PowerUsage() (uint32, error) {
 	return get(d, "nvmlDeviceGetPowerUsage", gonvml.Device.GetPowerUsage)
 }
@@ -188,6 +191,8 @@ func (d Device) FieldValues(values []FieldValue) error {
 	if err := d.lib.need(function); err != nil {
 		return err
 	}
+	d.calls.begin(function)
+	defer d.calls.end()
 	return result(function, d.handle.GetFieldValues(values))
 }
 

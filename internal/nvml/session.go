@@ -29,6 +29,8 @@ const (
 	// Mismatch means that the driver was upgraded under the loaded library. Only a new
 	// process helps; the session retries, in case the driver is put back.
 	Mismatch
+	// Asleep means that NVML is closed so that GPUs without processes can sleep.
+	Asleep
 )
 
 // Snapshot is what a session knows at one moment.
@@ -64,6 +66,14 @@ type Timing struct {
 	Probe time.Duration
 	// Grace is how long an XID of the kernel's log waits for its event. Default 2 s.
 	Grace time.Duration
+	// Deadline is how long a call may take, whatever [Session.SetDeadline] says. Default:
+	// what that says, or [DefaultDeadline].
+	Deadline time.Duration
+	// Idle is for how long no GPU must have had a process before they may sleep, and Suspend how
+	// long they may need to. Defaults 1 min, 30 s.
+	Idle, Suspend time.Duration
+	// PCIDevices is where the kernel lists them. Default: [PCIDevices].
+	PCIDevices string
 	// KernelLog is the second source of XIDs. Default: [KernelLog].
 	KernelLog string
 	// Close bounds how long the end waits for calls under way. Default 1 s.
@@ -77,6 +87,9 @@ func (t Timing) orDefaults() Timing {
 	t.Probe = cmp.Or(t.Probe, 2*time.Second)
 	t.Grace = cmp.Or(t.Grace, 2*time.Second)
 	t.Close = cmp.Or(t.Close, time.Second)
+	t.Idle = cmp.Or(t.Idle, time.Minute)
+	t.Suspend = cmp.Or(t.Suspend, suspendTime)
+	t.PCIDevices = cmp.Or(t.PCIDevices, PCIDevices)
 	t.KernelLog = cmp.Or(t.KernelLog, KernelLog)
 	if t.Now == nil {
 		t.Now = time.Now
@@ -103,12 +116,24 @@ type Session struct {
 	// session.
 	xids         topic.Topic[XIDEvent]
 	driverEvents topic.Topic[DriverEvent]
+	// hangs publishes GPUs that become unresponsive, and their ends.
+	hangs topic.Topic[Hang]
+	// deadline is how long a call may take, in ns; 0 if no receiver has said so.
+	deadline atomic.Int64
 
 	// watch is replaced by the keeper only.
 	watch         atomic.Pointer[watch]
 	needKernelLog atomic.Bool // a GPU refused to be registered for events
 
-	omitted int // GPUs beyond MaxGPUs; only the keeper uses it
+	watching sync.WaitGroup
+
+	votes *sleepVotes
+	sleep sleepiness // only the keeper uses it
+
+	woken atomic.Bool // an inspection was requested
+	// omitted are the GPUs beyond MaxGPUs, inspections those since every GPU was asked who it
+	// is. Only the keeper uses them.
+	omitted, inspections int
 
 	// mu guards everything declared below.
 	mu       sync.Mutex
@@ -130,13 +155,14 @@ type slot struct {
 	lost bool
 }
 
-func newSession(lib *Library, timing Timing, log *zap.Logger) *Session {
+func newSession(lib *Library, timing Timing, log *zap.Logger, votes *sleepVotes) *Session {
 	s := &Session{
-		retiring: map[int]*worker{},
-		lib:      lib, timing: timing.orDefaults(), log: log,
+		retiring: map[int]*worker{}, votes: votes,
+		lib: lib, timing: timing.orDefaults(), log: log,
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), inspected: make(chan struct{}), ended: make(chan struct{}),
 	}
 	go s.keep()
+	s.watching.Go(s.watchCalls)
 	return s
 }
 
@@ -156,6 +182,7 @@ func (s *Session) Inspected() <-chan struct{} { return s.inspected }
 // Wake requests an inspection of the machine now: a reading found that a GPU or the
 // driver is gone.
 func (s *Session) Wake() {
+	s.woken.Store(true)
 	select {
 	case s.wake <- struct{}{}:
 	default:
@@ -196,6 +223,9 @@ func (s *Session) inspect() {
 		return // the keeper of an ended session still hangs in the driver
 	}
 	defer s.lib.keeper.Unlock()
+	if s.sleeps() {
+		return
+	}
 	if s.Snapshot().State != Ready && !s.initialise() {
 		return
 	}
@@ -282,7 +312,7 @@ func (s *Session) markAbsent(err error) {
 		)
 	case KindOf(err) == NoLibrary:
 		s.log.Warn("Cannot load the NVML library; retrying. Install the NVIDIA driver, or set library_path if the library is in another folder",
-			zap.String("library", s.lib.Path()), zap.Duration("interval", s.timing.Rescan))
+			zap.String("library", s.lib.Path()), zap.String("reason", s.lib.loadError()), zap.Duration("interval", s.timing.Rescan))
 	default:
 		s.log.Warn("The NVIDIA driver is not loaded; retrying", zap.Error(err), zap.Duration("interval", s.timing.Rescan))
 	}
@@ -331,5 +361,6 @@ func (s *Session) await(workers []*worker) bool {
 // that hang: they cannot be cancelled.
 func (s *Session) close(ctx context.Context) {
 	close(s.stop)
+	s.watching.Wait()
 	pause(s.ended, s.timing.Close+s.timing.Close/4, ctx.Done())
 }

@@ -22,10 +22,24 @@ type Sessions struct {
 	session *Session
 	users   int
 	timing  Timing
+	// votes are those of the present users, replaced when the last one leaves.
+	votes *sleepVotes
 }
 
 // NewSessions returns an empty set; zero timing means the defaults.
-func NewSessions(timing Timing) *Sessions { return &Sessions{timing: timing} }
+func NewSessions(timing Timing) *Sessions { return &Sessions{timing: timing, votes: &sleepVotes{}} }
+
+// AllowSleep says, before Acquire, whether the session may be closed while no GPU has a
+// process, so that they sleep. It stays open if any user says that it may not.
+func (s *Sessions) AllowSleep(allowed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if allowed {
+		s.votes.may.Store(true)
+	} else {
+		s.votes.mustNot.Store(true)
+	}
+}
 
 // OfProcess are the sessions of this process, for all of its components: there is
 // one NVML library in a process, and one worker for each GPU.
@@ -50,7 +64,7 @@ func (s *Sessions) Acquire(path string, log *zap.Logger) (*Session, error) {
 		s.lib, s.path = newLibrary(path, s.timing.orDefaults().Now), path
 	}
 	if s.session == nil {
-		s.session = newSession(s.lib, s.timing, log)
+		s.session = newSession(s.lib, s.timing, log, s.votes)
 	}
 	s.users++
 	return s.session, nil
@@ -67,5 +81,5 @@ func (s *Sessions) Release(ctx context.Context) {
 		return
 	}
 	s.session.close(ctx)
-	s.session = nil
+	s.session, s.votes = nil, &sleepVotes{}
 }

@@ -5,13 +5,18 @@
 package nvml
 
 import (
+	"context"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"reflect"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakemachine"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
@@ -29,8 +34,9 @@ func TestEveryFunctionTheLibraryLacksIsAnOrdinaryError(t *testing.T) {
 		v := reflect.ValueOf(d)
 		for i := range v.NumMethod() {
 			name, method := v.Type().Method(i).Name, v.Method(i)
-			if name == "Has" || name == "UUID" {
-				continue
+			last := method.Type().NumOut() - 1
+			if name == "UUID" || last < 0 || method.Type().Out(last) != reflect.TypeFor[error]() {
+				continue // there, or not a call
 			}
 			arguments := make([]reflect.Value, method.Type().NumIn())
 			for j := range arguments {
@@ -40,7 +46,7 @@ func TestEveryFunctionTheLibraryLacksIsAnOrdinaryError(t *testing.T) {
 				}
 			}
 			results := method.Call(arguments)
-			err, _ := results[len(results)-1].Interface().(error)
+			err, _ := results[last].Interface().(error)
 			if assert.Error(t, err, name) {
 				assert.Equal(t, Missing, KindOf(err), "%s: %v", name, err)
 			}
@@ -107,5 +113,26 @@ func TestNvidiasOwnLibrariesWithoutADriver(t *testing.T) {
 		cmd.Env = append(os.Environ(), childLibrary+"="+path)
 		out, err := cmd.CombinedOutput()
 		require.NoError(t, err, "driver %s:\n%s", driver, out)
+	}
+}
+
+func TestTheLibraryIsSearchedForWhereWSL2HasIt(t *testing.T) {
+	assert.Contains(t, usualPlaces, "/usr/lib/wsl/lib/libnvidia-ml.so.1")
+}
+
+func TestTheLoadersReasonIsLogged(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "libnvidia-ml.so.1")
+	for reason, content := range map[string]string{"cannot open shared object file": "", "file too short": "no library"} {
+		if content != "" {
+			require.NoError(t, os.WriteFile(file, []byte(content), 0o600))
+		}
+		core, logs := observer.New(zap.WarnLevel)
+		sessions := NewSessions(fast)
+		_, err := sessions.Acquire(file, zap.New(core))
+		require.NoError(t, err)
+		require.Eventually(t, func() bool { return logs.FilterMessageSnippet("Cannot load the NVML library").Len() == 1 }, 5*time.Second, time.Millisecond)
+		assert.Contains(t, logs.All()[0].ContextMap()["reason"], reason)
+		sessions.Release(context.Background())
+		_ = os.Remove(file)
 	}
 }

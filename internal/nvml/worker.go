@@ -23,6 +23,8 @@ type worker struct {
 	ended chan struct{}
 	// since is when the running job began, in Unix ns; 0 while idle.
 	since atomic.Int64
+	// calls is the call that the job makes.
+	calls calls
 
 	mu   sync.Mutex
 	open int // jobs that wait or run
@@ -74,7 +76,10 @@ func (ws *workers) adopt(index int) *worker {
 		w.mu.Unlock()
 		return w
 	}
-	w := &worker{jobs: make(chan func(), jobQueue), stop: make(chan struct{}), ended: make(chan struct{})}
+	w := &worker{
+		jobs: make(chan func(), jobQueue), stop: make(chan struct{}), ended: make(chan struct{}),
+		calls: calls{start: time.Now()},
+	}
 	ws.byIndex[index] = w
 	go ws.run(index, w)
 	return w

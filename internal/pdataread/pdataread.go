@@ -16,6 +16,12 @@ func Text(m pcommon.Map, key string) string {
 	return ""
 }
 
+// True reports whether an attribute is true.
+func True(a pcommon.Map, key string) bool {
+	v, ok := a.Get(key)
+	return ok && v.Bool()
+}
+
 // Number is a point's value, whatever its type.
 func Number(p pmetric.NumberDataPoint) float64 {
 	if p.ValueType() == pmetric.NumberDataPointValueTypeInt {

@@ -128,7 +128,7 @@ func (s *settings) simulate(ctx context.Context, m *machine, p *prompts) (end fu
 	if err != nil {
 		return nil, err
 	}
-	server := fakecomfyui.NewServerWith(m.service, fakecomfyui.Options{Version: s.version, NewerTorch: s.version == fakecomfyui.Newer})
+	server := fakecomfyui.NewServerWith(m.service, m.service.Options(s.version))
 	server.Lag = simulation.Late(1)
 	h := &http.Server{Handler: server, ReadHeaderTimeout: 10 * time.Second}
 	p.users = simulation.NewUsers("http://" + p.proxy)

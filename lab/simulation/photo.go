@@ -17,6 +17,8 @@ type segment struct {
 	// power is a share of what lies between rest and limit; beyond 1 the GPU is at
 	// its limit and held back.
 	power float64
+	// encodes is true inside the network's steps, whose tensors live for 2 to 30 ms.
+	encodes bool
 }
 
 // model holds the resources of a checkpoint.
@@ -50,18 +52,19 @@ func demand(side int, m model) (mebibytes int64, lasts time.Duration) {
 // stretch is how long a load stays about the same.
 const stretch = 40 * time.Millisecond
 
-// phases of a photo: the part of its time, the memory at the end of it as a part of
-// the peak's activations, and the load.
+// phases of a photo: the part of its time, the memory that it reaches in its first sixth and
+// keeps, as a part of the peak's activations, and the load.
 var phases = []struct {
 	part, memory float64
 	gpu          int64
 	power        float64
+	encodes      bool
 }{
-	{0.08, 0.05, 3, 0.08}, // the photo is prepared by the processor
-	{0.35, 0.60, 88, 0.80},
-	{0.25, 1.00, 97, 0.95},
-	{0.20, 0.80, 95, 1.02}, // the decoder's last layers may reach the power limit
-	{0.12, 0.30, 20, 0.20},
+	{0.08, 0.05, 3, 0.08, false}, // the photo is prepared by the processor
+	{0.35, 0.60, 88, 0.80, true},
+	{0.25, 1.00, 97, 0.95, false},
+	{0.20, 0.80, 95, 1.02, false}, // the decoder's last layers may reach the power limit
+	{0.12, 0.30, 20, 0.20, false},
 }
 
 // photo is the work on one photo as segments; loading is the time to load the
@@ -71,7 +74,7 @@ func photo(side int, m model, loaded bool, random *rand.Rand) []segment {
 	if !loaded {
 		steps := 4 + int(m.weights/100)
 		for i := range steps {
-			all = append(all, segment{stretch, m.weights * int64(i+1) / int64(steps), 4 + random.Int64N(8), 10, 0.12})
+			all = append(all, segment{stretch, m.weights * int64(i+1) / int64(steps), 4 + random.Int64N(8), 10, 0.12, false})
 		}
 	}
 	peak, lasts := demand(side, m)
@@ -80,11 +83,11 @@ func photo(side int, m model, loaded bool, random *rand.Rand) []segment {
 	for _, p := range phases {
 		n := max(int(math.Round(p.part*float64(lasts)/float64(stretch))), 1)
 		for i := range n {
-			level := from + (p.memory-from)*float64(i+1)/float64(n)
+			level := from + (p.memory-from)*min(6*float64(i+1)/float64(n), 1)
 			busy := min(max(p.gpu+random.Int64N(13)-6, 0), 100)
 			all = append(all, segment{
 				time.Duration(p.part * float64(lasts) / float64(n)), m.weights + int64(activations*level),
-				busy, busy * (20 + random.Int64N(30)) / 100, max(p.power+0.16*(random.Float64()-0.5), 0),
+				busy, busy * (20 + random.Int64N(30)) / 100, max(p.power+0.16*(random.Float64()-0.5), 0), p.encodes,
 			})
 		}
 		from = p.memory

@@ -61,7 +61,7 @@ func (r *Random) step(now time.Time) {
 		r.ahead = r.ahead[1:]
 	case len(r.ahead) == 1:
 		r.ahead, r.idleSince = nil, now
-		r.put(&r.worker, segment{}, 0, now)
+		r.put(&r.worker, segment{}, now)
 		return
 	case r.random.Float64() < 0.012: // a photo every two seconds or so
 		r.ahead = photo(pick(r.random, now), modelOf(""), r.loaded, r.random)
@@ -74,5 +74,5 @@ func (r *Random) step(now time.Time) {
 		return
 	}
 	r.until = now.Add(r.ahead[0].lasts)
-	r.put(&r.worker, r.ahead[0], 0, now)
+	r.put(&r.worker, r.ahead[0], now)
 }

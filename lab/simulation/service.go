@@ -12,23 +12,37 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
 )
 
-// Service is one ComfyUI's use of a GPU.
+// Service is one ComfyUI's use of a GPU: its process has a CUDA context, PyTorch's caching
+// allocator, models that stay loaded, and with Dynamic the weights that ComfyUI evicts when
+// memory is wanted.
 type Service struct {
 	*GPU
 	// EmptyCache is how long after the last time ComfyUI gives unused memory back to
 	// the GPU, once a prompt has ended. Default: 10s, as ComfyUI does.
 	EmptyCache time.Duration
+	// Dynamic moves the weights of the models under ComfyUI's management page by page
+	// (Dynamic VRAM, the default since 0.16). DDColor's node manages its own.
+	Dynamic bool
 
 	random  *rand.Rand
 	worker  *worker
-	loaded  string // checkpoint, or noModel
+	context int64 // MiB of the CUDA context, from the start to the end of the process
+	torch   allocator
+	loaded  string    // DDColor's checkpoint, or noModel
+	weights tensors   // of it
+	managed []*loaded // models under ComfyUI's management, the last used last
+	elastic int64     // bytes of their weights outside of the allocator
 	emptied time.Time
+	memory  *MemoryHistory
 }
 
 var _ fakecomfyui.Work = (*Service)(nil)
 
-// Memory of a CUDA context, from the start to the end of a process, in MiB.
-const cudaContext = 300
+// The memory of a CUDA context is drawn from this range, in MiB: 600 to 840 are reported.
+const (
+	minContext = 600
+	maxContext = 840
+)
 
 // NewService returns an idle GPU that works only for its ComfyUI.
 func NewService(gpu *fakenvml.GPU, profile *fakenvml.Profile, seed uint64) *Service {
@@ -38,11 +52,25 @@ func NewService(gpu *fakenvml.GPU, profile *fakenvml.Profile, seed uint64) *Serv
 // Another adds a ComfyUI to those that share the GPU.
 func (c *GPU) Another(seed uint64) *Service {
 	s := &Service{
-		GPU: c, EmptyCache: 10 * time.Second, random: rand.New(rand.NewPCG(seed, uint64(c.gpu.Index()))),
-		loaded: noModel, worker: &worker{pid: os.Getpid(), held: cudaContext},
+		GPU: c, EmptyCache: 10 * time.Second, random: rand.New(rand.NewPCG(seed, uint64(c.gpu.Index()))), loaded: noModel,
 	}
+	s.context = minContext + s.random.Int64N(maxContext-minContext+1)
+	s.worker = &worker{pid: os.Getpid(), held: s.context}
+	s.torch.driver = s
+	s.weights.of = &s.torch
 	c.join(s.worker)
 	return s
+}
+
+// Options are those of a ComfyUI of a version on this service, which is Dynamic from then on if
+// the version is by default.
+func (s *Service) Options(version fakecomfyui.Version) fakecomfyui.Options {
+	s.Dynamic = version == fakecomfyui.Newer
+	o := fakecomfyui.Options{Version: version, NewerTorch: s.Dynamic, Torch: "2.4.1+cu121 (simulated)", Device: s.profile.Texts["name"] + " : native (simulated)", Aimdo: s.Dynamic}
+	if s.Dynamic {
+		o.Torch = "2.8.0+cu128 (simulated)"
+	}
+	return o
 }
 
 // Run simulates the GPU's temperature until the context ends.
@@ -64,43 +92,117 @@ func (c *GPU) Run(ctx context.Context) {
 
 const noModel = "-"
 
+// grab implements [driver]. Under pressure the weights that can be loaded again are evicted.
+// The caller holds the lock.
+func (s *Service) grab(bytes int64) bool {
+	if short := bytes - s.free()*mib; short > 0 {
+		s.evict(short)
+	}
+	if bytes > s.free()*mib {
+		return false
+	}
+	s.worker.held += bytes / mib
+	return true
+}
+
+// giveBack implements [driver].
+func (s *Service) giveBack(bytes int64) { s.worker.held -= bytes / mib }
+
+// job is one node's work on the GPU.
+type job struct {
+	*Service
+	ctx  context.Context
+	live tensors // beside the weights
+}
+
+func (s *Service) begin(ctx context.Context) *job {
+	return &job{Service: s, ctx: ctx, live: tensors{of: &s.torch}}
+}
+
+// end frees what the work used.
+func (j *job) end() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.live.resize(0, 1)
+	j.remember()
+	j.put(j.worker, segment{}, time.Now())
+}
+
+// put shows what the process does and holds now. The caller holds the lock.
+func (j *job) show(seg segment) {
+	j.remember()
+	seg.memory = 0 // the allocator knows better
+	j.put(j.worker, seg, time.Now())
+}
+
+// maxTensor is the largest tensor of a simulated model, in bytes.
+const maxTensor = 160 * mib
+
+// stretch works for a time with live tensors of so many bytes. Among them are tensors that live
+// for 2 to 30 ms inside the stretch, up to a part of what it holds.
+func (j *job) stretch(seg segment, bytes int64, transient float64) error {
+	j.mu.Lock()
+	fits := j.live.resize(bytes, maxTensor)
+	j.show(seg)
+	short := min(time.Duration(2+j.random.IntN(29))*time.Millisecond, seg.lasts/2)
+	before := time.Duration(j.random.Float64() * float64(seg.lasts-short))
+	peak := int64(transient * (0.3 + 0.7*j.random.Float64()) * float64(bytes))
+	j.mu.Unlock()
+	if !fits {
+		return j.outOfMemory(bytes)
+	}
+	if peak == 0 {
+		pause(j.ctx, seg.lasts)
+		return j.ctx.Err()
+	}
+	pause(j.ctx, before)
+	j.mu.Lock()
+	b := j.torch.allocate(peak)
+	j.show(seg)
+	j.mu.Unlock()
+	if b == nil {
+		return j.outOfMemory(peak)
+	}
+	pause(j.ctx, short)
+	j.mu.Lock()
+	j.torch.free(b)
+	j.show(seg)
+	j.mu.Unlock()
+	pause(j.ctx, seg.lasts-before-short)
+	return j.ctx.Err()
+}
+
+func (j *job) outOfMemory(bytes int64) error {
+	return fakecomfyui.OutOfMemory(bytes, j.profile.Values["memory_total"]*mib)
+}
+
 // steps is how many progress messages DDColor sends for one photo.
 const steps = 4
 
-// Colorize works on one photo. The allocator keeps the memory of the largest until
-// it is emptied; a photo that the GPU has no room for fails as in PyTorch.
+// transientPart is how much tensors inside a step add to what DDColor's network holds there.
+const transientPart = 0.3
+
+// Colorize works on one photo. DDColor's node loads its model itself, and keeps it until
+// another is wanted. What the GPU has no room for fails as in PyTorch.
 func (s *Service) Colorize(ctx context.Context, side int, checkpoint string, step func(done, all int) error) error {
 	m := modelOf(checkpoint)
-	need, _ := demand(side, m)
+	j := s.begin(ctx)
+	defer j.end()
 	s.mu.Lock()
-	if s.loaded != checkpoint { // the other model makes room
-		s.worker.held, s.loaded = cudaContext, noModel
+	isLoaded := s.loaded == checkpoint
+	if !isLoaded { // the other model's memory stays in the allocator
+		s.weights.resize(0, 1)
+		s.loaded = noModel
 	}
-	now := time.Now()
-	if need+cudaContext > s.worker.held+s.free() {
-		s.show(now)
-		s.mu.Unlock()
-		return fakecomfyui.OutOfMemory(need*mib, s.profile.Values["memory_total"]*mib)
-	}
-	segments := photo(side, m, s.loaded == checkpoint, s.random)
-	s.loaded = checkpoint
+	segments := photo(side, m, isLoaded, s.random)
 	s.mu.Unlock()
-	defer func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.put(s.worker, segment{}, 0, time.Now())
-	}()
 	total, passed := time.Duration(0), time.Duration(0)
 	for _, seg := range segments {
 		total += seg.lasts
 	}
 	told := 0
 	for _, seg := range segments {
-		s.mu.Lock()
-		s.put(s.worker, seg, cudaContext, time.Now())
-		s.mu.Unlock()
-		pause(ctx, seg.lasts)
-		if err := ctx.Err(); err != nil {
+		if err := j.work(seg, m, checkpoint); err != nil {
 			return err
 		}
 		for passed += seg.lasts; told < steps && passed >= total*time.Duration(told+1)/steps; {
@@ -113,6 +215,25 @@ func (s *Service) Colorize(ctx context.Context, side int, checkpoint string, ste
 	return nil
 }
 
+// work works for one segment of a photo: while it loads the model, its memory is weights.
+func (j *job) work(seg segment, m model, checkpoint string) error {
+	weights := m.weights * mib
+	j.mu.Lock()
+	fits := j.weights.resize(min(seg.memory*mib, weights), 32*mib)
+	if j.weights.bytes >= weights {
+		j.loaded = checkpoint
+	}
+	j.mu.Unlock()
+	if !fits {
+		return j.outOfMemory(32 * mib)
+	}
+	transient := 0.0
+	if seg.encodes {
+		transient = transientPart
+	}
+	return j.stretch(seg, max(seg.memory-m.weights, 0)*mib, transient)
+}
+
 // Collect gives unused memory back, if that was long ago.
 func (s *Service) Collect() {
 	s.mu.Lock()
@@ -121,21 +242,26 @@ func (s *Service) Collect() {
 	if now.Sub(s.emptied) < s.EmptyCache {
 		return
 	}
-	s.emptied, s.worker.held = now, cudaContext
-	if s.loaded != noModel {
-		s.worker.held += modelOf(s.loaded).weights
-	}
+	s.emptied = now
+	s.torch.empty()
+	s.remember()
 	s.show(now)
 }
 
-// Free gives back what the allocator keeps, and the model.
+// Free gives back what the allocator keeps, and the models.
 func (s *Service) Free() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.worker.load != (segment{}) {
 		return
 	}
-	s.worker.held, s.loaded = cudaContext, noModel
+	s.weights.resize(0, 1)
+	s.loaded = noModel
+	for len(s.managed) > 0 {
+		s.unload(s.managed[0])
+	}
+	s.torch.empty()
+	s.remember()
 	s.show(time.Now())
 }
 
@@ -143,10 +269,6 @@ func (s *Service) Free() {
 func (s *Service) Memory() fakecomfyui.Memory {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	total, held := s.profile.Values["memory_total"]*mib, (s.worker.held-cudaContext)*mib
-	m := fakecomfyui.Memory{Total: total, Free: s.free() * mib, TorchTotal: held}
-	if s.worker.load == (segment{}) {
-		m.TorchFree = held
-	}
-	return m
+	unused := s.torch.reserved - s.torch.active
+	return fakecomfyui.Memory{Total: s.profile.Values["memory_total"] * mib, Free: s.free()*mib + unused, TorchTotal: s.torch.reserved, TorchFree: unused}
 }

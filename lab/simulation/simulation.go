@@ -78,10 +78,10 @@ func (c *GPU) free() int64 {
 
 // put puts a process's load on the GPU: the allocator keeps the most memory that it
 // was asked for, of what there is. The caller holds the lock.
-func (c *GPU) put(w *worker, s segment, context int64, now time.Time) {
+func (c *GPU) put(w *worker, s segment, now time.Time) {
 	w.load = s
 	if s.memory > 0 {
-		w.held = max(w.held, min(s.memory+context, w.held+c.free()))
+		w.held = max(w.held, min(s.memory, w.held+c.free()))
 	}
 	c.show(now)
 }

@@ -111,6 +111,61 @@ func (u *Users) Order(ctx context.Context, id string, photos []Photo) error {
 	})
 }
 
+// Image is an image that a user wants generated.
+type Image struct {
+	Checkpoint         string
+	Side, Batch, Steps int
+	Seed               int64 // ComfyUI does not make the same image twice
+}
+
+// Generate asks for images of one user, one after the other.
+func (u *Users) Generate(ctx context.Context, id string, images []Image) error {
+	return u.connected(ctx, id, func(conn *websocket.Conn) error {
+		for i := range images {
+			if err := u.request(ctx, id, images[i].workflow()); err != nil {
+				return err
+			}
+			if err := untilDone(ctx, conn); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (i *Image) workflow() workflow {
+	text := func(text string) map[string]any {
+		return map[string]any{"class_type": "CLIPTextEncode", "inputs": map[string]any{"text": text, "clip": link("1", 1)}}
+	}
+	return workflow{
+		"1": {"class_type": "CheckpointLoaderSimple", "inputs": map[string]any{"ckpt_name": i.Checkpoint}},
+		"2": text("a lighthouse in the fog"),
+		"3": text("blurry"),
+		"4": {"class_type": "EmptyLatentImage", "inputs": map[string]any{"width": i.Side, "height": i.Side, "batch_size": i.Batch}},
+		"5": {"class_type": "KSampler", "inputs": map[string]any{
+			"model": link("1", 0), "positive": link("2", 0), "negative": link("3", 0), "latent_image": link("4", 0),
+			"seed": i.Seed, "steps": i.Steps, "cfg": 7.5, "sampler_name": "euler", "scheduler": "normal", "denoise": 1,
+		}},
+		"6": {"class_type": "VAEDecode", "inputs": map[string]any{"samples": link("5", 0), "vae": link("1", 2)}},
+		"7": {"class_type": "SaveImage", "inputs": map[string]any{"images": link("6", 0), "filename_prefix": "image"}},
+	}
+}
+
+// workflow are nodes by id, as POST /prompt takes them.
+type workflow map[string]map[string]any
+
+// link is an output of a node as another's input.
+func link(id string, output int) []any { return []any{id, output} }
+
+// request submits a workflow.
+func (u *Users) request(ctx context.Context, client string, w workflow) error {
+	body, err := json.Marshal(map[string]any{"client_id": client, "prompt": w})
+	if err != nil {
+		return err
+	}
+	return u.post(ctx, "/prompt", "application/json", bytes.NewReader(body))
+}
+
 // connected opens a user's socket for as long as do goes on.
 func (u *Users) connected(ctx context.Context, id string, do func(*websocket.Conn) error) error {
 	conn, response, err := websocket.Dial(ctx, "ws"+strings.TrimPrefix(u.base, "http")+"/ws?clientId="+id, &websocket.DialOptions{HTTPClient: u.client})
@@ -180,17 +235,11 @@ func (u *Users) submit(ctx context.Context, client, name string, p Photo) error 
 	if err := u.post(ctx, "/upload/image", w.FormDataContentType(), &form); err != nil {
 		return err
 	}
-	link := func(id string) []any { return []any{id, 0} }
-	type inputs = map[string]any
-	body, err := json.Marshal(inputs{"client_id": client, "prompt": inputs{
-		"1": inputs{"class_type": "LoadImage", "inputs": inputs{"image": name}},
-		"2": inputs{"class_type": "DDColor_Colorize", "inputs": inputs{"image": link("1"), "model_input_size": p.Side, "checkpoint": checkpoint}},
-		"3": inputs{"class_type": "SaveImage", "inputs": inputs{"images": link("2"), "filename_prefix": "colour"}},
-	}})
-	if err != nil {
-		return err
-	}
-	return u.post(ctx, "/prompt", "application/json", bytes.NewReader(body))
+	return u.request(ctx, client, workflow{
+		"1": {"class_type": "LoadImage", "inputs": map[string]any{"image": name}},
+		"2": {"class_type": "DDColor_Colorize", "inputs": map[string]any{"image": link("1", 0), "model_input_size": p.Side, "checkpoint": checkpoint}},
+		"3": {"class_type": "SaveImage", "inputs": map[string]any{"images": link("2", 0), "filename_prefix": "colour"}},
+	})
 }
 
 func (u *Users) post(ctx context.Context, path, kind string, body io.Reader) error {

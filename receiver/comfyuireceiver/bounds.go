@@ -26,6 +26,9 @@ func (f *follower) Bounds() []bounds.Bound {
 	all := append(bounds.Of(f.instruments, f.tracker, f.classes, f.ownSocket), bounds.Bound{
 		Name: "comfyuireceiver.follower.unanswered", Max: f.store.maxSlots, Size: int(f.searched.Load()),
 	})
+	if f.memory != nil {
+		all = append(all, f.memory.Bounds()...)
+	}
 	if p := f.polling.Load(); p != nil {
 		all = append(all, p.Bounds()...)
 	}

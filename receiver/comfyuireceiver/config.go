@@ -73,6 +73,8 @@ type Config struct {
 	// proxy. Default: false.
 	OwnSockets string `mapstructure:"own_sockets"`
 
+	Memory MemoryConfig `mapstructure:"memory"`
+
 	// Storage is a storage extension for the prompts until their traces are in the exporters'
 	// queue: after a kill, each has exactly one trace. In poll mode, it is for the ids of
 	// prompts whose traces were exported.
@@ -89,6 +91,13 @@ type Config struct {
 
 	// given lists the keys that the configuration sets.
 	given []string
+}
+
+// MemoryConfig is about the server's memory.
+type MemoryConfig struct {
+	// Interval is how often the server is asked for its memory (/system_stats) while a prompt
+	// runs, as long as it answers fast. 0 turns that off. Default: 500ms.
+	Interval time.Duration `mapstructure:"interval"`
 }
 
 // LimitsConfig bounds what the receiver holds. What exceeds a limit is counted.
@@ -160,7 +169,7 @@ func createDefaultConfig() component.Config {
 	return &Config{
 		Mode: modeProxy, Proxy: proxy, Upstream: upstream,
 		CollectionInterval: 15 * time.Second, PollInterval: 2 * time.Second, DrainTimeout: 2 * time.Second,
-		Device: deviceAuto, OwnSockets: ownNever,
+		Device: deviceAuto, OwnSockets: ownNever, Memory: MemoryConfig{Interval: 500 * time.Millisecond},
 		Limits: LimitsConfig{
 			Prompts: 10000, OpenBytes: 64 << 20, Nodes: 16384, Workflows: 50, Models: 50, NodeClasses: 200, TaskClasses: 20, Queue: 1000,
 			PromptBytes: 32 << 20, BodyBytes: 64 << 20, FrameBytes: 4 << 20, LabelBytes: 256, MessageBytes: 4 << 10, StacktraceBytes: 16 << 10,

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/procfs"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/gpuname"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/memory"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/spans"
 )
 
@@ -75,14 +76,14 @@ func (f *deviceFinder) begin() {
 	}
 	f.opened = true
 	f.gpus.wait(maxInspection)
-	f.set(f.gpus.at(f.index), 0)
+	f.set(0, f.gpus.at(f.index))
 }
 
-// set stores a result; an unknown GPU leaves the last one.
-func (f *deviceFinder) set(id string, pid int) {
+// set stores a result; no GPU leaves the last ones.
+func (f *deviceFinder) set(pid int, ids ...string) {
 	found := f.Device()
-	if id != "" {
-		found.ID, found.PID = id, pid
+	if ids = slices.DeleteFunc(ids, func(id string) bool { return id == "" }); len(ids) > 0 {
+		found.ID, found.IDs, found.PID = ids[0], ids, pid
 	}
 	found.Simulated = f.opened && f.gpus.simulated()
 	f.found.Store(&found)
@@ -112,17 +113,62 @@ func (f *deviceFinder) search(ctx context.Context, before int) (pid int) {
 	if f.findable {
 		pid = processOn("/proc", f.port, before)
 	}
-	id := f.Device().ID
+	ids := []string{f.Device().ID}
 	switch {
 	case f.index >= 0:
-		id = f.gpus.at(f.index)
+		ids = []string{f.gpus.at(f.index)}
 	case f.setting == deviceAuto && pid != 0:
-		id = f.gpus.of(ctx, pid)
+		ids = f.gpus.of(ctx, pid)
 	case f.setting == deviceAuto:
-		id = ""
+		ids = nil
 	}
-	f.set(id, pid)
+	f.set(pid, ids...)
 	return pid
+}
+
+// verified is after what time the server's process may be another one.
+func (f *deviceFinder) verified() time.Duration {
+	switch {
+	case !f.opened || !f.findable:
+		return time.Hour
+	case f.Device().PID == 0:
+		return searchInterval
+	}
+	return verifyInterval
+}
+
+// process is the server's process; the zero value if it is unknown.
+func (f *deviceFinder) process() memory.Process {
+	pid := f.Device().PID
+	if pid == 0 {
+		return memory.Process{}
+	}
+	p, err := procfs.NewProc(pid)
+	if err != nil {
+		return memory.Process{}
+	}
+	stat, err := p.Stat()
+	if err != nil {
+		return memory.Process{}
+	}
+	return memory.Process{PID: pid, Started: stat.Starttime}
+}
+
+// memory is the memory of the server's process in bytes, by the last list of the GPU's
+// processes, and when that was read; ok is false if it is unknown.
+func (f *deviceFinder) memory() (bytes uint64, at time.Time, ok bool) {
+	d := f.Device()
+	if !f.opened || d.PID == 0 || d.ID == "" {
+		return 0, time.Time{}, false
+	}
+	return f.gpus.memory(d.ID, d.PID)
+}
+
+// readProcesses reads the list of the GPU's processes.
+func (f *deviceFinder) readProcesses(ctx context.Context) {
+	if d := f.Device(); f.opened && d.PID != 0 && d.ID != "" {
+		f.gpus.list(ctx, d.ID)
+	}
 }
 
 // processOn returns the process that listens on a TCP port; 0 if none is found. The

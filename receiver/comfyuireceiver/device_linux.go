@@ -6,11 +6,14 @@ package comfyuireceiver
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/otelcol-gpu/otelcol-gpu/internal/gpuname"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml/gpuevents"
 )
 
 // gpuProcesses finds the GPU that a process uses, by NVML. It shares the session, and
@@ -49,30 +52,34 @@ func (g *gpuProcesses) close() { g.sessions.Release(context.Background()) }
 // gpuTimeout bounds the wait for the GPUs' answers; a GPU that hangs gives none.
 const gpuTimeout = 2 * time.Second
 
-// of is the hw.id of the GPU, or of the MIG device, that a process uses; empty if none
-// is found.
-func (g *gpuProcesses) of(ctx context.Context, pid int) (hwID string) {
+// of are the hw.ids of the GPUs, or of the MIG devices, that a process has open, in the
+// order of the GPUs. ComfyUI opens all that it can see, and need not use them.
+func (g *gpuProcesses) of(ctx context.Context, pid int) (hwIDs []string) {
 	ctx, cancel := context.WithTimeout(ctx, gpuTimeout)
 	defer cancel()
 	snapshot := g.session.Snapshot()
-	found := make(chan string, len(snapshot.GPUs))
+	type answer struct {
+		gpu int
+		id  string
+	}
+	answers := make(chan answer, len(snapshot.GPUs))
+	all := make([]string, len(snapshot.GPUs))
 	asked := 0
-	for _, gpu := range snapshot.GPUs {
-		if gpu.Err() == nil && gpu.Submit(func() { found <- holds(gpu, pid) }) {
+	for i, gpu := range snapshot.GPUs {
+		if gpu.Err() == nil && gpu.Submit(func() { answers <- answer{i, holds(gpu, pid)} }) {
 			asked++
 		}
 	}
 	for range asked {
 		select {
-		case id := <-found:
-			if id != "" {
-				return id
-			}
-		case <-ctx.Done():
-			return ""
+		case a := <-answers:
+			all[a.gpu] = a.id
+			continue
+		case <-ctx.Done(): // those that answered count
 		}
+		break
 	}
-	return ""
+	return slices.DeleteFunc(all, func(id string) bool { return id == "" })
 }
 
 // at is the hw.id of the GPU with an NVML index; empty if there is none.
@@ -85,11 +92,70 @@ func (g *gpuProcesses) at(index int) (hwID string) {
 	return ""
 }
 
+// memory is what a process holds of a GPU, or of a MIG device, in bytes, by the last list of
+// the GPU's processes, whoever read it, and when that was.
+func (g *gpuProcesses) memory(hwID string, pid int) (bytes uint64, at time.Time, ok bool) {
+	for _, gpu := range g.session.Snapshot().GPUs {
+		if gpu.Identity().UUID != hwID && !gpuname.IsMIG(hwID) {
+			continue
+		}
+		if bytes, at, ok = gpu.ProcessMemory(uint32(pid)); ok {
+			return bytes, at, true
+		}
+	}
+	return 0, time.Time{}, false
+}
+
+// list reads the list of a GPU's processes.
+func (g *gpuProcesses) list(ctx context.Context, hwID string) {
+	ctx, cancel := context.WithTimeout(ctx, gpuTimeout)
+	defer cancel()
+	for _, gpu := range g.session.Snapshot().GPUs {
+		if gpu.Identity().UUID != hwID && !gpuname.IsMIG(hwID) {
+			continue
+		}
+		done := make(chan struct{})
+		if gpu.Err() != nil || !gpu.Submit(func() {
+			defer close(done)
+			_, _ = gpu.Device().ComputeProcesses(nil)
+		}) {
+			continue
+		}
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// A list of processes holds the driver's lock for up to 4.5 ms, and is read for the metrics
+// anyway: maxListAge is how old one may be that a GPU is searched in, workListAge while a
+// server whose GPU is not known has work, and firstListAge when it begins to, for firstWork:
+// it loads a model then.
+const (
+	maxListAge   = 20 * time.Second
+	workListAge  = 5 * time.Second
+	firstListAge = time.Second
+	firstWork    = 10 * time.Second
+)
+
+func listAge() time.Duration {
+	work := gpuevents.WorkOfProcess().On("")
+	switch {
+	case work.Open == 0:
+		return maxListAge
+	case time.Since(work.Since) < firstWork:
+		return firstListAge
+	}
+	return workListAge
+}
+
 // holds returns the hw.id of a GPU, or of its MIG device, if the process uses it. It
 // runs on the GPU's worker.
 func holds(gpu *nvml.GPU, pid int) string {
 	d := gpu.Device()
-	all, err := d.Processes(nil)
+	all, err := d.ListedProcesses(listAge(), nil)
 	if err != nil {
 		return ""
 	}

@@ -16,9 +16,15 @@ type gpuProcesses struct{}
 
 func newGPUProcesses(string, *zap.Logger) *gpuProcesses { return &gpuProcesses{} }
 
-func (*gpuProcesses) open() bool                          { return false }
-func (*gpuProcesses) wait(time.Duration)                  {}
-func (*gpuProcesses) simulated() bool                     { return false }
-func (*gpuProcesses) close()                              {}
-func (*gpuProcesses) at(int) (id string)                  { return "" }
-func (*gpuProcesses) of(context.Context, int) (id string) { return "" }
+func (*gpuProcesses) open() bool                       { return false }
+func (*gpuProcesses) wait(time.Duration)               {}
+func (*gpuProcesses) simulated() bool                  { return false }
+func (*gpuProcesses) close()                           {}
+func (*gpuProcesses) at(int) (id string)               { return "" }
+func (*gpuProcesses) of(context.Context, int) []string { return nil }
+
+func (*gpuProcesses) memory(string, int) (bytes uint64, at time.Time, ok bool) {
+	return 0, time.Time{}, false
+}
+
+func (*gpuProcesses) list(context.Context, string) {}

@@ -105,6 +105,20 @@ func (i startItem) send() error { return i.logs.ConsumeLogs(i.ctx, i.spans.Start
 func (startItem) done(error)    {}
 func (startItem) isKept() bool  { return false }
 
+// moveItem is the log record of an execution that runs elsewhere from then on, or is back.
+type moveItem struct {
+	*exporter
+	execution prompt.Execution
+	elsewhere bool
+	at        time.Time
+}
+
+func (i moveItem) send() error {
+	return i.logs.ConsumeLogs(i.ctx, i.spans.Moved(i.execution, i.elsewhere, i.at))
+}
+func (moveItem) done(error)   {}
+func (moveItem) isKept() bool { return false }
+
 var errNotSent = errors.New("not sent before shutdown")
 
 // start begins to export; queue bounds the items of each signal.
@@ -162,9 +176,8 @@ func (e *exporter) deliverUnfinished(unfinished []*prompt.Prompt) {
 	}
 }
 
-// promptEnded queues the trace of a prompt, and its log record if it failed.
-func (e *exporter) promptEnded(p *prompt.Prompt) {
-	e.queueTrace(p)
+// reportFailure queues the log record of a prompt that failed.
+func (e *exporter) reportFailure(p *prompt.Prompt) {
 	if e.logs != nil && spans.Failed(p) {
 		e.enqueue("logs", e.logItems, failureItem{e, p, e.now()})
 	}
@@ -206,6 +219,13 @@ func (e *exporter) exportRestored(ctx context.Context, restored []*prompt.Prompt
 func (e *exporter) executionStarted(x prompt.Execution) {
 	if e.logs != nil && e.executionEvents {
 		e.enqueue("logs", e.logItems, startItem{e, x, e.now()})
+	}
+}
+
+// executionMoved queues the log record of an execution that runs elsewhere from then on.
+func (e *exporter) executionMoved(x prompt.Execution, elsewhere bool) {
+	if e.logs != nil && e.executionEvents {
+		e.enqueue("logs", e.logItems, moveItem{e, x, elsewhere, e.now()})
 	}
 }
 

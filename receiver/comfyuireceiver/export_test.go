@@ -102,7 +102,8 @@ func (r *exportRig) fail(n int) {
 	for i := range n {
 		p := prompt.Discovered(&protocol.Submission{PromptID: fmt.Sprint("p", i)}, time.Now(), true)
 		p.Outcome, p.Ended = prompt.Lost, time.Now()
-		r.promptEnded(p)
+		r.queueTrace(p)
+		r.reportFailure(p)
 	}
 }
 

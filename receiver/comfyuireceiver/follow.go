@@ -28,6 +28,7 @@ type follower struct {
 	*instruments
 	export  *exporter
 	tracker *prompt.Tracker
+	work    workSignal
 	server  *comfyServer
 	store   *store
 	bounds  protocol.Bounds
@@ -36,6 +37,8 @@ type follower struct {
 	// polls is true if the receiver polls: the ids of exported prompts are stored then.
 	polls bool
 
+	// memory is nil if the server is not asked for its memory.
+	memory    *memoryWatcher
 	classes   *apiClasses
 	ownSocket *ownSockets
 	listener  prompt.Listener // nil in poll mode
@@ -58,8 +61,12 @@ type follower struct {
 // PromptEnded implements [prompt.Observer].
 func (f *follower) PromptEnded(p *prompt.Prompt) {
 	f.promptEnded(p)
+	f.work.ended(f.now())
 	f.store.changed(p, p.Save())
-	f.export.promptEnded(p)
+	f.export.reportFailure(p)
+	if f.memory == nil || !f.memory.ended(p) {
+		f.export.queueTrace(p)
+	}
 }
 
 // handedOver implements [settler].
@@ -74,11 +81,23 @@ func (f *follower) handedOver(p *prompt.Prompt, accepted bool) {
 }
 
 // ExecutionStarted implements [prompt.Observer].
-func (f *follower) ExecutionStarted(x prompt.Execution) { f.export.executionStarted(x) }
+func (f *follower) ExecutionStarted(x prompt.Execution) {
+	f.work.begins()
+	f.export.executionStarted(x)
+}
+
+// ExecutionMoved implements [prompt.Observer].
+func (f *follower) ExecutionMoved(x prompt.Execution, elsewhere bool) {
+	f.export.executionMoved(x, elsewhere)
+}
+
+// RunsElsewhere implements [prompt.Observer].
+func (f *follower) RunsElsewhere(class string) bool { return f.classes.IsAPINode(class) }
 
 // PromptUnfollowed implements [prompt.Observer].
 func (f *follower) PromptUnfollowed(p *prompt.Prompt, reason string) {
 	f.unfollowed(reason)
+	f.work.update()
 	if p != nil {
 		f.store.remove(p)
 	}
@@ -357,6 +376,7 @@ func (f *follower) watch(ctx context.Context, hub *sockets.Hub) {
 			backoff = minReconnect
 			f.tracker.Suspect()
 			f.server.withoutJobs.Store(false)
+			f.memory.restarted()
 			f.QueueChanged()
 		}
 		f.log.Debug("The receiver's socket to ComfyUI is closed; reconnecting", zap.Duration("after", backoff), zap.Error(err))

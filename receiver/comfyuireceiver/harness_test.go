@@ -42,7 +42,7 @@ func newRigTo(t testing.TB, upstream string, next consumer.Traces, change func(*
 	cfg.Proxy.NetAddr.Endpoint = "127.0.0.1:0"
 	cfg.Upstream.Endpoint = upstream
 	cfg.PollInterval = 100 * time.Millisecond
-	cfg.Device = ""
+	cfg.Device, cfg.Memory.Interval = "", 0
 	if change != nil {
 		change(cfg)
 	}

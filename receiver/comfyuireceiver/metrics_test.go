@@ -54,7 +54,7 @@ func TestMetricsOfTheRushOfRecording21(t *testing.T) {
 	all := comfyreplay.All(t)
 	r := all[slices.IndexFunc(all, func(r comfyreplay.Recording) bool { return strings.HasPrefix(r.Name, "21_") })]
 	server := comfyreplay.Serve(t, &r, 8, false)
-	rig := newRig(t, server.URL, nil)
+	rig := newRig(t, server.URL, func(c *Config) { c.Memory.Interval = minMemoryInterval })
 	require.Eventually(t, server.Watched, 10*time.Second, time.Millisecond)
 	require.NoError(t, comfyreplay.Drive(context.Background(), &r, rig.base, 8, false))
 	require.Eventually(t, func() bool { return rig.following.tracker.OpenCount() == 0 }, 20*time.Second, 5*time.Millisecond)

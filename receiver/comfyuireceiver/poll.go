@@ -56,6 +56,7 @@ func (f *follower) poll(ctx context.Context) {
 			f.log.Warn("Failed to poll ComfyUI; retrying", zap.Error(err))
 		case err == nil && p.failing.Changed("poll", ""):
 			f.log.Info("ComfyUI can be polled again")
+			f.memory.restarted()
 		}
 	})
 }
@@ -73,6 +74,7 @@ func (p *poller) refresh(ctx context.Context) error {
 		q := &queue.Prompts[i]
 		p.recover(q, acceptedAt(q, now), now)
 	}
+	p.memory.notify()
 	if err := p.history(ctx); err != nil {
 		return err
 	}

@@ -118,9 +118,13 @@ func (r *comfyuiReceiver) build(ctx context.Context, host component.Host) (err e
 	r.cancel = cancel
 	r.device.begin()
 	r.work.Go(func() { r.device.run(running) })
+	if err := r.watchMemory(ctx, host, running); err != nil {
+		return err
+	}
 	if ended := r.following.restore(running); len(ended) > 0 {
 		r.work.Go(func() { r.export.exportRestored(running, ended) })
 	}
+	r.following.memory.notify()
 	if r.cfg.Mode == modePoll {
 		r.work.Go(func() { r.following.poll(running) })
 		return nil
@@ -173,6 +177,7 @@ func (r *comfyuiReceiver) assemble(base *url.URL, client *http.Client, stored st
 	r.following.export = r.export
 	limits := prompt.Limits{Open: r.cfg.Limits.Prompts, Bytes: r.cfg.Limits.OpenBytes, Nodes: r.cfg.Limits.Nodes, Early: earlyMessages}
 	r.following.tracker = prompt.NewTracker(limits, sizer, r.following)
+	r.following.work = newWorkSignal(r.device, r.following.tracker)
 	return nil
 }
 
@@ -350,6 +355,7 @@ const lastHandovers = 5 * time.Second
 
 // stopFollowing ends the tracker, the exporter and the store.
 func (r *comfyuiReceiver) stopFollowing(ctx context.Context) {
+	r.following.work.close()
 	unfinished := r.following.tracker.Shutdown(r.now())
 	// The next process follows those that are stored.
 	unfinished = slices.DeleteFunc(unfinished, func(p *prompt.Prompt) bool { return p.Slot != noSlot })

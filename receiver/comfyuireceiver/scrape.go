@@ -13,7 +13,6 @@ import (
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/metadata"
-	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
 )
 
 // scrape emits the state of the server and of the proxy, and the instruments.
@@ -38,8 +37,8 @@ func (r *comfyuiReceiver) scrape(ctx context.Context) (pmetric.Metrics, error) {
 		running := min(length, 1) // ComfyUI runs one prompt at a time
 		w.add(g, float64(running), attribute.String("state", "running"))
 		w.add(g, float64(length-running), attribute.String("state", "pending"))
-		if devices, err := following.server.devices(ctx); err == nil {
-			w.devices(devices, device.ID)
+		if following.memory != nil {
+			w.memory(following.memory, device.ID)
 		}
 	}
 	w.add(w.gauge("comfyui.prompts.open"), float64(following.tracker.OpenCount()))
@@ -89,13 +88,37 @@ func (w *metricsWriter) add(points pmetric.NumberDataPointSlice, v float64, attr
 	w.attributes(p.Attributes(), attributes)
 }
 
-// devices writes the memory of the server's devices as the server reports it.
-func (w *metricsWriter) devices(devices []protocol.Device, hwID string) {
-	limit := w.gauge("comfyui.device.memory.limit")
-	free := w.gauge("comfyui.device.memory.free")
-	reserved := w.gauge("comfyui.torch.memory.limit")
-	unused := w.gauge("comfyui.torch.memory.free")
-	for _, d := range devices {
+// memory writes the memory of the server's devices by its last answer, and what classes of
+// prompts need.
+func (w *metricsWriter) memory(m *memoryWatcher, hwID string) {
+	state, ok := m.state()
+	if ok {
+		w.devices(&state, hwID)
+	}
+	if len(state.needs) == 0 {
+		return
+	}
+	need := w.gauge("comfyui.memory.need")
+	for class, bytes := range state.needs {
+		attributes := []attribute.KeyValue{
+			attribute.String("comfyui.workflow.id", class.Workflow),
+			attribute.String("comfyui.model", class.Model),
+			attribute.String("comfyui.image.size_class", class.SizeClass),
+		}
+		if class.GPU != "" {
+			attributes = append(attributes, attribute.String(semconv.GPUID, class.GPU))
+		}
+		w.add(need, bytes, attributes...)
+	}
+}
+
+// devices writes the memory of the server's devices.
+func (w *metricsWriter) devices(state *memoryState, hwID string) {
+	limit, free := w.gauge("comfyui.device.memory.limit"), w.gauge("comfyui.device.memory.free")
+	reserved, unused := w.gauge("comfyui.torch.memory.limit"), w.gauge("comfyui.torch.memory.free")
+	active, headroom := w.gauge("comfyui.memory.active"), w.gauge("comfyui.memory.headroom")
+	for i := range state.Devices {
+		d := &state.Devices[i]
 		index := -1
 		if d.Index != nil {
 			index = *d.Index
@@ -104,13 +127,31 @@ func (w *metricsWriter) devices(devices []protocol.Device, hwID string) {
 			attribute.String("comfyui.device.type", d.Type),
 			attribute.String("comfyui.device.index", strconv.Itoa(index)),
 		}
-		if hwID != "" && len(devices) == 1 {
+		if hwID != "" && len(state.Devices) == 1 {
 			attributes = append(attributes, attribute.String(semconv.GPUID, hwID))
 		}
 		w.add(limit, d.Total, attributes...)
 		w.add(free, d.Free, attributes...)
 		w.add(reserved, d.TorchTotal, attributes...)
 		w.add(unused, d.TorchFree, attributes...)
+		if !d.IsGPU() {
+			continue
+		}
+		w.add(active, d.Active(), attributes...)
+		available := d.Free
+		if state.elastic != nil {
+			available += *state.elastic
+		}
+		w.add(headroom, available, attributes...)
+		w.addIfKnown("comfyui.memory.outside", state.outside, attributes)
+		w.addIfKnown("comfyui.memory.context", state.context, attributes)
+		w.addIfKnown("comfyui.memory.elastic", state.elastic, attributes)
+	}
+}
+
+func (w *metricsWriter) addIfKnown(gauge string, v *float64, attributes []attribute.KeyValue) {
+	if v != nil {
+		w.add(w.gauge(gauge), *v, attributes...)
 	}
 }
 

@@ -132,8 +132,25 @@ func (s *comfyServer) history(ctx context.Context, query string, known protocol.
 	return read(ctx, s, "/history", query, func(body io.Reader) (protocol.History, error) { return s.bounds.ParseHistory(body, known) })
 }
 
-func (s *comfyServer) devices(ctx context.Context) ([]protocol.Device, error) {
-	return read(ctx, s, "/system_stats", "", s.bounds.ParseSystemStats)
+// stats requests the server's memory.
+func (s *comfyServer) stats(ctx context.Context) (stats protocol.Stats, err error) {
+	err = s.request(ctx, "/system_stats", func(body io.Reader) (err error) {
+		stats, err = s.bounds.ParseSystemStats(body)
+		return err
+	})
+	return stats, err
+}
+
+// rests reports whether the server's queue is empty, and whether it has not run a prompt
+// either: its history is empty, too.
+func (s *comfyServer) rests(ctx context.Context) (rests, fresh bool) {
+	history, err := s.history(ctx, "?max_items=1", everything{})
+	if err != nil {
+		return false, false
+	}
+	length, err := s.length(ctx)
+	rests = err == nil && length == 0
+	return rests, rests && history.Entries == 0
 }
 
 // isAPINode requests whether nodes of a class run elsewhere.

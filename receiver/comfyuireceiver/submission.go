@@ -46,6 +46,8 @@ func (p *proxy) servePrompt(w http.ResponseWriter, r *http.Request) {
 		p.relay.ServeHTTP(w, r)
 		return
 	}
+	p.work.begins()
+	defer p.work.update()
 	s := &submission{p, followed}
 	if p.ownSocket.wanted(sub.ClientID) {
 		defer p.hub.Reserve(sub.ClientID)()
@@ -106,6 +108,7 @@ func (s *submission) readAnswer(response *http.Response) error {
 		s.store.changed(s.prompt, s.prompt.SaveAnswered(s.now(), response.StatusCode, a))
 	}
 	s.tracker.Answer(s.prompt, s.now(), response.StatusCode, a)
+	s.memory.notify()
 	return nil
 }
 

@@ -19,6 +19,12 @@ import (
 // minInterval bounds the load that the receiver's requests put on the server.
 const minInterval = 100 * time.Millisecond
 
+// The shortest and the longest interval of questions for the server's memory.
+const (
+	minMemoryInterval = 200 * time.Millisecond
+	maxMemoryInterval = 10 * time.Second
+)
+
 // Validate reports every mistake with its key, its value and the remedy.
 func (c *Config) Validate() error {
 	var p configkeys.Problems
@@ -42,6 +48,8 @@ func (c *Config) Validate() error {
 	)
 	p.AddIf(!slices.Contains([]string{ownNever, ownPollers, ownAlways}, c.OwnSockets), "own_sockets", c.OwnSockets, "is not a valid choice", "use false, pollers or true")
 	p.AddIf(c.DrainTimeout < 0, "drain_timeout", c.DrainTimeout, "is negative", "use a duration, for example 2s, or 0 to close open requests at once")
+	p.AddIf(c.Memory.Interval != 0 && (c.Memory.Interval < minMemoryInterval || c.Memory.Interval > maxMemoryInterval), "memory::interval", c.Memory.Interval,
+		"is not between 200ms and 10s", "use a duration such as 500ms, or 0 to turn it off")
 	_, isIndex := gpuname.Index(c.Device)
 	p.AddIf(c.Device != "" && c.Device != deviceAuto && !isIndex && !isUUID(c.Device),
 		"device", c.Device, "is not a valid GPU", "use auto, a UUID (GPU-… or MIG-…), an index (0 or gpu0), or an empty text to omit hw.id")

@@ -16,7 +16,13 @@ import (
 )
 
 const (
-	defaultGPUTimeout = 2 * time.Second
+	defaultGPUTimeout = time.Second
+	// minGPUTimeout: shorter calls are no sign of a hang, since calls wait for one another.
+	minGPUTimeout = time.Second
+	// minInterval bounds the cost of a receiver.
+	minInterval = 10 * time.Millisecond
+	// minWorkingInterval bounds the cost of a receiver that follows work.
+	minWorkingInterval = 10 * time.Millisecond
 	// minSamplingInterval bounds the sampler's cost.
 	minSamplingInterval = 10 * time.Millisecond
 	maxProcesses        = 4096
@@ -32,10 +38,17 @@ type Config struct {
 	// often. The key metrics takes precedence. Default: those that are enabled.
 	Only []string `mapstructure:"only"`
 
-	// CardTimeout is how long a scrape waits for the GPUs. A GPU that has not responded
-	// by then is reported as unresponsive, and its series are marked stale until it
-	// responds. Default: 2s, or collection_interval if that is shorter.
+	// CardTimeout is how long one call of the driver may take. A GPU whose call takes longer
+	// is reported as unresponsive, and its series are marked stale until it responds. A
+	// scrape waits for no GPU longer than collection_interval. Default: 1s.
 	CardTimeout time.Duration `mapstructure:"card_timeout"`
+
+	// WorkingInterval makes the receiver follow work, for the gpucorrelation connector: it
+	// scrapes at this interval while a comfyui receiver of the collector has open prompts (or,
+	// without one, while a GPU's instant power is above rest) and half a second after, and at
+	// collection_interval otherwise. Samples have the times at which they were read, and
+	// readings that cost the driver much are made seldom. Default: 0, which disables it.
+	WorkingInterval time.Duration `mapstructure:"working_interval"`
 
 	// SamplingInterval is how often the sampler reads the GPUs between scrapes, for peaks
 	// (hw.gpu.memory.usage.max) and active time (hw.gpu.active.time). 0 disables it.
@@ -62,6 +75,12 @@ type Config struct {
 	// failed, hw.gpu.info) are emitted. 0 keeps them until the GPU is back or the
 	// collector restarts. Default: 0.
 	ForgetLostAfter time.Duration `mapstructure:"forget_lost_after"`
+
+	// Sleep is keep or allow. allow lets GPUs sleep that can, in laptops and workstations: NVML
+	// is closed while no GPU has had a process for a minute, nothing is asked while they are
+	// suspended, and their series are marked stale. All nvml receivers of a collector must
+	// allow it. Default: keep, since an open NVML session keeps them awake.
+	Sleep string `mapstructure:"sleep"`
 
 	// ExitOnDriverUpgrade stops the collector with a fatal error after an upgrade of the
 	// driver: a process cannot reload its NVML library, so a supervisor has to start
@@ -120,6 +139,8 @@ func createDefaultConfig() component.Config {
 	}
 	cfg.CollectionInterval = 15 * time.Second
 	cfg.SamplingInterval = 100 * time.Millisecond
+	cfg.Sleep = sleepKeep
+	cfg.CardTimeout = defaultGPUTimeout
 	cfg.Processes = ProcessesConfig{
 		Limit: 64, ProcPath: "/proc", LogPath: "/var/log",
 		PodResources: "/var/lib/kubelet/pod-resources/kubelet.sock", PodResourcesInterval: 10 * time.Second,
@@ -130,13 +151,15 @@ func createDefaultConfig() component.Config {
 // Validate lists every mistake with its key, its value and the remedy.
 func (c *Config) Validate() error {
 	var p configkeys.Problems
-	p.AddIf(c.CardTimeout < 0, "card_timeout", c.CardTimeout, "is negative",
-		"use a positive duration, for example 2s, or remove it")
-	p.AddIf(c.CollectionInterval > 0 && c.CardTimeout > c.CollectionInterval, "card_timeout", c.CardTimeout,
-		fmt.Sprintf("is longer than collection_interval (%v), so that one unresponsive GPU would delay the next scrape", c.CollectionInterval),
-		"lower card_timeout or raise collection_interval")
-	p.AddIf(c.Timeout > 0 && c.Timeout < c.gpuTimeout(), "timeout", c.Timeout,
-		fmt.Sprintf("is shorter than card_timeout (%v)", c.gpuTimeout()), "raise timeout, or remove it")
+	p.AddIf(c.CardTimeout != 0 && c.CardTimeout < minGPUTimeout, "card_timeout", c.CardTimeout,
+		fmt.Sprintf("is shorter than %v, and calls of the driver wait for one another", minGPUTimeout),
+		fmt.Sprintf("use %v or more, or remove it; a scrape waits no longer than collection_interval anyway", minGPUTimeout))
+	wait := min(c.CollectionInterval, c.gpuTimeout())
+	p.AddIf(c.Timeout > 0 && c.Timeout < wait, "timeout", c.Timeout,
+		fmt.Sprintf("is shorter than a scrape waits for the GPUs (%v)", wait), "raise timeout, or remove it")
+	p.AddIf(c.WorkingInterval != 0 && (c.WorkingInterval < minWorkingInterval || c.WorkingInterval > c.CollectionInterval),
+		"working_interval", c.WorkingInterval, fmt.Sprintf("is not between %v and collection_interval (%v)", minWorkingInterval, c.CollectionInterval),
+		"use an interval such as 50ms beside a collection_interval of 200ms, or remove it")
 	p.AddIf(c.SamplingInterval != 0 && c.SamplingInterval < minSamplingInterval, "sampling_interval", c.SamplingInterval,
 		fmt.Sprintf("is shorter than %v", minSamplingInterval),
 		fmt.Sprintf("use %v or more, or 0 to disable the sampler", minSamplingInterval))
@@ -147,16 +170,27 @@ func (c *Config) Validate() error {
 	c.Processes.validate(&p)
 	p.AddIf(c.ForgetLostAfter < 0, "forget_lost_after", c.ForgetLostAfter, "is negative",
 		"use a positive duration, for example 24h, or 0 to keep lost GPUs")
+	p.AddIf(c.Sleep != sleepKeep && c.Sleep != sleepAllow, "sleep", c.Sleep, "is not a valid value",
+		"use keep, or allow to let the GPUs of laptops and workstations sleep")
 	return p.Err()
 }
 
-// gpuTimeout is how long a scrape waits for the GPUs.
+// The values of the key sleep.
+const (
+	sleepKeep  = "keep"
+	sleepAllow = "allow"
+)
+
+// gpuTimeout is how long one call may take.
 func (c *Config) gpuTimeout() time.Duration {
 	if c.CardTimeout > 0 {
 		return c.CardTimeout
 	}
-	return min(defaultGPUTimeout, c.CollectionInterval)
+	return defaultGPUTimeout
 }
+
+// followsWork reports whether the receiver reads the GPUs often while they have work.
+func (c *Config) followsWork() bool { return c.WorkingInterval > 0 }
 
 // samplerEnabled reports whether the sampler runs: beside scrapes that are as frequent it
 // has no use.

@@ -34,7 +34,16 @@ func (c *Config) Unmarshal(conf *confmap.Conf) error {
 	// Here and not in Validate, since scraperhelper validates these two in its own words.
 	var p configkeys.Problems
 	p.AddIf(c.CollectionInterval <= 0, "collection_interval", c.CollectionInterval, "is not positive", "use a duration such as 15s")
+	p.AddIf(c.CollectionInterval > 0 && c.CollectionInterval < minInterval, "collection_interval", c.CollectionInterval,
+		fmt.Sprintf("is shorter than %v, and every call of the driver waits for its one lock", minInterval),
+		"use 15s, or 200ms with working_interval: 50ms beside the gpucorrelation connector")
+	p.AddIf(c.InitialDelay < 0, "initial_delay", c.InitialDelay, "is negative", "use a duration such as 1s, or 0s for none")
 	p.AddIf(c.Timeout < 0, "timeout", c.Timeout, "is negative", "use a duration such as 10s, or remove it")
+	// The default is longer than short intervals, which says nothing.
+	p.AddIf(conf.IsSet("sampling_interval") && c.CollectionInterval >= minInterval && c.SamplingInterval > c.CollectionInterval,
+		"sampling_interval", c.SamplingInterval,
+		fmt.Sprintf("is longer than collection_interval (%v), so that there is nothing to sample between two scrapes", c.CollectionInterval),
+		"use a shorter one, or 0 to disable the sampler")
 	return p.Err()
 }
 

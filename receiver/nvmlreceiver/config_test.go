@@ -24,14 +24,18 @@ func TestDefaults(t *testing.T) {
 	cfg, err := load(t, nil)
 	require.NoError(t, err)
 	assert.Equal(t, 15*time.Second, cfg.CollectionInterval)
-	assert.Equal(t, 2*time.Second, cfg.gpuTimeout())
+	assert.Equal(t, time.Second, cfg.gpuTimeout())
 	assert.True(t, cfg.ResourceAttributes.HostName.Enabled)
 }
 
-func TestGPUTimeoutFollowsAShortInterval(t *testing.T) {
+func TestADeadlineIsThatOfACallAndMayBeLongerThanTheInterval(t *testing.T) {
 	cfg, err := load(t, map[string]any{"collection_interval": "250ms"})
 	require.NoError(t, err)
-	assert.Equal(t, 250*time.Millisecond, cfg.gpuTimeout())
+	assert.Equal(t, time.Second, cfg.gpuTimeout())
+	cfg, err = load(t, map[string]any{"collection_interval": "200ms", "working_interval": "50ms", "card_timeout": "5s"})
+	require.NoError(t, err)
+	assert.Equal(t, 5*time.Second, cfg.gpuTimeout())
+	assert.True(t, cfg.followsWork())
 }
 
 func TestEverySettingIsRead(t *testing.T) {
@@ -64,10 +68,13 @@ func TestMistakesAreListedWithKeyValueAndRemedy(t *testing.T) {
 		{map[string]any{"metrics": map[string]any{"zzzzzzzzzzzzzzzz": map[string]any{}}}, "metrics::zzzzzzzzzzzzzzzz: unknown key; see the component's README"},
 		{map[string]any{"devices": map[string]any{"whatsoever": 1}}, "devices::whatsoever: unknown key; the keys here are exclude, include"},
 		{map[string]any{"only": []any{"hw.gpu.memory.usages"}}, `only::0: "hw.gpu.memory.usages" is not a metric of this receiver; did you mean hw.gpu.memory.usage?`},
-		{map[string]any{"card_timeout": "-1s"}, "card_timeout: -1s is negative; use a positive duration, for example 2s, or remove it"},
-		{map[string]any{"collection_interval": "1s", "card_timeout": "2s"},
-			"card_timeout: 2s is longer than collection_interval (1s), so that one unresponsive GPU would delay the next scrape; lower card_timeout or raise collection_interval"},
-		{map[string]any{"timeout": "1s"}, "timeout: 1s is shorter than card_timeout (2s); raise timeout, or remove it"},
+		{map[string]any{"card_timeout": "50ms"},
+			"card_timeout: 50ms is shorter than 1s, and calls of the driver wait for one another; use 1s or more, or remove it; a scrape waits no longer than collection_interval anyway"},
+		{map[string]any{"card_timeout": "-1s"},
+			"card_timeout: -1s is shorter than 1s, and calls of the driver wait for one another; use 1s or more, or remove it; a scrape waits no longer than collection_interval anyway"},
+		{map[string]any{"timeout": "500ms"}, "timeout: 500ms is shorter than a scrape waits for the GPUs (1s); raise timeout, or remove it"},
+		{map[string]any{"working_interval": "1ms"},
+			"working_interval: 1ms is not between 10ms and collection_interval (15s); use an interval such as 50ms beside a collection_interval of 200ms, or remove it"},
 		{map[string]any{"sampling_interval": "1ms"}, "sampling_interval: 1ms is shorter than 10ms; use 10ms or more, or 0 to disable the sampler"},
 		{map[string]any{"library_path": "lib/a.so"}, `library_path: "lib/a.so" is a relative path; use an absolute path, or a file name without a folder, for example libnvidia-ml.so.1`},
 		{map[string]any{"devices": map[string]any{"include": []any{"x"}}}, `devices::include::0: "x" is not a valid GPU; use a UUID (GPU-…), an index (0 or gpu0) or a PCI address (0000:01:00.0)`},

@@ -26,7 +26,11 @@ func createMetrics(_ context.Context, set receiver.Settings, cfg component.Confi
 	if err != nil {
 		return nil, err
 	}
-	return scraperhelper.NewMetricsController(&c.ControllerConfig, set, next, scraperhelper.AddMetricsScraper(metadata.Type, s))
+	options := []scraperhelper.ControllerOption{scraperhelper.AddMetricsScraper(metadata.Type, s)}
+	if g.pacer != nil {
+		options = append(options, scraperhelper.WithTickerChannel(g.pacer.ticks))
+	}
+	return scraperhelper.NewMetricsController(&c.ControllerConfig, set, next, options...)
 }
 
 func createLogs(_ context.Context, set receiver.Settings, cfg component.Config, next consumer.Logs) (receiver.Logs, error) {

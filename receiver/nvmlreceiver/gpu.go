@@ -28,6 +28,14 @@ type gpu struct {
 	// asked is true while the present scrape waits for the GPU, pending while a request
 	// has no reading yet, which may be for many scrapes.
 	asked, pending bool
+	// leftOut is true while the present scrape has no reading of the GPU, though no call
+	// hangs: its series go on.
+	leftOut bool
+	// read is the number of its samples that were read.
+	read  int
+	watch watch
+	// instances are the hw.ids of its MIG devices, scratch.
+	instances []string
 	// generation is the GPU's at the last request; relearn is true until a request has
 	// carried a change of it.
 	generation int
@@ -45,7 +53,7 @@ func newGPU(shared *nvml.GPU, r *reader.Reader) *gpu {
 
 // ask sends a request to the GPU's worker; false if the worker's queue is full. No other
 // may be pending.
-func (g *gpu) ask(driver, cuda string) bool {
+func (g *gpu) ask(work table.Work, driver, cuda string) bool {
 	mig := g.identity.MIG
 	g.describe(driver, cuda)
 	if generation := g.shared.Generation(); generation != g.generation || mig != g.identity.MIG {
@@ -53,7 +61,7 @@ func (g *gpu) ask(driver, cuda string) bool {
 		// may have changed with it.
 		g.generation, g.relearn = generation, true
 	}
-	g.pending = g.reader.Ask(reader.Request{Identity: g.identity, Relearn: g.relearn, Into: g.spare})
+	g.pending = g.reader.Ask(reader.Request{Identity: g.identity, Work: work, Relearn: g.relearn, Into: g.spare})
 	if g.pending {
 		g.relearn, g.spare = false, reader.Reading{}
 	}
@@ -79,15 +87,20 @@ func (g *gpu) poll() (reading reader.Reading, ok bool) {
 	}
 }
 
-// await waits for the reading of the pending request until the context ends.
-func (g *gpu) await(ctx context.Context) (reading reader.Reading, ok bool) {
-	select {
-	case reading = <-g.reader.Readings():
-		g.pending = false
-		return reading, true
-	case <-ctx.Done():
-		return g.poll()
+// await waits for the reading of the pending request until the context ends, or the GPU's
+// call hangs; hung receives when that may have changed.
+func (g *gpu) await(ctx context.Context, hung <-chan struct{}) (reading reader.Reading, ok bool) {
+	for g.shared.Hung() == nil {
+		select {
+		case reading = <-g.reader.Readings():
+			g.pending = false
+			return reading, true
+		case <-hung:
+		case <-ctx.Done():
+			return g.poll()
+		}
 	}
+	return g.poll()
 }
 
 // accept makes a reading the GPU's present one.
@@ -102,6 +115,7 @@ func (g *gpu) samples() []table.Sample {
 	if g.condition == healthy {
 		samples = g.reading.Samples
 	}
+	g.read = len(samples)
 	if g.condition == unknown {
 		return samples
 	}

@@ -33,6 +33,9 @@ func setUpLibrary() { library = fakemachine.Setup(fakenvml.Current) }
 // fast makes the session inspect the machine often, so that tests wait little.
 var fast = nvml.Timing{Rescan: 20 * time.Millisecond, Probe: 500 * time.Millisecond, Close: 500 * time.Millisecond}
 
+// impatient takes calls that take 100 ms for ones that hang, too.
+var impatient = nvml.Timing{Rescan: 20 * time.Millisecond, Probe: 500 * time.Millisecond, Close: 500 * time.Millisecond, Deadline: 100 * time.Millisecond}
+
 // buses holds the bus of each set of sessions: receivers that share a session share
 // its bus.
 var buses sync.Map
@@ -70,6 +73,7 @@ func startRig(t testing.TB, settings receiver.Settings, cfg *Config, sessions *n
 	s := newGPUScraper(settings, cfg, sessions, busOf(sessions), time.Now)
 	require.NoError(t, s.start(context.Background(), componenttest.NewNopHost()))
 	s.emitter.hostname = "testhost"
+	s.slowCall = time.Minute // a busy test machine is no slow driver
 	t.Cleanup(func() { require.NoError(t, s.shutdown(context.Background())) })
 	return &rig{gpuScraper: s, t: t, logs: logs}
 }

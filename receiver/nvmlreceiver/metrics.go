@@ -5,6 +5,8 @@
 package nvmlreceiver
 
 import (
+	"time"
+
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/receiver"
@@ -18,7 +20,10 @@ import (
 // in this one gets a last point with the no-recorded-value flag: remote write turns it
 // into a staleness marker, so that queries see the end at once.
 type emitter struct {
-	perGPU   bool // each GPU has a resource of its own
+	perGPU bool // each GPU has a resource of its own
+	// paced is true if the receiver follows work: samples have the times at which they were
+	// read, and none is repeated.
+	paced    bool
 	hostname string
 	builder  *metadata.MetricsBuilder
 	start    pcommon.Timestamp // of all series that did not restart
@@ -35,6 +40,9 @@ type emitter struct {
 	present  map[seriesKey]*table.Identity // scratch of endSeries
 }
 
+// maxSampleAge is beyond the age of any sample that is read.
+const maxSampleAge = 2 * time.Second
+
 // markedPoint is a point that the builder holds, with its mark.
 type markedPoint struct {
 	metric *table.Metric
@@ -45,7 +53,7 @@ type markedPoint struct {
 
 func newEmitter(cfg *Config, settings receiver.Settings, hostname string) *emitter {
 	return &emitter{
-		perGPU: cfg.PerCardResource, hostname: hostname,
+		perGPU: cfg.PerCardResource, paced: cfg.followsWork(), hostname: hostname,
 		builder:  metadata.NewMetricsBuilder(cfg.MetricsBuilderConfig, settings),
 		recorded: map[*table.Metric]int{}, present: map[seriesKey]*table.Identity{},
 	}
@@ -55,7 +63,10 @@ func newEmitter(cfg *Config, settings receiver.Settings, hostname string) *emitt
 func (e *emitter) begin(ts pcommon.Timestamp, simulated bool) {
 	if e.start == 0 || ts < e.start { // or the clock was set back: points must not end before they start
 		e.start = ts
-		e.builder.Reset(metadata.WithStartTime(ts))
+		if e.paced { // the driver's samples are a little older than the scrape
+			e.start = pcommon.NewTimestampFromTime(ts.AsTime().Add(-maxSampleAge))
+		}
+		e.builder.Reset(metadata.WithStartTime(e.start))
 	}
 	e.previous = min(e.ts, ts)
 	e.ts = ts
@@ -64,7 +75,11 @@ func (e *emitter) begin(ts pcommon.Timestamp, simulated bool) {
 }
 
 func (e *emitter) record(s *table.Sample, gpu *table.Identity, start pcommon.Timestamp, ended bool) {
-	s.Record(e.builder, e.ts, gpu)
+	at := e.ts
+	if e.paced && s.At != 0 && !ended {
+		at = pcommon.Timestamp(s.At)
+	}
+	s.Record(e.builder, at, gpu)
 	if ended || start != 0 {
 		e.marked = append(e.marked, markedPoint{s.Metric, e.recorded[s.Metric], start, ended})
 	}
@@ -78,6 +93,9 @@ func (e *emitter) gpu(g *gpu, samples []table.Sample) {
 	h := &g.series
 	for i := range samples {
 		s := &samples[i]
+		if i < g.read && (g.leftOut || e.paced && s.Repeated) {
+			continue // it goes on, and has no new reading
+		}
 		start := pcommon.Timestamp(0)
 		if s.Counter {
 			start = h.restarted(s, e.previous, e.ts)
@@ -123,6 +141,7 @@ func (e *emitter) endSeries(g *gpu, samples []table.Sample) {
 		on := e.present[keyOf(s, &old)]
 		if on == nil || s.Metric == table.Info.Metric && *on != *s.Device(&old) {
 			e.record(s, &old, 0, true)
+			e.present[keyOf(s, &old)] = s.Device(&old) // several samples of it may have been read
 		}
 	}
 	if g.condition == healthy {

@@ -8,6 +8,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"strconv"
 
 	"go.opentelemetry.io/collector/component/componentstatus"
 	"go.uber.org/zap"
@@ -22,16 +23,26 @@ import (
 // reportStatus reports the component's status when the session's state changes.
 func (s *gpuScraper) reportStatus(snapshot *nvml.Snapshot) {
 	s.telemetry.session(snapshot)
-	if !s.once.Changed("driver", [...]string{nvml.Absent: "absent", nvml.Ready: "ready", nvml.Mismatch: "mismatch"}[snapshot.State]) {
+	if !s.once.Changed("driver", [...]string{nvml.Absent: "absent", nvml.Ready: "ready", nvml.Mismatch: "mismatch", nvml.Asleep: "asleep"}[snapshot.State]) {
 		return
 	}
 	switch {
-	case snapshot.State == nvml.Ready:
+	case snapshot.State == nvml.Ready, snapshot.State == nvml.Asleep:
 		componentstatus.ReportStatus(s.host, componentstatus.NewEvent(componentstatus.StatusOK))
 	case snapshot.State == nvml.Mismatch && s.cfg.ExitOnDriverUpgrade:
 		componentstatus.ReportStatus(s.host, componentstatus.NewFatalErrorEvent(snapshot.Err))
 	default:
 		componentstatus.ReportStatus(s.host, componentstatus.NewRecoverableErrorEvent(snapshot.Err))
+	}
+}
+
+// reportHang passes on what the session says of a GPU's calls, and ends the wait for it. It
+// is called in a goroutine of the session.
+func (s *gpuScraper) reportHang(h nvml.Hang) {
+	s.bus.ReportHang(h.GPU, h.Err, h.Time)
+	select {
+	case s.hung <- struct{}{}:
+	default:
 	}
 }
 
@@ -45,7 +56,9 @@ func (s *gpuScraper) setCondition(g *gpu, to condition, reason error) {
 	}
 	from := g.condition
 	g.condition = to
-	s.bus.ReportCondition(g.shared, to.String(), to == healthy, reason, s.now())
+	if to != unresponsive { // that is for the session to say
+		s.bus.ReportCondition(g.shared, to.String(), to == healthy, reason, s.now())
+	}
 	g.reader.AllowSampling(to == healthy)
 	if from == to {
 		return
@@ -58,11 +71,8 @@ func (s *gpuScraper) setCondition(g *gpu, to condition, reason error) {
 	}
 	log := s.log.With(zap.String("hw.id", g.identity.ID), zap.String("hw.name", g.identity.Name))
 	switch {
-	case to == healthy && from != unknown:
+	case to == healthy && from == lost:
 		log.Log(info, "GPU responds again")
-	case to == unresponsive:
-		log.Log(warn, "GPU timed out; its series are marked stale until it responds",
-			zap.Error(reason), zap.Duration("card_timeout", s.cfg.gpuTimeout()))
 	case to == lost:
 		log.Log(warn, "GPU is lost; its series are marked stale until it is back", zap.Error(reason))
 	}
@@ -83,6 +93,25 @@ func (s *gpuScraper) logChange(g *gpu, c reader.Change, before []reader.Change) 
 		log.Warn("Reading failed; its series are marked stale until it works", zap.Error(c.Err))
 	default:
 		log.Info("Reading works again")
+	}
+}
+
+// warnOfUnmatched logs, once the GPUs are known, which entries of devices::include name none
+// of them.
+func (s *gpuScraper) warnOfUnmatched(snapshot *nvml.Snapshot) {
+	if len(s.cfg.Devices.Include) == 0 || !snapshot.Enumerated || snapshot.Unidentified > 0 || !s.once.First("devices::include") {
+		return
+	}
+	for i, name := range s.cfg.Devices.Include {
+		m := newDeviceMatcher(DeviceFilter{Include: []string{name}})
+		found := slices.ContainsFunc(snapshot.GPUs, func(gpu *nvml.GPU) bool {
+			id := gpu.Identity()
+			return m.matches(id.UUID, id.Index, id.PCIBusID)
+		})
+		if !found {
+			s.log.Warn("No GPU has this name; it is scraped once there is one. Use the UUID, the index or the PCI address of a GPU that nvidia-smi -L lists",
+				zap.String("key", "devices::include::"+strconv.Itoa(i)), zap.String("value", name), zap.Int("gpus", len(snapshot.GPUs)))
+		}
 	}
 }
 

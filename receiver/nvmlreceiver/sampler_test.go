@@ -92,9 +92,7 @@ func TestSamplerIsOffAtZeroAndRefusesTooShort(t *testing.T) {
 
 func TestSamplerSkipsAnUnresponsiveGPU(t *testing.T) {
 	_, gpus := library.Machine(t, "l40s", "l40s")
-	r := newRig(t, nvml.NewSessions(fast), func(c *Config) {
-		c.SamplingInterval, c.CardTimeout = 10*time.Millisecond, 50*time.Millisecond
-	}).ready(2)
+	r := newRig(t, nvml.NewSessions(impatient), func(c *Config) { c.SamplingInterval = 10 * time.Millisecond }).ready(2)
 	r.scrapeNow()
 	gpus[0].SetHang("nvmlDeviceGetMemoryInfo_v2", true)
 	m := r.scrapeNow()

@@ -42,7 +42,7 @@ func TestEverySeriesOfTheTestLibraryIsMarkedAsSimulated(t *testing.T) {
 
 func TestGPUThatHangsDelaysNoOtherAndIsMarkedStale(t *testing.T) {
 	_, gpus := library.Machine(t, "l40s", "l40s", "l40s", "l40s", "l40s", "l40s", "l40s", "l40s")
-	r := newRig(t, nvml.NewSessions(fast), func(c *Config) { c.CardTimeout = 100 * time.Millisecond }).ready(8)
+	r := newRig(t, nvml.NewSessions(impatient), nil).ready(8)
 	first := r.scrapeNow()
 	require.True(t, hasReadings(first, "gpu3"))
 
@@ -81,9 +81,9 @@ func TestGPUThatHangsDelaysNoOtherAndIsMarkedStale(t *testing.T) {
 
 func TestTwoReceiversShareTheWorkerOfAGPUThatHangs(t *testing.T) {
 	_, gpus := library.Machine(t, "l40s")
-	sessions := nvml.NewSessions(fast)
-	slow := newRig(t, sessions, func(c *Config) { c.CardTimeout = 50 * time.Millisecond }).ready(1)
-	quick := newRig(t, sessions, func(c *Config) { c.CollectionInterval, c.CardTimeout = 100*time.Millisecond, 50*time.Millisecond }).ready(1)
+	sessions := nvml.NewSessions(impatient)
+	slow := newRig(t, sessions, nil).ready(1)
+	quick := newRig(t, sessions, func(c *Config) { c.CollectionInterval = 200 * time.Millisecond }).ready(1)
 	require.True(t, hasReadings(slow.scrapeNow(), "gpu0"))
 	require.True(t, hasReadings(quick.scrapeNow(), "gpu0"))
 	calls := gpus[0].Calls("nvmlDeviceGetMemoryInfo_v2")
@@ -100,9 +100,8 @@ func TestTwoReceiversShareTheWorkerOfAGPUThatHangs(t *testing.T) {
 
 func TestRestartWhileAGPUHangsSendsNoSecondThread(t *testing.T) {
 	_, gpus := library.Machine(t, "l40s", "l40s")
-	sessions := nvml.NewSessions(fast)
-	set := func(c *Config) { c.CardTimeout = 50 * time.Millisecond }
-	r := newRig(t, sessions, set).ready(2)
+	sessions := nvml.NewSessions(impatient)
+	r := newRig(t, sessions, nil).ready(2)
 	r.scrapeNow()
 	calls := gpus[1].Calls("nvmlDeviceGetMemoryInfo_v2")
 	gpus[1].SetHang("nvmlDeviceGetMemoryInfo_v2", true)
@@ -110,7 +109,7 @@ func TestRestartWhileAGPUHangsSendsNoSecondThread(t *testing.T) {
 		late, _ := point(r.scrapeNow(), "hw.gpu.count", map[string]string{"state": "unresponsive"})
 		assert.InDelta(t, 1, number(late), 0, "the GPU counts, known or not")
 		require.NoError(t, r.shutdown(context.Background()))
-		r = newRig(t, sessions, set).ready(1)
+		r = newRig(t, sessions, nil).ready(1)
 		r.until("the other GPU is read", func(m pmetric.Metrics) bool { return hasReadings(m, "gpu0") })
 	}
 	assert.Equal(t, calls+1, gpus[1].Calls("nvmlDeviceGetMemoryInfo_v2"))

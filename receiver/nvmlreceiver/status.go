@@ -64,7 +64,7 @@ func status(c condition, h *table.Health, errorsRise bool) metadata.AttributeHwS
 	case h.SlowedDown, h.Uncorrected > 0, h.RepairPending,
 		h.Busy && (h.Generation < h.MaxGeneration || h.Width < h.MaxWidth):
 		return metadata.AttributeHwStateDegraded
-	case h.BankWorn, errorsRise:
+	case h.BankWorn, h.BeyondRepair, errorsRise:
 		return metadata.AttributeHwStatePredictedFailure
 	}
 	return metadata.AttributeHwStateOk

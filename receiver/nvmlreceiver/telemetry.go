@@ -69,6 +69,10 @@ func (t *telemetry) observe(name string, reading *reader.Reading) {
 	if n := reading.DroppedProcesses; n > 0 {
 		t.builder.ReceiverNvmlProcessesDropped.Add(context.Background(), n)
 	}
+	for _, family := range reading.Slowed {
+		t.builder.ReceiverNvmlFamiliesSlowed.Add(context.Background(), 1, otelmetric.WithAttributes(
+			attribute.String("nvml.family", family), attribute.String(semconv.GPUName, name)))
+	}
 	for _, err := range reading.Errors {
 		t.callFailed(err)
 	}

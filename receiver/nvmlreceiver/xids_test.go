@@ -162,12 +162,12 @@ func TestShutdownRecordsWhatWasOnlyCounted(t *testing.T) {
 
 func TestEachChangeOfAGPUsStateBecomesOneRecord(t *testing.T) {
 	_, gpus := library.Machine(t, "l40s", "h100")
-	sessions := nvml.NewSessions(fast)
+	sessions := nvml.NewSessions(impatient)
 	cfg := createDefaultConfig().(*Config)
 	cfg.LibraryPath = library.Path
 	_, sink := eventRigOf(t, time.Hour, cfg, sessions)
-	slow := newRig(t, sessions, func(c *Config) { c.CardTimeout = 100 * time.Millisecond }).ready(2)
-	quick := newRig(t, sessions, func(c *Config) { c.CardTimeout = 100 * time.Millisecond }).ready(2)
+	slow := newRig(t, sessions, nil).ready(2)
+	quick := newRig(t, sessions, nil).ready(2)
 	both := func() {
 		slow.scrapeNow()
 		quick.scrapeNow()
@@ -190,7 +190,7 @@ func TestEachChangeOfAGPUsStateBecomesOneRecord(t *testing.T) {
 	}{
 		{func() { gpus[0].Set("throttle_reasons", 0x40) }, "throttling of gpu0 (NVIDIA L40S) begins: hw_thermal"},
 		{func() { gpus[0].Set("throttle_reasons", 0) }, "throttling of gpu0 (NVIDIA L40S) ends: hw_thermal"},
-		{func() { gpus[1].SetHang("nvmlDeviceGetTemperature", true) }, "gpu1 (NVIDIA H100 80GB HBM3) is unresponsive: a call in NVIDIA's driver has not returned"},
+		{func() { gpus[1].SetHang("nvmlDeviceGetTemperature", true) }, "gpu1 (NVIDIA H100 80GB HBM3) is unresponsive: nvmlDeviceGetTemperature: the call has not returned"},
 		{func() { gpus[1].SetHang("nvmlDeviceGetTemperature", false) }, "gpu1 (NVIDIA H100 80GB HBM3) is healthy"},
 		{func() { gpus[0].SetLost(true) }, "gpu0 (NVIDIA L40S) is lost: "},
 	} {
@@ -222,4 +222,15 @@ func TestOtherEventsOfTheDriverBecomeRecords(t *testing.T) {
 		kinds = append(kinds, r.Attributes().AsRaw()["hw.gpu.event.type"])
 	}
 	assert.Equal(t, []any{"ecc_double_bit", "clock_change", "ecc_single_bit"}, kinds)
+}
+
+func TestAnXIDOfAGPUThatIsNotPartitionedNamesNoMIGDevice(t *testing.T) {
+	machine, gpus := library.Machine(t, "h100") // the driver answers with instances 0 and 0
+	l, sink := eventRig(t, time.Hour, nil)
+	settled(t, l.session, gpus...)
+	machine.Event(0, fakenvml.EventXID, 31)
+	require.Eventually(t, func() bool { return len(records(sink)) == 1 }, 10*time.Second, 5*time.Millisecond)
+	for key := range records(sink)[0].Attributes().AsRaw() {
+		assert.NotContains(t, key, "mig")
+	}
 }

@@ -58,23 +58,62 @@ const maxPending = 4096
 
 // reported is the last report on one GPU.
 type reported struct {
-	condition  string
-	throttling map[string]bool
+	// condition is what was published last, or healthy at first.
+	condition string
+	// presence is what receivers reported last, absent is true if that is not healthy; hung
+	// is true while a call hangs.
+	presence     string
+	absent, hung bool
+	throttling   map[string]bool
+}
+
+// The conditions that this package knows by name.
+const (
+	healthy      = "healthy"
+	unresponsive = "unresponsive"
+)
+
+// is the GPU's condition: one that is lost cannot be unresponsive, too.
+func (r *reported) is() string {
+	switch {
+	case r.absent:
+		return r.presence
+	case r.hung:
+		return unresponsive
+	}
+	return healthy
 }
 
 // OfProcess is the bus of this process, beside [nvml.OfProcess].
 var OfProcess = sync.OnceValue(func() *Bus { return &Bus{} })
 
-// ReportCondition stores a GPU's condition and publishes a change. The first report of
-// a healthy GPU is no change.
-func (b *Bus) ReportCondition(gpu *nvml.GPU, condition string, healthy bool, reason error, now time.Time) {
+// ReportCondition stores a GPU's condition as a scrape found it, healthy or lost, and
+// publishes a change. The first report of a healthy GPU is no change. Whether a call hangs
+// is not for a scrape to say: see ReportHang.
+func (b *Bus) ReportCondition(gpu *nvml.GPU, condition string, isHealthy bool, reason error, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	r := b.of(gpu)
+	r.presence, r.absent = condition, !isHealthy
+	b.publishCondition(gpu, r, reason, now)
+}
+
+// ReportHang stores why a GPU is unresponsive, or with nil that it is not, as the session
+// found it, and publishes a change.
+func (b *Bus) ReportHang(gpu *nvml.GPU, reason error, now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	r := b.of(gpu)
+	r.hung = reason != nil
+	b.publishCondition(gpu, r, reason, now)
+}
+
+// publishCondition publishes a GPU's condition if it changed. The caller holds mu.
+func (b *Bus) publishCondition(gpu *nvml.GPU, r *reported, reason error, now time.Time) {
 	before := r.condition
-	r.condition = condition
-	if before != condition && (before != "" || !healthy) {
-		b.publish(ConditionChange{GPU: gpu, Condition: condition, Reason: reason, Time: now})
+	r.condition = r.is()
+	if before != r.condition && (before != "" || r.condition != healthy) {
+		b.publish(ConditionChange{GPU: gpu, Condition: r.condition, Reason: reason, Time: now})
 	}
 }
 

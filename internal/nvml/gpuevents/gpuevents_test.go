@@ -47,8 +47,37 @@ func TestAGPUThatIsNotHealthyAtFirstIsAChange(t *testing.T) {
 	var b Bus
 	n := 0
 	b.Conditions.Subscribe(func(ConditionChange) { n++ })
-	b.ReportCondition(&nvml.GPU{}, "unresponsive", false, nil, epoch)
+	b.ReportHang(&nvml.GPU{}, errors.New("a call hangs"), epoch)
 	assert.Equal(t, 1, n)
+}
+
+// A receiver that read the GPU just before its call hung reports it as healthy just after.
+func TestAScrapeDoesNotEndAHang(t *testing.T) {
+	var b Bus
+	var conditions []string
+	b.Conditions.Subscribe(func(c ConditionChange) { conditions = append(conditions, c.Condition) })
+	gpu, hangs := &nvml.GPU{}, errors.New("a call hangs")
+	b.ReportCondition(gpu, "healthy", true, nil, epoch)
+	for range 2 { // two receivers
+		b.ReportHang(gpu, hangs, epoch)
+		b.ReportCondition(gpu, "healthy", true, nil, epoch)
+	}
+	for range 2 {
+		b.ReportHang(gpu, nil, epoch)
+	}
+	assert.Equal(t, []string{"unresponsive", "healthy"}, conditions)
+}
+
+func TestALostGPUIsNotUnresponsive(t *testing.T) {
+	var b Bus
+	var conditions []string
+	b.Conditions.Subscribe(func(c ConditionChange) { conditions = append(conditions, c.Condition) })
+	gpu := &nvml.GPU{}
+	b.ReportHang(gpu, errors.New("a call hangs"), epoch)
+	b.ReportCondition(gpu, "lost", false, errors.New("lost"), epoch)
+	b.ReportHang(gpu, nil, epoch)
+	b.ReportCondition(gpu, "healthy", true, nil, epoch)
+	assert.Equal(t, []string{"unresponsive", "lost", "healthy"}, conditions)
 }
 
 func TestASubscriberMayReport(t *testing.T) {

@@ -115,27 +115,34 @@ func (s *Server) log(text string) {
 	}
 }
 
-// stats describes the machine.
+// stats describes the machine. As in ComfyUI, the totals are read before the rest: what is
+// allocated meanwhile is in one of them only.
 func (s *Server) stats(w http.ResponseWriter) {
-	m := s.work.Memory()
+	total := s.work.Memory()
+	free := s.work.Memory()
 	system := map[string]any{
 		"os": "posix", "ram_total": 25276502016, "ram_free": 24738656256, "comfyui_version": s.options.Version, "required_frontend_version": "1.27.10",
-		"installed_templates_version": nil, "required_templates_version": "0.1.95", "python_version": "3.11.2 (simulated)", "pytorch_version": "2.0.0 (simulated)",
-		"embedded_python": false, "argv": []string{"main.py", "--simulated"},
+		"installed_templates_version": nil, "required_templates_version": "0.1.95", "python_version": "3.11.2 (simulated)", "pytorch_version": s.options.Torch,
+		"embedded_python": false, "argv": s.options.Arguments,
 	}
 	count := 1
 	if s.options.newer() {
 		count = s.options.Devices
+		aimdo := required("comfy-aimdo", "0.4.13")
+		if s.options.Aimdo {
+			aimdo["installed"] = "0.4.13"
+		}
 		system["os"], system["required_frontend_version"], system["required_templates_version"], system["deploy_environment"] = "linux", "1.49.6", "0.11.44", "local-git"
 		system["comfy_package_versions"] = []any{
 			required("comfyui-frontend-package", "1.49.6"), required("comfyui-workflow-templates", "0.11.44"), required("comfyui-embedded-docs", "0.5.10"),
-			required("comfy-kitchen", "0.2.31"), required("comfy-aimdo", "0.4.13"),
+			required("comfy-kitchen", "0.2.31"), aimdo,
 		}
 	}
 	devices := make([]any, count)
 	for i := range devices {
 		devices[i] = map[string]any{
-			"name": fmt.Sprintf("cuda:%d (simulated)", i), "type": "cuda", "index": i, "vram_total": m.Total, "vram_free": m.Free, "torch_vram_total": m.TorchTotal, "torch_vram_free": m.TorchFree,
+			"name": fmt.Sprintf("cuda:%d %s", i, s.options.Device), "type": "cuda", "index": i,
+			"vram_total": total.Total, "vram_free": free.Free, "torch_vram_total": total.TorchTotal, "torch_vram_free": free.TorchFree,
 		}
 	}
 	answer(w, http.StatusOK, map[string]any{"system": system, "devices": devices})

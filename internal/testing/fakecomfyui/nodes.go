@@ -16,6 +16,10 @@ type Work interface {
 	// Colorize works on one photo: step is called after each of its steps, and ends
 	// the work with an error if the prompt is interrupted.
 	Colorize(ctx context.Context, side int, checkpoint string, step func(done, all int) error) error
+	// Sample denoises latent images with a checkpoint, Decode makes images of them. The model
+	// is under ComfyUI's management.
+	Sample(ctx context.Context, checkpoint string, side, batch, steps int, step func(done, all int) error) error
+	Decode(ctx context.Context, checkpoint string, side, batch int) error
 	// Free gives memory back (/free). Collect may give back what is not needed; it is
 	// called when a prompt has ended.
 	Free()
@@ -91,6 +95,43 @@ var classes = map[string]*class{
 	"ListOut": {
 		name: "ListOut", display: "ListOut", category: "test", outputs: []string{"IMAGE"}, outputNames: []string{"IMAGE"}, lists: []bool{true},
 		inputs: []input{{name: "image", kind: "IMAGE"}, {name: "n", kind: "INT", bounded: true}},
+	},
+	// Those of a workflow whose model is under ComfyUI's management. They validate less than
+	// the real ones.
+	"CheckpointLoaderSimple": {
+		name: "CheckpointLoaderSimple", display: "Load Checkpoint", category: "loaders", outputs: []string{"MODEL", "CLIP", "VAE"}, outputNames: []string{"MODEL", "CLIP", "VAE"},
+		lists: []bool{false, false, false}, inputs: []input{{name: "ckpt_name", choices: []string{"dreamshaper_8.safetensors", "sd_xl_base_1.0.safetensors", "sd_xl_refiner_1.0.safetensors", "v1-5-pruned-emaonly-fp16.safetensors"}}},
+	},
+	"CLIPTextEncode": {
+		name: "CLIPTextEncode", display: "CLIP Text Encode (Prompt)", category: "conditioning", outputs: []string{"CONDITIONING"}, outputNames: []string{"CONDITIONING"}, lists: []bool{false},
+		inputs: []input{{name: "text", kind: "STRING"}, {name: "clip", kind: "CLIP"}},
+	},
+	"EmptyLatentImage": {
+		name: "EmptyLatentImage", display: "Empty Latent Image", category: "latent", outputs: []string{"LATENT"}, outputNames: []string{"LATENT"}, lists: []bool{false},
+		inputs: []input{
+			{name: "width", kind: "INT", low: 16, bounded: true},
+			{name: "height", kind: "INT", low: 16, bounded: true},
+			{name: "batch_size", kind: "INT", low: 1, bounded: true},
+		},
+	},
+	"KSampler": {
+		name: "KSampler", display: "KSampler", category: "sampling", outputs: []string{"LATENT"}, outputNames: []string{"LATENT"}, lists: []bool{false},
+		inputs: []input{
+			{name: "model", kind: "MODEL"},
+			{name: "seed", kind: "INT", bounded: true},
+			{name: "steps", kind: "INT", low: 1, bounded: true},
+			{name: "cfg", kind: "FLOAT", bounded: true},
+			{name: "sampler_name", choices: []string{"euler", "dpmpp_2m"}},
+			{name: "scheduler", choices: []string{"normal", "karras"}},
+			{name: "positive", kind: "CONDITIONING"},
+			{name: "negative", kind: "CONDITIONING"},
+			{name: "latent_image", kind: "LATENT"},
+			{name: "denoise", kind: "FLOAT", bounded: true},
+		},
+	},
+	"VAEDecode": {
+		name: "VAEDecode", display: "VAE Decode", category: "latent", outputs: []string{"IMAGE"}, outputNames: []string{"IMAGE"}, lists: []bool{false},
+		inputs: []input{{name: "samples", kind: "LATENT"}, {name: "vae", kind: "VAE"}},
 	},
 	// Those of the recordings of 0.33.0.
 	"Blocking": {
@@ -206,15 +247,29 @@ func (timedWork) Colorize(ctx context.Context, side int, checkpoint string, step
 	return nil
 }
 
+// stepTime is how long a step of the sampler takes for a megapixel without a GPU.
+const stepTime = 50 * time.Millisecond
+
+func (timedWork) Sample(ctx context.Context, _ string, side, batch, steps int, step func(done, all int) error) error {
+	return waitSteps(ctx, time.Duration(float64(side*side*batch*steps)/1e6*float64(stepTime)), steps, step)
+}
+
+func (timedWork) Decode(ctx context.Context, _ string, side, batch int) error {
+	return waitSteps(ctx, time.Duration(float64(side*side*batch)/1e6*float64(stepTime)), 1, func(int, int) error { return nil })
+}
+
 func (timedWork) Free()          {}
 func (timedWork) Collect()       {}
 func (timedWork) Memory() Memory { return Memory{25276502016, 24738656256, 25276502016, 24738656256} }
 
 // inSteps waits in four steps, and calls step after each.
 func inSteps(ctx context.Context, lasts time.Duration, step func(done, all int) error) error {
-	const steps = 4
+	return waitSteps(ctx, lasts, 4, step)
+}
+
+func waitSteps(ctx context.Context, lasts time.Duration, steps int, step func(done, all int) error) error {
 	for i := range steps {
-		timer := time.NewTimer(lasts / steps)
+		timer := time.NewTimer(lasts / time.Duration(steps))
 		select {
 		case <-ctx.Done():
 			timer.Stop()

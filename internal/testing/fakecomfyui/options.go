@@ -3,6 +3,7 @@
 package fakecomfyui
 
 import (
+	"cmp"
 	"crypto/rand"
 	"fmt"
 	"regexp"
@@ -26,6 +27,12 @@ type Options struct {
 	Version Version
 	// Devices is how many GPUs /system_stats lists. Default: 1. The older version lists one.
 	Devices int
+	// Arguments are those of the server's command line, Torch is PyTorch's version and Device the
+	// device's name, as /system_stats shows them. Default: those of the recorded servers.
+	Arguments     []string
+	Torch, Device string
+	// Aimdo shows that comfy-aimdo is installed, which Dynamic VRAM needs (newer version).
+	Aimdo bool
 	// Compress compresses answers for clients that offer it (--enable-compress-response-body).
 	Compress bool
 	// NewerTorch names the exception of a GPU without room as torch does since 2.5.
@@ -44,6 +51,10 @@ func (o *Options) complete() {
 		o.Version = Older
 	}
 	o.Devices = max(o.Devices, 1)
+	if o.Arguments == nil {
+		o.Arguments = []string{"main.py", "--simulated"}
+	}
+	o.Torch, o.Device = cmp.Or(o.Torch, "2.0.0 (simulated)"), cmp.Or(o.Device, "(simulated)")
 	if o.Now == nil {
 		o.Now = time.Now
 	}

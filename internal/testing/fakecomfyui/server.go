@@ -17,6 +17,10 @@ type Server struct {
 	// Lag returns how long a frame, and all after it, are delayed; it is called for each
 	// frame and must not block. Nil sends frames at once. Set it before the server is used.
 	Lag func() time.Duration
+	// Busy returns for how long the server's event loop is busy with other work before it answers a
+	// request; it is called for each and must not block. Nil answers at once. Set it before the
+	// server is used.
+	Busy func() time.Duration
 	// Done is called with each node and each prompt that was executed, with its true times.
 	// It may be nil, and must not block.
 	Done func(Executed)
@@ -79,6 +83,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if path == "/ws" {
 		s.serveSocket(w, r)
 		return
+	}
+	if s.Busy != nil {
+		_ = waitSteps(r.Context(), s.Busy(), 1, func(int, int) error { return nil })
 	}
 	whole := &response{header: w.Header()}
 	if !s.options.newer() || !s.serveNewer(whole, r, path) {

@@ -145,6 +145,12 @@ func (x *execution) do(g graph, id, display string, n *node) error {
 				return err
 			}
 		}
+	case "KSampler":
+		side, batch := g.latent(n)
+		return x.work.Sample(x.ctx, g.checkpoint(n), side, batch, int(number(n.Inputs["steps"])), func(done, all int) error { return x.step(id, done, all, false) })
+	case "VAEDecode":
+		side, batch := g.latent(n)
+		return x.work.Decode(x.ctx, g.checkpoint(n), side, batch)
 	case "Expanding":
 		for i := range int(number(n.Inputs["copies"])) {
 			part := &node{Class: "DDColor_Colorize", Inputs: map[string]any{"model_input_size": json.Number("300"), "checkpoint": "ddcolor_paper.pth"}}
@@ -177,6 +183,45 @@ func (x *execution) do(g graph, id, display string, n *node) error {
 		x.show(g, id, 0)
 	}
 	return nil
+}
+
+// source finds the nearest node of a class among those that a node takes its inputs from; nil
+// if there is none.
+func (g graph) source(n *node, class string) *node {
+	for _, v := range n.Inputs {
+		if !isLink(v) {
+			continue
+		}
+		id, _ := v.([]any)[0].(string)
+		from := g[id]
+		if from == nil {
+			continue
+		}
+		if from.Class == class {
+			return from
+		}
+		if found := g.source(from, class); found != nil {
+			return found
+		}
+	}
+	return nil
+}
+
+// checkpoint is the model that a node works with.
+func (g graph) checkpoint(n *node) (name string) {
+	if loader := g.source(n, "CheckpointLoaderSimple"); loader != nil {
+		name, _ = loader.Inputs["ckpt_name"].(string)
+	}
+	return name
+}
+
+// latent is the longer side of the images that a node works on, and their number.
+func (g graph) latent(n *node) (side, batch int) {
+	from := g.source(n, "EmptyLatentImage")
+	if from == nil {
+		return 512, 1
+	}
+	return int(max(number(from.Inputs["width"]), number(from.Inputs["height"]))), int(number(from.Inputs["batch_size"]))
 }
 
 // textTime is what the recorded server needed for a text.

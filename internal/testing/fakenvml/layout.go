@@ -23,7 +23,7 @@ const (
 	word         = 8
 	cellSize     = 2 * word
 	fieldSize    = 3 * word
-	functionSize = 4 * word
+	functionSize = 5 * word
 	stepSize     = 3 * word
 	seriesSize   = word + maxSteps*stepSize
 	eventSize    = 3 * word
@@ -31,7 +31,8 @@ const (
 	linkSize     = 9 * word
 	processSize  = 9 * word
 	gpuHeader    = 6 * word
-	stateHeader  = 9*word + 2*textSize + maxEvents*eventSize
+	textsFrom    = 16 * word
+	stateHeader  = textsFrom + 2*textSize + maxEvents*eventSize
 )
 
 // layout holds the indices of fields.def by name.

@@ -231,6 +231,9 @@ func (c *GPU) setProcesses(list []profileProcess) {
 			PID: l.PID, Memory: l.MemoryMiB * mib, MIG: l.GPUInstance != nil,
 			SM: l.SM, Mem: l.Mem, Enc: l.Enc, Dec: l.Dec, Graphics: l.Graphics,
 		}
+		if l.MemoryMiB < 0 { // the driver does not know it
+			processes[i].Memory = NotAvailable
+		}
 		if l.GPUInstance != nil {
 			processes[i].GPUInstance, processes[i].ComputeInstance = *l.GPUInstance, *l.ComputeInstance
 		}

@@ -62,8 +62,8 @@ func Create(path string) (*State, error) {
 	s.store(word, int64(l.size()))
 	s.store(2*word, 1)
 	s.store(3*word, 1)
-	s.text(9*word, "595.71.05")
-	s.text(9*word+textSize, "13.595.71.05")
+	s.text(textsFrom, "595.71.05")
+	s.text(textsFrom+textSize, "13.595.71.05")
 	s.store(5*word, 13020)
 	s.store(0, stateMagic)
 	return s, nil
@@ -82,7 +82,9 @@ func (s *State) Reset() {
 	}
 	s.LoadDriver()
 	s.store(7*word, 0)
-	s.store(8*word, 0)
+	for at := 8 * word; at < textsFrom; at += word {
+		s.store(at, 0)
+	}
 	clear(s.memory[stateHeader:])
 }
 
@@ -109,8 +111,8 @@ func (s *State) index(m map[string]int, kind, name string) int {
 
 // SetDriver names the driver's and NVML's version and the CUDA version (13020 for 13.2).
 func (s *State) SetDriver(driver, nvml string, cuda int64) {
-	s.text(9*word, driver)
-	s.text(9*word+textSize, nvml)
+	s.text(textsFrom, driver)
+	s.text(textsFrom+textSize, nvml)
 	s.store(5*word, cuda)
 }
 
@@ -129,6 +131,25 @@ func (s *State) UpgradeDriver() { s.store(2*word, 2) }
 
 // SetClockOffset sets the driver's wall clock off against this machine's.
 func (s *State) SetClockOffset(d time.Duration) { s.store(8*word, d.Nanoseconds()) }
+
+// Lock makes calls take the time that they take on real drivers, one after another behind
+// the driver's one lock; list is the time of a list of processes.
+func (s *State) Lock(list time.Duration) {
+	s.store(10*word, list.Nanoseconds())
+	s.store(9*word, 1)
+}
+
+// Stall makes one of so many calls take longer, with the lock held. 0 ends that.
+func (s *State) Stall(every int64, d time.Duration) {
+	s.store(12*word, d.Nanoseconds())
+	s.store(11*word, every)
+}
+
+// LockHeld is for how long the lock has been held. Of it, spun is the time for which the
+// library used the CPU to mimic a driver that works.
+func (s *State) LockHeld() (held, spun time.Duration) {
+	return time.Duration(s.load(13 * word)), time.Duration(s.load(14 * word))
+}
 
 // Inits counts successful nvmlInit calls of all processes.
 func (s *State) Inits() int64 { return s.load(6 * word) }
@@ -155,7 +176,7 @@ func (s *State) GPU(i int) *GPU {
 // Event makes one event happen on a GPU.
 func (s *State) Event(gpu int, kind, data int64) {
 	n := s.load(7 * word)
-	at := 9*word + 2*textSize + int(n%maxEvents)*eventSize
+	at := textsFrom + 2*textSize + int(n%maxEvents)*eventSize
 	s.store(at, int64(gpu))
 	s.store(at+word, kind)
 	s.store(at+2*word, data)
@@ -261,6 +282,29 @@ func (c *GPU) FailEveryCall(code int64) (clear func()) {
 // SetDelay sets how long a function needs on this GPU.
 func (c *GPU) SetDelay(function string, d time.Duration) {
 	c.state.store(c.function(function)+word, d.Nanoseconds())
+}
+
+// SetDelayOnce sets how much longer the next call of a function takes on this GPU, without the
+// driver's lock.
+func (c *GPU) SetDelayOnce(function string, d time.Duration) {
+	c.state.store(c.function(function)+4*word, d.Nanoseconds())
+}
+
+// AllCalls counts the calls on this GPU by their functions, without those of the library
+// itself, which are addressed through GPU 0.
+func (c *GPU) AllCalls() map[string]int64 {
+	all := map[string]int64{}
+	for name := range c.state.layout.functions {
+		if ofGPU(name) {
+			all[name] = c.Calls(name)
+		}
+	}
+	return all
+}
+
+// ofGPU reports whether a function belongs to a GPU and not to the library.
+func ofGPU(function string) bool {
+	return strings.HasPrefix(function, "nvmlGpm") || strings.HasPrefix(function, "nvmlDevice") && function != "nvmlDeviceGetCount_v2"
 }
 
 // SetHang makes a function hang on this GPU until it is called with false.

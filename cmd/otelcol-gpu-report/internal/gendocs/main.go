@@ -82,7 +82,7 @@ avg_over_time(comfyui:pictures_per_hour:by_hour[7d])
 Buildings compared with people; GPUs that were idle for a day:
 
 ` + "```promql" + `
-avg_over_time(comfyui:gpu_memory_peak_bytes:mean1h{comfyui_task_class="buildings"}[7d]) / ignoring(comfyui_task_class) avg_over_time(comfyui:gpu_memory_peak_bytes:mean1h{comfyui_task_class="people"}[7d])
+avg_over_time(comfyui:memory_need_bytes:mean1h{comfyui_task_class="buildings"}[7d]) / ignoring(comfyui_task_class) avg_over_time(comfyui:memory_need_bytes:mean1h{comfyui_task_class="people"}[7d])
 avg_over_time(gpu:idle:ratio1h[1d]) > 0.95
 ` + "```" + `
 

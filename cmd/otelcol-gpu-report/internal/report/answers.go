@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -57,8 +58,17 @@ type Outcome struct {
 	Count float64
 }
 
+// The kinds of memory that a report shows.
+const (
+	MemoryNeeded = "needed"
+	MemoryHeld   = "held"
+)
+
 // Report is all answers.
 type Report struct {
+	// ClassMemory is the kind of the classes' memory: what they needed if that is known of all,
+	// else what was held, which PyTorch's allocator keeps from larger images.
+	ClassMemory string
 	Settings
 	Made      time.Time
 	Simulated bool
@@ -228,7 +238,12 @@ func (r *Report) outcomes(a *querier) {
 }
 
 func (r *Report) classes(a *querier) {
-	memory, energy, time, wait, p95 := a.by("class_memory", "comfyui_task_class"), a.by("class_energy", "comfyui_task_class"),
+	need, memory := a.by("class_need", "comfyui_task_class"), a.by("class_memory", "comfyui_task_class")
+	r.ClassMemory = MemoryHeld
+	if len(need) > 0 && !slices.ContainsFunc(slices.Collect(maps.Keys(memory)), func(class string) bool { _, ok := need[class]; return !ok }) {
+		memory, r.ClassMemory = need, MemoryNeeded
+	}
+	energy, time, wait, p95 := a.by("class_energy", "comfyui_task_class"),
 		a.by("class_card_time", "comfyui_task_class"), a.by("class_wait", "comfyui_task_class"), a.by("class_p95", "comfyui_task_class")
 	for name, count := range a.by("class_count", "comfyui_task_class") {
 		if count > 0 {

@@ -21,7 +21,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// store answers questions by a piece of their PromQL. The end-to-end tests ask real
+// store answers questions by the longest piece of their PromQL. The end-to-end tests ask real
 // stores; here are the answers that those seldom give.
 type store struct {
 	v1.API
@@ -33,12 +33,13 @@ type store struct {
 
 func (s *store) Query(_ context.Context, query string, _ time.Time, _ ...v1.Option) (model.Value, v1.Warnings, error) {
 	s.asked = append(s.asked, query)
+	found, answer := "", model.Vector{}
 	for piece, v := range s.instant {
-		if strings.Contains(query, piece) {
-			return v, nil, s.err
+		if strings.Contains(query, piece) && len(piece) > len(found) {
+			found, answer = piece, v
 		}
 	}
-	return model.Vector{}, nil, s.err
+	return answer, nil, s.err
 }
 
 func (s *store) QueryRange(_ context.Context, query string, _ v1.Range, _ ...v1.Option) (model.Value, v1.Warnings, error) {
@@ -169,4 +170,55 @@ func TestWhyAImageWasSlow(t *testing.T) {
 	assert.Empty(t, (&Slow{}).Why())
 	loop := `[{"spanID": "r", "operationName": "comfyui.prompt", "duration": 5, "references": [{"refType": "CHILD_OF", "spanID": "r"}]}]`
 	assert.NotPanics(t, func() { images("t", spansOf(t, loop)) }, "a span below itself")
+}
+
+func TestMemoryIsWhatIsNeededWhereThatIsKnown(t *testing.T) {
+	class := func(people, buildings float64) model.Vector {
+		return model.Vector{of(people, "comfyui_task_class", "people"), of(buildings, "comfyui_task_class", "buildings")}
+	}
+	const need, held = "comfyui_execution_memory_need_bytes_sum", "sum by (comfyui_task_class) (increase(comfyui_execution_gpu_memory_peak_bytes_sum[1w])) / "
+	const count = `increase(comfyui_execution_gpu_memory_peak_bytes_count[1w]))`
+	for name, test := range map[string]struct {
+		need     model.Vector
+		kind     string
+		memories []float64
+	}{
+		"known of all classes": {class(3, 7.8), MemoryNeeded, []float64{3, 7.8}},
+		"unknown":              {nil, MemoryHeld, []float64{8, 8.5}},
+		"known of one":         {model.Vector{of(3, "comfyui_task_class", "people")}, MemoryHeld, []float64{8, 8.5}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := &store{
+				instant: map[string]model.Vector{
+					"comfyui_prompt_outcome, error_type": {of(10, "comfyui_prompt_outcome", "success")}, need: test.need, held: class(8, 8.5), count: class(10, 10),
+				},
+				over: map[string]model.Matrix{"comfyui_prompts_total": {{
+					Metric: model.Metric{"comfyui_task_class": "people"}, Values: []model.SamplePair{{Timestamp: model.TimeFromUnix(settings("UTC").End.Unix()), Value: 10}},
+				}}},
+			}
+			r, err := Make(t.Context(), s, nil, settings("UTC"))
+			require.NoError(t, err)
+			assert.Equal(t, test.kind, r.ClassMemory)
+			require.Len(t, r.Classes, 2)
+			want := test.memories
+			assert.Equal(t, want, []float64{r.Classes[0].Memory, r.Classes[1].Memory})
+			assert.InDelta(t, test.memories[1]/test.memories[0], r.Classes[1].MemoryAgainst, 1e-9)
+		})
+	}
+}
+
+func TestMemoryOfAnImageSaysWhichItIs(t *testing.T) {
+	image := func(tags string) *Slow {
+		all := images("t", spansOf(t, `[
+			{"spanID": "r", "operationName": "comfyui.prompt", "duration": 5, "tags": [{"key": "gpu.energy", "value": 21}, {"key": "gpu.memory.peak", "value": 4096}]},
+			{"spanID": "e", "operationName": "comfyui.execution", "duration": 4, "references": [{"refType": "CHILD_OF", "spanID": "r"}], "tags": [`+tags+`]}]`))
+		require.Len(t, all, 1)
+		return &all[0]
+	}
+	s := image(``)
+	assert.Equal(t, []any{4096.0, MemoryHeld}, []any{s.Memory, s.MemoryIs})
+	s = image(`{"key": "comfyui.memory.need", "value": 1024}, {"key": "comfyui.memory.need.executions", "value": 2}`)
+	assert.Equal(t, []any{4096.0, MemoryHeld}, []any{s.Memory, s.MemoryIs}, "of two executions it is a guess")
+	s = image(`{"key": "comfyui.memory.need", "value": 1024}, {"key": "comfyui.memory.need.executions", "value": 3}`)
+	assert.Equal(t, []any{1024.0, MemoryNeeded}, []any{s.Memory, s.MemoryIs})
 }

@@ -30,6 +30,7 @@ type Slow struct {
 	Total, Wait, Execution                 float64 // s
 	Billed                                 bool    // its GPU figures are known
 	Energy, Memory, Throttled              float64 // J, By, s
+	MemoryIs                               string  // MemoryNeeded or MemoryHeld
 	Spans                                  []SlowSpan
 	Omitted                                bool // there are more spans than Spans shows
 }
@@ -158,6 +159,11 @@ func (s *jaegerSpan) number(key string) (v float64, ok bool) {
 	return 0, false
 }
 
+func (s *jaegerSpan) atLeast(key string, least float64) bool {
+	v, ok := s.number(key)
+	return ok && v >= least
+}
+
 // images are the prompts of a trace; the caller's own spans may be in it too.
 func images(traceID string, spans []jaegerSpan) (all []Slow) {
 	below := map[string][]*jaegerSpan{}
@@ -184,6 +190,7 @@ func images(traceID string, spans []jaegerSpan) (all []Slow) {
 		s.Side, _ = root.number("comfyui.image.side")
 		s.Energy, s.Billed = root.number("gpu.energy")
 		s.Memory, _ = root.number("gpu.memory.peak")
+		s.MemoryIs = MemoryHeld
 		s.Throttled, _ = root.number("gpu.throttle.time")
 		if kind := root.text("error.type"); kind != "" {
 			s.Outcome += " (" + strings.ReplaceAll(kind, "_", " ") + ")"
@@ -234,6 +241,10 @@ func (w *walk) add(s *Slow, span *jaegerSpan, depth int) {
 		s.Wait += item.Duration
 	case executionName:
 		s.Execution += item.Duration
+		// Of fewer than three executions it is a guess.
+		if need, ok := span.number("comfyui.memory.need"); ok && span.atLeast("comfyui.memory.need.executions", 3) {
+			s.Memory, s.MemoryIs = need, MemoryNeeded
+		}
 	}
 	for _, child := range w.below[span.SpanID] {
 		if s.Omitted && *w.rows == 0 {

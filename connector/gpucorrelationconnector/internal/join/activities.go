@@ -3,6 +3,7 @@
 package join
 
 import (
+	"cmp"
 	"container/list"
 	"math"
 	"slices"
@@ -27,6 +28,7 @@ const (
 // activity is the time that one trace used a GPU.
 type activity struct {
 	trace   pcommon.TraceID
+	pid     int64 // of the process; 0 if it is not known
 	on      *activities
 	windows []*window // sorted, apart
 	// spans are those that name the GPU, for records that ask what ran at a time; they are
@@ -59,16 +61,30 @@ type activities struct {
 	open  map[pcommon.TraceID]*activity
 	// windows are those of all of them.
 	windows ordered[*window]
-	dropped bool // nobody asks for them any more
+	last    int64 // the end of the last that ended
+	dropped bool  // nobody asks for them any more
+	opened  int   // windows of those that have not ended
 }
 
 func newActivities() *activities {
 	return &activities{ended: map[pcommon.TraceID]*activity{}, open: map[pcommon.TraceID]*activity{}}
 }
 
+// idleSince is when the last trace ended, as far as it is known that none runs; forever if
+// one does.
+func (a *activities) idleSince() int64 {
+	if len(a.open) > 0 {
+		return forever
+	}
+	return a.last
+}
+
 // insert adds a window to an activity; i is its place there.
 func (a *activities) insert(x *activity, i int, w gputimeline.Interval, seq uint64) {
 	added := &window{Interval: w, seq: seq, of: x}
+	if w.To != forever {
+		a.last = max(a.last, w.To)
+	}
 	x.windows = slices.Insert(x.windows, i, added)
 	a.windows.insert(added)
 }
@@ -118,7 +134,7 @@ func (r *recollection) next() uint64 {
 
 // begin notes that a trace began to use the GPU and has not ended; false if there is no
 // room.
-func (r *recollection) begin(a *activities, trace pcommon.TraceID, span pcommon.SpanID, from int64, limit int, now time.Time) bool {
+func (r *recollection) begin(a *activities, trace pcommon.TraceID, pid int64, span pcommon.SpanID, from int64, limit int, now time.Time) bool {
 	if r.open.Len() >= limit {
 		return false
 	}
@@ -127,11 +143,32 @@ func (r *recollection) begin(a *activities, trace pcommon.TraceID, span pcommon.
 	}
 	r.close(a, trace)
 	w := gputimeline.Interval{From: from, To: forever}
-	x := &activity{trace: trace, on: a, spans: []spanInterval{{Interval: w, id: span}}, touched: now}
+	x := &activity{trace: trace, pid: pid, on: a, spans: []spanInterval{{Interval: w, id: span}}, touched: now}
 	a.insert(x, 0, w, r.next())
+	a.opened++
 	x.place = r.open.PushBack(x)
 	a.open[trace] = x
 	return true
+}
+
+// leave notes that a trace that has not ended runs elsewhere from a time on, or that it is
+// back.
+func (r *recollection) leave(a *activities, trace pcommon.TraceID, at int64, gone bool) {
+	x := a.open[trace]
+	if x == nil {
+		return
+	}
+	n := len(x.windows)
+	last := x.windows[n-1].Interval
+	switch {
+	case gone == (last.To != forever) || at < last.From || !gone && at < last.To || n == maxWindows:
+	case gone:
+		a.remove(x, n-1, n)
+		a.insert(x, n-1, gputimeline.Interval{From: last.From, To: at}, r.next())
+	default:
+		a.insert(x, n, gputimeline.Interval{From: at, To: forever}, r.next())
+		a.opened++
+	}
 }
 
 // close forgets that a trace began.
@@ -140,6 +177,7 @@ func (r *recollection) close(a *activities, trace pcommon.TraceID) {
 	if x == nil {
 		return
 	}
+	a.opened -= len(x.windows)
 	a.remove(x, 0, len(x.windows))
 	delete(a.open, trace)
 	r.open.Remove(x.place)
@@ -148,7 +186,7 @@ func (r *recollection) close(a *activities, trace pcommon.TraceID) {
 // end notes the windows of time of a trace's spans; more of them may come. Windows that
 // ended before a time are dropped, and the oldest beyond maxWindows, whose number is
 // returned.
-func (r *recollection) end(a *activities, trace pcommon.TraceID, windows []gputimeline.Interval, spans []spanInterval, before int64, now time.Time) (early int) {
+func (r *recollection) end(a *activities, trace pcommon.TraceID, p *part, before int64, now time.Time) (early int) {
 	if a.dropped {
 		return 0
 	}
@@ -159,7 +197,8 @@ func (r *recollection) end(a *activities, trace pcommon.TraceID, windows []gputi
 		a.ended[trace] = x
 		x.place = r.ended.PushBack(x)
 	}
-	for _, w := range windows {
+	x.pid = cmp.Or(x.pid, p.pid)
+	for _, w := range p.windows {
 		r.windows += a.merge(x, w, r.next())
 	}
 	aged := 0
@@ -169,6 +208,7 @@ func (r *recollection) end(a *activities, trace pcommon.TraceID, windows []gputi
 	early = max(len(x.windows)-aged-maxWindows, 0)
 	a.remove(x, 0, aged+early)
 	r.windows -= aged + early
+	spans := p.spans
 	if more := len(x.spans) + len(spans) - maxSpanIntervals; more > 0 {
 		spans = slices.Concat(x.spans[min(more, len(x.spans)):], spans)
 	} else {
@@ -208,7 +248,7 @@ func (r *recollection) forget(x *activity) {
 // drop forgets all activities of a GPU. They are found in the memory until they would
 // have been forgotten anyway, with nothing that can be reached from elsewhere.
 func (r *recollection) drop(a *activities) {
-	r.windows -= a.windows.n - len(a.open)
+	r.windows -= a.windows.n - a.opened
 	a.dropped = true
 }
 
@@ -224,7 +264,7 @@ func (j *Joiner) remember(g *gpu, trace pcommon.TraceID, p *part, now time.Time)
 		j.forgetFirst()
 	}
 	j.steps.count(items)
-	j.countForgotten("window", j.memory.end(g.active, trace, p.windows, p.spans, before, now))
+	j.countForgotten("window", j.memory.end(g.active, trace, p, before, now))
 	for {
 		j.steps.room(maxWindows + 1)
 		if j.memory.windows <= max(meanWindows*limit, maxWindows) {

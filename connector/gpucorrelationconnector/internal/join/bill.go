@@ -4,6 +4,7 @@ package join
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"time"
 
@@ -13,17 +14,14 @@ import (
 // bill is what one span's time on a GPU came to. Pointers are nil where the
 // samples do not show it.
 type bill struct {
-	peak, start, end *float64 // memory, By
-	process          bool     // the memory is the process's own, else the GPU's
-	meanUtilization  *float64 // 1, divided among those that shared the GPU
-	peakUtilization  *float64 // 1, the GPU's
-	energy           *float64 // J, divided among those that shared the GPU
-	marginal         *float64 // J, the same without the power at rest
-	rest             float64  // W
-	temperature      *float64 // Cel, the highest
-	gpuTime          float64  // s of the GPU, divided among those that shared it
-	throttle         map[string]float64
-	xids             []xidEvent
+	memoryBill
+	meanUtilization *float64 // 1, divided among those that shared the GPU
+	peakUtilization *float64 // 1, the GPU's
+	energyBill
+	temperature *float64 // Cel, the highest
+	gpuTime     float64  // s of the GPU, divided among those that shared it
+	throttle    map[string]float64
+	xids        []xidEvent
 
 	simulated  bool
 	samples    int           // within the time
@@ -38,11 +36,12 @@ const maxSpanXIDs = 16
 
 // billOf adds up what a GPU did in the intervals of a span, which are within those of the
 // view; pid is that of the span's process, 0 if it is not known.
-func billOf(g *view, intervals []gputimeline.Interval, pid int64) *bill {
+func billOf(g *view, intervals []gputimeline.Interval, pid int64, late gputimeline.Lateness, settings *EnergySettings) *bill {
 	b := &bill{concurrent: 1, simulated: g.Simulated}
 	b.countSamples(g, intervals)
-	b.addMemory(g, intervals, pid)
 	b.addLoad(g, intervals)
+	b.addMemory(g, intervals, pid)
+	b.energyBill = energyOf(g, intervals, late, settings)
 	b.addTemperature(g, intervals)
 	b.addThrottling(g, intervals)
 	for _, x := range g.xids {
@@ -79,50 +78,14 @@ func (b *bill) countSamples(g *view, intervals []gputimeline.Interval) {
 	}
 }
 
-// addMemory uses the memory of the process if it was sampled, else the GPU's.
-func (b *bill) addMemory(g *view, intervals []gputimeline.Interval, pid int64) {
-	usage, largest := &g.Memory, &g.MemoryMax
-	if process := g.ProcessMemory[pid]; pid != 0 && process != nil && coversAny(process, intervals) {
-		usage, largest, b.process = process, nil, true
+// addIfBoth is the sum of two figures; nil if one is not known: a part of a sum would pass for the
+// whole.
+func addIfBoth(a, b *float64) *float64 {
+	if a == nil || b == nil {
+		return nil
 	}
-	if len(usage.Points) == 0 {
-		return
-	}
-	for _, w := range intervals {
-		if v, ok := usage.Max(w); ok {
-			b.peak = larger(b.peak, v)
-		}
-		if largest != nil { // those of steps that lie within the window
-			largest.EachStep(w, func(_, q gputimeline.Point, _ gputimeline.Interval, share float64) {
-				if share == 1 {
-					b.peak = larger(b.peak, q.Value)
-				}
-			})
-		}
-	}
-	start, ok := usage.Nearest(intervals[0].From)
-	if !ok {
-		return
-	}
-	end, _ := usage.Nearest(intervals[len(intervals)-1].To)
-	b.start, b.end = &start, &end
-	if b.peak == nil { // no sample lies within
-		b.peak = larger(&start, end)
-	}
-}
-
-// coversAny reports whether a process's memory is known around any of the intervals.
-func coversAny(s *gputimeline.Stream, intervals []gputimeline.Interval) bool {
-	newest, ok := s.Newest()
-	if !ok {
-		return false
-	}
-	for _, w := range intervals {
-		if _, ok := w.Clip(gputimeline.Interval{From: s.Points[0].At, To: newest}); ok {
-			return true
-		}
-	}
-	return false
+	s := *a + *b
+	return &s
 }
 
 func larger(a *float64, v float64) *float64 {
@@ -132,28 +95,29 @@ func larger(a *float64, v float64) *float64 {
 	return &v
 }
 
-// addLoad adds up energy and utilisation, each part divided by those that shared it.
+// sharesWithin are the shares that have a part of a window of the view.
+func (v *view) sharesWithin(w gputimeline.Interval) []share {
+	first, _ := slices.BinarySearchFunc(v.shares, w.From, func(s share, from int64) int { return cmp.Compare(s.To, from) })
+	end := first
+	for end < len(v.shares) && v.shares[end].From <= w.To {
+		end++
+	}
+	return v.shares[first:end]
+}
+
+// addLoad adds up utilisation and time, each part divided by those that shared it.
 func (b *bill) addLoad(g *view, intervals []gputimeline.Interval) {
-	var joules, rest, busy float64
-	var joulesSeen, busySeen int64
-	watts, restKnown := g.Rest.Watts()
+	var busy float64
+	var busySeen int64
 	for _, w := range intervals {
-		first, _ := slices.BinarySearchFunc(g.shares, w.From, func(s share, from int64) int { return cmp.Compare(s.To, from) })
-		for _, s := range g.shares[first:] {
-			part, ok := w.Clip(s.Interval)
-			if !ok {
-				break // they are sorted
-			}
+		for _, s := range g.sharesWithin(w) {
+			part, _ := w.Clip(s.Interval)
 			n := float64(s.n)
 			b.gpuTime += float64(part.Length()) / 1e9 / n
 			if s.n > 1 && part.Length() > 0 {
 				b.shared += time.Duration(part.Length())
 				b.concurrent = max(b.concurrent, s.n)
 			}
-			j, seen := g.Joules(part)
-			joules += j / n
-			rest += watts * float64(seen) / 1e9 / n
-			joulesSeen += seen
 			u, seen := g.Utilization.HeldIntegral(part)
 			busy += u / n
 			busySeen += seen
@@ -161,13 +125,6 @@ func (b *bill) addLoad(g *view, intervals []gputimeline.Interval) {
 		// The value at a time is the average of the time before.
 		if v, ok := g.Utilization.Max(w); ok {
 			b.peakUtilization = larger(b.peakUtilization, v)
-		}
-	}
-	if joulesSeen > 0 || b.length == 0 && len(g.Energy.Points) > 0 {
-		b.energy = &joules
-		if restKnown {
-			marginal := max(joules-rest, 0)
-			b.marginal, b.rest = &marginal, watts
 		}
 	}
 	if busySeen > 0 {
@@ -205,16 +162,13 @@ func (b *bill) addThrottling(g *view, intervals []gputimeline.Interval) {
 
 // add adds another GPU's bill to this one: a request that used two.
 func (b *bill) add(other *bill) {
-	sum := func(a, b *float64) *float64 {
-		if a == nil || b == nil {
-			return nil // a part of a sum would pass for the whole
-		}
-		s := *a + *b
-		return &s
-	}
-	b.peak, b.start, b.end = sum(b.peak, other.peak), sum(b.start, other.start), sum(b.end, other.end)
-	b.energy, b.marginal = sum(b.energy, other.energy), sum(b.marginal, other.marginal)
-	b.rest += other.rest
+	b.addMemoryOf(&other.memoryBill)
+	b.energy, b.marginal = addIfBoth(b.energy, other.energy), addIfBoth(b.marginal, other.marginal)
+	b.rest, b.restMemory = b.rest+other.rest, b.restMemory+other.restMemory
+	b.uncertainty = math.Hypot(b.uncertainty, other.uncertainty)
+	b.reason, b.noRest = cmp.Or(b.reason, other.reason), b.noRest || other.noRest
+	b.division = coarser(b.division, other.division)
+	b.method = lessExact(b.method, other.method)
 	b.gpuTime += other.gpuTime
 	if b.meanUtilization != nil && other.meanUtilization != nil && b.length+other.length > 0 {
 		mean := (*b.meanUtilization*float64(b.length) + *other.meanUtilization*float64(other.length)) / float64(b.length+other.length)
@@ -232,7 +186,6 @@ func (b *bill) add(other *bill) {
 		}
 		b.throttle[reason] += seconds
 	}
-	b.process = b.process && other.process
 	b.simulated = b.simulated || other.simulated
 	b.xids = append(b.xids, other.xids...)
 	b.samples = min(b.samples, other.samples)

@@ -4,9 +4,10 @@ package join
 
 import (
 	"cmp"
+	"maps"
+	"slices"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/gputimeline"
-	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
 )
 
 // refuse marks spans that get no figures.
@@ -68,6 +69,14 @@ type sumKey struct {
 type sum struct {
 	bill            *bill
 	outcome, reason string
+	of              []gpuBill
+}
+
+// gpuBill is what one span's use of one GPU came to.
+type gpuBill struct {
+	gpu             string
+	bill            *bill
+	outcome, reason string
 }
 
 // bill writes figures onto the spans of a trace.
@@ -89,40 +98,42 @@ func (j *Joiner) bill(w *waitingTrace, counts *Counters, s *scratch) {
 			continue
 		}
 		s := b.sum(u)
-		if u.rolled != nil && len(u.rolled.gpus) == 1 && s.outcome != None || u.part != nil && !u.named && s.outcome != None {
-			u.span.Attributes().PutStr(semconv.GPUID, u.gpu())
-		}
 		counts.mark(u, s.outcome, s.reason)
-		if s.outcome != None {
-			s.bill.write(u.span.Attributes())
-			s.bill.writeXIDs(u)
+		if s.outcome == None {
+			continue
+		}
+		s.writeGPUs(u)
+		s.bill.write(u.span.Attributes())
+		s.bill.writeXIDs(u)
+	}
+	listed := 0
+	for i := range b.uses {
+		if u := &b.uses[i]; u.named && u.many != nil && u.why() == "" && listed < maxListed {
+			b.writeEach(u)
+			listed++
 		}
 	}
-}
-
-// gpu is the first GPU of a use.
-func (u *use) gpu() string {
-	if u.part != nil {
-		return u.part.gpu
-	}
-	return u.rolled.gpus[0].gpu
 }
 
 // view copies what each GPU of the trace did in the trace's time.
 func (b *billing) view() {
 	windows, pids := map[string][]gputimeline.Interval{}, map[int64]bool{}
+	process := map[string]int64{}
 	for i := range b.uses {
 		u := &b.uses[i]
 		if u.pid != 0 {
 			pids[u.pid] = true
 		}
-		if u.part != nil && u.why() == "" {
-			windows[u.part.gpu] = append(windows[u.part.gpu], u.interval)
+		if u.why() == "" {
+			u.eachPart(func(p *part) {
+				windows[p.gpu] = append(windows[p.gpu], u.times()...)
+				process[p.gpu] = cmp.Or(process[p.gpu], u.pid)
+			})
 		}
 	}
 	for id, all := range windows {
 		united, _ := unite(all)
-		if v := b.Joiner.view(id, b.trace.trace, united, pids, b.scratch); v != nil {
+		if v := b.Joiner.view(id, b.trace.trace, process[id], united, pids, b.scratch); v != nil {
 			b.views[id] = v
 		}
 	}
@@ -131,45 +142,75 @@ func (b *billing) view() {
 // sum adds up what one span used of its GPUs.
 func (b *billing) sum(u *use) *sum {
 	if u.part != nil {
-		return b.add([]gpuWindows{{u.part.gpu, []gputimeline.Interval{u.interval}}}, u.pid, false)
+		return b.add(&rolled{gpus: []gpuWindows{{u.part.gpu, u.times()}}}, u.pid, u.late)
 	}
 	key := sumKey{u.rolled, u.pid}
 	s := b.sums[key]
 	if s == nil {
 		s = &sum{outcome: None, reason: ReasonLimit}
 		if !u.rolled.excess {
-			s = b.add(u.rolled.gpus, u.pid, u.rolled.coarse)
+			s = b.add(u.rolled, u.pid, u.late)
 		}
 		b.sums[key] = s
 	}
 	return s
 }
 
-func (b *billing) add(gpus []gpuWindows, pid int64, coarse bool) *sum {
+func (b *billing) add(r *rolled, pid int64, late gputimeline.Lateness) *sum {
 	s := &sum{outcome: Measured}
-	for _, g := range gpus {
+	for _, g := range r.gpus {
 		v := b.views[g.gpu]
-		if v == nil {
-			return &sum{outcome: None, reason: reasonNoSamples}
+		if r.some && v != nil && !v.used(pid, g.windows) {
+			continue
 		}
-		part := billOf(v, g.windows, pid)
-		why := b.doubt(v, g.windows, part)
+		x := b.billOn(v, g, pid, late)
 		switch {
-		case why == reasonNoSamples:
-			return &sum{outcome: None, reason: why}
-		case why == "" && coarse:
-			why = reasonCoarse
+		case x.outcome == None && r.some: // it may have been used
+			s.outcome, s.reason = Estimate, x.reason
+			continue
+		case x.outcome == None:
+			return &sum{outcome: None, reason: x.reason}
+		case x.outcome == Measured && r.coarse:
+			x.outcome, x.reason = Estimate, reasonCoarse
 		}
-		if why != "" {
-			s.outcome, s.reason = Estimate, why
+		if x.outcome == Estimate {
+			s.outcome, s.reason = Estimate, x.reason
 		}
-		if s.bill == nil {
-			s.bill = part
-		} else {
-			s.bill.add(part)
+		s.of = append(s.of, x)
+	}
+	switch len(s.of) {
+	case 0:
+		return &sum{outcome: None, reason: cmp.Or(s.reason, reasonUnused)}
+	case 1:
+		s.bill = s.of[0].bill
+	default:
+		s.bill = &bill{}
+		*s.bill = *s.of[0].bill
+		s.bill.throttle = maps.Clone(s.bill.throttle)
+		s.bill.xids = slices.Clone(s.bill.xids)
+		for _, x := range s.of[1:] {
+			s.bill.add(x.bill)
 		}
 	}
 	return s
+}
+
+// billOn is what a span's use of one GPU came to.
+func (b *billing) billOn(v *view, g gpuWindows, pid int64, late gputimeline.Lateness) gpuBill {
+	x := gpuBill{gpu: g.gpu, outcome: Measured}
+	if v == nil {
+		x.outcome, x.reason = None, reasonNoSamples
+		return x
+	}
+	x.bill = billOf(v, g.windows, pid, late, &b.settings.Energy)
+	switch x.reason = b.doubt(v, g.windows, x.bill); x.reason {
+	case "":
+	case reasonNoSamples:
+		x.outcome = None
+	default:
+		x.outcome = Estimate
+	}
+	return x
 }
 
 // doubt is the reason why the figures of some intervals are only an estimate; empty if
@@ -191,6 +232,8 @@ func (b *billing) doubt(v *view, intervals []gputimeline.Interval, part *bill) s
 		return reasonCoarse
 	case part.samples < 2:
 		return reasonFew
+	case part.reason != reasonMIG:
+		return part.reason
 	}
 	return ""
 }

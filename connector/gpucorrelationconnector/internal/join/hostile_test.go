@@ -228,7 +228,9 @@ var hostiles = []hostile{
 				_, spans := drain(c)
 				in, out = in+3, out+spans
 			}
-			return in, out
+			c.Finish() // the last ones wait for samples after their end
+			_, spans := drain(c)
+			return in, out + spans
 		}
 	}},
 	{"clock_set_back", 20_000, 4_000, 1, 12, func(n int) (*Joiner, func() (int, int)) {

@@ -28,6 +28,7 @@ type Settings struct {
 	DeviceAttributes []string
 	ClockOffsets     map[string]time.Duration
 	MaxAhead         time.Duration
+	Energy           EnergySettings
 	Limits           Limits
 }
 
@@ -93,10 +94,13 @@ type Counters struct {
 	Forgotten map[string]int64
 	// SetBack counts the GPUs whose samples were dropped because the clock was set back.
 	SetBack int64
+	// Disagreements are the GPUs of which counter and power began to disagree, by hw.id: by
+	// how much; 0 if they agree again.
+	Disagreements map[string]float64
 }
 
 func newCounters() Counters {
-	return Counters{Spans: map[SpanOutcome]int64{}, Records: map[string]int64{}, Forgotten: map[string]int64{}}
+	return Counters{Spans: map[SpanOutcome]int64{}, Records: map[string]int64{}, Forgotten: map[string]int64{}, Disagreements: map[string]float64{}}
 }
 
 // SpanOutcome is what a span got, and why not more.
@@ -127,6 +131,13 @@ func NewShared(settings Settings, lock Lock) *Joiner {
 		settings: settings, steps: steps{mu: lock}, timelines: gputimeline.NewSet(limits), gpus: map[string]*gpu{},
 		counts: newCounters(), byTrace: map[pcommon.TraceID]*waitingTrace{},
 	}
+}
+
+// Calibrate sets what was measured of energy counters, by hw.id or hw.model.
+func (j *Joiner) Calibrate(counters map[string]Calibration) {
+	j.steps.lock()
+	defer j.steps.unlock()
+	j.settings.Energy.Calibrated = counters
 }
 
 // gpuOf finds what is held of a GPU, or makes room for it; nil beyond the bound.
@@ -161,10 +172,19 @@ func (j *Joiner) AddMetrics(md pmetric.Metrics) {
 	}
 	for t := range changed {
 		j.steps.next(1)
-		t.UpdateRest()
+		g := j.gpus[t.ID]
+		held := g != nil && g.Timeline == t
+		idleSince := int64(0)
+		if held {
+			idleSince = g.active.idleSince()
+		}
+		t.UpdateRest(idleSince)
+		if difference, changed := t.Disagreement(); changed {
+			j.counts.Disagreements[t.ID] = difference
+		}
 		before, dropped := t.Trim(j.settings.History, j.timelines.Limits())
 		j.counts.Dropped += int64(dropped)
-		if g := j.gpus[t.ID]; g != nil && g.Timeline == t {
+		if held {
 			g.trimXIDs(before)
 			j.finishCovered(g)
 		}

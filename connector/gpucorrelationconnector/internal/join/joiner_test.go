@@ -88,7 +88,9 @@ func TestSpanGetsTheFiguresOfItsTime(t *testing.T) {
 		gpuload.Span{ID: 5, Parent: 3, From: 10.5, To: 12},
 	), gpuload.At(12)), "it waits")
 	assert.Empty(t, out(t, c), "the samples do not cover its end yet")
-	samples(c, 12, 12, 1, gpu)
+	samples(c, 12, 12.2, 0.1, gpu)
+	assert.Empty(t, out(t, c), "nor what they say of its end")
+	samples(c, 12.3, 12.3, 1, gpu)
 	got := out(t, c)
 	require.Len(t, got, 5)
 
@@ -402,7 +404,7 @@ func TestXIDIsOnTheSpanAndTheSpanOnTheRecord(t *testing.T) {
 	r := only1(t, joined)
 	assert.Equal(t, pcommon.TraceID{15: 1}, r.TraceID())
 	assert.Equal(t, pcommon.SpanID{6: 1, 7: 3}, r.SpanID(), "the node that ran then")
-	samples(c, 11.1, 12, 0.1, gpu)
+	samples(c, 11.1, 12.3, 0.1, gpu)
 	td, _ := c.NextTraces()
 	for _, s := range td.ResourceSpans().At(0).ScopeSpans().At(0).Spans().All() {
 		if s.Name() == "2" {

@@ -3,6 +3,7 @@
 package join
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -30,6 +31,7 @@ type piece struct {
 // part is what a piece needs of one GPU.
 type part struct {
 	gpu string
+	pid int64 // of the process that used it; 0 if it is not known
 	// host is that of the spans if its clock is not one that is configured.
 	host    string
 	end     int64
@@ -47,7 +49,7 @@ const (
 	maxParts = 100
 	// spanOverhead is the memory of a waiting span beyond its size in OTLP, in bytes
 	// (make bench-correlation measures it).
-	spanOverhead = 660
+	spanOverhead = 700
 )
 
 // newPiece finds out which GPU each span of a piece used, and when: its own, or that of
@@ -75,11 +77,18 @@ func (s *Settings) newPiece(td ptrace.Traces, now time.Time) *piece {
 			for _, span := range ss.Spans().All() {
 				u := use{span: span, parent: -1, offset: offset.Nanoseconds()}
 				gpu := s.namedGPU(span.Attributes())
-				if gpu == "" {
+				u.remote = pdataread.True(span.Attributes(), semconv.Remote)
+				if gpu == "" && !u.remote {
 					gpu = resourceGPU
+				}
+				if _, ok := span.Attributes().Get(semconv.NodeID); ok {
+					u.node = true
 				}
 				if gpu != "" {
 					u.named, u.part = true, parts.of(gpu, host)
+				} else if !u.remote {
+					u.many = parts.ofAll(span.Attributes(), host)
+					u.named = u.many != nil
 				}
 				if pid, ok := span.Attributes().Get(semconv.ProcessPID); ok {
 					u.pid = pid.Int()
@@ -96,6 +105,8 @@ func (s *Settings) newPiece(td ptrace.Traces, now time.Time) *piece {
 		}
 	}
 	inherit(p.uses)
+	leaveOut(p.uses)
+	findLate(p.uses)
 	p.collect()
 	return p
 }
@@ -130,24 +141,44 @@ func (x *partIndex) of(gpu, host string) *part {
 	return p
 }
 
+// ofAll are the parts of the GPUs in a list; nil if there is none.
+func (x *partIndex) ofAll(a pcommon.Map, host string) (all []*part) {
+	ids, ok := a.Get(semconv.GPUIDs)
+	if !ok || ids.Type() != pcommon.ValueTypeSlice {
+		return nil
+	}
+	for _, id := range ids.Slice().All() {
+		if len(all) < maxRolledGPUs && id.Str() != "" {
+			all = append(all, x.of(id.Str(), host))
+		}
+	}
+	return all
+}
+
 // collect adds up what the spans of a piece need of each GPU.
 func (p *piece) collect() {
 	for i := range p.uses {
 		u := &p.uses[i]
 		switch {
 		case u.reason != "":
-		case u.part == nil && u.orphan:
+		case !u.hasGPU() && u.orphan:
 			p.loose = max(p.loose, u.interval.To)
-		case u.part != nil:
-			u.part.end = max(u.part.end, u.interval.To)
-			u.part.windows = append(u.part.windows, u.interval)
-			if len(u.part.spans) < maxSpanIntervals {
-				u.part.spans = append(u.part.spans, spanInterval{u.interval, u.span.SpanID(), u.depth})
-			}
+		default:
+			u.eachPart(func(x *part) { x.add(u) })
 		}
 	}
 	for _, part := range p.parts {
 		part.windows, _ = unite(part.windows)
+	}
+}
+
+// add adds what a span needs of the GPU.
+func (x *part) add(u *use) {
+	x.end = max(x.end, u.interval.To)
+	x.pid = cmp.Or(x.pid, u.pid)
+	x.windows = append(x.windows, u.times()...)
+	if len(x.spans) < maxSpanIntervals {
+		x.spans = append(x.spans, spanInterval{u.interval, u.span.SpanID(), u.depth})
 	}
 }
 

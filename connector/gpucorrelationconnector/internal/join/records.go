@@ -64,7 +64,14 @@ func (j *Joiner) AddLogs(ld plog.Logs, now time.Time) {
 // addRecord reports whether it moved the record, or consumed it.
 func (j *Joiner) addRecord(rl plog.ResourceLogs, sl plog.ScopeLogs, r plog.LogRecord, now time.Time) bool {
 	id := pdataread.Text(r.Attributes(), semconv.GPUID)
-	started := r.EventName() == semconv.EventExecutionStarted
+	if ids, ok := r.Attributes().Get(semconv.GPUIDs); ok && id == "" && ids.Type() == pcommon.ValueTypeSlice {
+		for i := range min(ids.Slice().Len(), maxRolledGPUs) { // one of a server that may use several
+			r.Attributes().PutStr(semconv.GPUID, ids.Slice().At(i).Str())
+			j.addRecord(rl, sl, r, now)
+		}
+		return true
+	}
+	started := r.EventName() == semconv.EventExecutionStarted || r.EventName() == semconv.EventExecutionRemote
 	if id == "" || !started && (!strings.HasPrefix(r.EventName(), semconv.GPUEventPrefix) || !r.TraceID().IsEmpty()) {
 		return started // without a GPU it is of no use
 	}
@@ -76,8 +83,17 @@ func (j *Joiner) addRecord(rl plog.ResourceLogs, sl plog.ScopeLogs, r plog.LogRe
 	if g == nil {
 		return started
 	}
+	if r.EventName() == semconv.EventExecutionRemote {
+		j.steps.count(maxWindows)
+		j.memory.leave(g.active, r.TraceID(), at, pdataread.True(r.Attributes(), semconv.Remote))
+		return true
+	}
 	if started {
-		if !j.memory.begin(g.active, r.TraceID(), r.SpanID(), at, j.settings.Limits.Traces, now) {
+		pid := int64(0)
+		if v, ok := r.Attributes().Get(semconv.ProcessPID); ok {
+			pid = v.Int()
+		}
+		if !j.memory.begin(g.active, r.TraceID(), pid, r.SpanID(), at, j.settings.Limits.Traces, now) {
 			j.countForgotten("beginning", 1)
 		}
 		return true

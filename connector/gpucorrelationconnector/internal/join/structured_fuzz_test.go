@@ -89,13 +89,14 @@ func (s *script) samples() {
 	}
 	for range 1 + s.byte()%8 {
 		at := s.now + float64(s.byte()-250)/32
-		for _, name := range []string{"hw.gpu.memory.usage", "hw.energy", "hw.gpu.process.memory.usage"} {
+		for _, name := range []string{"hw.gpu.memory.usage", "hw.energy", "hw.power", "hw.gpu.process.memory.usage", "hw.gpu.process.utilization"} {
 			m := all.AppendEmpty()
 			m.SetName(name)
 			p := m.SetEmptyGauge().DataPoints().AppendEmpty()
 			p.SetTimestamp(pcommon.NewTimestampFromTime(gpuload.At(at)))
 			p.SetIntValue(int64(s.byte()))
 			p.Attributes().PutStr("hw.id", gpu)
+			p.Attributes().PutStr("hw.gpu.task", "general")
 			p.Attributes().PutInt("process.pid", int64(s.byte()%4))
 			p.SetFlags(pmetric.DefaultDataPointFlags.WithNoRecordedValue(s.byte() > 250))
 		}

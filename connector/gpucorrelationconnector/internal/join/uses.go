@@ -14,15 +14,23 @@ import (
 
 // use is one span's use of GPUs.
 type use struct {
-	span     ptrace.Span
-	parent   int // place of its parent, -1 if it is not here
-	depth    int
-	named    bool  // it names the GPU itself
-	orphan   bool  // the topmost span above it has a parent that is not here
-	part     *part // of its GPU; nil if it has none
+	span   ptrace.Span
+	parent int // place of its parent, -1 if it is not here
+	depth  int
+	named  bool  // it names the GPU itself
+	orphan bool  // the topmost span above it has a parent that is not here
+	part   *part // of its GPU; nil if it has none, or several
+	// many are the parts of the GPUs among which it may have used some.
+	many     []*part
 	pid      int64
 	interval gputimeline.Interval
-	offset   int64 // of its host's clock, in ns
+	// parts are the times within the interval in which it used the GPU, if that is not all
+	// of it: what it did elsewhere is left out.
+	parts  []gputimeline.Interval
+	remote bool                 // it ran elsewhere, and used no GPU
+	late   gputimeline.Lateness // of its edges
+	node   bool                 // of a workflow
+	offset int64                // of its host's clock, in ns
 	// rolled is what lies below a span that has no GPU; nil if that is nothing.
 	rolled *rolled
 	reason string // why it can have no figures
@@ -34,6 +42,8 @@ type rolled struct {
 	gpus   []gpuWindows
 	coarse bool // there were more windows
 	excess bool // there were more GPUs
+	// some is true if not all of the GPUs need have been used.
+	some bool
 }
 
 type gpuWindows struct {
@@ -53,6 +63,7 @@ const (
 	reasonLost      = "card_lost"   // the GPU was lost or late
 	reasonShutdown  = "shutdown"    // the collector ended
 	reasonCoarse    = "coarse"      // too many windows of time, or others that shared the GPU, to follow each
+	reasonUnused    = "unused"      // it used none of the GPUs that it could have used
 	ReasonLimit     = "limit"       // too many spans wait
 )
 
@@ -93,8 +104,11 @@ func inherit(uses []use) {
 			}
 			above := &uses[u.parent]
 			u.depth, u.orphan = above.depth+1, above.orphan
-			if u.part == nil && above.part != nil {
-				u.part, u.reason = above.part, cmp.Or(u.reason, above.reason)
+			if u.remote = u.remote || above.remote; u.remote {
+				continue
+			}
+			if u.part == nil && u.many == nil && (above.part != nil || above.many != nil) {
+				u.part, u.many, u.reason = above.part, above.many, cmp.Or(u.reason, above.reason)
 			}
 			if u.pid == 0 {
 				u.pid = above.pid
@@ -112,6 +126,7 @@ type below struct {
 	raw            []gpuWindows
 	n              int // children that have any
 	coarse, excess bool
+	some           bool
 }
 
 func (b *below) add(gpu string, windows ...gputimeline.Interval) {
@@ -148,7 +163,7 @@ func (b *below) spread() {
 }
 
 func (b *below) spreadOut(r *rolled) {
-	b.coarse, b.excess = b.coarse || r.coarse, b.excess || r.excess
+	b.coarse, b.excess, b.some = b.coarse || r.coarse, b.excess || r.excess, b.some || r.some
 	for _, g := range r.gpus {
 		b.add(g.gpu, g.windows...)
 	}
@@ -159,7 +174,7 @@ func (b *below) sum() *rolled {
 	if b.same != nil {
 		return b.same
 	}
-	r := &rolled{gpus: b.raw, coarse: b.coarse, excess: b.excess}
+	r := &rolled{gpus: b.raw, coarse: b.coarse, excess: b.excess, some: b.some}
 	for i := range r.gpus {
 		var coarse bool
 		r.gpus[i].windows, coarse = unite(r.gpus[i].windows)
@@ -195,13 +210,18 @@ func byDepth(uses []use) []int {
 func rollUp(uses []use) {
 	order := byDepth(uses)
 	all := make([]*below, len(uses))
+	for i := range uses {
+		if u := &uses[i]; u.many != nil {
+			u.rolled = u.rollMany()
+		}
+	}
 	for _, i := range order {
 		u := &uses[i]
-		if b := all[i]; b != nil && u.part == nil {
+		if b := all[i]; b != nil && !u.hasGPU() {
 			u.rolled = b.sum()
 			all[i] = nil
 		}
-		if u.parent < 0 || uses[u.parent].part != nil || u.part == nil && u.rolled == nil {
+		if u.parent < 0 || uses[u.parent].hasGPU() || u.part == nil && u.rolled == nil {
 			continue
 		}
 		b := all[u.parent]
@@ -212,7 +232,7 @@ func rollUp(uses []use) {
 		if u.part != nil {
 			b.n++
 			b.spread()
-			b.add(u.part.gpu, u.interval)
+			b.add(u.part.gpu, u.times()...)
 		} else {
 			b.addRolled(u.rolled)
 		}
@@ -224,8 +244,30 @@ func rollUp(uses []use) {
 
 // why is the reason why a span can have no figures; empty if it can.
 func (u *use) why() string {
-	if u.part != nil && u.part.foreign {
+	if u.part != nil && u.part.foreign || slices.ContainsFunc(u.many, func(p *part) bool { return p.foreign }) {
 		return ReasonHost
 	}
 	return u.reason
+}
+
+// hasGPU reports whether a span has a GPU, its own or that of a span above it.
+func (u *use) hasGPU() bool { return u.part != nil || u.many != nil }
+
+// eachPart calls do with the parts of the GPUs that a span may have used.
+func (u *use) eachPart(do func(*part)) {
+	if u.part != nil {
+		do(u.part)
+	}
+	for _, p := range u.many {
+		do(p)
+	}
+}
+
+// rollMany is the span's time on each of several GPUs.
+func (u *use) rollMany() *rolled {
+	r := &rolled{some: true}
+	for _, p := range u.many {
+		r.gpus = append(r.gpus, gpuWindows{p.gpu, u.times()})
+	}
+	return r
 }

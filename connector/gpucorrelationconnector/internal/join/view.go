@@ -19,33 +19,47 @@ type view struct {
 	first, newest         int64
 	xids                  []xidEvent
 	shares                []share
-	coarse                bool // more windows of other traces overlap than are followed
+	curve                 *gputimeline.Curve // nil where no energy is known
+	coarse                bool               // more windows of other traces overlap than are followed
+	// held is the memory of the trace's processes, by pid.
+	held map[int64]*gputimeline.Held
 }
 
 const (
 	// maxSharers bounds the windows of other traces among which one trace's time on a GPU
 	// is divided.
 	maxSharers = 512
+	// maxAround bounds those of them just before a window, and just after it.
+	maxAround = 64
 	// maxViewXIDs bounds the XIDs of one GPU that the spans of one trace are searched for.
 	maxViewXIDs = 64
 )
 
 // view copies what a GPU did in windows of a trace, which are sorted and apart; nil if
 // there are no samples of it.
-func (j *Joiner) view(id string, trace pcommon.TraceID, windows []gputimeline.Interval, pids map[int64]bool, s *scratch) *view {
+func (j *Joiner) view(id string, trace pcommon.TraceID, pid int64, windows []gputimeline.Interval, pids map[int64]bool, s *scratch) *view {
 	v, a := j.around(id, windows, pids)
 	if v == nil {
 		return nil
 	}
 	v.shares = make([]share, 0, len(windows))
+	active := slices.Clone(windows)
 	left := maxSharers
 	for _, w := range windows {
-		j.overlapping(a, trace, w, left, s)
+		s.others = j.overlapping(s.others[:0], a, trace, w, left)
 		if left -= len(s.others); left == 0 {
 			v.coarse = true
 		}
-		v.shares = s.divide(v.shares, w)
+		s.around = j.overlapping(s.around[:0], a, trace, gputimeline.Interval{From: w.From - gputimeline.Margin, To: w.From}, maxAround)
+		s.around = j.overlapping(s.around, a, trace, gputimeline.Interval{From: w.To, To: w.To + gputimeline.Margin}, maxAround)
+		for _, some := range [][]otherUse{s.others, s.around} {
+			for _, o := range some {
+				active = append(active, o.Interval)
+			}
+		}
+		v.shares = s.divide(v.shares, w, v.uses(pid, w, s.others, s.around))
 	}
+	v.curve = v.Curve(gputimeline.Union(active), j.settings.Energy.reading(v.Timeline))
 	return v
 }
 
@@ -62,7 +76,12 @@ func (j *Joiner) around(id string, windows []gputimeline.Interval, pids map[int6
 		return nil, nil
 	}
 	hull := gputimeline.Interval{From: windows[0].From, To: windows[len(windows)-1].To}
-	v := &view{Timeline: g.Window(hull, pids), first: g.Pace.Points[0].At, newest: newest}
+	v := &view{Timeline: g.Window(hull, pids), first: g.Pace.Points[0].At, newest: newest, held: map[int64]*gputimeline.Held{}}
+	for pid := range pids {
+		if h := g.Held(pid, hull); h != nil {
+			v.held[pid] = h
+		}
+	}
 	from, _ := slices.BinarySearchFunc(g.xids, hull.From, func(x xidEvent, at int64) int { return cmp.Compare(x.at, at) })
 	for _, x := range g.xids[from:] {
 		if x.at > hull.To || len(v.xids) == maxViewXIDs {
@@ -76,28 +95,29 @@ func (j *Joiner) around(id string, windows []gputimeline.Interval, pids map[int6
 
 // scratch is memory that is used again for each window of a batch of traces.
 type scratch struct {
-	others []gputimeline.Interval // what others used of a window
-	turns  []turn
+	others []otherUse // what others used of a window
+	around []otherUse // and of the time before and after it
+	turns  []int64
 }
 
-// turn is when another trace begins or ends to use a GPU.
-type turn struct {
-	at int64
-	by int
+// otherUse is a time in which another trace used a GPU.
+type otherUse struct {
+	gputimeline.Interval
+	pid int64
 }
 
-// overlapping finds what other traces used of a window, up to a number of windows of
+// overlapping appends what other traces used of a time, up to a number of windows of
 // theirs.
-func (j *Joiner) overlapping(a *activities, trace pcommon.TraceID, w gputimeline.Interval, limit int, s *scratch) {
-	s.others = s.others[:0]
+func (j *Joiner) overlapping(out []otherUse, a *activities, trace pcommon.TraceID, w gputimeline.Interval, limit int) []otherUse {
+	limit += len(out)
 	j.steps.lock()
 	defer j.steps.unlock()
 	add := func(x *window) {
-		if c, ok := w.Clip(x.Interval); ok && c.Length() > 0 && x.of.trace != trace && len(s.others) < limit {
-			s.others = append(s.others, c)
+		if c, ok := w.Clip(x.Interval); ok && c.Length() > 0 && x.of.trace != trace && len(out) < limit {
+			out = append(out, otherUse{c, x.of.pid})
 		}
 	}
-	for p := (place{at: w.From}); len(s.others) < limit; { // those that began before
+	for p := (place{at: w.From}); len(out) < limit; { // those that began before
 		j.steps.room(maxChunk)
 		some := a.windows.before(p, w.From)
 		if len(some) == 0 {
@@ -109,7 +129,7 @@ func (j *Joiner) overlapping(a *activities, trace pcommon.TraceID, w gputimeline
 		}
 		p = some[0].place()
 	}
-	for p := (place{at: w.From}); len(s.others) < limit; { // those that began within
+	for p := (place{at: w.From}); len(out) < limit; { // those that began within
 		j.steps.room(maxChunk)
 		some := a.windows.from(p)
 		if len(some) == 0 {
@@ -118,40 +138,12 @@ func (j *Joiner) overlapping(a *activities, trace pcommon.TraceID, w gputimeline
 		j.steps.count(len(some))
 		for _, x := range some {
 			if x.From > w.To {
-				return
+				return out
 			}
 			add(x)
 		}
 		last := some[len(some)-1].place()
 		p = place{last.at, last.seq + 1}
-	}
-}
-
-// share is a part of a window in which n traces used the GPU.
-type share struct {
-	gputimeline.Interval
-	n int
-}
-
-// divide appends the parts of a trace's window, which is divided where others begin or
-// end.
-func (s *scratch) divide(out []share, w gputimeline.Interval) []share {
-	turns := s.turns[:0]
-	for _, c := range s.others {
-		turns = append(turns, turn{c.From, 1}, turn{c.To, -1})
-	}
-	s.turns = turns
-	slices.SortFunc(turns, func(a, b turn) int { return cmp.Compare(a.at, b.at) })
-	at, n := w.From, 1
-	for _, t := range turns {
-		if t.at > at {
-			out = append(out, share{gputimeline.Interval{From: at, To: t.at}, n})
-			at = t.at
-		}
-		n += t.by
-	}
-	if at < w.To || w.Length() == 0 {
-		out = append(out, share{gputimeline.Interval{From: at, To: w.To}, n})
 	}
 	return out
 }

@@ -195,7 +195,7 @@ func (j *Joiner) addPart(w *waitingTrace, p *part, now time.Time) {
 		return
 	}
 	w.uses(g)
-	w.require(g, p.end)
+	w.require(g, p.end+g.settling())
 	j.remember(g, w.trace, p, now)
 	for _, in := range p.windows {
 		j.joinWaitingRecords(g, in)

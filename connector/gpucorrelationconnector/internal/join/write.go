@@ -20,25 +20,17 @@ func (b *bill) write(a pcommon.Map) {
 			a.PutDouble(key, *v)
 		}
 	}
-	whole("gpu.memory.peak", b.peak)
-	whole("gpu.memory.start", b.start)
-	whole("gpu.memory.end", b.end)
-	if b.start != nil && b.end != nil {
-		a.PutInt("gpu.memory.delta", int64(*b.end)-int64(*b.start))
-	}
-	if b.peak != nil {
-		source := "card"
-		if b.process {
-			source = "process"
-		}
-		a.PutStr("gpu.memory.source", source)
-	}
+	b.writeMemory(a)
 	real("gpu.utilization.mean", b.meanUtilization)
 	real("gpu.utilization.peak", b.peakUtilization)
 	real("gpu.energy", b.energy)
 	real("gpu.energy.marginal", b.marginal)
+	b.energyBill.write(a)
 	if b.marginal != nil {
 		a.PutDouble("gpu.power.rest", b.rest)
+		if b.restMemory > 0 {
+			a.PutInt("gpu.power.rest.memory", int64(b.restMemory))
+		}
 	}
 	a.PutDouble("gpu.time", b.gpuTime)
 	whole("gpu.temperature.max", b.temperature)
@@ -59,5 +51,24 @@ func (b *bill) write(a pcommon.Map) {
 		a.PutBool("gpu.shared", true)
 		a.PutDouble("gpu.shared.time", b.shared.Seconds())
 		a.PutInt("gpu.shared.traces", int64(b.concurrent))
+	}
+}
+
+// write says how far to trust a bill's energy.
+func (b *energyBill) write(a pcommon.Map) {
+	if b.reason != "" {
+		a.PutStr("gpu.energy.reason", b.reason)
+	}
+	if b.noRest {
+		a.PutStr("gpu.energy.marginal.reason", reasonNoRest)
+	}
+	if b.energy == nil {
+		return
+	}
+	a.PutDouble("gpu.energy.uncertainty", b.uncertainty)
+	a.PutStr("gpu.energy.method", b.method)
+	a.PutStr("gpu.energy.division", b.division)
+	if !b.measured {
+		a.PutDouble("gpu.energy.gain.uncertainty", gainUncertainty)
 	}
 }

@@ -23,15 +23,16 @@ func Tracer(settings component.TelemetrySettings) trace.Tracer {
 // TelemetryBuilder provides an interface for components to report telemetry
 // as defined in metadata and user config.
 type TelemetryBuilder struct {
-	meter                               metric.Meter
-	mu                                  sync.Mutex
-	registrations                       []metric.Registration
-	ConnectorGpucorrelationForgotten    metric.Int64Counter
-	ConnectorGpucorrelationRecords      metric.Int64Counter
-	ConnectorGpucorrelationSamples      metric.Int64Counter
-	ConnectorGpucorrelationSpans        metric.Int64Counter
-	ConnectorGpucorrelationWaitingBytes metric.Int64Gauge
-	ConnectorGpucorrelationWaitingSpans metric.Int64Gauge
+	meter                                     metric.Meter
+	mu                                        sync.Mutex
+	registrations                             []metric.Registration
+	ConnectorGpucorrelationEnergyDisagreement metric.Float64Gauge
+	ConnectorGpucorrelationForgotten          metric.Int64Counter
+	ConnectorGpucorrelationRecords            metric.Int64Counter
+	ConnectorGpucorrelationSamples            metric.Int64Counter
+	ConnectorGpucorrelationSpans              metric.Int64Counter
+	ConnectorGpucorrelationWaitingBytes       metric.Int64Gauge
+	ConnectorGpucorrelationWaitingSpans       metric.Int64Gauge
 }
 
 // TelemetryBuilderOption applies changes to default builder.
@@ -63,6 +64,12 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 	}
 	builder.meter = Meter(settings)
 	var err, errs error
+	builder.ConnectorGpucorrelationEnergyDisagreement, err = builder.meter.Float64Gauge(
+		"otelcol_connector.gpucorrelation.energy.disagreement",
+		metric.WithDescription("By how much a GPU's energy counter differs from its integrated instant power, relative to the power, where that is more than 7 %; 0 once they agree again. [Development]"),
+		metric.WithUnit("1"),
+	)
+	errs = errors.Join(errs, err)
 	builder.ConnectorGpucorrelationForgotten, err = builder.meter.Int64Counter(
 		"otelcol_connector.gpucorrelation.forgotten",
 		metric.WithDescription("Items dropped early because a limit was reached or the clock was set back; a GPU may then be shared among too few traces, or an XID be missing on a span. [Development]"),

@@ -19,12 +19,16 @@ func TestSetupTelemetry(t *testing.T) {
 	tb, err := metadata.NewTelemetryBuilder(testTel.NewTelemetrySettings())
 	require.NoError(t, err)
 	defer tb.Shutdown()
+	tb.ConnectorGpucorrelationEnergyDisagreement.Record(context.Background(), 1)
 	tb.ConnectorGpucorrelationForgotten.Add(context.Background(), 1)
 	tb.ConnectorGpucorrelationRecords.Add(context.Background(), 1)
 	tb.ConnectorGpucorrelationSamples.Add(context.Background(), 1)
 	tb.ConnectorGpucorrelationSpans.Add(context.Background(), 1)
 	tb.ConnectorGpucorrelationWaitingBytes.Record(context.Background(), 1)
 	tb.ConnectorGpucorrelationWaitingSpans.Record(context.Background(), 1)
+	AssertEqualConnectorGpucorrelationEnergyDisagreement(t, testTel,
+		[]metricdata.DataPoint[float64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
 	AssertEqualConnectorGpucorrelationForgotten(t, testTel,
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())

@@ -10,6 +10,7 @@
 #include "nvml.h"
 #include "state.h"
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -68,6 +69,49 @@ static void pause_ns(int64_t ns) {
 	nanosleep(&t, NULL);
 }
 
+/* What calls cost on real drivers (docs/gpus.md), in ns. The others were not published. */
+#define COST_MEMORY 12000
+#define COST_UTILIZATION 2500
+#define COST_FAN 137000
+#define COST_POWER 365000
+#define COST_OTHER 50000
+#define COST_FIELD 5000
+
+static pthread_mutex_t driver_lock = PTHREAD_MUTEX_INITIALIZER;
+static __thread int64_t fields_asked; /* of the GetFieldValues that begins */
+
+static int64_t cost_of(enum function_id f) {
+	switch (f) {
+	case FUNC_nvmlDeviceGetMemoryInfo: case FUNC_nvmlDeviceGetMemoryInfo_v2: return COST_MEMORY;
+	case FUNC_nvmlDeviceGetUtilizationRates: return COST_UTILIZATION;
+	case FUNC_nvmlDeviceGetFanSpeed_v2: case FUNC_nvmlDeviceGetFanSpeedRPM: return COST_FAN;
+	case FUNC_nvmlDeviceGetPowerUsage: return COST_POWER;
+	case FUNC_nvmlDeviceGetComputeRunningProcesses_v3: case FUNC_nvmlDeviceGetGraphicsRunningProcesses_v3: return load(&S->list_ns);
+	case FUNC_nvmlDeviceGetFieldValues: return COST_OTHER + COST_FIELD * fields_asked;
+	case FUNC_nvmlEventSetWait_v2: return 0; /* waits without the lock */
+	default: return COST_OTHER;
+	}
+}
+
+/* hold_lock takes the time of a call behind the driver's lock. It sleeps through a long
+ * one and spins through the rest, since a sleep of 12 us takes 70. */
+static void hold_lock(enum function_id f) {
+	if (!load(&S->locked)) return;
+	int64_t cost = cost_of(f);
+	if (cost == 0) return;
+	int64_t every = load(&S->stall_every);
+	pthread_mutex_lock(&driver_lock);
+	int64_t n = __atomic_add_fetch(&S->locked_calls, 1, __ATOMIC_RELAXED);
+	if (every > 0 && n % every == 0) cost += load(&S->stall_ns);
+	int64_t begin = now_ns(), end = begin + cost, span = begin;
+	if (cost > 300000) { pause_ns(cost - 150000); span = now_ns(); }
+	int64_t t = span;
+	while (t < end) t = now_ns();
+	__atomic_add_fetch(&S->held_ns, t - begin, __ATOMIC_RELAXED);
+	__atomic_add_fetch(&S->spun_ns, t - span, __ATOMIC_RELAXED);
+	pthread_mutex_unlock(&driver_lock);
+}
+
 /* enter does for every function what the driver would: it counts, waits, hangs
  * or fails as told. card is the index; the library's own functions use 0. */
 static nvmlReturn_t enter(int64_t card, enum function_id f) {
@@ -76,7 +120,8 @@ static nvmlReturn_t enter(int64_t card, enum function_id f) {
 	if (card < 0 || card >= MAX_CARDS) return NVML_ERROR_INVALID_ARGUMENT;
 	struct function *fn = &s->card[card].functions[f];
 	__atomic_add_fetch(&fn->calls, 1, __ATOMIC_RELAXED);
-	int64_t delay = load(&fn->delay_ns);
+	hold_lock(f);
+	int64_t delay = load(&fn->delay_ns) + __atomic_exchange_n(&fn->once_ns, 0, __ATOMIC_ACQ_REL);
 	if (delay > 0) pause_ns(delay);
 	while (load(&fn->hang)) pause_ns(2000000);
 	return (nvmlReturn_t)load(&fn->ret);
@@ -167,14 +212,61 @@ static int64_t newest(struct series *s) {
 	return n == 0 ? 0 : s->steps[(n - 1) % MAX_STEPS].value;
 }
 
+/* step_at is the step that holds a time, or the oldest that is known. */
+static struct step *step_at(struct series *s, int64_t t) {
+	int64_t n = load(&s->count);
+	int64_t first = n > MAX_STEPS ? n - MAX_STEPS + 1 : 0; /* the oldest may be written now */
+	struct step *st = NULL;
+	for (int64_t i = n - 1; i >= first; i--) {
+		st = &s->steps[i % MAX_STEPS];
+		if (st->at_ns <= t) break;
+	}
+	return st;
+}
+
+/* total_at is the energy up to a time, in mJ. */
+static double total_at(struct card *c, int64_t t) {
+	struct step *st = step_at(&c->series[SERIES_power], t);
+	if (st == NULL) return (double)load(&c->energy_mj);
+	return (double)st->total + (double)st->value * (double)(t - st->at_ns) / 1e9; /* mW · ns → mJ */
+}
+
+/* What a counter that samples a part of each step has counted, by GPU. */
+static struct { int64_t until; double sum; } sampled[MAX_CARDS];
+static pthread_mutex_t sampling = PTHREAD_MUTEX_INITIALIZER;
+
 static int64_t energy(struct card *c) {
-	struct series *p = &c->series[SERIES_power];
-	int64_t n = load(&p->count);
-	if (n == 0) return load(&c->energy_mj);
-	struct step *st = &p->steps[(n - 1) % MAX_STEPS];
-	int64_t t = now_ns();
-	/* mW · ns → mJ */
-	return st->total + (t > st->at_ns ? (int64_t)((double)st->value * (double)(t - st->at_ns) / 1e9) : 0);
+	int64_t period = load(&c->values[VALUE_counter_period_us].value) * 1000;
+	int64_t share = load(&c->values[VALUE_counter_share_permille].value);
+	int64_t gain = load(&c->values[VALUE_counter_gain_permille].value);
+	int64_t t = now_ns() - load(&c->values[VALUE_counter_lag_us].value) * 1000;
+	if (period > 0) t = t / period * period;
+	double mj = 0;
+	if (period > 0 && share > 0 && share < 1000) {
+		pthread_mutex_lock(&sampling);
+		int64_t card = c - S->card;
+		if (sampled[card].until == 0 || sampled[card].until > t || t - sampled[card].until > 60000000000LL) {
+			sampled[card].until = t;
+			sampled[card].sum = total_at(c, t);
+		}
+		for (; sampled[card].until < t; sampled[card].until += period) {
+			int64_t end = sampled[card].until + period;
+			sampled[card].sum += (total_at(c, end) - total_at(c, end - period * share / 1000)) * 1000.0 / (double)share;
+		}
+		mj = sampled[card].sum;
+		pthread_mutex_unlock(&sampling);
+	} else {
+		mj = total_at(c, t);
+	}
+	return (int64_t)(gain > 0 ? mj * (double)gain / 1000 : mj);
+}
+
+/* instant is the power as it was refreshed last. */
+static int64_t instant(struct card *c) {
+	int64_t period = load(&c->values[VALUE_power_period_us].value) * 1000;
+	if (period <= 0) return newest(&c->series[SERIES_power]);
+	struct step *st = step_at(&c->series[SERIES_power], now_ns() / period * period);
+	return st == NULL ? 0 : st->value;
 }
 
 /* --- library --- */
@@ -555,32 +647,62 @@ nvmlReturn_t nvmlDeviceGetNvLinkErrorCounter(nvmlDevice_t d, unsigned int i, nvm
 	*n = (unsigned long long)load(&l->errors[which]);
 	return NVML_SUCCESS;
 }
+/* The driver answers for links that the GPU does not have, too: with 0. */
 static nvmlReturn_t link_throughput(struct card *c, nvmlFieldValue_t *v) {
+	static struct link absent;
 	struct link *l;
-	nvmlReturn_t r = link_of(c, v->scopeId, &l);
-	if (r != NVML_SUCCESS) return r;
+	if (mig_on(c)) return NVML_ERROR_NOT_SUPPORTED;
+	if (link_of(c, v->scopeId, &l) != NVML_SUCCESS) l = &absent;
 	v->valueType = NVML_VALUE_TYPE_UNSIGNED_LONG_LONG;
 	v->value.ullVal = (unsigned long long)load(v->fieldId == NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX ? &l->tx_kib : &l->rx_kib);
 	return NVML_SUCCESS;
 }
 
+/* The counters of NVLink 5: the links' own, so that each has another number. The error
+ * rates are encoded. */
+static void nvlink5(struct card *c, nvmlFieldValue_t *v) {
+	struct link *l;
+	v->nvmlReturn = link_of(c, v->scopeId, &l);
+	if (v->fieldId != NVML_FI_DEV_NVLINK_COUNT_EFFECTIVE_BER && v->fieldId != NVML_FI_DEV_NVLINK_COUNT_SYMBOL_BER)
+		v->value.sllVal += v->scopeId;
+}
+
+/* field_id turns a number that the driver is asked for into the number of nvml.h (CUDA
+ * 13.1 and newer), by which the state holds the fields. Drivers 575 to 589 had the
+ * throttle counters at 251 to 253, in front of power smoothing, which came to stand in
+ * front of them with driver 590; older ones have neither. */
+static unsigned int field_id(unsigned int asked) {
+	int driver = atoi(S->driver_version);
+	if (driver >= 590 || asked < 251 || asked > 271) return asked;
+	if (driver < 575) return MAX_FIELDS;
+	return asked <= 253 ? asked + 18 : asked - 3;
+}
+
 nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t d, int count, nvmlFieldValue_t *values) {
+	fields_asked = count;
 	DEVICE(d, nvmlDeviceGetFieldValues)
 	for (int i = 0; i < count; i++) {
 		nvmlFieldValue_t *v = &values[i];
 		v->timestamp = time(NULL) * 1000000LL;
 		v->latencyUsec = 1;
-		if (v->fieldId >= MAX_FIELDS) { v->nvmlReturn = NVML_ERROR_INVALID_ARGUMENT; continue; }
-		struct field *f = &c->fields[v->fieldId];
+		unsigned int id = field_id(v->fieldId);
+		if (id >= MAX_FIELDS) { v->nvmlReturn = NVML_ERROR_INVALID_ARGUMENT; continue; }
+		struct field *f = &c->fields[id];
 		v->nvmlReturn = (nvmlReturn_t)load(&f->ret);
 		v->valueType = (nvmlValueType_t)load(&f->type);
 		v->value.sllVal = load(&f->value);
 		if (v->fieldId >= NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX && v->fieldId <= NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX)
 			v->nvmlReturn = link_throughput(c, v);
+		if (id >= NVML_FI_DEV_NVLINK_COUNT_XMIT_PACKETS && id <= NVML_FI_DEV_NVLINK_COUNT_FEC_HISTORY_15 && id != NVML_FI_DEV_GET_GPU_RECOVERY_ACTION && v->nvmlReturn == NVML_SUCCESS)
+			nvlink5(c, v);
 		switch (v->fieldId) { /* those that move in time */
-		case NVML_FI_DEV_POWER_INSTANT: v->value.uiVal = (unsigned int)newest(&c->series[SERIES_power]); break;
+		case NVML_FI_DEV_POWER_INSTANT: v->value.uiVal = (unsigned int)instant(c); break;
 		case NVML_FI_DEV_POWER_AVERAGE: if (load(&c->power_period_ns) > 0) v->value.uiVal = (unsigned int)average(&c->series[SERIES_power], load(&c->power_period_ns)); break;
-		case NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION: v->value.ullVal = (unsigned long long)energy(c); break;
+		case NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION: /* the counter of the function */
+			v->nvmlReturn = (nvmlReturn_t)load(&c->functions[FUNC_nvmlDeviceGetTotalEnergyConsumption].ret);
+			v->valueType = NVML_VALUE_TYPE_UNSIGNED_LONG_LONG;
+			v->value.ullVal = (unsigned long long)energy(c);
+			break;
 		}
 	}
 	return NVML_SUCCESS;
@@ -631,6 +753,24 @@ nvmlReturn_t nvmlDeviceGetMemoryErrorCounter(nvmlDevice_t d, nvmlMemoryErrorType
 	default: return NVML_ERROR_NOT_SUPPORTED;
 	}
 	return counter(c, VALUE_ecc_sram_corrected_volatile + (lifetime == NVML_AGGREGATE_ECC) * 4 + location * 2 + (type == NVML_MEMORY_ERROR_TYPE_UNCORRECTED), n);
+}
+
+nvmlReturn_t nvmlDeviceGetSramEccErrorStatus(nvmlDevice_t d, nvmlEccSramErrorStatus_t *status) {
+	DEVICE(d, nvmlDeviceGetSramEccErrorStatus)
+	if (status->version != nvmlEccSramErrorStatus_v1) return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
+	status->aggregateCor = (unsigned long long)load(&c->values[VALUE_ecc_sram_corrected_aggregate].value);
+	return value_uint(c, VALUE_ecc_sram_threshold_exceeded, &status->bThresholdExceeded);
+}
+
+/* A GPU without a fabric answers that its state is not supported. */
+nvmlReturn_t nvmlDeviceGetGpuFabricInfoV(nvmlDevice_t d, nvmlGpuFabricInfoV_t *info) {
+	DEVICE(d, nvmlDeviceGetGpuFabricInfoV)
+	nvmlGpuFabricInfo_v2_t *v2 = (nvmlGpuFabricInfo_v2_t *)info;
+	if (v2->version != nvmlGpuFabricInfo_v2) return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
+	v2->state = (nvmlGpuFabricState_t)load(&c->values[VALUE_fabric_state].value);
+	v2->status = (nvmlReturn_t)load(&c->values[VALUE_fabric_status].value);
+	v2->healthMask = (unsigned int)load(&c->values[VALUE_fabric_health].value);
+	return NVML_SUCCESS;
 }
 
 nvmlReturn_t nvmlDeviceGetRowRemapperHistogram(nvmlDevice_t d, nvmlRowRemapperHistogramValues_t *banks) {
@@ -787,7 +927,8 @@ nvmlReturn_t nvmlEventSetWait_v2(nvmlEventSet_t set, nvmlEventData_t *data, unsi
 			data->device = handle_of(e->card);
 			data->eventType = (unsigned long long)e->type;
 			data->eventData = (unsigned long long)e->data;
-			data->gpuInstanceId = data->computeInstanceId = 0xFFFFFFFF;
+			/* Drivers answer 0 for a GPU that is not divided. */
+			data->gpuInstanceId = data->computeInstanceId = mig_on(&S->card[e->card]) ? 0xFFFFFFFF : 0;
 			return NVML_SUCCESS;
 		}
 		if (now_ns() >= end) return NVML_ERROR_TIMEOUT;

@@ -18,7 +18,8 @@
 
 struct cell { int64_t value, ret; };
 struct field { int64_t value, ret, type; };
-struct function { int64_t ret, delay_ns, hang, calls; };
+/* once_ns delays the next call only. */
+struct function { int64_t ret, delay_ns, hang, calls, once_ns; };
 /* total is the integral up to at_ns, of power in mJ: kept with its step, so that
  * a reader never sees the one without the other. */
 struct step { int64_t at_ns, value, total; };
@@ -103,6 +104,14 @@ struct state {
 	int64_t inits;       /* how often nvmlInit has succeeded, over all processes */
 	int64_t event_count;
 	int64_t clock_offset_ns; /* of the wall clock that the driver stamps with */
+	/* The driver's one lock: calls wait for it and hold it for as long as real ones do. */
+	int64_t locked;      /* 1: calls take time, behind the lock */
+	int64_t list_ns;     /* of a list of processes */
+	int64_t stall_every; /* each so many calls one takes stall_ns more, the lock held; 0: none */
+	int64_t stall_ns;
+	int64_t held_ns;     /* for how long the lock was held */
+	int64_t spun_ns;     /* for how long this library span instead of a driver that works */
+	int64_t locked_calls;
 	char driver_version[TEXT_SIZE], nvml_version[TEXT_SIZE];
 	struct event events[MAX_EVENTS];
 	struct card card[MAX_CARDS];

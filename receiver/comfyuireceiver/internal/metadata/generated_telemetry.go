@@ -31,6 +31,7 @@ type TelemetryBuilder struct {
 	ReceiverComfyuiEventsUnknown     metric.Int64Counter
 	ReceiverComfyuiFolded            metric.Int64Counter
 	ReceiverComfyuiFramesUnparsed    metric.Int64Counter
+	ReceiverComfyuiMemoryRequests    metric.Int64Counter
 	ReceiverComfyuiPromptsUnfollowed metric.Int64Counter
 	ReceiverComfyuiSocketsKept       metric.Int64Gauge
 	ReceiverComfyuiStoreErrors       metric.Int64Counter
@@ -95,6 +96,12 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 		"otelcol_receiver.comfyui.frames.unparsed",
 		metric.WithDescription("Text messages that were relayed and could not be parsed, because they were too long or damaged. [Development]"),
 		metric.WithUnit("{frame}"),
+	)
+	errs = errors.Join(errs, err)
+	builder.ReceiverComfyuiMemoryRequests, err = builder.meter.Int64Counter(
+		"otelcol_receiver.comfyui.memory.requests",
+		metric.WithDescription("Requests for the server's memory (/system_stats). answered; late - no answer within 1 s; failed - the server answered with an error; skipped - not sent, because requests were under way for more than 2 % of the last minute. [Development]"),
+		metric.WithUnit("{request}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.ReceiverComfyuiPromptsUnfollowed, err = builder.meter.Int64Counter(

@@ -24,6 +24,7 @@ func TestSetupTelemetry(t *testing.T) {
 	tb.ReceiverComfyuiEventsUnknown.Add(context.Background(), 1)
 	tb.ReceiverComfyuiFolded.Add(context.Background(), 1)
 	tb.ReceiverComfyuiFramesUnparsed.Add(context.Background(), 1)
+	tb.ReceiverComfyuiMemoryRequests.Add(context.Background(), 1)
 	tb.ReceiverComfyuiPromptsUnfollowed.Add(context.Background(), 1)
 	tb.ReceiverComfyuiSocketsKept.Record(context.Background(), 1)
 	tb.ReceiverComfyuiStoreErrors.Add(context.Background(), 1)
@@ -42,6 +43,9 @@ func TestSetupTelemetry(t *testing.T) {
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
 	AssertEqualReceiverComfyuiFramesUnparsed(t, testTel,
+		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
+	AssertEqualReceiverComfyuiMemoryRequests(t, testTel,
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
 	AssertEqualReceiverComfyuiPromptsUnfollowed(t, testTel,

@@ -91,6 +91,13 @@ func (t *Tracker) OpenCount() int {
 	return t.count
 }
 
+// Busy reports whether a prompt is open, or a request for one has no answer yet.
+func (t *Tracker) Busy() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.count > 0 || t.inFlight > 0
+}
+
 // OpenOf counts the open prompts of a client id.
 func (t *Tracker) OpenOf(clientID string) int {
 	t.mu.Lock()

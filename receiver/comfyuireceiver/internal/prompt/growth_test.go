@@ -21,6 +21,8 @@ type discard struct{}
 
 func (discard) PromptEnded(*Prompt)              {}
 func (discard) ExecutionStarted(Execution)       {}
+func (discard) ExecutionMoved(Execution, bool)   {}
+func (discard) RunsElsewhere(string) bool        { return false }
 func (discard) PromptUnfollowed(*Prompt, string) {}
 
 func request(client string) Request {

@@ -12,6 +12,7 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/memory"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/sizing"
 )
@@ -75,6 +76,8 @@ type Prompt struct {
 	Found bool
 	// undated prompts were discovered before it was known when the server accepted them.
 	undated bool
+	// Memory is what was seen of the server's memory while it ran; nil if nothing was.
+	Memory *memory.Figures
 	// Slot is the prompt's place in the store; the store owns it.
 	Slot int
 
@@ -86,11 +89,14 @@ type Prompt struct {
 	cancelled bool
 	// suspect is true if the server may have restarted since the prompt was accepted.
 	suspect   bool
-	announced bool      // its start was announced
-	seen      time.Time // when it was mentioned last
-	failures  int       // attempts to read its entry of the history
-	size      int       // bytes of the tracker's budget
-	maxNodes  int
+	announced bool // its start was announced
+	elsewhere bool // all its nodes that run are API nodes
+	// remote are the nodes of the submission that are API nodes; nil until it was announced.
+	remote   map[string]bool
+	seen     time.Time // when it was mentioned last
+	failures int       // attempts to read its entry of the history
+	size     int       // bytes of the tracker's budget
+	maxNodes int
 	// next is the same id, sent again; last is the end of that chain, set at its head.
 	next, last *Prompt
 	byID       map[string]*Node // of Nodes: the last run of each
@@ -253,6 +259,34 @@ func (p *Prompt) onlyAsked(n *Node) bool {
 	}
 	later := p.Nodes[slices.Index(p.Nodes, n)+1:]
 	return slices.ContainsFunc(later, func(o *Node) bool { return o.Parent != n.ID })
+}
+
+// maxRunning bounds the nodes among which those that run are searched for.
+const maxRunning = 64
+
+// move finds out whether the prompt runs elsewhere, and reports whether that changed.
+func (p *Prompt) move(o Observer) bool {
+	if p.remote == nil {
+		p.remote = map[string]bool{}
+		for i := range p.Submission.Nodes {
+			if n := &p.Submission.Nodes[i]; len(p.remote) < maxRunning && o.RunsElsewhere(n.Class) {
+				p.remote[n.ID] = true
+			}
+		}
+	}
+	if len(p.remote) == 0 {
+		return false
+	}
+	before, running := p.elsewhere, 0
+	p.elsewhere = true
+	for i := len(p.Nodes) - 1; i >= max(len(p.Nodes)-maxRunning, 0); i-- {
+		if n := p.Nodes[i]; n.End.IsZero() {
+			running++
+			p.elsewhere = p.elsewhere && p.remote[n.ID]
+		}
+	}
+	p.elsewhere = p.elsewhere && running > 0
+	return p.elsewhere != before
 }
 
 func (p *Prompt) end(o Outcome, at time.Time) { p.Outcome, p.Ended = o, at }

@@ -43,6 +43,13 @@ type Observer interface {
 	// ExecutionStarted is called once for each prompt whose execution starts, unless it
 	// ends at the same time. It must not block.
 	ExecutionStarted(Execution)
+	// ExecutionMoved is called when a prompt whose start was reported runs elsewhere from a
+	// time on, the Start, because all its nodes that run are API nodes, and when it is back. It
+	// must not block.
+	ExecutionMoved(x Execution, elsewhere bool)
+	// RunsElsewhere reports whether nodes of a class use no GPU of the server. It is called
+	// with the tracker's lock held, and must not call the tracker.
+	RunsElsewhere(class string) bool
 	// PromptUnfollowed is called for each prompt that is not followed, with the reason. The
 	// prompt is nil if it was not followed from the beginning.
 	PromptUnfollowed(p *Prompt, reason string)
@@ -260,29 +267,6 @@ func (t *Tracker) Message(now time.Time, m *protocol.Message) {
 		t.bytes += grown
 	}
 	t.unlock(p)
-}
-
-// unlock releases the lock after a change of a prompt, and reports what has changed.
-func (t *Tracker) unlock(p *Prompt) {
-	starts := p.known && !p.announced && !p.Started.IsZero() && p.Outcome == ""
-	p.announced = p.announced || starts
-	var started Execution
-	if starts {
-		started = Execution{ID: p.ID, Context: p.Context.WithSpanID(p.SpanID(ExecutionSpan, 0)), Start: p.Started}
-	}
-	ends := t.close(p)
-	t.mu.Unlock()
-	if starts {
-		t.observer.ExecutionStarted(started)
-	}
-	if ends {
-		t.ended(p)
-	}
-}
-
-func (t *Tracker) ended(p *Prompt) {
-	p.settle()
-	t.observer.PromptEnded(p)
 }
 
 // close removes a prompt that is known and has an outcome. The caller holds the lock.

@@ -21,6 +21,7 @@ import (
 type observer struct {
 	ended      func(*Prompt) // may be nil
 	started    []Execution
+	moved      []move
 	unfollowed int
 }
 
@@ -29,7 +30,19 @@ func (o *observer) PromptEnded(p *Prompt) {
 		o.ended(p)
 	}
 }
-func (o *observer) ExecutionStarted(x Execution)     { o.started = append(o.started, x) }
+func (o *observer) ExecutionStarted(x Execution)    { o.started = append(o.started, x) }
+func (o *observer) RunsElsewhere(class string) bool { return class == "SomeAPINode" }
+
+// move is that a prompt runs elsewhere, or is back.
+type move struct {
+	id        string
+	at        time.Time
+	elsewhere bool
+}
+
+func (o *observer) ExecutionMoved(x Execution, elsewhere bool) {
+	o.moved = append(o.moved, move{x.ID, x.Start, elsewhere})
+}
 func (o *observer) PromptUnfollowed(*Prompt, string) { o.unfollowed++ }
 
 func newTracker(open int, o Observer) *Tracker {
@@ -194,6 +207,44 @@ func TestIDThatIsSentTwiceGivesTwoTracesOneAfterTheOther(t *testing.T) {
 	assert.Len(t, ended, 2)
 	assert.NotEqual(t, ended[0].Context.SpanID(), ended[1].Context.SpanID())
 	assert.Zero(t, tr.OpenCount())
+}
+
+// A prompt runs elsewhere while all its nodes that run are API nodes: between them and beside
+// others it uses the GPU.
+func TestAPromptThatRunsElsewhereIsReportedAndItsReturnToo(t *testing.T) {
+	for name, newer := range map[string]bool{"0.3.64": false, "with progress_state": true} {
+		t.Run(name, func(t *testing.T) {
+			o := &observer{}
+			tr := newTracker(10, o)
+			now := time.Unix(1_700_000_000, 0)
+			nodes := []protocol.Node{{ID: "1", Class: "SomeAPINode"}, {ID: "2", Class: "KSampler"}, {ID: "3", Class: "SomeAPINode"}}
+			p := tr.Submit(now, Request{Submission: protocol.Submission{ClientID: "c", Nodes: nodes}, Path: "/prompt"})
+			tr.Answer(p, now, 200, protocol.Answer{PromptID: "x"})
+			states := map[string]protocol.NodeState{}
+			begin := func(at int, node string) {
+				now := time.Unix(1_700_000_000+int64(at), 0)
+				if newer {
+					for id := range states {
+						states[id] = protocol.NodeState{State: "finished"}
+					}
+					states[node] = protocol.NodeState{State: "running"}
+					tr.Message(now, &protocol.Message{Kind: protocol.ProgressState, PromptID: "x", States: maps.Clone(states)})
+				}
+				tr.Message(now, &protocol.Message{Kind: protocol.Executing, PromptID: "x", Node: node})
+			}
+			tr.Message(time.Unix(1_700_000_001, 0), &protocol.Message{Kind: protocol.ExecutionStart, PromptID: "x"})
+			begin(2, "1")
+			begin(5, "2")
+			begin(6, "3")
+			tr.Message(time.Unix(1_700_000_009, 0), &protocol.Message{Kind: protocol.ExecutionSuccess, PromptID: "x"})
+			require.Len(t, o.started, 1)
+			var got []string
+			for _, m := range o.moved {
+				got = append(got, fmt.Sprint(m.id, " ", m.at.Unix()-1_700_000_000, " ", m.elsewhere))
+			}
+			assert.Equal(t, []string{"x 2 true", "x 5 false", "x 6 true"}, got)
+		})
+	}
 }
 
 func submit(t *Tracker, now time.Time, id string) *Prompt {

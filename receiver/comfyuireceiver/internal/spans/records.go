@@ -40,8 +40,22 @@ func (b *Builder) record(name string, at, now time.Time, severity plog.SeverityN
 func (b *Builder) Started(x prompt.Execution, now time.Time) plog.Logs {
 	logs, r := b.record(semconv.EventExecutionStarted, x.Start, now, plog.SeverityNumberDebug, x.Context)
 	r.Attributes().PutStr("comfyui.prompt.id", boundtext.Line(x.ID, b.bounds.Label))
-	putIfSet(r.Attributes(), semconv.GPUID, b.device.Device().ID)
+	b.device.Device().put(r.Attributes())
 	r.Body().SetStr("prompt begins to run")
+	return logs
+}
+
+// Moved makes the record of an execution that runs elsewhere from then on, and uses no GPU, or
+// is back.
+func (b *Builder) Moved(x prompt.Execution, elsewhere bool, now time.Time) plog.Logs {
+	logs, r := b.record(semconv.EventExecutionRemote, x.Start, now, plog.SeverityNumberDebug, x.Context)
+	r.Attributes().PutStr("comfyui.prompt.id", boundtext.Line(x.ID, b.bounds.Label))
+	b.device.Device().put(r.Attributes())
+	r.Attributes().PutBool(semconv.Remote, elsewhere)
+	r.Body().SetStr("prompt runs on the GPU again")
+	if elsewhere {
+		r.Body().SetStr("prompt runs elsewhere")
+	}
 	return logs
 }
 

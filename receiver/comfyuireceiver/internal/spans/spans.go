@@ -21,10 +21,24 @@ import (
 type Device struct {
 	// ID is the GPU's hw.id; empty if it is unknown.
 	ID string
+	// IDs are those of all GPUs that the server's process has open, where there are several:
+	// ID is the first of them.
+	IDs []string
 	// PID is the server's process; 0 if it, or the GPU, is unknown.
 	PID int
 	// Simulated is true if the GPUs are simulated.
 	Simulated bool
+}
+
+// put sets the GPU on a span or a record: a list of those that the server may use, where
+// there are several.
+func (d Device) put(a pcommon.Map) {
+	if len(d.IDs) < 2 {
+		putIfSet(a, semconv.GPUID, d.ID)
+	} else {
+		putList(a, semconv.GPUIDs, d.IDs)
+	}
+	putIfPositive(a, semconv.ProcessPID, d.PID)
 }
 
 // DeviceFinder knows the GPU that the server uses. It may be called from any goroutine.

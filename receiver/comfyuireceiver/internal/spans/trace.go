@@ -130,9 +130,7 @@ func (w *traceWriter) execution() {
 	p := w.prompt
 	s := w.span(w.executionID(), p.Context.SpanID(), "comfyui.execution", p.Started, p.Ended)
 	a := s.Attributes()
-	device := w.device.Device()
-	putIfSet(a, semconv.GPUID, device.ID)
-	putIfPositive(a, semconv.ProcessPID, device.PID)
+	w.device.Device().put(a)
 	w.dimensions(a)
 	a.PutInt("comfyui.nodes.executed", int64(len(p.Nodes)))
 	a.PutInt("comfyui.nodes.cached", int64(len(p.Cached)))
@@ -141,6 +139,7 @@ func (w *traceWriter) execution() {
 	for _, kind := range kinds[:min(len(kinds), maxOutputKinds)] {
 		a.PutInt("comfyui.outputs."+kind, int64(p.Outputs[kind]))
 	}
+	w.memory(a)
 	if p.Outcome == prompt.Error {
 		s.Status().SetCode(ptrace.StatusCodeError)
 		if !slices.ContainsFunc(p.Nodes, func(n *prompt.Node) bool { return n.ID == p.Failure.NodeID }) {
@@ -187,10 +186,14 @@ func (w *traceWriter) node(n *prompt.Node, declared protocol.Node, id, parent tr
 	s := w.span(id, parent, name, n.Start, n.End)
 	a := s.Attributes()
 	if !w.classes.IsAPINode(declared.Class) {
-		putIfSet(a, semconv.GPUID, w.device.Device().ID)
+		if device := w.device.Device(); len(device.IDs) < 2 { // else those of the execution
+			putIfSet(a, semconv.GPUID, device.ID)
+		}
+	} else {
+		a.PutBool(semconv.Remote, true)
 	}
 	a.PutStr("comfyui.prompt.id", boundtext.Line(p.ID, w.bounds.Label))
-	a.PutStr("comfyui.node.id", n.ID)
+	a.PutStr(semconv.NodeID, n.ID)
 	putIfSet(a, "comfyui.node.class", declared.Class)
 	if declared.Title != declared.Class {
 		putIfSet(a, "comfyui.node.title", declared.Title)

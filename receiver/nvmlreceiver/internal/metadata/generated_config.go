@@ -40,7 +40,10 @@ type MetricsConfig struct {
 	HwGpuClockFrequency             MetricConfig `mapstructure:"hw.gpu.clock.frequency"`
 	HwGpuClockFrequencyLimit        MetricConfig `mapstructure:"hw.gpu.clock.frequency.limit"`
 	HwGpuCount                      MetricConfig `mapstructure:"hw.gpu.count"`
+	HwGpuEccSramThresholdExceeded   MetricConfig `mapstructure:"hw.gpu.ecc.sram.threshold_exceeded"`
 	HwGpuEngineActive               MetricConfig `mapstructure:"hw.gpu.engine.active"`
+	HwGpuFabricCondition            MetricConfig `mapstructure:"hw.gpu.fabric.condition"`
+	HwGpuFabricState                MetricConfig `mapstructure:"hw.gpu.fabric.state"`
 	HwGpuInfo                       MetricConfig `mapstructure:"hw.gpu.info"`
 	HwGpuIo                         MetricConfig `mapstructure:"hw.gpu.io"`
 	HwGpuIoRate                     MetricConfig `mapstructure:"hw.gpu.io.rate"`
@@ -51,9 +54,14 @@ type MetricsConfig struct {
 	HwGpuMemoryUsage                MetricConfig `mapstructure:"hw.gpu.memory.usage"`
 	HwGpuMemoryUsageMax             MetricConfig `mapstructure:"hw.gpu.memory.usage.max"`
 	HwGpuMemoryUtilization          MetricConfig `mapstructure:"hw.gpu.memory.utilization"`
+	HwGpuNvlinkBitErrorRate         MetricConfig `mapstructure:"hw.gpu.nvlink.bit_error_rate"`
 	HwGpuNvlinkErrors               MetricConfig `mapstructure:"hw.gpu.nvlink.errors"`
+	HwGpuNvlinkFecCorrected         MetricConfig `mapstructure:"hw.gpu.nvlink.fec.corrected"`
 	HwGpuNvlinkIo                   MetricConfig `mapstructure:"hw.gpu.nvlink.io"`
+	HwGpuNvlinkPackets              MetricConfig `mapstructure:"hw.gpu.nvlink.packets"`
+	HwGpuNvlinkRecoveries           MetricConfig `mapstructure:"hw.gpu.nvlink.recoveries"`
 	HwGpuNvlinkState                MetricConfig `mapstructure:"hw.gpu.nvlink.state"`
+	HwGpuNvlinkTraffic              MetricConfig `mapstructure:"hw.gpu.nvlink.traffic"`
 	HwGpuPcieLinkGeneration         MetricConfig `mapstructure:"hw.gpu.pcie.link.generation"`
 	HwGpuPcieLinkWidth              MetricConfig `mapstructure:"hw.gpu.pcie.link.width"`
 	HwGpuPcieReplays                MetricConfig `mapstructure:"hw.gpu.pcie.replays"`
@@ -72,6 +80,7 @@ type MetricsConfig struct {
 	HwGpuSmActive                   MetricConfig `mapstructure:"hw.gpu.sm.active"`
 	HwGpuSmOccupancy                MetricConfig `mapstructure:"hw.gpu.sm.occupancy"`
 	HwGpuTemperatureMargin          MetricConfig `mapstructure:"hw.gpu.temperature.margin"`
+	HwGpuTemperatureMarginLimit     MetricConfig `mapstructure:"hw.gpu.temperature.margin.limit"`
 	HwGpuThrottleActive             MetricConfig `mapstructure:"hw.gpu.throttle.active"`
 	HwGpuThrottleTime               MetricConfig `mapstructure:"hw.gpu.throttle.time"`
 	HwGpuUp                         MetricConfig `mapstructure:"hw.gpu.up"`
@@ -120,7 +129,16 @@ func DefaultMetricsConfig() MetricsConfig {
 		HwGpuCount: MetricConfig{
 			Enabled: true,
 		},
+		HwGpuEccSramThresholdExceeded: MetricConfig{
+			Enabled: true,
+		},
 		HwGpuEngineActive: MetricConfig{
+			Enabled: true,
+		},
+		HwGpuFabricCondition: MetricConfig{
+			Enabled: true,
+		},
+		HwGpuFabricState: MetricConfig{
 			Enabled: true,
 		},
 		HwGpuInfo: MetricConfig{
@@ -153,13 +171,28 @@ func DefaultMetricsConfig() MetricsConfig {
 		HwGpuMemoryUtilization: MetricConfig{
 			Enabled: true,
 		},
+		HwGpuNvlinkBitErrorRate: MetricConfig{
+			Enabled: true,
+		},
 		HwGpuNvlinkErrors: MetricConfig{
 			Enabled: true,
+		},
+		HwGpuNvlinkFecCorrected: MetricConfig{
+			Enabled: false,
 		},
 		HwGpuNvlinkIo: MetricConfig{
 			Enabled: true,
 		},
+		HwGpuNvlinkPackets: MetricConfig{
+			Enabled: true,
+		},
+		HwGpuNvlinkRecoveries: MetricConfig{
+			Enabled: true,
+		},
 		HwGpuNvlinkState: MetricConfig{
+			Enabled: true,
+		},
+		HwGpuNvlinkTraffic: MetricConfig{
 			Enabled: true,
 		},
 		HwGpuPcieLinkGeneration: MetricConfig{
@@ -214,6 +247,9 @@ func DefaultMetricsConfig() MetricsConfig {
 			Enabled: true,
 		},
 		HwGpuTemperatureMargin: MetricConfig{
+			Enabled: true,
+		},
+		HwGpuTemperatureMarginLimit: MetricConfig{
 			Enabled: true,
 		},
 		HwGpuThrottleActive: MetricConfig{

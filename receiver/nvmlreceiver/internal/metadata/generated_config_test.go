@@ -60,7 +60,16 @@ func TestMetricsBuilderConfig(t *testing.T) {
 					HwGpuCount: MetricConfig{
 						Enabled: true,
 					},
+					HwGpuEccSramThresholdExceeded: MetricConfig{
+						Enabled: true,
+					},
 					HwGpuEngineActive: MetricConfig{
+						Enabled: true,
+					},
+					HwGpuFabricCondition: MetricConfig{
+						Enabled: true,
+					},
+					HwGpuFabricState: MetricConfig{
 						Enabled: true,
 					},
 					HwGpuInfo: MetricConfig{
@@ -93,13 +102,28 @@ func TestMetricsBuilderConfig(t *testing.T) {
 					HwGpuMemoryUtilization: MetricConfig{
 						Enabled: true,
 					},
+					HwGpuNvlinkBitErrorRate: MetricConfig{
+						Enabled: true,
+					},
 					HwGpuNvlinkErrors: MetricConfig{
+						Enabled: true,
+					},
+					HwGpuNvlinkFecCorrected: MetricConfig{
 						Enabled: true,
 					},
 					HwGpuNvlinkIo: MetricConfig{
 						Enabled: true,
 					},
+					HwGpuNvlinkPackets: MetricConfig{
+						Enabled: true,
+					},
+					HwGpuNvlinkRecoveries: MetricConfig{
+						Enabled: true,
+					},
 					HwGpuNvlinkState: MetricConfig{
+						Enabled: true,
+					},
+					HwGpuNvlinkTraffic: MetricConfig{
 						Enabled: true,
 					},
 					HwGpuPcieLinkGeneration: MetricConfig{
@@ -154,6 +178,9 @@ func TestMetricsBuilderConfig(t *testing.T) {
 						Enabled: true,
 					},
 					HwGpuTemperatureMargin: MetricConfig{
+						Enabled: true,
+					},
+					HwGpuTemperatureMarginLimit: MetricConfig{
 						Enabled: true,
 					},
 					HwGpuThrottleActive: MetricConfig{
@@ -240,7 +267,16 @@ func TestMetricsBuilderConfig(t *testing.T) {
 					HwGpuCount: MetricConfig{
 						Enabled: false,
 					},
+					HwGpuEccSramThresholdExceeded: MetricConfig{
+						Enabled: false,
+					},
 					HwGpuEngineActive: MetricConfig{
+						Enabled: false,
+					},
+					HwGpuFabricCondition: MetricConfig{
+						Enabled: false,
+					},
+					HwGpuFabricState: MetricConfig{
 						Enabled: false,
 					},
 					HwGpuInfo: MetricConfig{
@@ -273,13 +309,28 @@ func TestMetricsBuilderConfig(t *testing.T) {
 					HwGpuMemoryUtilization: MetricConfig{
 						Enabled: false,
 					},
+					HwGpuNvlinkBitErrorRate: MetricConfig{
+						Enabled: false,
+					},
 					HwGpuNvlinkErrors: MetricConfig{
+						Enabled: false,
+					},
+					HwGpuNvlinkFecCorrected: MetricConfig{
 						Enabled: false,
 					},
 					HwGpuNvlinkIo: MetricConfig{
 						Enabled: false,
 					},
+					HwGpuNvlinkPackets: MetricConfig{
+						Enabled: false,
+					},
+					HwGpuNvlinkRecoveries: MetricConfig{
+						Enabled: false,
+					},
 					HwGpuNvlinkState: MetricConfig{
+						Enabled: false,
+					},
+					HwGpuNvlinkTraffic: MetricConfig{
 						Enabled: false,
 					},
 					HwGpuPcieLinkGeneration: MetricConfig{
@@ -334,6 +385,9 @@ func TestMetricsBuilderConfig(t *testing.T) {
 						Enabled: false,
 					},
 					HwGpuTemperatureMargin: MetricConfig{
+						Enabled: false,
+					},
+					HwGpuTemperatureMarginLimit: MetricConfig{
 						Enabled: false,
 					},
 					HwGpuThrottleActive: MetricConfig{

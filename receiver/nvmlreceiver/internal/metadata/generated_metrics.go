@@ -124,6 +124,74 @@ var MapAttributeHwGpuEnergySource = map[string]AttributeHwGpuEnergySource{
 	"integrated": AttributeHwGpuEnergySourceIntegrated,
 }
 
+// AttributeHwGpuFabricCondition specifies the value hw.gpu.fabric.condition attribute.
+type AttributeHwGpuFabricCondition int
+
+const (
+	_ AttributeHwGpuFabricCondition = iota
+	AttributeHwGpuFabricConditionDegradedBandwidth
+	AttributeHwGpuFabricConditionRouteRecovery
+	AttributeHwGpuFabricConditionRouteUnhealthy
+	AttributeHwGpuFabricConditionAccessTimeout
+	AttributeHwGpuFabricConditionMisconfigured
+)
+
+// String returns the string representation of the AttributeHwGpuFabricCondition.
+func (av AttributeHwGpuFabricCondition) String() string {
+	switch av {
+	case AttributeHwGpuFabricConditionDegradedBandwidth:
+		return "degraded_bandwidth"
+	case AttributeHwGpuFabricConditionRouteRecovery:
+		return "route_recovery"
+	case AttributeHwGpuFabricConditionRouteUnhealthy:
+		return "route_unhealthy"
+	case AttributeHwGpuFabricConditionAccessTimeout:
+		return "access_timeout"
+	case AttributeHwGpuFabricConditionMisconfigured:
+		return "misconfigured"
+	}
+	return ""
+}
+
+// MapAttributeHwGpuFabricCondition is a helper map of string to AttributeHwGpuFabricCondition attribute value.
+var MapAttributeHwGpuFabricCondition = map[string]AttributeHwGpuFabricCondition{
+	"degraded_bandwidth": AttributeHwGpuFabricConditionDegradedBandwidth,
+	"route_recovery":     AttributeHwGpuFabricConditionRouteRecovery,
+	"route_unhealthy":    AttributeHwGpuFabricConditionRouteUnhealthy,
+	"access_timeout":     AttributeHwGpuFabricConditionAccessTimeout,
+	"misconfigured":      AttributeHwGpuFabricConditionMisconfigured,
+}
+
+// AttributeHwGpuFabricState specifies the value hw.gpu.fabric.state attribute.
+type AttributeHwGpuFabricState int
+
+const (
+	_ AttributeHwGpuFabricState = iota
+	AttributeHwGpuFabricStateNotStarted
+	AttributeHwGpuFabricStateInProgress
+	AttributeHwGpuFabricStateCompleted
+)
+
+// String returns the string representation of the AttributeHwGpuFabricState.
+func (av AttributeHwGpuFabricState) String() string {
+	switch av {
+	case AttributeHwGpuFabricStateNotStarted:
+		return "not_started"
+	case AttributeHwGpuFabricStateInProgress:
+		return "in_progress"
+	case AttributeHwGpuFabricStateCompleted:
+		return "completed"
+	}
+	return ""
+}
+
+// MapAttributeHwGpuFabricState is a helper map of string to AttributeHwGpuFabricState attribute value.
+var MapAttributeHwGpuFabricState = map[string]AttributeHwGpuFabricState{
+	"not_started": AttributeHwGpuFabricStateNotStarted,
+	"in_progress": AttributeHwGpuFabricStateInProgress,
+	"completed":   AttributeHwGpuFabricStateCompleted,
+}
+
 // AttributeHwGpuIoLink specifies the value hw.gpu.io.link attribute.
 type AttributeHwGpuIoLink int
 
@@ -176,6 +244,32 @@ var MapAttributeHwGpuMemoryLocation = map[string]AttributeHwGpuMemoryLocation{
 	"dram": AttributeHwGpuMemoryLocationDram,
 }
 
+// AttributeHwGpuNvlinkBitErrors specifies the value hw.gpu.nvlink.bit_errors attribute.
+type AttributeHwGpuNvlinkBitErrors int
+
+const (
+	_ AttributeHwGpuNvlinkBitErrors = iota
+	AttributeHwGpuNvlinkBitErrorsEffective
+	AttributeHwGpuNvlinkBitErrorsSymbol
+)
+
+// String returns the string representation of the AttributeHwGpuNvlinkBitErrors.
+func (av AttributeHwGpuNvlinkBitErrors) String() string {
+	switch av {
+	case AttributeHwGpuNvlinkBitErrorsEffective:
+		return "effective"
+	case AttributeHwGpuNvlinkBitErrorsSymbol:
+		return "symbol"
+	}
+	return ""
+}
+
+// MapAttributeHwGpuNvlinkBitErrors is a helper map of string to AttributeHwGpuNvlinkBitErrors attribute value.
+var MapAttributeHwGpuNvlinkBitErrors = map[string]AttributeHwGpuNvlinkBitErrors{
+	"effective": AttributeHwGpuNvlinkBitErrorsEffective,
+	"symbol":    AttributeHwGpuNvlinkBitErrorsSymbol,
+}
+
 // AttributeHwGpuNvlinkErrorType specifies the value hw.gpu.nvlink.error.type attribute.
 type AttributeHwGpuNvlinkErrorType int
 
@@ -186,6 +280,15 @@ const (
 	AttributeHwGpuNvlinkErrorTypeCrcFlit
 	AttributeHwGpuNvlinkErrorTypeCrcData
 	AttributeHwGpuNvlinkErrorTypeEccData
+	AttributeHwGpuNvlinkErrorTypeMalformedPacket
+	AttributeHwGpuNvlinkErrorTypeBufferOverrun
+	AttributeHwGpuNvlinkErrorTypeReceive
+	AttributeHwGpuNvlinkErrorTypeReceiveRemote
+	AttributeHwGpuNvlinkErrorTypeReceiveGeneral
+	AttributeHwGpuNvlinkErrorTypeLocalIntegrity
+	AttributeHwGpuNvlinkErrorTypeTransmitDiscard
+	AttributeHwGpuNvlinkErrorTypeEffective
+	AttributeHwGpuNvlinkErrorTypeSymbol
 )
 
 // String returns the string representation of the AttributeHwGpuNvlinkErrorType.
@@ -201,17 +304,74 @@ func (av AttributeHwGpuNvlinkErrorType) String() string {
 		return "crc_data"
 	case AttributeHwGpuNvlinkErrorTypeEccData:
 		return "ecc_data"
+	case AttributeHwGpuNvlinkErrorTypeMalformedPacket:
+		return "malformed_packet"
+	case AttributeHwGpuNvlinkErrorTypeBufferOverrun:
+		return "buffer_overrun"
+	case AttributeHwGpuNvlinkErrorTypeReceive:
+		return "receive"
+	case AttributeHwGpuNvlinkErrorTypeReceiveRemote:
+		return "receive_remote"
+	case AttributeHwGpuNvlinkErrorTypeReceiveGeneral:
+		return "receive_general"
+	case AttributeHwGpuNvlinkErrorTypeLocalIntegrity:
+		return "local_integrity"
+	case AttributeHwGpuNvlinkErrorTypeTransmitDiscard:
+		return "transmit_discard"
+	case AttributeHwGpuNvlinkErrorTypeEffective:
+		return "effective"
+	case AttributeHwGpuNvlinkErrorTypeSymbol:
+		return "symbol"
 	}
 	return ""
 }
 
 // MapAttributeHwGpuNvlinkErrorType is a helper map of string to AttributeHwGpuNvlinkErrorType attribute value.
 var MapAttributeHwGpuNvlinkErrorType = map[string]AttributeHwGpuNvlinkErrorType{
-	"replay":   AttributeHwGpuNvlinkErrorTypeReplay,
-	"recovery": AttributeHwGpuNvlinkErrorTypeRecovery,
-	"crc_flit": AttributeHwGpuNvlinkErrorTypeCrcFlit,
-	"crc_data": AttributeHwGpuNvlinkErrorTypeCrcData,
-	"ecc_data": AttributeHwGpuNvlinkErrorTypeEccData,
+	"replay":           AttributeHwGpuNvlinkErrorTypeReplay,
+	"recovery":         AttributeHwGpuNvlinkErrorTypeRecovery,
+	"crc_flit":         AttributeHwGpuNvlinkErrorTypeCrcFlit,
+	"crc_data":         AttributeHwGpuNvlinkErrorTypeCrcData,
+	"ecc_data":         AttributeHwGpuNvlinkErrorTypeEccData,
+	"malformed_packet": AttributeHwGpuNvlinkErrorTypeMalformedPacket,
+	"buffer_overrun":   AttributeHwGpuNvlinkErrorTypeBufferOverrun,
+	"receive":          AttributeHwGpuNvlinkErrorTypeReceive,
+	"receive_remote":   AttributeHwGpuNvlinkErrorTypeReceiveRemote,
+	"receive_general":  AttributeHwGpuNvlinkErrorTypeReceiveGeneral,
+	"local_integrity":  AttributeHwGpuNvlinkErrorTypeLocalIntegrity,
+	"transmit_discard": AttributeHwGpuNvlinkErrorTypeTransmitDiscard,
+	"effective":        AttributeHwGpuNvlinkErrorTypeEffective,
+	"symbol":           AttributeHwGpuNvlinkErrorTypeSymbol,
+}
+
+// AttributeHwGpuNvlinkRecoveryOutcome specifies the value hw.gpu.nvlink.recovery_outcome attribute.
+type AttributeHwGpuNvlinkRecoveryOutcome int
+
+const (
+	_ AttributeHwGpuNvlinkRecoveryOutcome = iota
+	AttributeHwGpuNvlinkRecoveryOutcomeSuccess
+	AttributeHwGpuNvlinkRecoveryOutcomeFailure
+	AttributeHwGpuNvlinkRecoveryOutcomeAny
+)
+
+// String returns the string representation of the AttributeHwGpuNvlinkRecoveryOutcome.
+func (av AttributeHwGpuNvlinkRecoveryOutcome) String() string {
+	switch av {
+	case AttributeHwGpuNvlinkRecoveryOutcomeSuccess:
+		return "success"
+	case AttributeHwGpuNvlinkRecoveryOutcomeFailure:
+		return "failure"
+	case AttributeHwGpuNvlinkRecoveryOutcomeAny:
+		return "any"
+	}
+	return ""
+}
+
+// MapAttributeHwGpuNvlinkRecoveryOutcome is a helper map of string to AttributeHwGpuNvlinkRecoveryOutcome attribute value.
+var MapAttributeHwGpuNvlinkRecoveryOutcome = map[string]AttributeHwGpuNvlinkRecoveryOutcome{
+	"success": AttributeHwGpuNvlinkRecoveryOutcomeSuccess,
+	"failure": AttributeHwGpuNvlinkRecoveryOutcomeFailure,
+	"any":     AttributeHwGpuNvlinkRecoveryOutcomeAny,
 }
 
 // AttributeHwGpuPcieState specifies the value hw.gpu.pcie.state attribute.
@@ -834,8 +994,17 @@ var MetricsInfo = metricsInfo{
 	HwGpuCount: metricInfo{
 		Name: "hw.gpu.count",
 	},
+	HwGpuEccSramThresholdExceeded: metricInfo{
+		Name: "hw.gpu.ecc.sram.threshold_exceeded",
+	},
 	HwGpuEngineActive: metricInfo{
 		Name: "hw.gpu.engine.active",
+	},
+	HwGpuFabricCondition: metricInfo{
+		Name: "hw.gpu.fabric.condition",
+	},
+	HwGpuFabricState: metricInfo{
+		Name: "hw.gpu.fabric.state",
 	},
 	HwGpuInfo: metricInfo{
 		Name: "hw.gpu.info",
@@ -867,14 +1036,29 @@ var MetricsInfo = metricsInfo{
 	HwGpuMemoryUtilization: metricInfo{
 		Name: "hw.gpu.memory.utilization",
 	},
+	HwGpuNvlinkBitErrorRate: metricInfo{
+		Name: "hw.gpu.nvlink.bit_error_rate",
+	},
 	HwGpuNvlinkErrors: metricInfo{
 		Name: "hw.gpu.nvlink.errors",
+	},
+	HwGpuNvlinkFecCorrected: metricInfo{
+		Name: "hw.gpu.nvlink.fec.corrected",
 	},
 	HwGpuNvlinkIo: metricInfo{
 		Name: "hw.gpu.nvlink.io",
 	},
+	HwGpuNvlinkPackets: metricInfo{
+		Name: "hw.gpu.nvlink.packets",
+	},
+	HwGpuNvlinkRecoveries: metricInfo{
+		Name: "hw.gpu.nvlink.recoveries",
+	},
 	HwGpuNvlinkState: metricInfo{
 		Name: "hw.gpu.nvlink.state",
+	},
+	HwGpuNvlinkTraffic: metricInfo{
+		Name: "hw.gpu.nvlink.traffic",
 	},
 	HwGpuPcieLinkGeneration: metricInfo{
 		Name: "hw.gpu.pcie.link.generation",
@@ -930,6 +1114,9 @@ var MetricsInfo = metricsInfo{
 	HwGpuTemperatureMargin: metricInfo{
 		Name: "hw.gpu.temperature.margin",
 	},
+	HwGpuTemperatureMarginLimit: metricInfo{
+		Name: "hw.gpu.temperature.margin.limit",
+	},
 	HwGpuThrottleActive: metricInfo{
 		Name: "hw.gpu.throttle.active",
 	},
@@ -977,7 +1164,10 @@ type metricsInfo struct {
 	HwGpuClockFrequency             metricInfo
 	HwGpuClockFrequencyLimit        metricInfo
 	HwGpuCount                      metricInfo
+	HwGpuEccSramThresholdExceeded   metricInfo
 	HwGpuEngineActive               metricInfo
+	HwGpuFabricCondition            metricInfo
+	HwGpuFabricState                metricInfo
 	HwGpuInfo                       metricInfo
 	HwGpuIo                         metricInfo
 	HwGpuIoRate                     metricInfo
@@ -988,9 +1178,14 @@ type metricsInfo struct {
 	HwGpuMemoryUsage                metricInfo
 	HwGpuMemoryUsageMax             metricInfo
 	HwGpuMemoryUtilization          metricInfo
+	HwGpuNvlinkBitErrorRate         metricInfo
 	HwGpuNvlinkErrors               metricInfo
+	HwGpuNvlinkFecCorrected         metricInfo
 	HwGpuNvlinkIo                   metricInfo
+	HwGpuNvlinkPackets              metricInfo
+	HwGpuNvlinkRecoveries           metricInfo
 	HwGpuNvlinkState                metricInfo
+	HwGpuNvlinkTraffic              metricInfo
 	HwGpuPcieLinkGeneration         metricInfo
 	HwGpuPcieLinkWidth              metricInfo
 	HwGpuPcieReplays                metricInfo
@@ -1009,6 +1204,7 @@ type metricsInfo struct {
 	HwGpuSmActive                   metricInfo
 	HwGpuSmOccupancy                metricInfo
 	HwGpuTemperatureMargin          metricInfo
+	HwGpuTemperatureMarginLimit     metricInfo
 	HwGpuThrottleActive             metricInfo
 	HwGpuThrottleTime               metricInfo
 	HwGpuUp                         metricInfo
@@ -1634,6 +1830,61 @@ func newMetricHwGpuCount(cfg MetricConfig) metricHwGpuCount {
 	return m
 }
 
+type metricHwGpuEccSramThresholdExceeded struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.ecc.sram.threshold_exceeded metric with initial data.
+func (m *metricHwGpuEccSramThresholdExceeded) init() {
+	m.data.SetName("hw.gpu.ecc.sram.threshold_exceeded")
+	m.data.SetDescription("1 if the GPU had more uncorrected SRAM errors than NVIDIA tolerates, which is its criterion for replacing a GPU (nvmlDeviceGetSramEccErrorStatus; Ampere and newer with ECC, for root only).")
+	m.data.SetUnit("1")
+	m.data.SetEmptySum()
+	m.data.Sum().SetIsMonotonic(false)
+	m.data.Sum().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	m.data.Sum().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuEccSramThresholdExceeded) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, hwIDAttributeValue string, hwNameAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Sum().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuEccSramThresholdExceeded) updateCapacity() {
+	if m.data.Sum().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Sum().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuEccSramThresholdExceeded) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Sum().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuEccSramThresholdExceeded(cfg MetricConfig) metricHwGpuEccSramThresholdExceeded {
+	m := metricHwGpuEccSramThresholdExceeded{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
 type metricHwGpuEngineActive struct {
 	data     pmetric.Metric // data buffer for generated metric.
 	config   MetricConfig   // metric config provided by user.
@@ -1679,6 +1930,118 @@ func (m *metricHwGpuEngineActive) emit(metrics pmetric.MetricSlice) {
 
 func newMetricHwGpuEngineActive(cfg MetricConfig) metricHwGpuEngineActive {
 	m := metricHwGpuEngineActive{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricHwGpuFabricCondition struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.fabric.condition metric with initial data.
+func (m *metricHwGpuFabricCondition) init() {
+	m.data.SetName("hw.gpu.fabric.condition")
+	m.data.SetDescription("1 while a condition of the NVLink fabric holds, read once a minute (nvmlDeviceGetGpuFabricInfoV; behind an NVSwitch).")
+	m.data.SetUnit("1")
+	m.data.SetEmptySum()
+	m.data.Sum().SetIsMonotonic(false)
+	m.data.Sum().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	m.data.Sum().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuFabricCondition) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, hwGpuFabricConditionAttributeValue string, hwIDAttributeValue string, hwNameAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Sum().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutStr("condition", hwGpuFabricConditionAttributeValue)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuFabricCondition) updateCapacity() {
+	if m.data.Sum().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Sum().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuFabricCondition) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Sum().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuFabricCondition(cfg MetricConfig) metricHwGpuFabricCondition {
+	m := metricHwGpuFabricCondition{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricHwGpuFabricState struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.fabric.state metric with initial data.
+func (m *metricHwGpuFabricState) init() {
+	m.data.SetName("hw.gpu.fabric.state")
+	m.data.SetDescription("1 for the state of the GPU's registration with the NVLink fabric, read once a minute (nvmlDeviceGetGpuFabricInfoV; behind an NVSwitch). A GPU can use the fabric once it is completed.")
+	m.data.SetUnit("1")
+	m.data.SetEmptySum()
+	m.data.Sum().SetIsMonotonic(false)
+	m.data.Sum().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	m.data.Sum().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuFabricState) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, hwGpuFabricStateAttributeValue string, hwIDAttributeValue string, hwNameAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Sum().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutStr("state", hwGpuFabricStateAttributeValue)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuFabricState) updateCapacity() {
+	if m.data.Sum().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Sum().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuFabricState) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Sum().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuFabricState(cfg MetricConfig) metricHwGpuFabricState {
+	m := metricHwGpuFabricState{config: cfg}
 
 	if cfg.Enabled {
 		m.data = pmetric.NewMetric()
@@ -2243,6 +2606,61 @@ func newMetricHwGpuMemoryUtilization(cfg MetricConfig) metricHwGpuMemoryUtilizat
 	return m
 }
 
+type metricHwGpuNvlinkBitErrorRate struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.nvlink.bit_error_rate metric with initial data.
+func (m *metricHwGpuNvlinkBitErrorRate) init() {
+	m.data.SetName("hw.gpu.nvlink.bit_error_rate")
+	m.data.SetDescription("Bit error rate of a link, read once a minute (field values NVML_FI_DEV_NVLINK_COUNT_EFFECTIVE_BER and NVML_FI_DEV_NVLINK_COUNT_SYMBOL_BER; NVLink 5 and newer).")
+	m.data.SetUnit("1")
+	m.data.SetEmptyGauge()
+	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuNvlinkBitErrorRate) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val float64, hwGpuNvlinkBitErrorsAttributeValue string, hwGpuNvlinkIDAttributeValue string, hwIDAttributeValue string, hwNameAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Gauge().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetDoubleValue(val)
+	dp.Attributes().PutStr("error.type", hwGpuNvlinkBitErrorsAttributeValue)
+	dp.Attributes().PutStr("hw.gpu.nvlink.id", hwGpuNvlinkIDAttributeValue)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuNvlinkBitErrorRate) updateCapacity() {
+	if m.data.Gauge().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Gauge().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuNvlinkBitErrorRate) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Gauge().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuNvlinkBitErrorRate(cfg MetricConfig) metricHwGpuNvlinkBitErrorRate {
+	m := metricHwGpuNvlinkBitErrorRate{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
 type metricHwGpuNvlinkErrors struct {
 	data     pmetric.Metric // data buffer for generated metric.
 	config   MetricConfig   // metric config provided by user.
@@ -2252,7 +2670,7 @@ type metricHwGpuNvlinkErrors struct {
 // init fills hw.gpu.nvlink.errors metric with initial data.
 func (m *metricHwGpuNvlinkErrors) init() {
 	m.data.SetName("hw.gpu.nvlink.errors")
-	m.data.SetDescription("Errors of a link (nvmlDeviceGetNvLinkErrorCounter; up to NVLink 4).")
+	m.data.SetDescription("Errors of a link, read once a minute (replay to ecc_data up to NVLink 4, nvmlDeviceGetNvLinkErrorCounter; the others from NVLink 5 on, field values NVML_FI_DEV_NVLINK_COUNT_*).")
 	m.data.SetUnit("{error}")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(true)
@@ -2300,6 +2718,63 @@ func newMetricHwGpuNvlinkErrors(cfg MetricConfig) metricHwGpuNvlinkErrors {
 	return m
 }
 
+type metricHwGpuNvlinkFecCorrected struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.nvlink.fec.corrected metric with initial data.
+func (m *metricHwGpuNvlinkFecCorrected) init() {
+	m.data.SetName("hw.gpu.nvlink.fec.corrected")
+	m.data.SetDescription("Blocks by the number of their symbols that forward error correction put right, read once a minute (field values NVML_FI_DEV_NVLINK_COUNT_FEC_HISTORY_0 to 15; NVLink 5 and newer). 16 series a link.")
+	m.data.SetUnit("{block}")
+	m.data.SetEmptySum()
+	m.data.Sum().SetIsMonotonic(true)
+	m.data.Sum().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	m.data.Sum().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuNvlinkFecCorrected) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, hwGpuNvlinkFecBinAttributeValue string, hwGpuNvlinkIDAttributeValue string, hwIDAttributeValue string, hwNameAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Sum().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutStr("hw.gpu.nvlink.fec.bin", hwGpuNvlinkFecBinAttributeValue)
+	dp.Attributes().PutStr("hw.gpu.nvlink.id", hwGpuNvlinkIDAttributeValue)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuNvlinkFecCorrected) updateCapacity() {
+	if m.data.Sum().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Sum().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuNvlinkFecCorrected) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Sum().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuNvlinkFecCorrected(cfg MetricConfig) metricHwGpuNvlinkFecCorrected {
+	m := metricHwGpuNvlinkFecCorrected{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
 type metricHwGpuNvlinkIo struct {
 	data     pmetric.Metric // data buffer for generated metric.
 	config   MetricConfig   // metric config provided by user.
@@ -2309,7 +2784,7 @@ type metricHwGpuNvlinkIo struct {
 // init fills hw.gpu.nvlink.io metric with initial data.
 func (m *metricHwGpuNvlinkIo) init() {
 	m.data.SetName("hw.gpu.nvlink.io")
-	m.data.SetDescription("Data over a link, without the overhead of the protocol (field values NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX and NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX).")
+	m.data.SetDescription("Data over a link that hw.gpu.nvlink.state knows, without the overhead of the protocol (field values NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX and NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX).")
 	m.data.SetUnit("By")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(true)
@@ -2349,6 +2824,120 @@ func (m *metricHwGpuNvlinkIo) emit(metrics pmetric.MetricSlice) {
 
 func newMetricHwGpuNvlinkIo(cfg MetricConfig) metricHwGpuNvlinkIo {
 	m := metricHwGpuNvlinkIo{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricHwGpuNvlinkPackets struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.nvlink.packets metric with initial data.
+func (m *metricHwGpuNvlinkPackets) init() {
+	m.data.SetName("hw.gpu.nvlink.packets")
+	m.data.SetDescription("Packets over a link, read once a minute (field values NVML_FI_DEV_NVLINK_COUNT_XMIT_PACKETS and NVML_FI_DEV_NVLINK_COUNT_RCV_PACKETS; NVLink 5 and newer).")
+	m.data.SetUnit("{packet}")
+	m.data.SetEmptySum()
+	m.data.Sum().SetIsMonotonic(true)
+	m.data.Sum().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	m.data.Sum().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuNvlinkPackets) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, hwGpuNvlinkIDAttributeValue string, hwIDAttributeValue string, hwNameAttributeValue string, networkIoDirectionAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Sum().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutStr("hw.gpu.nvlink.id", hwGpuNvlinkIDAttributeValue)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+	dp.Attributes().PutStr("network.io.direction", networkIoDirectionAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuNvlinkPackets) updateCapacity() {
+	if m.data.Sum().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Sum().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuNvlinkPackets) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Sum().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuNvlinkPackets(cfg MetricConfig) metricHwGpuNvlinkPackets {
+	m := metricHwGpuNvlinkPackets{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricHwGpuNvlinkRecoveries struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.nvlink.recoveries metric with initial data.
+func (m *metricHwGpuNvlinkRecoveries) init() {
+	m.data.SetName("hw.gpu.nvlink.recoveries")
+	m.data.SetDescription("Times at which a link went from up to recovery, read once a minute (field values NVML_FI_DEV_NVLINK_COUNT_LINK_RECOVERY_*; NVLink 5 and newer).")
+	m.data.SetUnit("{recovery}")
+	m.data.SetEmptySum()
+	m.data.Sum().SetIsMonotonic(true)
+	m.data.Sum().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	m.data.Sum().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuNvlinkRecoveries) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, hwGpuNvlinkIDAttributeValue string, hwGpuNvlinkRecoveryOutcomeAttributeValue string, hwIDAttributeValue string, hwNameAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Sum().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutStr("hw.gpu.nvlink.id", hwGpuNvlinkIDAttributeValue)
+	dp.Attributes().PutStr("outcome", hwGpuNvlinkRecoveryOutcomeAttributeValue)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuNvlinkRecoveries) updateCapacity() {
+	if m.data.Sum().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Sum().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuNvlinkRecoveries) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Sum().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuNvlinkRecoveries(cfg MetricConfig) metricHwGpuNvlinkRecoveries {
+	m := metricHwGpuNvlinkRecoveries{config: cfg}
 
 	if cfg.Enabled {
 		m.data = pmetric.NewMetric()
@@ -2405,6 +2994,63 @@ func (m *metricHwGpuNvlinkState) emit(metrics pmetric.MetricSlice) {
 
 func newMetricHwGpuNvlinkState(cfg MetricConfig) metricHwGpuNvlinkState {
 	m := metricHwGpuNvlinkState{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricHwGpuNvlinkTraffic struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.nvlink.traffic metric with initial data.
+func (m *metricHwGpuNvlinkTraffic) init() {
+	m.data.SetName("hw.gpu.nvlink.traffic")
+	m.data.SetDescription("Bytes over a link with the overhead of the protocol, read once a minute (field values NVML_FI_DEV_NVLINK_COUNT_XMIT_BYTES and NVML_FI_DEV_NVLINK_COUNT_RCV_BYTES; NVLink 5 and newer).")
+	m.data.SetUnit("By")
+	m.data.SetEmptySum()
+	m.data.Sum().SetIsMonotonic(true)
+	m.data.Sum().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	m.data.Sum().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuNvlinkTraffic) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, hwGpuNvlinkIDAttributeValue string, hwIDAttributeValue string, hwNameAttributeValue string, networkIoDirectionAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Sum().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutStr("hw.gpu.nvlink.id", hwGpuNvlinkIDAttributeValue)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+	dp.Attributes().PutStr("network.io.direction", networkIoDirectionAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuNvlinkTraffic) updateCapacity() {
+	if m.data.Sum().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Sum().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuNvlinkTraffic) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Sum().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuNvlinkTraffic(cfg MetricConfig) metricHwGpuNvlinkTraffic {
+	m := metricHwGpuNvlinkTraffic{config: cfg}
 
 	if cfg.Enabled {
 		m.data = pmetric.NewMetric()
@@ -3406,6 +4052,60 @@ func newMetricHwGpuTemperatureMargin(cfg MetricConfig) metricHwGpuTemperatureMar
 	return m
 }
 
+type metricHwGpuTemperatureMarginLimit struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.temperature.margin.limit metric with initial data.
+func (m *metricHwGpuTemperatureMarginLimit) init() {
+	m.data.SetName("hw.gpu.temperature.margin.limit")
+	m.data.SetDescription("Values of hw.gpu.temperature.margin at which the GPU slows down or shuts down, such as -2 and -8 (field values NVML_FI_DEV_TEMPERATURE_*_TLIMIT; GPUs that report a margin instead of temperatures).")
+	m.data.SetUnit("Cel")
+	m.data.SetEmptyGauge()
+	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuTemperatureMarginLimit) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val float64, hwIDAttributeValue string, hwLimitTypeAttributeValue string, hwNameAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Gauge().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetDoubleValue(val)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.limit_type", hwLimitTypeAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuTemperatureMarginLimit) updateCapacity() {
+	if m.data.Gauge().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Gauge().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuTemperatureMarginLimit) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Gauge().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuTemperatureMarginLimit(cfg MetricConfig) metricHwGpuTemperatureMarginLimit {
+	m := metricHwGpuTemperatureMarginLimit{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
 type metricHwGpuThrottleActive struct {
 	data     pmetric.Metric // data buffer for generated metric.
 	config   MetricConfig   // metric config provided by user.
@@ -3471,7 +4171,7 @@ type metricHwGpuThrottleTime struct {
 // init fills hw.gpu.throttle.time metric with initial data.
 func (m *metricHwGpuThrottleTime) init() {
 	m.data.SetName("hw.gpu.throttle.time")
-	m.data.SetDescription("Time that the clocks were held down for this reason (field values NVML_FI_DEV_CLOCKS_EVENT_REASON_*; nvmlDeviceGetViolationStatus with older drivers).")
+	m.data.SetDescription("Time that the clocks were held down for this reason (field values NVML_FI_DEV_CLOCKS_EVENT_REASON_*, by the numbers of the loaded driver; with drivers before 575 NVML_FI_DEV_PERF_POLICY_THERMAL for sw_thermal and nothing for hw_thermal and hw_power_brake; nvmlDeviceGetViolationStatus where field values are not supported).")
 	m.data.SetUnit("s")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(true)
@@ -3527,7 +4227,7 @@ type metricHwGpuUp struct {
 // init fills hw.gpu.up metric with initial data.
 func (m *metricHwGpuUp) init() {
 	m.data.SetName("hw.gpu.up")
-	m.data.SetDescription("1 if the GPU responded within card_timeout, 0 if it timed out or is lost.")
+	m.data.SetDescription("1 if the GPU responds, 0 if a call takes longer than card_timeout or the GPU is lost.")
 	m.data.SetUnit("1")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(false)
@@ -4032,7 +4732,10 @@ type MetricsBuilder struct {
 	metricHwGpuClockFrequency             metricHwGpuClockFrequency
 	metricHwGpuClockFrequencyLimit        metricHwGpuClockFrequencyLimit
 	metricHwGpuCount                      metricHwGpuCount
+	metricHwGpuEccSramThresholdExceeded   metricHwGpuEccSramThresholdExceeded
 	metricHwGpuEngineActive               metricHwGpuEngineActive
+	metricHwGpuFabricCondition            metricHwGpuFabricCondition
+	metricHwGpuFabricState                metricHwGpuFabricState
 	metricHwGpuInfo                       metricHwGpuInfo
 	metricHwGpuIo                         metricHwGpuIo
 	metricHwGpuIoRate                     metricHwGpuIoRate
@@ -4043,9 +4746,14 @@ type MetricsBuilder struct {
 	metricHwGpuMemoryUsage                metricHwGpuMemoryUsage
 	metricHwGpuMemoryUsageMax             metricHwGpuMemoryUsageMax
 	metricHwGpuMemoryUtilization          metricHwGpuMemoryUtilization
+	metricHwGpuNvlinkBitErrorRate         metricHwGpuNvlinkBitErrorRate
 	metricHwGpuNvlinkErrors               metricHwGpuNvlinkErrors
+	metricHwGpuNvlinkFecCorrected         metricHwGpuNvlinkFecCorrected
 	metricHwGpuNvlinkIo                   metricHwGpuNvlinkIo
+	metricHwGpuNvlinkPackets              metricHwGpuNvlinkPackets
+	metricHwGpuNvlinkRecoveries           metricHwGpuNvlinkRecoveries
 	metricHwGpuNvlinkState                metricHwGpuNvlinkState
+	metricHwGpuNvlinkTraffic              metricHwGpuNvlinkTraffic
 	metricHwGpuPcieLinkGeneration         metricHwGpuPcieLinkGeneration
 	metricHwGpuPcieLinkWidth              metricHwGpuPcieLinkWidth
 	metricHwGpuPcieReplays                metricHwGpuPcieReplays
@@ -4064,6 +4772,7 @@ type MetricsBuilder struct {
 	metricHwGpuSmActive                   metricHwGpuSmActive
 	metricHwGpuSmOccupancy                metricHwGpuSmOccupancy
 	metricHwGpuTemperatureMargin          metricHwGpuTemperatureMargin
+	metricHwGpuTemperatureMarginLimit     metricHwGpuTemperatureMarginLimit
 	metricHwGpuThrottleActive             metricHwGpuThrottleActive
 	metricHwGpuThrottleTime               metricHwGpuThrottleTime
 	metricHwGpuUp                         metricHwGpuUp
@@ -4111,7 +4820,10 @@ func NewMetricsBuilder(mbc MetricsBuilderConfig, settings receiver.Settings, opt
 		metricHwGpuClockFrequency:             newMetricHwGpuClockFrequency(mbc.Metrics.HwGpuClockFrequency),
 		metricHwGpuClockFrequencyLimit:        newMetricHwGpuClockFrequencyLimit(mbc.Metrics.HwGpuClockFrequencyLimit),
 		metricHwGpuCount:                      newMetricHwGpuCount(mbc.Metrics.HwGpuCount),
+		metricHwGpuEccSramThresholdExceeded:   newMetricHwGpuEccSramThresholdExceeded(mbc.Metrics.HwGpuEccSramThresholdExceeded),
 		metricHwGpuEngineActive:               newMetricHwGpuEngineActive(mbc.Metrics.HwGpuEngineActive),
+		metricHwGpuFabricCondition:            newMetricHwGpuFabricCondition(mbc.Metrics.HwGpuFabricCondition),
+		metricHwGpuFabricState:                newMetricHwGpuFabricState(mbc.Metrics.HwGpuFabricState),
 		metricHwGpuInfo:                       newMetricHwGpuInfo(mbc.Metrics.HwGpuInfo),
 		metricHwGpuIo:                         newMetricHwGpuIo(mbc.Metrics.HwGpuIo),
 		metricHwGpuIoRate:                     newMetricHwGpuIoRate(mbc.Metrics.HwGpuIoRate),
@@ -4122,9 +4834,14 @@ func NewMetricsBuilder(mbc MetricsBuilderConfig, settings receiver.Settings, opt
 		metricHwGpuMemoryUsage:                newMetricHwGpuMemoryUsage(mbc.Metrics.HwGpuMemoryUsage),
 		metricHwGpuMemoryUsageMax:             newMetricHwGpuMemoryUsageMax(mbc.Metrics.HwGpuMemoryUsageMax),
 		metricHwGpuMemoryUtilization:          newMetricHwGpuMemoryUtilization(mbc.Metrics.HwGpuMemoryUtilization),
+		metricHwGpuNvlinkBitErrorRate:         newMetricHwGpuNvlinkBitErrorRate(mbc.Metrics.HwGpuNvlinkBitErrorRate),
 		metricHwGpuNvlinkErrors:               newMetricHwGpuNvlinkErrors(mbc.Metrics.HwGpuNvlinkErrors),
+		metricHwGpuNvlinkFecCorrected:         newMetricHwGpuNvlinkFecCorrected(mbc.Metrics.HwGpuNvlinkFecCorrected),
 		metricHwGpuNvlinkIo:                   newMetricHwGpuNvlinkIo(mbc.Metrics.HwGpuNvlinkIo),
+		metricHwGpuNvlinkPackets:              newMetricHwGpuNvlinkPackets(mbc.Metrics.HwGpuNvlinkPackets),
+		metricHwGpuNvlinkRecoveries:           newMetricHwGpuNvlinkRecoveries(mbc.Metrics.HwGpuNvlinkRecoveries),
 		metricHwGpuNvlinkState:                newMetricHwGpuNvlinkState(mbc.Metrics.HwGpuNvlinkState),
+		metricHwGpuNvlinkTraffic:              newMetricHwGpuNvlinkTraffic(mbc.Metrics.HwGpuNvlinkTraffic),
 		metricHwGpuPcieLinkGeneration:         newMetricHwGpuPcieLinkGeneration(mbc.Metrics.HwGpuPcieLinkGeneration),
 		metricHwGpuPcieLinkWidth:              newMetricHwGpuPcieLinkWidth(mbc.Metrics.HwGpuPcieLinkWidth),
 		metricHwGpuPcieReplays:                newMetricHwGpuPcieReplays(mbc.Metrics.HwGpuPcieReplays),
@@ -4143,6 +4860,7 @@ func NewMetricsBuilder(mbc MetricsBuilderConfig, settings receiver.Settings, opt
 		metricHwGpuSmActive:                   newMetricHwGpuSmActive(mbc.Metrics.HwGpuSmActive),
 		metricHwGpuSmOccupancy:                newMetricHwGpuSmOccupancy(mbc.Metrics.HwGpuSmOccupancy),
 		metricHwGpuTemperatureMargin:          newMetricHwGpuTemperatureMargin(mbc.Metrics.HwGpuTemperatureMargin),
+		metricHwGpuTemperatureMarginLimit:     newMetricHwGpuTemperatureMarginLimit(mbc.Metrics.HwGpuTemperatureMarginLimit),
 		metricHwGpuThrottleActive:             newMetricHwGpuThrottleActive(mbc.Metrics.HwGpuThrottleActive),
 		metricHwGpuThrottleTime:               newMetricHwGpuThrottleTime(mbc.Metrics.HwGpuThrottleTime),
 		metricHwGpuUp:                         newMetricHwGpuUp(mbc.Metrics.HwGpuUp),
@@ -4291,7 +5009,10 @@ func (mb *MetricsBuilder) EmitForResource(options ...ResourceMetricsOption) {
 	mb.metricHwGpuClockFrequency.emit(ils.Metrics())
 	mb.metricHwGpuClockFrequencyLimit.emit(ils.Metrics())
 	mb.metricHwGpuCount.emit(ils.Metrics())
+	mb.metricHwGpuEccSramThresholdExceeded.emit(ils.Metrics())
 	mb.metricHwGpuEngineActive.emit(ils.Metrics())
+	mb.metricHwGpuFabricCondition.emit(ils.Metrics())
+	mb.metricHwGpuFabricState.emit(ils.Metrics())
 	mb.metricHwGpuInfo.emit(ils.Metrics())
 	mb.metricHwGpuIo.emit(ils.Metrics())
 	mb.metricHwGpuIoRate.emit(ils.Metrics())
@@ -4302,9 +5023,14 @@ func (mb *MetricsBuilder) EmitForResource(options ...ResourceMetricsOption) {
 	mb.metricHwGpuMemoryUsage.emit(ils.Metrics())
 	mb.metricHwGpuMemoryUsageMax.emit(ils.Metrics())
 	mb.metricHwGpuMemoryUtilization.emit(ils.Metrics())
+	mb.metricHwGpuNvlinkBitErrorRate.emit(ils.Metrics())
 	mb.metricHwGpuNvlinkErrors.emit(ils.Metrics())
+	mb.metricHwGpuNvlinkFecCorrected.emit(ils.Metrics())
 	mb.metricHwGpuNvlinkIo.emit(ils.Metrics())
+	mb.metricHwGpuNvlinkPackets.emit(ils.Metrics())
+	mb.metricHwGpuNvlinkRecoveries.emit(ils.Metrics())
 	mb.metricHwGpuNvlinkState.emit(ils.Metrics())
+	mb.metricHwGpuNvlinkTraffic.emit(ils.Metrics())
 	mb.metricHwGpuPcieLinkGeneration.emit(ils.Metrics())
 	mb.metricHwGpuPcieLinkWidth.emit(ils.Metrics())
 	mb.metricHwGpuPcieReplays.emit(ils.Metrics())
@@ -4323,6 +5049,7 @@ func (mb *MetricsBuilder) EmitForResource(options ...ResourceMetricsOption) {
 	mb.metricHwGpuSmActive.emit(ils.Metrics())
 	mb.metricHwGpuSmOccupancy.emit(ils.Metrics())
 	mb.metricHwGpuTemperatureMargin.emit(ils.Metrics())
+	mb.metricHwGpuTemperatureMarginLimit.emit(ils.Metrics())
 	mb.metricHwGpuThrottleActive.emit(ils.Metrics())
 	mb.metricHwGpuThrottleTime.emit(ils.Metrics())
 	mb.metricHwGpuUp.emit(ils.Metrics())
@@ -4420,9 +5147,24 @@ func (mb *MetricsBuilder) RecordHwGpuCountDataPoint(ts pcommon.Timestamp, val in
 	mb.metricHwGpuCount.recordDataPoint(mb.startTime, ts, val, hwGpuStateAttributeValue.String())
 }
 
+// RecordHwGpuEccSramThresholdExceededDataPoint adds a data point to hw.gpu.ecc.sram.threshold_exceeded metric.
+func (mb *MetricsBuilder) RecordHwGpuEccSramThresholdExceededDataPoint(ts pcommon.Timestamp, val int64, hwIDAttributeValue string, hwNameAttributeValue string) {
+	mb.metricHwGpuEccSramThresholdExceeded.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, hwNameAttributeValue)
+}
+
 // RecordHwGpuEngineActiveDataPoint adds a data point to hw.gpu.engine.active metric.
 func (mb *MetricsBuilder) RecordHwGpuEngineActiveDataPoint(ts pcommon.Timestamp, val float64, hwIDAttributeValue string, hwNameAttributeValue string) {
 	mb.metricHwGpuEngineActive.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, hwNameAttributeValue)
+}
+
+// RecordHwGpuFabricConditionDataPoint adds a data point to hw.gpu.fabric.condition metric.
+func (mb *MetricsBuilder) RecordHwGpuFabricConditionDataPoint(ts pcommon.Timestamp, val int64, hwGpuFabricConditionAttributeValue AttributeHwGpuFabricCondition, hwIDAttributeValue string, hwNameAttributeValue string) {
+	mb.metricHwGpuFabricCondition.recordDataPoint(mb.startTime, ts, val, hwGpuFabricConditionAttributeValue.String(), hwIDAttributeValue, hwNameAttributeValue)
+}
+
+// RecordHwGpuFabricStateDataPoint adds a data point to hw.gpu.fabric.state metric.
+func (mb *MetricsBuilder) RecordHwGpuFabricStateDataPoint(ts pcommon.Timestamp, val int64, hwGpuFabricStateAttributeValue AttributeHwGpuFabricState, hwIDAttributeValue string, hwNameAttributeValue string) {
+	mb.metricHwGpuFabricState.recordDataPoint(mb.startTime, ts, val, hwGpuFabricStateAttributeValue.String(), hwIDAttributeValue, hwNameAttributeValue)
 }
 
 // RecordHwGpuInfoDataPoint adds a data point to hw.gpu.info metric.
@@ -4475,9 +5217,19 @@ func (mb *MetricsBuilder) RecordHwGpuMemoryUtilizationDataPoint(ts pcommon.Times
 	mb.metricHwGpuMemoryUtilization.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, hwNameAttributeValue)
 }
 
+// RecordHwGpuNvlinkBitErrorRateDataPoint adds a data point to hw.gpu.nvlink.bit_error_rate metric.
+func (mb *MetricsBuilder) RecordHwGpuNvlinkBitErrorRateDataPoint(ts pcommon.Timestamp, val float64, hwGpuNvlinkBitErrorsAttributeValue AttributeHwGpuNvlinkBitErrors, hwGpuNvlinkIDAttributeValue string, hwIDAttributeValue string, hwNameAttributeValue string) {
+	mb.metricHwGpuNvlinkBitErrorRate.recordDataPoint(mb.startTime, ts, val, hwGpuNvlinkBitErrorsAttributeValue.String(), hwGpuNvlinkIDAttributeValue, hwIDAttributeValue, hwNameAttributeValue)
+}
+
 // RecordHwGpuNvlinkErrorsDataPoint adds a data point to hw.gpu.nvlink.errors metric.
 func (mb *MetricsBuilder) RecordHwGpuNvlinkErrorsDataPoint(ts pcommon.Timestamp, val int64, hwGpuNvlinkErrorTypeAttributeValue AttributeHwGpuNvlinkErrorType, hwGpuNvlinkIDAttributeValue string, hwIDAttributeValue string, hwNameAttributeValue string) {
 	mb.metricHwGpuNvlinkErrors.recordDataPoint(mb.startTime, ts, val, hwGpuNvlinkErrorTypeAttributeValue.String(), hwGpuNvlinkIDAttributeValue, hwIDAttributeValue, hwNameAttributeValue)
+}
+
+// RecordHwGpuNvlinkFecCorrectedDataPoint adds a data point to hw.gpu.nvlink.fec.corrected metric.
+func (mb *MetricsBuilder) RecordHwGpuNvlinkFecCorrectedDataPoint(ts pcommon.Timestamp, val int64, hwGpuNvlinkFecBinAttributeValue string, hwGpuNvlinkIDAttributeValue string, hwIDAttributeValue string, hwNameAttributeValue string) {
+	mb.metricHwGpuNvlinkFecCorrected.recordDataPoint(mb.startTime, ts, val, hwGpuNvlinkFecBinAttributeValue, hwGpuNvlinkIDAttributeValue, hwIDAttributeValue, hwNameAttributeValue)
 }
 
 // RecordHwGpuNvlinkIoDataPoint adds a data point to hw.gpu.nvlink.io metric.
@@ -4485,9 +5237,24 @@ func (mb *MetricsBuilder) RecordHwGpuNvlinkIoDataPoint(ts pcommon.Timestamp, val
 	mb.metricHwGpuNvlinkIo.recordDataPoint(mb.startTime, ts, val, hwGpuNvlinkIDAttributeValue, hwIDAttributeValue, hwNameAttributeValue, networkIoDirectionAttributeValue.String())
 }
 
+// RecordHwGpuNvlinkPacketsDataPoint adds a data point to hw.gpu.nvlink.packets metric.
+func (mb *MetricsBuilder) RecordHwGpuNvlinkPacketsDataPoint(ts pcommon.Timestamp, val int64, hwGpuNvlinkIDAttributeValue string, hwIDAttributeValue string, hwNameAttributeValue string, networkIoDirectionAttributeValue AttributeNetworkIoDirection) {
+	mb.metricHwGpuNvlinkPackets.recordDataPoint(mb.startTime, ts, val, hwGpuNvlinkIDAttributeValue, hwIDAttributeValue, hwNameAttributeValue, networkIoDirectionAttributeValue.String())
+}
+
+// RecordHwGpuNvlinkRecoveriesDataPoint adds a data point to hw.gpu.nvlink.recoveries metric.
+func (mb *MetricsBuilder) RecordHwGpuNvlinkRecoveriesDataPoint(ts pcommon.Timestamp, val int64, hwGpuNvlinkIDAttributeValue string, hwGpuNvlinkRecoveryOutcomeAttributeValue AttributeHwGpuNvlinkRecoveryOutcome, hwIDAttributeValue string, hwNameAttributeValue string) {
+	mb.metricHwGpuNvlinkRecoveries.recordDataPoint(mb.startTime, ts, val, hwGpuNvlinkIDAttributeValue, hwGpuNvlinkRecoveryOutcomeAttributeValue.String(), hwIDAttributeValue, hwNameAttributeValue)
+}
+
 // RecordHwGpuNvlinkStateDataPoint adds a data point to hw.gpu.nvlink.state metric.
 func (mb *MetricsBuilder) RecordHwGpuNvlinkStateDataPoint(ts pcommon.Timestamp, val int64, hwGpuNvlinkIDAttributeValue string, hwIDAttributeValue string, hwNameAttributeValue string) {
 	mb.metricHwGpuNvlinkState.recordDataPoint(mb.startTime, ts, val, hwGpuNvlinkIDAttributeValue, hwIDAttributeValue, hwNameAttributeValue)
+}
+
+// RecordHwGpuNvlinkTrafficDataPoint adds a data point to hw.gpu.nvlink.traffic metric.
+func (mb *MetricsBuilder) RecordHwGpuNvlinkTrafficDataPoint(ts pcommon.Timestamp, val int64, hwGpuNvlinkIDAttributeValue string, hwIDAttributeValue string, hwNameAttributeValue string, networkIoDirectionAttributeValue AttributeNetworkIoDirection) {
+	mb.metricHwGpuNvlinkTraffic.recordDataPoint(mb.startTime, ts, val, hwGpuNvlinkIDAttributeValue, hwIDAttributeValue, hwNameAttributeValue, networkIoDirectionAttributeValue.String())
 }
 
 // RecordHwGpuPcieLinkGenerationDataPoint adds a data point to hw.gpu.pcie.link.generation metric.
@@ -4578,6 +5345,11 @@ func (mb *MetricsBuilder) RecordHwGpuSmOccupancyDataPoint(ts pcommon.Timestamp, 
 // RecordHwGpuTemperatureMarginDataPoint adds a data point to hw.gpu.temperature.margin metric.
 func (mb *MetricsBuilder) RecordHwGpuTemperatureMarginDataPoint(ts pcommon.Timestamp, val float64, hwIDAttributeValue string, hwNameAttributeValue string) {
 	mb.metricHwGpuTemperatureMargin.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, hwNameAttributeValue)
+}
+
+// RecordHwGpuTemperatureMarginLimitDataPoint adds a data point to hw.gpu.temperature.margin.limit metric.
+func (mb *MetricsBuilder) RecordHwGpuTemperatureMarginLimitDataPoint(ts pcommon.Timestamp, val float64, hwIDAttributeValue string, hwLimitTypeAttributeValue AttributeHwLimitType, hwNameAttributeValue string) {
+	mb.metricHwGpuTemperatureMarginLimit.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, hwLimitTypeAttributeValue.String(), hwNameAttributeValue)
 }
 
 // RecordHwGpuThrottleActiveDataPoint adds a data point to hw.gpu.throttle.active metric.

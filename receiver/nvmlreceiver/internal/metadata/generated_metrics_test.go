@@ -113,7 +113,19 @@ func TestMetricsBuilder(t *testing.T) {
 
 			defaultMetricsCount++
 			allMetricsCount++
+			mb.RecordHwGpuEccSramThresholdExceededDataPoint(ts, 1, "hw.id-val", "hw.name-val")
+
+			defaultMetricsCount++
+			allMetricsCount++
 			mb.RecordHwGpuEngineActiveDataPoint(ts, 1, "hw.id-val", "hw.name-val")
+
+			defaultMetricsCount++
+			allMetricsCount++
+			mb.RecordHwGpuFabricConditionDataPoint(ts, 1, AttributeHwGpuFabricConditionDegradedBandwidth, "hw.id-val", "hw.name-val")
+
+			defaultMetricsCount++
+			allMetricsCount++
+			mb.RecordHwGpuFabricStateDataPoint(ts, 1, AttributeHwGpuFabricStateNotStarted, "hw.id-val", "hw.name-val")
 
 			defaultMetricsCount++
 			allMetricsCount++
@@ -157,7 +169,14 @@ func TestMetricsBuilder(t *testing.T) {
 
 			defaultMetricsCount++
 			allMetricsCount++
+			mb.RecordHwGpuNvlinkBitErrorRateDataPoint(ts, 1, AttributeHwGpuNvlinkBitErrorsEffective, "hw.gpu.nvlink.id-val", "hw.id-val", "hw.name-val")
+
+			defaultMetricsCount++
+			allMetricsCount++
 			mb.RecordHwGpuNvlinkErrorsDataPoint(ts, 1, AttributeHwGpuNvlinkErrorTypeReplay, "hw.gpu.nvlink.id-val", "hw.id-val", "hw.name-val")
+
+			allMetricsCount++
+			mb.RecordHwGpuNvlinkFecCorrectedDataPoint(ts, 1, "hw.gpu.nvlink.fec.bin-val", "hw.gpu.nvlink.id-val", "hw.id-val", "hw.name-val")
 
 			defaultMetricsCount++
 			allMetricsCount++
@@ -165,7 +184,19 @@ func TestMetricsBuilder(t *testing.T) {
 
 			defaultMetricsCount++
 			allMetricsCount++
+			mb.RecordHwGpuNvlinkPacketsDataPoint(ts, 1, "hw.gpu.nvlink.id-val", "hw.id-val", "hw.name-val", AttributeNetworkIoDirectionTransmit)
+
+			defaultMetricsCount++
+			allMetricsCount++
+			mb.RecordHwGpuNvlinkRecoveriesDataPoint(ts, 1, "hw.gpu.nvlink.id-val", AttributeHwGpuNvlinkRecoveryOutcomeSuccess, "hw.id-val", "hw.name-val")
+
+			defaultMetricsCount++
+			allMetricsCount++
 			mb.RecordHwGpuNvlinkStateDataPoint(ts, 1, "hw.gpu.nvlink.id-val", "hw.id-val", "hw.name-val")
+
+			defaultMetricsCount++
+			allMetricsCount++
+			mb.RecordHwGpuNvlinkTrafficDataPoint(ts, 1, "hw.gpu.nvlink.id-val", "hw.id-val", "hw.name-val", AttributeNetworkIoDirectionTransmit)
 
 			defaultMetricsCount++
 			allMetricsCount++
@@ -238,6 +269,10 @@ func TestMetricsBuilder(t *testing.T) {
 			defaultMetricsCount++
 			allMetricsCount++
 			mb.RecordHwGpuTemperatureMarginDataPoint(ts, 1, "hw.id-val", "hw.name-val")
+
+			defaultMetricsCount++
+			allMetricsCount++
+			mb.RecordHwGpuTemperatureMarginLimitDataPoint(ts, 1, "hw.id-val", AttributeHwLimitTypeHighDegraded, "hw.name-val")
 
 			defaultMetricsCount++
 			allMetricsCount++
@@ -566,6 +601,26 @@ func TestMetricsBuilder(t *testing.T) {
 					hwGpuStateAttrVal, ok := dp.Attributes().Get("state")
 					assert.True(t, ok)
 					assert.Equal(t, "healthy", hwGpuStateAttrVal.Str())
+				case "hw.gpu.ecc.sram.threshold_exceeded":
+					assert.False(t, validatedMetrics["hw.gpu.ecc.sram.threshold_exceeded"], "Found a duplicate in the metrics slice: hw.gpu.ecc.sram.threshold_exceeded")
+					validatedMetrics["hw.gpu.ecc.sram.threshold_exceeded"] = true
+					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
+					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
+					assert.Equal(t, "1 if the GPU had more uncorrected SRAM errors than NVIDIA tolerates, which is its criterion for replacing a GPU (nvmlDeviceGetSramEccErrorStatus; Ampere and newer with ECC, for root only).", mi.Description())
+					assert.Equal(t, "1", mi.Unit())
+					assert.False(t, mi.Sum().IsMonotonic())
+					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
+					dp := mi.Sum().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeInt, dp.ValueType())
+					assert.Equal(t, int64(1), dp.IntValue())
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
 				case "hw.gpu.engine.active":
 					assert.False(t, validatedMetrics["hw.gpu.engine.active"], "Found a duplicate in the metrics slice: hw.gpu.engine.active")
 					validatedMetrics["hw.gpu.engine.active"] = true
@@ -578,6 +633,52 @@ func TestMetricsBuilder(t *testing.T) {
 					assert.Equal(t, ts, dp.Timestamp())
 					assert.Equal(t, pmetric.NumberDataPointValueTypeDouble, dp.ValueType())
 					assert.InDelta(t, float64(1), dp.DoubleValue(), 0.01)
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
+				case "hw.gpu.fabric.condition":
+					assert.False(t, validatedMetrics["hw.gpu.fabric.condition"], "Found a duplicate in the metrics slice: hw.gpu.fabric.condition")
+					validatedMetrics["hw.gpu.fabric.condition"] = true
+					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
+					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
+					assert.Equal(t, "1 while a condition of the NVLink fabric holds, read once a minute (nvmlDeviceGetGpuFabricInfoV; behind an NVSwitch).", mi.Description())
+					assert.Equal(t, "1", mi.Unit())
+					assert.False(t, mi.Sum().IsMonotonic())
+					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
+					dp := mi.Sum().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeInt, dp.ValueType())
+					assert.Equal(t, int64(1), dp.IntValue())
+					hwGpuFabricConditionAttrVal, ok := dp.Attributes().Get("condition")
+					assert.True(t, ok)
+					assert.Equal(t, "degraded_bandwidth", hwGpuFabricConditionAttrVal.Str())
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
+				case "hw.gpu.fabric.state":
+					assert.False(t, validatedMetrics["hw.gpu.fabric.state"], "Found a duplicate in the metrics slice: hw.gpu.fabric.state")
+					validatedMetrics["hw.gpu.fabric.state"] = true
+					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
+					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
+					assert.Equal(t, "1 for the state of the GPU's registration with the NVLink fabric, read once a minute (nvmlDeviceGetGpuFabricInfoV; behind an NVSwitch). A GPU can use the fabric once it is completed.", mi.Description())
+					assert.Equal(t, "1", mi.Unit())
+					assert.False(t, mi.Sum().IsMonotonic())
+					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
+					dp := mi.Sum().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeInt, dp.ValueType())
+					assert.Equal(t, int64(1), dp.IntValue())
+					hwGpuFabricStateAttrVal, ok := dp.Attributes().Get("state")
+					assert.True(t, ok)
+					assert.Equal(t, "not_started", hwGpuFabricStateAttrVal.Str())
 					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
 					assert.True(t, ok)
 					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
@@ -826,12 +927,36 @@ func TestMetricsBuilder(t *testing.T) {
 					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
 					assert.True(t, ok)
 					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
+				case "hw.gpu.nvlink.bit_error_rate":
+					assert.False(t, validatedMetrics["hw.gpu.nvlink.bit_error_rate"], "Found a duplicate in the metrics slice: hw.gpu.nvlink.bit_error_rate")
+					validatedMetrics["hw.gpu.nvlink.bit_error_rate"] = true
+					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
+					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
+					assert.Equal(t, "Bit error rate of a link, read once a minute (field values NVML_FI_DEV_NVLINK_COUNT_EFFECTIVE_BER and NVML_FI_DEV_NVLINK_COUNT_SYMBOL_BER; NVLink 5 and newer).", mi.Description())
+					assert.Equal(t, "1", mi.Unit())
+					dp := mi.Gauge().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeDouble, dp.ValueType())
+					assert.InDelta(t, float64(1), dp.DoubleValue(), 0.01)
+					hwGpuNvlinkBitErrorsAttrVal, ok := dp.Attributes().Get("error.type")
+					assert.True(t, ok)
+					assert.Equal(t, "effective", hwGpuNvlinkBitErrorsAttrVal.Str())
+					hwGpuNvlinkIDAttrVal, ok := dp.Attributes().Get("hw.gpu.nvlink.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.gpu.nvlink.id-val", hwGpuNvlinkIDAttrVal.Str())
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
 				case "hw.gpu.nvlink.errors":
 					assert.False(t, validatedMetrics["hw.gpu.nvlink.errors"], "Found a duplicate in the metrics slice: hw.gpu.nvlink.errors")
 					validatedMetrics["hw.gpu.nvlink.errors"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Errors of a link (nvmlDeviceGetNvLinkErrorCounter; up to NVLink 4).", mi.Description())
+					assert.Equal(t, "Errors of a link, read once a minute (replay to ecc_data up to NVLink 4, nvmlDeviceGetNvLinkErrorCounter; the others from NVLink 5 on, field values NVML_FI_DEV_NVLINK_COUNT_*).", mi.Description())
 					assert.Equal(t, "{error}", mi.Unit())
 					assert.True(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -852,12 +977,38 @@ func TestMetricsBuilder(t *testing.T) {
 					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
 					assert.True(t, ok)
 					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
+				case "hw.gpu.nvlink.fec.corrected":
+					assert.False(t, validatedMetrics["hw.gpu.nvlink.fec.corrected"], "Found a duplicate in the metrics slice: hw.gpu.nvlink.fec.corrected")
+					validatedMetrics["hw.gpu.nvlink.fec.corrected"] = true
+					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
+					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
+					assert.Equal(t, "Blocks by the number of their symbols that forward error correction put right, read once a minute (field values NVML_FI_DEV_NVLINK_COUNT_FEC_HISTORY_0 to 15; NVLink 5 and newer). 16 series a link.", mi.Description())
+					assert.Equal(t, "{block}", mi.Unit())
+					assert.True(t, mi.Sum().IsMonotonic())
+					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
+					dp := mi.Sum().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeInt, dp.ValueType())
+					assert.Equal(t, int64(1), dp.IntValue())
+					hwGpuNvlinkFecBinAttrVal, ok := dp.Attributes().Get("hw.gpu.nvlink.fec.bin")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.gpu.nvlink.fec.bin-val", hwGpuNvlinkFecBinAttrVal.Str())
+					hwGpuNvlinkIDAttrVal, ok := dp.Attributes().Get("hw.gpu.nvlink.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.gpu.nvlink.id-val", hwGpuNvlinkIDAttrVal.Str())
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
 				case "hw.gpu.nvlink.io":
 					assert.False(t, validatedMetrics["hw.gpu.nvlink.io"], "Found a duplicate in the metrics slice: hw.gpu.nvlink.io")
 					validatedMetrics["hw.gpu.nvlink.io"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Data over a link, without the overhead of the protocol (field values NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX and NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX).", mi.Description())
+					assert.Equal(t, "Data over a link that hw.gpu.nvlink.state knows, without the overhead of the protocol (field values NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX and NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX).", mi.Description())
 					assert.Equal(t, "By", mi.Unit())
 					assert.True(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -878,6 +1029,58 @@ func TestMetricsBuilder(t *testing.T) {
 					networkIoDirectionAttrVal, ok := dp.Attributes().Get("network.io.direction")
 					assert.True(t, ok)
 					assert.Equal(t, "transmit", networkIoDirectionAttrVal.Str())
+				case "hw.gpu.nvlink.packets":
+					assert.False(t, validatedMetrics["hw.gpu.nvlink.packets"], "Found a duplicate in the metrics slice: hw.gpu.nvlink.packets")
+					validatedMetrics["hw.gpu.nvlink.packets"] = true
+					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
+					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
+					assert.Equal(t, "Packets over a link, read once a minute (field values NVML_FI_DEV_NVLINK_COUNT_XMIT_PACKETS and NVML_FI_DEV_NVLINK_COUNT_RCV_PACKETS; NVLink 5 and newer).", mi.Description())
+					assert.Equal(t, "{packet}", mi.Unit())
+					assert.True(t, mi.Sum().IsMonotonic())
+					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
+					dp := mi.Sum().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeInt, dp.ValueType())
+					assert.Equal(t, int64(1), dp.IntValue())
+					hwGpuNvlinkIDAttrVal, ok := dp.Attributes().Get("hw.gpu.nvlink.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.gpu.nvlink.id-val", hwGpuNvlinkIDAttrVal.Str())
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
+					networkIoDirectionAttrVal, ok := dp.Attributes().Get("network.io.direction")
+					assert.True(t, ok)
+					assert.Equal(t, "transmit", networkIoDirectionAttrVal.Str())
+				case "hw.gpu.nvlink.recoveries":
+					assert.False(t, validatedMetrics["hw.gpu.nvlink.recoveries"], "Found a duplicate in the metrics slice: hw.gpu.nvlink.recoveries")
+					validatedMetrics["hw.gpu.nvlink.recoveries"] = true
+					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
+					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
+					assert.Equal(t, "Times at which a link went from up to recovery, read once a minute (field values NVML_FI_DEV_NVLINK_COUNT_LINK_RECOVERY_*; NVLink 5 and newer).", mi.Description())
+					assert.Equal(t, "{recovery}", mi.Unit())
+					assert.True(t, mi.Sum().IsMonotonic())
+					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
+					dp := mi.Sum().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeInt, dp.ValueType())
+					assert.Equal(t, int64(1), dp.IntValue())
+					hwGpuNvlinkIDAttrVal, ok := dp.Attributes().Get("hw.gpu.nvlink.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.gpu.nvlink.id-val", hwGpuNvlinkIDAttrVal.Str())
+					hwGpuNvlinkRecoveryOutcomeAttrVal, ok := dp.Attributes().Get("outcome")
+					assert.True(t, ok)
+					assert.Equal(t, "success", hwGpuNvlinkRecoveryOutcomeAttrVal.Str())
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
 				case "hw.gpu.nvlink.state":
 					assert.False(t, validatedMetrics["hw.gpu.nvlink.state"], "Found a duplicate in the metrics slice: hw.gpu.nvlink.state")
 					validatedMetrics["hw.gpu.nvlink.state"] = true
@@ -901,6 +1104,32 @@ func TestMetricsBuilder(t *testing.T) {
 					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
 					assert.True(t, ok)
 					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
+				case "hw.gpu.nvlink.traffic":
+					assert.False(t, validatedMetrics["hw.gpu.nvlink.traffic"], "Found a duplicate in the metrics slice: hw.gpu.nvlink.traffic")
+					validatedMetrics["hw.gpu.nvlink.traffic"] = true
+					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
+					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
+					assert.Equal(t, "Bytes over a link with the overhead of the protocol, read once a minute (field values NVML_FI_DEV_NVLINK_COUNT_XMIT_BYTES and NVML_FI_DEV_NVLINK_COUNT_RCV_BYTES; NVLink 5 and newer).", mi.Description())
+					assert.Equal(t, "By", mi.Unit())
+					assert.True(t, mi.Sum().IsMonotonic())
+					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
+					dp := mi.Sum().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeInt, dp.ValueType())
+					assert.Equal(t, int64(1), dp.IntValue())
+					hwGpuNvlinkIDAttrVal, ok := dp.Attributes().Get("hw.gpu.nvlink.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.gpu.nvlink.id-val", hwGpuNvlinkIDAttrVal.Str())
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
+					networkIoDirectionAttrVal, ok := dp.Attributes().Get("network.io.direction")
+					assert.True(t, ok)
+					assert.Equal(t, "transmit", networkIoDirectionAttrVal.Str())
 				case "hw.gpu.pcie.link.generation":
 					assert.False(t, validatedMetrics["hw.gpu.pcie.link.generation"], "Found a duplicate in the metrics slice: hw.gpu.pcie.link.generation")
 					validatedMetrics["hw.gpu.pcie.link.generation"] = true
@@ -1306,6 +1535,27 @@ func TestMetricsBuilder(t *testing.T) {
 					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
 					assert.True(t, ok)
 					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
+				case "hw.gpu.temperature.margin.limit":
+					assert.False(t, validatedMetrics["hw.gpu.temperature.margin.limit"], "Found a duplicate in the metrics slice: hw.gpu.temperature.margin.limit")
+					validatedMetrics["hw.gpu.temperature.margin.limit"] = true
+					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
+					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
+					assert.Equal(t, "Values of hw.gpu.temperature.margin at which the GPU slows down or shuts down, such as -2 and -8 (field values NVML_FI_DEV_TEMPERATURE_*_TLIMIT; GPUs that report a margin instead of temperatures).", mi.Description())
+					assert.Equal(t, "Cel", mi.Unit())
+					dp := mi.Gauge().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeDouble, dp.ValueType())
+					assert.InDelta(t, float64(1), dp.DoubleValue(), 0.01)
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					hwLimitTypeAttrVal, ok := dp.Attributes().Get("hw.limit_type")
+					assert.True(t, ok)
+					assert.Equal(t, "high.degraded", hwLimitTypeAttrVal.Str())
+					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
 				case "hw.gpu.throttle.active":
 					assert.False(t, validatedMetrics["hw.gpu.throttle.active"], "Found a duplicate in the metrics slice: hw.gpu.throttle.active")
 					validatedMetrics["hw.gpu.throttle.active"] = true
@@ -1334,7 +1584,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.throttle.time"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Time that the clocks were held down for this reason (field values NVML_FI_DEV_CLOCKS_EVENT_REASON_*; nvmlDeviceGetViolationStatus with older drivers).", mi.Description())
+					assert.Equal(t, "Time that the clocks were held down for this reason (field values NVML_FI_DEV_CLOCKS_EVENT_REASON_*, by the numbers of the loaded driver; with drivers before 575 NVML_FI_DEV_PERF_POLICY_THERMAL for sw_thermal and nothing for hw_thermal and hw_power_brake; nvmlDeviceGetViolationStatus where field values are not supported).", mi.Description())
 					assert.Equal(t, "s", mi.Unit())
 					assert.True(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -1357,7 +1607,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["hw.gpu.up"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "1 if the GPU responded within card_timeout, 0 if it timed out or is lost.", mi.Description())
+					assert.Equal(t, "1 if the GPU responds, 0 if a call takes longer than card_timeout or the GPU is lost.", mi.Description())
 					assert.Equal(t, "1", mi.Unit())
 					assert.False(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())

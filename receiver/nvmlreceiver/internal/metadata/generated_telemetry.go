@@ -35,6 +35,7 @@ type TelemetryBuilder struct {
 	ReceiverNvmlEventsDropped    metric.Int64Counter
 	ReceiverNvmlEventsHeldBack   metric.Int64Counter
 	ReceiverNvmlEventsReceived   metric.Int64Counter
+	ReceiverNvmlFamiliesSlowed   metric.Int64Counter
 	ReceiverNvmlFamilyTime       metric.Float64ObservableCounter
 	ReceiverNvmlInitializations  metric.Int64Counter
 	ReceiverNvmlKubeletErrors    metric.Int64Counter
@@ -111,7 +112,7 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 	errs = errors.Join(errs, err)
 	builder.ReceiverNvmlCardMisses, err = builder.meter.Int64Counter(
 		"otelcol_receiver.nvml.card.misses",
-		metric.WithDescription("Scrapes without readings of a GPU, because it timed out or is lost. [Development]"),
+		metric.WithDescription("Scrapes without readings of a GPU, because it had not answered within the interval, timed out or is lost. [Development]"),
 		metric.WithUnit("{collection}"),
 	)
 	errs = errors.Join(errs, err)
@@ -137,6 +138,12 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 		"otelcol_receiver.nvml.events.received",
 		metric.WithDescription("Events that the logs side of the receiver received - XIDs, other events of the driver and changes of the state of a GPU. [Development]"),
 		metric.WithUnit("{event}"),
+	)
+	errs = errors.Join(errs, err)
+	builder.ReceiverNvmlFamiliesSlowed, err = builder.meter.Int64Counter(
+		"otelcol_receiver.nvml.families.slowed",
+		metric.WithDescription("How often a kind of NVML call took longer than 10 ms twice in a row, so that it is made half as often until it is fast again. [Development]"),
+		metric.WithUnit("{call}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.ReceiverNvmlFamilyTime, err = builder.meter.Float64ObservableCounter(

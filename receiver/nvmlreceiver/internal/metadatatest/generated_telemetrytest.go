@@ -55,7 +55,7 @@ func AssertEqualReceiverNvmlCardDuration(t *testing.T, tt *componenttest.Telemet
 func AssertEqualReceiverNvmlCardMisses(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_receiver.nvml.card.misses",
-		Description: "Scrapes without readings of a GPU, because it timed out or is lost. [Development]",
+		Description: "Scrapes without readings of a GPU, because it had not answered within the interval, timed out or is lost. [Development]",
 		Unit:        "{collection}",
 		Data: metricdata.Sum[int64]{
 			Temporality: metricdata.CumulativeTemporality,
@@ -126,6 +126,22 @@ func AssertEqualReceiverNvmlEventsReceived(t *testing.T, tt *componenttest.Telem
 		},
 	}
 	got, err := tt.GetMetric("otelcol_receiver.nvml.events.received")
+	require.NoError(t, err)
+	metricdatatest.AssertEqual(t, want, got, opts...)
+}
+
+func AssertEqualReceiverNvmlFamiliesSlowed(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
+	want := metricdata.Metrics{
+		Name:        "otelcol_receiver.nvml.families.slowed",
+		Description: "How often a kind of NVML call took longer than 10 ms twice in a row, so that it is made half as often until it is fast again. [Development]",
+		Unit:        "{call}",
+		Data: metricdata.Sum[int64]{
+			Temporality: metricdata.CumulativeTemporality,
+			IsMonotonic: true,
+			DataPoints:  dps,
+		},
+	}
+	got, err := tt.GetMetric("otelcol_receiver.nvml.families.slowed")
 	require.NoError(t, err)
 	metricdatatest.AssertEqual(t, want, got, opts...)
 }

@@ -31,6 +31,7 @@ func TestSetupTelemetry(t *testing.T) {
 	tb.ReceiverNvmlEventsDropped.Add(context.Background(), 1)
 	tb.ReceiverNvmlEventsHeldBack.Add(context.Background(), 1)
 	tb.ReceiverNvmlEventsReceived.Add(context.Background(), 1)
+	tb.ReceiverNvmlFamiliesSlowed.Add(context.Background(), 1)
 	tb.ReceiverNvmlInitializations.Add(context.Background(), 1)
 	tb.ReceiverNvmlKubeletErrors.Add(context.Background(), 1)
 	tb.ReceiverNvmlProcessesDropped.Add(context.Background(), 1)
@@ -54,6 +55,9 @@ func TestSetupTelemetry(t *testing.T) {
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
 	AssertEqualReceiverNvmlEventsReceived(t, testTel,
+		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
+	AssertEqualReceiverNvmlFamiliesSlowed(t, testTel,
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
 	AssertEqualReceiverNvmlFamilyTime(t, testTel,

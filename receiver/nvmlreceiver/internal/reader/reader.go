@@ -21,6 +21,8 @@ type Request struct {
 	Identity table.Identity
 	// Relearn makes the pass begin with all rows: what the GPU supports may have changed.
 	Relearn bool
+	// Work is what is known of the GPU's work, for a receiver that follows it.
+	Work table.Work
 	// Into is an earlier reading that is no longer used: its slices are filled again.
 	Into Reading
 }
@@ -37,8 +39,12 @@ type Reading struct {
 	// Lost is why the GPU is gone; nil if it is there.
 	Lost             error
 	DroppedProcesses int64
-	Duration         time.Duration
-	RowTimes         []time.Duration // by the row's place
+	// Slowed are the kinds of calls that became slow, and are made half as often.
+	Slowed []string
+	// Watts is the instant power, 0 if it was not read.
+	Watts    float64
+	Duration time.Duration
+	RowTimes []time.Duration // by the row's place
 }
 
 // Change is a row that began or ceased to fail on a device.
@@ -56,8 +62,16 @@ type Settings struct {
 	Rows []*table.Row
 	// Sampler is true if a [Sampler] runs between the passes.
 	Sampler bool
-	Now     func() time.Time
+	// Paced is true for a receiver that follows work: rows have a pace, and are left out
+	// between two questions.
+	Paced bool
+	// SlowCall is how long a call may take before its kind is made half as often.
+	SlowCall time.Duration
+	Now      func() time.Time
 }
+
+// SlowCall is the default of [Settings.SlowCall].
+const SlowCall = 10 * time.Millisecond
 
 // Reader hands requests to a GPU's worker. Its methods may be called from any goroutine,
 // and none waits for the driver.
@@ -77,7 +91,7 @@ type Reader struct {
 // New makes the reader of one GPU.
 func New(gpu *nvml.GPU, set Settings, processes *table.Processes) *Reader {
 	r := &Reader{gpu: gpu, requests: make(chan Request, 1), readings: make(chan Reading, 1)}
-	r.worker = worker{Settings: set, gpu: gpu, out: table.Output{Processes: processes}, rows: newRowStates(len(set.Rows))}
+	r.worker = worker{Settings: set, gpu: gpu, asker: &nvml.Asker{}, out: table.Output{Processes: processes}, rows: newRowStates(len(set.Rows))}
 	return r
 }
 

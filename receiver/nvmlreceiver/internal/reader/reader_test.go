@@ -41,7 +41,7 @@ func newReader(t *testing.T, profile string) (*Reader, *fakenvml.GPU, Request) {
 	cfg := metadata.DefaultMetricsBuilderConfig().Metrics
 	cfg.HwGpuProcessMemoryUsage.Enabled, cfg.HwGpuProcessUtilization.Enabled = false, false
 	gpu := session.Snapshot().GPUs[0]
-	r := New(gpu, Settings{Rows: table.Rows(&cfg, false), Now: time.Now}, table.NewProcesses(nil, 1))
+	r := New(gpu, Settings{Rows: table.Rows(&cfg, false, false), SlowCall: time.Minute, Now: time.Now}, table.NewProcesses(nil, 1))
 	t.Cleanup(r.Free)
 	id := gpu.Identity()
 	return r, gpus[0], Request{Identity: table.Identity{ID: id.UUID, Name: "gpu0", Identity: id}}

@@ -36,18 +36,25 @@ func (s *Sampler) Stop() {
 }
 
 func (s *Sampler) run() {
-	ticker := time.NewTicker(s.interval)
-	defer ticker.Stop()
+	timer := time.NewTimer(UntilGrid(time.Now(), s.interval))
+	defer timer.Stop()
 	for {
 		select {
 		case <-s.stop:
 			return
-		case <-ticker.C:
+		case <-timer.C:
 		}
+		timer.Reset(UntilGrid(time.Now(), s.interval))
 		if readers := s.readers.Load(); readers != nil {
 			for _, r := range *readers {
 				r.queueSample()
 			}
 		}
 	}
+}
+
+// UntilGrid is the time until the next moment of the grid that all receivers with an interval
+// read at, so that they share their readings.
+func UntilGrid(now time.Time, interval time.Duration) time.Duration {
+	return now.Truncate(interval).Add(interval).Sub(now)
 }

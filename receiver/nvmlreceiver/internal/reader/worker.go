@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/bounds"
-	"github.com/otelcol-gpu/otelcol-gpu/internal/logonce"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/table"
 )
@@ -20,21 +19,18 @@ import (
 type worker struct {
 	Settings
 	gpu       *nvml.GPU
+	asker     *nvml.Asker
 	identity  table.Identity
 	device    table.Device
 	rows      rowStates
 	instances []*instance // its MIG devices
 	out       table.Output
 	reading   Reading
+	// fields is the one call for field values, memory and buffers are the sampler's calls.
+	fields, memory, buffers slowness
+	// slow are the kinds of calls that became slow since the last reading.
+	slow []string
 }
-
-// rowStates is what is known of the rows on one device.
-type rowStates struct {
-	disabled []bool
-	failing  logonce.Tracker
-}
-
-func newRowStates(n int) rowStates { return rowStates{disabled: make([]bool, n)} }
 
 // read makes one pass: it reads row after row until one reports that the GPU is gone.
 func (w *worker) read(req Request) Reading {
@@ -45,7 +41,7 @@ func (w *worker) read(req Request) Reading {
 		w.relearn()
 	}
 	if w.Sampler {
-		w.device.Peaks.Sample(out.GPU, out.Now, true)
+		w.device.Peaks.Sample(out.GPU, out.Now, w.identity.Index, true)
 	}
 	err := w.findInstances(out.GPU)
 	out.Device, out.Instance = &w.device, nil
@@ -54,7 +50,8 @@ func (w *worker) read(req Request) Reading {
 		r.Lost = err
 	}
 	w.readInstances()
-	if r.Lost == nil && asked.failed > 0 && !asked.answered { // fallen off the bus, without the error for it
+	// A receiver that follows work may have made one call.
+	if r.Lost == nil && !w.Paced && asked.failed > 0 && !asked.answered { // fallen off the bus, without the error for it
 		r.Lost = fmt.Errorf("%w, the last with %w", errEveryCallFails, asked.last)
 		r.Changes, r.Errors = r.Changes[:0], r.Errors[:0]
 	}
@@ -63,6 +60,8 @@ func (w *worker) read(req Request) Reading {
 	}
 	r.Samples, r.Health, r.DroppedProcesses = out.Samples, out.Health, out.Processes.Dropped
 	r.Duration = w.Now().Sub(begin)
+	r.Slowed, w.slow = append(r.Slowed, w.slow...), w.slow[:0]
+	r.Watts = out.Watts
 	reading := w.reading
 	w.reading, out.Samples = Reading{}, nil // the receiver's from here on
 	return reading
@@ -75,10 +74,13 @@ func (w *worker) begin(req *Request) {
 		into.RowTimes = make([]time.Duration, len(w.Rows))
 	}
 	clear(into.RowTimes)
-	w.reading = Reading{MIG: into.MIG[:0], Changes: into.Changes[:0], Errors: into.Errors[:0], RowTimes: into.RowTimes}
+	w.reading = Reading{MIG: into.MIG[:0], Changes: into.Changes[:0], Errors: into.Errors[:0], Slowed: into.Slowed[:0], RowTimes: into.RowTimes}
 	out := &w.out
 	out.Samples, out.Health = into.Samples[:0], table.Health{}
-	out.Now, out.GPU, out.ID, out.Name = w.Now(), w.gpu.Device(), w.identity.ID, w.identity.Name
+	identity := w.gpu.Identity()
+	out.InstantPower = identity.HasInstantPower()
+	out.Now, out.GPU, out.ID, out.Name = w.Now(), w.gpu.DeviceFor(w.asker), w.identity.ID, w.identity.Name
+	out.Paced, out.Work, out.Watts = w.Paced, req.Work, 0
 	out.Processes.Dropped = 0
 }
 
@@ -92,9 +94,6 @@ func (w *worker) readInstances() {
 		w.reading.MIG = append(w.reading.MIG, inst.Identity)
 		out.Device, out.Instance = &inst.Device, &inst.Instance
 		out.Samples = append(out.Samples, table.Info.Of(1).OnDevice(inst.Identity))
-		if w.Sampler {
-			inst.Peaks.SampleMemory(inst.MIGInstance.Device)
-		}
 		w.readRows(inst.MIGInstance.Device, &inst.rows, true)
 		inst.Peaks.Reset()
 	}
@@ -102,17 +101,35 @@ func (w *worker) readInstances() {
 
 // sample reads what the sampler follows.
 func (w *worker) sample() {
-	w.device.Peaks.Sample(w.gpu.Device(), w.Now(), false)
+	d := w.gpu.DeviceFor(w.asker)
+	d.MaxCallTime()
+	if !w.memory.skips() {
+		w.device.Peaks.SampleMemory(d)
+		w.observe(&w.memory, "sampler.memory", d.MaxCallTime())
+	}
+	if !w.buffers.skips() {
+		w.device.Peaks.Sample(d, w.Now(), w.identity.Index, false)
+		w.observe(&w.buffers, "sampler.utilization", d.MaxCallTime())
+	}
 	for _, inst := range w.instances {
 		inst.Peaks.SampleMemory(inst.MIGInstance.Device)
 	}
 }
 
+func (w *worker) observe(s *slowness, family string, took time.Duration) {
+	if s.observe(took, w.SlowCall) && len(w.slow) < maxSlowed {
+		w.slowed(family)
+	}
+}
+
+// maxSlowed bounds the kinds of calls of the sampler that wait for a reading.
+const maxSlowed = 64
+
 // relearn forgets what the GPU supports, after it or the driver came back, or its MIG
 // mode changed.
 func (w *worker) relearn() {
 	w.rows = newRowStates(len(w.Rows))
-	w.device.Peaks.Relearn()
+	w.device.Relearn()
 	w.free()
 	w.instances = nil
 	w.out.Processes.Relearn()
@@ -124,50 +141,6 @@ func (w *worker) free() {
 	for _, inst := range w.instances {
 		inst.Free()
 	}
-}
-
-// answers is how a GPU answered to all rows.
-type answers struct {
-	failed   int
-	answered bool
-	last     error
-}
-
-// readRows reads every row of the GPU, or those that a MIG device has, until one reports
-// that the GPU is gone.
-func (w *worker) readRows(device nvml.Device, states *rowStates, mig bool) (a answers) {
-	began := w.Now()
-	for i, row := range w.Rows {
-		if states.disabled[i] || mig && !row.MIG {
-			continue
-		}
-		before := len(w.out.Samples)
-		err := row.Read(device, &w.out)
-		// What the sampler observed before is not an answer of the GPU now.
-		a.answered = a.answered || !row.Sampled && len(w.out.Samples) > before
-		switch {
-		case isGone(err):
-			w.reading.Lost = err
-			return a
-		case nvml.IsUnsupported(err):
-			states.disabled[i] = true
-			w.change(Change{Row: row, Err: err, Disabled: true})
-			continue
-		case mig && nvml.IsNotFound(err):
-			return a // the MIG device was destroyed between two calls
-		case err != nil:
-			a.failed++
-			a.last = err
-			w.reading.Errors = append(w.reading.Errors, err)
-		}
-		if states.failing.ChangedError(row.Name, err) {
-			w.change(Change{Row: row, Err: err})
-		}
-		now := w.Now()
-		w.reading.RowTimes[i] += now.Sub(began)
-		began = now
-	}
-	return a
 }
 
 func (w *worker) change(c Change) {
@@ -186,6 +159,8 @@ var errEveryCallFails = errors.New("every call on the GPU fails")
 
 // Bounds lists what the worker holds. Like the other methods, it belongs to the GPU's worker.
 func (w *worker) Bounds() []bounds.Bound {
-	all := append(w.out.Processes.Bounds(), bounds.Bound{Name: "reader.worker.instances", Max: nvml.MaxMIG, Size: len(w.instances)})
+	all := append(w.out.Processes.Bounds(),
+		bounds.Bound{Name: "reader.worker.instances", Max: nvml.MaxMIG, Size: len(w.instances)},
+		bounds.Bound{Name: "reader.worker.slow", Max: maxSlowed + 2*len(w.Rows), Size: len(w.slow)})
 	return append(all, w.rows.failing.Bounds()...)
 }

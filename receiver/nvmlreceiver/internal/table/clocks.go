@@ -35,7 +35,7 @@ func clockRows() (rows []Row) {
 			single(name, func(d nvml.Device) (uint32, error) { return d.Clock(c.domain) }, 0, maxClockMHz,
 				func(mhz uint32) Sample { return clockFrequency.Of(float64(mhz)*1e6, c.label) }),
 			single(name+".limit", func(d nvml.Device) (uint32, error) { return d.MaxClock(c.domain) }, 0, maxClockMHz,
-				func(mhz uint32) Sample { return clockLimit.Of(float64(mhz)*1e6, c.label) }))
+				func(mhz uint32) Sample { return clockLimit.Of(float64(mhz)*1e6, c.label) }).asLimit())
 	}
 	// 32 is NVML's "unknown".
 	return append(rows, single("performance_state", nvml.Device.PerformanceState, 0, 15,

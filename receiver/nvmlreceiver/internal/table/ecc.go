@@ -6,6 +6,7 @@ package table
 
 import (
 	"math"
+	"time"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
@@ -24,6 +25,8 @@ const (
 	dram        = metadata.AttributeHwGpuMemoryLocationDram
 )
 
+var sramThresholdExceeded = newPlain(level, "hw.gpu.ecc.sram.threshold_exceeded", (*builder).RecordHwGpuEccSramThresholdExceededDataPoint)
+
 var eccErrors = newWith3(counter, "hw.errors",
 	func(mb *builder, ts timestamp, v int64, e errorType, lifetime eccLifetime, location eccLocation, id, name string) {
 		mb.RecordHwErrorsDataPoint(ts, v, e, lifetime, location, id, name, metadata.AttributeHwTypeGpu)
@@ -38,12 +41,28 @@ func eccRows() (rows []Row) {
 			}
 		}
 	}
-	return rows
+	return append(rows, Row{
+		Name: "ecc.sram.threshold", Every: linkInterval, Status: true, metrics: []*Metric{sramThresholdExceeded.Metric},
+		read: func(d nvml.Device, out *Output) error {
+			exceeded, err := d.SRAMThresholdExceeded()
+			if nvml.KindOf(err) == nvml.Denied { // only root may ask
+				return nvml.ErrNotSupported("nvmlDeviceGetSramEccErrorStatus")
+			}
+			out.putIf(err == nil, sramThresholdExceeded.Of(Flag(exceeded)))
+			out.Health.BeyondRepair = err == nil && exceeded
+			return err
+		},
+	})
 }
 
 func eccRow(location eccLocation, lifetime eccLifetime, e errorType) Row {
 	which := nvml.EccCounter{Uncorrected: e == uncorrected, Aggregate: lifetime == aggregate, DRAM: location == dram}
+	every := time.Duration(0)
+	if which.Aggregate {
+		every = linkInterval
+	}
 	return Row{
+		Every:   every,
 		Name:    "ecc." + location.String() + "." + e.String() + "." + lifetime.String(),
 		Status:  !which.Aggregate,
 		metrics: []*Metric{eccErrors.Metric},

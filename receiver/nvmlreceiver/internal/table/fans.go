@@ -41,6 +41,9 @@ func fanRows() []Row {
 				if err != nil {
 					return err
 				}
+				if count == 0 {
+					return nvml.ErrNotSupported("nvmlDeviceGetNumFans")
+				}
 				for fan := range min(count, maxFans) {
 					percent, err := d.FanSpeed(fan)
 					if err != nil {

@@ -21,13 +21,16 @@ const maxMemoryBytes = 1 << 50
 func memoryRows() []Row {
 	return []Row{
 		{
-			Name: "memory", MIG: true,
+			Name: "memory", MIG: true, pace: memoryPace,
 			metrics: []*Metric{memoryLimit.Metric, memoryUsed.Metric, memoryUtilization.Metric, memoryReserved.Metric},
 			read: func(d nvml.Device, out *Output) error {
-				m, withReserve, err := memoryInfo(d)
+				m, withReserve, at, err := d.SharedMemory()
+				out.At = at
 				if err != nil || m.Total > maxMemoryBytes || m.Used > m.Total || m.Reserved >= m.Total {
 					return err
 				}
+				out.Peaks.observeMemory(m.Used)
+				out.Peaks.memoryAt = out.Now
 				out.put(memoryLimit.Of(int64(m.Total)))
 				out.put(memoryUsed.Of(int64(m.Used)))
 				out.put(memoryUtilization.Of(float64(m.Used) / float64(m.Total-m.Reserved)))
@@ -36,7 +39,7 @@ func memoryRows() []Row {
 			},
 		},
 		{
-			Name: "bar1", metrics: []*Metric{bar1Limit.Metric, bar1Used.Metric},
+			Name: "bar1", Every: linkInterval, metrics: []*Metric{bar1Limit.Metric, bar1Used.Metric},
 			read: func(d nvml.Device, out *Output) error {
 				m, err := d.BAR1MemoryInfo()
 				valid := err == nil && m.Total < maxMemoryBytes && m.Used <= m.Total
@@ -46,13 +49,4 @@ func memoryRows() []Row {
 			},
 		},
 	}
-}
-
-// memoryInfo reads the memory. Drivers before 510 count the reserve as used.
-func memoryInfo(d nvml.Device) (m nvml.Memory, withReserve bool, err error) {
-	if m, err = d.MemoryInfo(); nvml.IsUnsupported(err) {
-		m, err = d.MemoryInfoV1()
-		return m, false, err
-	}
-	return m, true, err
 }

@@ -49,15 +49,42 @@ var linkErrors = [...]struct {
 	{nvml.NVLinkECCData, metadata.AttributeHwGpuNvlinkErrorTypeEccData},
 }
 
-// nvlinkRows report each link. A GPU has links 0 to n−1; the first number that it
-// refuses ends the question.
+// links are the NVLinks that a GPU was found to have.
+type links struct {
+	known bool
+	count int
+}
+
+// find counts the GPU's links, once: a GPU has links 0 to n−1, and the first number that it
+// refuses ends the question. Only the state can be asked for: field values are answered for
+// links that do not exist, too. A GPU without links does not support what is read of them.
+func (l *links) find(d nvml.Device) (int, error) {
+	for link := 0; !l.known; link++ {
+		if link < nvml.MaxNVLinks {
+			_, err := d.NVLinkActive(link)
+			if err == nil {
+				continue
+			}
+			if !nvml.IsInvalid(err) && !nvml.IsUnsupported(err) {
+				return 0, err
+			}
+		}
+		l.known, l.count = true, link
+	}
+	if l.count == 0 {
+		return 0, nvml.ErrNotSupported("nvmlDeviceGetNvLinkState")
+	}
+	return l.count, nil
+}
+
+// nvlinkRows report each link.
 func nvlinkRows() []Row {
 	rows := make([]Row, 0, 2+len(linkErrors))
 	rows = append(rows,
 		Row{
-			Name: "nvlink.state", metrics: []*Metric{nvlinkState.Metric},
+			Name: "nvlink.state", Every: linkInterval, metrics: []*Metric{nvlinkState.Metric},
 			read: func(d nvml.Device, out *Output) error {
-				return eachLink(func(link int) error {
+				return eachLink(d, out, func(link int) error {
 					active, err := d.NVLinkActive(link)
 					out.putIf(err == nil, nvlinkState.Of(Flag(active), linkNames[link], 0))
 					return err
@@ -67,9 +94,9 @@ func nvlinkRows() []Row {
 		Row{Name: "nvlink.io", metrics: []*Metric{nvlinkIO.Metric}, read: readLinkIO})
 	for _, e := range &linkErrors {
 		rows = append(rows, Row{
-			Name: "nvlink.errors." + e.label.String(), metrics: []*Metric{nvlinkErrors.Metric},
+			Name: "nvlink.errors." + e.label.String(), Every: linkInterval, metrics: []*Metric{nvlinkErrors.Metric},
 			read: func(d nvml.Device, out *Output) error {
-				return eachLink(func(link int) error {
+				return eachLink(d, out, func(link int) error {
 					n, err := d.NVLinkErrors(link, e.counter)
 					out.putIf(err == nil && n < math.MaxInt64, nvlinkErrors.Of(int64(n), linkNames[link], e.label))
 					return err
@@ -80,27 +107,23 @@ func nvlinkRows() []Row {
 	return rows
 }
 
-// eachLink asks for one link after another. A GPU that refuses link 0 has none.
-func eachLink(ask func(link int) error) error {
-	for link := range nvml.MaxNVLinks {
-		err := ask(link)
-		switch {
-		case err == nil:
-		case link > 0 && (nvml.IsInvalid(err) || nvml.KindOf(err) == nvml.NotSupported):
-			return nil
-		case nvml.IsInvalid(err):
-			return nvml.ErrNotSupported("nvmlDeviceGetNvLinkState")
-		default:
-			return err
-		}
+// eachLink asks for one of the GPU's links after another.
+func eachLink(d nvml.Device, out *Output, ask func(link int) error) error {
+	count, err := out.links.find(d)
+	for link := 0; err == nil && link < count; link++ {
+		err = ask(link)
 	}
-	return nil
+	return err
 }
 
 // readLinkIO asks for all links in one call.
 func readLinkIO(d nvml.Device, out *Output) error {
+	count, err := out.links.find(d)
+	if err != nil {
+		return err
+	}
 	out.fields = out.fields[:0]
-	for link := range uint32(nvml.MaxNVLinks) {
+	for link := range uint32(count) {
 		out.fields = append(out.fields,
 			nvml.FieldValue{FieldId: nvml.FieldNVLinkTx, ScopeId: link},
 			nvml.FieldValue{FieldId: nvml.FieldNVLinkRx, ScopeId: link})
@@ -114,7 +137,6 @@ func readLinkIO(d nvml.Device, out *Output) error {
 		if err != nil && i == 0 {
 			return nvml.ErrNotSupported("nvmlDeviceGetFieldValues")
 		}
-		// An error means that the GPU does not have this link.
 		out.putIf(err == nil && kib >= 0 && kib < 1<<52, nvlinkIO.Of(int64(kib)*1024, linkNames[v.ScopeId], directions[i%len(directions)]))
 	}
 	return nil

@@ -40,14 +40,18 @@ func pcieRows() []Row {
 	const current, limit = metadata.AttributeHwGpuPcieStateCurrent, metadata.AttributeHwGpuPcieStateMax
 	return []Row{
 		pcieLinkRow("generation", pcieGeneration, current, nvml.Device.PcieGeneration, func(h *Health) *int { return &h.Generation }),
-		pcieLinkRow("generation.max", pcieGeneration, limit, nvml.Device.MaxPcieGeneration, func(h *Health) *int { return &h.MaxGeneration }),
+		pcieLinkRow("generation.max", pcieGeneration, limit, nvml.Device.MaxPcieGeneration, func(h *Health) *int { return &h.MaxGeneration }).asLimit(),
 		pcieLinkRow("width", pcieWidth, current, nvml.Device.PcieWidth, func(h *Health) *int { return &h.Width }),
-		pcieLinkRow("width.max", pcieWidth, limit, nvml.Device.MaxPcieWidth, func(h *Health) *int { return &h.MaxWidth }),
+		pcieLinkRow("width.max", pcieWidth, limit, nvml.Device.MaxPcieWidth, func(h *Health) *int { return &h.MaxWidth }).asLimit(),
 		{
-			Name: "pcie.io", metrics: []*Metric{pcieIO.Metric},
+			Name: "pcie.io", metrics: []*Metric{pcieIO.Metric}, fields: []uint32{nvml.FieldPCIeTx, nvml.FieldPCIeRx},
 			read: func(d nvml.Device, out *Output) error {
 				p := &out.Peaks.pcie
-				if err := p.read(d); err != nil {
+				values, err := out.fieldValues(d, nvml.FieldPCIeTx, nvml.FieldPCIeRx)
+				if err == nil {
+					err = p.update(values)
+				}
+				if err != nil {
 					return err
 				}
 				for i, direction := range directions {
@@ -90,13 +94,18 @@ type pcieCounters struct {
 	fields   [len(directions)]nvml.FieldValue
 }
 
+// read asks for the counters alone, for the sampler.
 func (p *pcieCounters) read(d nvml.Device) error {
 	p.fields = [...]nvml.FieldValue{{FieldId: nvml.FieldPCIeTx}, {FieldId: nvml.FieldPCIeRx}}
 	if err := d.FieldValues(p.fields[:]); err != nil {
 		return err
 	}
-	for i := range p.fields {
-		v := &p.fields[i]
+	return p.update(p.fields[:])
+}
+
+func (p *pcieCounters) update(values []nvml.FieldValue) error {
+	for i := range values {
+		v := &values[i]
 		n, err := nvml.FieldNumber(v)
 		if err != nil {
 			return err

@@ -23,7 +23,10 @@ func peakRows() []Row {
 	return []Row{
 		{
 			Name: "peaks.memory", Sampled: true, MIG: true, metrics: []*Metric{memoryPeak.Metric},
-			read: func(_ nvml.Device, out *Output) error {
+			read: func(d nvml.Device, out *Output) error {
+				if out.Peaks.memoryAt != out.Now { // it is not read for hw.gpu.memory.usage
+					out.Peaks.SampleMemory(d)
+				}
 				out.putIf(out.Peaks.memorySeen, memoryPeak.Of(int64(out.Peaks.memoryMax)))
 				return nil
 			},
@@ -48,8 +51,7 @@ func peakRows() []Row {
 }
 
 const (
-	// bufferInterval is how often the driver's sample buffers are read: they hold the
-	// last 10 s at least.
+	// bufferInterval is how far the first reading of the driver's sample buffers goes back.
 	bufferInterval = time.Second
 	// maxPeriod is beyond any sampling period of a driver: a longer step between two
 	// samples is a gap, and counts neither as active nor as idle.
@@ -60,10 +62,12 @@ const (
 var sampledEngines = [...]struct {
 	engine nvml.SampledEngine
 	task   metadata.AttributeHwGpuSampledTask
+	// interval is how often the buffer is read: it holds the last 10 s at least.
+	interval time.Duration
 }{
-	{nvml.SampledGeneral, metadata.AttributeHwGpuSampledTaskGeneral},
-	{nvml.SampledEncoder, metadata.AttributeHwGpuSampledTaskEncoder},
-	{nvml.SampledDecoder, metadata.AttributeHwGpuSampledTaskDecoder},
+	{nvml.SampledGeneral, metadata.AttributeHwGpuSampledTaskGeneral, 2 * time.Second},
+	{nvml.SampledEncoder, metadata.AttributeHwGpuSampledTaskEncoder, 8 * time.Second},
+	{nvml.SampledDecoder, metadata.AttributeHwGpuSampledTaskDecoder, 8 * time.Second},
 }
 
 // Peaks is what the sampler observed of one device since its last scrape, and the
@@ -71,8 +75,8 @@ var sampledEngines = [...]struct {
 type Peaks struct {
 	memoryMax  uint64
 	memorySeen bool
+	memoryAt   time.Time // the pass that has observed it
 	engines    [len(sampledEngines)]peakWindow
-	drained    time.Time // when the driver's buffers were last read
 	scratch    []nvml.UtilizationSample
 	energy     energyMeter
 	pcie       pcieCounters
@@ -87,6 +91,7 @@ type peakWindow struct {
 	// polled: the driver keeps no samples, and the present value is polled instead.
 	// disabled: it cannot be polled either.
 	polled, disabled bool
+	drained          time.Time // when the driver's buffer was last read
 }
 
 func (e *peakWindow) add(at uint64, percent float64) {
@@ -102,19 +107,14 @@ func (e *peakWindow) add(at uint64, percent float64) {
 	e.last = max(e.last, at)
 }
 
-// Sample reads the GPU once. The driver's buffers are read every bufferInterval, or if
-// drain is true.
-func (p *Peaks) Sample(d nvml.Device, now time.Time, drain bool) {
-	p.SampleMemory(d)
+// Sample reads the GPU at an index once, without its memory. The driver's buffers are read
+// at their intervals, or if drain is true.
+func (p *Peaks) Sample(d nvml.Device, now time.Time, index int, drain bool) {
 	if p.energy.integrates {
 		_ = p.energy.add(d, now) // the next scrape reports the error
 	}
 	if p.pcie.short {
 		_ = p.pcie.read(d)
-	}
-	drain = drain || now.Sub(p.drained) >= bufferInterval
-	if drain {
-		p.drained = now
 	}
 	for i := range p.engines {
 		e := &p.engines[i]
@@ -122,18 +122,33 @@ func (p *Peaks) Sample(d nvml.Device, now time.Time, drain bool) {
 		case e.disabled:
 		case e.polled:
 			e.poll(d, now)
-		case drain:
+		case drain || e.isDue(now, i, index):
+			e.drained = now
 			p.drain(d, i, now)
 		}
 	}
 }
 
-// SampleMemory reads only the memory, which is all that MIG devices have.
-func (p *Peaks) SampleMemory(d nvml.Device) {
-	if m, _, err := memoryInfo(d); err == nil && m.Used <= m.Total && m.Total < maxMemoryBytes {
-		p.memoryMax = max(p.memoryMax, m.Used)
-		p.memorySeen = true
+// isDue reports whether the buffer of an engine is to be read: that of the general
+// utilisation at the same time as receivers that follow work read it.
+func (e *peakWindow) isDue(now time.Time, engine, index int) bool {
+	interval := sampledEngines[engine].interval
+	if sampledEngines[engine].engine == nvml.SampledGeneral {
+		return Crossed(e.drained, now, interval, index)
 	}
+	return now.Sub(e.drained) >= interval || now.Before(e.drained)
+}
+
+// SampleMemory reads the memory, which is all that MIG devices have.
+func (p *Peaks) SampleMemory(d nvml.Device) {
+	if m, _, _, err := d.SharedMemory(); err == nil && m.Used <= m.Total && m.Total < maxMemoryBytes {
+		p.observeMemory(m.Used)
+	}
+}
+
+func (p *Peaks) observeMemory(used uint64) {
+	p.memoryMax = max(p.memoryMax, used)
+	p.memorySeen = true
 }
 
 // Relearn forgets what the GPU supports, after it came back.
@@ -157,7 +172,7 @@ func (p *Peaks) drain(d nvml.Device, i int, now time.Time) {
 		since = uint64(now.Add(-bufferInterval).UnixMicro())
 	}
 	var err error
-	p.scratch, err = d.UtilizationSamples(engine, since, p.scratch[:0])
+	p.scratch, err = d.SharedSamples(engine, since, p.scratch[:0])
 	if nvml.IsUnsupported(err) {
 		// The general utilisation can be polled; the engines' is in hw.gpu.utilization.
 		e.polled, e.disabled = engine == nvml.SampledGeneral, engine != nvml.SampledGeneral

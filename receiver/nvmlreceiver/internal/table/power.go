@@ -26,17 +26,24 @@ var (
 		})
 )
 
+// powerInterval is how often a receiver that follows work asks for the power of a GPU that
+// has it by no field value: the call holds the driver's lock for long.
+const powerInterval = 200 * time.Millisecond
+
 // maxPowerMilliwatts is beyond what any GPU draws: more is not a valid reading.
 const maxPowerMilliwatts = 10_000_000
 
 func powerRows() []Row {
 	return []Row{
-		{Name: "power", metrics: []*Metric{power.Metric}, read: readPower},
+		{
+			Name: "power", metrics: []*Metric{power.Metric}, pace: eachPass, read: readPower,
+			fields: []uint32{nvml.FieldPowerInstant, nvml.FieldPowerAverage},
+		},
 		powerLimitRow(metadata.AttributeHwPowerLimitTypeEnforced, nvml.Device.EnforcedPowerLimit),
 		powerLimitRow(metadata.AttributeHwPowerLimitTypeRequested, nvml.Device.PowerLimit),
 		powerLimitRow(metadata.AttributeHwPowerLimitTypeDefault, nvml.Device.DefaultPowerLimit),
 		{
-			Name: "power.limit.range", metrics: []*Metric{powerLimit.Metric},
+			Name: "power.limit.range", Every: limitInterval, metrics: []*Metric{powerLimit.Metric},
 			read: func(d nvml.Device, out *Output) error {
 				r, err := d.PowerLimitRange()
 				valid := err == nil && r.Max <= maxPowerMilliwatts
@@ -45,7 +52,10 @@ func powerRows() []Row {
 				return err
 			},
 		},
-		{Name: "energy", metrics: []*Metric{energy.Metric}, read: readEnergy},
+		{
+			Name: "energy", metrics: []*Metric{energy.Metric}, pace: eachPass, read: readEnergy,
+			fields: []uint32{nvml.FieldEnergy},
+		},
 	}
 }
 
@@ -56,22 +66,36 @@ func readPower(d nvml.Device, out *Output) error {
 			metadata.AttributeHwGpuPowerScopeInstant, metadata.AttributeHwGpuPowerScopeAverage,
 		} {
 			mw, err := nvml.FieldNumber(&values[i])
-			out.putIf(err == nil && mw >= 0 && mw <= maxPowerMilliwatts, power.Of(mw/1000, scope))
+			valid := err == nil && mw >= 0 && mw <= maxPowerMilliwatts
+			out.putIf(valid, power.Of(mw/1000, scope))
+			if valid && scope == metadata.AttributeHwGpuPowerScopeInstant {
+				out.Watts = mw / 1000
+			}
 		}
 	}
 	if len(out.Samples) > before {
 		return nil
 	}
-	// Drivers before 525 report one figure without its scope: the present power before
-	// Ampere, the average from Ampere on.
+	if out.Paced && !Crossed(out.powerAt, out.Now, powerInterval, 0) {
+		return ErrNotDue
+	}
+	out.powerAt = out.Now
+	// Drivers before 525 report one figure, whose scope depends on the GPU.
 	mw, err := d.PowerUsage()
-	out.putIf(err == nil && mw <= maxPowerMilliwatts, power.Of(float64(mw)/1000, metadata.AttributeHwGpuPowerScopeAverage))
+	valid, scope := err == nil && mw <= maxPowerMilliwatts, metadata.AttributeHwGpuPowerScopeAverage
+	if out.InstantPower {
+		scope = metadata.AttributeHwGpuPowerScopeInstant
+	}
+	out.putIf(valid, power.Of(float64(mw)/1000, scope))
+	if valid && out.InstantPower {
+		out.Watts = float64(mw) / 1000
+	}
 	return err
 }
 
 func powerLimitRow(limit metadata.AttributeHwPowerLimitType, ask func(nvml.Device) (uint32, error)) Row {
 	return single("power.limit."+limit.String(), ask, 0, maxPowerMilliwatts,
-		func(mw uint32) Sample { return powerLimit.Of(float64(mw)/1000, limit) })
+		func(mw uint32) Sample { return powerLimit.Of(float64(mw)/1000, limit) }).asLimit()
 }
 
 // readEnergy reads the GPU's counter. If the GPU has none, its power is integrated, from
@@ -79,18 +103,39 @@ func powerLimitRow(limit metadata.AttributeHwPowerLimitType, ask func(nvml.Devic
 func readEnergy(d nvml.Device, out *Output) error {
 	e := &out.Peaks.energy
 	if !e.integrates {
-		mj, err := d.TotalEnergy()
+		mj, err := out.energyCounter(d)
 		if !nvml.IsUnsupported(err) {
-			out.putIf(err == nil && mj < 1<<62, energy.Of(float64(mj)/1000, metadata.AttributeHwGpuEnergySourceCounter))
+			out.putIf(err == nil && mj >= 0 && mj < 1<<62, energy.Of(mj/1000, metadata.AttributeHwGpuEnergySourceCounter))
 			return err
 		}
 		e.integrates = true
 	}
-	if err := e.add(d, out.Now); err != nil {
-		return err
+	switch {
+	case out.Watts > 0:
+		e.addWatts(out.Watts, out.Now)
+	case out.Paced && !Crossed(e.at, out.Now, powerInterval, 0):
+		return ErrNotDue
+	default:
+		if err := e.add(d, out.Now); err != nil {
+			return err
+		}
 	}
 	out.put(energy.Of(e.joules, metadata.AttributeHwGpuEnergySourceIntegrated))
 	return nil
+}
+
+// energyCounter is the GPU's counter in mJ: a field value, which older drivers answer by a
+// function of its own only.
+func (o *Output) energyCounter(d nvml.Device) (mj float64, err error) {
+	if !o.noEnergyField {
+		mj, err = o.fieldValue(d, nvml.FieldEnergy)
+		if err == nil || !nvml.IsUnsupported(err) && !nvml.IsInvalid(err) {
+			return mj, err
+		}
+	}
+	n, err := d.TotalEnergy()
+	o.noEnergyField = err == nil
+	return float64(n), err
 }
 
 // maxPowerGap is the longest time between two readings of the power over which it is
@@ -110,10 +155,13 @@ func (e *energyMeter) add(d nvml.Device, now time.Time) error {
 	if err != nil || mw > maxPowerMilliwatts {
 		return err
 	}
-	watts := float64(mw) / 1000
+	e.addWatts(float64(mw)/1000, now)
+	return nil
+}
+
+func (e *energyMeter) addWatts(watts float64, now time.Time) {
 	if step := now.Sub(e.at); !e.at.IsZero() && step > 0 && step <= maxPowerGap {
 		e.joules += (e.watts + watts) / 2 * step.Seconds()
 	}
 	e.watts, e.at = watts, now
-	return nil
 }

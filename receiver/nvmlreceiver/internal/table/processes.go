@@ -74,15 +74,11 @@ func (t *Processes) Bounds() []bounds.Bound {
 func (t *Processes) Relearn() { t.noUtilization = false }
 
 func processRows() []Row {
-	return []Row{{
-		Name: "processes", metrics: []*Metric{processMemory.Metric, processUtilization.Metric},
-		read: func(d nvml.Device, out *Output) error {
-			if err := readProcesses(d, out); err != nil {
-				return err
-			}
-			return readProcessUtilization(d, out)
-		},
-	}}
+	return []Row{
+		// Both are of the processes that the list names.
+		{Name: "processes", metrics: []*Metric{processMemory.Metric, processUtilization.Metric}, pace: listPace, read: readProcesses},
+		{Name: "processes.utilization", metrics: []*Metric{processUtilization.Metric}, pace: usePace, read: readProcessUtilization},
+	}
 }
 
 // readProcesses lists the processes. One that computes and draws is listed twice and
@@ -90,7 +86,12 @@ func processRows() []Row {
 func readProcesses(d nvml.Device, out *Output) error {
 	t := out.Processes
 	var err error
-	if t.running, err = d.Processes(t.running[:0]); err != nil {
+	if out.Paced { // those that draw have no work that is followed
+		t.running, err = d.ComputeProcesses(t.running[:0])
+	} else {
+		t.running, err = d.Processes(t.running[:0])
+	}
+	if err != nil {
 		return err
 	}
 	slices.SortFunc(t.running, func(a, b nvml.RunningProcess) int {
@@ -158,8 +159,10 @@ func readProcessUtilization(d nvml.Device, out *Output) error {
 	if t.noUtilization {
 		return nil
 	}
-	if t.since == 0 || t.since > uint64(out.Now.Add(maxPeriod).UnixMicro()) {
-		// Not what was before the receiver's start, or the clock was set back.
+	paused := out.Paced && t.since < uint64(out.Now.Add(-maxPeriod).UnixMicro())
+	if t.since == 0 || t.since > uint64(out.Now.Add(maxPeriod).UnixMicro()) || paused {
+		// Not what was before the receiver's start, or while one server worked alone, or the
+		// clock was set back.
 		t.since = uint64(out.Now.Add(-bufferInterval).UnixMicro())
 	}
 	var err error

@@ -35,14 +35,17 @@ func repairRows() []Row {
 		flagRow("row_remaps.failed", rowRemapsFailed, nvml.FieldRemapFailure, (*Health).failed),
 		causeRow("retired_pages", retiredPages, nvml.FieldRetiredSingleBit, nvml.FieldRetiredDoubleBit),
 		flagRow("retired_pages.pending", retiredPagesPending, nvml.FieldRetiredPending, (*Health).pending),
-		{Name: "recovery_action", Status: true, metrics: []*Metric{recoveryAction.Metric}, read: readRecoveryAction},
+		{
+			Name: "recovery_action", Status: true, metrics: []*Metric{recoveryAction.Metric}, read: readRecoveryAction,
+			fields: []uint32{nvml.FieldRecoveryAction},
+		},
 	}
 }
 
 // causeRow reads a pair of counters: after correctable and after uncorrectable errors.
 func causeRow(name string, m with1[int64, errorType], afterCorrected, afterUncorrected uint32) Row {
 	return Row{
-		Name: name, metrics: []*Metric{m.Metric},
+		Name: name, metrics: []*Metric{m.Metric}, fields: []uint32{afterCorrected, afterUncorrected},
 		read: func(d nvml.Device, out *Output) error {
 			values, err := out.fieldValues(d, afterCorrected, afterUncorrected)
 			if err != nil {
@@ -63,7 +66,7 @@ func causeRow(name string, m with1[int64, errorType], afterCorrected, afterUncor
 // flagRow reads a field that is 0 or 1, which becomes part of the health too.
 func flagRow(name string, m plain[int64], field uint32, health func(*Health) *bool) Row {
 	return Row{
-		Name: name, Status: true, metrics: []*Metric{m.Metric},
+		Name: name, Status: true, metrics: []*Metric{m.Metric}, fields: []uint32{field},
 		read: func(d nvml.Device, out *Output) error {
 			v, err := out.fieldValue(d, field)
 			if err == nil && (v == 0 || v == 1) {

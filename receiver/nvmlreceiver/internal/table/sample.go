@@ -24,6 +24,10 @@ type Identity struct {
 // Sample is one value that was read.
 type Sample struct {
 	Series
+	// At is when it was read, in Unix ns.
+	At int64
+	// Repeated samples are of an earlier reading: the row was not asked in this pass.
+	Repeated bool
 	// One of these is the value, as the metric's type says; the other is 0.
 	integer int64
 	float   float64
@@ -76,6 +80,8 @@ type Health struct {
 	Uncorrected, Corrected uint64
 	// BankWorn is true if a bank of the memory has few spare rows left, or none.
 	BankWorn bool
+	// BeyondRepair is true if the GPU had more uncorrected SRAM errors than NVIDIA tolerates.
+	BeyondRepair bool
 	// RepairFailed, RepairPending and RecoveryNeeded: see repair.go.
 	RepairFailed, RepairPending, RecoveryNeeded bool
 	// The PCIe link, now and at most.
@@ -85,8 +91,26 @@ type Health struct {
 // Device is what is kept between two passes over a GPU, or over one of its MIG devices.
 // It is only ever touched by the GPU's worker.
 type Device struct {
-	Peaks Peaks
-	gpm   *nvml.GPM
+	Peaks    Peaks
+	gpm      *nvml.GPM
+	throttle [maxThrottleCounters]counterCheck
+	links    links
+	// utilSince is the newest of the driver's samples that was read, in µs of the wall clock;
+	// noSamples is true if the driver keeps none.
+	utilSince uint64
+	noSamples bool
+	// noEnergyField is true if the energy counter is not among the field values.
+	noEnergyField bool
+	// powerAt is when the power was last asked for by a call of its own.
+	powerAt time.Time
+}
+
+// Relearn forgets what the GPU supports, after it came back.
+func (d *Device) Relearn() {
+	d.Peaks.Relearn()
+	d.throttle = [maxThrottleCounters]counterCheck{}
+	d.links = links{}
+	d.noSamples, d.noEnergyField = false, false
 }
 
 // Free returns what NVML allocated.
@@ -113,20 +137,33 @@ type Output struct {
 	Samples []Sample
 	Health  Health
 	Now     time.Time
+	// At is when the present row's answer was read; zero is when the row has returned.
+	At time.Time
 	// GPU is the whole GPU; ID and Name are its own.
 	GPU      nvml.Device
 	ID, Name string
+	// InstantPower is true if the driver's one figure of power is the present power.
+	InstantPower bool
 	// Instances are its MIG devices, and Instance is the one that is being read; nil
 	// for the GPU itself.
 	Instances []*Instance
 	Instance  *Instance
 	*Device
 	Processes *Processes
+	// Paced is true in a receiver that follows work, and Work what it knows of it.
+	Paced bool
+	Work  Work
+	// Watts is the instant power, if it was read.
+	Watts float64
 
 	fans   []string // the fans' names as fansOf's
 	fansOf string
 	fields []nvml.FieldValue
 	values []nvml.GPMValue
+	// batch are the field values of all rows that are due, as of batchAt, or batchErr.
+	batch    []nvml.FieldValue
+	batchAt  time.Time
+	batchErr error
 }
 
 // put adds a sample of the device that is being read.
@@ -144,9 +181,19 @@ func (o *Output) putIf(valid bool, s Sample) {
 	}
 }
 
-// fieldValues asks for several field values at once. The slice is valid until the next
-// call.
+// fieldValues are several field values: those of the pass's one call if that has them all,
+// else they are asked for. The slice is valid until the next call.
 func (o *Output) fieldValues(d nvml.Device, ids ...uint32) ([]nvml.FieldValue, error) {
+	o.fields = o.fields[:0]
+	for _, id := range ids {
+		if v := o.fieldOf(id); v != nil {
+			o.fields = append(o.fields, *v)
+		}
+	}
+	if len(o.fields) == len(ids) && o.Instance == nil {
+		o.At = o.batchAt
+		return o.fields, o.batchErr
+	}
 	o.fields = o.fields[:0]
 	for _, id := range ids {
 		o.fields = append(o.fields, nvml.FieldValue{FieldId: id})

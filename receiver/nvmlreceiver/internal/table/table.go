@@ -9,6 +9,7 @@ package table
 
 import (
 	"slices"
+	"time"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/nvmlreceiver/internal/metadata"
@@ -23,10 +24,22 @@ type Row struct {
 	Status bool
 	// MIG rows are read for each MIG device of the GPU too.
 	MIG bool
+	// Every is the least time between two questions; between them the last answer is
+	// repeated. 0 is each pass.
+	Every time.Duration
+	// PlainOnly rows are not read by receivers that follow work.
+	PlainOnly bool
 	// Sampled rows report what the sampler observed; without it they have no answer.
 	Sampled bool
 
 	metrics []*Metric
+	// pace is how often a receiver that follows work asks; nil is seldom.
+	pace *Pace
+	// fields are the field values that the row needs; nil if it makes calls of its own. They
+	// are asked for in one call with those of other rows.
+	fields []uint32
+	// throttle rows need those of the throttle counters, which depend on the driver.
+	throttle bool
 	// read asks the GPU and puts the answer into out. The error decides what follows:
 	// not supported, or a function that the library lacks, disables the row for this
 	// GPU, lost ends the pass over the GPU, others are counted and logged. What was put
@@ -59,11 +72,18 @@ func single[N int | int32 | uint32](
 	}
 }
 
-// Rows returns what a configuration needs, in the order in which it is read.
-func Rows(cfg *metadata.MetricsConfig, sampler bool) (wanted []*Row) {
+// asLimit is the row, asked as seldom as those of limits.
+func (r Row) asLimit() Row {
+	r.Every = limitInterval
+	return r
+}
+
+// Rows returns what a configuration needs, in the order in which it is read. paced is true
+// for a receiver that follows work.
+func Rows(cfg *metadata.MetricsConfig, sampler, paced bool) (wanted []*Row) {
 	enabled := enabledMetrics(cfg)
 	for _, row := range all() {
-		if row.Sampled && !sampler {
+		if row.Sampled && !sampler || row.PlainOnly && paced {
 			continue
 		}
 		if row.Status && cfg.HwStatus.Enabled || slices.ContainsFunc(row.metrics, func(m *Metric) bool { return enabled[m.Name] }) {
@@ -75,5 +95,5 @@ func Rows(cfg *metadata.MetricsConfig, sampler bool) (wanted []*Row) {
 
 func all() []Row {
 	return slices.Concat(memoryRows(), utilizationRows(), temperatureRows(), powerRows(), clockRows(), throttleRows(), fanRows(),
-		pcieRows(), nvlinkRows(), eccRows(), repairRows(), profilingRows(), peakRows(), processRows())
+		pcieRows(), nvlinkRows(), nvlink5Rows(), fabricRows(), eccRows(), repairRows(), profilingRows(), peakRows(), processRows())
 }

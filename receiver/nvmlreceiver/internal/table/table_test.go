@@ -52,8 +52,9 @@ func TestTheTableHasTheMetricsOfMetadata(t *testing.T) {
 
 func TestRowsAreThoseThatTheConfigurationNeeds(t *testing.T) {
 	cfg := metadata.DefaultMetricsBuilderConfig().Metrics
+	cfg.HwGpuNvlinkFecCorrected.Enabled = true // by default it is not
 	rowNames := func(sampler bool) (all []string) {
-		for _, row := range Rows(&cfg, sampler) {
+		for _, row := range Rows(&cfg, sampler, false) {
 			all = append(all, row.Name)
 		}
 		return all

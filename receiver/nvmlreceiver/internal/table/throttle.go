@@ -50,24 +50,60 @@ var ThrottleReasons = [...]struct {
 	{hwPowerBrake, "hw_power_brake"},
 }
 
-// throttleCounters are the accumulated times. The older function has three of them,
-// under another name.
-var throttleCounters = [...]struct {
-	field  uint32
+// throttleCounter is one accumulated time.
+type throttleCounter struct {
 	reason metadata.AttributeHwGpuThrottleReason
+	// field is the number of the field value; 0 if the driver has none.
+	field uint32
+	// policy is the older function's name of the counter, if older is true.
 	policy nvml.Policy
 	older  bool
-}{
-	{nvml.FieldThrottlePowerCap, metadata.AttributeHwGpuThrottleReasonSwPowerCap, nvml.PolicyPower, true},
-	{nvml.FieldThrottleSyncBoost, metadata.AttributeHwGpuThrottleReasonSyncBoost, nvml.PolicySyncBoost, true},
-	{nvml.FieldThrottleSwThermal, metadata.AttributeHwGpuThrottleReasonSwThermal, nvml.PolicyThermal, true},
-	{nvml.FieldThrottleHwThermal, metadata.AttributeHwGpuThrottleReasonHwThermal, 0, false},
-	{nvml.FieldThrottlePowerBrake, metadata.AttributeHwGpuThrottleReasonHwPowerBrake, 0, false},
+}
+
+// throttleCounters are the accumulated times, by the driver's own numbers. The older
+// function has three of them, under another name.
+func throttleCounters(d nvml.Device) [maxThrottleCounters]throttleCounter {
+	fields := d.ThrottleFields()
+	return [...]throttleCounter{
+		{metadata.AttributeHwGpuThrottleReasonSwPowerCap, nvml.FieldThrottlePowerCap, nvml.PolicyPower, true},
+		{metadata.AttributeHwGpuThrottleReasonSyncBoost, nvml.FieldThrottleSyncBoost, nvml.PolicySyncBoost, true},
+		{metadata.AttributeHwGpuThrottleReasonSwThermal, fields.SwThermal, nvml.PolicyThermal, true},
+		{metadata.AttributeHwGpuThrottleReasonHwThermal, fields.HwThermal, 0, false},
+		{metadata.AttributeHwGpuThrottleReasonHwPowerBrake, fields.PowerBrake, 0, false},
+	}
+}
+
+const maxThrottleCounters = 5
+
+// counterCheck refuses what cannot be a counter of times: a number of another type, or one
+// that goes back. It never chooses a field: the driver's version does.
+type counterCheck struct {
+	last  float64
+	falls int
+}
+
+// maxFalls is how often a counter may go back, since a GPU can be reset; what does so more
+// often is refused until the GPU is found again.
+const maxFalls = 2
+
+func (c *counterCheck) accepts(v *nvml.FieldValue, n float64) bool {
+	if !nvml.FieldIsCounter(v) || n < 0 || n >= 1<<62 {
+		return false
+	}
+	fell := n < c.last
+	c.last = n
+	if fell {
+		c.falls++
+	}
+	return !fell && c.falls <= maxFalls
 }
 
 func throttleRows() []Row {
 	return []Row{
-		{Name: "throttle.time", metrics: []*Metric{throttleTime.Metric}, read: readThrottleTime},
+		{
+			Name: "throttle.time", metrics: []*Metric{throttleTime.Metric}, pace: eachPass, read: readThrottleTime,
+			throttle: true,
+		},
 		{
 			Name: "throttle.active", Status: true, metrics: []*Metric{throttleActive.Metric},
 			read: func(d nvml.Device, out *Output) error {
@@ -86,31 +122,42 @@ func throttleRows() []Row {
 	}
 }
 
-// readThrottleTime prefers the field values (ns, R560 and newer for all five) and asks
-// the older function for what they lack.
+// readThrottleTime prefers the field values and asks the older function for what they
+// lack.
 func readThrottleTime(d nvml.Device, out *Output) error {
 	before := len(out.Samples)
-	out.fields = out.fields[:0]
-	for i := range throttleCounters {
-		out.fields = append(out.fields, nvml.FieldValue{FieldId: throttleCounters[i].field})
+	counters := throttleCounters(d)
+	ids := make([]uint32, 0, maxThrottleCounters)
+	for i := range counters {
+		if counters[i].field != 0 {
+			ids = append(ids, counters[i].field)
+		}
 	}
-	err := d.FieldValues(out.fields)
-	for i := range throttleCounters {
-		t := &throttleCounters[i]
+	values, err := out.fieldValues(d, ids...)
+	next := 0
+	for i := range counters {
+		t := &counters[i]
+		if t.field == 0 {
+			continue
+		}
+		v := &values[next]
+		next++
 		var ns float64
 		fieldErr := err
 		if fieldErr == nil {
-			ns, fieldErr = nvml.FieldNumber(&out.fields[i])
+			ns, fieldErr = nvml.FieldNumber(v)
 		}
+		accepted := fieldErr == nil && out.throttle[i].accepts(v, ns)
 		if fieldErr != nil && t.older {
 			var older uint64
 			older, fieldErr = d.ViolationTime(t.policy)
 			ns = float64(older)
+			accepted = fieldErr == nil && older < 1<<62
 		}
 		if kind := nvml.KindOf(fieldErr); kind == nvml.Lost || kind == nvml.DriverGone {
 			return fieldErr
 		}
-		out.putIf(fieldErr == nil && ns >= 0 && ns < 1<<62, throttleTime.Of(ns/1e9, t.reason))
+		out.putIf(accepted, throttleTime.Of(ns/1e9, t.reason))
 	}
 	switch {
 	case len(out.Samples) > before:

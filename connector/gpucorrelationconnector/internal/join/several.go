@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package join
+
+import (
+	"encoding/binary"
+	"hash/fnv"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/ptrace"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/gputimeline"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
+)
+
+// maxListed bounds the spans of one trace below which spans of single GPUs are added.
+const maxListed = 16
+
+// maxUtilizationAge is over what time a reading of the utilisation is an average, at least,
+// in ns.
+const maxUtilizationAge = int64(time.Second) / 6
+
+// used reports whether a process used the GPU in some windows. A process that has the GPU
+// open need not: ComfyUI opens all that it can see.
+func (v *view) used(pid int64, windows []gputimeline.Interval) bool {
+	if s := v.ProcessUse[pid]; pid != 0 && s != nil {
+		var used float64
+		var seen, length int64
+		for _, w := range windows {
+			u, known := s.HeldIntegral(w)
+			used, seen, length = used+u, seen+known, length+w.Length()
+		}
+		switch {
+		case used > minUse*float64(seen)/1e9:
+			return true
+		case seen > length*8/10: // it is read only while several processes run
+			return false
+		}
+	}
+	for _, w := range windows {
+		inside := gputimeline.Interval{From: w.From + maxUtilizationAge, To: w.To + maxUtilizationAge}
+		if busy, ok := v.Utilization.Max(inside); ok && busy > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// writeGPUs names on a span the GPUs that it used.
+func (s *sum) writeGPUs(u *use) {
+	a := u.span.Attributes()
+	switch {
+	case u.named && u.many == nil:
+	case len(s.of) == 1:
+		a.Remove(semconv.GPUIDs)
+		a.PutStr(semconv.GPUID, s.of[0].gpu)
+	default:
+		ids := a.PutEmptySlice(semconv.GPUIDs)
+		for _, x := range s.of {
+			ids.AppendEmpty().SetStr(x.gpu)
+		}
+	}
+}
+
+// writeEach adds below a span that used several GPUs one span for each of them, with what
+// it used of that GPU.
+func (b *billing) writeEach(u *use) {
+	s := b.sum(u)
+	if len(s.of) < 2 {
+		return
+	}
+	spans, found := b.spansOf(u)
+	if !found {
+		return
+	}
+	parent := ptrace.NewSpan() // the slice may move when spans are added
+	u.span.CopyTo(parent)
+	for _, x := range s.of {
+		child := spans.AppendEmpty()
+		child.SetTraceID(parent.TraceID())
+		child.SetSpanID(childID(parent.SpanID(), x.gpu))
+		child.SetParentSpanID(parent.SpanID())
+		child.TraceState().FromRaw(parent.TraceState().AsRaw())
+		child.SetFlags(parent.Flags())
+		child.SetName(parent.Name() + ".gpu")
+		child.SetKind(ptrace.SpanKindInternal)
+		child.SetStartTimestamp(parent.StartTimestamp())
+		child.SetEndTimestamp(parent.EndTimestamp())
+		a := child.Attributes()
+		for key, v := range parent.Attributes().All() { // what metrics are grouped by
+			if v.Type() == pcommon.ValueTypeStr && strings.HasPrefix(key, "comfyui.") {
+				a.PutStr(key, v.Str())
+			}
+		}
+		a.PutStr(semconv.GPUID, x.gpu)
+		a.PutStr("gpu.correlation", x.outcome)
+		if x.reason != "" {
+			a.PutStr("gpu.correlation.reason", x.reason)
+		}
+		x.bill.write(a)
+	}
+}
+
+// spansOf finds the spans of the scope that a span is of.
+func (b *billing) spansOf(u *use) (spans ptrace.SpanSlice, found bool) {
+	for _, p := range b.trace.pieces {
+		for _, rs := range p.traces.ResourceSpans().All() {
+			for _, ss := range rs.ScopeSpans().All() {
+				for _, s := range ss.Spans().All() {
+					if s == u.span {
+						return ss.Spans(), true
+					}
+				}
+			}
+		}
+	}
+	return spans, false
+}
+
+// childID is the id of a span's child for a GPU, the same whenever it is made.
+func childID(parent pcommon.SpanID, gpu string) (id pcommon.SpanID) {
+	h := fnv.New64a()
+	h.Write(parent[:])
+	h.Write([]byte(gpu))
+	binary.BigEndian.PutUint64(id[:], max(h.Sum64(), 1))
+	return id
+}

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package spans
+
+import (
+	"go.opentelemetry.io/collector/pdata/pcommon"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
+)
+
+// memory sets what was seen of the server's memory while the prompt ran. What was not seen is
+// omitted.
+func (w *traceWriter) memory(a pcommon.Map) {
+	f := w.prompt.Memory
+	if f == nil {
+		return
+	}
+	put := func(key string, v *float64) {
+		if v != nil {
+			a.PutInt(key, int64(*v))
+		}
+	}
+	put(semconv.MemoryActivePeak, f.ActivePeak)
+	put("comfyui.memory.active.start", f.ActiveStart)
+	if f.ActivePeak != nil && f.ActiveStart != nil {
+		a.PutInt("comfyui.memory.active.rise", int64(max(*f.ActivePeak-*f.ActiveStart, 0)))
+	}
+	put(semconv.MemoryReservedPeak, f.ReservedPeak)
+	put(semconv.MemoryReservedGrowth, f.ReservedGrowth)
+	a.PutInt("comfyui.memory.samples", int64(f.Samples))
+	a.PutDouble("comfyui.memory.gap", f.Gap.Seconds())
+	if f.Executions > 0 {
+		a.PutInt("comfyui.memory.need", int64(f.Need))
+		a.PutInt("comfyui.memory.need.executions", int64(f.Executions))
+	}
+	if f.Context > 0 {
+		a.PutInt(semconv.MemoryContext, int64(f.Context))
+	}
+}

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package comfyuireceiver
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/memory"
+)
+
+// ask asks the server.
+func (m *memoryWatcher) ask(ctx context.Context) {
+	m.mu.Lock()
+	m.hasAsked(m.now())
+	starts := m.starts
+	m.mu.Unlock()
+	if starts {
+		m.device.readProcesses(ctx)
+	}
+	limited, cancel := context.WithTimeout(ctx, memoryTimeout)
+	defer cancel()
+	begin := m.now()
+	stats, err := m.server.stats(limited)
+	end := m.now()
+	answer := &memoryAnswer{Stats: stats, asked: begin, at: end}
+	if err == nil && starts {
+		answer.rests, answer.fresh = m.server.rests(ctx)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err != nil {
+		m.failed = begin
+	}
+	switch {
+	case ctx.Err() != nil:
+	case limited.Err() != nil:
+		m.pace.Late(end.Sub(begin))
+		m.memoryAsked(memoryLate)
+	case err != nil:
+		m.pace.Answered(end.Sub(begin))
+		m.memoryAsked(memoryFailed)
+	default:
+		m.starts = m.starts && !starts
+		m.pace.Answered(end.Sub(begin))
+		m.memoryAsked(memoryAnswered)
+		m.add(answer, begin)
+	}
+}
+
+// is forgets everything if the server's process is another one. Once it is known, the server is
+// asked right after a list of processes. The caller holds the lock.
+func (m *memoryWatcher) is(process memory.Process) {
+	before := m.outside.Learned().Process
+	if !m.outside.Is(process) {
+		return
+	}
+	m.outside.Restore(m.former)
+	m.before, m.unmatched, m.starts, m.without, m.asked = nil, nil, true, false, time.Time{}
+	if before != (memory.Process{}) {
+		m.history.Restarted()
+		m.last = nil
+	}
+}
+
+// add keeps an answer. The caller holds the lock.
+func (m *memoryWatcher) add(answer *memoryAnswer, asked time.Time) {
+	s := memory.Sample{Asked: asked, At: answer.at}
+	gpus := 0
+	for i := range answer.Devices {
+		if d := &answer.Devices[i]; d.IsGPU() {
+			s.Active += d.Active()
+			s.Reserved += d.TorchTotal
+			gpus++
+		}
+	}
+	if m.without = gpus == 0; !m.without {
+		m.history.Add(s)
+	}
+	m.before, m.last, m.unmatched = m.last, answer, answer
+}
+
+// match compares an answer with a list of the GPU's processes, once one of its time can be
+// there. Which GPU a device is, is known where there is one. It reports whether something was
+// learned. The caller holds the lock.
+func (m *memoryWatcher) match(now time.Time) (learned bool) {
+	a := m.unmatched
+	if a == nil || now.Sub(a.at) < memory.MaxSkew {
+		return false
+	}
+	m.unmatched = nil
+	if len(a.Devices) != 1 {
+		return false
+	}
+	bytes, at, ok := m.device.memory()
+	if !ok || at.Sub(a.at).Abs() > memory.MaxSkew || !m.isSteady(a, at) {
+		return false
+	}
+	return m.outside.See(memory.Reading{Process: float64(bytes), Reserved: a.Devices[0].TorchTotal, Dynamic: a.Dynamic(), Fresh: a.fresh})
+}
+
+// save stores what was learned. The disk may be slow, so the caller does not hold the lock.
+func (m *memoryWatcher) save(ctx context.Context, learned memory.Learned) {
+	if m.store.client == nil {
+		return
+	}
+	raw, err := json.Marshal(learned)
+	if err == nil {
+		err = m.store.client.Set(ctx, memoryKey, raw)
+	}
+	m.store.report(err)
+}
+
+// isSteady reports whether the allocator kept its reserve between an answer and a list of
+// processes: the server rested meanwhile, or the answers before and after the list say the
+// same. A server that rests may give memory back soon after a prompt; a list that was read
+// later than the answer then shows too little, not too much. The caller holds the lock.
+func (m *memoryWatcher) isSteady(a *memoryAnswer, listed time.Time) bool {
+	b := m.before
+	same := a == m.last && b != nil && len(b.Devices) == 1 && b.Devices[0].TorchTotal == a.Devices[0].TorchTotal && listed.After(b.at)
+	switch {
+	case m.open.OpenCount() > 0:
+		return same && listed.Before(a.at)
+	case a.rests:
+		return true
+	}
+	return !a.asked.Before(m.lastEnd) && !listed.Before(m.lastEnd) && (same || !listed.Before(a.asked))
+}
