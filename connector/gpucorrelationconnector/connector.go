@@ -175,7 +175,7 @@ func (c *joinConnector) calibrate() error {
 	}
 	all := make(map[string]join.Calibration, 2*len(counters))
 	for _, x := range slices.Backward(counters) { // the first of a model counts for others of it
-		measured := join.Calibration{Period: x.Period, Lag: x.Lag, Share: x.Share}
+		measured := join.Calibration{Lag: x.Lag, Share: x.Share}
 		all[x.Model] = measured
 		all[x.GPU] = measured
 	}

@@ -16,15 +16,17 @@ type Held struct {
 	Others  float64
 }
 
+// SameMemory is by how much memory that stayed the same may differ between two readings, in By:
+// drivers round.
+const SameMemory = 8 << 20
+
 const (
 	// sameTime is how far a list of the processes and a sample of the GPU's memory may be apart
 	// to be compared.
 	sameTime = int64(60 * time.Millisecond)
 	// steadyTime is how far the samples before and after a list may be apart to show that
-	// nothing was allocated meanwhile, and sameMemory by how much they may differ, in By: drivers
-	// round.
+	// nothing was allocated meanwhile.
 	steadyTime = int64(300 * time.Millisecond)
-	sameMemory = 8 << 20
 	// maxLists bounds the lists before and after a time that are searched for a steady one.
 	maxLists = 16
 )
@@ -103,7 +105,7 @@ func (s *Stream) isSteady(at int64) bool {
 		return false
 	}
 	p, q := s.Points[i-1], s.Points[i]
-	return q.At-p.At <= steadyTime && max(p.Value-q.Value, q.Value-p.Value) <= sameMemory
+	return q.At-p.At <= steadyTime && max(p.Value-q.Value, q.Value-p.Value) <= SameMemory
 }
 
 // coverEach reports whether there is a list at the time of each sample.

@@ -92,13 +92,23 @@ func (g *gpuProcesses) at(index int) (hwID string) {
 	return ""
 }
 
+// with are the GPUs that an hw.id may be of: all of them, if it is that of a MIG device.
+func (g *gpuProcesses) with(hwID string) []*nvml.GPU {
+	all := g.session.Snapshot().GPUs
+	if gpuname.IsMIG(hwID) {
+		return all
+	}
+	i := slices.IndexFunc(all, func(gpu *nvml.GPU) bool { return gpu.Identity().UUID == hwID })
+	if i < 0 {
+		return nil
+	}
+	return all[i : i+1]
+}
+
 // memory is what a process holds of a GPU, or of a MIG device, in bytes, by the last list of
 // the GPU's processes, whoever read it, and when that was.
 func (g *gpuProcesses) memory(hwID string, pid int) (bytes uint64, at time.Time, ok bool) {
-	for _, gpu := range g.session.Snapshot().GPUs {
-		if gpu.Identity().UUID != hwID && !gpuname.IsMIG(hwID) {
-			continue
-		}
+	for _, gpu := range g.with(hwID) {
 		if bytes, at, ok = gpu.ProcessMemory(uint32(pid)); ok {
 			return bytes, at, true
 		}
@@ -110,10 +120,7 @@ func (g *gpuProcesses) memory(hwID string, pid int) (bytes uint64, at time.Time,
 func (g *gpuProcesses) list(ctx context.Context, hwID string) {
 	ctx, cancel := context.WithTimeout(ctx, gpuTimeout)
 	defer cancel()
-	for _, gpu := range g.session.Snapshot().GPUs {
-		if gpu.Identity().UUID != hwID && !gpuname.IsMIG(hwID) {
-			continue
-		}
+	for _, gpu := range g.with(hwID) {
 		done := make(chan struct{})
 		if gpu.Err() != nil || !gpu.Submit(func() {
 			defer close(done)

@@ -37,7 +37,7 @@ type follower struct {
 	// polls is true if the receiver polls: the ids of exported prompts are stored then.
 	polls bool
 
-	// memory is nil if the server is not asked for its memory.
+	// memory is nil, whose methods do nothing, if the server is not asked for its memory.
 	memory    *memoryWatcher
 	classes   *apiClasses
 	ownSocket *ownSockets
@@ -64,7 +64,7 @@ func (f *follower) PromptEnded(p *prompt.Prompt) {
 	f.work.ended(f.now())
 	f.store.changed(p, p.Save())
 	f.export.reportFailure(p)
-	if f.memory == nil || !f.memory.ended(p) {
+	if !f.memory.ended(p) {
 		f.export.queueTrace(p)
 	}
 }

@@ -123,6 +123,9 @@ func (m *memoryWatcher) restarted() {
 
 // ended records that a prompt has ended. It reports whether the prompt's trace waits.
 func (m *memoryWatcher) ended(p *prompt.Prompt) (waits bool) {
+	if m == nil {
+		return false
+	}
 	m.mu.Lock()
 	defer m.notify()
 	defer m.mu.Unlock()

@@ -73,7 +73,7 @@ func startRig(t testing.TB, settings receiver.Settings, cfg *Config, sessions *n
 	s := newGPUScraper(settings, cfg, sessions, busOf(sessions), time.Now)
 	require.NoError(t, s.start(context.Background(), componenttest.NewNopHost()))
 	s.emitter.hostname = "testhost"
-	s.slowCall = time.Minute // a busy test machine is no slow driver
+	s.slowCall = time.Minute // a busy test machine is not a slow driver
 	t.Cleanup(func() { require.NoError(t, s.shutdown(context.Background())) })
 	return &rig{gpuScraper: s, t: t, logs: logs}
 }

@@ -88,7 +88,7 @@ func (r *reported) is() string {
 var OfProcess = sync.OnceValue(func() *Bus { return &Bus{} })
 
 // ReportCondition stores a GPU's condition as a scrape found it, healthy or lost, and
-// publishes a change. The first report of a healthy GPU is no change. Whether a call hangs
+// publishes a change. The first report of a healthy GPU is not a change. Whether a call hangs
 // is not for a scrape to say: see ReportHang.
 func (b *Bus) ReportCondition(gpu *nvml.GPU, condition string, isHealthy bool, reason error, now time.Time) {
 	b.mu.Lock()

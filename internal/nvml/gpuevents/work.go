@@ -32,7 +32,7 @@ type WorkChange struct {
 	Ended bool
 }
 
-// Server is one server that has work now and then. Close it when it is no longer followed.
+// Server is a server that has work now and then. Close it when it is no longer followed.
 type Server struct {
 	work *Work
 

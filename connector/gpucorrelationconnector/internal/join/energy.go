@@ -22,10 +22,10 @@ type EnergySettings struct {
 	Calibrated map[string]Calibration
 }
 
-// Calibration is what was measured of a kind of counter.
+// Calibration is what was measured of a kind of counter. Its period is learned from the readings.
 type Calibration struct {
-	Period, Lag time.Duration
-	Share       float64
+	Lag   time.Duration
+	Share float64
 }
 
 // gainUncertainty is the relative uncertainty of a counter that nobody compared with a

@@ -172,7 +172,7 @@ func (e *errorsOf) checkUncertainty(t *testing.T, row string) {
 func newEnergyJoiner(calibrated bool, c gpumodel.Counter) *Joiner {
 	return newTestJoiner(func(s *Settings) {
 		if calibrated {
-			s.Energy.Calibrated = map[string]Calibration{simGPU: {Period: c.Period, Lag: c.Lag, Share: cmp.Or(c.Share, 1)}}
+			s.Energy.Calibrated = map[string]Calibration{simGPU: {Lag: c.Lag, Share: cmp.Or(c.Share, 1)}}
 		}
 	})
 }

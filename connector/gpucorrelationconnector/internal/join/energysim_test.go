@@ -97,7 +97,7 @@ func (s *energySim) read(meter *gpumodel.Meter, uses *gpumodel.Uses, at int64) p
 		md.put("hw.energy", joules).PutStr("hw.gpu.energy.source", "counter")
 		s.counter.Put(at, joules)
 	}
-	if s.model.Counter.Absent { // what the receiver integrates itself, of averages, is no counter
+	if s.model.Counter.Absent { // what the receiver integrates itself, of averages, is not a counter
 		md.put("hw.energy", float64(at)/1e7).PutStr("hw.gpu.energy.source", "integrated")
 	}
 	if watts, ok := meter.Instant(at); ok {

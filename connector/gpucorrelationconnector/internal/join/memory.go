@@ -32,14 +32,9 @@ type memoryBill struct {
 	shrank bool
 }
 
-const (
-	// maxOthersChange is by how much what others held may differ between two lists of
-	// processes for a process's memory to be exact, in By: a driver rounds.
-	maxOthersChange = 8 << 20
-	// maxEdge is how far the samples before and after a span may be from it for the growth
-	// between them to be the span's.
-	maxEdge = time.Second
-)
+// maxEdge is how far the samples before and after a span may be from it for the growth
+// between them to be the span's.
+const maxEdge = time.Second
 
 // memorySettling is how long after a time there is another sample of the GPU's memory, which shows
 // by how much it grew until the end: once and a half the time between the last two. 0 where
@@ -66,7 +61,7 @@ func (b *bill) addMemory(g *view, intervals []gputimeline.Interval, pid int64) {
 	case pid == 0:
 	case held != nil && coversAny(&held.Stream, intervals):
 		usage, largest, b.source = &held.Stream, nil, sourceProcess
-		if held.Between && (b.shared > 0 || held.Others > maxOthersChange) {
+		if held.Between && (b.shared > 0 || held.Others > gputimeline.SameMemory) {
 			b.source = sourceShared
 		}
 	case listed != nil && coversAny(listed, intervals):
