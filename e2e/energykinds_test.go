@@ -65,6 +65,8 @@ type energyGPU struct {
 	shape gpumodel.Shape
 	// process is true if the test's process has the GPU open.
 	process bool
+	// foreign is true while another process uses the GPU.
+	foreign bool
 
 	mu     sync.Mutex
 	random *rand.Rand
@@ -110,10 +112,14 @@ func (g *energyGPU) draw() {
 		glow := g.shape.Glow * math.Exp(-since/float64(g.shape.GlowDecay))
 		above = max(g.level*(1-since/ramp), glow)
 	}
+	own := busy
+	if g.foreign {
+		busy, above = 60, 90
+	}
 	watts := max(g.shape.Rest+above+g.shape.Noise*g.random.NormFloat64(), 1)
 	g.gpu.Step("gpu", busy)
 	if g.process {
-		g.gpu.SetProcesses(fakenvml.Process{PID: os.Getpid(), Memory: 4 << 30, SM: busy})
+		g.gpu.SetProcesses(fakenvml.Process{PID: os.Getpid(), Memory: 4 << 30, SM: own}, fakenvml.Process{PID: 1, Memory: 1 << 30, SM: busy - own})
 	}
 	g.gpu.Step("power", int64(1000*watts))
 	g.at, g.watts = append(g.at, now.UnixNano()), append(g.watts, watts)

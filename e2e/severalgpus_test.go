@@ -37,6 +37,8 @@ type severalGPUs struct {
 
 func (s *severalGPUs) Colorize(ctx context.Context, side int, _ string, _ func(int, int) error) error {
 	used := s.gpus[:s.uses[side]]
+	s.gpus[3].share(side == foreignSide)
+	defer s.gpus[3].share(false)
 	for _, g := range used {
 		g.mu.Lock()
 		g.base = 100
@@ -56,12 +58,23 @@ func (s *severalGPUs) Colorize(ctx context.Context, side int, _ string, _ func(i
 	return ctx.Err()
 }
 
+// foreignSide is the size of the photo during which another process uses the fourth GPU, which
+// the server has open and does not use.
+const foreignSide = 640
+
+func (g *energyGPU) share(foreign bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.foreign = foreign
+}
+
 func (*severalGPUs) Free()                        {}
 func (*severalGPUs) Collect()                     {}
 func (s *severalGPUs) Memory() fakecomfyui.Memory { return s.gpus[0].Memory() }
 
 // TestPromptsOnSeveralGPUsAreBilledForThoseThatTheyUsed: a server with contexts on four GPUs,
-// whose prompts use one, two and four of them, and one on whose way a GPU is lost.
+// whose prompts use one, two and four of them, one during which another process uses the
+// fourth, and one on whose way a GPU is lost.
 func TestPromptsOnSeveralGPUsAreBilledForThoseThatTheyUsed(t *testing.T) {
 	j := startJaeger(t)
 	store, _ := prometheus(t, "10m")
@@ -69,7 +82,7 @@ func TestPromptsOnSeveralGPUsAreBilledForThoseThatTheyUsed(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var working sync.WaitGroup
 	t.Cleanup(func() { cancel(); working.Wait() })
-	work := &severalGPUs{Work: fakecomfyui.NewTimedWork(), uses: map[int]int{256: 1, 512: 2, 1024: 4, 1280: 4}}
+	work := &severalGPUs{Work: fakecomfyui.NewTimedWork(), uses: map[int]int{256: 1, 512: 2, foreignSide: 2, 1024: 4, 1280: 4}}
 	work.working = func(side int) {
 		if side == 1280 {
 			m.gpus[2].SetLost(true)
@@ -108,7 +121,7 @@ func TestPromptsOnSeveralGPUsAreBilledForThoseThatTheyUsed(t *testing.T) {
 	<-quiet.C
 	ordering, stop := context.WithTimeout(context.Background(), time.Minute)
 	defer stop()
-	sides := []int{256, 512, 1024, 1280}
+	sides := []int{256, 512, foreignSide, 1024, 1280}
 	for i, side := range sides {
 		require.NoError(t, simulation.NewUsers("http://"+proxy).Order(ordering, fmt.Sprintf("client-%d", i), []simulation.Photo{{Side: side}}))
 		pause := time.NewTimer(1500 * time.Millisecond)
@@ -173,7 +186,7 @@ func TestPromptsOnSeveralGPUsAreBilledForThoseThatTheyUsed(t *testing.T) {
 		assert.Equal(t, "measured", s.tag("gpu.correlation"), "%v", s.Tags)
 		assert.InDelta(t, truth, energy, 0.1*truth, "%d GPUs", used)
 	}
-	for i, n := range []int{4, 3, 2, 2} { // of the prompts on one, two, four and four
+	for i, n := range []int{5, 4, 2, 2} { // of the prompts on one, two, two, four and four
 		eventually(t, store, fmt.Sprintf(`sum(comfyui_execution_gpu_energy_joules_count{hw_id=%q}) == %d`, m.gpus[i].UUID(), n), atLeast(1))
 	}
 	_, err := c.Stop(20 * time.Second)

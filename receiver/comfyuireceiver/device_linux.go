@@ -23,7 +23,22 @@ type gpuProcesses struct {
 	log      *zap.Logger
 	sessions *nvml.Sessions
 	session  *nvml.Session
+	// pid is the process of the last search, and last what each GPU answered then, by its
+	// UUID. Both belong to the goroutine that searches.
+	pid  int
+	last map[string]lastAnswer
 }
+
+// lastAnswer is what a GPU answered last: the hw.id of it, or of its MIG device, that the
+// process has open; empty if it has none.
+type lastAnswer struct {
+	id string
+	at time.Time
+}
+
+// maxUnanswered is for how long the last answer counts of a GPU that gives none, since it is
+// lost or hangs: its process still has it open, and what it did before is on its bill.
+const maxUnanswered = 10 * time.Minute
 
 func newGPUProcesses(library string, log *zap.Logger) *gpuProcesses {
 	return &gpuProcesses{library: library, log: log, sessions: nvml.OfProcess()}
@@ -59,27 +74,47 @@ func (g *gpuProcesses) of(ctx context.Context, pid int) (hwIDs []string) {
 	defer cancel()
 	snapshot := g.session.Snapshot()
 	type answer struct {
-		gpu int
-		id  string
+		gpu   int
+		id    string
+		known bool
 	}
 	answers := make(chan answer, len(snapshot.GPUs))
-	all := make([]string, len(snapshot.GPUs))
 	asked := 0
 	for i, gpu := range snapshot.GPUs {
-		if gpu.Err() == nil && gpu.Submit(func() { answers <- answer{i, holds(gpu, pid)} }) {
+		if gpu.Err() == nil && gpu.Submit(func() {
+			id, err := holds(gpu, pid)
+			answers <- answer{i, id, err == nil}
+		}) {
 			asked++
 		}
 	}
+	before := g.last
+	if g.pid != pid {
+		before = nil
+	}
+	g.pid, g.last = pid, make(map[string]lastAnswer, len(snapshot.GPUs))
+	now := time.Now()
+wait:
 	for range asked {
 		select {
 		case a := <-answers:
-			all[a.gpu] = a.id
-			continue
+			if a.known {
+				g.last[snapshot.GPUs[a.gpu].Identity().UUID] = lastAnswer{a.id, now}
+			}
 		case <-ctx.Done(): // those that answered count
+			break wait
 		}
-		break
 	}
-	return slices.DeleteFunc(all, func(id string) bool { return id == "" })
+	for _, gpu := range snapshot.GPUs {
+		uuid := gpu.Identity().UUID
+		if _, ok := g.last[uuid]; !ok && now.Sub(before[uuid].at) < maxUnanswered {
+			g.last[uuid] = before[uuid]
+		}
+		if id := g.last[uuid].id; id != "" {
+			hwIDs = append(hwIDs, id)
+		}
+	}
+	return hwIDs
 }
 
 // at is the hw.id of the GPU with an NVML index; empty if there is none.
@@ -158,13 +193,13 @@ func listAge() time.Duration {
 	return workListAge
 }
 
-// holds returns the hw.id of a GPU, or of its MIG device, if the process uses it. It
-// runs on the GPU's worker.
-func holds(gpu *nvml.GPU, pid int) string {
+// holds returns the hw.id of a GPU, or of its MIG device, if the process uses it, else
+// nothing. It runs on the GPU's worker.
+func holds(gpu *nvml.GPU, pid int) (hwID string, err error) {
 	d := gpu.Device()
 	all, err := d.ListedProcesses(listAge(), nil)
 	if err != nil {
-		return ""
+		return "", err
 	}
 	for _, p := range all {
 		if p.PID != uint32(pid) {
@@ -172,10 +207,10 @@ func holds(gpu *nvml.GPU, pid int) string {
 		}
 		if p.InMIG {
 			if uuid := nvml.MIGUUID(d, p.GPUInstance, p.ComputeInstance); uuid != "" {
-				return uuid
+				return uuid, nil
 			}
 		}
-		return gpu.Identity().UUID
+		return gpu.Identity().UUID, nil
 	}
-	return ""
+	return "", nil
 }

@@ -153,6 +153,17 @@ func TestAReceiverThatFollowsWorkKeepsItsPace(t *testing.T) {
 	assert.InDelta(t, seconds, calls[0]["nvmlDeviceGetProcessUtilization"], 1, "two processes of ours")
 	assert.Zero(t, calls[1]["nvmlDeviceGetProcessUtilization"])
 
+	both := gpuevents.Place{GPUs: []string{gpus[0].UUID(), gpus[1].UUID()}, PID: 201}
+	two.Set(true, both)
+	calls = f.run(50*time.Millisecond, seconds*time.Second, gpus)
+	assert.InDelta(t, seconds, calls[1]["nvmlDeviceGetProcessUtilization"], 1, "a process that may use another GPU instead")
+	f.run(50*time.Millisecond, 300*time.Millisecond, gpus)
+	two.Ended(false, both, f.clock.now())
+	calls = f.run(50*time.Millisecond, seconds*time.Second, gpus)
+	for i := range calls {
+		assert.EqualValues(t, 1, calls[i]["nvmlDeviceGetProcessUtilization"], "once more after that")
+	}
+
 	f.run(50*time.Millisecond, time.Second, gpus)
 	two.Close()
 	one.Ended(false, first, f.clock.now())

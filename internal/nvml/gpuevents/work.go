@@ -124,6 +124,8 @@ type GPUWork struct {
 	Known bool
 	// Open counts those that have work on the GPU, or on one that is not known.
 	Open int
+	// Spread is true if one of those has other GPUs open as well: it need not use this one.
+	Spread bool
 	// Since is when the first of those got it.
 	Since time.Time
 	// PIDs are the processes of those, as far as they are known.
@@ -143,6 +145,7 @@ func (w *Work) On(gpu string, ids ...string) (g GPUWork) {
 		}
 		if s.open {
 			g.Open++
+			g.Spread = g.Spread || len(s.gpus) > 1
 			if g.Since.IsZero() || s.since.Before(g.Since) {
 				g.Since = s.since
 			}

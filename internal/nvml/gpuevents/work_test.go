@@ -46,6 +46,7 @@ func TestServerWithSeveralGPUsMayWorkOnEach(t *testing.T) {
 	s := w.AddServer()
 	s.Set(true, Place{GPUs: []string{"GPU-a", "MIG-1"}, PID: 7})
 	assert.Equal(t, 1, w.On("GPU-a").Open)
+	assert.True(t, w.On("GPU-a").Spread)
 	assert.Equal(t, 1, w.On("GPU-b", "MIG-1").Open)
 	assert.Zero(t, w.On("GPU-c").Open)
 	s.Set(true, Place{GPUs: make([]string, maxGPUs+1)})

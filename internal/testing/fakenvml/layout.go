@@ -19,6 +19,7 @@ const (
 	maxGPM     = 128
 	maxLinks   = 18
 	maxProcs   = 32
+	maxTurns   = 16
 
 	word         = 8
 	cellSize     = 2 * word
@@ -29,7 +30,8 @@ const (
 	eventSize    = 3 * word
 	migSize      = 7*word + 2*textSize
 	linkSize     = 9 * word
-	processSize  = 9 * word
+	processSize  = 10*word + maxTurns*turnSize
+	turnSize     = 2 * word
 	gpuHeader    = 6 * word
 	textsFrom    = 16 * word
 	stateHeader  = textsFrom + 2*textSize + maxEvents*eventSize

@@ -450,6 +450,12 @@ func (c *GPU) SetProcesses(processes ...Process) {
 			continue
 		}
 		p := processes[i]
+		if turns := at + 9*word; c.state.load(at) != int64(p.PID) {
+			c.state.store(turns, 0)
+			c.turn(turns, p.SM)
+		} else if c.state.load(at+5*word) != p.SM {
+			c.turn(turns, p.SM)
+		}
 		gi, ci := int64(-1), int64(-1)
 		if p.MIG {
 			gi, ci = p.GPUInstance, p.ComputeInstance
@@ -458,6 +464,15 @@ func (c *GPU) SetProcesses(processes ...Process) {
 			c.state.store(at+j*word, v)
 		}
 	}
+}
+
+// turn adds what a process uses of the SMs from now on.
+func (c *GPU) turn(turns int, sm int64) {
+	n := c.state.load(turns)
+	at := turns + word + int(n%maxTurns)*turnSize
+	c.state.store(at, monotonic())
+	c.state.store(at+word, sm)
+	c.state.store(turns, n+1)
 }
 
 // monotonic is the clock of the library: CLOCK_MONOTONIC in ns, the same for all

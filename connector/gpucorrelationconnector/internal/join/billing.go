@@ -159,9 +159,12 @@ func (b *billing) sum(u *use) *sum {
 func (b *billing) add(r *rolled, pid int64, late gputimeline.Lateness) *sum {
 	s := &sum{outcome: Measured}
 	for _, g := range r.gpus {
-		v := b.views[g.gpu]
-		if r.some && v != nil && !v.used(pid, g.windows) {
-			continue
+		v, sure := b.views[g.gpu], true
+		if r.some && v != nil {
+			var used bool
+			if used, sure = v.used(pid, g.windows); !used {
+				continue
+			}
 		}
 		x := b.billOn(v, g, pid, late)
 		switch {
@@ -172,6 +175,8 @@ func (b *billing) add(r *rolled, pid int64, late gputimeline.Lateness) *sum {
 			return &sum{outcome: None, reason: x.reason}
 		case x.outcome == Measured && r.coarse:
 			x.outcome, x.reason = Estimate, reasonCoarse
+		case x.outcome == Measured && !sure:
+			x.outcome, x.reason = Estimate, reasonUse
 		}
 		if x.outcome == Estimate {
 			s.outcome, s.reason = Estimate, x.reason

@@ -85,17 +85,24 @@ func billsOfMix(t *testing.T, run *gpumodel.Run, model gpumodel.Model, withUses 
 	return whole, above
 }
 
-// evenBills are those of an even division among all prompts that run at a time, wherever
-// they run: what joining the GPU's power with the prompts gives.
-func evenBills(run *gpumodel.Run) (whole, above errorsOf) {
+// evenBills are those of an even division among all prompts that run at a time: what joining
+// the GPU's power with the prompts gives. With local it is one among those that do not run
+// elsewhere at the time, which needs to know where they run.
+func evenBills(run *gpumodel.Run, local bool) (whole, above errorsOf) {
+	from := func(w *gpumodel.Work) int64 {
+		if local {
+			return w.From + w.Remote.Nanoseconds()
+		}
+		return w.From
+	}
 	for i := range run.Works {
 		w := &run.Works[i]
 		energy, marginal := run.Truth(i, w.From+w.Remote.Nanoseconds(), w.To)
 		var billed, rest float64
-		for at := w.From; at < w.To; at += int64(time.Millisecond) {
+		for at := from(w); at < w.To; at += int64(time.Millisecond) {
 			n := 0
 			for k := range run.Works {
-				if run.Works[k].From <= at && at < run.Works[k].To {
+				if from(&run.Works[k]) <= at && at < run.Works[k].To {
 					n++
 				}
 			}
@@ -117,12 +124,13 @@ func TestEnergyOfProcessesThatShareAGPUIsDividedByTheirUse(t *testing.T) {
 			works, end := m.works(energySpans(), random)
 			run := gpumodel.NewRun(gpumodel.Usual(), works, 2, end, random)
 			whole, above := billsOfMix(t, run, hundred, true, rand.New(rand.NewPCG(seed, uint64(200+i))))
-			evenWhole, evenAbove := evenBills(run)
+			evenWhole, evenAbove := evenBills(run, false)
+			localWhole, localAbove := evenBills(run, true)
 			blind, _ := billsOfMix(t, run, hundred, false, rand.New(rand.NewPCG(seed, uint64(200+i))))
 			for _, c := range []struct {
-				name      string
-				got, even *errorsOf
-			}{{m.name, &whole, &evenWhole}, {m.name + ".marginal", &above, &evenAbove}} {
+				name             string
+				got, even, local *errorsOf
+			}{{m.name, &whole, &evenWhole, &localWhole}, {m.name + ".marginal", &above, &evenAbove, &localAbove}} {
 				assert.GreaterOrEqual(t, c.got.n, energySpans(), "spans of %s", c.name)
 				if raced {
 					continue
@@ -130,11 +138,13 @@ func TestEnergyOfProcessesThatShareAGPUIsDividedByTheirUse(t *testing.T) {
 				figure.Print("energy."+c.name+".spans", float64(c.got.n), "spans")
 				figure.AtMost("energy."+c.name+".bias", math.Abs(c.got.bias()), "%", 1)
 				assert.LessOrEqual(t, math.Abs(c.got.bias()), 1.0, "bias of %s in percent", c.name)
+				figure.Print("energy."+c.name+".mean_error_even", c.even.mean(), "%")
+				figure.Print("energy."+c.name+".mean_error_even_on_gpu", c.local.mean(), "%")
 				if !m.unequal {
 					figure.Print("energy."+c.name+".mean_error", c.got.mean(), "%")
-					figure.Print("energy."+c.name+".mean_error_even", c.even.mean(), "%")
 					continue
 				}
+				assert.LessOrEqual(t, c.got.mean(), c.local.mean(), "mean error of %s beside an even division's among those that use the GPU, in percent", c.name)
 				figure.AtMost("energy."+c.name+".mean_error", c.got.mean(), "%", c.even.mean()/2)
 				assert.LessOrEqual(t, c.got.mean(), c.even.mean()/2, "mean error of %s beside half of an even division's, in percent", c.name)
 			}
@@ -142,6 +152,8 @@ func TestEnergyOfProcessesThatShareAGPUIsDividedByTheirUse(t *testing.T) {
 			if raced {
 				return
 			}
+			figure.AtLeast("energy."+m.name+".marginal.coverage", 100*above.coverage(), "%", 100*minCoverage)
+			assert.GreaterOrEqual(t, above.coverage(), minCoverage, "coverage of %s without the rest power", m.name)
 			figure.Print("energy."+m.name+".coverage_without_use", 100*blind.coverage(), "%")
 			assert.GreaterOrEqual(t, blind.coverage(), minCoverage, "coverage of %s where the driver does not say what each process used", m.name)
 		})

@@ -22,30 +22,69 @@ const maxListed = 16
 // in ns.
 const maxUtilizationAge = int64(time.Second) / 6
 
-// used reports whether a process used the GPU in some windows. A process that has the GPU
-// open need not: ComfyUI opens all that it can see.
-func (v *view) used(pid int64, windows []gputimeline.Interval) bool {
-	if s := v.ProcessUse[pid]; pid != 0 && s != nil {
-		var used float64
-		var seen, length int64
+// used reports whether a process used the GPU in some windows: a process that has the GPU
+// open need not, since ComfyUI opens all that it can see. It did where the driver says so, and
+// where the GPU was active, unless the driver says that others were and this process was not.
+// sure is false where it says that others were and not all of this one: its samples come once a
+// second, and a short window may hold none.
+func (v *view) used(pid int64, windows []gputimeline.Interval) (used, sure bool) {
+	own, foreign, length := processUsed{}, false, int64(0)
+	for _, w := range windows {
+		length += w.Length()
+		if s := v.ProcessUse[pid]; pid != 0 && s != nil {
+			own.add(v, s, w)
+		}
+	}
+	if own.integral > minUse*float64(own.seen)/1e9 {
+		return true, true
+	}
+	for other, s := range v.ProcessUse {
+		if other == pid || other == 0 {
+			continue
+		}
+		u := processUsed{}
 		for _, w := range windows {
-			u, known := s.HeldIntegral(w)
-			used, seen, length = used+u, seen+known, length+w.Length()
+			u.add(v, s, w)
 		}
-		switch {
-		case used > minUse*float64(seen)/1e9:
-			return true
-		case seen > length*8/10: // it is read only while several processes run
-			return false
-		}
+		foreign = foreign || u.integral > minUse*float64(u.seen)/1e9
+	}
+	if foreign && own.seen > length*8/10 {
+		return false, true
 	}
 	for _, w := range windows {
-		inside := gputimeline.Interval{From: w.From + maxUtilizationAge, To: w.To + maxUtilizationAge}
-		if busy, ok := v.Utilization.Max(inside); ok && busy > 0 {
-			return true
+		if v.active(w) {
+			return true, !foreign
 		}
 	}
-	return false
+	return false, true
+}
+
+// active reports whether any process used the GPU in a window, by its utilisation.
+func (v *view) active(w gputimeline.Interval) bool {
+	busy, ok := v.Utilization.Max(gputimeline.Interval{From: w.From + maxUtilizationAge, To: w.To + maxUtilizationAge})
+	return ok && busy > 0
+}
+
+// processUsed is what a process used of a GPU in s, and of how many ns that is known.
+type processUsed struct {
+	integral float64
+	seen     int64
+}
+
+// add adds what the driver's samples say of a window. A sample is an average of a second that
+// may have begun before it, with what the process did for the prompt before: it counts where
+// the GPU was active.
+func (u *processUsed) add(v *view, s *gputimeline.Stream, w gputimeline.Interval) {
+	s.EachStep(w, func(_, q gputimeline.Point, overlap gputimeline.Interval, _ float64) {
+		part, ok := overlap.Clip(gputimeline.Interval{From: q.At - maxUseAge, To: q.At})
+		if !ok {
+			return
+		}
+		u.seen += part.Length()
+		if q.Value > 0 && v.active(part) {
+			u.integral += q.Value * float64(part.Length()) / 1e9
+		}
+	})
 }
 
 // writeGPUs names on a span the GPUs that it used.

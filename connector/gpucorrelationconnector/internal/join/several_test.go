@@ -187,39 +187,91 @@ func TestAPromptThatUsedNoneOfItsGPUsHasNoBill(t *testing.T) {
 	assert.Equal(t, reasonUnused, a["gpu.correlation.reason"])
 }
 
-// Where the driver says what a process used, another one's work does not count: two servers
-// with a context on both GPUs.
+// addUse adds the driver's sample of what a process used of a GPU.
+func addUse(md pmetric.Metrics, at float64, gpu string, pid int64, use float64) {
+	m := md.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().AppendEmpty()
+	m.SetName("hw.gpu.process.utilization")
+	p := m.SetEmptyGauge().DataPoints().AppendEmpty()
+	p.SetTimestamp(simTime(int64(at * 1e9)))
+	p.SetDoubleValue(use)
+	p.Attributes().PutStr("hw.id", gpu)
+	p.Attributes().PutStr("hw.gpu.task", "general")
+	p.Attributes().PutInt("process.pid", pid)
+}
+
+// A server with a context on four GPUs of which two are active from 10 to 14 s; it uses the
+// first, and on the second the driver's samples, once a second, say what it and process 88 did.
 func TestAGPUThatAnotherProcessUsedIsNotBilled(t *testing.T) {
-	for _, covered := range []bool{true, false} {
-		c := newTestJoiner()
-		gpus := fourGPUs(2)
-		for i := range 170 {
-			at := float64(i) / 10
-			md := gpuload.Sample(at, gpus...)
-			if i%10 == 0 && (covered || at < 11) {
-				for g, use := range []float64{0.9, 0} { // of the server's process
-					m := md.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().AppendEmpty()
-					m.SetName("hw.gpu.process.utilization")
-					p := m.SetEmptyGauge().DataPoints().AppendEmpty()
-					p.SetTimestamp(simTime(int64(at * 1e9)))
-					if at >= 10 && at <= 14 {
-						p.SetDoubleValue(use)
+	for _, c := range []struct {
+		name               string
+		own, other         float64 // of the second GPU
+		until              float64 // there are samples
+		used               int
+		correlation, cause any
+	}{
+		{"another process did", 0, 0.9, 17, 1, Measured, nil},
+		{"both did", 0.4, 0.5, 17, 2, Measured, nil},
+		{"no sample holds who did", 0, 0, 17, 2, Measured, nil},
+		{"another process did, until the samples ended", 0, 0.9, 11.5, 2, Estimate, reasonUse},
+		{"it did", 0.9, 0, 11.5, 2, Measured, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			j := newTestJoiner()
+			gpus := fourGPUs(2)
+			for i := range 170 {
+				at := float64(i) / 10
+				md := gpuload.Sample(at, gpus...)
+				if i%10 == 5 && at <= c.until {
+					during := 0.0
+					if at > 10 && at < 15 {
+						during = 1
 					}
-					p.Attributes().PutStr("hw.id", fmt.Sprintf("GPU-%d", g))
-					p.Attributes().PutStr("hw.gpu.task", "general")
-					p.Attributes().PutInt("process.pid", 77)
+					addUse(md, at, "GPU-0", 77, 0.9*during)
+					addUse(md, at, "GPU-1", 77, c.own*during)
+					addUse(md, at, "GPU-1", 88, c.other*during)
 				}
+				j.AddMetrics(md)
 			}
-			c.AddMetrics(md)
-		}
-		c.AddTraces(fourGPUPrompt(1), gpuload.At(17))
-		c.Finish()
-		_, others := byGPU(t, c)
-		a := others["comfyui.execution"].Attributes().AsRaw()
-		if covered {
-			assert.Equal(t, "GPU-0", a["hw.id"])
-		} else {
-			assert.Len(t, a["hw.ids"], 2, "the reading ended with the other process: the GPU was active after that")
-		}
+			j.AddTraces(fourGPUPrompt(1), gpuload.At(17))
+			j.Finish()
+			_, others := byGPU(t, j)
+			a := others["comfyui.execution"].Attributes().AsRaw()
+			if c.used == 1 {
+				assert.Equal(t, "GPU-0", a["hw.id"])
+			} else {
+				assert.Len(t, a["hw.ids"], c.used)
+			}
+			assert.Equal(t, c.correlation, a["gpu.correlation"])
+			assert.Equal(t, c.cause, a["gpu.correlation.reason"])
+		})
 	}
+}
+
+// The driver's sample of the second in which a prompt begins holds what the one before did.
+func TestAPromptIsNotBilledForAGPUThatTheOneBeforeUsed(t *testing.T) {
+	j := newTestJoiner()
+	gpus := fourGPUs(1)
+	active := gpus[1].Util // of the second GPU: until 9.9 s
+	gpus[1].Util = func(s float64) float64 {
+		if s < 9.9 {
+			return 0.9
+		}
+		return active(s)
+	}
+	for i := range 170 {
+		at := float64(i) / 10
+		md := gpuload.Sample(at, gpus...)
+		if i%10 == 5 {
+			use := 0.0
+			if at < 11 {
+				use = 0.4
+			}
+			addUse(md, at, "GPU-1", 77, use)
+		}
+		j.AddMetrics(md)
+	}
+	j.AddTraces(fourGPUPrompt(1), gpuload.At(17))
+	j.Finish()
+	_, others := byGPU(t, j)
+	assert.Equal(t, "GPU-0", others["comfyui.execution"].Attributes().AsRaw()["hw.id"])
 }

@@ -868,7 +868,24 @@ nvmlReturn_t nvmlDeviceGetGraphicsRunningProcesses_v3(nvmlDevice_t d, unsigned i
 nvmlReturn_t nvmlDeviceGetGraphicsRunningProcesses_v2(nvmlDevice_t d, unsigned int *count, nvmlProcessInfo_v2_t *out) { return nvmlDeviceGetGraphicsRunningProcesses_v3(d, count, out); }
 nvmlReturn_t nvmlDeviceGetGraphicsRunningProcesses(nvmlDevice_t d, unsigned int *count, nvmlProcessInfo_v1_t *out) { DEVICE(d, nvmlDeviceGetGraphicsRunningProcesses_v3) return list_processes(c, d, 1, count, NULL, out); }
 
-/* Only processes that did something have a sample, and only new ones are told. */
+/* used is what a process used of the SMs in the last period, in percent. */
+static unsigned int used(struct process *p, int64_t period) {
+	int64_t n = load(&p->turns), end = now_ns(), from = end - period;
+	if (n == 0 || period <= 0) return (unsigned int)load(&p->sm);
+	int64_t first = n > MAX_TURNS ? n - MAX_TURNS + 1 : 0; /* the oldest may be written now */
+	double sum = 0;
+	for (int64_t i = n - 1, until = end; i >= first && until > from; i--) {
+		struct turn *t = &p->turn[i % MAX_TURNS];
+		int64_t at = i == first || load(&t->at_ns) < from ? from : load(&t->at_ns);
+		if (at < until) { sum += (double)load(&t->sm) * (double)(until - at); until = at; }
+	}
+	return (unsigned int)(sum / (double)period + 0.5);
+}
+
+/* The driver samples a process over up to a second. Only processes that did something have a
+ * sample, and only new ones are told. */
+#define PROCESS_PERIOD_NS 1000000000LL
+
 nvmlReturn_t nvmlDeviceGetProcessUtilization(nvmlDevice_t d, nvmlProcessUtilizationSample_t *out, unsigned int *count, unsigned long long last_seen) {
 	DEVICE(d, nvmlDeviceGetProcessUtilization)
 	if (mig_on(c)) return NVML_ERROR_NOT_SUPPORTED;
@@ -876,9 +893,12 @@ nvmlReturn_t nvmlDeviceGetProcessUtilization(nvmlDevice_t d, nvmlProcessUtilizat
 	unsigned int n = 0;
 	for (int i = 0; i < MAX_PROCESSES; i++) {
 		struct process *p = &c->processes[i];
-		if (!ANY_PID(p) || load(&p->sm) + load(&p->mem) + load(&p->enc) + load(&p->dec) == 0 || at <= last_seen) continue;
+		if (!ANY_PID(p) || at <= last_seen) continue;
+		int64_t since = at - last_seen < PROCESS_PERIOD_NS / 1000 ? (int64_t)(at - last_seen) * 1000 : PROCESS_PERIOD_NS;
+		unsigned int sm = used(p, since);
+		if (sm + load(&p->mem) + load(&p->enc) + load(&p->dec) == 0) continue;
 		if (out && n < *count)
-			out[n] = (nvmlProcessUtilizationSample_t){(unsigned int)load(&p->pid), at, (unsigned int)load(&p->sm), (unsigned int)load(&p->mem), (unsigned int)load(&p->enc), (unsigned int)load(&p->dec)};
+			out[n] = (nvmlProcessUtilizationSample_t){(unsigned int)load(&p->pid), at, sm, (unsigned int)load(&p->mem), (unsigned int)load(&p->enc), (unsigned int)load(&p->dec)};
 		n++;
 	}
 	if (n == 0) return NVML_ERROR_NOT_FOUND;

@@ -15,6 +15,7 @@
 #define MAX_GPM 128
 #define MAX_LINKS 18
 #define MAX_PROCESSES 32
+#define MAX_TURNS 16
 
 struct cell { int64_t value, ret; };
 struct field { int64_t value, ret, type; };
@@ -75,7 +76,12 @@ struct link { int64_t present, active, tx_kib, rx_kib, errors[5]; };
 
 /* One process on the GPU; instances are -1 without MIG, memory -1 is "not
  * available". Shares in percent; a process without any has no sample. */
-struct process { int64_t pid, graphics, memory, gpu_instance, compute_instance, sm, mem, enc, dec; };
+struct turn { int64_t at_ns, sm; };
+struct process {
+	int64_t pid, graphics, memory, gpu_instance, compute_instance, sm, mem, enc, dec;
+	int64_t turns;                 /* how often sm changed */
+	struct turn turn[MAX_TURNS];   /* the last ones, by turns modulo MAX_TURNS */
+};
 
 struct card {
 	int64_t present;             /* 0: the index is not enumerated any more */

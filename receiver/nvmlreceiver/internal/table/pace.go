@@ -29,7 +29,8 @@ type Pace struct {
 	Rest, Work time.Duration
 	// AfterWork asks once more after a piece of work ended, at the interval of Work.
 	AfterWork bool
-	// Several asks only while several servers have work on the GPU.
+	// Several asks only while several servers have work on the GPU, or one that has other GPUs
+	// open as well; and once more after that, for what they did last.
 	Several bool
 }
 
@@ -66,9 +67,9 @@ func (r *Row) DueAfter(work *Work, last time.Time) time.Duration {
 	}
 	interval := p.Rest
 	switch {
-	case p.Several && work.Open < 2:
+	case p.Several && work.Open < 2 && !work.Spread && !(work.LastEnded.After(last) && work.LastEnded.Sub(last) < 2*p.Work):
 		return never
-	case work.Working, p.AfterWork && work.LastEnded.After(last):
+	case p.Several, work.Working, p.AfterWork && work.LastEnded.After(last):
 		interval = p.Work
 	}
 	if interval > 0 {
