@@ -204,7 +204,7 @@ func addUse(md pmetric.Metrics, at float64, gpu string, pid int64, use float64) 
 func TestAGPUThatAnotherProcessUsedIsNotBilled(t *testing.T) {
 	for _, c := range []struct {
 		name               string
-		own, other         float64 // of the second GPU
+		use, other         float64 // of the second GPU
 		until              float64 // there are samples
 		used               int
 		correlation, cause any
@@ -227,7 +227,7 @@ func TestAGPUThatAnotherProcessUsedIsNotBilled(t *testing.T) {
 						during = 1
 					}
 					addUse(md, at, "GPU-0", 77, 0.9*during)
-					addUse(md, at, "GPU-1", 77, c.own*during)
+					addUse(md, at, "GPU-1", 77, c.use*during)
 					addUse(md, at, "GPU-1", 88, c.other*during)
 				}
 				j.AddMetrics(md)
