@@ -71,7 +71,7 @@ type Timing struct {
 	Deadline time.Duration
 	// Idle is for how long no GPU must have had a process before they may sleep, and Suspend how
 	// long they may need to. Defaults 1 min, 30 s.
-	Idle, Suspend time.Duration
+	Idle, Suspend, Retry time.Duration
 	// PCIDevices is where the kernel lists them. Default: [PCIDevices].
 	PCIDevices string
 	// KernelLog is the second source of XIDs. Default: [KernelLog].
@@ -89,6 +89,7 @@ func (t Timing) orDefaults() Timing {
 	t.Close = cmp.Or(t.Close, time.Second)
 	t.Idle = cmp.Or(t.Idle, time.Minute)
 	t.Suspend = cmp.Or(t.Suspend, suspendTime)
+	t.Retry = cmp.Or(t.Retry, retryTime)
 	t.PCIDevices = cmp.Or(t.PCIDevices, PCIDevices)
 	t.KernelLog = cmp.Or(t.KernelLog, KernelLog)
 	if t.Now == nil {

@@ -6,6 +6,7 @@ package nvml
 
 import (
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,10 +26,10 @@ const PCIDevices = "/sys/bus/pci/devices"
 type sleepiness struct {
 	// used is when a GPU last had a process.
 	used time.Time
-	// closed is when the session was closed, and suspended whether a GPU has been suspended
-	// since.
-	closed    time.Time
-	suspended bool
+	// closed is when the session was closed, and awake the fewest GPUs that have been awake
+	// since: some never are suspended, such as one with a display.
+	closed time.Time
+	awake  int
 	// awakeUntil is when the session may be closed again, after no GPU was suspended.
 	awakeUntil time.Time
 }
@@ -36,7 +37,9 @@ type sleepiness struct {
 const (
 	// suspendTime is how long a GPU may need to be suspended once nobody uses it.
 	suspendTime = 30 * time.Second
-	// retryTime is how long the session stays open after no GPU was suspended.
+	// retryTime is how long the session stays open after no GPU was suspended, and how long it
+	// stays closed where some were and some are not: who is awake all the time may have got
+	// work.
 	retryTime = 10 * time.Minute
 )
 
@@ -54,25 +57,34 @@ func (s *Session) sleeps() bool {
 	now := s.timing.Now()
 	switch s.Snapshot().State {
 	case Asleep:
-		devices, suspended := suspendedGPUs(s.timing.PCIDevices)
-		s.sleep.suspended = s.sleep.suspended || suspended > 0
-		switch {
-		case suspended == devices && devices > 0:
-			return true
-		case !s.sleep.suspended && now.Sub(s.sleep.closed) < s.timing.Suspend:
-			return true // they are about to
-		case !s.sleep.suspended:
-			s.sleep.awakeUntil = now.Add(retryTime)
-			s.log.Info("GPUs were not suspended while idle; NVML reopened. Enable the driver's runtime D3 power management, or set sleep: keep")
-		}
-		s.sleep.used = now
-		return false
+		return s.staysAsleep(now)
 	case Ready:
 		return s.fallAsleep(now)
 	}
 	if devices, suspended := suspendedGPUs(s.timing.PCIDevices); devices > 0 && suspended == devices {
 		s.setAsleep(now) // at the start: opening NVML would wake them
-		s.sleep.suspended = true
+		s.sleep.awake = 0
+		return true
+	}
+	s.sleep.used = now
+	return false
+}
+
+// staysAsleep reports whether the session stays closed.
+func (s *Session) staysAsleep(now time.Time) bool {
+	devices, suspended := suspendedGPUs(s.timing.PCIDevices)
+	awake, fewest, closed := devices-suspended, s.sleep.awake, now.Sub(s.sleep.closed)
+	s.sleep.awake = min(awake, fewest)
+	switch {
+	case awake > fewest: // one woke
+	case awake == 0 && devices > 0:
+		return true
+	case closed < s.timing.Suspend: // they are about to
+		return true
+	case suspended == 0:
+		s.sleep.awakeUntil = now.Add(s.timing.Retry)
+		s.log.Info("GPUs were not suspended while idle; NVML reopened. Enable the driver's runtime D3 power management, or set sleep: keep")
+	case closed < s.timing.Retry:
 		return true
 	}
 	s.sleep.used = now
@@ -105,7 +117,7 @@ func (s *Session) fallAsleep(now time.Time) bool {
 
 // setAsleep forgets the GPUs: they are found again when they are awake.
 func (s *Session) setAsleep(now time.Time) {
-	s.sleep.closed, s.sleep.suspended = now, false
+	s.sleep.closed, s.sleep.awake = now, math.MaxInt
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.snapshot.State, s.snapshot.Err, s.snapshot.GPUs = Asleep, nil, nil

@@ -25,13 +25,18 @@ func newKernel(t *testing.T) kernel {
 	t.Helper()
 	k := kernel{t.TempDir()}
 	for name, class := range map[string]string{"0000:01:00.0": "0x030200", "0000:01:00.1": "0x040300"} { // the GPU and its sound
-		device := filepath.Join(k.folder, name)
-		require.NoError(t, os.MkdirAll(filepath.Join(device, "power"), 0o750))
-		require.NoError(t, os.WriteFile(filepath.Join(device, "vendor"), []byte("0x10de\n"), 0o600))
-		require.NoError(t, os.WriteFile(filepath.Join(device, "class"), []byte(class+"\n"), 0o600))
-		require.NoError(t, os.WriteFile(filepath.Join(device, "power", "runtime_status"), []byte("active\n"), 0o600))
+		k.add(t, name, class)
 	}
 	return k
+}
+
+func (k kernel) add(t *testing.T, name, class string) {
+	t.Helper()
+	device := filepath.Join(k.folder, name)
+	require.NoError(t, os.MkdirAll(filepath.Join(device, "power"), 0o750))
+	require.NoError(t, os.WriteFile(filepath.Join(device, "vendor"), []byte("0x10de\n"), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(device, "class"), []byte(class+"\n"), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(device, "power", "runtime_status"), []byte("active\n"), 0o600))
 }
 
 func (k kernel) set(t *testing.T, status string) {
@@ -42,7 +47,7 @@ func (k kernel) set(t *testing.T, status string) {
 // sleepy makes a session that closes NVML soon, if its users allow it.
 func sleepy(t *testing.T, k kernel, suspend time.Duration, votes ...bool) *Session {
 	t.Helper()
-	sessions := NewSessions(Timing{Rescan: 10 * time.Millisecond, Idle: 100 * time.Millisecond, Suspend: suspend, PCIDevices: k.folder})
+	sessions := NewSessions(Timing{Rescan: 10 * time.Millisecond, Idle: 100 * time.Millisecond, Suspend: suspend, Retry: time.Second, PCIDevices: k.folder})
 	for _, allowed := range votes {
 		sessions.AllowSleep(allowed)
 	}
@@ -110,4 +115,34 @@ func TestNVMLIsOpenedAgainWhereNoGPUIsSuspended(t *testing.T) {
 	begin := time.Now()
 	require.Eventually(t, func() bool { return time.Since(begin) > 300*time.Millisecond }, 5*time.Second, time.Millisecond)
 	assert.Equal(t, before+2, machine.Inits(), "and not closed again soon")
+}
+
+// One GPU is suspended and one, with a display, never is.
+func TestAGPUThatIsNeverSuspendedDoesNotWakeTheOthers(t *testing.T) {
+	machine, gpus := library.Machine(t, "rtx-4080-super", "rtx-4080-super")
+	for _, g := range gpus {
+		g.SetProcesses()
+	}
+	k := newKernel(t)
+	k.add(t, "0000:02:00.0", "0x030000")
+	before := machine.Inits()
+	s := sleepy(t, k, 200*time.Millisecond, true)
+	asleep := func() bool { return s.Snapshot().State == Asleep }
+	require.Eventually(t, asleep, 5*time.Second, time.Millisecond)
+	k.set(t, "suspended")
+	closed := time.Now()
+	require.Eventually(t, func() bool { return time.Since(closed) > 500*time.Millisecond }, 5*time.Second, time.Millisecond)
+	assert.True(t, asleep(), "the other one stays as it was")
+	assert.Equal(t, before+1, machine.Inits())
+
+	require.Eventually(t, func() bool { return machine.Inits() == before+2 }, 5*time.Second, time.Millisecond, "it may have got work since")
+	assert.Greater(t, time.Since(closed), 500*time.Millisecond)
+	k.set(t, "active")
+	require.Eventually(t, asleep, 5*time.Second, time.Millisecond)
+	k.set(t, "suspended")
+	closed = time.Now()
+	require.Eventually(t, func() bool { return time.Since(closed) > 100*time.Millisecond }, 5*time.Second, time.Millisecond)
+	require.True(t, asleep())
+	k.set(t, "active")
+	require.Eventually(t, func() bool { return machine.Inits() == before+3 }, 500*time.Millisecond, time.Millisecond, "it woke")
 }
