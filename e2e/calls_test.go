@@ -7,7 +7,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -43,59 +42,6 @@ func busyMachine(t *testing.T, list time.Duration) *machine {
 	m := newMachine(t, fakenvml.Current, slices.Repeat([]string{"h100"}, 8)...)
 	m.state.Lock(list)
 	return m
-}
-
-// counted is what was counted over a time.
-type counted struct {
-	d       time.Duration
-	calls   map[string]float64 // by function, per GPU and second
-	highest float64            // the sum of the GPU with most
-	held    float64            // share of the time for which the lock was held
-	spun    float64            // share of the time for which the library used a CPU instead of a driver
-	cpu     float64            // of the collector, in cores
-}
-
-// count counts for a time.
-func (m *machine) count(t *testing.T, c *collector, d time.Duration) (n counted) {
-	t.Helper()
-	before := make([]map[string]int64, len(m.gpus))
-	for i, g := range m.gpus {
-		before[i] = g.AllCalls()
-	}
-	held, spun := m.state.LockHeld()
-	cpu, begin := cpuTime(t, c.PID()), time.Now()
-	require.Eventually(t, func() bool { return time.Since(begin) >= d }, d+patience, 10*time.Millisecond)
-	seconds := time.Since(begin).Seconds()
-	n = counted{d: d, calls: map[string]float64{}}
-	for i, g := range m.gpus {
-		sum := 0.0
-		for name, calls := range g.AllCalls() {
-			perSecond := float64(calls-before[i][name]) / seconds
-			n.calls[name] += perSecond / float64(len(m.gpus))
-			sum += perSecond
-		}
-		n.highest = max(n.highest, sum)
-	}
-	heldNow, spunNow := m.state.LockHeld()
-	n.held, n.spun = (heldNow-held).Seconds()/seconds, (spunNow-spun).Seconds()/seconds
-	n.cpu = (cpuTime(t, c.PID()) - cpu).Seconds() / seconds
-	return n
-}
-
-// sum is the mean of the GPUs' calls per second.
-func (n *counted) sum() (sum float64) {
-	for _, v := range n.calls {
-		sum += v
-	}
-	return sum
-}
-
-func (n *counted) print(name string) {
-	for _, function := range slices.Sorted(maps.Keys(n.calls)) {
-		if v := n.calls[function]; v > 0 {
-			figure.Print("calls."+name+"."+function, v, "calls/s")
-		}
-	}
 }
 
 // reports counts what the collector said of GPUs that do not respond.
@@ -154,6 +100,7 @@ func TestCallsOfTheNodeConfigurationsKeepTheirBudget(t *testing.T) {
 			between(t, 8, 10.5, n.calls["nvmlDeviceGetMemoryInfo_v2"], "the sampler, and the scrape")
 			assert.LessOrEqual(t, n.calls["nvmlDeviceGetSamples"], 1.4)
 			assert.LessOrEqual(t, n.calls["nvmlDeviceGetFieldValues"], 1.0, "only in the scrape")
+			n.checkSum(t, config, 15, whole)
 			if !whole {
 				return
 			}
@@ -161,29 +108,31 @@ func TestCallsOfTheNodeConfigurationsKeepTheirBudget(t *testing.T) {
 			figure.AtMost("calls."+config+".sum", n.sum(), "calls/s", 15)
 			figure.AtMost("calls."+config+".lock_held", 100*n.held, "%", 1)
 			figure.AtMost("calls."+config+".unresponsive_reports", float64(unresponsive), "reports", 0)
-			assert.LessOrEqual(t, n.sum(), 15.0)
+			assert.LessOrEqual(t, n.held, 0.01, "of the time the lock is held")
 			if without != nil {
 				// Without what the test library used to mimic a driver that works.
 				figure.Print("calls.default.driver_time", 100*n.spun, "%")
 				figure.Print("calls.default.cpu", 100*(n.cpu-n.spun), "%")
 				figure.Print("calls.default.cpu_without_sampler", 100*(off.cpu-off.spun), "%")
-				figure.AtMost("calls.default.sampler_cpu", 100*(n.cpu-n.spun-off.cpu+off.spun), "%", 0.5)
+				sampler := 100 * (n.cpu - n.spun - off.cpu + off.spun)
+				figure.AtMost("calls.default.sampler_cpu", sampler, "%", 0.5)
+				assert.LessOrEqual(t, sampler, 0.5, "CPU of the sampler in percent")
 			}
 		})
 	}
 }
 
-// comfyUIMachine is a machine of eight GPUs, each with a ComfyUI, and a collector with
+// comfyUIMachine is a machine of eight GPUs, each with a ComfyUI and the first with another, and a collector with
 // comfyui.yaml and a comfyui receiver in front of each.
 type comfyUIMachine struct {
-	*photoService
-	collector *collector
-	stop      func() // ends the users
+	*photoService // with one more ComfyUI, on the first GPU, at the end
+	collector     *collector
+	stop          func() // ends the users
 }
 
 func newComfyUIMachine(t *testing.T, list time.Duration) *comfyUIMachine {
 	t.Helper()
-	m := &comfyUIMachine{photoService: newPhotoService(t, busyMachine(t, list), 0, 1, 2, 3, 4, 5, 6, 7), stop: func() {}}
+	m := &comfyUIMachine{photoService: newPhotoService(t, busyMachine(t, list), 0, 1, 2, 3, 4, 5, 6, 7, 0), stop: func() {}}
 	store, traces := victoriaMetrics(t), startJaeger(t)
 	environment := append(slices.Clone(m.environment), "OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(),
 		"OTELCOL_GPU_TRACES_ENDPOINT="+traces.otlp, "OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+store.URL+"/api/v1/write")
@@ -196,12 +145,13 @@ func newComfyUIMachine(t *testing.T, list time.Duration) *comfyUIMachine {
 	return m
 }
 
-// work has users order photos at every ComfyUI, one after the other, until it is stopped.
-func (m *comfyUIMachine) work(t *testing.T) {
+// work has users order photos at some of the ComfyUIs, one after the other, until it is
+// stopped.
+func (m *comfyUIMachine) work(t *testing.T, at []*comfyUI) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var users sync.WaitGroup
-	for i, c := range m.comfyui {
+	for i, c := range at {
 		users.Go(func() {
 			u := simulation.NewUsers("http://" + c.proxy)
 			for n := 0; ctx.Err() == nil; n++ {
@@ -209,7 +159,8 @@ func (m *comfyUIMachine) work(t *testing.T) {
 			}
 		})
 	}
-	m.stop = sync.OnceFunc(func() { cancel(); users.Wait() })
+	before := m.stop
+	m.stop = sync.OnceFunc(func() { cancel(); users.Wait(); before() })
 	t.Cleanup(m.stop)
 	begin := time.Now()
 	require.Eventually(t, func() bool { return time.Since(begin) >= 2*time.Second }, patience, 10*time.Millisecond)
@@ -223,7 +174,8 @@ func TestCallsOfTheComfyUIConfigurationKeepTheirBudget(t *testing.T) {
 	between(t, 8, 11, rest.calls["nvmlDeviceGetMemoryInfo_v2"], "the sampler's and the fast receiver's are the same")
 	assert.LessOrEqual(t, rest.calls["nvmlDeviceGetSamples"], 1.9)
 
-	m.work(t)
+	each := len(m.gpus) // ComfyUIs with a GPU of their own
+	m.work(t, m.comfyui[:each])
 	working := m.count(t, m.collector, d)
 	runs := []callsRun{{"comfyui_at_rest", &rest, 21, 0}, {"comfyui_working", &working, 40, 0}}
 	if whole {
@@ -231,19 +183,32 @@ func TestCallsOfTheComfyUIConfigurationKeepTheirBudget(t *testing.T) {
 		short := m.count(t, m.collector, d)
 		runs = append(runs, callsRun{"comfyui_working_short_lists", &short, 40, 0})
 	}
+	assert.Zero(t, working.calls["nvmlDeviceGetProcessUtilization"], "one of ours on each GPU")
+	m.work(t, m.comfyui[each:])
+	shared := m.count(t, m.collector, d)
 	m.stop()
+	for i, calls := range shared.of {
+		if use := calls["nvmlDeviceGetProcessUtilization"]; i == 0 {
+			between(t, 0.5, 1.3, use, "two of ours on the first GPU")
+		} else {
+			assert.LessOrEqual(t, use, 0.2, "one of ours on GPU %d, and a scrape", i)
+		}
+	}
+	runs = append(runs, callsRun{"comfyui_working_and_one_gpu_shared", &shared, 40, 0})
 	unresponsive, _ := reports(t, m.collector)
 	assert.Zero(t, unresponsive)
 	between(t, 14, 21, working.calls["nvmlDeviceGetFieldValues"], "while prompts are open")
 	between(t, 8, 11.5, working.calls["nvmlDeviceGetMemoryInfo_v2"], "while prompts are open")
 	assert.LessOrEqual(t, working.calls["nvmlDeviceGetComputeRunningProcesses_v3"], 0.55)
 	assert.Zero(t, rest.calls["nvmlDeviceGetTotalEnergyConsumption"]+working.calls["nvmlDeviceGetTotalEnergyConsumption"])
+	for _, run := range runs {
+		run.n.checkSum(t, run.name, run.sum, whole)
+		if whole {
+			run.print(t)
+		}
+	}
 	if !whole {
 		return
-	}
-	for _, run := range runs {
-		run.print()
-		assert.LessOrEqual(t, run.n.sum(), run.sum, run.name)
 	}
 	figure.AtMost("calls.comfyui.unresponsive_reports", float64(unresponsive), "reports", 0)
 }
@@ -258,12 +223,14 @@ type callsRun struct {
 
 // print prints the figures. Of the CPU, driver_time is what the test library used to mimic a
 // driver that works: the product's own is the rest.
-func (r *callsRun) print() {
+func (r *callsRun) print(t *testing.T) {
+	t.Helper()
 	const ofAll, ofOne = 4, 0.5
 	r.n.print(r.name)
 	figure.AtMost("calls."+r.name+".sum", r.n.sum(), "calls/s", r.sum)
 	figure.AtMost("calls."+r.name+".lock_held", 100*r.n.held, "%", ofAll)
 	figure.AtMost("calls."+r.name+".lock_held_per_gpu", 100*r.n.held/8, "%", ofOne)
+	assert.LessOrEqual(t, 100*r.n.held/8, ofOne, "%s: percent of the time the lock is held, for each GPU", r.name)
 	figure.Print("calls."+r.name+".driver_time", 100*r.n.spun, "%")
 	cpu := 100 * (r.n.cpu - r.n.spun)
 	if r.cpu == 0 {
@@ -271,6 +238,7 @@ func (r *callsRun) print() {
 		return
 	}
 	figure.AtMost("calls."+r.name+".cpu", cpu, "%", r.cpu)
+	assert.LessOrEqual(t, cpu, r.cpu, "%s: CPU in percent", r.name)
 }
 
 // endlessWork is a collector with comfyui.yaml as it is, with one ComfyUI on another host, so
@@ -299,8 +267,9 @@ func TestTheComfyUIConfigurationUsesLittleCPUWhileAllGPUsWork(t *testing.T) {
 	between(t, 14, 21, n.calls["nvmlDeviceGetFieldValues"], "every GPU")
 	unresponsive, _ := reports(t, c)
 	assert.Zero(t, unresponsive)
+	n.checkSum(t, "all GPUs", 40, whole)
 	if whole {
-		(&callsRun{"comfyui_all_gpus", &n, 40, 3}).print()
+		(&callsRun{"comfyui_all_gpus", &n, 40, 3}).print(t)
 	}
 }
 
@@ -314,10 +283,11 @@ func newEndlessComfyUI(t *testing.T) string {
 		ip, ok := a.(*net.IPNet)
 		return ok && ip.IP.To4() != nil && !ip.IP.IsLoopback()
 	})
-	if at < 0 {
-		t.Skip("SKIPPED, NOT TESTED: THIS MACHINE HAS NO ADDRESS BUT LOOPBACK")
+	host := "0.0.0.0" // where the machine has no other: connections to it come to this machine
+	if at >= 0 {
+		host = addresses[at].(*net.IPNet).IP.String()
 	}
-	listener, err := net.Listen("tcp", net.JoinHostPort(addresses[at].(*net.IPNet).IP.String(), "0")) //nolint:noctx // a test
+	listener, err := net.Listen("tcp", net.JoinHostPort(host, "0")) //nolint:noctx // a test
 	require.NoError(t, err)
 	running := `[0, "prompt-1", {"1": {"class_type": "KSampler", "inputs": {}}}, {"client_id": "a"}, []]`
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -342,7 +312,7 @@ func newEndlessComfyUI(t *testing.T) string {
 func TestAHostileDriverCausesNoFalseReport(t *testing.T) {
 	d, whole := callsFor()
 	m := newComfyUIMachine(t, longList)
-	m.work(t)
+	m.work(t, m.comfyui[:len(m.gpus)])
 	m.state.Stall(1000, 500*time.Millisecond)
 	n := m.count(t, m.collector, d)
 	m.state.Stall(0, 0)
@@ -361,51 +331,23 @@ func TestACallThatHangsIsReportedOnceAndCostsTheOthersNothing(t *testing.T) {
 	d, whole := callsFor()
 	m := busyMachine(t, longList)
 	c := endlessWork(t, m)
-	const victim = 3
-	midTick := func() {
-		require.Eventually(t, func() bool {
-			part := time.Now().UnixMilli() % 50
-			return part >= 15 && part <= 25
-		}, patience, time.Millisecond)
-	}
-	readings := func() (all []int64) {
-		for _, g := range m.gpus {
-			all = append(all, g.Calls("nvmlDeviceGetFieldValues"))
-		}
-		return all
-	}
-	midTick()
-	before, begin := readings(), time.Now()
-	m.gpus[victim].SetDelayOnce("nvmlDeviceGetFieldValues", 1500*time.Millisecond)
-	reported := time.Duration(0)
-	require.Eventually(t, func() bool {
-		unresponsive, _ := reports(t, c)
-		reported = time.Since(begin)
-		return unresponsive > 0
-	}, patience, time.Millisecond)
-	require.Eventually(t, func() bool { _, back := reports(t, c); return back > 0 }, patience, time.Millisecond)
-	midTick()
-	after, ticks := readings(), int64(time.Since(begin).Seconds()/0.05+0.5)
-	missed := int64(0)
-	for i := range m.gpus {
-		if i != victim {
-			missed = max(missed, ticks-(after[i]-before[i]))
+	var h hungCall
+	// A busy test machine is late now and then, without a call that hangs: one of three that
+	// costs the others nothing shows that it does not.
+	for victim := 1; victim <= 3; victim++ {
+		h = m.hang(t, c, victim, d)
+		assert.Less(t, h.reported, 2*time.Second)
+		assert.LessOrEqual(t, h.missed, int64(3))
+		if h.missed <= 0 {
+			break
 		}
 	}
-	const record = "is unresponsive: nvmlDeviceGetFieldValues"
-	// The connector holds a record of a GPU until the GPU's samples cover it.
-	require.Eventually(t, func() bool { return logLines(t, c.Process, record) > 0 }, patience, 10*time.Millisecond)
-	m.count(t, c, d) // nothing more is reported
-	unresponsive, back := reports(t, c)
-	records := logLines(t, c.Process, record)
-	assert.Equal(t, []int{1, 1, 1}, []int{unresponsive, back, records}, "one report, one recovery, one record")
-	assert.Less(t, reported, 2*time.Second)
-	assert.LessOrEqual(t, missed, int64(3), "a busy test machine is late now and then; the figure's goal is 0")
+	assert.LessOrEqual(t, h.missed, int64(0), "readings of the other GPUs")
 	if whole {
-		figure.AtMost("calls.hostile.hang.reported_after", reported.Seconds(), "s", 2)
-		figure.AtMost("calls.hostile.hang.reports", float64(unresponsive), "reports", 1)
-		figure.AtMost("calls.hostile.hang.recoveries", float64(back), "recoveries", 1)
-		figure.AtMost("calls.hostile.hang.readings_missed_on_others", float64(max(missed, 0)), "readings", 0)
+		figure.AtMost("calls.hostile.hang.reported_after", h.reported.Seconds(), "s", 2)
+		figure.AtMost("calls.hostile.hang.reports", float64(h.reports), "reports", 1)
+		figure.AtMost("calls.hostile.hang.recoveries", float64(h.recoveries), "recoveries", 1)
+		figure.AtMost("calls.hostile.hang.readings_missed_on_others", float64(max(h.missed, 0)), "readings", 0)
 	}
 }
 

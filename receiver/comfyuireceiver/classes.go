@@ -34,9 +34,9 @@ func (c *apiClasses) IsAPINode(class string) bool {
 	return c.known[class]
 }
 
-// seen records the classes of a prompt that was accepted. Classes beyond the limit count as
-// nodes that run on the server.
-func (c *apiClasses) seen(p *prompt.Prompt) {
+// seen records the classes of a prompt that was accepted, and reports whether the server is to
+// be asked about some. Classes beyond the limit count as nodes that run on the server.
+func (c *apiClasses) seen(p *prompt.Prompt) (isNew bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for i := range p.Submission.Nodes {
@@ -46,7 +46,9 @@ func (c *apiClasses) seen(p *prompt.Prompt) {
 		}
 		c.known[class] = false
 		c.unknown = append(c.unknown, class)
+		isNew = true
 	}
+	return isNew
 }
 
 // next returns a class that the server has not been asked about.
@@ -76,6 +78,12 @@ func (c *apiClasses) askAgain(class string) {
 
 // learnClasses asks the server about the classes of nodes that are new.
 func (f *follower) learnClasses(ctx context.Context) {
+	learned := false
+	defer func() {
+		if learned {
+			f.tracker.ClassesLearned()
+		}
+	}()
 	for ctx.Err() == nil {
 		class, ok := f.classes.next()
 		if !ok {
@@ -87,5 +95,6 @@ func (f *follower) learnClasses(ctx context.Context) {
 			return
 		}
 		f.classes.learned(class, isAPI)
+		learned = learned || isAPI
 	}
 }

@@ -94,6 +94,7 @@ type historyServer struct {
 	history map[string]string // by id: what ended it
 	fixed   map[string]json.RawMessage
 	order   []string
+	reads   int // of the whole history
 }
 
 // fix finishes a prompt with an entry that stays as it is.
@@ -134,6 +135,7 @@ func newHistoryServer(t *testing.T) *historyServer {
 		case r.URL.Path == "/history":
 			var limit int
 			_, _ = fmt.Sscan(r.URL.Query().Get("max_items"), &limit)
+			s.reads++
 			all := map[string]any{}
 			for _, id := range s.order[max(0, len(s.order)-limit):] {
 				all[id] = s.entry(id, s.history[id])
@@ -318,7 +320,8 @@ func TestPollingExportsMorePromptsThanAreFollowedAtATime(t *testing.T) {
 	sink := new(consumertest.TracesSink)
 	r.traces = sink
 	require.NoError(t, r.Start(context.Background(), componenttest.NewNopHost()))
-	require.Eventually(t, func() bool { p := r.following.polling.Load(); return p != nil }, 10*time.Second, time.Millisecond)
+	// What is in the history when it is read first is from before the first run.
+	require.Eventually(t, func() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.reads > 0 }, 10*time.Second, time.Millisecond)
 	s.run("a", "b") // use up the limit
 	require.Eventually(t, func() bool { return r.following.tracker.OpenCount() == 2 }, 10*time.Second, time.Millisecond)
 	for i := range 5 {

@@ -104,7 +104,9 @@ func (s *submission) readAnswer(response *http.Response) error {
 		s.hub.Refused(s.prompt.Submission.ClientID)
 	case a.PromptID != "":
 		s.PromptAccepted(s.prompt)
-		s.classes.seen(s.prompt)
+		if s.classes.seen(s.prompt) {
+			s.QueueChanged() // they are asked for after the comparison
+		}
 		s.store.changed(s.prompt, s.prompt.SaveAnswered(s.now(), response.StatusCode, a))
 	}
 	s.tracker.Answer(s.prompt, s.now(), response.StatusCode, a)

@@ -2,6 +2,8 @@
 
 package prompt
 
+import "time"
+
 // unlock releases the lock after a change of a prompt, and reports what has changed.
 func (t *Tracker) unlock(p *Prompt) {
 	starts := p.known && !p.announced && !p.Started.IsZero() && p.Outcome == ""
@@ -26,6 +28,39 @@ func (t *Tracker) unlock(p *Prompt) {
 	if ends {
 		t.ended(p)
 	}
+}
+
+// ClassesLearned reports the open prompts that run elsewhere, or no longer, by what the
+// observer now knows of the classes of nodes: they did so since their last node began.
+func (t *Tracker) ClassesLearned() {
+	type move struct {
+		x         Execution
+		elsewhere bool
+	}
+	var all []move
+	t.mu.Lock()
+	for _, p := range t.open {
+		p.remote = nil
+		if !p.announced || p.Outcome != "" || !p.move(t.observer) {
+			continue
+		}
+		x := Execution{ID: p.ID, Context: p.Context.WithSpanID(p.SpanID(ExecutionSpan, 0)), Start: p.lastBegin()}
+		all = append(all, move{x, p.elsewhere})
+	}
+	t.mu.Unlock()
+	for _, m := range all {
+		t.observer.ExecutionMoved(m.x, m.elsewhere)
+	}
+}
+
+// lastBegin is when the last of the nodes that run began.
+func (p *Prompt) lastBegin() (at time.Time) {
+	for i := len(p.Nodes) - 1; i >= max(len(p.Nodes)-maxRunning, 0); i-- {
+		if n := p.Nodes[i]; n.End.IsZero() && n.Start.After(at) {
+			at = n.Start
+		}
+	}
+	return at
 }
 
 func (t *Tracker) ended(p *Prompt) {

@@ -23,6 +23,7 @@ type observer struct {
 	started    []Execution
 	moved      []move
 	unfollowed int
+	unknown    bool // what the classes of nodes are
 }
 
 func (o *observer) PromptEnded(p *Prompt) {
@@ -31,7 +32,7 @@ func (o *observer) PromptEnded(p *Prompt) {
 	}
 }
 func (o *observer) ExecutionStarted(x Execution)    { o.started = append(o.started, x) }
-func (o *observer) RunsElsewhere(class string) bool { return class == "SomeAPINode" }
+func (o *observer) RunsElsewhere(class string) bool { return class == "SomeAPINode" && !o.unknown }
 
 // move is that a prompt runs elsewhere, or is back.
 type move struct {
@@ -245,6 +246,33 @@ func TestAPromptThatRunsElsewhereIsReportedAndItsReturnToo(t *testing.T) {
 			assert.Equal(t, []string{"x 2 true", "x 5 false", "x 6 true"}, got)
 		})
 	}
+}
+
+// The server is asked about a class when a prompt with it was accepted: the node may run before
+// the answer is known.
+func TestAPromptRunsElsewhereSinceItsNodeBeganWhoseClassIsLearnedLater(t *testing.T) {
+	o := &observer{unknown: true}
+	tr := newTracker(10, o)
+	at := func(s int64) time.Time { return time.Unix(1_700_000_000+s, 0) }
+	for _, id := range []string{"x", "y"} {
+		p := tr.Submit(at(0), Request{Submission: protocol.Submission{ClientID: "c", Nodes: []protocol.Node{{ID: "1", Class: "SomeAPINode"}, {ID: "2", Class: "KSampler"}}}, Path: "/prompt"})
+		tr.Answer(p, at(0), 200, protocol.Answer{PromptID: id})
+	}
+	tr.Message(at(1), &protocol.Message{Kind: protocol.ExecutionStart, PromptID: "x"})
+	tr.Message(at(2), &protocol.Message{Kind: protocol.Executing, PromptID: "x", Node: "1"})
+	tr.Message(at(4), &protocol.Message{Kind: protocol.Progress, PromptID: "x", Node: "1"})
+	tr.ClassesLearned()
+	assert.Empty(t, o.moved)
+	o.unknown = false
+	tr.ClassesLearned()
+	tr.ClassesLearned()
+	require.Len(t, o.moved, 1, "once, and not the one that waits")
+	assert.Equal(t, "x", o.moved[0].id)
+	assert.Equal(t, at(2).Unix(), o.moved[0].at.Unix())
+	assert.True(t, o.moved[0].elsewhere)
+	tr.Message(at(6), &protocol.Message{Kind: protocol.Executing, PromptID: "x", Node: "2"})
+	require.Len(t, o.moved, 2)
+	assert.False(t, o.moved[1].elsewhere)
 }
 
 func submit(t *Tracker, now time.Time, id string) *Prompt {
