@@ -162,7 +162,7 @@ func TestPromptsOnSeveralGPUsAreBilledForThoseThatTheyUsed(t *testing.T) {
 			assert.Empty(t, children)
 		} else {
 			assert.Nil(t, s.tag("hw.id"), "%v", s.Tags)
-			assert.Len(t, children, used)
+			assert.Len(t, children, used, "%v", s.Tags)
 			sum := 0.0
 			for k := range used {
 				id := m.gpus[k].UUID()

@@ -127,15 +127,16 @@ func (t *Timeline) Restart() (dropped int) {
 
 // Window copies what the figures of an interval are made from: of each stream the points
 // within, one before and one after; of the processes' memory only that of those that are
-// asked for; of energy, power and the processes' use also what lies within Margin. What is
+// asked for; of energy, power, utilisation and the processes' use also what lies within Margin. What is
 // known of when energy was used up to the interval's end does not change after that.
 func (t *Timeline) Window(w Interval, pids map[int64]bool) *Timeline {
 	t.counter.freeze(w.To + 3*t.counter.Period().Nanoseconds())
 	t.power.freeze(w.To + 3*t.power.Period().Nanoseconds())
 	c := *t
-	for _, s := range []*Stream{&c.Pace, &c.Memory, &c.MemoryMax, &c.Utilization, &c.Temperature} {
+	for _, s := range []*Stream{&c.Pace, &c.Memory, &c.MemoryMax, &c.Temperature} {
 		*s = s.around(w)
 	}
+	c.Utilization = c.Utilization.around(Interval{w.From, w.To + Margin}) // a point is of the time before it
 	wide := Interval{w.From - Margin, w.To + Margin}
 	for _, s := range []*Stream{&c.Energy, &c.PowerInstant, &c.PowerAverage} {
 		*s = s.around(wide)

@@ -39,6 +39,8 @@ type part struct {
 	spans   []spanInterval
 	// foreign is set when the piece is added: the host is not the one of the samples.
 	foreign bool
+	// listed is true if it is one of several GPUs that may have been used.
+	listed bool
 }
 
 const (
@@ -149,7 +151,9 @@ func (x *partIndex) ofAll(a pcommon.Map, host string) (all []*part) {
 	}
 	for _, id := range ids.Slice().All() {
 		if len(all) < maxRolledGPUs && id.Str() != "" {
-			all = append(all, x.of(id.Str(), host))
+			p := x.of(id.Str(), host)
+			p.listed = true
+			all = append(all, p)
 		}
 	}
 	return all

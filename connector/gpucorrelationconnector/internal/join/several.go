@@ -25,9 +25,12 @@ const maxUtilizationAge = int64(time.Second) / 6
 // used reports whether a process used the GPU in some windows: a process that has the GPU
 // open need not, since ComfyUI opens all that it can see. It did where the driver says so, and
 // where the GPU was active, unless the driver says that others were and this process was not.
-// sure is false where it says that others were and not all of this one: its samples come once a
-// second, and a short window may hold none.
+// sure is false where that is not known: the driver's samples come once a second, so that a short
+// window may hold none of the process, and the last ones of a GPU that is lost are not read.
 func (v *view) used(pid int64, windows []gputimeline.Interval) (used, sure bool) {
+	if v.Ended != 0 && v.newest < windows[0].From {
+		return false, true
+	}
 	own, foreign, length := processUsed{}, false, int64(0)
 	for _, w := range windows {
 		length += w.Length()
@@ -56,12 +59,17 @@ func (v *view) used(pid int64, windows []gputimeline.Interval) (used, sure bool)
 			return true, !foreign
 		}
 	}
+	newest, ok := v.Utilization.Newest()
+	if !ok || windows[len(windows)-1].To-newest > length*2/10 {
+		return true, false
+	}
 	return false, true
 }
 
 // active reports whether any process used the GPU in a window, by its utilisation.
 func (v *view) active(w gputimeline.Interval) bool {
-	busy, ok := v.Utilization.Max(gputimeline.Interval{From: w.From + maxUtilizationAge, To: w.To + maxUtilizationAge})
+	from := w.From + min(maxUtilizationAge, w.Length())
+	busy, ok := v.Utilization.Max(gputimeline.Interval{From: from, To: w.To + maxUtilizationAge})
 	return ok && busy > 0
 }
 

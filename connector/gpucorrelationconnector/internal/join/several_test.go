@@ -150,12 +150,7 @@ func TestAPromptWhoseGPUIsLostOnTheWayIsAnEstimateOfAllOfThem(t *testing.T) {
 	gpus := fourGPUs(4)
 	samples(c, 0, 12, 0.1, gpus...)
 	md := gpuload.Sample(12.1, gpus...)
-	for _, m := range md.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().All() {
-		id, _ := m.Gauge().DataPoints().At(0).Attributes().Get("hw.id")
-		if id.Str() == "GPU-2" {
-			m.Gauge().DataPoints().At(0).SetFlags(pmetric.DefaultDataPointFlags.WithNoRecordedValue(true))
-		}
-	}
+	endSeries(md, "GPU-2")
 	c.AddMetrics(md)
 	rest := []*gpuload.Load{gpus[0], gpus[1], gpus[3]}
 	samples(c, 12.2, 14, 0.1, rest...)
@@ -173,6 +168,104 @@ func TestAPromptWhoseGPUIsLostOnTheWayIsAnEstimateOfAllOfThem(t *testing.T) {
 		assert.Equal(t, i == 2, outcome.Str() == Estimate, "GPU %d", i)
 	}
 	assert.InDelta(t, 800+840+440+920, execution["gpu.energy"], 30)
+}
+
+// The driver's samples of the utilisation are read once a second: those of the moment before a
+// GPU is lost are not.
+func TestAGPUThatIsLostBeforeItsUtilizationIsReadIsOnTheBill(t *testing.T) {
+	c := newTestJoiner()
+	gpus := fourGPUs(4)
+	samples(c, 0, 10, 0.1, gpus...)
+	for i := range 8 {
+		md := gpuload.Sample(10.1+float64(i)/10, gpus...)
+		removeOf(md, "GPU-2", func(name string) bool { return name == "hw.gpu.utilization" })
+		if i == 7 {
+			endSeries(md, "GPU-2")
+		}
+		c.AddMetrics(md)
+	}
+	samples(c, 10.9, 14, 0.1, gpus[0], gpus[1], gpus[3])
+	c.AddTraces(fourGPUPrompt(1), gpuload.At(14))
+	samples(c, 14.1, 16, 0.1, gpus[0], gpus[1], gpus[3])
+	single, others := byGPU(t, c)
+	execution := others["comfyui.execution"].Attributes().AsRaw()
+	assert.Equal(t, reasonLost, execution["gpu.correlation.reason"])
+	require.Len(t, single, 4)
+	assert.Greater(t, number(single["GPU-2"], "gpu.energy"), 100.0)
+
+	samples(c, 16.1, 24, 0.1, gpus[0], gpus[1], gpus[3])
+	c.AddTraces(fourGPUPrompt(2), gpuload.At(24)) // of a server that still names it
+	samples(c, 24.1, 26, 0.1, gpus[0], gpus[1], gpus[3])
+	_, others = byGPU(t, c)
+	assert.Equal(t, reasonUnused, others["comfyui.execution"].Attributes().AsRaw()["gpu.correlation.reason"], "nothing runs on a lost GPU")
+}
+
+func gpuOf(m pmetric.Metric) string {
+	id, _ := m.Gauge().DataPoints().At(0).Attributes().Get(semconv.GPUID)
+	return id.Str()
+}
+
+// removeOf removes metrics of one GPU from a sample.
+func removeOf(md pmetric.Metrics, gpu string, which func(name string) bool) {
+	md.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().RemoveIf(func(m pmetric.Metric) bool {
+		return gpuOf(m) == gpu && which(m.Name())
+	})
+}
+
+// endSeries marks the metrics of a GPU that is lost.
+func endSeries(md pmetric.Metrics, gpu string) {
+	for _, m := range md.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().All() {
+		if gpuOf(m) == gpu {
+			m.Gauge().DataPoints().At(0).SetFlags(pmetric.DefaultDataPointFlags.WithNoRecordedValue(true))
+		}
+	}
+}
+
+// A short prompt ends before its GPUs' utilisation is read.
+func TestAShortPromptWaitsForTheUtilizationOfItsGPUs(t *testing.T) {
+	c := newTestJoiner()
+	gpus := fourGPUs(0)
+	for _, g := range gpus[:2] {
+		g.Util = func(s float64) float64 {
+			if s >= 10.1 && s <= 10.6 {
+				return 0.9
+			}
+			return 0
+		}
+	}
+	td := fourGPUPrompt(1)
+	spans := td.ResourceSpans().At(0).ScopeSpans().At(0).Spans()
+	spans.RemoveIf(func(s ptrace.Span) bool { return s.Name() == "3" || s.Name() == "4" })
+	for _, s := range spans.All() {
+		s.SetEndTimestamp(simTime(10_500_000_000))
+	}
+	samples(c, 0, 9.9, 0.1, gpus...)
+	var held []pmetric.Metrics
+	for i := 0; i < 36 && !c.HasTraces(); i++ {
+		at := 10 + float64(i)/10
+		md := gpuload.Sample(at, gpus...)
+		later := pmetric.NewMetrics()
+		md.CopyTo(later)
+		for _, g := range gpus { // read at 11.1 and 12.3 s
+			removeOf(md, g.ID, func(name string) bool { return name == "hw.gpu.utilization" })
+			removeOf(later, g.ID, func(name string) bool { return name != "hw.gpu.utilization" })
+		}
+		held = append(held, later)
+		if i%12 == 11 {
+			for _, h := range held {
+				c.AddMetrics(h)
+			}
+			held = nil
+		}
+		c.AddMetrics(md)
+		if i == 5 {
+			c.AddTraces(td, gpuload.At(at))
+		}
+	}
+	_, others := byGPU(t, c)
+	a := others["comfyui.execution"].Attributes().AsRaw()
+	assert.Len(t, a["hw.ids"], 2)
+	assert.Equal(t, Measured, a["gpu.correlation"])
 }
 
 func TestAPromptThatUsedNoneOfItsGPUsHasNoBill(t *testing.T) {

@@ -64,7 +64,7 @@ const (
 	reasonShutdown  = "shutdown"    // the collector ended
 	reasonCoarse    = "coarse"      // too many windows of time, or others that shared the GPU, to follow each
 	reasonUnused    = "unused"      // it used none of the GPUs that it could have used
-	reasonUse       = "process_use" // another process used a GPU on which this one may have done nothing
+	reasonUse       = "process_use" // whether its process used a GPU that it has open is not known
 	ReasonLimit     = "limit"       // too many spans wait
 )
 

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/gputimeline"
 )
 
 // waitingTrace is one trace whose spans wait for the samples of its GPUs.
@@ -195,7 +197,11 @@ func (j *Joiner) addPart(w *waitingTrace, p *part, now time.Time) {
 		return
 	}
 	w.uses(g)
-	w.require(g, p.end+g.settling())
+	settling := g.settling()
+	if p.listed { // its utilisation, of which the samples are read once a second, says whether it was used
+		settling = max(settling, gputimeline.Margin)
+	}
+	w.require(g, p.end+settling)
 	j.remember(g, w.trace, p, now)
 	for _, in := range p.windows {
 		j.joinWaitingRecords(g, in)
