@@ -92,6 +92,7 @@ func TestOutagesLoseNothing(t *testing.T) {
 // TestLongOutageLosesNothing has the store of no-loss.yaml away for hours, in compressed
 // time: what is sent every 15 s comes at once, with the times that it would have.
 func TestLongOutageLosesNothing(t *testing.T) {
+	t.Parallel()
 	const every = 15 * time.Second
 	store, _ := prometheus(t, "25h")
 	r := newDeliveryRig(t, "no-loss", false, "long_outage", rigOptions{store: store})

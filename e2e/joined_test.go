@@ -194,6 +194,7 @@ func TestGPUThatIsLostInMidRequestLeavesAnEstimate(t *testing.T) {
 // TestEndPassesOnWhatWaits ends the collector while a trace waits for samples that do
 // not come. What the exporter has not sent by then waits on disk for the next start.
 func TestEndPassesOnWhatWaits(t *testing.T) {
+	t.Parallel()
 	j := newJoined(t, "connectors: {gpucorrelation: {wait: 50s}}\nreceivers: {nvml/fast: {devices: {exclude: [\"0\"]}}}\n")
 	j.photo(t, 512, nil)
 	eventually(t, j.store, `comfyui_prompts_total{comfyui_prompt_outcome="success"} == 1`, atLeast(1))
@@ -211,6 +212,7 @@ func TestEndPassesOnWhatWaits(t *testing.T) {
 // photos. VictoriaMetrics counts a series from 0; Prometheus knows nothing of what was
 // before its first sample.
 func TestCountersMadeOfSpansBeginAnewAndIncreaseStaysRight(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		increase string
 		store    func() stack.Store // in the place of joined's own
@@ -277,6 +279,7 @@ func TestCountersMadeOfSpansBeginAnewAndIncreaseStaysRight(t *testing.T) {
 // by itself, over OTLP: of this host, of one whose clock is two seconds ahead, and of
 // the clock of one of which is not configured.
 func TestSpansOfAnyServiceGetTheirFigures(t *testing.T) {
+	t.Parallel()
 	j := newJoined(t, `
 receivers: {otlp: {protocols: {http: {endpoint: "${env:OTELCOL_GPU_OTLP_HTTP}"}}}}
 connectors: {gpucorrelation: {device_attributes: [cuda.device.uuid, hw.id], clock_offsets: {ahead: 2s}}}

@@ -127,6 +127,7 @@ func withLabel(query, label string) string {
 }
 
 func TestVictoriaMetricsHoldsWhatTheLibraryWasTold(t *testing.T) {
+	t.Parallel()
 	m := newMachine(t, fakenvml.Current, "rtx-4080-super", "h200", "l40s")
 	for i, c := range m.gpus {
 		c.SetLoad(m.profiles[i])
@@ -137,6 +138,7 @@ func TestVictoriaMetricsHoldsWhatTheLibraryWasTold(t *testing.T) {
 }
 
 func TestPrometheusHoldsWhatTheLibraryWasTold(t *testing.T) {
+	t.Parallel()
 	for _, version := range []string{"1", "2"} {
 		t.Run("remote write "+version, func(t *testing.T) {
 			m := newMachine(t, fakenvml.Current, "rtx-4080-super", "h100", "rtx-2080-super")

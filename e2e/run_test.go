@@ -55,6 +55,7 @@ func children(t *testing.T, text string) (n int) {
 }
 
 func TestRunEndsByItselfWithSuccess(t *testing.T) {
+	t.Parallel()
 	folder := t.TempDir()
 	cmd := runCommand(t, "RUN_SECONDS=5", "RUN_FOLDER="+folder)
 	out, err := cmd.CombinedOutput()
@@ -80,6 +81,7 @@ func TestRunEndsByItselfWithSuccess(t *testing.T) {
 // TestRunShowsPromptsOfItsSimulatedComfyUI sends a rush into `make run` and checks it as
 // its user would: in PromQL and in the traces.
 func TestRunShowsPromptsOfItsSimulatedComfyUI(t *testing.T) {
+	t.Parallel()
 	storePort, tracesPort := port(t), port(t)
 	cmd := runCommand(t, fmt.Sprintf("STORE_PORT=%d", storePort), fmt.Sprintf("TRACES_PORT=%d", tracesPort), "JAEGER=1")
 	enter, err := cmd.StdinPipe()
@@ -125,6 +127,7 @@ func TestRunShowsPromptsOfItsSimulatedComfyUI(t *testing.T) {
 
 // TestRunProxiesAComfyUIThatRuns has one at the usual address.
 func TestRunProxiesAComfyUIThatRuns(t *testing.T) {
+	t.Parallel()
 	there, err := url.Parse(simulatedComfyUI(t))
 	require.NoError(t, err)
 	storePort, proxyPort := port(t), port(t)
