@@ -22,6 +22,9 @@ const (
 	maxDifference, minDifference = 0.07, 0.05
 )
 
+// Disagrees reports whether the two did not agree when they were compared last.
+func (t *Timeline) Disagrees() bool { return t.agreement.differs }
+
 // Disagreement is by how much the counter differs from the power, relative to the power; 0
 // while they agree. changed is true when they begin or cease to disagree.
 func (t *Timeline) Disagreement() (difference float64, changed bool) {

@@ -173,10 +173,10 @@ func (t *Timeline) date(s *Sample, arrival Arrival, limit int) {
 }
 
 // Add adds a sample. It returns the timeline that it changed, nil if it changed none, and
-// the id of a GPU that made room for a new one. Counts is added to.
-func (ts *Set) Add(s *Sample, counts *Counts) (changed *Timeline, evicted string) {
+// that of a GPU that made room for a new one, else nil. Counts is added to.
+func (ts *Set) Add(s *Sample, counts *Counts) (changed, evicted *Timeline) {
 	t, evicted := ts.of(s.GPU, s.At)
-	if evicted != "" {
+	if evicted != nil {
 		counts.GPUs++
 	}
 	if t == nil {

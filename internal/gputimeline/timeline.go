@@ -246,13 +246,13 @@ func (ts *Set) Ensure(id string) *Timeline {
 
 // of is Ensure for a sample of the time sampled: beyond the bound, the GPU without
 // samples for the longest time makes room.
-func (ts *Set) of(id string, sampled int64) (t *Timeline, evicted string) {
+func (ts *Set) of(id string, sampled int64) (t, evicted *Timeline) {
 	if t = ts.byID[id]; t != nil {
-		return t, ""
+		return t, nil
 	}
 	if len(ts.byID) >= ts.limits.GPUs {
 		if sampled == notSampled {
-			return nil, ""
+			return nil, nil
 		}
 		var stalest *Timeline
 		oldest := int64(math.MaxInt64)
@@ -262,10 +262,10 @@ func (ts *Set) of(id string, sampled int64) (t *Timeline, evicted string) {
 			}
 		}
 		if time.Duration(sampled-oldest) < staleAfter {
-			return nil, ""
+			return nil, nil
 		}
 		delete(ts.byID, stalest.ID)
-		evicted = stalest.ID
+		evicted = stalest
 	}
 	t = newTimeline(id)
 	ts.byID[id] = t

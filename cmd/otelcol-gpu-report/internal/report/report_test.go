@@ -177,7 +177,7 @@ func TestMemoryIsWhatIsNeededWhereThatIsKnown(t *testing.T) {
 		return model.Vector{of(people, "comfyui_task_class", "people"), of(buildings, "comfyui_task_class", "buildings")}
 	}
 	const need, held = "comfyui_execution_memory_need_bytes_sum", "sum by (comfyui_task_class) (increase(comfyui_execution_gpu_memory_peak_bytes_sum[1w])) / "
-	const count = `increase(comfyui_execution_gpu_memory_peak_bytes_count[1w]))`
+	const count = "sum by (comfyui_task_class) (increase(comfyui_execution_duration_seconds_count[1w]))"
 	for name, test := range map[string]struct {
 		need     model.Vector
 		kind     string

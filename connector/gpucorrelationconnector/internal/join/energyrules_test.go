@@ -163,7 +163,7 @@ func TestASpanShorterThanThreeStepsOfTheCounterIsAnEstimate(t *testing.T) {
 
 // disagreements reads a GPU for a virtual time and returns when the joiner first said that
 // counter and power disagree.
-func disagreements(t *testing.T, gain float64, lasts time.Duration) (first time.Duration, found bool) {
+func disagreements(t *testing.T, j *Joiner, gain float64, lasts time.Duration) (first time.Duration, found bool) {
 	t.Helper()
 	random := rand.New(rand.NewPCG(7, 600))
 	n := int(lasts / (3 * time.Second))
@@ -171,7 +171,7 @@ func disagreements(t *testing.T, gain float64, lasts time.Duration) (first time.
 	model := hundred
 	model.Counter.Gain = gain
 	run := gpumodel.NewRun(gpumodel.Usual(), works, 1, lasts, random)
-	s := &energySim{run: run, model: model, joiner: newTestJoiner(), random: random}
+	s := &energySim{run: run, model: model, joiner: j, random: random}
 	pace := gpumodel.UsualPace()
 	meter := gpumodel.NewMeter(model, run.Total, 0)
 	for _, at := range pace.Reads(works, run.End, random) {
@@ -187,7 +187,7 @@ func disagreements(t *testing.T, gain float64, lasts time.Duration) (first time.
 
 func TestACounterThatDiffersFromThePowerByATenthIsReportedWithinAMinute(t *testing.T) {
 	for _, gain := range []float64{0.9, 1.1} {
-		first, found := disagreements(t, gain, 2*time.Minute)
+		first, found := disagreements(t, newTestJoiner(), gain, 2*time.Minute)
 		require.True(t, found, "gain %v", gain)
 		assert.Less(t, first, time.Minute, "gain %v", gain)
 	}
@@ -196,9 +196,17 @@ func TestACounterThatDiffersFromThePowerByATenthIsReportedWithinAMinute(t *testi
 		if raced {
 			lasts = 10 * time.Minute
 		}
-		_, found := disagreements(t, gain, lasts)
+		_, found := disagreements(t, newTestJoiner(), gain, lasts)
 		assert.False(t, found, "gain %v", gain)
 	}
+}
+
+func TestADisagreementEndsWithItsGPU(t *testing.T) {
+	j := newTestJoiner(func(s *Settings) { s.Limits.GPUs = 1 })
+	first, found := disagreements(t, j, 0.9, 2*time.Minute)
+	require.True(t, found)
+	j.AddMetrics(gpuload.Sample(first.Seconds()+120, gpuload.Steady("GPU-other", 0, 0)))
+	assert.Equal(t, map[string]float64{simGPU: 0}, j.Drain().Disagreements, "it made room for another")
 }
 
 func TestRestPowerComesOnlyFromTimesInWhichNothingUsedTheGPU(t *testing.T) {

@@ -163,8 +163,11 @@ func (j *Joiner) AddMetrics(md pmetric.Metrics) {
 	for i := range samples {
 		j.steps.next(1)
 		t, evicted := j.timelines.Add(&samples[i], &j.counts.Counts)
-		if evicted != "" {
-			j.forgetGPU(evicted)
+		if evicted != nil {
+			j.forgetGPU(evicted.ID)
+			if evicted.Disagrees() {
+				j.counts.Disagreements[evicted.ID] = 0
+			}
 		}
 		if t != nil {
 			changed[t] = true
