@@ -78,7 +78,11 @@ func (d Device) ComputeProcesses(into []RunningProcess) ([]RunningProcess, error
 		d.listed.set(begin, time.Now(), into[before:])
 	}
 	if err == nil && d.recent != nil {
-		d.recent.processes = answer[[]RunningProcess]{append(d.recent.processes.value[:0], into[before:]...), time.Now(), d.by}
+		last := &d.recent.processes
+		*last = answer[[]RunningProcess]{value: last.value[:0]}
+		if len(into)-before <= maxListed { // a longer one is not shared: each reads its own
+			*last = answer[[]RunningProcess]{append(last.value, into[before:]...), time.Now(), d.by}
+		}
 	}
 	return into, err
 }

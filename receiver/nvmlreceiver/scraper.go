@@ -221,6 +221,9 @@ func (s *gpuScraper) update(snapshot *nvml.Snapshot) {
 			}, processes))
 			if err := shared.Hung(); err != nil {
 				s.bus.ReportHang(shared, err, s.now())
+				if shared.Hung() == nil { // the session may have said so before this
+					s.bus.ReportHang(shared, nil, s.now())
+				}
 			}
 			s.known[shared] = g
 			s.gpus = append(s.gpus, g)
