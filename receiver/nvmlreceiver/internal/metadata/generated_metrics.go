@@ -1021,6 +1021,9 @@ var MetricsInfo = metricsInfo{
 	HwGpuMemoryBandwidthUtilization: metricInfo{
 		Name: "hw.gpu.memory.bandwidth.utilization",
 	},
+	HwGpuMemoryFree: metricInfo{
+		Name: "hw.gpu.memory.free",
+	},
 	HwGpuMemoryLimit: metricInfo{
 		Name: "hw.gpu.memory.limit",
 	},
@@ -1138,6 +1141,9 @@ var MetricsInfo = metricsInfo{
 	HwGpuXidErrors: metricInfo{
 		Name: "hw.gpu.xid.errors",
 	},
+	HwGpuXidLast: metricInfo{
+		Name: "hw.gpu.xid.last",
+	},
 	HwPower: metricInfo{
 		Name: "hw.power",
 	},
@@ -1173,6 +1179,7 @@ type metricsInfo struct {
 	HwGpuIoRate                     metricInfo
 	HwGpuMemoryActive               metricInfo
 	HwGpuMemoryBandwidthUtilization metricInfo
+	HwGpuMemoryFree                 metricInfo
 	HwGpuMemoryLimit                metricInfo
 	HwGpuMemoryReserved             metricInfo
 	HwGpuMemoryUsage                metricInfo
@@ -1212,6 +1219,7 @@ type metricsInfo struct {
 	HwGpuUtilizationMax             metricInfo
 	HwGpuUtilizationMean            metricInfo
 	HwGpuXidErrors                  metricInfo
+	HwGpuXidLast                    metricInfo
 	HwPower                         metricInfo
 	HwStatus                        metricInfo
 	HwTemperature                   metricInfo
@@ -2327,6 +2335,61 @@ func (m *metricHwGpuMemoryBandwidthUtilization) emit(metrics pmetric.MetricSlice
 
 func newMetricHwGpuMemoryBandwidthUtilization(cfg MetricConfig) metricHwGpuMemoryBandwidthUtilization {
 	m := metricHwGpuMemoryBandwidthUtilization{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricHwGpuMemoryFree struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.memory.free metric with initial data.
+func (m *metricHwGpuMemoryFree) init() {
+	m.data.SetName("hw.gpu.memory.free")
+	m.data.SetDescription("Free memory (nvmlDeviceGetMemoryInfo_v2, free).")
+	m.data.SetUnit("By")
+	m.data.SetEmptySum()
+	m.data.Sum().SetIsMonotonic(false)
+	m.data.Sum().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	m.data.Sum().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuMemoryFree) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, hwIDAttributeValue string, hwNameAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Sum().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuMemoryFree) updateCapacity() {
+	if m.data.Sum().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Sum().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuMemoryFree) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Sum().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuMemoryFree(cfg MetricConfig) metricHwGpuMemoryFree {
+	m := metricHwGpuMemoryFree{config: cfg}
 
 	if cfg.Enabled {
 		m.data = pmetric.NewMetric()
@@ -4491,6 +4554,59 @@ func newMetricHwGpuXidErrors(cfg MetricConfig) metricHwGpuXidErrors {
 	return m
 }
 
+type metricHwGpuXidLast struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.xid.last metric with initial data.
+func (m *metricHwGpuXidLast) init() {
+	m.data.SetName("hw.gpu.xid.last")
+	m.data.SetDescription("Number of the last XID that the driver reported for the GPU since the receiver's start; 0 if none (nvmlEventSetWait_v2).")
+	m.data.SetUnit("{xid}")
+	m.data.SetEmptyGauge()
+	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuXidLast) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, hwIDAttributeValue string, hwNameAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Gauge().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuXidLast) updateCapacity() {
+	if m.data.Gauge().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Gauge().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuXidLast) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Gauge().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuXidLast(cfg MetricConfig) metricHwGpuXidLast {
+	m := metricHwGpuXidLast{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
 type metricHwPower struct {
 	data     pmetric.Metric // data buffer for generated metric.
 	config   MetricConfig   // metric config provided by user.
@@ -4741,6 +4857,7 @@ type MetricsBuilder struct {
 	metricHwGpuIoRate                     metricHwGpuIoRate
 	metricHwGpuMemoryActive               metricHwGpuMemoryActive
 	metricHwGpuMemoryBandwidthUtilization metricHwGpuMemoryBandwidthUtilization
+	metricHwGpuMemoryFree                 metricHwGpuMemoryFree
 	metricHwGpuMemoryLimit                metricHwGpuMemoryLimit
 	metricHwGpuMemoryReserved             metricHwGpuMemoryReserved
 	metricHwGpuMemoryUsage                metricHwGpuMemoryUsage
@@ -4780,6 +4897,7 @@ type MetricsBuilder struct {
 	metricHwGpuUtilizationMax             metricHwGpuUtilizationMax
 	metricHwGpuUtilizationMean            metricHwGpuUtilizationMean
 	metricHwGpuXidErrors                  metricHwGpuXidErrors
+	metricHwGpuXidLast                    metricHwGpuXidLast
 	metricHwPower                         metricHwPower
 	metricHwStatus                        metricHwStatus
 	metricHwTemperature                   metricHwTemperature
@@ -4829,6 +4947,7 @@ func NewMetricsBuilder(mbc MetricsBuilderConfig, settings receiver.Settings, opt
 		metricHwGpuIoRate:                     newMetricHwGpuIoRate(mbc.Metrics.HwGpuIoRate),
 		metricHwGpuMemoryActive:               newMetricHwGpuMemoryActive(mbc.Metrics.HwGpuMemoryActive),
 		metricHwGpuMemoryBandwidthUtilization: newMetricHwGpuMemoryBandwidthUtilization(mbc.Metrics.HwGpuMemoryBandwidthUtilization),
+		metricHwGpuMemoryFree:                 newMetricHwGpuMemoryFree(mbc.Metrics.HwGpuMemoryFree),
 		metricHwGpuMemoryLimit:                newMetricHwGpuMemoryLimit(mbc.Metrics.HwGpuMemoryLimit),
 		metricHwGpuMemoryReserved:             newMetricHwGpuMemoryReserved(mbc.Metrics.HwGpuMemoryReserved),
 		metricHwGpuMemoryUsage:                newMetricHwGpuMemoryUsage(mbc.Metrics.HwGpuMemoryUsage),
@@ -4868,6 +4987,7 @@ func NewMetricsBuilder(mbc MetricsBuilderConfig, settings receiver.Settings, opt
 		metricHwGpuUtilizationMax:             newMetricHwGpuUtilizationMax(mbc.Metrics.HwGpuUtilizationMax),
 		metricHwGpuUtilizationMean:            newMetricHwGpuUtilizationMean(mbc.Metrics.HwGpuUtilizationMean),
 		metricHwGpuXidErrors:                  newMetricHwGpuXidErrors(mbc.Metrics.HwGpuXidErrors),
+		metricHwGpuXidLast:                    newMetricHwGpuXidLast(mbc.Metrics.HwGpuXidLast),
 		metricHwPower:                         newMetricHwPower(mbc.Metrics.HwPower),
 		metricHwStatus:                        newMetricHwStatus(mbc.Metrics.HwStatus),
 		metricHwTemperature:                   newMetricHwTemperature(mbc.Metrics.HwTemperature),
@@ -4893,6 +5013,18 @@ func NewMetricsBuilder(mbc MetricsBuilderConfig, settings receiver.Settings, opt
 	if mbc.ResourceAttributes.HwFirmwareVersion.MetricsExclude != nil {
 		mb.resourceAttributeExcludeFilter["hw.firmware_version"] = filter.CreateFilter(mbc.ResourceAttributes.HwFirmwareVersion.MetricsExclude)
 	}
+	if mbc.ResourceAttributes.HwGpuMigGpuInstanceID.MetricsInclude != nil {
+		mb.resourceAttributeIncludeFilter["hw.gpu.mig.gpu_instance.id"] = filter.CreateFilter(mbc.ResourceAttributes.HwGpuMigGpuInstanceID.MetricsInclude)
+	}
+	if mbc.ResourceAttributes.HwGpuMigGpuInstanceID.MetricsExclude != nil {
+		mb.resourceAttributeExcludeFilter["hw.gpu.mig.gpu_instance.id"] = filter.CreateFilter(mbc.ResourceAttributes.HwGpuMigGpuInstanceID.MetricsExclude)
+	}
+	if mbc.ResourceAttributes.HwGpuMigProfile.MetricsInclude != nil {
+		mb.resourceAttributeIncludeFilter["hw.gpu.mig.profile"] = filter.CreateFilter(mbc.ResourceAttributes.HwGpuMigProfile.MetricsInclude)
+	}
+	if mbc.ResourceAttributes.HwGpuMigProfile.MetricsExclude != nil {
+		mb.resourceAttributeExcludeFilter["hw.gpu.mig.profile"] = filter.CreateFilter(mbc.ResourceAttributes.HwGpuMigProfile.MetricsExclude)
+	}
 	if mbc.ResourceAttributes.HwGpuPciBusID.MetricsInclude != nil {
 		mb.resourceAttributeIncludeFilter["hw.gpu.pci.bus_id"] = filter.CreateFilter(mbc.ResourceAttributes.HwGpuPciBusID.MetricsInclude)
 	}
@@ -4916,6 +5048,12 @@ func NewMetricsBuilder(mbc MetricsBuilderConfig, settings receiver.Settings, opt
 	}
 	if mbc.ResourceAttributes.HwName.MetricsExclude != nil {
 		mb.resourceAttributeExcludeFilter["hw.name"] = filter.CreateFilter(mbc.ResourceAttributes.HwName.MetricsExclude)
+	}
+	if mbc.ResourceAttributes.HwParent.MetricsInclude != nil {
+		mb.resourceAttributeIncludeFilter["hw.parent"] = filter.CreateFilter(mbc.ResourceAttributes.HwParent.MetricsInclude)
+	}
+	if mbc.ResourceAttributes.HwParent.MetricsExclude != nil {
+		mb.resourceAttributeExcludeFilter["hw.parent"] = filter.CreateFilter(mbc.ResourceAttributes.HwParent.MetricsExclude)
 	}
 	if mbc.ResourceAttributes.HwSerialNumber.MetricsInclude != nil {
 		mb.resourceAttributeIncludeFilter["hw.serial_number"] = filter.CreateFilter(mbc.ResourceAttributes.HwSerialNumber.MetricsInclude)
@@ -5018,6 +5156,7 @@ func (mb *MetricsBuilder) EmitForResource(options ...ResourceMetricsOption) {
 	mb.metricHwGpuIoRate.emit(ils.Metrics())
 	mb.metricHwGpuMemoryActive.emit(ils.Metrics())
 	mb.metricHwGpuMemoryBandwidthUtilization.emit(ils.Metrics())
+	mb.metricHwGpuMemoryFree.emit(ils.Metrics())
 	mb.metricHwGpuMemoryLimit.emit(ils.Metrics())
 	mb.metricHwGpuMemoryReserved.emit(ils.Metrics())
 	mb.metricHwGpuMemoryUsage.emit(ils.Metrics())
@@ -5057,6 +5196,7 @@ func (mb *MetricsBuilder) EmitForResource(options ...ResourceMetricsOption) {
 	mb.metricHwGpuUtilizationMax.emit(ils.Metrics())
 	mb.metricHwGpuUtilizationMean.emit(ils.Metrics())
 	mb.metricHwGpuXidErrors.emit(ils.Metrics())
+	mb.metricHwGpuXidLast.emit(ils.Metrics())
 	mb.metricHwPower.emit(ils.Metrics())
 	mb.metricHwStatus.emit(ils.Metrics())
 	mb.metricHwTemperature.emit(ils.Metrics())
@@ -5190,6 +5330,11 @@ func (mb *MetricsBuilder) RecordHwGpuMemoryActiveDataPoint(ts pcommon.Timestamp,
 // RecordHwGpuMemoryBandwidthUtilizationDataPoint adds a data point to hw.gpu.memory.bandwidth.utilization metric.
 func (mb *MetricsBuilder) RecordHwGpuMemoryBandwidthUtilizationDataPoint(ts pcommon.Timestamp, val float64, hwIDAttributeValue string, hwNameAttributeValue string) {
 	mb.metricHwGpuMemoryBandwidthUtilization.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, hwNameAttributeValue)
+}
+
+// RecordHwGpuMemoryFreeDataPoint adds a data point to hw.gpu.memory.free metric.
+func (mb *MetricsBuilder) RecordHwGpuMemoryFreeDataPoint(ts pcommon.Timestamp, val int64, hwIDAttributeValue string, hwNameAttributeValue string) {
+	mb.metricHwGpuMemoryFree.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, hwNameAttributeValue)
 }
 
 // RecordHwGpuMemoryLimitDataPoint adds a data point to hw.gpu.memory.limit metric.
@@ -5385,6 +5530,11 @@ func (mb *MetricsBuilder) RecordHwGpuUtilizationMeanDataPoint(ts pcommon.Timesta
 // RecordHwGpuXidErrorsDataPoint adds a data point to hw.gpu.xid.errors metric.
 func (mb *MetricsBuilder) RecordHwGpuXidErrorsDataPoint(ts pcommon.Timestamp, val int64, hwGpuXidAttributeValue string, hwIDAttributeValue string, hwNameAttributeValue string) {
 	mb.metricHwGpuXidErrors.recordDataPoint(mb.startTime, ts, val, hwGpuXidAttributeValue, hwIDAttributeValue, hwNameAttributeValue)
+}
+
+// RecordHwGpuXidLastDataPoint adds a data point to hw.gpu.xid.last metric.
+func (mb *MetricsBuilder) RecordHwGpuXidLastDataPoint(ts pcommon.Timestamp, val int64, hwIDAttributeValue string, hwNameAttributeValue string) {
+	mb.metricHwGpuXidLast.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, hwNameAttributeValue)
 }
 
 // RecordHwPowerDataPoint adds a data point to hw.power metric.

@@ -42,6 +42,20 @@ func (rb *ResourceBuilder) SetHwFirmwareVersion(val string) {
 	}
 }
 
+// SetHwGpuMigGpuInstanceID sets provided value as "hw.gpu.mig.gpu_instance.id" attribute.
+func (rb *ResourceBuilder) SetHwGpuMigGpuInstanceID(val string) {
+	if rb.config.HwGpuMigGpuInstanceID.Enabled {
+		rb.res.Attributes().PutStr("hw.gpu.mig.gpu_instance.id", val)
+	}
+}
+
+// SetHwGpuMigProfile sets provided value as "hw.gpu.mig.profile" attribute.
+func (rb *ResourceBuilder) SetHwGpuMigProfile(val string) {
+	if rb.config.HwGpuMigProfile.Enabled {
+		rb.res.Attributes().PutStr("hw.gpu.mig.profile", val)
+	}
+}
+
 // SetHwGpuPciBusID sets provided value as "hw.gpu.pci.bus_id" attribute.
 func (rb *ResourceBuilder) SetHwGpuPciBusID(val string) {
 	if rb.config.HwGpuPciBusID.Enabled {
@@ -67,6 +81,13 @@ func (rb *ResourceBuilder) SetHwModel(val string) {
 func (rb *ResourceBuilder) SetHwName(val string) {
 	if rb.config.HwName.Enabled {
 		rb.res.Attributes().PutStr("hw.name", val)
+	}
+}
+
+// SetHwParent sets provided value as "hw.parent" attribute.
+func (rb *ResourceBuilder) SetHwParent(val string) {
+	if rb.config.HwParent.Enabled {
+		rb.res.Attributes().PutStr("hw.parent", val)
 	}
 }
 
