@@ -177,14 +177,18 @@ func (e *emitter) emitDevices(gpu *table.Identity) {
 	for rest := e.pending; len(rest) > 0; {
 		on := rest[0].sample.Device(gpu)
 		later := rest[:0]
+		var holders []*table.Process
 		for _, p := range rest {
 			if p.sample.Device(gpu).ID == on.ID {
 				e.put(p.sample, p.gpu, p.start, p.ended)
+				if p.sample.Metric == table.Allocated.Metric && !p.ended {
+					holders = append(holders, p.sample.Process())
+				}
 			} else {
 				later = append(later, p)
 			}
 		}
-		e.emitResource(on)
+		e.emitResource(on, holders...)
 		rest = later
 	}
 	clear(e.pending)
@@ -203,9 +207,10 @@ func (e *emitter) end(counts []int64) pmetric.Metrics {
 }
 
 // emitResource moves what was recorded since the last call onto a resource of its own:
-// the device's, or without one the host's.
-func (e *emitter) emitResource(device *table.Identity) {
-	built := e.builder.Emit(metadata.WithResource(e.resource(device)))
+// the device's, or without one the host's. holders are the containers that the device is
+// allocated to.
+func (e *emitter) emitResource(device *table.Identity, holders ...*table.Process) {
+	built := e.builder.Emit(metadata.WithResource(e.resource(device, holders)))
 	e.finish(built)
 	built.ResourceMetrics().MoveAndAppendTo(e.metrics.ResourceMetrics())
 	clear(e.recorded)
@@ -244,8 +249,13 @@ func (e *emitter) finish(built pmetric.Metrics) {
 	}
 }
 
-func (e *emitter) resource(gpu *table.Identity) pcommon.Resource {
+func (e *emitter) resource(gpu *table.Identity, holders []*table.Process) pcommon.Resource {
 	rb := e.builder.NewResourceBuilder()
+	if len(holders) == 1 {
+		rb.SetK8sNamespaceName(holders[0].Namespace)
+		rb.SetK8sPodName(holders[0].Pod)
+		rb.SetK8sContainerName(holders[0].Container)
+	}
 	rb.SetHostName(e.hostname)
 	if gpu != nil {
 		rb.SetHwID(gpu.ID)

@@ -336,6 +336,9 @@ type ResourceAttributesConfig struct {
 	HwParent              ResourceAttributeConfig `mapstructure:"hw.parent"`
 	HwSerialNumber        ResourceAttributeConfig `mapstructure:"hw.serial_number"`
 	HwVendor              ResourceAttributeConfig `mapstructure:"hw.vendor"`
+	K8sContainerName      ResourceAttributeConfig `mapstructure:"k8s.container.name"`
+	K8sNamespaceName      ResourceAttributeConfig `mapstructure:"k8s.namespace.name"`
+	K8sPodName            ResourceAttributeConfig `mapstructure:"k8s.pod.name"`
 }
 
 func DefaultResourceAttributesConfig() ResourceAttributesConfig {
@@ -374,6 +377,15 @@ func DefaultResourceAttributesConfig() ResourceAttributesConfig {
 			Enabled: true,
 		},
 		HwVendor: ResourceAttributeConfig{
+			Enabled: true,
+		},
+		K8sContainerName: ResourceAttributeConfig{
+			Enabled: true,
+		},
+		K8sNamespaceName: ResourceAttributeConfig{
+			Enabled: true,
+		},
+		K8sPodName: ResourceAttributeConfig{
 			Enabled: true,
 		},
 	}

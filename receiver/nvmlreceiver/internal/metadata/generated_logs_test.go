@@ -32,6 +32,9 @@ func TestLogsBuilderAppendLogRecord(t *testing.T) {
 	rb.SetHwParent("hw.parent-val")
 	rb.SetHwSerialNumber("hw.serial_number-val")
 	rb.SetHwVendor("hw.vendor-val")
+	rb.SetK8sContainerName("k8s.container.name-val")
+	rb.SetK8sNamespaceName("k8s.namespace.name-val")
+	rb.SetK8sPodName("k8s.pod.name-val")
 	res := rb.Emit()
 
 	// append the first log record
