@@ -40,7 +40,7 @@ type emitter struct {
 	// pending are, where each device has a resource of its own, the points that the builder
 	// does not hold yet, of one GPU.
 	pending []pendingPoint
-	present  map[seriesKey]*table.Identity // scratch of endSeries
+	present map[seriesKey]*table.Identity // scratch of endSeries
 }
 
 // maxSampleAge is beyond the age of any sample that is read.
