@@ -68,7 +68,7 @@ func TestDashboardsAndRulesForDCGMGoOnWorking(t *testing.T) {
 		return eventually(t, store, query, func(s []stack.Series) bool { return len(s) == 1 })[0].Value()
 	}
 	checkCounters(t, store)
-	assert.Zero(t, len(eventually(t, store, `{__name__=~"DCGM_FI_.*|dcgm_.*|nvidia_gpu_.*", hostname=""} or {__name__=~"DCGM_FI_.*|dcgm_.*|nvidia_gpu_.*", Hostname=""}`, atLeast(0))), "both labels")
+	assert.Empty(t, eventually(t, store, `{__name__=~"DCGM_FI_.*|dcgm_.*|nvidia_gpu_.*", hostname=""} or {__name__=~"DCGM_FI_.*|dcgm_.*|nvidia_gpu_.*", Hostname=""}`, atLeast(0)), "both labels")
 
 	// Units.
 	used := float64(m.gpus[0].Get("memory_used"))
