@@ -11,9 +11,10 @@ mdatagen) dir=tools module=go.opentelemetry.io/collector/cmd/mdatagen ;;
 golangci-lint) dir=tools/lint module=github.com/golangci/golangci-lint/v2 package=$module/cmd/golangci-lint ;;
 prometheus | promtool) dir=tools/prometheus module=github.com/prometheus/prometheus package=$module/cmd/$name ;;
 victoria-metrics) dir=tools/victoriametrics module=github.com/VictoriaMetrics/VictoriaMetrics package=$module/app/victoria-metrics ;;
+alertmanager | amtool) dir=tools/alertmanager module=github.com/prometheus/alertmanager package=$module/cmd/$name ;;
 jaeger) dir=tools/jaeger module=github.com/jaegertracing/jaeger package=$module/cmd/all-in-one ;;
 *)
-	echo "tool.sh: $name is none of builder, mdatagen, golangci-lint, prometheus, promtool, victoria-metrics, jaeger" >&2
+	echo "tool.sh: $name is none of builder, mdatagen, golangci-lint, prometheus, promtool, victoria-metrics, alertmanager, amtool, jaeger" >&2
 	exit 2
 	;;
 esac
@@ -31,8 +32,21 @@ if [ ! -x "$path" ]; then
 		# each package that they share is compiled once.
 		flags=(-ldflags='-s -w')
 		case $name in builder | victoria-metrics) flags+=(-trimpath) ;; esac
+		if [ "$name" = alertmanager ]; then
+			# Its module lacks the assets of its page, without which it does not compile: a copy
+			# of its sources gets a placeholder.
+			sources=$PWD/.cache/tools/$name-$version.src
+			rm -rf "$sources" && mkdir -p "$sources"
+			cp "$dir"/go.mod "$dir"/go.sum "$sources"
+			go -C "$sources" mod vendor -e 2>&1 | { grep -v "pattern app/dist" >&2 || true; }
+			assets=$sources/vendor/$module/ui/app/dist
+			mkdir -p "$assets"
+			echo '<!doctype html><title>Alertmanager</title><p>This build has no page: use amtool, or the page Alerting of VictoriaMetrics.' >"$assets/index.html"
+			dir=$sources flags+=(-mod=vendor)
+		fi
 		CGO_CFLAGS=${CGO_CFLAGS:--O2 -g} go build -C "$dir" "${flags[@]}" -o "$path.tmp" "${package:-$module}" >&2
 		mv "$path.tmp" "$path"
+		[ -z "${sources:-}" ] || rm -rf "$sources"
 		echo "built $name in $((SECONDS - start)) s" >&2
 	fi
 fi
