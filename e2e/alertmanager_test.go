@@ -36,7 +36,8 @@ func alertmanager(t *testing.T, c *channels, change ...func(string) string) stri
 	raw, err := os.ReadFile(file)
 	require.NoError(t, err)
 	text := strings.NewReplacer("mail.example.com:587", c.smtp, "smtp_require_tls: true", "smtp_require_tls: false",
-		"https://qyapi.weixin.qq.com/cgi-bin/", c.wecom+"/", "http://127.0.0.1:8890/v1/alerts", c.response).Replace(string(raw))
+		"https://qyapi.weixin.qq.com/cgi-bin/", c.wecom+"/", "http://127.0.0.1:8890/v1/alerts", c.response,
+		"/etc/alertmanager", folder).Replace(string(raw))
 	for _, f := range change {
 		text = f(text)
 	}
@@ -104,7 +105,7 @@ func TestAlertsReachEveryChannel(t *testing.T) {
 	for i, summary := range hostile {
 		post(t, address, gpuAlert("GPUMemoryUsageCritical", "critical", "node-1", fmt.Sprint("gpu", i), summary))
 	}
-	post(t, address, gpuAlert("Watchdog", "none", "node-1", "", "nobody reads this"), gpuAlert("GPUXidWarning", "warning", "node-2", "gpu0", "a warning"))
+	post(t, address, gpuAlert("Watchdog", "none", "node-1", "", "nobody reads this"), gpuAlert("GPUXidWarning", "warning", "node-2", "gpu9", "a warning"))
 	for _, channel := range allChannels {
 		for i, summary := range hostile {
 			text := c.arrives(t, channel, fmt.Sprint("gpu", i))
