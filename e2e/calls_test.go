@@ -183,7 +183,7 @@ func TestCallsOfTheComfyUIConfigurationKeepTheirBudget(t *testing.T) {
 		short := m.count(t, m.collector, d)
 		runs = append(runs, callsRun{"comfyui_working_short_lists", &short, 40, 0})
 	}
-	assert.Zero(t, working.calls["nvmlDeviceGetProcessUtilization"], "one of ours on each GPU")
+	assert.LessOrEqual(t, working.calls["nvmlDeviceGetProcessUtilization"], 0.25, "one of ours on each GPU, and a scrape")
 	m.work(t, m.comfyui[each:])
 	shared := m.count(t, m.collector, d)
 	m.stop()
@@ -191,7 +191,7 @@ func TestCallsOfTheComfyUIConfigurationKeepTheirBudget(t *testing.T) {
 		if use := calls["nvmlDeviceGetProcessUtilization"]; i == 0 {
 			between(t, 0.5, 1.3, use, "two of ours on the first GPU")
 		} else {
-			assert.LessOrEqual(t, use, 0.2, "one of ours on GPU %d, and a scrape", i)
+			assert.LessOrEqual(t, use, 0.25, "one of ours on GPU %d, and a scrape", i)
 		}
 	}
 	runs = append(runs, callsRun{"comfyui_working_and_one_gpu_shared", &shared, 40, 0})
