@@ -10,10 +10,11 @@ builder) dir=tools module=go.opentelemetry.io/collector/cmd/builder ;;
 mdatagen) dir=tools module=go.opentelemetry.io/collector/cmd/mdatagen ;;
 golangci-lint) dir=tools/lint module=github.com/golangci/golangci-lint/v2 package=$module/cmd/golangci-lint ;;
 prometheus | promtool) dir=tools/prometheus module=github.com/prometheus/prometheus package=$module/cmd/$name ;;
-victoria-metrics) dir=tools/victoriametrics module=github.com/VictoriaMetrics/VictoriaMetrics package=$module/app/victoria-metrics ;;
+victoria-metrics | vmalert-tool) dir=tools/victoriametrics module=github.com/VictoriaMetrics/VictoriaMetrics package=$module/app/$name ;;
+jsonnet) dir=tools/rules module=github.com/google/go-jsonnet package=$module/cmd/jsonnet ;;
 jaeger) dir=tools/jaeger module=github.com/jaegertracing/jaeger package=$module/cmd/all-in-one ;;
 *)
-	echo "tool.sh: $name is none of builder, mdatagen, golangci-lint, prometheus, promtool, victoria-metrics, jaeger" >&2
+	echo "tool.sh: $name is none of builder, mdatagen, golangci-lint, prometheus, promtool, victoria-metrics, vmalert-tool, jsonnet, jaeger" >&2
 	exit 2
 	;;
 esac
@@ -30,7 +31,7 @@ if [ ! -x "$path" ]; then
 		# What `make run` needs is compiled with the flags of the distribution, so that
 		# each package that they share is compiled once.
 		flags=(-ldflags='-s -w')
-		case $name in builder | victoria-metrics) flags+=(-trimpath) ;; esac
+		case $name in builder | victoria-metrics | vmalert-tool) flags+=(-trimpath) ;; esac
 		CGO_CFLAGS=${CGO_CFLAGS:--O2 -g} go build -C "$dir" "${flags[@]}" -o "$path.tmp" "${package:-$module}" >&2
 		mv "$path.tmp" "$path"
 		echo "built $name in $((SECONDS - start)) s" >&2
