@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -38,11 +39,16 @@ type testFile struct {
 	} `yaml:"tests"`
 }
 
-// tested is what the tests show of an alert: the severities with which it fires, and the
-// metrics that were there when it was silent.
+// tested is what the tests show of an alert: the variants that fire, and the metrics that
+// were there when it was silent.
 type tested struct {
 	fires  map[string]bool
 	silent []map[string]bool
+}
+
+// variant distinguishes rules with the same name by their own labels.
+func variant(labels map[string]string) string {
+	return strings.TrimSuffix(labels["severity"]+" "+labels["metrics"], " ")
 }
 
 // check checks that the rendered files are those of the mixin, and that each alert has a
@@ -68,14 +74,23 @@ func check(root string) (alerts int, faults []error, err error) {
 	}
 	names := map[string]bool{}
 	for _, rule := range groups.All() {
-		of, err := faultsOf(root, &rule, tests[rule.Alert])
-		if err != nil {
-			return 0, nil, err
-		}
-		faults = append(faults, of...)
+		faults = append(faults, annotationFaults(&rule)...)
+		faults = append(faults, runbookFaults(root, &rule)...)
+		faults = append(faults, testFaults(&rule, tests[rule.Alert])...)
 		names[rule.Alert] = true
 	}
-	return len(names), append(faults, strayRunbooks(root, names)...), nil
+	faults = append(faults, strayRunbooks(root, names)...)
+	article, err := mixin.Read(filepath.Join(root, mixin.RulesDir, "article.yaml"))
+	if err != nil {
+		return 0, nil, err
+	}
+	for _, rule := range article.All() {
+		faults = append(faults, testFaults(&rule, tests[rule.Alert])...)
+		if page := path.Base(rule.Annotations["runbook_url"]); !names[strings.TrimSuffix(page, ".md")] {
+			faults = append(faults, fmt.Errorf("article.yaml: the runbook %q of %s does not exist", page, rule.Alert))
+		}
+	}
+	return len(names), faults, nil
 }
 
 func readTests(root string) (map[string]*tested, error) {
@@ -84,14 +99,14 @@ func readTests(root string) (map[string]*tested, error) {
 		return nil, err
 	}
 	all := map[string]*tested{}
-	for _, path := range paths {
-		raw, err := os.ReadFile(path)
+	for _, name := range paths {
+		raw, err := os.ReadFile(name)
 		if err != nil {
 			return nil, err
 		}
 		var file testFile
 		if err := yaml.Unmarshal(raw, &file); err != nil {
-			return nil, fmt.Errorf("decode %s: %w", path, err)
+			return nil, fmt.Errorf("decode %s: %w", name, err)
 		}
 		for _, test := range file.Tests {
 			metrics := map[string]bool{}
@@ -106,7 +121,7 @@ func readTests(root string) (map[string]*tested, error) {
 					all[a.Alertname] = t
 				}
 				for _, e := range a.ExpAlerts {
-					t.fires[e.Labels["severity"]] = true
+					t.fires[variant(e.Labels)] = true
 				}
 				if len(a.ExpAlerts) == 0 {
 					t.silent = append(t.silent, metrics)
@@ -117,8 +132,8 @@ func readTests(root string) (map[string]*tested, error) {
 	return all, nil
 }
 
-// faultsOf lists what an alert lacks.
-func faultsOf(root string, rule *mixin.Rule, tests *tested) (faults []error, err error) {
+// annotationFaults lists what an alert itself lacks.
+func annotationFaults(rule *mixin.Rule) (faults []error) {
 	fault := func(format string, arguments ...any) {
 		faults = append(faults, fmt.Errorf("%s: "+format, append([]any{rule.Alert}, arguments...)...))
 	}
@@ -127,8 +142,7 @@ func faultsOf(root string, rule *mixin.Rule, tests *tested) (faults []error, err
 			fault("it has no %s", key)
 		}
 	}
-	severity := rule.Labels["severity"]
-	if !slices.Contains([]string{"critical", "warning", "info", "none"}, severity) {
+	if severity := rule.Labels["severity"]; !slices.Contains([]string{"critical", "warning", "info", "none"}, severity) {
 		fault("%q is not a valid severity", severity)
 	}
 	if rule.For == "" {
@@ -137,26 +151,33 @@ func faultsOf(root string, rule *mixin.Rule, tests *tested) (faults []error, err
 	if rule.Alert != watchdog && !strings.Contains(rule.Annotations["summary"], "$labels.instance") {
 		fault("its summary does not name the host")
 	}
-	if strings.Contains(rule.Expr, "hw_gpu_") && rule.Alert != "GPUTelemetryMissing" && !strings.Contains(rule.Annotations["summary"], "$labels.hw_name") {
+	// hw_gpu_count is of a host, all others are of a GPU.
+	ofGPU := strings.Contains(strings.ReplaceAll(rule.Expr, "hw_gpu_count", ""), "hw_")
+	if ofGPU && !strings.Contains(rule.Annotations["summary"], "$labels.hw_name") {
 		fault("its summary does not name the GPU")
 	}
+	return faults
+}
+
+// testFaults lists the tests that a rule lacks.
+func testFaults(rule *mixin.Rule, tests *tested) (faults []error) {
 	if tests == nil {
 		tests = &tested{}
 	}
-	if !tests.fires[severity] {
-		fault("there is no test in which it fires with severity %s", severity)
+	if !tests.fires[variant(rule.Labels)] {
+		faults = append(faults, fmt.Errorf("%s: there is no test in which it fires (%s)", rule.Alert, variant(rule.Labels)))
 	}
 	uses, err := promuses.Expression(rule.Alert, rule.Expr)
 	if err != nil {
-		return nil, err
+		return append(faults, err)
 	}
 	silent := slices.ContainsFunc(tests.silent, func(metrics map[string]bool) bool {
 		return !slices.ContainsFunc(uses, func(u promuses.Use) bool { return !metrics[u.Metric] })
 	})
 	if rule.Alert != watchdog && !silent {
-		fault("there is no test in which it is silent with all its metrics there")
+		faults = append(faults, fmt.Errorf("%s: there is no test in which it is silent with all its metrics there", rule.Alert))
 	}
-	return append(faults, runbookFaults(root, rule)...), nil
+	return faults
 }
 
 // parts are the headings of a runbook, in order.
@@ -166,39 +187,39 @@ var parts = []string{"Meaning", "What to look at", "What to do", "How to silence
 var part = regexp.MustCompile(`(?m)^## (.*)\n`)
 
 func runbookFaults(root string, rule *mixin.Rule) (faults []error) {
-	path := filepath.Join("docs", "runbooks", rule.Alert+".md")
-	if !strings.HasSuffix(rule.Annotations["runbook_url"], "/"+filepath.ToSlash(path)) {
-		faults = append(faults, fmt.Errorf("%s: its runbook_url does not lead to %s", rule.Alert, path))
+	page := path.Join("docs", "runbooks", rule.Alert+".md")
+	if !strings.HasSuffix(rule.Annotations["runbook_url"], "/"+page) {
+		faults = append(faults, fmt.Errorf("%s: its runbook_url does not lead to %s", rule.Alert, page))
 	}
-	raw, err := os.ReadFile(filepath.Join(root, path))
+	raw, err := os.ReadFile(filepath.Join(root, filepath.FromSlash(page)))
 	if err != nil {
 		return append(faults, fmt.Errorf("%s: it has no runbook: %w", rule.Alert, err))
 	}
 	for _, problem := range pageFaults(rule.Alert, string(raw)) {
-		faults = append(faults, fmt.Errorf("%s: %w", path, problem))
+		faults = append(faults, fmt.Errorf("%s: %w", page, problem))
 	}
 	return faults
 }
 
 // pageFaults lists what the runbook of an alert lacks: the title, one of the five parts, or
 // an expression to look at.
-func pageFaults(alert, page string) (faults []error) {
-	if !strings.HasPrefix(page, "# "+alert+"\n") {
+func pageFaults(alert, text string) (faults []error) {
+	if !strings.HasPrefix(text, "# "+alert+"\n") {
 		faults = append(faults, errors.New("its title is not the alert's name"))
 	}
 	var headings []string
-	at := part.FindAllStringSubmatchIndex(page, -1)
+	at := part.FindAllStringSubmatchIndex(text, -1)
 	for i, m := range at {
-		end := len(page)
+		end := len(text)
 		if i+1 < len(at) {
 			end = at[i+1][0]
 		}
-		heading, text := page[m[2]:m[3]], strings.TrimSpace(page[m[1]:end])
+		heading, body := text[m[2]:m[3]], strings.TrimSpace(text[m[1]:end])
 		headings = append(headings, heading)
-		if text == "" {
+		if body == "" {
 			faults = append(faults, fmt.Errorf("%q is empty", heading))
 		}
-		if heading == parts[1] && alert != watchdog && !strings.Contains(text, "```promql\n") {
+		if heading == parts[1] && alert != watchdog && !strings.Contains(body, "```promql\n") {
 			faults = append(faults, fmt.Errorf("%q has no expression", heading))
 		}
 	}

@@ -5,6 +5,7 @@ go 1.26.7
 require (
 	github.com/google/go-jsonnet v0.22.0
 	github.com/prometheus/prometheus v0.316.0
+	github.com/stretchr/testify v1.12.1
 	go.yaml.in/yaml/v3 v3.0.6
 )
 

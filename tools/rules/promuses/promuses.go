@@ -24,6 +24,8 @@ type Use struct {
 	Where  string   `json:"where"`
 	Metric string   `json:"metric"`
 	Labels []string `json:"labels,omitempty"`
+	// Alternatives are other metrics, of which any may have a label instead.
+	Alternatives []string `json:"alternatives,omitempty"`
 }
 
 // collector gathers the labels by metric while an expression is walked.
@@ -51,7 +53,7 @@ func Expression(where, expr string) ([]Use, error) {
 		for label := range c.made {
 			delete(c.labels[metric], label)
 		}
-		uses = append(uses, Use{where, metric, slices.Sorted(maps.Keys(c.labels[metric]))})
+		uses = append(uses, Use{Where: where, Metric: metric, Labels: slices.Sorted(maps.Keys(c.labels[metric]))})
 	}
 	return uses, nil
 }
@@ -124,21 +126,42 @@ func (c *collector) selector(s *parser.VectorSelector, wanted []string) {
 // templateLabel is a label in the text of an annotation.
 var templateLabel = regexp.MustCompile(`\$labels\.([a-zA-Z_][a-zA-Z0-9_]*)`)
 
-// Templated lists the labels that the annotations of an alert name, less those that its
-// expression makes.
-func Templated(rule *mixin.Rule) []string {
+// Rule lists what a rule names: its expression, and the labels in the texts of an alert,
+// which one of the expression's metrics must have unless the expression makes them.
+func Rule(where string, rule *mixin.Rule) ([]Use, error) {
+	uses, err := Expression(where, rule.Expr)
+	if err != nil || len(uses) == 0 {
+		return uses, err
+	}
+	parsed, err := parser.NewParser(parser.Options{}).ParseExpr(rule.Expr)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", where, err)
+	}
+	made := map[string]bool{}
+	parser.Inspect(parsed, func(n parser.Node, _ []parser.Node) error {
+		if call, ok := n.(*parser.Call); ok {
+			if label, ok := labelMade(call); ok {
+				made[label] = true
+			}
+		}
+		return nil
+	})
 	found := map[string]bool{}
 	for _, text := range rule.Annotations {
 		for _, m := range templateLabel.FindAllStringSubmatch(text, -1) {
-			found[m[1]] = true
+			if !made[m[1]] {
+				found[m[1]] = true
+			}
 		}
 	}
-	c := &collector{labels: map[string]map[string]bool{}, made: map[string]bool{}}
-	if parsed, err := parser.NewParser(parser.Options{}).ParseExpr(rule.Expr); err == nil {
-		c.walk(parsed, nil)
+	if len(found) == 0 {
+		return uses, nil
 	}
-	maps.DeleteFunc(found, func(label string, _ bool) bool { return c.made[label] })
-	return slices.Sorted(maps.Keys(found))
+	texts := Use{Where: where + " (annotations)", Metric: uses[0].Metric, Labels: slices.Sorted(maps.Keys(found))}
+	for _, u := range uses[1:] {
+		texts.Alternatives = append(texts.Alternatives, u.Metric)
+	}
+	return append(uses, texts), nil
 }
 
 // block is an expression of a runbook.
@@ -176,7 +199,7 @@ func Repository(root string) (uses []Use, err error) {
 		}
 		for _, rule := range groups.All() {
 			recorded[rule.Record] = true
-			found, err := Expression(filepath.Base(file)+": "+rule.Alert+rule.Record, rule.Expr)
+			found, err := Rule(filepath.Base(file)+": "+rule.Alert+rule.Record, &rule)
 			if err != nil {
 				return nil, err
 			}
@@ -224,7 +247,7 @@ func Missing(uses []Use, series []map[string]string) (missing []string) {
 			continue
 		}
 		for _, label := range use.Labels {
-			if !of[label] {
+			if !of[label] && !slices.ContainsFunc(use.Alternatives, func(other string) bool { return have[other][label] }) {
 				missing = append(missing, fmt.Sprintf("%s: %s has no label %s", use.Where, use.Metric, label))
 			}
 		}

@@ -67,7 +67,7 @@ local lib = import '../lib.libsonnet';
               host,
               std.strReplace(lib.risen(comfyui('comfyui_prompts_total', ['error_type="out_of_memory"']), config.eventWindow), '\n', '\n  '),
             ],
-            '{{ printf "%.0f" $value }} prompts of {{ $labels.instance }} with the model {{ $labels.comfyui_model }} failed, because the GPU was out of memory.',
+            'The GPU of {{ $labels.instance }} was out of memory; failed prompts with the model {{ $labels.comfyui_model }} within %s: {{ printf "%%.0f" $value }}.' % config.eventWindow,
             'Compare what such prompts need with the memory that is free; reduce the size, or free the models of other servers on this GPU.',
           ),
           alert(

@@ -98,7 +98,7 @@ local lib = import '../lib.libsonnet';
             'critical',
             'sum without (hw_gpu_memory_location) (%s) > 0'
             % gpu('hw_errors_total', ['error_type="uncorrected"', 'hw_gpu_ecc_lifetime="volatile"']),
-            'GPU {{ $labels.hw_name }} of {{ $labels.instance }} had {{ $value }} memory errors that ECC could not correct.',
+            'Memory errors of GPU {{ $labels.hw_name }} of {{ $labels.instance }} that ECC could not correct: {{ $value }}.',
             'Restart the programs that used the GPU, since their results may be wrong, and reset the GPU at the next opportunity.',
           ),
           alert(
