@@ -69,7 +69,7 @@ e2e: build servers browser ## end-to-end tests: the built collector against real
 
 .PHONY: servers
 servers: ## build the servers that the tests start, and install ComfyUI's npm clients (once; kept in .cache)
-	@for s in victoria-metrics prometheus promtool jaeger; do scripts/tool.sh $$s >/dev/null || exit 1; done
+	@for s in victoria-metrics vmalert-tool prometheus promtool jaeger; do scripts/tool.sh $$s >/dev/null || exit 1; done
 	@scripts/npm.sh >/dev/null
 
 .PHONY: browser
@@ -77,10 +77,13 @@ browser: ## check that Chromium is there, which tests of pages need, and install
 	@scripts/setup.sh tests
 
 .PHONY: validate
-validate: build ## check every ready configuration, and the recording rules with figures
+validate: build rules-test ## check every ready configuration, and the rules as rules-test
 	@for c in config/*.yaml; do echo "validate $$c"; $(BINARY) validate --config $$c || exit 1; done
 	@for c in default node comfyui no-loss; do echo "validate config/$$c.yaml with config/dcgm-names.yaml"; $(BINARY) validate --config config/$$c.yaml --config config/dcgm-names.yaml || exit 1; done
-	@p="$$(scripts/tool.sh promtool)" && $$p check rules deploy/prometheus/rules/*.yaml >/dev/null && $$p test rules deploy/prometheus/tests/*.yaml
+
+.PHONY: rules-test
+rules-test: ## recording rules and alerts with figures, in promtool and vmalert-tool, and a runbook for each alert; prints how many
+	@scripts/rules-test.sh
 
 .PHONY: lint
 lint: ## golangci-lint, the word lists, go vet without cgo and for other systems, gofmt, syntax of the scripts
@@ -96,6 +99,7 @@ generate: ## write the generated files again, and tidy every module
 	@for m in $(MODULES); do (cd $$m && go mod tidy) || exit 1; done
 	@cd tools && for m in ../receiver/*/metadata.yaml ../connector/*/metadata.yaml ../extension/*/metadata.yaml; do "$$(../scripts/tool.sh mdatagen)" $$m || exit 1; done
 	@go -C tools/gendocs run . "$(CURDIR)"
+	@go -C tools/rules run . render "$(CURDIR)"
 	@go -C cmd/otelcol-gpu-report run ./internal/gendocs "$(CURDIR)"
 
 .PHONY: fuzz

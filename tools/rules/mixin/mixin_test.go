@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mixin
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-jsonnet"
+	"github.com/prometheus/prometheus/promql/parser"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v3"
+)
+
+const root = "../../.."
+
+func evaluate(t *testing.T, field, config string) *Groups {
+	t.Helper()
+	groups, err := Evaluate(root, field, config)
+	require.NoError(t, err)
+	return groups
+}
+
+func TestTheMixinHasTheRecordingRules(t *testing.T) {
+	want := map[string]Group{}
+	for _, name := range []string{"history.yaml", "prices.yaml"} {
+		groups, err := Read(filepath.Join(root, RulesDir, name))
+		require.NoError(t, err)
+		for _, g := range groups.Groups {
+			want[g.Name] = g
+		}
+	}
+	got := map[string]Group{}
+	for _, g := range evaluate(t, "prometheusRules", "{}").Groups {
+		got[g.Name] = g
+	}
+	for name, g := range want {
+		for i := range g.Rules {
+			// prices.yaml writes 0.30, as the mixin does.
+			assert.Equal(t, g.Rules[i], got[name].Rules[i])
+		}
+	}
+	assert.Len(t, got, len(want))
+	prices := evaluate(t, "prometheusRules", `{ pricePerKWh: '0.41' }`)
+	assert.Equal(t, "vector(0.41)", prices.Groups[len(prices.Groups)-1].Rules[0].Expr)
+}
+
+// TestSelectorsReachEachSeries adds matchers and finds them on each selector.
+func TestSelectorsReachEachSeries(t *testing.T) {
+	groups := evaluate(t, "prometheusAlerts", `{ gpuSelector: 'job="g"', comfyuiSelector: 'job="c"', telemetrySelector: 'job="t"' }`)
+	selectors := 0
+	for _, rule := range groups.All() {
+		expr, err := parser.NewParser(parser.Options{}).ParseExpr(rule.Expr)
+		require.NoError(t, err, rule.Alert)
+		parser.Inspect(expr, func(n parser.Node, _ []parser.Node) error {
+			s, ok := n.(*parser.VectorSelector)
+			if !ok {
+				return nil
+			}
+			want := map[string]string{"hw": "g", "comfyui": "c", "otelcol": "t"}[strings.SplitN(s.Name, "_", 2)[0]]
+			found := ""
+			for _, m := range s.LabelMatchers {
+				if m.Name == "job" {
+					found = m.Value
+				}
+			}
+			selectors++
+			assert.Equal(t, want, found, "%s: %s", rule.Alert, s)
+			return nil
+		})
+	}
+	assert.Greater(t, selectors, 80)
+}
+
+// settings is the mixin's own configuration.
+func settings(t *testing.T) map[string]any {
+	t.Helper()
+	out, err := jsonnet.MakeVM().EvaluateFile(filepath.Join(root, Dir, "config.libsonnet"))
+	require.NoError(t, err)
+	// _config is hidden from the output only where it is written with "::".
+	require.JSONEq(t, "{}", out)
+	vm := jsonnet.MakeVM()
+	vm.Importer(&jsonnet.FileImporter{JPaths: []string{filepath.Join(root, Dir)}})
+	out, err = vm.EvaluateAnonymousSnippet("config", "(import 'config.libsonnet')._config")
+	require.NoError(t, err)
+	var config map[string]any
+	require.NoError(t, json.Unmarshal([]byte(out), &config))
+	return config
+}
+
+// changed is another value of the same kind.
+func changed(v any) any {
+	switch v := v.(type) {
+	case float64:
+		return v + 1
+	case string:
+		if v == "" {
+			return `a="b"`
+		}
+		if d, err := time.ParseDuration(strings.Replace(v, "d", "h", 1)); err == nil {
+			return strconv.Itoa(int(d.Seconds())+7) + "s"
+		}
+		return v + "1"
+	case []any:
+		return v[:len(v)-1]
+	case map[string]any:
+		c := maps.Clone(v)
+		for k := range c {
+			c[k] = changed(c[k])
+		}
+		return c
+	}
+	return nil
+}
+
+// TestEachSettingHasAnEffect changes one setting after another.
+func TestEachSettingHasAnEffect(t *testing.T) {
+	text := func(config string) string {
+		raw, err := json.Marshal([]*Groups{evaluate(t, "prometheusAlerts", config), evaluate(t, "prometheusRules", config)})
+		require.NoError(t, err)
+		return string(raw)
+	}
+	own := text("{}")
+	all := settings(t)
+	require.Greater(t, len(all), 50)
+	for key, value := range all {
+		raw, err := json.Marshal(changed(value))
+		require.NoError(t, err)
+		operator := "+:"
+		if _, object := value.(map[string]any); !object {
+			operator = ":"
+		}
+		assert.NotEqual(t, own, text(fmt.Sprintf("{ %q%s %s }", key, operator, raw)), key)
+	}
+	fors := all["for"].(map[string]any)
+	for _, rule := range evaluate(t, "prometheusAlerts", `{ "for"+: { GPULost: '77m' } }`).All() {
+		assert.Equal(t, rule.Alert == "GPULost", rule.For == "77m", rule.Alert)
+	}
+	assert.Len(t, fors, len(evaluate(t, "prometheusAlerts", "{}").All()), "a rule has no entry in for, or an entry no rule")
+}
+
+func TestXIDsAreThoseOfTheCatalogue(t *testing.T) {
+	raw, err := os.ReadFile(filepath.Join(root, "receiver", "nvmlreceiver", "internal", "xid", "catalogue.yaml"))
+	require.NoError(t, err)
+	var catalogue struct {
+		XIDs []struct {
+			XID  int
+			Tier string
+		} `yaml:"xids"`
+	}
+	require.NoError(t, yaml.Unmarshal(raw, &catalogue))
+	want := map[string][]int{}
+	for _, x := range catalogue.XIDs {
+		key := map[string]string{"reset": "xidsCritical", "reboot": "xidsCritical", "workflow": "xidsWorkflow", "application": "xidsApplication"}[x.Tier]
+		want[key] = append(want[key], x.XID)
+	}
+	config := settings(t)
+	for _, key := range []string{"xidsCritical", "xidsWorkflow", "xidsApplication"} {
+		var got []int
+		for _, n := range config[key].([]any) {
+			got = append(got, int(n.(float64)))
+		}
+		slices.Sort(want[key])
+		assert.Equal(t, want[key], got, key)
+	}
+}
+
+// TestBucketsExist compares the bounds that rules name with the histograms.
+func TestBucketsExist(t *testing.T) {
+	config := settings(t)
+	read := func(path string, into any) {
+		raw, err := os.ReadFile(filepath.Join(root, path))
+		require.NoError(t, err)
+		require.NoError(t, yaml.Unmarshal(raw, into))
+	}
+	var comfyui struct {
+		Connectors struct {
+			SpanMetrics struct {
+				Histogram struct{ Explicit struct{ Buckets []string } }
+			} `yaml:"span_metrics"`
+		}
+	}
+	read("config/comfyui.yaml", &comfyui)
+	assert.Contains(t, comfyui.Connectors.SpanMetrics.Histogram.Explicit.Buckets, config["latencyBucket"].(string)+"s")
+
+	var nvml struct {
+		Telemetry struct {
+			Metrics map[string]struct {
+				Histogram struct {
+					Boundaries []float64 `yaml:"bucket_boundaries"`
+				}
+			}
+		}
+	}
+	read("receiver/nvmlreceiver/metadata.yaml", &nvml)
+	bound, err := strconv.ParseFloat(config["readingSlowBucket"].(string), 64)
+	require.NoError(t, err)
+	assert.Contains(t, nvml.Telemetry.Metrics["receiver.nvml.card.duration"].Histogram.Boundaries, bound)
+}
+
+// TestThePagesForTheCommandLineEvaluate evaluates what the mixin's README names.
+func TestThePagesForTheCommandLineEvaluate(t *testing.T) {
+	for page, field := range map[string]string{"alerts.jsonnet": "prometheusAlerts", "rules.jsonnet": "prometheusRules"} {
+		vm := jsonnet.MakeVM()
+		vm.StringOutput = true
+		out, err := vm.EvaluateFile(filepath.Join(root, Dir, page))
+		require.NoError(t, err)
+		path := filepath.Join(t.TempDir(), "rules.yaml")
+		require.NoError(t, os.WriteFile(path, []byte(out), 0o600))
+		groups, err := Read(path)
+		require.NoError(t, err)
+		assert.Equal(t, evaluate(t, field, "{}"), groups)
+	}
+}
