@@ -69,7 +69,7 @@ e2e: build servers browser ## end-to-end tests: the built collector against real
 
 .PHONY: servers
 servers: ## build the servers that the tests start, and install ComfyUI's npm clients (once; kept in .cache)
-	@for s in victoria-metrics vmalert-tool prometheus promtool jaeger; do scripts/tool.sh $$s >/dev/null || exit 1; done
+	@for s in victoria-metrics vmalert vmalert-tool prometheus promtool alertmanager amtool jaeger; do scripts/tool.sh $$s >/dev/null || exit 1; done
 	@scripts/npm.sh >/dev/null
 
 .PHONY: browser

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/figure"
+	"github.com/otelcol-gpu/otelcol-gpu/lab/stack"
+)
+
+// alerting is a rule engine that evaluates the shipped alerts.
+type alerting struct {
+	stack.Store
+	firing func() []string // names of the alerts that fire
+}
+
+// engines are the two that people have, by name: each starts one that sends to Alertmanager.
+var engines = map[string]func(t *testing.T, rules, alertmanager string) alerting{
+	"Prometheus": prometheusWithRules, "vmalert": vmalert,
+}
+
+func prometheusWithRules(t *testing.T, rules, alertmanager string) alerting {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "prometheus.yml")
+	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, `global: {scrape_interval: 15s, evaluation_interval: 15s}
+rule_files: [%q]
+alerting: {alertmanagers: [{static_configs: [{targets: [%q]}]}]}
+storage: {tsdb: {out_of_order_time_window: 1h}}
+`, rules, alertmanager), 0o600))
+	address := "127.0.0.1:" + strconv.Itoa(port(t))
+	p := start(t, "prometheus", tool(t, "prometheus"), nil, "--config.file="+file, "--storage.tsdb.path="+t.TempDir(),
+		"--web.listen-address="+address, "--web.enable-remote-write-receiver", "--log.level=warn")
+	require.NoError(t, p.WaitHTTP(withPatience(t), "http://"+address+"/-/ready"))
+	return alerting{stack.Store{URL: "http://" + address}, func() []string { return firing(t, "http://"+address+"/api/v1/alerts") }}
+}
+
+func vmalert(t *testing.T, rules, alertmanager string) alerting {
+	t.Helper()
+	store, address := victoriaMetrics(t), "127.0.0.1:"+strconv.Itoa(port(t))
+	p := start(t, "vmalert", tool(t, "vmalert"), nil, "-rule="+rules, "-datasource.url="+store.URL, "-remoteWrite.url="+store.URL, "-remoteRead.url="+store.URL,
+		"-notifier.url=http://"+alertmanager, "-httpListenAddr="+address, "-evaluationInterval=15s", "-rule.evalDelay=0s", "-disableAlertgroupLabel", "-loggerLevel=WARN")
+	require.NoError(t, p.WaitHTTP(withPatience(t), "http://"+address+"/health"))
+	return alerting{store, func() []string { return firing(t, "http://"+address+"/api/v1/alerts") }}
+}
+
+// firing are the alerts that fire by an engine's API.
+func firing(t *testing.T, url string) (names []string) {
+	t.Helper()
+	response, err := http.Get(url) //nolint:noctx // a test
+	require.NoError(t, err)
+	defer response.Body.Close()
+	var answer struct {
+		Data struct {
+			Alerts []struct {
+				State  string
+				Name   string // vmalert's
+				Labels map[string]string
+			}
+		}
+	}
+	require.NoError(t, json.NewDecoder(response.Body).Decode(&answer))
+	for _, a := range answer.Data.Alerts {
+		if a.State == "firing" {
+			names = append(names, strings.TrimSpace(a.Labels["alertname"]+" "+a.Labels["hw_name"]))
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// criticalFor is the for of GPUMemoryUsageCritical, as the article has it.
+const criticalFor = time.Minute
+
+// TestTheArticlesStory fills a GPU's memory, and waits for what its operator reads, on each
+// channel, by each rule engine, with the intervals that are shipped; then for the end of it.
+func TestTheArticlesStory(t *testing.T) {
+	t.Parallel()
+	rules := filepath.Join(root, "deploy", "prometheus", "rules", "alerts.yaml")
+	for name, engine := range engines {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newChannels(t)
+			a := engine(t, rules, alertmanager(t, c, func(s string) string { return strings.ReplaceAll(s, "#response ", "") }))
+			m := newMachine(t, fakenvml.Current, "l40s", "l40s")
+			gpu := m.gpus[1]
+			rest := gpu.Get("memory_used")
+			collect(t, "default.yaml", append(m.environment, "OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+a.URL+"/api/v1/write"))
+			eventually(t, a.Store, "hw_gpu_up == 1", atLeast(2))
+			begin := time.Now()
+			gpu.Set("memory_used", gpu.Get("memory_total")*96/100)
+			const summary = "is almost out of memory: 96"
+			for _, channel := range append(slices.Clone(allChannels), "response") {
+				require.Eventually(t, func() bool { return len(c.with(channel, summary)) > 0 }, criticalFor+3*patience, 50*time.Millisecond, "%s: nobody was told", channel)
+				reported := channel
+				if channel == "response" {
+					reported = "webhook"
+				}
+				delivery := time.Since(begin) - criticalFor
+				figure.AtMost("alerts."+reported+"."+strings.ToLower(name)+".delivery", delivery.Seconds(), "s", 60)
+				assert.LessOrEqual(t, delivery, time.Minute, "%s: from the cause, less the rule's for", channel)
+			}
+			text := c.with("email", summary)[0]
+			assert.Contains(t, text, "gpu1")
+			assert.Contains(t, text, "docs/runbooks/GPUMemoryUsageCritical.md")
+			assert.Subset(t, []string{"GPUMemoryUsageCritical gpu1", "GPUMemoryUsageHigh gpu1", "Watchdog"}, a.firing(), "nothing else fires")
+			gpu.Set("memory_used", rest)
+			for _, part := range []struct{ channel, text string }{{"email", "[RESOLVED] GPUMemoryUsageCritical"}, {"slack", "[RESOLVED]"}, {"wecom_app", "已恢复"}, {"wecom_robot", "已恢复"}} {
+				require.Eventually(t, func() bool { return len(c.with(part.channel, part.text)) > 0 }, 4*patience, 50*time.Millisecond, "%s: nobody was told that it ended", part.channel)
+			}
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			assert.Empty(t, c.refused)
+		})
+	}
+}
