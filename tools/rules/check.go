@@ -55,7 +55,11 @@ func variant(labels map[string]string) string {
 // test in which it fires, one in which it is silent, and a runbook. It returns the number
 // of alerts with their tests.
 func check(root string) (alerts int, faults []error, err error) {
-	files, err := mixin.Files(root)
+	groups, err := mixin.Evaluate(root, "prometheusAlerts", "{}")
+	if err != nil {
+		return 0, nil, err
+	}
+	files, err := mixin.Files(root, groups)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -63,10 +67,6 @@ func check(root string) (alerts int, faults []error, err error) {
 		if got, err := os.ReadFile(filepath.Join(root, name)); err != nil || !bytes.Equal(got, want) {
 			faults = append(faults, fmt.Errorf("%s is not what the mixin renders; run make generate", name))
 		}
-	}
-	groups, err := mixin.Evaluate(root, "prometheusAlerts", "{}")
-	if err != nil {
-		return 0, nil, err
 	}
 	tests, err := readTests(root)
 	if err != nil {
@@ -207,8 +207,8 @@ func pageFaults(alert, text string) (faults []error) {
 	if !strings.HasPrefix(text, "# "+alert+"\n") {
 		faults = append(faults, errors.New("its title is not the alert's name"))
 	}
-	var headings []string
 	at := part.FindAllStringSubmatchIndex(text, -1)
+	headings := make([]string, 0, len(at))
 	for i, m := range at {
 		end := len(text)
 		if i+1 < len(at) {

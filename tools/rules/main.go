@@ -55,7 +55,11 @@ func run(command, root string) error {
 }
 
 func render(root string) error {
-	files, err := mixin.Files(root)
+	alerts, err := mixin.Evaluate(root, "prometheusAlerts", "{}")
+	if err != nil {
+		return err
+	}
+	files, err := mixin.Files(root, alerts)
 	if err != nil {
 		return err
 	}

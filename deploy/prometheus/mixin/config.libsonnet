@@ -7,9 +7,10 @@
     // For the collector's own telemetry, which is scraped from port 8888.
     telemetrySelector: '',
 
-    // What the names of the counters of the collector's own telemetry end in: '_total'
-    // where service::telemetry asks for it (without_type_suffix: false).
+    // What the names of the collector's own counters and durations end in: '_total' and
+    // '_seconds' where its service::telemetry has without_type_suffix: false.
     telemetryCounterSuffix: '',
+    telemetryDurationSuffix: '',
 
     // The labels that identify a host, in alerts that aggregate: 'cluster, instance' where
     // hosts of several clusters have the same names.

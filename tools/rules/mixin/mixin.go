@@ -93,13 +93,9 @@ const header = `# Alerts of GPUs, of the collector and of ComfyUI, for Prometheu
 # docs/runbooks has a page for each.
 `
 
-// Files are the files that are made from the mixin, or for it, by their path from the
-// repository's root.
-func Files(root string) (map[string][]byte, error) {
-	alerts, err := Evaluate(root, "prometheusAlerts", "{}")
-	if err != nil {
-		return nil, err
-	}
+// Files are the files that are made from the mixin's alerts, or for the mixin, by their
+// path from the repository's root.
+func Files(root string, alerts *Groups) (map[string][]byte, error) {
 	var out bytes.Buffer
 	out.WriteString(header)
 	encoder := yaml.NewEncoder(&out)

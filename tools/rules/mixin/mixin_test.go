@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -122,14 +123,36 @@ func changed(v any) any {
 	return nil
 }
 
-// TestEachSettingHasAnEffect changes one setting after another.
-func TestEachSettingHasAnEffect(t *testing.T) {
-	text := func(config string) string {
-		raw, err := json.Marshal([]*Groups{evaluate(t, "prometheusAlerts", config), evaluate(t, "prometheusRules", config)})
+// sources are the files of the mixin that use a setting. What lib.libsonnet uses reaches
+// every alert.
+func sources(t *testing.T, key string) (files []string) {
+	t.Helper()
+	for _, name := range []string{"lib.libsonnet", "alerts/gpu.libsonnet", "alerts/collector.libsonnet", "alerts/comfyui.libsonnet", "rules/rules.libsonnet"} {
+		raw, err := os.ReadFile(filepath.Join(root, Dir, name))
 		require.NoError(t, err)
-		return string(raw)
+		if !regexp.MustCompile(`config(\.` + key + `\b|\['` + key + `'\])`).Match(raw) {
+			continue
+		}
+		if name == "lib.libsonnet" {
+			name = "alerts/comfyui.libsonnet"
+		}
+		files = append(files, name)
 	}
-	own := text("{}")
+	return files
+}
+
+// TestEachSettingHasAnEffect changes one setting after another, and evaluates the files
+// that use it.
+func TestEachSettingHasAnEffect(t *testing.T) {
+	vm := jsonnet.MakeVM()
+	vm.Importer(&jsonnet.FileImporter{JPaths: []string{filepath.Join(root, Dir)}})
+	text := func(file, config string) string {
+		out, err := vm.EvaluateAnonymousSnippet("rules", fmt.Sprintf(
+			"local m = { prometheusAlerts:: {}, prometheusRules:: {} } + (import 'config.libsonnet') + (import '%s') + { _config+:: %s }; [m.prometheusAlerts, m.prometheusRules]", file, config))
+		require.NoError(t, err)
+		return out
+	}
+	before := map[string]string{}
 	all := settings(t)
 	require.Greater(t, len(all), 50)
 	for key, value := range all {
@@ -139,13 +162,23 @@ func TestEachSettingHasAnEffect(t *testing.T) {
 		if _, object := value.(map[string]any); !object {
 			operator = ":"
 		}
-		assert.NotEqual(t, own, text(fmt.Sprintf("{ %q%s %s }", key, operator, raw)), key)
+		files := sources(t, key)
+		assert.NotEmpty(t, files, "nothing uses %s", key)
+		for _, file := range files {
+			if before[file] == "" {
+				before[file] = text(file, "{}")
+			}
+			assert.NotEqual(t, before[file], text(file, fmt.Sprintf("{ %q%s %s }", key, operator, raw)), "%s in %s", key, file)
+		}
 	}
-	fors := all["for"].(map[string]any)
-	for _, rule := range evaluate(t, "prometheusAlerts", `{ "for"+: { GPULost: '77m' } }`).All() {
+}
+
+func TestEachAlertHasItsFor(t *testing.T) {
+	rules := evaluate(t, "prometheusAlerts", `{ "for"+: { GPULost: '77m' } }`).All()
+	for _, rule := range rules {
 		assert.Equal(t, rule.Alert == "GPULost", rule.For == "77m", rule.Alert)
 	}
-	assert.Len(t, fors, len(evaluate(t, "prometheusAlerts", "{}").All()), "a rule has no entry in for, or an entry no rule")
+	assert.Len(t, settings(t)["for"], len(rules), "an entry in for is of no rule")
 }
 
 func TestXIDsAreThoseOfTheCatalogue(t *testing.T) {
@@ -219,5 +252,22 @@ func TestThePagesForTheCommandLineEvaluate(t *testing.T) {
 		groups, err := Read(path)
 		require.NoError(t, err)
 		assert.Equal(t, evaluate(t, field, "{}"), groups)
+	}
+}
+
+// TestTheReadmesExampleEvaluates evaluates the example as it is when the mixin is vendored.
+func TestTheReadmesExampleEvaluates(t *testing.T) {
+	raw, err := os.ReadFile(filepath.Join(root, Dir, "README.md"))
+	require.NoError(t, err)
+	_, text, _ := strings.Cut(string(raw), "```jsonnet\n")
+	example, _, found := strings.Cut(text, "```")
+	require.True(t, found)
+	vm := jsonnet.MakeVM()
+	vm.StringOutput = true
+	vm.Importer(&jsonnet.FileImporter{JPaths: []string{filepath.Dir(filepath.Join(root, Dir))}})
+	out, err := vm.EvaluateAnonymousSnippet("example", example)
+	require.NoError(t, err)
+	for _, want := range []string{`hw_gpu_memory_limit_bytes{job="otelcol-gpu"}`, "> 0.9\n", "https://wiki.example.com/runbooks/GPULost", `"for": "3m"`, "group by (cluster, instance)"} {
+		assert.True(t, strings.Contains(out, want), want) //nolint:testifylint // the whole file would be printed
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 
@@ -102,7 +103,7 @@ func labelMade(call *parser.Call) (string, bool) {
 func (c *collector) selector(s *parser.VectorSelector, wanted []string) {
 	name := s.Name
 	for _, m := range s.LabelMatchers {
-		if m.Name == labels.MetricName && m.Type == labels.MatchEqual {
+		if m.Name == model.MetricNameLabel && m.Type == labels.MatchEqual {
 			name = m.Value
 		}
 	}
@@ -114,7 +115,7 @@ func (c *collector) selector(s *parser.VectorSelector, wanted []string) {
 		c.labels[name] = map[string]bool{}
 	}
 	for _, m := range s.LabelMatchers {
-		if m.Name != labels.MetricName {
+		if m.Name != model.MetricNameLabel {
 			c.labels[name][m.Name] = true
 		}
 	}
@@ -230,7 +231,7 @@ func Repository(root string) (uses []Use, err error) {
 func Missing(uses []Use, series []map[string]string) (missing []string) {
 	have := map[string]map[string]bool{}
 	for _, s := range series {
-		name := s[labels.MetricName]
+		name := s[model.MetricNameLabel]
 		if have[name] == nil {
 			have[name] = map[string]bool{}
 		}

@@ -8,7 +8,8 @@ local lib = import '../lib.libsonnet';
 
   // hw_gpu_count is emitted by every host that runs the nvml receiver, also without a driver.
   local count = 'hw_gpu_count' + lib.selector([config.gpuSelector]),
-  local readings = own('otelcol_receiver_nvml_card_duration_count'),
+  local duration(part, matchers=[]) = own('otelcol_receiver_nvml_card_duration' + config.telemetryDurationSuffix + part, matchers),
+  local readings = duration('_count'),
   local misses = counter('otelcol_receiver_nvml_card_misses'),
 
   prometheusAlerts+:: {
@@ -42,7 +43,7 @@ local lib = import '../lib.libsonnet';
               / (rate(%(misses)s[%(window)s]) + rate(%(readings)s[%(window)s])) > %(missed)g
             ||| % {
               readings: readings,
-              fast: own('otelcol_receiver_nvml_card_duration_bucket', [lib.bucket(config.readingSlowBucket)]),
+              fast: duration('_bucket', [lib.bucket(config.readingSlowBucket)]),
               misses: misses,
               window: config.telemetryWindow,
               slow: config.readingsSlowPerMinute,
