@@ -301,10 +301,10 @@ func (f *follower) reconcile(ctx context.Context) {
 
 // settle ends the prompts that are no longer in the server's queue, by its history. What
 // fails is repeated in the next round: it stops none of the others.
-func (f *follower) settle(ctx context.Context, ids []string, queued map[string]bool) {
+func (f *follower) settle(ctx context.Context, ids []string, queued map[string]protocol.Place) {
 	for _, id := range ids {
-		if queued[id] {
-			f.tracker.Confirm(id)
+		if place := queued[id]; place != protocol.NotQueued {
+			f.tracker.Confirm(f.now(), id, place == protocol.Running)
 			continue
 		}
 		finished, err := f.server.finished(ctx, id)

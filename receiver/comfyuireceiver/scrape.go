@@ -4,6 +4,8 @@ package comfyuireceiver
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"strconv"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
@@ -42,6 +44,7 @@ func (r *comfyuiReceiver) scrape(ctx context.Context) (pmetric.Metrics, error) {
 		}
 	}
 	w.add(w.gauge("comfyui.prompts.open"), float64(following.tracker.OpenCount()))
+	w.progress(following)
 	if r.hub != nil {
 		withClient, withoutClient := r.hub.Counts()
 		g := w.gauge("comfyui.proxy.sockets")
@@ -86,6 +89,24 @@ func (w *metricsWriter) add(points pmetric.NumberDataPointSlice, v float64, attr
 	p.SetTimestamp(w.now)
 	p.SetDoubleValue(v)
 	w.attributes(p.Attributes(), attributes)
+}
+
+// progress writes how far the prompts are that are open.
+func (w *metricsWriter) progress(f *follower) {
+	now := f.now()
+	w.add(w.gauge("comfyui.queue.oldest.wait"), f.tracker.OldestWait(now).Seconds())
+	ages := map[string]float64{} // classes beyond the limit are one
+	for class, age := range f.tracker.ProgressAge(now) {
+		class = f.label(f.tasks, class, true)
+		ages[class] = max(ages[class], age.Seconds())
+	}
+	if len(ages) == 0 {
+		return
+	}
+	g := w.gauge("comfyui.progress.age")
+	for _, class := range slices.Sorted(maps.Keys(ages)) {
+		w.add(g, ages[class], attribute.String("comfyui.task_class", class))
+	}
 }
 
 // memory writes the memory of the server's devices by its last answer, and what classes of

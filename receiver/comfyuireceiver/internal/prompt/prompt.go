@@ -92,10 +92,14 @@ type Prompt struct {
 	announced bool // its start was announced
 	elsewhere bool // all its nodes that run are API nodes
 	// remote are the nodes of the submission that are API nodes; nil until it was announced.
-	remote   map[string]bool
-	seen     time.Time // when it was mentioned last
-	failures int       // attempts to read its entry of the history
-	size     int       // bytes of the tracker's budget
+	remote map[string]bool
+	seen   time.Time // when it was mentioned last
+	// progressed is when the last message about its execution came, listed since when the
+	// server's queue lists it as running; zero if neither was seen.
+	progressed, listed time.Time
+
+	failures int // attempts to read its entry of the history
+	size     int // bytes of the tracker's budget
 	maxNodes int
 	// next is the same id, sent again; last is the end of that chain, set at its head.
 	next, last *Prompt
@@ -138,7 +142,7 @@ func (p *Prompt) start(at time.Time) {
 
 // observe applies a message to the prompt.
 func (p *Prompt) observe(m *protocol.Message, now time.Time) {
-	p.seen = now
+	p.seen, p.progressed = now, now
 	at := m.At
 	if at.IsZero() || at.After(now) || at.Before(p.Received.Add(-clockSlack)) {
 		// no time, or the time of another clock
