@@ -39,6 +39,7 @@ type follower struct {
 
 	// memory is nil, whose methods do nothing, if the server is not asked for its memory.
 	memory    *memoryWatcher
+	loading   *loadingTimes
 	classes   *apiClasses
 	ownSocket *ownSockets
 	listener  prompt.Listener // nil in poll mode
@@ -62,11 +63,19 @@ type follower struct {
 func (f *follower) PromptEnded(p *prompt.Prompt) {
 	f.promptEnded(p)
 	f.work.ended(f.now())
+	f.loading.ended(p)
 	f.store.changed(p, p.Save())
 	f.export.reportFailure(p)
 	if !f.memory.ended(p) {
+		f.loaded(p)
 		f.export.queueTrace(p)
 	}
+}
+
+// restarted records that the server may have been restarted.
+func (f *follower) restarted() {
+	f.memory.restarted()
+	f.loading.unloaded(f.now())
 }
 
 // handedOver implements [settler].
@@ -376,7 +385,7 @@ func (f *follower) watch(ctx context.Context, hub *sockets.Hub) {
 			backoff = minReconnect
 			f.tracker.Suspect()
 			f.server.withoutJobs.Store(false)
-			f.memory.restarted()
+			f.restarted()
 			f.QueueChanged()
 		}
 		f.log.Debug("The receiver's socket to ComfyUI is closed; reconnecting", zap.Duration("after", backoff), zap.Error(err))

@@ -31,6 +31,8 @@ type memoryWatcher struct {
 	store  *store
 	now    func() time.Time
 	open   openPrompts
+	// loading learns when the server's process is another one.
+	loading *loadingTimes
 	// export gets the prompts whose figures are complete.
 	export *exporter
 	wake   chan struct{}
@@ -150,7 +152,7 @@ func (m *memoryWatcher) notify() {
 
 func newMemoryWatcher(interval time.Duration, server *comfyServer, f *follower, device *deviceFinder, export *exporter) *memoryWatcher {
 	return &memoryWatcher{
-		instruments: f.instruments, server: server, device: device, store: f.store, now: f.now, open: f.tracker, export: export, wake: make(chan struct{}, 1),
+		instruments: f.instruments, server: server, device: device, store: f.store, now: f.now, open: f.tracker, loading: f.loading, export: export, wake: make(chan struct{}, 1),
 		pace: memory.NewPace(interval, rand.Uint64()), needs: memory.NewNeeds(maxNeedClasses), starts: true,
 	}
 }
@@ -234,6 +236,7 @@ func (m *memoryWatcher) step(ctx context.Context) time.Duration {
 
 func (m *memoryWatcher) pass(complete []*prompt.Prompt) {
 	for _, p := range complete {
+		m.loaded(p)
 		m.export.queueTrace(p)
 	}
 }
@@ -315,6 +318,7 @@ func (m *memoryWatcher) complete(now time.Time, all bool) (complete []*prompt.Pr
 
 // figures sets what was seen while a prompt ran. The caller holds the lock.
 func (m *memoryWatcher) figures(p *prompt.Prompt) {
+	m.loading.grew(p, &m.history)
 	f := memory.Figures{Use: m.history.Use(p.Started, p.Ended)}
 	if f.Samples == 0 && f.ReservedPeak == nil {
 		return

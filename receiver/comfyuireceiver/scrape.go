@@ -176,21 +176,29 @@ func (w *metricsWriter) addIfKnown(gauge string, v *float64, attributes []attrib
 	}
 }
 
+// addSum converts a sum of the SDK.
+func addSum[N int64 | float64](w *metricsWriter, out pmetric.Metric, data *metricdata.Sum[N], set func(pmetric.NumberDataPoint, N)) {
+	sum := out.SetEmptySum()
+	sum.SetIsMonotonic(data.IsMonotonic)
+	sum.SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	for i := range data.DataPoints {
+		d := &data.DataPoints[i]
+		p := sum.DataPoints().AppendEmpty()
+		p.SetStartTimestamp(pcommon.NewTimestampFromTime(d.StartTime))
+		p.SetTimestamp(w.now)
+		set(p, d.Value)
+		w.attributes(p.Attributes(), d.Attributes.ToSlice())
+	}
+}
+
 // aggregated converts the SDK's data to pdata.
 func (w *metricsWriter) aggregated(m *metricdata.Metrics) {
 	out := w.metric(m.Name, m.Unit, m.Description)
 	switch data := m.Data.(type) {
 	case metricdata.Sum[int64]:
-		sum := out.SetEmptySum()
-		sum.SetIsMonotonic(data.IsMonotonic)
-		sum.SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
-		for _, d := range data.DataPoints {
-			p := sum.DataPoints().AppendEmpty()
-			p.SetStartTimestamp(pcommon.NewTimestampFromTime(d.StartTime))
-			p.SetTimestamp(w.now)
-			p.SetIntValue(d.Value)
-			w.attributes(p.Attributes(), d.Attributes.ToSlice())
-		}
+		addSum(w, out, &data, pmetric.NumberDataPoint.SetIntValue)
+	case metricdata.Sum[float64]:
+		addSum(w, out, &data, pmetric.NumberDataPoint.SetDoubleValue)
 	case metricdata.Histogram[float64]:
 		h := out.SetEmptyHistogram()
 		h.SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)

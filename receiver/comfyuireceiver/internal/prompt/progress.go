@@ -19,6 +19,26 @@ func (t *Tracker) Confirm(now time.Time, id string, runs bool) {
 	}
 }
 
+// step records how many steps of a node were done at a time.
+func (n *Node) step(done, all float64, now time.Time) {
+	if done > n.StepsDone && all > 1 {
+		if n.steps.First.IsZero() {
+			n.steps.First, n.steps.FirstDone = now, done
+		}
+		n.steps.Last, n.steps.LastDone = now, done
+	}
+	n.Steps, n.StepsDone = max(n.Steps, all), max(n.StepsDone, done)
+}
+
+// BeforeFirstStep is how long a node took before its first step began, and when that step was
+// done. ok is false for a node with fewer than two steps.
+func (n *Node) BeforeFirstStep() (lasted time.Duration, first time.Time, ok bool) {
+	steps := n.steps
+	steps.Begin = n.Start
+	lasted, ok = steps.BeforeFirst()
+	return lasted, steps.First, ok
+}
+
 // lastProgress is when something was last known to happen in the execution: its start, a
 // node's, or a step. It is zero for a prompt that waits.
 func (p *Prompt) lastProgress() time.Time {
