@@ -54,6 +54,8 @@ type memoryWatcher struct {
 	// last is the last answer, before the one before; nil before they are there. unmatched
 	// is one that has not been compared with a list of processes.
 	last, before, unmatched *memoryAnswer
+	// elasticOf are the attributes of the elastic memory in the last scrape.
+	elasticOf attribute.Set
 	// without is true if the server uses no GPU, by its last answer.
 	without, closed bool
 }
