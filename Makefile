@@ -77,9 +77,9 @@ browser: ## check that Chromium is there, which tests of pages need, and install
 	@scripts/setup.sh tests
 
 .PHONY: validate
-validate: build ## check every ready configuration, and the recording rules with figures
+validate: build ## check every ready configuration, the scrape job, and the recording rules with figures
 	@for c in config/*.yaml; do echo "validate $$c"; $(BINARY) validate --config $$c || exit 1; done
-	@p="$$(scripts/tool.sh promtool)" && $$p check rules deploy/prometheus/rules/*.yaml >/dev/null && $$p test rules deploy/prometheus/tests/*.yaml
+	@p="$$(scripts/tool.sh promtool)" && $$p check rules deploy/prometheus/rules/*.yaml >/dev/null && $$p check config --syntax-only deploy/prometheus/scrape/otelcol-gpu.yaml >/dev/null && $$p test rules deploy/prometheus/tests/*.yaml
 
 .PHONY: lint
 lint: ## golangci-lint, the word lists, go vet without cgo and for other systems, gofmt, syntax of the scripts
