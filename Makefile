@@ -77,9 +77,10 @@ browser: ## check that Chromium is there, which tests of pages need, and install
 	@scripts/setup.sh tests
 
 .PHONY: validate
-validate: build rules-test ## check every ready configuration, and the rules as rules-test
+validate: build rules-test ## check every ready configuration, the scrape job, and the rules as rules-test
 	@for c in config/*.yaml; do echo "validate $$c"; $(BINARY) validate --config $$c || exit 1; done
 	@for c in default node comfyui no-loss; do echo "validate config/$$c.yaml with config/dcgm-names.yaml"; $(BINARY) validate --config config/$$c.yaml --config config/dcgm-names.yaml || exit 1; done
+	@"$$(scripts/tool.sh promtool)" check config --syntax-only deploy/prometheus/scrape/otelcol-gpu.yaml >/dev/null
 
 .PHONY: rules-test
 rules-test: ## recording rules and alerts with figures, in promtool and vmalert-tool, and a runbook for each alert; prints how many

@@ -162,7 +162,7 @@ func TestPromptsAreTracedWithTheirGPUAndCounted(t *testing.T) {
 	unmarked, err := store.Query(context.Background(), `count by (__name__) ({__name__=~"comfyui_prompts.*|comfyui_node.*",gpu_simulated!="true"})`)
 	require.NoError(t, err)
 	assert.Empty(t, unmarked)
-	for _, name := range []string{"comfyui_up", "comfyui_queue_length", "comfyui_proxy_sockets"} {
+	for _, name := range []string{"comfyui_up", "comfyui_queue_length", "comfyui_queue_oldest_wait_seconds", "comfyui_loading_time_seconds_total", "comfyui_proxy_sockets"} {
 		series := eventually(t, store, name, atLeast(1))
 		assert.False(t, strings.HasSuffix(series[0].Labels["__name__"], "_ratio"))
 	}

@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -391,4 +392,10 @@ func TestContextOutlivesTheCollector(t *testing.T) {
 	eventually(t, store, `comfyui_memory_context_bytes`, is(held))
 	headroom := eventually(t, store, `comfyui_memory_headroom_bytes`, atLeast(1))[0].Value()
 	assert.InDelta(t, float64(service.Memory().Free+elastic()), headroom, 0, "what is elastic is room for the next prompt")
+
+	response, err := http.Post("http://"+proxy+"/free", "application/json", strings.NewReader(`{"unload_models": true, "free_memory": true}`))
+	require.NoError(t, err)
+	require.NoError(t, response.Body.Close())
+	require.Zero(t, elastic())
+	eventually(t, store, `comfyui_memory_elastic_bytes`, is(elastic)) // though the server is not asked again
 }

@@ -55,6 +55,8 @@ func expectedValues(p *fakenvml.Profile, c *fakenvml.GPU) map[string]float64 {
 		"hw_gpu_pcie_replays_total":                                               v("pcie_replays"),
 		`hw_gpu_throttle_time_seconds_total{hw_gpu_throttle_reason="sync_boost"}`: 0,
 		`hw_status{hw_state="ok"}`:                                                1,
+		`hw_gpu_state{hw_state="healthy"}`:                                        1,
+		`hw_gpu_state{hw_state="lost"}`:                                           0,
 		"hw_gpu_up":                                                               1,
 		"hw_gpu_info":                                                             1,
 	}
@@ -207,6 +209,7 @@ func TestGPUThatHangsCostsTheOthersNothing(t *testing.T) {
 	eventually(t, store, "hw_gpu_up == 1", atLeast(8))
 	m.gpus[5].SetHang("nvmlDeviceGetMemoryInfo_v2", true)
 	eventually(t, store, `hw_gpu_up{hw_name="gpu5"} == 0`, atLeast(1))
+	eventually(t, store, `hw_gpu_state{hw_name="gpu5",hw_state="unresponsive"} == 1`, atLeast(1))
 	eventually(t, store, `hw_temperature_celsius{hw_name="gpu5"}`, func(s []stack.Series) bool { return len(s) == 0 })
 	began := time.Now()
 	over := began.Add(*hang)

@@ -96,7 +96,10 @@ func TestRunShowsPromptsOfItsSimulatedComfyUI(t *testing.T) {
 	_, err = enter.Write([]byte("\n"))
 	require.NoError(t, err)
 	eventually(t, store, `max_over_time(comfyui_queue_length{state="pending"}[1m]) >= 6`, atLeast(1))
-	gpu := eventually(t, store, `hw_gpu_up{hw_name="gpu0"}`, atLeast(1))[0].Labels["hw_id"]
+	first := eventually(t, store, `hw_gpu_up{hw_name="gpu0"}`, atLeast(1))[0]
+	gpu := first.Labels["hw_id"]
+	own := eventually(t, store, `otelcol_receiver_nvml_up`, atLeast(1))[0]
+	assert.Equal(t, first.Labels["instance"], own.Labels["instance"], "the collector's own telemetry is scraped under the host's name")
 	eventually(t, store, `hw_gpu_process_memory_usage_bytes{hw_id="`+gpu+`",process_executable_name="run"} > 6e9`, atLeast(1))
 	j := &jaeger{query: fmt.Sprintf("http://127.0.0.1:%d", tracesPort)}
 	require.Eventually(t, func() bool {

@@ -166,9 +166,13 @@ func run(ctx context.Context) (err error) {
 	}
 	defer p.end()
 
+	scrape, err := s.scrapeConfig()
+	if err != nil {
+		return err
+	}
 	store, err := stack.Start(s.folder, "victoria-metrics", storePath, nil,
 		"-httpListenAddr=127.0.0.1:"+strconv.Itoa(s.storePort), "-storageDataPath="+filepath.Join(s.folder, "store"),
-		"-retentionPeriod=30d", "-search.latencyOffset=0s", "-loggerLevel=WARN",
+		"-promscrape.config="+scrape, "-promscrape.suppressScrapeErrors", "-retentionPeriod=30d", "-search.latencyOffset=0s", "-loggerLevel=WARN",
 		// Without this a query that found nothing is remembered for ten seconds.
 		"-storage.cacheSizeIndexDBTagFilters=1")
 	if err != nil {
@@ -212,6 +216,16 @@ func run(ctx context.Context) (err error) {
 	}
 	p.listen(ctx)
 	return j.watch(ctx)
+}
+
+// scrapeConfig has the store scrape the collector's own telemetry.
+func (s *settings) scrapeConfig() (path string, err error) {
+	path = filepath.Join(s.folder, "scrape.yaml")
+	host, err := os.Hostname()
+	if err != nil {
+		return "", err
+	}
+	return path, stack.WriteScrapeConfig(path, host, "127.0.0.1:"+strconv.Itoa(s.telemetryPort), s.interval)
 }
 
 func end(p *stack.Process) {

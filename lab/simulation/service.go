@@ -176,15 +176,13 @@ func (j *job) outOfMemory(bytes int64) error {
 	return fakecomfyui.OutOfMemory(bytes, j.profile.Values["memory_total"]*mib)
 }
 
-// steps is how many progress messages DDColor sends for one photo.
-const steps = 4
-
 // transientPart is how much tensors inside a step add to what DDColor's network holds there.
 const transientPart = 0.3
 
 // Colorize works on one photo. DDColor's node loads its model itself, and keeps it until
-// another is wanted. What the GPU has no room for fails as in PyTorch.
-func (s *Service) Colorize(ctx context.Context, side int, checkpoint string, step func(done, all int) error) error {
+// another is wanted. It sends no progress, so that nothing interrupts it. What the GPU has no
+// room for fails as in PyTorch.
+func (s *Service) Colorize(ctx context.Context, side int, checkpoint string, _ func(done, all int) error) error {
 	m := modelOf(checkpoint)
 	j := s.begin(ctx)
 	defer j.end()
@@ -196,20 +194,9 @@ func (s *Service) Colorize(ctx context.Context, side int, checkpoint string, ste
 	}
 	segments := photo(side, m, isLoaded, s.random)
 	s.mu.Unlock()
-	total, passed := time.Duration(0), time.Duration(0)
-	for _, seg := range segments {
-		total += seg.lasts
-	}
-	told := 0
 	for _, seg := range segments {
 		if err := j.work(seg, m, checkpoint); err != nil {
 			return err
-		}
-		for passed += seg.lasts; told < steps && passed >= total*time.Duration(told+1)/steps; {
-			told++
-			if err := step(told, steps); err != nil {
-				return err
-			}
 		}
 	}
 	return nil

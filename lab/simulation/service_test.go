@@ -62,7 +62,9 @@ func TestAPhotoThatDoesNotFitFails(t *testing.T) {
 	assert.Greater(t, s.Memory().TorchTotal, int64(5<<30), "it failed once it had used what there was")
 	s.Free()
 	assert.Equal(t, before, s.Memory())
-	require.NoError(t, s.Colorize(t.Context(), 256, "", none))
+	steps := 0
+	require.NoError(t, s.Colorize(t.Context(), 256, "", func(int, int) error { steps++; return nil }))
+	assert.Zero(t, steps, "DDColor's node sends no progress")
 	after := s.Memory()
 	assert.Greater(t, after.TorchFree, int64(500<<20), "the allocator keeps what the photo used")
 	assert.InDelta(t, modelOf("").weights*mib, after.TorchTotal-after.TorchFree, 10*mib, "and the model stays")

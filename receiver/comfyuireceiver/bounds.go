@@ -23,7 +23,7 @@ func (r *comfyuiReceiver) Bounds() []bounds.Bound {
 
 // Bounds implements [bounds.Registered].
 func (f *follower) Bounds() []bounds.Bound {
-	all := append(bounds.Of(f.instruments, f.tracker, f.classes, f.ownSocket), bounds.Bound{
+	all := append(bounds.Of(f.instruments, f.tracker, f.classes, f.loading, f.ownSocket), bounds.Bound{
 		Name: "comfyuireceiver.follower.unanswered", Max: f.store.maxSlots, Size: int(f.searched.Load()),
 	})
 	if f.memory != nil {

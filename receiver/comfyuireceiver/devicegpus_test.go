@@ -5,6 +5,7 @@
 package comfyuireceiver
 
 import (
+	"sync"
 	"testing"
 	"time"
 
@@ -17,10 +18,13 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
 )
 
+// testLibrary is the test library: a process keeps the state that it opened first.
+var testLibrary = sync.OnceValue(func() *fakemachine.Library { return fakemachine.Setup(fakenvml.Current) })
+
 // TestServersGPUThatGivesNoAnswerStaysItsGPU: a GPU that is lost or hangs while a prompt runs
 // was used by it until then, and a search of the server's GPUs meanwhile must not leave it out.
 func TestServersGPUThatGivesNoAnswerStaysItsGPU(t *testing.T) {
-	library := fakemachine.Setup(fakenvml.Current)
+	library := testLibrary()
 	_, all := library.Machine(t, "l40s", "l40s", "l40s")
 	const pid = 4321
 	holding := fakenvml.Process{PID: pid, Memory: 1 << 30}

@@ -39,6 +39,7 @@ type follower struct {
 
 	// memory is nil, whose methods do nothing, if the server is not asked for its memory.
 	memory    *memoryWatcher
+	loading   *loadingTimes
 	classes   *apiClasses
 	ownSocket *ownSockets
 	listener  prompt.Listener // nil in poll mode
@@ -62,11 +63,19 @@ type follower struct {
 func (f *follower) PromptEnded(p *prompt.Prompt) {
 	f.promptEnded(p)
 	f.work.ended(f.now())
+	f.loading.ended(p)
 	f.store.changed(p, p.Save())
 	f.export.reportFailure(p)
 	if !f.memory.ended(p) {
+		f.loaded(p)
 		f.export.queueTrace(p)
 	}
+}
+
+// restarted records that the server may have been restarted.
+func (f *follower) restarted() {
+	f.memory.restarted()
+	f.loading.unloaded(f.now())
 }
 
 // handedOver implements [settler].
@@ -301,10 +310,10 @@ func (f *follower) reconcile(ctx context.Context) {
 
 // settle ends the prompts that are no longer in the server's queue, by its history. What
 // fails is repeated in the next round: it stops none of the others.
-func (f *follower) settle(ctx context.Context, ids []string, queued map[string]bool) {
+func (f *follower) settle(ctx context.Context, ids []string, queued map[string]protocol.Place) {
 	for _, id := range ids {
-		if queued[id] {
-			f.tracker.Confirm(id)
+		if place := queued[id]; place != protocol.NotQueued {
+			f.tracker.Confirm(f.now(), id, place == protocol.Running)
 			continue
 		}
 		finished, err := f.server.finished(ctx, id)
@@ -376,7 +385,7 @@ func (f *follower) watch(ctx context.Context, hub *sockets.Hub) {
 			backoff = minReconnect
 			f.tracker.Suspect()
 			f.server.withoutJobs.Store(false)
-			f.memory.restarted()
+			f.restarted()
 			f.QueueChanged()
 		}
 		f.log.Debug("The receiver's socket to ComfyUI is closed; reconnecting", zap.Duration("after", backoff), zap.Error(err))

@@ -32,6 +32,7 @@ type instruments struct {
 	// By name.
 	gauges     map[string]metricDescription
 	counters   map[string]metric.Int64Counter
+	times      map[string]metric.Float64Counter
 	histograms map[string]metric.Float64Histogram
 
 	workflows, models, classes, tasks, events *labels
@@ -70,14 +71,14 @@ func newInstruments(limits LimitsConfig, telemetry *metadata.TelemetryBuilder, n
 	m := &instruments{
 		reader:    sdk.NewManualReader(),
 		telemetry: telemetry,
-		counters:  map[string]metric.Int64Counter{}, histograms: map[string]metric.Float64Histogram{},
+		counters:  map[string]metric.Int64Counter{}, times: map[string]metric.Float64Counter{}, histograms: map[string]metric.Float64Histogram{},
 		workflows: newLabels("workflow", limits.Workflows, now),
 		models:    newLabels("model", limits.Models, now),
 		classes:   newLabels("node_class", limits.NodeClasses, now),
 		tasks:     newLabels("task_class", limits.TaskClasses, now),
 		events:    newLabels("event", maxEvents, now),
 	}
-	var described struct{ Gauges, Counters, Histograms map[string]metricDescription }
+	var described struct{ Gauges, Counters, Times, Histograms map[string]metricDescription }
 	if err := yaml.Unmarshal(metricsYAML, &described); err != nil {
 		return nil, fmt.Errorf("read metrics.yaml: %w", err)
 	}
@@ -85,6 +86,9 @@ func newInstruments(limits LimitsConfig, telemetry *metadata.TelemetryBuilder, n
 	meter := sdk.NewMeterProvider(sdk.WithReader(m.reader), sdk.WithCardinalityLimit(maxSeries)).Meter(metadata.ScopeName)
 	for name, d := range described.Counters { // the names are valid
 		m.counters[name], _ = meter.Int64Counter(name, metric.WithUnit(d.Unit), metric.WithDescription(d.Description))
+	}
+	for name, d := range described.Times {
+		m.times[name], _ = meter.Float64Counter(name, metric.WithUnit(d.Unit), metric.WithDescription(d.Description))
 	}
 	for name, d := range described.Histograms {
 		m.histograms[name], _ = meter.Float64Histogram(
@@ -133,6 +137,7 @@ func (m *instruments) PromptAccepted(p *prompt.Prompt) {
 	} {
 		m.add("comfyui.prompts", 0, append(of, dimensions...)...)
 	}
+	m.addLoading(p) // none yet
 }
 
 // promptEnded records a prompt that has ended.

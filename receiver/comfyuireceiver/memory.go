@@ -31,6 +31,8 @@ type memoryWatcher struct {
 	store  *store
 	now    func() time.Time
 	open   openPrompts
+	// loading learns when the server's process is another one.
+	loading *loadingTimes
 	// export gets the prompts whose figures are complete.
 	export *exporter
 	wake   chan struct{}
@@ -52,6 +54,8 @@ type memoryWatcher struct {
 	// last is the last answer, before the one before; nil before they are there. unmatched
 	// is one that has not been compared with a list of processes.
 	last, before, unmatched *memoryAnswer
+	// elasticOf are the attributes of the elastic memory in the last scrape.
+	elasticOf attribute.Set
 	// without is true if the server uses no GPU, by its last answer.
 	without, closed bool
 }
@@ -150,7 +154,7 @@ func (m *memoryWatcher) notify() {
 
 func newMemoryWatcher(interval time.Duration, server *comfyServer, f *follower, device *deviceFinder, export *exporter) *memoryWatcher {
 	return &memoryWatcher{
-		instruments: f.instruments, server: server, device: device, store: f.store, now: f.now, open: f.tracker, export: export, wake: make(chan struct{}, 1),
+		instruments: f.instruments, server: server, device: device, store: f.store, now: f.now, open: f.tracker, loading: f.loading, export: export, wake: make(chan struct{}, 1),
 		pace: memory.NewPace(interval, rand.Uint64()), needs: memory.NewNeeds(maxNeedClasses), starts: true,
 	}
 }
@@ -234,6 +238,7 @@ func (m *memoryWatcher) step(ctx context.Context) time.Duration {
 
 func (m *memoryWatcher) pass(complete []*prompt.Prompt) {
 	for _, p := range complete {
+		m.loaded(p)
 		m.export.queueTrace(p)
 	}
 }
@@ -315,6 +320,7 @@ func (m *memoryWatcher) complete(now time.Time, all bool) (complete []*prompt.Pr
 
 // figures sets what was seen while a prompt ran. The caller holds the lock.
 func (m *memoryWatcher) figures(p *prompt.Prompt) {
+	m.loading.grew(p, &m.history)
 	f := memory.Figures{Use: m.history.Use(p.Started, p.Ended)}
 	if f.Samples == 0 && f.ReservedPeak == nil {
 		return

@@ -216,9 +216,6 @@ func TestServerThatDoesNotAnswerIsAskedLessAndIsNotDown(t *testing.T) {
 	w.step(context.Background()) // the question goes unanswered for a second
 	assert.EqualValues(t, 1, counted(t, w.rig.telemetry, "memory.requests")[memoryLate])
 	assert.Equal(t, time.Second, w.pace.Interval())
-	assert.Empty(t, w.rig.byPrompt())
-	w.set(func() { w.clock = w.clock.Add(maxEnding) })
-	w.step(context.Background())
 	assert.EqualValues(t, seen, w.execution(t).Attributes["comfyui.memory.samples"], "the trace waits no longer")
 	m, err := w.rig.scrape(context.Background())
 	require.NoError(t, err)

@@ -61,6 +61,7 @@ func (m *memoryWatcher) is(process memory.Process) {
 	if before != (memory.Process{}) {
 		m.history.Restarted()
 		m.last = nil
+		m.loading.unloaded(m.now())
 	}
 }
 
@@ -72,6 +73,7 @@ func (m *memoryWatcher) add(answer *memoryAnswer, asked time.Time) {
 		if d := &answer.Devices[i]; d.IsGPU() {
 			s.Active += d.Active()
 			s.Reserved += d.TorchTotal
+			s.Used += max(d.Total-d.Free, 0)
 			gpus++
 		}
 	}

@@ -5,6 +5,8 @@ package comfyuireceiver
 import (
 	"maps"
 
+	"go.opentelemetry.io/otel/attribute"
+
 	"github.com/otelcol-gpu/otelcol-gpu/internal/bounds"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/memory"
 )
@@ -15,13 +17,16 @@ type memoryState struct {
 	// Pointers are nil where it is unknown. They are of the only device.
 	outside, context, elastic *float64
 	needs                     map[memory.Class]float64
+	// wasElastic are the attributes of the elastic memory in the scrape before; empty if it
+	// had none.
+	wasElastic attribute.Set
 }
 
 // state is what is known of the server's memory; ok is false before the first answer.
 func (m *memoryWatcher) state() (s memoryState, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s = memoryState{memoryAnswer: m.last, needs: maps.Collect(m.needs.Learned())}
+	s = memoryState{memoryAnswer: m.last, needs: maps.Collect(m.needs.Learned()), wasElastic: m.elasticOf}
 	if m.last == nil {
 		return s, false
 	}
@@ -29,10 +34,31 @@ func (m *memoryWatcher) state() (s memoryState, ok bool) {
 		s.outside = pointer(m.outside.Seen())
 		s.context = pointer(m.outside.Context())
 		if m.last.Dynamic() {
-			s.elastic = pointer(m.outside.Elastic())
+			s.elastic = m.elastic()
 		}
 	}
 	return s, true
+}
+
+// elastic is what can be evicted, by the last answer that was compared with a list of
+// processes, but not more than the process holds by the newest list: after /free, or once the
+// process has ended, the answer is too old, and others may have filled the GPU. The caller
+// holds the lock.
+func (m *memoryWatcher) elastic() *float64 {
+	bytes, ok := m.outside.Elastic()
+	if !ok {
+		return nil
+	}
+	held, _, _ := m.device.memory() // 0 if the list does not have it
+	bytes = min(bytes, m.outside.MaxElastic(float64(held)))
+	return &bytes
+}
+
+// emittedElastic records the attributes of the elastic memory in this scrape.
+func (m *memoryWatcher) emittedElastic(of attribute.Set) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.elasticOf = of
 }
 
 func pointer(v float64, ok bool) *float64 {

@@ -56,7 +56,7 @@ func (f *follower) poll(ctx context.Context) {
 			f.log.Warn("Failed to poll ComfyUI; retrying", zap.Error(err))
 		case err == nil && p.failing.Changed("poll", ""):
 			f.log.Info("ComfyUI can be polled again")
-			f.memory.restarted()
+			f.restarted()
 		}
 	})
 }

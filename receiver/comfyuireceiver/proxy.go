@@ -149,6 +149,8 @@ func (p *proxy) serve(w http.ResponseWriter, r *http.Request) {
 		p.servePrompt(w, r)
 	case r.Method == http.MethodPost && (path == "/queue" || path == "/jobs/cancel"):
 		p.serveRemoval(w, r)
+	case r.Method == http.MethodPost && path == "/free":
+		p.serveFree(w, r)
 	case r.Method == http.MethodPost && path == "/history":
 		p.serveForgetting(w, r)
 	case r.Method == http.MethodPost && folder == "jobs" && strings.HasSuffix(id, "/cancel"):
@@ -230,6 +232,18 @@ func (p *proxy) relayRemoval(w http.ResponseWriter, r *http.Request, removal pro
 		if response.StatusCode < 300 {
 			p.tracker.Remove(removal)
 			p.QueueChanged()
+		}
+		return nil
+	}
+	relay.ServeHTTP(w, r)
+}
+
+// serveFree relays a request to free memory: the server unloads its models, once no prompt runs.
+func (p *proxy) serveFree(w http.ResponseWriter, r *http.Request) {
+	relay := p.relay
+	relay.ModifyResponse = func(response *http.Response) error {
+		if response.StatusCode < 300 {
+			p.loading.unloaded(p.now())
 		}
 		return nil
 	}

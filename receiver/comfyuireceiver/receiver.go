@@ -162,6 +162,7 @@ func (r *comfyuiReceiver) assemble(base *url.URL, client *http.Client, stored st
 	r.following = &follower{
 		instruments: observed, server: server, store: r.store, bounds: bounds, log: r.log, now: r.now, polls: r.cfg.Mode == modePoll,
 		interval: r.cfg.PollInterval, changed: make(chan struct{}, 1), classes: classes, ownSocket: newOwnSockets(r.cfg.OwnSockets),
+		loading: newLoadingTimes(r.device, classes),
 	}
 	r.export = &exporter{
 		traces:          r.traces,

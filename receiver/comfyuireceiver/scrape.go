@@ -4,6 +4,8 @@ package comfyuireceiver
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"strconv"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
@@ -37,11 +39,12 @@ func (r *comfyuiReceiver) scrape(ctx context.Context) (pmetric.Metrics, error) {
 		running := min(length, 1) // ComfyUI runs one prompt at a time
 		w.add(g, float64(running), attribute.String("state", "running"))
 		w.add(g, float64(length-running), attribute.String("state", "pending"))
-		if following.memory != nil {
-			w.memory(following.memory, device.ID)
-		}
+	}
+	if following.memory != nil {
+		w.memory(following.memory, device.ID, err == nil)
 	}
 	w.add(w.gauge("comfyui.prompts.open"), float64(following.tracker.OpenCount()))
+	w.progress(following)
 	if r.hub != nil {
 		withClient, withoutClient := r.hub.Counts()
 		g := w.gauge("comfyui.proxy.sockets")
@@ -88,14 +91,33 @@ func (w *metricsWriter) add(points pmetric.NumberDataPointSlice, v float64, attr
 	w.attributes(p.Attributes(), attributes)
 }
 
+// progress writes how far the prompts are that are open.
+func (w *metricsWriter) progress(f *follower) {
+	now := f.now()
+	w.add(w.gauge("comfyui.queue.oldest.wait"), f.tracker.OldestWait(now).Seconds())
+	ages := map[string]float64{} // classes beyond the limit are one
+	for class, age := range f.tracker.ProgressAge(now) {
+		class = f.label(f.tasks, class, true)
+		ages[class] = max(ages[class], age.Seconds())
+	}
+	if len(ages) == 0 {
+		return
+	}
+	g := w.gauge("comfyui.progress.age")
+	for _, class := range slices.Sorted(maps.Keys(ages)) {
+		w.add(g, ages[class], attribute.String("comfyui.task_class", class))
+	}
+}
+
 // memory writes the memory of the server's devices by its last answer, and what classes of
-// prompts need.
-func (w *metricsWriter) memory(m *memoryWatcher, hwID string) {
+// prompts need; of a server that does not respond only what is elastic.
+func (w *metricsWriter) memory(m *memoryWatcher, hwID string, responds bool) {
 	state, ok := m.state()
-	if ok {
+	if ok && responds {
 		w.devices(&state, hwID)
 	}
-	if len(state.needs) == 0 {
+	m.emittedElastic(w.elastic(&state, hwID, ok))
+	if len(state.needs) == 0 || !responds {
 		return
 	}
 	need := w.gauge("comfyui.memory.need")
@@ -119,17 +141,7 @@ func (w *metricsWriter) devices(state *memoryState, hwID string) {
 	active, headroom := w.gauge("comfyui.memory.active"), w.gauge("comfyui.memory.headroom")
 	for i := range state.Devices {
 		d := &state.Devices[i]
-		index := -1
-		if d.Index != nil {
-			index = *d.Index
-		}
-		attributes := []attribute.KeyValue{
-			attribute.String("comfyui.device.type", d.Type),
-			attribute.String("comfyui.device.index", strconv.Itoa(index)),
-		}
-		if hwID != "" && len(state.Devices) == 1 {
-			attributes = append(attributes, attribute.String(semconv.GPUID, hwID))
-		}
+		attributes := state.attributesOf(i, hwID)
 		w.add(limit, d.Total, attributes...)
 		w.add(free, d.Free, attributes...)
 		w.add(reserved, d.TorchTotal, attributes...)
@@ -145,8 +157,45 @@ func (w *metricsWriter) devices(state *memoryState, hwID string) {
 		w.add(headroom, available, attributes...)
 		w.addIfKnown("comfyui.memory.outside", state.outside, attributes)
 		w.addIfKnown("comfyui.memory.context", state.context, attributes)
-		w.addIfKnown("comfyui.memory.elastic", state.elastic, attributes)
 	}
+}
+
+// attributesOf are those of a device's memory.
+func (s *memoryState) attributesOf(device int, hwID string) []attribute.KeyValue {
+	d, index := &s.Devices[device], -1
+	if d.Index != nil {
+		index = *d.Index
+	}
+	attributes := []attribute.KeyValue{
+		attribute.String("comfyui.device.type", d.Type),
+		attribute.String("comfyui.device.index", strconv.Itoa(index)),
+	}
+	if hwID != "" && len(s.Devices) == 1 {
+		attributes = append(attributes, attribute.String(semconv.GPUID, hwID))
+	}
+	return attributes
+}
+
+// elastic writes what can be evicted, and returns its attributes. Where that is no longer
+// known, its series gets a last point: what is subtracted from the memory in use must not
+// outlive it.
+func (w *metricsWriter) elastic(state *memoryState, hwID string, known bool) (of attribute.Set) {
+	const name = "comfyui.memory.elastic"
+	if known && state.elastic != nil && state.Devices[0].IsGPU() {
+		of = attribute.NewSet(state.attributesOf(0, hwID)...)
+	}
+	if of.Len() == 0 && state.wasElastic.Len() == 0 {
+		return of
+	}
+	g := w.gauge(name)
+	if of.Len() > 0 {
+		w.add(g, *state.elastic, of.ToSlice()...)
+	}
+	if was := state.wasElastic; was.Len() > 0 && was.Equivalent() != of.Equivalent() {
+		w.add(g, 0, was.ToSlice()...)
+		g.At(g.Len() - 1).SetFlags(pmetric.DefaultDataPointFlags.WithNoRecordedValue(true))
+	}
+	return of
 }
 
 func (w *metricsWriter) addIfKnown(gauge string, v *float64, attributes []attribute.KeyValue) {
@@ -155,21 +204,29 @@ func (w *metricsWriter) addIfKnown(gauge string, v *float64, attributes []attrib
 	}
 }
 
+// addSum converts a sum of the SDK.
+func addSum[N int64 | float64](w *metricsWriter, out pmetric.Metric, data *metricdata.Sum[N], set func(pmetric.NumberDataPoint, N)) {
+	sum := out.SetEmptySum()
+	sum.SetIsMonotonic(data.IsMonotonic)
+	sum.SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	for i := range data.DataPoints {
+		d := &data.DataPoints[i]
+		p := sum.DataPoints().AppendEmpty()
+		p.SetStartTimestamp(pcommon.NewTimestampFromTime(d.StartTime))
+		p.SetTimestamp(w.now)
+		set(p, d.Value)
+		w.attributes(p.Attributes(), d.Attributes.ToSlice())
+	}
+}
+
 // aggregated converts the SDK's data to pdata.
 func (w *metricsWriter) aggregated(m *metricdata.Metrics) {
 	out := w.metric(m.Name, m.Unit, m.Description)
 	switch data := m.Data.(type) {
 	case metricdata.Sum[int64]:
-		sum := out.SetEmptySum()
-		sum.SetIsMonotonic(data.IsMonotonic)
-		sum.SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
-		for _, d := range data.DataPoints {
-			p := sum.DataPoints().AppendEmpty()
-			p.SetStartTimestamp(pcommon.NewTimestampFromTime(d.StartTime))
-			p.SetTimestamp(w.now)
-			p.SetIntValue(d.Value)
-			w.attributes(p.Attributes(), d.Attributes.ToSlice())
-		}
+		addSum(w, out, &data, pmetric.NumberDataPoint.SetIntValue)
+	case metricdata.Sum[float64]:
+		addSum(w, out, &data, pmetric.NumberDataPoint.SetDoubleValue)
 	case metricdata.Histogram[float64]:
 		h := out.SetEmptyHistogram()
 		h.SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)

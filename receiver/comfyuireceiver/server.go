@@ -107,11 +107,11 @@ type everything struct{}
 
 func (everything) Has(string) bool { return true }
 
-// queued requests the ids of the prompts that are queued or run. The jobs, where the server
+// queued requests where the prompts are that are queued or run, by their ids. The jobs, where the server
 // has them, come without the prompts themselves.
-func (s *comfyServer) queued(ctx context.Context) (map[string]bool, error) {
+func (s *comfyServer) queued(ctx context.Context) (map[string]protocol.Place, error) {
 	if !s.withoutJobs.Load() {
-		var ids map[string]bool
+		var ids map[string]protocol.Place
 		err := s.request(ctx, "/api/jobs?status=pending,in_progress", func(body io.Reader) (err error) {
 			ids, err = protocol.ParseJobs(body)
 			return err

@@ -120,6 +120,9 @@ func (g *gpu) samples() []table.Sample {
 		return samples
 	}
 	samples = append(samples, table.Info.Of(1), table.Responds.Of(table.Flag(g.condition == healthy)))
+	for _, c := range &conditions {
+		samples = append(samples, table.State.Of(table.Flag(c.condition == g.condition), c.state))
+	}
 	is := status(g.condition, &g.reading.Health, g.errorsRise)
 	for _, s := range statuses {
 		samples = append(samples, table.Status.Of(table.Flag(s == is), s))

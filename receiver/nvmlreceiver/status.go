@@ -29,6 +29,16 @@ func (c condition) String() string {
 	return [...]string{"unknown", "healthy", "unresponsive", "lost"}[c]
 }
 
+// conditions are those that hw.gpu.state has, one of which is 1.
+var conditions = [...]struct {
+	condition condition
+	state     metadata.AttributeHwGpuCondition
+}{
+	{healthy, metadata.AttributeHwGpuConditionHealthy},
+	{unresponsive, metadata.AttributeHwGpuConditionUnresponsive},
+	{lost, metadata.AttributeHwGpuConditionLost},
+}
+
 // correctedPerHour is the number of corrected ECC errors within an hour from which on a
 // failure is expected: sound memory has a few a week.
 const correctedPerHour = 100

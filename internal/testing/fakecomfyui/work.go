@@ -43,7 +43,10 @@ func (x *execution) node(g graph, id, display, parent string, n *node) error {
 		return nil
 	}
 	from := time.Now()
-	err := x.do(g, id, display, n)
+	err := x.stopped()
+	if err == nil {
+		err = x.do(g, id, display, n)
+	}
 	x.wasExecuted(Executed{Prompt: x.item.id, Node: id, Class: n.Class, From: from})
 	var inner *recorded
 	switch {
@@ -110,16 +113,24 @@ func (st *state) due(now time.Time, done, all int) bool {
 	return true
 }
 
+// stopped returns an error after an interruption: the server checks before each node, and with
+// each step.
+func (x *execution) stopped() error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.interrupt {
+		return errInterrupted
+	}
+	return nil
+}
+
 // step sends the progress of a node, with a preview image if there is one, and returns
 // an error after an interruption. An image with its node goes out before the progress, one
 // without after it.
 func (x *execution) step(id string, done, all int, image bool) error {
 	st := x.states[id]
-	x.mu.Lock()
-	stopped := x.interrupt
-	x.mu.Unlock()
-	if stopped {
-		return errInterrupted
+	if err := x.stopped(); err != nil {
+		return err
 	}
 	if x.options.newer() && !image && !st.due(x.options.Now(), done, all) {
 		return nil

@@ -15,6 +15,9 @@ type Sample struct {
 	// some time between.
 	Asked, At        time.Time
 	Active, Reserved float64
+	// Used is what is not free of the devices, and what PyTorch's allocator keeps without use
+	// not counted: tensors, and weights outside of the allocator.
+	Used float64
 }
 
 // Use is what was seen of a server's memory while a prompt ran. Pointers are nil where
@@ -114,6 +117,35 @@ func (u *Use) addReserve(all []Sample, from int, isStart bool, to time.Time) {
 		growth := *u.ReservedPeak - all[from].Reserved
 		u.ReservedGrowth = &growth
 	}
+}
+
+// growth is from which growth on weights were loaded.
+const growth = 64 << 20
+
+// Grew reports whether the memory that is used grew from a time to another: within them, or
+// where no answer is of that time, from before them to after the end of the prompt.
+func (h *History) Grew(from, to, end time.Time) bool {
+	all := h.samples[h.first:]
+	begin, _ := slices.BinarySearchFunc(all, from, func(s Sample, t time.Time) int { return s.Asked.Compare(t) })
+	before := begin - 1
+	for before >= 0 && all[before].At.After(from) { // it was under way
+		before--
+	}
+	if before < 0 {
+		return false
+	}
+	within := false
+	for i := begin; i < len(all) && !all[i].At.After(to); i++ {
+		within = true
+		if all[i].Used-all[before].Used >= growth {
+			return true
+		}
+	}
+	if within {
+		return false
+	}
+	after := slices.IndexFunc(all[begin:], func(s Sample) bool { return !s.Asked.Before(end) })
+	return after >= 0 && all[begin+after].Used-all[before].Used >= growth
 }
 
 func larger(a *float64, v float64) *float64 {

@@ -92,3 +92,22 @@ func TestClockThatIsSetBackEndsTheHistory(t *testing.T) {
 	assert.EqualValues(t, 2, gibibytes(u.ActivePeak), "what was used by the former clock is another prompt's")
 	assert.Equal(t, 2, u.Samples)
 }
+
+func TestMemoryGrowsWhereWeightsAreLoaded(t *testing.T) {
+	of := func(all ...[2]float64) *History {
+		h := &History{}
+		for _, s := range all {
+			asked := at(time.Duration(s[0] * float64(time.Second)))
+			h.Add(Sample{Asked: asked, At: asked.Add(10 * ms), Used: s[1] * gib})
+		}
+		return h
+	}
+	grew := func(h *History) bool { return h.Grew(at(time.Second), at(2*time.Second), at(5*time.Second)) }
+	assert.True(t, grew(of([2]float64{0.5, 1}, [2]float64{1.5, 2}, [2]float64{1.7, 1})))
+	assert.False(t, grew(of([2]float64{0.5, 1}, [2]float64{1.5, 1.01}, [2]float64{3, 9}, [2]float64{6, 9})), "an answer of the time says that it did not")
+	assert.True(t, grew(of([2]float64{0.5, 1}, [2]float64{3, 9}, [2]float64{6, 2})), "no answer is of the time: the weights stayed")
+	assert.False(t, grew(of([2]float64{0.5, 1}, [2]float64{3, 9}, [2]float64{6, 1})), "tensors went with the prompt")
+	assert.False(t, grew(of([2]float64{0.5, 1}, [2]float64{3, 9})), "no answer after the end")
+	assert.False(t, grew(of([2]float64{1.5, 2}, [2]float64{6, 9})), "what was used before is unknown")
+	assert.False(t, grew(&History{}))
+}

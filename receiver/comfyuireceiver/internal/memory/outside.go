@@ -121,9 +121,14 @@ func (o *Outside) Elastic() (bytes float64, ok bool) {
 	if o.seen == 0 {
 		return 0, false
 	}
+	return o.MaxElastic(o.seen), true
+}
+
+// MaxElastic is the most that can be elastic of what the process holds.
+func (o *Outside) MaxElastic(held float64) float64 {
 	context, known := o.Context()
 	if !known {
 		context = min(o.learned.Smallest, usualContext)
 	}
-	return max(o.seen-context, 0), true
+	return max(held-context, 0)
 }

@@ -36,15 +36,6 @@ func (t *Tracker) Suspect() {
 	}
 }
 
-// Confirm records that a prompt is in the server's queue.
-func (t *Tracker) Confirm(id string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if p := t.open[id]; p != nil {
-		p.suspect = false
-	}
-}
-
 // Listener reports for which client ids messages of the server are received.
 type Listener interface{ HasSocket(clientID string) bool }
 

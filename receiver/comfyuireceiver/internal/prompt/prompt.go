@@ -12,6 +12,7 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/loading"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/memory"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/sizing"
@@ -48,6 +49,11 @@ type Node struct {
 	Start, End      time.Time
 	// Steps is the number of steps that the node announced, StepsDone of those done.
 	Steps, StepsDone float64
+	// Loading is for how long it loaded models.
+	Loading loading.Loaded `json:"loading,omitzero"`
+
+	// steps is when the first and the last of its steps were done.
+	steps loading.Steps
 }
 
 // Prompt is one prompt. The tracker owns it until it has ended; then it does not change.
@@ -76,6 +82,8 @@ type Prompt struct {
 	Found bool
 	// undated prompts were discovered before it was known when the server accepted them.
 	undated bool
+	// Loading is for how long its nodes loaded models.
+	Loading loading.Loaded
 	// Memory is what was seen of the server's memory while it ran; nil if nothing was.
 	Memory *memory.Figures
 	// Slot is the prompt's place in the store; the store owns it.
@@ -92,10 +100,14 @@ type Prompt struct {
 	announced bool // its start was announced
 	elsewhere bool // all its nodes that run are API nodes
 	// remote are the nodes of the submission that are API nodes; nil until it was announced.
-	remote   map[string]bool
-	seen     time.Time // when it was mentioned last
-	failures int       // attempts to read its entry of the history
-	size     int       // bytes of the tracker's budget
+	remote map[string]bool
+	seen   time.Time // when it was mentioned last
+	// progressed is when the last message about its execution came, listed since when the
+	// server's queue lists it as running; zero if neither was seen.
+	progressed, listed time.Time
+
+	failures int // attempts to read its entry of the history
+	size     int // bytes of the tracker's budget
 	maxNodes int
 	// next is the same id, sent again; last is the end of that chain, set at its head.
 	next, last *Prompt
@@ -138,7 +150,7 @@ func (p *Prompt) start(at time.Time) {
 
 // observe applies a message to the prompt.
 func (p *Prompt) observe(m *protocol.Message, now time.Time) {
-	p.seen = now
+	p.seen, p.progressed = now, now
 	at := m.At
 	if at.IsZero() || at.After(now) || at.Before(p.Received.Add(-clockSlack)) {
 		// no time, or the time of another clock
@@ -169,7 +181,7 @@ func (p *Prompt) observe(m *protocol.Message, now time.Time) {
 		p.start(now)
 		if m.Node != "" {
 			n := p.begin(m.Node, now)
-			n.Steps, n.StepsDone = max(n.Steps, m.Max), max(n.StepsDone, m.Value)
+			n.step(m.Value, m.Max, now)
 		}
 	case protocol.Executed:
 		if p.Outputs == nil {
@@ -218,7 +230,7 @@ func (p *Prompt) observeStates(m *protocol.Message, now time.Time) {
 		}
 		n.Parent, n.Display = s.Parent, s.Display
 		if s.Max > 1 || s.Value > 0 {
-			n.Steps, n.StepsDone = max(n.Steps, s.Max), max(n.StepsDone, s.Value)
+			n.step(s.Value, s.Max, now)
 		}
 		if s.State == "finished" && n.End.IsZero() {
 			n.End = now

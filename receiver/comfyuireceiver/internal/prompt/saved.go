@@ -8,6 +8,7 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/loading"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/sizing"
 )
@@ -50,6 +51,7 @@ type Saved struct {
 	Runs      []Node         `json:"runs,omitempty"`
 	Outputs   map[string]int `json:"outputs,omitempty"`
 	Recovered bool           `json:"recovered,omitempty"`
+	Loading   loading.Loaded `json:"loading,omitzero"`
 }
 
 // maxSavedNodes bounds the nodes and runs that are stored of a prompt.
@@ -76,7 +78,7 @@ func (p *Prompt) Save() Saved {
 	if p.Outcome == "" {
 		return s
 	}
-	s.Started, s.Ended, s.Failure, s.Cached, s.Outputs = p.Started, p.Ended, p.Failure, p.Cached, p.Outputs
+	s.Started, s.Ended, s.Failure, s.Cached, s.Outputs, s.Loading = p.Started, p.Ended, p.Failure, p.Cached, p.Outputs, p.Loading
 	for _, n := range p.Nodes[:min(len(p.Nodes), maxSavedNodes)] {
 		s.Runs = append(s.Runs, *n)
 	}
@@ -98,6 +100,7 @@ func (s *Saved) Prompt() *Prompt {
 		Answer:     protocol.Answer{PromptID: s.ID, Number: s.Number, Refused: s.Refused},
 		HTTPStatus: s.Status, Received: s.Received, Answered: s.Answered, Started: s.Started, Ended: s.Ended,
 		Outcome: s.Outcome, Failure: s.Failure, Cached: s.Cached, Outputs: s.Outputs, Recovered: s.Recovered || s.Outcome == "", Found: s.Found,
+		Loading: s.Loading,
 	}
 	if p.Answered.IsZero() {
 		p.Answered = p.Received

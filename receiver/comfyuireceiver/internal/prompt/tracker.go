@@ -208,6 +208,7 @@ func (t *Tracker) accept(p *Prompt, now time.Time) {
 		p.size += early.size
 		p.Started, p.Ended, p.Cached, p.Nodes, p.byID, p.isCached = early.Started, early.Ended, early.Cached, early.Nodes, early.byID, early.isCached
 		p.Outputs, p.Outcome, p.Failure, p.states, p.Omitted = early.Outputs, early.Outcome, early.Failure, early.states, early.Omitted
+		p.progressed = early.progressed
 	}
 	t.open[p.ID] = p
 	t.opened(p)

@@ -377,7 +377,7 @@ func TestEveryPromptOfAServerThatRestartedIsLost(t *testing.T) {
 	}
 	submit(tr, now, "still there")
 	tr.Suspect()
-	tr.Confirm("still there")
+	tr.Confirm(now, "still there", false)
 	submit(tr, now, "later")
 	for _, id := range []string{"pending0", "pending1", "pending2", "pending3", "pending4", "still there", "later"} {
 		tr.Missing(now, id)

@@ -201,7 +201,7 @@ func (k knownIDs) Has(id string) bool { return k[id] }
 func TestKnownPromptsOfTheQueueAndTheHistoryAreNotReadAgain(t *testing.T) {
 	q, err := bounds.ParseQueue(strings.NewReader(`{"queue_running": [[0, "a", {"1": {}}, {}, []], 7, [1]], "queue_pending": [[1, "b", {"1": {}}, {}, []], [2, "", {}], null]}`), knownIDs{"a": true})
 	require.NoError(t, err)
-	assert.Equal(t, map[string]bool{"a": true, "b": true}, q.IDs)
+	assert.Equal(t, map[string]Place{"a": Running, "b": Pending}, q.IDs)
 	require.Len(t, q.Prompts, 1)
 	assert.Equal(t, "b", q.Prompts[0].PromptID)
 	h, err := bounds.ParseHistory(strings.NewReader(`{"a": {"prompt": []}, "b": {"status": {"status_str": "success"}}}`), knownIDs{"a": true})
@@ -229,9 +229,10 @@ func TestTheLengthOfTheQueueIsRead(t *testing.T) {
 		_, err := ParseLength(strings.NewReader(body))
 		assert.Error(t, err, body)
 	}
-	ids, err := ParseJobs(strings.NewReader(`{"jobs": [{"id": "a", "status": "pending"}, 3], "pagination": {}}`))
+	ids, err := ParseJobs(strings.NewReader(`{"jobs": [{"id": "a", "status": "pending"}, {"status": "in_progress", "id": "b"}, 3], "pagination": {}}`))
 	require.NoError(t, err)
-	assert.True(t, ids["a"])
+	assert.Equal(t, Pending, ids["a"])
+	assert.Equal(t, Running, ids["b"])
 	_, err = ParseJobs(strings.NewReader(`{"error": "x"}`))
 	assert.Error(t, err)
 }

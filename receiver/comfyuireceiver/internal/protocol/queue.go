@@ -20,9 +20,20 @@ type All struct{}
 // Has implements [Known].
 func (All) Has(string) bool { return false }
 
-// Queue is the answer of GET /queue: the ids of all prompts, and those that are not known.
+// Place is where in the server's queue a prompt is.
+type Place uint8
+
+// The places of a prompt.
+const (
+	NotQueued Place = iota
+	Pending
+	Running
+)
+
+// Queue is the answer of GET /queue: where all prompts are by their ids, and those that are
+// not known.
 type Queue struct {
-	IDs     map[string]bool
+	IDs     map[string]Place
 	Prompts []Submission
 }
 
@@ -33,19 +44,23 @@ var errTooMany = errors.New("the answer holds too many prompts")
 
 // ParseQueue reads the answer of GET /queue.
 func (b Bounds) ParseQueue(body io.Reader, known Known) (Queue, error) {
-	d, q := newDocument(&lenientReader{from: body}), Queue{IDs: map[string]bool{}}
+	d, q := newDocument(&lenientReader{from: body}), Queue{IDs: map[string]Place{}}
 	isQueue := false
 	err := d.object(func(name string) error {
 		if name != "queue_running" && name != "queue_pending" {
 			return d.SkipValue()
 		}
 		isQueue = true
+		place := Pending
+		if name == "queue_running" {
+			place = Running
+		}
 		return d.array(func(int) error {
 			p, ok, err := b.readQueued(d, known)
 			if !ok {
 				return err
 			}
-			if q.IDs[p.PromptID] = true; len(q.IDs) > maxQueue {
+			if q.IDs[p.PromptID] = place; len(q.IDs) > maxQueue {
 				return errTooMany
 			}
 			if !known.Has(p.PromptID) {
@@ -107,23 +122,30 @@ func ParseLength(body io.Reader) (int, error) {
 	return m.Remaining, nil
 }
 
-// ParseJobs reads the ids of GET /api/jobs.
-func ParseJobs(body io.Reader) (ids map[string]bool, err error) {
+// ParseJobs reads the ids of GET /api/jobs?status=pending,in_progress.
+func ParseJobs(body io.Reader) (ids map[string]Place, err error) {
 	d := newDocument(&lenientReader{from: body})
 	err = d.object(func(name string) error {
 		if name != "jobs" || d.PeekKind() != '[' {
 			return d.SkipValue()
 		}
-		ids = map[string]bool{}
+		ids = map[string]Place{}
 		return d.array(func(int) error {
-			var id string
+			var id, status string
 			err := d.object(func(name string) error {
-				if name != "id" {
-					return d.SkipValue()
+				switch name {
+				case "id":
+					return d.text(&id)
+				case "status":
+					return d.text(&status)
 				}
-				return d.text(&id)
+				return d.SkipValue()
 			})
-			if ids[id] = true; len(ids) > maxQueue {
+			place := Pending
+			if status == "in_progress" {
+				place = Running
+			}
+			if ids[id] = place; len(ids) > maxQueue {
 				return errTooMany
 			}
 			return err

@@ -6,6 +6,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/loading"
 )
 
 // memory sets what was seen of the server's memory while the prompt ran. What was not seen is
@@ -35,5 +36,16 @@ func (w *traceWriter) memory(a pcommon.Map) {
 	}
 	if f.Context > 0 {
 		a.PutInt(semconv.MemoryContext, int64(f.Context))
+	}
+}
+
+// putLoading sets for how long models were loaded, if that is known.
+func putLoading(a pcommon.Map, l loading.Loaded) {
+	if l.Time <= 0 {
+		return
+	}
+	a.PutDouble("comfyui.loading.duration", l.Time.Seconds())
+	if l.Estimated {
+		a.PutBool("comfyui.loading.estimated", true)
 	}
 }

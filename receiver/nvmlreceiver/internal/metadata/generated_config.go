@@ -80,6 +80,7 @@ type MetricsConfig struct {
 	HwGpuRowRemapsPending           MetricConfig `mapstructure:"hw.gpu.row_remaps.pending"`
 	HwGpuSmActive                   MetricConfig `mapstructure:"hw.gpu.sm.active"`
 	HwGpuSmOccupancy                MetricConfig `mapstructure:"hw.gpu.sm.occupancy"`
+	HwGpuState                      MetricConfig `mapstructure:"hw.gpu.state"`
 	HwGpuTemperatureMargin          MetricConfig `mapstructure:"hw.gpu.temperature.margin"`
 	HwGpuTemperatureMarginLimit     MetricConfig `mapstructure:"hw.gpu.temperature.margin.limit"`
 	HwGpuThrottleActive             MetricConfig `mapstructure:"hw.gpu.throttle.active"`
@@ -249,6 +250,9 @@ func DefaultMetricsConfig() MetricsConfig {
 			Enabled: true,
 		},
 		HwGpuSmOccupancy: MetricConfig{
+			Enabled: true,
+		},
+		HwGpuState: MetricConfig{
 			Enabled: true,
 		},
 		HwGpuTemperatureMargin: MetricConfig{

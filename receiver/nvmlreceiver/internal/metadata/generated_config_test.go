@@ -180,6 +180,9 @@ func TestMetricsBuilderConfig(t *testing.T) {
 					HwGpuSmOccupancy: MetricConfig{
 						Enabled: true,
 					},
+					HwGpuState: MetricConfig{
+						Enabled: true,
+					},
 					HwGpuTemperatureMargin: MetricConfig{
 						Enabled: true,
 					},
@@ -397,6 +400,9 @@ func TestMetricsBuilderConfig(t *testing.T) {
 						Enabled: false,
 					},
 					HwGpuSmOccupancy: MetricConfig{
+						Enabled: false,
+					},
+					HwGpuState: MetricConfig{
 						Enabled: false,
 					},
 					HwGpuTemperatureMargin: MetricConfig{

@@ -72,6 +72,36 @@ var MapAttributeHwGpuClock = map[string]AttributeHwGpuClock{
 	"video":    AttributeHwGpuClockVideo,
 }
 
+// AttributeHwGpuCondition specifies the value hw.gpu.condition attribute.
+type AttributeHwGpuCondition int
+
+const (
+	_ AttributeHwGpuCondition = iota
+	AttributeHwGpuConditionHealthy
+	AttributeHwGpuConditionUnresponsive
+	AttributeHwGpuConditionLost
+)
+
+// String returns the string representation of the AttributeHwGpuCondition.
+func (av AttributeHwGpuCondition) String() string {
+	switch av {
+	case AttributeHwGpuConditionHealthy:
+		return "healthy"
+	case AttributeHwGpuConditionUnresponsive:
+		return "unresponsive"
+	case AttributeHwGpuConditionLost:
+		return "lost"
+	}
+	return ""
+}
+
+// MapAttributeHwGpuCondition is a helper map of string to AttributeHwGpuCondition attribute value.
+var MapAttributeHwGpuCondition = map[string]AttributeHwGpuCondition{
+	"healthy":      AttributeHwGpuConditionHealthy,
+	"unresponsive": AttributeHwGpuConditionUnresponsive,
+	"lost":         AttributeHwGpuConditionLost,
+}
+
 // AttributeHwGpuEccLifetime specifies the value hw.gpu.ecc.lifetime attribute.
 type AttributeHwGpuEccLifetime int
 
@@ -1114,6 +1144,9 @@ var MetricsInfo = metricsInfo{
 	HwGpuSmOccupancy: metricInfo{
 		Name: "hw.gpu.sm.occupancy",
 	},
+	HwGpuState: metricInfo{
+		Name: "hw.gpu.state",
+	},
 	HwGpuTemperatureMargin: metricInfo{
 		Name: "hw.gpu.temperature.margin",
 	},
@@ -1210,6 +1243,7 @@ type metricsInfo struct {
 	HwGpuRowRemapsPending           metricInfo
 	HwGpuSmActive                   metricInfo
 	HwGpuSmOccupancy                metricInfo
+	HwGpuState                      metricInfo
 	HwGpuTemperatureMargin          metricInfo
 	HwGpuTemperatureMarginLimit     metricInfo
 	HwGpuThrottleActive             metricInfo
@@ -4062,6 +4096,60 @@ func newMetricHwGpuSmOccupancy(cfg MetricConfig) metricHwGpuSmOccupancy {
 	return m
 }
 
+type metricHwGpuState struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.state metric with initial data.
+func (m *metricHwGpuState) init() {
+	m.data.SetName("hw.gpu.state")
+	m.data.SetDescription("Condition of the GPU as the receiver observes it: 1 for its present one, 0 for the others. Emitted for GPUs that are lost or unresponsive, too.")
+	m.data.SetUnit("{state}")
+	m.data.SetEmptyGauge()
+	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuState) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, hwGpuConditionAttributeValue string, hwIDAttributeValue string, hwNameAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Gauge().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutStr("hw.state", hwGpuConditionAttributeValue)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuState) updateCapacity() {
+	if m.data.Gauge().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Gauge().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuState) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Gauge().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuState(cfg MetricConfig) metricHwGpuState {
+	m := metricHwGpuState{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
 type metricHwGpuTemperatureMargin struct {
 	data     pmetric.Metric // data buffer for generated metric.
 	config   MetricConfig   // metric config provided by user.
@@ -4888,6 +4976,7 @@ type MetricsBuilder struct {
 	metricHwGpuRowRemapsPending           metricHwGpuRowRemapsPending
 	metricHwGpuSmActive                   metricHwGpuSmActive
 	metricHwGpuSmOccupancy                metricHwGpuSmOccupancy
+	metricHwGpuState                      metricHwGpuState
 	metricHwGpuTemperatureMargin          metricHwGpuTemperatureMargin
 	metricHwGpuTemperatureMarginLimit     metricHwGpuTemperatureMarginLimit
 	metricHwGpuThrottleActive             metricHwGpuThrottleActive
@@ -4978,6 +5067,7 @@ func NewMetricsBuilder(mbc MetricsBuilderConfig, settings receiver.Settings, opt
 		metricHwGpuRowRemapsPending:           newMetricHwGpuRowRemapsPending(mbc.Metrics.HwGpuRowRemapsPending),
 		metricHwGpuSmActive:                   newMetricHwGpuSmActive(mbc.Metrics.HwGpuSmActive),
 		metricHwGpuSmOccupancy:                newMetricHwGpuSmOccupancy(mbc.Metrics.HwGpuSmOccupancy),
+		metricHwGpuState:                      newMetricHwGpuState(mbc.Metrics.HwGpuState),
 		metricHwGpuTemperatureMargin:          newMetricHwGpuTemperatureMargin(mbc.Metrics.HwGpuTemperatureMargin),
 		metricHwGpuTemperatureMarginLimit:     newMetricHwGpuTemperatureMarginLimit(mbc.Metrics.HwGpuTemperatureMarginLimit),
 		metricHwGpuThrottleActive:             newMetricHwGpuThrottleActive(mbc.Metrics.HwGpuThrottleActive),
@@ -5205,6 +5295,7 @@ func (mb *MetricsBuilder) EmitForResource(options ...ResourceMetricsOption) {
 	mb.metricHwGpuRowRemapsPending.emit(ils.Metrics())
 	mb.metricHwGpuSmActive.emit(ils.Metrics())
 	mb.metricHwGpuSmOccupancy.emit(ils.Metrics())
+	mb.metricHwGpuState.emit(ils.Metrics())
 	mb.metricHwGpuTemperatureMargin.emit(ils.Metrics())
 	mb.metricHwGpuTemperatureMarginLimit.emit(ils.Metrics())
 	mb.metricHwGpuThrottleActive.emit(ils.Metrics())
@@ -5503,6 +5594,11 @@ func (mb *MetricsBuilder) RecordHwGpuSmActiveDataPoint(ts pcommon.Timestamp, val
 // RecordHwGpuSmOccupancyDataPoint adds a data point to hw.gpu.sm.occupancy metric.
 func (mb *MetricsBuilder) RecordHwGpuSmOccupancyDataPoint(ts pcommon.Timestamp, val float64, hwIDAttributeValue string, hwNameAttributeValue string) {
 	mb.metricHwGpuSmOccupancy.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, hwNameAttributeValue)
+}
+
+// RecordHwGpuStateDataPoint adds a data point to hw.gpu.state metric.
+func (mb *MetricsBuilder) RecordHwGpuStateDataPoint(ts pcommon.Timestamp, val int64, hwGpuConditionAttributeValue AttributeHwGpuCondition, hwIDAttributeValue string, hwNameAttributeValue string) {
+	mb.metricHwGpuState.recordDataPoint(mb.startTime, ts, val, hwGpuConditionAttributeValue.String(), hwIDAttributeValue, hwNameAttributeValue)
 }
 
 // RecordHwGpuTemperatureMarginDataPoint adds a data point to hw.gpu.temperature.margin metric.

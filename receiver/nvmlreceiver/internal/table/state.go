@@ -19,6 +19,11 @@ var (
 	}}}
 	// Responds is 1 if the GPU responded in time.
 	Responds = newPlain(level, "hw.gpu.up", (*builder).RecordHwGpuUpDataPoint)
+	// State is 1 for the condition that the GPU is in, as the scrape sees it.
+	State = newWith1(level, "hw.gpu.state",
+		func(mb *builder, ts timestamp, v int64, condition metadata.AttributeHwGpuCondition, id, name string) {
+			mb.RecordHwGpuStateDataPoint(ts, v, condition, id, name)
+		})
 	// Status is 1 for the state that the GPU is in.
 	Status = newWith1(level, "hw.status",
 		func(mb *builder, ts timestamp, v int64, state metadata.AttributeHwState, id, name string) {
