@@ -162,7 +162,7 @@ func TestManyAlertsOfAGroupAreCutWithANote(t *testing.T) {
 		assert.Contains(t, text, "已截断")
 	}
 	assert.Contains(t, app, "共200条告警，仅列出前10条")
-	assert.Contains(t, robot, "共50条告警，仅列出前10条", "max_alerts bounds what the robot is told")
+	assert.Contains(t, robot, "共50条告警，仅列出前10条", "max_alerts bounds what the robot gets")
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	assert.Empty(t, c.refused)

@@ -104,7 +104,7 @@ func TestTheArticlesStory(t *testing.T) {
 			gpu.Set("memory_used", gpu.Get("memory_total")*96/100)
 			const summary = "is almost out of memory: 96"
 			for _, channel := range append(slices.Clone(allChannels), "response") {
-				require.Eventually(t, func() bool { return len(c.with(channel, summary)) > 0 }, criticalFor+3*patience, 50*time.Millisecond, "%s: nobody was told", channel)
+				require.Eventually(t, func() bool { return len(c.with(channel, summary)) > 0 }, criticalFor+3*patience, 50*time.Millisecond, "%s has no message", channel)
 				reported := channel
 				if channel == "response" {
 					reported = "webhook"
@@ -119,7 +119,7 @@ func TestTheArticlesStory(t *testing.T) {
 			assert.Subset(t, []string{"GPUMemoryUsageCritical gpu1", "GPUMemoryUsageHigh gpu1", "Watchdog"}, a.firing(), "nothing else fires")
 			gpu.Set("memory_used", rest)
 			for _, part := range []struct{ channel, text string }{{"email", "[RESOLVED] GPUMemoryUsageCritical"}, {"slack", "[RESOLVED]"}, {"wecom_app", "已恢复"}, {"wecom_robot", "已恢复"}} {
-				require.Eventually(t, func() bool { return len(c.with(part.channel, part.text)) > 0 }, 4*patience, 50*time.Millisecond, "%s: nobody was told that it ended", part.channel)
+				require.Eventually(t, func() bool { return len(c.with(part.channel, part.text)) > 0 }, 4*patience, 50*time.Millisecond, "%s does not say that it ended", part.channel)
 			}
 			c.mu.Lock()
 			defer c.mu.Unlock()
