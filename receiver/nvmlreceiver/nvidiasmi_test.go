@@ -99,6 +99,7 @@ var counterparts = map[string]struct {
 	"ECC Errors/Aggregate/DRAM Uncorrectable":                  {"hw.errors", attributes{"error.type": "uncorrected", "hw.gpu.ecc.lifetime": "aggregate", "hw.gpu.memory.location": "dram"}},
 	"Retired Pages/Single Bit ECC":                             {"hw.gpu.retired_pages", attributes{"error.type": "corrected"}},
 	"Retired Pages/Double Bit ECC":                             {"hw.gpu.retired_pages", attributes{"error.type": "uncorrected"}},
+	"Retired Pages/Pending":                                    {"hw.gpu.retired_pages.pending", nil},
 	"Remapped Rows/Correctable Error":                          {"hw.gpu.row_remaps", attributes{"error.type": "corrected"}},
 	"Remapped Rows/Uncorrectable Error":                        {"hw.gpu.row_remaps", attributes{"error.type": "uncorrected"}},
 	"Remapped Rows/Pending":                                    {"hw.gpu.row_remaps.pending", nil},
@@ -151,6 +152,9 @@ func TestReadingsAreThoseOfNvidiaSmi(t *testing.T) {
 			t.Run(name+"/"+state, func(t *testing.T) {
 				p, err := fakenvml.LoadProfile(name)
 				require.NoError(t, err)
+				if strings.Contains(p.Origin, state+" assumed") {
+					t.Skip("no reading of it was published")
+				}
 				_, gpus := library.Machine(t, name)
 				if state == "load" {
 					gpus[0].SetLoad(p)

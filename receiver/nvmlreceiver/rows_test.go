@@ -219,3 +219,39 @@ func TestWSL2HasNoMemoryOfProcessesAndNoEvents(t *testing.T) {
 	}
 	assert.Empty(t, r.logs.FilterMessageSnippet("Reading failed").All())
 }
+
+func TestGPUBeforeAmpereRetiresPages(t *testing.T) {
+	_, gpus := library.Machine(t, "v100")
+	p, err := fakenvml.LoadProfile("v100")
+	require.NoError(t, err)
+	gpus[0].SetLoad(p)
+	r := newRig(t, nvml.NewSessions(fast), nil).ready(1)
+	check := func(corrected, uncorrected, pending float64, state string) {
+		t.Helper()
+		m := r.scrapeNow()
+		for _, c := range []struct {
+			metric string
+			at     map[string]string
+			want   float64
+		}{
+			{"hw.gpu.retired_pages", map[string]string{"error.type": "corrected"}, corrected},
+			{"hw.gpu.retired_pages", map[string]string{"error.type": "uncorrected"}, uncorrected},
+			{"hw.gpu.retired_pages.pending", nil, pending},
+			{"hw.status", map[string]string{"hw.state": state}, 1},
+		} {
+			point, ok := point(m, c.metric, c.at)
+			require.True(t, ok, c.metric)
+			assert.InDelta(t, c.want, number(point), 0, "%s %v", c.metric, c.at)
+		}
+		_, remaps := point(m, "hw.gpu.row_remaps", nil)
+		assert.False(t, remaps, "it does not remap rows")
+	}
+	check(0, 0, 0, "ok")
+	const singleBit, doubleBit, pending = 29, 30, 31
+	gpus[0].SetField(singleBit, 2, fakenvml.TypeUnsignedInt, fakenvml.Success)
+	gpus[0].SetField(doubleBit, 1, fakenvml.TypeUnsignedInt, fakenvml.Success)
+	gpus[0].SetField(pending, 1, fakenvml.TypeUnsignedInt, fakenvml.Success)
+	check(2, 1, 1, "degraded")
+	gpus[0].SetField(pending, 0, fakenvml.TypeUnsignedInt, fakenvml.Success)
+	check(2, 1, 0, "ok")
+}

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/figure"
+	"github.com/otelcol-gpu/otelcol-gpu/lab/simulation"
+	"github.com/otelcol-gpu/otelcol-gpu/lab/stack"
+)
+
+// ruleUse is a metric that a rule or a runbook names, with its labels.
+type ruleUse struct {
+	Where, Metric        string
+	Labels, Alternatives []string
+}
+
+// ruleUses are all of the repository.
+func ruleUses(t *testing.T) (uses []ruleUse) {
+	t.Helper()
+	raw, err := exec.Command("go", "run", "-C", filepath.Join(root, "tools", "rules"), ".", "uses", root).Output()
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(raw, &uses))
+	return uses
+}
+
+// seriesOf are the labels of all series of a metric that a store has had.
+func seriesOf(t *testing.T, store stack.Store, metric string) (all []map[string]string) {
+	t.Helper()
+	text, err := get(store.URL + "/api/v1/series?" + url.Values{"match[]": {metric}}.Encode())
+	require.NoError(t, err)
+	var answer struct{ Data []map[string]string }
+	require.NoError(t, json.Unmarshal([]byte(text), &answer))
+	return answer.Data
+}
+
+// missing is what a store lacks of a use; empty if it has all.
+func (u *ruleUse) missing(t *testing.T, store stack.Store) string {
+	t.Helper()
+	series := seriesOf(t, store, u.Metric)
+	if len(series) == 0 {
+		return u.Where + ": no " + u.Metric
+	}
+	for _, other := range u.Alternatives {
+		series = append(series, seriesOf(t, store, other)...)
+	}
+	for _, label := range u.Labels {
+		if !slices.ContainsFunc(series, func(s map[string]string) bool { return s[label] != "" }) {
+			return u.Where + ": no " + label + " on " + u.Metric
+		}
+	}
+	return ""
+}
+
+// onlyAfterAFault are the counters of the collector's own telemetry that have no series before
+// they have counted something.
+var onlyAfterAFault = regexp.MustCompile(`^otelcol_(exporter_(enqueue|send)_failed_|extension_queue_check_damaged|receiver_|connector_)`)
+
+// documentedTelemetry are the names of the collector's own telemetry that the components'
+// generated documentation lists.
+func documentedTelemetry(t *testing.T) map[string]bool {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(root, "*", "*", "documentation.md"))
+	require.NoError(t, err)
+	all := map[string]bool{}
+	for _, file := range files {
+		raw, err := os.ReadFile(file)
+		require.NoError(t, err)
+		for _, m := range regexp.MustCompile(`(?m)^### (otelcol_\w+)`).FindAllStringSubmatch(string(raw), -1) {
+			all[m[1]] = true
+		}
+	}
+	require.NotEmpty(t, all)
+	for _, kind := range []string{"metric_points", "spans", "log_records"} { // of the collector's exporterhelper
+		all["otelcol_exporter_send_failed_"+kind], all["otelcol_exporter_enqueue_failed_"+kind] = true, true
+	}
+	return all
+}
+
+// TestRulesNameWhatTheCollectorEmits asks a Prometheus for every metric and label that a rule or
+// a runbook names, after a service with each kind of GPU has worked and failed.
+func TestRulesNameWhatTheCollectorEmits(t *testing.T) {
+	t.Parallel()
+	uses := ruleUses(t)
+	require.Greater(t, len(uses), 100)
+	m := newMachine(t, fakenvml.Current, "rtx-4080-super", "h100", "h100-mig", "v100", "l40s")
+	ctx, cancel := context.WithCancel(context.Background())
+	var working sync.WaitGroup
+	t.Cleanup(func() { cancel(); working.Wait() })
+	of := memoryServer{newer: true, dynamic: true}
+	service := simulation.NewService(m.gpus[0], m.profiles[0], 1)
+	server := of.on(service)
+	working.Go(func() { service.Run(ctx) })
+	working.Go(func() { server.Run(ctx) })
+	h := httptest.NewServer(server)
+	t.Cleanup(func() { h.CloseClientConnections(); h.Close() })
+	telemetry, proxy := port(t), "127.0.0.1:"+strconv.Itoa(port(t))
+	overlay := filepath.Join(t.TempDir(), "overlay.yaml")
+	require.NoError(t, os.WriteFile(overlay, fmt.Appendf(nil, "receivers:\n  comfyui: {proxy: {endpoint: %q}, upstream: {endpoint: %q}, device: %q, collection_interval: 1s}\n", proxy, h.URL, m.gpus[0].UUID()), 0o600))
+	address := "127.0.0.1:" + strconv.Itoa(port(t))
+	file := filepath.Join(t.TempDir(), "prometheus.yml")
+	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, "global: {scrape_interval: 1s}\nscrape_configs:\n  - {job_name: otelcol-gpu-telemetry, static_configs: [{targets: ['127.0.0.1:%d'], labels: {instance: vm}}]}\nstorage: {tsdb: {out_of_order_time_window: 1h}}\n", telemetry), 0o600))
+	p := start(t, "prometheus", tool(t, "prometheus"), nil, "--config.file="+file, "--storage.tsdb.path="+t.TempDir(), "--web.listen-address="+address, "--web.enable-remote-write-receiver", "--log.level=warn")
+	require.NoError(t, p.WaitHTTP(withPatience(t), "http://"+address+"/-/ready"))
+	store := stack.Store{URL: "http://" + address}
+	collect(t, "comfyui.yaml", append(m.environment, "OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(), "OTELCOL_GPU_COLLECTION_INTERVAL=1s",
+		"OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+store.URL+"/api/v1/write", "OTELCOL_GPU_TRACES_ENDPOINT="+startJaeger(t).otlp),
+		"--config", overlay, fmt.Sprintf("--config=yaml:service::telemetry::metrics::readers: [{pull: {exporter: {prometheus: {host: 127.0.0.1, port: %d}}}}]", telemetry))
+	u := simulation.NewUsers("http://" + proxy)
+	ordering, stop := context.WithTimeout(ctx, 2*patience)
+	defer stop()
+	var users sync.WaitGroup
+	for i := range 3 { // two wait
+		users.Go(func() { assert.NoError(t, u.Order(ordering, fmt.Sprint("client-", i), []simulation.Photo{{Side: 512}, {Side: 960}})) })
+	}
+	users.Go(func() {
+		_ = u.Generate(ordering, "client-3", []simulation.Image{{Checkpoint: largeCheckpoint, Side: 1024, Batch: 1, Steps: 4}, {Checkpoint: largeCheckpoint, Side: 2048, Batch: 64, Steps: 2}})
+	})
+	users.Wait()
+	m.state.Event(1, fakenvml.EventXID, 31)
+	documented := documentedTelemetry(t)
+	var lacks []string
+	checked := map[string]bool{}
+	deadline := time.Now().Add(patience)
+	require.Eventually(t, func() bool {
+		lacks = nil
+		for i := range uses {
+			checked[uses[i].Metric] = true
+			lack := uses[i].missing(t, store)
+			if name := strings.TrimSuffix(uses[i].Metric, "_total"); lack != "" && !(onlyAfterAFault.MatchString(name) && documented[name]) {
+				lacks = append(lacks, lack)
+			}
+		}
+		return len(lacks) == 0 || time.Now().After(deadline)
+	}, 2*patience, time.Second)
+	assert.Empty(t, lacks)
+	figure.AtLeast("rules.metrics.emitted", float64(len(checked)), "metrics", 60)
+}
