@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"mime"
@@ -101,7 +102,7 @@ func (c *channels) with(channel, part string) (all []string) {
 // mail serves one connection as a mail server does: it wants a password before a message.
 func (c *channels) mail(conn net.Conn) {
 	in := bufio.NewReader(conn)
-	say := func(format string, a ...any) { fmt.Fprintf(conn, format+"\r\n", a...) }
+	say := func(format string, a ...any) { _, _ = fmt.Fprintf(conn, format+"\r\n", a...) }
 	say("220 mail.test")
 	knows := false
 	for {
@@ -173,7 +174,7 @@ func (c *channels) message(in *bufio.Reader) error {
 	plain, html := "", ""
 	for parts := multipart.NewReader(m.Body, parameters["boundary"]); ; {
 		part, err := parts.NextPart() // decodes quoted-printable
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
@@ -215,7 +216,7 @@ func (c *channels) serveSlack(w http.ResponseWriter, r *http.Request) {
 func (c *channels) serveWeCom(w http.ResponseWriter, r *http.Request) {
 	answer := func(code int, more string) {
 		w.Header().Set("Content-Type", "application/json")
-		fmt.Fprintf(w, `{"errcode": %d, "errmsg": "%d"%s}`, code, code, more)
+		_, _ = fmt.Fprintf(w, `{"errcode": %d, "errmsg": "%d"%s}`, code, code, more)
 	}
 	q := r.URL.Query()
 	switch {
@@ -254,7 +255,7 @@ func (c *channels) serveWeCom(w http.ResponseWriter, r *http.Request) {
 
 // serveRobot answers as a group robot does, with 200 whatever it says.
 func (c *channels) serveRobot(w http.ResponseWriter, r *http.Request) {
-	answer := func(code int) { fmt.Fprintf(w, `{"errcode": %d, "errmsg": "%d"}`, code, code) }
+	answer := func(code int) { _, _ = fmt.Fprintf(w, `{"errcode": %d, "errmsg": "%d"}`, code, code) }
 	var message struct {
 		MsgType  any
 		Markdown struct{ Content any }

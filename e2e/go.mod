@@ -20,6 +20,7 @@ require (
 	github.com/prometheus/common v0.71.0 // indirect
 	go.yaml.in/yaml/v3 v3.0.6 // indirect
 	golang.org/x/sys v0.49.0 // indirect
+	k8s.io/kubelet v0.35.4 // indirect
 )
 
 require (
