@@ -1,7 +1,7 @@
 {
   _config+:: {
-    // Label matchers that are added to each selector, such as 'job="otelcol-gpu"'. Empty
-    // matches every series of that name.
+    // Label matchers that are added to each selector, such as 'job="otelcol-gpu"', and for
+    // what the comfyui receiver emits 'job="comfyui"'. Empty matches every series of a name.
     gpuSelector: '',
     comfyuiSelector: '',
     // For the collector's own telemetry, which is scraped from port 8888.

@@ -199,7 +199,7 @@ local lib = import '../lib.libsonnet';
               memory: gpu('hw_gpu_memory_usage_bytes'),
               held: config.idleMemoryBytes,
               allocated: gpu('hw_gpu_allocated'),
-              busy: gpu('hw_gpu_active_time_seconds_total', ['hw_gpu_task="general"']),
+              busy: gpu('hw_gpu_active_time_seconds_total'),
               window: config.idleWindow,
               share: config.idleBusyShare,
             },
