@@ -79,6 +79,7 @@ browser: ## check that Chromium is there, which tests of pages need, and install
 .PHONY: validate
 validate: build ## check every ready configuration, the scrape job, and the recording rules with figures
 	@for c in config/*.yaml; do echo "validate $$c"; $(BINARY) validate --config $$c || exit 1; done
+	@for c in default node comfyui no-loss; do echo "validate config/$$c.yaml with config/dcgm-names.yaml"; $(BINARY) validate --config config/$$c.yaml --config config/dcgm-names.yaml || exit 1; done
 	@p="$$(scripts/tool.sh promtool)" && $$p check rules deploy/prometheus/rules/*.yaml >/dev/null && $$p check config --syntax-only deploy/prometheus/scrape/otelcol-gpu.yaml >/dev/null && $$p test rules deploy/prometheus/tests/*.yaml
 
 .PHONY: lint

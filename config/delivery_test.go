@@ -48,7 +48,9 @@ type delivery struct {
 func TestEveryQueueIsOnDiskSyncedBoundedAndChecked(t *testing.T) {
 	paths, err := filepath.Glob("*.yaml")
 	require.NoError(t, err)
-	require.Len(t, paths, 4)
+	require.Len(t, paths, 5)
+	// Those who are scraped send nothing that could wait.
+	paths = slices.DeleteFunc(paths, func(path string) bool { return path == "dcgm-names.yaml" })
 	for _, path := range paths {
 		text, err := os.ReadFile(path)
 		require.NoError(t, err)

@@ -24,8 +24,8 @@ type Device struct {
 type (
 	// Memory is in bytes; Reserved is known from driver 510 on.
 	Memory struct {
-		Total, Reserved, Used uint64
-		old                   bool // from a driver that counts the reserve as used
+		Total, Reserved, Used, Free uint64
+		old                         bool // from a driver that counts the reserve as used
 	}
 	// Utilization is in percent of the last sampling period.
 	Utilization = gonvml.Utilization

@@ -12,14 +12,14 @@ import (
 // (nvmlDeviceGetMemoryInfo_v2).
 func (d Device) MemoryInfo() (Memory, error) {
 	m, err := get(d, "nvmlDeviceGetMemoryInfo_v2", gonvml.Device.GetMemoryInfo_v2)
-	return Memory{Total: m.Total, Reserved: m.Reserved, Used: m.Used}, err
+	return Memory{Total: m.Total, Reserved: m.Reserved, Used: m.Used, Free: m.Free}, err
 }
 
 // MemoryInfoV1 is the memory of the GPU as drivers before 510 report it: the
 // reserve is counted as used (nvmlDeviceGetMemoryInfo).
 func (d Device) MemoryInfoV1() (Memory, error) {
 	m, err := get(d, "nvmlDeviceGetMemoryInfo", gonvml.Device.GetMemoryInfo)
-	return Memory{Total: m.Total, Used: m.Used}, err
+	return Memory{Total: m.Total, Used: m.Used, Free: m.Free}, err
 }
 
 // UtilizationRates is how busy the GPU and its memory were

@@ -20,7 +20,7 @@ import (
 // in this one gets a last point with the no-recorded-value flag: remote write turns it
 // into a staleness marker, so that queries see the end at once.
 type emitter struct {
-	perGPU bool // each GPU has a resource of its own
+	perGPU bool // each GPU, and each MIG device, has a resource of its own
 	// paced is true if the receiver follows work: samples have the times at which they were
 	// read, and none is repeated.
 	paced    bool
@@ -37,11 +37,22 @@ type emitter struct {
 	// have a mark: the generated builder knows none.
 	recorded map[*table.Metric]int
 	marked   []markedPoint
-	present  map[seriesKey]*table.Identity // scratch of endSeries
+	// pending are, where each device has a resource of its own, the points that the builder
+	// does not hold yet, of one GPU.
+	pending []pendingPoint
+	present map[seriesKey]*table.Identity // scratch of endSeries
 }
 
 // maxSampleAge is beyond the age of any sample that is read.
 const maxSampleAge = 2 * time.Second
+
+// pendingPoint is a point that is to be recorded.
+type pendingPoint struct {
+	sample *table.Sample
+	gpu    *table.Identity
+	start  pcommon.Timestamp
+	ended  bool
+}
 
 // markedPoint is a point that the builder holds, with its mark.
 type markedPoint struct {
@@ -75,6 +86,14 @@ func (e *emitter) begin(ts pcommon.Timestamp, simulated bool) {
 }
 
 func (e *emitter) record(s *table.Sample, gpu *table.Identity, start pcommon.Timestamp, ended bool) {
+	if e.perGPU {
+		e.pending = append(e.pending, pendingPoint{s, gpu, start, ended})
+		return
+	}
+	e.put(s, gpu, start, ended)
+}
+
+func (e *emitter) put(s *table.Sample, gpu *table.Identity, start pcommon.Timestamp, ended bool) {
 	at := e.ts
 	if e.paced && s.At != 0 && !ended {
 		at = pcommon.Timestamp(s.At)
@@ -107,7 +126,7 @@ func (e *emitter) gpu(g *gpu, samples []table.Sample) {
 		g.reading.Samples = samples // its slice may have grown
 	}
 	if e.perGPU {
-		e.emitResource(&g.identity)
+		e.emitDevices(&g.identity)
 	}
 }
 
@@ -116,7 +135,7 @@ func (e *emitter) forget(g *gpu) {
 	e.endSeries(g, nil)
 	g.series = newSeriesHistory()
 	if e.perGPU {
-		e.emitResource(&g.identity)
+		e.emitDevices(&g.identity)
 	}
 }
 
@@ -148,8 +167,32 @@ func (e *emitter) endSeries(g *gpu, samples []table.Sample) {
 		h.forgetGone(g.reading.MIG)
 	}
 	if redescribed && e.perGPU { // last points go onto the resource that the series were on
-		e.emitResource(&old)
+		e.emitDevices(&old)
 	}
+}
+
+// emitDevices records what is pending: onto the GPU's resource, and onto one for each of the
+// MIG devices on it.
+func (e *emitter) emitDevices(gpu *table.Identity) {
+	for rest := e.pending; len(rest) > 0; {
+		on := rest[0].sample.Device(gpu)
+		later := rest[:0]
+		var holders []*table.Process
+		for _, p := range rest {
+			if p.sample.Device(gpu).ID == on.ID {
+				e.put(p.sample, p.gpu, p.start, p.ended)
+				if p.sample.Metric == table.Allocated.Metric && !p.ended {
+					holders = append(holders, p.sample.Process())
+				}
+			} else {
+				later = append(later, p)
+			}
+		}
+		e.emitResource(on, holders...)
+		rest = later
+	}
+	clear(e.pending)
+	e.pending = e.pending[:0]
 }
 
 // end records what belongs to no GPU and returns the scrape.
@@ -164,9 +207,10 @@ func (e *emitter) end(counts []int64) pmetric.Metrics {
 }
 
 // emitResource moves what was recorded since the last call onto a resource of its own:
-// the GPU's, or without one the host's.
-func (e *emitter) emitResource(gpu *table.Identity) {
-	built := e.builder.Emit(metadata.WithResource(e.resource(gpu)))
+// the device's, or without one the host's. holders are the containers that the device is
+// allocated to.
+func (e *emitter) emitResource(device *table.Identity, holders ...*table.Process) {
+	built := e.builder.Emit(metadata.WithResource(e.resource(device, holders)))
 	e.finish(built)
 	built.ResourceMetrics().MoveAndAppendTo(e.metrics.ResourceMetrics())
 	clear(e.recorded)
@@ -205,8 +249,13 @@ func (e *emitter) finish(built pmetric.Metrics) {
 	}
 }
 
-func (e *emitter) resource(gpu *table.Identity) pcommon.Resource {
+func (e *emitter) resource(gpu *table.Identity, holders []*table.Process) pcommon.Resource {
 	rb := e.builder.NewResourceBuilder()
+	if len(holders) == 1 {
+		rb.SetK8sNamespaceName(holders[0].Namespace)
+		rb.SetK8sPodName(holders[0].Pod)
+		rb.SetK8sContainerName(holders[0].Container)
+	}
 	rb.SetHostName(e.hostname)
 	if gpu != nil {
 		rb.SetHwID(gpu.ID)
@@ -217,6 +266,11 @@ func (e *emitter) resource(gpu *table.Identity) pcommon.Resource {
 		rb.SetHwFirmwareVersion(gpu.VBIOS)
 		rb.SetHwDriverVersion(gpu.Driver)
 		rb.SetHwGpuPciBusID(gpu.PCIBusID)
+		if gpu.Parent != "" {
+			rb.SetHwParent(gpu.Parent)
+			rb.SetHwGpuMigProfile(gpu.Profile)
+			rb.SetHwGpuMigGpuInstanceID(gpu.GPUInstance)
+		}
 	}
 	return rb.Emit()
 }

@@ -209,6 +209,32 @@ func TestPodsOfASharedGPUGetTheirOwnFigures(t *testing.T) {
 	})
 }
 
+func TestResourceOfAGPUNamesTheOneContainerThatHoldsIt(t *testing.T) {
+	_, gpus := library.Machine(t, "l40s", "l40s")
+	kubelet := fakekubelet.New(t).Start(t)
+	r := newRig(t, nvml.NewSessions(fast), func(c *Config) {
+		c.PerCardResource = true
+		c.Processes.PodResources, c.Processes.PodResourcesInterval = kubelet.Socket, time.Second
+	}).ready(2)
+	kubelet.Set(
+		fakekubelet.Pod("photos", "a", "main", "nvidia.com/gpu.shared", gpus[0].UUID()+"::0"),
+		fakekubelet.Pod("photos", "b", "main", "nvidia.com/gpu.shared", gpus[0].UUID()+"::1"),
+		fakekubelet.Pod("photos", "alone", "main", "nvidia.com/gpu", gpus[1].UUID()),
+	)
+	m := r.until("the kubelet's answer is known", func(m pmetric.Metrics) bool {
+		_, ok := point(m, "hw.gpu.allocated", map[string]string{"k8s.pod.name": "alone"})
+		return ok
+	})
+	for i, pod := range []any{nil, "alone"} {
+		a := m.ResourceMetrics().At(i).Resource().Attributes().AsRaw()
+		assert.Equal(t, gpus[i].UUID(), a["hw.id"])
+		assert.Equal(t, pod, a["k8s.pod.name"])
+		if pod != nil {
+			assert.Equal(t, []any{"photos", "main"}, []any{a["k8s.namespace.name"], a["k8s.container.name"]})
+		}
+	}
+}
+
 func TestKubeletThatFailsIsLoggedOnceAndWhenItRespondsAgain(t *testing.T) {
 	library.Machine(t, "l40s")
 	kubelet := fakekubelet.New(t).Start(t)

@@ -116,7 +116,7 @@ func (s *gpuScraper) start(_ context.Context, host component.Host) (err error) {
 				zap.String("processes::proc_path", s.cfg.Processes.ProcPath), zap.Error(err))
 		}
 	}
-	if s.cfg.Metrics.HwGpuXidErrors.Enabled {
+	if s.cfg.Metrics.HwGpuXidErrors.Enabled || s.cfg.Metrics.HwGpuXidLast.Enabled {
 		s.xids, err = newXIDCounts(s.session)
 	}
 	return err

@@ -305,6 +305,35 @@ func TestPerGPUResourceCarriesTheDescription(t *testing.T) {
 	}
 }
 
+func TestPerGPUResourceHasOneForEachMIGDevice(t *testing.T) {
+	library.Machine(t, "h100-mig")
+	r := newRig(t, nvml.NewSessions(fast), func(c *Config) { c.PerCardResource, c.Metrics.HwGpuMemoryFree.Enabled = true, true }).ready(1)
+	m := r.scrapeNow()
+	devices := 0
+	for _, rm := range m.ResourceMetrics().All() {
+		a := rm.Resource().Attributes().AsRaw()
+		if a["hw.parent"] == nil {
+			continue
+		}
+		devices++
+		assert.Contains(t, a["hw.id"], "MIG-")
+		assert.Contains(t, a["hw.parent"], "GPU-")
+		assert.Regexp(t, `^\d+g\.\d+gb$`, a["hw.gpu.mig.profile"])
+		assert.Regexp(t, `^\d+$`, a["hw.gpu.mig.gpu_instance.id"])
+		assert.NotEmpty(t, a["hw.gpu.pci.bus_id"])
+		free := false
+		for _, metric := range rm.ScopeMetrics().At(0).Metrics().All() {
+			for _, p := range pointsOf(metric).All() {
+				id, _ := p.Attributes().Get("hw.id")
+				assert.Equal(t, a["hw.id"], id.Str(), metric.Name())
+			}
+			free = free || metric.Name() == "hw.gpu.memory.free"
+		}
+		assert.True(t, free)
+	}
+	assert.Greater(t, devices, 1)
+}
+
 func TestUtilizationIsTheAverageOverTheDriversSamplingPeriod(t *testing.T) {
 	_, gpus := library.Machine(t, "l40s")
 	gpus[0].SetSamplingPeriods(200*time.Millisecond, time.Second)

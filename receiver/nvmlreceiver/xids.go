@@ -43,7 +43,13 @@ type xidCounts struct {
 	critical []string
 
 	mu    sync.Mutex
-	byGPU map[*nvml.GPU]map[string]int64 // guarded by mu
+	byGPU map[*nvml.GPU]*xidsOf // guarded by mu
+}
+
+// xidsOf are those of one GPU.
+type xidsOf struct {
+	counts map[string]int64
+	last   int64
 }
 
 func newXIDCounts(session *nvml.Session) (*xidCounts, error) {
@@ -51,7 +57,7 @@ func newXIDCounts(session *nvml.Session) (*xidCounts, error) {
 	if err != nil {
 		return nil, err
 	}
-	x := &xidCounts{critical: catalogue.Critical(), byGPU: map[*nvml.GPU]map[string]int64{}}
+	x := &xidCounts{critical: catalogue.Critical(), byGPU: map[*nvml.GPU]*xidsOf{}}
 	x.cancel = append(x.cancel, session.SubscribeXIDs(x.count))
 	return x, nil
 }
@@ -59,12 +65,13 @@ func newXIDCounts(session *nvml.Session) (*xidCounts, error) {
 func (x *xidCounts) count(e nvml.XIDEvent) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	counts := x.of(e.GPU)
+	of := x.of(e.GPU)
+	of.last = int64(e.XID)
 	number := strconv.FormatUint(e.XID, 10)
-	if _, known := counts[number]; !known && len(counts) >= maxXIDs {
+	if _, known := of.counts[number]; !known && len(of.counts) >= maxXIDs {
 		number = otherXIDs
 	}
-	counts[number]++
+	of.counts[number]++
 }
 
 // forget removes the counts of a GPU that the session has forgotten. A nil x has none.
@@ -101,17 +108,17 @@ func (x *xidCounts) Bounds() []bounds.Bound {
 }
 
 // of returns a GPU's counts; the critical ones are initialised to 0. The caller holds mu.
-func (x *xidCounts) of(gpu *nvml.GPU) map[string]int64 {
-	counts, ok := x.byGPU[gpu]
-	if !ok {
+func (x *xidCounts) of(gpu *nvml.GPU) *xidsOf {
+	of := x.byGPU[gpu]
+	if of == nil {
 		x.makeRoom()
-		counts = make(map[string]int64, len(x.critical))
+		of = &xidsOf{counts: make(map[string]int64, len(x.critical))}
 		for _, number := range x.critical {
-			counts[number] = 0
+			of.counts[number] = 0
 		}
-		x.byGPU[gpu] = counts
+		x.byGPU[gpu] = of
 	}
-	return counts
+	return of
 }
 
 // appendTo adds a GPU's counters to its samples, in a fixed order. They remain while the
@@ -123,11 +130,12 @@ func (x *xidCounts) appendTo(samples []table.Sample, gpu *nvml.GPU) []table.Samp
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	from := len(samples)
-	for number, n := range x.of(gpu) {
+	of := x.of(gpu)
+	for number, n := range of.counts {
 		samples = append(samples, table.XIDErrors.Of(n, number, 0))
 	}
 	slices.SortFunc(samples[from:], func(a, b table.Sample) int {
 		return cmp.Or(cmp.Compare(len(a.Text), len(b.Text)), cmp.Compare(a.Text, b.Text))
 	})
-	return samples
+	return append(samples, table.LastXID.Of(of.last))
 }

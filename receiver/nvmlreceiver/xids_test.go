@@ -38,8 +38,14 @@ func settled(t *testing.T, session *nvml.Session, gpus ...*fakenvml.GPU) {
 
 func TestXIDsAreCountedByNumberAndTheCriticalOnesStartAtZero(t *testing.T) {
 	machine, gpus := library.Machine(t, "h100", "l40s")
-	r := newRig(t, nvml.NewSessions(fast), nil).ready(2)
+	r := newRig(t, nvml.NewSessions(fast), func(c *Config) { c.Metrics.HwGpuXidLast.Enabled = true }).ready(2)
 	settled(t, r.session, gpus...)
+	last := func(m pmetric.Metrics, gpu string) int64 {
+		p, ok := point(m, "hw.gpu.xid.last", map[string]string{"hw.name": gpu})
+		require.True(t, ok)
+		return p.IntValue()
+	}
+	assert.Zero(t, last(r.scrapeNow(), "gpu0"))
 	p, ok := point(r.scrapeNow(), "hw.gpu.xid.errors", map[string]string{"hw.gpu.xid": "79", "hw.name": "gpu1"})
 	require.True(t, ok)
 	assert.EqualValues(t, 0, p.IntValue())
@@ -55,6 +61,7 @@ func TestXIDsAreCountedByNumberAndTheCriticalOnesStartAtZero(t *testing.T) {
 	})
 	p, _ = point(m, "hw.gpu.xid.errors", map[string]string{"hw.gpu.xid": "79", "hw.name": "gpu1"})
 	assert.EqualValues(t, 1, p.IntValue())
+	assert.Equal(t, []int64{31, 79}, []int64{last(m, "gpu0"), last(m, "gpu1")})
 
 	// The counter of a lost GPU remains: the XID says why it is lost.
 	gpus[1].SetLost(true)

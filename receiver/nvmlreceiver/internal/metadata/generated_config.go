@@ -49,6 +49,7 @@ type MetricsConfig struct {
 	HwGpuIoRate                     MetricConfig `mapstructure:"hw.gpu.io.rate"`
 	HwGpuMemoryActive               MetricConfig `mapstructure:"hw.gpu.memory.active"`
 	HwGpuMemoryBandwidthUtilization MetricConfig `mapstructure:"hw.gpu.memory.bandwidth.utilization"`
+	HwGpuMemoryFree                 MetricConfig `mapstructure:"hw.gpu.memory.free"`
 	HwGpuMemoryLimit                MetricConfig `mapstructure:"hw.gpu.memory.limit"`
 	HwGpuMemoryReserved             MetricConfig `mapstructure:"hw.gpu.memory.reserved"`
 	HwGpuMemoryUsage                MetricConfig `mapstructure:"hw.gpu.memory.usage"`
@@ -89,6 +90,7 @@ type MetricsConfig struct {
 	HwGpuUtilizationMax             MetricConfig `mapstructure:"hw.gpu.utilization.max"`
 	HwGpuUtilizationMean            MetricConfig `mapstructure:"hw.gpu.utilization.mean"`
 	HwGpuXidErrors                  MetricConfig `mapstructure:"hw.gpu.xid.errors"`
+	HwGpuXidLast                    MetricConfig `mapstructure:"hw.gpu.xid.last"`
 	HwPower                         MetricConfig `mapstructure:"hw.power"`
 	HwStatus                        MetricConfig `mapstructure:"hw.status"`
 	HwTemperature                   MetricConfig `mapstructure:"hw.temperature"`
@@ -156,6 +158,9 @@ func DefaultMetricsConfig() MetricsConfig {
 		},
 		HwGpuMemoryBandwidthUtilization: MetricConfig{
 			Enabled: true,
+		},
+		HwGpuMemoryFree: MetricConfig{
+			Enabled: false,
 		},
 		HwGpuMemoryLimit: MetricConfig{
 			Enabled: true,
@@ -277,6 +282,9 @@ func DefaultMetricsConfig() MetricsConfig {
 		HwGpuXidErrors: MetricConfig{
 			Enabled: true,
 		},
+		HwGpuXidLast: MetricConfig{
+			Enabled: false,
+		},
 		HwPower: MetricConfig{
 			Enabled: true,
 		},
@@ -320,15 +328,21 @@ func (rac *ResourceAttributeConfig) Unmarshal(parser *confmap.Conf) error {
 
 // ResourceAttributesConfig provides config for nvml resource attributes.
 type ResourceAttributesConfig struct {
-	HostName          ResourceAttributeConfig `mapstructure:"host.name"`
-	HwDriverVersion   ResourceAttributeConfig `mapstructure:"hw.driver_version"`
-	HwFirmwareVersion ResourceAttributeConfig `mapstructure:"hw.firmware_version"`
-	HwGpuPciBusID     ResourceAttributeConfig `mapstructure:"hw.gpu.pci.bus_id"`
-	HwID              ResourceAttributeConfig `mapstructure:"hw.id"`
-	HwModel           ResourceAttributeConfig `mapstructure:"hw.model"`
-	HwName            ResourceAttributeConfig `mapstructure:"hw.name"`
-	HwSerialNumber    ResourceAttributeConfig `mapstructure:"hw.serial_number"`
-	HwVendor          ResourceAttributeConfig `mapstructure:"hw.vendor"`
+	HostName              ResourceAttributeConfig `mapstructure:"host.name"`
+	HwDriverVersion       ResourceAttributeConfig `mapstructure:"hw.driver_version"`
+	HwFirmwareVersion     ResourceAttributeConfig `mapstructure:"hw.firmware_version"`
+	HwGpuMigGpuInstanceID ResourceAttributeConfig `mapstructure:"hw.gpu.mig.gpu_instance.id"`
+	HwGpuMigProfile       ResourceAttributeConfig `mapstructure:"hw.gpu.mig.profile"`
+	HwGpuPciBusID         ResourceAttributeConfig `mapstructure:"hw.gpu.pci.bus_id"`
+	HwID                  ResourceAttributeConfig `mapstructure:"hw.id"`
+	HwModel               ResourceAttributeConfig `mapstructure:"hw.model"`
+	HwName                ResourceAttributeConfig `mapstructure:"hw.name"`
+	HwParent              ResourceAttributeConfig `mapstructure:"hw.parent"`
+	HwSerialNumber        ResourceAttributeConfig `mapstructure:"hw.serial_number"`
+	HwVendor              ResourceAttributeConfig `mapstructure:"hw.vendor"`
+	K8sContainerName      ResourceAttributeConfig `mapstructure:"k8s.container.name"`
+	K8sNamespaceName      ResourceAttributeConfig `mapstructure:"k8s.namespace.name"`
+	K8sPodName            ResourceAttributeConfig `mapstructure:"k8s.pod.name"`
 }
 
 func DefaultResourceAttributesConfig() ResourceAttributesConfig {
@@ -340,6 +354,12 @@ func DefaultResourceAttributesConfig() ResourceAttributesConfig {
 			Enabled: true,
 		},
 		HwFirmwareVersion: ResourceAttributeConfig{
+			Enabled: true,
+		},
+		HwGpuMigGpuInstanceID: ResourceAttributeConfig{
+			Enabled: true,
+		},
+		HwGpuMigProfile: ResourceAttributeConfig{
 			Enabled: true,
 		},
 		HwGpuPciBusID: ResourceAttributeConfig{
@@ -354,10 +374,22 @@ func DefaultResourceAttributesConfig() ResourceAttributesConfig {
 		HwName: ResourceAttributeConfig{
 			Enabled: true,
 		},
+		HwParent: ResourceAttributeConfig{
+			Enabled: true,
+		},
 		HwSerialNumber: ResourceAttributeConfig{
 			Enabled: true,
 		},
 		HwVendor: ResourceAttributeConfig{
+			Enabled: true,
+		},
+		K8sContainerName: ResourceAttributeConfig{
+			Enabled: true,
+		},
+		K8sNamespaceName: ResourceAttributeConfig{
+			Enabled: true,
+		},
+		K8sPodName: ResourceAttributeConfig{
 			Enabled: true,
 		},
 	}

@@ -23,12 +23,18 @@ func TestLogsBuilderAppendLogRecord(t *testing.T) {
 	rb.SetHostName("host.name-val")
 	rb.SetHwDriverVersion("hw.driver_version-val")
 	rb.SetHwFirmwareVersion("hw.firmware_version-val")
+	rb.SetHwGpuMigGpuInstanceID("hw.gpu.mig.gpu_instance.id-val")
+	rb.SetHwGpuMigProfile("hw.gpu.mig.profile-val")
 	rb.SetHwGpuPciBusID("hw.gpu.pci.bus_id-val")
 	rb.SetHwID("hw.id-val")
 	rb.SetHwModel("hw.model-val")
 	rb.SetHwName("hw.name-val")
+	rb.SetHwParent("hw.parent-val")
 	rb.SetHwSerialNumber("hw.serial_number-val")
 	rb.SetHwVendor("hw.vendor-val")
+	rb.SetK8sContainerName("k8s.container.name-val")
+	rb.SetK8sNamespaceName("k8s.namespace.name-val")
+	rb.SetK8sPodName("k8s.pod.name-val")
 	res := rb.Emit()
 
 	// append the first log record

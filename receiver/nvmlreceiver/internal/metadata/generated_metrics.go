@@ -1051,6 +1051,9 @@ var MetricsInfo = metricsInfo{
 	HwGpuMemoryBandwidthUtilization: metricInfo{
 		Name: "hw.gpu.memory.bandwidth.utilization",
 	},
+	HwGpuMemoryFree: metricInfo{
+		Name: "hw.gpu.memory.free",
+	},
 	HwGpuMemoryLimit: metricInfo{
 		Name: "hw.gpu.memory.limit",
 	},
@@ -1171,6 +1174,9 @@ var MetricsInfo = metricsInfo{
 	HwGpuXidErrors: metricInfo{
 		Name: "hw.gpu.xid.errors",
 	},
+	HwGpuXidLast: metricInfo{
+		Name: "hw.gpu.xid.last",
+	},
 	HwPower: metricInfo{
 		Name: "hw.power",
 	},
@@ -1206,6 +1212,7 @@ type metricsInfo struct {
 	HwGpuIoRate                     metricInfo
 	HwGpuMemoryActive               metricInfo
 	HwGpuMemoryBandwidthUtilization metricInfo
+	HwGpuMemoryFree                 metricInfo
 	HwGpuMemoryLimit                metricInfo
 	HwGpuMemoryReserved             metricInfo
 	HwGpuMemoryUsage                metricInfo
@@ -1246,6 +1253,7 @@ type metricsInfo struct {
 	HwGpuUtilizationMax             metricInfo
 	HwGpuUtilizationMean            metricInfo
 	HwGpuXidErrors                  metricInfo
+	HwGpuXidLast                    metricInfo
 	HwPower                         metricInfo
 	HwStatus                        metricInfo
 	HwTemperature                   metricInfo
@@ -2361,6 +2369,61 @@ func (m *metricHwGpuMemoryBandwidthUtilization) emit(metrics pmetric.MetricSlice
 
 func newMetricHwGpuMemoryBandwidthUtilization(cfg MetricConfig) metricHwGpuMemoryBandwidthUtilization {
 	m := metricHwGpuMemoryBandwidthUtilization{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricHwGpuMemoryFree struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.memory.free metric with initial data.
+func (m *metricHwGpuMemoryFree) init() {
+	m.data.SetName("hw.gpu.memory.free")
+	m.data.SetDescription("Free memory (nvmlDeviceGetMemoryInfo_v2, free).")
+	m.data.SetUnit("By")
+	m.data.SetEmptySum()
+	m.data.Sum().SetIsMonotonic(false)
+	m.data.Sum().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	m.data.Sum().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuMemoryFree) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, hwIDAttributeValue string, hwNameAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Sum().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuMemoryFree) updateCapacity() {
+	if m.data.Sum().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Sum().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuMemoryFree) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Sum().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuMemoryFree(cfg MetricConfig) metricHwGpuMemoryFree {
+	m := metricHwGpuMemoryFree{config: cfg}
 
 	if cfg.Enabled {
 		m.data = pmetric.NewMetric()
@@ -4579,6 +4642,59 @@ func newMetricHwGpuXidErrors(cfg MetricConfig) metricHwGpuXidErrors {
 	return m
 }
 
+type metricHwGpuXidLast struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills hw.gpu.xid.last metric with initial data.
+func (m *metricHwGpuXidLast) init() {
+	m.data.SetName("hw.gpu.xid.last")
+	m.data.SetDescription("Number of the last XID that the driver reported for the GPU since the receiver's start; 0 if none (nvmlEventSetWait_v2).")
+	m.data.SetUnit("{xid}")
+	m.data.SetEmptyGauge()
+	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricHwGpuXidLast) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, hwIDAttributeValue string, hwNameAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Gauge().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("hw.name", hwNameAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricHwGpuXidLast) updateCapacity() {
+	if m.data.Gauge().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Gauge().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricHwGpuXidLast) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Gauge().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricHwGpuXidLast(cfg MetricConfig) metricHwGpuXidLast {
+	m := metricHwGpuXidLast{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
 type metricHwPower struct {
 	data     pmetric.Metric // data buffer for generated metric.
 	config   MetricConfig   // metric config provided by user.
@@ -4829,6 +4945,7 @@ type MetricsBuilder struct {
 	metricHwGpuIoRate                     metricHwGpuIoRate
 	metricHwGpuMemoryActive               metricHwGpuMemoryActive
 	metricHwGpuMemoryBandwidthUtilization metricHwGpuMemoryBandwidthUtilization
+	metricHwGpuMemoryFree                 metricHwGpuMemoryFree
 	metricHwGpuMemoryLimit                metricHwGpuMemoryLimit
 	metricHwGpuMemoryReserved             metricHwGpuMemoryReserved
 	metricHwGpuMemoryUsage                metricHwGpuMemoryUsage
@@ -4869,6 +4986,7 @@ type MetricsBuilder struct {
 	metricHwGpuUtilizationMax             metricHwGpuUtilizationMax
 	metricHwGpuUtilizationMean            metricHwGpuUtilizationMean
 	metricHwGpuXidErrors                  metricHwGpuXidErrors
+	metricHwGpuXidLast                    metricHwGpuXidLast
 	metricHwPower                         metricHwPower
 	metricHwStatus                        metricHwStatus
 	metricHwTemperature                   metricHwTemperature
@@ -4918,6 +5036,7 @@ func NewMetricsBuilder(mbc MetricsBuilderConfig, settings receiver.Settings, opt
 		metricHwGpuIoRate:                     newMetricHwGpuIoRate(mbc.Metrics.HwGpuIoRate),
 		metricHwGpuMemoryActive:               newMetricHwGpuMemoryActive(mbc.Metrics.HwGpuMemoryActive),
 		metricHwGpuMemoryBandwidthUtilization: newMetricHwGpuMemoryBandwidthUtilization(mbc.Metrics.HwGpuMemoryBandwidthUtilization),
+		metricHwGpuMemoryFree:                 newMetricHwGpuMemoryFree(mbc.Metrics.HwGpuMemoryFree),
 		metricHwGpuMemoryLimit:                newMetricHwGpuMemoryLimit(mbc.Metrics.HwGpuMemoryLimit),
 		metricHwGpuMemoryReserved:             newMetricHwGpuMemoryReserved(mbc.Metrics.HwGpuMemoryReserved),
 		metricHwGpuMemoryUsage:                newMetricHwGpuMemoryUsage(mbc.Metrics.HwGpuMemoryUsage),
@@ -4958,6 +5077,7 @@ func NewMetricsBuilder(mbc MetricsBuilderConfig, settings receiver.Settings, opt
 		metricHwGpuUtilizationMax:             newMetricHwGpuUtilizationMax(mbc.Metrics.HwGpuUtilizationMax),
 		metricHwGpuUtilizationMean:            newMetricHwGpuUtilizationMean(mbc.Metrics.HwGpuUtilizationMean),
 		metricHwGpuXidErrors:                  newMetricHwGpuXidErrors(mbc.Metrics.HwGpuXidErrors),
+		metricHwGpuXidLast:                    newMetricHwGpuXidLast(mbc.Metrics.HwGpuXidLast),
 		metricHwPower:                         newMetricHwPower(mbc.Metrics.HwPower),
 		metricHwStatus:                        newMetricHwStatus(mbc.Metrics.HwStatus),
 		metricHwTemperature:                   newMetricHwTemperature(mbc.Metrics.HwTemperature),
@@ -4983,6 +5103,18 @@ func NewMetricsBuilder(mbc MetricsBuilderConfig, settings receiver.Settings, opt
 	if mbc.ResourceAttributes.HwFirmwareVersion.MetricsExclude != nil {
 		mb.resourceAttributeExcludeFilter["hw.firmware_version"] = filter.CreateFilter(mbc.ResourceAttributes.HwFirmwareVersion.MetricsExclude)
 	}
+	if mbc.ResourceAttributes.HwGpuMigGpuInstanceID.MetricsInclude != nil {
+		mb.resourceAttributeIncludeFilter["hw.gpu.mig.gpu_instance.id"] = filter.CreateFilter(mbc.ResourceAttributes.HwGpuMigGpuInstanceID.MetricsInclude)
+	}
+	if mbc.ResourceAttributes.HwGpuMigGpuInstanceID.MetricsExclude != nil {
+		mb.resourceAttributeExcludeFilter["hw.gpu.mig.gpu_instance.id"] = filter.CreateFilter(mbc.ResourceAttributes.HwGpuMigGpuInstanceID.MetricsExclude)
+	}
+	if mbc.ResourceAttributes.HwGpuMigProfile.MetricsInclude != nil {
+		mb.resourceAttributeIncludeFilter["hw.gpu.mig.profile"] = filter.CreateFilter(mbc.ResourceAttributes.HwGpuMigProfile.MetricsInclude)
+	}
+	if mbc.ResourceAttributes.HwGpuMigProfile.MetricsExclude != nil {
+		mb.resourceAttributeExcludeFilter["hw.gpu.mig.profile"] = filter.CreateFilter(mbc.ResourceAttributes.HwGpuMigProfile.MetricsExclude)
+	}
 	if mbc.ResourceAttributes.HwGpuPciBusID.MetricsInclude != nil {
 		mb.resourceAttributeIncludeFilter["hw.gpu.pci.bus_id"] = filter.CreateFilter(mbc.ResourceAttributes.HwGpuPciBusID.MetricsInclude)
 	}
@@ -5007,6 +5139,12 @@ func NewMetricsBuilder(mbc MetricsBuilderConfig, settings receiver.Settings, opt
 	if mbc.ResourceAttributes.HwName.MetricsExclude != nil {
 		mb.resourceAttributeExcludeFilter["hw.name"] = filter.CreateFilter(mbc.ResourceAttributes.HwName.MetricsExclude)
 	}
+	if mbc.ResourceAttributes.HwParent.MetricsInclude != nil {
+		mb.resourceAttributeIncludeFilter["hw.parent"] = filter.CreateFilter(mbc.ResourceAttributes.HwParent.MetricsInclude)
+	}
+	if mbc.ResourceAttributes.HwParent.MetricsExclude != nil {
+		mb.resourceAttributeExcludeFilter["hw.parent"] = filter.CreateFilter(mbc.ResourceAttributes.HwParent.MetricsExclude)
+	}
 	if mbc.ResourceAttributes.HwSerialNumber.MetricsInclude != nil {
 		mb.resourceAttributeIncludeFilter["hw.serial_number"] = filter.CreateFilter(mbc.ResourceAttributes.HwSerialNumber.MetricsInclude)
 	}
@@ -5018,6 +5156,24 @@ func NewMetricsBuilder(mbc MetricsBuilderConfig, settings receiver.Settings, opt
 	}
 	if mbc.ResourceAttributes.HwVendor.MetricsExclude != nil {
 		mb.resourceAttributeExcludeFilter["hw.vendor"] = filter.CreateFilter(mbc.ResourceAttributes.HwVendor.MetricsExclude)
+	}
+	if mbc.ResourceAttributes.K8sContainerName.MetricsInclude != nil {
+		mb.resourceAttributeIncludeFilter["k8s.container.name"] = filter.CreateFilter(mbc.ResourceAttributes.K8sContainerName.MetricsInclude)
+	}
+	if mbc.ResourceAttributes.K8sContainerName.MetricsExclude != nil {
+		mb.resourceAttributeExcludeFilter["k8s.container.name"] = filter.CreateFilter(mbc.ResourceAttributes.K8sContainerName.MetricsExclude)
+	}
+	if mbc.ResourceAttributes.K8sNamespaceName.MetricsInclude != nil {
+		mb.resourceAttributeIncludeFilter["k8s.namespace.name"] = filter.CreateFilter(mbc.ResourceAttributes.K8sNamespaceName.MetricsInclude)
+	}
+	if mbc.ResourceAttributes.K8sNamespaceName.MetricsExclude != nil {
+		mb.resourceAttributeExcludeFilter["k8s.namespace.name"] = filter.CreateFilter(mbc.ResourceAttributes.K8sNamespaceName.MetricsExclude)
+	}
+	if mbc.ResourceAttributes.K8sPodName.MetricsInclude != nil {
+		mb.resourceAttributeIncludeFilter["k8s.pod.name"] = filter.CreateFilter(mbc.ResourceAttributes.K8sPodName.MetricsInclude)
+	}
+	if mbc.ResourceAttributes.K8sPodName.MetricsExclude != nil {
+		mb.resourceAttributeExcludeFilter["k8s.pod.name"] = filter.CreateFilter(mbc.ResourceAttributes.K8sPodName.MetricsExclude)
 	}
 
 	for _, op := range options {
@@ -5108,6 +5264,7 @@ func (mb *MetricsBuilder) EmitForResource(options ...ResourceMetricsOption) {
 	mb.metricHwGpuIoRate.emit(ils.Metrics())
 	mb.metricHwGpuMemoryActive.emit(ils.Metrics())
 	mb.metricHwGpuMemoryBandwidthUtilization.emit(ils.Metrics())
+	mb.metricHwGpuMemoryFree.emit(ils.Metrics())
 	mb.metricHwGpuMemoryLimit.emit(ils.Metrics())
 	mb.metricHwGpuMemoryReserved.emit(ils.Metrics())
 	mb.metricHwGpuMemoryUsage.emit(ils.Metrics())
@@ -5148,6 +5305,7 @@ func (mb *MetricsBuilder) EmitForResource(options ...ResourceMetricsOption) {
 	mb.metricHwGpuUtilizationMax.emit(ils.Metrics())
 	mb.metricHwGpuUtilizationMean.emit(ils.Metrics())
 	mb.metricHwGpuXidErrors.emit(ils.Metrics())
+	mb.metricHwGpuXidLast.emit(ils.Metrics())
 	mb.metricHwPower.emit(ils.Metrics())
 	mb.metricHwStatus.emit(ils.Metrics())
 	mb.metricHwTemperature.emit(ils.Metrics())
@@ -5281,6 +5439,11 @@ func (mb *MetricsBuilder) RecordHwGpuMemoryActiveDataPoint(ts pcommon.Timestamp,
 // RecordHwGpuMemoryBandwidthUtilizationDataPoint adds a data point to hw.gpu.memory.bandwidth.utilization metric.
 func (mb *MetricsBuilder) RecordHwGpuMemoryBandwidthUtilizationDataPoint(ts pcommon.Timestamp, val float64, hwIDAttributeValue string, hwNameAttributeValue string) {
 	mb.metricHwGpuMemoryBandwidthUtilization.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, hwNameAttributeValue)
+}
+
+// RecordHwGpuMemoryFreeDataPoint adds a data point to hw.gpu.memory.free metric.
+func (mb *MetricsBuilder) RecordHwGpuMemoryFreeDataPoint(ts pcommon.Timestamp, val int64, hwIDAttributeValue string, hwNameAttributeValue string) {
+	mb.metricHwGpuMemoryFree.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, hwNameAttributeValue)
 }
 
 // RecordHwGpuMemoryLimitDataPoint adds a data point to hw.gpu.memory.limit metric.
@@ -5481,6 +5644,11 @@ func (mb *MetricsBuilder) RecordHwGpuUtilizationMeanDataPoint(ts pcommon.Timesta
 // RecordHwGpuXidErrorsDataPoint adds a data point to hw.gpu.xid.errors metric.
 func (mb *MetricsBuilder) RecordHwGpuXidErrorsDataPoint(ts pcommon.Timestamp, val int64, hwGpuXidAttributeValue string, hwIDAttributeValue string, hwNameAttributeValue string) {
 	mb.metricHwGpuXidErrors.recordDataPoint(mb.startTime, ts, val, hwGpuXidAttributeValue, hwIDAttributeValue, hwNameAttributeValue)
+}
+
+// RecordHwGpuXidLastDataPoint adds a data point to hw.gpu.xid.last metric.
+func (mb *MetricsBuilder) RecordHwGpuXidLastDataPoint(ts pcommon.Timestamp, val int64, hwIDAttributeValue string, hwNameAttributeValue string) {
+	mb.metricHwGpuXidLast.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, hwNameAttributeValue)
 }
 
 // RecordHwPowerDataPoint adds a data point to hw.power metric.

@@ -147,6 +147,9 @@ func TestMetricsBuilder(t *testing.T) {
 			allMetricsCount++
 			mb.RecordHwGpuMemoryBandwidthUtilizationDataPoint(ts, 1, "hw.id-val", "hw.name-val")
 
+			allMetricsCount++
+			mb.RecordHwGpuMemoryFreeDataPoint(ts, 1, "hw.id-val", "hw.name-val")
+
 			defaultMetricsCount++
 			allMetricsCount++
 			mb.RecordHwGpuMemoryLimitDataPoint(ts, 1, "hw.id-val", "hw.name-val")
@@ -306,6 +309,9 @@ func TestMetricsBuilder(t *testing.T) {
 			allMetricsCount++
 			mb.RecordHwGpuXidErrorsDataPoint(ts, 1, "hw.gpu.xid-val", "hw.id-val", "hw.name-val")
 
+			allMetricsCount++
+			mb.RecordHwGpuXidLastDataPoint(ts, 1, "hw.id-val", "hw.name-val")
+
 			defaultMetricsCount++
 			allMetricsCount++
 			mb.RecordHwPowerDataPoint(ts, 1, AttributeHwGpuPowerScopeInstant, "hw.id-val", "hw.name-val", AttributeHwTypeGpu)
@@ -326,12 +332,18 @@ func TestMetricsBuilder(t *testing.T) {
 			rb.SetHostName("host.name-val")
 			rb.SetHwDriverVersion("hw.driver_version-val")
 			rb.SetHwFirmwareVersion("hw.firmware_version-val")
+			rb.SetHwGpuMigGpuInstanceID("hw.gpu.mig.gpu_instance.id-val")
+			rb.SetHwGpuMigProfile("hw.gpu.mig.profile-val")
 			rb.SetHwGpuPciBusID("hw.gpu.pci.bus_id-val")
 			rb.SetHwID("hw.id-val")
 			rb.SetHwModel("hw.model-val")
 			rb.SetHwName("hw.name-val")
+			rb.SetHwParent("hw.parent-val")
 			rb.SetHwSerialNumber("hw.serial_number-val")
 			rb.SetHwVendor("hw.vendor-val")
+			rb.SetK8sContainerName("k8s.container.name-val")
+			rb.SetK8sNamespaceName("k8s.namespace.name-val")
+			rb.SetK8sPodName("k8s.pod.name-val")
 			res := rb.Emit()
 			metrics := mb.Emit(WithResource(res))
 
@@ -829,6 +841,26 @@ func TestMetricsBuilder(t *testing.T) {
 					assert.Equal(t, ts, dp.Timestamp())
 					assert.Equal(t, pmetric.NumberDataPointValueTypeDouble, dp.ValueType())
 					assert.InDelta(t, float64(1), dp.DoubleValue(), 0.01)
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
+				case "hw.gpu.memory.free":
+					assert.False(t, validatedMetrics["hw.gpu.memory.free"], "Found a duplicate in the metrics slice: hw.gpu.memory.free")
+					validatedMetrics["hw.gpu.memory.free"] = true
+					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
+					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
+					assert.Equal(t, "Free memory (nvmlDeviceGetMemoryInfo_v2, free).", mi.Description())
+					assert.Equal(t, "By", mi.Unit())
+					assert.False(t, mi.Sum().IsMonotonic())
+					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
+					dp := mi.Sum().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeInt, dp.ValueType())
+					assert.Equal(t, int64(1), dp.IntValue())
 					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
 					assert.True(t, ok)
 					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
@@ -1727,6 +1759,24 @@ func TestMetricsBuilder(t *testing.T) {
 					hwGpuXidAttrVal, ok := dp.Attributes().Get("hw.gpu.xid")
 					assert.True(t, ok)
 					assert.Equal(t, "hw.gpu.xid-val", hwGpuXidAttrVal.Str())
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					hwNameAttrVal, ok := dp.Attributes().Get("hw.name")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
+				case "hw.gpu.xid.last":
+					assert.False(t, validatedMetrics["hw.gpu.xid.last"], "Found a duplicate in the metrics slice: hw.gpu.xid.last")
+					validatedMetrics["hw.gpu.xid.last"] = true
+					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
+					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
+					assert.Equal(t, "Number of the last XID that the driver reported for the GPU since the receiver's start; 0 if none (nvmlEventSetWait_v2).", mi.Description())
+					assert.Equal(t, "{xid}", mi.Unit())
+					dp := mi.Gauge().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeInt, dp.ValueType())
+					assert.Equal(t, int64(1), dp.IntValue())
 					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
 					assert.True(t, ok)
 					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())

@@ -42,6 +42,20 @@ func (rb *ResourceBuilder) SetHwFirmwareVersion(val string) {
 	}
 }
 
+// SetHwGpuMigGpuInstanceID sets provided value as "hw.gpu.mig.gpu_instance.id" attribute.
+func (rb *ResourceBuilder) SetHwGpuMigGpuInstanceID(val string) {
+	if rb.config.HwGpuMigGpuInstanceID.Enabled {
+		rb.res.Attributes().PutStr("hw.gpu.mig.gpu_instance.id", val)
+	}
+}
+
+// SetHwGpuMigProfile sets provided value as "hw.gpu.mig.profile" attribute.
+func (rb *ResourceBuilder) SetHwGpuMigProfile(val string) {
+	if rb.config.HwGpuMigProfile.Enabled {
+		rb.res.Attributes().PutStr("hw.gpu.mig.profile", val)
+	}
+}
+
 // SetHwGpuPciBusID sets provided value as "hw.gpu.pci.bus_id" attribute.
 func (rb *ResourceBuilder) SetHwGpuPciBusID(val string) {
 	if rb.config.HwGpuPciBusID.Enabled {
@@ -70,6 +84,13 @@ func (rb *ResourceBuilder) SetHwName(val string) {
 	}
 }
 
+// SetHwParent sets provided value as "hw.parent" attribute.
+func (rb *ResourceBuilder) SetHwParent(val string) {
+	if rb.config.HwParent.Enabled {
+		rb.res.Attributes().PutStr("hw.parent", val)
+	}
+}
+
 // SetHwSerialNumber sets provided value as "hw.serial_number" attribute.
 func (rb *ResourceBuilder) SetHwSerialNumber(val string) {
 	if rb.config.HwSerialNumber.Enabled {
@@ -81,6 +102,27 @@ func (rb *ResourceBuilder) SetHwSerialNumber(val string) {
 func (rb *ResourceBuilder) SetHwVendor(val string) {
 	if rb.config.HwVendor.Enabled {
 		rb.res.Attributes().PutStr("hw.vendor", val)
+	}
+}
+
+// SetK8sContainerName sets provided value as "k8s.container.name" attribute.
+func (rb *ResourceBuilder) SetK8sContainerName(val string) {
+	if rb.config.K8sContainerName.Enabled {
+		rb.res.Attributes().PutStr("k8s.container.name", val)
+	}
+}
+
+// SetK8sNamespaceName sets provided value as "k8s.namespace.name" attribute.
+func (rb *ResourceBuilder) SetK8sNamespaceName(val string) {
+	if rb.config.K8sNamespaceName.Enabled {
+		rb.res.Attributes().PutStr("k8s.namespace.name", val)
+	}
+}
+
+// SetK8sPodName sets provided value as "k8s.pod.name" attribute.
+func (rb *ResourceBuilder) SetK8sPodName(val string) {
+	if rb.config.K8sPodName.Enabled {
+		rb.res.Attributes().PutStr("k8s.pod.name", val)
 	}
 }
 

@@ -16,21 +16,27 @@ func TestResourceBuilder(t *testing.T) {
 			rb.SetHostName("host.name-val")
 			rb.SetHwDriverVersion("hw.driver_version-val")
 			rb.SetHwFirmwareVersion("hw.firmware_version-val")
+			rb.SetHwGpuMigGpuInstanceID("hw.gpu.mig.gpu_instance.id-val")
+			rb.SetHwGpuMigProfile("hw.gpu.mig.profile-val")
 			rb.SetHwGpuPciBusID("hw.gpu.pci.bus_id-val")
 			rb.SetHwID("hw.id-val")
 			rb.SetHwModel("hw.model-val")
 			rb.SetHwName("hw.name-val")
+			rb.SetHwParent("hw.parent-val")
 			rb.SetHwSerialNumber("hw.serial_number-val")
 			rb.SetHwVendor("hw.vendor-val")
+			rb.SetK8sContainerName("k8s.container.name-val")
+			rb.SetK8sNamespaceName("k8s.namespace.name-val")
+			rb.SetK8sPodName("k8s.pod.name-val")
 
 			res := rb.Emit()
 			assert.Equal(t, 0, rb.Emit().Attributes().Len()) // Second call should return empty Resource
 
 			switch tt {
 			case "default":
-				assert.Equal(t, 9, res.Attributes().Len())
+				assert.Equal(t, 15, res.Attributes().Len())
 			case "all_set":
-				assert.Equal(t, 9, res.Attributes().Len())
+				assert.Equal(t, 15, res.Attributes().Len())
 			case "none_set":
 				assert.Equal(t, 0, res.Attributes().Len())
 				return
@@ -52,6 +58,16 @@ func TestResourceBuilder(t *testing.T) {
 			if ok {
 				assert.Equal(t, "hw.firmware_version-val", hwFirmwareVersionAttrVal.Str())
 			}
+			hwGpuMigGpuInstanceIDAttrVal, ok := res.Attributes().Get("hw.gpu.mig.gpu_instance.id")
+			assert.True(t, ok)
+			if ok {
+				assert.Equal(t, "hw.gpu.mig.gpu_instance.id-val", hwGpuMigGpuInstanceIDAttrVal.Str())
+			}
+			hwGpuMigProfileAttrVal, ok := res.Attributes().Get("hw.gpu.mig.profile")
+			assert.True(t, ok)
+			if ok {
+				assert.Equal(t, "hw.gpu.mig.profile-val", hwGpuMigProfileAttrVal.Str())
+			}
 			hwGpuPciBusIDAttrVal, ok := res.Attributes().Get("hw.gpu.pci.bus_id")
 			assert.True(t, ok)
 			if ok {
@@ -72,6 +88,11 @@ func TestResourceBuilder(t *testing.T) {
 			if ok {
 				assert.Equal(t, "hw.name-val", hwNameAttrVal.Str())
 			}
+			hwParentAttrVal, ok := res.Attributes().Get("hw.parent")
+			assert.True(t, ok)
+			if ok {
+				assert.Equal(t, "hw.parent-val", hwParentAttrVal.Str())
+			}
 			hwSerialNumberAttrVal, ok := res.Attributes().Get("hw.serial_number")
 			assert.True(t, ok)
 			if ok {
@@ -81,6 +102,21 @@ func TestResourceBuilder(t *testing.T) {
 			assert.True(t, ok)
 			if ok {
 				assert.Equal(t, "hw.vendor-val", hwVendorAttrVal.Str())
+			}
+			k8sContainerNameAttrVal, ok := res.Attributes().Get("k8s.container.name")
+			assert.True(t, ok)
+			if ok {
+				assert.Equal(t, "k8s.container.name-val", k8sContainerNameAttrVal.Str())
+			}
+			k8sNamespaceNameAttrVal, ok := res.Attributes().Get("k8s.namespace.name")
+			assert.True(t, ok)
+			if ok {
+				assert.Equal(t, "k8s.namespace.name-val", k8sNamespaceNameAttrVal.Str())
+			}
+			k8sPodNameAttrVal, ok := res.Attributes().Get("k8s.pod.name")
+			assert.True(t, ok)
+			if ok {
+				assert.Equal(t, "k8s.pod.name-val", k8sPodNameAttrVal.Str())
 			}
 		})
 	}

@@ -10,6 +10,7 @@ var (
 	memoryLimit       = newPlain(level, "hw.gpu.memory.limit", (*builder).RecordHwGpuMemoryLimitDataPoint)
 	memoryUsed        = newPlain(level, "hw.gpu.memory.usage", (*builder).RecordHwGpuMemoryUsageDataPoint)
 	memoryUtilization = newPlain(level, "hw.gpu.memory.utilization", (*builder).RecordHwGpuMemoryUtilizationDataPoint)
+	memoryFree        = newPlain(level, "hw.gpu.memory.free", (*builder).RecordHwGpuMemoryFreeDataPoint)
 	memoryReserved    = newPlain(level, "hw.gpu.memory.reserved", (*builder).RecordHwGpuMemoryReservedDataPoint)
 	bar1Limit         = newPlain(level, "hw.gpu.bar1.limit", (*builder).RecordHwGpuBar1LimitDataPoint)
 	bar1Used          = newPlain(level, "hw.gpu.bar1.usage", (*builder).RecordHwGpuBar1UsageDataPoint)
@@ -22,7 +23,7 @@ func memoryRows() []Row {
 	return []Row{
 		{
 			Name: "memory", MIG: true, pace: memoryPace,
-			metrics: []*Metric{memoryLimit.Metric, memoryUsed.Metric, memoryUtilization.Metric, memoryReserved.Metric},
+			metrics: []*Metric{memoryLimit.Metric, memoryUsed.Metric, memoryUtilization.Metric, memoryReserved.Metric, memoryFree.Metric},
 			read: func(d nvml.Device, out *Output) error {
 				m, withReserve, at, err := d.SharedMemory()
 				out.At = at
@@ -34,6 +35,7 @@ func memoryRows() []Row {
 				out.put(memoryLimit.Of(int64(m.Total)))
 				out.put(memoryUsed.Of(int64(m.Used)))
 				out.put(memoryUtilization.Of(float64(m.Used) / float64(m.Total-m.Reserved)))
+				out.putIf(m.Free <= m.Total, memoryFree.Of(int64(m.Free)))
 				out.putIf(withReserve, memoryReserved.Of(int64(m.Reserved)))
 				return nil
 			},

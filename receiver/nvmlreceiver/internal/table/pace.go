@@ -67,7 +67,7 @@ func (r *Row) DueAfter(work *Work, last time.Time) time.Duration {
 	}
 	interval := p.Rest
 	switch {
-	case p.Several && work.Open < 2 && !work.Spread && !(work.LastEnded.After(last) && work.LastEnded.Sub(last) < 2*p.Work):
+	case p.Several && work.Open < 2 && !work.Spread && !p.endedSince(work, last):
 		return never
 	case p.Several, work.Working, p.AfterWork && work.LastEnded.After(last):
 		interval = p.Work
@@ -76,6 +76,12 @@ func (r *Row) DueAfter(work *Work, last time.Time) time.Duration {
 		interval = max(interval, r.Every)
 	}
 	return interval
+}
+
+// endedSince reports whether a piece of work ended after a reading, and soon after it: while the
+// row was still read.
+func (p *Pace) endedSince(work *Work, last time.Time) bool {
+	return work.LastEnded.After(last) && work.LastEnded.Sub(last) < 2*p.Work
 }
 
 // gridShift is by how much the grids of two GPUs differ: a multiple of the usual intervals of

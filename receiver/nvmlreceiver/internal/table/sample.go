@@ -45,6 +45,9 @@ type Series struct {
 	attributes [3]uint8 // enumerated attributes, in the metric's order
 }
 
+// Process is the process, or the container, that the sample is of; nil if it is of a device.
+func (s *Series) Process() *Process { return s.process }
+
 // Value is the sample's value, whatever its type.
 func (s *Sample) Value() float64 { return float64(s.integer) + s.float }
 

@@ -34,6 +34,8 @@ var (
 		func(mb *builder, ts timestamp, v int64, number string, _ noAttribute, id, name string) {
 			mb.RecordHwGpuXidErrorsDataPoint(ts, v, number, id, name)
 		})
+	// LastXID is the number of the last XID; 0 if there was none.
+	LastXID = newPlain(level, "hw.gpu.xid.last", (*builder).RecordHwGpuXidLastDataPoint)
 	// Allocated is 1 for each container that the kubelet allocated the device to.
 	Allocated = newWithProcess(level, "hw.gpu.allocated",
 		func(mb *builder, ts timestamp, v int64, p *Process, _ noAttribute, id, name string) {
