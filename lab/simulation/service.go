@@ -32,6 +32,7 @@ type Service struct {
 	weights tensors   // of it
 	managed []*loaded // models under ComfyUI's management, the last used last
 	elastic int64     // bytes of their weights outside of the allocator
+	full    float64   // the share of the GPU that is filled with weights; 0: only what prompts use
 	emptied time.Time
 	memory  *MemoryHistory
 }
@@ -225,14 +226,13 @@ func (j *job) work(seg segment, m model, checkpoint string) error {
 func (s *Service) Collect() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	defer s.fill()
 	now := time.Now()
 	if now.Sub(s.emptied) < s.EmptyCache {
 		return
 	}
 	s.emptied = now
 	s.torch.empty()
-	s.remember()
-	s.show(now)
 }
 
 // Free gives back what the allocator keeps, and the models.

@@ -84,9 +84,10 @@ func (l *loader) Memory() fakecomfyui.Memory {
 }
 
 // loadingRig is a receiver in front of a server that loads models.
-func loadingRig(t *testing.T, change func(*Config)) *rig {
+func loadingRig(t *testing.T, change func(*Config)) (*rig, *loader) {
 	t.Helper()
-	fake := fakecomfyui.NewServer(&loader{Work: fakecomfyui.NewTimedWork()})
+	work := &loader{Work: fakecomfyui.NewTimedWork()}
+	fake := fakecomfyui.NewServer(work)
 	server := httptest.NewServer(fake)
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
@@ -99,7 +100,7 @@ func loadingRig(t *testing.T, change func(*Config)) *rig {
 		}
 	})
 	upload(t, r.base)
-	return r
+	return r, work
 }
 
 // loadingOf waits for the trace of the n-th prompt, and returns the loading times of its
@@ -134,18 +135,22 @@ func loadingTotals(t *testing.T, r *rig) map[string]float64 {
 }
 
 func TestLoadingOfANodeWithoutStepsIsEstimatedFromColdExecutions(t *testing.T) {
-	r := loadingRig(t, nil)
+	r, work := loadingRig(t, nil)
 	n := 0
 	colour := func() (map[string]float64, bool) {
 		n++
 		photo(t, r.base, "c", 480+n) // one size class
 		return loadingOf(t, r, n)
 	}
-	for range 4 { // a cold one, and three warm ones
+	n++
+	photo(t, r.base, "c", 480)
+	assert.Equal(t, map[string]float64{"ddcolor_paper.pth": 0}, loadingTotals(t, r), "initialised to 0 while the first one runs")
+	loadingOf(t, r, n)
+	for range 3 { // warm ones
 		times, _ := colour()
 		assert.Empty(t, times, "nothing is known to compare with, or nothing was loaded")
 	}
-	assert.Equal(t, map[string]float64{"ddcolor_paper.pth": 0}, loadingTotals(t, r), "initialised to 0")
+	assert.Equal(t, map[string]float64{"ddcolor_paper.pth": 0}, loadingTotals(t, r))
 	response, err := http.Post(r.base+"/free", "application/json", strings.NewReader(`{"unload_models": true, "free_memory": true}`))
 	require.NoError(t, err)
 	require.NoError(t, response.Body.Close())
@@ -160,11 +165,16 @@ func TestLoadingOfANodeWithoutStepsIsEstimatedFromColdExecutions(t *testing.T) {
 	r.following.restarted()
 	times, _ = colour()
 	assert.Less(t, times["comfyui.execution"], 0.2, "a restart that kept the models took no longer")
+	work.Free()
+	r.following.restarted()
+	times, estimated = colour()
+	assert.True(t, estimated)
+	assert.InDelta(t, loads.Seconds(), times["comfyui.execution"], 0.2, "and one that did not, as long as /free")
 }
 
 // TestLoadingBeforeTheFirstStep asks for images of two steps.
 func TestLoadingBeforeTheFirstStep(t *testing.T) {
-	r := loadingRig(t, func(c *Config) { c.Memory.Interval, c.OwnSockets = minMemoryInterval, ownNever })
+	r, _ := loadingRig(t, func(c *Config) { c.Memory.Interval, c.OwnSockets = minMemoryInterval, ownNever })
 	image := func(seed int) {
 		body := fmt.Sprintf(`{"client_id": "c", "prompt": {
 			"1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sd_xl_base_1.0.safetensors"}},
@@ -213,6 +223,32 @@ func TestLoadingBeforeTheFirstStep(t *testing.T) {
 	image(2)
 	times, _ = loadingOf(t, r, 2)
 	assert.NotContains(t, times, "comfyui.node KSampler #5", "the memory did not grow")
+}
+
+// TestAnotherProcessHasNoModelLoaded: a server that is polled may restart between two polls.
+func TestAnotherProcessHasNoModelLoaded(t *testing.T) {
+	w := newWatched(t, time.Second)
+	executed := func(lasts time.Duration) loading.Loaded {
+		p := w.run('a', 0)
+		p.Submission.Nodes = []protocol.Node{{ID: "1", Class: "X"}}
+		p.Started = w.time()
+		p.Ended = p.Started.Add(lasts)
+		w.loading.ended(p)
+		return p.Loading
+	}
+	is := func(p memory.Process) {
+		w.memoryWatcher.mu.Lock()
+		defer w.memoryWatcher.mu.Unlock()
+		w.is(p)
+	}
+	is(memory.Process{PID: 1, Started: 5})
+	for range 5 {
+		assert.Zero(t, executed(time.Second))
+	}
+	is(memory.Process{PID: 1, Started: 5})
+	assert.Zero(t, executed(3*time.Second), "the same process")
+	is(memory.Process{PID: 1, Started: 9})
+	assert.Equal(t, loading.Loaded{Time: 2 * time.Second, Estimated: true}, executed(3*time.Second))
 }
 
 func TestLoadersLoadAndAPINodesDoNot(t *testing.T) {

@@ -56,8 +56,12 @@ func TestWaitAndProgressOfOpenPrompts(t *testing.T) {
 	message(42, "again", protocol.Message{Kind: protocol.ExecutionStart})
 	assert.Equal(t, 2*time.Second, tr.OldestWait(at(43)), "one that was sent again under the same id waits")
 	submit(44, "c", "")
-	tr.Remove(protocol.Removal{Delete: []string{"c", "again"}})
-	assert.Equal(t, 5*time.Second, tr.OldestWait(at(46)))
+	submit(45, "d", "")
+	tr.Message(at(46), &protocol.Message{Kind: protocol.ExecutionSuccess, PromptID: "again"})
+	message(46, "again", protocol.Message{Kind: protocol.ExecutionStart})
+	assert.Equal(t, 2*time.Second, tr.OldestWait(at(46)), "c's")
+	tr.Remove(protocol.Removal{Delete: []string{"c"}})
+	assert.Equal(t, time.Second, tr.OldestWait(at(46)), "one that is being removed does not wait")
 }
 
 func TestMessagesBeforeTheAnswerAreProgress(t *testing.T) {
