@@ -37,6 +37,7 @@ const (
 type loader struct {
 	fakecomfyui.Work
 	loaded atomic.Pointer[string]
+	stalls atomic.Bool // before the first step, without loading
 }
 
 func (l *loader) load(ctx context.Context, model string) {
@@ -60,6 +61,12 @@ func (l *loader) Colorize(ctx context.Context, _ int, checkpoint string, _ func(
 
 func (l *loader) Sample(ctx context.Context, checkpoint string, _, _, steps int, step func(done, all int) error) error {
 	l.load(ctx, checkpoint)
+	if l.stalls.Load() {
+		select {
+		case <-time.After(loads):
+		case <-ctx.Done():
+		}
+	}
 	for i := range steps {
 		select {
 		case <-time.After(works):
@@ -174,7 +181,7 @@ func TestLoadingOfANodeWithoutStepsIsEstimatedFromColdExecutions(t *testing.T) {
 
 // TestLoadingBeforeTheFirstStep asks for images of two steps.
 func TestLoadingBeforeTheFirstStep(t *testing.T) {
-	r, _ := loadingRig(t, func(c *Config) { c.Memory.Interval, c.OwnSockets = minMemoryInterval, ownNever })
+	r, work := loadingRig(t, func(c *Config) { c.Memory.Interval, c.OwnSockets = minMemoryInterval, ownNever })
 	image := func(seed int) {
 		body := fmt.Sprintf(`{"client_id": "c", "prompt": {
 			"1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sd_xl_base_1.0.safetensors"}},
@@ -220,6 +227,7 @@ func TestLoadingBeforeTheFirstStep(t *testing.T) {
 	assert.InDelta(t, loads.Seconds(), times["comfyui.node KSampler #5"], 0.15, "without the first step")
 	assert.InDelta(t, times["comfyui.node KSampler #5"], times["comfyui.execution"], 0.02, "the loader of the fake server takes no time")
 	assert.InDelta(t, times["comfyui.execution"], loadingTotals(t, r)["sd_xl_base_1.0.safetensors"], 1e-9)
+	work.stalls.Store(true)
 	image(2)
 	times, _ = loadingOf(t, r, 2)
 	assert.NotContains(t, times, "comfyui.node KSampler #5", "the memory did not grow")
