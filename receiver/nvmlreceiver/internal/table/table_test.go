@@ -39,7 +39,7 @@ func TestTheTableHasTheMetricsOfMetadata(t *testing.T) {
 	}
 	delete(want, "hw.gpu.count")
 	got := map[string]bool{}
-	for _, m := range []*Metric{Info.Metric, Responds.Metric, Status.Metric, XIDErrors.Metric, LastXID.Metric, Allocated.Metric} {
+	for _, m := range []*Metric{Info.Metric, Responds.Metric, State.Metric, Status.Metric, XIDErrors.Metric, LastXID.Metric, Allocated.Metric} {
 		got[m.Name] = m.Counter
 	}
 	for _, row := range all() {
