@@ -112,13 +112,13 @@ func loadingRig(t *testing.T, change func(*Config)) (*rig, *loader) {
 
 // loadingOf waits for the trace of the n-th prompt, and returns the loading times of its
 // spans. On a busy machine they may be longer than what the work waits: they are less than
-// their spans, by what else these do.
+// their spans, by what else these do. Of a loader's, the whole is loading.
 func loadingOf(t *testing.T, r *rig, n int) (times map[string]float64, estimated bool) {
 	t.Helper()
 	require.Eventually(t, func() bool { return len(r.byPrompt()) == n }, 20*time.Second, time.Millisecond)
 	times = map[string]float64{}
 	for _, s := range spansOf(t, r.byPrompt()[n-1]) {
-		if v, ok := s.Attributes["comfyui.loading.duration"]; ok {
+		if v, ok := s.Attributes["comfyui.loading.duration"]; ok && !strings.Contains(s.Name, "Loader") {
 			assert.Less(t, v, time.Duration(s.to-s.from).Seconds()-0.5*works.Seconds(), s.Name)
 		}
 		if v, ok := s.Attributes["comfyui.loading.duration"]; ok {
