@@ -329,6 +329,8 @@ func TestEnergyOfEveryKindOfCounterIsWithinItsUncertainty(t *testing.T) {
 		"OTELCOL_GPU_TRACES_ENDPOINT="+j.otlp, "OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+store.URL+"/api/v1/write", "OTELCOL_GPU_COLLECTION_INTERVAL=15s"),
 		"--config", energyOverlay(t, m, services))
 	eventually(t, store, `hw_gpu_up`, atLeast(len(services)))
+	begin := time.Now() // not within the first readings
+	require.Eventually(t, func() bool { return time.Since(begin) > 3*time.Second }, patience, 50*time.Millisecond)
 	n := *energyExecutions
 	var ordering sync.WaitGroup
 	for _, s := range services {
@@ -371,7 +373,7 @@ func (s *energyService) compare(t *testing.T, store stack.Store, spans map[strin
 	name := "correlation.energy." + strings.ReplaceAll(s.kind.name(), "-", "_")
 	var isolated, queued signedErrors
 	var increase relative
-	outside := 0
+	outside, beyond := 0, 0
 	for _, e := range s.executed {
 		span := spans[e.Prompt]
 		require.NotNil(t, span, "%s: prompt %s", name, e.Prompt)
@@ -386,7 +388,11 @@ func (s *energyService) compare(t *testing.T, store stack.Store, spans map[strin
 		gap, _ := span.tag("gpu.samples.gap").(float64) // and readings are late
 		busy := max(late/1e6-usualLateness, 0) + max(gap-usualGap, 0)
 		if within := 3*uncertainty + maxWatts*busy; s.kind.isolated[0] > 0 {
-			assert.InDelta(t, truth, energy, within, "%s: %v of %v", name, span.Tags, e)
+			assert.InDelta(t, truth, energy, 2*within, "%s: %v of %v", name, span.Tags, e)
+			if math.Abs(truth-energy) > within {
+				t.Logf("%s is %.1f J off, more than %.1f: %v of %v", name, energy-truth, within, span.Tags, e)
+				beyond++
+			}
 		} else { // an estimate, which has no bound
 			assert.Equal(t, "estimate", span.tag("gpu.correlation"), name)
 			if math.Abs(truth-energy) > within {
@@ -407,6 +413,8 @@ func (s *energyService) compare(t *testing.T, store stack.Store, spans map[strin
 		}
 		increase.add(value, truth)
 	}
+	figure.Print(name+".beyond_three_times", float64(beyond), "spans")
+	assert.LessOrEqual(t, beyond, max(len(s.executed)/100, 1), "%s: spans beyond three times their uncertainty", name)
 	assert.LessOrEqual(t, outside, max(len(s.executed)/20, 1), "%s: estimates beyond three times their uncertainty", name)
 	isolated.check(t, name+".isolated", n, s.kind.isolated)
 	queued.check(t, name+".queued", n, s.kind.queued)

@@ -93,7 +93,9 @@ func TestTheRecipeOfTheReceiversReadmeWorks(t *testing.T) {
 		}
 	}
 	p = start(t, "own-collector-alone", filepath.Join(dir, run[0]), m.environment, alone...)
-	require.Eventually(t, func() bool { return logLines(t, p, "NVML initialised") == 1 && logLines(t, p, "GPU found") == 1 }, patience, 50*time.Millisecond)
+	require.Eventually(t, func() bool { // a signal before it is ready ends it as any program
+		return logLines(t, p, "NVML initialised") == 1 && logLines(t, p, "GPU found") == 1 && logLines(t, p, "Everything is ready") == 1
+	}, patience, 50*time.Millisecond)
 	_, err = p.Stop(10 * time.Second)
 	require.NoError(t, err)
 }
