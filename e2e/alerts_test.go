@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -35,17 +34,12 @@ var engines = map[string]func(t *testing.T, rules, alertmanager string) alerting
 
 func prometheusWithRules(t *testing.T, rules, alertmanager string) alerting {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "prometheus.yml")
-	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, `global: {scrape_interval: 15s, evaluation_interval: 15s}
+	store := prometheusWith(t, fmt.Sprintf(`global: {scrape_interval: 15s, evaluation_interval: 15s}
 rule_files: [%q]
 alerting: {alertmanagers: [{static_configs: [{targets: [%q]}]}]}
 storage: {tsdb: {out_of_order_time_window: 1h}}
-`, rules, alertmanager), 0o600))
-	address := "127.0.0.1:" + strconv.Itoa(port(t))
-	p := start(t, "prometheus", tool(t, "prometheus"), nil, "--config.file="+file, "--storage.tsdb.path="+t.TempDir(),
-		"--web.listen-address="+address, "--web.enable-remote-write-receiver", "--log.level=warn")
-	require.NoError(t, p.WaitHTTP(withPatience(t), "http://"+address+"/-/ready"))
-	return alerting{stack.Store{URL: "http://" + address}, func() []string { return firing(t, "http://"+address+"/api/v1/alerts") }}
+`, rules, alertmanager))
+	return alerting{store, func() []string { return firing(t, store.URL+"/api/v1/alerts") }}
 }
 
 func vmalert(t *testing.T, rules, alertmanager string) alerting {

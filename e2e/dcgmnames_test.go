@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -26,12 +25,7 @@ func scraping(t *testing.T, ports ...int) stack.Store {
 	for _, p := range ports {
 		targets += fmt.Sprintf("'127.0.0.1:%d', ", p)
 	}
-	file := filepath.Join(t.TempDir(), "prometheus.yml")
-	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, "global: {scrape_interval: 1s}\nscrape_configs:\n  - {job_name: names, static_configs: [{targets: [%s]}]}\n", targets), 0o600))
-	address := "127.0.0.1:" + strconv.Itoa(port(t))
-	p := start(t, "prometheus", tool(t, "prometheus"), nil, "--config.file="+file, "--storage.tsdb.path="+t.TempDir(), "--web.listen-address="+address, "--log.level=warn")
-	require.NoError(t, p.WaitHTTP(withPatience(t), "http://"+address+"/-/ready"))
-	return stack.Store{URL: "http://" + address}
+	return prometheusWith(t, fmt.Sprintf("global: {scrape_interval: 1s}\nscrape_configs:\n  - {job_name: names, static_configs: [{targets: [%s]}]}\n", targets))
 }
 
 // dashboard12239 are the queries of dcgm-exporter's own dashboard, its variables filled in.

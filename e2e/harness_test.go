@@ -101,9 +101,21 @@ func prometheus(t testing.TB, window string) (stack.Store, *stack.Process) {
 
 func prometheusAt(t testing.TB, address, data, window string) (stack.Store, *stack.Process) {
 	t.Helper()
-	config := filepath.Join(t.TempDir(), "prometheus.yml")
-	require.NoError(t, os.WriteFile(config, []byte("global: {scrape_interval: 1h}\nstorage: {tsdb: {out_of_order_time_window: "+window+"}}\n"), 0o600))
-	p := start(t, "prometheus", tool(t, "prometheus"), nil, "--config.file="+config, "--storage.tsdb.path="+data,
+	return startPrometheus(t, address, data, "global: {scrape_interval: 1h}\nstorage: {tsdb: {out_of_order_time_window: "+window+"}}\n")
+}
+
+// prometheusWith starts a Prometheus with a configuration.
+func prometheusWith(t testing.TB, config string) stack.Store {
+	t.Helper()
+	store, _ := startPrometheus(t, "127.0.0.1:"+strconv.Itoa(port(t)), t.TempDir(), config)
+	return store
+}
+
+func startPrometheus(t testing.TB, address, data, config string) (stack.Store, *stack.Process) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "prometheus.yml")
+	require.NoError(t, os.WriteFile(file, []byte(config), 0o600))
+	p := start(t, "prometheus", tool(t, "prometheus"), nil, "--config.file="+file, "--storage.tsdb.path="+data,
 		"--web.listen-address="+address, "--web.enable-remote-write-receiver", "--enable-feature=exemplar-storage", "--log.level=warn")
 	require.NoError(t, p.WaitHTTP(withPatience(t), "http://"+address+"/-/ready"))
 	return stack.Store{URL: "http://" + address}, p

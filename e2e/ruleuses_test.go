@@ -119,12 +119,7 @@ func TestRulesNameWhatTheCollectorEmits(t *testing.T) {
 	telemetry, proxy := port(t), "127.0.0.1:"+strconv.Itoa(port(t))
 	overlay := filepath.Join(t.TempDir(), "overlay.yaml")
 	require.NoError(t, os.WriteFile(overlay, fmt.Appendf(nil, "receivers:\n  comfyui: {proxy: {endpoint: %q}, upstream: {endpoint: %q}, device: %q, collection_interval: 1s}\n", proxy, h.URL, m.gpus[0].UUID()), 0o600))
-	address := "127.0.0.1:" + strconv.Itoa(port(t))
-	file := filepath.Join(t.TempDir(), "prometheus.yml")
-	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, "global: {scrape_interval: 1s}\nscrape_configs:\n  - {job_name: otelcol-gpu-telemetry, metric_name_escaping_scheme: underscores, static_configs: [{targets: ['127.0.0.1:%d'], labels: {instance: vm}}]}\nstorage: {tsdb: {out_of_order_time_window: 1h}}\n", telemetry), 0o600))
-	p := start(t, "prometheus", tool(t, "prometheus"), nil, "--config.file="+file, "--storage.tsdb.path="+t.TempDir(), "--web.listen-address="+address, "--web.enable-remote-write-receiver", "--log.level=warn")
-	require.NoError(t, p.WaitHTTP(withPatience(t), "http://"+address+"/-/ready"))
-	store := stack.Store{URL: "http://" + address}
+	store := prometheusWith(t, fmt.Sprintf("global: {scrape_interval: 1s}\nscrape_configs:\n  - {job_name: otelcol-gpu-telemetry, metric_name_escaping_scheme: underscores, static_configs: [{targets: ['127.0.0.1:%d'], labels: {instance: vm}}]}\nstorage: {tsdb: {out_of_order_time_window: 1h}}\n", telemetry))
 	collect(t, "comfyui.yaml", append(m.environment, "OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(), "OTELCOL_GPU_COLLECTION_INTERVAL=1s", fmt.Sprintf("OTELCOL_GPU_TELEMETRY_PORT=%d", telemetry),
 		"OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+store.URL+"/api/v1/write", "OTELCOL_GPU_TRACES_ENDPOINT="+startJaeger(t).otlp),
 		"--config", overlay, "--config=yaml:receivers::nvml::processes::pod_resources: "+kubelet.Socket)

@@ -43,17 +43,12 @@ func TestTheScrapeJobReadsTheCollectorsOwnTelemetry(t *testing.T) {
 	job := filepath.Join(t.TempDir(), "otelcol-gpu.yaml")
 	require.NoError(t, os.WriteFile(job, []byte(text), 0o600))
 
-	address := "127.0.0.1:" + strconv.Itoa(port(t))
-	config := filepath.Join(t.TempDir(), "prometheus.yml")
-	require.NoError(t, os.WriteFile(config, fmt.Appendf(nil, "scrape_config_files: [%q]\n", job), 0o600))
-	p := start(t, "prometheus", tool(t, "prometheus"), nil, "--config.file="+config, "--storage.tsdb.path="+t.TempDir(), "--web.listen-address="+address, "--log.level=warn")
-	require.NoError(t, p.WaitHTTP(withPatience(t), "http://"+address+"/-/ready"))
+	prometheus := prometheusWith(t, fmt.Sprintf("scrape_config_files: [%q]\n", job))
 	second := "127.0.0.1:" + strconv.Itoa(port(t))
 	vm := start(t, "victoria-metrics-2", tool(t, "victoria-metrics"), nil, "-httpListenAddr="+second, "-storageDataPath="+t.TempDir(),
 		"-search.latencyOffset=0s", "-storage.cacheSizeIndexDBTagFilters=1", "-loggerLevel=WARN", "-promscrape.config="+job, "-promscrape.config.strictParse=false")
 	require.NoError(t, vm.WaitHTTP(withPatience(t), "http://"+second+"/health"))
-	for _, of := range []string{address, second} {
-		scraped := stack.Store{URL: "http://" + of}
+	for _, scraped := range []stack.Store{prometheus, {URL: "http://" + second}} {
 		for _, query := range []string{
 			`up{job="otelcol-gpu"} == 1`, `otelcol_exporter_queue_size{exporter="otlp_http/queue"}`, `otelcol_receiver_nvml_up`,
 			`otelcol_exporter_sent_metric_points > 0`,
