@@ -188,6 +188,19 @@ func (r *relative) mean() float64 {
 	return sum / float64(max(len(r.errors), 1))
 }
 
+// deviation is how far the mean of so few spans may be off by chance: two standard errors.
+func (r *relative) deviation() float64 {
+	if len(r.errors) < 2 {
+		return 0
+	}
+	mean, squares := r.mean(), 0.0
+	for _, e := range r.errors {
+		squares += (e - mean) * (e - mean)
+	}
+	n := float64(len(r.errors))
+	return 2 * math.Sqrt(squares/(n-1)/n)
+}
+
 func (r *relative) quantile(q float64) float64 {
 	if len(r.errors) == 0 {
 		return 0
@@ -232,7 +245,9 @@ func (a *accuracy) add(s *jaegerSpan, truth simulation.Truth) {
 type goals struct{ peak, energy, throttle float64 }
 
 // check prints the figures of a class and asserts its goals: from at least minSpans
-// spans, exactly with -goals, else with a margin of two for few prompts on a busy machine.
+// spans, exactly with -goals, else with a margin of two for a busy machine, and what the
+// mean of few prompts may be off by chance: where two share a GPU, one peak that lay between
+// two readings is an error of a third.
 func (a *accuracy) check(t *testing.T, name string, minSpans int, g goals) {
 	t.Helper()
 	figure.Print("correlation."+name+".spans", float64(a.spans), "spans")
@@ -243,12 +258,12 @@ func (a *accuracy) check(t *testing.T, name string, minSpans int, g goals) {
 	figure.AtMost("correlation."+name+".energy_error", 100*a.energy.mean(), "%", energy)
 	figure.Print("correlation."+name+".energy_error_p95", 100*a.energy.quantile(0.95), "%")
 	figure.Print("correlation."+name+".utilization_error", 100*a.busy.mean(), "%")
-	margin := 2.0
+	margin, byChance := 2.0, (*relative).deviation
 	if *exactGoals {
-		margin = 1
+		margin, byChance = 1, func(*relative) float64 { return 0 }
 	}
-	assert.LessOrEqual(t, 100*a.peak.mean(), margin*g.peak, "mean error of the peak memory of %s in percent", name)
-	assert.LessOrEqual(t, 100*a.energy.mean(), margin*g.energy, "mean error of the energy of %s in percent", name)
+	assert.LessOrEqual(t, 100*(a.peak.mean()-byChance(&a.peak)), margin*g.peak, "mean error of the peak memory of %s in percent, at least", name)
+	assert.LessOrEqual(t, 100*(a.energy.mean()-byChance(&a.energy)), margin*g.energy, "mean error of the energy of %s in percent, at least", name)
 	if a.throttleAll > 0.05 {
 		figure.AtMost("correlation."+name+".throttle_time_error", 100*a.throttleError/a.throttleAll, "%", g.throttle)
 		assert.LessOrEqual(t, 100*a.throttleError/a.throttleAll, margin*g.throttle, "error of the throttled time of %s in percent", name)
