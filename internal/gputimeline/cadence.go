@@ -25,9 +25,14 @@ type cadence struct {
 	// first are the first distances between changes, from which the period is guessed.
 	first [15]float64
 	n     int
+	// apart is by how much the sum of first may be off, in ns: what the ends of each run of
+	// successive distances may be off by.
+	apart float64
 	// change is when the value changed last, in ns: the middle of the time in which it did.
 	change float64
 	clear  bool // all reads since then came in the usual interval
+	// follows: the distance to the change before is in first.
+	follows bool
 
 	grid
 }
@@ -81,22 +86,26 @@ func (c *cadence) add(at int64, value float64) {
 
 // changed adds a change, until there are enough to guess the period.
 func (c *cadence) changed(middle float64) {
-	distance, clear := middle-c.change, c.clear && c.change > 0
-	c.change, c.clear = middle, true
+	distance, clear, follows := middle-c.change, c.clear && c.change > 0, c.follows
+	c.change, c.clear, c.follows = middle, true, false
 	switch {
 	case c.known():
 		return
 	case c.same < shortShare:
-		c.n = 0
+		c.n, c.apart = 0, 0
 		return
 	case !clear:
 		return
+	}
+	if c.follows = true; !follows || c.n == 0 {
+		c.apart += c.interval
 	}
 	c.first[c.n] = distance
 	if c.n++; c.n < len(c.first) {
 		return
 	}
-	c.n = 0
+	apart := c.apart
+	c.n, c.apart = 0, 0
 	sorted := c.first
 	slices.Sort(sorted[:])
 	usual, sum, steps := sorted[len(sorted)/2], 0.0, 0.0
@@ -104,7 +113,8 @@ func (c *cadence) changed(middle float64) {
 		sum += d
 		steps += max(math.Round(d/usual), 1)
 	}
-	c.begin(sum/steps, 2*c.interval/steps)
+	c.fast = c.interval // the first reads may have been slow
+	c.begin(sum/steps, max(2*c.interval, 1.4*apart)/steps)
 }
 
 // isShort reports whether the quantity is refreshed at least as often as it is read, as
@@ -120,6 +130,15 @@ func (c *cadence) Period() time.Duration {
 		return 0
 	}
 	return time.Duration(c.period())
+}
+
+// likely is the period as far as it can be told: while it is not known, that of most
+// counters.
+func (c *cadence) likely() time.Duration {
+	if c.reads < settledReads || !c.known() && !c.isShort() {
+		return usualPeriod
+	}
+	return c.Period()
 }
 
 // grid is what is known of refreshes that come periodically: bounds of the period, and of

@@ -71,6 +71,8 @@ type cell struct {
 	// lead and tail are the rates at which the time before and after all use is taken.
 	lead, tail *outside
 	shaped     bool
+	// first: it begins with the first read, and holds the energy of the refresh before, too.
+	first bool
 }
 
 // outside is a time without any use at one end of a cell.
@@ -128,7 +130,7 @@ func (c *Curve) findCells(changes []dated, t *Timeline, r *Reading) {
 	total := 0.0
 	for i := range changes[:max(len(changes)-1, 0)] {
 		a, b := &changes[i], &changes[i+1]
-		x := cell{Interval: Interval{a.at, b.at}, joules: b.value - a.value, doubts: [2]int64{a.doubt, b.doubt}}
+		x := cell{Interval: Interval{a.at, b.at}, joules: b.value - a.value, doubts: [2]int64{a.doubt, b.doubt}, first: a.first}
 		longest := max(b.by-a.after, c.Period.Nanoseconds())
 		switch {
 		case x.joules < 0:
@@ -228,7 +230,7 @@ func (c *Curve) refine(i int, active []Interval, shape *Stream) {
 	}
 	start, _ := c.at(x.From)
 	inside, joules := x.Interval, x.joules
-	if lead > x.From && i > 0 && !inAnyOf(active, c.cells[i-1].Interval) {
+	if lead > x.From && i > 0 && !c.cells[i-1].first && !inAnyOf(active, c.cells[i-1].Interval) {
 		x.lead = c.outside(i, -1, lead)
 	}
 	if tail < x.To && i+1 < len(c.cells) && !inAnyOf(active, c.cells[i+1].Interval) {

@@ -15,6 +15,8 @@ type dated struct {
 	// after and by are the reads between which the refresh lies, doubt is the half-width of
 	// what its date may be off by.
 	after, by, doubt int64
+	// first: it is that of the first read, and may be a period older.
+	first bool
 }
 
 // dater dates the refreshes of a quantity while its reads come in: what is made from the
@@ -33,7 +35,8 @@ func (d *dater) read(at int64, value float64) {
 	d.add(at, value)
 	switch {
 	case first:
-		d.put(dated{at: at, value: value, after: at, by: at})
+		d.put(dated{at: at, value: value, after: at, by: at, doubt: usualPeriod.Nanoseconds() / 2, first: true})
+	case value == old && d.reads < settledReads: // it is not known yet whether it was refreshed
 	case d.isShort(): // refreshed within every read interval: the last refresh is as good as now
 		d.put(dated{at: at, value: value, after: before, by: at, doubt: int64(d.interval / shortDoubt)})
 	case value != old:

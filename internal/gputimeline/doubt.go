@@ -17,7 +17,7 @@ func (r *Reading) lag(d *dater) int64 {
 	if r.Calibrated {
 		return 0
 	}
-	return d.Period().Nanoseconds() / 2
+	return d.likely().Nanoseconds() / 2
 }
 
 // cellAt finds the cell that holds a time.
@@ -124,7 +124,9 @@ func (c *Curve) edge(at int64, side int, late int64) (sum, delayed float64) {
 		// Work that lies beyond the cell is missed: if its boundary lies further in than its
 		// date says, and at the end if the counter is late.
 		if side > 0 {
-			return sum + (missed(float64(x.doubts[1])/1e9, out)/2+missed(lag, out))*square(step), o.watts * lag
+			// What such a counter shows late is in the next cell, so the rest begins after that.
+			whole := max(step, math.Abs(rate(i+2)-before))
+			return sum + missed(float64(x.doubts[1])/1e9, out)/2*square(step) + missed(lag, out)*square(whole), o.watts * lag
 		}
 		return sum + missed(float64(x.doubts[0])/1e9, out)/2*square(step), o.watts * lag
 	}

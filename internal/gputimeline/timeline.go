@@ -67,6 +67,11 @@ func (t *Timeline) Covers(at int64) bool {
 	return ok && newest >= at || t.Ended != 0
 }
 
+// IsBefore reports whether a time lies before all that is known.
+func (t *Timeline) IsBefore(at int64) bool {
+	return len(t.Pace.Points) > 0 && at < t.Pace.Points[0].At
+}
+
 // eachStream calls do with each stream.
 func (t *Timeline) eachStream(do func(*Stream)) {
 	for _, s := range [...]*Stream{&t.Pace, &t.Memory, &t.MemoryMax, &t.Utilization, &t.Energy, &t.PowerInstant, &t.PowerAverage, &t.Temperature, &t.Lists} {
@@ -175,15 +180,10 @@ func (t *Timeline) Settling() int64 {
 		pace = &t.power
 	case len(t.PowerAverage.Points) > 0:
 		return averageWindow * 11 / 10
-	}
-	if pace.reads < settledReads {
+	default: // there was no reading yet
 		return 0
 	}
-	period := pace.Period()
-	if period == 0 && !pace.isShort() {
-		period = usualPeriod
-	}
-	return min(int64(2.2*pace.interval+2.6*float64(period)), Margin)
+	return min(int64(2.2*pace.interval+2.6*float64(pace.likely())), Margin)
 }
 
 // usualPeriod is the period of most counters.

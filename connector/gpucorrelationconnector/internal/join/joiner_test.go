@@ -250,7 +250,7 @@ func TestDoubtfulFiguresSayWhy(t *testing.T) {
 		"samples that come late and twice": {
 			feed: func(c *Joiner, gpu *gpuload.Load) {
 				var all []pmetric.Metrics
-				for i := range 131 {
+				for i := range 141 {
 					all = append(all, gpuload.Sample(float64(i)*0.1, gpu))
 				}
 				r := rand.New(rand.NewPCG(1, 2))

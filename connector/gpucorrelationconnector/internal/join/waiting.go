@@ -201,6 +201,9 @@ func (j *Joiner) addPart(w *waitingTrace, p *part, now time.Time) {
 	if p.listed { // its utilisation, of which the samples are read once a second, says whether it was used
 		settling = max(settling, gputimeline.Margin)
 	}
+	if g.IsBefore(p.end) { // more samples do not tell more of it
+		settling = 0
+	}
 	w.require(g, p.end+settling)
 	j.remember(g, w.trace, p, now)
 	for _, in := range p.windows {
