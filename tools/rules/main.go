@@ -10,22 +10,30 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"github.com/otelcol-gpu/otelcol-gpu/tools/rules/mixin"
 	"github.com/otelcol-gpu/otelcol-gpu/tools/rules/promuses"
 )
 
 const usage = `usage: rules render|check|uses ROOT
-  render  writes deploy/prometheus/rules/alerts.yaml
-  check   checks tests and runbooks of each alert, and prints how many alerts are tested
-  uses    prints the metrics and labels that rules and runbooks name, as JSON`
+       rules shorten ROOT FACTOR [SETTINGS]
+  render   writes deploy/prometheus/rules/alerts.yaml
+  check    checks tests and runbooks of each alert, and prints how many alerts are tested
+  uses     prints the metrics and labels that rules and runbooks name, as JSON
+  shorten  prints the alerts with every for, window and interval divided by FACTOR, and with
+           SETTINGS of the mixin, as Jsonnet: for tests that cannot wait for hours`
 
 func main() {
-	if len(os.Args) != 3 {
-		fmt.Fprintln(os.Stderr, usage)
-		os.Exit(2)
+	err := errors.New(usage)
+	switch {
+	case len(os.Args) == 3:
+		err = run(os.Args[1], os.Args[2])
+	case len(os.Args) > 3 && len(os.Args) < 6 && os.Args[1] == "shorten":
+		err = shorten(os.Args[2], os.Args[3], strings.Join(os.Args[4:], ""))
 	}
-	if err := run(os.Args[1], os.Args[2]); err != nil {
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "rules:", err)
 		os.Exit(1)
 	}
@@ -52,6 +60,30 @@ func run(command, root string) error {
 		return encoder.Encode(uses)
 	}
 	return errors.New(usage)
+}
+
+// shorten prints the alerts with shorter times.
+func shorten(root, factor, settings string) error {
+	by, err := strconv.ParseFloat(factor, 64)
+	if err != nil || by <= 0 {
+		return fmt.Errorf("FACTOR is %q: give a number above 0, such as 30", factor)
+	}
+	short, err := mixin.Shorter(root, by)
+	if err != nil {
+		return err
+	}
+	if settings != "" {
+		short += " + " + settings
+	}
+	alerts, err := mixin.Evaluate(root, "prometheusAlerts", short)
+	if err != nil {
+		return err
+	}
+	text, err := mixin.YAML(alerts)
+	if err == nil {
+		_, err = os.Stdout.Write(text)
+	}
+	return err
 }
 
 func render(root string) error {

@@ -54,15 +54,24 @@ func (g *Groups) All() (rules []Rule) {
 	return rules
 }
 
-// Evaluate evaluates a field of the mixin, prometheusAlerts or prometheusRules, with a
-// configuration that is merged over the mixin's own, as Jsonnet.
-func Evaluate(root, field, config string) (*Groups, error) {
+// evaluateText evaluates a field of the mixin with a configuration that is merged over its own.
+func evaluateText(root, field, config string) (string, error) {
 	vm := jsonnet.MakeVM()
 	vm.Importer(&jsonnet.FileImporter{JPaths: []string{filepath.Join(root, Dir)}})
 	out, err := vm.EvaluateAnonymousSnippet("rules", fmt.Sprintf(
 		"((import 'mixin.libsonnet') + { _config+:: %s }).%s", config, field))
 	if err != nil {
-		return nil, fmt.Errorf("evaluate the mixin: %w", err)
+		return "", fmt.Errorf("evaluate the mixin: %w", err)
+	}
+	return out, nil
+}
+
+// Evaluate evaluates a field of the mixin, prometheusAlerts or prometheusRules, with a
+// configuration that is merged over the mixin's own, as Jsonnet.
+func Evaluate(root, field, config string) (*Groups, error) {
+	out, err := evaluateText(root, field, config)
+	if err != nil {
+		return nil, err
 	}
 	decoder := json.NewDecoder(bytes.NewReader([]byte(out)))
 	decoder.DisallowUnknownFields()
@@ -96,11 +105,8 @@ const header = `# Alerts of GPUs, of the collector and of ComfyUI, for Prometheu
 // Files are the files that are made from the mixin's alerts, or for the mixin, by their
 // path from the repository's root.
 func Files(root string, alerts *Groups) (map[string][]byte, error) {
-	var out bytes.Buffer
-	out.WriteString(header)
-	encoder := yaml.NewEncoder(&out)
-	encoder.SetIndent(2)
-	if err := errors.Join(encoder.Encode(alerts), encoder.Close()); err != nil {
+	text, err := YAML(alerts)
+	if err != nil {
 		return nil, err
 	}
 	// Jsonnet finds files in the mixin's own folder only, where others vendor it.
@@ -109,7 +115,16 @@ func Files(root string, alerts *Groups) (map[string][]byte, error) {
 		return nil, err
 	}
 	return map[string][]byte{
-		filepath.Join(RulesDir, "alerts.yaml"):      out.Bytes(),
+		filepath.Join(RulesDir, "alerts.yaml"):      append([]byte(header), text...),
 		filepath.Join(Dir, "rules", "history.yaml"): history,
 	}, nil
+}
+
+// YAML is a rule file's text.
+func YAML(groups *Groups) ([]byte, error) {
+	var out bytes.Buffer
+	encoder := yaml.NewEncoder(&out)
+	encoder.SetIndent(2)
+	err := errors.Join(encoder.Encode(groups), encoder.Close())
+	return out.Bytes(), err
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/google/go-jsonnet"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -270,4 +271,30 @@ func TestTheReadmesExampleEvaluates(t *testing.T) {
 	for _, want := range []string{`hw_gpu_memory_limit_bytes{job="otelcol-gpu"}`, "> 0.9\n", "https://wiki.example.com/runbooks/GPULost", `"for": "3m"`, "group by (cluster, instance)"} {
 		assert.True(t, strings.Contains(out, want), want) //nolint:testifylint // the whole file would be printed
 	}
+}
+
+// Every for, window and interval of the alerts is shorter, and nothing else differs.
+func TestShorterTimesAreAllThatDiffers(t *testing.T) {
+	config, err := Shorter(root, 30)
+	require.NoError(t, err)
+	shipped, short := evaluate(t, "prometheusAlerts", "{}"), evaluate(t, "prometheusAlerts", config)
+	duration := regexp.MustCompile(`\b(\d+(ms|[smhd]))+\b`)
+	require.Len(t, short.Groups, len(shipped.Groups))
+	for i := range shipped.Groups {
+		a, b := &shipped.Groups[i], &short.Groups[i]
+		assert.Equal(t, thirtieth(t, a.Interval), b.Interval, a.Name)
+		for k := range a.Rules {
+			assert.Equal(t, thirtieth(t, a.Rules[k].For), b.Rules[k].For, a.Rules[k].Alert)
+			want := duration.ReplaceAllStringFunc(a.Rules[k].Expr, func(s string) string { return thirtieth(t, s) })
+			want = strings.Replace(want, "* 21600\n", "* 720\n", 1) // the leak's six hours, in seconds
+			assert.Equal(t, want, b.Rules[k].Expr, a.Rules[k].Alert)
+		}
+	}
+}
+
+func thirtieth(t *testing.T, text string) string {
+	t.Helper()
+	d, err := model.ParseDuration(text)
+	require.NoError(t, err, text)
+	return (d / 30).String()
 }
