@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"flag"
@@ -42,6 +43,8 @@ type photoService struct {
 	gpu     []string // hw.id of each GPU
 	history []*simulation.History
 	comfyui []*comfyUI
+	// interval is that of the collections, 1s if it is empty.
+	interval string
 
 	mu   sync.Mutex
 	done []executed
@@ -107,7 +110,7 @@ func (p *photoService) overlay(t *testing.T) string {
 		if i > 0 {
 			name = fmt.Sprintf("comfyui/%d", i)
 		}
-		fmt.Fprintf(&receivers, "  %s: {proxy: {endpoint: %q}, upstream: {endpoint: %q}, device: %s, library_path: '${env:OTELCOL_GPU_NVML_LIBRARY}', collection_interval: 1s, execution_events: true, storage: file_storage/comfyui}\n", name, c.proxy, c.server.URL, device)
+		fmt.Fprintf(&receivers, "  %s: {proxy: {endpoint: %q}, upstream: {endpoint: %q}, device: %s, library_path: '${env:OTELCOL_GPU_NVML_LIBRARY}', collection_interval: %s, execution_events: true, storage: file_storage/comfyui}\n", name, c.proxy, c.server.URL, device, cmp.Or(p.interval, "1s"))
 		names.WriteString(", " + name)
 	}
 	path := filepath.Join(t.TempDir(), "overlay.yaml")

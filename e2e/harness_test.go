@@ -82,12 +82,12 @@ func tool(t testing.TB, name string) string {
 	return path
 }
 
-// victoriaMetrics starts a VictoriaMetrics.
-func victoriaMetrics(t testing.TB) stack.Store {
+// victoriaMetrics starts a VictoriaMetrics, with more arguments.
+func victoriaMetrics(t testing.TB, more ...string) stack.Store {
 	t.Helper()
 	address := "127.0.0.1:" + strconv.Itoa(port(t))
-	p := start(t, "victoria-metrics", tool(t, "victoria-metrics"), nil, "-httpListenAddr="+address, "-storageDataPath="+t.TempDir(),
-		"-search.latencyOffset=0s", "-storage.cacheSizeIndexDBTagFilters=1", "-loggerLevel=WARN")
+	p := start(t, "victoria-metrics", tool(t, "victoria-metrics"), nil, append([]string{"-httpListenAddr=" + address, "-storageDataPath=" + t.TempDir(),
+		"-search.latencyOffset=0s", "-storage.cacheSizeIndexDBTagFilters=1", "-loggerLevel=WARN"}, more...)...)
 	require.NoError(t, p.WaitHTTP(withPatience(t), "http://"+address+"/health"))
 	return stack.Store{URL: "http://" + address}
 }
@@ -104,19 +104,19 @@ func prometheusAt(t testing.TB, address, data, window string) (stack.Store, *sta
 	return startPrometheus(t, address, data, "global: {scrape_interval: 1h}\nstorage: {tsdb: {out_of_order_time_window: "+window+"}}\n")
 }
 
-// prometheusWith starts a Prometheus with a configuration.
-func prometheusWith(t testing.TB, config string) stack.Store {
+// prometheusWith starts a Prometheus with a configuration, and with more arguments.
+func prometheusWith(t testing.TB, config string, more ...string) stack.Store {
 	t.Helper()
-	store, _ := startPrometheus(t, "127.0.0.1:"+strconv.Itoa(port(t)), t.TempDir(), config)
+	store, _ := startPrometheus(t, "127.0.0.1:"+strconv.Itoa(port(t)), t.TempDir(), config, more...)
 	return store
 }
 
-func startPrometheus(t testing.TB, address, data, config string) (stack.Store, *stack.Process) {
+func startPrometheus(t testing.TB, address, data, config string, more ...string) (stack.Store, *stack.Process) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "prometheus.yml")
 	require.NoError(t, os.WriteFile(file, []byte(config), 0o600))
-	p := start(t, "prometheus", tool(t, "prometheus"), nil, "--config.file="+file, "--storage.tsdb.path="+data,
-		"--web.listen-address="+address, "--web.enable-remote-write-receiver", "--enable-feature=exemplar-storage", "--log.level=warn")
+	p := start(t, "prometheus", tool(t, "prometheus"), nil, append([]string{"--config.file=" + file, "--storage.tsdb.path=" + data,
+		"--web.listen-address=" + address, "--web.enable-remote-write-receiver", "--enable-feature=exemplar-storage", "--log.level=warn"}, more...)...)
 	require.NoError(t, p.WaitHTTP(withPatience(t), "http://"+address+"/-/ready"))
 	return stack.Store{URL: "http://" + address}, p
 }

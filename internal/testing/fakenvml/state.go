@@ -193,6 +193,9 @@ type GPU struct {
 // Index is the GPU's place in the enumeration as long as none is removed.
 func (c *GPU) Index() int { return c.index }
 
+// Event makes one event happen on the GPU.
+func (c *GPU) Event(kind, data int64) { c.state.Event(c.index, kind, data) }
+
 // SetPresent removes a GPU from the enumeration, or puts it back.
 func (c *GPU) SetPresent(present bool) { c.state.store(c.base, truth(present)) }
 

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakecomfyui"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/figure"
+	"github.com/otelcol-gpu/otelcol-gpu/lab/simulation"
+	"github.com/otelcol-gpu/otelcol-gpu/lab/stack"
+)
+
+// healthyFactor is by what the hour and the times of the rules are divided.
+var healthyFactor = flag.Int("healthy-factor", 30, "by what the hour of TestAHealthyHourIsSilent and the times of the rules are divided")
+
+// restartable is a simulated ComfyUI whose process can end and come back at the same address.
+type restartable struct {
+	service *simulation.Service
+	address string
+
+	stop func()
+}
+
+func newRestartable(t *testing.T, service *simulation.Service) *restartable {
+	t.Helper()
+	r := &restartable{service: service, address: "127.0.0.1:" + strconv.Itoa(port(t))}
+	r.start(t)
+	t.Cleanup(func() { r.stop() })
+	return r
+}
+
+func (r *restartable) start(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	server := fakecomfyui.NewServerWith(r.service, r.service.Options(fakecomfyui.Newer))
+	listener, err := net.Listen("tcp", r.address)
+	require.NoError(t, err)
+	h := &httptest.Server{Listener: listener, Config: &http.Server{Handler: server}} //nolint:gosec // a test
+	h.Start()
+	var working sync.WaitGroup
+	working.Go(func() { server.Run(ctx) })
+	r.stop = func() { cancel(); working.Wait(); h.CloseClientConnections(); h.Close() }
+}
+
+// restart ends the process, and starts it again after what half a minute is in the hour.
+func (r *restartable) restart(ctx context.Context, t *testing.T) {
+	t.Helper()
+	r.stop()
+	r.service.Free()
+	wait(ctx, 30*time.Second/time.Duration(*healthyFactor))
+	r.start(t)
+}
+
+// wait waits until a time has passed, or the context has ended.
+func wait(ctx context.Context, d time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	<-ctx.Done()
+}
+
+// TestAHealthyHourIsSilent runs an hour of a service in good health, with what happens in one:
+// memory that is full of what can be evicted, models that are loaded, servers and a collector
+// that start again, a client that crashes. No alert fires but the one that always does. The
+// hour is shorter, and so is every for, window and interval of the rules.
+func TestAHealthyHourIsSilent(t *testing.T) {
+	t.Parallel()
+	hour := time.Hour / time.Duration(*healthyFactor)
+	telemetry := port(t)
+	all := watchers(t, shortenedAlerts(t, *healthyFactor, ""), map[int]string{telemetry: "vm"})
+	m := newMachine(t, fakenvml.Current, "rtx-4080-super", "rtx-4080-super", "h100", "v100")
+	p := &photoService{machine: m, interval: "500ms"}
+	ctx, cancel := context.WithCancel(context.Background())
+	var working sync.WaitGroup
+	t.Cleanup(func() { cancel(); working.Wait() })
+	var servers []*restartable
+	for i := range 2 {
+		p.gpu = append(p.gpu, m.gpus[i].UUID())
+		s := simulation.NewService(m.gpus[i], m.profiles[i], uint64(i))
+		working.Go(func() { s.Run(ctx) })
+		servers = append(servers, newRestartable(t, s))
+		p.comfyui = append(p.comfyui, &comfyUI{gpu: i, server: &httptest.Server{URL: "http://" + servers[i].address}, proxy: "127.0.0.1:" + strconv.Itoa(port(t))})
+	}
+	j, folder := startJaeger(t), t.TempDir()
+	command := func() *collector {
+		return collect(t, "comfyui.yaml", append(m.environment, fmt.Sprintf("OTELCOL_GPU_TELEMETRY_PORT=%d", telemetry), "OTELCOL_GPU_COLLECTION_INTERVAL=500ms",
+			"OTELCOL_GPU_COMFYUI_STORE="+folder, "OTELCOL_GPU_TRACES_ENDPOINT="+j.otlp), "--config", writingTo(t, all), "--config", p.overlay(t))
+	}
+	c := command()
+	for i := range all {
+		eventually(t, all[i].Store, "comfyui_up == 1", atLeast(2))
+	}
+	begin := time.Now()
+	for i := range servers {
+		u := simulation.NewUsers("http://" + p.comfyui[i].proxy)
+		working.Go(func() { u.Run(ctx, 2, uint64(i)) })
+		working.Go(func() { // images beside the photos: models that take turns
+			for n := 0; ctx.Err() == nil; n++ {
+				if i == 0 { // prompts fill the memory with what can be evicted
+					servers[i].service.KeepFull(0.97)
+				}
+				checkpoint := []string{largeCheckpoint, "v1-5-pruned-emaonly-fp16.safetensors"}[n%2]
+				_ = u.Generate(ctx, fmt.Sprint("painter-", i, "-", n), []simulation.Image{{Checkpoint: checkpoint, Side: 512, Batch: 1, Steps: 8}})
+				wait(ctx, 5*time.Second)
+			}
+		})
+	}
+	until := func(minute int) {
+		wait(ctx, time.Until(begin.Add(time.Duration(minute)*time.Minute/time.Duration(*healthyFactor))))
+	}
+	until(10)
+	m.gpus[0].Event(fakenvml.EventXID, 13)
+	until(20)
+	servers[1].restart(ctx, t)
+	until(30)
+	_, err := c.Stop(20 * time.Second)
+	require.NoError(t, err)
+	command()
+	until(45)
+	servers[0].restart(ctx, t)
+	until(60)
+	wrong := map[string]bool{}
+	window := fmt.Sprintf("%ds", int(time.Since(begin).Seconds())+1)
+	for i := range all {
+		fired := func(matcher string) []stack.Series {
+			series, err := all[i].Query(context.Background(), `count_over_time(ALERTS{alertstate="firing",`+matcher+`}[`+window+`])`)
+			require.NoError(t, err)
+			return series
+		}
+		for _, s := range fired(`alertname!="Watchdog"`) {
+			t.Errorf("%s fires in %s: %v", s.Labels["alertname"], all[i].name, s.Labels)
+			wrong[fmt.Sprint(s.Labels["alertname"], s.Labels["hw_name"], s.Labels["severity"])] = true
+		}
+		watchdog := fired(`alertname="Watchdog"`)
+		require.Len(t, watchdog, 1, "the rules were evaluated")
+		assert.Greater(t, watchdog[0].Value(), hour.Seconds(), "rules of %s were evaluated once a second at least", all[i].name)
+		eventually(t, all[i].Store, `sum(increase(comfyui_prompts_total{comfyui_prompt_outcome="success"}[`+window+`])) > 20`, atLeast(1))
+		eventually(t, all[i].Store, `max_over_time(hw_gpu_xid_errors_total{hw_gpu_xid="13"}[`+window+`]) == 1`, atLeast(1))
+		eventually(t, all[i].Store, `max_over_time((hw_gpu_memory_usage_bytes / hw_gpu_memory_limit_bytes)[`+window+`:1s]) > 0.95`, atLeast(1))
+		eventually(t, all[i].Store, `sum(max_over_time(comfyui_loading_time_seconds_total[`+window+`])) > 0`, atLeast(1))
+	}
+	figure.AtMost("alerts.false", float64(len(wrong)), "alerts", 0)
+}
