@@ -69,7 +69,7 @@ e2e: build servers browser ## end-to-end tests: the built collector against real
 
 .PHONY: servers
 servers: ## build the servers that the tests start, and install ComfyUI's npm clients (once; kept in .cache)
-	@for s in victoria-metrics vmalert vmalert-tool prometheus promtool alertmanager amtool jaeger; do scripts/tool.sh $$s >/dev/null || exit 1; done
+	@for s in victoria-metrics vmalert vmalert-tool victoria-logs prometheus promtool alertmanager amtool jaeger; do scripts/tool.sh $$s >/dev/null || exit 1; done
 	@scripts/npm.sh >/dev/null
 
 .PHONY: browser
@@ -78,8 +78,9 @@ browser: ## check that Chromium is there, which tests of pages need, and install
 
 .PHONY: validate
 validate: build rules-test ## check every ready configuration, the scrape job, and the rules as rules-test
-	@for c in config/*.yaml; do echo "validate $$c"; $(BINARY) validate --config $$c || exit 1; done
-	@for c in default node comfyui no-loss; do echo "validate config/$$c.yaml with config/dcgm-names.yaml"; $(BINARY) validate --config config/$$c.yaml --config config/dcgm-names.yaml || exit 1; done
+	@for c in $(filter-out config/logs.yaml,$(wildcard config/*.yaml)); do echo "validate $$c"; $(BINARY) validate --config $$c || exit 1; done
+	@for c in default node comfyui no-loss; do for second in dcgm-names logs "dcgm-names logs"; do echo "validate config/$$c.yaml with $$second"; \
+		$(BINARY) validate --config config/$$c.yaml $$(printf -- ' --config config/%s.yaml' $$second) || exit 1; done; done
 	@"$$(scripts/tool.sh promtool)" check config --syntax-only deploy/prometheus/scrape/otelcol-gpu.yaml >/dev/null
 
 .PHONY: rules-test

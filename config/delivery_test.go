@@ -65,14 +65,14 @@ func TestEveryQueueIsOnDiskSyncedBoundedAndChecked(t *testing.T) {
 				continue
 			}
 			queues++
-			assert.Equal(t, "file_storage", e.Queue.Storage, "%s: %s", path, id)
+			assert.Equal(t, "file_storage/queue", e.Queue.Storage, "%s: %s", path, id)
 			assert.Equal(t, 1, e.Queue.Consumers, "%s: %s is in order", path, id)
 			assert.Equal(t, "0s", e.Retry.MaxElapsedTime, "%s: %s retries for ever", path, id)
 			assert.Equal(t, 3<<20, e.Queue.Batch.MaxSize, "%s: %s sends at most 3 MiB a request", path, id)
 			assert.True(t, e.Queue.Sizer == "bytes" || e.Queue.Batch.Sizer == "bytes", "%s: %s", path, id)
 		}
 		assert.Positive(t, queues, path)
-		assert.True(t, d.Extensions["file_storage"].Fsync, "%s: the queue is synced", path)
+		assert.True(t, d.Extensions["file_storage/queue"].Fsync, "%s: the queue is synced", path)
 		for id, e := range d.Extensions {
 			if kind(id) != "file_storage" {
 				continue

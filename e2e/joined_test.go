@@ -59,7 +59,7 @@ exporters:
   file/metrics: {path: %q, append: true}
 service:
   pipelines:
-    logs/joined: {exporters: [file/logs]}
+    logs/out: {exporters: [file/logs]}
     metrics/spans: {exporters: [prometheus_remote_write, file/metrics]}
 %s`, j.logs, j.metrics, more), 0o600))
 	j.overlays = []string{"--config", j.overlay(t), "--config", path}
