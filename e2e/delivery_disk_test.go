@@ -35,7 +35,9 @@ func TestFullDiskRefusesAndCountsWhatDoesNotFit(t *testing.T) {
 		r.command.environment = append(r.command.environment, "OTELCOL_GPU_COMFYUI_STORE="+filepath.Join(r.queue, "comfyui"))
 		r.state("answers_503")
 		r.startAs("unshare", append([]string{"-rm", "sh", "-c", `mount -t tmpfs -o size=4m tmpfs "$OTELCOL_GPU_QUEUE" && exec "$0" "$@"`, binary()}, r.command.arguments...)...)
-		refused := func() bool { return r.samples.refused >= 20 && r.logs.refused >= 20 && (r.spans == nil || r.spans.refused >= 20) }
+		refused := func() bool {
+			return r.samples.refused >= 20 && r.logs.refused >= 20 && (r.spans == nil || r.spans.refused >= 20)
+		}
 		for i := 0; i < 5000 && !refused(); i++ {
 			r.send(t.Context(), 1)
 		}

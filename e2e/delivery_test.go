@@ -157,7 +157,9 @@ func TestBeyondTheBoundTheNewestAreRefusedAndCounted(t *testing.T) {
 		}
 		r.state("answers_503")
 		r.start()
-		full := func() bool { return r.samples.refused >= 10 && r.logs.refused >= 10 && (r.spans == nil || r.spans.refused >= 10) }
+		full := func() bool {
+			return r.samples.refused >= 10 && r.logs.refused >= 10 && (r.spans == nil || r.spans.refused >= 10)
+		}
 		for i := 0; i < 1000 && !full(); i++ {
 			r.send(t.Context(), 1)
 		}

@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"path/filepath"
 	"slices"
@@ -111,6 +112,26 @@ func TestWhatIsQueuedUnderTheStoragesOldNameIsSent(t *testing.T) {
 		r.collector.Kill()
 		r.state("there")
 		r.start()
+		requireNothingMissing(t, r, r.name)
+	})
+}
+
+// TestALogStoreThatRefusesForGoodCostsThatRequestOnly: it is counted and logged.
+func TestALogStoreThatRefusesForGoodCostsThatRequestOnly(t *testing.T) {
+	everyConfiguration(t, "refused", rigOptions{}, func(t *testing.T, r *deliveryRig) {
+		r.start()
+		for _, status := range []int64{http.StatusBadRequest, http.StatusInternalServerError} {
+			dropped := r.collector.counter("otelcol_exporter_send_failed_log_records")
+			r.logGate.mode.Store(status)
+			require.True(t, r.send(t.Context(), 50))
+			require.Eventually(t, func() bool {
+				return r.collector.counter("otelcol_exporter_send_failed_log_records") >= dropped+recordsPerBatch
+			}, patience, 50*time.Millisecond, "%d is counted", status)
+			clear(r.logs.accepted)
+		}
+		assert.Positive(t, logLines(t, r.collector.Process, "Exporting failed. Dropping data."))
+		r.logGate.mode.Store(pass)
+		require.True(t, r.send(t.Context(), 50))
 		requireNothingMissing(t, r, r.name)
 	})
 }
