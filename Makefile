@@ -19,7 +19,7 @@ BINARY := bin/otelcol-gpu
 FIGURES := go run ./internal/testing/figure/benchfigures
 
 # What `make run` can be told: make run STORE_PORT=9428 RUN_SECONDS=30 …
-RUN_SETTINGS := RUN_SECONDS STORE_PORT HEALTH_PORT TELEMETRY_PORT INTERVAL SIMULATED_CARDS JAEGER
+RUN_SETTINGS := RUN_SECONDS STORE_PORT HEALTH_PORT TELEMETRY_PORT VMALERT_PORT ALERTMANAGER_PORT LOGS_PORT INTERVAL SIMULATED_CARDS JAEGER
 # When `make run` began, and whether Go had anything cached: for its figure.
 ifneq ($(filter run,$(MAKECMDGOALS)),)
 export RUN_BEGIN := $(shell date +%s)

@@ -179,6 +179,10 @@ func Tool(ctx context.Context, root, name string) (string, error) {
 	cmd := exec.CommandContext(ctx, filepath.Join(root, "scripts", "tool.sh"), name)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, os.Stderr
+	// A group of its own, so that the compilers end with it, not only the script.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = 5 * time.Second
 	if err := cmd.Run(); err != nil {
 		return "", fmt.Errorf("build %s: %w", name, err)
 	}
