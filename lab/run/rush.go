@@ -70,7 +70,7 @@ func (r *rush) run(ctx context.Context) {
 	fmt.Printf("rush       %s fired: it is in Alertmanager %.0f s after the GPU was full. Look at it within the next two minutes:\n", rushAlert, time.Since(begin).Seconds())
 	fmt.Printf("           %s\n           %s\n", r.alertsPage(r.store), r.amtool())
 	if id := r.failedPrompt(ctx); id != "" {
-		fmt.Printf("           a prompt that failed, in the logs by its trace id:\n           curl '%s/select/logsql/query?query=trace_id:=%s'\n", r.logStore(), id)
+		fmt.Printf("           a prompt that failed, in the logs by its trace id:\n           %s/select/vmui/#/?query=trace_id:=%s\n           curl '%s/select/logsql/query?query=trace_id:=%s'\n", r.logStore(), id, r.logStore(), id)
 	}
 	r.waitUntil(ctx, max(rushLook, rushAtLeast-time.Since(begin)), func() bool { return false })
 	if ctx.Err() == nil {
