@@ -36,7 +36,7 @@ setup: ## check what the build needs, and install it where this is Debian and th
 	@scripts/setup.sh
 
 .PHONY: run
-run: setup ## the main job on this machine's GPUs, or on simulated ones; ends on Ctrl-C or after RUN_SECONDS
+run: setup ## the main job on this machine's GPUs, or on simulated ones; ends on Ctrl-C or after RUN_SECONDS; ports: STORE_PORT VMALERT_PORT ALERTMANAGER_PORT LOGS_PORT …
 	@scripts/prefetch.sh & $(MAKE) --no-print-directory build; built=$$?; wait; exit $$built
 	@go build -C lab -trimpath -o ../bin/run ./run
 	@exec bin/run

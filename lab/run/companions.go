@@ -20,7 +20,7 @@ type companion struct {
 	name      string // of its tool, too
 	use       string
 	ready     string // a URL that answers 200 once it is up
-	look      string // where to look at it
+	page      string // where it is seen
 	arguments []string
 }
 
@@ -137,7 +137,7 @@ func (c *companions) run(ctx context.Context, one *companion) {
 		}
 	})
 	if p.WaitHTTP(ctx, one.ready) == nil {
-		fmt.Printf("%-10s %s\n", one.use, one.look)
+		fmt.Printf("%-10s %s\n", one.use, one.page)
 	}
 }
 
