@@ -19,7 +19,7 @@ BINARY := bin/otelcol-gpu
 FIGURES := go run ./internal/testing/figure/benchfigures
 
 # What `make run` can be told: make run STORE_PORT=9428 RUN_SECONDS=30 …
-RUN_SETTINGS := RUN_SECONDS STORE_PORT HEALTH_PORT TELEMETRY_PORT INTERVAL SIMULATED_CARDS JAEGER
+RUN_SETTINGS := RUN_SECONDS STORE_PORT HEALTH_PORT TELEMETRY_PORT VMALERT_PORT ALERTMANAGER_PORT LOGS_PORT INTERVAL SIMULATED_CARDS JAEGER
 # When `make run` began, and whether Go had anything cached: for its figure.
 ifneq ($(filter run,$(MAKECMDGOALS)),)
 export RUN_BEGIN := $(shell date +%s)
@@ -36,7 +36,7 @@ setup: ## check what the build needs, and install it where this is Debian and th
 	@scripts/setup.sh
 
 .PHONY: run
-run: setup ## the main job on this machine's GPUs, or on simulated ones; ends on Ctrl-C or after RUN_SECONDS
+run: setup ## the main job on this machine's GPUs, or on simulated ones; ends on Ctrl-C or after RUN_SECONDS; ports: STORE_PORT VMALERT_PORT ALERTMANAGER_PORT LOGS_PORT …
 	@scripts/prefetch.sh & $(MAKE) --no-print-directory build; built=$$?; wait; exit $$built
 	@go build -C lab -trimpath -o ../bin/run ./run
 	@exec bin/run
@@ -69,7 +69,7 @@ e2e: build servers browser ## end-to-end tests: the built collector against real
 
 .PHONY: servers
 servers: ## build the servers that the tests start, and install ComfyUI's npm clients (once; kept in .cache)
-	@for s in victoria-metrics vmalert vmalert-tool prometheus promtool alertmanager amtool jaeger; do scripts/tool.sh $$s >/dev/null || exit 1; done
+	@for s in victoria-metrics vmalert vmalert-tool victoria-logs prometheus promtool alertmanager amtool jaeger; do scripts/tool.sh $$s >/dev/null || exit 1; done
 	@scripts/npm.sh >/dev/null
 
 .PHONY: browser
@@ -78,8 +78,9 @@ browser: ## check that Chromium is there, which tests of pages need, and install
 
 .PHONY: validate
 validate: build rules-test ## check every ready configuration, the scrape job, and the rules as rules-test
-	@for c in config/*.yaml; do echo "validate $$c"; $(BINARY) validate --config $$c || exit 1; done
-	@for c in default node comfyui no-loss; do echo "validate config/$$c.yaml with config/dcgm-names.yaml"; $(BINARY) validate --config config/$$c.yaml --config config/dcgm-names.yaml || exit 1; done
+	@for c in $(filter-out config/logs.yaml,$(wildcard config/*.yaml)); do echo "validate $$c"; $(BINARY) validate --config $$c || exit 1; done
+	@for c in default node comfyui no-loss; do for second in dcgm-names logs "dcgm-names logs"; do echo "validate config/$$c.yaml with $$second"; \
+		$(BINARY) validate --config config/$$c.yaml $$(printf -- ' --config config/%s.yaml' $$second) || exit 1; done; done
 	@"$$(scripts/tool.sh promtool)" check config --syntax-only deploy/prometheus/scrape/otelcol-gpu.yaml >/dev/null
 
 .PHONY: rules-test

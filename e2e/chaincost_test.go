@@ -25,7 +25,7 @@ var withoutQueue = []string{
 }
 
 // withoutSync leaves the syncs of the queue's file to the kernel.
-var withoutSync = []string{"--config=yaml:extensions::file_storage::fsync: false"}
+var withoutSync = []string{"--config=yaml:extensions::file_storage/queue::fsync: false"}
 
 // BenchmarkQueueOnDisk measures what default.yaml's queue on disk costs: the CPU time of the
 // whole collector beside one without the queue, at the same time, with 8 GPUs at 1 s each.

@@ -35,12 +35,15 @@ func TestFullDiskRefusesAndCountsWhatDoesNotFit(t *testing.T) {
 		r.command.environment = append(r.command.environment, "OTELCOL_GPU_COMFYUI_STORE="+filepath.Join(r.queue, "comfyui"))
 		r.state("answers_503")
 		r.startAs("unshare", append([]string{"-rm", "sh", "-c", `mount -t tmpfs -o size=4m tmpfs "$OTELCOL_GPU_QUEUE" && exec "$0" "$@"`, binary()}, r.command.arguments...)...)
-		refused := func() bool { return r.samples.refused >= 20 && (r.spans == nil || r.spans.refused >= 20) }
+		refused := func() bool {
+			return r.samples.refused >= 20 && r.logs.refused >= 20 && (r.spans == nil || r.spans.refused >= 20)
+		}
 		for i := 0; i < 5000 && !refused(); i++ {
 			r.send(t.Context(), 1)
 		}
 		require.True(t, refused(), "what does not fit is refused")
 		assert.GreaterOrEqual(t, r.collector.counter("otelcol_exporter_enqueue_failed_metric_points"), float64(r.samples.refused*seriesPerBatch*pointsPerBatch))
+		assert.GreaterOrEqual(t, r.collector.counter("otelcol_exporter_enqueue_failed_log_records"), float64(r.logs.refused*recordsPerBatch))
 		if r.spans != nil {
 			assert.GreaterOrEqual(t, r.collector.counter("otelcol_exporter_enqueue_failed_spans"), float64(r.spans.refused*spansPerBatch))
 		}
@@ -56,12 +59,14 @@ func TestFullDiskRefusesAndCountsWhatDoesNotFit(t *testing.T) {
 		// our own would be needed to promise none.
 		r.state("there")
 		require.True(t, r.send(t.Context(), 0), "there is room again")
-		samples, spans, _ := r.arrived(t, time.Time{}, 20*time.Second)
-		figure.AtMost("delivery."+r.name+".missing", float64(samples), "samples", 0)
-		assert.LessOrEqual(t, samples, r.samples.samples()/50)
+		l := r.arrived(t, time.Time{}, 20*time.Second)
+		figure.AtMost("delivery."+r.name+".missing", float64(l.samples), "samples", 0)
+		assert.LessOrEqual(t, l.samples, r.samples.samples()/50)
+		figure.AtMost("delivery."+r.name+".missing_records", float64(l.records), "records", 0)
+		assert.LessOrEqual(t, l.records, len(r.logs.accepted)/50)
 		if r.spans != nil {
-			figure.AtMost("delivery."+r.name+".missing_spans", float64(spans), "spans", 0)
-			assert.LessOrEqual(t, spans, len(r.spans.accepted)/50)
+			figure.AtMost("delivery."+r.name+".missing_spans", float64(l.spans), "spans", 0)
+			assert.LessOrEqual(t, l.spans, len(r.spans.accepted)/50)
 		}
 	})
 }
@@ -76,7 +81,8 @@ func TestPowerLossLosesNothingThatWasQueued(t *testing.T) {
 		r.state("answers_503")
 		// Without merging, the sending side rests at the first request, and each request
 		// that comes is one transaction.
-		r.command.arguments = append(r.command.arguments, "--config=yaml:exporters::otlp_http/queue::sending_queue::batch::min_size: 0")
+		r.command.arguments = append(r.command.arguments, "--config=yaml:exporters::otlp_http/queue::sending_queue::batch::min_size: 0",
+			"--config=yaml:exporters::otlp_http/logs::sending_queue::batch::min_size: 0")
 		if r.spans != nil {
 			r.command.arguments = append(r.command.arguments, "--config=yaml:exporters::otlp_grpc::sending_queue::batch::min_size: 0")
 		}
@@ -85,22 +91,22 @@ func TestPowerLossLosesNothingThatWasQueued(t *testing.T) {
 			require.True(t, r.send(t.Context(), 50))
 		}
 		names := queueFiles(t, r.queue)
-		require.Len(t, names, 1+r.spanQueues())
+		require.Len(t, names, 2+r.spanQueues())
 		before := readFiles(t, r.queue, names)
-		accepted, acceptedSpans := maps.Clone(r.samples.accepted), map[string]bool{}
+		accepted, acceptedSpans, acceptedRecords := maps.Clone(r.samples.accepted), map[string]bool{}, maps.Clone(r.logs.accepted)
 		if r.spans != nil {
 			acceptedSpans = maps.Clone(r.spans.accepted)
 		}
 		require.True(t, r.send(t.Context(), 50))
 		after := readFiles(t, r.queue, names)
 		r.collector.Kill()
-		r.samples.accepted = accepted // the last request was under way when the power went
+		r.samples.accepted, r.logs.accepted = accepted, acceptedRecords // the last requests were under way when the power went
 		if r.spans != nil {
 			r.spans.accepted = acceptedSpans
 		}
 		random := rand.New(rand.NewPCG(14, 2))
 		r.state("there")
-		restart := func(mix func(before, after *storedamage.File) []byte) (samples, spans int) {
+		restart := func(mix func(before, after *storedamage.File) []byte) lost {
 			r.freshStores()
 			r.queue = t.TempDir()
 			for _, name := range names {
@@ -112,21 +118,26 @@ func TestPowerLossLosesNothingThatWasQueued(t *testing.T) {
 			marker := newSender(r.collector.otlp)
 			defer marker.client.CloseIdleConnections()
 			require.True(t, marker.send(t.Context(), "marker", 50))
-			require.Eventually(t, func() bool { return marker.missing(t, r.store, "marker") == 0 && r.queued() == 0 }, patience, 200*time.Millisecond)
-			samples, spans, _ = r.missing(t, time.Time{})
+			record := &logSender{url: r.logs.url, service: "marker", client: marker.client, accepted: map[string]bool{}}
+			require.True(t, record.send(t.Context(), 50))
+			require.Eventually(t, func() bool {
+				return marker.missing(t, r.store, "marker") == 0 && record.missing(t, r.logStore) == 0 && r.queued() == 0
+			}, patience, 200*time.Millisecond)
+			l := r.missing(t, time.Time{})
 			_, err := r.collector.Stop(10 * time.Second)
 			require.NoError(t, err)
-			return samples, spans
+			return l
 		}
 		for i := range mixtures {
-			samples, spans := restart(func(before, after *storedamage.File) []byte { return mixSynced(t, random, i, before, after) })
-			assert.Zero(t, samples, "mixture %d: of %d samples", i, r.samples.samples())
-			assert.Zero(t, spans, "mixture %d: of %d spans", i, len(acceptedSpans))
+			l := restart(func(before, after *storedamage.File) []byte { return mixSynced(t, random, i, before, after) })
+			assert.Zero(t, l.samples, "mixture %d: of %d samples", i, r.samples.samples())
+			assert.Zero(t, l.records, "mixture %d: of %d log records", i, len(acceptedRecords))
+			assert.Zero(t, l.spans, "mixture %d: of %d spans", i, len(acceptedSpans))
 		}
 		figure.Print("delivery."+r.name+".mixtures", mixtures, "mixtures")
 		// The control: a file whose writes were not in order loses what it held.
-		samples, spans := restart(mixMetaFirst)
-		assert.Positive(t, samples+spans, "without fsync the meta page may be there before its pages")
+		l := restart(mixMetaFirst)
+		assert.Positive(t, l.samples+l.spans, "without fsync the meta page may be there before its pages")
 	})
 }
 
@@ -140,17 +151,24 @@ func (r *deliveryRig) spanQueues() int {
 // freshStores puts empty stores behind the gates.
 func (r *deliveryRig) freshStores() {
 	r.t.Helper()
-	r.store = victoriaMetrics(r.t)
-	target, err := url.Parse(r.store.URL)
-	require.NoError(r.t, err)
-	proxy := httputil.NewSingleHostReverseProxy(target)
-	proxy.ErrorHandler = r.gate.proxy.ErrorHandler
-	r.gate.proxy = proxy
+	r.store, r.logStore = victoriaMetrics(r.t), victoriaLogs(r.t)
+	r.gate.pointAt(r.t, r.store.URL)
+	r.logGate.pointAt(r.t, r.logStore.url)
 	if r.spanStore != nil {
 		r.spanStore.mu.Lock()
 		r.spanStore.held = map[string]int{}
 		r.spanStore.mu.Unlock()
 	}
+}
+
+// pointAt puts another store behind a gate.
+func (g *gate) pointAt(t testing.TB, store string) {
+	t.Helper()
+	target, err := url.Parse(store)
+	require.NoError(t, err)
+	proxy := httputil.NewSingleHostReverseProxy(target)
+	proxy.ErrorHandler = g.proxy.ErrorHandler
+	g.proxy = proxy
 }
 
 // queueFiles lists the store files of a folder.
@@ -238,7 +256,7 @@ func TestDamagedStoreFilesAreSetAside(t *testing.T) {
 				}
 				environment = append(environment, []string{"OTELCOL_GPU_QUEUE=", "OTELCOL_GPU_COMFYUI_STORE="}[i]+fresh)
 			}
-			require.Len(t, files, map[string]int{"default": 1, "node": 2, "comfyui": 3, "no-loss": 1}[r.config])
+			require.Len(t, files, map[string]int{"default": 2, "node": 3, "comfyui": 4, "no-loss": 2}[r.config])
 			original := r.command.environment
 			r.command.environment = environment
 			r.start()

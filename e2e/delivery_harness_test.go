@@ -4,11 +4,9 @@ package e2e
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/http"
 	"os"
@@ -35,8 +33,8 @@ var readyConfigurations = []struct {
 	spans bool
 }{{"default", false}, {"node", true}, {"comfyui", true}, {"no-loss", false}}
 
-// deliveryRig is a collector with a ready configuration, its stores behind gates, and
-// senders into its pipelines that know what was accepted.
+// deliveryRig is a collector with a ready configuration beside logs.yaml, its stores behind
+// gates, and senders into its pipelines that know what was accepted.
 type deliveryRig struct {
 	t         *testing.T
 	name      string
@@ -52,11 +50,15 @@ type deliveryRig struct {
 	truth     string // what the nvml receiver emitted, as OTLP/JSON lines; empty unless asked for
 	samples   *sender
 	spans     *spanSender
+	logStore  logStore
+	logGate   *gate
+	logs      *logSender
 	starts    int
 }
 
 type rigOptions struct {
 	store       stack.Store
+	logs        logStore
 	interval    time.Duration // between scrapes; 0: the nvml receiver finds no library
 	truth       bool
 	comfyui     bool // a simulated server is behind the proxy
@@ -66,9 +68,10 @@ type rigOptions struct {
 func newDeliveryRig(t *testing.T, config string, spans bool, name string, o rigOptions) *deliveryRig {
 	t.Helper()
 	r := &deliveryRig{t: t, name: strings.ReplaceAll(name, "-", "_"), config: config, store: o.store, gate: newGate(t, o.store.URL),
-		queue: filepath.Join(t.TempDir(), "queue"), proxy: fmt.Sprintf("127.0.0.1:%d", port(t)), comfyui: filepath.Join(t.TempDir(), "comfyui")}
+		queue: filepath.Join(t.TempDir(), "queue"), proxy: fmt.Sprintf("127.0.0.1:%d", port(t)), comfyui: filepath.Join(t.TempDir(), "comfyui"), logStore: o.logs, logGate: newGate(t, o.logs.url)}
 	environment := []string{
 		"OTELCOL_GPU_QUEUE=" + r.queue, "OTELCOL_GPU_REMOTE_WRITE_ENDPOINT=" + r.gate.url + "/api/v1/write",
+		"OTELCOL_GPU_LOGS_ENDPOINT=" + r.logGate.url + logsPath,
 		"OTELCOL_GPU_COMFYUI_PROXY=" + r.proxy, "OTELCOL_GPU_COMFYUI_STORE=" + r.comfyui,
 		"OTELCOL_GPU_COMFYUI=http://127.0.0.1:" + strconv.Itoa(port(t)),
 	}
@@ -89,11 +92,18 @@ func newDeliveryRig(t *testing.T, config string, spans bool, name string, o rigO
 	// receivers do.
 	sender := port(t)
 	arguments := []string{
+		"--config", filepath.Join(root, "config", "logs.yaml"),
 		"--feature-gates=exporter.prometheusremotewritexporter.RetryOn429",
 		"--config=yaml:processors::resource::attributes: [{key: service.name, value: otelcol-gpu, action: insert}, {key: service.instance.id, value: " + r.name + ", action: upsert}]",
 		// A connection that a client opened and never used delays the end by up to 5 s.
 		fmt.Sprintf("--config=yaml:receivers::otlp/test::protocols::http: {endpoint: 127.0.0.1:%d, read_header_timeout: 2s}", sender),
 	}
+	// Behind the connector: what the sender gets its success for is in the queue.
+	logs := "logs::receivers: [nvml, otlp/test]"
+	if config == "comfyui" {
+		logs = "logs/joined::receivers: [gpucorrelation, otlp/test]"
+	}
+	arguments = append(arguments, "--config=yaml:service::pipelines::"+logs)
 	switch config {
 	case "default":
 		arguments = append(arguments, "--config=yaml:service::pipelines::metrics::receivers: [nvml, otlp/test]")
@@ -114,6 +124,7 @@ func newDeliveryRig(t *testing.T, config string, spans bool, name string, o rigO
 	r.collector.otlp = fmt.Sprintf("http://127.0.0.1:%d", sender)
 	r.samples = newSender(r.collector.otlp)
 	t.Cleanup(r.samples.client.CloseIdleConnections)
+	r.logs = &logSender{url: r.collector.otlp + "/v1/logs", service: r.name, client: r.samples.client, accepted: map[string]bool{}}
 	if spans {
 		r.spans = &spanSender{url: r.collector.otlp + "/v1/traces", client: r.samples.client, accepted: map[string]bool{}, last: uint64(port(t)) << 32}
 	}
@@ -132,15 +143,17 @@ func (r *deliveryRig) startAs(path string, arguments ...string) {
 	require.NoError(r.t, r.collector.WaitHTTP(withPatience(r.t), r.command.health))
 }
 
-// state puts both stores into a state by name.
+// state puts every store into a state by name.
 func (r *deliveryRig) state(name string) {
 	r.t.Helper()
 	mode := map[string]int64{"there": pass, "answers_503": http.StatusServiceUnavailable, "answers_429": http.StatusTooManyRequests, "silent": silence, "slow": slow}
-	r.gate.mode.Store(mode[name])
-	if name == "refuses" {
-		r.gate.refuse()
-	} else if r.gate.server == nil {
-		r.gate.listen(r.t)
+	for _, g := range []*gate{r.gate, r.logGate} {
+		g.mode.Store(mode[name])
+		if name == "refuses" {
+			g.refuse()
+		} else if g.server == nil {
+			g.listen(r.t)
+		}
 	}
 	if r.spanStore == nil {
 		return
@@ -153,10 +166,11 @@ func (r *deliveryRig) state(name string) {
 	}
 }
 
-// send sends one batch of samples, and of spans where the configuration sends them, until
-// both are accepted or tries run out (0: for ever). It reports whether both were.
+// send sends one batch of samples, of log records, and of spans where the configuration sends
+// them, until each is accepted or tries run out (0: for ever). It reports whether all were.
 func (r *deliveryRig) send(ctx context.Context, tries int) bool {
 	accepted := r.samples.send(ctx, r.name, tries)
+	accepted = r.logs.send(ctx, tries) && accepted
 	if r.spans != nil {
 		accepted = r.spans.send(ctx, tries) && accepted
 	}
@@ -184,30 +198,34 @@ func (r *deliveryRig) flow(every time.Duration) (stop func()) {
 	}
 }
 
-// missing counts samples and spans that were accepted and did not arrive, and samples that
-// the nvml receiver emitted until a time.
-func (r *deliveryRig) missing(t *testing.T, until time.Time) (samples, spans, scraped int) {
+// lost counts what was accepted and did not arrive.
+type lost struct{ samples, spans, records, scraped int }
+
+// missing counts samples, spans and log records that were accepted and did not arrive, and
+// samples that the nvml receiver emitted until a time.
+func (r *deliveryRig) missing(t *testing.T, until time.Time) (l lost) {
 	t.Helper()
-	samples = r.samples.missing(t, r.store, r.name)
+	l.samples = r.samples.missing(t, r.store, r.name)
+	l.records = r.logs.missing(t, r.logStore)
 	if r.spans != nil {
-		spans = r.spans.missing(r.spanStore)
+		l.spans = r.spans.missing(r.spanStore)
 	}
 	if r.truth != "" {
-		scraped = r.scrapedMissing(t, until)
+		l.scraped = r.scrapedMissing(t, until)
 	}
-	return samples, spans, scraped
+	return l
 }
 
 // arrived waits until nothing is missing, and returns what is.
-func (r *deliveryRig) arrived(t *testing.T, until time.Time, within time.Duration) (samples, spans, scraped int) {
+func (r *deliveryRig) arrived(t *testing.T, until time.Time, within time.Duration) lost {
 	t.Helper()
 	deadline := time.Now().Add(within)
 	ticker := time.NewTicker(500 * time.Millisecond)
 	defer ticker.Stop()
 	for {
-		samples, spans, scraped = r.missing(t, until)
-		if samples+spans+scraped == 0 || time.Now().After(deadline) {
-			return samples, spans, scraped
+		l := r.missing(t, until)
+		if l == (lost{}) || time.Now().After(deadline) {
+			return l
 		}
 		<-ticker.C
 	}
@@ -302,32 +320,13 @@ func (s *spanSender) send(ctx context.Context, tries int) bool {
 	if err != nil {
 		panic(err)
 	}
-	for try := 1; ; try++ {
-		request, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url, bytes.NewReader(raw))
-		if err != nil {
-			panic(err)
-		}
-		request.Header.Set("Content-Type", "application/x-protobuf")
-		if response, err := s.client.Do(request); err == nil {
-			_, _ = io.Copy(io.Discard, response.Body)
-			_ = response.Body.Close()
-			if response.StatusCode == http.StatusOK {
-				for _, id := range ids {
-					s.accepted[id] = true
-				}
-				return true
-			}
-		}
-		s.refused++
-		if try == tries || ctx.Err() != nil {
-			return false
-		}
-		select {
-		case <-ctx.Done():
-			return false
-		case <-time.After(20 * time.Millisecond):
-		}
+	if !deliver(ctx, s.client, s.url, raw, tries, &s.refused) {
+		return false
 	}
+	for _, id := range ids {
+		s.accepted[id] = true
+	}
+	return true
 }
 
 func (s *spanSender) batch() (ptrace.Traces, []string) {

@@ -35,6 +35,7 @@ func TestOutagesLoseNothing(t *testing.T) {
 	t.Parallel()
 	victoria := victoriaMetrics(t)
 	prom, _ := prometheus(t, "1h")
+	logs := victoriaLogs(t)
 	var rigs []*deliveryRig
 	ways := []string{"refuses", "answers_503", "silent", "answers_429"}
 	waysOf := map[*deliveryRig]string{}
@@ -44,7 +45,7 @@ func TestOutagesLoseNothing(t *testing.T) {
 			if c.name == "no-loss" {
 				store = prom
 			}
-			r := newDeliveryRig(t, c.name, c.spans, "outage_"+c.name+"_"+way, rigOptions{store: store, interval: *collectionInterval, truth: true})
+			r := newDeliveryRig(t, c.name, c.spans, "outage_"+c.name+"_"+way, rigOptions{store: store, logs: logs, interval: *collectionInterval, truth: true})
 			rigs = append(rigs, r)
 			waysOf[r] = way
 		}
@@ -70,17 +71,21 @@ func TestOutagesLoseNothing(t *testing.T) {
 		stop()
 	}
 	for _, r := range rigs {
-		samples, spans, scraped := r.arrived(t, back, 2*patience)
+		l := r.arrived(t, back, 2*patience)
 		name := "delivery." + r.name
 		figure.Print(name+".accepted", float64(r.samples.samples()+r.scraped(t, back)), "samples")
-		figure.AtMost(name+".missing", float64(samples+scraped), "samples", 0)
-		assert.Zero(t, samples, "%s: samples that were sent", r.name)
-		assert.Zero(t, scraped, "%s: points that the nvml receiver emitted", r.name)
+		figure.AtMost(name+".missing", float64(l.samples+l.scraped), "samples", 0)
+		assert.Zero(t, l.samples, "%s: samples that were sent", r.name)
+		assert.Zero(t, l.scraped, "%s: points that the nvml receiver emitted", r.name)
 		assert.Positive(t, r.scraped(t, back), r.name)
+		figure.Print(name+".accepted_records", float64(len(r.logs.accepted)), "records")
+		figure.AtMost(name+".missing_records", float64(l.records), "records", 0)
+		assert.NotEmpty(t, r.logs.accepted, r.name)
+		assert.Zero(t, l.records, "%s: log records", r.name)
 		if r.spans != nil {
 			figure.Print(name+".accepted_spans", float64(len(r.spans.accepted)), "spans")
-			figure.AtMost(name+".missing_spans", float64(spans), "spans", 0)
-			assert.Zero(t, spans, "%s: spans", r.name)
+			figure.AtMost(name+".missing_spans", float64(l.spans), "spans", 0)
+			assert.Zero(t, l.spans, "%s: spans", r.name)
 		}
 		// The senders send again what a busy machine refuses, for example after read_timeout.
 		figure.Print(name+".refused", float64(r.samples.refused), "requests")
@@ -95,7 +100,7 @@ func TestLongOutageLosesNothing(t *testing.T) {
 	t.Parallel()
 	const every = 15 * time.Second
 	store, _ := prometheus(t, "25h")
-	r := newDeliveryRig(t, "no-loss", false, "long_outage", rigOptions{store: store})
+	r := newDeliveryRig(t, "no-loss", false, "long_outage", rigOptions{store: store, logs: victoriaLogs(t)})
 	r.samples.clock, r.samples.step = time.Now().Add(-*longOutage).UnixMilli(), every.Milliseconds()
 	r.state("refuses")
 	r.start()
@@ -114,6 +119,7 @@ func TestLongOutageLosesNothing(t *testing.T) {
 func everyConfiguration(t *testing.T, what string, o rigOptions, test func(t *testing.T, r *deliveryRig)) {
 	victoria := victoriaMetrics(t)
 	prom, _ := prometheus(t, "1h")
+	o.logs = victoriaLogs(t)
 	for _, c := range readyConfigurations {
 		o.store = victoria
 		if c.name == "no-loss" {
@@ -129,31 +135,37 @@ func everyConfiguration(t *testing.T, what string, o rigOptions, test func(t *te
 // requireNothingMissing waits until everything accepted has arrived.
 func requireNothingMissing(t *testing.T, r *deliveryRig, what string) {
 	t.Helper()
-	samples, spans, _ := r.arrived(t, time.Time{}, patience)
-	figure.AtMost("delivery."+what+".missing", float64(samples), "samples", 0)
-	assert.Zero(t, samples, "of %d samples", r.samples.samples())
+	l := r.arrived(t, time.Time{}, patience)
+	figure.AtMost("delivery."+what+".missing", float64(l.samples), "samples", 0)
+	assert.Zero(t, l.samples, "of %d samples", r.samples.samples())
+	figure.AtMost("delivery."+what+".missing_records", float64(l.records), "records", 0)
+	assert.NotEmpty(t, r.logs.accepted)
+	assert.Zero(t, l.records, "of %d log records", len(r.logs.accepted))
 	if r.spans != nil {
-		figure.AtMost("delivery."+what+".missing_spans", float64(spans), "spans", 0)
-		assert.Zero(t, spans, "of %d spans", len(r.spans.accepted))
+		figure.AtMost("delivery."+what+".missing_spans", float64(l.spans), "spans", 0)
+		assert.Zero(t, l.spans, "of %d spans", len(r.spans.accepted))
 	}
 }
 
 func TestBeyondTheBoundTheNewestAreRefusedAndCounted(t *testing.T) {
-	small := []string{"OTELCOL_GPU_QUEUE_BYTES=300000", "OTELCOL_GPU_TRACES_QUEUE_BYTES=300000", "OTELCOL_GPU_QUEUE_SIZE=20"}
+	small := []string{"OTELCOL_GPU_QUEUE_BYTES=300000", "OTELCOL_GPU_TRACES_QUEUE_BYTES=300000", "OTELCOL_GPU_LOGS_QUEUE_BYTES=300000", "OTELCOL_GPU_QUEUE_SIZE=20"}
 	args := "--config=yaml:exporters::otlp_http/queue::sending_queue::batch::min_size: 0"
 	everyConfiguration(t, "bound", rigOptions{environment: small}, func(t *testing.T, r *deliveryRig) {
-		r.command.arguments = append(r.command.arguments, args)
+		r.command.arguments = append(r.command.arguments, args, "--config=yaml:exporters::otlp_http/logs::sending_queue::batch::min_size: 0")
 		if r.spans != nil {
 			r.command.arguments = append(r.command.arguments, "--config=yaml:exporters::otlp_grpc::sending_queue::batch::min_size: 0")
 		}
 		r.state("answers_503")
 		r.start()
-		full := func() bool { return r.samples.refused >= 10 && (r.spans == nil || r.spans.refused >= 10) }
+		full := func() bool {
+			return r.samples.refused >= 10 && r.logs.refused >= 10 && (r.spans == nil || r.spans.refused >= 10)
+		}
 		for i := 0; i < 1000 && !full(); i++ {
 			r.send(t.Context(), 1)
 		}
 		require.True(t, full(), "senders are refused at the bound")
 		assert.GreaterOrEqual(t, r.collector.counter("otelcol_exporter_enqueue_failed_metric_points"), float64(r.samples.refused*seriesPerBatch*pointsPerBatch))
+		assert.GreaterOrEqual(t, r.collector.counter("otelcol_exporter_enqueue_failed_log_records"), float64(r.logs.refused*recordsPerBatch))
 		if r.spans != nil {
 			assert.GreaterOrEqual(t, r.collector.counter("otelcol_exporter_enqueue_failed_spans"), float64(r.spans.refused*spansPerBatch))
 		}
@@ -190,7 +202,7 @@ func TestSIGTERMEndsInTimeAndTheRestWaitsOnDisk(t *testing.T) {
 			switch state {
 			case "there":
 			case "slow", "silent":
-				require.Eventually(t, func() bool { return r.gate.busy.Load() > 0 }, patience, time.Millisecond, "a request is under way")
+				require.Eventually(t, func() bool { return r.gate.busy.Load() > 0 && r.logGate.busy.Load() > 0 }, patience, time.Millisecond, "a request is under way")
 			default:
 				require.Positive(t, r.queued())
 			}
@@ -212,7 +224,7 @@ func TestSlowStoreGetsItsSamples(t *testing.T) {
 		r.start()
 		require.True(t, r.send(t.Context(), 50))
 		requireNothingMissing(t, r, r.name)
-		assert.Zero(t, r.gate.cut.Load(), "no request is given up")
+		assert.Zero(t, r.gate.cut.Load()+r.logGate.cut.Load(), "no request is given up")
 	})
 }
 

@@ -38,6 +38,7 @@ type jaegerTrace struct {
 }
 
 type jaegerSpan struct {
+	TraceID       string `json:"traceID"`
 	SpanID        string `json:"spanID"`
 	OperationName string `json:"operationName"`
 	StartTime     int64  `json:"startTime"`

@@ -69,7 +69,7 @@ func TestProxyWithTLSAndAToken(t *testing.T) {
 	c := collect(t, "comfyui.yaml", append(m.environment, "OTELCOL_GPU_COMFYUI="+upstream, "OTELCOL_GPU_COMFYUI_PROXY="+proxy, "OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(),
 		"OTELCOL_GPU_TRACES_ENDPOINT="+j.otlp, "TOKEN="+token),
 		"--config=yaml:extensions::bearertokenauth::token: ${env:TOKEN}",
-		"--config=yaml:service::extensions: [health_check, shutdown_limit, queue_check, file_storage, queue_check/comfyui, file_storage/comfyui, bearertokenauth]",
+		"--config=yaml:service::extensions: [health_check, shutdown_limit, queue_check/queue, file_storage/queue, queue_check/comfyui, file_storage/comfyui, bearertokenauth]",
 		"--config=yaml:receivers::comfyui::proxy: {tls: {cert_file: "+cert+", key_file: "+key+"}, auth: {authenticator: bearertokenauth}}")
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}
 	t.Cleanup(transport.CloseIdleConnections)

@@ -11,8 +11,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -34,7 +36,7 @@ func runCommand(t *testing.T, environment ...string) *exec.Cmd {
 	cmd := exec.Command(path)
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "SIMULATED_CARDS=l40s,h100", "RUN_FOLDER="+t.TempDir())
-	for _, name := range []string{"STORE_PORT", "HEALTH_PORT", "TELEMETRY_PORT", "PROXY_PORT", "TRACES_PORT", "COMFYUI_PORT"} {
+	for _, name := range []string{"STORE_PORT", "HEALTH_PORT", "TELEMETRY_PORT", "PROXY_PORT", "TRACES_PORT", "COMFYUI_PORT", "VMALERT_PORT", "ALERTMANAGER_PORT", "LOGS_PORT"} {
 		cmd.Env = append(cmd.Env, name+"="+strconv.Itoa(port(t)))
 	}
 	cmd.Env = append(cmd.Env, environment...)
@@ -69,8 +71,8 @@ func TestRunEndsByItselfWithSuccess(t *testing.T) {
 		require.NoError(t, err)
 		for line := range strings.Lines(string(log)) {
 			// At the end the hop is closed before the queue, and what waits on disk for the
-			// next start is logged as failed.
-			if !strings.Contains(line, "/v1/metrics") || !strings.Contains(line, "connection refused") {
+			// next start is logged as failed. Log records wait until their store is up.
+			if !strings.Contains(line, "connection refused") || !strings.Contains(line, "/v1/metrics") && !strings.Contains(line, logsPath) {
 				assert.NotRegexp(t, `(?i)\berror\b`, line, "no store for traces is there, and nobody misses it")
 			}
 		}
@@ -78,12 +80,15 @@ func TestRunEndsByItselfWithSuccess(t *testing.T) {
 	assert.NoFileExists(t, filepath.Join(folder, "jaeger.log"))
 }
 
-// TestRunShowsPromptsOfItsSimulatedComfyUI sends a rush into `make run` and checks it as
-// its user would: in PromQL and in the traces.
+// TestRunShowsPromptsOfItsSimulatedComfyUI causes a rush in `make run` and checks it as
+// its user would: in PromQL, in the traces, in Alertmanager and in the logs.
 func TestRunShowsPromptsOfItsSimulatedComfyUI(t *testing.T) {
 	t.Parallel()
-	storePort, tracesPort := port(t), port(t)
-	cmd := runCommand(t, fmt.Sprintf("STORE_PORT=%d", storePort), fmt.Sprintf("TRACES_PORT=%d", tracesPort), "JAEGER=1")
+	storePort, tracesPort, alertmanagerPort, logsPort := port(t), port(t), port(t), port(t)
+	cmd := runCommand(t, fmt.Sprintf("STORE_PORT=%d", storePort), fmt.Sprintf("TRACES_PORT=%d", tracesPort), fmt.Sprintf("ALERTMANAGER_PORT=%d", alertmanagerPort),
+		fmt.Sprintf("LOGS_PORT=%d", logsPort), "JAEGER=1")
+	var output syncedText
+	cmd.Stdout = &output
 	enter, err := cmd.StdinPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
@@ -108,8 +113,8 @@ func TestRunShowsPromptsOfItsSimulatedComfyUI(t *testing.T) {
 	eventually(t, store, `sum(comfyui_execution_gpu_energy_joules_count{comfyui_image_size_class="<=1280"}) >= 8`, atLeast(1))
 	slowest := j.slowest()
 	out := filepath.Join(t.TempDir(), "report.html")
-	output, err := exec.Command(reportCommand(t), "-store", store.URL, "-traces", j.query, "-window", "1h", "-out", out).CombinedOutput()
-	require.NoError(t, err, string(output))
+	printed, err := exec.Command(reportCommand(t), "-store", store.URL, "-traces", j.query, "-window", "1h", "-out", out).CombinedOutput()
+	require.NoError(t, err, string(printed))
 	page, err := os.ReadFile(out)
 	require.NoError(t, err)
 	for _, found := range []string{`data-class="buildings"`, `data-card="gpu0"`, `data-card="gpu1"`, `data-model="ddcolor_paper.pth"`, `data-fact="simulated"`} {
@@ -126,6 +131,51 @@ func TestRunShowsPromptsOfItsSimulatedComfyUI(t *testing.T) {
 		// The proxy's own are this machine's, not a GPU's.
 		assert.Regexp(t, "^comfyui_(proxy|up)", s.Labels["__name__"])
 	}
+
+	// The rush goes on until the alert on a full GPU is in Alertmanager.
+	command := fmt.Sprintf("alert query --alertmanager.url=http://127.0.0.1:%d", alertmanagerPort)
+	require.Eventually(t, func() bool {
+		listed, err := exec.Command(tool(t, "amtool"), append(strings.Fields(command), "-o", "json")...).Output()
+		return err == nil && strings.Contains(string(listed), `"alertname":"GPUMemoryUsageCritical"`)
+	}, 4*patience, time.Second, "the alert is in Alertmanager")
+	eventually(t, store, `min_over_time((max by (hw_name) (hw_gpu_memory_usage_bytes{hw_name="gpu0"} / hw_gpu_memory_limit_bytes))[1m:5s]) > 0.95`, atLeast(1))
+	eventually(t, store, `ALERTS{alertname="GPUMemoryUsageCritical",alertstate="firing"}`, atLeast(1))
+	alerts, err := get(store.URL + "/vmalert/api/v1/alerts")
+	require.NoError(t, err)
+	assert.Contains(t, alerts, "GPUMemoryUsageCritical", "the store's page Alerting shows what vmalert knows")
+
+	// What is printed then leads to the same places, and to a prompt that failed.
+	query := regexp.MustCompile(`curl '(http://127\.0\.0\.1:\d+)/select/logsql/query\?query=(trace_id:=([0-9a-f]{32}))'`)
+	require.Eventually(t, func() bool { return query.MatchString(output.String()) }, patience, 100*time.Millisecond)
+	assert.Contains(t, output.String(), command)
+	assert.Contains(t, output.String(), store.URL+"/vmui/#/rules")
+	found := query.FindStringSubmatch(output.String())
+	assert.Equal(t, fmt.Sprintf("http://127.0.0.1:%d", logsPort), found[1])
+	records := logStore{found[1]}.records(t, found[2])
+	require.NotEmpty(t, records)
+	assert.True(t, slices.ContainsFunc(records, func(r map[string]string) bool {
+		return r["event_name"] == "comfyui.prompt.error" && r["error.type"] == "out_of_memory"
+	}), "the failed prompt is among %v", records)
+	require.Eventually(t, func() bool { return len(j.traces("/api/traces/"+found[3])) == 1 }, patience, 100*time.Millisecond, "the trace has the same id")
+}
+
+// syncedText is what a command prints, read while it runs.
+type syncedText struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+// Write implements [io.Writer].
+func (s *syncedText) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.Write(p)
+}
+
+func (s *syncedText) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.String()
 }
 
 // TestRunProxiesAComfyUIThatRuns has one at the usual address.

@@ -11,11 +11,12 @@ mdatagen) dir=tools module=go.opentelemetry.io/collector/cmd/mdatagen ;;
 golangci-lint) dir=tools/lint module=github.com/golangci/golangci-lint/v2 package=$module/cmd/golangci-lint ;;
 prometheus | promtool) dir=tools/prometheus module=github.com/prometheus/prometheus package=$module/cmd/$name ;;
 victoria-metrics | vmalert | vmalert-tool) dir=tools/victoriametrics module=github.com/VictoriaMetrics/VictoriaMetrics package=$module/app/$name ;;
+victoria-logs) dir=tools/victorialogs module=github.com/VictoriaMetrics/VictoriaLogs package=$module/app/$name ;;
 alertmanager | amtool) dir=tools/alertmanager module=github.com/prometheus/alertmanager package=$module/cmd/$name ;;
 jsonnet) dir=tools/rules module=github.com/google/go-jsonnet package=$module/cmd/jsonnet ;;
 jaeger) dir=tools/jaeger module=github.com/jaegertracing/jaeger package=$module/cmd/all-in-one ;;
 *)
-	echo "tool.sh: $name is none of builder, mdatagen, golangci-lint, prometheus, promtool, victoria-metrics, vmalert, vmalert-tool, alertmanager, amtool, jsonnet, jaeger" >&2
+	echo "tool.sh: $name is none of builder, mdatagen, golangci-lint, prometheus, promtool, victoria-metrics, vmalert, vmalert-tool, victoria-logs, alertmanager, amtool, jsonnet, jaeger" >&2
 	exit 2
 	;;
 esac
@@ -32,7 +33,7 @@ if [ ! -x "$path" ]; then
 		# What `make run` needs is compiled with the flags of the distribution, so that
 		# each package that they share is compiled once.
 		flags=(-ldflags='-s -w')
-		case $name in builder | victoria-metrics | vmalert | vmalert-tool) flags+=(-trimpath) ;; esac
+		case $name in builder | victoria-metrics | victoria-logs | vmalert | vmalert-tool) flags+=(-trimpath) ;; esac
 		if [ "$name" = alertmanager ]; then
 			# Its module lacks the assets of its page, without which it does not compile: a copy
 			# of its sources gets a placeholder.

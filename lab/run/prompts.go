@@ -191,16 +191,34 @@ func (p *prompts) print() {
 	fmt.Printf("report     make report WINDOW=1h TRACES=%s   (writes report.html: what the GPUs did for the images, and why the slowest were slow)\n", p.traces)
 }
 
-// listen sends a rush each time Enter is pressed. The reader ends with the program.
-func (p *prompts) listen(ctx context.Context) {
-	if p.users == nil {
-		return
+// listen causes a rush each time Enter is pressed. The reader ends with the program.
+func (p *prompts) listen(ctx context.Context, r *rush) {
+	fmt.Println("Press Enter to cause a rush, until the alert on a full GPU has fired (two to three minutes)")
+	ctx, cancel := context.WithCancel(ctx)
+	var rushes sync.WaitGroup
+	before := p.end
+	p.end = func() {
+		cancel()
+		rushes.Wait()
+		before()
 	}
-	fmt.Println("Press Enter to send eight photos of 1280 pixels at once")
+	pressed := make(chan struct{})
 	go func() {
 		for lines := bufio.NewScanner(os.Stdin); ctx.Err() == nil && lines.Scan(); {
-			p.users.Rush()
-			fmt.Println("sent eight photos of 1280 pixels")
+			select {
+			case pressed <- struct{}{}:
+			case <-ctx.Done():
+			}
 		}
 	}()
+	rushes.Go(func() {
+		for {
+			select {
+			case <-pressed:
+				rushes.Go(func() { r.run(ctx) })
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
 }

@@ -3,6 +3,7 @@
 package simulation
 
 import (
+	"context"
 	"strconv"
 	"time"
 )
@@ -50,18 +51,43 @@ func (c *GPU) fullness() float64 {
 // GPU's is in use. It gives none of it back: a ComfyUI on the GPU that needs more than what
 // is left runs out of memory. The returned function ends the program.
 func (c *GPU) Occupy(pid int, share float64) (end func()) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	other := &worker{pid: pid}
-	c.workers = append(c.workers, other)
-	if missing := share - c.fullness(); missing > 0 {
-		other.held = min(int64(missing*float64(c.profile.Values["memory_total"]))+1, c.free())
-	}
-	c.show(time.Now())
+	c.join(other)
+	c.growTo(other, share)
 	return func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		other.held = 0 // it has no memory, and so is not listed
 		c.show(time.Now())
 	}
+}
+
+// growTo has a process hold more, until a share of the GPU's memory is in use.
+func (c *GPU) growTo(other *worker, share float64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if missing := share - c.fullness(); missing > 0 {
+		other.held += min(int64(missing*float64(c.profile.Values["memory_total"]))+1, c.free())
+		c.show(time.Now())
+	}
+}
+
+// KeepOccupied is [GPU.Occupy] until the context ends, by a program that also takes what a
+// ComfyUI gives back meanwhile: the GPU stays as full.
+func (c *GPU) KeepOccupied(ctx context.Context, pid int, share float64) {
+	other := &worker{pid: pid}
+	c.join(other)
+	ticker := time.NewTicker(100 * time.Millisecond)
+	defer ticker.Stop()
+	for ctx.Err() == nil {
+		c.growTo(other, share)
+		select {
+		case <-ctx.Done():
+		case <-ticker.C:
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	other.held = 0
+	c.show(time.Now())
 }

@@ -105,3 +105,23 @@ func TestFullGPUThatAnotherProgramHoldsFails(t *testing.T) {
 	success, failed = colourise(t, s, 680)
 	assert.Equal(t, []int{1, 0}, []int{success, failed}, fmt.Sprint("there is room again: ", full()))
 }
+
+// TestGPUThatIsKeptOccupiedStaysFull: what a ComfyUI gives back is taken at once.
+func TestGPUThatIsKeptOccupiedStaysFull(t *testing.T) {
+	s, _, _ := service(t, "rtx-4080-super")
+	success, _ := colourise(t, s, 1280)
+	require.Equal(t, 1, success)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); s.KeepOccupied(ctx, 4242, 0.97) }()
+	full := func() bool { return s.Fullness() >= 0.97 }
+	require.Eventually(t, full, 10*time.Second, time.Millisecond)
+	s.Free()
+	require.Less(t, s.Fullness(), 0.97, "ComfyUI gave its models' memory back")
+	require.Eventually(t, full, 10*time.Second, time.Millisecond)
+	_, failed := colourise(t, s, 1280)
+	assert.Equal(t, 1, failed)
+	cancel()
+	<-done
+	assert.Less(t, s.Fullness(), 0.5)
+}

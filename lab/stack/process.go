@@ -174,11 +174,16 @@ func CheckPort(port int) error {
 	return l.Close()
 }
 
-// Tool is the path of a tool or a test server, built if need be (scripts/tool.sh).
+// Tool is the path of a tool or a test server, built if need be (scripts/tool.sh). What runs
+// meanwhile has precedence over the compilers, and they end with the context.
 func Tool(ctx context.Context, root, name string) (string, error) {
-	cmd := exec.CommandContext(ctx, filepath.Join(root, "scripts", "tool.sh"), name)
+	cmd := exec.CommandContext(ctx, "nice", "-n", "5", filepath.Join(root, "scripts", "tool.sh"), name)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, os.Stderr
+	// A group of its own, so that the compilers end with it, not only the script.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = 5 * time.Second
 	if err := cmd.Run(); err != nil {
 		return "", fmt.Errorf("build %s: %w", name, err)
 	}
