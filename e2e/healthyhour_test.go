@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,6 +32,8 @@ var healthyFactor = flag.Int("healthy-factor", 30, "by what the hour of TestAHea
 type restartable struct {
 	service *simulation.Service
 	address string
+	// images counts those since the process's start.
+	images atomic.Int64
 
 	stop func()
 }
@@ -61,6 +64,7 @@ func (r *restartable) restart(ctx context.Context, t *testing.T) {
 	t.Helper()
 	r.stop()
 	r.service.Free()
+	r.images.Store(0)
 	wait(ctx, 30*time.Second/time.Duration(*healthyFactor))
 	r.start(t)
 }
@@ -97,7 +101,8 @@ func TestAHealthyHourIsSilent(t *testing.T) {
 	j, folder := startJaeger(t), t.TempDir()
 	command := func() *collector {
 		return collect(t, "comfyui.yaml", append(m.environment, fmt.Sprintf("OTELCOL_GPU_TELEMETRY_PORT=%d", telemetry), "OTELCOL_GPU_COLLECTION_INTERVAL=500ms",
-			"OTELCOL_GPU_COMFYUI_STORE="+folder, "OTELCOL_GPU_TRACES_ENDPOINT="+j.otlp), "--config", writingTo(t, all), "--config", p.overlay(t))
+			"OTELCOL_GPU_COMFYUI_STORE="+folder, "OTELCOL_GPU_TRACES_ENDPOINT="+j.otlp), "--config", writingTo(t, all), "--config", p.overlay(t),
+			"--config=yaml:receivers::comfyui::memory::interval: 200ms", "--config=yaml:receivers::comfyui/1::memory::interval: 200ms")
 	}
 	c := command()
 	for i := range all {
@@ -109,8 +114,8 @@ func TestAHealthyHourIsSilent(t *testing.T) {
 		working.Go(func() { u.Run(ctx, 2, uint64(i)) })
 		working.Go(func() { // images beside the photos: models that take turns
 			for n := 0; ctx.Err() == nil; n++ {
-				if i == 0 { // prompts fill the memory with what can be evicted
-					servers[i].service.KeepFull(0.97)
+				if i == 0 { // one model after the other fills the memory with what can be evicted
+					servers[i].service.KeepFull(min(0.4+0.1*float64(servers[i].images.Add(1)), 0.97))
 				}
 				checkpoint := []string{largeCheckpoint, "v1-5-pruned-emaonly-fp16.safetensors"}[n%2]
 				_ = u.Generate(ctx, fmt.Sprint("painter-", i, "-", n), []simulation.Image{{Checkpoint: checkpoint, Side: 512, Batch: 1, Steps: 8}})

@@ -32,6 +32,19 @@ const (
 type dynamic struct {
 	fakecomfyui.Work
 	weights atomic.Int64
+	// working, if it is not nil, is closed when a photo may end.
+	working chan struct{}
+}
+
+func (d *dynamic) Colorize(ctx context.Context, side int, checkpoint string, step func(done, all int) error) error {
+	if d.working != nil {
+		select {
+		case <-d.working:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return d.Work.Colorize(ctx, side, checkpoint, step)
 }
 
 func (d *dynamic) Memory() fakecomfyui.Memory {
@@ -91,7 +104,7 @@ func (r *elasticRig) ask() {
 	}, 10*time.Second, time.Millisecond)
 }
 
-func newElasticRig(t *testing.T) *elasticRig {
+func newElasticRig(t *testing.T, interval time.Duration) *elasticRig {
 	t.Helper()
 	library := testLibrary()
 	_, gpus := library.Machine(t, "rtx-4080-super")
@@ -105,7 +118,7 @@ func newElasticRig(t *testing.T) *elasticRig {
 	var running sync.WaitGroup
 	running.Go(func() { fake.Run(ctx) })
 	t.Cleanup(func() { cancel(); running.Wait(); server.CloseClientConnections(); server.Close() })
-	r.rig = newRig(t, server.URL, func(c *Config) { c.Device, c.LibraryPath, c.Memory.Interval = deviceAuto, library.Path, time.Second })
+	r.rig = newRig(t, server.URL, func(c *Config) { c.Device, c.LibraryPath, c.Memory.Interval = deviceAuto, library.Path, interval })
 	require.Eventually(t, func() bool {
 		m := r.following.memory
 		m.mu.Lock()
@@ -121,7 +134,7 @@ func newElasticRig(t *testing.T) *elasticRig {
 }
 
 func TestElasticMemoryIsNeverMoreThanTheProcessHolds(t *testing.T) {
-	r := newElasticRig(t)
+	r := newElasticRig(t, time.Second)
 	for range 3 {
 		assert.InDelta(t, elasticWeights, r.elastic(true), 0, "the last value counts while the server rests")
 	}
@@ -144,4 +157,31 @@ func TestElasticMemoryIsNeverMoreThanTheProcessHolds(t *testing.T) {
 	assert.True(t, points[0].Flags().NoRecordedValue(), "its series is marked stale: queries would see it for another five minutes")
 	id, _ := points[0].Attributes().Get("hw.id")
 	assert.Equal(t, r.gpu.UUID(), id.Str())
+}
+
+// A server that works without a pause loads models: what is elastic is known soon, also where
+// nobody else reads the list of processes.
+func TestElasticMemoryIsKnownWhileAPromptRuns(t *testing.T) {
+	const interval = 200 * time.Millisecond
+	r := newElasticRig(t, interval)
+	r.work.working = make(chan struct{})
+	upload(t, r.base)
+	photo(t, r.base, "c", 256)
+	calls := func() int64 { return r.gpu.Calls("nvmlDeviceGetComputeRunningProcesses_v3") }
+	for _, weights := range []int64{13 << 30, 5 << 30} {
+		r.holds(weights)
+		require.Eventually(t, func() bool {
+			m := r.following.memory
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			seen, _ := m.outside.Seen()
+			return seen == float64(elasticContext+weights)
+		}, 10*time.Second, 5*time.Millisecond)
+		assert.InDelta(t, weights, r.elastic(false), 0)
+	}
+	begin, listed := time.Now(), calls()
+	require.Eventually(t, func() bool { return calls() > listed+2 }, 20*time.Second, 5*time.Millisecond)
+	assert.Greater(t, time.Since(begin), 2*oldAfter*interval*3/4, "the list is read once in so many questions")
+	close(r.work.working)
+	require.Eventually(t, func() bool { return len(r.byPrompt()) == 1 }, 20*time.Second, time.Millisecond)
 }

@@ -54,6 +54,8 @@ type memoryWatcher struct {
 	// last is the last answer, before the one before; nil before they are there. unmatched
 	// is one that has not been compared with a list of processes.
 	last, before, unmatched *memoryAnswer
+	// compared is when one was, listed when the list was last read for that.
+	compared, listed time.Time
 	// elasticOf are the attributes of the elastic memory in the last scrape.
 	elasticOf attribute.Set
 	// without is true if the server uses no GPU, by its last answer.

@@ -13,10 +13,15 @@ import (
 // ask asks the server.
 func (m *memoryWatcher) ask(ctx context.Context) {
 	m.mu.Lock()
-	m.hasAsked(m.now())
+	now := m.now()
+	m.hasAsked(now)
 	starts := m.starts
+	lists := starts || m.isElasticOld(now)
+	if lists {
+		m.listed = now
+	}
 	m.mu.Unlock()
-	if starts {
+	if lists {
 		m.device.readProcesses(ctx)
 	}
 	limited, cancel := context.WithTimeout(ctx, memoryTimeout)
@@ -47,6 +52,26 @@ func (m *memoryWatcher) ask(ctx context.Context) {
 		m.memoryAsked(memoryAnswered)
 		m.add(answer, begin)
 	}
+}
+
+// The list of processes is read for the metrics every few seconds while work runs, rarely within
+// [memory.MaxSkew] of an answer. A server that works without a pause can load models meanwhile,
+// and what is elastic would be too small for as long: an alert on a full GPU takes that for
+// memory which cannot be evicted. So the list is read with a question once none was compared
+// for oldAfter questions, and then with each listEvery-th.
+const (
+	oldAfter  = 10
+	listEvery = 4
+)
+
+// isElasticOld reports whether the list of processes is to be read with this question, for
+// what is elastic. The caller holds the lock.
+func (m *memoryWatcher) isElasticOld(now time.Time) bool {
+	if m.open.OpenCount() == 0 || m.last == nil || len(m.last.Devices) != 1 || !m.last.Dynamic() {
+		return false
+	}
+	interval := m.pace.Interval()
+	return now.Sub(m.compared) >= oldAfter*interval && now.Sub(m.listed) >= listEvery*interval
 }
 
 // is forgets everything if the server's process is another one. Once it is known, the server is
@@ -99,6 +124,7 @@ func (m *memoryWatcher) match(now time.Time) (learned bool) {
 	if !ok || at.Sub(a.at).Abs() > memory.MaxSkew || !m.isSteady(a, at) {
 		return false
 	}
+	m.compared = now
 	return m.outside.See(memory.Reading{Process: float64(bytes), Reserved: a.Devices[0].TorchTotal, Dynamic: a.Dynamic(), Fresh: a.fresh})
 }
 
