@@ -77,10 +77,20 @@ browser: ## check that Chromium is there, which tests of pages need, and install
 	@scripts/setup.sh tests
 
 .PHONY: validate
-validate: build rules-test ## check every ready configuration, the scrape job, and the rules as rules-test
+validate: build rules-test ## check every ready configuration, the scrape job, the rules as rules-test, and the dashboards' files
+	@go -C tools/dashboards run . check "$(CURDIR)"
 	@for c in config/*.yaml; do echo "validate $$c"; $(BINARY) validate --config $$c || exit 1; done
 	@for c in default node comfyui no-loss; do echo "validate config/$$c.yaml with config/dcgm-names.yaml"; $(BINARY) validate --config config/$$c.yaml --config config/dcgm-names.yaml || exit 1; done
 	@"$$(scripts/tool.sh promtool)" check config --syntax-only deploy/prometheus/scrape/otelcol-gpu.yaml >/dev/null
+
+.PHONY: dashboards-check
+dashboards-check: build servers browser ## dashboards of Grafana and vmui: schema and rules; every query at a Prometheus and a VictoriaMetrics that the collector fills; vmui's in Chromium. Prints figures
+	@go -C tools/dashboards run . check "$(CURDIR)"
+	@go test -C e2e -count=1 -timeout 15m -run '^(TestEveryPanelAnswers|TestVMUI.*)$$' -v . | grep --line-buffered -E '^figure|--- (FAIL|PASS): Test[A-Za-z]* |FAIL|panic|_test.go|Messages:'
+
+.PHONY: screenshots
+screenshots: build servers browser ## the screenshots of vmui's dashboards under docs/images, again
+	@go test -C e2e -count=1 -timeout 15m -run '^TestVMUI' . -screenshots $(CURDIR)/docs/images
 
 .PHONY: rules-test
 rules-test: ## recording rules and alerts with figures, in promtool and vmalert-tool, and a runbook for each alert; prints how many
@@ -101,6 +111,7 @@ generate: ## write the generated files again, and tidy every module
 	@cd tools && for m in ../receiver/*/metadata.yaml ../connector/*/metadata.yaml ../extension/*/metadata.yaml; do "$$(../scripts/tool.sh mdatagen)" $$m || exit 1; done
 	@go -C tools/gendocs run . "$(CURDIR)"
 	@go -C tools/rules run . render "$(CURDIR)"
+	@go -C tools/dashboards run . render "$(CURDIR)"
 	@go -C cmd/otelcol-gpu-report run ./internal/gendocs "$(CURDIR)"
 
 .PHONY: fuzz

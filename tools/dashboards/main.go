@@ -93,7 +93,7 @@ func check(root string, files map[string][]byte) error {
 		}
 	}
 	for _, folder := range []string{grafanaFolder, mixinFolder, vmuiFolder} {
-		there, err := filepath.Glob(filepath.Join(root, folder, "*"))
+		there, err := filepath.Glob(filepath.Join(root, folder, "*.json"))
 		if err != nil {
 			return err
 		}

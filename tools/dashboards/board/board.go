@@ -88,6 +88,8 @@ type Query struct {
 	Expr, Legend string
 	// Exemplars asks for them too, which lead to traces.
 	Exemplars bool
+	// VMUI is the expression for vmui, where it is not the same.
+	VMUI string
 	// RightUnit puts the series on an axis of their own, with this unit.
 	RightUnit string
 }

@@ -3,6 +3,7 @@
 package board
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
 	"slices"
@@ -101,7 +102,7 @@ func (p *Panel) vmui() (VMUIPanel, error) {
 		panel.Description += " If it is empty: " + p.Absent + "."
 	}
 	for i, q := range p.Queries {
-		expr := vmuiExpr(q.Expr)
+		expr := vmuiExpr(cmp.Or(q.VMUI, q.Expr))
 		if unit.scale != "" {
 			expr = "(" + expr + ")" + unit.scale
 		}

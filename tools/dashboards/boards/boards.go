@@ -103,6 +103,17 @@ func on(page, row, when string, p board.Panel, series ...int) board.Panel {
 
 func q(expr, legend string) board.Query { return board.Query{Expr: expr, Legend: legend} }
 
+// risen is by how much counters rose, by labels: also those whose first sample is not 0, of
+// which Prometheus sees no increase.
+func risen(by, counter, legend string) board.Query {
+	increase := `increase(` + counter + `[$__rate_interval])`
+	return board.Query{
+		Expr:   `sum by (` + by + `) (` + increase + ` > 0 or (` + counter + ` > 0 unless ` + counter + ` offset $__rate_interval))`,
+		VMUI:   `sum by (` + by + `) (` + increase + `) > 0`,
+		Legend: legend,
+	}
+}
+
 // firing lists the alerts of hosts or servers, with their runbooks.
 func firing(width uint32, matcher string) board.Panel {
 	return board.Panel{

@@ -94,7 +94,7 @@ func prompts() []board.Panel {
 		on(pageComfyUI, "Prompts", "only once prompts have ended", chart("Prompts per minute", number, half, noPrompts, "By outcome: docs/comfyui.md lists them.",
 			q(`60 * sum by (comfyui_prompt_outcome) (rate(comfyui_prompts_total{$SERVER}[$__rate_interval]))`, "{{comfyui_prompt_outcome}}")), 10),
 		chart("Failures", number, half, "no prompt has failed in this range", "By server and kind: out_of_memory is a full GPU.",
-			q(`sum by (instance, comfyui_prompt_outcome, error_type) (increase(comfyui_prompts_total{$SERVER, comfyui_prompt_outcome=~"error|lost"}[$__rate_interval])) > 0`, "{{instance}} {{comfyui_prompt_outcome}} {{error_type}}")),
+			risen("instance, comfyui_prompt_outcome, error_type", `comfyui_prompts_total{$SERVER, comfyui_prompt_outcome=~"error|lost"}`, "{{instance}} {{comfyui_prompt_outcome}} {{error_type}}")),
 		on(pageComfyUI, "Prompts", "only once prompts have run", linked(execution, "comfyui.task_class"), 10, 10),
 		{
 			Kind: board.Heatmap, Title: "Duration of prompts", Unit: seconds, Width: half, Height: tall, Absent: noPrompts,
@@ -129,16 +129,16 @@ func perExecution(metric string) string {
 func bills() []board.Panel {
 	const none = "no prompt has run in this range on a GPU that the collector reads (docs/correlation.md)"
 	return []board.Panel{
-		on(pageComfyUI, "What a prompt uses", "only once prompts have run", linked(chart("Energy of an execution", joules, third, none, "Mean by task class, divided among prompts that shared a GPU. Points lead to traces.",
-			board.Query{Expr: perExecution("comfyui_execution_gpu_energy_joules"), Legend: "{{comfyui_task_class}}", Exemplars: true}), "comfyui.task_class"), board.VMUIMaxSeries),
+		on(pageComfyUI, "What a prompt uses", "only once prompts have run", linked(chart("Energy of an execution", joules, third, none, "Mean by task class, divided among prompts that shared a GPU.",
+			q(perExecution("comfyui_execution_gpu_energy_joules"), "{{comfyui_task_class}}")), "comfyui.task_class"), board.VMUIMaxSeries),
 		linked(chart("GPU time of an execution", seconds, third, none, "Mean by task class: what a GPU worked for it.",
-			board.Query{Expr: perExecution("comfyui_execution_gpu_time_seconds"), Legend: "{{comfyui_task_class}}", Exemplars: true}), "comfyui.task_class"),
+			q(perExecution("comfyui_execution_gpu_time_seconds"), "{{comfyui_task_class}}")), "comfyui.task_class"),
 		linked(chart("Peak memory of an execution", bytes, third, none, "Mean of the most that was held on the GPU while it ran, by task class: PyTorch keeps what it once held.",
-			board.Query{Expr: perExecution("comfyui_execution_gpu_memory_peak_bytes"), Legend: "{{comfyui_task_class}}", Exemplars: true}), "comfyui.task_class"),
+			q(perExecution("comfyui_execution_gpu_memory_peak_bytes"), "{{comfyui_task_class}}")), "comfyui.task_class"),
 		on(pageComfyUI, "What a prompt uses", "from the third execution of a kind on", linked(chart("Memory that executions need", bytes, third, "fewer than three executions of a kind, or the server is not asked for its memory (memory::interval)", "Mean of what executions of a task class need, whatever was held.",
-			board.Query{Expr: perExecution("comfyui_execution_memory_need_bytes"), Legend: "{{comfyui_task_class}}", Exemplars: true}), "comfyui.task_class"), board.VMUIMaxSeries),
+			q(perExecution("comfyui_execution_memory_need_bytes"), "{{comfyui_task_class}}")), "comfyui.task_class"), board.VMUIMaxSeries),
 		chart("Utilisation while prompts ran", share, third, none, "Mean by task class: a low figure means that the GPU waited for the CPU, for models or for uploads.",
-			q(perExecution("comfyui_execution_gpu_utilization_ratio"), "{{comfyui_task_class}}")),
+			q(perExecution("comfyui_execution_gpu_utilization"), "{{comfyui_task_class}}")),
 		chart("Throttled while prompts ran", share, third, "no prompt ran while its GPU was throttled", "Throttled seconds per second of GPU time, by model.",
 			q(`sum by (comfyui_model) (rate(comfyui_execution_gpu_throttle_time_seconds_total{$SERVER}[$__rate_interval])) / (sum by (comfyui_model) (rate(comfyui_execution_gpu_time_seconds_sum{$SERVER}[$__rate_interval])) > 0)`, "{{comfyui_model}}")),
 	}

@@ -130,7 +130,7 @@ func links() []board.Panel {
 func faults() []board.Panel {
 	return []board.Panel{
 		chart("XIDs by number", number, third, noXID, "Errors that the driver reported.",
-			q(`sum by (hw_gpu_xid) (increase(hw_gpu_xid_errors_total{$GPU}[$__rate_interval])) > 0`, "XID {{hw_gpu_xid}}")),
+			risen("hw_gpu_xid", `hw_gpu_xid_errors_total{$GPU}`, "XID {{hw_gpu_xid}}")),
 		chart("Memory errors", number, third, noECC, "New errors by ECC: corrected ones are harmless unless they come fast.",
 			q(`sum by (error_type, hw_gpu_memory_location) (increase(hw_errors_total{$GPU, hw_gpu_ecc_lifetime="volatile"}[$__rate_interval]))`, "{{error_type}} {{hw_gpu_memory_location}}")),
 		chart("Replays of PCIe", number, third, noSamples, "Packets that were retransmitted.",

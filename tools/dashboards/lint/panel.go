@@ -60,6 +60,9 @@ func (p *grafanaPanel) faults(variables map[string]string, used map[string]bool)
 		if unknown := use(t.Expr, variables, used); len(unknown) > 0 {
 			fault("%s: the dashboard has no variable %s", t.RefID, strings.Join(unknown, ", "))
 		}
+		if t.Exemplar && !strings.Contains(t.Expr, "_bucket{") {
+			fault("%s: exemplars are those of buckets", t.RefID)
+		}
 		for _, f := range t.faults(variables) {
 			fault("%s: %w", t.RefID, f)
 		}

@@ -271,3 +271,25 @@ func TestTheReadmesExampleEvaluates(t *testing.T) {
 		assert.True(t, strings.Contains(out, want), want) //nolint:testifylint // the whole file would be printed
 	}
 }
+
+// TestTheMixinHasTheDashboards compares them with those of deploy/grafana.
+func TestTheMixinHasTheDashboards(t *testing.T) {
+	want := map[string]any{}
+	paths, err := filepath.Glob(filepath.Join(root, "deploy", "grafana", "dashboards", "*.json"))
+	require.NoError(t, err)
+	require.NotEmpty(t, paths)
+	for _, path := range paths {
+		raw, err := os.ReadFile(path)
+		require.NoError(t, err)
+		var dashboard any
+		require.NoError(t, json.Unmarshal(raw, &dashboard))
+		want[filepath.Base(path)] = dashboard
+	}
+	vm := jsonnet.MakeVM()
+	vm.Importer(&jsonnet.FileImporter{JPaths: []string{filepath.Join(root, Dir)}})
+	out, err := vm.EvaluateAnonymousSnippet("dashboards", "(import 'mixin.libsonnet').grafanaDashboards")
+	require.NoError(t, err)
+	var got map[string]any
+	require.NoError(t, json.Unmarshal([]byte(out), &got))
+	assert.Equal(t, want, got)
+}
