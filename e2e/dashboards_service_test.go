@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -50,42 +51,62 @@ storage: {tsdb: {out_of_order_time_window: 1h}}
 	m := newMachine(t, fakenvml.Current, "rtx-4080-super", "h100", "h100-mig", "v100", "l40s")
 	kubelet := fakekubelet.New(t).Start(t)
 	kubelet.Set(fakekubelet.Pod("photos", "comfyui-0", "main", "nvidia.com/gpu", m.gpus[0].UUID()))
-	ctx, cancel := context.WithCancel(context.Background())
-	var working sync.WaitGroup
-	t.Cleanup(func() { cancel(); working.Wait() })
-	service := simulation.NewService(m.gpus[0], m.profiles[0], 1)
-	server := (&memoryServer{newer: true, dynamic: true}).on(service)
-	working.Go(func() { service.Run(ctx) })
-	working.Go(func() { server.Run(ctx) })
-	h := httptest.NewServer(server)
-	t.Cleanup(func() { h.CloseClientConnections(); h.Close() })
-	proxy := "127.0.0.1:" + strconv.Itoa(port(t))
-	overlay := filepath.Join(t.TempDir(), "overlay.yaml")
-	require.NoError(t, os.WriteFile(overlay, fmt.Appendf(nil, `receivers:
-  comfyui: {proxy: {endpoint: %q}, upstream: {endpoint: %q}, device: %q, collection_interval: 1s}
-exporters:
-  prometheus_remote_write/second: {endpoint: %q, disable_scope_info: true, max_batch_request_parallelism: 1, remote_write_queue: {enabled: false}, retry_on_failure: {enabled: false}}
-service: {pipelines: {metrics/out: {exporters: [prometheus_remote_write, prometheus_remote_write/second]}}}
-`, proxy, h.URL, m.gpus[0].UUID(), s.victoria.URL+"/api/v1/write"), 0o600))
-	collect(t, "comfyui.yaml", append(m.environment, "OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(), "OTELCOL_GPU_COLLECTION_INTERVAL=1s", fmt.Sprintf("OTELCOL_GPU_TELEMETRY_PORT=%d", telemetry),
-		"OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+s.prometheus.URL+"/api/v1/write", "OTELCOL_GPU_TRACES_ENDPOINT="+s.jaeger.otlp),
-		"--config", overlay, "--config=yaml:receivers::nvml::processes::pod_resources: "+kubelet.Socket)
+	proxy, working := serveImages(t, m, []stack.Store{s.prometheus, s.victoria}, fmt.Sprintf("OTELCOL_GPU_TELEMETRY_PORT=%d", telemetry),
+		"OTELCOL_GPU_TRACES_ENDPOINT="+s.jaeger.otlp, "KUBELET="+kubelet.Socket)
 	eventually(t, s.prometheus, "comfyui_memory_context_bytes", atLeast(1)) // as it is before the first prompt
-
-	for i := range 4 {
-		working.Go(func() { orderKind(ctx, simulation.NewUsers("http://"+proxy), i) })
+	for kind := range 4 {
+		working.Go(func(ctx context.Context) { orderKind(ctx, simulation.NewUsers(proxy), kind) })
 	}
-	working.Go(func() {
+	working.Go(func(ctx context.Context) {
 		for ctx.Err() == nil {
 			m.state.Event(1, fakenvml.EventXID, 31)
 			m.state.Event(4, fakenvml.EventXID, 79)
-			if response, err := http.Post("http://"+proxy+"/prompt", "application/json", strings.NewReader("{}")); err == nil { // the server refuses it
+			if response, err := http.Post(proxy+"/prompt", "application/json", strings.NewReader("{}")); err == nil { // the server refuses it
 				_ = response.Body.Close()
 			}
-			wait(ctx, 3*time.Second)
+			pauseFor(ctx, 3*time.Second)
 		}
 	})
 	return s
+}
+
+// group is what works until the test ends.
+type group struct {
+	ctx context.Context
+	all sync.WaitGroup
+}
+
+// Go adds something that works until its context ends.
+func (g *group) Go(work func(ctx context.Context)) { g.all.Go(func() { work(g.ctx) }) }
+
+// serveImages starts a ComfyUI on the first GPU of a machine, and the collector, which writes to
+// stores. It returns the proxy's URL.
+func serveImages(t *testing.T, m *machine, stores []stack.Store, environment ...string) (proxy string, working *group) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	working = &group{ctx: ctx}
+	t.Cleanup(func() { cancel(); working.all.Wait() })
+	service := simulation.NewService(m.gpus[0], m.profiles[0], 1)
+	server := (&memoryServer{newer: true, dynamic: true}).on(service)
+	working.Go(service.Run)
+	working.Go(server.Run)
+	h := httptest.NewServer(server)
+	t.Cleanup(func() { h.CloseClientConnections(); h.Close() })
+	address := "127.0.0.1:" + strconv.Itoa(port(t))
+	var exporters, pipeline strings.Builder
+	for i, store := range stores {
+		fmt.Fprintf(&exporters, "  prometheus_remote_write/%d: {endpoint: %q, disable_scope_info: true, max_batch_request_parallelism: 1, remote_write_queue: {enabled: false}, retry_on_failure: {enabled: false}}\n", i, store.URL+"/api/v1/write")
+		fmt.Fprintf(&pipeline, "prometheus_remote_write/%d, ", i)
+	}
+	overlay := filepath.Join(t.TempDir(), "overlay.yaml")
+	require.NoError(t, os.WriteFile(overlay, fmt.Appendf(nil, `receivers:
+  nvml: {processes: {pod_resources: "${env:KUBELET:-}"}}
+  comfyui: {proxy: {endpoint: %q}, upstream: {endpoint: %q}, device: %q, collection_interval: 1s}
+exporters:
+%sservice: {pipelines: {metrics/out: {exporters: [%s]}}}
+`, address, h.URL, m.gpus[0].UUID(), exporters.String(), pipeline.String()), 0o600))
+	collect(t, "comfyui.yaml", slices.Concat(m.environment, []string{"OTELCOL_GPU_COMFYUI_STORE=" + t.TempDir(), "OTELCOL_GPU_COLLECTION_INTERVAL=1s"}, environment), "--config", overlay)
+	return "http://" + address, working
 }
 
 // orderKind is a user of each kind: people, buildings, images that change the model, and one who
@@ -102,13 +123,13 @@ func orderKind(ctx context.Context, u *simulation.Users, kind int) {
 			_ = u.Generate(ctx, id, []simulation.Image{{Checkpoint: []string{smallCheckpoint, largeCheckpoint}[i%2], Side: 512, Batch: 1, Steps: 3, Seed: int64(i)}})
 		case 3:
 			_ = u.Generate(ctx, id, []simulation.Image{{Checkpoint: largeCheckpoint, Side: 2048, Batch: 64, Steps: 2, Seed: int64(i)}})
-			wait(ctx, 5*time.Second)
+			pauseFor(ctx, 5*time.Second)
 		}
-		wait(ctx, 500*time.Millisecond)
+		pauseFor(ctx, 500*time.Millisecond)
 	}
 }
 
-func wait(ctx context.Context, d time.Duration) {
+func pauseFor(ctx context.Context, d time.Duration) {
 	select {
 	case <-ctx.Done():
 	case <-time.After(d):
