@@ -235,15 +235,15 @@ func TestEveryPanelAnswers(t *testing.T) {
 		chosen := map[string][]map[string]string{}
 		empty := map[string][]map[string]string{}
 		waiting := panels
-		for deadline := time.Now().Add(3 * patience); len(waiting) > 0 && time.Now().Before(deadline); {
+		assert.Eventually(t, func() bool {
 			waiting = slices.DeleteFunc(slices.Clone(waiting), func(p boardPanel) bool {
 				chosen[p.board] = choices(t, store, variables[p.board])
 				with, all := p.emptyWith(t, store, chosen[p.board])
 				empty[p.String()] = with
 				return all
 			})
-			time.Sleep(500 * time.Millisecond)
-		}
+			return len(waiting) == 0
+		}, 3*patience, 500*time.Millisecond, "%s: panels without an answer", name)
 		queried += len(panels)
 		for i := range panels {
 			p := &panels[i]

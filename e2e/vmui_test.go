@@ -6,6 +6,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -107,6 +108,52 @@ func TestVMUIShowsEachDashboard(t *testing.T) {
 	}
 }
 
+// TestVMUINotesAreSeen shows the test above a dashboard with its faults: a panel whose series
+// vmui leaves out, and one that is empty.
+func TestVMUINotesAreSeen(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(folder, "faults.json"), []byte(`{"title": "Faults", "rows": [{"title": "First", "panels": [{"title": "Many", "expr": ["many"]}]}, {"title": "Second", "panels": [{"title": "None", "expr": ["none"]}]}]}`), 0o600))
+	store := victoriaMetricsWith(t, "-vmui.customDashboardsPath="+folder)
+	ctx := withPatience(t)
+	for ctx.Err() == nil { // a line needs two samples
+		var text strings.Builder
+		for i := range 30 {
+			fmt.Fprintf(&text, "many{i=\"%d\"} 1\n", i)
+		}
+		response, err := http.Post(store.URL+"/api/v1/import/prometheus", "text/plain", strings.NewReader(text.String()))
+		require.NoError(t, err)
+		require.NoError(t, response.Body.Close())
+		if samples, err := store.Query(ctx, "count(count_over_time(many[1m]) > 1)"); err == nil && len(samples) == 1 {
+			break
+		}
+	}
+	chromium := browser(t)
+	require.NoError(t, chromedp.Do(chromium, chromedp.EmulateViewport(1400, 6000), chromedp.Navigate(vmuiDashboards(store.URL))))
+	require.Eventually(t, func() bool {
+		shown := readPanels(chromium)
+		return len(shown) == 2 && shown[0].Title == "Many" && len(shown[0].Notes) == 1 && strings.Contains(shown[0].Notes[0], "20 series out of 30") &&
+			shown[1].Title == "None" && shown[1].Series == 0 && !shown[1].Loading
+	}, patience, 250*time.Millisecond)
+}
+
+// readPanels opens the rows that are closed, and reads the panels; none while the page is loaded.
+func readPanels(chromium context.Context) []shownPanel {
+	if _, err := chromedp.Run(chromium, chromedp.Evaluate[int](openRows)); err != nil {
+		return nil
+	}
+	shown, err := chromedp.Run(chromium, chromedp.Evaluate[[]shownPanel](panelsShown))
+	if err != nil {
+		return nil
+	}
+	return shown
+}
+
+// vmuiDashboards is the address of the dashboards, with the last five minutes.
+func vmuiDashboards(base string) string {
+	return base + "/vmui/?#/dashboards?g0.range_input=5m&g0.relative_time=last_5_minutes"
+}
+
 type vmuiTitle struct {
 	name, title string
 	panels      int
@@ -136,7 +183,7 @@ func vmuiTitles(t *testing.T) (all []vmuiTitle) {
 // does not ask.
 func openDashboard(t *testing.T, chromium context.Context, base string, index, panels int) (shown []shownPanel) {
 	t.Helper()
-	require.NoError(t, chromedp.Do(chromium, chromedp.Navigate(base+"/vmui/?#/dashboards?g0.range_input=5m&g0.relative_time=last_5_minutes")))
+	require.NoError(t, chromedp.Do(chromium, chromedp.Navigate(vmuiDashboards(base))))
 	require.Eventually(t, func() bool {
 		clicked, err := chromedp.Run(chromium, chromedp.Evaluate[bool](fmt.Sprintf(`(() => {
 			const tab = document.querySelectorAll(".vm-predefined-panels-tabs__tab")[%d];
@@ -147,10 +194,7 @@ func openDashboard(t *testing.T, chromium context.Context, base string, index, p
 	}, patience, 200*time.Millisecond, "vmui shows no dashboard %d", index)
 	settled := 0
 	require.Eventually(t, func() bool {
-		_, err := chromedp.Run(chromium, chromedp.Evaluate[int](openRows))
-		require.NoError(t, err)
-		shown, err = chromedp.Run(chromium, chromedp.Evaluate[[]shownPanel](panelsShown))
-		require.NoError(t, err)
+		shown = readPanels(chromium)
 		ready := len(shown) == panels && !slices.ContainsFunc(shown, func(p shownPanel) bool {
 			return p.Loading || p.Series == 0 && !strings.HasSuffix(p.Title, ")")
 		})

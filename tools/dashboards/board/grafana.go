@@ -34,12 +34,14 @@ func source(kind, variable string) common.DataSourceRef {
 
 // Grafana writes a dashboard as JSON.
 func (d *Dashboard) Grafana() ([]byte, error) {
-	b := dashboard.NewDashboardBuilder(d.Title).Uid(d.UID()).Description(d.Description).Tags([]string{tag}).
-		Editable().Tooltip(dashboard.DashboardCursorSyncCrosshair).Time(d.From, "now").Refresh("30s").Timezone("browser").
-		Link(dashboard.NewDashboardLinkBuilder("GPU dashboards").Type(dashboard.DashboardLinkTypeDashboards).Tags([]string{tag}).
-			AsDropdown(true).IncludeVars(true).KeepTime(true)).
-		Link(dashboard.NewDashboardLinkBuilder("Runbooks").Type(dashboard.DashboardLinkTypeLink).Icon("doc").
-			Url(Runbooks + "README.md").TargetBlank(true))
+	// The second version of the schema cannot be imported before Grafana 12.
+	b := dashboard.NewDashboardBuilder(d.Title). //nolint:staticcheck // see above
+							Uid(d.UID()).Description(d.Description).Tags([]string{tag}).
+							Editable().Tooltip(dashboard.DashboardCursorSyncCrosshair).Time(d.From, "now").Refresh("30s").Timezone("browser").
+							Link(dashboard.NewDashboardLinkBuilder("GPU dashboards").Type(dashboard.DashboardLinkTypeDashboards).Tags([]string{tag}).
+								AsDropdown(true).IncludeVars(true).KeepTime(true)).
+							Link(dashboard.NewDashboardLinkBuilder("Runbooks").Type(dashboard.DashboardLinkTypeLink).Icon("doc").
+								Url(Runbooks + "README.md").TargetBlank(true))
 	for _, v := range d.Variables {
 		b.WithVariable(v.builder())
 	}
@@ -103,7 +105,7 @@ func (v Variable) builder() cog.Builder[dashboard.VariableModel] {
 		Text: dashboard.StringOrArrayOfString{ArrayOfString: []string{"All"}}, Value: all})
 }
 
-// common is what every builder of a panel has.
+// commonBuilder is what every builder of a panel has.
 type commonBuilder[B any] interface {
 	cog.Builder[dashboard.Panel]
 	Id(uint32) B
@@ -164,9 +166,13 @@ func (p *Panel) build(id uint32, at dashboard.GridPos) (dashboard.Panel, error) 
 
 // fill sets what every kind of panel has.
 func fill[B commonBuilder[B]](p *Panel, b B, id uint32, at dashboard.GridPos) (dashboard.Panel, error) {
+	colour := "text"
+	if p.Kind == BarGauge || p.Kind == BarChart {
+		colour = "blue"
+	}
 	b.Id(id).Title(p.Title).Description(p.Description).GridPos(at).Datasource(source("prometheus", "datasource")).
 		Unit(p.Unit).NoValue(p.Absent).Thresholds(dashboard.NewThresholdsConfigBuilder().Mode(dashboard.ThresholdsModeAbsolute).
-		Steps([]dashboard.Threshold{{Color: "text"}}))
+		Steps([]dashboard.Threshold{{Color: colour}}))
 	if p.Kind == TimeSeries {
 		b.Min(0)
 	}

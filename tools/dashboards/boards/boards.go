@@ -57,15 +57,15 @@ const (
 
 // units of the values, as Grafana calls them.
 const (
-	bytes   = "bytes"
-	share   = "percentunit"
-	number  = "short"
-	seconds = "s"
-	watts   = "watt"
-	joules  = "joule"
-	celsius = "celsius"
-	hertz   = "hertz"
-	rate    = "Bps"
+	byteSize = "bytes"
+	share    = "percentunit"
+	number   = "short"
+	seconds  = "s"
+	watts    = "watt"
+	joules   = "joule"
+	celsius  = "celsius"
+	hertz    = "hertz"
+	rate     = "Bps"
 )
 
 const gpuLegend = "{{instance}} {{hw_name}}"

@@ -62,11 +62,11 @@ func classes() []board.Panel {
 				q(overRange(`comfyui:gpu_energy_joules:mean1h`), ""), q(overRange(`comfyui:gpu_time_seconds:mean1h`), ""),
 			},
 			Columns: []board.Column{
-				{Field: "comfyui_task_class", Title: "Task class"}, {Field: "Value #A", Title: "Memory needed", Unit: bytes}, {Field: "Value #B", Title: "Memory held", Unit: bytes},
+				{Field: "comfyui_task_class", Title: "Task class"}, {Field: "Value #A", Title: "Memory needed", Unit: byteSize}, {Field: "Value #B", Title: "Memory held", Unit: byteSize},
 				{Field: "Value #C", Title: "Energy", Unit: joules}, {Field: "Value #D", Title: "GPU time", Unit: seconds},
 			},
 		},
-		chart("Memory needed by task class", bytes, half, noHistory, "Mean of an execution over the last hour.", q(`comfyui:memory_need_bytes:mean1h`, "{{comfyui_task_class}}")),
+		chart("Memory needed by task class", byteSize, half, noHistory, "Mean of an execution over the last hour.", q(`comfyui:memory_need_bytes:mean1h`, "{{comfyui_task_class}}")),
 	}
 }
 

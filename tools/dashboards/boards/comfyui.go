@@ -133,9 +133,9 @@ func bills() []board.Panel {
 			q(perExecution("comfyui_execution_gpu_energy_joules"), "{{comfyui_task_class}}")), "comfyui.task_class"), board.VMUIMaxSeries),
 		linked(chart("GPU time of an execution", seconds, third, none, "Mean by task class: what a GPU worked for it.",
 			q(perExecution("comfyui_execution_gpu_time_seconds"), "{{comfyui_task_class}}")), "comfyui.task_class"),
-		linked(chart("Peak memory of an execution", bytes, third, none, "Mean of the most that was held on the GPU while it ran, by task class: PyTorch keeps what it once held.",
+		linked(chart("Peak memory of an execution", byteSize, third, none, "Mean of the most that was held on the GPU while it ran, by task class: PyTorch keeps what it once held.",
 			q(perExecution("comfyui_execution_gpu_memory_peak_bytes"), "{{comfyui_task_class}}")), "comfyui.task_class"),
-		on(pageComfyUI, "What a prompt uses", "from the third execution of a kind on", linked(chart("Memory that executions need", bytes, third, "fewer than three executions of a kind, or the server is not asked for its memory (memory::interval)", "Mean of what executions of a task class need, whatever was held.",
+		on(pageComfyUI, "What a prompt uses", "from the third execution of a kind on", linked(chart("Memory that executions need", byteSize, third, "fewer than three executions of a kind, or the server is not asked for its memory (memory::interval)", "Mean of what executions of a task class need, whatever was held.",
 			q(perExecution("comfyui_execution_memory_need_bytes"), "{{comfyui_task_class}}")), "comfyui.task_class"), board.VMUIMaxSeries),
 		chart("Utilisation while prompts ran", share, third, none, "Mean by task class: a low figure means that the GPU waited for the CPU, for models or for uploads.",
 			q(perExecution("comfyui_execution_gpu_utilization"), "{{comfyui_task_class}}")),
@@ -147,10 +147,10 @@ func bills() []board.Panel {
 func serverMemory() []board.Panel {
 	const unasked = "the server was not asked for its memory, or did not answer (memory::interval)"
 	return []board.Panel{
-		chart("Memory that tensors use", bytes, third, unasked, "As the server stated it when it was last asked.", q(`sum by (instance) (comfyui_memory_active_bytes{$SERVER})`, "{{instance}}")),
-		on(pageComfyUI, "What a prompt uses", "servers that answered /system_stats", chart("Room for the next prompt", bytes, third, unasked, "Free memory and weights that can be evicted: if it is less than what a prompt needs, the prompt fails.",
+		chart("Memory that tensors use", byteSize, third, unasked, "As the server stated it when it was last asked.", q(`sum by (instance) (comfyui_memory_active_bytes{$SERVER})`, "{{instance}}")),
+		on(pageComfyUI, "What a prompt uses", "servers that answered /system_stats", chart("Room for the next prompt", byteSize, third, unasked, "Free memory and weights that can be evicted: if it is less than what a prompt needs, the prompt fails.",
 			q(`min by (instance) (comfyui_memory_headroom_bytes{$SERVER})`, "{{instance}}")), board.VMUIMaxSeries),
-		chart("Weights that can be evicted", bytes, third, "no server has Dynamic VRAM, or none was asked for its memory", "With Dynamic VRAM ComfyUI fills the GPU on purpose.",
+		chart("Weights that can be evicted", byteSize, third, "no server has Dynamic VRAM, or none was asked for its memory", "With Dynamic VRAM ComfyUI fills the GPU on purpose.",
 			q(`sum by (instance) (comfyui_memory_elastic_bytes{$SERVER})`, "{{instance}}")),
 	}
 }

@@ -62,16 +62,16 @@ func identity() []board.Panel {
 
 func memory() []board.Panel {
 	return []board.Panel{
-		chart("Memory in use", bytes, half, noSamples, "Use, peak between scrapes and limit, of the GPU and of its MIG devices.",
+		chart("Memory in use", byteSize, half, noSamples, "Use, peak between scrapes and limit, of the GPU and of its MIG devices.",
 			q(`max by (hw_name) (hw_gpu_memory_usage_bytes{$GPU})`, "{{hw_name}} used"),
 			q(`max by (hw_name) (hw_gpu_memory_usage_max_bytes{$GPU})`, "{{hw_name}} peak"),
 			q(`max by (hw_name) (hw_gpu_memory_limit_bytes{$GPU})`, "{{hw_name}} limit")),
-		on(pageDepth, "Processes", "only while programs use a GPU", chart("Memory by process", bytes, half, "no process uses this GPU, or the driver lists none (WSL2)",
+		on(pageDepth, "Processes", "only while programs use a GPU", chart("Memory by process", byteSize, half, "no process uses this GPU, or the driver lists none (WSL2)",
 			"What each process holds on the GPU.",
 			q(`sum by (instance, hw_name, process_executable_name, process_pid) (hw_gpu_process_memory_usage_bytes{$GPU})`, gpuLegend+" {{process_executable_name}} {{process_pid}}")), board.VMUIMaxSeries),
-		chart("BAR1", bytes, half, noSamples, "The window through which the host and other GPUs reach the memory.",
+		chart("BAR1", byteSize, half, noSamples, "The window through which the host and other GPUs reach the memory.",
 			q(`max by (hw_name) (hw_gpu_bar1_usage_bytes{$GPU})`, "{{hw_name}} used"), q(`max by (hw_name) (hw_gpu_bar1_limit_bytes{$GPU})`, "{{hw_name}} limit")),
-		chart("Reserved memory", bytes, half, noSamples, "What the driver and the firmware keep.", q(`max by (hw_name) (hw_gpu_memory_reserved_bytes{$GPU})`, "{{hw_name}}")),
+		chart("Reserved memory", byteSize, half, noSamples, "What the driver and the firmware keep.", q(`max by (hw_name) (hw_gpu_memory_reserved_bytes{$GPU})`, "{{hw_name}}")),
 	}
 }
 

@@ -122,7 +122,7 @@ func Grafana(folder, runbooks string) (faults []error, panels int, err error) {
 // an empty list of faults in an interface.
 func schema(raw []byte) error {
 	plugins.RegisterDefaultPlugins()
-	d := dashboard.Dashboard{}
+	d := dashboard.Dashboard{} //nolint:staticcheck // the second version cannot be imported before Grafana 12
 	if err := d.UnmarshalJSONStrict(raw); err != nil && err.Error() != "" {
 		return fmt.Errorf("decode: %w", err)
 	}

@@ -214,13 +214,17 @@ func linkFault(link string, uids map[string]bool, runbooks string, variables map
 	if err := json.Unmarshal([]byte(u.Query().Get("panes")), &panes); err != nil {
 		return err
 	}
+	queries := 0
 	for _, pane := range panes {
+		queries += len(pane.Queries)
 		for _, query := range pane.Queries {
 			if query.Datasource == nil || query.Datasource.UID != pane.Datasource || !isVariable(query.Datasource, variables, query.Datasource.Type, used) {
 				return errors.New("its data source is not a variable of the dashboard")
 			}
-			return nil
 		}
 	}
-	return errors.New("it has no query")
+	if queries == 0 {
+		return errors.New("it has no query")
+	}
+	return nil
 }
