@@ -161,7 +161,7 @@ func replaceVariables(text string, values map[string]string) string {
 	return text
 }
 
-// series counts what a target shows at a store.
+// series counts what a target shows at a store; a series of nothing but NaN shows nothing.
 func (target *boardTarget) series(t *testing.T, store stack.Store, expr string) int {
 	t.Helper()
 	now := time.Now()
@@ -175,10 +175,21 @@ func (target *boardTarget) series(t *testing.T, store stack.Store, expr string) 
 	text, err := get(store.URL + path + values.Encode())
 	require.NoError(t, err, expr)
 	var answer struct {
-		Data struct{ Result []json.RawMessage }
+		Data struct {
+			Result []struct {
+				Value  []any
+				Values [][]any
+			}
+		}
 	}
 	require.NoError(t, json.Unmarshal([]byte(text), &answer))
-	return len(answer.Data.Result)
+	n := 0
+	for _, series := range answer.Data.Result {
+		if slices.ContainsFunc(append(series.Values, series.Value), func(point []any) bool { return len(point) == 2 && point[1] != "NaN" }) {
+			n++
+		}
+	}
+	return n
 }
 
 // empty reports whether none of the panel's queries has an answer with some values, and partly

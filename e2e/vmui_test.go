@@ -78,6 +78,10 @@ func TestVMUIShowsEachDashboard(t *testing.T) {
 			for kind := range 2 {
 				working.Go(func(ctx context.Context) { orderKind(ctx, simulation.NewUsers(proxy), kind) })
 			}
+			for i := 1; i < len(m.gpus); i += 3 { // some work, and one had an error
+				m.gpus[i].SetLoad(m.profiles[i])
+				m.state.Event(1, fakenvml.EventXID, 31)
+			}
 			eventually(t, store, "sum(comfyui_execution_memory_need_bytes_count) > 2", atLeast(1))
 			eventually(t, store, "hw_gpu_up == 1", atLeast(test.gpus))
 			if *screenshots != "" {

@@ -56,6 +56,15 @@ func VMUIFiles(pages []VMUIPage, dashboards []Dashboard) (map[string][]byte, err
 				return nil, err
 			}
 		}
+		for _, row := range d.Rows {
+			width := 6
+			if len(row.Panels)%3 == 0 {
+				width = 4 // no hole beside the last one
+			}
+			for i := range row.Panels {
+				row.Panels[i].Width = width
+			}
+		}
 		raw, err := encode(d)
 		if err != nil {
 			return nil, err
@@ -96,7 +105,7 @@ func (p *Panel) vmui() (VMUIPanel, error) {
 	if len(p.VMUI.Series) != len(p.Queries) {
 		return VMUIPanel{}, fmt.Errorf("%d bounds of series for %d queries", len(p.VMUI.Series), len(p.Queries))
 	}
-	panel := VMUIPanel{Title: p.Title, Description: p.Description, Unit: unit.unit, Width: 6, ShowLegend: true}
+	panel := VMUIPanel{Title: p.Title, Description: p.Description, Unit: unit.unit, ShowLegend: true}
 	if p.VMUI.When != "" {
 		panel.Title += " (" + p.VMUI.When + ")"
 		panel.Description += " If it is empty: " + p.Absent + "."

@@ -104,6 +104,6 @@ func cost() []board.Panel {
 			q(`comfyui:picture_cost:own1h`, "own"), q(`comfyui:picture_cost:all1h`, "with idle GPUs")),
 		value("Price of a kWh", number, sixth, noHistory, "In prices.yaml: put your own there.", `gpu:price:per_kwh`, ""),
 		value("Price of a GPU for an hour", number, sixth, noHistory, "In prices.yaml: put your own there.", `gpu:price:per_card_hour`, ""),
-		value("Energy costs in this range", number, sixth, noHistory, "Of these GPUs, used or idle.", `sum(increase(hw_energy_joules_total{$GPU}[$__range])) / 3.6e6 * scalar(gpu:price:per_kwh)`, ""),
+		value("Energy costs in this range", number, sixth, noHistory, "Of these GPUs, used or idle.", `sum(increase(hw_energy_joules_total{$GPU}[$__range])) / 3.6e6 * on () gpu:price:per_kwh`, ""),
 	}
 }
