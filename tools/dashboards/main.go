@@ -48,6 +48,9 @@ func run(command, root string) error {
 	case "render":
 		for name, text := range files {
 			path := filepath.Join(root, name)
+			if before, err := os.ReadFile(path); err == nil && bytes.Equal(before, text) {
+				continue // a server may be reading it
+			}
 			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 				return err
 			}

@@ -35,13 +35,13 @@ func source(kind, variable string) common.DataSourceRef {
 // Grafana writes a dashboard as JSON.
 func (d *Dashboard) Grafana() ([]byte, error) {
 	// The second version of the schema cannot be imported before Grafana 12.
-	b := dashboard.NewDashboardBuilder(d.Title). //nolint:staticcheck // see above
-							Uid(d.UID()).Description(d.Description).Tags([]string{tag}).
-							Editable().Tooltip(dashboard.DashboardCursorSyncCrosshair).Time(d.From, "now").Refresh("30s").Timezone("browser").
-							Link(dashboard.NewDashboardLinkBuilder("GPU dashboards").Type(dashboard.DashboardLinkTypeDashboards).Tags([]string{tag}).
-								AsDropdown(true).IncludeVars(true).KeepTime(true)).
-							Link(dashboard.NewDashboardLinkBuilder("Runbooks").Type(dashboard.DashboardLinkTypeLink).Icon("doc").
-								Url(Runbooks + "README.md").TargetBlank(true))
+	b := dashboard.NewDashboardBuilder(d.Title) //nolint:staticcheck // see above
+	b.Uid(d.UID()).Description(d.Description).Tags([]string{tag}).Editable().Tooltip(dashboard.DashboardCursorSyncCrosshair).
+		Time(d.From, "now").Refresh("30s").Timezone("browser")
+	b.Link(visible{dashboard.NewDashboardLinkBuilder("GPU dashboards").Type(dashboard.DashboardLinkTypeDashboards).Tags([]string{tag}).
+		AsDropdown(true).IncludeVars(true).KeepTime(true)})
+	b.Link(visible{dashboard.NewDashboardLinkBuilder("Runbooks").Type(dashboard.DashboardLinkTypeLink).Icon("doc").
+		Url(Runbooks + "README.md").TargetBlank(true)})
 	for _, v := range d.Variables {
 		b.WithVariable(v.builder())
 	}
@@ -204,7 +204,19 @@ func fill[B commonBuilder[B]](p *Panel, b B, id uint32, at dashboard.GridPos) (d
 }
 
 func (l *Link) builder() cog.Builder[dashboard.DashboardLink] {
-	return dashboard.NewDashboardLinkBuilder(l.Title).Type(dashboard.DashboardLinkTypeLink).Url(l.URL).TargetBlank(true)
+	return visible{dashboard.NewDashboardLinkBuilder(l.Title).Type(dashboard.DashboardLinkTypeLink).Url(l.URL).TargetBlank(true)}
+}
+
+// visible builds a link above the panels. The SDK's default hides it in a menu.
+type visible struct {
+	*dashboard.DashboardLinkBuilder
+}
+
+// Build implements cog.Builder.
+func (v visible) Build() (dashboard.DashboardLink, error) {
+	l, err := v.DashboardLinkBuilder.Build()
+	l.Placement = nil
+	return l, err
 }
 
 func refID(i int) string { return string(rune('A' + i)) }

@@ -31,6 +31,7 @@ type grafanaDashboard struct {
 	Panels []grafanaPanel
 	Links  []struct {
 		Type, URL   string
+		Placement   string
 		Tags        []string
 		IncludeVars bool
 	}
@@ -195,6 +196,9 @@ func (d *grafanaDashboard) variables() map[string]string {
 func (d *grafanaDashboard) linkFaults() (faults []error) {
 	dashboards, pages := false, false
 	for _, l := range d.Links {
+		if l.Placement != "" {
+			faults = append(faults, fmt.Errorf("a link is hidden: %s", l.Placement))
+		}
 		for _, tag := range l.Tags {
 			for _, other := range d.Tags {
 				dashboards = dashboards || l.Type == "dashboards" && tag == other && l.IncludeVars

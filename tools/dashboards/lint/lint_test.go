@@ -86,6 +86,7 @@ func TestEachRuleFindsItsFault(t *testing.T) {
 		"a link with a broken query":     {"comfyui.json", "panes=%7B", "panes=", "invalid character"},
 		"a link to no data source":       {"comfyui.json", "${tempo}", "${zipkin}", "the dashboard has no variable zipkin"},
 		"no link to the others":          {"gpus.json", `"includeVars": true`, `"includeVars": false`, "no link leads to the dashboards"},
+		"a hidden link":                  {"gpus.json", `"asDropdown": true,`, `"asDropdown": true, "placement": "inControlsMenu",`, "a link is hidden"},
 		"no link to the runbooks":        {"gpus.json", "docs/runbooks/README.md", "docs/README.md", "no link leads to the runbooks"},
 	} {
 		t.Run(name, func(t *testing.T) {
