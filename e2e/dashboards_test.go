@@ -283,4 +283,5 @@ func TestEveryPanelAnswers(t *testing.T) {
 	figure.Print("panels.empty_and_explained", float64(explained), "panels")
 	assert.Positive(t, explained)
 	s.exemplars(t, panels, variables)
+	s.links(t)
 }
