@@ -73,17 +73,20 @@ func TestVMUIShowsEachDashboard(t *testing.T) {
 				profiles[i] = test.profiles[i%len(test.profiles)]
 			}
 			m := newMachine(t, fakenvml.Current, profiles...)
+			for i := 1; i < len(m.gpus); i += 3 { // others work, too
+				m.gpus[i].SetLoad(m.profiles[i])
+			}
 			store := victoriaMetricsWith(t, "-vmui.customDashboardsPath="+filepath.Join(root, "deploy", "vmui", "dashboards"))
 			proxy, working := serveImages(t, m, []stack.Store{store})
 			for kind := range 2 {
 				working.Go(func(ctx context.Context) { orderKind(ctx, simulation.NewUsers(proxy), kind) })
 			}
-			for i := 1; i < len(m.gpus); i += 3 { // some work, and one had an error
-				m.gpus[i].SetLoad(m.profiles[i])
-				m.state.Event(1, fakenvml.EventXID, 31)
-			}
 			eventually(t, store, "sum(comfyui_execution_memory_need_bytes_count) > 2", atLeast(1))
 			eventually(t, store, "hw_gpu_up == 1", atLeast(test.gpus))
+			if test.gpus > 1 {
+				m.state.Event(1, fakenvml.EventXID, 31)
+				eventually(t, store, `hw_gpu_xid_errors_total{hw_gpu_xid="31"} == 1`, atLeast(1))
+			}
 			if *screenshots != "" {
 				time.Sleep(4 * time.Minute)
 			}

@@ -40,10 +40,10 @@ type VMUIPage struct{ Name, Title string }
 // VMUIMaxSeries is what vmui draws in a panel; it leaves out what is beyond.
 const VMUIMaxSeries = 20
 
-// vmuiUnits are how numbers are written, which vmui does not scale.
-var vmuiUnits = map[string]struct{ scale, unit string }{
-	"bytes": {" / 2^30", "GiB"}, "percentunit": {" * 100", "%"}, "hertz": {" / 1e6", "MHz"}, "Bps": {" / 1e6", "MB/s"},
-	"s": {"", "s"}, "watt": {"", "W"}, "joule": {"", "J"}, "celsius": {"", "°C"}, "short": {"", ""},
+// vmuiUnits are how numbers are written, which vmui neither scales nor rounds.
+var vmuiUnits = map[string]struct{ format, unit string }{
+	"bytes": {"round((%s) / 2^30, 0.01)", "GiB"}, "percentunit": {"round((%s) * 100, 0.1)", "%"}, "hertz": {"(%s) / 1e6", "MHz"},
+	"Bps": {"round((%s) / 1e6, 0.1)", "MB/s"}, "s": {"round(%s, 0.001)", "s"}, "watt": {"%s", "W"}, "joule": {"round(%s, 0.1)", "J"}, "celsius": {"%s", "°C"}, "short": {"%s", ""},
 }
 
 // VMUIFiles writes the pages of vmui, by name, from the panels of dashboards that are marked for it.
@@ -112,10 +112,7 @@ func (p *Panel) vmui() (VMUIPanel, error) {
 	}
 	for i, q := range p.Queries {
 		expr := vmuiExpr(cmp.Or(q.VMUI, q.Expr))
-		if unit.scale != "" {
-			expr = "(" + expr + ")" + unit.scale
-		}
-		panel.Expr = append(panel.Expr, fmt.Sprintf("topk_max(%d, %s)", p.VMUI.Series[i], expr))
+		panel.Expr = append(panel.Expr, fmt.Sprintf("topk_max(%d, %s)", p.VMUI.Series[i], fmt.Sprintf(unit.format, expr)))
 		panel.Alias = append(panel.Alias, q.Legend)
 	}
 	return panel, nil

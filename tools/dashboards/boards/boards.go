@@ -29,15 +29,16 @@ const (
 
 // Reasons why a panel is empty.
 const (
-	noSamples   = "no samples in this range: does the collector of the host run?"
-	noMIG       = "no utilisation: the driver reports none for GPUs in MIG mode"
-	noProfiling = "profiling metrics need Hopper or newer"
-	noNVLink    = "no NVLink on this GPU"
-	noECC       = "this GPU has no ECC, or it is off"
-	noXID       = "no XID in this range"
-	noTelemetry = "the collector's own telemetry is not scraped: docs/telemetry.md"
-	noPrompts   = "no prompt has run in this range"
-	noHistory   = "no recorded history: load the recording rules (docs/history.md), and let prompts run"
+	noSamples    = "no samples in this range: does the collector of the host run?"
+	noMIG        = "no utilisation: the driver reports none for GPUs in MIG mode"
+	noProfiling  = "profiling metrics need Hopper or newer"
+	noNVLink     = "no NVLink on this GPU"
+	noECC        = "this GPU has no ECC, or it is off"
+	noXID        = "no XID in this range"
+	noThrottling = "no GPU was throttled in this range"
+	noTelemetry  = "the collector's own telemetry is not scraped: docs/telemetry.md"
+	noPrompts    = "no prompt has run in this range"
+	noHistory    = "no recorded history: load the recording rules (docs/history.md), and let prompts run"
 )
 
 // Widths of panels, in columns.
@@ -109,7 +110,7 @@ func risen(by, counter, legend string) board.Query {
 	increase := `increase(` + counter + `[$__rate_interval])`
 	return board.Query{
 		Expr:   `sum by (` + by + `) (` + increase + ` > 0 or (` + counter + ` > 0 unless ` + counter + ` offset $__rate_interval))`,
-		VMUI:   `sum by (` + by + `) (` + increase + `) > 0`,
+		VMUI:   `sum by (` + by + `) (increase(` + counter + `[5m])) > 0`, // a point of one moment is not seen
 		Legend: legend,
 	}
 }

@@ -99,7 +99,8 @@ func power() []board.Panel {
 		chart("Power and its limit", watts, half, noSamples, "instant is of the moment, average of the last second.",
 			q(`max by (hw_gpu_power_scope) (hw_power_watts{$GPU})`, "{{hw_gpu_power_scope}}"), q(`max by (hw_limit_type) (hw_gpu_power_limit_watts{$GPU, hw_limit_type="enforced"})`, "limit {{hw_limit_type}}")),
 		on(pageDepth, "Clocks and links", "", chart("Clocks", hertz, half, noSamples, "Of the multiprocessors and of the memory.",
-			q(`max by (instance, hw_name, hw_gpu_clock) (hw_gpu_clock_frequency_hertz{$GPU, hw_gpu_clock=~"sm|memory"})`, gpuLegend+" {{hw_gpu_clock}}")), board.VMUIMaxSeries),
+			q(`max by (instance, hw_name) (hw_gpu_clock_frequency_hertz{$GPU, hw_gpu_clock="sm"})`, gpuLegend+" sm"),
+			q(`max by (instance, hw_name) (hw_gpu_clock_frequency_hertz{$GPU, hw_gpu_clock="memory"})`, gpuLegend+" memory")), 10, 10),
 		chart("Throttled time by reason", share, half, noSamples, "Share of the time that the clocks were held down.",
 			q(`sum by (hw_gpu_throttle_reason) (rate(hw_gpu_throttle_time_seconds_total{$GPU}[$__rate_interval]))`, "{{hw_gpu_throttle_reason}}")),
 		chart("Temperatures", celsius, half, noSamples, "Of the GPU and, on GPUs that have a sensor there, of the memory.",
@@ -108,7 +109,7 @@ func power() []board.Panel {
 			q(`max by (hw_limit_type) (hw_temperature_limit_celsius{$GPU})`, "{{hw_limit_type}}")),
 		chart("Margin to throttling", celsius, half, "this GPU reports limits instead", "How far the GPU is from the temperature at which it lowers its clocks.",
 			q(`min by (hw_name) (hw_gpu_temperature_margin_celsius{$GPU})`, "{{hw_name}}")),
-		on(pageDepth, "Clocks and links", "none on GPUs that the chassis cools", chart("Fans", share, half, "no fan: the chassis cools this GPU", "As a share of the largest speed.",
+		on(pageDepth, "Clocks and links", "GPUs with fans", chart("Fans", share, half, "no fan: the chassis cools this GPU", "As a share of the largest speed.",
 			q(`max by (instance, hw_name) (hw_fan_speed_ratio{$GPU})`, gpuLegend)), board.VMUIMaxSeries),
 	}
 }

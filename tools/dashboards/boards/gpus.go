@@ -67,7 +67,7 @@ func gpusWork() []board.Panel {
 		on(pageGPUs, "Work", "", chart("Memory in use by GPU", share, half, noSamples,
 			"Share of the memory that programs can use. ComfyUI with Dynamic VRAM fills a GPU on purpose: its own dashboard shows what can be evicted.",
 			q(`max by (instance, hw_name) (hw_gpu_memory_utilization_ratio{$GPU})`, gpuLegend)), board.VMUIMaxSeries),
-		on(pageGPUs, "Work", "none of GPUs in MIG mode", chart("Utilisation", share, half, noMIG,
+		on(pageGPUs, "Work", "not of GPUs in MIG mode", chart("Utilisation", share, half, noMIG,
 			"Mean of all samples of the driver since the last scrape.",
 			q(`max by (instance, hw_name) (hw_gpu_utilization_mean_ratio{$GPU, hw_gpu_task="general"})`, gpuLegend)), board.VMUIMaxSeries),
 		chart("Peak of memory between scrapes", share, half, noSamples,
@@ -85,9 +85,9 @@ func gpusHeat() []board.Panel {
 			q(`max by (instance, hw_name) (hw_power_watts{$GPU})`, gpuLegend)), board.VMUIMaxSeries),
 		on(pageGPUs, "Power and heat", "", chart("Temperature", celsius, third, noSamples, "Of the GPU itself.",
 			q(`max by (instance, hw_name) (hw_temperature_celsius{$GPU, hw_sensor_location="gpu"})`, gpuLegend)), board.VMUIMaxSeries),
-		on(pageGPUs, "Power and heat", "", chart("Throttled time", share, third, noSamples,
+		on(pageGPUs, "Power and heat", "only while GPUs are throttled", chart("Throttled time", share, third, noThrottling,
 			"Share of the time that the clocks were held down, by reason. sw_power_cap means that the power limit is reached, which is normal under full load; thermal reasons are not.",
-			q(`sum by (instance, hw_name, hw_gpu_throttle_reason) (rate(hw_gpu_throttle_time_seconds_total{$GPU}[$__rate_interval]))`, gpuLegend+" {{hw_gpu_throttle_reason}}")), board.VMUIMaxSeries),
+			q(`sum by (instance, hw_name, hw_gpu_throttle_reason) (rate(hw_gpu_throttle_time_seconds_total{$GPU}[$__rate_interval])) > 0`, gpuLegend+" {{hw_gpu_throttle_reason}}")), board.VMUIMaxSeries),
 	}
 }
 
@@ -99,7 +99,7 @@ func gpusHealth() []board.Panel {
 			Queries:     []board.Query{q(`max by (instance, hw_name) (1 * hw_status{$GPU, hw_state="predicted_failure"} or 2 * hw_status{$GPU, hw_state="degraded"} or 3 * hw_status{$GPU, hw_state="failed"})`, gpuLegend)},
 			Values:      []board.Value{{Number: "0", Text: "ok", Color: "green"}, {Number: "1", Text: "failure predicted", Color: "yellow"}, {Number: "2", Text: "degraded", Color: "orange"}, {Number: "3", Text: "failed", Color: "red"}},
 		},
-		on(pageGPUs, "Health", "only where one occurred", chart("XIDs", number, third, noXID,
+		on(pageGPUs, "Health", "in five minutes, only where one occurred", chart("XIDs", number, third, noXID,
 			"Errors that the driver reported, by number. docs/runbooks/GPUXidCritical.md says which need a reset.",
 			risen("instance, hw_name, hw_gpu_xid", `hw_gpu_xid_errors_total{$GPU}`, gpuLegend+" XID {{hw_gpu_xid}}")), board.VMUIMaxSeries),
 		on(pageGPUs, "Health", "GPUs with ECC", chart("Uncorrected memory errors", number, third, noECC, "New errors that ECC could not correct.",
