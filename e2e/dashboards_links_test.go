@@ -24,7 +24,9 @@ func (s *shown) links(t *testing.T) {
 	var d struct {
 		Panels []struct {
 			Title       string
-			FieldConfig struct{ Defaults struct{ Links []struct{ Title, URL string } } }
+			FieldConfig struct {
+				Defaults struct{ Links []struct{ Title, URL string } }
+			}
 		}
 	}
 	require.NoError(t, json.Unmarshal(boardFiles(t, "deploy/grafana/dashboards")["comfyui"], &d))
