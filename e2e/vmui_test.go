@@ -62,10 +62,11 @@ func TestVMUIShowsEachDashboard(t *testing.T) {
 	for _, test := range []struct {
 		gpus     int
 		profiles []string
+		interval string
 	}{
-		{1, []string{"rtx-4080-super"}},
-		{8, []string{"l40s", "h100"}},
-		{64, []string{"h100"}},
+		{1, []string{"rtx-4080-super"}, "1s"},
+		{8, []string{"l40s", "h100"}, "1s"},
+		{64, []string{"h100"}, "3s"},
 	} {
 		t.Run(fmt.Sprint(test.gpus, " GPUs"), func(t *testing.T) {
 			profiles := make([]string, test.gpus)
@@ -77,7 +78,7 @@ func TestVMUIShowsEachDashboard(t *testing.T) {
 				m.gpus[i].SetLoad(m.profiles[i])
 			}
 			store := victoriaMetricsWith(t, "-vmui.customDashboardsPath="+filepath.Join(root, "deploy", "vmui", "dashboards"))
-			proxy, working := serveImages(t, m, []stack.Store{store})
+			proxy, working := serveImages(t, m, []stack.Store{store}, "OTELCOL_GPU_COLLECTION_INTERVAL="+test.interval)
 			for kind := range 2 {
 				working.Go(func(ctx context.Context) { orderKind(ctx, simulation.NewUsers(proxy), kind) })
 			}

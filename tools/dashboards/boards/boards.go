@@ -115,6 +115,16 @@ func risen(by, counter, legend string) board.Query {
 	}
 }
 
+// counted is by how much counters rose that are older than the collector, such as those of the
+// driver: MetricsQL's increase would count all of a first sample.
+func counted(by, counter, legend string) board.Query {
+	return board.Query{
+		Expr:   `sum by (` + by + `) (increase(` + counter + `[$__rate_interval]))`,
+		VMUI:   `sum by (` + by + `) (increase_prometheus(` + counter + `))`,
+		Legend: legend,
+	}
+}
+
 // firing lists the alerts of hosts or servers, with their runbooks.
 func firing(width uint32, matcher string) board.Panel {
 	return board.Panel{

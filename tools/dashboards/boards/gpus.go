@@ -103,9 +103,9 @@ func gpusHealth() []board.Panel {
 			"Errors that the driver reported, by number. docs/runbooks/GPUXidCritical.md says which need a reset.",
 			risen("instance, hw_name, hw_gpu_xid", `hw_gpu_xid_errors_total{$GPU}`, gpuLegend+" XID {{hw_gpu_xid}}")), board.VMUIMaxSeries),
 		on(pageGPUs, "Health", "GPUs with ECC", chart("Uncorrected memory errors", number, third, noECC, "New errors that ECC could not correct.",
-			q(`sum by (instance, hw_name) (increase(hw_errors_total{$GPU, error_type="uncorrected", hw_gpu_ecc_lifetime="volatile"}[$__rate_interval]))`, gpuLegend)), board.VMUIMaxSeries),
+			counted("instance, hw_name", `hw_errors_total{$GPU, error_type="uncorrected", hw_gpu_ecc_lifetime="volatile"}`, gpuLegend)), board.VMUIMaxSeries),
 		on(pageGPUs, "Health", "", chart("PCIe replays", number, third, noSamples, "Packets that were retransmitted: a slot, a riser or a cable is bad if they go on.",
-			q(`sum by (instance, hw_name) (increase(hw_gpu_pcie_replays_total{$GPU}[$__rate_interval]))`, gpuLegend)), board.VMUIMaxSeries),
+			counted("instance, hw_name", `hw_gpu_pcie_replays_total{$GPU}`, gpuLegend)), board.VMUIMaxSeries),
 	}
 }
 
