@@ -120,7 +120,7 @@ func risen(by, counter, legend string) board.Query {
 func counted(by, counter, legend string) board.Query {
 	return board.Query{
 		Expr:   `sum by (` + by + `) (increase(` + counter + `[$__rate_interval]))`,
-		VMUI:   `sum by (` + by + `) (increase_prometheus(` + counter + `))`,
+		VMUI:   `sum by (` + by + `) (increase_prometheus(` + counter + `[5m]))`,
 		Legend: legend,
 	}
 }
