@@ -84,9 +84,9 @@ validate: build rules-test ## check every ready configuration, the scrape job, t
 	@"$$(scripts/tool.sh promtool)" check config --syntax-only deploy/prometheus/scrape/otelcol-gpu.yaml >/dev/null
 
 .PHONY: dashboards-check
-dashboards-check: build servers browser ## dashboards of Grafana and vmui: schema and rules; every query at a Prometheus and a VictoriaMetrics that the collector fills; vmui's in Chromium. Prints figures
+dashboards-check: build servers browser ## dashboards of Grafana and vmui: schema and rules; every query at a Prometheus and a VictoriaMetrics that the collector fills; facts of a recorded day; vmui's in Chromium. Prints figures
 	@go -C tools/dashboards run . check "$(CURDIR)"
-	@go test -C e2e -count=1 -timeout 15m -run '^(TestEveryPanelAnswers|TestVMUI.*)$$' -v . | grep --line-buffered -E '^figure|--- (FAIL|PASS): Test[A-Za-z]* |FAIL|panic|_test.go|Messages:'
+	@go test -C e2e -count=1 -timeout 15m -run '^(TestEveryPanelAnswers|TestCapacity.*|TestVMUI.*)$$' -v . | grep --line-buffered -E '^figure|--- (FAIL|PASS): Test[A-Za-z]* |FAIL|panic|_test.go|Messages:'
 
 .PHONY: screenshots
 screenshots: build servers browser ## the screenshots of vmui's dashboards under docs/images, again
