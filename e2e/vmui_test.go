@@ -92,7 +92,7 @@ func TestVMUIShowsEachDashboard(t *testing.T) {
 				time.Sleep(4 * time.Minute)
 			}
 			chromium := browser(t)
-			require.NoError(t, chromedp.Do(chromium, chromedp.EmulateViewport(1400, 6000)))
+			require.NoError(t, chromedp.Do(chromium, chromedp.EmulateViewport(1400, 9000)))
 			titles := vmuiTitles(t)
 			panels, empty := 0, 0
 			for i, title := range titles {
@@ -137,7 +137,7 @@ func TestVMUINotesAreSeen(t *testing.T) {
 		}
 	}
 	chromium := browser(t)
-	require.NoError(t, chromedp.Do(chromium, chromedp.EmulateViewport(1400, 6000), chromedp.Navigate(vmuiDashboards(store.URL))))
+	require.NoError(t, chromedp.Do(chromium, chromedp.EmulateViewport(1400, 9000), chromedp.Navigate(vmuiDashboards(store.URL))))
 	require.Eventually(t, func() bool {
 		shown := readPanels(chromium)
 		return len(shown) == 2 && shown[0].Title == "Many" && len(shown[0].Notes) == 1 && strings.Contains(shown[0].Notes[0], "20 series out of 30") &&
