@@ -77,15 +77,29 @@ browser: ## check that Chromium is there, which tests of pages need, and install
 	@scripts/setup.sh tests
 
 .PHONY: validate
-validate: build rules-test ## check every ready configuration, the scrape job, and the rules as rules-test
+validate: build rules-test ## check every ready configuration, the scrape job, the rules as rules-test, and the dashboards' files
+	@go -C tools/dashboards run . check "$(CURDIR)"
 	@for c in $(filter-out config/logs.yaml,$(wildcard config/*.yaml)); do echo "validate $$c"; $(BINARY) validate --config $$c || exit 1; done
 	@for c in default node comfyui no-loss; do for second in dcgm-names logs "dcgm-names logs"; do echo "validate config/$$c.yaml with $$second"; \
 		$(BINARY) validate --config config/$$c.yaml $$(printf -- ' --config config/%s.yaml' $$second) || exit 1; done; done
 	@"$$(scripts/tool.sh promtool)" check config --syntax-only deploy/prometheus/scrape/otelcol-gpu.yaml >/dev/null
 
+.PHONY: dashboards-check
+dashboards-check: build servers browser ## dashboards of Grafana and vmui: schema and rules; every query at a Prometheus and a VictoriaMetrics that the collector fills; facts of a recorded day; vmui's in Chromium. Prints figures
+	@go -C tools/dashboards run . check "$(CURDIR)"
+	@go test -C e2e -count=1 -timeout 15m -run '^(TestEveryPanelAnswers|TestCapacity.*|TestVMUI.*)$$' -v . | grep --line-buffered -E '^figure|--- (FAIL|PASS): Test[A-Za-z]* |FAIL|panic|_test.go|Messages:'
+
+.PHONY: screenshots
+screenshots: build servers browser ## the screenshots of vmui's dashboards under docs/images, again
+	@go test -C e2e -count=1 -timeout 15m -run '^TestVMUI' . -screenshots $(CURDIR)/docs/images
+
 .PHONY: rules-test
 rules-test: ## recording rules and alerts with figures, in promtool and vmalert-tool, and a runbook for each alert; prints how many
 	@scripts/rules-test.sh
+
+.PHONY: e2e-alerts
+e2e-alerts: build servers ## every alert caused and firing in a Prometheus and a vmalert; a healthy hour; the way to each channel. Prints figures
+	@go test -C e2e -count=1 -timeout 20m -run '^(TestEveryAlertFires|TestAHealthyHourIsSilent|TestTheArticlesStory|TestRulesName.*|Test.*Alertmanager.*)$$' -v . | grep --line-buffered -E '^figure|--- (FAIL|PASS): Test[A-Za-z]* |FAIL|panic|_test.go|Messages:'
 
 .PHONY: lint
 lint: ## golangci-lint, the word lists, go vet without cgo and for other systems, gofmt, syntax of the scripts
@@ -102,6 +116,7 @@ generate: ## write the generated files again, and tidy every module
 	@cd tools && for m in ../receiver/*/metadata.yaml ../connector/*/metadata.yaml ../extension/*/metadata.yaml; do "$$(../scripts/tool.sh mdatagen)" $$m || exit 1; done
 	@go -C tools/gendocs run . "$(CURDIR)"
 	@go -C tools/rules run . render "$(CURDIR)"
+	@go -C tools/dashboards run . render "$(CURDIR)"
 	@go -C cmd/otelcol-gpu-report run ./internal/gendocs "$(CURDIR)"
 
 .PHONY: fuzz

@@ -2,4 +2,5 @@
 (import 'alerts/gpu.libsonnet') +
 (import 'alerts/collector.libsonnet') +
 (import 'alerts/comfyui.libsonnet') +
-(import 'rules/rules.libsonnet')
+(import 'rules/rules.libsonnet') +
+(import 'dashboards/dashboards.libsonnet')

@@ -298,3 +298,25 @@ func thirtieth(t *testing.T, text string) string {
 	require.NoError(t, err, text)
 	return (d / 30).String()
 }
+
+// TestTheMixinHasTheDashboards compares them with those of deploy/grafana.
+func TestTheMixinHasTheDashboards(t *testing.T) {
+	want := map[string]any{}
+	paths, err := filepath.Glob(filepath.Join(root, "deploy", "grafana", "dashboards", "*.json"))
+	require.NoError(t, err)
+	require.NotEmpty(t, paths)
+	for _, path := range paths {
+		raw, err := os.ReadFile(path)
+		require.NoError(t, err)
+		var dashboard any
+		require.NoError(t, json.Unmarshal(raw, &dashboard))
+		want[filepath.Base(path)] = dashboard
+	}
+	vm := jsonnet.MakeVM()
+	vm.Importer(&jsonnet.FileImporter{JPaths: []string{filepath.Join(root, Dir)}})
+	out, err := vm.EvaluateAnonymousSnippet("dashboards", "(import 'mixin.libsonnet').grafanaDashboards")
+	require.NoError(t, err)
+	var got map[string]any
+	require.NoError(t, json.Unmarshal([]byte(out), &got))
+	assert.Equal(t, want, got)
+}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package promuses lists the metrics and labels that rules and runbooks name, and which of
+// Package promuses lists the metrics and labels that rules, runbooks and dashboards name, and which of
 // them a server does not have.
 package promuses
 
@@ -182,7 +182,7 @@ func Text(where, page string) (uses []Use, err error) {
 	return uses, nil
 }
 
-// Repository lists what the rule files and runbooks of the repository name. What the rules
+// Repository lists what the rule files, runbooks and dashboards of the repository name. What the rules
 // record themselves, and the names of other exporters in article.yaml, are left out.
 func Repository(root string) (uses []Use, err error) {
 	recorded := map[string]bool{}
@@ -222,6 +222,11 @@ func Repository(root string) (uses []Use, err error) {
 		}
 		uses = append(uses, found...)
 	}
+	found, err := dashboards(root)
+	if err != nil {
+		return nil, err
+	}
+	uses = append(uses, found...)
 	return slices.DeleteFunc(uses, func(u Use) bool { return recorded[u.Metric] || u.Metric == "ALERTS" }), nil
 }
 

@@ -96,3 +96,18 @@ func TestWhatAServerLacksIsListed(t *testing.T) {
 		{Where: "w", Metric: "b", Labels: []string{"x"}},
 	}, series))
 }
+
+func TestDashboardsNameMetricsAndLabels(t *testing.T) {
+	uses, err := Dashboard("d.json", []byte(`{"panels": [{"title": "P", "targets": [
+		{"expr": "sum by (x) (rate(a{y=~\"$y\"}[$__rate_interval])) / on () b", "legendFormat": "{{x}} {{z}}"}]}]}`))
+	require.NoError(t, err)
+	assert.Equal(t, []Use{
+		{Where: "d.json: P", Metric: "a", Labels: []string{"x", "y"}}, {Where: "d.json: P", Metric: "b"},
+		{Where: "d.json: P (legend)", Metric: "a", Labels: []string{"x", "z"}, Alternatives: []string{"b"}},
+	}, uses)
+	_, err = Dashboard("d.json", []byte(`{"panels": [{"title": "P", "targets": [{"expr": "a{"}]}]}`))
+	assert.ErrorContains(t, err, "d.json: P: ")
+	uses, err = Repository("../../..")
+	require.NoError(t, err)
+	assert.Contains(t, uses, Use{Where: "gpu.json: NVLinks that are up", Metric: "hw_gpu_nvlink_state", Labels: []string{"hw_name", "instance"}})
+}
