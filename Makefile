@@ -99,7 +99,7 @@ rules-test: ## recording rules and alerts with figures, in promtool and vmalert-
 
 .PHONY: e2e-alerts
 e2e-alerts: build servers ## every alert caused and firing in a Prometheus and a vmalert; a healthy hour; the way to each channel. Prints figures
-	@go test -C e2e -count=1 -timeout 20m -run '^(TestEveryAlertFires|TestAHealthyHourIsSilent|TestTheArticlesStory|TestRulesName.*|Test.*Alertmanager.*)$$' -v . | grep --line-buffered -E '^figure|--- (FAIL|PASS): Test[A-Za-z]* |FAIL|panic|_test.go|Messages:'
+	@go test -C e2e -count=1 -timeout 20m -run '^(TestEveryAlertFires|TestAHealthyHourIsSilent|TestTheArticlesStory|TestRulesName.*|TestAlertsReach.*|TestManyAlerts.*|TestALostGPUIsOneMessage|TestEveryAlertHas.*)$$' -v . | grep --line-buffered -E '^figure|--- (FAIL|PASS): Test[A-Za-z]* |FAIL|panic|_test.go|Messages:'
 
 .PHONY: lint
 lint: ## golangci-lint, the word lists, go vet without cgo and for other systems, gofmt, syntax of the scripts
