@@ -52,7 +52,7 @@ func (r *restartable) start(t *testing.T) {
 	server := fakecomfyui.NewServerWith(r.service, r.service.Options(fakecomfyui.Newer))
 	listener, err := net.Listen("tcp", r.address)
 	require.NoError(t, err)
-	h := &httptest.Server{Listener: listener, Config: &http.Server{Handler: server}} //nolint:gosec // a test
+	h := &httptest.Server{Listener: listener, Config: &http.Server{Handler: server}}
 	h.Start()
 	var working sync.WaitGroup
 	working.Go(func() { server.Run(ctx) })
