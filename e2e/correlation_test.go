@@ -43,7 +43,7 @@ type photoService struct {
 	gpu     []string // hw.id of each GPU
 	history []*simulation.History
 	comfyui []*comfyUI
-	// interval is that of the collections, 1s if it is empty.
+	// interval is that of the scrapes, 1s if it is empty.
 	interval string
 
 	mu   sync.Mutex

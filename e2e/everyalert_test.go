@@ -84,7 +84,7 @@ func writingTo(t *testing.T, all []watcher) (file string) {
 	return file
 }
 
-// firing are the alerts that fire, with what tells them apart: "alert gpu severity".
+// firing are the alerts that fire, by "alert gpu severity".
 func (w *watcher) firing(t *testing.T) map[string]bool {
 	t.Helper()
 	text, err := get(w.alerts)

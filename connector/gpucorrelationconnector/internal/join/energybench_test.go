@@ -25,8 +25,8 @@ const (
 	energySeed = 15
 	// minCoverage is 90 % less two standard deviations at 1,000 spans.
 	minCoverage = 0.88
-	// mostBeyond is of how many spans one may be beyond three times its uncertainty.
-	mostBeyond = 500
+	// beyondOneIn is of how many spans one may be beyond three times its uncertainty.
+	beyondOneIn = 500
 )
 
 // energySpans is the least number of spans of a row.
@@ -180,7 +180,7 @@ func (e *errorsOf) checkUncertainty(t *testing.T, row string) {
 	if e.estimate {
 		figure.Print(name+".beyond_three_times", float64(e.beyond), "spans")
 	} else {
-		most := e.n / mostBeyond
+		most := e.n / beyondOneIn
 		if e.beside {
 			most = e.n / 200
 		}
