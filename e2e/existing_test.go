@@ -300,7 +300,7 @@ func TestThePageOnExistingServersWorks(t *testing.T) {
 	web := httptest.NewServer(server)
 	t.Cleanup(func() { cancel(); working.Wait(); web.CloseClientConnections(); web.Close() })
 
-	environment := append(m.environment, "OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(), "OTELCOL_GPU_COMFYUI="+web.URL, "OTELCOL_GPU_COMFYUI_PROXY="+proxy, "OTELCOL_GPU_COLLECTION_INTERVAL=1s")
+	environment := append([]string{"OTELCOL_GPU_COMFYUI_STORE=" + t.TempDir(), "OTELCOL_GPU_COMFYUI=" + web.URL, "OTELCOL_GPU_COMFYUI_PROXY=" + proxy, "OTELCOL_GPU_COLLECTION_INTERVAL=1s"}, m.environment...)
 	for variable, name := range map[string]string{"OTELCOL_GPU_REMOTE_WRITE_ENDPOINT": "prometheus:9090", "OTELCOL_GPU_TRACES_ENDPOINT": "tempo:4317", "OTELCOL_GPU_LOGS_ENDPOINT": "loki:3100"} {
 		require.NotEmpty(t, page.collectors[variable], variable)
 		at := map[string]string{"prometheus:9090": address, "tempo:4317": spans.otlp, "loki:3100": strings.TrimPrefix(h.URL, "http://")}[name]
