@@ -320,9 +320,9 @@ func TestThePageOnExistingServersWorks(t *testing.T) {
 
 	require.Eventually(t, func() bool { return m.gpus[0].Calls("nvmlDeviceRegisterEvents") > 0 }, patience, 10*time.Millisecond)
 	users := simulation.NewUsers("http://" + proxy)
-	require.NoError(t, users.Order(withPatience(t), "client", []simulation.Photo{{Side: 512}}))
+	require.NoError(t, users.Order(withPatience(t), "client-1", []simulation.Photo{{Side: 512}}))
 	free := service.Occupy(4242, 0.999)
-	require.NoError(t, users.Order(withPatience(t), "client", []simulation.Photo{{Side: 2300}}))
+	require.NoError(t, users.Order(withPatience(t), "client-2", []simulation.Photo{{Side: 2300}}))
 	free()
 	m.state.Event(0, fakenvml.EventXID, 31)
 
