@@ -177,8 +177,9 @@ func TestALostGPUIsOneMessage(t *testing.T) {
 		gpuAlert("GPULost", "critical", "node-1", "gpu0", "is lost"), gpuAlert("GPUMemoryUsageHigh", "warning", "node-1", "gpu0", "of the lost one"),
 		gpuAlert("GPUMemoryUsageCritical", "critical", "node-1", "gpu1", "nearly full"), gpuAlert("GPUMemoryUsageHigh", "warning", "node-1", "gpu1", "rather full"),
 		gpuAlert("GPUTelemetryMissing", "critical", "node-2", "", "is missing"), gpuAlert("GPUXidCritical", "critical", "node-2", "gpu0", "of the missing host"),
+		gpuAlert("DiskFull", "critical", "node-2", "", "of another team"),
 		gpuAlert("GPUMemoryUsageHigh", "warning", "node-3", "gpu0", "on its own"))
-	for _, part := range []string{"is lost", "nearly full", "is missing", "on its own"} {
+	for _, part := range []string{"is lost", "nearly full", "is missing", "on its own", "of another team"} {
 		c.arrives(t, "email", part)
 	}
 	for _, part := range []string{"of the lost one", "rather full", "of the missing host"} {
