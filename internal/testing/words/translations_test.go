@@ -206,7 +206,7 @@ func TestTranslationsFollowTheirOriginals(t *testing.T) {
 		require.NoError(t, err)
 		pages[name] = string(raw)
 	}
-	for _, name := range []string{"README.md", "existing.md", "alerting.md", "comfyui.md", "gpus.md", "history.md", "security.md", "dcgm-names.md", "telemetry.md"} {
+	for _, name := range []string{"README.md", "existing.md", "alerting.md", "comfyui.md", "gpus.md", "history.md", "security.md", "dcgm-names.md", "telemetry.md", "dashboards.md", "processes.md"} {
 		assert.Contains(t, pages, translations+name)
 	}
 	for name := range pages {
