@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -84,6 +85,13 @@ const criticalFor = time.Minute
 func TestTheArticlesStory(t *testing.T) {
 	t.Parallel()
 	rules := filepath.Join(root, "deploy", "prometheus", "rules", "alerts.yaml")
+	var mu sync.Mutex
+	slowest := map[string]time.Duration{} // of the engines, by channel
+	t.Cleanup(func() {
+		for channel, d := range slowest {
+			figure.AtMost("alerts."+channel+".delivery", d.Seconds(), "s", 60)
+		}
+	})
 	for name, engine := range engines {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -104,7 +112,10 @@ func TestTheArticlesStory(t *testing.T) {
 					reported = "webhook"
 				}
 				delivery := time.Since(begin) - criticalFor
-				figure.AtMost("alerts."+reported+"."+strings.ToLower(name)+".delivery", delivery.Seconds(), "s", 60)
+				figure.Print("alerts."+reported+"."+strings.ToLower(name)+".delivery", delivery.Seconds(), "s")
+				mu.Lock()
+				slowest[reported] = max(slowest[reported], delivery)
+				mu.Unlock()
 				assert.LessOrEqual(t, delivery, time.Minute, "%s: from the cause, less the rule's for", channel)
 			}
 			text := c.with("email", summary)[0]

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"html"
 	"io"
 	"mime"
 	"mime/multipart"
@@ -15,6 +16,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/mail"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -195,7 +197,12 @@ func (c *channels) message(in *bufio.Reader) error {
 	return nil
 }
 
-// serveSlack answers "ok" to a message with attachments that Slack shows whole.
+// slackLink is what Slack reads as a link; any other text in angle brackets may call everybody
+// in a channel.
+var slackLink = regexp.MustCompile(`<(https?://[^<>|]+)\|([^<>|]+)>`)
+
+// serveSlack answers "ok" to a message with attachments that Slack shows whole, and keeps it as
+// Slack shows it.
 func (c *channels) serveSlack(w http.ResponseWriter, r *http.Request) {
 	var message struct {
 		Channel     string
@@ -207,7 +214,11 @@ func (c *channels) serveSlack(w http.ResponseWriter, r *http.Request) {
 		c.refuse("slack: %v %+v", err, message)
 		return
 	}
-	c.add("slack", message.Attachments[0].Title+"\n"+message.Attachments[0].Text)
+	text := slackLink.ReplaceAllString(message.Attachments[0].Text, "$2 $1")
+	if strings.ContainsAny(text, "<>") {
+		c.refuse("slack: markup in %q", text)
+	}
+	c.add("slack", message.Attachments[0].Title+"\n"+html.UnescapeString(text))
 	_, _ = io.WriteString(w, "ok")
 }
 

@@ -59,13 +59,13 @@ func (r *restartable) start(t *testing.T) {
 	r.stop = func() { cancel(); working.Wait(); h.CloseClientConnections(); h.Close() }
 }
 
-// restart ends the process, and starts it again after what half a minute is in the hour.
+// restart ends the process, and starts it again after what ten seconds are in the hour.
 func (r *restartable) restart(ctx context.Context, t *testing.T) {
 	t.Helper()
 	r.stop()
 	r.service.Free()
 	r.images.Store(0)
-	wait(ctx, 30*time.Second/time.Duration(*healthyFactor))
+	wait(ctx, 10*time.Second/time.Duration(*healthyFactor))
 	r.start(t)
 }
 
@@ -102,6 +102,7 @@ func TestAHealthyHourIsSilent(t *testing.T) {
 	command := func() *collector {
 		return collect(t, "comfyui.yaml", append(m.environment, fmt.Sprintf("OTELCOL_GPU_TELEMETRY_PORT=%d", telemetry), "OTELCOL_GPU_COLLECTION_INTERVAL=500ms",
 			"OTELCOL_GPU_COMFYUI_STORE="+folder, "OTELCOL_GPU_TRACES_ENDPOINT="+j.otlp), "--config", writingTo(t, all), "--config", p.overlay(t),
+			"--config=yaml:receivers::nvml::card_timeout: 10s", "--config=yaml:receivers::nvml/fast::card_timeout: 10s", // a busy machine is not a slow GPU
 			"--config=yaml:receivers::comfyui::memory::interval: 200ms", "--config=yaml:receivers::comfyui/1::memory::interval: 200ms")
 	}
 	c := command()
@@ -154,7 +155,7 @@ func TestAHealthyHourIsSilent(t *testing.T) {
 		assert.Greater(t, watchdog[0].Value(), hour.Seconds(), "rules of %s were evaluated once a second at least", all[i].name)
 		eventually(t, all[i].Store, `sum(increase(comfyui_prompts_total{comfyui_prompt_outcome="success"}[`+window+`])) > 20`, atLeast(1))
 		eventually(t, all[i].Store, `max_over_time(hw_gpu_xid_errors_total{hw_gpu_xid="13"}[`+window+`]) == 1`, atLeast(1))
-		eventually(t, all[i].Store, `max_over_time((hw_gpu_memory_usage_bytes / hw_gpu_memory_limit_bytes)[`+window+`:1s]) > 0.95`, atLeast(1))
+		eventually(t, all[i].Store, `max_over_time(min_over_time((hw_gpu_memory_usage_bytes / hw_gpu_memory_limit_bytes)[10s:500ms])[`+window+`:1s]) > 0.95`, atLeast(1)) // for longer than the rules' for
 		eventually(t, all[i].Store, `sum(max_over_time(comfyui_loading_time_seconds_total[`+window+`])) > 0`, atLeast(1))
 	}
 	figure.AtMost("alerts.false", float64(len(wrong)), "alerts", 0)

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/url"
@@ -148,6 +149,16 @@ func TestRunShowsPromptsOfItsSimulatedComfyUI(t *testing.T) {
 	query := regexp.MustCompile(`curl '(http://127\.0\.0\.1:\d+)/select/logsql/query\?query=(trace_id:=([0-9a-f]{32}))'`)
 	require.Eventually(t, func() bool { return query.MatchString(output.String()) }, patience, 100*time.Millisecond)
 	assert.Contains(t, output.String(), command)
+	for _, reported := range []string{`alerts +http://\S+/vmui/#/rules`, `logs +http://\S+/select/vmui/`, `messages +\S+.* alert query `} {
+		assert.Regexp(t, "(?m)^"+reported, output.String(), "each is reported once it is up")
+	}
+	text, err := get(store.URL + "/vmui/custom-dashboards")
+	require.NoError(t, err)
+	var shown struct {
+		DashboardsSettings []struct{ Title string }
+	}
+	require.NoError(t, json.Unmarshal([]byte(text), &shown))
+	assert.Len(t, shown.DashboardsSettings, 3, "the store's page shows the dashboards")
 	assert.Contains(t, output.String(), store.URL+"/vmui/#/rules")
 	found := query.FindStringSubmatch(output.String())
 	assert.Equal(t, fmt.Sprintf("http://127.0.0.1:%d", logsPort), found[1])

@@ -54,7 +54,7 @@ func (s *settings) newCompanions(store string) (*companions, error) {
 			[]string{"-httpListenAddr=" + local(s.logsPort), "-storageDataPath=" + filepath.Join(s.folder, "logs"), "-retentionPeriod=30d", "-loggerLevel=WARN"},
 		},
 		{
-			"alertmanager", "messages", s.alertmanager() + "/-/ready", s.amtool() + "   (it groups and inhibits as deploy/alertmanager does, and sends to nobody)",
+			"alertmanager", "messages", s.alertmanager() + "/-/ready", s.amtool() + "   (it routes and groups like deploy/alertmanager, but has no receivers)",
 			[]string{
 				"--config.file=" + grouping, "--storage.path=" + filepath.Join(s.folder, "alertmanager"), "--web.listen-address=" + local(s.alertmanagerPort),
 				"--cluster.listen-address=", "--log.level=warn",
@@ -117,32 +117,32 @@ func (c *companions) end() {
 
 // run starts one, reports it once it is up, and has it end with the context. That one is
 // missing is no failure of the main job.
-func (c *companions) run(ctx context.Context, one *companion) {
-	path, err := stack.Tool(ctx, c.root, one.name)
+func (c *companions) run(ctx context.Context, program *companion) {
+	path, err := stack.Tool(ctx, c.root, program.name)
 	if err != nil {
-		c.missing(ctx, one, err)
+		c.missing(ctx, program, err)
 		return
 	}
-	p, err := stack.Start(c.folder, one.name, path, nil, one.arguments...)
+	p, err := stack.Start(c.folder, program.name, path, nil, program.arguments...)
 	if err != nil {
-		c.missing(ctx, one, err)
+		c.missing(ctx, program, err)
 		return
 	}
 	c.running.Go(func() {
 		defer end(p)
 		select {
 		case <-p.Exited():
-			c.missing(ctx, one, fmt.Errorf("it exited:\n%s", p.Tail()))
+			c.missing(ctx, program, fmt.Errorf("exited:\n%s", p.Tail()))
 		case <-ctx.Done():
 		}
 	})
-	if p.WaitHTTP(ctx, one.ready) == nil {
-		fmt.Printf("%-10s %s\n", one.use, one.page)
+	if p.WaitHTTP(ctx, program.ready) == nil {
+		fmt.Printf("%-10s %s\n", program.use, program.page)
 	}
 }
 
-func (c *companions) missing(ctx context.Context, one *companion, err error) {
+func (c *companions) missing(ctx context.Context, program *companion, err error) {
 	if ctx.Err() == nil {
-		fmt.Fprintf(os.Stderr, "no %s: %s: %v\n", one.use, one.name, err)
+		fmt.Fprintf(os.Stderr, "%s is not running, so there are no %s: %v\n", program.name, program.use, err)
 	}
 }

@@ -47,7 +47,7 @@ func TestWhatIsStillBeingBuiltIsStopped(t *testing.T) {
 	}, 10*time.Second, 10*time.Millisecond)
 	begin := time.Now()
 	c.end()
-	assert.Less(t, time.Since(begin), 2*time.Second)
+	assert.Less(t, time.Since(begin), 10*time.Second, "the tool would build for hours")
 	// A killed process of this group stays a zombie until init reaps it.
 	require.Eventually(t, func() bool {
 		stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")

@@ -193,7 +193,7 @@ func (p *prompts) print() {
 
 // listen causes a rush each time Enter is pressed. The reader ends with the program.
 func (p *prompts) listen(ctx context.Context, r *rush) {
-	fmt.Println("Press Enter to cause a rush, until the alert on a full GPU has fired (two to three minutes)")
+	fmt.Println("Press Enter to cause a rush, until the alert on a full GPU has fired (about four minutes)")
 	ctx, cancel := context.WithCancel(ctx)
 	var rushes sync.WaitGroup
 	before := p.end

@@ -31,11 +31,10 @@ const (
 	rushAlert = "GPUMemoryUsageCritical"
 	rushShare = 0.97 // of the GPU's memory; the rule fires above 0.95
 
-	// The GPU is full for at least rushAtLeast, for rushLook after the alert has fired, so
-	// that it can be looked at, and for rushAtMost if it does not fire.
-	rushAtLeast = 90 * time.Second
-	rushLook    = 2 * time.Minute
-	rushAtMost  = 10 * time.Minute
+	// The GPU is full for rushLook after the alert has fired, so that it can be looked at, and
+	// for rushAtMost if it does not fire.
+	rushLook   = 2 * time.Minute
+	rushAtMost = 10 * time.Minute
 
 	// otherProgram is above the largest process id of Linux: no process of this machine has it.
 	otherProgram = 1<<22 + 1
@@ -72,7 +71,7 @@ func (r *rush) run(ctx context.Context) {
 	if id := r.failedPrompt(ctx); id != "" {
 		fmt.Printf("           a prompt that failed, in the logs by its trace id:\n           %s/select/vmui/#/?query=trace_id:=%s\n           curl '%s/select/logsql/query?query=trace_id:=%s'\n", r.logStore(), id, r.logStore(), id)
 	}
-	r.waitUntil(ctx, max(rushLook, rushAtLeast-time.Since(begin)), func() bool { return false })
+	r.waitUntil(ctx, rushLook, func() bool { return false })
 	if ctx.Err() == nil {
 		fmt.Println("rush       over: the memory is free again, and the alert ends")
 	}

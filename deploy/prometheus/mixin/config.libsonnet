@@ -128,6 +128,8 @@
       { name: 'otelcol_exporter_enqueue_failed_spans', matcher: '' },
       { name: 'otelcol_exporter_enqueue_failed_log_records', matcher: '' },
       { name: 'otelcol_exporter_send_failed_metric_points', matcher: 'exporter="otlp_http/queue"' },
+      { name: 'otelcol_exporter_send_failed_spans', matcher: 'exporter=~"otlp_grpc.*"' },
+      { name: 'otelcol_exporter_send_failed_log_records', matcher: 'exporter=~"otlp_http/logs.*"' },
       { name: 'otelcol_extension_queue_check_damaged', matcher: '' },
       { name: 'otelcol_receiver_nvml_events_dropped', matcher: '' },
       { name: 'otelcol_receiver_nvml_processes_dropped', matcher: '' },

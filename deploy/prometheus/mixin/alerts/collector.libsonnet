@@ -27,7 +27,7 @@ local lib = import '../lib.libsonnet';
               memory: config.telemetryMemory,
               fresh: config.telemetryFresh,
             },
-            'Nothing is known of the GPUs of {{ $labels.instance }}: its collector writes nothing, or the host is down.',
+            'No GPU metrics from {{ $labels.instance }}: its collector does not write, or the host is down.',
             'See whether the host is up and otelcol-gpu runs on it; its log names what it cannot write.',
           ),
           alert(
@@ -49,7 +49,7 @@ local lib = import '../lib.libsonnet';
               slow: config.readingsSlowPerMinute,
               missed: config.readingsMissedShare,
             },
-            'Reading GPU {{ $labels.hw_name }} of {{ $labels.instance }} takes nearly as long as it may, or is skipped.',
+            'Reading GPU {{ $labels.hw_name }} of {{ $labels.instance }} takes close to card_timeout, or readings are skipped.',
             'See which NVML calls are slow; raise card_timeout or collection_interval if the driver is slow by nature.',
           ),
           alert(
@@ -63,7 +63,7 @@ local lib = import '../lib.libsonnet';
               ]
               for kind in ['metric_points', 'spans', 'log_records']
             ]),
-            'The collector of {{ $labels.instance }} cannot deliver by {{ $labels.exporter }}.',
+            'Exporter {{ $labels.exporter }} of the collector of {{ $labels.instance }} is failing.',
             'See the log of the collector for what the store answers, and whether the store is up.',
           ),
           alert(

@@ -49,7 +49,7 @@ local lib = import '../lib.libsonnet';
     'ComfyUILatencySLO',
     severity,
     burns(burn),
-    '{{ $value | humanizePercentage }} of the prompts of {{ $labels.instance }} took longer than %s s, wait included; %g%% may.' % [config.latencyBucket, 100 * (1 - config.latencyObjective)],
+    '{{ $value | humanizePercentage }} of the prompts of {{ $labels.instance }} took longer than %s s, wait included; the objective allows %g%%.' % [config.latencyBucket, 100 * (1 - config.latencyObjective)],
     'See whether the wait or the execution has grown; add capacity, or hold large prompts back.',
     id,
   ),

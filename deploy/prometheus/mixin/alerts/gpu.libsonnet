@@ -71,7 +71,7 @@ local lib = import '../lib.libsonnet';
               recovery,
             ],
             'The driver reported XID {{ $labels.hw_gpu_xid }} for GPU {{ $labels.hw_name }} of {{ $labels.instance }}: it is unusable until it is reset or the host is rebooted.',
-            'Drain the host, then reset the GPU (nvidia-smi --gpu-reset) or reboot, as the XID asks for.',
+            'Drain the host, then reset the GPU (nvidia-smi --gpu-reset) or reboot, as the XID requires.',
           ),
           alert(
             'GPUXidWarning',
@@ -210,7 +210,7 @@ local lib = import '../lib.libsonnet';
             'GPUPcieReplays',
             'warning',
             '60 * rate(%s[%s]) > %g' % [gpu('hw_gpu_pcie_replays_total'), config.linkWindow, config.pcieReplaysPerMinute],
-            'GPU {{ $labels.hw_name }} of {{ $labels.instance }} sends {{ printf "%.0f" $value }} PCIe packets a minute again.',
+            'GPU {{ $labels.hw_name }} of {{ $labels.instance }} retransmits {{ printf "%.0f" $value }} PCIe packets a minute.',
             'Check the seating of the GPU and its riser; look for PCIe errors in the kernel log.',
           ),
           alert(
