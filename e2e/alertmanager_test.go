@@ -5,12 +5,14 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -121,7 +123,9 @@ func TestAlertsReachEveryChannel(t *testing.T) {
 			assert.Contains(t, text, "node-1", channel)
 		}
 	}
-	assert.Contains(t, c.arrives(t, "wecom_app", "gpu0"), "GPU显存即将耗尽")
+	for _, channel := range append(slices.Clone(allChannels), "email.html") {
+		isMessage(t, channel+".firing", c.arrives(t, channel, "gpu0"))
+	}
 	assert.Contains(t, c.arrives(t, "email.html", "gpu2"), `&lt;b&gt;tags&lt;/b&gt;`, "a text is no HTML")
 	c.arrives(t, "slack", "a warning")
 	c.arrives(t, "email", "a warning")
@@ -129,8 +133,10 @@ func TestAlertsReachEveryChannel(t *testing.T) {
 	post(t, address, resolved(gpuAlert("GPUMemoryUsageCritical", "critical", "node-1", "gpu0", hostile[0])))
 	assert.Contains(t, c.arrives(t, "email", "[RESOLVED] GPUMemoryUsageCritical on node-1, gpu0"), "RESOLVED")
 	c.arrives(t, "slack", "[RESOLVED] GPUMemoryUsageCritical on node-1, gpu0")
-	c.arrives(t, "wecom_app", "已恢复")
-	c.arrives(t, "wecom_robot", "已恢复")
+	isMessage(t, "email.resolved", c.arrives(t, "email", "[RESOLVED] GPUMemoryUsageCritical on node-1, gpu0"))
+	isMessage(t, "slack.resolved", c.arrives(t, "slack", "[RESOLVED] GPUMemoryUsageCritical on node-1, gpu0"))
+	isMessage(t, "wecom_app.resolved", c.arrives(t, "wecom_app", "已恢复"))
+	isMessage(t, "wecom_robot.resolved", c.arrives(t, "wecom_robot", "已恢复"))
 	for _, channel := range append(allChannels, "email.html") {
 		assert.Empty(t, c.with(channel, "nobody reads this"), "Watchdog goes to no person")
 	}
@@ -140,6 +146,25 @@ func TestAlertsReachEveryChannel(t *testing.T) {
 	defer c.mu.Unlock()
 	assert.Empty(t, c.refused)
 	assert.Empty(t, c.got["response"], "the response is off")
+}
+
+var (
+	rewriteMessages = flag.Bool("rewrite-messages", false, "write testdata/messages again")
+	messageTime     = regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d(:\d\d)?( UTC)?`)
+	messageAddress  = regexp.MustCompile(`http://[\w.-]+:\d+`)
+)
+
+// isMessage compares the whole text of a message with a file, but for times and addresses.
+func isMessage(t *testing.T, name, text string) {
+	t.Helper()
+	text = messageAddress.ReplaceAllString(messageTime.ReplaceAllString(text, "TIME"), "http://ADDRESS")
+	file := filepath.Join("testdata", "messages", name+".txt")
+	if *rewriteMessages {
+		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+	}
+	want, err := os.ReadFile(file)
+	require.NoError(t, err)
+	assert.Equal(t, string(want), text, name)
 }
 
 // TestManyAlertsOfAGroupAreCutWithANote: 200 alerts of one GPU, each with a long text.
