@@ -227,7 +227,8 @@ var gpusWith = map[string][]string{
 	"PCIe": {"gpu0", "gpu1", "gpu2", "gpu4"}, "SM activity": {"gpu1", "gpu2"}, "SM occupancy": {"gpu1", "gpu2"}, "Pipe activity": {"gpu1", "gpu2"}, "Memory bandwidth in use": {"gpu1", "gpu2"},
 	"Memory errors": {"gpu1", "gpu2", "gpu3", "gpu4"}, "Remapped rows": {"gpu1", "gpu4"}, "Memory banks by spare rows": {"gpu1", "gpu4"}, "Retired pages": {"gpu3"},
 	"Utilisation by task": {"gpu0", "gpu1", "gpu3", "gpu4"}, "Busy time": {"gpu0", "gpu1", "gpu3", "gpu4"}, "Recovery action": {"gpu0", "gpu1", "gpu2", "gpu4"},
-	"Pods holding this GPU": {"gpu0"}, "XIDs by number": {"gpu1", "gpu4"}, "Firing alerts": {"gpu1", "gpu4"},
+	"Pods holding this GPU": {"gpu0"}, "XIDs by number": {"gpu1", "gpu4"}, "Firing alerts of this GPU and its host": {"gpu1", "gpu4"},
+	"Busy in this range": {"gpu0", "gpu1", "gpu3", "gpu4"}, "Memory by process": {"gpu0"}, "Utilisation by process": {"gpu0"},
 }
 
 // wantedOn are the GPUs on which the panel is not empty: all that can be chosen, but on the

@@ -53,7 +53,7 @@ func identity() []board.Panel {
 		value("Busy in this range", share, sixth, noMIG, "Share of this range during which any program used the GPU, also between scrapes. Time without samples counts as idle.",
 			`max(increase(hw_gpu_active_time_seconds_total{$GPU, hw_gpu_task="general"}[$__range])) / $__range_s`, ""),
 		value("Throttled in this range", seconds, sixth, noSamples, "All reasons combined.", `sum(increase(hw_gpu_throttle_time_seconds_total{$GPU}[$__range]))`, ""),
-		firing("Firing alerts", half, ofGPU),
+		firing("Firing alerts of this GPU and its host", half, ofGPU),
 		{
 			Kind: board.Table, Title: "Pods holding this GPU", Unit: "none", Width: half, Height: tall, Absent: "no pod holds this GPU, or this host is not a Kubernetes node",
 			Description: "As reported by the kubelet. A pod may hold a GPU without using it.",
