@@ -30,7 +30,7 @@ const (
 // Reasons why a panel is empty.
 const (
 	noSamples    = "no samples in this range: is the collector running on this host?"
-	noMIG        = "the driver reports no utilisation for GPUs in MIG mode"
+	noMIG        = "the GPU is in MIG mode, for which the driver reports no utilisation"
 	noProfiling  = "the GPU has no profiling metrics (they need Hopper or newer)"
 	noNVLink     = "the GPU has no NVLink"
 	noECC        = "the GPU has no ECC, or ECC is disabled"

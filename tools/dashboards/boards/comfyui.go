@@ -87,7 +87,7 @@ func serversNow() []board.Panel {
 }
 
 func prompts() []board.Panel {
-	execution := chart("Execution by task class", seconds, half, noPrompts, "Median and 95th percentile of execution time. Each point is one prompt; click it for its trace.",
+	execution := chart("Execution time by task class", seconds, half, noPrompts, "Median and 95th percentile of execution time. Each point is one prompt; click it for its trace.",
 		board.Query{Expr: spanQuantile("0.95", "comfyui.execution", "comfyui_task_class"), Legend: "{{comfyui_task_class}} 95 %", Exemplars: true},
 		board.Query{Expr: spanQuantile("0.5", "comfyui.execution", "comfyui_task_class"), Legend: "{{comfyui_task_class}} median"})
 	return []board.Panel{
@@ -110,7 +110,7 @@ func prompts() []board.Panel {
 
 func nodes() []board.Panel {
 	return []board.Panel{
-		on(pageComfyUI, "Prompts", "only once prompts have run", linked(chart("Execution by model", seconds, half, noPrompts, "Mean by model version.",
+		on(pageComfyUI, "Prompts", "only once prompts have run", linked(chart("Execution time by model", seconds, half, noPrompts, "Mean by model version.",
 			q(`sum by (comfyui_model) (rate(comfyui_execution_duration_seconds_sum{$SERVER}[$__rate_interval])) / (sum by (comfyui_model) (rate(comfyui_execution_duration_seconds_count{$SERVER}[$__rate_interval])) > 0)`, "{{comfyui_model}}")), "comfyui.model"), board.VMUIMaxSeries),
 		chart("Time by node class", seconds, half, "no prompts with known nodes ran in this range: clients need a WebSocket through the proxy", "Mean run time of each class of node.",
 			q(`topk(15, sum by (comfyui_node_class) (rate(comfyui_node_duration_seconds_sum{$SERVER}[$__rate_interval])) / (sum by (comfyui_node_class) (rate(comfyui_node_duration_seconds_count{$SERVER}[$__rate_interval])) > 0))`, "{{comfyui_node_class}}")),
