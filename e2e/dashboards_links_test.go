@@ -62,7 +62,9 @@ func (s *shown) links(t *testing.T) {
 // of the host are there, and those of other GPUs are not.
 func (s *shown) alertsOfOneGPU(t *testing.T, panels []boardPanel, variables map[string][]boardVariable) {
 	t.Helper()
-	at := slices.IndexFunc(panels, func(p boardPanel) bool { return p.board == "gpu" && p.title == "Firing alerts of this GPU and its host" })
+	at := slices.IndexFunc(panels, func(p boardPanel) bool {
+		return p.board == "gpu" && p.title == "Firing alerts of this GPU and its host"
+	})
 	require.GreaterOrEqual(t, at, 0)
 	for _, values := range choices(t, s.prometheus, variables["gpu"]) {
 		alerts, err := s.prometheus.Query(t.Context(), replaceVariables(panels[at].targets[0].Expr, values))
