@@ -91,7 +91,8 @@ dashboards-check: build servers browser ## dashboards of Grafana and vmui: schem
 
 .PHONY: screenshots
 screenshots: build servers browser ## the screenshots of vmui's dashboards under docs/images, again
-	@go test -C e2e -count=1 -timeout 15m -run '^TestVMUI' . -screenshots $(CURDIR)/docs/images
+	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; go test -C e2e -c -o "$$folder/python3" . && cd e2e && \
+		"$$folder/python3" -test.timeout 25m -test.run '^TestVMUI' -screenshots "$(CURDIR)/docs/images" # its name is shown as that of ComfyUI's process
 
 .PHONY: rules-test
 rules-test: ## recording rules and alerts with figures, in promtool and vmalert-tool, and a runbook for each alert; prints how many

@@ -84,6 +84,7 @@ func TestVMUIShowsEachDashboard(t *testing.T) {
 			}
 			eventually(t, store, "sum(comfyui_execution_memory_need_bytes_count) > 2", atLeast(1))
 			eventually(t, store, "hw_gpu_up == 1", atLeast(test.gpus))
+			eventually(t, store, `sum by (network_io_direction) (rate(hw_gpu_io_bytes_total{hw_name="gpu0"}[30s])) > 0`, atLeast(2))
 			if test.gpus > 1 {
 				m.state.Event(1, fakenvml.EventXID, 31)
 				eventually(t, store, `hw_gpu_xid_errors_total{hw_gpu_xid="31"} == 1`, atLeast(1))
