@@ -76,7 +76,7 @@ func serversNow() []board.Panel {
 			`max(comfyui_progress_age_seconds{$SERVER})`, ""),
 		value("Images per hour", number, sixth, noPrompts, "Successful prompts, averaged over this range. Time without samples counts as idle.",
 			`3600 * sum(rate(comfyui_prompts_total{$SERVER, comfyui_prompt_outcome="success"}[$__range]))`, ""),
-		value("Success rate", share, sixth, noPrompts, "Share of the prompts ended in this range that succeeded.",
+		value("Success rate", share, sixth, noPrompts, "Share of the prompts that ended in this range.",
 			`sum(increase(comfyui_prompts_total{$SERVER, comfyui_prompt_outcome="success"}[$__range])) / (sum(increase(comfyui_prompts_total{$SERVER}[$__range])) > 0)`, ""),
 		on(pageComfyUI, "Queue", "", chart("Queue", number, third, noSamples, "Running and waiting prompts, by server.",
 			q(`sum by (instance, state) (comfyui_queue_length{$SERVER})`, "{{instance}} {{state}}")), board.VMUIMaxSeries),
