@@ -163,7 +163,7 @@ func proxy() []board.Panel {
 			q(`histogram_quantile(0.95, sum by (le, http_route) (rate(comfyui_proxy_request_duration_seconds_bucket{$SERVER}[$__rate_interval])))`, "{{http_route}}")),
 		chart("Failed requests", number, third, "no requests failed in this range", "Per second, by route and status; 499 means that the client disconnected.",
 			q(`sum by (http_route, http_response_status_code) (rate(comfyui_proxy_request_duration_seconds_count{$SERVER, http_response_status_code=~"[45].."}[$__rate_interval])) > 0`, "{{http_route}} {{http_response_status_code}}")),
-		chart("WebSockets", number, half, "this server is polled: there is no proxy", "Those of clients, and those that the receiver keeps open itself.",
+		chart("WebSockets", number, half, "this server is polled: there is no proxy", "Those of clients, and those kept open for prompts without a connected client.",
 			q(`sum by (instance, state) (comfyui_proxy_sockets{$SERVER})`, "{{instance}} {{state}}")),
 		chart("Traffic", rate, half, "this server is polled: there is no proxy", "By kind; binary messages are previews.",
 			q(`sum by (kind, network_io_direction) (rate(comfyui_proxy_io_bytes_total{$SERVER}[$__rate_interval]))`, "{{kind}} {{network_io_direction}}")),
