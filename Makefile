@@ -92,11 +92,12 @@ validate: build rules-test ## check every ready configuration, the scrape job, t
 .PHONY: dashboards-check
 dashboards-check: build servers browser ## dashboards of Grafana and vmui: schema and rules; every query at a Prometheus and a VictoriaMetrics that the collector fills; facts of a recorded day; vmui's in Chromium. Prints figures
 	@go -C tools/dashboards run . check "$(CURDIR)"
-	@go test -C e2e -count=1 -timeout 15m -run '^(TestEveryPanelAnswers|TestCapacity.*|TestVMUI.*)$$' -v . | grep --line-buffered -E '^figure|--- (FAIL|PASS): Test[A-Za-z]* |FAIL|panic|_test.go|Messages:'
+	@go test -C e2e -count=1 -timeout 15m -run '^(TestEveryPanelAnswers|TestCapacity.*|TestVMUI.*)$$' -v . | grep --line-buffered -E '^figure|--- (FAIL|PASS): Test[A-Za-z]* |FAIL|panic|_test.go|Error:|Messages:'
 
 .PHONY: screenshots
 screenshots: build servers browser ## the screenshots of vmui's dashboards under docs/images, again
-	@go test -C e2e -count=1 -timeout 15m -run '^TestVMUI' . -screenshots $(CURDIR)/docs/images
+	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; go test -C e2e -c -o "$$folder/python3" . && cd e2e && \
+		"$$folder/python3" -test.timeout 25m -test.run '^TestVMUI' -screenshots "$(CURDIR)/docs/images" # its name is shown as that of ComfyUI's process
 
 .PHONY: rules-test
 rules-test: ## recording rules and alerts with figures, in promtool and vmalert-tool, and a runbook for each alert; prints how many
@@ -104,7 +105,7 @@ rules-test: ## recording rules and alerts with figures, in promtool and vmalert-
 
 .PHONY: e2e-alerts
 e2e-alerts: build servers ## every alert caused and firing in a Prometheus and a vmalert; a healthy hour; the way to each channel. Prints figures
-	@go test -C e2e -count=1 -timeout 20m -run '^(TestEveryAlertFires|TestAHealthyHourIsSilent|TestTheArticlesStory|TestRulesName.*|TestAlertsReach.*|TestManyAlerts.*|TestALostGPUIsOneMessage|TestEveryAlertHas.*)$$' -v . | grep --line-buffered -E '^figure|--- (FAIL|PASS): Test[A-Za-z]* |FAIL|panic|_test.go|Messages:'
+	@go test -C e2e -count=1 -timeout 20m -run '^(TestEveryAlertFires|TestAHealthyHourIsSilent|TestTheArticlesStory|TestRulesName.*|TestAlertsReach.*|TestManyAlerts.*|TestALostGPUIsOneMessage|TestEveryAlertHas.*)$$' -v . | grep --line-buffered -E '^figure|--- (FAIL|PASS): Test[A-Za-z]* |FAIL|panic|_test.go|Error:|Messages:'
 
 .PHONY: lint
 lint: ## golangci-lint, the word lists, go vet without cgo and for other systems, gofmt, syntax of the scripts

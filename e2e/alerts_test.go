@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -45,11 +44,9 @@ storage: {tsdb: {out_of_order_time_window: 1h}}
 
 func vmalert(t *testing.T, rules, alertmanager string) alerting {
 	t.Helper()
-	store, address := victoriaMetrics(t), "127.0.0.1:"+strconv.Itoa(port(t))
-	p := start(t, "vmalert", tool(t, "vmalert"), nil, "-rule="+rules, "-datasource.url="+store.URL, "-remoteWrite.url="+store.URL, "-remoteRead.url="+store.URL,
-		"-notifier.url=http://"+alertmanager, "-httpListenAddr="+address, "-evaluationInterval=15s", "-rule.evalDelay=0s", "-disableAlertgroupLabel", "-loggerLevel=WARN")
-	require.NoError(t, p.WaitHTTP(withPatience(t), "http://"+address+"/health"))
-	return alerting{store, func() []string { return firing(t, "http://"+address+"/api/v1/alerts") }}
+	store := victoriaMetrics(t)
+	alerts := startVmalert(t, rules, store, "-notifier.url=http://"+alertmanager, "-evaluationInterval=15s", "-rule.evalDelay=0s")
+	return alerting{store, func() []string { return firing(t, alerts) }}
 }
 
 // firing are the alerts that fire by an engine's API.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -55,4 +56,24 @@ func (s *shown) links(t *testing.T) {
 		}
 	}
 	assert.GreaterOrEqual(t, followed, 6)
+}
+
+// alertsOfOneGPU reads the firing alerts on the dashboard of one GPU: those of the GPU and those
+// of the host are there, and those of other GPUs are not.
+func (s *shown) alertsOfOneGPU(t *testing.T, panels []boardPanel, variables map[string][]boardVariable) {
+	t.Helper()
+	at := slices.IndexFunc(panels, func(p boardPanel) bool {
+		return p.board == "gpu" && p.title == "Firing alerts of this GPU and its host"
+	})
+	require.GreaterOrEqual(t, at, 0)
+	for _, values := range choices(t, s.prometheus, variables["gpu"]) {
+		alerts, err := s.prometheus.Query(t.Context(), replaceVariables(panels[at].targets[0].Expr, values))
+		require.NoError(t, err)
+		own := false
+		for _, a := range alerts {
+			own = own || a.Labels["hw_name"] == values["gpu"]
+			assert.Contains(t, []string{values["gpu"], ""}, a.Labels["hw_name"], "%s on the dashboard of %s", a.Labels["alertname"], values["gpu"])
+		}
+		assert.Equal(t, values["gpu"] == "gpu1" || values["gpu"] == "gpu4", own, "%s, of which 1 and 4 have XIDs: %v", values["gpu"], alerts)
+	}
 }

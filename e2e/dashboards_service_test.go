@@ -64,7 +64,7 @@ storage: {tsdb: {out_of_order_time_window: 1h}}
 			if response, err := http.Post(proxy+"/prompt", "application/json", strings.NewReader("{}")); err == nil { // the server refuses it
 				_ = response.Body.Close()
 			}
-			pauseFor(ctx, 3*time.Second)
+			wait(ctx, 3*time.Second)
 		}
 	})
 	return s
@@ -93,18 +93,14 @@ func serveImages(t *testing.T, m *machine, stores []stack.Store, environment ...
 	h := httptest.NewServer(server)
 	t.Cleanup(func() { h.CloseClientConnections(); h.Close() })
 	address := "127.0.0.1:" + strconv.Itoa(port(t))
-	var exporters, pipeline strings.Builder
-	for i, store := range stores {
-		fmt.Fprintf(&exporters, "  prometheus_remote_write/%d: {endpoint: %q, disable_scope_info: true, max_batch_request_parallelism: 1, remote_write_queue: {enabled: false}, retry_on_failure: {enabled: false}}\n", i, store.URL+"/api/v1/write")
-		fmt.Fprintf(&pipeline, "prometheus_remote_write/%d, ", i)
-	}
+	exporters, names := remoteWriters(stores...)
 	overlay := filepath.Join(t.TempDir(), "overlay.yaml")
 	require.NoError(t, os.WriteFile(overlay, fmt.Appendf(nil, `receivers:
   nvml: {processes: {pod_resources: "${env:KUBELET:-}"}}
   comfyui: {proxy: {endpoint: %q}, upstream: {endpoint: %q}, device: %q, collection_interval: 1s}
 exporters:
 %sservice: {pipelines: {metrics/out: {exporters: [%s]}}}
-`, address, h.URL, m.gpus[0].UUID(), exporters.String(), pipeline.String()), 0o600))
+`, address, h.URL, m.gpus[0].UUID(), exporters, names), 0o600))
 	collect(t, "comfyui.yaml", slices.Concat(m.environment, []string{"OTELCOL_GPU_COMFYUI_STORE=" + t.TempDir(), "OTELCOL_GPU_COLLECTION_INTERVAL=1s"}, environment), "--config", overlay)
 	return "http://" + address, working
 }
@@ -123,16 +119,9 @@ func orderKind(ctx context.Context, u *simulation.Users, kind int) {
 			_ = u.Generate(ctx, id, []simulation.Image{{Checkpoint: []string{smallCheckpoint, largeCheckpoint}[i%2], Side: 512, Batch: 1, Steps: 3, Seed: int64(i)}})
 		case 3:
 			_ = u.Generate(ctx, id, []simulation.Image{{Checkpoint: largeCheckpoint, Side: 2048, Batch: 64, Steps: 2, Seed: int64(i)}})
-			pauseFor(ctx, 5*time.Second)
+			wait(ctx, 5*time.Second)
 		}
-		pauseFor(ctx, 500*time.Millisecond)
-	}
-}
-
-func pauseFor(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
+		wait(ctx, 500*time.Millisecond)
 	}
 }
 
@@ -165,22 +154,9 @@ func victoriaMetricsScraping(t *testing.T, telemetry int, rules string) stack.St
 	t.Helper()
 	scrape := filepath.Join(t.TempDir(), "scrape.yaml")
 	require.NoError(t, stack.WriteScrapeConfig(scrape, hostName(t), fmt.Sprintf("127.0.0.1:%d", telemetry), time.Second))
-	store := victoriaMetricsWith(t, "-promscrape.config="+scrape)
-	address := "127.0.0.1:" + strconv.Itoa(port(t))
-	p := start(t, "vmalert", tool(t, "vmalert"), nil, "-rule="+rules, "-datasource.url="+store.URL, "-remoteWrite.url="+store.URL, "-remoteRead.url="+store.URL,
-		"-notifier.blackhole", "-httpListenAddr="+address, "-rule.evalDelay=0s", "-disableAlertgroupLabel", "-loggerLevel=WARN")
-	require.NoError(t, p.WaitHTTP(withPatience(t), "http://"+address+"/health"))
+	store := victoriaMetrics(t, "-promscrape.config="+scrape)
+	startVmalert(t, rules, store, "-notifier.blackhole", "-rule.evalDelay=0s")
 	return store
-}
-
-// victoriaMetricsWith starts a VictoriaMetrics with more arguments.
-func victoriaMetricsWith(t *testing.T, arguments ...string) stack.Store {
-	t.Helper()
-	address := "127.0.0.1:" + strconv.Itoa(port(t))
-	p := start(t, "victoria-metrics", tool(t, "victoria-metrics"), nil, append([]string{"-httpListenAddr=" + address, "-storageDataPath=" + t.TempDir(),
-		"-search.latencyOffset=0s", "-storage.cacheSizeIndexDBTagFilters=1", "-loggerLevel=WARN"}, arguments...)...)
-	require.NoError(t, p.WaitHTTP(withPatience(t), "http://"+address+"/health"))
-	return stack.Store{URL: "http://" + address}
 }
 
 // exemplars asks for the exemplars of each query that shows some: they must lead to traces.

@@ -26,7 +26,6 @@ import (
 // boardPanel is a panel of a dashboard, of Grafana or of vmui.
 type boardPanel struct {
 	board, title string
-	explained    bool // it says why it may be empty
 	targets      []boardTarget
 }
 
@@ -61,7 +60,6 @@ func grafanaPanels(t *testing.T) (panels []boardPanel, variables map[string][]bo
 			Panels []struct {
 				Type, Title string
 				Targets     []boardTarget
-				FieldConfig struct{ Defaults struct{ NoValue string } }
 			}
 		}
 		require.NoError(t, json.Unmarshal(raw, &d), name)
@@ -74,7 +72,7 @@ func grafanaPanels(t *testing.T) (panels []boardPanel, variables map[string][]bo
 		}
 		for _, p := range d.Panels {
 			if p.Type != "row" {
-				panels = append(panels, boardPanel{name, p.Title, p.FieldConfig.Defaults.NoValue != "", p.Targets})
+				panels = append(panels, boardPanel{name, p.Title, p.Targets})
 			}
 		}
 	}
@@ -96,7 +94,7 @@ func vmuiPanels(t *testing.T) (panels []boardPanel) {
 		require.NoError(t, json.Unmarshal(raw, &d), name)
 		for _, row := range d.Rows {
 			for _, p := range row.Panels {
-				panel := boardPanel{board: name, title: p.Title, explained: strings.HasSuffix(p.Title, ")")}
+				panel := boardPanel{board: name, title: p.Title}
 				for _, expr := range p.Expr {
 					panel.targets = append(panel.targets, boardTarget{Expr: expr, Range: true})
 				}
@@ -225,11 +223,21 @@ func (p *boardPanel) emptyWith(t *testing.T, store stack.Store, choices []map[st
 // depends on the GPU: the reasons that the panels give for the others are true.
 var gpusWith = map[string][]string{
 	"Fans": {"gpu0"}, "Temperature limits": {"gpu0", "gpu3"}, "Margin to throttling": {"gpu1", "gpu2", "gpu4"},
-	"NVLink": {"gpu1", "gpu3"}, "NVLinks that are up": {"gpu1", "gpu3"}, "NVLink errors": {"gpu1", "gpu3"},
-	"PCIe": {"gpu0", "gpu1", "gpu2", "gpu4"}, "SM activity": {"gpu1", "gpu2"}, "SM occupancy": {"gpu1", "gpu2"}, "Pipes": {"gpu1", "gpu2"}, "Memory bandwidth in use": {"gpu1", "gpu2"},
-	"Memory errors": {"gpu1", "gpu2", "gpu3", "gpu4"}, "Remapped rows": {"gpu1", "gpu4"}, "Banks by spare rows": {"gpu1", "gpu4"}, "Retired pages": {"gpu3"},
+	"NVLink": {"gpu1", "gpu3"}, "Active NVLinks": {"gpu1", "gpu3"}, "NVLink errors": {"gpu1", "gpu3"},
+	"PCIe": {"gpu0", "gpu1", "gpu2", "gpu4"}, "SM activity": {"gpu1", "gpu2"}, "SM occupancy": {"gpu1", "gpu2"}, "Pipe activity": {"gpu1", "gpu2"}, "Memory bandwidth in use": {"gpu1", "gpu2"},
+	"Memory errors": {"gpu1", "gpu2", "gpu3", "gpu4"}, "Remapped rows": {"gpu1", "gpu4"}, "Memory banks by spare rows": {"gpu1", "gpu4"}, "Retired pages": {"gpu3"},
 	"Utilisation by task": {"gpu0", "gpu1", "gpu3", "gpu4"}, "Busy time": {"gpu0", "gpu1", "gpu3", "gpu4"}, "Recovery action": {"gpu0", "gpu1", "gpu2", "gpu4"},
-	"Pods that hold it": {"gpu0"}, "XIDs by number": {"gpu1", "gpu4"},
+	"Pods holding this GPU": {"gpu0"}, "XIDs by number": {"gpu1", "gpu4"}, "Firing alerts of this GPU and its host": {"gpu1", "gpu4"},
+	"Busy in this range": {"gpu0", "gpu1", "gpu3", "gpu4"}, "Memory by process": {"gpu0"}, "Utilisation by process": {"gpu0"},
+}
+
+// wantedOn are the GPUs on which the panel is not empty: all that can be chosen, but on the
+// dashboard of one GPU those that have what the panel shows.
+func (p *boardPanel) wantedOn(chosen []map[string]string) (gpus []string) {
+	if want := gpusWith[p.title]; p.board == "gpu" && want != nil {
+		return want
+	}
+	return shownOn(chosen, nil)
 }
 
 // shownOn are the GPUs on which a panel is not empty.
@@ -244,8 +252,8 @@ func shownOn(chosen, empty []map[string]string) (gpus []string) {
 
 // TestEveryPanelAnswers runs every query of every dashboard, at a Prometheus and at a
 // VictoriaMetrics to which the collector of a service writes that has each kind of GPU, and has
-// worked and failed. No panel is empty then; on a dashboard of one GPU each panel shows
-// something for one of them, and those that are empty for another say why.
+// worked and failed. No panel is empty then; on the dashboard of one GPU each panel shows
+// something for each of them, but for those that lack what it shows (gpusWith).
 func TestEveryPanelAnswers(t *testing.T) {
 	t.Parallel()
 	panels, variables := grafanaPanels(t)
@@ -261,20 +269,17 @@ func TestEveryPanelAnswers(t *testing.T) {
 				chosen[p.board] = choices(t, store, variables[p.board])
 				with, all := p.emptyWith(t, store, chosen[p.board])
 				empty[p.String()] = with
-				return all && (gpusWith[p.title] == nil || p.board != "gpu" || slices.Equal(gpusWith[p.title], shownOn(chosen[p.board], with)))
+				return all && slices.Equal(p.wantedOn(chosen[p.board]), shownOn(chosen[p.board], with))
 			})
 			return len(waiting) == 0
 		}, 3*patience, 500*time.Millisecond, "%s: panels without an answer", name)
 		queried += len(panels)
 		for i := range panels {
 			p := &panels[i]
-			assert.True(t, p.explained || len(empty[p.String()]) == 0, "%s: %s is empty and does not say why", name, p)
 			if !slices.ContainsFunc(waiting, func(w boardPanel) bool { return w.String() == p.String() }) {
 				explained += len(empty[p.String()])
 			}
-			if want := gpusWith[p.title]; p.board == "gpu" && want != nil {
-				assert.Equal(t, want, shownOn(chosen[p.board], empty[p.String()]), "%s: %s", name, p)
-			}
+			assert.Equal(t, p.wantedOn(chosen[p.board]), shownOn(chosen[p.board], empty[p.String()]), "%s: the GPUs on which %s is not empty", name, p)
 		}
 		for i := range waiting {
 			assert.Fail(t, "a query has no answer", "%s: %s", name, &waiting[i])
@@ -286,6 +291,7 @@ func TestEveryPanelAnswers(t *testing.T) {
 	figure.Print("panels.queried", float64(queried), "panels")
 	figure.Print("panels.empty_and_explained", float64(explained), "panels")
 	assert.Positive(t, explained)
+	s.alertsOfOneGPU(t, panels, variables)
 	s.exemplars(t, panels, variables)
 	s.links(t)
 }

@@ -57,7 +57,7 @@ func TestCapacityFindsThePlantedFacts(t *testing.T) {
 	store := recordedDay(t, day)
 	panels, _ := grafanaPanels(t)
 	length := strconv.Itoa(day.Days * 24 * 3600)
-	ask := func(title string, query int) []stack.Series {
+	askOver := func(length, title string, query int) []stack.Series {
 		for _, p := range panels {
 			if p.board == "capacity" && p.title == title {
 				expr := strings.NewReplacer("$__range_s", length, "$__range", length+"s", "$host", ".*", "$gpu", ".*").Replace(p.targets[query].Expr)
@@ -70,10 +70,18 @@ func TestCapacityFindsThePlantedFacts(t *testing.T) {
 		require.Fail(t, "there is no panel "+title)
 		return nil
 	}
+	ask := func(title string, query int) []stack.Series { return askOver(length, title, query) }
+	ended, err := store.QueryAt(t.Context(), `sum(last_over_time(comfyui_prompts_total{comfyui_prompt_outcome="success"}[1d]))`, day.End)
+	require.NoError(t, err)
+	require.Len(t, ended, 1)
+	assert.InEpsilon(t, ended[0].Value(), ask("Images in this range", 0)[0].Value(), 0.02)
+	twice := strconv.Itoa(2 * day.Days * 24 * 3600) // the default range of an installation that is half as old
+	assert.InEpsilon(t, ended[0].Value(), askOver(twice, "Images in this range", 0)[0].Value(), 0.02)
+	assert.InEpsilon(t, ask("Energy cost in this range", 0)[0].Value(), askOver(twice, "Energy cost in this range", 0)[0].Value(), 0.02)
 	assert.Equal(t, strconv.Itoa(day.PeakHour), ask("Peak hour", 0)[0].Labels["hour"])
-	assert.Len(t, ask("The average day", 0), 24)
+	assert.Len(t, ask("Average day", 0), 24)
 	assert.InEpsilon(t, day.MemoryRatio, ask("Memory, buildings ÷ people", 0)[0].Value(), 0.05)
-	assert.InDelta(t, 1.0, ask("GPUs that were idle", 0)[0].Value(), 0)
+	assert.InDelta(t, 1.0, ask("Idle GPUs", 0)[0].Value(), 0)
 	idlest := ask("Idle share of each GPU", 0)[0]
 	assert.Equal(t, fmt.Sprintf("gpu%d", day.IdleGPU), idlest.Labels["hw_name"])
 	assert.Greater(t, idlest.Value(), 0.95)
@@ -88,5 +96,5 @@ func TestCapacityFindsThePlantedFacts(t *testing.T) {
 	joules, used := ask("Energy of an image", 0)[0].Value(), ask("GPU time of an image", 0)[0].Value()
 	assert.InEpsilon(t, joules/3.6e6*0.30+used/3600*0.80, ask("Cost of an image", 0)[0].Value(), 0.02)
 	assert.Greater(t, ask("Cost with idle GPUs", 0)[0].Value(), ask("Cost of an image", 0)[0].Value())
-	assert.InDelta(t, 0.80, ask("Price of a GPU for an hour", 0)[0].Value(), 1e-9)
+	assert.InDelta(t, 0.80, ask("Price of a GPU-hour", 0)[0].Value(), 1e-9)
 }

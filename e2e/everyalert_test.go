@@ -63,24 +63,22 @@ scrape_configs:
 `, rules, targets.String()), "--query.lookback-delta=10s")
 	scrape := filepath.Join(t.TempDir(), "scrape.yaml")
 	require.NoError(t, os.WriteFile(scrape, fmt.Appendf(nil, "scrape_configs:\n  - job_name: otelcol-gpu\n    scrape_interval: 500ms\n    scrape_timeout: 500ms\n    static_configs:\n%s", targets.String()), 0o600))
-	v, address := victoriaMetrics(t, "-promscrape.config="+scrape), "127.0.0.1:"+strconv.Itoa(port(t))
-	process := start(t, "vmalert", tool(t, "vmalert"), nil, "-rule="+rules, "-datasource.url="+v.URL, "-remoteWrite.url="+v.URL, "-remoteRead.url="+v.URL,
-		"-notifier.blackhole", "-httpListenAddr="+address, "-evaluationInterval=500ms", "-rule.evalDelay=1s", "-datasource.queryStep=10s", "-disableAlertgroupLabel", "-loggerLevel=WARN")
-	require.NoError(t, process.WaitHTTP(withPatience(t), "http://"+address+"/health"))
-	return []watcher{{p, "Prometheus", p.URL + "/api/v1/alerts"}, {v, "vmalert", "http://" + address + "/api/v1/alerts"}}
+	v := victoriaMetrics(t, "-promscrape.config="+scrape)
+	alerts := startVmalert(t, rules, v, "-notifier.blackhole", "-evaluationInterval=500ms", "-rule.evalDelay=1s", "-datasource.queryStep=10s")
+	return []watcher{{p, "Prometheus", p.URL + "/api/v1/alerts"}, {v, "vmalert", alerts}}
 }
 
 // writingTo is a configuration in which metrics go to all stores, and wait for a thirtieth of
 // the time that they do as it is shipped.
 func writingTo(t *testing.T, all []watcher) (file string) {
 	t.Helper()
-	var exporters, names strings.Builder
+	stores := make([]stack.Store, 0, len(all))
 	for i := range all {
-		fmt.Fprintf(&exporters, "  prometheus_remote_write/%d: {endpoint: %q, timeout: 10s, middlewares: [{id: shutdown_limit}], max_batch_request_parallelism: 1, disable_scope_info: true, remote_write_queue: {enabled: false}, retry_on_failure: {enabled: false}}\n", i, all[i].URL+"/api/v1/write")
-		fmt.Fprintf(&names, "prometheus_remote_write/%d, ", i)
+		stores = append(stores, all[i].Store)
 	}
+	exporters, names := remoteWriters(stores...)
 	file = filepath.Join(t.TempDir(), "stores.yaml")
-	require.NoError(t, os.WriteFile(file, []byte("exporters:\n  otlp_http/queue: {sending_queue: {batch: {flush_timeout: 33ms}}}\n"+exporters.String()+"service:\n  pipelines:\n    metrics/out: {exporters: ["+strings.TrimSuffix(names.String(), ", ")+"]}\n"), 0o600))
+	require.NoError(t, os.WriteFile(file, []byte("exporters:\n  otlp_http/queue: {sending_queue: {batch: {flush_timeout: 33ms}}}\n"+exporters+"service:\n  pipelines:\n    metrics/out: {exporters: ["+names+"]}\n"), 0o600))
 	return file
 }
 

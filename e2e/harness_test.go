@@ -92,6 +92,29 @@ func victoriaMetrics(t testing.TB, more ...string) stack.Store {
 	return stack.Store{URL: "http://" + address}
 }
 
+// startVmalert starts a vmalert that evaluates rules at a store, without a notifier unless one is
+// named, and returns the URL of its alerts.
+func startVmalert(t testing.TB, rules string, store stack.Store, more ...string) (alerts string) {
+	t.Helper()
+	address := "127.0.0.1:" + strconv.Itoa(port(t))
+	p := start(t, "vmalert", tool(t, "vmalert"), nil, append([]string{"-rule=" + rules, "-datasource.url=" + store.URL, "-remoteWrite.url=" + store.URL, "-remoteRead.url=" + store.URL,
+		"-httpListenAddr=" + address, "-disableAlertgroupLabel", "-loggerLevel=WARN"}, more...)...)
+	require.NoError(t, p.WaitHTTP(withPatience(t), "http://"+address+"/health"))
+	return "http://" + address + "/api/v1/alerts"
+}
+
+// remoteWriters are the settings of one exporter for each store, as lines, and their names for
+// a pipeline.
+func remoteWriters(stores ...stack.Store) (lines, names string) {
+	var all []string
+	for i, store := range stores {
+		name := "prometheus_remote_write/" + strconv.Itoa(i)
+		lines += fmt.Sprintf("  %s: {endpoint: %q, timeout: 10s, middlewares: [{id: shutdown_limit}], max_batch_request_parallelism: 1, disable_scope_info: true, remote_write_queue: {enabled: false}, retry_on_failure: {enabled: false}}\n", name, store.URL+"/api/v1/write")
+		all = append(all, name)
+	}
+	return lines, strings.Join(all, ", ")
+}
+
 // prometheus starts a Prometheus that accepts remote write, with an out-of-order window.
 func prometheus(t testing.TB, window string) (stack.Store, *stack.Process) {
 	t.Helper()

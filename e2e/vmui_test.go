@@ -77,19 +77,23 @@ func TestVMUIShowsEachDashboard(t *testing.T) {
 			for i := 1; i < len(m.gpus); i += 3 { // others work, too
 				m.gpus[i].SetLoad(m.profiles[i])
 			}
-			store := victoriaMetricsWith(t, "-vmui.customDashboardsPath="+filepath.Join(root, "deploy", "vmui", "dashboards"))
+			store := victoriaMetrics(t, "-vmui.customDashboardsPath="+filepath.Join(root, "deploy", "vmui", "dashboards"))
 			proxy, working := serveImages(t, m, []stack.Store{store}, "OTELCOL_GPU_COLLECTION_INTERVAL="+test.interval)
 			for kind := range 2 {
 				working.Go(func(ctx context.Context) { orderKind(ctx, simulation.NewUsers(proxy), kind) })
 			}
 			eventually(t, store, "sum(comfyui_execution_memory_need_bytes_count) > 2", atLeast(1))
 			eventually(t, store, "hw_gpu_up == 1", atLeast(test.gpus))
+			eventually(t, store, `sum by (network_io_direction) (rate(hw_gpu_io_bytes_total{hw_name="gpu0"}[30s])) > 0`, atLeast(2))
 			if test.gpus > 1 {
 				m.state.Event(1, fakenvml.EventXID, 31)
 				eventually(t, store, `hw_gpu_xid_errors_total{hw_gpu_xid="31"} == 1`, atLeast(1))
 			}
 			if *screenshots != "" {
-				time.Sleep(4 * time.Minute)
+				require.Eventually(t, func() bool {
+					series, err := store.Query(t.Context(), `count(count_over_time(hw_gpu_up[5m:15s]) >= 16)`)
+					return err == nil && len(series) == 1 && int(series[0].Value()) == test.gpus
+				}, 4*time.Minute+patience, time.Second, "four minutes of samples of each GPU")
 			}
 			chromium := browser(t)
 			require.NoError(t, chromedp.Do(chromium, chromedp.EmulateViewport(1400, 9000)))
@@ -122,7 +126,7 @@ func TestVMUINotesAreSeen(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(folder, "faults.json"), []byte(`{"title": "Faults", "rows": [{"title": "First", "panels": [{"title": "Many", "expr": ["many"]}]}, {"title": "Second", "panels": [{"title": "None", "expr": ["none"]}]}]}`), 0o600))
-	store := victoriaMetricsWith(t, "-vmui.customDashboardsPath="+folder)
+	store := victoriaMetrics(t, "-vmui.customDashboardsPath="+folder)
 	ctx := withPatience(t)
 	for ctx.Err() == nil { // a line needs two samples
 		var text strings.Builder

@@ -28,6 +28,8 @@ type GPU struct {
 	busy        bool
 	throttled   bool
 	throttledNs int64
+	read        int64 // the load of the memory in %, as it was shown
+	received    float64
 	shown       time.Time
 	history     *History
 }
@@ -109,7 +111,8 @@ func (c *GPU) show(now time.Time) {
 	if c.throttled {
 		c.throttledNs += now.Sub(c.shown).Nanoseconds()
 	}
-	c.shown, c.throttled = now, power > 1
+	c.transfer(now.Sub(c.shown))
+	c.shown, c.throttled, c.read = now, power > 1, bandwidth
 	gpu, bandwidth, power = min(gpu, 100), min(bandwidth, 100), min(power, 1)
 	rest := c.profile.Series["power"]
 	watts := rest + int64(power*float64(c.profile.Values["power_limit_enforced"]-rest))
@@ -130,6 +133,27 @@ func (c *GPU) show(now time.Time) {
 	if c.history != nil {
 		c.history.add(state{at: now.UnixNano(), memory: used, held: held * mib, watts: float64(watts) / 1000, gpu: float64(gpu) / 100, throttled: c.throttled})
 	}
+}
+
+// Counters of PCIe bytes, by the number of their field.
+const (
+	pcieSentField     = 197
+	pcieReceivedField = 198
+)
+
+// pcieBytes are the bytes in a second that models and images take to a GPU whose memory is
+// fully loaded; a fifth comes back.
+const pcieBytes = 2e9
+
+// transfer counts the bytes over PCIe since the last readings, on GPUs that count them. The
+// caller holds the lock.
+func (c *GPU) transfer(passed time.Duration) {
+	if _, counts := c.profile.Fields[pcieReceivedField]; !counts || c.shown.IsZero() {
+		return
+	}
+	c.received += passed.Seconds() * pcieBytes * float64(min(c.read, 100)) / 100
+	c.gpu.SetField(pcieReceivedField, int64(c.received), fakenvml.TypeUnsignedLL, fakenvml.Success)
+	c.gpu.SetField(pcieSentField, int64(c.received/5), fakenvml.TypeUnsignedLL, fakenvml.Success)
 }
 
 // throttleField is NVML_FI_DEV_CLOCKS_EVENT_REASON_SW_POWER_CAP, ns.
@@ -180,7 +204,8 @@ func (c *GPU) profiling(gpu, memory int64) {
 	c.gpu.SetGPM(10, memory*1000, fakenvml.Success)
 }
 
-// warm makes the temperature follow the load with a time constant of 20 s. The caller
+// warm makes the temperature follow the load with a time constant of 20 s, and the fans the
+// temperature. The caller
 // holds the lock.
 func (c *GPU) warm(passed time.Duration) {
 	target := float64(c.profile.Values["temperature_gpu"])
@@ -189,4 +214,8 @@ func (c *GPU) warm(passed time.Duration) {
 	}
 	c.temperature += (target - c.temperature) * (1 - math.Exp(-passed.Seconds()/20))
 	c.gpu.Set("temperature_gpu", int64(math.Round(c.temperature)))
+	if c.profile.Values["fan_count"] > 0 { // 2 % for each degree above rest
+		rest := c.profile.Values["fan_speed"]
+		c.gpu.Set("fan_speed", min(rest+int64(2*(c.temperature-float64(c.profile.Values["temperature_gpu"]))), 100))
+	}
 }

@@ -28,7 +28,7 @@ func TestAnHourOfPhotosKeepsToTheGPU(t *testing.T) {
 			gpu := state.AddGPU(p)
 			c := New(gpu, p, 7)
 			limit := (p.Values["memory_total"] - p.Values["memory_reserved"]) * mib
-			photos, most := 0, int64(0)
+			photos, most, fastest := 0, int64(0), int64(0)
 			now := time.Unix(0, 0)
 			for range int(time.Hour / tick) {
 				before := len(c.ahead)
@@ -41,11 +41,16 @@ func TestAnHourOfPhotosKeepsToTheGPU(t *testing.T) {
 				require.LessOrEqual(t, used, limit, "memory beyond the GPU")
 				require.GreaterOrEqual(t, used, p.Values["memory_used"]*mib)
 				most = max(most, used)
+				fastest = max(fastest, gpu.Get("fan_speed"))
 				temperature := gpu.Get("temperature_gpu")
 				require.LessOrEqual(t, temperature, p.Values["temperature_gpu"]+32)
 				require.GreaterOrEqual(t, temperature, p.Values["temperature_gpu"])
 			}
 			assert.Greater(t, photos, 500)
+			assert.Greater(t, c.received, 1e9, "models and photos reach the GPU over PCIe")
+			if p.Values["fan_count"] > 0 {
+				assert.Greater(t, fastest, p.Values["fan_speed"]+20, "fans follow the temperature")
+			}
 			assert.Greater(t, most, p.Values["memory_used"]*mib+3000*mib, "large photos take their memory")
 		})
 	}

@@ -68,8 +68,6 @@ type Panel struct {
 	Width, Height uint32
 	// Max bounds the axis, such as 1 for shares.
 	Max float64
-	// Stacked adds the series up.
-	Stacked bool
 	// Values are texts for numbers.
 	Values []Value
 	// Columns are those of a table, in order; labels and values without one are hidden.
@@ -110,6 +108,8 @@ type Link struct{ Title, URL string }
 type VMUI struct {
 	// Page is the name of the dashboard, and Row the title of the row.
 	Page, Row string
+	// Description replaces that of Grafana, where it mentions what vmui does not have.
+	Description string
 	// When says in the title when there is something to see, if that is not always so.
 	When string
 	// Series are the most series that a query may have, by query; those with the largest

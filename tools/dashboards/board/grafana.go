@@ -134,9 +134,6 @@ func (p *Panel) build(id uint32, at dashboard.GridPos) (dashboard.Panel, error) 
 		b := timeseries.NewPanelBuilder().LineWidth(1).FillOpacity(8).ShowPoints(common.VisibilityModeAuto).
 			Legend(legend.DisplayMode(common.LegendDisplayModeTable).Calcs([]string{"min", "mean", "max", "lastNotNull"})).
 			Tooltip(common.NewVizTooltipOptionsBuilder().Mode(common.TooltipDisplayModeMulti).Sort(common.SortOrderDescending))
-		if p.Stacked {
-			b.FillOpacity(40).Stacking(common.NewStackingConfigBuilder().Mode(common.StackingModeNormal).Group("A"))
-		}
 		return fill(p, b, id, at)
 	case Heatmap:
 		return fill(p, heatmap.NewPanelBuilder().YAxis(heatmap.NewYAxisConfigBuilder().Unit(p.Unit)), id, at)

@@ -105,10 +105,10 @@ func (p *Panel) vmui() (VMUIPanel, error) {
 	if len(p.VMUI.Series) != len(p.Queries) {
 		return VMUIPanel{}, fmt.Errorf("%d bounds of series for %d queries", len(p.VMUI.Series), len(p.Queries))
 	}
-	panel := VMUIPanel{Title: p.Title, Description: p.Description, Unit: unit.unit, ShowLegend: true}
+	panel := VMUIPanel{Title: p.Title, Description: cmp.Or(p.VMUI.Description, p.Description), Unit: unit.unit, ShowLegend: true}
 	if p.VMUI.When != "" {
 		panel.Title += " (" + p.VMUI.When + ")"
-		panel.Description += " If it is empty: " + p.Absent + "."
+		panel.Description += " Empty if " + p.Absent + "."
 	}
 	for i, q := range p.Queries {
 		expr := vmuiExpr(cmp.Or(q.VMUI, q.Expr))

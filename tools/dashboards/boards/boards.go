@@ -29,16 +29,16 @@ const (
 
 // Reasons why a panel is empty.
 const (
-	noSamples    = "no samples in this range: does the collector of the host run?"
-	noMIG        = "no utilisation: the driver reports none for GPUs in MIG mode"
-	noProfiling  = "profiling metrics need Hopper or newer"
-	noNVLink     = "no NVLink on this GPU"
-	noECC        = "this GPU has no ECC, or it is off"
-	noXID        = "no XID in this range"
+	noSamples    = "no samples in this range: is the collector running on this host?"
+	noMIG        = "the GPU is in MIG mode, for which the driver reports no utilisation"
+	noProfiling  = "the GPU has no profiling metrics (they need Hopper or newer)"
+	noNVLink     = "the GPU has no NVLink"
+	noECC        = "the GPU has no ECC, or ECC is disabled"
+	noXID        = "no XID occurred in this range"
 	noThrottling = "no GPU was throttled in this range"
 	noTelemetry  = "the collector's own telemetry is not scraped: docs/telemetry.md"
-	noPrompts    = "no prompt has run in this range"
-	noHistory    = "no recorded history: load the recording rules (docs/history.md), and let prompts run"
+	noPrompts    = "no prompts ran in this range"
+	noHistory    = "no recorded history: load the recording rules (docs/history.md) and run some prompts"
 )
 
 // Widths of panels, in columns.
@@ -102,6 +102,12 @@ func on(page, row, when string, p board.Panel, series ...int) board.Panel {
 	return p
 }
 
+// inVMUI gives a panel another description in vmui, where the one of Grafana would be false.
+func inVMUI(description string, p board.Panel) board.Panel {
+	p.VMUI.Description = description
+	return p
+}
+
 func q(expr, legend string) board.Query { return board.Query{Expr: expr, Legend: legend} }
 
 // risen is by how much counters rose, by labels: also those whose first sample is not 0, of
@@ -125,11 +131,11 @@ func counted(by, counter, legend string) board.Query {
 	}
 }
 
-// firing lists the alerts of hosts or servers, with their runbooks.
-func firing(width uint32, matcher string) board.Panel {
+// firing lists the alerts of hosts, GPUs or servers, with their runbooks.
+func firing(title string, width uint32, matcher string) board.Panel {
 	return board.Panel{
-		Kind: board.Table, Title: "Alerts that fire", Unit: "none", Width: width, Height: tall, Absent: "no alert fires",
-		Description: "What Prometheus or vmalert evaluates by deploy/prometheus/rules/alerts.yaml. The name leads to the runbook.",
+		Kind: board.Table, Title: title, Unit: "none", Width: width, Height: tall, Absent: "no alert is firing",
+		Description: "Alerts of deploy/prometheus/rules/alerts.yaml, evaluated by Prometheus or vmalert. Click an alert for its runbook.",
 		Queries:     []board.Query{q(`max by (alertname, severity, instance, hw_name) (ALERTS{`+matcher+`, alertstate="firing"})`, "")},
 		Columns: []board.Column{
 			{Field: "alertname", Title: "Alert", Link: &board.Link{Title: "Runbook", URL: board.Runbooks + "${__value.raw}.md"}},

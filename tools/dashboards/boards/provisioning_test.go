@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -29,6 +30,21 @@ func TestTheDocumentationListsEachDashboard(t *testing.T) {
 		assert.Contains(t, docs, "| **"+p.Title+"** (`"+p.Name+".json`) |")
 		assert.Contains(t, docs, "images/vmui-"+p.Name+"-8.webp")
 	}
+}
+
+// TestCapacityAnswersItsQuestions compares the questions that docs/dashboards.md promises to
+// answer with the rows of the dashboard, in their order.
+func TestCapacityAnswersItsQuestions(t *testing.T) {
+	raw, err := os.ReadFile(filepath.Join(root, "docs", "dashboards.md"))
+	require.NoError(t, err)
+	d := capacity()
+	line := regexp.MustCompile("(?m)^\\| \\*\\*" + d.Title + "\\*\\* .*\\| (.*) \\|$").FindSubmatch(raw)
+	require.NotNil(t, line)
+	var rows []string
+	for _, row := range d.Rows {
+		rows = append(rows, row.Title)
+	}
+	assert.Equal(t, regexp.MustCompile(`[^?]+\?`).FindAllString(strings.ReplaceAll(string(line[1]), "? ", "?"), -1), rows)
 }
 
 // TestProvisioningNamesWhatIsThere reads the provisioning files as Grafana does: each uid that a

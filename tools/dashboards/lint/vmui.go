@@ -81,6 +81,9 @@ func vmuiFaults(d *board.VMUIDashboard) (faults []error, panels int) {
 // bounded is an expression that has so many series at most.
 var bounded = regexp.MustCompile(`^topk_max\((\d+), `)
 
+// grafanaOnly are words for what vmui does not have.
+var grafanaOnly = regexp.MustCompile(`(?i)\b(traces?|exemplars?|points?|leads|its own dashboard)\b`)
+
 func vmuiPanelFaults(p *board.VMUIPanel) (faults []error) {
 	fault := func(format string, arguments ...any) { faults = append(faults, fmt.Errorf(format, arguments...)) }
 	if p.Title == "" {
@@ -89,8 +92,11 @@ func vmuiPanelFaults(p *board.VMUIPanel) (faults []error) {
 	if strings.TrimSpace(p.Description) == "" {
 		fault("it has no description")
 	}
-	if strings.HasSuffix(p.Title, ")") && !strings.Contains(p.Description, "If it is empty: ") {
+	if strings.HasSuffix(p.Title, ")") && !strings.Contains(p.Description, "Empty if ") {
 		fault("its title says that it may be empty, and its description not why")
+	}
+	if word := grafanaOnly.FindString(p.Description); word != "" {
+		fault("its description mentions %q, and vmui has neither exemplars nor links", word)
 	}
 	if p.Width < 1 || p.Width > 12 {
 		fault("its width %d is not 1 to 12", p.Width)

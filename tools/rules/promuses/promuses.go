@@ -229,34 +229,3 @@ func Repository(root string) (uses []Use, err error) {
 	uses = append(uses, found...)
 	return slices.DeleteFunc(uses, func(u Use) bool { return recorded[u.Metric] || u.Metric == "ALERTS" }), nil
 }
-
-// Missing lists the metrics that no series of a server has, and the labels that no series
-// of their metric has. A series is its labels, with the name as __name__, as
-// /api/v1/series returns them.
-func Missing(uses []Use, series []map[string]string) (missing []string) {
-	have := map[string]map[string]bool{}
-	for _, s := range series {
-		name := s[model.MetricNameLabel]
-		if have[name] == nil {
-			have[name] = map[string]bool{}
-		}
-		for label, value := range s {
-			if value != "" {
-				have[name][label] = true
-			}
-		}
-	}
-	for _, use := range uses {
-		of, ok := have[use.Metric]
-		if !ok {
-			missing = append(missing, fmt.Sprintf("%s: there is no metric %s", use.Where, use.Metric))
-			continue
-		}
-		for _, label := range use.Labels {
-			if !of[label] && !slices.ContainsFunc(use.Alternatives, func(other string) bool { return have[other][label] }) {
-				missing = append(missing, fmt.Sprintf("%s: %s has no label %s", use.Where, use.Metric, label))
-			}
-		}
-	}
-	return missing
-}

@@ -77,26 +77,6 @@ func TestTheRepositoryNamesItsMetrics(t *testing.T) {
 	}
 }
 
-func TestWhatAServerLacksIsListed(t *testing.T) {
-	series := []map[string]string{
-		{"__name__": "a", "x": "1", "instance": "i", "empty": ""},
-		{"__name__": "a", "y": "1"},
-		{"__name__": "b", "gpu": "0"},
-	}
-	assert.Empty(t, Missing([]Use{{Where: "w", Metric: "a", Labels: []string{"x", "y"}}}, series))
-	assert.Empty(t, Missing([]Use{{Where: "w", Metric: "a", Labels: []string{"gpu"}, Alternatives: []string{"b"}}}, series))
-	assert.Equal(t, []string{
-		"w: there is no metric c",
-		"w: a has no label z",
-		"w: a has no label empty",
-		"w: b has no label x",
-	}, Missing([]Use{
-		{Where: "w", Metric: "c", Labels: []string{"x"}},
-		{Where: "w", Metric: "a", Labels: []string{"x", "z", "empty"}},
-		{Where: "w", Metric: "b", Labels: []string{"x"}},
-	}, series))
-}
-
 func TestDashboardsNameMetricsAndLabels(t *testing.T) {
 	uses, err := Dashboard("d.json", []byte(`{"panels": [{"title": "P", "targets": [
 		{"expr": "sum by (x) (rate(a{y=~\"$y\"}[$__rate_interval])) / on () b", "legendFormat": "{{x}} {{z}}"}]}]}`))
@@ -109,5 +89,5 @@ func TestDashboardsNameMetricsAndLabels(t *testing.T) {
 	assert.ErrorContains(t, err, "d.json: P: ")
 	uses, err = Repository("../../..")
 	require.NoError(t, err)
-	assert.Contains(t, uses, Use{Where: "gpu.json: NVLinks that are up", Metric: "hw_gpu_nvlink_state", Labels: []string{"hw_name", "instance"}})
+	assert.Contains(t, uses, Use{Where: "gpu.json: Active NVLinks", Metric: "hw_gpu_nvlink_state", Labels: []string{"hw_name", "instance"}})
 }
