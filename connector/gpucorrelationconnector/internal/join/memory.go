@@ -91,7 +91,7 @@ func (b *bill) addMemory(g *view, intervals []gputimeline.Interval, pid int64) {
 	if b.peak == nil { // no sample lies within
 		b.peak = larger(&start, end)
 	}
-	if b.source == sourceGPU {
+	if b.source == sourceGPU || len(g.Lists.Points) > 0 && g.Lists.Points[0].At > hull.From { // what it held before the first list is not known
 		return
 	}
 	if before, mark, shrank, ok := usage.Growth(hull, maxEdge); ok {
