@@ -26,7 +26,7 @@ import (
 )
 
 // healthyFactor is by what the hour and the times of the rules are divided.
-var healthyFactor = flag.Int("healthy-factor", 30, "by what the hour of TestAHealthyHourIsSilent and the times of the rules are divided")
+var healthyFactor = flag.Int("healthy-factor", 20, "by what the hour of TestAHealthyHourIsSilent and the times of the rules are divided")
 
 // restartable is a simulated ComfyUI whose process can end and come back at the same address.
 type restartable struct {
