@@ -2,7 +2,10 @@
 
 package gputimeline
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // Held is the memory that a process held of a GPU.
 type Held struct {
@@ -11,7 +14,8 @@ type Held struct {
 	// the others held.
 	Stream
 	// Between is true if there are samples between lists. Others is by how much what the others
-	// held differs from one list to the next there, in By.
+	// held differs from one list to the next there, in By: any memory, if something was allocated
+	// during each list.
 	Between bool
 	Others  float64
 }
@@ -40,7 +44,10 @@ func (t *Timeline) Held(pid int64, w Interval) *Held {
 		return nil
 	}
 	hull := Interval{h.Points[0].At - sameTime, h.Points[len(h.Points)-1].At + sameTime}
-	others := t.others(listed, hull, h.Points)
+	others, known := t.others(listed, hull, h.Points)
+	if !known {
+		h.Between, h.Others = true, math.Inf(1)
+	}
 	if len(others) == 0 {
 		return nil
 	}
@@ -71,8 +78,8 @@ func near(p, q Point) bool { return max(p.At-q.At, q.At-p.At) <= sameTime }
 
 // others is what all but one process held, at lists of the processes in an interval and around
 // it. Where the lists are not as frequent as the samples, only those count during which nothing
-// was allocated, if there are any. It is sorted.
-func (t *Timeline) others(listed *Stream, w Interval, samples []Point) []Point {
+// was allocated; known is false if there are none. It is sorted.
+func (t *Timeline) others(listed *Stream, w Interval, samples []Point) (lists []Point, known bool) {
 	var all, steady []Point
 	later := 0 // lists after the interval
 	for _, l := range t.Lists.Points[max(t.Lists.Search(w.From)-maxLists, 0):] {
@@ -92,10 +99,13 @@ func (t *Timeline) others(listed *Stream, w Interval, samples []Point) []Point {
 			break
 		}
 	}
-	if len(steady) > 0 && !coverEach(all, samples) {
-		all = steady
+	switch {
+	case coverEach(all, samples):
+		known = true
+	case len(steady) > 0:
+		all, known = steady, true
 	}
-	return around(all, w)
+	return around(all, w), known
 }
 
 // isSteady reports whether the quantity stayed the same around a time.

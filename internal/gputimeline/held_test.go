@@ -103,6 +103,28 @@ func TestListWhileTheProcessAllocatesIsLeftOut(t *testing.T) {
 	}
 }
 
+// The first list after the start may come while the process allocates: what the others hold is
+// not known then.
+func TestOnlyListWhileTheProcessAllocatesSaysNothingOfTheOthers(t *testing.T) {
+	m := newMachine()
+	for at := int64(0); at <= 2000; at += 100 {
+		m.put(memory, 0, at, float64(3<<30+at<<20)) // it allocates all the time
+	}
+	m.put(processMemory, 7, 1040, float64(2<<30))
+	h := m.Held(7, Interval{1100 * heldMS, 1700 * heldMS})
+	require.NotNil(t, h)
+	assert.True(t, h.Between)
+	assert.Greater(t, h.Others, float64(SameMemory))
+	m = newMachine()
+	for at := int64(0); at <= 2000; at += 100 {
+		m.put(memory, 0, at, 3<<30)
+	}
+	m.put(processMemory, 7, 1040, 2<<30)
+	h = m.Held(7, Interval{1100 * heldMS, 1700 * heldMS})
+	require.NotNil(t, h)
+	assert.LessOrEqual(t, h.Others, float64(SameMemory), "nothing was allocated")
+}
+
 func TestFrequentListsNeedNoAssumption(t *testing.T) {
 	m := newMachine()
 	m.run(0, 10_000, 1, steps, func(at int64) float64 { return float64(at) })
