@@ -155,7 +155,7 @@ service:
 	store := victoriaMetrics(t)
 	collect(t, "comfyui.yaml", append(m.environment, "OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(),
 		"OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+store.URL+"/api/v1/write", "OTELCOL_GPU_COLLECTION_INTERVAL=15s"), "--config", overlay)
-	eventually(t, store, "comfyui_memory_context_bytes", atLeast(len(memoryServers))) // each was seen before its first prompt
+	eventually(t, store, "hw_gpu_process_memory_usage_bytes", atLeast(len(memoryServers))) // they are listed before the first prompt
 	return r
 }
 
