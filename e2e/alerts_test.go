@@ -5,7 +5,6 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -52,26 +51,33 @@ func vmalert(t *testing.T, rules, alertmanager string) alerting {
 // firing are the alerts that fire by an engine's API.
 func firing(t *testing.T, url string) (names []string) {
 	t.Helper()
-	response, err := http.Get(url) //nolint:noctx // a test
+	for _, labels := range firingLabels(t, url) {
+		names = append(names, strings.TrimSpace(labels["alertname"]+" "+labels["hw_name"]))
+	}
+	slices.Sort(names)
+	return names
+}
+
+// firingLabels are the labels of each alert that fires by an engine's API.
+func firingLabels(t *testing.T, url string) (all []map[string]string) {
+	t.Helper()
+	text, err := get(url)
 	require.NoError(t, err)
-	defer response.Body.Close()
 	var answer struct {
 		Data struct {
 			Alerts []struct {
 				State  string
-				Name   string // vmalert's
 				Labels map[string]string
 			}
 		}
 	}
-	require.NoError(t, json.NewDecoder(response.Body).Decode(&answer))
+	require.NoError(t, json.Unmarshal([]byte(text), &answer))
 	for _, a := range answer.Data.Alerts {
 		if a.State == "firing" {
-			names = append(names, strings.TrimSpace(a.Labels["alertname"]+" "+a.Labels["hw_name"]))
+			all = append(all, a.Labels)
 		}
 	}
-	slices.Sort(names)
-	return names
+	return all
 }
 
 // criticalFor is the for of GPUMemoryUsageCritical, as the article has it.

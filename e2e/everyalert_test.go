@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"net/http/httptest"
@@ -69,7 +68,7 @@ scrape_configs:
 }
 
 // writingTo is a configuration in which metrics go to all stores, and wait for a thirtieth of
-// the time that they do as it is shipped.
+// the second that they do as it is shipped.
 func writingTo(t *testing.T, all []watcher) (file string) {
 	t.Helper()
 	stores := make([]stack.Store, 0, len(all))
@@ -85,22 +84,9 @@ func writingTo(t *testing.T, all []watcher) (file string) {
 // firing are the alerts that fire, by "alert gpu severity".
 func (w *watcher) firing(t *testing.T) map[string]bool {
 	t.Helper()
-	text, err := get(w.alerts)
-	require.NoError(t, err)
-	var answer struct {
-		Data struct {
-			Alerts []struct {
-				State  string
-				Labels map[string]string
-			}
-		}
-	}
-	require.NoError(t, json.Unmarshal([]byte(text), &answer))
 	all := map[string]bool{}
-	for _, a := range answer.Data.Alerts {
-		if a.State == "firing" {
-			all[strings.Join(strings.Fields(a.Labels["alertname"]+" "+a.Labels["hw_name"]+" "+a.Labels["severity"]), " ")] = true
-		}
+	for _, labels := range firingLabels(t, w.alerts) {
+		all[strings.Join(strings.Fields(labels["alertname"]+" "+labels["hw_name"]+" "+labels["severity"]), " ")] = true
 	}
 	return all
 }
