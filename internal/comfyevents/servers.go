@@ -52,9 +52,9 @@ type Node struct {
 
 // Sockets are the clients' sockets of a server.
 type Sockets struct {
-	// Open counts those with a client, Kept those without: their clients have left, and their
-	// prompts have not ended.
-	Open, Kept int
+	// Open counts those with a client, Retained those without: their clients have left, and
+	// their prompts have not ended.
+	Open, Retained int
 	// Silent are since when clients have not acknowledged what was sent to them, the longest
 	// first. At most [MaxSilent].
 	Silent []time.Time

@@ -20,7 +20,8 @@ type Topic[T any] struct {
 }
 
 type subscriber[T any] struct {
-	id      int
+	id int
+	// receive is called with each value, in the publisher's goroutine. It must not block.
 	receive func(T)
 }
 

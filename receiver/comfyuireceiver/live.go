@@ -43,7 +43,7 @@ func (l *liveServer) Server() comfyevents.Server {
 		l.bound(&s.Prompts[i])
 	}
 	if l.hub != nil {
-		s.Sockets.Open, s.Sockets.Kept = l.hub.Counts()
+		s.Sockets.Open, s.Sockets.Retained = l.hub.Counts()
 		s.Sockets.Silent = l.hub.Silent(silentAfter, comfyevents.MaxSilent)
 	}
 	return s

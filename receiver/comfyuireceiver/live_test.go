@@ -12,7 +12,7 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
 )
 
-// live is what components of the same process are told of the rig's server.
+// live is what components of the same process see of the rig's server.
 func live(r *rig) (found []comfyevents.Server) {
 	for _, s := range comfyevents.OfProcess().Servers.All() {
 		if s.Name != "" && s.Name == r.instance() {
@@ -52,7 +52,7 @@ func TestTheQueueAndProgressAreKnownInTheProcess(t *testing.T) {
 	assert.True(t, next.Started.IsZero() && last.Started.IsZero(), "they wait")
 	assert.Equal(t, "buildings", last.TaskClass)
 	assert.Equal(t, "ddcolor_paper.pth", last.Model)
-	assert.Equal(t, 1, seen.Sockets.Kept, "the proxy's own")
+	assert.Equal(t, 1, seen.Sockets.Retained, "the proxy's own")
 	require.Eventually(t, func() bool { return len(r.byPrompt()) == 3 }, 20*time.Second, 10*time.Millisecond)
 	assert.Empty(t, live(r)[0].Prompts)
 	for i, trace := range r.byPrompt() {
