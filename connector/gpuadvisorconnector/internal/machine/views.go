@@ -57,19 +57,23 @@ func (m *Machine) memory(g *GPU, now time.Time) *view.Memory {
 	return v
 }
 
-// heldByServers is what the processes of ComfyUI servers hold: by NVML's list of processes,
-// or where a server's process is not known by what the server says of itself.
+// heldByServers is what the processes of ComfyUI servers hold of a GPU.
 func (m *Machine) heldByServers(g *GPU, now time.Time) (sum float64) {
 	for _, s := range m.servers {
-		if p := g.processes[s.pid]; p != nil && s.pid != 0 {
-			sum += float64(p.memory)
-			continue
-		}
-		torch, _ := s.Value(TorchMemory, g.ID, now)
-		outside, _ := s.Value(OutsideMemory, g.ID, now)
-		sum += max(torch, 0) + max(outside, 0)
+		sum += m.HeldBy(s, g, now)
 	}
 	return sum
+}
+
+// HeldBy is what the process of a ComfyUI server holds of a GPU: by NVML's list of processes,
+// or where the server's process is not known by what the server says of itself.
+func (*Machine) HeldBy(s *Server, g *GPU, now time.Time) float64 {
+	if p := g.processes[s.pid]; p != nil && s.pid != 0 {
+		return float64(p.memory)
+	}
+	torch, _ := s.Value(TorchMemory, g.ID, now)
+	outside, _ := s.Value(OutsideMemory, g.ID, now)
+	return max(torch, 0) + max(outside, 0)
 }
 
 // temperature is a GPU's temperature with the one at which its clocks are held down, which
