@@ -183,7 +183,7 @@ func TestEachAlertHasItsFor(t *testing.T) {
 }
 
 func TestXIDsAreThoseOfTheCatalogue(t *testing.T) {
-	raw, err := os.ReadFile(filepath.Join(root, "receiver", "nvmlreceiver", "internal", "xid", "catalogue.yaml"))
+	raw, err := os.ReadFile(filepath.Join(root, "internal", "xid", "catalogue.yaml"))
 	require.NoError(t, err)
 	var catalogue struct {
 		XIDs []struct {

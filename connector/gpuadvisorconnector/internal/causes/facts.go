@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package causes
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/machine"
+	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/texts"
+	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/view"
+)
+
+// facts are what the rules of one evaluation read.
+type facts struct {
+	machine *machine.Machine
+	now     time.Time
+	gpus    []*machine.GPU
+	servers []*machine.Server
+	prompts []promptStats // by server
+}
+
+func newFacts(m *machine.Machine, prompts Prompts, now time.Time) *facts {
+	f := &facts{machine: m, now: now, gpus: m.GPUs(), servers: m.Servers()}
+	byServer := map[string]int{}
+	for p := range prompts.Ended(now.Add(-eventWindow)) {
+		i, known := byServer[p.Server]
+		if !known {
+			i = len(f.prompts)
+			byServer[p.Server] = i
+			f.prompts = append(f.prompts, promptStats{server: p.Server})
+		}
+		f.prompts[i].all = append(f.prompts[i].all, p)
+	}
+	slices.SortFunc(f.prompts, func(a, b promptStats) int { return cmp.Compare(a.server, b.server) })
+	return f
+}
+
+// finding is a condition that a rule found.
+type finding struct {
+	gpu    *machine.GPU
+	server string
+	// detail distinguishes several conditions of one cause.
+	detail string
+	args   texts.Args
+	// text and remedy are the keys of texts that fit better than the cause's.
+	text, remedy texts.Message
+	// since is when it began, if that is known; else it began when it was found first.
+	since time.Time
+	// severity replaces that of the cause.
+	severity view.Severity
+}
+
+// gpuName is a GPU as people call it: GPU 1, or GPU 0 MIG 1.
+func gpuName(g *machine.GPU) texts.Message {
+	rest, ok := strings.CutPrefix(g.Label(), "gpu")
+	index, mig, isMIG := strings.Cut(rest, "/mig")
+	switch {
+	case !ok:
+		return texts.Message{Key: "gpu.name", Args: texts.Args{"name": g.Label()}}
+	case isMIG:
+		return texts.Message{Key: "gpu.name.mig", Args: texts.Args{"name": index, "mig": mig}}
+	}
+	return texts.Message{Key: "gpu.name", Args: texts.Args{"name": index}}
+}
+
+// count is a number of things, in words.
+func count(what string, n int) texts.Message {
+	return texts.Message{Key: "count." + what, Args: texts.Args{"n": n}}
+}
+
+// percent is a share as a whole number.
+func percent(share float64) int { return int(math.Round(100 * share)) }
+
+// gibibytes writes an amount of memory.
+func gibibytes(bytes float64) string { return fmt.Sprintf("%.1f", bytes/(1<<30)) }
+
+// seconds rounds up: what waits for 2.1 s does not wait longer than 3 s.
+func seconds(d float64) int { return int(math.Ceil(d)) }
+
+// minutes rounds up, to one at least.
+func minutes(d time.Duration) int { return max(int(math.Ceil(d.Minutes())), 1) }
