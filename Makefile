@@ -124,6 +124,7 @@ generate: ## write the generated files again, and tidy every module
 	@go -C tools/rules run . render "$(CURDIR)"
 	@go -C tools/dashboards run . render "$(CURDIR)"
 	@go -C cmd/otelcol-gpu-report run ./internal/gendocs "$(CURDIR)"
+	@scripts/page-vendor.sh
 
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZ_SECONDS (10); prints executions
