@@ -4,7 +4,7 @@ import { html, render, useEffect, useState } from './vendor.js';
 import { t, language, withLanguage, api } from './text.js';
 import { age, clock, moment, zone } from './format.js';
 import { store, subscribe, start, serverNow } from './stream.js';
-import { A, Empty, Icon } from './parts.js';
+import { A, Empty, Icon, sameCondition } from './parts.js';
 import { Gpus } from './gpus.js';
 import { Gpu } from './gpu.js';
 import { Queue } from './queue.js';
@@ -13,8 +13,6 @@ import { Prompt } from './prompt.js';
 
 // A GPU's samples are old after this many seconds.
 const oldAfter = 15;
-
-const sameCondition = (a, b) => a.cause === b.cause && a.gpu === b.gpu && a.server === b.server;
 
 const Runbook = ({ href }) => href ? html`<a href=${href} rel="noreferrer" class="why">${t('page.why')}</a>` : null;
 

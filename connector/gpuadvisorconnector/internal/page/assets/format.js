@@ -12,7 +12,8 @@ export function digits(v) {
   return v.toFixed(size >= 99.95 ? 0 : size >= 9.995 ? 1 : 2);
 }
 
-const unit = (name, v) => t(`page.unit.${name}`, { v });
+// A figure and its unit are never on two lines.
+const unit = (name, v) => t(`page.unit.${name}`, { v }).replaceAll(' ', '\u00a0');
 
 export const bareGiB = (bytes) => known(bytes) ? digits(bytes / 2 ** 30) : none();
 export const gib = (bytes) => known(bytes) ? unit('gib', digits(bytes / 2 ** 30)) : none();
@@ -27,6 +28,9 @@ export function seconds(v) {
   if (v < 5999) return unit('min', digits(v / 60));
   return unit('h', digits(v / 3600));
 }
+
+/** mark is a round place on an axis of seconds. */
+export const mark = (v) => v < 999.5 ? unit('s', Number(v.toPrecision(3))) : seconds(v);
 
 /** age is a duration since something, in whole units from ten seconds on. */
 export function age(v) {
@@ -67,8 +71,8 @@ export const moment = (time) => full.format(new Date(time));
 /** zone is the name of the reader's time zone. */
 export const zone = () => new Intl.DateTimeFormat(locale, { timeZoneName: 'short' }).formatToParts(new Date()).find((p) => p.type === 'timeZoneName').value;
 
-/** model is a GPU's product without its maker. */
-export const model = (name) => name.replace(/^NVIDIA\s+/, '').replace(/^GeForce\s+/, '');
+/** model is a GPU's product in short: without its maker, its memory's kind and its edition. */
+export const model = (name) => name.replace(/^NVIDIA\s+/, '').replace(/^GeForce\s+/, '').replace(/\s+HBM\w*$/, '').replace(/\s+Generation$/, '').replace(/\s+(Max-Q )?(Server|Workstation) Edition$/, '');
 
 /** task is a workflow with the size of its image. */
 export const task = (p) => p.side ? `${p.workflow} ${p.side}` : p.workflow;

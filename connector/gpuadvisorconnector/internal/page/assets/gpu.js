@@ -2,8 +2,8 @@
 
 import { html, Plot, useEffect, useLayoutEffect, useRef, useState } from './vendor.js';
 import { t, api } from './text.js';
-import { age, celsius, clock, gib, model, moment, none, percent, task, watts } from './format.js';
-import { A, Empty, Icon, MemoryBar } from './parts.js';
+import { age, celsius, clock, gib, moment, none, percent, task, watts } from './format.js';
+import { A, Empty, Icon, MemoryBar, sameCondition } from './parts.js';
 import { Back } from './prompt.js';
 import { staleAge } from './gpus.js';
 
@@ -21,12 +21,12 @@ function options(width, format, columns, limit) {
   const peak = { stroke: color('--dim'), width: 1, points: { show: false } };
   const axis = { stroke: color('--dim'), grid: { stroke: color('--line'), width: 1 }, ticks: { show: false }, font: '12px system-ui' };
   return {
-    width, height: 120, legend: { show: false },
+    width, height: 128, legend: { show: false },
     cursor: { sync: { key: 'gpu' }, y: false },
     scales: { y: { range: (_, low, high) => [0, limit ?? (Math.max(high, 0) || 1)] } },
     axes: [
-      { ...axis, values: (_, at) => at.map((v) => clock(v * 1000).slice(0, 5)), space: 60 },
-      { ...axis, size: 64, space: 30, values: (_, at) => at.map(format) },
+      { ...axis, size: 24, values: (_, at) => at.map((v) => clock(v * 1000).slice(0, 5)), space: 60 },
+      { ...axis, size: 68, space: 24, values: (_, at) => at.map(format) },
     ],
     series: [{}, line, ...columns.slice(1).map(() => peak)],
   };
@@ -46,7 +46,7 @@ function Chart({ name, history, columns, format, limit }) {
       setCursor: [(u) => setValue(u.cursor.idx === null || u.cursor.idx === undefined ? '' : `${clock(u.data[0][u.cursor.idx] * 1000)} · ${format(u.data[1][u.cursor.idx])}`)],
     };
     const plot = new draw(settings, [history.times, ...columns], box.current);
-    const resized = new ResizeObserver(() => plot.setSize({ width: box.current?.clientWidth ?? 100, height: 120 }));
+    const resized = new ResizeObserver(() => plot.setSize({ width: box.current?.clientWidth ?? 100, height: 128 }));
     resized.observe(box.current);
     return () => { resized.disconnect(); plot.destroy(); };
   }, [history, limit]);
@@ -98,7 +98,7 @@ function Processes({ processes }) {
 export function Gpu({ name, state, now }) {
   const gpu = (state.gpus ?? []).find((g) => g.name === name || g.id === name);
   if (!gpu) return html`<article class="detail"><${Back} /><h1 tabindex="-1" class="sentence">${t('page.absent.gpu', { name })}</h1></article>`;
-  const conditions = (state.conditions ?? []).filter((c) => c.gpu === gpu.id);
+  const conditions = (state.conditions ?? []).filter((c) => c.gpu === gpu.id && !sameCondition(c, state.verdict));
   const stale = staleAge(gpu, now);
   const figures = [
     ['utilization', percent(gpu.utilization)],
@@ -108,7 +108,7 @@ export function Gpu({ name, state, now }) {
     ['newest', stale === null ? moment(gpu.newest_sample) : t('page.age.ago', { age: age(stale) })],
   ];
   return html`<article class="detail"><${Back} />
-    <h1 tabindex="-1"><${Icon} severity=${gpu.severity} /> ${gpu.name} <span class="dim">${model(gpu.model)}</span> ${gpu.status}</h1>
+    <h1 tabindex="-1"><${Icon} severity=${gpu.severity} /> ${gpu.name} <span class="dim">${gpu.model}</span> ${gpu.status}</h1>
     ${conditions.map((c) => html`<p class="note" key=${c.cause}><${Icon} severity=${c.severity} word=${t(`page.severity.${c.severity}`)} /> <b>${c.text}</b> ${c.remedy} ${c.runbook && html`<a href=${c.runbook} rel="noreferrer">${t('page.runbook')}</a>`}</p>`)}
     <div class="columns"><${Memory} memory=${gpu.memory} />
       <section aria-labelledby="now"><h2 id="now">${t('page.now')}</h2><dl class="figures">${figures.map(([key, value]) => html`<div key=${key}><dt>${t(`page.${key}`)}</dt><dd class="figure">${value || none()}</dd></div>`)}</dl>

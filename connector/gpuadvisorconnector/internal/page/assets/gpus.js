@@ -39,21 +39,21 @@ const pair = (part, format) => {
 
 /** Row is a GPU. seconds is the age of its newest sample where it has stopped. */
 const Row = memo(({ gpu, seconds }) => html`<li class=${`gpu ${gpu.severity}${isStale(gpu) ? ' stale' : ''}`}>
-  <div class="who"><${A} href=${address(gpu)} class="cover"><b>${gpu.name}</b> <span class="dim">${model(gpu.model)}</span><//></div>
-  <div class="what"><${Icon} severity=${gpu.severity} /> ${gpu.status}${seconds !== null && html` <span class="dim">${t('page.age.ago', { age: age(seconds) })}</span>`}</div>
+  <div class="who"><${A} href=${address(gpu)} class="cover"><b>${gpu.name}</b> <span class="dim" title=${gpu.model}>${model(gpu.model)}</span><//></div>
+  <div class="what"><${Icon} severity=${gpu.severity} /> ${gpu.status}</div>
   <div class="memory"><${MemoryBar} memory=${gpu.memory} /></div>
   <div class="used figure" data-label=${t('page.memory')}><${Used} memory=${gpu.memory} /></div>
   <div class="use" data-label=${t('page.utilization')}><${Sparkline} values=${gpu.recent?.utilization} /><b class="figure">${percent(gpu.utilization)}</b></div>
   <div class="heat figure" data-label=${t('page.temperature')}>${pair(gpu.temperature, celsius)}</div>
   <div class="draw figure" data-label=${t('page.power')}>${pair(gpu.power, watts)}</div>
-  <div class="holds">${holders(gpu)}</div>
+  <div class="holds">${seconds !== null && html`<span class="warning-text">${t('page.age.ago', { age: age(seconds) })}</span>`}${holders(gpu)}</div>
 </li>`);
 
 const Tile = memo(({ gpu }) => html`<li class=${`tile ${gpu.severity}${isStale(gpu) ? ' stale' : ''}`}>
   <${A} href=${address(gpu)} class="cover"><${Icon} severity=${gpu.severity} word=${gpu.status} /> <b>${gpu.name.replace(/^gpu(?=\d)/, '')}</b><//>
   <span class="figure">${percent(gpu.utilization)}</span>
   <${MemoryBar} memory=${gpu.memory} />
-  <span class="dim figure">${gpu.memory ? t('page.of', { a: bareGiB(gpu.memory.used), b: gib(gpu.memory.limit) }) : gpu.status}</span>
+  <span class="dim figure">${gpu.memory ? `${bareGiB(gpu.memory.used)} / ${gib(gpu.memory.limit)}` : gpu.status}</span>
 </li>`);
 
 const Head = () => html`<div class="gpu-head" aria-hidden="true">

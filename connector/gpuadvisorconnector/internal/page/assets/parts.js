@@ -99,3 +99,6 @@ export function Copy({ text, label }) {
 
 /** Empty says that something is absent, and why. */
 export const Empty = ({ children }) => html`<p class="empty">${children}</p>`;
+
+/** sameCondition reports whether two conditions are one. */
+export const sameCondition = (a, b) => a.cause === b.cause && a.gpu === b.gpu && a.server === b.server;

@@ -25,7 +25,7 @@ const Row = memo(({ prompt: p, longest }) => {
     <td class="times"><span class="bar" aria-hidden="true"><span class="fill waiting" style=${width(p.waited)} /><span class="fill work" style=${width(p.ran)} /></span></td>
     <td class="figure peak" data-label=${t('page.memory')}>${gib(p.bill?.memory_peak)}</td>
     <td class="figure energy" data-label=${t('page.energy')}>${energy(p.bill?.energy, p.bill?.energy_uncertainty)}</td>
-    <td class="reason">${p.reason || (p.bill ? '' : p.no_bill)}</td>
+    <td class=${p.reason ? 'reason' : 'reason dim'}>${p.reason || (p.bill ? '' : p.no_bill)}</td>
   </tr>`;
 });
 

@@ -2,7 +2,7 @@
 
 import { html, useState } from './vendor.js';
 import { t } from './text.js';
-import { energy, gib, percent, seconds } from './format.js';
+import { energy, gib, mark, percent, seconds } from './format.js';
 
 // More spans are not drawn: nobody reads them.
 const maxSpans = 200;
@@ -28,7 +28,7 @@ export function ordered(spans) {
 
 /** ticks are round places on an axis that ends at a time. */
 export function ticks(end) {
-  const rough = end / 5;
+  const rough = end / 7;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough);
   const all = [];
@@ -108,7 +108,7 @@ export function Waterfall({ detail: d }) {
   return html`<section aria-labelledby="waterfall"><div class="heading"><h2 id="waterfall">${t('page.waterfall')}</h2>
       <span class="legend">${['queue', 'loading', 'work'].map((kind) => html`<span key=${kind}><i class=${`swatch ${kind === 'queue' ? 'waiting' : kind}`} />${t(`page.legend.${kind}`)}</span>`)}</span></div>
     <div class="waterfall" onMouseMove=${point} onMouseLeave=${() => setAt(null)}>
-      <div class="axis" aria-hidden="true"><span class="label" /><span class="track">${ticks(end).map((v) => html`<span key=${v} class="mark" style=${{ left: `${v / end * 100}%` }}>${seconds(v)}</span>`)}
+      <div class="axis" aria-hidden="true"><span class="label" /><span class="track">${ticks(end).map((v) => html`<span key=${v} class=${`mark${v > end * 0.92 ? ' last' : ''}`} style=${{ left: `${v / end * 100}%` }}><span>${mark(v)}</span></span>`)}
         ${at !== null && html`<span class="cursor" style=${{ left: `${at * 100}%` }}><span>${seconds(at * end)}</span></span>`}</span><span /></div>
       <ol class="spans">${spans.map(({ span: s, depth }) => html`<li key=${s.id} class="lane" title=${describe(s)}>
         <span class=${`label depth-${Math.min(depth, 4)}`}>${label(s)}<span class="hidden">${describe(s)}</span></span>

@@ -204,7 +204,7 @@ func (f *fixture) State(l texts.Language) view.State {
 	for i := range min(20, f.prompts) {
 		s.Prompts = append(s.Prompts, f.prompt(l, i+shift%5))
 	}
-	s.Verdict = view.Condition{Severity: view.Fine, Cause: "fine", Since: f.begun, Text: in(l, fmt.Sprintf("All is well: %d GPUs, 5 prompts in the last minute, none waits longer than 3 s.", f.gpus), fmt.Sprintf("一切正常：%d 块 GPU，最近一分钟 5 个任务，等待均不超过 3 秒。", f.gpus))}
+	s.Verdict = view.Condition{Severity: view.Fine, Cause: "fine", Since: f.begun, Text: in(l, "All is well: 5 prompts in the last minute, none waits longer than 3 s.", "一切正常：最近一分钟 5 个任务，等待均不超过 3 秒。")}
 	f.addTrouble(l, &s)
 	return s
 }
