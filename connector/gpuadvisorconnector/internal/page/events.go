@@ -3,8 +3,10 @@
 package page
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"time"
 )
 
@@ -22,7 +24,6 @@ func (p *Page) events(w http.ResponseWriter, r *http.Request) {
 	s := stream{w, http.NewResponseController(w), p.settings.WriteTimeout}
 	// The page loads itself again where its files are another version's.
 	if s.send(fmt.Appendf(nil, "event: version\ndata: %q\n\n", p.assets.version)) != nil {
-		p.hub.drop(v)
 		return
 	}
 	beat := time.NewTimer(p.settings.Heartbeat)
@@ -42,8 +43,8 @@ func (p *Page) events(w http.ResponseWriter, r *http.Request) {
 		case <-beat.C:
 			message = fmt.Appendf(nil, "event: beat\ndata: {\"time\":%q}\n\n", time.Now().UTC().Format(time.RFC3339Nano))
 		}
-		if s.send(message) != nil {
-			if r.Context().Err() == nil {
+		if err := s.send(message); err != nil {
+			if errors.Is(err, os.ErrDeadlineExceeded) { // else it has left
 				p.hub.drop(v)
 			}
 			return

@@ -55,10 +55,9 @@ function Ids({ detail: d }) {
 /** Waiting is a prompt that has not ended: its place in the queue, or its progress. */
 function Waiting({ open, server }) {
   return html`<article class="detail"><${Back} />
-    <h1 tabindex="-1">${task(open)}</h1>
-    <p class="sentence" role="status">${open.text}</p>
-    <dl class="figures"><div><dt>${t('page.figure.state')}</dt><dd>${t(`page.queue.${open.state}`)}</dd></div>
-      <div><dt>${t('page.figure.ahead')}</dt><dd class="figure">${open.ahead}</dd></div>
+    <p class="dim">${task(open)} · ${t(`page.queue.${open.state}`)}</p>
+    <h1 tabindex="-1" class="sentence"><span role="status">${open.text}</span></h1>
+    <dl class="figures"><div><dt>${t('page.figure.ahead')}</dt><dd class="figure">${open.ahead}</dd></div>
       ${open.starts && html`<div><dt>${t('page.figure.starts')}</dt><dd class="figure">${moment(open.starts)}</dd></div>`}
       ${open.node && html`<div><dt>${t('page.figure.node')}</dt><dd class="figure">${t('page.node', { class: open.node.class, i: open.node.number, of: open.node.of })}</dd></div>`}
       <div><dt>${t('page.figure.server')}</dt><dd>${server}</dd></div></dl>

@@ -51,13 +51,13 @@ function useFrozen(list) {
 const filters = [['slowest', '/?view=prompts&sort=slowest'], ['slow', '/?view=prompts&slow=true'], ['failed', '/?view=prompts&outcome=failed'], ['all', '/?view=prompts']];
 
 /** Last shows the newest prompts, with ways to the slow and failed ones. */
-export function Last({ prompts, held, count }) {
+export function Last({ prompts, held, count, isFed }) {
   const [shown, props, waits] = useFrozen(prompts ?? []);
   return html`<section class="last" aria-labelledby="last"><div class="heading"><h2 id="last">${t('page.prompts.last')}</h2>
       ${waits && html`<span class="dim" role="status">${t('page.prompts.paused')}</span>`}
-      <nav aria-label=${t('page.prompts.find')}>${filters.map(([name, href]) => html`<${A} key=${name} href=${href} class="chip">${t(`page.filter.${name}`)}<//>`)}</nav></div>
+      ${held > 0 && html`<nav aria-label=${t('page.prompts.find')}>${filters.map(([name, href]) => html`<${A} key=${name} href=${href} class="chip">${t(`page.filter.${name}`)}<//>`)}</nav>`}</div>
     ${shown.length ? html`<div ...${props}><${Table} prompts=${shown.slice(0, count)} caption=${t('page.prompts.last')} /></div>
-      <p class="dim">${t('page.prompts.held', { n: held })}</p>` : html`<${Empty}>${t('page.absent.prompts')}<//>`}
+      <p class="dim">${t('page.prompts.held', { n: held })}</p>` : html`<${Empty}>${isFed ? t('page.absent.prompts') : t('page.absent.comfyui')}<//>`}
   </section>`;
 }
 

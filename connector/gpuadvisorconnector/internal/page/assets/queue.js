@@ -2,7 +2,7 @@
 
 import { html } from './vendor.js';
 import { t } from './text.js';
-import { age, seconds, task } from './format.js';
+import { age, task } from './format.js';
 import { A, Empty, Icon } from './parts.js';
 
 // As many prompts of a server have a line of their own, even where fewer wait: then nothing
@@ -29,7 +29,8 @@ function Server({ server: s, now, lines }) {
     <h3>${s.name}</h3>
     ${s.up ? html`<p class="totals">
       <span><b>${s.running}</b> ${t('page.queue.running')}</span><span><b>${s.waiting}</b> ${t('page.queue.waiting')}</span>
-      ${s.oldest_wait > 0 && html`<span>${t('page.queue.oldest', { age: seconds(s.oldest_wait) })}</span>`}
+      ${s.oldest_wait > 0 && html`<span>${t('page.queue.oldest', { age: age(s.oldest_wait) })}</span>`}
+      ${s.sockets_open > 0 && html`<span>${t('page.sockets', { n: s.sockets_open })}</span>`}
     </p>` : html`<p class="totals"><${Icon} severity="broken" /> ${t('page.server.down')}</p>`}
     <ol class=${`queue lines-${lines}`}>
       ${shown.map((p) => html`<${Open} key=${p.id} prompt=${p} now=${now} />`)}
@@ -37,7 +38,6 @@ function Server({ server: s, now, lines }) {
       ${prompts.length === 0 && s.up && html`<li class="dim">${t('page.queue.empty')}</li>`}
     </ol>
     ${(s.sockets ?? []).map((socket) => html`<p class="socket" key=${socket.since}><${Icon} severity="warning" /> ${socket.text}</p>`)}
-    ${s.sockets_open > 0 && html`<p class="dim">${t('page.sockets', { n: s.sockets_open })}</p>`}
   </section>`;
 }
 

@@ -217,7 +217,13 @@ func (f *fixture) addTrouble(l texts.Language, s *view.State) {
 	add := func(conditions ...view.Condition) {
 		s.Conditions, s.Verdict = append(s.Conditions, conditions...), conditions[0]
 	}
+	if f.gpus == 0 {
+		add(view.Condition{Severity: view.Warning, Cause: "gpu.none", Since: f.begun, Text: in(l, "No GPU is known.", "没有发现 GPU。"), Remedy: in(l, "Run nvidia-smi on this machine; look at the collector's log for the nvml receiver.", "请在本机运行 nvidia-smi，并查看采集器日志中 nvml 接收器的部分。")})
+		return
+	}
 	switch f.trouble {
+	case "down":
+		add(view.Condition{Severity: view.Broken, Cause: "comfyui.down", Alert: "ComfyUIDown", Server: f.server(0), Since: f.begun, Text: in(l, "ComfyUI at 127.0.0.1:8188 does not respond for 2 min.", "127.0.0.1:8188 上的 ComfyUI 已有 2 分钟无响应。"), Remedy: in(l, "Look at its log, and start it again.", "请查看其日志并重新启动。"), Runbook: "https://example.com/runbooks/ComfyUIDown"})
 	case "full":
 		add(full, hot)
 	case "rush":
