@@ -124,6 +124,8 @@ generate: ## write the generated files again, and tidy every module
 	@go -C tools/rules run . render "$(CURDIR)"
 	@go -C tools/dashboards run . render "$(CURDIR)"
 	@go -C cmd/otelcol-gpu-report run ./internal/gendocs "$(CURDIR)"
+	@scripts/page-vendor.sh
+	@go test -count=1 -run '^TestTheOpenAPIDocumentIsCurrent$$' ./connector/gpuadvisorconnector/internal/page -update >/dev/null
 
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZ_SECONDS (10); prints executions
