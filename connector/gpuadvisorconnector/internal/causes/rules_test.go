@@ -30,7 +30,11 @@ func TestOutOfMemoryNamesTheSizeAndASmallerOne(t *testing.T) {
 			"GPU 1 ran out of memory for 1 image of 1024 px in the last minute.", "Lower the size to 768."},
 		"several sizes": {func(w *world) { w.fail(1280); w.fail(2048) },
 			"GPU 1 ran out of memory for 2 images of 1280 to 2048 px in the last minute.", "Lower the size to 1024."},
-		"a larger one succeeded": {func(w *world) { w.fail(1280); w.prompt(func(p *Prompt) { p.Side = 1152 }) },
+		"a larger one succeeded": {func(w *world) {
+			w.fail(1280)
+			w.prompt(func(p *Prompt) { p.Side = 1152 })
+			w.prompt(func(p *Prompt) { p.Side = 2048 }) // with another workflow
+		},
 			"GPU 1 ran out of memory for 1 image of 1280 px in the last minute.", "Lower the size to 1152."},
 		"a larger one succeeded elsewhere": {func(w *world) {
 			w.fail(1280)
@@ -174,7 +178,7 @@ func TestWithoutAKnownMeanAPromptIsStalledOnceNothingProgresses(t *testing.T) {
 		stalled bool
 	}{
 		"nothing progresses": {func(i int) int { return 15 * i }, true},
-		"it progresses":      {func(i int) int { return 15 * (i % 3) }, false},
+		"it progresses":      {func(i int) int { return 1 + 15*(i%3) }, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)

@@ -24,6 +24,7 @@ func TestTheHistoryHasOneRowASecond(t *testing.T) {
 		scrape(m, float64(i)/4, fmt.Sprintf("hw.gpu.memory.usage{} %d\nhw.power{hw.gpu.power.scope=instant} 100.25", i))
 	}
 	m.MemoryRead("GPU-a", 1000, at(5.1)) // late, but a peak
+	m.MemoryRead("GPU-a", 900, at(5.2))
 	scrape(m, 10, "hw.gpu.memory.usage.max{} 500")
 	h, ok := m.History("GPU-a", at(11))
 	require.True(t, ok)
@@ -34,6 +35,8 @@ func TestTheHistoryHasOneRowASecond(t *testing.T) {
 	assert.Nil(t, h.Memory[10])
 	assert.InDelta(t, 500.0, *h.MemoryPeak[10], 1e-9)
 	assert.Nil(t, h.MemoryPeak[0])
+	assert.InDelta(t, 1000, *h.MemoryPeak[5], 0)
+	assert.InDelta(t, 23, *h.Memory[5], 0)
 	assert.Nil(t, h.Temperature[0])
 	assert.InDelta(t, 100.3, *h.Power[0], 0.051)
 	for _, column := range [][]*float64{h.Memory, h.MemoryPeak, h.Utilization, h.Temperature, h.Power} {
@@ -62,7 +65,7 @@ func TestSamplesThatComeLateFillTheirPlace(t *testing.T) {
 	scrape(m, 100, "hw.gpu.memory.usage{} 10")
 	m.Metrics(sampletext.Metrics(at(90), node, "hw.gpu.memory.usage{hw.id=GPU-a} 5"), at(101))
 	m.Metrics(sampletext.Metrics(at(100), node, "hw.gpu.memory.usage{hw.id=GPU-a} 7"), at(101))
-	m.Metrics(sampletext.Metrics(at(100-1800), node, "hw.gpu.memory.usage{hw.id=GPU-a} 7"), at(101))
+	m.Metrics(sampletext.Metrics(at(99-1800), node, "hw.gpu.memory.usage{hw.id=GPU-a} 7"), at(101))
 	h, _ := m.History("GPU-a", at(101))
 	require.Len(t, h.Times, 2)
 	assert.InDelta(t, 5.0, *h.Memory[0], 1e-9)
