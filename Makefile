@@ -70,7 +70,7 @@ unit: ## unit tests, with the race detector; without it the nvml receiver, for i
 
 .PHONY: e2e
 e2e: build servers browser ## end-to-end tests: the built collector against real servers
-	go test -C e2e -race -count=1 -parallel 3 -timeout 40m ./...
+	go test -C e2e -race -count=1 -parallel 64 -timeout 40m ./... # beside_test.go says how many run at a time
 
 .PHONY: servers
 servers: ## build the servers that the tests start, and install ComfyUI's npm clients (once; kept in .cache)
@@ -124,6 +124,8 @@ generate: ## write the generated files again, and tidy every module
 	@go -C tools/rules run . render "$(CURDIR)"
 	@go -C tools/dashboards run . render "$(CURDIR)"
 	@go -C cmd/otelcol-gpu-report run ./internal/gendocs "$(CURDIR)"
+	@scripts/page-vendor.sh
+	@go test -count=1 -run '^TestTheOpenAPIDocumentIsCurrent$$' ./connector/gpuadvisorconnector/internal/page -update >/dev/null
 
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZ_SECONDS (10); prints executions

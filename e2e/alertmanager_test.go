@@ -97,7 +97,7 @@ func (c *channels) arrives(t *testing.T, channel, part string) string {
 // TestAlertsReachEveryChannel sends alerts to Alertmanager as it is shipped, with texts that are
 // no markup, and waits for them where people read them.
 func TestAlertsReachEveryChannel(t *testing.T) {
-	t.Parallel()
+	beside(t, waiting)
 	c := newChannels(t)
 	address := alertmanager(t, c)
 	hostile := []string{
@@ -169,7 +169,7 @@ func isMessage(t *testing.T, name, text string) {
 
 // TestManyAlertsOfAGroupAreCutWithANote: 200 alerts of one GPU, each with a long text.
 func TestManyAlertsOfAGroupAreCutWithANote(t *testing.T) {
-	t.Parallel()
+	beside(t, waiting)
 	c := newChannels(t)
 	address := alertmanager(t, c)
 	long := strings.Repeat("显存 memory # : \" ", 30)
@@ -203,7 +203,7 @@ var inhibited = []struct{ source, target string }{
 
 // TestALostGPUIsOneMessage: what an alert says makes others needless.
 func TestALostGPUIsOneMessage(t *testing.T) {
-	t.Parallel()
+	beside(t, waiting)
 	c := newChannels(t)
 	address := alertmanager(t, c, func(s string) string { return strings.ReplaceAll(s, "#response ", "") })
 	post(t, address,

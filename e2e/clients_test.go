@@ -63,7 +63,7 @@ func serveComfyUI(t *testing.T, server *fakecomfyui.Server, handler http.Handler
 // through the proxy, in front of either version. Each gets its steps and the image, and the
 // trace has its nodes.
 func TestClientsFromNpmThroughTheProxy(t *testing.T) {
-	t.Parallel()
+	beside(t, working)
 	for _, version := range fakecomfyui.Versions {
 		t.Run(string(version), func(t *testing.T) { clientsFromNpm(t, version) })
 	}

@@ -43,7 +43,7 @@ var dashboard12239 = []string{
 // TestDashboardsAndRulesForDCGMGoOnWorking asks a Prometheus that scrapes the collector, as it
 // scraped dcgm-exporter and the article's prototype.
 func TestDashboardsAndRulesForDCGMGoOnWorking(t *testing.T) {
-	t.Parallel()
+	beside(t, working)
 	m := newMachine(t, fakenvml.Current, "l40s", "h100", "h100-mig", "rtx-2080-super")
 	m.gpus[0].Step("power", 123_000) // of both figures: one is an average
 	dcgm, prototype, written := port(t), port(t), victoriaMetrics(t)

@@ -27,6 +27,7 @@ import (
 // TestFullDiskRefusesAndCountsWhatDoesNotFit has the queues, and ComfyUI's open prompts, on
 // a disk of 4 MiB.
 func TestFullDiskRefusesAndCountsWhatDoesNotFit(t *testing.T) {
+	t.Parallel()
 	if out, err := exec.Command("unshare", "-rm", "true").CombinedOutput(); err != nil {
 		t.Skipf("user namespaces, in which anybody can mount a disk of a size, are not permitted here: %s", out)
 	}
@@ -76,6 +77,7 @@ func TestFullDiskRefusesAndCountsWhatDoesNotFit(t *testing.T) {
 // and syncs. So beside the file before a transaction it holds any of the pages, or all
 // pages and the meta or not.
 func TestPowerLossLosesNothingThatWasQueued(t *testing.T) {
+	t.Parallel()
 	const mixtures = 4
 	everyConfiguration(t, "power", rigOptions{}, func(t *testing.T, r *deliveryRig) {
 		r.state("answers_503")
@@ -224,6 +226,7 @@ func mixMetaFirst(before, after *storedamage.File) []byte {
 // TestDamagedStoreFilesAreSetAside damages every store file of every configuration in each
 // way: the collector starts, delivers, and says once for each file what it did.
 func TestDamagedStoreFilesAreSetAside(t *testing.T) {
+	t.Parallel()
 	everyConfiguration(t, "damage", rigOptions{comfyui: true}, func(t *testing.T, r *deliveryRig) {
 		r.state("answers_503")
 		r.start()

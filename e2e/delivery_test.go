@@ -97,7 +97,7 @@ func TestOutagesLoseNothing(t *testing.T) {
 // TestLongOutageLosesNothing has the store of no-loss.yaml away for hours, in compressed
 // time: what is sent every 15 s comes at once, with the times that it would have.
 func TestLongOutageLosesNothing(t *testing.T) {
-	t.Parallel()
+	beside(t, waiting)
 	const every = 15 * time.Second
 	store, _ := prometheus(t, "25h")
 	r := newDeliveryRig(t, "no-loss", false, "long_outage", rigOptions{store: store, logs: victoriaLogs(t)})
@@ -126,7 +126,7 @@ func everyConfiguration(t *testing.T, what string, o rigOptions, test func(t *te
 			o.store = prom
 		}
 		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
+			beside(t, waiting)
 			test(t, newDeliveryRig(t, c.name, c.spans, what+"_"+c.name, o))
 		})
 	}
@@ -148,6 +148,7 @@ func requireNothingMissing(t *testing.T, r *deliveryRig, what string) {
 }
 
 func TestBeyondTheBoundTheNewestAreRefusedAndCounted(t *testing.T) {
+	t.Parallel()
 	small := []string{"OTELCOL_GPU_QUEUE_BYTES=300000", "OTELCOL_GPU_TRACES_QUEUE_BYTES=300000", "OTELCOL_GPU_LOGS_QUEUE_BYTES=300000", "OTELCOL_GPU_QUEUE_SIZE=20"}
 	args := "--config=yaml:exporters::otlp_http/queue::sending_queue::batch::min_size: 0"
 	everyConfiguration(t, "bound", rigOptions{environment: small}, func(t *testing.T, r *deliveryRig) {
@@ -176,6 +177,7 @@ func TestBeyondTheBoundTheNewestAreRefusedAndCounted(t *testing.T) {
 }
 
 func TestKillLosesNothingThatWasQueued(t *testing.T) {
+	t.Parallel()
 	everyConfiguration(t, "kill", rigOptions{}, func(t *testing.T, r *deliveryRig) {
 		r.start()
 		for _, state := range []string{"there", "answers_503", "silent", "refuses", "there"} {
@@ -192,6 +194,7 @@ func TestKillLosesNothingThatWasQueued(t *testing.T) {
 }
 
 func TestSIGTERMEndsInTimeAndTheRestWaitsOnDisk(t *testing.T) {
+	t.Parallel()
 	everyConfiguration(t, "sigterm", rigOptions{}, func(t *testing.T, r *deliveryRig) {
 		for _, state := range []string{"there", "answers_503", "refuses", "silent", "slow"} {
 			r.state(state)
@@ -219,6 +222,7 @@ func TestSIGTERMEndsInTimeAndTheRestWaitsOnDisk(t *testing.T) {
 
 // TestSlowStoreGetsItsSamples has a store that needs 4 s for each response.
 func TestSlowStoreGetsItsSamples(t *testing.T) {
+	t.Parallel()
 	everyConfiguration(t, "slow", rigOptions{}, func(t *testing.T, r *deliveryRig) {
 		r.state("slow")
 		r.start()
@@ -229,6 +233,7 @@ func TestSlowStoreGetsItsSamples(t *testing.T) {
 }
 
 func TestQueueFolderThatCannotBeUsedIsAnErrorAtStart(t *testing.T) {
+	t.Parallel()
 	for _, c := range readyConfigurations {
 		_, all := collectorCommand(t, c.name+".yaml", []string{"OTELCOL_GPU_QUEUE=/proc/otelcol-gpu/queue", "OTELCOL_GPU_COMFYUI_STORE=" + t.TempDir(), "OTELCOL_GPU_NVML_LIBRARY=/no/such/libnvidia-ml.so.1"})
 		ctx, cancel := context.WithTimeout(t.Context(), patience)

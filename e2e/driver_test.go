@@ -17,7 +17,7 @@ import (
 )
 
 func TestNvidiasOwnLibrariesWithoutADriver(t *testing.T) {
-	t.Parallel()
+	beside(t, working)
 	for _, driver := range []string{"535", "470"} {
 		t.Run(driver, func(t *testing.T) {
 			library := fakemachine.NvidiaLibrary(t, driver)
@@ -44,7 +44,7 @@ func TestNvidiasOwnLibrariesWithoutADriver(t *testing.T) {
 // TestDriver470AndItsMissingFunctions reads a GPU through the test library
 // that lacks what NVIDIA's 470 lacks.
 func TestDriver470AndItsMissingFunctions(t *testing.T) {
-	t.Parallel()
+	beside(t, working)
 	m := newMachine(t, fakenvml.Driver470, "rtx-2080-super")
 	store := victoriaMetrics(t)
 	c := collect(t, "default.yaml", append(m.environment, "OTELCOL_GPU_COLLECTION_INTERVAL=500ms", "OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+store.URL+"/api/v1/write"))
@@ -56,6 +56,7 @@ func TestDriver470AndItsMissingFunctions(t *testing.T) {
 }
 
 func TestDriverThatIsLoadedLaterIsTakenUp(t *testing.T) {
+	beside(t, working)
 	m := newMachine(t, fakenvml.Current, "h100")
 	m.state.UnloadDriver()
 	store := victoriaMetrics(t)
@@ -66,7 +67,7 @@ func TestDriverThatIsLoadedLaterIsTakenUp(t *testing.T) {
 }
 
 func TestDriverUpgradeEndsTheCollectorWhereConfigured(t *testing.T) {
-	t.Parallel()
+	beside(t, working)
 	m := newMachine(t, fakenvml.Current, "h100")
 	store := victoriaMetrics(t)
 	c := collect(t, "default.yaml", append(m.environment, "OTELCOL_GPU_COLLECTION_INTERVAL=500ms", "OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+store.URL+"/api/v1/write"),

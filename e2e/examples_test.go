@@ -21,6 +21,7 @@ var yamlBlock = regexp.MustCompile("(?s)```yaml\n(.*?)```")
 // of the components' READMEs with the built collector. Components that an example only
 // names are added.
 func TestExamplesOfTheReadmesAreValid(t *testing.T) {
+	beside(t, working)
 	paths, err := filepath.Glob(filepath.Join(root, "*", "*", "README.md"))
 	require.NoError(t, err)
 	checked := 0

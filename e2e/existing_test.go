@@ -159,7 +159,7 @@ func followExisting(t *testing.T) *existingPage {
 // TestAlertsOfThePageOnExistingServersReachTheirReceivers asks amtool for the receiver of each
 // alert, and Alertmanager which alerts a silent host inhibits.
 func TestAlertsOfThePageOnExistingServersReachTheirReceivers(t *testing.T) {
-	t.Parallel()
+	beside(t, working)
 	config := filepath.Join(followExisting(t).folder, "etc", "alertmanager", "alertmanager.yml")
 	receiver := func(name, severity string) string {
 		out, err := exec.Command(tool(t, "amtool"), "config", "routes", "test", "--config.file="+config, "alertname="+name, "severity="+severity).CombinedOutput()
@@ -286,7 +286,7 @@ func (l *lokiStandIn) matches(t *testing.T, query string) (n int) {
 // with the page's variables and files, and finds metrics, exemplars, traces and logs by what
 // the page says.
 func TestThePageOnExistingServersWorks(t *testing.T) {
-	t.Parallel()
+	beside(t, working)
 	page := followExisting(t)
 	address := "127.0.0.1:" + strconv.Itoa(port(t))
 	prom := start(t, "prometheus", tool(t, "prometheus"), nil, append(page.prometheus, "--storage.tsdb.path="+t.TempDir(), "--web.listen-address="+address)...)

@@ -32,7 +32,7 @@ type fault struct {
 // TestFaultsOfOneGPUCostTheOthersNothing gives one of eight GPUs one fault
 // after another, and asks a real Prometheus what the others missed.
 func TestFaultsOfOneGPUCostTheOthersNothing(t *testing.T) {
-	t.Parallel()
+	beside(t, waiting)
 	const interval, gpuTimeout = time.Second, time.Second
 	m := newMachine(t, fakenvml.Current, "l40s", "l40s", "l40s", "l40s", "l40s", "h100-mig", "l40s", "l40s")
 	store, _ := prometheus(t, "10m")
@@ -131,7 +131,7 @@ func samplesLost(t *testing.T, store stack.Store, begin time.Time, id string) (l
 // TestFaultsOfTheDriverAreLoggedOnceAndEnd loads the driver late, has it
 // reloaded and be upgraded under a running collector.
 func TestFaultsOfTheDriverAreLoggedOnceAndEnd(t *testing.T) {
-	t.Parallel()
+	beside(t, working)
 	const interval = time.Second
 	m := newMachine(t, fakenvml.Current, "l40s", "l40s", "l40s", "l40s", "l40s", "l40s", "l40s", "l40s")
 	m.state.UnloadDriver()

@@ -50,7 +50,7 @@ func order(t *testing.T, proxy, user string) {
 }
 
 func TestGPUThatIsFullInGoodHealthIsKnown(t *testing.T) {
-	t.Parallel()
+	beside(t, working)
 	store, service, proxy := fullServer(t)
 	service.KeepFull(0.97)
 	eventually(t, store, usedShare+" > 0.95", atLeast(1))
@@ -68,7 +68,7 @@ func TestGPUThatIsFullInGoodHealthIsKnown(t *testing.T) {
 }
 
 func TestGPUThatIsFullAndFailsIsKnown(t *testing.T) {
-	t.Parallel()
+	beside(t, working)
 	store, service, proxy := fullServer(t)
 	service.Occupy(4242, 0.955)
 	order(t, proxy, "user")

@@ -316,7 +316,7 @@ func startJaegerOf(t testing.TB, traces int) *jaeger {
 // of the time with the trace store away. Each prompt that ComfyUI accepted has exactly one
 // trace afterwards. The GPU and the server are simulated.
 func TestKillsLoseNoPrompt(t *testing.T) {
-	t.Parallel()
+	beside(t, working)
 	r := newKillsRig(t)
 	seed := rand.New(rand.NewPCG(7, 14))
 	r.start()

@@ -40,6 +40,7 @@ func scratchCopy(t *testing.T) string {
 
 // TestTheLinterRefusesImportsAcrossLayers lints a copy with one forbidden import each.
 func TestTheLinterRefusesImportsAcrossLayers(t *testing.T) {
+	beside(t, working)
 	dir, lint := scratchCopy(t), tool(t, "golangci-lint")
 	run := func(pkg string) (string, error) {
 		cmd := exec.Command(lint, "run", "--enable-only", "depguard", "--allow-parallel-runners", "./"+pkg)

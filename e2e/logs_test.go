@@ -26,7 +26,7 @@ import (
 // TestATraceIDFindsTheXIDAndTheFailedPromptInTheLogStore has an XID and a GPU without room
 // while a prompt runs, which fails.
 func TestATraceIDFindsTheXIDAndTheFailedPromptInTheLogStore(t *testing.T) {
-	t.Parallel()
+	beside(t, working)
 	m := newMachine(t, fakenvml.Current, "l40s")
 	service := simulation.NewService(m.gpus[0], m.profiles[0], 3)
 	server := fakecomfyui.NewServer(service)
@@ -76,7 +76,7 @@ func TestLogsArePrintedWithoutASecondFile(t *testing.T) {
 	t.Parallel()
 	for _, c := range readyConfigurations {
 		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
+			beside(t, waiting)
 			m := newMachine(t, fakenvml.Current, "l40s")
 			c := collect(t, c.name+".yaml", append(m.environment, "OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(), fmt.Sprintf("OTELCOL_GPU_COMFYUI_PROXY=127.0.0.1:%d", port(t)),
 				"OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+victoriaMetrics(t).URL+"/api/v1/write", "OTELCOL_GPU_COLLECTION_INTERVAL=1s"))
@@ -92,6 +92,7 @@ func TestLogsArePrintedWithoutASecondFile(t *testing.T) {
 // TestWhatIsQueuedUnderTheStoragesOldNameIsSent: the storage of the queues was called
 // file_storage until its name had to be known to a second file.
 func TestWhatIsQueuedUnderTheStoragesOldNameIsSent(t *testing.T) {
+	beside(t, working)
 	everyConfiguration(t, "renamed", rigOptions{}, func(t *testing.T, r *deliveryRig) {
 		r.state("answers_503")
 		before := append(slices.Clone(r.command.arguments),
@@ -118,6 +119,7 @@ func TestWhatIsQueuedUnderTheStoragesOldNameIsSent(t *testing.T) {
 
 // TestALogStoreThatRefusesForGoodCostsThatRequestOnly: it is counted and logged.
 func TestALogStoreThatRefusesForGoodCostsThatRequestOnly(t *testing.T) {
+	beside(t, working)
 	everyConfiguration(t, "refused", rigOptions{}, func(t *testing.T, r *deliveryRig) {
 		r.start()
 		for _, status := range []int64{http.StatusBadRequest, http.StatusInternalServerError} {

@@ -226,7 +226,7 @@ func attributesOf(span map[string]any) map[string]any {
 // TestNeedAgreesWithTheTruth compares what spans say that executions needed with what the
 // simulated allocators did.
 func TestNeedAgreesWithTheTruth(t *testing.T) {
-	t.Parallel()
+	beside(t, working)
 	r := newMemoryRig(t)
 	each := max(*memoryExecutions/len(memoryServers), 1)
 	r.work(t, each)
@@ -366,7 +366,7 @@ func (f *memoryFigures) check(t *testing.T, n int) {
 // TestContextOutlivesTheCollector starts a collector in front of a server that has run
 // nothing, and another one once the server has filled its GPU with weights.
 func TestContextOutlivesTheCollector(t *testing.T) {
-	t.Parallel()
+	beside(t, working)
 	m := newMachine(t, fakenvml.Current, "rtx-4080-super")
 	service := simulation.NewService(m.gpus[0], m.profiles[0], 3)
 	server := (&memoryServer{newer: true, dynamic: true}).on(service)

@@ -129,7 +129,7 @@ func withLabel(query, label string) string {
 }
 
 func TestVictoriaMetricsHoldsWhatTheLibraryWasTold(t *testing.T) {
-	t.Parallel()
+	beside(t, working)
 	m := newMachine(t, fakenvml.Current, "rtx-4080-super", "h200", "l40s")
 	for i, c := range m.gpus {
 		c.SetLoad(m.profiles[i])
@@ -140,7 +140,7 @@ func TestVictoriaMetricsHoldsWhatTheLibraryWasTold(t *testing.T) {
 }
 
 func TestPrometheusHoldsWhatTheLibraryWasTold(t *testing.T) {
-	t.Parallel()
+	beside(t, working)
 	for _, version := range []string{"1", "2"} {
 		t.Run("remote write "+version, func(t *testing.T) {
 			m := newMachine(t, fakenvml.Current, "rtx-4080-super", "h100", "rtx-2080-super")
@@ -177,6 +177,7 @@ func TestPrometheusHoldsWhatTheLibraryWasTold(t *testing.T) {
 // TestTwoMachinesKeepTheirSeriesApart runs a second collector under another
 // host name: metrics that name no GPU differ by their instance.
 func TestTwoMachinesKeepTheirSeriesApart(t *testing.T) {
+	beside(t, working)
 	store, _ := prometheus(t, "10m")
 	hosts := []string{"node-a", "node-b"}
 	for i, host := range hosts {
@@ -203,6 +204,7 @@ func TestTwoMachinesKeepTheirSeriesApart(t *testing.T) {
 var hang = flag.Duration("hang", 6*time.Second, "how long the GPU hangs in TestCardThatHangsCostsTheOthersNothing")
 
 func TestGPUThatHangsCostsTheOthersNothing(t *testing.T) {
+	beside(t, working)
 	m := newMachine(t, fakenvml.Current, "l40s", "l40s", "l40s", "l40s", "l40s", "l40s", "l40s", "l40s")
 	store, _ := prometheus(t, "10m")
 	c := collect(t, "default.yaml", append(m.environment, "OTELCOL_GPU_COLLECTION_INTERVAL=500ms", "OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+store.URL+"/api/v1/write"))

@@ -227,7 +227,7 @@ func (r *lossRig) drained() {
 }
 
 func TestNothingAcceptedIsLost(t *testing.T) {
-	t.Parallel()
+	beside(t, waiting)
 	address := "127.0.0.1:" + strconv.Itoa(port(t))
 	data := t.TempDir()
 	store, server := prometheusAt(t, address, data, "1h")
@@ -324,6 +324,7 @@ func TestNothingAcceptedIsLost(t *testing.T) {
 }
 
 func TestQueueAtItsBoundRefusesAndLosesNothing(t *testing.T) {
+	beside(t, working)
 	store, _ := prometheus(t, "1h")
 	r := newLossRig(t, store.URL, 20)
 	s := newSender(r.collector.otlp)
@@ -349,6 +350,7 @@ func TestQueueAtItsBoundRefusesAndLosesNothing(t *testing.T) {
 // would. What was delivered stays delivered, the damaged file is set aside, and
 // the collector continues.
 func TestQueueFileCutShort(t *testing.T) {
+	beside(t, working)
 	store, _ := prometheus(t, "1h")
 	r := newLossRig(t, store.URL, 1000)
 	s := newSender(r.collector.otlp)

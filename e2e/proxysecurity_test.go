@@ -54,6 +54,7 @@ func certificate(t *testing.T) (certFile, keyFile string, pool *x509.CertPool) {
 // of ComfyUI: requests and sockets with the token pass, all others are refused,
 // and the prompt is followed as without. The token is in no log.
 func TestProxyWithTLSAndAToken(t *testing.T) {
+	beside(t, working)
 	ctx := withPatience(t)
 	var leaked atomic.Bool
 	upstream := simulatedComfyUISeen(t, func(r *http.Request) {

@@ -37,7 +37,7 @@ func recipe(t *testing.T, name string) string {
 // receiver, by the files and commands of its README, and scrapes it. Only the module's
 // version is replaced by this checkout, and ports are free ones.
 func TestTheRecipeOfTheReceiversReadmeWorks(t *testing.T) {
-	t.Parallel()
+	beside(t, working)
 	dir := t.TempDir()
 	builder := recipe(t, "builder.yaml") + fmt.Sprintf("\nreplaces:\n  - %s => %s\n", modulePath, root)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "builder.yaml"), []byte(builder), 0o600))

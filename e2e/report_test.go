@@ -39,7 +39,7 @@ func weekInPrometheus(t *testing.T, week simulation.Week) stack.Store {
 	_, err = week.WriteTo(f)
 	require.NoError(t, err)
 	require.NoError(t, f.Close())
-	out, err := exec.Command(tool(t, "promtool"), "tsdb", "create-blocks-from", "openmetrics", text, data).CombinedOutput()
+	out, err := exec.Command(tool(t, "promtool"), "tsdb", "create-blocks-from", "openmetrics", "--max-block-duration=18h", text, data).CombinedOutput()
 	require.NoError(t, err, string(out))
 	store, _ := prometheusAt(t, "127.0.0.1:"+strconv.Itoa(port(t)), data, "10m")
 	return store
@@ -86,7 +86,7 @@ func fact(t *testing.T, page, row, name string) string {
 // TestReportFindsThePlantedFacts asks the report about two weeks that differ in what
 // was planted in them.
 func TestReportFindsThePlantedFacts(t *testing.T) {
-	t.Parallel()
+	beside(t, working)
 	command := reportCommand(t)
 	end := time.Now().Truncate(time.Hour)
 	for name, test := range map[string]struct {
@@ -126,6 +126,7 @@ func TestReportFindsThePlantedFacts(t *testing.T) {
 
 // TestReportNamesMistakesInItsFlags checks the messages of common mistakes.
 func TestReportNamesMistakesInItsFlags(t *testing.T) {
+	beside(t, working)
 	command := reportCommand(t)
 	store, _ := prometheus(t, "10m")
 	for _, test := range []struct {

@@ -100,7 +100,7 @@ func documentedTelemetry(t *testing.T) map[string]bool {
 // TestRulesNameWhatTheCollectorEmits asks a Prometheus for every metric and label that a rule or
 // a runbook names, after a service with each kind of GPU has worked and failed.
 func TestRulesNameWhatTheCollectorEmits(t *testing.T) {
-	t.Parallel()
+	beside(t, working)
 	uses := ruleUses(t)
 	require.Greater(t, len(uses), 100)
 	m := newMachine(t, fakenvml.Current, "rtx-4080-super", "h100", "h100-mig", "v100", "l40s")

@@ -58,7 +58,7 @@ func children(t *testing.T, text string) (n int) {
 }
 
 func TestRunEndsByItselfWithSuccess(t *testing.T) {
-	t.Parallel()
+	beside(t, working)
 	folder := t.TempDir()
 	cmd := runCommand(t, "RUN_SECONDS=5", "RUN_FOLDER="+folder)
 	out, err := cmd.CombinedOutput()
@@ -84,7 +84,7 @@ func TestRunEndsByItselfWithSuccess(t *testing.T) {
 // TestRunShowsPromptsOfItsSimulatedComfyUI causes a rush in `make run` and checks it as
 // its user would: in PromQL, in the traces, in Alertmanager and in the logs.
 func TestRunShowsPromptsOfItsSimulatedComfyUI(t *testing.T) {
-	t.Parallel()
+	beside(t, working)
 	storePort, tracesPort, alertmanagerPort, logsPort := port(t), port(t), port(t), port(t)
 	cmd := runCommand(t, fmt.Sprintf("STORE_PORT=%d", storePort), fmt.Sprintf("TRACES_PORT=%d", tracesPort), fmt.Sprintf("ALERTMANAGER_PORT=%d", alertmanagerPort),
 		fmt.Sprintf("LOGS_PORT=%d", logsPort), "JAEGER=1")
@@ -191,7 +191,7 @@ func (s *syncedText) String() string {
 
 // TestRunProxiesAComfyUIThatRuns has one at the usual address.
 func TestRunProxiesAComfyUIThatRuns(t *testing.T) {
-	t.Parallel()
+	beside(t, working)
 	there, err := url.Parse(simulatedComfyUI(t))
 	require.NoError(t, err)
 	storePort, proxyPort := port(t), port(t)

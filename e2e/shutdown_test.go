@@ -26,7 +26,7 @@ var shutdownRuns = flag.Int("shutdown-runs", 6, "how often TestSIGTERMEndsTheCol
 // the store for traces is there, away and silent in turn (that for metrics is away): it ends
 // within 5 s, and the open prompts are in the store of the next process.
 func TestSIGTERMEndsTheCollector(t *testing.T) {
-	t.Parallel()
+	beside(t, working)
 	longest, late, forgotten := time.Duration(0), 0, 0
 	r := newKillsRig(t)
 	response, err := http.Post(r.server.url+"/upload/image", "multipart/form-data; boundary=x",

@@ -20,7 +20,7 @@ import (
 // TestClientThatStopsSendingDoesNotDelaySIGTERM has clients of the OTLP receivers that begin
 // a request and do not finish it.
 func TestClientThatStopsSendingDoesNotDelaySIGTERM(t *testing.T) {
-	t.Parallel()
+	beside(t, working)
 	for _, config := range []string{"node", "no-loss"} {
 		c, all := collectorCommand(t, config+".yaml", []string{"OTELCOL_GPU_NVML_LIBRARY=/no/such/libnvidia-ml.so.1", "OTELCOL_GPU_COLLECTION_INTERVAL=1h"})
 		c.Process = start(t, config, binary(), all.environment, all.arguments...)

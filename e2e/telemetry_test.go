@@ -23,7 +23,7 @@ import (
 // Prometheus and to a VictoriaMetrics, with the address of a collector that listens on another
 // address than the default one.
 func TestTheScrapeJobReadsTheCollectorsOwnTelemetry(t *testing.T) {
-	t.Parallel()
+	beside(t, working)
 	const host = "127.0.0.2" // a loopback address that is not the default one
 	m := newMachine(t, fakenvml.Current, "l40s")
 	store := victoriaMetrics(t)

@@ -19,6 +19,7 @@ import (
 // TestSpansArriveInJaegerBesideTheMetrics sends a span over OTLP to a node's
 // collector, and finds it in Jaeger, and the GPUs in VictoriaMetrics.
 func TestSpansArriveInJaegerBesideTheMetrics(t *testing.T) {
+	beside(t, working)
 	jaeger := startJaeger(t)
 	m := newMachine(t, fakenvml.Current, "l40s")
 	store := victoriaMetrics(t)
@@ -51,6 +52,7 @@ func TestSpansArriveInJaegerBesideTheMetrics(t *testing.T) {
 
 // TestXIDIsCountedAndLogged has the driver report that a GPU fell off the bus.
 func TestXIDIsCountedAndLogged(t *testing.T) {
+	beside(t, working)
 	m := newMachine(t, fakenvml.Current, "l40s", "h100")
 	store := victoriaMetrics(t)
 	c := collect(t, "node.yaml", append(m.environment, "OTELCOL_GPU_COLLECTION_INTERVAL=500ms", "OTELCOL_GPU_REMOTE_WRITE_ENDPOINT="+store.URL+"/api/v1/write"))

@@ -58,7 +58,7 @@ const openRows = `(() => {
 // for a host with 1, 8 and 64 GPUs: no panel leaves series out, and each that is empty says
 // why in its title.
 func TestVMUIShowsEachDashboard(t *testing.T) {
-	t.Parallel()
+	beside(t, working)
 	for _, test := range []struct {
 		gpus     int
 		profiles []string
@@ -123,7 +123,7 @@ func TestVMUIShowsEachDashboard(t *testing.T) {
 // TestVMUINotesAreSeen shows the test above a dashboard with its faults: a panel whose series
 // vmui leaves out, and one that is empty.
 func TestVMUINotesAreSeen(t *testing.T) {
-	t.Parallel()
+	beside(t, working)
 	folder := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(folder, "faults.json"), []byte(`{"title": "Faults", "rows": [{"title": "First", "panels": [{"title": "Many", "expr": ["many"]}]}, {"title": "Second", "panels": [{"title": "None", "expr": ["none"]}]}]}`), 0o600))
 	store := victoriaMetrics(t, "-vmui.customDashboardsPath="+folder)

@@ -91,7 +91,7 @@ func (p *tab) run(side int) heard {
 // ComfyUI's own page, in the same order: directly, and through the built collector. It hears
 // the same after its first load, after a reload, and in a second tab beside the first.
 func TestTheWebPageHearsTheSameWithTheProxy(t *testing.T) {
-	t.Parallel()
+	beside(t, working)
 	chromium := browser(t)
 	for _, version := range fakecomfyui.Versions {
 		t.Run(string(version), func(t *testing.T) {

@@ -9,6 +9,8 @@ command -v git >/dev/null || missing+=(git)
 command -v flock >/dev/null || missing+=(util-linux)
 if [ "${1:-}" = tests ]; then
 	command -v chromium >/dev/null || missing+=(chromium)
+	# Without it Chinese is squares, of another width than the characters.
+	[ -n "$(ls /usr/share/fonts/*/noto/NotoSansCJK* 2>/dev/null)" ] || missing+=(fonts-noto-cjk)
 fi
 if ! command -v go >/dev/null; then
 	echo "setup: Go is not on the PATH: install Go 1.26 or newer" >&2

@@ -42,6 +42,8 @@ type Bus struct {
 	// kind SERVER with the attribute comfyui.prompt.id. Subscribers are called in the
 	// publisher's goroutine, with none of its locks held, and must not block.
 	Handovers topic.Topic[Handover]
+	// Servers says what is true only now: it is asked, and costs nothing while nobody asks.
+	Servers Servers
 }
 
 // OfProcess is the bus of this process.

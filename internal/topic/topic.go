@@ -5,7 +5,6 @@
 package topic
 
 import (
-	"maps"
 	"slices"
 	"sync"
 )
@@ -14,9 +13,16 @@ import (
 // for use. Its methods may be called from any goroutine.
 type Topic[T any] struct {
 	mu sync.Mutex
-	// subscribers and last are guarded by mu.
-	subscribers map[int]func(T)
+	// subscribers and last are guarded by mu. The list is replaced, never changed, so that a
+	// publisher can use it without the lock.
+	subscribers []subscriber[T]
 	last        int
+}
+
+type subscriber[T any] struct {
+	id int
+	// receive is called with each value, in the publisher's goroutine. It must not block.
+	receive func(T)
 }
 
 // Subscribe calls f with every value that is published from now on, in the
@@ -27,25 +33,22 @@ func (t *Topic[T]) Subscribe(f func(T)) (cancel func()) {
 	defer t.mu.Unlock()
 	t.last++
 	id := t.last
-	if t.subscribers == nil {
-		t.subscribers = map[int]func(T){}
-	}
-	t.subscribers[id] = f
+	t.subscribers = append(slices.Clone(t.subscribers), subscriber[T]{id, f})
 	return func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		delete(t.subscribers, id)
+		t.subscribers = slices.DeleteFunc(slices.Clone(t.subscribers), func(s subscriber[T]) bool { return s.id == id })
 	}
 }
 
-// Publish delivers a value to the present subscribers. No lock is held while they are
-// called, so that a subscriber may subscribe, cancel or publish.
+// Publish delivers a value to the present subscribers, and allocates nothing. No lock is held
+// while they are called, so that a subscriber may subscribe, cancel or publish.
 func (t *Topic[T]) Publish(v T) {
 	t.mu.Lock()
-	present := slices.Collect(maps.Values(t.subscribers))
+	present := t.subscribers
 	t.mu.Unlock()
-	for _, f := range present {
-		f(v)
+	for _, s := range present {
+		s.receive(v)
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"container/heap"
 	"fmt"
 	"io"
-	"maps"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -40,7 +39,7 @@ const photosPerHour = 5000
 // WriteTo writes the week as text with times: for promtool tsdb create-blocks-from
 // openmetrics, or VictoriaMetrics' import of Prometheus' text.
 func (w Week) WriteTo(out io.Writer) (int64, error) {
-	b := &weekBuilder{Week: w, random: rand.New(rand.NewPCG(w.Seed, 5)), values: map[string]float64{}, series: map[string][]weekSample{}}
+	b := &weekBuilder{Week: w, random: rand.New(rand.NewPCG(w.Seed, 5)), byName: map[string]*weekSeries{}, histograms: map[string]*weekHistogram{}}
 	b.run()
 	return b.write(out)
 }
@@ -52,12 +51,25 @@ type weekSample struct {
 
 type weekBuilder struct {
 	Week
-	random *rand.Rand
-	values map[string]float64 // as of now, by series
-	series map[string][]weekSample
-	now    time.Time
-	gpus   []weekGPU
-	ends   weekEnds
+	random     *rand.Rand
+	all        []*weekSeries
+	byName     map[string]*weekSeries
+	histograms map[string]*weekHistogram // by name and labels
+	now        time.Time
+	gpus       []weekGPU
+	ends       weekEnds
+}
+
+// weekSeries is a series with its labels; value is as of now.
+type weekSeries struct {
+	name    string
+	value   float64
+	samples []weekSample
+}
+
+type weekHistogram struct {
+	sum, count, infinite *weekSeries
+	buckets              []*weekSeries // without that of +Inf
 }
 
 type weekGPU struct {
@@ -160,7 +172,7 @@ func (b *weekBuilder) submit(at time.Time) {
 		c.watts += watts * seconds
 		c.memory = max(c.memory, memory)
 		of := labels("comfyui", best, "comfyui_workflow_id", "8f1c", "comfyui_task_class", class, "comfyui_model", checkpoint)
-		b.values["comfyui_prompts_total"+with(of, "comfyui_prompt_outcome", outcome)]++
+		b.series("comfyui_prompts_total"+with(of, "comfyui_prompt_outcome", outcome)).value++
 		b.observe("comfyui_queue_duration_seconds", of, wait, durations)
 		b.observe("comfyui_execution_duration_seconds", of, seconds, durations)
 		of = with(of, "comfyui_image_size_class", size, "hw_id", weekGPUID(best))
@@ -197,17 +209,35 @@ func with(of string, more ...string) string {
 	return text.String() + "}"
 }
 
-func (b *weekBuilder) observe(name, of string, v float64, buckets []float64) {
-	b.values[name+"_sum"+of] += v
-	b.values[name+"_count"+of]++
-	for _, le := range buckets {
-		n := 0.0
-		if v <= le {
-			n = 1
-		}
-		b.values[name+"_bucket"+with(of, "le", strconv.FormatFloat(le, 'g', -1, 64))] += n
+// series is the series of a name with labels.
+func (b *weekBuilder) series(name string) *weekSeries {
+	s, ok := b.byName[name]
+	if !ok {
+		s = &weekSeries{name: name}
+		b.byName[name] = s
+		b.all = append(b.all, s)
 	}
-	b.values[name+"_bucket"+with(of, "le", "+Inf")]++
+	return s
+}
+
+// observe adds an observation to a histogram, whose series are named once.
+func (b *weekBuilder) observe(name, of string, v float64, buckets []float64) {
+	h, ok := b.histograms[name+of]
+	if !ok {
+		h = &weekHistogram{sum: b.series(name + "_sum" + of), count: b.series(name + "_count" + of), infinite: b.series(name + "_bucket" + with(of, "le", "+Inf"))}
+		for _, le := range buckets {
+			h.buckets = append(h.buckets, b.series(name+"_bucket"+with(of, "le", strconv.FormatFloat(le, 'g', -1, 64))))
+		}
+		b.histograms[name+of] = h
+	}
+	h.sum.value += v
+	h.count.value++
+	h.infinite.value++
+	for i, le := range buckets {
+		if v <= le {
+			h.buckets[i].value++
+		}
+	}
 }
 
 // sample appends a sample of every series.
@@ -216,32 +246,37 @@ func (b *weekBuilder) sample() {
 	for i := range b.gpus {
 		c := &b.gpus[i]
 		of := labels("otelcol-gpu", i, "hw_id", weekGPUID(i), "hw_name", "gpu"+strconv.Itoa(i))
-		b.values["hw_gpu_up"+of] = 1
-		b.values["hw_gpu_memory_limit_bytes"+of] = 24 << 30
-		b.values["hw_gpu_memory_usage_bytes"+of] = 0.5*(1<<30) + c.memory
-		b.values["hw_gpu_utilization_mean_ratio"+with(of, "hw_gpu_task", "general")] = 0.9 * min(c.busy/weekStep.Seconds(), 1)
-		b.values["hw_energy_joules_total"+with(of, "hw_type", "gpu")] += c.watts + idleWatts*max(weekStep.Seconds()-c.busy, 0)
+		b.series("hw_gpu_up" + of).value = 1
+		b.series("hw_gpu_memory_limit_bytes" + of).value = 24 << 30
+		b.series("hw_gpu_memory_usage_bytes" + of).value = 0.5*(1<<30) + c.memory
+		b.series("hw_gpu_utilization_mean_ratio" + with(of, "hw_gpu_task", "general")).value = 0.9 * min(c.busy/weekStep.Seconds(), 1)
+		b.series("hw_energy_joules_total" + with(of, "hw_type", "gpu")).value += c.watts + idleWatts*max(weekStep.Seconds()-c.busy, 0)
 		if i != b.IdleGPU {
 			running := min(c.waiting, 1)
-			b.values["comfyui_queue_length"+labels("comfyui", i, "state", "running")] = float64(running)
-			b.values["comfyui_queue_length"+labels("comfyui", i, "state", "pending")] = float64(c.waiting - running)
+			b.series("comfyui_queue_length" + labels("comfyui", i, "state", "running")).value = float64(running)
+			b.series("comfyui_queue_length" + labels("comfyui", i, "state", "pending")).value = float64(c.waiting - running)
 		}
 		c.busy, c.watts = 0, 0
 	}
-	for name, v := range b.values {
-		b.series[name] = append(b.series[name], weekSample{b.now, v})
+	for _, s := range b.all {
+		s.samples = append(s.samples, weekSample{b.now, s.value})
 	}
 }
 
 func (b *weekBuilder) write(to io.Writer) (n int64, err error) {
 	out := bufio.NewWriterSize(to, 1<<16)
-	for _, name := range slices.Sorted(maps.Keys(b.series)) {
-		for _, s := range b.series[name] {
+	slices.SortFunc(b.all, func(x, y *weekSeries) int { return strings.Compare(x.name, y.name) })
+	var line []byte
+	for _, series := range b.all {
+		for _, s := range series.samples {
 			at := s.at.Unix()
 			if b.Milliseconds {
 				at = s.at.UnixMilli()
 			}
-			wrote, err := fmt.Fprintf(out, "%s %s %d\n", name, strconv.FormatFloat(s.v, 'g', -1, 64), at)
+			line = append(append(line[:0], series.name...), ' ')
+			line = append(strconv.AppendFloat(line, s.v, 'g', -1, 64), ' ')
+			line = append(strconv.AppendInt(line, at, 10), '\n')
+			wrote, err := out.Write(line)
 			n += int64(wrote)
 			if err != nil {
 				return n, err

@@ -25,6 +25,9 @@ type loadingTimes struct {
 
 	mu        sync.Mutex
 	estimator *loading.Estimator // guarded by mu
+	// fresh is true from a start of the server on, until an execution has succeeded; guarded
+	// by mu.
+	fresh bool
 }
 
 // maxLoadingClasses bounds the classes of executions that are compared.
@@ -39,6 +42,25 @@ func (l *loadingTimes) unloaded(at time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.estimator.Unloaded(at)
+}
+
+// restarted records that the server may have been started at a time: the kernels of the GPU are
+// then compiled, and chosen, in its first execution.
+func (l *loadingTimes) restarted(at time.Time) {
+	l.unloaded(at)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.fresh = true
+}
+
+// isFresh reports whether a prompt that has ended was the first to succeed since the server's
+// start.
+func (l *loadingTimes) isFresh(p *prompt.Prompt) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	fresh := l.fresh
+	l.fresh = fresh && p.Outcome != prompt.Success
+	return fresh
 }
 
 // ended sets what loaders of a prompt that has ended took, and what is estimated. It is called
@@ -99,17 +121,24 @@ func (l *loadingTimes) estimate(p *prompt.Prompt, main *prompt.Node, hasSteps bo
 }
 
 // grew adds what nodes with steps loaded: their time before the first step, if the server's
-// memory grew meanwhile.
+// memory grew meanwhile. If it did not, and the server had just been started, they prepared
+// that step.
 func (l *loadingTimes) grew(p *prompt.Prompt, h *memory.History) {
+	fresh := l.isFresh(p)
 	declared := p.Submission.NodesByID()
 	for _, n := range p.Nodes {
 		class := declared[n.ID].Class
 		if loading.IsLoader(class) || l.classes.IsAPINode(class) {
 			continue
 		}
-		if lasted, first, ok := n.BeforeFirstStep(); ok && h.Grew(n.Start, first, p.Ended) {
+		switch lasted, first, ok := n.BeforeFirstStep(); {
+		case !ok:
+		case h.Grew(n.Start, first, p.Ended):
 			n.Loading.Time = lasted
 			p.Loading.Time = min(p.Loading.Time+lasted, p.Ended.Sub(p.Started))
+		case fresh:
+			n.FirstSteps = lasted
+			p.FirstSteps = min(p.FirstSteps+lasted, p.Ended.Sub(p.Started)-p.Loading.Time)
 		}
 	}
 }

@@ -235,6 +235,28 @@ func TestLoadingBeforeTheFirstStep(t *testing.T) {
 	image(2)
 	times, _ = loadingOf(t, r, 2)
 	assert.NotContains(t, times, "comfyui.node KSampler #5", "the memory did not grow")
+	assert.Empty(t, firstStepsOf(t, r, 2), "and the server had worked before")
+	r.following.restarted()
+	image(3)
+	loadingOf(t, r, 3)
+	prepared := firstStepsOf(t, r, 3)
+	assert.Greater(t, prepared["comfyui.node KSampler #5"], 0.8*loads.Seconds(), "the first execution of a server that was started")
+	assert.InDelta(t, prepared["comfyui.node KSampler #5"], prepared["comfyui.execution"], 1e-9)
+	image(4)
+	loadingOf(t, r, 4)
+	assert.Empty(t, firstStepsOf(t, r, 4))
+}
+
+// firstStepsOf are for how long the spans of the n-th prompt prepared their first steps.
+func firstStepsOf(t *testing.T, r *rig, n int) map[string]float64 {
+	t.Helper()
+	times := map[string]float64{}
+	for _, s := range spansOf(t, r.byPrompt()[n-1]) {
+		if v, ok := s.Attributes["comfyui.first_steps.duration"]; ok {
+			times[s.Name] = v.(float64)
+		}
+	}
+	return times
 }
 
 // TestAnotherProcessHasNoModelLoaded: a server that is polled may restart between two polls.

@@ -14,6 +14,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/pmetric"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml/gpuevents"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
 )
 
@@ -39,6 +40,36 @@ func TestPeakBetweenTwoScrapesIsSeen(t *testing.T) {
 	assert.EqualValues(t, 1000*mib, p.IntValue(), "a plain reader does not see it")
 	p, _ = point(r.scrapeNow(), "hw.gpu.memory.usage.max", nil)
 	assert.EqualValues(t, 1000*mib, p.IntValue(), "the peak belongs to one scrape")
+}
+
+// TestWhatTheSamplerReadsIsPublished: components of the process see a change of memory before
+// the next scrape.
+func TestWhatTheSamplerReadsIsPublished(t *testing.T) {
+	_, gpus := library.Machine(t, "l40s")
+	r := newRig(t, nvml.NewSessions(fast), func(c *Config) { c.SamplingInterval = 10 * time.Millisecond }).ready(1)
+	readings := make(chan gpuevents.MemoryReading, 1000)
+	defer r.bus.Memory.Subscribe(func(m gpuevents.MemoryReading) {
+		select {
+		case readings <- m:
+		default:
+		}
+	})()
+	gpus[0].Set("memory_used", 40000*mib)
+	p, _ := point(r.scrapeNow(), "hw.gpu.memory.usage", nil)
+	id, _ := p.Attributes().Get("hw.id")
+	deadline := time.After(10 * time.Second)
+	for {
+		select {
+		case m := <-readings:
+			if m.Used == 40000*mib {
+				assert.Equal(t, id.Str(), m.ID)
+				assert.WithinDuration(t, time.Now(), m.Time, 10*time.Second)
+				return
+			}
+		case <-deadline:
+			require.Fail(t, "the sampler's reading was not published")
+		}
+	}
 }
 
 const mib = 1 << 20

@@ -217,7 +217,7 @@ func (s *gpuScraper) update(snapshot *nvml.Snapshot) {
 		if id := shared.Identity(); s.matcher.matches(id.UUID, id.Index, id.PCIBusID) {
 			processes := table.NewProcesses(s.owners, s.cfg.Processes.Limit)
 			g := newGPU(shared, reader.New(shared, reader.Settings{
-				Rows: s.rows, Sampler: s.sampled(), Paced: s.pacer != nil, SlowCall: s.slowCall, Now: s.now,
+				Rows: s.rows, Sampler: s.sampled(), Paced: s.pacer != nil, SlowCall: s.slowCall, Now: s.now, Observer: s.bus,
 			}, processes))
 			if err := shared.Hung(); err != nil {
 				s.bus.ReportHang(shared, err, s.now())

@@ -33,6 +33,15 @@ type ThrottlingChange struct {
 	Time   time.Time
 }
 
+// MemoryReading is a GPU's memory as a sampler read it between two scrapes.
+type MemoryReading struct {
+	// ID is the hw.id of the GPU or the MIG device.
+	ID string
+	// Used is in bytes, as hw.gpu.memory.usage.
+	Used uint64
+	Time time.Time
+}
+
 // Bus carries the changes of all GPUs of one session. Several receivers may report the
 // same GPU: each change is published once. The zero value is ready for use.
 type Bus struct {
@@ -40,6 +49,8 @@ type Bus struct {
 	// goroutine of the receiver that reports, and must not block.
 	Conditions topic.Topic[ConditionChange]
 	Throttling topic.Topic[ThrottlingChange]
+	// Memory publishes what the samplers read, from the GPUs' workers: subscribers must not block.
+	Memory topic.Topic[MemoryReading]
 
 	// mu guards everything declared below. It is not held while subscribers are called.
 	mu sync.Mutex
@@ -156,6 +167,11 @@ func (b *Bus) publish(change any) {
 		b.mu.Lock()
 	}
 	b.pending, b.publishing = nil, false
+}
+
+// MemoryRead publishes a reading of a sampler.
+func (b *Bus) MemoryRead(id string, used uint64, at time.Time) {
+	b.Memory.Publish(MemoryReading{ID: id, Used: used, Time: at})
 }
 
 // makeRoom removes a GPU that the session has forgotten, or another: its next report is a

@@ -26,9 +26,27 @@ const (
 // Languages lists them, the default first.
 func Languages() []Language { return []Language{English, Chinese} }
 
-// Args are the values of a text's placeholders: strings, messages, and integers. Where a text
-// has plurals the integer n decides between them.
+// Args are the values of a text's placeholders: strings, integers, and what is itself a
+// [Text]. Where a text has plurals the integer n decides between them.
 type Args map[string]any
+
+// Text is something that can be said in each language.
+type Text interface {
+	// In is the text in a language.
+	In(l Language) string
+}
+
+// List is several texts, separated as the language does it.
+type List []Text
+
+// In implements [Text].
+func (t List) In(l Language) string {
+	said := make([]string, 0, len(t))
+	for _, each := range t {
+		said = append(said, each.In(l))
+	}
+	return strings.Join(said, Message{Key: "list.separator"}.In(l))
+}
 
 // Message is a text that is not yet in a language.
 type Message struct {
@@ -93,7 +111,19 @@ func parse(l Language) (map[string]entry, error) {
 	return all, nil
 }
 
-// In is a message in a language. A key that is missing is returned as it is; tests prove
+// Verbatim is a text that is the same in each language: a name.
+type Verbatim string
+
+// In implements [Text].
+func (v Verbatim) In(Language) string { return string(v) }
+
+// Has reports whether the catalogue has a key.
+func Has(key string) bool {
+	_, ok := catalogues()[English][key]
+	return ok
+}
+
+// In implements [Text]. A key that is missing is returned as it is; tests prove
 // that none is.
 func (m Message) In(l Language) string {
 	e, ok := catalogues()[l][m.Key]
@@ -108,7 +138,7 @@ func (m Message) In(l Language) string {
 	var pairs []string
 	for name, value := range m.Args {
 		filled := fmt.Sprint(value)
-		if inner, isMessage := value.(Message); isMessage {
+		if inner, isText := value.(Text); isText {
 			filled = inner.In(l)
 		}
 		pairs = append(pairs, "{"+name+"}", filled)

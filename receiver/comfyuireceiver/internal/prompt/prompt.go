@@ -51,6 +51,8 @@ type Node struct {
 	Steps, StepsDone float64
 	// Loading is for how long it loaded models.
 	Loading loading.Loaded `json:"loading,omitzero"`
+	// FirstSteps is for how long it prepared its first step, after a start of the server.
+	FirstSteps time.Duration `json:"first_steps,omitempty"`
 
 	// steps is when the first and the last of its steps were done.
 	steps loading.Steps
@@ -82,8 +84,14 @@ type Prompt struct {
 	Found bool
 	// undated prompts were discovered before it was known when the server accepted them.
 	undated bool
+	// Ahead is how many prompts that are followed were in front of it when it was accepted; of a
+	// recovered one it is not known.
+	Ahead int
 	// Loading is for how long its nodes loaded models.
 	Loading loading.Loaded
+	// FirstSteps is for how long its nodes prepared their first steps, in the first execution of
+	// a server that has started.
+	FirstSteps time.Duration
 	// Memory is what was seen of the server's memory while it ran; nil if nothing was.
 	Memory *memory.Figures
 	// Slot is the prompt's place in the store; the store owns it.

@@ -38,6 +38,7 @@ type Saved struct {
 	Status   int       `json:"status,omitempty"`
 	Answered time.Time `json:"answered,omitzero"`
 	Number   float64   `json:"number,omitempty"`
+	Ahead    int       `json:"ahead,omitempty"`
 	// Found is true if the answer was not seen, and the prompt was found at the server.
 	Found   bool     `json:"found,omitempty"`
 	Refused []string `json:"refused,omitempty"`
@@ -52,6 +53,8 @@ type Saved struct {
 	Outputs   map[string]int `json:"outputs,omitempty"`
 	Recovered bool           `json:"recovered,omitempty"`
 	Loading   loading.Loaded `json:"loading,omitzero"`
+	// FirstSteps is in nanoseconds.
+	FirstSteps time.Duration `json:"first_steps,omitempty"`
 }
 
 // maxSavedNodes bounds the nodes and runs that are stored of a prompt.
@@ -63,7 +66,7 @@ func (p *Prompt) Save() Saved {
 		ID: p.ID, Received: p.Received, TraceID: p.Context.TraceID().String(), SpanID: p.Context.SpanID().String(),
 		TraceFlags: byte(p.Context.TraceFlags()), ClientID: p.Submission.ClientID, Content: p.Submission.Content, NodeIDs: p.Submission.NodeIDs,
 		TaskClass: p.Submission.TaskClass, Workflow: p.Submission.Workflow, Sizing: p.Sizing, Path: p.Path,
-		Status: p.HTTPStatus, Answered: p.Answered, Number: p.Answer.Number, Refused: p.Answer.Refused,
+		Status: p.HTTPStatus, Answered: p.Answered, Number: p.Answer.Number, Ahead: p.Ahead, Refused: p.Answer.Refused,
 		Outcome: p.Outcome, Recovered: p.Recovered, Found: p.Found,
 	}
 	if s.ID == "" {
@@ -78,7 +81,8 @@ func (p *Prompt) Save() Saved {
 	if p.Outcome == "" {
 		return s
 	}
-	s.Started, s.Ended, s.Failure, s.Cached, s.Outputs, s.Loading = p.Started, p.Ended, p.Failure, p.Cached, p.Outputs, p.Loading
+	s.Started, s.Ended, s.Failure, s.Cached, s.Outputs = p.Started, p.Ended, p.Failure, p.Cached, p.Outputs
+	s.Loading, s.FirstSteps = p.Loading, p.FirstSteps
 	for _, n := range p.Nodes[:min(len(p.Nodes), maxSavedNodes)] {
 		s.Runs = append(s.Runs, *n)
 	}
@@ -100,7 +104,7 @@ func (s *Saved) Prompt() *Prompt {
 		Answer:     protocol.Answer{PromptID: s.ID, Number: s.Number, Refused: s.Refused},
 		HTTPStatus: s.Status, Received: s.Received, Answered: s.Answered, Started: s.Started, Ended: s.Ended,
 		Outcome: s.Outcome, Failure: s.Failure, Cached: s.Cached, Outputs: s.Outputs, Recovered: s.Recovered || s.Outcome == "", Found: s.Found,
-		Loading: s.Loading,
+		Loading: s.Loading, FirstSteps: s.FirstSteps, Ahead: s.Ahead,
 	}
 	if p.Answered.IsZero() {
 		p.Answered = p.Received

@@ -210,9 +210,21 @@ func (t *Tracker) accept(p *Prompt, now time.Time) {
 		p.Outputs, p.Outcome, p.Failure, p.states, p.Omitted = early.Outputs, early.Outcome, early.Failure, early.states, early.Omitted
 		p.progressed = early.progressed
 	}
+	p.Ahead = t.ahead(p)
 	t.open[p.ID] = p
 	t.opened(p)
 	t.unlock(p)
+}
+
+// ahead is how many open prompts are in front of one that is accepted now.
+func (t *Tracker) ahead(p *Prompt) int {
+	switch {
+	case !p.Started.IsZero():
+		return 0
+	case p.Answer.Number < 0: // the client asked for the front of the queue
+		return min(t.count, 1)
+	}
+	return t.count
 }
 
 // chain adds a prompt whose id is open already. It is followed once those before it have ended.

@@ -3,6 +3,8 @@
 package spans
 
 import (
+	"time"
+
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
@@ -39,8 +41,12 @@ func (w *traceWriter) memory(a pcommon.Map) {
 	}
 }
 
-// putLoading sets for how long models were loaded, if that is known.
-func putLoading(a pcommon.Map, l loading.Loaded) {
+// putLoading sets for how long models were loaded, and first steps were prepared, if that is
+// known.
+func putLoading(a pcommon.Map, l loading.Loaded, firstSteps time.Duration) {
+	if firstSteps > 0 {
+		a.PutDouble("comfyui.first_steps.duration", firstSteps.Seconds())
+	}
 	if l.Time <= 0 {
 		return
 	}

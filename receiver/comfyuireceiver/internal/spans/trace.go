@@ -121,6 +121,9 @@ func (w *traceWriter) queue() {
 	}
 	s := w.span(p.SpanID(prompt.QueueSpan, 0), p.Context.SpanID(), "comfyui.queue", from, to)
 	w.dimensions(s.Attributes())
+	if !p.Recovered {
+		s.Attributes().PutInt("comfyui.queue.ahead", int64(p.Ahead))
+	}
 }
 
 // maxOutputKinds bounds the attributes that a custom node can cause.
@@ -140,7 +143,7 @@ func (w *traceWriter) execution() {
 		a.PutInt("comfyui.outputs."+kind, int64(p.Outputs[kind]))
 	}
 	w.memory(a)
-	putLoading(a, p.Loading)
+	putLoading(a, p.Loading, p.FirstSteps)
 	if p.Outcome == prompt.Error {
 		s.Status().SetCode(ptrace.StatusCodeError)
 		if !slices.ContainsFunc(p.Nodes, func(n *prompt.Node) bool { return n.ID == p.Failure.NodeID }) {
@@ -208,7 +211,7 @@ func (w *traceWriter) node(n *prompt.Node, declared protocol.Node, id, parent tr
 	if n.Blocked {
 		a.PutBool("comfyui.node.blocked", true)
 	}
-	putLoading(a, n.Loading)
+	putLoading(a, n.Loading, n.FirstSteps)
 	if n.Steps > 0 {
 		a.PutInt("comfyui.node.steps", int64(n.Steps))
 		a.PutInt("comfyui.node.steps.done", int64(n.StepsDone))

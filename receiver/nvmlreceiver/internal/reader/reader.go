@@ -68,6 +68,15 @@ type Settings struct {
 	// SlowCall is how long a call may take before its kind is made half as often.
 	SlowCall time.Duration
 	Now      func() time.Time
+	// Observer receives what the sampler reads; nil if nobody does.
+	Observer Observer
+}
+
+// Observer receives what the sampler reads between the passes. It is called from the GPUs'
+// workers, and must not block.
+type Observer interface {
+	// MemoryRead is called with the memory in use, in bytes, of a GPU or MIG device (hw.id).
+	MemoryRead(id string, used uint64, at time.Time)
 }
 
 // SlowCall is the default of [Settings.SlowCall].

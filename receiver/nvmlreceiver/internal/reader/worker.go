@@ -104,7 +104,7 @@ func (w *worker) sample() {
 	d := w.gpu.DeviceFor(w.asker)
 	d.MaxCallTime()
 	if !w.memory.skips() {
-		w.device.Peaks.SampleMemory(d)
+		w.sampleMemory(&w.device, d, w.identity.ID)
 		w.observe(&w.memory, "sampler.memory", d.MaxCallTime())
 	}
 	if !w.buffers.skips() {
@@ -112,7 +112,14 @@ func (w *worker) sample() {
 		w.observe(&w.buffers, "sampler.utilization", d.MaxCallTime())
 	}
 	for _, inst := range w.instances {
-		inst.Peaks.SampleMemory(inst.MIGInstance.Device)
+		w.sampleMemory(&inst.Device, inst.MIGInstance.Device, inst.Identity.ID)
+	}
+}
+
+// sampleMemory reads a device's memory, and passes it on.
+func (w *worker) sampleMemory(of *table.Device, d nvml.Device, id string) {
+	if used, ok := of.Peaks.SampleMemory(d); ok && w.Observer != nil && id != "" {
+		w.Observer.MemoryRead(id, used, w.Now())
 	}
 }
 

@@ -139,11 +139,14 @@ func (e *peakWindow) isDue(now time.Time, engine, index int) bool {
 	return now.Sub(e.drained) >= interval || now.Before(e.drained)
 }
 
-// SampleMemory reads the memory, which is all that MIG devices have.
-func (p *Peaks) SampleMemory(d nvml.Device) {
-	if m, _, _, err := d.SharedMemory(); err == nil && m.Used <= m.Total && m.Total < maxMemoryBytes {
+// SampleMemory reads the memory, which is all that MIG devices have. ok is false if there is
+// no valid answer.
+func (p *Peaks) SampleMemory(d nvml.Device) (used uint64, ok bool) {
+	m, _, _, err := d.SharedMemory()
+	if ok = err == nil && m.Used <= m.Total && m.Total < maxMemoryBytes; ok {
 		p.observeMemory(m.Used)
 	}
+	return m.Used, ok
 }
 
 func (p *Peaks) observeMemory(used uint64) {

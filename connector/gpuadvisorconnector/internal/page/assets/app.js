@@ -1,0 +1,154 @@
+// The page: its frame, its addresses, and the first screen.
+
+import { html, render, useEffect, useState } from './vendor.js';
+import { t, language, withLanguage, api } from './text.js';
+import { age, clock, moment, zone } from './format.js';
+import { store, subscribe, start, serverNow } from './stream.js';
+import { A, Empty, Icon, sameCondition } from './parts.js';
+import { Gpus } from './gpus.js';
+import { Gpu } from './gpu.js';
+import { Queue } from './queue.js';
+import { Last, Search } from './prompts.js';
+import { Prompt } from './prompt.js';
+
+// A GPU's samples are old after this many seconds.
+const oldAfter = 15;
+
+const Runbook = ({ href }) => href ? html`<a href=${href} rel="noreferrer" class="why">${t('page.why')}</a>` : null;
+
+/** Verdict is the line on top: what is broken, and what to do. */
+function Verdict({ state }) {
+  const v = state.verdict;
+  const others = (state.conditions ?? []).filter((c) => !sameCondition(c, v)).length;
+  return html`<div class=${`verdict ${v.severity}`}><${Icon} severity=${v.severity} word=${t(`page.severity.${v.severity}`)} />
+    <div role="status"><p class="text">${v.text}</p><p class="remedy">${v.remedy} <${Runbook} href=${v.runbook} /></p></div>
+    ${others > 0 && html`<${A} href="/#conditions" class="chip">${t('page.conditions.more', { n: others })}<//>`}</div>`;
+}
+
+function Rush() {
+  const [notice, setNotice] = useState('');
+  const go = async () => {
+    setNotice('started');
+    const { status } = await api('/v1/rush', { method: 'POST' });
+    if (status !== 202) setNotice('failed');
+    setTimeout(() => setNotice(''), 8000);
+  };
+  return html`<button class="chip" onClick=${go} disabled=${notice !== ''}><span role="status">${notice ? t(`page.rush.${notice}`) : t('page.rush')}</span></button>`;
+}
+
+/** Languages are links to the page in the others. */
+function Languages() {
+  const to = (l) => {
+    const url = new URL(location.href);
+    url.searchParams.set('lang', l);
+    return url.pathname + url.search;
+  };
+  return html`<nav aria-label=${t('page.language')} class="languages">${['en', 'zh'].map((l) => l === language ? html`<span key=${l} lang=${l} aria-current="true">${t(`page.language.${l}`)}</span>` : html`<a key=${l} lang=${l} hreflang=${l} data-native href=${to(l)}>${t(`page.language.${l}`)}</a>`)}</nav>`;
+}
+
+function Context({ state, now }) {
+  const newest = state.newest_sample ? (now - Date.parse(state.newest_sample)) / 1000 : null;
+  const old = newest !== null && newest > oldAfter;
+  return html`<p class="context"><b>${state.host}</b>
+    <span>${t('page.gpus.count', { n: state.gpus?.length ?? 0 })}</span>
+    <span>${t('page.servers.count', { n: state.servers?.length ?? 0 })}</span>
+    <span class=${old ? 'warning-text' : ''}>${old && html`<${Icon} severity="warning" /> `}${newest === null ? t('page.newest.none') : t('page.newest.age', { age: age(newest) })}</span>
+    <span class="dim">${t('page.times', { zone: zone() })}</span></p>`;
+}
+
+function Head({ state, now }) {
+  return html`<header>
+    ${state.simulated && html`<p class="band simulated"><b>${t('page.simulated')}</b> ${t('page.simulated.more')}</p>`}
+    ${store.lost > 0 && html`<p class="band lost" role="alert"><${Icon} severity="broken" /> ${store.busy ? t('page.lost.busy') : t('page.lost', { age: age(Math.round((Date.now() - store.lost) / 1000)) })}</p>`}
+    <${Verdict} state=${state} />
+    <div class="bar-top"><${Context} state=${state} now=${now} />
+      <div class="tools">${state.can_rush && html`<${Rush} />`}<${Languages} />
+        ${document.documentElement.dataset.signedIn !== undefined && html`<form method="post" action="/sign-out"><button class="chip">${t('page.signout')}</button></form>`}</div></div>
+  </header>`;
+}
+
+function Conditions({ state }) {
+  const others = (state.conditions ?? []).filter((c) => !sameCondition(c, state.verdict));
+  if (!others.length) return null;
+  return html`<section aria-labelledby="conditions"><h2 id="conditions" tabindex="-1">${t('page.conditions')}</h2>
+    <ul class="notes">${others.map((c) => html`<li key=${`${c.cause} ${c.gpu} ${c.server}`}><${Icon} severity=${c.severity} word=${t(`page.severity.${c.severity}`)} /><div><b>${c.text}</b> ${c.remedy} <${Runbook} href=${c.runbook} /></div></li>`)}</ul></section>`;
+}
+
+const alertSeverity = (a) => a.severity === 'critical' ? 'broken' : 'warning';
+
+function Alerts({ alerts, now }) {
+  if (!alerts) return null;
+  return html`<section aria-labelledby="alerts"><h2 id="alerts">${t('page.alerts')}</h2>
+    ${alerts.error ? html`<${Empty}>${t('page.alerts.error', { source: alerts.source, error: alerts.error })}<//>`
+      : alerts.firing?.length ? html`<ul class="notes">${alerts.firing.map((a, i) => html`<li key=${i}><${Icon} severity=${alertSeverity(a)} word=${a.severity} /><div><b>${a.name}</b> ${a.summary} <span class="dim">${t('page.since', { age: age((now - Date.parse(a.since)) / 1000) })}</span> <${Runbook} href=${a.runbook} /></div></li>`)}</ul>`
+        : html`<${Empty}>${t('page.absent.alerts')}<//>`}</section>`;
+}
+
+function Events({ events }) {
+  if (!events?.length) return null;
+  return html`<section aria-labelledby="events"><h2 id="events">${t('page.events')}</h2>
+    <ul class="notes">${events.slice(0, 10).map((e, i) => html`<li key=${i}><${Icon} severity=${e.severity} word=${t(`page.severity.${e.severity}`)} /><div><span class="figure dim" title=${moment(e.time)}>${clock(e.time)}</span> ${e.text} ${e.remedy}
+      ${e.prompt && html` <${A} href=${`/prompts/${encodeURIComponent(e.prompt)}`}>${t('page.event.prompt')}<//>`}</div></li>`)}</ul></section>`;
+}
+
+/** promptRows is how many prompts the first screen has room for. */
+const promptRows = (gpus) => gpus > 8 ? 8 : Math.max(5, 16 - 2 * gpus);
+
+function Overview({ state, now }) {
+  const gpus = state.gpus?.length ?? 0;
+  return html`<div class="overview">
+    <h1 class="hidden" tabindex="-1">${t('page.title')}</h1>
+    <div class="main"><${Gpus} gpus=${state.gpus} now=${now} />
+      <${Last} prompts=${state.prompts} held=${state.prompts_held} count=${promptRows(gpus)} isFed=${state.servers?.length > 0} /></div>
+    <div class="side"><${Queue} servers=${state.servers} now=${now} />
+      <div class="more"><${Conditions} state=${state} /><${Alerts} alerts=${state.alerts} now=${now} /><${Events} events=${state.events} /></div></div>
+  </div>`;
+}
+
+function View({ state, now }) {
+  const query = new URLSearchParams(location.search);
+  const prompt = location.pathname.match(/^\/prompts\/(.+)$/);
+  if (prompt) return html`<${Prompt} key=${prompt[1]} id=${decodeURIComponent(prompt[1])} state=${state} />`;
+  if (query.has('gpu')) return html`<${Gpu} key=${query.get('gpu')} name=${query.get('gpu')} state=${state} now=${now} />`;
+  if (query.get('view') === 'prompts') return html`<div class="detail"><p class="back"><${A} href="/">← ${t('page.back')}<//></p><${Search} query=${query} /></div>`;
+  return html`<${Overview} state=${state} now=${now} />`;
+}
+
+function App() {
+  const [, draw] = useState(0);
+  useEffect(() => {
+    const again = () => draw((n) => n + 1);
+    const ends = subscribe(again);
+    const ticker = setInterval(() => document.hidden || again(), 1000); // ages grow
+    addEventListener('popstate', again);
+    addEventListener('navigate-here', again);
+    return () => { ends(); clearInterval(ticker); removeEventListener('popstate', again); removeEventListener('navigate-here', again); };
+  }, []);
+  const now = serverNow();
+  const { state } = store;
+  return html`<a class="skip" href="#content" data-native>${t('page.skip')}</a>
+    <${Head} state=${state} now=${now} />
+    <main id="content" class=${store.lost ? 'faded' : ''}><${View} state=${state} now=${now} /></main>`;
+}
+
+/** follow shows another view of the page for a link to one. */
+function follow(event) {
+  const link = event.target.closest('a[href]');
+  if (!link || event.defaultPrevented || event.button !== 0 || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
+  const url = new URL(link.href);
+  if (url.origin !== location.origin || 'native' in link.dataset || !(url.pathname === '/' || url.pathname.startsWith('/prompts/'))) return;
+  event.preventDefault();
+  history.pushState(null, '', withLanguage(url.pathname + url.search));
+  dispatchEvent(new Event('navigate-here'));
+  setTimeout(() => {
+    const target = url.hash ? document.querySelector(url.hash) : document.querySelector('main h1');
+    target?.focus({ preventScroll: !url.hash });
+    if (url.hash) target?.scrollIntoView();
+    else scrollTo(0, 0);
+  });
+}
+
+document.addEventListener('click', follow);
+document.title = `${store.state.host} · ${t('page.title')}`;
+render(html`<${App} />`, document.getElementById('app'));
+start();

@@ -1,0 +1,78 @@
+// Figures with their units: three significant digits.
+
+import { t, language } from './text.js';
+
+export const none = () => t('page.none');
+
+const known = (v) => v !== null && v !== undefined && Number.isFinite(v);
+
+/** digits rounds to three significant digits, at most two of them decimals. */
+export function digits(v) {
+  const size = Math.abs(v);
+  return v.toFixed(size >= 99.95 ? 0 : size >= 9.995 ? 1 : 2);
+}
+
+// A figure and its unit are never on two lines.
+const unit = (name, v) => t(`page.unit.${name}`, { v }).replaceAll(' ', '\u00a0');
+
+export const bareGiB = (bytes) => known(bytes) ? digits(bytes / 2 ** 30) : none();
+export const gib = (bytes) => known(bytes) ? unit('gib', digits(bytes / 2 ** 30)) : none();
+export const percent = (share) => known(share) ? unit('percent', Math.round(share * 100)) : none();
+export const celsius = (v) => known(v) ? unit('celsius', Math.round(v)) : none();
+export const watts = (v) => known(v) ? unit('w', Math.round(v)) : none();
+
+/** seconds is a duration, in minutes or hours where it is long. */
+export function seconds(v) {
+  if (!known(v)) return none();
+  if (v < 999.5) return unit('s', digits(v));
+  if (v < 5999) return unit('min', digits(v / 60));
+  return unit('h', digits(v / 3600));
+}
+
+/** mark is a round place on an axis of seconds. */
+export const mark = (v) => v < 999.5 ? unit('s', Number(v.toPrecision(3))) : seconds(v);
+
+/** age is a duration since something, in whole units from ten seconds on. */
+export function age(v) {
+  if (!known(v)) return none();
+  v = Math.max(0, v);
+  if (v < 9.95) return unit('s', v.toFixed(1));
+  if (v < 119.5) return unit('s', Math.round(v));
+  if (v < 7170) return unit('min', Math.round(v / 60));
+  return unit('h', Math.round(v / 3600));
+}
+
+/** energy is joules with their uncertainty. */
+export function energy(v, uncertainty) {
+  if (!known(v)) return none();
+  const scale = v >= 9995 ? 1000 : 1;
+  const name = scale === 1 ? 'j' : 'kj';
+  const size = (v / scale).toFixed(v / scale >= 99.95 ? 0 : 1);
+  if (!known(uncertainty)) return unit(name, size);
+  const spread = uncertainty / scale;
+  return unit(name, `${size} ± ${spread.toFixed(spread >= 9.95 || v / scale >= 99.95 ? 0 : 1)}`);
+}
+
+const locale = language === 'zh' ? 'zh-CN' : 'en-GB';
+const ofDay = new Intl.DateTimeFormat(locale, { hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' });
+const ofYear = new Intl.DateTimeFormat(locale, { month: 'short', day: 'numeric' });
+const full = new Intl.DateTimeFormat(locale, { dateStyle: 'medium', timeStyle: 'long', hourCycle: 'h23' });
+
+/** clock is a local time of day, with the day where that is another. */
+export function clock(time) {
+  const at = new Date(time);
+  const today = at.toDateString() === new Date().toDateString();
+  return today ? ofDay.format(at) : `${ofYear.format(at)} ${ofDay.format(at)}`;
+}
+
+/** moment is a local time with date and zone. */
+export const moment = (time) => full.format(new Date(time));
+
+/** zone is the name of the reader's time zone. */
+export const zone = () => new Intl.DateTimeFormat(locale, { timeZoneName: 'short' }).formatToParts(new Date()).find((p) => p.type === 'timeZoneName').value;
+
+/** model is a GPU's product in short: without its maker, its memory's kind and its edition. */
+export const model = (name) => name.replace(/^NVIDIA\s+/, '').replace(/^GeForce\s+/, '').replace(/\s+HBM\w*$/, '').replace(/\s+Generation$/, '').replace(/\s+(Max-Q )?(Server|Workstation) Edition$/, '');
+
+/** task is a workflow with the size of its image. */
+export const task = (p) => p.side ? `${p.workflow} ${p.side}` : p.workflow;

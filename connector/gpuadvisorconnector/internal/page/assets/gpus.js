@@ -1,0 +1,85 @@
+// GPUs on the first screen: a row each, or tiles where there are many.
+
+import { html } from './vendor.js';
+import { t } from './text.js';
+import { age, bareGiB, celsius, gib, model, none, percent, task, watts } from './format.js';
+import { A, Icon, MemoryBar, MemoryLegend, Sparkline, Used, memo, Empty } from './parts.js';
+
+// As many GPUs get a row each; more are tiles.
+const maxRows = 8;
+// Of tiles, as many in trouble get a row above.
+const maxTroubled = 4;
+
+const worst = { broken: 0, warning: 1, fine: 2 };
+
+export const address = (gpu) => `/?gpu=${encodeURIComponent(gpu.name)}`;
+
+/** isStale reports whether a GPU's samples have stopped. */
+export const isStale = (gpu) => gpu.state === 'unknown' || gpu.state === 'lost' || gpu.state === 'unresponsive';
+
+/** holders lists what is on a GPU: what throttles it, runs on it, and holds its memory. */
+function holders(gpu) {
+  const all = [];
+  for (const r of gpu.throttling ?? []) all.push(html`<span class="warning-text">${r.text} ${percent(r.share)}</span>`);
+  for (const r of gpu.running ?? []) all.push(html`<span>${t('page.runs', { task: task(r) })}</span>`);
+  for (const p of [...(gpu.processes ?? [])].sort((a, b) => b.memory - a.memory)) {
+    const name = p.pod ? `${p.name} (${p.pod})` : p.server ? `${p.name} (${p.server})` : p.name;
+    all.push(html`<span>${name} <b>${gib(p.memory)}</b></span>`);
+  }
+  if (!all.length) return gpu.memory ? html`<span>${t('page.idle')}</span>` : null;
+  const shown = all.slice(0, 4);
+  if (all.length > 4) shown.push(html`<span>${t('page.more', { n: all.length - 4 })}</span>`);
+  return shown;
+}
+
+const pair = (part, format) => {
+  if (!part) return none();
+  return part.limit ? html`<b>${Math.round(part.value)}</b> / ${format(part.limit)}` : html`<b>${format(part.value)}</b>`;
+};
+
+/** Row is a GPU. seconds is the age of its newest sample where it has stopped. */
+const Row = memo(({ gpu, seconds }) => html`<li class=${`gpu ${gpu.severity}${isStale(gpu) ? ' stale' : ''}`}>
+  <div class="who"><${A} href=${address(gpu)} class="cover"><b>${gpu.name}</b> <span class="dim" title=${gpu.model}>${model(gpu.model)}</span><//></div>
+  <div class="what"><${Icon} severity=${gpu.severity} /> ${gpu.status}</div>
+  <div class="memory"><${MemoryBar} memory=${gpu.memory} /></div>
+  <div class="used figure" data-label=${t('page.memory')}><${Used} memory=${gpu.memory} /></div>
+  <div class="use" data-label=${t('page.utilization')}><${Sparkline} values=${gpu.recent?.utilization} /><b class="figure">${percent(gpu.utilization)}</b></div>
+  <div class="heat figure" data-label=${t('page.temperature')}>${pair(gpu.temperature, celsius)}</div>
+  <div class="draw figure" data-label=${t('page.power')}>${pair(gpu.power, watts)}</div>
+  <div class="holds">${seconds !== null && html`<span class="warning-text">${t('page.age.ago', { age: age(seconds) })}</span>`}${holders(gpu)}</div>
+</li>`);
+
+const Tile = memo(({ gpu }) => html`<li class=${`tile ${gpu.severity}${isStale(gpu) ? ' stale' : ''}`}>
+  <${A} href=${address(gpu)} class="cover"><${Icon} severity=${gpu.severity} word=${gpu.status} /> <b>${gpu.name.replace(/^gpu(?=\d)/, '')}</b><//>
+  <span class="figure">${percent(gpu.utilization)}</span>
+  <${MemoryBar} memory=${gpu.memory} />
+  <span class="dim figure">${gpu.memory ? `${bareGiB(gpu.memory.used)} / ${gib(gpu.memory.limit)}` : gpu.status}</span>
+</li>`);
+
+const Head = () => html`<div class="gpu-head" aria-hidden="true">
+  <span class="dim">${t('page.gpu')}</span><span><${MemoryLegend} /></span><span class="dim right">${t('page.memory')}</span>
+  <span class="dim right">${t('page.utilization')}</span><span class="dim right">${t('page.temperature')}</span><span class="dim right">${t('page.power')}</span>
+</div>`;
+
+/** staleAge is how old a GPU's newest sample is, in whole seconds; null while it is new. */
+export const staleAge = (gpu, now) => isStale(gpu) && gpu.newest_sample ? Math.round((now - Date.parse(gpu.newest_sample)) / 1000) : null;
+
+/** Gpus is the part of the first screen that shows which GPU is full, and with what. */
+export function Gpus({ gpus, now }) {
+  const row = (gpu) => html`<${Row} key=${gpu.id} gpu=${gpu} seconds=${staleAge(gpu, now)} />`;
+  if (!gpus?.length) {
+    return html`<section class="all-gpus" aria-labelledby="gpus"><h2 id="gpus">${t('page.gpus')}</h2><${Empty}>${t('page.absent.gpus')}<//></section>`;
+  }
+  if (gpus.length <= maxRows) {
+    return html`<section class="all-gpus" aria-labelledby="gpus"><h2 id="gpus" class="hidden">${t('page.gpus')}</h2><${Head} /><ul class="gpus">${gpus.map(row)}</ul></section>`;
+  }
+  const sorted = [...gpus].sort((a, b) => worst[a.severity] - worst[b.severity]);
+  const troubled = sorted.filter((gpu) => gpu.severity !== 'fine');
+  const count = (severity) => gpus.filter((gpu) => gpu.severity === severity).length;
+  return html`<section class="all-gpus" aria-labelledby="gpus">
+    <div class="heading"><h2 id="gpus">${t('page.gpus.count', { n: gpus.length })}</h2>
+      <span class="counts">${Object.keys(worst).map((s) => count(s) > 0 && html`<span key=${s}><${Icon} severity=${s} /> ${count(s)} ${t(`page.severity.${s}`)}</span>`)}</span></div>
+    ${troubled.length > 0 && html`<${Head} /><ul class="gpus">${troubled.slice(0, maxTroubled).map(row)}</ul>`}
+    <ul class="tiles">${sorted.map((gpu) => html`<${Tile} key=${gpu.id} gpu=${gpu} />`)}</ul>
+  </section>`;
+}

@@ -1,0 +1,115 @@
+// One prompt: why it took as long as it did, where the time went, and what it used.
+
+import { html, useEffect, useState } from './vendor.js';
+import { t, api } from './text.js';
+import { digits, energy, gib, moment, percent, seconds, task, zone } from './format.js';
+import { A, Copy, Empty, Icon } from './parts.js';
+import { outcome, severity } from './prompts.js';
+import { Waterfall } from './waterfall.js';
+
+/** Parts is the prompt's duration as one bar in its parts. */
+function Parts({ parts, duration }) {
+  if (!parts?.length) return null;
+  return html`<section aria-labelledby="parts"><h2 id="parts">${t('page.parts')}</h2>
+    <span class="bar parts" aria-hidden="true">${parts.map((p, i) => html`<span key=${i} class=${`fill ${p.kind}`} style=${{ width: `${p.seconds / duration * 100}%` }} />`)}</span>
+    <ul class="part-list">${parts.map((p, i) => html`<li key=${i}><i class=${`swatch ${p.kind}`} /><span>${p.text}</span><b class="figure">${seconds(p.seconds)}</b><span class="figure dim">${percent(p.seconds / duration)}</span></li>`)}</ul>
+  </section>`;
+}
+
+const size = (d) => d.width && d.height ? `${d.width} × ${d.height}` : d.side || null;
+
+function figures(d) {
+  const b = d.bill;
+  return [
+    ['duration', seconds(d.duration)],
+    ['waited', seconds(d.waited)],
+    ['ran', seconds(d.ran)],
+    ['usual', d.usual ? t('page.figure.usual.value', { v: seconds(d.usual.median), times: digits(d.ran / d.usual.median), n: d.usual.executions }) : t('page.figure.usual.none')],
+    ['need', b && gib(b.memory_need)],
+    ['peak', b && gib(b.memory_peak)],
+    ['energy', b && energy(b.energy, b.energy_uncertainty)],
+    ['throttled', b && seconds(b.throttle_time)],
+    ['quality', b ? [t(`page.quality.${b.quality}`), b.why].filter(Boolean).join(' · ') : d.no_bill],
+    ['gpus', d.gpus?.join(', ')],
+    ['server', d.server],
+    ['model', d.model],
+    ['size', size(d)],
+    ['received', moment(d.received)],
+    ['error', d.error_type && [d.error_type, d.error_node].filter(Boolean).join(' · ')],
+  ].filter(([, value]) => value);
+}
+
+function Figures({ detail: d }) {
+  return html`<section aria-labelledby="figures"><h2 id="figures">${t('page.figures')}</h2>
+    <dl class="figures">${figures(d).map(([name, value]) => html`<div key=${name}><dt>${t(`page.figure.${name}`)}</dt><dd class="figure">${value}</dd></div>`)}</dl></section>`;
+}
+
+function Ids({ detail: d }) {
+  return html`<section aria-labelledby="ids"><h2 id="ids">${t('page.ids')}</h2>
+    <p class="id"><span class="dim">${t('page.id.prompt')}</span> <code>${d.id}</code> <${Copy} text=${d.id} label=${t('page.copy.prompt')} /></p>
+    ${d.trace_id && html`<p class="id"><span class="dim">${t('page.id.trace')}</span> <code>${d.trace_id}</code> <${Copy} text=${d.trace_id} label=${t('page.copy.trace')} /></p>`}
+    <p class="links">${(d.links ?? []).map((l) => html`<a key=${l.url} href=${l.url} rel="noreferrer" class="chip">${t('page.open.in', { name: l.name })}</a>`)}
+      <a class="chip" data-native href=${`/v1/prompts/${encodeURIComponent(d.id)}/trace`}>${t('page.trace.json')}</a></p></section>`;
+}
+
+/** Waiting is a prompt that has not ended: its place in the queue, or its progress. */
+function Waiting({ open, server }) {
+  return html`<article class="detail"><${Back} />
+    <p class="dim">${task(open)} · ${t(`page.queue.${open.state}`)}</p>
+    <h1 tabindex="-1" class="sentence"><span role="status">${open.text}</span></h1>
+    <dl class="figures"><div><dt>${t('page.figure.ahead')}</dt><dd class="figure">${open.ahead}</dd></div>
+      ${open.starts && html`<div><dt>${t('page.figure.starts')}</dt><dd class="figure">${moment(open.starts)}</dd></div>`}
+      ${open.node && html`<div><dt>${t('page.figure.node')}</dt><dd class="figure">${t('page.node', { class: open.node.class, i: open.node.number, of: open.node.of })}</dd></div>`}
+      <div><dt>${t('page.figure.server')}</dt><dd>${server}</dd></div></dl>
+    <p class="id"><span class="dim">${t('page.id.prompt')}</span> <code>${open.id}</code> <${Copy} text=${open.id} label=${t('page.copy.prompt')} /></p>
+  </article>`;
+}
+
+export const Back = () => html`<p class="back"><${A} href="/">← ${t('page.back')}<//></p>`;
+
+/** findOpen finds a prompt that has not ended in the state. */
+function findOpen(state, id) {
+  for (const s of state.servers ?? []) {
+    const open = (s.prompts ?? []).find((p) => p.id === id);
+    if (open) return [open, s.name];
+  }
+  return [null, ''];
+}
+
+/** Prompt is the page of a prompt. While it is open, it follows the state. */
+export function Prompt({ id, state }) {
+  const [answer, setAnswer] = useState(null);
+  const [open, server] = findOpen(state, id);
+  const isOpen = Boolean(open);
+  useEffect(() => {
+    let ended = false;
+    let again = 0;
+    let tries = 0;
+    const load = async () => {
+      const result = await api(`/v1/prompts/${encodeURIComponent(id)}`);
+      if (ended) return;
+      setAnswer(result);
+      // Its trace comes some seconds after its end.
+      if (result.status !== 200 && tries++ < 60) again = setTimeout(load, 1000);
+    };
+    if (!isOpen) load();
+    return () => { ended = true; clearTimeout(again); };
+  }, [id, isOpen]);
+  const d = answer?.body;
+  if (answer?.status === 200) {
+    return html`<article class="detail"><${Back} />
+      <p class="dim">${task(d)} · ${t('page.received.at', { time: moment(d.received) })}</p>
+      <h1 tabindex="-1" class="sentence"><${Icon} severity=${severity(d)} word=${outcome(d)} /> ${d.sentence}</h1>
+      ${d.remedy && html`<p class="remedy">${d.remedy}</p>`}
+      ${!d.bill && d.no_bill && html`<p class="note"><${Icon} severity="warning" /> ${t('page.nobill', { why: d.no_bill })}</p>`}
+      <${Parts} parts=${d.parts} duration=${d.duration} />
+      <${Waterfall} detail=${d} />
+      <div class="columns"><${Figures} detail=${d} /><${Ids} detail=${d} /></div>
+      <p class="dim">${t('page.times', { zone: zone() })}</p>
+    </article>`;
+  }
+  if (open) return html`<${Waiting} open=${open} server=${server} />`;
+  if (!answer) return html`<article class="detail"><${Back} /><h1 tabindex="-1" class="sentence">${t('page.loading')}</h1></article>`;
+  return html`<article class="detail"><${Back} /><h1 tabindex="-1" class="sentence">${answer.status === 0 ? t('page.absent.answer') : t('page.absent.prompt')}</h1>
+    <p class="id"><code>${id}</code></p></article>`;
+}

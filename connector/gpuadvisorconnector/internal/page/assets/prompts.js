@@ -1,0 +1,118 @@
+// Prompts that ended: the last ones of the first screen, and the search with its summary of
+// workflows.
+
+import { html, useEffect, useRef, useState } from './vendor.js';
+import { t, api, withLanguage } from './text.js';
+import { clock, energy, gib, moment, seconds, task } from './format.js';
+import { A, Empty, Icon, memo } from './parts.js';
+
+/** severity is the sign of a prompt's outcome. */
+export const severity = (p) => {
+  if (p.outcome === 'success') return p.slow ? 'warning' : 'fine';
+  return ['interrupted', 'cancelled', 'unfinished'].includes(p.outcome) ? 'warning' : 'broken';
+};
+
+/** outcome is the outcome in a word. */
+export const outcome = (p) => p.outcome === 'success' && p.slow ? t('page.outcome.slow') : t(`page.outcome.${p.outcome}`);
+
+const Row = memo(({ prompt: p, longest }) => {
+  const width = (v) => ({ width: `${Math.min(100, v / longest * 100)}%` });
+  return html`<tr class="prompt">
+    <td class="when figure" title=${moment(p.ended)}>${clock(p.ended)}</td>
+    <th scope="row" class="task"><${Icon} severity=${severity(p)} word=${outcome(p)} /> <${A} href=${`/prompts/${encodeURIComponent(p.id)}`} class="cover">${task(p)}<//></th>
+    <td class="figure waited" data-label=${t('page.waited')}>${seconds(p.waited)}</td>
+    <td class="figure ran" data-label=${t('page.ran')}>${seconds(p.ran)}</td>
+    <td class="times"><span class="bar" aria-hidden="true"><span class="fill waiting" style=${width(p.waited)} /><span class="fill work" style=${width(p.ran)} /></span></td>
+    <td class="figure peak" data-label=${t('page.memory')}>${gib(p.bill?.memory_peak)}</td>
+    <td class="figure energy" data-label=${t('page.energy')}>${energy(p.bill?.energy, p.bill?.energy_uncertainty)}</td>
+    <td class=${p.reason ? 'reason' : 'reason dim'}>${p.reason || (p.bill ? '' : p.no_bill)}</td>
+  </tr>`;
+});
+
+/** Table lists prompts. Rows keep their place when a new one comes: only their content changes. */
+function Table({ prompts, caption }) {
+  const longest = Math.max(0.001, ...prompts.map((p) => p.waited + p.ran));
+  const columns = ['ended', 'task', 'waited', 'ran', 'times', 'peak', 'energy', 'reason'];
+  return html`<table class="prompts"><caption class="hidden">${caption}</caption>
+    <thead><tr>${columns.map((c) => html`<th scope="col" key=${c} class=${c}>${t(`page.column.${c}`)}</th>`)}</tr></thead>
+    <tbody>${prompts.map((p) => html`<${Row} prompt=${p} longest=${longest} />`)}</tbody></table>`;
+}
+
+/** useFrozen returns a list that does not change while the reader points at it or is in it. */
+function useFrozen(list) {
+  const shown = useRef(list);
+  const [frozen, freeze] = useState(false);
+  if (!frozen) shown.current = list;
+  const leave = (event) => { if (!event.currentTarget.contains(event.relatedTarget)) freeze(false); };
+  const props = { onMouseEnter: () => freeze(true), onMouseLeave: () => freeze(false), onFocusIn: () => freeze(true), onFocusOut: leave };
+  return [shown.current, props, frozen && shown.current[0]?.id !== list[0]?.id];
+}
+
+const filters = [['slowest', '/?view=prompts&sort=slowest'], ['slow', '/?view=prompts&slow=true'], ['failed', '/?view=prompts&outcome=failed'], ['all', '/?view=prompts']];
+
+/** Last shows the newest prompts, with ways to the slow and failed ones. */
+export function Last({ prompts, held, count, isFed }) {
+  const [shown, props, waits] = useFrozen(prompts ?? []);
+  return html`<section class="last" aria-labelledby="last"><div class="heading"><h2 id="last">${t('page.prompts.last')}</h2>
+      ${waits && html`<span class="dim" role="status">${t('page.prompts.paused')}</span>`}
+      ${held > 0 && html`<nav aria-label=${t('page.prompts.find')}>${filters.map(([name, href]) => html`<${A} key=${name} href=${href} class="chip">${t(`page.filter.${name}`)}<//>`)}</nav>`}</div>
+    ${shown.length ? html`<div ...${props}><${Table} prompts=${shown.slice(0, count)} caption=${t('page.prompts.last')} /></div>
+      <p class="dim">${t('page.prompts.held', { n: held })}</p>` : html`<${Empty}>${isFed ? t('page.absent.prompts') : t('page.absent.comfyui')}<//>`}
+  </section>`;
+}
+
+function Workflows({ workflows, choose }) {
+  const columns = ['workflow', 'prompts', 'failed', 'median', 'slowest', 'peak', 'energy'];
+  return html`<section aria-labelledby="workflows"><h2 id="workflows">${t('page.workflows')}</h2>
+    <table class="workflows"><thead><tr>${columns.map((c) => html`<th scope="col" key=${c} class=${c}>${t(`page.workflows.${c}`)}</th>`)}</tr></thead>
+      <tbody>${workflows.map((w) => html`<tr key=${w.workflow}>
+        <th scope="row"><button class="link" onClick=${() => choose(w.workflow)}>${w.workflow}</button></th>
+        <td class="figure" data-label=${t('page.workflows.prompts')}>${w.prompts}</td>
+        <td class="figure" data-label=${t('page.workflows.failed')}>${w.failed > 0 ? html`<${Icon} severity="broken" /> ${w.failed}` : 0}</td>
+        <td class="figure" data-label=${t('page.workflows.median')}>${seconds(w.median)}</td>
+        <td class="figure" data-label=${t('page.workflows.slowest')}>${seconds(w.slowest)}</td>
+        <td class="figure" data-label=${t('page.workflows.peak')}>${gib(w.memory_peak)}</td>
+        <td class="figure" data-label=${t('page.workflows.energy')}>${energy(w.energy_mean)}</td>
+      </tr>`)}</tbody></table></section>`;
+}
+
+const names = ['q', 'outcome', 'slow', 'sort', 'workflow'];
+
+const kinds = { all: {}, slow: { slow: 'true' }, failed: { outcome: 'failed' }, success: { outcome: 'success' } };
+
+/** Search finds prompts by id, workflow, model and outcome. The address has the query. */
+export function Search({ query }) {
+  const [form, setForm] = useState(() => Object.fromEntries(names.map((name) => [name, query.get(name) ?? ''])));
+  const [answer, setAnswer] = useState(null);
+  const [failed, setFailed] = useState(false);
+  const [shown, props, waits] = useFrozen(answer?.prompts ?? []);
+  const set = (change) => setForm((before) => ({ ...before, ...change }));
+  const wanted = new URLSearchParams(Object.entries(form).filter(([, value]) => value)).toString();
+  useEffect(() => {
+    history.replaceState(null, '', withLanguage(`/?view=prompts${wanted && `&${wanted}`}`));
+    let ended = false;
+    const load = async () => {
+      const { status, body } = await api(`/v1/prompts?${wanted}&limit=100`);
+      if (ended) return;
+      setFailed(status !== 200);
+      if (status === 200) setAnswer(body);
+    };
+    const first = setTimeout(load, answer ? 200 : 0);
+    const again = setInterval(() => document.hidden || load(), 5000);
+    return () => { ended = true; clearTimeout(first); clearInterval(again); };
+  }, [wanted]);
+  const kind = Object.keys(kinds).find((k) => (kinds[k].slow ?? '') === form.slow && (kinds[k].outcome ?? '') === form.outcome) ?? 'all';
+  return html`<div class="search">
+    <h1 tabindex="-1">${t('page.prompts')}</h1>
+    <form role="search" class="form" onSubmit=${(event) => event.preventDefault()}>
+      <label>${t('page.search')} <input type="search" value=${form.q} placeholder=${t('page.search.hint')} onInput=${(e) => set({ q: e.target.value })} /></label>
+      <label>${t('page.search.kind')} <select value=${kind} onChange=${(e) => set({ slow: '', outcome: '', ...kinds[e.target.value] })}>${Object.keys(kinds).map((k) => html`<option key=${k} value=${k}>${t(`page.filter.${k}`)}</option>`)}</select></label>
+      <label>${t('page.search.sort')} <select value=${form.sort || 'newest'} onChange=${(e) => set({ sort: e.target.value === 'newest' ? '' : e.target.value })}>${['newest', 'slowest'].map((k) => html`<option key=${k} value=${k}>${t(`page.sort.${k}`)}</option>`)}</select></label>
+      ${form.workflow && html`<button class="chip" onClick=${() => set({ workflow: '' })}>${form.workflow} ✕<span class="hidden">${t('page.search.clear')}</span></button>`}
+    </form>
+    ${failed && html`<${Empty}>${t('page.absent.answer')}<//>`}
+    ${answer && html`<p class="dim" role="status">${t('page.prompts.matched', { n: answer.matched, held: answer.held })} ${waits && t('page.prompts.paused')}</p>
+      ${shown.length ? html`<div ...${props}><${Table} prompts=${shown} caption=${t('page.prompts')} /></div>` : html`<${Empty}>${answer.held ? t('page.absent.matches') : t('page.absent.prompts')}<//>`}
+      ${answer.workflows?.length > 0 && html`<${Workflows} workflows=${answer.workflows} choose=${(workflow) => set({ workflow })} />`}`}
+  </div>`;
+}

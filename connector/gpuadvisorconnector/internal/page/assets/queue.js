@@ -1,0 +1,50 @@
+// What waits and runs on each ComfyUI server, and its sockets.
+
+import { html } from './vendor.js';
+import { t } from './text.js';
+import { age, task } from './format.js';
+import { A, Empty, Icon } from './parts.js';
+
+// As many prompts of a server have a line of their own, even where fewer wait: then nothing
+// below moves.
+const maxPrompts = { 1: 6, 2: 4, 3: 3 };
+
+const Progress = ({ node }) => html`<progress class="progress" max=${node.of || 1} value=${Math.max(0, node.number - 1) + (node.steps ? node.step / node.steps : 0)} aria-label=${t('page.progress')} />`;
+
+function Open({ prompt: p, now }) {
+  const since = Math.max(0, (now - Date.parse(p.since)) / 1000);
+  return html`<li class=${`open ${p.state}`}>
+    <${A} href=${`/prompts/${encodeURIComponent(p.id)}`} class="cover">${task(p)}<//>
+    <span class="figure dim">${age(since)}</span>
+    <span class="text dim">${p.text}</span>
+    ${p.node ? html`<${Progress} node=${p.node} />` : html`<span class="progress" />`}
+  </li>`;
+}
+
+function Server({ server: s, now, lines }) {
+  const prompts = s.prompts ?? [];
+  const shown = prompts.length > lines ? prompts.slice(0, lines - 1) : prompts;
+  const rest = prompts.length - shown.length;
+  return html`<section class="server">
+    <h3>${s.name}</h3>
+    ${s.up ? html`<p class="totals">
+      <span><b>${s.running}</b> ${t('page.queue.running')}</span><span><b>${s.waiting}</b> ${t('page.queue.waiting')}</span>
+      ${s.oldest_wait > 0 && html`<span>${t('page.queue.oldest', { age: age(s.oldest_wait) })}</span>`}
+      ${s.sockets_open > 0 && html`<span>${t('page.sockets', { n: s.sockets_open })}</span>`}
+    </p>` : html`<p class="totals"><${Icon} severity="broken" /> ${t('page.server.down')}</p>`}
+    <ol class=${`queue lines-${lines}`}>
+      ${shown.map((p) => html`<${Open} key=${p.id} prompt=${p} now=${now} />`)}
+      ${rest > 0 && html`<li class="dim">${t('page.queue.rest', { n: rest })}</li>`}
+      ${prompts.length === 0 && s.up && html`<li class="dim">${t('page.queue.empty')}</li>`}
+    </ol>
+    ${(s.sockets ?? []).map((socket) => html`<p class="socket" key=${socket.since}><${Icon} severity="warning" /> ${socket.text}</p>`)}
+  </section>`;
+}
+
+/** Queue is what waits and runs. */
+export function Queue({ servers, now }) {
+  const lines = maxPrompts[servers?.length] ?? 2;
+  return html`<section class="all-queues" aria-labelledby="queue"><h2 id="queue">${t('page.queue')}</h2>
+    ${servers?.length ? servers.map((s) => html`<${Server} key=${s.name} server=${s} now=${now} lines=${lines} />`) : html`<${Empty}>${t('page.absent.comfyui')}<//>`}
+  </section>`;
+}

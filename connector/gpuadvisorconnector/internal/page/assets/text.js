@@ -1,0 +1,35 @@
+// Texts of the catalogue, and requests in the page's language.
+
+const catalogue = JSON.parse(document.getElementById('texts').textContent);
+
+export const language = document.documentElement.lang;
+
+/** t is a text with its placeholders filled in. args.n decides between singular and plural. */
+export function t(key, args = {}) {
+  let text = catalogue[key] ?? key;
+  if (typeof text === 'object') text = args.n === 1 ? text.one : text.other;
+  return text.replace(/\{([a-z_]+)\}/g, (all, name) => name in args ? String(args[name]) : all);
+}
+
+/** withLanguage adds the language to an address if the reader chose it. */
+export function withLanguage(path) {
+  const chosen = new URLSearchParams(location.search).get('lang');
+  if (!chosen) return path;
+  const url = new URL(path, location.origin);
+  url.searchParams.set('lang', chosen);
+  return url.pathname + url.search;
+}
+
+/** api requests JSON in the page's language: {status, body}; status 0 if there is no answer. */
+export async function api(path, options = {}) {
+  const url = new URL(path, location.origin);
+  url.searchParams.set('lang', language);
+  try {
+    const response = await fetch(url, options);
+    if (response.status === 401) location.reload(); // leads to the sign-in
+    const body = response.headers.get('Content-Type')?.includes('json') ? await response.json() : null;
+    return { status: response.status, body };
+  } catch {
+    return { status: 0, body: null };
+  }
+}

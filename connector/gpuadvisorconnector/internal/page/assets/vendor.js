@@ -1,0 +1,6 @@
+// What the page uses of others, in one place.
+
+export { html, render, Component, useState, useEffect, useLayoutEffect, useMemo, useRef } from './preact.js';
+
+/** Plot is uPlot, which is a script of the old kind. */
+export const Plot = () => globalThis.uPlot;

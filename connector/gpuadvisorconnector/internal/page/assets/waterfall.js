@@ -1,0 +1,118 @@
+// A prompt's spans on one time axis, with its GPUs' memory and utilisation under them.
+
+import { html, useState } from './vendor.js';
+import { t } from './text.js';
+import { energy, gib, mark, percent, seconds } from './format.js';
+
+// More spans are not drawn: nobody reads them.
+const maxSpans = 200;
+
+/** ordered lists spans as a tree, each below its parent, by their start. */
+export function ordered(spans) {
+  const ids = new Set(spans.map((s) => s.id));
+  const children = new Map();
+  for (const s of spans) {
+    const parent = ids.has(s.parent) && s.parent !== s.id ? s.parent : '';
+    children.set(parent, [...(children.get(parent) ?? []), s]);
+  }
+  const all = [];
+  const visit = (parent, depth) => {
+    for (const s of (children.get(parent) ?? []).sort((a, b) => a.start - b.start)) {
+      all.push({ span: s, depth });
+      if (depth < 20) visit(s.id, depth + 1);
+    }
+  };
+  visit('', 0);
+  return all.slice(0, maxSpans);
+}
+
+/** ticks are round places on an axis that ends at a time. */
+export function ticks(end) {
+  const rough = end / 7;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough);
+  const all = [];
+  for (let v = 0; v <= end * 1.0001; v += step) all.push(v);
+  return all;
+}
+
+const label = (s) => s.kind === 'node' ? s.title || s.class || s.name : ['prompt', 'queue', 'execution'].includes(s.kind) ? t(`page.span.${s.kind}`) : s.name;
+
+function describe(s) {
+  const b = s.bill;
+  return [
+    s.class && s.title ? s.class : null,
+    seconds(s.duration),
+    s.loading > 0 ? t(s.loading_estimated ? 'page.span.loading.estimated' : 'page.span.loading', { v: seconds(s.loading) }) : null,
+    b?.memory_peak ? t('page.span.memory', { v: gib(b.memory_peak) }) : null,
+    b?.energy ? energy(b.energy, b.energy_uncertainty) : null,
+    s.error,
+  ].filter(Boolean).join(' · ');
+}
+
+function Bar({ span: s, end }) {
+  const place = { left: `${s.start / end * 100}%`, width: `${s.duration / end * 100}%` };
+  const loading = s.duration > 0 ? Math.min(1, (s.loading ?? 0) / s.duration) : 0;
+  return html`<span class=${`span ${s.kind}${s.error ? ' error' : ''}`} style=${place}>
+    ${loading > 0 && html`<span class="fill loading" style=${{ width: `${loading * 100}%` }} />`}
+  </span>`;
+}
+
+/** curve is a line through samples that are known, in a box of 100 by 100. */
+function curve(times, values, from, end, top) {
+  let line = '';
+  let area = '';
+  let begin = null;
+  let last = null;
+  const close = () => { if (begin !== null) area += `L${last} 100L${begin} 100Z`; begin = null; };
+  times.forEach((time, i) => {
+    const x = ((time - from) / end * 100).toFixed(2);
+    const v = values[i];
+    if (v === null || v === undefined) { close(); return; }
+    const y = (100 - Math.min(1, v / top) * 96).toFixed(2);
+    line += `${begin === null ? 'M' : 'L'}${x} ${y}`;
+    area += begin === null ? `M${x} 100L${x} ${y}` : `L${x} ${y}`;
+    begin ??= x;
+    last = x;
+  });
+  close();
+  return [line, area];
+}
+
+function Lane({ name, times, values, from, end, top, most }) {
+  const [line, area] = curve(times, values, from, end, top);
+  return html`<div class="lane"><span class="label">${name} <span class="dim">${most}</span></span>
+    <svg class="track" viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label=${`${name} ${most}`}><path class="area" d=${area} /><path class="line" d=${line} /></svg><span /></div>`;
+}
+
+function Lanes({ series: h, from, end }) {
+  const inside = (values) => values.filter((v, i) => v !== null && h.times[i] >= from && h.times[i] <= from + end);
+  const memory = Math.max(0, ...inside(h.memory ?? []), ...inside(h.memory_peak ?? []));
+  const use = Math.max(0, ...inside(h.utilization ?? []));
+  return html`${h.memory && html`<${Lane} name=${t('page.lane.memory', { gpu: h.gpu })} most=${t('page.lane.most', { v: gib(memory) })} times=${h.times} values=${h.memory} from=${from} end=${end} top=${memory || 1} />`}
+    ${h.utilization && html`<${Lane} name=${t('page.lane.use', { gpu: h.gpu })} most=${t('page.lane.most', { v: percent(use) })} times=${h.times} values=${h.utilization} from=${from} end=${end} top=${1} />`}`;
+}
+
+/** Waterfall draws where a prompt's time went. */
+export function Waterfall({ detail: d }) {
+  const [at, setAt] = useState(null);
+  const spans = ordered(d.spans ?? []);
+  if (!spans.length) return null;
+  const end = Math.max(d.duration, 0.001, ...spans.map(({ span: s }) => s.start + s.duration));
+  const from = Date.parse(d.received) / 1000;
+  const point = (event) => {
+    const track = event.currentTarget.querySelector('.axis .track').getBoundingClientRect();
+    const share = (event.clientX - track.left) / track.width;
+    setAt(share >= 0 && share <= 1 ? share : null);
+  };
+  return html`<section aria-labelledby="waterfall"><div class="heading"><h2 id="waterfall">${t('page.waterfall')}</h2>
+      <span class="legend">${['queue', 'loading', 'work'].map((kind) => html`<span key=${kind}><i class=${`swatch ${kind === 'queue' ? 'waiting' : kind}`} />${t(`page.legend.${kind}`)}</span>`)}</span></div>
+    <div class="waterfall" onMouseMove=${point} onMouseLeave=${() => setAt(null)}>
+      <div class="axis" aria-hidden="true"><span class="label" /><span class="track">${ticks(end).map((v) => html`<span key=${v} class=${`mark${v > end * 0.92 ? ' last' : ''}`} style=${{ left: `${v / end * 100}%` }}><span>${mark(v)}</span></span>`)}
+        ${at !== null && html`<span class="cursor" style=${{ left: `${at * 100}%` }}><span>${seconds(at * end)}</span></span>`}</span><span /></div>
+      <ol class="spans">${spans.map(({ span: s, depth }) => html`<li key=${s.id} class="lane" title=${describe(s)}>
+        <span class=${`label depth-${Math.min(depth, 4)}`}>${label(s)}<span class="hidden">${describe(s)}</span></span>
+        <span class="track"><${Bar} span=${s} end=${end} /></span><span class="figure dim">${seconds(s.duration)}</span></li>`)}</ol>
+      ${(d.series ?? []).map((h) => html`<${Lanes} key=${h.gpu} series=${h} from=${from} end=${end} />`)}
+    </div></section>`;
+}

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package browser
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http/httptest"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/cdproto/page"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+const patience = 20 * time.Second
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// startChromium starts a Chromium with a profile of its own.
+func startChromium(t *testing.T) context.Context {
+	t.Helper()
+	path, err := exec.LookPath("chromium")
+	require.NoError(t, err, "make browser installs it")
+	ctx, stop := chromedp.NewExecAllocator(context.Background(), chromedp.ExecPath(path), chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun,
+		chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true), chromedp.UserDataDir(t.TempDir()))
+	t.Cleanup(stop)
+	ctx, cancel := chromedp.NewContext(ctx)
+	t.Cleanup(cancel)
+	require.NoError(t, chromedp.Do(ctx)) // starts it
+	return ctx
+}
+
+// tab is a tab, with what it logged and requested.
+type tab struct {
+	t   *testing.T
+	ctx context.Context
+
+	mu       sync.Mutex
+	problems []string
+	requests []string
+}
+
+// openTab opens a tab in a window of its own, so that it counts as seen.
+func openTab(t *testing.T, chromium context.Context, options ...chromedp.ContextOption) *tab {
+	t.Helper()
+	ctx, cancel := chromedp.NewContext(chromium, options...)
+	t.Cleanup(cancel)
+	p := &tab{t: t, ctx: ctx}
+	require.NoError(t, chromedp.Do(ctx))
+	require.NoError(t, chromedp.Listen(ctx, p.note))
+	return p
+}
+
+func (p *tab) note(event any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch e := event.(type) {
+	case *runtime.EventConsoleAPICalled:
+		if e.Type == "error" || e.Type == "warning" {
+			content, _ := json.Marshal(e.Args)
+			p.problems = append(p.problems, "console: "+string(content))
+		}
+	case *runtime.EventExceptionThrown:
+		content, _ := json.Marshal(e.ExceptionDetails)
+		p.problems = append(p.problems, "exception: "+string(content))
+	case *log.EventEntryAdded:
+		if e.Entry.Level == "error" || e.Entry.Level == "warning" {
+			p.problems = append(p.problems, "log: "+e.Entry.Text+" "+e.Entry.URL)
+		}
+	case *network.EventRequestWillBeSent:
+		p.requests = append(p.requests, e.Request.URL)
+	}
+}
+
+// noted returns what the tab logged, and what it requested from elsewhere than base.
+func (p *tab) noted(base string) []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := append([]string(nil), p.problems...)
+	for _, url := range p.requests {
+		if !strings.HasPrefix(url, base+"/") && !strings.HasPrefix(url, "data:") {
+			all = append(all, "request to "+url)
+		}
+	}
+	p.problems, p.requests = nil, nil
+	return all
+}
+
+// shape is how a reader sees the page.
+type shape struct {
+	width, height int64
+	language      string
+	isDark        bool
+}
+
+func (s shape) String() string {
+	theme := "light"
+	if s.isDark {
+		theme = "dark"
+	}
+	return fmt.Sprintf("%d px, %s, %s", s.width, s.language, theme)
+}
+
+func (p *tab) reshape(s shape) {
+	p.t.Helper()
+	scheme := "light"
+	if s.isDark {
+		scheme = "dark"
+	}
+	require.NoError(p.t, chromedp.Do(p.ctx, chromedp.EmulateViewport(s.width, s.height), func(ctx context.Context, target *chromedp.Target) (chromedp.Void, error) {
+		_, err := cdp.Call(ctx, target, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}})
+		return chromedp.Void{}, err
+	}))
+}
+
+// open opens an address and waits until the page is drawn.
+func (p *tab) open(url string) {
+	p.t.Helper()
+	require.NoError(p.t, chromedp.Do(p.ctx, chromedp.Navigate(url)))
+	p.wait(`document.querySelector("#app .verdict") !== null`)
+}
+
+// wait waits for a condition, a JavaScript expression.
+func (p *tab) wait(condition string) {
+	p.t.Helper()
+	end := time.Now().Add(patience)
+	for {
+		ok, err := chromedp.Run(p.ctx, chromedp.Evaluate[bool](condition))
+		if err == nil && ok {
+			return
+		}
+		if time.Now().After(end) {
+			require.Failf(p.t, "The page does not get there", "%s: %v\n%s", condition, err, read[string](p, `document.body.innerText`))
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// read evaluates an expression, and awaits it if it is a promise.
+func read[T any](p *tab, expression string) T {
+	p.t.Helper()
+	v, err := chromedp.Run(p.ctx, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
+	require.NoError(p.t, err, expression)
+	return v
+}
+
+// capture is the window as PNG.
+func (p *tab) capture() []byte {
+	p.t.Helper()
+	raw, err := chromedp.Run(p.ctx, func(ctx context.Context, target *chromedp.Target) ([]byte, error) {
+		r, err := cdp.Call(ctx, target, page.CaptureScreenshot, page.CaptureScreenshotParams{Format: page.CaptureScreenshotFormatPng})
+		return r.Data, err
+	})
+	require.NoError(p.t, err)
+	return raw
+}
+
+// serveFixture serves a fixture until the test ends.
+func serveFixture(t *testing.T, f *fixture) string {
+	t.Helper()
+	p := newPage(f)
+	server := httptest.NewServer(p)
+	t.Cleanup(func() {
+		p.Close()
+		server.CloseClientConnections()
+		server.Close()
+	})
+	return server.URL
+}

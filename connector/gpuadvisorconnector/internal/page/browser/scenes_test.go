@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package browser
+
+import (
+	"time"
+
+	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/page"
+)
+
+// scenes are the states of the page. Each has a screenshot under docs/images/page.
+var scenes = []scene{
+	{name: "1", gpus: 1, servers: 1, prompts: 40},
+	{name: "8", gpus: 8, servers: 2, prompts: 40, trouble: "full"},
+	{name: "64", gpus: 64, servers: 3, prompts: 40, trouble: "full"},
+	{name: "rush", gpus: 2, servers: 1, prompts: 40, simulated: true, trouble: "rush"},
+	{name: "lost", gpus: 2, servers: 1, prompts: 40, trouble: "lost"},
+	{name: "stopped", gpus: 2, servers: 1, prompts: 40, trouble: "stopped", age: 42 * time.Second},
+	{name: "down", gpus: 1, servers: 1, prompts: 40, trouble: "down"},
+	{name: "no-gpu"},
+	{name: "no-comfyui", gpus: 2},
+	{name: "no-prompt", gpus: 1, servers: 1},
+}
+
+func sceneOf(name string) scene {
+	for _, s := range scenes {
+		if s.name == name {
+			return s
+		}
+	}
+	panic(name)
+}
+
+// newPage is the page of a fixture, with quick streams.
+func newPage(f *fixture) *page.Page {
+	return page.New(f, page.Settings{Endpoint: "127.0.0.1:0", Interval: 100 * time.Millisecond, Heartbeat: time.Second})
+}

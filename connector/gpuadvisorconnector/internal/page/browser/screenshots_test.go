@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package browser
+
+import (
+	"bytes"
+	"flag"
+	"image"
+	"image/color"
+	"image/png"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+var screenshots = flag.String("screenshots", "", "the folder for a screenshot of each state")
+
+// shot is a screenshot.
+type shot struct {
+	name  string
+	scene string
+	path  string
+	shape shape
+	// before is run on the page, and ready waits for what is to be seen.
+	before, ready string
+}
+
+var (
+	wide  = shape{1280, 800, "en", false}
+	phone = shape{360, 780, "en", false}
+)
+
+var shots = []shot{
+	{name: "one-gpu", scene: "1", shape: wide},
+	{name: "one-gpu-dark-zh", scene: "1", shape: shape{1280, 800, "zh", true}},
+	{name: "eight-gpus", scene: "8", shape: wide},
+	{name: "eight-gpus-zh", scene: "8", shape: shape{1280, 800, "zh", false}},
+	{name: "eight-gpus-dark", scene: "8", shape: shape{1280, 800, "en", true}},
+	{name: "many-gpus", scene: "64", shape: wide},
+	{name: "rush", scene: "rush", shape: wide},
+	{name: "lost-gpu", scene: "lost", shape: wide},
+	{name: "samples-stopped", scene: "stopped", shape: wide},
+	{name: "comfyui-down", scene: "down", shape: wide},
+	{name: "no-gpu", scene: "no-gpu", shape: wide},
+	{name: "no-comfyui", scene: "no-comfyui", shape: wide},
+	{name: "no-prompt", scene: "no-prompt", shape: wide},
+	{name: "prompt-slow", scene: "8", path: "/prompts/9f3a1c52-7d40-4b6e-8a11-2c5d7e9b0001", shape: wide, ready: `.waterfall .lane svg`},
+	{name: "prompt-failed", scene: "8", path: "/prompts/9f3a1c52-7d40-4b6e-8a11-2c5d7e9b0003", shape: shape{1280, 800, "zh", false}, ready: `.waterfall`},
+	{name: "prompt-without-bill", scene: "8", path: "/prompts/9f3a1c52-7d40-4b6e-8a11-2c5d7e9b0007", shape: shape{1280, 800, "en", true}, ready: `.waterfall`},
+	{name: "prompt-waiting", scene: "rush", path: "/prompts/open-8188-4", shape: wide, ready: `.sentence`},
+	{name: "prompt-unknown", scene: "8", path: "/prompts/none", shape: wide, ready: `.sentence + .id`},
+	{name: "gpu", scene: "8", path: "/?gpu=gpu1", shape: wide, ready: `.chart canvas`},
+	{name: "gpu-dark-zh", scene: "8", path: "/?gpu=gpu1", shape: shape{1280, 800, "zh", true}, ready: `.chart canvas`},
+	{name: "slowest", scene: "8", path: "/?view=prompts&sort=slowest", shape: wide, ready: `.workflows`},
+	{name: "phone", scene: "8", shape: phone},
+	{name: "phone-zh-dark", scene: "rush", shape: shape{360, 780, "zh", true}},
+	{name: "phone-prompt", scene: "8", path: "/prompts/9f3a1c52-7d40-4b6e-8a11-2c5d7e9b0001", shape: phone, ready: `.waterfall`},
+	{name: "tablet", scene: "8", shape: shape{768, 1024, "en", false}},
+}
+
+// TestScreenshots writes the screenshots of the documentation: make page-screenshots.
+func TestScreenshots(t *testing.T) {
+	if *screenshots == "" {
+		t.Skip("-screenshots is not set")
+	}
+	chromium := startChromium(t)
+	p := openTab(t, chromium)
+	bases := map[string]string{}
+	for _, s := range shots {
+		if bases[s.scene] == "" {
+			bases[s.scene] = serveFixture(t, newFixture(sceneOf(s.scene)))
+		}
+		p.reshape(s.shape)
+		p.open(withLanguage(bases[s.scene]+"/", s.path, s.shape.language))
+		if s.ready != "" {
+			p.wait(`document.querySelector(` + "`" + s.ready + "`" + `) !== null`)
+		}
+		require.NoError(t, os.WriteFile(filepath.Join(*screenshots, s.name+".png"), small(t, p.capture()), 0o600), s.name)
+	}
+}
+
+// small stores an image with a palette of its most frequent colours.
+func small(t *testing.T, raw []byte) []byte {
+	t.Helper()
+	full, err := png.Decode(bytes.NewReader(raw))
+	require.NoError(t, err)
+	counts := map[color.Color]int{}
+	b := full.Bounds()
+	for y := b.Min.Y; y < b.Max.Y; y++ {
+		for x := b.Min.X; x < b.Max.X; x++ {
+			counts[full.At(x, y)]++
+		}
+	}
+	palette := make(color.Palette, 0, len(counts))
+	for c := range counts {
+		palette = append(palette, c)
+	}
+	slices.SortFunc(palette, func(a, b color.Color) int { return counts[b] - counts[a] })
+	palette = palette[:min(256, len(palette))]
+	nearest := map[color.Color]uint8{}
+	flat := image.NewPaletted(b, palette)
+	for y := b.Min.Y; y < b.Max.Y; y++ {
+		for x := b.Min.X; x < b.Max.X; x++ {
+			c := full.At(x, y)
+			i, ok := nearest[c]
+			if !ok {
+				i = uint8(palette.Index(c)) //nolint:gosec // at most 256
+				nearest[c] = i
+			}
+			flat.SetColorIndex(x, y, i)
+		}
+	}
+	var out bytes.Buffer
+	encoder := png.Encoder{CompressionLevel: png.BestCompression}
+	require.NoError(t, encoder.Encode(&out, flat))
+	return out.Bytes()
+}

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package prompts
+
+import (
+	"container/list"
+	"slices"
+	"time"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/bounds"
+)
+
+const (
+	// usualOf is of how many executions the medians are, minUsual how many there must be.
+	usualOf  = 20
+	minUsual = 3
+	// maxKinds bounds the kinds of executions that are compared; the one that was not used for
+	// the longest time makes room.
+	maxKinds = 500
+)
+
+// kind is what executions have in common that take about equally long.
+type kind struct{ workflow, model, sizeClass, gpu name }
+
+// usual is what a prompt is compared with: the last executions of its kind that succeeded
+// before it.
+type usual struct {
+	// executions is how many there were; below minUsual the rest is not known.
+	executions int32
+	// exceeded says which parts were longer than usual.
+	exceeded [partCount]bool
+	// ran is the median of the executions' times.
+	ran time.Duration
+}
+
+func (u *usual) isKnown() bool { return u.executions >= minUsual }
+
+// usuals are the last executions of each kind.
+type usuals struct {
+	kinds map[kind]*list.Element
+	byUse *list.List // of *executions, the last used first
+}
+
+type executions struct {
+	kind kind
+	// last are the last ones that succeeded; the next one replaces that at next.
+	last []execution
+	next int
+}
+
+type execution struct {
+	ran   time.Duration
+	parts parts
+}
+
+func newUsuals() *usuals { return &usuals{kinds: map[kind]*list.Element{}, byUse: list.New()} }
+
+// judge sets what was usual before a prompt, and adds its execution if it succeeded.
+func (u *usuals) judge(r *record) {
+	if r.begins == 0 || len(r.gpus) == 0 {
+		return
+	}
+	of := u.of(kind{r.workflow, r.model, r.sizeClass, r.gpus[0]})
+	r.usual = of.compare(&r.parts)
+	if r.outcome.Value() == "success" {
+		of.add(execution{r.ran, r.parts})
+	}
+}
+
+func (u *usuals) of(k kind) *executions {
+	element := u.kinds[k]
+	if element == nil {
+		if len(u.kinds) >= maxKinds {
+			oldest := u.byUse.Back()
+			delete(u.kinds, oldest.Value.(*executions).kind)
+			u.byUse.Remove(oldest)
+		}
+		element = u.byUse.PushFront(&executions{kind: k})
+		u.kinds[k] = element
+	}
+	u.byUse.MoveToFront(element)
+	return element.Value.(*executions)
+}
+
+func (e *executions) add(x execution) {
+	if len(e.last) < usualOf {
+		e.last = append(e.last, x)
+	} else {
+		e.last[e.next%usualOf] = x
+	}
+	e.next++
+}
+
+// excess is from which share of a part on it is longer than usual, if so much is above the
+// median.
+const excess = 0.2
+
+func (e *executions) compare(p *parts) usual {
+	u := usual{executions: int32(len(e.last))}
+	if !u.isKnown() {
+		return u
+	}
+	u.ran = median(e.last, func(x *execution) time.Duration { return x.ran })
+	for i, lasted := range p {
+		common := median(e.last, func(x *execution) time.Duration { return x.parts[i] })
+		u.exceeded[i] = float64(lasted-common) >= excess*float64(lasted)
+	}
+	return u
+}
+
+func median(all []execution, of func(*execution) time.Duration) time.Duration {
+	values := make([]time.Duration, len(all))
+	for i := range all {
+		values[i] = of(&all[i])
+	}
+	slices.Sort(values)
+	n := len(values)
+	return (values[(n-1)/2] + values[n/2]) / 2
+}
+
+// Bounds implements [bounds.Registered].
+func (u *usuals) Bounds() []bounds.Bound {
+	return []bounds.Bound{
+		{Name: "prompts.usuals.kinds", Max: maxKinds, Size: len(u.kinds)},
+		{Name: "prompts.usuals.byUse", Max: maxKinds, Size: u.byUse.Len()},
+	}
+}

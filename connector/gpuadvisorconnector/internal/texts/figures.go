@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package texts
+
+import (
+	"math"
+	"strconv"
+	"time"
+)
+
+// Seconds is a duration: 0.04 s, 2.4 s, 25 s, 3 min 20 s, 2 h 5 min.
+func Seconds(d time.Duration) Message {
+	s := d.Seconds()
+	switch {
+	case s >= 3600:
+		minutes := int(math.Round(s / 60))
+		return Message{"figure.hours", Args{"h": minutes / 60, "min": minutes % 60}}
+	case s >= 120:
+		whole := int(math.Round(s))
+		return Message{"figure.minutes", Args{"min": whole / 60, "s": whole % 60}}
+	}
+	return Message{"figure.seconds", Args{"s": significant(s)}}
+}
+
+// Bytes is an amount of memory in decimal gigabytes, as NVML's tools and the page have it.
+func Bytes(n int64) Message {
+	if n < 1e9 {
+		return Message{"figure.megabytes", Args{"mb": strconv.FormatFloat(float64(n)/1e6, 'f', 0, 64)}}
+	}
+	return Message{"figure.gigabytes", Args{"gb": strconv.FormatFloat(float64(n)/1e9, 'f', 1, 64)}}
+}
+
+// Percent is a share.
+func Percent(share float64) Message {
+	return Message{"figure.percent", Args{"p": strconv.FormatFloat(100*share, 'f', 0, 64)}}
+}
+
+// Times is a ratio: 1.8.
+func Times(ratio float64) string { return significant(ratio) }
+
+// significant has a digit behind the point, two below 0.1, and none from 20 on.
+func significant(v float64) string {
+	switch {
+	case v != 0 && math.Abs(v) < 0.095:
+		return strconv.FormatFloat(v, 'f', 2, 64)
+	case math.Abs(v) < 19.95:
+		return strconv.FormatFloat(v, 'f', 1, 64)
+	}
+	return strconv.FormatFloat(v, 'f', 0, 64)
+}
