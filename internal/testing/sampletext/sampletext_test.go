@@ -24,7 +24,7 @@ func TestLinesBecomePoints(t *testing.T) {
 	ms := md.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics()
 	a := ms.At(0).Gauge().DataPoints()
 	assert.Equal(t, map[string]any{"k": "v", "process.pid": int64(17)}, a.At(0).Attributes().AsRaw())
-	assert.Equal(t, 1.5, a.At(0).DoubleValue())
+	assert.InDelta(t, 1.5, a.At(0).DoubleValue(), 1e-9)
 	assert.Equal(t, at, a.At(0).Timestamp().AsTime())
 	assert.True(t, a.At(1).Flags().NoRecordedValue())
 	assert.Equal(t, uint64(5), ms.At(2).Histogram().DataPoints().At(0).Count())

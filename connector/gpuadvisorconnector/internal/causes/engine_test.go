@@ -224,8 +224,9 @@ func TestANoteIsNotTheVerdict(t *testing.T) {
 	rising(w, "hw.gpu.active.time{:hw.gpu.task=general}", 0, 2*time.Hour+time.Minute)
 	assert.Equal(t, []string{"gpu.idle"}, w.shown())
 	assert.Contains(t, w.verdict(texts.English), "All is well")
-	severity, _ := w.result.Status("GPU-a")
+	severity, status := w.result.Status("GPU-a")
 	assert.Equal(t, view.Fine, severity)
+	assert.Equal(t, "fine", status.In(texts.English))
 }
 
 func TestTheWorstComesFirstAndTheOldestOfEqualOnes(t *testing.T) {

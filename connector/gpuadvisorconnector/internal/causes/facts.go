@@ -4,7 +4,6 @@ package causes
 
 import (
 	"cmp"
-	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -76,8 +75,16 @@ func count(what string, n int) texts.Message {
 // percent is a share as a whole number.
 func percent(share float64) int { return int(math.Round(100 * share)) }
 
-// gibibytes writes an amount of memory.
-func gibibytes(bytes float64) string { return fmt.Sprintf("%.1f", bytes/(1<<30)) }
+// bytes is an amount of memory.
+func bytes(n float64) texts.Message { return texts.Bytes(int64(n)) }
+
+// since is how long ago something was, without its fractions.
+func since(then, now time.Time) texts.Message { return duration(now.Sub(then).Seconds()) }
+
+// duration is a number of seconds in words, without their fractions.
+func duration(seconds float64) texts.Message {
+	return texts.Seconds(time.Duration(math.Round(seconds)) * time.Second)
+}
 
 // seconds rounds up: what waits for 2.1 s does not wait longer than 3 s.
 func seconds(d float64) int { return int(math.Ceil(d)) }

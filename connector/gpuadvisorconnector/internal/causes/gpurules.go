@@ -46,7 +46,7 @@ type stoppedRule struct{}
 func (stoppedRule) find(f *facts, report func(finding)) {
 	for _, g := range f.gpus {
 		if g.HasStopped(f.now) {
-			report(finding{gpu: g, args: texts.Args{"seconds": seconds(f.now.Sub(g.Newest()).Seconds())}, since: g.Newest()})
+			report(finding{gpu: g, args: texts.Args{"age": since(g.Newest(), f.now)}, since: g.Newest()})
 		}
 	}
 }
@@ -75,9 +75,9 @@ func (r memoryRule) find(f *facts, report func(finding)) {
 		if needed/limit <= r.share {
 			continue
 		}
-		found := finding{gpu: g, args: texts.Args{"percent": percent(needed / limit), "used": gibibytes(needed), "limit": gibibytes(limit)}}
+		found := finding{gpu: g, args: texts.Args{"percent": percent(needed / limit), "used": bytes(needed), "limit": bytes(limit)}}
 		if server, held := f.idleHolder(g); server != "" {
-			found.remedy = texts.Message{Key: "cause.gpu.memory.remedy.idle", Args: texts.Args{"server": server, "held": gibibytes(held)}}
+			found.remedy = texts.Message{Key: "cause.gpu.memory.remedy.idle", Args: texts.Args{"server": server, "held": bytes(held)}}
 		}
 		report(found)
 	}
@@ -271,7 +271,7 @@ func (r idleRule) find(f *facts, report func(finding)) {
 			}
 		}
 		if known && busy < r.busy {
-			report(finding{gpu: g, args: texts.Args{"used": gibibytes(used)}})
+			report(finding{gpu: g, args: texts.Args{"used": bytes(used)}})
 		}
 	}
 }

@@ -27,9 +27,9 @@ type failures struct {
 	gpu, server   string
 	n             int
 	first, newest time.Time
-	// least and most are their sides; 0 if one of them is not known.
-	least, most int64
-	hasUnknown  bool
+	// least and largest are their sides; 0 if one of them is not known.
+	least, largest int64
+	hasUnknown     bool
 }
 
 func (r outOfMemoryRule) find(f *facts, report func(finding)) {
@@ -47,7 +47,7 @@ func (r outOfMemoryRule) find(f *facts, report func(finding)) {
 }
 
 func addFailure(all map[string]*failures, p *Prompt) {
-	key, x := "server "+p.Server, failures{server: p.Server, least: p.Side, most: p.Side, first: p.Ended, newest: p.Ended}
+	key, x := "server "+p.Server, failures{server: p.Server, least: p.Side, largest: p.Side, first: p.Ended, newest: p.Ended}
 	if len(p.GPUs) > 0 {
 		key, x.gpu, x.server = "gpu "+p.GPUs[0], p.GPUs[0], ""
 	}
@@ -58,7 +58,7 @@ func addFailure(all map[string]*failures, p *Prompt) {
 	}
 	known.n++
 	known.hasUnknown = known.hasUnknown || p.Side == 0
-	known.least, known.most = min(known.least, p.Side), max(known.most, p.Side)
+	known.least, known.largest = min(known.least, p.Side), max(known.largest, p.Side)
 	if p.Ended.Before(known.first) {
 		known.first = p.Ended
 	}
@@ -70,7 +70,7 @@ func addFailure(all map[string]*failures, p *Prompt) {
 func (f *facts) describeFailures(x *failures) finding {
 	found := finding{server: x.server, since: x.first, args: texts.Args{
 		"where": texts.Message{Key: "server.name", Args: texts.Args{"name": x.server}}, "images": count("images", x.n),
-		"lately": count("last_minutes", minutes(f.now.Sub(x.first))), "side": x.most, "least": x.least,
+		"lately": count("last_minutes", minutes(f.now.Sub(x.first))), "side": x.largest, "least": x.least,
 	}}
 	if x.gpu != "" {
 		found.args["where"] = texts.Message{Key: "gpu.name", Args: texts.Args{"name": x.gpu}}
@@ -85,7 +85,7 @@ func (f *facts) describeFailures(x *failures) finding {
 		found.text.Key = "cause.comfyui.out_of_memory.plain"
 		return found
 	}
-	if x.least != x.most {
+	if x.least != x.largest {
 		found.text.Key = "cause.comfyui.out_of_memory.sizes"
 	}
 	if lower := f.lowerSide(x); lower > 0 {

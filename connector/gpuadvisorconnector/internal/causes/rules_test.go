@@ -30,7 +30,11 @@ func TestOutOfMemoryNamesTheSizeAndASmallerOne(t *testing.T) {
 			"GPU 1 ran out of memory for 1 image of 1024 px in the last minute.", "Lower the size to 768."},
 		"several sizes": {func(w *world) { w.fail(1280); w.fail(2048) },
 			"GPU 1 ran out of memory for 2 images of 1280 to 2048 px in the last minute.", "Lower the size to 1024."},
-		"a larger one succeeded": {func(w *world) { w.fail(1280); w.prompt(func(p *Prompt) { p.Side = 1152 }) },
+		"a larger one succeeded": {func(w *world) {
+			w.fail(1280)
+			w.prompt(func(p *Prompt) { p.Side = 1152 })
+			w.prompt(func(p *Prompt) { p.Side = 2048 }) // with another workflow
+		},
 			"GPU 1 ran out of memory for 1 image of 1280 px in the last minute.", "Lower the size to 1152."},
 		"a larger one succeeded elsewhere": {func(w *world) {
 			w.fail(1280)
@@ -80,7 +84,7 @@ func TestAFullGPUNamesTheIdleServerThatHoldsIt(t *testing.T) {
 	w.servers("comfyui.up 1\ncomfyui.queue.length{state=running} 0\ncomfyui.queue.length{state=pending} 0\ncomfyui.torch.memory.limit{hw.id=GPU-b} 15032385536")
 	w.steady(15*time.Second, with("hw.gpu.memory.usage{1} 25000000000"))
 	_, remedy := w.worded("gpu.memory.critical", texts.English)
-	assert.Equal(t, "Free the models of node-1:8188 (POST /free): it is idle and holds 14.0 GiB of this GPU.", remedy)
+	assert.Equal(t, "Free the models of node-1:8188 (POST /free): it is idle and holds 15.0 GB of this GPU.", remedy)
 	w.now = w.now.Add(time.Second)
 	w.servers("comfyui.queue.length{state=running} 1")
 	w.evaluate()
@@ -174,7 +178,7 @@ func TestWithoutAKnownMeanAPromptIsStalledOnceNothingProgresses(t *testing.T) {
 		stalled bool
 	}{
 		"nothing progresses": {func(i int) int { return 15 * i }, true},
-		"it progresses":      {func(i int) int { return 15 * (i % 3) }, false},
+		"it progresses":      {func(i int) int { return 1 + 15*(i%3) }, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)

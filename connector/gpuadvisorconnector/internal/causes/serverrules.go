@@ -34,7 +34,7 @@ func (r queueRule) find(f *facts, report func(finding)) {
 			continue
 		}
 		waiting, _ := s.Value(machine.QueueLength, "pending", f.now)
-		report(finding{server: s.Name, args: texts.Args{"seconds": seconds(oldest.Value()), "waiting": count("prompts", int(waiting))}})
+		report(finding{server: s.Name, args: texts.Args{"wait": duration(oldest.Value()), "waiting": count("prompts", int(waiting))}})
 	}
 }
 
@@ -66,7 +66,7 @@ func (r stalledRule) find(f *facts, report func(finding)) {
 		}
 		for class, age := range s.Each(machine.ProgressAge, f.now) {
 			if r.isStalled(f, s, class, age) {
-				report(finding{server: s.Name, detail: class, args: texts.Args{"class": cmp.Or(class, "–"), "seconds": seconds(age.Value())}})
+				report(finding{server: s.Name, detail: class, args: texts.Args{"class": cmp.Or(class, "–"), "age": duration(age.Value())}})
 			}
 		}
 	}

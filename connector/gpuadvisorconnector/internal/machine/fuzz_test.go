@@ -105,7 +105,7 @@ func (b *tape) metrics() pmetric.Metrics {
 		default:
 			m.SetEmptyGauge()
 		}
-		points := pmetric.NewNumberDataPointSlice()
+		var points pmetric.NumberDataPointSlice
 		if m.Type() == pmetric.MetricTypeSum {
 			points = m.Sum().DataPoints()
 		} else {

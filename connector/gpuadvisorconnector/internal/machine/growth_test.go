@@ -4,6 +4,7 @@ package machine
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -63,16 +64,21 @@ func TestAProcessThatIsNotListedMakesRoom(t *testing.T) {
 func TestAScrapeCostsTheSameHoweverMuchIsHeld(t *testing.T) {
 	with := func(gpus, seconds int) func(int) {
 		m := newMachine(t)
+		var all strings.Builder
+		for gpu := range gpus {
+			all.WriteString(sampleOf("hw.gpu.memory.usage{ID} 1\nhw.gpu.pcie.replays{ID} 1\n", gpu))
+		}
+		md := sampletext.Metrics(at(0), node, all.String())
 		for s := range seconds {
-			for gpu := range gpus {
-				m.Metrics(sampletext.Metrics(at(float64(s)), node, sampleOf("hw.gpu.memory.usage{ID} 1\nhw.gpu.pcie.replays{ID} 1", gpu)), at(float64(s)))
-			}
+			timed(md, float64(s), 1)
+			m.Metrics(md, at(float64(s)))
 			logged(m, float64(s), "hw.gpu.xid{hw.id=GPU-0,hw.gpu.xid=#31}")
 		}
+		require.Len(t, m.GPUs(), gpus)
 		return func(i int) {
 			s := float64(seconds) + float64(i)/1e3
 			m.Metrics(sampletext.Metrics(at(s), node, sampleOf("hw.gpu.memory.usage{ID} 1\nhw.gpu.pcie.replays{ID} 1", 0)), at(s))
 		}
 	}
-	growth.Constant(t, "a scrape, with more GPUs and a longer history", with(12, 150), with(120, 1500))
+	growth.Constant(t, "a scrape, with more GPUs and a longer history", with(6, 100), with(60, 1000))
 }

@@ -171,6 +171,7 @@ func (m *Machine) MemoryRead(gpu string, used int64, t time.Time) {
 		return
 	}
 	m.drop(g.put(rows()["hw.gpu.memory.usage"], "", t.UnixNano(), float64(used)))
+	g.history.put(peakColumn, t.UnixNano(), float64(used), false)
 }
 
 // advance notices a clock that was set back, and removes what has ended.

@@ -106,10 +106,10 @@ func TestAGPUIsShownWithAllThatMetricsSay(t *testing.T) {
 	assert.Equal(t, at(15), v.Memory.PeakTime)
 	require.NotNil(t, v.Utilization)
 	assert.InDelta(t, 0.87, *v.Utilization, 0)
-	assert.Equal(t, 71.0, v.Temperature.Value)
-	assert.Equal(t, 88.0, *v.Temperature.Limit)
-	assert.Equal(t, 310.0, v.Power.Value)
-	assert.Equal(t, 450.0, *v.Power.Limit)
+	assert.InDelta(t, 71.0, v.Temperature.Value, 1e-9)
+	assert.InDelta(t, 88.0, *v.Temperature.Limit, 1e-9)
+	assert.InDelta(t, 310.0, v.Power.Value, 1e-9)
+	assert.InDelta(t, 450.0, *v.Power.Limit, 1e-9)
 	require.Len(t, v.Throttling, 2, "a counter that does not rise is not shown")
 	assert.Equal(t, "sw_power_cap", v.Throttling[0].Reason)
 	assert.Equal(t, "power limit", v.Throttling[0].Text)
@@ -129,7 +129,7 @@ func TestAGPUIsShownWithAllThatMetricsSay(t *testing.T) {
 	assert.Equal(t, []string{"GPU-a"}, s.GPUs)
 	assert.Equal(t, 1, s.Running)
 	assert.Equal(t, 4, s.Waiting)
-	assert.Equal(t, 6.5, s.OldestWait)
+	assert.InDelta(t, 6.5, s.OldestWait, 1e-9)
 	assert.Equal(t, 4, s.SocketsOpen)
 	assert.Equal(t, "node-1", m.Host())
 	assert.True(t, m.Simulated())
@@ -151,7 +151,7 @@ func TestWhatIsNotKnownIsAbsent(t *testing.T) {
 func TestTheLimitOfTheTemperatureMayBeAMargin(t *testing.T) {
 	m := newMachine(t)
 	scrape(m, 0, "hw.temperature{hw.sensor_location=gpu} 60\nhw.gpu.temperature.margin{} 27")
-	assert.Equal(t, 87.0, *m.View(m.GPU("GPU-a"), texts.English, at(1)).Temperature.Limit)
+	assert.InDelta(t, 87.0, *m.View(m.GPU("GPU-a"), texts.English, at(1)).Temperature.Limit, 1e-9)
 }
 
 func TestServersWithoutAKnownProcessCountByWhatTheyReport(t *testing.T) {
@@ -249,7 +249,7 @@ func TestACounterThatBeginsAgainHasNotFallen(t *testing.T) {
 	}
 	s := m.GPU("GPU-a").Series(PCIeReplays, "", at(46))
 	rise, span := s.Increase(15*time.Minute, at(46))
-	assert.Equal(t, 3.0, rise)
+	assert.InDelta(t, 3.0, rise, 1e-9)
 	assert.Equal(t, 45*time.Second, span)
 	rate, ok := s.Rate(15*time.Minute, at(46))
 	require.True(t, ok)
@@ -272,11 +272,27 @@ func TestARateNeedsTwoPointsAndLooksNoFurtherThanItsWindow(t *testing.T) {
 	assert.InDelta(t, 1.0/15, rate, 0.001)
 }
 
+// Only the ends of the time in which it stands still are held.
+func TestACounterThatStoodStillForLongRisesAtItsRate(t *testing.T) {
+	m := newMachine(t)
+	for i := range 400 {
+		scrape(m, float64(15*i), "hw.gpu.pcie.replays{} 7")
+	}
+	s := m.GPU("GPU-a").Series(PCIeReplays, "", at(6000))
+	assert.Len(t, s.points, 2)
+	scrape(m, 6000, "hw.gpu.pcie.replays{} 97")
+	rate, ok := s.Rate(15*time.Minute, at(6000))
+	require.True(t, ok)
+	assert.InDelta(t, 0.1, rate, 1e-9)
+	_, span := s.Increase(15*time.Minute, at(6000))
+	assert.Equal(t, 15*time.Minute, span)
+}
+
 func TestXIDsOfMetricsCountFromZero(t *testing.T) {
 	m := newMachine(t)
 	scrape(m, 0, "hw.gpu.xid.errors{hw.gpu.xid=48} 2")
 	rise, _ := m.GPU("GPU-a").Series(XIDErrors, "48", at(1)).Increase(time.Hour, at(1))
-	assert.Equal(t, 2.0, rise, "the receiver initialises them to 0")
+	assert.InDelta(t, 2.0, rise, 1e-9, "the receiver initialises them to 0")
 	for i := 1; i <= 300; i++ {
 		scrape(m, float64(15*i), "hw.gpu.xid.errors{hw.gpu.xid=48} 2")
 	}
@@ -303,7 +319,7 @@ func TestAClockThatIsSetBackIsNoticed(t *testing.T) {
 	assert.Len(t, h.Times, 1)
 	scrape(m, 115, "hw.gpu.pcie.replays{} 8")
 	rise, _ := m.GPU("GPU-a").Series(PCIeReplays, "", at(115)).Increase(time.Hour, at(115))
-	assert.Equal(t, 1.0, rise)
+	assert.InDelta(t, 1.0, rise, 1e-9)
 }
 
 func TestSamplesOfTheFutureAndInvalidOnesAreDropped(t *testing.T) {
@@ -329,7 +345,7 @@ func TestExecutionsAreAddedUpByTaskClass(t *testing.T) {
 	s := m.Servers()[0]
 	seconds, _ := s.Series(ExecutionSeconds, "people", at(15)).Increase(24*time.Hour, at(15))
 	count, _ := s.Series(Executions, "people", at(15)).Increase(24*time.Hour, at(15))
-	assert.Equal(t, 20.0, seconds)
-	assert.Equal(t, 9.0, count)
+	assert.InDelta(t, 20.0, seconds, 1e-9)
+	assert.InDelta(t, 9.0, count, 1e-9)
 	assert.Len(t, s.series[Executions], 2)
 }

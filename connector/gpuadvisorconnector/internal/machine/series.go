@@ -71,7 +71,11 @@ func (s *Series) addPoint(r *row, at int64) {
 	if r.kind != gauge {
 		p.value = s.total
 	}
-	if n := len(s.points); n >= 2 && s.points[n-1].at-s.points[n-2].at < r.window.Nanoseconds()/thinning {
+	n := len(s.points)
+	thin := n >= 2 && s.points[n-1].at-s.points[n-2].at < r.window.Nanoseconds()/thinning
+	// Of a counter that stands still the ends of that time are enough.
+	still := n >= 2 && r.kind != gauge && s.points[n-1].value == p.value && s.points[n-2].value == p.value
+	if thin || still {
 		s.points[n-1] = p
 	} else {
 		s.points = append(s.points, p)
@@ -109,12 +113,16 @@ func (s *Series) Increase(window time.Duration, now time.Time) (rise float64, sp
 	if len(s.points) == 0 {
 		return 0, 0
 	}
+	first := now.Add(-window).UnixNano()
 	begin, from := 0.0, s.points[0].at
-	for _, p := range s.points {
-		if p.at > now.Add(-window).UnixNano() {
+	for i, p := range s.points {
+		if p.at > first {
 			break
 		}
 		begin, from = p.value, p.at
+		if i+1 < len(s.points) && s.points[i+1].value == p.value && s.points[i+1].at > first {
+			from = first // it stood still then
+		}
 	}
 	return s.total - begin, time.Duration(s.at - from)
 }
