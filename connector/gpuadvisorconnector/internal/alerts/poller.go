@@ -48,7 +48,7 @@ type Poller struct {
 	failure texts.Message
 }
 
-// New makes a poller. A configuration that is not enabled makes one that asks nobody.
+// New makes a poller. With a configuration that is not enabled it does nothing.
 func New(cfg Config, telemetry component.TelemetrySettings) *Poller {
 	return &Poller{cfg: cfg, telemetry: telemetry, failure: texts.Message{Key: "alerts.waiting"}}
 }
