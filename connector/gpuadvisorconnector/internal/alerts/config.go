@@ -39,7 +39,7 @@ type Config struct {
 	AllHosts bool `mapstructure:"all_hosts"`
 }
 
-// DefaultConfig asks nobody.
+// DefaultConfig is disabled.
 func DefaultConfig() Config {
 	client := confighttp.NewDefaultClientConfig()
 	client.Timeout = 5 * time.Second

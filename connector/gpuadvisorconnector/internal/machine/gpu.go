@@ -117,7 +117,7 @@ func (g *GPU) addProcess(at int64, value float64, stale bool, a pcommon.Map, lim
 	}
 	p.name = boundtext.Line(pdataread.Text(a, "process.executable.name"), maxText)
 	p.pod = boundtext.Line(pdataread.Text(a, "k8s.pod.name"), maxText)
-	p.memory, p.at = int64(value), at
+	p.memory, p.at = whole(value), at
 	g.newest = max(g.newest, at)
 	return ""
 }
