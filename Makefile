@@ -174,7 +174,7 @@ e2e-noloss: build servers ## the no-loss configuration under KILLS kills (20), r
 
 .PHONY: e2e-outage
 e2e-outage: build servers ## every configuration's stores away in four ways for OUTAGE (10m), scraped each INTERVAL (5s), and the promises of a kill, SIGTERM and the bound; prints figures
-	@go test -C e2e -count=1 -timeout 60m -run '^(TestOutages|TestLongOutage|TestBeyondTheBound|TestKillLoses|TestSIGTERMEnds|TestSlowStore|TestClientThatStops)' -v . -away $${OUTAGE:-10m} -interval $${INTERVAL:-5s} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
+	@go test -C e2e -count=1 -timeout 60m -run '^(TestOutages|TestLongOutage|TestBeyondTheBound|TestKillLoses|TestSIGTERMEnds|TestSlowStore|TestClientThatStops)' -v . -long 24h -away $${OUTAGE:-10m} -interval $${INTERVAL:-5s} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
 
 .PHONY: e2e-damage
 e2e-damage: build servers ## every kind of damage on every store file, a full disk, power losses; prints figures

@@ -11,7 +11,7 @@ type places chan struct{}
 // back. Tests that wait run beside those that keep a core busy.
 var (
 	working = make(places, 3)
-	waiting = make(places, 10)
+	waiting = make(places, 3)
 )
 
 // beside runs a test at the same time as others, once there is a place of its kind. A test

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/http"
 	"os"
@@ -47,7 +48,7 @@ type deliveryRig struct {
 	queue     string
 	proxy     string // ComfyUI's, if the configuration has one
 	comfyui   string // the folder of its open prompts
-	truth     string // what the nvml receiver emitted, as OTLP/JSON lines; empty unless asked for
+	truth     truth  // without a path unless asked for
 	samples   *sender
 	spans     *spanSender
 	logStore  logStore
@@ -116,8 +117,8 @@ func newDeliveryRig(t *testing.T, config string, spans bool, name string, o rigO
 		arguments = append(arguments, "--config=yaml:service::pipelines::metrics/in::receivers: [nvml, otlp/test]")
 	}
 	if o.truth {
-		r.truth = filepath.Join(t.TempDir(), "truth.json")
-		arguments = append(arguments, "--config=yaml:exporters::file/truth: {path: "+r.truth+", append: true}",
+		r.truth = truth{path: filepath.Join(t.TempDir(), "truth.json"), points: map[int64]int{}}
+		arguments = append(arguments, "--config=yaml:exporters::file/truth: {path: "+r.truth.path+", append: true}",
 			"--config=yaml:service::pipelines::metrics/truth: {receivers: [nvml], exporters: [file/truth]}")
 	}
 	r.collector, r.command = collectorCommand(t, config+".yaml", append(environment, o.environment...), arguments...)
@@ -210,7 +211,7 @@ func (r *deliveryRig) missing(t *testing.T, until time.Time) (l lost) {
 	if r.spans != nil {
 		l.spans = r.spans.missing(r.spanStore)
 	}
-	if r.truth != "" {
+	if r.truth.path != "" {
 		l.scraped = r.scrapedMissing(t, until)
 	}
 	return l
@@ -231,29 +232,47 @@ func (r *deliveryRig) arrived(t *testing.T, until time.Time, within time.Duratio
 	}
 }
 
+// truth is what the nvml receiver emitted, as a file exporter wrote it.
+type truth struct {
+	path string
+	// read is how much of the file was counted, in bytes, points what was in it, by time in
+	// milliseconds.
+	read   int64
+	points map[int64]int
+}
+
 // emitted counts, by time in milliseconds, the points that the nvml receiver emitted.
 func (r *deliveryRig) emitted(t *testing.T, until time.Time) map[int64]int {
 	t.Helper()
-	file, err := os.Open(r.truth)
+	file, err := os.Open(r.truth.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	require.NoError(t, err)
 	defer file.Close()
-	emitted := map[int64]int{}
+	_, err = file.Seek(r.truth.read, io.SeekStart)
+	require.NoError(t, err)
 	lines := bufio.NewReader(file)
 	for {
 		line, err := lines.ReadBytes('\n')
 		if err != nil { // the last line may not be whole yet
-			return emitted
+			break
 		}
 		metrics, err := (&pmetric.JSONUnmarshaler{}).UnmarshalMetrics(line)
 		require.NoError(t, err)
-		countPoints(metrics, until, emitted)
+		countPoints(metrics, r.truth.points)
+		r.truth.read += int64(len(line))
 	}
+	emitted := map[int64]int{}
+	for at, n := range r.truth.points {
+		if at <= until.UnixMilli() {
+			emitted[at] = n
+		}
+	}
+	return emitted
 }
 
-func countPoints(metrics pmetric.Metrics, until time.Time, into map[int64]int) {
+func countPoints(metrics pmetric.Metrics, into map[int64]int) {
 	for _, rm := range metrics.ResourceMetrics().All() {
 		for _, sm := range rm.ScopeMetrics().All() {
 			for _, metric := range sm.Metrics().All() {
@@ -267,7 +286,7 @@ func countPoints(metrics pmetric.Metrics, until time.Time, into map[int64]int) {
 					continue
 				}
 				for _, p := range points.All() {
-					if at := p.Timestamp().AsTime(); !p.Flags().NoRecordedValue() && !at.After(until) && strings.HasPrefix(metric.Name(), "hw.") {
+					if at := p.Timestamp().AsTime(); !p.Flags().NoRecordedValue() && strings.HasPrefix(metric.Name(), "hw.") {
 						into[at.UnixMilli()]++
 					}
 				}

@@ -33,8 +33,10 @@ type Server struct {
 // OpenPrompt is a prompt that has not ended.
 type OpenPrompt struct {
 	ID, Workflow, TaskClass, Model string
-	// Side is the longer side of the image in pixels; 0 if it is unknown.
-	Side int
+	// Side is the longer side of the image in pixels, 0 if it is unknown; SizeClass is
+	// comfyui.image.size_class.
+	Side      int
+	SizeClass string
 	// Accepted is when the server accepted it; Started is zero while it waits.
 	Accepted, Started time.Time
 	// Node runs; it is zero where none does, or where that is not known.

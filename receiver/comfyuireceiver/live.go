@@ -12,6 +12,7 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/pdataread"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/sockets"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/spans"
 )
 
 // liveServer says what is true only now of the receiver's server, for components of the same
@@ -40,7 +41,11 @@ func (l *liveServer) Server() comfyevents.Server {
 	}
 	s.Prompts, s.Open = l.following.tracker.Queue(comfyevents.MaxPrompts)
 	for i := range s.Prompts {
-		l.bound(&s.Prompts[i])
+		p := &s.Prompts[i]
+		l.bound(p)
+		if p.Side > 0 {
+			p.SizeClass = spans.SizeClass(float64(p.Side))
+		}
 	}
 	if l.hub != nil {
 		s.Sockets.Open, s.Sockets.Retained = l.hub.Counts()

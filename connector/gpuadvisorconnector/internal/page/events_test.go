@@ -143,10 +143,10 @@ func TestChangesListWhatDiffers(t *testing.T) {
 func TestNothingIsEncodedWhileNobodyLooks(t *testing.T) {
 	s := serve(t, Settings{})
 	time.Sleep(20 * s.settings.Interval) // nothing to wait for: nothing happens
-	assert.Zero(t, s.source.lookedAt())
+	assert.Zero(t, s.source.askedTimes())
 	r := s.watch(t, "")
 	r.until("state")
-	require.Eventually(t, func() bool { return s.source.lookedAt() > 3 }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { return s.source.askedTimes() > 3 }, patience, time.Millisecond)
 	assert.EqualValues(t, 1, s.Counts().Encoded, "nothing changed")
 	r.cancel()
 	require.Eventually(t, func() bool {
@@ -154,10 +154,10 @@ func TestNothingIsEncodedWhileNobodyLooks(t *testing.T) {
 		defer s.hub.mu.Unlock()
 		return !s.hub.working && len(s.hub.viewers) == 0
 	}, patience, time.Millisecond)
-	before := s.source.lookedAt()
+	before := s.source.askedTimes()
 	s.source.set(func(now *view.State) { now.Host = "other" })
 	time.Sleep(20 * s.settings.Interval)
-	assert.Equal(t, before, s.source.lookedAt())
+	assert.Equal(t, before, s.source.askedTimes())
 	r = s.watch(t, "")
 	assert.Contains(t, r.until("state").data, `"host":"other"`, "who comes back gets what is true now")
 }
@@ -201,7 +201,7 @@ func TestViewersAreLimited(t *testing.T) {
 }
 
 func TestAViewerThatDoesNotReadIsDropped(t *testing.T) {
-	s := serve(t, Settings{WriteTimeout: 50 * time.Millisecond})
+	s := serve(t, Settings{WriteTimeout: 50 * time.Millisecond, Interval: time.Hour})
 	// Each change is larger than what a connection buffers.
 	large := strings.Repeat("x", 8<<20)
 	s.source.set(func(now *view.State) { now.Host = large })

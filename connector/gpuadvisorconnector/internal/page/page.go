@@ -133,7 +133,7 @@ func (p *Page) Counts() Counts { return p.hub.counts() }
 var _ bounds.Registered = (*Page)(nil)
 
 // Bounds implements [bounds.Registered].
-func (p *Page) Bounds() []bounds.Bound { return bounds.Of(p.hub) }
+func (p *Page) Bounds() []bounds.Bound { return bounds.Of(p.hub, p.assets) }
 
 // ServeHTTP implements [http.Handler].
 func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {

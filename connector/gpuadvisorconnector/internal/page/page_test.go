@@ -30,7 +30,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type fakeSource struct {
 	mu     sync.Mutex
 	state  view.State
-	looks  int
+	asked  int
 	query  Query
 	rushes int
 	fails  bool
@@ -39,7 +39,7 @@ type fakeSource struct {
 func (s *fakeSource) State(l texts.Language) view.State {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.looks++
+	s.asked++
 	now := s.state
 	now.Language, now.Time = string(l), time.Now().UTC()
 	return now
@@ -52,10 +52,10 @@ func (s *fakeSource) set(change func(*view.State)) {
 	change(&s.state)
 }
 
-func (s *fakeSource) lookedAt() int {
+func (s *fakeSource) askedTimes() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.looks
+	return s.asked
 }
 
 func (s *fakeSource) Prompts(_ texts.Language, q Query) view.Prompts {

@@ -17,7 +17,7 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/texts"
 )
 
-// literal is a string or a template of a script. What stands in ${} is one NUL.
+// literal is a string or a template of a script. What is in ${} is one NUL.
 type literal struct {
 	text   string
 	isHTML bool
@@ -97,6 +97,9 @@ var notTexts = []string{"Content-Type", "12px system-ui"}
 func isClassList(text string) bool {
 	for word := range strings.FieldsSeq(text) {
 		before, _, _ := strings.Cut(word, "\x00")
+		if before == "" {
+			continue
+		}
 		found := false
 		for _, name := range []string{"assets/style.css", "assets/views.css"} {
 			styles, err := files.ReadFile(name)

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/collector/pdata/pcommon"
+
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/texts"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/view"
 )
@@ -140,10 +142,11 @@ func estimateIn(l texts.Language) func(name) string {
 // Ended is a prompt that has ended, as the rules of the conditions see it.
 type Ended struct {
 	ID, Server, Workflow, TaskClass, Outcome, ErrorType string
-	GPU                                                 string // the first one; empty if none is known
+	GPUs                                                []string
 	At                                                  time.Time
-	Waited, Ran, Loading                                time.Duration
-	Side                                                int64
+	// Total is from the request to the end.
+	Total, Ran, Loading time.Duration
+	Side                int64
 }
 
 // Since calls visit with the prompts that ended after a time, the newest first by their
@@ -158,10 +161,10 @@ func (s *Store) Since(t time.Time, visit func(Ended) bool) {
 		}
 		e := Ended{
 			ID: r.id, Server: r.server.Value(), Workflow: r.workflow.Value(), TaskClass: r.taskClass.Value(), Outcome: r.outcome.Value(), ErrorType: r.errorType.Value(),
-			At: at(r.ended), Waited: r.parts[waiting], Ran: r.ran, Loading: r.parts[loading], Side: r.side,
+			At: at(r.ended), Total: r.lasted(), Ran: r.ran, Loading: r.parts[loading], Side: r.side,
 		}
-		if len(r.gpus) > 0 {
-			e.GPU = r.gpus[0].Value()
+		for _, id := range r.gpus {
+			e.GPUs = append(e.GPUs, id.Value())
 		}
 		if !visit(e) {
 			return
@@ -172,3 +175,25 @@ func (s *Store) Since(t time.Time, visit func(Ended) bool) {
 // arrivalSlack is by how much traces may arrive in another order than their prompts ended: the
 // correlator's default wait, and more.
 const arrivalSlack = time.Minute
+
+// Name sets the prompts' ids of the traces that are asked for.
+func (s *Store) Name(wanted map[pcommon.TraceID]string) {
+	if len(wanted) == 0 {
+		return
+	}
+	for r := range s.newest {
+		if _, ok := wanted[r.trace]; ok {
+			wanted[r.trace] = r.id
+		}
+	}
+}
+
+// Usual is the median of the last executions of a kind that succeeded; ok is false of too few.
+func (s *Store) Usual(workflow, model, sizeClass, gpu string) (ran time.Duration, ok bool) {
+	element := s.usual.kinds[kind{named(workflow), named(model), named(sizeClass), named(gpu)}]
+	if element == nil {
+		return 0, false
+	}
+	u := element.Value.(*executions).compare(&parts{})
+	return u.ran, u.isKnown()
+}

@@ -76,3 +76,13 @@ export const model = (name) => name.replace(/^NVIDIA\s+/, '').replace(/^GeForce\
 
 /** task is a workflow with the size of its image. */
 export const task = (p) => p.side ? `${p.workflow} ${p.side}` : p.workflow;
+
+/** shorten cuts a text to a width in characters, of which Chinese ones count double. */
+export function shorten(text, width) {
+  let used = 0;
+  for (let i = 0; i < text.length; i++) {
+    used += text.charCodeAt(i) > 0x2e80 ? 2 : 1;
+    if (used > width) return `${text.slice(0, i - 1).trimEnd()}…`;
+  }
+  return text;
+}

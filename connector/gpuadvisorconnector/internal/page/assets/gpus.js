@@ -22,14 +22,16 @@ function holders(gpu) {
   const all = [];
   for (const r of gpu.throttling ?? []) all.push(html`<span class="warning-text">${r.text} ${percent(r.share)}</span>`);
   for (const r of gpu.running ?? []) all.push(html`<span>${t('page.runs', { task: task(r) })}</span>`);
-  for (const p of [...(gpu.processes ?? [])].sort((a, b) => b.memory - a.memory)) {
+  // The largest, in the order of the source: an order by memory would change while one looks.
+  const largest = [...(gpu.processes ?? [])].sort((a, b) => b.memory - a.memory).slice(0, 3);
+  for (const p of (gpu.processes ?? []).filter((process) => largest.includes(process))) {
     const name = p.pod ? `${p.name} (${p.pod})` : p.server ? `${p.name} (${p.server})` : p.name;
     all.push(html`<span>${name} <b>${gib(p.memory)}</b></span>`);
   }
   if (!all.length) return gpu.memory ? html`<span>${t('page.idle')}</span>` : null;
-  const shown = all.slice(0, 4);
-  if (all.length > 4) shown.push(html`<span>${t('page.more', { n: all.length - 4 })}</span>`);
-  return shown;
+  const rest = (gpu.processes ?? []).length - largest.length;
+  if (rest > 0) all.push(html`<span>${t('page.more', { n: rest })}</span>`);
+  return all;
 }
 
 const pair = (part, format) => {

@@ -86,7 +86,11 @@ export function Prompt({ id, state }) {
     let again = 0;
     let tries = 0;
     const load = async () => {
-      const result = await api(`/v1/prompts/${encodeURIComponent(id)}`);
+      // Asked first whether it is known: a browser logs each 404 as an error.
+      let result = await api(`/v1/prompts?limit=500&q=${encodeURIComponent(id)}`);
+      const isKnown = result.status === 200 && result.body.prompts.some((p) => p.id === id);
+      if (isKnown) result = await api(`/v1/prompts/${encodeURIComponent(id)}`);
+      else if (result.status === 200) result = { status: 404, body: null };
       if (ended) return;
       setAnswer(result);
       // Its trace comes some seconds after its end.

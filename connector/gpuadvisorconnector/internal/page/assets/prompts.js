@@ -3,7 +3,7 @@
 
 import { html, useEffect, useRef, useState } from './vendor.js';
 import { t, api, withLanguage } from './text.js';
-import { clock, energy, gib, moment, seconds, task } from './format.js';
+import { clock, energy, gib, moment, seconds, shorten, task } from './format.js';
 import { A, Empty, Icon, memo } from './parts.js';
 
 /** severity is the sign of a prompt's outcome. */
@@ -15,27 +15,32 @@ export const severity = (p) => {
 /** outcome is the outcome in a word. */
 export const outcome = (p) => p.outcome === 'success' && p.slow ? t('page.outcome.slow') : t(`page.outcome.${p.outcome}`);
 
-const Row = memo(({ prompt: p, longest }) => {
+// Widths of a row of the first screen: a row that grows would move those below it.
+const widths = { task: 23, reason: 36 };
+
+const Row = memo(({ prompt: p, longest, isShort }) => {
+  const fit = (text, width) => isShort ? shorten(text, width) : text;
+  const reason = p.reason || (p.bill ? '' : p.no_bill) || '';
   const width = (v) => ({ width: `${Math.min(100, v / longest * 100)}%` });
   return html`<tr class="prompt">
     <td class="when figure" title=${moment(p.ended)}>${clock(p.ended)}</td>
-    <th scope="row" class="task"><${Icon} severity=${severity(p)} word=${outcome(p)} /> <${A} href=${`/prompts/${encodeURIComponent(p.id)}`} class="cover">${task(p)}<//></th>
+    <th scope="row" class="task"><${Icon} severity=${severity(p)} word=${outcome(p)} /> <${A} href=${`/prompts/${encodeURIComponent(p.id)}`} class="cover" title=${task(p)}>${fit(task(p), widths.task)}<//></th>
     <td class="figure waited" data-label=${t('page.waited')}>${seconds(p.waited)}</td>
     <td class="figure ran" data-label=${t('page.ran')}>${seconds(p.ran)}</td>
     <td class="times"><span class="bar" aria-hidden="true"><span class="fill waiting" style=${width(p.waited)} /><span class="fill work" style=${width(p.ran)} /></span></td>
     <td class="figure peak" data-label=${t('page.memory')}>${gib(p.bill?.memory_peak)}</td>
     <td class="figure energy" data-label=${t('page.energy')}>${energy(p.bill?.energy, p.bill?.energy_uncertainty)}</td>
-    <td class=${p.reason ? 'reason' : 'reason dim'}>${p.reason || (p.bill ? '' : p.no_bill)}</td>
+    <td class=${p.reason ? 'reason' : 'reason dim'} title=${reason}>${fit(reason, widths.reason)}</td>
   </tr>`;
 });
 
-/** Table lists prompts. Rows keep their place when a new one comes: only their content changes. */
-function Table({ prompts, caption }) {
+/** Table lists prompts. A row is made again for another prompt: what is on the screen does not move. */
+function Table({ prompts, caption, isShort }) {
   const longest = Math.max(0.001, ...prompts.map((p) => p.waited + p.ran));
   const columns = ['ended', 'task', 'waited', 'ran', 'times', 'peak', 'energy', 'reason'];
   return html`<table class="prompts"><caption class="hidden">${caption}</caption>
     <thead><tr>${columns.map((c) => html`<th scope="col" key=${c} class=${c}>${t(`page.column.${c}`)}</th>`)}</tr></thead>
-    <tbody>${prompts.map((p) => html`<${Row} prompt=${p} longest=${longest} />`)}</tbody></table>`;
+    <tbody>${prompts.map((p, i) => html`<${Row} key=${`${i} ${p.id}`} prompt=${p} longest=${longest} isShort=${isShort} />`)}</tbody></table>`;
 }
 
 /** useFrozen returns a list that does not change while the reader points at it or is in it. */
@@ -56,7 +61,7 @@ export function Last({ prompts, held, count, isFed }) {
   return html`<section class="last" aria-labelledby="last"><div class="heading"><h2 id="last">${t('page.prompts.last')}</h2>
       ${waits && html`<span class="dim" role="status">${t('page.prompts.paused')}</span>`}
       ${held > 0 && html`<nav aria-label=${t('page.prompts.find')}>${filters.map(([name, href]) => html`<${A} key=${name} href=${href} class="chip">${t(`page.filter.${name}`)}<//>`)}</nav>`}</div>
-    ${shown.length ? html`<div ...${props}><${Table} prompts=${shown.slice(0, count)} caption=${t('page.prompts.last')} /></div>
+    ${shown.length ? html`<div ...${props}><${Table} prompts=${shown.slice(0, count)} caption=${t('page.prompts.last')} isShort=${true} /></div>
       <p class="dim">${t('page.prompts.held', { n: held })}</p>` : html`<${Empty}>${isFed ? t('page.absent.prompts') : t('page.absent.comfyui')}<//>`}
   </section>`;
 }

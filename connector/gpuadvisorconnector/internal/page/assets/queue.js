@@ -26,11 +26,10 @@ function Server({ server: s, now, lines }) {
   const shown = prompts.length > lines ? prompts.slice(0, lines - 1) : prompts;
   const rest = prompts.length - shown.length;
   return html`<section class="server">
-    <h3>${s.name}</h3>
+    <h3>${s.name}${s.sockets_open > 0 && html` <span class="dim">${t('page.sockets', { n: s.sockets_open })}</span>`}</h3>
     ${s.up ? html`<p class="totals">
       <span><b>${s.running}</b> ${t('page.queue.running')}</span><span><b>${s.waiting}</b> ${t('page.queue.waiting')}</span>
       ${s.oldest_wait > 0 && html`<span>${t('page.queue.oldest', { age: age(s.oldest_wait) })}</span>`}
-      ${s.sockets_open > 0 && html`<span>${t('page.sockets', { n: s.sockets_open })}</span>`}
     </p>` : html`<p class="totals"><${Icon} severity="broken" /> ${t('page.server.down')}</p>`}
     <ol class=${`queue lines-${lines}`}>
       ${shown.map((p) => html`<${Open} key=${p.id} prompt=${p} now=${now} />`)}

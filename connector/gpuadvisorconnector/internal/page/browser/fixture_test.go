@@ -37,7 +37,7 @@ type scene struct {
 // fixture is a page.Source made of a scene.
 type fixture struct {
 	scene
-	looks  atomic.Int64
+	reads  atomic.Int64
 	rushes atomic.Int64
 	begun  time.Time
 }
@@ -54,7 +54,7 @@ func in(l texts.Language, english, chinese string) string {
 // at is the number of looks at live figures.
 func (f *fixture) at() int {
 	if f.isLive {
-		return int(f.looks.Load())
+		return int(f.reads.Load())
 	}
 	return 0
 }
@@ -186,7 +186,7 @@ func (f *fixture) prompt(l texts.Language, i int) view.Prompt {
 }
 
 func (f *fixture) State(l texts.Language) view.State {
-	f.looks.Add(1)
+	f.reads.Add(1)
 	s := view.State{Time: time.Now().UTC(), Language: string(l), Host: "gpu-node-07", Simulated: f.simulated, CanRush: f.simulated, PromptsHeld: f.prompts, Conditions: []view.Condition{}}
 	for i := range f.gpus {
 		s.GPUs = append(s.GPUs, f.gpu(l, i))

@@ -33,5 +33,5 @@ func sceneOf(name string) scene {
 
 // newPage is the page of a fixture, with quick streams.
 func newPage(f *fixture) *page.Page {
-	return page.New(f, page.Settings{Endpoint: "127.0.0.1:0", Interval: 100 * time.Millisecond, Heartbeat: time.Second})
+	return page.New(f, page.Settings{Endpoint: "127.0.0.1:0", Interval: 50 * time.Millisecond, Heartbeat: time.Second})
 }

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gpuadvisorconnector
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/config/confighttp"
+	"go.opentelemetry.io/collector/config/confignet"
+	"go.opentelemetry.io/collector/confmap"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/configkeys"
+)
+
+// Config is the configuration of one gpuadvisor connector.
+type Config struct {
+	// Page is the server of the page and its JSON. Default: endpoint 127.0.0.1:8890, without
+	// TLS and authentication.
+	Page confighttp.ServerConfig `mapstructure:"page"`
+
+	// AllowedHosts are names of the host, besides loopback addresses and that of the endpoint,
+	// by which browsers may address the page. Default: none.
+	AllowedHosts []string `mapstructure:"allowed_hosts"`
+
+	// Links lead from a prompt to its trace in other programs. Default: none.
+	Links []LinkConfig `mapstructure:"links"`
+
+	// CollectionInterval is how often the connector emits its metrics. Default: 15s.
+	CollectionInterval time.Duration `mapstructure:"collection_interval"`
+
+	// Rush is where a rush of simulated users can be caused. Default: nowhere.
+	Rush RushConfig `mapstructure:"rush"`
+
+	Limits LimitsConfig `mapstructure:"limits"`
+}
+
+// LinkConfig is a link.
+type LinkConfig struct {
+	// Name is the link's text.
+	Name string `mapstructure:"name"`
+	// URL has the placeholders {trace_id} and {prompt_id}.
+	URL string `mapstructure:"url"`
+}
+
+// RushConfig is for simulations.
+type RushConfig struct {
+	// Endpoint is a URL that receives an empty POST. The page offers it only if all GPUs are
+	// simulated.
+	Endpoint string `mapstructure:"endpoint"`
+}
+
+// LimitsConfig bounds what the connector holds.
+type LimitsConfig struct {
+	// Prompts is how many prompts that have ended are held, PromptBytes how much memory their
+	// traces take. Default: 10000, 64 MiB.
+	Prompts     int `mapstructure:"prompts"`
+	PromptBytes int `mapstructure:"prompt_bytes"`
+	// GPUs is how many GPUs, with MIG devices, Processes how many processes of one, Servers how
+	// many ComfyUI servers. Default: 128, 64, 64.
+	GPUs      int `mapstructure:"gpus"`
+	Processes int `mapstructure:"processes"`
+	Servers   int `mapstructure:"servers"`
+	// Events is how many of the last events. Default: 200.
+	Events int `mapstructure:"events"`
+	// Viewers is how many streams of the page are open at a time. Default: 100.
+	Viewers int `mapstructure:"viewers"`
+}
+
+func createDefaultConfig() component.Config {
+	server := confighttp.NewDefaultServerConfig()
+	server.NetAddr = confignet.AddrConfig{Endpoint: "127.0.0.1:8890", Transport: confignet.TransportTypeTCP}
+	return &Config{
+		Page: server, CollectionInterval: 15 * time.Second,
+		Limits: LimitsConfig{Prompts: 10_000, PromptBytes: 64 << 20, GPUs: 128, Processes: 64, Servers: 64, Events: 200, Viewers: 100},
+	}
+}
+
+// Unmarshal refuses what [configkeys.Unmarshal] refuses.
+func (c *Config) Unmarshal(conf *confmap.Conf) error { return configkeys.Unmarshal(conf, c) }
+
+// Validate reports every mistake with its key, its value and the remedy.
+func (c *Config) Validate() error {
+	var p configkeys.Problems
+	p.AddIf(c.Page.NetAddr.Endpoint == "", "page::endpoint", c.Page.NetAddr.Endpoint, "is empty", "use host:port, for example 127.0.0.1:8890")
+	p.AddIf(c.CollectionInterval < time.Second, "collection_interval", c.CollectionInterval, "is shorter than 1s", "use a duration such as 15s, or omit the key for the default")
+	for i, host := range c.AllowedHosts {
+		p.AddIf(host == "" || strings.ContainsAny(host, "/: "), fmt.Sprintf("allowed_hosts::%d", i), host, "is not a valid host name", "use a name without scheme and port, for example gpu-node-07.example.com")
+	}
+	for i, link := range c.Links {
+		key := fmt.Sprintf("links::%d", i)
+		p.AddIf(link.Name == "", key+"::name", link.Name, "is empty", "use the name of the program, for example Jaeger")
+		p.AddIf(!isHTTP(link.URL), key+"::url", link.URL, "is not a valid URL", "use for example http://127.0.0.1:16686/trace/{trace_id}")
+	}
+	p.AddIf(c.Rush.Endpoint != "" && !isHTTP(c.Rush.Endpoint), "rush::endpoint", c.Rush.Endpoint, "is not a valid URL", "use http://host:port/path, or omit the key")
+	for _, l := range []struct {
+		key   string
+		value int
+	}{
+		{"prompts", c.Limits.Prompts}, {"prompt_bytes", c.Limits.PromptBytes}, {"gpus", c.Limits.GPUs}, {"processes", c.Limits.Processes},
+		{"servers", c.Limits.Servers}, {"events", c.Limits.Events}, {"viewers", c.Limits.Viewers},
+	} {
+		p.AddIf(l.value < 1, "limits::"+l.key, l.value, "is less than 1", "use a positive number, or omit the key for the default")
+	}
+	return p.Err()
+}
+
+// isHTTP reports whether a text is a URL of a web server.
+func isHTTP(text string) bool {
+	u, err := url.Parse(text)
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != ""
+}

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gpuadvisorconnector
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/connector"
+	"go.opentelemetry.io/collector/consumer"
+	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/collector/pdata/ptrace"
+	"go.uber.org/zap"
+
+	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/causes"
+	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/machine"
+	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/metadata"
+	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/page"
+	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/prompts"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
+)
+
+// advisor is one gpuadvisor connector: the components of its three signals share it. It runs
+// from the first start to the last shutdown.
+type advisor struct {
+	cfg      *Config
+	settings connector.Settings
+	log      *zap.Logger
+	now      func() time.Time
+	bus      *comfyevents.Bus
+	// release drops the advisor from the factory's instances, when its last component has shut
+	// down.
+	release func()
+	next    consumer.Metrics
+
+	// running guards everything declared below during start and shutdown.
+	running   sync.Mutex
+	users     int // components that run
+	telemetry *metadata.TelemetryBuilder
+	page      *page.Page
+	server    *http.Server
+	address   string // of the page's listener
+	cancel    context.CancelFunc
+	unfollow  func() // ends the subscription of the samplers' readings
+	work      sync.WaitGroup
+
+	// mu guards everything declared below.
+	mu      sync.Mutex
+	machine *machine.Machine
+	prompts *prompts.Store
+	engine  *causes.Engine
+	result  causes.Result
+	emitter emitter
+}
+
+func newAdvisor(settings connector.Settings, cfg *Config) *advisor {
+	return &advisor{
+		cfg: cfg, settings: settings, log: settings.Logger, now: time.Now, bus: comfyevents.OfProcess(), release: func() {}, unfollow: func() {},
+		prompts: prompts.NewStore(prompts.Limits{Prompts: cfg.Limits.Prompts, Bytes: cfg.Limits.PromptBytes}), engine: causes.NewEngine(),
+	}
+}
+
+// The components of the three signals. They keep what they read, and change nothing.
+type (
+	metricsComponent struct{ *advisor }
+	tracesComponent  struct{ *advisor }
+	logsComponent    struct{ *advisor }
+)
+
+func (metricsComponent) Capabilities() consumer.Capabilities { return consumer.Capabilities{} }
+func (tracesComponent) Capabilities() consumer.Capabilities  { return consumer.Capabilities{} }
+func (logsComponent) Capabilities() consumer.Capabilities    { return consumer.Capabilities{} }
+
+// ConsumeMetrics implements [consumer.Metrics]. It returns no error: what the page does not
+// understand, others may.
+func (a metricsComponent) ConsumeMetrics(_ context.Context, md pmetric.Metrics) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.machine.Metrics(md, a.now())
+	return nil
+}
+
+// ConsumeTraces implements [consumer.Traces].
+func (a tracesComponent) ConsumeTraces(_ context.Context, td ptrace.Traces) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.prompts.Add(td)
+	return nil
+}
+
+// ConsumeLogs implements [consumer.Logs].
+func (a logsComponent) ConsumeLogs(_ context.Context, ld plog.Logs) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.machine.Logs(ld, a.now())
+	return nil
+}
+
+// Start starts the advisor with the first of its components.
+func (a *advisor) Start(ctx context.Context, host component.Host) error {
+	a.running.Lock()
+	defer a.running.Unlock()
+	a.users++
+	if a.users > 1 {
+		return nil
+	}
+	if err := a.begin(ctx, host); err != nil {
+		return errors.Join(err, a.end(ctx))
+	}
+	return nil
+}
+
+func (a *advisor) begin(ctx context.Context, host component.Host) (err error) {
+	if a.telemetry, err = metadata.NewTelemetryBuilder(a.settings.TelemetrySettings); err != nil {
+		return err
+	}
+	if err := a.reset(); err != nil {
+		return err
+	}
+	if err := a.listen(ctx, host); err != nil {
+		return err
+	}
+	running, cancel := context.WithCancel(context.Background())
+	a.cancel = cancel
+	a.unfollow = a.followMemory()
+	a.work.Go(func() { a.run(running) })
+	return nil
+}
+
+// reset makes what is known of GPUs and servers. The names of XIDs are read from the product.
+func (a *advisor) reset() (err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	l := a.cfg.Limits
+	a.machine, err = machine.New(machine.Limits{GPUs: l.GPUs, Processes: l.Processes, Servers: l.Servers, Events: l.Events})
+	return err
+}
+
+// evaluationInterval is how often conditions are evaluated, whether anybody looks or not:
+// since when one holds is known no more precisely.
+const evaluationInterval = time.Second
+
+// run evaluates the conditions, and emits the connector's metrics.
+func (a *advisor) run(ctx context.Context) {
+	evaluations, emissions := time.NewTicker(evaluationInterval), time.NewTicker(a.cfg.CollectionInterval)
+	defer evaluations.Stop()
+	defer emissions.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-evaluations.C:
+			a.evaluate()
+		case <-emissions.C:
+			a.emit(ctx)
+		}
+	}
+}
+
+// evaluate finds which conditions hold.
+func (a *advisor) evaluate() {
+	servers := a.bus.Servers.All() // before the lock: it locks those of others
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, s := range servers {
+		a.machine.ServerProcess(s.Name, int64(s.PID))
+	}
+	a.result = a.engine.Evaluate(a.machine, ended{a.prompts}, a.now())
+}
+
+// Shutdown ends the advisor with the last of its components.
+func (a *advisor) Shutdown(ctx context.Context) error {
+	a.running.Lock()
+	defer a.running.Unlock()
+	if a.users == 0 {
+		return nil // it never started
+	}
+	a.users--
+	if a.users > 0 {
+		return nil
+	}
+	a.release()
+	return a.end(ctx)
+}
+
+// shutdownTimeout bounds how long requests of the page may still take at shutdown. Streams end
+// at once.
+const shutdownTimeout = time.Second
+
+// end ends the parts that exist.
+func (a *advisor) end(ctx context.Context) (err error) {
+	a.unfollow()
+	if a.cancel != nil {
+		a.cancel()
+	}
+	if a.page != nil {
+		a.page.Close() // http.Server.Shutdown waits for its streams
+	}
+	if a.server != nil {
+		within, cancel := context.WithTimeout(ctx, shutdownTimeout)
+		defer cancel()
+		if err = a.server.Shutdown(within); err != nil {
+			err = a.server.Close()
+		}
+	}
+	a.work.Wait()
+	if a.telemetry != nil {
+		a.telemetry.Shutdown()
+	}
+	return err
+}
+
+// listen serves the page.
+func (a *advisor) listen(ctx context.Context, host component.Host) (err error) {
+	settings := a.cfg.Page
+	p := page.New(source{a}, page.Settings{Endpoint: settings.NetAddr.Endpoint, AllowedHosts: a.cfg.AllowedHosts, MaxViewers: a.cfg.Limits.Viewers})
+	server, err := settings.ToServer(ctx, host.GetExtensions(), withoutTelemetry(a.settings.TelemetrySettings), p)
+	if err != nil {
+		return fmt.Errorf("page: %w", err)
+	}
+	if settings.Auth.HasValue() {
+		server.Handler = p.SignIn(server.Handler)
+	}
+	listener, err := settings.ToListener(ctx)
+	if err != nil {
+		return fmt.Errorf("page::endpoint: %w; set it to an address that is free", err)
+	}
+	a.page, a.server, a.address = p, server, listener.Addr().String()
+	a.log.Info("Page is listening", zap.String("endpoint", a.address))
+	a.work.Go(func() {
+		if err := server.Serve(listener); err != nil && !errors.Is(err, http.ErrServerClosed) {
+			a.log.Error("Page has stopped", zap.String("endpoint", a.address), zap.Error(err))
+		}
+	})
+	return nil
+}

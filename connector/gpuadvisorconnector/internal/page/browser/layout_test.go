@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package browser
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/figure"
+)
+
+// axe is the text of axe-core, which is installed if it is not there.
+func axe(t *testing.T) string {
+	t.Helper()
+	root, err := figure.Root()
+	require.NoError(t, err)
+	out, err := exec.Command(filepath.Join(root, "scripts", "npm.sh"), "tools/pagenpm").Output()
+	require.NoError(t, err)
+	text, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(out)), "node_modules", "axe-core", "axe.min.js"))
+	require.NoError(t, err)
+	return string(text)
+}
+
+// maxShift is how far the layout may move while figures change.
+const maxShift = 0.02
+
+// check holds the page, as it is, against everything that holds in every state.
+func (p *tab) check(what, axeText string) {
+	p.t.Helper()
+	assert.Empty(p.t, read[[]string](p, findProblems), what)
+	if axeText != "" {
+		assert.Empty(p.t, read[[]string](p, axeText+";"+findViolations), what)
+	}
+	assert.Empty(p.t, p.noted(), what)
+}
+
+// TestThePageIsReadableInEveryShape opens the first screen with 1, 8 and 64 GPUs, whose
+// figures change, in each width, language and theme.
+func TestThePageIsReadableInEveryShape(t *testing.T) {
+	chromium := startChromium(t)
+	axeText := axe(t)
+	var states atomic.Int64
+	t.Run("shapes", func(t *testing.T) {
+		for _, gpus := range []int{1, 8, 64} {
+			t.Run(fmt.Sprint(gpus, " GPUs"), func(t *testing.T) {
+				t.Parallel()
+				s := sceneOf(fmt.Sprint(gpus))
+				s.isLive, s.simulated = true, true
+				f := newFixture(s)
+				base := serveFixture(t, f)
+				p := openTab(t, chromium)
+				for _, width := range []int64{360, 768, 1280} {
+					for _, language := range []string{"en", "zh"} {
+						for _, isDark := range []bool{false, true} {
+							look := shape{width, 800, language, isDark}
+							p.reshape(look)
+							p.open(withLanguage(base, "/", language))
+							require.True(t, read[bool](p, watchShifts))
+							before := f.reads.Load()
+							text := ""
+							if language == "en" && (width == 1280 || width == 360 && gpus == 8) {
+								text = axeText // what it looks for depends neither on the language nor on the number of GPUs
+							}
+							p.check(look.String(), text)
+							assert.GreaterOrEqual(t, read[int](p, "document.querySelectorAll('.gpu, .tile').length"), gpus)
+							require.Eventually(t, func() bool { return f.reads.Load() >= before+6 }, patience, 5e6)
+							p.check(look.String()+", after changes", "")
+							assert.LessOrEqual(t, read[float64](p, "window.shift"), maxShift, "%s: the layout moves: %v", look, read[[]string](p, "window.shifts"))
+							states.Add(1)
+						}
+					}
+				}
+			})
+		}
+		t.Run("states", func(t *testing.T) {
+			t.Parallel()
+			p := openTab(t, chromium)
+			for _, s := range shots {
+				base := serveFixture(t, newFixture(sceneOf(s.scene)))
+				p.reshape(s.shape)
+				p.open(withLanguage(base, s.path, s.shape.language))
+				if s.ready != "" {
+					p.wait("document.querySelector(`" + s.ready + "`) !== null")
+				}
+				p.check(s.name, axeText)
+				states.Add(1)
+			}
+		})
+	})
+	figure.Print("page.states", float64(states.Load()), "states")
+}
+
+// isInWindow lists the elements of a selector that do not lie within the window, and
+// whether there are any.
+const isInWindow = `((selector, least) => {
+	const all = [...document.querySelectorAll(selector)];
+	const bad = all.slice(0, least).filter((e) => { const b = e.getBoundingClientRect(); return b.bottom > innerHeight || b.top < 0 || b.right > innerWidth || b.height === 0; });
+	return all.length < least ? ['only ' + all.length + ' of ' + selector] : bad.map((e) => selector + ' ' + e.getBoundingClientRect().bottom + ' ' + e.innerText);
+})`
+
+func TestTheFirstScreenAnswersThreeQuestions(t *testing.T) {
+	chromium := startChromium(t)
+	p := openTab(t, chromium)
+	for _, gpus := range []int{1, 8} {
+		for _, language := range []string{"en", "zh"} {
+			s := sceneOf(fmt.Sprint(gpus))
+			s.trouble, s.simulated = "full", true // the band takes room, too
+			base := serveFixture(t, newFixture(s))
+			p.reshape(shape{1280, 800, language, false})
+			p.open(withLanguage(base, "/", language))
+			seen := func(selector string, least int) {
+				assert.Empty(t, read[[]string](p, fmt.Sprintf("%s(%q, %d)", isInWindow, selector, least)), "%d GPUs, %s", gpus, language)
+			}
+			seen(".verdict .text", 1) // is something broken,
+			seen(".verdict .remedy", 1)
+			seen(".gpu.broken .what", 1) // which GPU is full,
+			seen(".gpu .holds", gpus)    // and with what,
+			seen(".gpu .bar", gpus)
+			seen("tr.prompt .reason", 2) // why is this image slow
+			seen(".last nav a", 4)
+			assert.Contains(t, read[string](p, `document.querySelector('.gpu.broken .holds').innerText`), "trainer (research/finetune-7f9c)")
+		}
+	}
+}

@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gpuadvisorconnector
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"iter"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/collector/pdata/pcommon"
+
+	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/causes"
+	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/page"
+	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/prompts"
+	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/texts"
+	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/view"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
+)
+
+const (
+	// shownPrompts and shownEvents are how many of the newest a state has.
+	shownPrompts = 20
+	shownEvents  = 50
+	// shownQueue is how many open prompts of a server.
+	shownQueue = 50
+)
+
+// source is what the page shows. It implements [page.Source].
+type source struct{ *advisor }
+
+// State implements [page.Source].
+func (a source) State(l texts.Language) view.State {
+	servers := a.bus.Servers.All() // before the lock: it locks those of others
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := a.now()
+	v := view.State{
+		Time: now.UTC(), Language: string(l), Host: a.machine.Host(), Simulated: a.machine.Simulated(),
+		Conditions: []view.Condition{}, GPUs: []view.GPU{}, Servers: []view.Server{}, Events: []view.Event{},
+		Prompts: a.prompts.List(l, prompts.Query{Limit: shownPrompts}).Prompts, PromptsHeld: a.prompts.Len(),
+	}
+	if newest, ok := a.machine.Newest(); ok {
+		newest = newest.UTC()
+		v.Newest = &newest
+	}
+	v.Verdict = a.result.Verdict.View(l)
+	for i := range a.result.Conditions {
+		v.Conditions = append(v.Conditions, a.result.Conditions[i].View(l))
+	}
+	all := true // GPUs are simulated
+	for _, g := range a.machine.GPUs() {
+		shown := a.machine.View(g, l, now)
+		severity, status := a.result.Status(g.ID)
+		shown.Severity, shown.Status = severity, status.In(l)
+		shown.Running = runningOn(g.ID, servers)
+		all = all && shown.Simulated
+		v.GPUs = append(v.GPUs, shown)
+	}
+	v.CanRush = a.cfg.Rush.Endpoint != "" && all && len(v.GPUs) > 0
+	v.Servers = a.servers(l, servers, now)
+	v.Events = a.events(l)
+	return v
+}
+
+// runningOn are the prompts that run on a GPU, as far as it is known.
+func runningOn(gpu string, servers []comfyevents.Server) []view.Running {
+	running := []view.Running{}
+	for _, s := range servers {
+		if !slices.Contains(s.GPUs, gpu) {
+			continue
+		}
+		for _, p := range s.Prompts {
+			if !p.Started.IsZero() {
+				running = append(running, view.Running{Prompt: p.ID, Workflow: p.Workflow, TaskClass: p.TaskClass, Side: int64(p.Side), Server: s.Name})
+			}
+		}
+	}
+	return running
+}
+
+// servers are those of which metrics or receivers of this process know. The caller holds mu.
+func (a source) servers(l texts.Language, live []comfyevents.Server, now time.Time) []view.Server {
+	all := []view.Server{}
+	for _, s := range a.machine.Servers() {
+		all = append(all, a.machine.ServerView(s, now))
+	}
+	for i := range live {
+		s := &live[i]
+		at := slices.IndexFunc(all, func(v view.Server) bool { return v.Name == s.Name })
+		if at < 0 {
+			all = append(all, view.Server{Name: s.Name, IsUp: true}) // its first scrape is yet to come
+			at = len(all) - 1
+		}
+		a.describe(&all[at], s, l, now)
+	}
+	for i := range all {
+		if all[i].Prompts == nil {
+			all[i].Prompts = []view.OpenPrompt{}
+		}
+		if all[i].Sockets == nil {
+			all[i].Sockets = []view.Socket{}
+		}
+		if all[i].GPUs == nil {
+			all[i].GPUs = []string{}
+		}
+	}
+	slices.SortFunc(all, func(x, y view.Server) int { return strings.Compare(x.Name, y.Name) })
+	return all
+}
+
+// describe adds what a receiver knows now of its server: it is newer than the last scrape.
+func (a source) describe(v *view.Server, s *comfyevents.Server, l texts.Language, now time.Time) {
+	if len(s.GPUs) > 0 {
+		v.GPUs = s.GPUs
+	}
+	v.SocketsOpen = s.Sockets.Open
+	running := 0
+	ahead := time.Duration(0) // until those in front have ended; negative: it is not known
+	for i, p := range s.Prompts {
+		starts := ahead
+		ahead = a.after(ahead, &p, s, now)
+		if !p.Started.IsZero() {
+			running++
+		}
+		if i < shownQueue {
+			v.Prompts = append(v.Prompts, openPrompt(&p, i, starts, l, now))
+		}
+		if p.Started.IsZero() {
+			v.OldestWait = max(v.OldestWait, now.Sub(p.Accepted).Seconds())
+		}
+	}
+	v.Running, v.Waiting = running, max(max(s.Queued, s.Open)-running, 0)
+	if s.Open == 0 {
+		v.OldestWait = 0
+	}
+	for _, since := range s.Sockets.Silent {
+		v.Sockets = append(v.Sockets, view.Socket{State: "silent", Since: since.UTC(), Text: texts.Message{Key: "prompt.socket.silent", Args: texts.Args{"d": texts.Seconds(now.Sub(since))}}.In(l)})
+	}
+	if n := s.Sockets.Retained; n > 0 {
+		v.Sockets = append(v.Sockets, view.Socket{State: "kept", Since: now.UTC(), Text: texts.Message{Key: "prompt.socket.kept", Args: texts.Args{"n": n}}.In(l)})
+	}
+}
+
+// after is how long it takes until a prompt has ended, too, which begins after a time, by the
+// median of its kind; negative if that is not known.
+func (a source) after(ahead time.Duration, p *comfyevents.OpenPrompt, s *comfyevents.Server, now time.Time) time.Duration {
+	if ahead < 0 || len(s.GPUs) == 0 {
+		return -1
+	}
+	usual, ok := a.prompts.Usual(p.Workflow, p.Model, p.SizeClass, s.GPUs[0])
+	if !ok {
+		return -1
+	}
+	if !p.Started.IsZero() {
+		usual = max(usual-now.Sub(p.Started), 0)
+	}
+	return ahead + usual
+}
+
+// openPrompt is the n-th open prompt of a queue. It starts after a time, if that is not
+// negative.
+func openPrompt(p *comfyevents.OpenPrompt, n int, starts time.Duration, l texts.Language, now time.Time) view.OpenPrompt {
+	v := view.OpenPrompt{ID: p.ID, Workflow: p.Workflow, TaskClass: p.TaskClass, Side: int64(p.Side), State: "waiting", Ahead: n, Since: p.Accepted.UTC()}
+	place := texts.Message{Key: "prompt.place.waiting", Args: texts.Args{"n": n}}
+	switch {
+	case !p.Started.IsZero():
+		v.State, v.Ahead, v.Since = "running", 0, p.Started.UTC()
+		place = texts.Message{Key: "prompt.place.running.plain"}
+		if p.Node.Number > 0 {
+			place = texts.Message{Key: "prompt.place.running", Args: texts.Args{"n": p.Node.Number, "of": p.Node.Of}}
+			v.Node = &view.Node{ID: p.Node.ID, Class: p.Node.Class, Number: p.Node.Number, Of: p.Node.Of, Step: p.Node.Step, Steps: p.Node.Steps}
+		}
+	case n <= 1:
+		place = texts.Message{Key: "prompt.place.next"}
+	}
+	if v.State == "waiting" && starts >= 0 {
+		at := now.Add(starts).UTC()
+		v.Starts = &at
+	}
+	v.Text = place.In(l)
+	return v
+}
+
+// events are the last events, with the prompts that ran then. The caller holds mu.
+func (a source) events(l texts.Language) []view.Event {
+	all := a.machine.Events()
+	all = all[:min(len(all), shownEvents)]
+	wanted := map[pcommon.TraceID]string{}
+	for i := range all {
+		if id := all[i].Trace; !id.IsEmpty() {
+			wanted[id] = ""
+		}
+	}
+	a.prompts.Name(wanted)
+	shown := []view.Event{}
+	for i := range all {
+		shown = append(shown, all[i].View(l, wanted[all[i].Trace]))
+	}
+	return shown
+}
+
+// Prompts implements [page.Source].
+func (a source) Prompts(l texts.Language, q page.Query) view.Prompts {
+	query := prompts.Query{Text: q.Text, Outcome: q.Outcome, Workflow: q.Workflow, Slow: q.Slow, Slowest: q.Sort == page.Slowest, Limit: q.Limit}
+	if q.Outcome == page.Failed {
+		query.Outcome, query.Failed = "", true
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.prompts.List(l, query)
+}
+
+// margin is how much of the GPUs' samples is shown before and after a prompt.
+const margin = 5 * time.Second
+
+// Prompt implements [page.Source].
+func (a source) Prompt(l texts.Language, id string) (view.Detail, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	v, ok := a.prompts.Detail(l, id)
+	if !ok {
+		return v, false
+	}
+	for _, gpu := range v.GPUs {
+		if h, known := a.machine.History(gpu, a.now()); known {
+			v.Series = append(v.Series, within(h, v.Received.Add(-margin), v.Ended.Add(margin)))
+		}
+	}
+	for _, link := range a.cfg.Links {
+		v.Links = append(v.Links, view.Link{Name: link.Name, URL: strings.NewReplacer("{trace_id}", v.TraceID, "{prompt_id}", v.ID).Replace(link.URL)})
+	}
+	return v, true
+}
+
+// within is the part of a history between two times.
+func within(h view.History, from, to time.Time) view.History {
+	seconds := func(t time.Time) float64 { return float64(t.UnixMilli()) / 1000 }
+	begin, _ := slices.BinarySearchFunc(h.Times, seconds(from), cmp.Compare)
+	end, _ := slices.BinarySearchFunc(h.Times, seconds(to), cmp.Compare)
+	return view.History{
+		GPU: h.GPU, Times: h.Times[begin:end], Memory: h.Memory[begin:end], MemoryPeak: h.MemoryPeak[begin:end],
+		Utilization: h.Utilization[begin:end], Temperature: h.Temperature[begin:end], Power: h.Power[begin:end],
+	}
+}
+
+// Trace implements [page.Source].
+func (a source) Trace(id string) ([]byte, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.prompts.Trace(id)
+}
+
+// History implements [page.Source].
+func (a source) History(gpu string) (view.History, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, g := range a.machine.GPUs() {
+		if g.ID == gpu || g.Label() == gpu {
+			return a.machine.History(g.ID, a.now())
+		}
+	}
+	return view.History{}, false
+}
+
+// rushTimeout bounds the request for a rush.
+const rushTimeout = 5 * time.Second
+
+// Rush implements [page.Source].
+func (a source) Rush(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, rushTimeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, a.cfg.Rush.Endpoint, http.NoBody)
+	if err != nil {
+		return fmt.Errorf("rush::endpoint: %w", err)
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return fmt.Errorf("ask for a rush: %w", err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	if response.StatusCode >= http.StatusMultipleChoices {
+		return fmt.Errorf("ask for a rush: %s", response.Status)
+	}
+	return nil
+}
+
+// ended gives the rules of the conditions the prompts that have ended.
+type ended struct{ *prompts.Store }
+
+// Ended implements [causes.Prompts].
+func (e ended) Ended(after time.Time) iter.Seq[causes.Prompt] {
+	return func(yield func(causes.Prompt) bool) {
+		e.Since(after, func(p prompts.Ended) bool {
+			return yield(causes.Prompt{
+				Server: p.Server, GPUs: p.GPUs, Ended: p.At, Total: p.Total, Ran: p.Ran, Loading: p.Loading,
+				Outcome: p.Outcome, ErrorType: p.ErrorType, TaskClass: p.TaskClass, Side: p.Side,
+			})
+		})
+	}
+}
