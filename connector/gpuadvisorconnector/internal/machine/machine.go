@@ -32,7 +32,7 @@ type Limits struct {
 	GPUs, Processes int
 	// Servers bounds the ComfyUI servers, Events the last events.
 	Servers, Events int
-	// History is how far the history reaches.
+	// History is how far the history reaches, a minute at least; 0 is half an hour.
 	History time.Duration
 }
 
@@ -83,6 +83,7 @@ func New(limits Limits) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
+	limits.History = max(cmp.Or(limits.History, DefaultLimits().History), time.Minute)
 	return &Machine{limits: limits, gpus: map[string]*GPU{}, servers: map[string]*Server{}, dropped: map[string]int64{}, catalogue: catalogue}, nil
 }
 
