@@ -168,10 +168,13 @@ func (a *advisor) evaluate() {
 	servers := a.bus.Servers.All() // before the lock: it locks those of others
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, s := range servers {
+	now := a.now()
+	for i := range servers {
+		s := &servers[i]
 		a.machine.ServerProcess(s.Name, int64(s.PID))
+		a.machine.Waiting(s.Name, oldestWait(s, now), now)
 	}
-	a.result = a.engine.Evaluate(a.machine, ended{a.prompts}, a.now())
+	a.result = a.engine.Evaluate(a.machine, ended{a.prompts}, now)
 }
 
 // Shutdown ends the advisor with the last of its components.

@@ -135,6 +135,17 @@ func TestAGPUIsShownWithAllThatMetricsSay(t *testing.T) {
 	assert.True(t, m.Simulated())
 }
 
+func TestTheOldestWaitIsKnownBetweenTwoScrapes(t *testing.T) {
+	m := newMachine(t)
+	m.Waiting("node-1:8188", time.Second, at(0))
+	assert.Empty(t, m.Servers(), "its metrics come first")
+	serve(m, 1, "comfyui.up 1\ncomfyui.queue.oldest.wait 0")
+	m.Waiting("node-1:8188", 6500*time.Millisecond, at(2))
+	assert.InDelta(t, 6.5, m.ServerView(m.Servers()[0], at(3)).OldestWait, 1e-9)
+	m.Waiting("node-1:8188", time.Second, at(1.5))
+	assert.InDelta(t, 6.5, m.ServerView(m.Servers()[0], at(3)).OldestWait, 1e-9, "the newer one counts")
+}
+
 func TestWhatIsNotKnownIsAbsent(t *testing.T) {
 	m := newMachine(t)
 	scrape(m, 0, "hw.gpu.memory.usage{} 1")
