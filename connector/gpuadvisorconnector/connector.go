@@ -18,6 +18,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.uber.org/zap"
 
+	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/alerts"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/causes"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/machine"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/metadata"
@@ -49,6 +50,7 @@ type advisor struct {
 	cancel    context.CancelFunc
 	unfollow  func() // ends the subscription of the samplers' readings
 	work      sync.WaitGroup
+	alerts    *alerts.Poller
 
 	// mu guards everything declared below.
 	mu      sync.Mutex
@@ -63,6 +65,7 @@ func newAdvisor(settings connector.Settings, cfg *Config) *advisor {
 	return &advisor{
 		cfg: cfg, settings: settings, log: settings.Logger, now: time.Now, bus: comfyevents.OfProcess(), release: func() {}, unfollow: func() {},
 		prompts: prompts.NewStore(prompts.Limits{Prompts: cfg.Limits.Prompts, Bytes: cfg.Limits.PromptBytes}), engine: causes.NewEngine(),
+		alerts: alerts.New(cfg.Alerts, settings.TelemetrySettings),
 	}
 }
 
@@ -125,6 +128,9 @@ func (a *advisor) begin(ctx context.Context, host component.Host) (err error) {
 	}
 	if err := a.listen(ctx, host); err != nil {
 		return err
+	}
+	if err := a.alerts.Start(ctx, host); err != nil {
+		return fmt.Errorf("alerts: %w", err)
 	}
 	running, cancel := context.WithCancel(context.Background())
 	a.cancel = cancel
@@ -212,6 +218,7 @@ func (a *advisor) end(ctx context.Context) (err error) {
 			err = a.server.Close()
 		}
 	}
+	a.alerts.Shutdown()
 	a.work.Wait()
 	if a.telemetry != nil {
 		a.telemetry.Shutdown()

@@ -64,6 +64,7 @@ func (a source) State(l texts.Language) view.State {
 	v.CanRush = a.cfg.Rush.Endpoint != "" && all && len(v.GPUs) > 0
 	v.Servers = a.servers(l, servers, now)
 	v.Events = a.events(l)
+	v.Alerts = a.alerts.View(l)
 	return v
 }
 
@@ -144,7 +145,7 @@ func (a source) describe(v *view.Server, s *comfyevents.Server, l texts.Language
 // oldestWait is for how long the oldest prompt that a receiver follows has waited.
 func oldestWait(s *comfyevents.Server, now time.Time) (oldest time.Duration) {
 	for i := range s.Prompts {
-		if p := &s.Prompts[i]; p.Started.IsZero() {
+		if p := &s.Prompts[i]; p.Started.IsZero() && !p.Accepted.IsZero() {
 			oldest = max(oldest, now.Sub(p.Accepted))
 		}
 	}

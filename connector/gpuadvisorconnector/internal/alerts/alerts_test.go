@@ -101,7 +101,7 @@ func server(t *testing.T, answer func(w http.ResponseWriter, r *http.Request)) s
 func started(t *testing.T, endpoint string, change func(*Config)) (*Poller, *observer.ObservedLogs) {
 	t.Helper()
 	cfg := DefaultConfig()
-	cfg.Endpoint, cfg.Interval, cfg.AllHosts = endpoint, 10*time.Millisecond, true
+	cfg.Client.Endpoint, cfg.Interval, cfg.AllHosts = endpoint, 10*time.Millisecond, true
 	if change != nil {
 		change(&cfg)
 	}
@@ -198,7 +198,7 @@ func TestShutdownEndsAQuestion(t *testing.T) {
 		}
 	})
 	defer close(released)
-	p, _ := started(t, endpoint, func(c *Config) { c.Timeout = time.Minute })
+	p, _ := started(t, endpoint, func(c *Config) { c.Client.Timeout = time.Minute })
 	<-asked
 	assert.Equal(t, "No answer yet.", p.View(texts.English).Error)
 	began := time.Now()
@@ -214,12 +214,12 @@ func TestNobodyIsAskedWithoutAnEndpoint(t *testing.T) {
 
 func TestMistakesAreFoundWithTheirRemedy(t *testing.T) {
 	for want, change := range map[string]func(*Config){
-		"alerts::endpoint": func(c *Config) { c.Endpoint = "localhost:9093" },
+		"alerts::endpoint": func(c *Config) { c.Client.Endpoint = "localhost:9093" },
 		"alerts::source":   func(c *Config) { c.Source = "grafana" },
 		"alerts::interval": func(c *Config) { c.Interval = time.Millisecond },
 	} {
 		cfg := DefaultConfig()
-		cfg.Endpoint = "http://127.0.0.1:9093"
+		cfg.Client.Endpoint = "http://127.0.0.1:9093"
 		var p configkeys.Problems
 		cfg.Check(&p, "alerts")
 		require.NoError(t, p.Err())
@@ -236,7 +236,7 @@ func TestMistakesAreFoundWithTheirRemedy(t *testing.T) {
 
 func TestAnEndpointThatCannotBeUsedEndsTheStart(t *testing.T) {
 	cfg := DefaultConfig()
-	cfg.Endpoint = "http://[::1"
+	cfg.Client.Endpoint = "http://[::1"
 	require.Error(t, New(cfg, componenttest.NewNopTelemetrySettings()).Start(t.Context(), componenttest.NewNopHost()))
 	for _, key := range []string{"alerts.waiting", "alerts.unreachable", "alerts.status", "alerts.answer"} {
 		assert.Contains(t, texts.Keys(texts.English), key)

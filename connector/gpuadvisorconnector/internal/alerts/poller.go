@@ -61,7 +61,7 @@ func (p *Poller) Start(ctx context.Context, host component.Host) (err error) {
 	if p.url, err = p.cfg.address(); err != nil {
 		return err
 	}
-	if p.client, err = p.cfg.ToClient(ctx, host.GetExtensions(), p.telemetry); err != nil {
+	if p.client, err = p.cfg.Client.ToClient(ctx, host.GetExtensions(), p.telemetry); err != nil {
 		return err
 	}
 	if !p.cfg.AllHosts {
@@ -87,7 +87,7 @@ func (p *Poller) Shutdown() {
 
 // address is the URL of the alerts.
 func (c *Config) address() (string, error) {
-	u, err := url.Parse(c.Endpoint)
+	u, err := url.Parse(c.Client.Endpoint)
 	if err != nil {
 		return "", fmt.Errorf("parse the endpoint of alerts: %w", err)
 	}
@@ -179,7 +179,7 @@ func (p *Poller) ask(ctx context.Context) ([]view.Alert, error) {
 
 // shown is the endpoint without credentials.
 func (p *Poller) shown() string {
-	u, err := url.Parse(p.cfg.Endpoint)
+	u, err := url.Parse(p.cfg.Client.Endpoint)
 	if err != nil {
 		return ""
 	}

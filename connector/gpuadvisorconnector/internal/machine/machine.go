@@ -56,7 +56,6 @@ const (
 	droppedProcess = "process" // no room for another process of a device
 	droppedServer  = "server"  // no room for another server
 	droppedSeries  = "series"  // no room for another series of a quantity
-	droppedLate    = "late"    // there is a newer value
 	droppedFuture  = "future"  // its time is ahead of the clock
 	droppedInvalid = "invalid" // not a number
 	droppedEvent   = "event"   // an old event made room for a new one
@@ -96,8 +95,11 @@ func (m *Machine) Simulated() bool { return m.simulated }
 // Dropped counts what was dropped, by the reason.
 func (m *Machine) Dropped() map[string]int64 { return maps.Clone(m.dropped) }
 
+// isLate is no loss: there is a newer value, and the history has a place for it.
+const isLate = "late"
+
 func (m *Machine) drop(what string) {
-	if what != "" {
+	if what != "" && what != isLate {
 		m.dropped[what]++
 	}
 }
