@@ -12,6 +12,7 @@ func (a *advisor) Bounds() []bounds.Bound {
 		all = a.page.Bounds()
 	}
 	a.running.Unlock()
+	all = append(all, a.alerts.Bounds()...)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.machine != nil {

@@ -13,6 +13,7 @@ import (
 	"go.opentelemetry.io/collector/config/confignet"
 	"go.opentelemetry.io/collector/confmap"
 
+	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/alerts"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/configkeys"
 )
 
@@ -25,6 +26,9 @@ type Config struct {
 	// AllowedHosts are names of the host, besides loopback addresses and that of the endpoint,
 	// by which browsers may address the page. Default: none.
 	AllowedHosts []string `mapstructure:"allowed_hosts"`
+
+	// Alerts is the Alertmanager, Prometheus or vmalert whose alerts the page shows. Default: none.
+	Alerts alerts.Config `mapstructure:"alerts"`
 
 	// Links lead from a prompt to its trace in other programs. Default: none.
 	Links []LinkConfig `mapstructure:"links"`
@@ -83,7 +87,7 @@ func createDefaultConfig() component.Config {
 	server := confighttp.NewDefaultServerConfig()
 	server.NetAddr = confignet.AddrConfig{Endpoint: "127.0.0.1:8890", Transport: confignet.TransportTypeTCP}
 	return &Config{
-		Page: server, CollectionInterval: 15 * time.Second, History: 30 * time.Minute,
+		Page: server, CollectionInterval: 15 * time.Second, History: 30 * time.Minute, Alerts: alerts.DefaultConfig(),
 		Limits: LimitsConfig{Prompts: 10_000, PromptBytes: 64 << 20, GPUs: 128, Processes: 64, Servers: 64, Events: 200, Viewers: 100},
 	}
 }
@@ -100,6 +104,7 @@ func (c *Config) Validate() error {
 	for i, host := range c.AllowedHosts {
 		p.AddIf(host == "" || strings.ContainsAny(host, "/: "), fmt.Sprintf("allowed_hosts::%d", i), host, "is not a valid host name", "use a name without scheme and port, for example gpu-node-07.example.com")
 	}
+	c.Alerts.Check(&p, "alerts")
 	for i, link := range c.Links {
 		key := fmt.Sprintf("links::%d", i)
 		p.AddIf(link.Name == "", key+"::name", link.Name, "is empty", "use the name of the program, for example Jaeger")

@@ -18,6 +18,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.uber.org/zap"
 
+	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/alerts"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/causes"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/machine"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/metadata"
@@ -48,6 +49,7 @@ type advisor struct {
 	address   string // of the page's listener
 	cancel    context.CancelFunc
 	work      sync.WaitGroup
+	alerts    *alerts.Poller
 
 	// mu guards everything declared below.
 	mu      sync.Mutex
@@ -62,6 +64,7 @@ func newAdvisor(settings connector.Settings, cfg *Config) *advisor {
 	return &advisor{
 		cfg: cfg, settings: settings, log: settings.Logger, now: time.Now, bus: comfyevents.OfProcess(), release: func() {},
 		prompts: prompts.NewStore(prompts.Limits{Prompts: cfg.Limits.Prompts, Bytes: cfg.Limits.PromptBytes}), engine: causes.NewEngine(),
+		alerts: alerts.New(cfg.Alerts, settings.TelemetrySettings),
 	}
 }
 
@@ -125,6 +128,9 @@ func (a *advisor) begin(ctx context.Context, host component.Host) (err error) {
 	if err := a.listen(ctx, host); err != nil {
 		return err
 	}
+	if err := a.alerts.Start(ctx, host); err != nil {
+		return fmt.Errorf("alerts: %w", err)
+	}
 	running, cancel := context.WithCancel(context.Background())
 	a.cancel = cancel
 	a.work.Go(func() { a.run(running) })
@@ -168,10 +174,13 @@ func (a *advisor) evaluate() {
 	servers := a.bus.Servers.All() // before the lock: it locks those of others
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, s := range servers {
+	now := a.now()
+	for i := range servers {
+		s := &servers[i]
 		a.machine.ServerProcess(s.Name, int64(s.PID))
+		a.machine.Waiting(s.Name, oldestWait(s, now), now)
 	}
-	a.result = a.engine.Evaluate(a.machine, ended{a.prompts}, a.now())
+	a.result = a.engine.Evaluate(a.machine, ended{a.prompts}, now)
 }
 
 // Shutdown ends the advisor with the last of its components.
@@ -208,6 +217,7 @@ func (a *advisor) end(ctx context.Context) (err error) {
 			err = a.server.Close()
 		}
 	}
+	a.alerts.Shutdown()
 	a.work.Wait()
 	if a.telemetry != nil {
 		a.telemetry.Shutdown()

@@ -64,6 +64,7 @@ func (a source) State(l texts.Language) view.State {
 	v.CanRush = a.cfg.Rush.Endpoint != "" && all && len(v.GPUs) > 0
 	v.Servers = a.servers(l, servers, now)
 	v.Events = a.events(l)
+	v.Alerts = a.alerts.View(l)
 	return v
 }
 
@@ -130,20 +131,25 @@ func (a source) describe(v *view.Server, s *comfyevents.Server, l texts.Language
 		if i < shownQueue {
 			v.Prompts = append(v.Prompts, openPrompt(&p, i, starts, l, now))
 		}
-		if p.Started.IsZero() {
-			v.OldestWait = max(v.OldestWait, now.Sub(p.Accepted).Seconds())
-		}
 	}
 	v.Running, v.Waiting = running, max(max(s.Queued, s.Open)-running, 0)
-	if s.Open == 0 {
-		v.OldestWait = 0
-	}
+	v.OldestWait = oldestWait(s, now).Seconds()
 	for _, since := range s.Sockets.Silent {
 		v.Sockets = append(v.Sockets, view.Socket{State: "silent", Since: since.UTC(), Text: texts.Message{Key: "prompt.socket.silent", Args: texts.Args{"d": texts.Seconds(now.Sub(since))}}.In(l)})
 	}
 	if n := s.Sockets.Retained; n > 0 {
 		v.Sockets = append(v.Sockets, view.Socket{State: "kept", Since: now.UTC(), Text: texts.Message{Key: "prompt.socket.kept", Args: texts.Args{"n": n}}.In(l)})
 	}
+}
+
+// oldestWait is for how long the oldest prompt that a receiver follows has waited.
+func oldestWait(s *comfyevents.Server, now time.Time) (oldest time.Duration) {
+	for i := range s.Prompts {
+		if p := &s.Prompts[i]; p.Started.IsZero() && !p.Accepted.IsZero() {
+			oldest = max(oldest, now.Sub(p.Accepted))
+		}
+	}
+	return oldest
 }
 
 // after is how long it takes until a prompt has ended, too, which begins after a time, by the

@@ -76,7 +76,7 @@ func (g *GPU) put(r *row, key string, at int64, value float64) (dropped string) 
 		return dropped
 	}
 	g.newest = max(g.newest, at)
-	late := dropped == droppedLate
+	late := dropped == isLate
 	switch {
 	case r.of == Power && key == "average" && g.series[Power]["instant"] != nil:
 	case r.of == UtilizationMean && !late:
@@ -105,7 +105,7 @@ func (g *GPU) addProcess(at int64, value float64, stale bool, a pcommon.Map, lim
 	p := g.processes[pid]
 	switch {
 	case p != nil && at < p.at:
-		return droppedLate
+		return isLate
 	case stale:
 		delete(g.processes, pid)
 		return ""
@@ -117,7 +117,7 @@ func (g *GPU) addProcess(at int64, value float64, stale bool, a pcommon.Map, lim
 	}
 	p.name = boundtext.Line(pdataread.Text(a, "process.executable.name"), maxText)
 	p.pod = boundtext.Line(pdataread.Text(a, "k8s.pod.name"), maxText)
-	p.memory, p.at = int64(value), at
+	p.memory, p.at = whole(value), at
 	g.newest = max(g.newest, at)
 	return ""
 }

@@ -15,6 +15,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/pmetric"
 
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/texts"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/growth"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/sampletext"
 )
 
@@ -58,6 +59,15 @@ func TestTheHistoryReachesHalfAnHour(t *testing.T) {
 	assert.Equal(t, int64(10), m.View(m.GPU("GPU-a"), texts.English, at(3000)).Memory.Peak, "the peak is over")
 	h, _ = m.History("GPU-a", at(3000+1790))
 	assert.Len(t, h.Times, 1, "and so is the rest, if nothing comes")
+}
+
+func TestTheHistoryIsNeverEmpty(t *testing.T) {
+	for given, want := range map[time.Duration]time.Duration{0: 30 * time.Minute, time.Second: time.Minute, time.Hour: time.Hour} {
+		m := newMachine(t, func(l *Limits) { l.History = given })
+		scrape(m, 0, "hw.gpu.memory.usage{} 1")
+		assert.Equal(t, int(want.Seconds()), m.Bounds()[6].Size)
+		require.NoError(t, growth.Within(m.Bounds()))
+	}
 }
 
 func TestSamplesThatComeLateFillTheirPlace(t *testing.T) {

@@ -32,7 +32,7 @@ type Limits struct {
 	GPUs, Processes int
 	// Servers bounds the ComfyUI servers, Events the last events.
 	Servers, Events int
-	// History is how far the history reaches.
+	// History is how far the history reaches, a minute at least; 0 is half an hour.
 	History time.Duration
 }
 
@@ -56,7 +56,6 @@ const (
 	droppedProcess = "process" // no room for another process of a device
 	droppedServer  = "server"  // no room for another server
 	droppedSeries  = "series"  // no room for another series of a quantity
-	droppedLate    = "late"    // there is a newer value
 	droppedFuture  = "future"  // its time is ahead of the clock
 	droppedInvalid = "invalid" // not a number
 	droppedEvent   = "event"   // an old event made room for a new one
@@ -83,6 +82,7 @@ func New(limits Limits) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
+	limits.History = max(cmp.Or(limits.History, DefaultLimits().History), time.Minute)
 	return &Machine{limits: limits, gpus: map[string]*GPU{}, servers: map[string]*Server{}, dropped: map[string]int64{}, catalogue: catalogue}, nil
 }
 
@@ -95,8 +95,11 @@ func (m *Machine) Simulated() bool { return m.simulated }
 // Dropped counts what was dropped, by the reason.
 func (m *Machine) Dropped() map[string]int64 { return maps.Clone(m.dropped) }
 
+// isLate is no loss: there is a newer value, and the history has a place for it.
+const isLate = "late"
+
 func (m *Machine) drop(what string) {
-	if what != "" {
+	if what != "" && what != isLate {
 		m.dropped[what]++
 	}
 }

@@ -135,6 +135,17 @@ func TestAGPUIsShownWithAllThatMetricsSay(t *testing.T) {
 	assert.True(t, m.Simulated())
 }
 
+func TestTheOldestWaitIsKnownBetweenTwoScrapes(t *testing.T) {
+	m := newMachine(t)
+	m.Waiting("node-1:8188", time.Second, at(0))
+	assert.Empty(t, m.Servers(), "its metrics come first")
+	serve(m, 1, "comfyui.up 1\ncomfyui.queue.oldest.wait 0")
+	m.Waiting("node-1:8188", 6500*time.Millisecond, at(2))
+	assert.InDelta(t, 6.5, m.ServerView(m.Servers()[0], at(3)).OldestWait, 1e-9)
+	m.Waiting("node-1:8188", time.Second, at(1.5))
+	assert.InDelta(t, 6.5, m.ServerView(m.Servers()[0], at(3)).OldestWait, 1e-9, "the newer one counts")
+}
+
 func TestWhatIsNotKnownIsAbsent(t *testing.T) {
 	m := newMachine(t)
 	scrape(m, 0, "hw.gpu.memory.usage{} 1")
@@ -187,7 +198,7 @@ func TestTheNewerOfTwoReceiversCounts(t *testing.T) {
 	scrape(m, 10, "hw.gpu.memory.usage{} 50") // nvml/fast
 	m.Metrics(sampletext.Metrics(at(9.9), node, "hw.gpu.memory.usage{hw.id=GPU-a} 10"), at(10.1))
 	assert.Equal(t, int64(50), m.View(m.GPU("GPU-a"), texts.English, at(11)).Memory.Used)
-	assert.Equal(t, int64(1), m.Dropped()["late"])
+	assert.Empty(t, m.Dropped(), "nothing is lost")
 	m.MemoryRead("GPU-a", 60, at(10.4))
 	m.MemoryRead("GPU-a", 70, at(10.2))
 	m.MemoryRead("GPU-unknown", 70, at(10.2))

@@ -172,7 +172,7 @@ func (set *seriesSet) put(r *row, key string, at int64, value float64) (dropped 
 	}
 	ended := s.ended && r.lookback == 0
 	if !s.put(r, at, value) {
-		return droppedLate
+		return isLate
 	}
 	if ended {
 		set.live++

@@ -38,6 +38,14 @@ func (m *Machine) ServerProcess(server string, pid int64) {
 	}
 }
 
+// Waiting is for how long the oldest prompt of a server has waited, as a component of this
+// process knows it between two scrapes.
+func (m *Machine) Waiting(server string, oldest time.Duration, t time.Time) {
+	if s := m.servers[server]; s != nil {
+		m.drop(s.add(rows()["comfyui.queue.oldest.wait"], "", t.UnixNano(), oldest.Seconds(), false))
+	}
+}
+
 // histogram adds the sums and counts of a histogram: over all series of a scrape that have
 // the same key.
 func (m *Machine) histogram(r *row, metric pmetric.Metric, from source, now time.Time) {

@@ -16,6 +16,12 @@ import (
 // minShare is the share of the last minute from which throttling is shown.
 const minShare = 0.001
 
+// maxAmount bounds bytes and counts: what is more is not one.
+const maxAmount = 1 << 60
+
+// whole is an amount as an integer.
+func whole(v float64) int64 { return int64(min(max(v, 0), maxAmount)) }
+
 // View is what metrics say of a GPU now. Its severity, its status and the prompts that run
 // on it are for others to fill.
 func (m *Machine) View(g *GPU, l texts.Language, now time.Time) view.GPU {
@@ -43,6 +49,7 @@ func (m *Machine) memory(g *GPU, now time.Time) *view.Memory {
 		return nil
 	}
 	reserved, _ := g.Value(MemoryReserved, "", now)
+	limit = min(limit, maxAmount)
 	used = min(max(used, 0), limit)
 	held := min(m.heldByServers(g, now), used)
 	elastic := min(max(m.Elastic(g.ID, now), 0), used)
@@ -164,7 +171,7 @@ func (m *Machine) ServerView(s *Server, now time.Time) view.Server {
 	running, _ := s.Value(QueueLength, "running", now)
 	waiting, _ := s.Value(QueueLength, "pending", now)
 	open, _ := s.Sum(Sockets, now)
-	v.Running, v.Waiting, v.SocketsOpen = int(running), int(waiting), int(open)
+	v.Running, v.Waiting, v.SocketsOpen = int(whole(running)), int(whole(waiting)), int(whole(open))
 	v.OldestWait, _ = s.Value(OldestWait, "", now)
 	return v
 }
