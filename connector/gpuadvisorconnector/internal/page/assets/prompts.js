@@ -49,7 +49,7 @@ function useFrozen(list) {
   const [frozen, freeze] = useState(false);
   if (!frozen) shown.current = list;
   const leave = (event) => { if (!event.currentTarget.contains(event.relatedTarget)) freeze(false); };
-  const props = { onMouseEnter: () => freeze(true), onMouseLeave: () => freeze(false), onFocusIn: () => freeze(true), onFocusOut: leave };
+  const props = { onMouseEnter: () => freeze(true), onMouseLeave: () => freeze(false), onfocusin: () => freeze(true), onfocusout: leave };
   return [shown.current, props, frozen && shown.current[0]?.id !== list[0]?.id];
 }
 
