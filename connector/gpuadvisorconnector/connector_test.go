@@ -146,7 +146,9 @@ func image(id string) ptrace.Traces {
 }
 
 func TestThePageShowsWhatCameIn(t *testing.T) {
-	r := newRig(t, func(c *Config) { c.Links = []LinkConfig{{"Jaeger", "http://jaeger:16686/trace/{trace_id}?of={prompt_id}"}} })
+	r := newRig(t, func(c *Config) {
+		c.Links = []LinkConfig{{"Jaeger", "http://jaeger:16686/trace/{trace_id}?of={prompt_id}"}}
+	})
 	assert.Empty(t, r.state().GPUs)
 	require.NoError(t, r.metrics.ConsumeMetrics(t.Context(), scraped(100, false)))
 	require.NoError(t, r.traces.ConsumeTraces(t.Context(), image("p1")))

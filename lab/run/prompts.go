@@ -111,7 +111,7 @@ func (s *settings) startPrompts(ctx context.Context, m *machine) (p *prompts, er
 	}
 	p.environment = []string{
 		"OTELCOL_GPU_COMFYUI=" + upstream, "OTELCOL_GPU_COMFYUI_PROXY=" + p.proxy,
-		"OTELCOL_GPU_COMFYUI_STORE=" + filepath.Join(s.folder, "comfyui"), "OTELCOL_GPU_RUSH=" + p.rushes.url,
+		"OTELCOL_GPU_COMFYUI_STORE=" + filepath.Join(s.folder, "comfyui"), "OTELCOL_GPU_RUSH=" + p.rushes.url, "OTELCOL_GPU_ALERTMANAGER=" + s.alertmanager(),
 	}
 	if !s.jaeger {
 		p.configs = append(p.configs, filepath.Join(s.root, "lab", "run", "without-traces.yaml"))

@@ -20,6 +20,7 @@ import (
 	"go.opentelemetry.io/collector/confmap"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpucorrelationconnector"
 	"github.com/otelcol-gpu/otelcol-gpu/extension/queuecheckextension"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver"
@@ -29,6 +30,7 @@ import (
 var factories = map[string]component.Factory{
 	"nvml":           nvmlreceiver.NewFactory(),
 	"comfyui":        comfyuireceiver.NewFactory(),
+	"gpuadvisor":     gpuadvisorconnector.NewFactory(),
 	"gpucorrelation": gpucorrelationconnector.NewFactory(),
 	"queue_check":    queuecheckextension.NewFactory(),
 }

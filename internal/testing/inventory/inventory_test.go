@@ -28,6 +28,7 @@ import (
 	"go.opentelemetry.io/collector/confmap"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpucorrelationconnector"
 	"github.com/otelcol-gpu/otelcol-gpu/extension/queuecheckextension"
 	"github.com/otelcol-gpu/otelcol-gpu/extension/shutdownlimitextension"
@@ -170,6 +171,7 @@ func TestTheInventoryIsComplete(t *testing.T) {
 	}{
 		{"receiver/nvmlreceiver", nvmlreceiver.NewFactory().CreateDefaultConfig()},
 		{"receiver/comfyuireceiver", comfyuireceiver.NewFactory().CreateDefaultConfig()},
+		{"connector/gpuadvisorconnector", gpuadvisorconnector.NewFactory().CreateDefaultConfig()},
 		{"connector/gpucorrelationconnector", gpucorrelationconnector.NewFactory().CreateDefaultConfig()},
 		{"extension/queuecheckextension", queuecheckextension.NewFactory().CreateDefaultConfig()},
 		{"extension/shutdownlimitextension", shutdownlimitextension.NewFactory().CreateDefaultConfig()},
