@@ -203,7 +203,7 @@ func (a source) events(l texts.Language) []view.Event {
 		}
 	}
 	a.prompts.Name(wanted)
-	shown := []view.Event{}
+	shown := make([]view.Event, 0, len(all))
 	for i := range all {
 		shown = append(shown, all[i].View(l, wanted[all[i].Trace]))
 	}

@@ -131,8 +131,9 @@ func (r *record) node() texts.Text {
 func (r *record) compared() texts.Text {
 	lasted := r.lasted()
 	args := texts.Args{"d": texts.Seconds(lasted), "usual": texts.Seconds(r.usual.ran)}
-	var said texts.List
-	for _, c := range r.causes() {
+	causes := r.causes()
+	said := make(texts.List, 0, len(causes))
+	for _, c := range causes {
 		said = append(said, r.phrase(causePrefix, c))
 	}
 	args["causes"] = said

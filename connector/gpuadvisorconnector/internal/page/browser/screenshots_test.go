@@ -107,7 +107,7 @@ func small(t *testing.T, raw []byte) []byte {
 			c := full.At(x, y)
 			i, ok := nearest[c]
 			if !ok {
-				i = uint8(palette.Index(c)) //nolint:gosec // at most 256
+				i = uint8(palette.Index(c))
 				nearest[c] = i
 			}
 			flat.SetColorIndex(x, y, i)
