@@ -15,6 +15,8 @@ PRODUCT_FILES := $(filter-out %_test.go internal/testing/%,$(filter receiver/% c
 # The Go modules that hold packages; the root is ".".
 MODULES := $(shell scripts/modules.sh)
 BINARY := bin/otelcol-gpu
+# The tests of the live page in Chromium, a module of their own.
+PAGE_TESTS := connector/gpuadvisorconnector/internal/page/browser
 # Prints the figure lines of a benchmark's output.
 FIGURES := go run ./internal/testing/figure/benchfigures
 
@@ -63,7 +65,7 @@ test: setup browser build servers validate unit e2e ## all set-up, then every te
 
 .PHONY: unit
 unit: ## unit tests, with the race detector; without it the nvml receiver, for its allocations, and the benchmark of energy, whole
-	@for m in $(filter-out e2e,$(MODULES)); do echo "unit tests of $$m"; go test -C $$m -race -timeout 10m ./... || exit 1; done
+	@for m in $(filter-out e2e $(PAGE_TESTS),$(MODULES)); do echo "unit tests of $$m"; go test -C $$m -race -timeout 10m ./... || exit 1; done
 	go test -timeout 5m ./receiver/nvmlreceiver
 	go test -timeout 5m -run '^Test(Energy|BillsOf|ACounterThat)' ./connector/gpucorrelationconnector/internal/join
 	CGO_ENABLED=0 go test -timeout 5m ./receiver/nvmlreceiver/...
@@ -93,6 +95,16 @@ validate: build rules-test ## check every ready configuration, the scrape job, t
 dashboards-check: build servers browser ## dashboards of Grafana and vmui: schema and rules; every query at a Prometheus and a VictoriaMetrics that the collector fills; facts of a recorded day; vmui's in Chromium. Prints figures
 	@go -C tools/dashboards run . check "$(CURDIR)"
 	@go test -C e2e -count=1 -timeout 15m -run '^(TestEveryPanelAnswers|TestCapacity.*|TestVMUI.*)$$' -v . | grep --line-buffered -E '^figure|--- (FAIL|PASS): Test[A-Za-z]* |FAIL|panic|_test.go|Error:|Messages:'
+
+.PHONY: page-test
+page-test: browser ## the live page in Chromium: 1 to 64 GPUs, each width, language, theme and state; keyboard, restarts, eight tabs, without scripts. Prints figures
+	@scripts/npm.sh tools/pagenpm >/dev/null
+	@go test -count=1 -timeout 5m -run '^TestTheAssetsAreSmall$$' -v ./$(dir $(PAGE_TESTS)) | grep -E '^figure|FAIL|_test.go|Error:'
+	@go test -C $(PAGE_TESTS) -count=1 -timeout 10m -v . | grep --line-buffered -E '^figure|--- (FAIL|PASS): Test[A-Za-z]* |FAIL|panic|_test.go|Error:|Messages:'
+
+.PHONY: page-screenshots
+page-screenshots: browser ## the screenshots of the live page under docs/images/page, again; look at each
+	@go test -C $(PAGE_TESTS) -count=1 -timeout 5m -run '^TestScreenshots$$' . -screenshots "$(CURDIR)/docs/images/page"
 
 .PHONY: screenshots
 screenshots: build servers browser ## the screenshots of vmui's dashboards under docs/images, again

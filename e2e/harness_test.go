@@ -37,6 +37,7 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "e2e: the collector is not built, run make build:", err)
 		os.Exit(1)
 	}
+	_ = os.Setenv("OTELCOL_GPU_PAGE", "127.0.0.1:0") // of every collector: a free port
 	goleak.VerifyTestMain(m,
 		goleak.IgnoreTopFunction("internal/poll.runtime_pollWait"), // idle connections of the HTTP client
 		goleak.IgnoreTopFunction("net/http.(*persistConn).writeLoop"))

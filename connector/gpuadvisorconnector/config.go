@@ -36,6 +36,9 @@ type Config struct {
 	// CollectionInterval is how often the connector emits its metrics. Default: 15s.
 	CollectionInterval time.Duration `mapstructure:"collection_interval"`
 
+	// History is how far back GPUs' samples are held. Default: 30m.
+	History time.Duration `mapstructure:"history"`
+
 	// Rush is where a rush of simulated users can be caused. Default: nowhere.
 	Rush RushConfig `mapstructure:"rush"`
 
@@ -74,11 +77,17 @@ type LimitsConfig struct {
 	Viewers int `mapstructure:"viewers"`
 }
 
+const (
+	// minHistory is what the conditions need, maxHistory what is sensible without a store.
+	minHistory = 15 * time.Minute
+	maxHistory = 6 * time.Hour
+)
+
 func createDefaultConfig() component.Config {
 	server := confighttp.NewDefaultServerConfig()
 	server.NetAddr = confignet.AddrConfig{Endpoint: "127.0.0.1:8890", Transport: confignet.TransportTypeTCP}
 	return &Config{
-		Page: server, Alerts: alerts.DefaultConfig(), CollectionInterval: 15 * time.Second,
+		Page: server, CollectionInterval: 15 * time.Second, History: 30 * time.Minute, Alerts: alerts.DefaultConfig(),
 		Limits: LimitsConfig{Prompts: 10_000, PromptBytes: 64 << 20, GPUs: 128, Processes: 64, Servers: 64, Events: 200, Viewers: 100},
 	}
 }
@@ -91,6 +100,7 @@ func (c *Config) Validate() error {
 	var p configkeys.Problems
 	p.AddIf(c.Page.NetAddr.Endpoint == "", "page::endpoint", c.Page.NetAddr.Endpoint, "is empty", "use host:port, for example 127.0.0.1:8890")
 	p.AddIf(c.CollectionInterval < time.Second, "collection_interval", c.CollectionInterval, "is shorter than 1s", "use a duration such as 15s, or omit the key for the default")
+	p.AddIf(c.History < minHistory || c.History > maxHistory, "history", c.History, fmt.Sprintf("is not between %v and %v", minHistory, maxHistory), "use a duration such as 30m, or omit the key for the default")
 	for i, host := range c.AllowedHosts {
 		p.AddIf(host == "" || strings.ContainsAny(host, "/: "), fmt.Sprintf("allowed_hosts::%d", i), host, "is not a valid host name", "use a name without scheme and port, for example gpu-node-07.example.com")
 	}

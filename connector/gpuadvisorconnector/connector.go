@@ -48,7 +48,6 @@ type advisor struct {
 	server    *http.Server
 	address   string // of the page's listener
 	cancel    context.CancelFunc
-	unfollow  func() // ends the subscription of the samplers' readings
 	work      sync.WaitGroup
 	alerts    *alerts.Poller
 
@@ -63,7 +62,7 @@ type advisor struct {
 
 func newAdvisor(settings connector.Settings, cfg *Config) *advisor {
 	return &advisor{
-		cfg: cfg, settings: settings, log: settings.Logger, now: time.Now, bus: comfyevents.OfProcess(), release: func() {}, unfollow: func() {},
+		cfg: cfg, settings: settings, log: settings.Logger, now: time.Now, bus: comfyevents.OfProcess(), release: func() {},
 		prompts: prompts.NewStore(prompts.Limits{Prompts: cfg.Limits.Prompts, Bytes: cfg.Limits.PromptBytes}), engine: causes.NewEngine(),
 		alerts: alerts.New(cfg.Alerts, settings.TelemetrySettings),
 	}
@@ -134,7 +133,6 @@ func (a *advisor) begin(ctx context.Context, host component.Host) (err error) {
 	}
 	running, cancel := context.WithCancel(context.Background())
 	a.cancel = cancel
-	a.unfollow = a.followMemory()
 	a.work.Go(func() { a.run(running) })
 	return nil
 }
@@ -144,7 +142,7 @@ func (a *advisor) reset() (err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	l := a.cfg.Limits
-	a.machine, err = machine.New(machine.Limits{GPUs: l.GPUs, Processes: l.Processes, Servers: l.Servers, Events: l.Events})
+	a.machine, err = machine.New(machine.Limits{GPUs: l.GPUs, Processes: l.Processes, Servers: l.Servers, Events: l.Events, History: a.cfg.History})
 	return err
 }
 
@@ -152,8 +150,10 @@ func (a *advisor) reset() (err error) {
 // since when one holds is known no more precisely.
 const evaluationInterval = time.Second
 
-// run evaluates the conditions, and emits the connector's metrics.
+// run evaluates the conditions, and emits the connector's metrics. Meanwhile it follows the
+// samplers of the process.
 func (a *advisor) run(ctx context.Context) {
+	defer a.followMemory()()
 	evaluations, emissions := time.NewTicker(evaluationInterval), time.NewTicker(a.cfg.CollectionInterval)
 	defer evaluations.Stop()
 	defer emissions.Stop()
@@ -204,7 +204,6 @@ const shutdownTimeout = time.Second
 
 // end ends the parts that exist.
 func (a *advisor) end(ctx context.Context) (err error) {
-	a.unfollow()
 	if a.cancel != nil {
 		a.cancel()
 	}

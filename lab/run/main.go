@@ -45,7 +45,7 @@ func run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := checkPorts(usedPort{"STORE_PORT", s.storePort, "the store"}, usedPort{"HEALTH_PORT", s.healthPort, "the collector's health"},
+	if err := checkPorts(usedPort{"PAGE_PORT", s.pagePort, "the page"}, usedPort{"STORE_PORT", s.storePort, "the store"}, usedPort{"HEALTH_PORT", s.healthPort, "the collector's health"},
 		usedPort{"TELEMETRY_PORT", s.telemetryPort, "the collector's own telemetry"}, usedPort{"VMALERT_PORT", s.vmalertPort, "vmalert"},
 		usedPort{"ALERTMANAGER_PORT", s.alertmanagerPort, "Alertmanager"}, usedPort{"LOGS_PORT", s.logsPort, "VictoriaLogs"}); err != nil {
 		return err
@@ -111,12 +111,14 @@ func run(ctx context.Context) (err error) {
 		"OTELCOL_GPU_LOOP=127.0.0.1:"+strconv.Itoa(loop),
 		"OTELCOL_GPU_HEALTH_PORT="+strconv.Itoa(s.healthPort),
 		"OTELCOL_GPU_TELEMETRY_PORT="+strconv.Itoa(s.telemetryPort),
+		"OTELCOL_GPU_PAGE=127.0.0.1:"+strconv.Itoa(s.pagePort),
 	), arguments...)
 	if err != nil {
 		return err
 	}
 	defer end(collector)
 
+	fmt.Printf("page       http://127.0.0.1:%d\n", s.pagePort)
 	fmt.Printf("store      %s/vmui/?#/?g0.expr=hw_gpu_utilization_ratio&g0.range_input=5m   (PromQL: %s/api/v1/query)\n", at, at)
 	p.print()
 	fmt.Printf("health     http://127.0.0.1:%d\n", s.healthPort)
@@ -128,7 +130,7 @@ func run(ctx context.Context) (err error) {
 	}
 	beside.start(ctx)
 	if p.users != nil {
-		p.listen(ctx, &rush{settings: &s, service: m.service, users: p.users, comfyui: fmt.Sprintf("http://127.0.0.1:%d", s.comfyPort), store: at})
+		p.serveRushes(ctx, &rush{settings: &s, service: m.service, users: p.users, comfyui: fmt.Sprintf("http://127.0.0.1:%d", s.comfyPort), store: at})
 	}
 	return j.watch(ctx)
 }

@@ -28,6 +28,7 @@ type prompts struct {
 	proxy       string
 	traces      string
 	users       *simulation.Users // of a simulated ComfyUI
+	rushes      rushes
 	end         func()
 }
 
@@ -101,12 +102,16 @@ func (s *settings) startPrompts(ctx context.Context, m *machine) (p *prompts, er
 			return nil, err
 		}
 		ends = append(ends, end)
+		if err := p.rushes.listen(ctx); err != nil {
+			return nil, err
+		}
+		ends = append(ends, func() { _ = p.rushes.server.Close() })
 		p.configs = append(p.configs, filepath.Join(s.root, "lab", "run", "simulated.yaml"))
 		upstream = fmt.Sprintf("http://127.0.0.1:%d", s.comfyPort)
 	}
 	p.environment = []string{
 		"OTELCOL_GPU_COMFYUI=" + upstream, "OTELCOL_GPU_COMFYUI_PROXY=" + p.proxy,
-		"OTELCOL_GPU_COMFYUI_STORE=" + filepath.Join(s.folder, "comfyui"),
+		"OTELCOL_GPU_COMFYUI_STORE=" + filepath.Join(s.folder, "comfyui"), "OTELCOL_GPU_RUSH=" + p.rushes.url,
 	}
 	if !s.jaeger {
 		p.configs = append(p.configs, filepath.Join(s.root, "lab", "run", "without-traces.yaml"))
@@ -191,31 +196,62 @@ func (p *prompts) print() {
 	fmt.Printf("report     make report WINDOW=1h TRACES=%s   (writes report.html: what the GPUs did for the images, and why the slowest were slow)\n", p.traces)
 }
 
-// listen causes a rush each time Enter is pressed. The reader ends with the program.
-func (p *prompts) listen(ctx context.Context, r *rush) {
-	fmt.Println("Press Enter to cause a rush, until the alert on a full GPU has fired (about four minutes)")
+// rushes are asked for by Enter, and by the page's button, which posts to the server.
+type rushes struct {
+	asked  chan struct{}
+	server *http.Server
+	url    string
+}
+
+// listen waits for the page's button on any free port of the loopback interface.
+func (r *rushes) listen(ctx context.Context) error {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	r.asked, r.url = make(chan struct{}), "http://"+listener.Addr().String()+"/rush"
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /rush", func(w http.ResponseWriter, request *http.Request) {
+		select {
+		case r.asked <- struct{}{}:
+			w.WriteHeader(http.StatusAccepted)
+		case <-request.Context().Done():
+		case <-time.After(time.Second): // READY is yet to come
+			http.Error(w, "the simulation has not started yet", http.StatusServiceUnavailable)
+		}
+	})
+	r.server = &http.Server{Handler: mux, ReadHeaderTimeout: time.Second}
+	go func() { _ = r.server.Serve(listener) }()
+	return nil
+}
+
+// readEnter asks for a rush each time Enter is pressed. It ends with the program.
+func (r *rushes) readEnter(ctx context.Context) {
+	for lines := bufio.NewScanner(os.Stdin); ctx.Err() == nil && lines.Scan(); {
+		select {
+		case r.asked <- struct{}{}:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// serveRushes causes a rush each time it is asked for.
+func (p *prompts) serveRushes(ctx context.Context, r *rush) {
+	fmt.Println("Press Enter, or the page's button, to cause a rush until the alert on a full GPU has fired (about four minutes)")
 	ctx, cancel := context.WithCancel(ctx)
-	var rushes sync.WaitGroup
+	var caused sync.WaitGroup
 	before := p.end
 	p.end = func() {
 		cancel()
-		rushes.Wait()
+		caused.Wait()
 		before()
 	}
-	pressed := make(chan struct{})
-	go func() {
-		for lines := bufio.NewScanner(os.Stdin); ctx.Err() == nil && lines.Scan(); {
-			select {
-			case pressed <- struct{}{}:
-			case <-ctx.Done():
-			}
-		}
-	}()
-	rushes.Go(func() {
+	go p.rushes.readEnter(ctx)
+	caused.Go(func() {
 		for {
 			select {
-			case <-pressed:
-				rushes.Go(func() { r.run(ctx) })
+			case <-p.rushes.asked:
+				caused.Go(func() { r.run(ctx) })
 			case <-ctx.Done():
 				return
 			}

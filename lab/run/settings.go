@@ -23,7 +23,7 @@ type settings struct {
 	storePort, healthPort, telemetryPort int
 	proxyPort, tracesPort, comfyPort     int
 	vmalertPort, alertmanagerPort        int
-	logsPort                             int
+	logsPort, pagePort                   int
 	comfyui                              string              // a real one's URL
 	version                              fakecomfyui.Version // of the simulated one
 	seconds                              int
@@ -47,6 +47,7 @@ func readSettings() (s settings, err error) {
 		"VMALERT_PORT":      {&s.vmalertPort, 8880},
 		"ALERTMANAGER_PORT": {&s.alertmanagerPort, 9093},
 		"LOGS_PORT":         {&s.logsPort, 9428},
+		"PAGE_PORT":         {&s.pagePort, 8890},
 		"RUN_SECONDS":       {&s.seconds, 0},
 	} {
 		*p.to = p.fallback

@@ -3,6 +3,7 @@
 package comfyuireceiver
 
 import (
+	"context"
 	"time"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
@@ -61,9 +62,10 @@ func (l *liveServer) bound(p *comfyevents.OpenPrompt) {
 	}
 }
 
-// list adds the server to those that the components of this process can ask about.
-func (r *comfyuiReceiver) list() {
-	r.unlist = comfyevents.OfProcess().Servers.Add(&liveServer{
+// list adds the server to those that the components of this process can ask about, until
+// running ends.
+func (r *comfyuiReceiver) list(running context.Context) {
+	context.AfterFunc(running, comfyevents.OfProcess().Servers.Add(&liveServer{
 		resource: r.resource, following: r.following, device: r.device, hub: r.hub, textBytes: r.cfg.Limits.bounds().Label,
-	})
+	}))
 }

@@ -63,5 +63,5 @@ func TestTheQueueAndProgressAreKnownInTheProcess(t *testing.T) {
 		}
 	}
 	r.stopNow()
-	assert.Empty(t, live(r), "a receiver that has shut down is not asked")
+	require.Eventually(t, func() bool { return len(live(r)) == 0 }, 10*time.Second, time.Millisecond, "a receiver that has shut down is not asked")
 }

@@ -67,8 +67,6 @@ type comfyuiReceiver struct {
 	transport *http.Transport // of clients' requests
 	server    *http.Server
 	address   string // of the proxy's listener
-	// unlist removes the server from those that the process follows; nil before it is listed.
-	unlist func()
 
 	cancel context.CancelFunc
 	work   sync.WaitGroup
@@ -128,14 +126,14 @@ func (r *comfyuiReceiver) build(ctx context.Context, host component.Host) (err e
 	}
 	r.following.memory.notify()
 	if r.cfg.Mode == modePoll {
-		r.list()
+		r.list(running)
 		r.work.Go(func() { r.following.poll(running) })
 		return nil
 	}
 	if err := r.listen(ctx, host, running); err != nil {
 		return err
 	}
-	r.list()
+	r.list(running)
 	r.work.Go(func() { r.following.watch(running, r.hub) })
 	r.work.Go(func() { r.following.reconcileLoop(running) })
 	r.work.Go(func() { every(running, sweepInterval, r.sweep) })
@@ -319,9 +317,6 @@ func (r *comfyuiReceiver) Shutdown(ctx context.Context) error {
 
 // stop ends the parts that exist, in the order in which data flows through them.
 func (r *comfyuiReceiver) stop(ctx context.Context) (err error) {
-	if r.unlist != nil {
-		r.unlist()
-	}
 	if r.server != nil {
 		drain, cancel := context.WithTimeout(ctx, r.cfg.DrainTimeout)
 		if r.server.Shutdown(drain) != nil {

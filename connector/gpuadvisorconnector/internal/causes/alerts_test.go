@@ -268,13 +268,13 @@ var cases = []struct {
 			w.servers("comfyui.up 1\ncomfyui.memory.elastic{hw.id=GPU-b} 10000000000")
 			w.steady(15*time.Second, with("hw.gpu.memory.usage{1} 24803000000"))
 		},
-		en: "GPU 1 is almost out of memory: 24.8 GB of 25.8 GB (96 %) are in use.",
+		en: "GPU 1 is almost out of memory: 23.1 GiB of 24.0 GiB (96 %) are in use.",
 	},
 	{
 		cause: "gpu.memory.high",
 		bad:   func(w *world) { w.steady(15*time.Second, with("hw.gpu.memory.usage{1} 22000000000")) },
 		good:  func(w *world) { w.steady(15*time.Second, with("hw.gpu.memory.usage{1} 21904333209")) },
-		en:    "GPU 1 uses 22.0 GB of 25.8 GB (85 %) of its memory.",
+		en:    "GPU 1 uses 20.5 GiB of 24.0 GiB (85 %) of its memory.",
 	},
 	{
 		cause: "gpu.xid.critical",
@@ -387,7 +387,7 @@ var cases = []struct {
 			rising(w, "hw.gpu.active.time{:hw.gpu.task=general}", 0.1, 2*time.Hour+time.Minute)
 		},
 		good: func(w *world) { rising(w, "hw.gpu.active.time{:hw.gpu.task=general}", 0.2, 2*time.Hour+time.Minute) },
-		en:   "GPU 0 is reserved, with 8.6 GB in use, and has done nothing for hours.",
+		en:   "GPU 0 is reserved, with 8.0 GiB in use, and has done nothing for hours.",
 	},
 	{
 		cause: "gpu.pcie.replays",

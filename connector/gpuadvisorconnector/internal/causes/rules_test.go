@@ -84,7 +84,7 @@ func TestAFullGPUNamesTheIdleServerThatHoldsIt(t *testing.T) {
 	w.servers("comfyui.up 1\ncomfyui.queue.length{state=running} 0\ncomfyui.queue.length{state=pending} 0\ncomfyui.torch.memory.limit{hw.id=GPU-b} 15032385536")
 	w.steady(15*time.Second, with("hw.gpu.memory.usage{1} 25000000000"))
 	_, remedy := w.worded("gpu.memory.critical", texts.English)
-	assert.Equal(t, "Free the models of node-1:8188 (POST /free): it is idle and holds 15.0 GB of this GPU.", remedy)
+	assert.Equal(t, "Free the models of node-1:8188 (POST /free): it is idle and holds 14.0 GiB of this GPU.", remedy)
 	w.now = w.now.Add(time.Second)
 	w.servers("comfyui.queue.length{state=running} 1")
 	w.evaluate()

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/texts"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/figure"
 )
 
 // literal is a string or a template of a script. What is in ${} is one NUL.
@@ -232,12 +233,11 @@ func TestEachTextThatThePageUsesIsInTheCatalogueAndEachIsUsed(t *testing.T) {
 
 func TestTheAssetsAreSmall(t *testing.T) {
 	total := 0
-	for name, a := range loadAssets().byName {
+	for _, a := range loadAssets().byName {
 		packed, err := pack(a.plain)
 		require.NoError(t, err)
 		total += len(packed)
-		t.Logf("%6d %s", len(packed), name)
 	}
-	t.Logf("figure page.assets %.1f KB goal <= 120", float64(total)/1e3)
+	figure.AtMost("page.assets", float64(total)/1e3, "KB", 120)
 	assert.LessOrEqual(t, total, 120_000)
 }

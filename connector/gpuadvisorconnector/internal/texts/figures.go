@@ -22,12 +22,12 @@ func Seconds(d time.Duration) Message {
 	return Message{"figure.seconds", Args{"s": significant(s)}}
 }
 
-// Bytes is an amount of memory in decimal gigabytes, as NVML's tools and the page have it.
+// Bytes is an amount of memory in binary units, as the page and nvidia-smi have it.
 func Bytes(n int64) Message {
-	if n < 1e9 {
-		return Message{"figure.megabytes", Args{"mb": strconv.FormatFloat(float64(n)/1e6, 'f', 0, 64)}}
+	if n < 1<<30 {
+		return Message{"figure.mebibytes", Args{"mib": strconv.FormatInt((n+1<<19)>>20, 10)}}
 	}
-	return Message{"figure.gigabytes", Args{"gb": strconv.FormatFloat(float64(n)/1e9, 'f', 1, 64)}}
+	return Message{"figure.gibibytes", Args{"gib": strconv.FormatFloat(float64(n)/(1<<30), 'f', 1, 64)}}
 }
 
 // Percent is a share.

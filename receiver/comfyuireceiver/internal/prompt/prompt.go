@@ -84,8 +84,8 @@ type Prompt struct {
 	Found bool
 	// undated prompts were discovered before it was known when the server accepted them.
 	undated bool
-	// Ahead is how many prompts that are followed were in front of it when it was accepted; of a
-	// recovered one it is not known.
+	// Ahead is how many executions of prompts that are followed ended while it waited: it is set
+	// at its end. The server runs one at a time. Of a recovered prompt it is not known.
 	Ahead int
 	// Loading is for how long its nodes loaded models.
 	Loading loading.Loaded
@@ -113,6 +113,9 @@ type Prompt struct {
 	// progressed is when the last message about its execution came, listed since when the
 	// server's queue lists it as running; zero if neither was seen.
 	progressed, listed time.Time
+
+	// executedBefore is how many executions had ended when it was accepted.
+	executedBefore int
 
 	failures int // attempts to read its entry of the history
 	size     int // bytes of the tracker's budget

@@ -85,6 +85,7 @@ type Tracker struct {
 	ofClient map[string]int
 	count    int // open prompts, those sent again under the same id included
 	bytes    int
+	executed int // prompts whose execution has ended
 	inFlight int // requests without an answer
 	// inFlightOf counts them by what identifies a prompt before it has an id.
 	inFlightOf map[content]int
@@ -210,21 +211,9 @@ func (t *Tracker) accept(p *Prompt, now time.Time) {
 		p.Outputs, p.Outcome, p.Failure, p.states, p.Omitted = early.Outputs, early.Outcome, early.Failure, early.states, early.Omitted
 		p.progressed = early.progressed
 	}
-	p.Ahead = t.ahead(p)
 	t.open[p.ID] = p
 	t.opened(p)
 	t.unlock(p)
-}
-
-// ahead is how many open prompts are in front of one that is accepted now.
-func (t *Tracker) ahead(p *Prompt) int {
-	switch {
-	case !p.Started.IsZero():
-		return 0
-	case p.Answer.Number < 0: // the client asked for the front of the queue
-		return min(t.count, 1)
-	}
-	return t.count
 }
 
 // chain adds a prompt whose id is open already. It is followed once those before it have ended.
@@ -238,6 +227,7 @@ func (t *Tracker) chain(head, p *Prompt) {
 
 // opened counts a known prompt that was opened, closed one that is no longer open.
 func (t *Tracker) opened(p *Prompt) {
+	p.executedBefore = t.executed
 	t.count++
 	t.ofClient[p.Submission.ClientID]++
 }
@@ -288,6 +278,10 @@ func (t *Tracker) close(p *Prompt) bool {
 		return false
 	}
 	t.closed(p)
+	if !p.Started.IsZero() {
+		p.Ahead = t.executed - p.executedBefore
+		t.executed++
+	}
 	if p.next != nil {
 		t.open[p.ID] = p.next
 		if p.last != p.next {

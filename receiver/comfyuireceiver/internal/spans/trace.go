@@ -121,7 +121,7 @@ func (w *traceWriter) queue() {
 	}
 	s := w.span(p.SpanID(prompt.QueueSpan, 0), p.Context.SpanID(), "comfyui.queue", from, to)
 	w.dimensions(s.Attributes())
-	if !p.Recovered {
+	if !p.Recovered && !p.Started.IsZero() {
 		s.Attributes().PutInt("comfyui.queue.ahead", int64(p.Ahead))
 	}
 }

@@ -16,7 +16,7 @@ export const severity = (p) => {
 export const outcome = (p) => p.outcome === 'success' && p.slow ? t('page.outcome.slow') : t(`page.outcome.${p.outcome}`);
 
 // Widths of a row of the first screen: a row that grows would move those below it.
-const widths = { task: 23, reason: 36 };
+const widths = { task: 20, reason: 36 };
 
 const Row = memo(({ prompt: p, longest, isShort }) => {
   const fit = (text, width) => isShort ? shorten(text, width) : text;
@@ -49,7 +49,7 @@ function useFrozen(list) {
   const [frozen, freeze] = useState(false);
   if (!frozen) shown.current = list;
   const leave = (event) => { if (!event.currentTarget.contains(event.relatedTarget)) freeze(false); };
-  const props = { onMouseEnter: () => freeze(true), onMouseLeave: () => freeze(false), onFocusIn: () => freeze(true), onFocusOut: leave };
+  const props = { onMouseEnter: () => freeze(true), onMouseLeave: () => freeze(false), onfocusin: () => freeze(true), onfocusout: leave };
   return [shown.current, props, frozen && shown.current[0]?.id !== list[0]?.id];
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -26,22 +27,44 @@ import (
 	"go.uber.org/goleak"
 )
 
-const patience = 20 * time.Second
+const patience = 10 * time.Second
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// shared is the Chromium of all tests.
+var shared struct {
+	sync.Once
+	ctx  context.Context
+	stop []func()
+}
 
-// startChromium starts a Chromium with a profile of its own.
+// run runs the tests, and ends the Chromium before leaks are looked for.
+type run struct{ *testing.M }
+
+func (r run) Run() int {
+	code := r.M.Run()
+	for _, stop := range slices.Backward(shared.stop) {
+		stop()
+	}
+	return code
+}
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(run{m}) }
+
+// startChromium starts the Chromium with a profile of its own, if it does not run.
 func startChromium(t *testing.T) context.Context {
 	t.Helper()
-	path, err := exec.LookPath("chromium")
-	require.NoError(t, err, "make browser installs it")
-	ctx, stop := chromedp.NewExecAllocator(context.Background(), chromedp.ExecPath(path), chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun,
-		chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true), chromedp.UserDataDir(t.TempDir()))
-	t.Cleanup(stop)
-	ctx, cancel := chromedp.NewContext(ctx)
-	t.Cleanup(cancel)
-	require.NoError(t, chromedp.Do(ctx)) // starts it
-	return ctx
+	shared.Do(func() {
+		path, err := exec.LookPath("chromium")
+		require.NoError(t, err, "make browser installs it")
+		folder, err := os.MkdirTemp("", "page")
+		require.NoError(t, err)
+		ctx, stop := chromedp.NewExecAllocator(context.Background(), chromedp.ExecPath(path), chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun,
+			chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true), chromedp.UserDataDir(folder))
+		ctx, cancel := chromedp.NewContext(ctx)
+		shared.ctx, shared.stop = ctx, []func(){func() { _ = os.RemoveAll(folder) }, stop, cancel}
+		require.NoError(t, chromedp.Do(ctx)) // starts it
+	})
+	require.NoError(t, shared.ctx.Err())
+	return shared.ctx
 }
 
 // tab is a tab, with what it logged and requested.
@@ -137,8 +160,16 @@ func (p *tab) open(address string) {
 	p.mu.Lock()
 	p.bases = append(p.bases, u.Scheme+"://"+u.Host)
 	p.mu.Unlock()
-	require.NoError(p.t, chromedp.Do(p.ctx, chromedp.Navigate(address)))
+	p.do(chromedp.Navigate(address))
 	p.wait(`document.querySelector("#app .verdict") !== null`)
+}
+
+// do does something on the page, for a while at most.
+func (p *tab) do(steps ...chromedp.Action[chromedp.Void]) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	defer cancel()
+	require.NoError(p.t, chromedp.Do(ctx, steps...))
 }
 
 // wait waits for a condition, a JavaScript expression.
@@ -146,7 +177,9 @@ func (p *tab) wait(condition string) {
 	p.t.Helper()
 	end := time.Now().Add(patience)
 	for {
-		ok, err := chromedp.Run(p.ctx, chromedp.Evaluate[bool](condition))
+		ctx, cancel := context.WithTimeout(p.ctx, patience)
+		ok, err := chromedp.Run(ctx, chromedp.Evaluate[bool](condition))
+		cancel()
 		if err == nil && ok {
 			return
 		}
@@ -160,7 +193,9 @@ func (p *tab) wait(condition string) {
 // read evaluates an expression, and awaits it if it is a promise.
 func read[T any](p *tab, expression string) T {
 	p.t.Helper()
-	v, err := chromedp.Run(p.ctx, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	defer cancel()
+	v, err := chromedp.Run(ctx, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
 	require.NoError(p.t, err, expression)
 	return v
 }

@@ -259,7 +259,7 @@ func (f *fixture) Prompts(l texts.Language, q page.Query) view.Prompts {
 	}
 	answer.Prompts = answer.Prompts[:min(len(answer.Prompts), q.Limit)]
 	if answer.Matched > 0 {
-		answer.Workflows = []view.Workflow{{Workflow: "colorize", Prompts: 35, Failed: 4, Median: pointer(2.5), Slowest: pointer(10.2), MemoryPeak: bytesOf(7.9), EnergyMean: pointer(175.0)},
+		answer.Workflows = []view.Workflow{{Workflow: "colorize", Prompts: 35, Failed: 5, Median: pointer(2.5), Slowest: pointer(10.2), MemoryPeak: bytesOf(7.9), EnergyMean: pointer(175.0)},
 			{Workflow: "upscale and sharpen for print", Prompts: 5, Median: pointer(8.8), Slowest: pointer(9.0), MemoryPeak: bytesOf(14.2), EnergyMean: pointer(12300.0)}}
 	}
 	return answer
