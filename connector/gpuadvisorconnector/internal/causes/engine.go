@@ -199,7 +199,13 @@ func (f *facts) verdict(all []Condition) Condition {
 	if len(all) > 0 && all[0].Severity != view.Fine {
 		return all[0]
 	}
-	gpus := count("gpus", len(f.gpus))
+	physical := 0 // without MIG devices
+	for _, g := range f.gpus {
+		if g.Parent == "" {
+			physical++
+		}
+	}
+	gpus := count("gpus", cmp.Or(physical, len(f.gpus)))
 	well := Condition{Severity: view.Fine, Since: f.now, Text: texts.Message{Key: "well", Args: texts.Args{"gpus": gpus}}}
 	oldest := 0.0
 	for _, s := range f.servers {

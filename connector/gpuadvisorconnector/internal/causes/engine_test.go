@@ -218,6 +218,16 @@ func TestWithNothingWrongTheVerdictSaysWhatWorks(t *testing.T) {
 	assert.Equal(t, "fine", status.In(texts.English))
 }
 
+func TestMIGDevicesAreNotCountedAsGPUs(t *testing.T) {
+	w := newWorld(t)
+	const device = "hw.gpu.info{hw.id=MIG-1,hw.name=gpu0/mig0,hw.parent=GPU-a} 1\nhw.gpu.info{hw.id=MIG-2,hw.name=gpu0/mig1,hw.parent=GPU-a} 1"
+	w.steady(0, device)
+	assert.Equal(t, "All is well: 2 GPUs. No ComfyUI is monitored", w.verdict(texts.English), "only they are visible")
+	w.steady(0, healthy)
+	assert.Equal(t, "All is well: 2 GPUs. No ComfyUI is monitored", w.verdict(texts.English))
+	assert.Len(t, w.m.GPUs(), 4)
+}
+
 // An idle GPU is listed, and is neither the verdict nor the GPU's status.
 func TestANoteIsNotTheVerdict(t *testing.T) {
 	w := newWorld(t)

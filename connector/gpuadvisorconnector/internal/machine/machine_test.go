@@ -159,6 +159,15 @@ func TestWhatIsNotKnownIsAbsent(t *testing.T) {
 	assert.Equal(t, Healthy, v.State)
 }
 
+// The history has the digits of a float32.
+func TestThePeakIsNotWhatRoundingMakesOfIt(t *testing.T) {
+	for _, used := range []int64{46373567201, 46373569999} {
+		m := newMachine(t)
+		scrape(m, 0, fmt.Sprintf("hw.gpu.memory.limit{} 48305799168\nhw.gpu.memory.usage{} %d", used))
+		assert.Equal(t, used, m.View(m.GPU("GPU-a"), texts.English, at(1)).Memory.Peak)
+	}
+}
+
 func TestTheLimitOfTheTemperatureMayBeAMargin(t *testing.T) {
 	m := newMachine(t)
 	scrape(m, 0, "hw.temperature{hw.sensor_location=gpu} 60\nhw.gpu.temperature.margin{} 27")

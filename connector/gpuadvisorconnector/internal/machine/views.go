@@ -58,7 +58,7 @@ func (m *Machine) memory(g *GPU, now time.Time) *view.Memory {
 	v.Other = v.Limit - v.Needed - v.Elastic - v.Free
 	peak, when := g.history.peak(now)
 	v.Peak, v.PeakTime = int64(min(peak, limit)), when
-	if v.Peak < v.Used { // the history has fewer digits
+	if float64(v.Peak-v.Used) < used*1e-7 { // the history has fewer digits
 		v.Peak, v.PeakTime = v.Used, g.series[MemoryUsed][""].Time().UTC()
 	}
 	return v
