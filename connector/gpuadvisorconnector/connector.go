@@ -133,6 +133,7 @@ func (a *advisor) begin(ctx context.Context, host component.Host) (err error) {
 	}
 	running, cancel := context.WithCancel(context.Background())
 	a.cancel = cancel
+	a.evaluate() // before the first second is over, too, there is a verdict
 	a.work.Go(func() { a.run(running) })
 	return nil
 }

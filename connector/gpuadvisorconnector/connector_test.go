@@ -30,7 +30,6 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/metadata"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/view"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
-	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml/gpuevents"
 )
 
 const gpuID = "GPU-1"
@@ -192,16 +191,6 @@ func TestThePageShowsWhatCameIn(t *testing.T) {
 		v := r.state()
 		return v.Verdict.Cause == "gpu.xid.critical" && v.GPUs[0].Severity == view.Broken
 	}, 10*time.Second, 10*time.Millisecond, "XID 79 breaks the GPU")
-}
-
-// TestMemoryBetweenTwoScrapesIsShown: what a sampler of the process reads counts.
-func TestMemoryBetweenTwoScrapesIsShown(t *testing.T) {
-	r := newRig(t, nil)
-	require.NoError(t, r.metrics.ConsumeMetrics(t.Context(), scraped(100, false)))
-	require.Eventually(t, func() bool {
-		gpuevents.OfProcess().MemoryRead(gpuID, 900, time.Now())
-		return r.state().GPUs[0].Memory.Used == 900
-	}, 10*time.Second, 10*time.Millisecond)
 }
 
 // server is a ComfyUI server that a receiver follows.
