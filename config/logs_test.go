@@ -54,7 +54,7 @@ func TestLogsArePrintedOrSentByOnePipeline(t *testing.T) {
 			if kind(name) != "logs" || name == "logs/out" {
 				continue
 			}
-			assert.Contains(t, [][]string{{"forward/logs"}, {"gpucorrelation"}}, p.Exporters, "%s: %s", path, name)
+			assert.Contains(t, [][]string{{"forward/logs", "gpuadvisor"}, {"gpucorrelation"}}, p.Exporters, "%s: %s", path, name)
 			ends++
 		}
 		assert.Positive(t, ends, "%s: has logs", path)
