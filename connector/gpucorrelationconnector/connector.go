@@ -159,6 +159,7 @@ func (c *joinConnector) attach() (err error) {
 		if c.telemetry, err = metadata.NewTelemetryBuilder(c.settings.TelemetrySettings); err != nil {
 			return err
 		}
+		c.initialize()
 	}
 	c.components++
 	return nil

@@ -59,6 +59,13 @@ func (c *joinConnector) report(ctx context.Context) {
 	c.telemetry.ConnectorGpucorrelationWaitingBytes.Record(ctx, int64(bytes))
 }
 
+// initialize sets what runbooks read to 0, so that the first loss is an increase.
+func (c *joinConnector) initialize() {
+	for _, what := range []string{"trace", "window", "beginning", "xid", "card", "timeline"} {
+		c.telemetry.ConnectorGpucorrelationForgotten.Add(context.Background(), 0, metric.WithAttributes(attribute.String("what", what)))
+	}
+}
+
 // forgotten counts items that were dropped early.
 func (c *joinConnector) forgotten(ctx context.Context, what string, count int64) {
 	if count > 0 {

@@ -78,6 +78,7 @@ func newInstruments(limits LimitsConfig, telemetry *metadata.TelemetryBuilder, n
 		tasks:     newLabels("task_class", limits.TaskClasses, now),
 		events:    newLabels("event", maxEvents, now),
 	}
+	m.initialize()
 	var described struct{ Gauges, Counters, Times, Histograms map[string]metricDescription }
 	if err := yaml.Unmarshal(metricsYAML, &described); err != nil {
 		return nil, fmt.Errorf("read metrics.yaml: %w", err)
@@ -205,6 +206,21 @@ func (m *instruments) Bytes(d sockets.Direction, kind string, n int) {
 		option = m.ioOptions.add(key, attribute.String("network.io.direction", string(d)), attribute.String("kind", kind))
 	}
 	m.counters["comfyui.proxy.io"].Add(context.Background(), int64(n), option)
+}
+
+// initialize sets what alerts and runbooks read to 0, so that the first loss is an increase.
+func (m *instruments) initialize() {
+	ctx := context.Background()
+	m.telemetry.ReceiverComfyuiTracesLost.Add(ctx, 0)
+	for _, signal := range []string{"traces", "logs"} {
+		m.dropped(signal, 0)
+	}
+	for _, what := range []string{"exported_id", "handover", "node", "socket"} {
+		m.beyondLimit(what, 0)
+	}
+	for _, reason := range []string{prompt.LimitReached, prompt.NoID, prompt.LongID} {
+		m.telemetry.ReceiverComfyuiPromptsUnfollowed.Add(ctx, 0, metric.WithAttributes(attribute.String("reason", reason)))
+	}
 }
 
 // Unparsed counts a text frame that was relayed and not understood.

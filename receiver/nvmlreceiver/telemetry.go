@@ -40,6 +40,9 @@ func newTelemetry(settings receiver.Settings, rows []*table.Row) (*telemetry, er
 		builder: builder, rows: rows, spent: make([]atomic.Int64, len(rows)),
 		options: map[string]otelmetric.MeasurementOption{},
 	}
+	// Initialised to 0, so that the first loss is an increase.
+	builder.ReceiverNvmlProcessesDropped.Add(context.Background(), 0)
+	builder.ReceiverNvmlEventsDropped.Add(context.Background(), 0)
 	err = builder.RegisterReceiverNvmlFamilyTimeCallback(func(_ context.Context, o otelmetric.Float64Observer) error {
 		for i, row := range t.rows {
 			o.Observe(time.Duration(t.spent[i].Load()).Seconds(), otelmetric.WithAttributes(attribute.String("nvml.family", row.Name)))
@@ -56,6 +59,7 @@ func (t *telemetry) ofGPU(name string) otelmetric.MeasurementOption {
 	if !ok {
 		o = otelmetric.WithAttributeSet(attribute.NewSet(attribute.String(semconv.GPUName, name)))
 		t.options[name] = o
+		t.builder.ReceiverNvmlCardMisses.Add(context.Background(), 0, o)
 	}
 	return o
 }

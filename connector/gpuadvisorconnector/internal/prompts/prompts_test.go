@@ -169,7 +169,7 @@ func TestTheSentenceSaysWhatMadeAnImageSlow(t *testing.T) {
 		"all at once, the three longest": {
 			image{waited: 1.0, ran: 7.0, ahead: 1, attributes: slow},
 			"Took 8.0 s, 3.3 times its usual 2.4 s: loaded the model for 2.3 s, was throttled for 1.5 s (temperature), waited 1.0 s behind 1 prompt.", "loaded the model for 2.3 s",
-			"用时 8.0 秒，是平时（2.4 秒）的 3.3 倍：加载模型 2.3 秒，降频 1.5 秒（温度），前面有 1 个任务，排队 1.0 秒。",
+			"用时 8.0 秒，是平时（2.4 秒）的 3.3 倍：加载模型 2.3 秒，节流 1.5 秒（温度），前面有 1 个任务，排队 1.0 秒。",
 		},
 		"nothing that is known": {
 			image{ran: 5.0},
