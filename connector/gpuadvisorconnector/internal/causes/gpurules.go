@@ -9,6 +9,7 @@ import (
 
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/machine"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/texts"
+	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/view"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/xid"
 )
 
@@ -76,11 +77,27 @@ func (r memoryRule) find(f *facts, report func(finding)) {
 			continue
 		}
 		found := finding{gpu: g, args: texts.Args{"percent": percent(needed / limit), "used": bytes(needed), "limit": bytes(limit)}}
-		if server, held := f.idleHolder(g); server != "" {
+		server, held := f.idleHolder(g)
+		switch other, ok := f.machine.Largest(g); {
+		case ok && float64(other.Memory) > max(held, limit*dominant):
+			found.remedy = texts.Message{Key: "cause.gpu.memory.remedy.other", Args: texts.Args{"process": processName(&other), "held": bytes(float64(other.Memory))}}
+		case server != "":
 			found.remedy = texts.Message{Key: "cause.gpu.memory.remedy.idle", Args: texts.Args{"server": server, "held": bytes(held)}}
 		}
 		report(found)
 	}
+}
+
+// dominant is from which share of a GPU's memory on a program other than ComfyUI is named as
+// what fills it.
+const dominant = 0.25
+
+// processName is a process as people look for it.
+func processName(p *view.Process) texts.Message {
+	if p.Name == "" {
+		return texts.Message{Key: "process.pid", Args: texts.Args{"pid": p.PID}}
+	}
+	return texts.Message{Key: "process.name", Args: texts.Args{"name": p.Name, "pid": p.PID}}
 }
 
 // idleHolder is the server without work that holds the most memory of a GPU: its models can

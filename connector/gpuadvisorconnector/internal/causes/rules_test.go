@@ -92,6 +92,16 @@ func TestAFullGPUNamesTheIdleServerThatHoldsIt(t *testing.T) {
 	assert.Contains(t, remedy, "Hold large prompts back")
 }
 
+func TestAFullGPUNamesTheProgramThatFillsIt(t *testing.T) {
+	w := newWorld(t)
+	w.servers("comfyui.up 1\ncomfyui.queue.length{state=running} 0\ncomfyui.queue.length{state=pending} 0\ncomfyui.torch.memory.limit{hw.id=GPU-b} 5000000000")
+	w.steady(15*time.Second, with("hw.gpu.memory.usage{1} 25000000000\nhw.gpu.process.memory.usage{1,process.pid=77,process.executable.name=python} 15032385536"))
+	_, remedy := w.worded("gpu.memory.critical", texts.English)
+	assert.Equal(t, "python (process 77) holds 14.0 GiB of this GPU and is not ComfyUI: stop it, or move it to another GPU.", remedy)
+	_, remedy = w.worded("gpu.memory.critical", texts.Chinese)
+	assert.Equal(t, "python（进程 77）占用该 GPU 14.0 GiB 显存，且不是 ComfyUI：停止它，或迁到其他 GPU。", remedy)
+}
+
 // After a /free, or when the server has ended, its series is marked as stale, and the GPU
 // that others fill is full.
 func TestElasticMemoryCountsNoLongerThanItIsKnown(t *testing.T) {

@@ -144,6 +144,17 @@ func ThrottleReason(reason string) texts.Message {
 	return texts.Message{Key: "throttle.other", Args: texts.Args{"reason": reason}}
 }
 
+// Largest is the process that holds the most memory of a GPU and is not a ComfyUI server; ok
+// is false if none is known.
+func (m *Machine) Largest(g *GPU) (p view.Process, ok bool) {
+	for _, p := range m.processes(g) {
+		if p.Server == "" {
+			return p, true
+		}
+	}
+	return p, false
+}
+
 // processes are those that use a GPU, the largest first.
 func (m *Machine) processes(g *GPU) []view.Process {
 	all := make([]view.Process, 0, len(g.processes))
