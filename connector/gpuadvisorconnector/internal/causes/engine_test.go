@@ -39,7 +39,7 @@ func TestEachCauseHasItsTexts(t *testing.T) {
 		assert.GreaterOrEqual(t, rank(Table[i].Severity), 0, id)
 	}
 	for _, key := range []string{
-		"cause.gpu.lost.xid", "cause.gpu.memory.remedy.idle", "cause.gpu.pages.pending", "cause.gpu.pages.pending.remedy", "cause.gpu.pcie.degraded.width",
+		"cause.gpu.lost.xid", "cause.gpu.memory.remedy.idle", "cause.gpu.memory.remedy.other", "cause.gpu.pages.pending", "cause.gpu.pages.pending.remedy", "cause.gpu.pcie.degraded.width",
 		"cause.comfyui.out_of_memory.sizes", "cause.comfyui.out_of_memory.plain", "cause.comfyui.out_of_memory.remedy.size",
 	} {
 		need(key)
