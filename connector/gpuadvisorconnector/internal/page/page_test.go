@@ -73,7 +73,9 @@ func (s *fakeSource) Prompt(l texts.Language, id string) (view.Detail, bool) {
 	return view.Detail{Prompt: somePrompt(), Sentence: sentence, Parts: []view.Part{{Kind: view.PartWork, Text: "worked", Seconds: 2.4}}}, id == "p1"
 }
 
-func (s *fakeSource) Trace(id string) ([]byte, bool) { return []byte(`{"resourceSpans":[]}`), id == "p1" }
+func (s *fakeSource) Trace(id string) ([]byte, bool) {
+	return []byte(`{"resourceSpans":[]}`), id == "p1"
+}
 
 func (s *fakeSource) History(gpu string) (view.History, bool) {
 	return view.History{GPU: gpu, Times: []float64{1}, Memory: []*float64{nil}}, gpu == "gpu0"

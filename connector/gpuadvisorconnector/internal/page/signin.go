@@ -116,7 +116,7 @@ func (p *Page) signIn(w http.ResponseWriter, r *http.Request, next http.Handler)
 		return
 	}
 	http.SetCookie(w, cookie(r, p.sealer.seal(token, time.Now()), int(signInLife.Seconds())))
-	http.Redirect(w, r, localPath(r.PostFormValue("to")), http.StatusSeeOther)
+	http.Redirect(w, r, localPath(r.PostFormValue("to")), http.StatusSeeOther) //nolint:gosec // a path of this server
 }
 
 func (p *Page) signOut(w http.ResponseWriter, r *http.Request) {
@@ -138,7 +138,7 @@ func cookieName(r *http.Request) string {
 }
 
 func cookie(r *http.Request, value string, life int) *http.Cookie {
-	return &http.Cookie{Name: cookieName(r), Value: value, Path: "/", MaxAge: life, HttpOnly: true, Secure: r.TLS != nil, SameSite: http.SameSiteStrictMode}
+	return &http.Cookie{Name: cookieName(r), Value: value, Path: "/", MaxAge: life, HttpOnly: true, Secure: r.TLS != nil, SameSite: http.SameSiteStrictMode} //nolint:gosec // secure where there is TLS
 }
 
 // localPath is a path of this server, else the page.
@@ -200,7 +200,7 @@ func (s *sealer) open(sealed string, now time.Time) (string, error) {
 		return "", errCookie
 	}
 	plain, err := s.aead.Open(nil, nil, content, nil)
-	if err != nil || len(plain) < 8 || int64(binary.BigEndian.Uint64(plain)) < now.Unix() { //nolint:gosec // as sealed
+	if err != nil || len(plain) < 8 || int64(binary.BigEndian.Uint64(plain)) < now.Unix() {
 		return "", errCookie
 	}
 	return string(plain[8:]), nil

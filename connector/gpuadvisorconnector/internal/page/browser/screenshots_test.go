@@ -24,8 +24,8 @@ type shot struct {
 	scene string
 	path  string
 	shape shape
-	// before is run on the page, and ready waits for what is to be seen.
-	before, ready string
+	// ready is what is waited for.
+	ready string
 }
 
 var (
@@ -107,7 +107,7 @@ func small(t *testing.T, raw []byte) []byte {
 			c := full.At(x, y)
 			i, ok := nearest[c]
 			if !ok {
-				i = uint8(palette.Index(c)) //nolint:gosec // at most 256
+				i = uint8(palette.Index(c))
 				nearest[c] = i
 			}
 			flat.SetColorIndex(x, y, i)
