@@ -27,7 +27,8 @@ const maxTokenLength = 2500
 // (bearertokenauth, oidcauth), which no browser sends when a page is opened. next is the
 // handler of the finished [http.Server], with its authentication. The sign-in page keeps the
 // token, sealed with a key of this process, in a cookie, and the handler sets the header
-// from it. Other clients send the header as ever.
+// from it. Other clients send the header as ever. A link on another site opens the form, too,
+// since browsers leave the cookie out: the form leads on.
 func (p *Page) SignIn(next http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /sign-in", func(w http.ResponseWriter, r *http.Request) { p.signInForm(w, r, http.StatusOK) })
