@@ -20,7 +20,7 @@ const Runbook = ({ href }) => href ? html`<a href=${href} rel="noreferrer" class
 function Verdict({ state }) {
   const v = state.verdict;
   const others = (state.conditions ?? []).filter((c) => !sameCondition(c, v)).length;
-  return html`<div class=${`verdict ${v.severity}`}><${Icon} severity=${v.severity} word=${t(`page.severity.${v.severity}`)} />
+  return html`<div class=${`verdict ${v.severity}${store.lost ? ' faded' : ''}`}><${Icon} severity=${v.severity} word=${t(`page.severity.${v.severity}`)} />
     <div role="status"><p class="text">${v.text}</p><p class="remedy">${v.remedy} <${Runbook} href=${v.runbook} /></p></div>
     ${others > 0 && html`<${A} href="/#conditions" class="chip">${t('page.conditions.more', { n: others })}<//>`}</div>`;
 }
