@@ -102,6 +102,10 @@ page-test: browser ## the live page in Chromium: 1 to 64 GPUs, each width, langu
 	@go test -count=1 -timeout 5m -run '^TestTheAssetsAreSmall$$' -v ./$(dir $(PAGE_TESTS)) | grep -E '^figure|FAIL|_test.go|Error:'
 	@go test -C $(PAGE_TESTS) -count=1 -timeout 10m -v . | grep --line-buffered -E '^figure|--- (FAIL|PASS): Test[A-Za-z]* |FAIL|panic|_test.go|Error:|Messages:'
 
+.PHONY: bench-page
+bench-page: ## what 20 viewers of the live page cost at 8 GPUs; prints figures
+	@go test -timeout 10m -run '^$$' -bench '^BenchmarkTwentyViewers$$' -benchtime 300x ./connector/gpuadvisorconnector/internal/page | $(FIGURES)
+
 .PHONY: page-screenshots
 page-screenshots: browser ## the screenshots of the live page under docs/images/page, again; look at each
 	@go test -C $(PAGE_TESTS) -count=1 -timeout 5m -run '^TestScreenshots$$' . -screenshots "$(CURDIR)/docs/images/page"

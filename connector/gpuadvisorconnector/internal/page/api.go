@@ -45,7 +45,7 @@ func send(w http.ResponseWriter, r *http.Request, content []byte) {
 			content = packed
 		}
 	}
-	_, _ = w.Write(content) //nolint:gosec // JSON, which no browser renders: the type is set, and nosniff
+	_, _ = w.Write(content) //nolint:gosec // JSON, as JSON and with nosniff
 }
 
 func refuse(w http.ResponseWriter, status int, text string) {

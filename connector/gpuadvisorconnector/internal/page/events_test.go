@@ -27,13 +27,13 @@ type event struct{ name, data string }
 
 // reader reads a stream of events.
 type reader struct {
-	t      *testing.T
+	t      testing.TB
 	lines  *bufio.Scanner
 	cancel context.CancelFunc
 }
 
 // watch opens a stream.
-func (s served) watch(t *testing.T, query string) *reader {
+func (s served) watch(t testing.TB, query string) *reader {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)

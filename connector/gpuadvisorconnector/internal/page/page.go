@@ -26,7 +26,8 @@ type Source interface {
 	Prompt(l texts.Language, id string) (view.Detail, bool)
 	// Trace returns the spans of a prompt as OTLP JSON.
 	Trace(id string) ([]byte, bool)
-	// History returns the samples of a GPU, by its hw.id or its name.
+	// History returns the samples of a GPU, by its hw.id or its name; none for a GPU that is
+	// known and has no samples yet.
 	History(gpu string) (view.History, bool)
 	// Rush starts a rush of simulated users. It is called only if State.CanRush is true.
 	Rush(ctx context.Context) error

@@ -115,7 +115,7 @@ type served struct {
 	url    string
 }
 
-func serve(t *testing.T, s Settings) served {
+func serve(t testing.TB, s Settings) served {
 	t.Helper()
 	source := &fakeSource{state: someState()}
 	if s.Endpoint == "" {

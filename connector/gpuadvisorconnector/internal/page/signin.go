@@ -27,7 +27,8 @@ const maxTokenLength = 2500
 // (bearertokenauth, oidcauth), which no browser sends when a page is opened. next is the
 // handler of the finished [http.Server], with its authentication. The sign-in page keeps the
 // token, sealed with a key of this process, in a cookie, and the handler sets the header
-// from it. Other clients send the header as ever.
+// from it. Other clients send the header as ever. A link on another site opens the form, too,
+// since browsers leave the cookie out: the form leads on.
 func (p *Page) SignIn(next http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /sign-in", func(w http.ResponseWriter, r *http.Request) { p.signInForm(w, r, http.StatusOK) })
@@ -116,7 +117,7 @@ func (p *Page) signIn(w http.ResponseWriter, r *http.Request, next http.Handler)
 		return
 	}
 	http.SetCookie(w, cookie(r, p.sealer.seal(token, time.Now()), int(signInLife.Seconds())))
-	http.Redirect(w, r, localPath(r.PostFormValue("to")), http.StatusSeeOther) //nolint:gosec // localPath lets only paths of this server pass
+	http.Redirect(w, r, localPath(r.PostFormValue("to")), http.StatusSeeOther) //nolint:gosec // a path of this server
 }
 
 func (p *Page) signOut(w http.ResponseWriter, r *http.Request) {
@@ -138,7 +139,7 @@ func cookieName(r *http.Request) string {
 }
 
 func cookie(r *http.Request, value string, life int) *http.Cookie {
-	return &http.Cookie{Name: cookieName(r), Value: value, Path: "/", MaxAge: life, HttpOnly: true, Secure: r.TLS != nil, SameSite: http.SameSiteStrictMode} //nolint:gosec // Secure under TLS; browsers drop it without
+	return &http.Cookie{Name: cookieName(r), Value: value, Path: "/", MaxAge: life, HttpOnly: true, Secure: r.TLS != nil, SameSite: http.SameSiteStrictMode} //nolint:gosec // secure where there is TLS
 }
 
 // localPath is a path of this server, else the page.

@@ -2,7 +2,7 @@
 
 import { html, render, useEffect, useState } from './vendor.js';
 import { t, language, withLanguage, api } from './text.js';
-import { age, clock, moment, zone } from './format.js';
+import { age, clock, elapsed, isKnown, moment, zone } from './format.js';
 import { store, subscribe, start, serverNow } from './stream.js';
 import { A, Empty, Icon, sameCondition } from './parts.js';
 import { Gpus } from './gpus.js';
@@ -20,7 +20,7 @@ const Runbook = ({ href }) => href ? html`<a href=${href} rel="noreferrer" class
 function Verdict({ state }) {
   const v = state.verdict;
   const others = (state.conditions ?? []).filter((c) => !sameCondition(c, v)).length;
-  return html`<div class=${`verdict ${v.severity}`}><${Icon} severity=${v.severity} word=${t(`page.severity.${v.severity}`)} />
+  return html`<div class=${`verdict ${v.severity}${store.lost ? ' faded' : ''}`}><${Icon} severity=${v.severity} word=${t(`page.severity.${v.severity}`)} />
     <div role="status"><p class="text">${v.text}</p><p class="remedy">${v.remedy} <${Runbook} href=${v.runbook} /></p></div>
     ${others > 0 && html`<${A} href="/#conditions" class="chip">${t('page.conditions.more', { n: others })}<//>`}</div>`;
 }
@@ -47,7 +47,7 @@ function Languages() {
 }
 
 function Context({ state, now }) {
-  const newest = state.newest_sample ? (now - Date.parse(state.newest_sample)) / 1000 : null;
+  const newest = isKnown(state.newest_sample) ? (now - Date.parse(state.newest_sample)) / 1000 : null;
   const old = newest !== null && newest > oldAfter;
   return html`<p class="context"><b>${state.host}</b>
     <span>${t('page.gpus.count', { n: state.gpus?.length ?? 0 })}</span>
@@ -59,7 +59,7 @@ function Context({ state, now }) {
 function Head({ state, now }) {
   return html`<header>
     ${state.simulated && html`<p class="band simulated"><b>${t('page.simulated')}</b> ${t('page.simulated.more')}</p>`}
-    ${store.lost > 0 && html`<p class="band lost" role="alert"><${Icon} severity="broken" /> ${store.busy ? t('page.lost.busy') : t('page.lost', { age: age(Math.round((Date.now() - store.lost) / 1000)) })}</p>`}
+    ${store.lost > 0 && html`<p class="band lost" role="alert"><${Icon} severity="broken" /> ${store.busy ? t('page.lost.busy') : t('page.lost', { age: elapsed((Date.now() - store.lost) / 1000) })}</p>`}
     <${Verdict} state=${state} />
     <div class="bar-top"><${Context} state=${state} now=${now} />
       <div class="tools">${state.can_rush && html`<${Rush} />`}<${Languages} />

@@ -42,6 +42,12 @@ export function age(v) {
   return unit('h', Math.round(v / 3600));
 }
 
+/** elapsed is an age in whole seconds. */
+export const elapsed = (v) => v < 9.5 ? unit('s', Math.max(0, Math.round(v))) : age(v);
+
+/** isKnown reports whether a time was set: Go's zero time is the year 1. */
+export const isKnown = (time) => Boolean(time) && Date.parse(time) > 0;
+
 /** energy is joules with their uncertainty. */
 export function energy(v, uncertainty) {
   if (!known(v)) return none();
@@ -72,10 +78,10 @@ export const moment = (time) => full.format(new Date(time));
 export const zone = () => new Intl.DateTimeFormat(locale, { timeZoneName: 'short' }).formatToParts(new Date()).find((p) => p.type === 'timeZoneName').value;
 
 /** model is a GPU's product in short: without its maker, its memory's kind and its edition. */
-export const model = (name) => name.replace(/^NVIDIA\s+/, '').replace(/^GeForce\s+/, '').replace(/\s+HBM\w*$/, '').replace(/\s+Generation$/, '').replace(/\s+(Max-Q )?(Server|Workstation) Edition$/, '');
+export const model = (name) => name.replace(/^NVIDIA\s+/, '').replace(/^GeForce\s+/, '').replace(/^.*\s(?=MIG \S+$)/, '').replace(/\s+HBM\w*$/, '').replace(/\s+Generation$/, '').replace(/\s+(Max-Q )?(Server|Workstation) Edition$/, '');
 
 /** task is a workflow with the size of its image. */
-export const task = (p) => p.side ? `${p.workflow} ${p.side}` : p.workflow;
+export const task = (p) => [p.workflow || t('page.workflow.none'), p.side].filter(Boolean).join(' ');
 
 /** shorten cuts a text to a width in characters, of which Chinese ones count double. */
 export function shorten(text, width) {

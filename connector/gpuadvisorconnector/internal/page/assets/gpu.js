@@ -2,7 +2,7 @@
 
 import { html, Plot, useEffect, useLayoutEffect, useRef, useState } from './vendor.js';
 import { t, api } from './text.js';
-import { age, celsius, clock, gib, moment, none, percent, task, watts } from './format.js';
+import { celsius, clock, elapsed, gib, isKnown, moment, none, percent, task, watts } from './format.js';
 import { A, Empty, Icon, MemoryBar, sameCondition } from './parts.js';
 import { Back } from './prompt.js';
 import { staleAge } from './gpus.js';
@@ -72,10 +72,10 @@ function History({ gpu }) {
   const limits = { memory: gpu.memory?.limit, utilization: 1, temperature: gpu.temperature?.limit ?? undefined, power: gpu.power?.limit ?? undefined };
   return html`<section aria-labelledby="history"><h2 id="history">${t('page.history')}</h2>
     ${answer && !shown && html`<${Empty}>${t('page.absent.history')}<//>`}
-    <div class="charts">${shown && charts.map(([name, columns, format]) => {
+    ${(shown || !answer) && html`<div class="charts">${shown && charts.map(([name, columns, format]) => {
       const present = columns(h).filter(Boolean);
       return present.length > 0 && html`<${Chart} key=${name} name=${name} history=${h} columns=${present} format=${format} limit=${limits[name]} />`;
-    })}</div></section>`;
+    })}</div>`}</section>`;
 }
 
 function Memory({ memory: m }) {
@@ -94,18 +94,22 @@ function Processes({ processes }) {
       <tbody>${[...processes].sort((a, b) => b.memory - a.memory).map((p) => html`<tr key=${p.pid}><th scope="row">${p.name}</th><td class="figure">${p.pid}</td><td>${p.pod || none()}</td><td>${p.server || none()}</td><td class="figure">${gib(p.memory)}</td></tr>`)}</tbody></table>` : html`<${Empty}>${t('page.absent.processes')}<//>`}</section>`;
 }
 
+const newest = (gpu, stale) => {
+  if (!isKnown(gpu.newest_sample)) return t('page.newest.none');
+  return stale === null ? moment(gpu.newest_sample) : t('page.age.ago', { age: elapsed(stale) });
+};
+
 /** Gpu is the page of a GPU. */
 export function Gpu({ name, state, now }) {
   const gpu = (state.gpus ?? []).find((g) => g.name === name || g.id === name);
   if (!gpu) return html`<article class="detail"><${Back} /><h1 tabindex="-1" class="sentence">${t('page.absent.gpu', { name })}</h1></article>`;
   const conditions = (state.conditions ?? []).filter((c) => c.gpu === gpu.id && !sameCondition(c, state.verdict));
-  const stale = staleAge(gpu, now);
   const figures = [
     ['utilization', percent(gpu.utilization)],
     ['temperature', gpu.temperature && (gpu.temperature.limit ? t('page.of', { a: celsius(gpu.temperature.value), b: celsius(gpu.temperature.limit) }) : celsius(gpu.temperature.value))],
     ['power', gpu.power && (gpu.power.limit ? t('page.of', { a: watts(gpu.power.value), b: watts(gpu.power.limit) }) : watts(gpu.power.value))],
     ['throttling', gpu.throttling?.length ? gpu.throttling.map((r) => `${r.text} ${percent(r.share)}`).join(', ') : t('page.throttling.none')],
-    ['newest', stale === null ? moment(gpu.newest_sample) : t('page.age.ago', { age: age(stale) })],
+    ['newest', newest(gpu, staleAge(gpu, now))],
   ];
   return html`<article class="detail"><${Back} />
     <h1 tabindex="-1"><${Icon} severity=${gpu.severity} /> ${gpu.name} <span class="dim">${gpu.model}</span> ${gpu.status}</h1>

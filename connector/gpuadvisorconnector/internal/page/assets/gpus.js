@@ -2,7 +2,7 @@
 
 import { html } from './vendor.js';
 import { t } from './text.js';
-import { age, bareGiB, celsius, gib, model, none, percent, task, watts } from './format.js';
+import { bareGiB, celsius, elapsed, gib, isKnown, model, none, percent, task, watts } from './format.js';
 import { A, Icon, MemoryBar, MemoryLegend, Sparkline, Used, memo, Empty } from './parts.js';
 
 // As many GPUs get a row each; more are tiles.
@@ -48,7 +48,7 @@ const Row = memo(({ gpu, seconds }) => html`<li class=${`gpu ${gpu.severity}${is
   <div class="use" data-label=${t('page.utilization')}><${Sparkline} values=${gpu.recent?.utilization} /><b class="figure">${percent(gpu.utilization)}</b></div>
   <div class="heat figure" data-label=${t('page.temperature')}>${pair(gpu.temperature, celsius)}</div>
   <div class="draw figure" data-label=${t('page.power')}>${pair(gpu.power, watts)}</div>
-  <div class="holds">${seconds !== null && html`<span class="warning-text">${t('page.age.ago', { age: age(seconds) })}</span>`}${holders(gpu)}</div>
+  <div class="holds">${seconds !== null && html`<span class="warning-text">${t('page.age.ago', { age: elapsed(seconds) })}</span>`}${holders(gpu)}</div>
 </li>`);
 
 const Tile = memo(({ gpu }) => html`<li class=${`tile ${gpu.severity}${isStale(gpu) ? ' stale' : ''}`}>
@@ -64,7 +64,7 @@ const Head = () => html`<div class="gpu-head" aria-hidden="true">
 </div>`;
 
 /** staleAge is how old a GPU's newest sample is, in whole seconds; null while it is new. */
-export const staleAge = (gpu, now) => isStale(gpu) && gpu.newest_sample ? Math.round((now - Date.parse(gpu.newest_sample)) / 1000) : null;
+export const staleAge = (gpu, now) => isStale(gpu) && isKnown(gpu.newest_sample) ? Math.round((now - Date.parse(gpu.newest_sample)) / 1000) : null;
 
 /** Gpus is the part of the first screen that shows which GPU is full, and with what. */
 export function Gpus({ gpus, now }) {

@@ -16,7 +16,7 @@ export const severity = (p) => {
 export const outcome = (p) => p.outcome === 'success' && p.slow ? t('page.outcome.slow') : t(`page.outcome.${p.outcome}`);
 
 // Widths of a row of the first screen: a row that grows would move those below it.
-const widths = { task: 20, reason: 36 };
+const widths = { task: 20, reason: 32 };
 
 const Row = memo(({ prompt: p, longest, isShort }) => {
   const fit = (text, width) => isShort ? shorten(text, width) : text;
@@ -71,7 +71,7 @@ function Workflows({ workflows, choose }) {
   return html`<section aria-labelledby="workflows"><h2 id="workflows">${t('page.workflows')}</h2>
     <table class="workflows"><thead><tr>${columns.map((c) => html`<th scope="col" key=${c} class=${c}>${t(`page.workflows.${c}`)}</th>`)}</tr></thead>
       <tbody>${workflows.map((w) => html`<tr key=${w.workflow}>
-        <th scope="row"><button class="link" onClick=${() => choose(w.workflow)}>${w.workflow}</button></th>
+        <th scope="row"><button class="link" onClick=${() => choose(w.workflow)}>${w.workflow || t('page.workflow.none')}</button></th>
         <td class="figure" data-label=${t('page.workflows.prompts')}>${w.prompts}</td>
         <td class="figure" data-label=${t('page.workflows.failed')}>${w.failed > 0 ? html`<${Icon} severity="broken" /> ${w.failed}` : 0}</td>
         <td class="figure" data-label=${t('page.workflows.median')}>${seconds(w.median)}</td>

@@ -2,7 +2,7 @@
 
 import { html } from './vendor.js';
 import { t } from './text.js';
-import { age, task } from './format.js';
+import { elapsed, task } from './format.js';
 import { A, Empty, Icon } from './parts.js';
 
 // As many prompts of a server have a line of their own, even where fewer wait: then nothing
@@ -15,7 +15,7 @@ function Open({ prompt: p, now }) {
   const since = Math.max(0, (now - Date.parse(p.since)) / 1000);
   return html`<li class=${`open ${p.state}`}>
     <${A} href=${`/prompts/${encodeURIComponent(p.id)}`} class="cover">${task(p)}<//>
-    <span class="figure dim">${age(since)}</span>
+    <span class="figure dim">${elapsed(since)}</span>
     <span class="text dim">${p.text}</span>
     ${p.node ? html`<${Progress} node=${p.node} />` : html`<span class="progress" />`}
   </li>`;
@@ -29,7 +29,7 @@ function Server({ server: s, now, lines }) {
     <h3>${s.name}${s.sockets_open > 0 && html` <span class="dim">${t('page.sockets', { n: s.sockets_open })}</span>`}</h3>
     ${s.up ? html`<p class="totals">
       <span><b>${s.running}</b> ${t('page.queue.running')}</span><span><b>${s.waiting}</b> ${t('page.queue.waiting')}</span>
-      ${s.oldest_wait > 0 && html`<span>${t('page.queue.oldest', { age: age(s.oldest_wait) })}</span>`}
+      ${s.oldest_wait > 0 && html`<span>${t('page.queue.oldest', { age: elapsed(s.oldest_wait) })}</span>`}
     </p>` : html`<p class="totals"><${Icon} severity="broken" /> ${t('page.server.down')}</p>`}
     <ol class=${`queue lines-${lines}`}>
       ${shown.map((p) => html`<${Open} key=${p.id} prompt=${p} now=${now} />`)}

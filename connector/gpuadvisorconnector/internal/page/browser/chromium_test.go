@@ -214,12 +214,18 @@ func (p *tab) capture() []byte {
 // serveFixture serves a fixture until the test ends.
 func serveFixture(t *testing.T, f *fixture) string {
 	t.Helper()
+	url, stop := serveFor(f)
+	t.Cleanup(stop)
+	return url
+}
+
+// serveFor serves a fixture until it is stopped, which may happen twice.
+func serveFor(f *fixture) (url string, stop func()) {
 	p := newPage(f)
 	server := httptest.NewServer(p)
-	t.Cleanup(func() {
+	return server.URL, func() {
 		p.Close()
 		server.CloseClientConnections()
 		server.Close()
-	})
-	return server.URL
+	}
 }

@@ -180,6 +180,11 @@ func (f *fixture) prompt(l texts.Language, i int) view.Prompt {
 	case 7:
 		p.Bill, p.NoBill = nil, in(l, "its samples had been dropped", "采样数据已被丢弃")
 	}
+	if f.trouble == "odd" {
+		p.Workflow = []string{"上色并放大到四千像素的工作流程（老照片修复）", "a_workflow_without_any_space_and_with_a_very_long_name_that_somebody_chose.json", ""}[i%3]
+		p.Reason = in(l, "waited behind 1234 prompts of somebody else who sent them all at once", "前面有 1234 个任务，均由另一位用户一次性提交")
+		p.Waited, p.Ran = 12345.6, 0.0004
+	}
 	p.Duration = p.Waited + p.Ran
 	p.Received = ended.Add(-time.Duration(p.Duration * float64(time.Second)))
 	return p
@@ -193,6 +198,9 @@ func (f *fixture) State(l texts.Language) view.State {
 	}
 	if f.gpus > 0 {
 		s.Newest = pointer(time.Now().UTC().Add(-f.age - 400*time.Millisecond))
+	}
+	if f.trouble == "odd" {
+		s.GPUs = oddGPUs(f.begun)
 	}
 	for i := range f.servers {
 		s.Servers = append(s.Servers, f.serverState(l, i))
@@ -272,3 +280,16 @@ func (f *fixture) Trace(id string) ([]byte, bool) {
 }
 
 func bytesOf(size float64) *int64 { return pointer(int64(size * gib)) }
+
+// oddGPUs lack figures, or have unusual ones.
+func oddGPUs(now time.Time) []view.GPU {
+	return []view.GPU{
+		{ID: "GPU-bare", Name: "gpu0", Model: "NVIDIA A100-SXM4-80GB", State: "unknown", Severity: view.Warning, Status: "unknown"},
+		{ID: "MIG-1", Name: "gpu0/mig1", Model: "NVIDIA A100-SXM4-80GB MIG 3g.40gb", State: "healthy", Severity: view.Fine, Status: "fine", Newest: now, Memory: &view.Memory{Limit: 40 * gib, Free: 40 * gib}},
+		{ID: "GPU-long", Name: "gpu15", Model: "NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", State: "healthy", Severity: view.Broken, Status: "row remapping failed", Newest: now,
+			Memory: &view.Memory{Limit: 192 * gib, Used: 192 * gib, Needed: 100 * gib, Elastic: 50 * gib, Other: 42 * gib, Peak: 192 * gib, PeakTime: now}, Utilization: pointer(1.0), Temperature: &view.Temperature{Value: 104, Limit: pointer(105.0)}, Power: &view.Power{Value: 1187},
+			Throttling: []view.Throttling{{Text: "hardware thermal slowdown", Share: 1}, {Text: "power brake", Share: 0.5}},
+			Processes: []view.Process{{PID: 4194303, Name: "a-process-with-a-name-that-goes-on-and-on-and-has-no-space-in-it-at-all", Pod: "a-namespace-of-a-team/a-deployment-with-a-long-name-7f9c6d5b4-x2x4z", Memory: 100 * gib},
+				{PID: 2, Name: "python", Memory: gib}, {PID: 3, Name: "python", Memory: gib}, {PID: 4, Name: "python", Memory: gib}, {PID: 5, Name: "Xorg", Memory: 1 << 20}}},
+	}
+}

@@ -91,6 +91,9 @@ func (f *fixture) series(gpu string, from, to time.Time, step time.Duration) vie
 }
 
 func (f *fixture) History(gpu string) (view.History, bool) {
+	if f.trouble == "odd" {
+		return view.History{GPU: gpu}, true
+	}
 	for i := range f.gpus {
 		if g := f.gpu(texts.English, i); g.ID == gpu || g.Name == gpu {
 			return f.series(g.Name, f.now().Add(-30*time.Minute), f.now(), 5*time.Second), true

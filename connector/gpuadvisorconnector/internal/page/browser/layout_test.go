@@ -83,11 +83,13 @@ func TestThePageIsReadableInEveryShape(t *testing.T) {
 			t.Parallel()
 			p := openTab(t, chromium)
 			for _, s := range shots {
-				base := serveFixture(t, newFixture(sceneOf(s.scene)))
-				p.reshape(s.shape)
-				p.open(withLanguage(base, s.path, s.shape.language))
-				if s.ready != "" {
-					p.wait("document.querySelector(`" + s.ready + "`) !== null")
+				p.show(s)
+				if s.isLost {
+					p.wait(`document.querySelector('main.faded') !== null`)
+					assert.Empty(t, read[[]string](p, findProblems), s.name)
+					_ = p.noted() // the browser logs that nobody answers
+					states.Add(1)
+					continue
 				}
 				p.check(s.name, axeText)
 				states.Add(1)

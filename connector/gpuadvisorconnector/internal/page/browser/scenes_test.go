@@ -17,6 +17,7 @@ var scenes = []scene{
 	{name: "lost", gpus: 2, servers: 1, prompts: 40, trouble: "lost"},
 	{name: "stopped", gpus: 2, servers: 1, prompts: 40, trouble: "stopped", age: 42 * time.Second},
 	{name: "down", gpus: 1, servers: 1, prompts: 40, trouble: "down"},
+	{name: "odd", gpus: 3, servers: 1, prompts: 12, trouble: "odd"},
 	{name: "no-gpu"},
 	{name: "no-comfyui", gpus: 2},
 	{name: "no-prompt", gpus: 1, servers: 1},

@@ -24,8 +24,10 @@ type shot struct {
 	scene string
 	path  string
 	shape shape
-	// before is run on the page, and ready waits for what is to be seen.
-	before, ready string
+	// ready is what is waited for.
+	ready string
+	// isLost is true if the collector ends before the screenshot.
+	isLost bool
 }
 
 var (
@@ -58,6 +60,10 @@ var shots = []shot{
 	{name: "phone", scene: "8", shape: phone},
 	{name: "phone-zh-dark", scene: "rush", shape: shape{360, 780, "zh", true}},
 	{name: "phone-prompt", scene: "8", path: "/prompts/9f3a1c52-7d40-4b6e-8a11-2c5d7e9b0001", shape: phone, ready: `.waterfall`},
+	{name: "missing-figures", scene: "odd", shape: wide},
+	{name: "missing-figures-phone-zh", scene: "odd", shape: shape{360, 780, "zh", false}},
+	{name: "missing-figures-gpu", scene: "odd", path: "/?gpu=GPU-bare", shape: wide, ready: `.processes, .empty`},
+	{name: "connection-lost", scene: "1", shape: wide, ready: `.band.lost`, isLost: true},
 	{name: "tablet", scene: "8", shape: shape{768, 1024, "en", false}},
 }
 
@@ -68,17 +74,24 @@ func TestScreenshots(t *testing.T) {
 	}
 	chromium := startChromium(t)
 	p := openTab(t, chromium)
-	bases := map[string]string{}
 	for _, s := range shots {
-		if bases[s.scene] == "" {
-			bases[s.scene] = serveFixture(t, newFixture(sceneOf(s.scene)))
-		}
-		p.reshape(s.shape)
-		p.open(withLanguage(bases[s.scene]+"/", s.path, s.shape.language))
-		if s.ready != "" {
-			p.wait(`document.querySelector(` + "`" + s.ready + "`" + `) !== null`)
-		}
+		p.show(s)
 		require.NoError(t, os.WriteFile(filepath.Join(*screenshots, s.name+".png"), small(t, p.capture()), 0o600), s.name)
+	}
+}
+
+// show opens what a screenshot shows.
+func (p *tab) show(s shot) {
+	p.t.Helper()
+	base, stop := serveFor(newFixture(sceneOf(s.scene)))
+	p.t.Cleanup(stop)
+	p.reshape(s.shape)
+	p.open(withLanguage(base, s.path, s.shape.language))
+	if s.isLost {
+		stop()
+	}
+	if s.ready != "" {
+		p.wait("document.querySelector(`" + s.ready + "`) !== null")
 	}
 }
 
