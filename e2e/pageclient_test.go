@@ -67,6 +67,22 @@ func (p livePage) wait(t testing.TB, within time.Duration, what string, is func(
 	return s
 }
 
+// viewers is how many streams a collector's telemetry counts; -1 if it does not.
+func (livePage) viewers(c *collector) int {
+	text, err := get(c.telemetry)
+	if err == nil {
+		for line := range strings.Lines(text) {
+			if fields := strings.Fields(line); strings.HasPrefix(line, "otelcol_connector_gpuadvisor_viewers") && len(fields) > 1 {
+				n, err := strconv.Atoi(fields[len(fields)-1])
+				if err == nil {
+					return n
+				}
+			}
+		}
+	}
+	return -1
+}
+
 // viewers hold streams of events open.
 type viewers struct {
 	stop    context.CancelFunc
