@@ -67,25 +67,27 @@ func (p livePage) wait(t testing.TB, within time.Duration, what string, is func(
 	return s
 }
 
-// viewers is how many streams a collector's telemetry counts; -1 if it does not.
-func (livePage) viewers(c *collector) int {
+// counter is a figure of a collector's telemetry about its page, 0 if nothing was counted yet;
+// -1 if there is no telemetry yet.
+func (livePage) counter(c *collector, of string) int {
 	text, err := get(c.telemetry)
-	if err == nil {
-		for line := range strings.Lines(text) {
-			if fields := strings.Fields(line); strings.HasPrefix(line, "otelcol_connector_gpuadvisor_viewers") && len(fields) > 1 {
-				n, err := strconv.Atoi(fields[len(fields)-1])
-				if err == nil {
-					return n
-				}
+	if err != nil || !strings.Contains(text, "otelcol_connector_gpuadvisor_") {
+		return -1
+	}
+	for line := range strings.Lines(text) {
+		if fields := strings.Fields(line); strings.HasPrefix(line, "otelcol_connector_gpuadvisor_"+of) && len(fields) > 1 {
+			if n, err := strconv.ParseFloat(fields[len(fields)-1], 64); err == nil {
+				return int(n)
 			}
 		}
 	}
-	return -1
+	return 0
 }
 
 // viewers hold streams of events open.
 type viewers struct {
 	stop    context.CancelFunc
+	began   time.Time
 	reading sync.WaitGroup
 	changes atomic.Int64 // that came to all of them
 	ended   atomic.Int64 // streams that have ended
@@ -98,7 +100,7 @@ type viewers struct {
 func (p livePage) watch(t testing.TB, n int) *viewers {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	v := &viewers{stop: cancel}
+	v := &viewers{stop: cancel, began: time.Now()}
 	t.Cleanup(v.close)
 	began := make(chan struct{}, n)
 	for range n {
