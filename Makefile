@@ -103,7 +103,10 @@ page-test: browser ## the live page in Chromium: 1 to 64 GPUs, each width, langu
 	@go test -C $(PAGE_TESTS) -count=1 -timeout 10m -v . | grep --line-buffered -E '^figure|--- (FAIL|PASS): Test[A-Za-z]* |FAIL|panic|_test.go|Error:|Messages:'
 
 .PHONY: bench-page
-bench-page: ## what 20 viewers of the live page cost at 8 GPUs; prints figures
+bench-page: build ## the live page: CPU of 20 viewers at 8 GPUs, live heap of 10,000 prompts and of half an hour of 64 GPUs; prints figures
+	@go test -count=1 -timeout 5m -run '^TestTenThousandPromptsFit$$' -v ./connector/gpuadvisorconnector/internal/prompts -prompts 10000 | grep -E '^figure|FAIL|_test.go|Error:'
+	@go test -count=1 -timeout 5m -run '^TestHalfAnHourOf64GPUsIsSmall$$' -v ./connector/gpuadvisorconnector/internal/machine | grep -E '^figure|FAIL|_test.go|Error:'
+	@go test -C e2e -count=1 -timeout 5m -run '^TestTwentyViewersCostLittle$$' -v . -page-time 10s | grep --line-buffered -E '^figure|FAIL|panic|_test.go|Error:|Messages:'
 	@go test -timeout 10m -run '^$$' -bench '^BenchmarkTwentyViewers$$' -benchtime 300x ./connector/gpuadvisorconnector/internal/page | $(FIGURES)
 
 .PHONY: page-screenshots

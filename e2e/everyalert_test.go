@@ -191,14 +191,15 @@ func TestEveryAlertFires(t *testing.T) {
 			causes[i].before(m.gpus[i])
 		}
 	}
-	a := collect(t, "default.yaml", append(m.environment, fmt.Sprintf("OTELCOL_GPU_TELEMETRY_PORT=%d", gpus), "OTELCOL_GPU_COLLECTION_INTERVAL=500ms"), "--config", stores)
+	pages := newCausesSeen(newLivePage(t), newLivePage(t), newLivePage(t))
+	a := collect(t, "default.yaml", append(m.environment, pages.of[0].environment(), fmt.Sprintf("OTELCOL_GPU_TELEMETRY_PORT=%d", gpus), "OTELCOL_GPU_COLLECTION_INTERVAL=500ms"), "--config", stores)
 	// ComfyUIs.
 	b := newFailingServers(t)
-	c := collect(t, "comfyui.yaml", append(b.environment, fmt.Sprintf("OTELCOL_GPU_TELEMETRY_PORT=%d", working), "OTELCOL_GPU_COLLECTION_INTERVAL=500ms",
+	c := collect(t, "comfyui.yaml", append(b.environment, pages.of[1].environment(), fmt.Sprintf("OTELCOL_GPU_TELEMETRY_PORT=%d", working), "OTELCOL_GPU_COLLECTION_INTERVAL=500ms",
 		"OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(), "OTELCOL_GPU_TRACES_ENDPOINT=127.0.0.1:"+strconv.Itoa(port(t))), "--config", stores, "--config", b.overlay(t))
 	// A collector whose store is away.
 	l := newMachine(t, fakenvml.Current, "h100", "h100")
-	collect(t, "default.yaml", append(l.environment, fmt.Sprintf("OTELCOL_GPU_TELEMETRY_PORT=%d", lonely), "OTELCOL_GPU_COLLECTION_INTERVAL=500ms",
+	collect(t, "default.yaml", append(l.environment, pages.of[2].environment(), fmt.Sprintf("OTELCOL_GPU_TELEMETRY_PORT=%d", lonely), "OTELCOL_GPU_COLLECTION_INTERVAL=500ms",
 		"OTELCOL_GPU_QUEUE_BYTES=3000000", fmt.Sprintf("OTELCOL_GPU_REMOTE_WRITE_ENDPOINT=http://127.0.0.1:%d", port(t))))
 
 	for i := range all {
@@ -227,6 +228,7 @@ func TestEveryAlertFires(t *testing.T) {
 	poll := time.NewTicker(500 * time.Millisecond)
 	defer poll.Stop()
 	left := func(wanted ...string) (names []string) { // that have not fired in both
+		pages.look(t)
 		for i := range all {
 			maps.Copy(fired[i], all[i].firing(t))
 			for _, name := range wanted {
@@ -245,6 +247,7 @@ func TestEveryAlertFires(t *testing.T) {
 		assert.Empty(t, names, "alerts that did not fire")
 	}
 	fires(3*patience, wanted...)
+	pages.check(t, alertsOf(t, rules), poll.C)
 	stop()
 	a.Kill()
 	c.Kill()
@@ -310,7 +313,7 @@ type failingServers struct {
 
 func newFailingServers(t *testing.T) *failingServers {
 	t.Helper()
-	m := newMachine(t, fakenvml.Current, "rtx-4080-super", "rtx-4080-super", "rtx-4080-super", "rtx-4080-super")
+	m := newMachine(t, fakenvml.Current, slices.Repeat([]string{"rtx-4080-super"}, failingServersInAll)...)
 	f := &failingServers{photoService: &photoService{machine: m, interval: "500ms"}}
 	ctx, cancel := context.WithCancel(context.Background())
 	var working sync.WaitGroup
@@ -339,7 +342,9 @@ const (
 	fullServerOf = iota // out of memory
 	loadingServer
 	stuckServer
+	slowServer
 	deadServer
+	failingServersInAll
 )
 
 // fail causes every alert of ComfyUI.
@@ -368,6 +373,7 @@ func (f *failingServers) fail(ctx context.Context, t *testing.T, causing *sync.W
 			_ = simulation.NewUsers("http://"+f.comfyui[stuckServer].proxy).Order(ctx, fmt.Sprint("client-stuck-", i), []simulation.Photo{{Side: 512}})
 		})
 	}
+	f.slow(ctx, causing)
 	f.comfyui[deadServer].server.CloseClientConnections()
 	f.comfyui[deadServer].server.Listener.Close()
 }

@@ -33,6 +33,8 @@ type emitter struct {
 	emitted map[series]bool
 	// counted are the drops that the telemetry knows, by what was dropped.
 	counted map[string]int64
+	// encoded is the same of the streams' messages.
+	encoded int64
 }
 
 // emit sends the connector's metrics to the next consumer, and reports what was dropped.
@@ -114,12 +116,15 @@ func (a *advisor) report(ctx context.Context) {
 	dropped["viewers"], dropped["streams"] = streams.Dropped, streams.Refused
 	before := a.emitter.counted
 	a.emitter.counted = maps.Clone(dropped)
+	encoded := streams.Encoded - a.emitter.encoded
+	a.emitter.encoded = streams.Encoded
 	a.mu.Unlock()
 	for what, n := range dropped {
 		if more := n - before[what]; more > 0 {
 			a.telemetry.ConnectorGpuadvisorDropped.Add(ctx, more, metric.WithAttributes(attribute.String("what", what)))
 		}
 	}
+	a.telemetry.ConnectorGpuadvisorMessages.Add(ctx, encoded)
 	a.telemetry.ConnectorGpuadvisorViewers.Record(ctx, int64(streams.Viewers))
 }
 

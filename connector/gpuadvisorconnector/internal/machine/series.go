@@ -12,7 +12,7 @@ const (
 	maxKeys = 256
 	// thinning is into how many parts a window is divided: of the points of each part the
 	// newest is kept.
-	thinning = 30
+	thinning = 24
 	// maxPoints bounds the points of a series: one a part, one before the window, and the
 	// newest.
 	maxPoints = thinning + 3
@@ -78,13 +78,22 @@ func (s *Series) addPoint(r *row, at int64) {
 	if thin || still {
 		s.points[n-1] = p
 	} else {
-		s.points = append(s.points, p)
+		s.points = append(grown(s.points), p)
 	}
 	old := 0
 	for old+1 < len(s.points) && (s.points[old+1].at <= at-r.window.Nanoseconds() || len(s.points)-old > maxPoints) {
 		old++
 	}
 	s.points = append(s.points[:0], s.points[old:]...)
+}
+
+// grown makes room for some more points. Doubling it, as append does, would leave much of it
+// empty in thousands of series.
+func grown(points []point) []point {
+	if n := len(points); n == cap(points) {
+		return append(make([]point, 0, n+max(2, min(n, 4))), points...)
+	}
+	return points
 }
 
 // restart forgets the times of a clock that was set back: the next value is the newest.

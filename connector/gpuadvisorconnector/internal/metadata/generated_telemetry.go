@@ -23,11 +23,12 @@ func Tracer(settings component.TelemetrySettings) trace.Tracer {
 // TelemetryBuilder provides an interface for components to report telemetry
 // as defined in metadata and user config.
 type TelemetryBuilder struct {
-	meter                      metric.Meter
-	mu                         sync.Mutex
-	registrations              []metric.Registration
-	ConnectorGpuadvisorDropped metric.Int64Counter
-	ConnectorGpuadvisorViewers metric.Int64Gauge
+	meter                       metric.Meter
+	mu                          sync.Mutex
+	registrations               []metric.Registration
+	ConnectorGpuadvisorDropped  metric.Int64Counter
+	ConnectorGpuadvisorMessages metric.Int64Counter
+	ConnectorGpuadvisorViewers  metric.Int64Gauge
 }
 
 // TelemetryBuilderOption applies changes to default builder.
@@ -61,8 +62,14 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 	var err, errs error
 	builder.ConnectorGpuadvisorDropped, err = builder.meter.Int64Counter(
 		"otelcol_connector.gpuadvisor.dropped",
-		metric.WithDescription("Items that were dropped, by what - prompts (the oldest made room), traces (could not be kept), viewers (did not read), streams (beyond max_viewers), and what metrics and logs said beyond the limits. [Development]"),
+		metric.WithDescription("Items that were dropped, by what - prompts (the oldest made room), traces (could not be kept), viewers (did not read), streams (beyond limits::viewers), and what metrics and logs said beyond the limits. [Development]"),
 		metric.WithUnit("{item}"),
+	)
+	errs = errors.Join(errs, err)
+	builder.ConnectorGpuadvisorMessages, err = builder.meter.Int64Counter(
+		"otelcol_connector.gpuadvisor.messages",
+		metric.WithDescription("Messages that were encoded for the page's streams - one for all viewers of a language, and none while nobody looks. [Development]"),
+		metric.WithUnit("{message}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.ConnectorGpuadvisorViewers, err = builder.meter.Int64Gauge(

@@ -24,7 +24,7 @@ func NewSettings(tt *componenttest.Telemetry) connector.Settings {
 func AssertEqualConnectorGpuadvisorDropped(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_connector.gpuadvisor.dropped",
-		Description: "Items that were dropped, by what - prompts (the oldest made room), traces (could not be kept), viewers (did not read), streams (beyond max_viewers), and what metrics and logs said beyond the limits. [Development]",
+		Description: "Items that were dropped, by what - prompts (the oldest made room), traces (could not be kept), viewers (did not read), streams (beyond limits::viewers), and what metrics and logs said beyond the limits. [Development]",
 		Unit:        "{item}",
 		Data: metricdata.Sum[int64]{
 			Temporality: metricdata.CumulativeTemporality,
@@ -33,6 +33,22 @@ func AssertEqualConnectorGpuadvisorDropped(t *testing.T, tt *componenttest.Telem
 		},
 	}
 	got, err := tt.GetMetric("otelcol_connector.gpuadvisor.dropped")
+	require.NoError(t, err)
+	metricdatatest.AssertEqual(t, want, got, opts...)
+}
+
+func AssertEqualConnectorGpuadvisorMessages(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
+	want := metricdata.Metrics{
+		Name:        "otelcol_connector.gpuadvisor.messages",
+		Description: "Messages that were encoded for the page's streams - one for all viewers of a language, and none while nobody looks. [Development]",
+		Unit:        "{message}",
+		Data: metricdata.Sum[int64]{
+			Temporality: metricdata.CumulativeTemporality,
+			IsMonotonic: true,
+			DataPoints:  dps,
+		},
+	}
+	got, err := tt.GetMetric("otelcol_connector.gpuadvisor.messages")
 	require.NoError(t, err)
 	metricdatatest.AssertEqual(t, want, got, opts...)
 }

@@ -20,8 +20,12 @@ func TestSetupTelemetry(t *testing.T) {
 	require.NoError(t, err)
 	defer tb.Shutdown()
 	tb.ConnectorGpuadvisorDropped.Add(context.Background(), 1)
+	tb.ConnectorGpuadvisorMessages.Add(context.Background(), 1)
 	tb.ConnectorGpuadvisorViewers.Record(context.Background(), 1)
 	AssertEqualConnectorGpuadvisorDropped(t, testTel,
+		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
+	AssertEqualConnectorGpuadvisorMessages(t, testTel,
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
 	AssertEqualConnectorGpuadvisorViewers(t, testTel,

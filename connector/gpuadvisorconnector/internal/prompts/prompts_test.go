@@ -411,8 +411,8 @@ func TestTenThousandPromptsFit(t *testing.T) {
 	require.Equal(t, *promptsHeld, s.Len())
 	each := float64(many-few) / float64(*promptsHeld-first)
 	heap := (float64(few-empty) + each*(promised-first)) / (1 << 20)
-	figure.AtMost("page.prompts.heap", heap, "MiB", 28)
-	assert.LessOrEqual(t, heap, 28.0)
+	figure.AtMost("page.prompts.heap", heap, "MiB", 25.2)
+	assert.LessOrEqual(t, heap, 25.2, "the history of 64 GPUs has 6.8 of the page's 32 MiB")
 	runtime.KeepAlive(s)
 }
 

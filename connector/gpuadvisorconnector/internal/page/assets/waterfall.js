@@ -111,7 +111,7 @@ export function Waterfall({ detail: d }) {
       <div class="axis" aria-hidden="true"><span class="label" /><span class="track">${ticks(end).map((v) => html`<span key=${v} class=${`mark${v > end * 0.92 ? ' last' : ''}`} style=${{ left: `${v / end * 100}%` }}><span>${mark(v)}</span></span>`)}
         ${at !== null && html`<span class="cursor" style=${{ left: `${at * 100}%` }}><span>${seconds(at * end)}</span></span>`}</span><span /></div>
       <ol class="spans">${spans.map(({ span: s, depth }) => html`<li key=${s.id} class="lane" title=${describe(s)}>
-        <span class=${`label depth-${Math.min(depth, 4)}`}>${label(s)}<span class="hidden">${describe(s)}</span></span>
+        <span class=${`depth-${Math.min(depth, 4)}`}>${label(s)}<span class="hidden">${describe(s)}</span></span>
         <span class="track"><${Bar} span=${s} end=${end} /></span><span class="figure dim">${seconds(s.duration)}</span></li>`)}</ol>
       ${(d.series ?? []).map((h) => html`<${Lanes} key=${h.gpu} series=${h} from=${from} end=${end} />`)}
     </div></section>`;

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/figure"
+)
+
+var pageTime = flag.Duration("page-time", 4*time.Second, "for how long TestTwentyViewersCostLittle measures the CPU time of each state; make bench-page takes 10s")
+
+// TestTwentyViewersCostLittle measures the CPU time of a collector of eight GPUs while 20
+// viewers look, less that before or after, whichever is less. While nobody looks, nothing is encoded.
+func TestTwentyViewersCostLittle(t *testing.T) {
+	beside(t, working)
+	const lookers, goal = 20, 0.05 // of a core
+	m := newMachine(t, fakenvml.Current, slices.Repeat([]string{"l40s", "h100"}, 4)...)
+	p := newLivePage(t)
+	c := collect(t, "comfyui.yaml", append(m.environment, p.environment(), "OTELCOL_GPU_COLLECTION_INTERVAL=1s", "OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(),
+		fmt.Sprintf("OTELCOL_GPU_COMFYUI_PROXY=127.0.0.1:%d", port(t))), "--config=yaml:connectors::gpuadvisor::collection_interval: 1s")
+	p.wait(t, patience, "GPUs", func(s *pageState) bool { return len(s.GPUs) == len(m.gpus) })
+	require.Eventually(t, func() bool { return p.counter(c, "viewers") == 0 }, patience, 50*time.Millisecond)
+	work(t, m)
+
+	before := m.count(t, c, *pageTime)
+	assert.Zero(t, p.counter(c, "messages"), "encoded before anybody looks")
+	v := p.watch(t, lookers)
+	during := m.count(t, c, *pageTime)
+	assert.GreaterOrEqual(t, v.changes.Load(), int64(lookers*pageTime.Seconds()), "changes that came: two a second and viewer, or one where the machine is busy")
+	v.close()
+	require.Eventually(t, func() bool { return p.counter(c, "viewers") == 0 }, patience, 50*time.Millisecond)
+	encoded := p.counter(c, "messages")
+	assert.Positive(t, encoded)
+	assert.LessOrEqual(t, encoded, 2*int(time.Since(v.began).Seconds()+1), "one message for all viewers")
+	after := m.count(t, c, *pageTime)
+	assert.Equal(t, encoded, p.counter(c, "messages"), "encoded while nobody looks any longer")
+
+	cost := max(during.cpu-min(before.cpu, after.cpu), 0) // the machine is shared: the cautious side
+	figure.AtMost("page.cpu.viewers", 100*cost, "%", 100*goal)
+	figure.Print("page.cpu.whole", 100*during.cpu, "%")
+	require.Positive(t, during.cpu)
+	assert.Less(t, cost, 2*goal, "of a core")
+}
+
+// work has the figures of all GPUs change several times a second, until the test ends.
+func work(t *testing.T, m *machine) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	var working sync.WaitGroup
+	t.Cleanup(func() { cancel(); working.Wait() })
+	working.Go(func() {
+		ticker := time.NewTicker(200 * time.Millisecond)
+		defer ticker.Stop()
+		for n := int64(0); ; n++ {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+			}
+			for _, g := range m.gpus {
+				g.Set("memory_used", (10+n%10)<<30)
+				g.Set("temperature_gpu", 50+n%10)
+				g.Step("gpu", 50+n%40)
+				g.Step("power", 100_000+1000*(n%100))
+			}
+		}
+	})
+}
