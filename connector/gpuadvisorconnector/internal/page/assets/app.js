@@ -114,6 +114,9 @@ function View({ state, now }) {
   return html`<${Overview} state=${state} now=${now} />`;
 }
 
+// A tab in the background shows by its title that something is wrong.
+const signs = { fine: '', warning: '! ', broken: '✕ ' };
+
 function App() {
   const [, draw] = useState(0);
   useEffect(() => {
@@ -126,6 +129,7 @@ function App() {
   }, []);
   const now = serverNow();
   const { state } = store;
+  useEffect(() => { document.title = `${signs[state.verdict.severity]}${state.host} · ${t('page.title')}`; }, [state.verdict.severity, state.host]);
   return html`<a class="skip" href="#content" data-native>${t('page.skip')}</a>
     <${Head} state=${state} now=${now} />
     <main id="content" class=${store.lost ? 'faded' : ''}><${View} state=${state} now=${now} /></main>`;
@@ -149,6 +153,5 @@ function follow(event) {
 }
 
 document.addEventListener('click', follow);
-document.title = `${store.state.host} · ${t('page.title')}`;
 render(html`<${App} />`, document.getElementById('app'));
 start();

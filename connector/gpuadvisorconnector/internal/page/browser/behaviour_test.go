@@ -225,6 +225,27 @@ func TestAnIDIsCopiedAndTheTraceIsOneClickAway(t *testing.T) {
 	p.wait(`document.body.innerText.includes('resourceSpans')`)
 }
 
+func TestAPromptsPageFollowsItToItsEnd(t *testing.T) {
+	chromium := startChromium(t)
+	f := newFixture(sceneOf("1"))
+	p := openTab(t, chromium)
+	p.open(serveFixture(t, f) + "/?lang=en")
+	read[bool](p, `(document.querySelector('.open a').click(), true)`)
+	p.wait(`document.querySelector('.detail .sentence')?.innerText === 'node 7 of 12, DDColorColorize, step 3 of 20'`)
+	f.hasEnded.Store(true)
+	p.wait(`document.querySelector('.part-list') !== null && document.querySelector('.detail .sentence').innerText.includes('nothing was unusual')`)
+	assert.Empty(t, p.noted())
+}
+
+func TestTheTabsTitleHasTheVerdict(t *testing.T) {
+	chromium := startChromium(t)
+	p := openTab(t, chromium)
+	p.open(serveFixture(t, newFixture(sceneOf("1"))) + "/?lang=en")
+	p.wait(`document.title === 'gpu-node-07 · GPUs and prompts'`)
+	p.open(serveFixture(t, newFixture(sceneOf("8"))) + "/?lang=en")
+	p.wait(`document.title === '✕ gpu-node-07 · GPUs and prompts'`)
+}
+
 // TestThePartsAndTheWaterfallAreDrawnToScale measures bars on the screen.
 func TestThePartsAndTheWaterfallAreDrawnToScale(t *testing.T) {
 	chromium := startChromium(t)

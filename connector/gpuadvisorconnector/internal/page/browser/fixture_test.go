@@ -39,7 +39,9 @@ type fixture struct {
 	scene
 	reads  atomic.Int64
 	rushes atomic.Int64
-	begun  time.Time
+	// hasEnded is true if the first open prompt has ended.
+	hasEnded atomic.Bool
+	begun    time.Time
 }
 
 func newFixture(s scene) *fixture { return &fixture{scene: s, begun: time.Now().UTC()} }
@@ -149,6 +151,9 @@ func (f *fixture) serverState(l texts.Language, i int) view.Server {
 	if i == 1 || f.trouble == "rush" {
 		s.Sockets = []view.Socket{{State: "silent", Since: f.begun.Add(-40 * time.Second), Text: in(l, "A client's socket is silent for 40 s although its prompt runs.", "一个客户端的连接已静默 40 秒，而其任务仍在运行。")}}
 	}
+	if f.hasEnded.Load() {
+		s.Prompts = s.Prompts[1:]
+	}
 	if f.trouble == "down" && i == 0 {
 		return view.Server{Name: name, GPUs: s.GPUs}
 	}
@@ -179,6 +184,9 @@ func (f *fixture) prompt(l texts.Language, i int) view.Prompt {
 		p.Bill.Energy, p.Bill.EnergyUncertainty, p.Bill.Quality, p.Bill.Why = pointer(12300.0), pointer(610.0), "estimate", in(l, "its GPU has no energy counter", "该 GPU 没有能耗计数器")
 	case 7:
 		p.Bill, p.NoBill = nil, in(l, "its samples had been dropped", "采样数据已被丢弃")
+	}
+	if i == 0 && f.hasEnded.Load() {
+		p.ID = openID(p.Server, 0)
 	}
 	if f.trouble == "odd" {
 		p.Workflow = []string{"上色并放大到四千像素的工作流程（老照片修复）", "a_workflow_without_any_space_and_with_a_very_long_name_that_somebody_chose.json", ""}[i%3]
