@@ -265,6 +265,17 @@ func TestThePartsAndTheWaterfallAreDrawnToScale(t *testing.T) {
 	assert.InDelta(t, ends[2], ends[1], 1)
 	assert.InDelta(t, 0, ends[3], 0.5)
 	assert.InDelta(t, 0, ends[4], 0.5)
+	assert.Contains(t, read[string](p, `document.querySelector('.waterfall > .lane').innerText`), "gpu0 memory", "a GPU has its name")
+}
+
+func TestAnEventNamesItsGPUAndThePromptThatRan(t *testing.T) {
+	chromium := startChromium(t)
+	p := openTab(t, chromium)
+	p.open(serveFixture(t, newFixture(sceneOf("lost"))) + "/?lang=en")
+	text := read[string](p, `document.querySelector('[aria-labelledby=events] li').innerText`)
+	assert.Regexp(t, `gpu1 XID 79: GPU has fallen off the bus\s+Reset the host`, text)
+	read[bool](p, `(document.querySelector('[aria-labelledby=events] li a').click(), true)`)
+	assert.Contains(t, p.sentence(), slowestSentence)
 }
 
 func TestAListDoesNotChangeWhileOnePointsAtIt(t *testing.T) {
