@@ -154,6 +154,16 @@ func TestNothingIsEncodedWhileNobodyLooks(t *testing.T) {
 		defer s.hub.mu.Unlock()
 		return !s.hub.working && len(s.hub.viewers) == 0
 	}, patience, time.Millisecond)
+	ended := make(chan struct{})
+	go func() {
+		s.hub.worker.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(patience):
+		require.Fail(t, "the worker goes on")
+	}
 	before := s.source.askedTimes()
 	s.source.set(func(now *view.State) { now.Host = "other" })
 	time.Sleep(20 * s.settings.Interval)
@@ -177,6 +187,7 @@ func TestAMessageIsEncodedOnceForAllViewersOfALanguage(t *testing.T) {
 		assert.Contains(t, r.until("change").data, `"host":"other"`)
 	}
 	assert.Equal(t, before.Encoded+1, s.Counts().Encoded)
+	assert.Contains(t, s.watch(t, "").until("state").data, `"host":"other"`, "who comes later begins with what is true then")
 }
 
 func TestViewersAreLimited(t *testing.T) {

@@ -15,10 +15,7 @@ import (
 // whose name was changed to resolve to this machine (DNS rebinding) names its own host.
 func (s *Settings) allows(r *http.Request) bool {
 	host := hostOf(r.Host)
-	if host == "localhost" {
-		return true
-	}
-	if ip, err := netip.ParseAddr(host); err == nil && ip.Unmap().IsLoopback() {
+	if isLoopback(host) {
 		return true
 	}
 	if slices.ContainsFunc(s.AllowedHosts, func(allowed string) bool { return hostOf(allowed) == host }) {
@@ -31,6 +28,12 @@ func (s *Settings) allows(r *http.Request) bool {
 		return s.Endpoint != "" && local != nil && hostOf(local.String()) == host
 	}
 	return endpoint == host
+}
+
+// isLoopback reports whether a host is this machine by any name that it always has.
+func isLoopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.Unmap().IsLoopback()
 }
 
 // hostOf is the host of host:port, in lower case and without a zone or brackets.

@@ -149,8 +149,10 @@ func (p *Page) guard(w http.ResponseWriter, r *http.Request) bool {
 	h.Set("Content-Security-Policy", policy)
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("X-Frame-Options", "DENY")
-	h.Set("Referrer-Policy", "no-referrer")
-	h.Set("Cross-Origin-Opener-Policy", "same-origin")
+	h.Set("Referrer-Policy", "same-origin")         // with no-referrer, browsers send forms with the origin null
+	if r.TLS != nil || isLoopback(hostOf(r.Host)) { // elsewhere browsers log that they ignore it
+		h.Set("Cross-Origin-Opener-Policy", "same-origin")
+	}
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
 	h.Set("Cache-Control", "no-store")
 	h.Set("Vary", "Accept-Language, Accept-Encoding, Cookie")

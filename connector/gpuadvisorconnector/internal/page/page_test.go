@@ -265,7 +265,7 @@ func TestEveryAnswerHasTheHeaders(t *testing.T) {
 		assert.NotContains(t, h.Get("Content-Security-Policy"), "unsafe")
 		assert.Equal(t, "nosniff", h.Get("X-Content-Type-Options"), path)
 		assert.Equal(t, "DENY", h.Get("X-Frame-Options"), path)
-		assert.Equal(t, "no-referrer", h.Get("Referrer-Policy"), path)
+		assert.Equal(t, "same-origin", h.Get("Referrer-Policy"), path)
 	}
 	response, _ := s.request(t, http.MethodGet, "/v1/state")
 	assert.Equal(t, "no-store", response.Header.Get("Cache-Control"))

@@ -4,7 +4,7 @@ import { html, render, useEffect, useState } from './vendor.js';
 import { t, language, withLanguage, api } from './text.js';
 import { age, clock, elapsed, isKnown, moment, zone } from './format.js';
 import { store, subscribe, start, serverNow } from './stream.js';
-import { A, Empty, Icon, sameCondition } from './parts.js';
+import { A, Empty, Icon, gpuName, sameCondition } from './parts.js';
 import { Gpus } from './gpus.js';
 import { Gpu } from './gpu.js';
 import { Queue } from './queue.js';
@@ -84,10 +84,10 @@ function Alerts({ alerts, now }) {
         : html`<${Empty}>${t('page.absent.alerts')}<//>`}</section>`;
 }
 
-function Events({ events }) {
+function Events({ events, state }) {
   if (!events?.length) return null;
   return html`<section aria-labelledby="events"><h2 id="events">${t('page.events')}</h2>
-    <ul class="notes">${events.slice(0, 10).map((e, i) => html`<li key=${i}><${Icon} severity=${e.severity} word=${t(`page.severity.${e.severity}`)} /><div><span class="figure dim" title=${moment(e.time)}>${clock(e.time)}</span> ${e.text} ${e.remedy}
+    <ul class="notes">${events.slice(0, 10).map((e, i) => html`<li key=${i}><${Icon} severity=${e.severity} word=${t(`page.severity.${e.severity}`)} /><div><span class="figure dim" title=${moment(e.time)}>${clock(e.time)}</span> ${e.gpu && html`<b>${gpuName(state, e.gpu)}</b>`} ${e.text}${e.remedy && html`<p>${e.remedy}</p>`}
       ${e.prompt && html` <${A} href=${`/prompts/${encodeURIComponent(e.prompt)}`}>${t('page.event.prompt')}<//>`}</div></li>`)}</ul></section>`;
 }
 
@@ -101,7 +101,7 @@ function Overview({ state, now }) {
     <div class="main"><${Gpus} gpus=${state.gpus} now=${now} />
       <${Last} prompts=${state.prompts} held=${state.prompts_held} count=${promptRows(gpus)} isFed=${state.servers?.length > 0} /></div>
     <div class="side"><${Queue} servers=${state.servers} now=${now} />
-      <div class="more"><${Conditions} state=${state} /><${Alerts} alerts=${state.alerts} now=${now} /><${Events} events=${state.events} /></div></div>
+      <div class="more"><${Conditions} state=${state} /><${Alerts} alerts=${state.alerts} now=${now} /><${Events} events=${state.events} state=${state} /></div></div>
   </div>`;
 }
 
@@ -113,6 +113,9 @@ function View({ state, now }) {
   if (query.get('view') === 'prompts') return html`<div class="detail"><p class="back"><${A} href="/">← ${t('page.back')}<//></p><${Search} query=${query} /></div>`;
   return html`<${Overview} state=${state} now=${now} />`;
 }
+
+// A tab in the background shows by its title that something is wrong.
+const signs = { fine: '', warning: '! ', broken: '✕ ' };
 
 function App() {
   const [, draw] = useState(0);
@@ -126,6 +129,7 @@ function App() {
   }, []);
   const now = serverNow();
   const { state } = store;
+  useEffect(() => { document.title = `${signs[state.verdict.severity]}${state.host} · ${t('page.title')}`; }, [state.verdict.severity, state.host]);
   return html`<a class="skip" href="#content" data-native>${t('page.skip')}</a>
     <${Head} state=${state} now=${now} />
     <main id="content" class=${store.lost ? 'faded' : ''}><${View} state=${state} now=${now} /></main>`;
@@ -149,6 +153,5 @@ function follow(event) {
 }
 
 document.addEventListener('click', follow);
-document.title = `${store.state.host} · ${t('page.title')}`;
 render(html`<${App} />`, document.getElementById('app'));
 start();

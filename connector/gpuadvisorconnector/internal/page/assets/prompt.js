@@ -3,7 +3,7 @@
 import { html, useEffect, useState } from './vendor.js';
 import { t, api } from './text.js';
 import { digits, energy, gib, moment, percent, seconds, task, zone } from './format.js';
-import { A, Copy, Empty, Icon } from './parts.js';
+import { A, Copy, Icon, gpuName } from './parts.js';
 import { outcome, severity } from './prompts.js';
 import { Waterfall } from './waterfall.js';
 
@@ -18,7 +18,7 @@ function Parts({ parts, duration }) {
 
 const size = (d) => d.width && d.height ? `${d.width} × ${d.height}` : d.side || null;
 
-function figures(d) {
+function figures(d, state) {
   const b = d.bill;
   return [
     ['duration', seconds(d.duration)],
@@ -30,7 +30,7 @@ function figures(d) {
     ['energy', b && energy(b.energy, b.energy_uncertainty)],
     ['throttled', b && seconds(b.throttle_time)],
     ['quality', b ? [t(`page.quality.${b.quality}`), b.why].filter(Boolean).join(' · ') : d.no_bill],
-    ['gpus', d.gpus?.join(', ')],
+    ['gpus', d.gpus?.map((id) => gpuName(state, id)).join(', ')],
     ['server', d.server],
     ['model', d.model],
     ['size', size(d)],
@@ -39,9 +39,9 @@ function figures(d) {
   ].filter(([, value]) => value);
 }
 
-function Figures({ detail: d }) {
+function Figures({ detail: d, state }) {
   return html`<section aria-labelledby="figures"><h2 id="figures">${t('page.figures')}</h2>
-    <dl class="figures">${figures(d).map(([name, value]) => html`<div key=${name}><dt>${t(`page.figure.${name}`)}</dt><dd class="figure">${value}</dd></div>`)}</dl></section>`;
+    <dl class="figures">${figures(d, state).map(([name, value]) => html`<div key=${name}><dt>${t(`page.figure.${name}`)}</dt><dd class="figure">${value}</dd></div>`)}</dl></section>`;
 }
 
 function Ids({ detail: d }) {
@@ -107,8 +107,8 @@ export function Prompt({ id, state }) {
       ${d.remedy && html`<p class="remedy">${d.remedy}</p>`}
       ${!d.bill && d.no_bill && html`<p class="note"><${Icon} severity="warning" /> ${t('page.nobill', { why: d.no_bill })}</p>`}
       <${Parts} parts=${d.parts} duration=${d.duration} />
-      <${Waterfall} detail=${d} />
-      <div class="columns"><${Figures} detail=${d} /><${Ids} detail=${d} /></div>
+      <${Waterfall} detail=${d} state=${state} />
+      <div class="columns"><${Figures} detail=${d} state=${state} /><${Ids} detail=${d} /></div>
       <p class="dim">${t('page.times', { zone: zone() })}</p>
     </article>`;
   }

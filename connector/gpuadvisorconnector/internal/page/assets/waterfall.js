@@ -3,6 +3,7 @@
 import { html, useState } from './vendor.js';
 import { t } from './text.js';
 import { energy, gib, mark, percent, seconds } from './format.js';
+import { gpuName } from './parts.js';
 
 // More spans are not drawn: nobody reads them.
 const maxSpans = 200;
@@ -85,16 +86,16 @@ function Lane({ name, times, values, from, end, top, most }) {
     <svg class="track" viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label=${`${name} ${most}`}><path class="area" d=${area} /><path class="line" d=${line} /></svg><span /></div>`;
 }
 
-function Lanes({ series: h, from, end }) {
+function Lanes({ series: h, gpu, from, end }) {
   const inside = (values) => values.filter((v, i) => v !== null && h.times[i] >= from && h.times[i] <= from + end);
   const memory = Math.max(0, ...inside(h.memory ?? []), ...inside(h.memory_peak ?? []));
   const use = Math.max(0, ...inside(h.utilization ?? []));
-  return html`${h.memory && html`<${Lane} name=${t('page.lane.memory', { gpu: h.gpu })} most=${t('page.lane.most', { v: gib(memory) })} times=${h.times} values=${h.memory} from=${from} end=${end} top=${memory || 1} />`}
-    ${h.utilization && html`<${Lane} name=${t('page.lane.use', { gpu: h.gpu })} most=${t('page.lane.most', { v: percent(use) })} times=${h.times} values=${h.utilization} from=${from} end=${end} top=${1} />`}`;
+  return html`${h.memory && html`<${Lane} name=${t('page.lane.memory', { gpu })} most=${t('page.lane.most', { v: gib(memory) })} times=${h.times} values=${h.memory} from=${from} end=${end} top=${memory || 1} />`}
+    ${h.utilization && html`<${Lane} name=${t('page.lane.use', { gpu })} most=${t('page.lane.most', { v: percent(use) })} times=${h.times} values=${h.utilization} from=${from} end=${end} top=${1} />`}`;
 }
 
 /** Waterfall draws where a prompt's time went. */
-export function Waterfall({ detail: d }) {
+export function Waterfall({ detail: d, state }) {
   const [at, setAt] = useState(null);
   const spans = ordered(d.spans ?? []);
   if (!spans.length) return null;
@@ -113,6 +114,6 @@ export function Waterfall({ detail: d }) {
       <ol class="spans">${spans.map(({ span: s, depth }) => html`<li key=${s.id} class="lane" title=${describe(s)}>
         <span class=${`depth-${Math.min(depth, 4)}`}>${label(s)}<span class="hidden">${describe(s)}</span></span>
         <span class="track"><${Bar} span=${s} end=${end} /></span><span class="figure dim">${seconds(s.duration)}</span></li>`)}</ol>
-      ${(d.series ?? []).map((h) => html`<${Lanes} key=${h.gpu} series=${h} from=${from} end=${end} />`)}
+      ${(d.series ?? []).map((h) => html`<${Lanes} key=${h.gpu} series=${h} gpu=${gpuName(state, h.gpu)} from=${from} end=${end} />`)}
     </div></section>`;
 }

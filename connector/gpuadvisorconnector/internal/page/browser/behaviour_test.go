@@ -225,6 +225,27 @@ func TestAnIDIsCopiedAndTheTraceIsOneClickAway(t *testing.T) {
 	p.wait(`document.body.innerText.includes('resourceSpans')`)
 }
 
+func TestAPromptsPageFollowsItToItsEnd(t *testing.T) {
+	chromium := startChromium(t)
+	f := newFixture(sceneOf("1"))
+	p := openTab(t, chromium)
+	p.open(serveFixture(t, f) + "/?lang=en")
+	read[bool](p, `(document.querySelector('.open a').click(), true)`)
+	p.wait(`document.querySelector('.detail .sentence')?.innerText === 'node 7 of 12, DDColorColorize, step 3 of 20'`)
+	f.hasEnded.Store(true)
+	p.wait(`document.querySelector('.part-list') !== null && document.querySelector('.detail .sentence').innerText.includes('nothing was unusual')`)
+	assert.Empty(t, p.noted())
+}
+
+func TestTheTabsTitleHasTheVerdict(t *testing.T) {
+	chromium := startChromium(t)
+	p := openTab(t, chromium)
+	p.open(serveFixture(t, newFixture(sceneOf("1"))) + "/?lang=en")
+	p.wait(`document.title === 'gpu-node-07 · GPUs and prompts'`)
+	p.open(serveFixture(t, newFixture(sceneOf("8"))) + "/?lang=en")
+	p.wait(`document.title === '✕ gpu-node-07 · GPUs and prompts'`)
+}
+
 // TestThePartsAndTheWaterfallAreDrawnToScale measures bars on the screen.
 func TestThePartsAndTheWaterfallAreDrawnToScale(t *testing.T) {
 	chromium := startChromium(t)
@@ -244,6 +265,17 @@ func TestThePartsAndTheWaterfallAreDrawnToScale(t *testing.T) {
 	assert.InDelta(t, ends[2], ends[1], 1)
 	assert.InDelta(t, 0, ends[3], 0.5)
 	assert.InDelta(t, 0, ends[4], 0.5)
+	assert.Contains(t, read[string](p, `document.querySelector('.waterfall > .lane').innerText`), "gpu0 memory", "a GPU has its name")
+}
+
+func TestAnEventNamesItsGPUAndThePromptThatRan(t *testing.T) {
+	chromium := startChromium(t)
+	p := openTab(t, chromium)
+	p.open(serveFixture(t, newFixture(sceneOf("lost"))) + "/?lang=en")
+	text := read[string](p, `document.querySelector('[aria-labelledby=events] li').innerText`)
+	assert.Regexp(t, `gpu1 XID 79: GPU has fallen off the bus\s+Reset the host`, text)
+	read[bool](p, `(document.querySelector('[aria-labelledby=events] li a').click(), true)`)
+	assert.Contains(t, p.sentence(), slowestSentence)
 }
 
 func TestAListDoesNotChangeWhileOnePointsAtIt(t *testing.T) {

@@ -58,7 +58,7 @@ func startChromium(t *testing.T) context.Context {
 		folder, err := os.MkdirTemp("", "page")
 		require.NoError(t, err)
 		ctx, stop := chromedp.NewExecAllocator(context.Background(), chromedp.ExecPath(path), chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun,
-			chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true), chromedp.UserDataDir(folder))
+			chromedp.Flag("host-resolver-rules", "MAP gpus.test 127.0.0.1"), chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true), chromedp.UserDataDir(folder))
 		ctx, cancel := chromedp.NewContext(ctx)
 		shared.ctx, shared.stop = ctx, []func(){func() { _ = os.RemoveAll(folder) }, stop, cancel}
 		require.NoError(t, chromedp.Do(ctx)) // starts it

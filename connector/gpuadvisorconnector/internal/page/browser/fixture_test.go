@@ -39,7 +39,9 @@ type fixture struct {
 	scene
 	reads  atomic.Int64
 	rushes atomic.Int64
-	begun  time.Time
+	// hasEnded is true if the first open prompt has ended.
+	hasEnded atomic.Bool
+	begun    time.Time
 }
 
 func newFixture(s scene) *fixture { return &fixture{scene: s, begun: time.Now().UTC()} }
@@ -73,13 +75,15 @@ var models = []string{"NVIDIA GeForce RTX 4090", "NVIDIA L40S", "NVIDIA H100 80G
 // wave is a figure from 0 to 1 that changes with i.
 func wave(i, phase int) float64 { return 0.5 + 0.45*math.Sin(float64(i)/3+float64(phase)*1.7) }
 
+func gpuID(i int) string { return fmt.Sprintf("GPU-5f0a%04d-8b1c-4f2e-9c7d-1f6f3b2a%04d", i, i) }
+
 func (f *fixture) gpu(l texts.Language, i int) view.GPU {
 	limit := []int64{24, 48, 80, 48}[i%4] * gib
 	use := wave(f.at(), i)
 	needed := int64(float64(limit) * (0.2 + 0.2*use))
 	elastic, other := limit/5, int64(0.5*gib)
 	g := view.GPU{
-		ID: fmt.Sprintf("GPU-5f0a%04d-8b1c-4f2e-9c7d-1f6f3b2a%04d", i, i), Name: fmt.Sprintf("gpu%d", i), Model: models[i%4], State: "healthy", Simulated: f.simulated,
+		ID: gpuID(i), Name: fmt.Sprintf("gpu%d", i), Model: models[i%4], State: "healthy", Simulated: f.simulated,
 		Severity: view.Fine, Status: in(l, "fine", "正常"), Newest: f.now().Add(-f.age),
 		Memory:      &view.Memory{Limit: limit, Needed: needed, Elastic: elastic, Other: other, Used: needed + elastic + other, Free: limit - needed - elastic - other, Peak: int64(float64(limit) * 0.72), PeakTime: f.begun.Add(-9 * time.Minute)},
 		Utilization: &use, Temperature: &view.Temperature{Value: 40 + 40*use, Limit: pointer(88.0)}, Power: &view.Power{Value: 80 + 350*use, Limit: pointer(450.0)},
@@ -149,6 +153,9 @@ func (f *fixture) serverState(l texts.Language, i int) view.Server {
 	if i == 1 || f.trouble == "rush" {
 		s.Sockets = []view.Socket{{State: "silent", Since: f.begun.Add(-40 * time.Second), Text: in(l, "A client's socket is silent for 40 s although its prompt runs.", "一个客户端的连接已静默 40 秒，而其任务仍在运行。")}}
 	}
+	if f.hasEnded.Load() {
+		s.Prompts = s.Prompts[1:]
+	}
 	if f.trouble == "down" && i == 0 {
 		return view.Server{Name: name, GPUs: s.GPUs}
 	}
@@ -160,7 +167,7 @@ const slowestID = "9f3a1c52-7d40-4b6e-8a11-2c5d7e9b0001"
 func (f *fixture) prompt(l texts.Language, i int) view.Prompt {
 	ended := f.begun.Add(-time.Duration(8*i+3) * time.Second)
 	p := view.Prompt{
-		ID: fmt.Sprintf("9f3a1c52-7d40-4b6e-8a11-2c5d7e9b%04d", i), TraceID: fmt.Sprintf("4bf92f3577b34da6a3ce929d0e0e%04d", i), Server: f.server(0), GPUs: []string{"gpu0"},
+		ID: fmt.Sprintf("9f3a1c52-7d40-4b6e-8a11-2c5d7e9b%04d", i), TraceID: fmt.Sprintf("4bf92f3577b34da6a3ce929d0e0e%04d", i), Server: f.server(0), GPUs: []string{gpuID(0)},
 		Waited: 0.2 * float64(i%3), Ran: 2.4 + 0.05*float64(i%5), Ended: ended, Workflow: "colorize", Model: "ddcolor_modelscope.pth", Width: 1280, Height: 960, Side: 1280, Outcome: "success",
 		Bill: &view.Bill{MemoryPeak: bytesOf(4.1), MemoryNeed: bytesOf(3.2), Energy: pointer(180.0), EnergyUncertainty: pointer(6.0), ThrottleTime: pointer(0.0), Quality: "measured"},
 	}
@@ -179,6 +186,9 @@ func (f *fixture) prompt(l texts.Language, i int) view.Prompt {
 		p.Bill.Energy, p.Bill.EnergyUncertainty, p.Bill.Quality, p.Bill.Why = pointer(12300.0), pointer(610.0), "estimate", in(l, "its GPU has no energy counter", "该 GPU 没有能耗计数器")
 	case 7:
 		p.Bill, p.NoBill = nil, in(l, "its samples had been dropped", "采样数据已被丢弃")
+	}
+	if i == 0 && f.hasEnded.Load() {
+		p.ID = openID(p.Server, 0)
 	}
 	if f.trouble == "odd" {
 		p.Workflow = []string{"上色并放大到四千像素的工作流程（老照片修复）", "a_workflow_without_any_space_and_with_a_very_long_name_that_somebody_chose.json", ""}[i%3]
@@ -243,8 +253,8 @@ func (f *fixture) addTrouble(l texts.Language, s *view.State) {
 			{Name: "GPUMemoryAlmostFull", Severity: "critical", Summary: in(l, "gpu0 is 98 % full", "gpu0 显存已用 98 %"), Since: f.begun.Add(-2 * time.Minute), Runbook: "https://example.com/r"}}}
 	case "lost":
 		add(view.Condition{Severity: view.Broken, Cause: "gpu.lost", GPU: "x", Since: f.begun, Text: in(l, fmt.Sprintf("gpu%d is lost: the driver reports it no longer.", f.gpus-1), fmt.Sprintf("gpu%d 已掉卡：驱动不再报告它。", f.gpus-1)), Remedy: in(l, "Drain the node and reset the GPU, then the host.", "请排空节点并重置 GPU，仍无效则重启主机。"), Runbook: "https://example.com/runbooks/GPULost"})
-		s.Events = []view.Event{{Time: f.begun.Add(-4 * time.Minute), Severity: view.Broken, Kind: "hw.gpu.xid", XID: 79, Text: in(l, "gpu0: XID 79, the GPU has fallen off the bus.", "gpu0：XID 79，GPU 已从总线掉线。"), Remedy: in(l, "Reset the host; if it recurs, replace the GPU.", "请重启主机；若再次发生，请更换 GPU。"), Prompt: slowestID},
-			{Time: f.begun.Add(-5 * time.Minute), Severity: view.Warning, Kind: "hw.gpu.state", Text: in(l, "gpu0 became unresponsive.", "gpu0 无响应。")}}
+		s.Events = []view.Event{{Time: f.begun.Add(-4 * time.Minute), Severity: view.Broken, GPU: gpuID(1), Kind: "hw.gpu.xid", XID: 79, Text: in(l, "XID 79: GPU has fallen off the bus", "XID 79：GPU 已从总线掉线"), Remedy: in(l, "Reset the host; if it recurs, replace the GPU.", "请重启主机；若再次发生，请更换 GPU。"), Prompt: slowestID},
+			{Time: f.begun.Add(-5 * time.Minute), Severity: view.Warning, GPU: gpuID(1), Kind: "hw.gpu.state", Text: in(l, "The GPU does not respond: a call of the driver hangs.", "GPU 无响应：驱动的一次调用被挂起。")}}
 		s.Alerts = &view.Alerts{Source: "http://127.0.0.1:9093", Error: "dial tcp 127.0.0.1:9093: connect: connection refused"}
 	case "stopped":
 		add(view.Condition{Severity: view.Warning, Cause: "gpu.samples.stopped", Since: f.begun, Text: in(l, "No sample of any GPU for 42 s.", "所有 GPU 已有 42 秒没有采样。"), Remedy: in(l, "Look at the collector's log for the nvml receiver.", "请查看采集器日志中 nvml 接收器的部分。")})

@@ -44,7 +44,7 @@ func (f *fixture) detail(l texts.Language, p view.Prompt) view.Detail {
 		d.Sentence = in(l, "Took its usual time: nothing was unusual.", "耗时与平时相当，没有异常。")
 	}
 	d.Spans = f.spans(p)
-	h := f.series("gpu0", p.Received.Add(-2*time.Second), p.Ended.Add(2*time.Second), 100*time.Millisecond)
+	h := f.series(gpuID(0), p.Received.Add(-2*time.Second), p.Ended.Add(2*time.Second), 100*time.Millisecond)
 	d.Series = []view.History{h}
 	return d
 }

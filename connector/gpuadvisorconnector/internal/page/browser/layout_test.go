@@ -131,3 +131,20 @@ func TestTheFirstScreenAnswersThreeQuestions(t *testing.T) {
 		}
 	}
 }
+
+// TestNothingMovesWhileFiguresChange has as many changes as half a minute has: figures of
+// eight GPUs, prompts that wait and run, and one that ends with each fourth look.
+func TestNothingMovesWhileFiguresChange(t *testing.T) {
+	chromium := startChromium(t)
+	s := sceneOf("8")
+	s.isLive = true
+	f := newFixture(s)
+	base := serveFixture(t, f)
+	p := openTab(t, chromium)
+	p.reshape(wide)
+	p.open(base + "/?lang=en")
+	require.True(t, read[bool](p, watchShifts))
+	before := f.reads.Load()
+	require.Eventually(t, func() bool { return f.reads.Load() >= before+60 }, patience, 5e6)
+	assert.LessOrEqual(t, read[float64](p, "window.shift"), maxShift/2, "the layout moves: %v", read[[]string](p, "window.shifts"))
+}
