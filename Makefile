@@ -60,7 +60,7 @@ $(BINARY): _build/main.go $(PRODUCT_FILES)
 	@scripts/build.sh $(CURDIR)/$(BINARY)
 
 .PHONY: test
-test: setup browser build servers validate unit e2e ## all set-up, then every test
+test: setup browser build servers validate unit page-test e2e ## all set-up, then every test
 	@s=$$(($$(date +%s) - TEST_BEGIN)); echo "figure test.seconds $$s s goal <= 1080 $$([ $$s -le 1080 ] && echo met || echo missed)"
 
 .PHONY: unit

@@ -37,7 +37,7 @@ func runCommand(t *testing.T, environment ...string) *exec.Cmd {
 	cmd := exec.Command(path)
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "SIMULATED_CARDS=l40s,h100", "RUN_FOLDER="+t.TempDir())
-	for _, name := range []string{"STORE_PORT", "HEALTH_PORT", "TELEMETRY_PORT", "PROXY_PORT", "TRACES_PORT", "COMFYUI_PORT", "VMALERT_PORT", "ALERTMANAGER_PORT", "LOGS_PORT"} {
+	for _, name := range []string{"STORE_PORT", "HEALTH_PORT", "TELEMETRY_PORT", "PROXY_PORT", "TRACES_PORT", "COMFYUI_PORT", "VMALERT_PORT", "ALERTMANAGER_PORT", "LOGS_PORT", "PAGE_PORT"} {
 		cmd.Env = append(cmd.Env, name+"="+strconv.Itoa(port(t)))
 	}
 	cmd.Env = append(cmd.Env, environment...)
@@ -72,13 +72,31 @@ func TestRunEndsByItselfWithSuccess(t *testing.T) {
 		require.NoError(t, err)
 		for line := range strings.Lines(string(log)) {
 			// At the end the hop is closed before the queue, and what waits on disk for the
-			// next start is logged as failed. Log records wait until their store is up.
-			if !strings.Contains(line, "connection refused") || !strings.Contains(line, "/v1/metrics") && !strings.Contains(line, logsPath) {
+			// next start is logged as failed. Log records wait until their store is up, and the page
+			// for Alertmanager.
+			if !strings.Contains(line, "connection refused") || !strings.Contains(line, "/v1/metrics") && !strings.Contains(line, logsPath) && !strings.Contains(line, "/api/v2/alerts") {
 				assert.NotRegexp(t, `(?i)\berror\b`, line, "no store for traces is there, and nobody misses it")
 			}
 		}
 	}
 	assert.NoFileExists(t, filepath.Join(folder, "jaeger.log"))
+}
+
+// TestRunIsReadyWithoutWhatIsStillBeingBuilt has builds of vmalert, VictoriaLogs and
+// Alertmanager that never end: make run gives them a lower priority, with nice.
+func TestRunIsReadyWithoutWhatIsStillBeingBuilt(t *testing.T) {
+	beside(t, working)
+	tools := t.TempDir()
+	nice, err := exec.LookPath("nice")
+	require.NoError(t, err)
+	script := "#!/bin/sh\ncase \"$*\" in\n*vmalert|*victoria-logs|*alertmanager) exec sleep 10000 ;;\nesac\nexec " + nice + " \"$@\"\n"
+	require.NoError(t, os.WriteFile(filepath.Join(tools, "nice"), []byte(script), 0o755))
+	cmd := runCommand(t, "RUN_SECONDS=5", "PATH="+tools+":"+os.Getenv("PATH"))
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "what is still being built is no failure: %s", out)
+	assert.Contains(t, string(out), "READY")
+	assert.Contains(t, string(out), "samples of 2 GPUs arrived")
+	assert.NotRegexp(t, `(?m)^(logs|messages) `, string(out), "none of them was up")
 }
 
 // TestRunShowsPromptsOfItsSimulatedComfyUI causes a rush in `make run` and checks it as
