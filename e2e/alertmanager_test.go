@@ -97,7 +97,7 @@ func (c *channels) arrives(t *testing.T, channel, part string) string {
 // TestAlertsReachEveryChannel sends alerts to Alertmanager as it is shipped, with texts that are
 // no markup, and waits for them where people read them.
 func TestAlertsReachEveryChannel(t *testing.T) {
-	beside(t, waiting)
+	besideFirst(t, waiting)
 	c := newChannels(t)
 	address := alertmanager(t, c)
 	hostile := []string{

@@ -97,7 +97,7 @@ func TestTheArticlesStory(t *testing.T) {
 	})
 	for name, engine := range engines {
 		t.Run(name, func(t *testing.T) {
-			beside(t, waiting)
+			besideFirst(t, waiting)
 			c := newChannels(t)
 			a := engine(t, rules, alertmanager(t, c, func(s string) string { return strings.ReplaceAll(s, "#response ", "") }))
 			m := newMachine(t, fakenvml.Current, "l40s", "l40s")

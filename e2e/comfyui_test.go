@@ -24,7 +24,7 @@ import (
 // through the built collector: clients and server get every byte, and Jaeger
 // exactly the spans of the receiver's unit tests.
 func TestRecordingsThroughTheProxyIntoJaeger(t *testing.T) {
-	beside(t, working)
+	besideFirst(t, working)
 	j := startJaeger(t)
 	for _, r := range comfyreplay.All(t) {
 		t.Run(r.Name, func(t *testing.T) {

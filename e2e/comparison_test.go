@@ -33,7 +33,7 @@ import (
 // that are not compressed, so that their content is compared. Nothing in them depends on the time or on chance: the servers number
 // their ids and have a clock that stands still.
 func TestClientsGetTheSameBytesWithTheProxy(t *testing.T) {
-	beside(t, working)
+	besideFirst(t, working)
 	for _, version := range fakecomfyui.Versions {
 		for _, compress := range []bool{false, true} {
 			name := string(version)

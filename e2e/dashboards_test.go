@@ -255,7 +255,7 @@ func shownOn(chosen, empty []map[string]string) (gpus []string) {
 // worked and failed. No panel is empty then; on the dashboard of one GPU each panel shows
 // something for each of them, but for those that lack what it shows (gpusWith).
 func TestEveryPanelAnswers(t *testing.T) {
-	beside(t, working)
+	besideFirst(t, working)
 	panels, variables := grafanaPanels(t)
 	lines := vmuiPanels(t)
 	s := newShown(t)

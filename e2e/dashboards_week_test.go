@@ -52,7 +52,7 @@ func recordedDay(t *testing.T, day simulation.Week) stack.Store {
 // TestCapacityFindsThePlantedFacts asks the panels of the dashboard about a day in which the
 // facts were planted.
 func TestCapacityFindsThePlantedFacts(t *testing.T) {
-	beside(t, working)
+	besideFirst(t, working)
 	day := simulation.Week{End: time.Now().Truncate(time.Hour), Days: 1, GPUs: 3, IdleGPU: 0, PeakHour: 14, MemoryRatio: 1.8, Seed: 2}
 	store := recordedDay(t, day)
 	panels, _ := grafanaPanels(t)

@@ -32,7 +32,7 @@ const promisedEnd = 5 * time.Second
 // by side, and then looks for every sample and span that was accepted and every point that
 // the nvml receiver emitted.
 func TestOutagesLoseNothing(t *testing.T) {
-	beside(t, working)
+	besideFirst(t, working)
 	victoria := victoriaMetrics(t)
 	prom, _ := prometheus(t, "1h")
 	logs := victoriaLogs(t)
@@ -97,7 +97,7 @@ func TestOutagesLoseNothing(t *testing.T) {
 // TestLongOutageLosesNothing has the store of no-loss.yaml away for hours, in compressed
 // time: what is sent every 15 s comes at once, with the times that it would have.
 func TestLongOutageLosesNothing(t *testing.T) {
-	beside(t, working)
+	besideFirst(t, working)
 	const every = 15 * time.Second
 	store, _ := prometheus(t, "25h")
 	r := newDeliveryRig(t, "no-loss", false, "long_outage", rigOptions{store: store, logs: victoriaLogs(t)})

@@ -172,7 +172,7 @@ var withoutGPU = []string{
 // TestEveryAlertFires causes every alert in the test library and in simulated ComfyUIs, and
 // waits until it fires in a Prometheus and in a vmalert, with shorter times.
 func TestEveryAlertFires(t *testing.T) {
-	beside(t, working)
+	besideFirst(t, working)
 	rules := shortenedAlerts(t, 30, `{
 		'for'+: { GPUIdleWaste: '10s', CollectorBacklogGrowing: '5s' },
 		leakHour: '5s', leakFloorWindow: '2s', leakFloorStep: '1s', // six hours

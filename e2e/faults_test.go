@@ -32,7 +32,7 @@ type fault struct {
 // TestFaultsOfOneGPUCostTheOthersNothing gives one of eight GPUs one fault
 // after another, and asks a real Prometheus what the others missed.
 func TestFaultsOfOneGPUCostTheOthersNothing(t *testing.T) {
-	beside(t, waiting)
+	besideFirst(t, waiting)
 	const interval, gpuTimeout = time.Second, time.Second
 	m := newMachine(t, fakenvml.Current, "l40s", "l40s", "l40s", "l40s", "l40s", "h100-mig", "l40s", "l40s")
 	store, _ := prometheus(t, "10m")

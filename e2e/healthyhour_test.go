@@ -81,7 +81,7 @@ func wait(ctx context.Context, d time.Duration) {
 // that start again, a client that crashes. No alert fires but the one that always does. The
 // hour is shorter, and so is every for, window and interval of the rules.
 func TestAHealthyHourIsSilent(t *testing.T) {
-	beside(t, working)
+	besideFirst(t, working)
 	hour := time.Hour / time.Duration(*healthyFactor)
 	telemetry := port(t)
 	all := watchers(t, shortenedAlerts(t, *healthyFactor, ""), map[int]string{telemetry: "vm"})

@@ -227,7 +227,7 @@ func (r *lossRig) drained() {
 }
 
 func TestNothingAcceptedIsLost(t *testing.T) {
-	beside(t, working)
+	besideFirst(t, working)
 	address := "127.0.0.1:" + strconv.Itoa(port(t))
 	data := t.TempDir()
 	store, server := prometheusAt(t, address, data, "1h")

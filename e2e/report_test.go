@@ -86,7 +86,7 @@ func fact(t *testing.T, page, row, name string) string {
 // TestReportFindsThePlantedFacts asks the report about two weeks that differ in what
 // was planted in them.
 func TestReportFindsThePlantedFacts(t *testing.T) {
-	beside(t, working)
+	besideFirst(t, working)
 	command := reportCommand(t)
 	end := time.Now().Truncate(time.Hour)
 	for name, test := range map[string]struct {

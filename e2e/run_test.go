@@ -102,7 +102,7 @@ func TestRunIsReadyWithoutWhatIsStillBeingBuilt(t *testing.T) {
 // TestRunShowsPromptsOfItsSimulatedComfyUI causes a rush in `make run` and checks it as
 // its user would: in PromQL, in the traces, in Alertmanager and in the logs.
 func TestRunShowsPromptsOfItsSimulatedComfyUI(t *testing.T) {
-	beside(t, working)
+	besideFirst(t, working)
 	storePort, tracesPort, alertmanagerPort, logsPort := port(t), port(t), port(t), port(t)
 	cmd := runCommand(t, fmt.Sprintf("STORE_PORT=%d", storePort), fmt.Sprintf("TRACES_PORT=%d", tracesPort), fmt.Sprintf("ALERTMANAGER_PORT=%d", alertmanagerPort),
 		fmt.Sprintf("LOGS_PORT=%d", logsPort), "JAEGER=1")

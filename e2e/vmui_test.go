@@ -58,7 +58,7 @@ const openRows = `(() => {
 // for a host with 1, 8 and 64 GPUs: no panel leaves series out, and each that is empty says
 // why in its title.
 func TestVMUIShowsEachDashboard(t *testing.T) {
-	beside(t, working)
+	besideFirst(t, working)
 	for _, test := range []struct {
 		gpus     int
 		profiles []string
