@@ -24,8 +24,8 @@ type shot struct {
 	scene string
 	path  string
 	shape shape
-	// before is run on the page, and ready waits for what is to be seen.
-	before, ready string
+	// ready is a selector of what is to be seen.
+	ready string
 }
 
 var (
