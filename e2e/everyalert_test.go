@@ -228,7 +228,7 @@ func TestEveryAlertFires(t *testing.T) {
 	poll := time.NewTicker(500 * time.Millisecond)
 	defer poll.Stop()
 	left := func(wanted ...string) (names []string) { // that have not fired in both
-		pages.add(t)
+		pages.collect(t)
 		for i := range all {
 			maps.Copy(fired[i], all[i].firing(t))
 			for _, name := range wanted {

@@ -40,8 +40,8 @@ type causesSeen struct {
 
 func newCausesSeen(of ...livePage) *causesSeen { return &causesSeen{of, map[string]bool{}} }
 
-// add adds what the pages have now. A collector that has ended has no page.
-func (c *causesSeen) add(t *testing.T) {
+// collect adds what the pages have now. A collector that has ended has no page.
+func (c *causesSeen) collect(t *testing.T) {
 	t.Helper()
 	for _, p := range c.of {
 		s, err := p.state()
@@ -66,7 +66,7 @@ func (c *causesSeen) check(t *testing.T, alerts map[string]bool, again <-chan ti
 		}
 		return all
 	}
-	for deadline := time.Now().Add(2 * patience); len(missing()) > 0 && time.Now().Before(deadline); c.add(t) {
+	for deadline := time.Now().Add(2 * patience); len(missing()) > 0 && time.Now().Before(deadline); c.collect(t) {
 		<-again
 	}
 	assert.Empty(t, missing(), "alerts without their cause on a page")

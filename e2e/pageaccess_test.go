@@ -33,7 +33,7 @@ func TestSIGTERMWithViewersEndsTheCollector(t *testing.T) {
 	require.Positive(t, before)
 	require.Eventually(t, func() bool { return v.changes.Load() >= before+19 }, patience, 10*time.Millisecond, "changes still come")
 	assert.Zero(t, v.ended.Load(), "streams that have ended")
-	assert.EqualValues(t, 20, p.counter(c, "viewers"))
+	assert.Equal(t, 20, p.counter(c, "viewers"))
 	lasted, err := c.Stop(patience)
 	require.NoError(t, err)
 	assert.Less(t, lasted, promisedEnd)

@@ -149,7 +149,7 @@ func compareWithTrace(t *testing.T, p livePage, tab *pageTab, id string, trace *
 			require.NotNil(t, shown.Bill, s.OperationName)
 			assert.InEpsilon(t, energy, *shown.Bill.Energy, 1e-6, s.OperationName) // seven digits
 			assert.InEpsilon(t, s.tag("gpu.energy.uncertainty"), *shown.Bill.EnergyUncertainty, 1e-6, s.OperationName)
-			assert.EqualValues(t, peak, *shown.Bill.MemoryPeak, s.OperationName)
+			assert.Equal(t, int64(peak), *shown.Bill.MemoryPeak, s.OperationName)
 			gibibytes := peak / (1 << 30)
 			assert.Regexp(t, fmt.Sprintf(`(?m)%s GiB · %s`, digits(gibibytes), joules(energy)), bars, s.OperationName)
 		}
