@@ -32,6 +32,7 @@ func (p *tab) sentence() string {
 }
 
 func TestTheSlowestPromptsSentenceIsTwoClicksAway(t *testing.T) {
+	t.Parallel()
 	chromium := startChromium(t)
 	base := serveFixture(t, newFixture(sceneOf("8")))
 	p := openTab(t, chromium)
@@ -65,6 +66,7 @@ func (p *tab) tabTo(selector string) {
 }
 
 func TestTheKeyboardIsEnough(t *testing.T) {
+	t.Parallel()
 	chromium := startChromium(t)
 	base := serveFixture(t, newFixture(sceneOf("8")))
 	p := openTab(t, chromium)
@@ -81,6 +83,7 @@ func TestTheKeyboardIsEnough(t *testing.T) {
 }
 
 func TestASearchFinds(t *testing.T) {
+	t.Parallel()
 	chromium := startChromium(t)
 	base := serveFixture(t, newFixture(sceneOf("8")))
 	p := openTab(t, chromium)
@@ -117,6 +120,7 @@ func TestAChangeIsOnThePageWithinASecond(t *testing.T) {
 }
 
 func TestALostConnectionIsShownAndARestartIsFoundAgain(t *testing.T) {
+	t.Parallel()
 	chromium := startChromium(t)
 	listen := func(address string) (*page.Page, *http.Server, string) {
 		listener, err := net.Listen("tcp", address)
@@ -142,6 +146,7 @@ func TestALostConnectionIsShownAndARestartIsFoundAgain(t *testing.T) {
 }
 
 func TestEightTabsWork(t *testing.T) {
+	t.Parallel()
 	chromium := startChromium(t)
 	s := sceneOf("1")
 	s.isLive = true
@@ -181,6 +186,7 @@ func (p *tab) setHidden(isHidden bool) {
 }
 
 func TestWithoutScriptsThePageHasTheVerdictAndTheGPUs(t *testing.T) {
+	t.Parallel()
 	chromium := startChromium(t)
 	base := serveFixture(t, newFixture(sceneOf("8")))
 	p := openTab(t, chromium)
@@ -196,6 +202,7 @@ func TestWithoutScriptsThePageHasTheVerdictAndTheGPUs(t *testing.T) {
 }
 
 func TestARushIsOneClick(t *testing.T) {
+	t.Parallel()
 	chromium := startChromium(t)
 	f := newFixture(sceneOf("rush"))
 	p := openTab(t, chromium)
@@ -209,6 +216,7 @@ func TestARushIsOneClick(t *testing.T) {
 }
 
 func TestAnIDIsCopiedAndTheTraceIsOneClickAway(t *testing.T) {
+	t.Parallel()
 	chromium := startChromium(t)
 	base := serveFixture(t, newFixture(sceneOf("8")))
 	p := openTab(t, chromium)
@@ -226,6 +234,7 @@ func TestAnIDIsCopiedAndTheTraceIsOneClickAway(t *testing.T) {
 }
 
 func TestAPromptsPageFollowsItToItsEnd(t *testing.T) {
+	t.Parallel()
 	chromium := startChromium(t)
 	f := newFixture(sceneOf("1"))
 	p := openTab(t, chromium)
@@ -238,6 +247,7 @@ func TestAPromptsPageFollowsItToItsEnd(t *testing.T) {
 }
 
 func TestTheTabsTitleHasTheVerdict(t *testing.T) {
+	t.Parallel()
 	chromium := startChromium(t)
 	p := openTab(t, chromium)
 	p.open(serveFixture(t, newFixture(sceneOf("1"))) + "/?lang=en")
@@ -248,6 +258,7 @@ func TestTheTabsTitleHasTheVerdict(t *testing.T) {
 
 // TestThePartsAndTheWaterfallAreDrawnToScale measures bars on the screen.
 func TestThePartsAndTheWaterfallAreDrawnToScale(t *testing.T) {
+	t.Parallel()
 	chromium := startChromium(t)
 	base := serveFixture(t, newFixture(sceneOf("8")))
 	p := openTab(t, chromium)
@@ -269,6 +280,7 @@ func TestThePartsAndTheWaterfallAreDrawnToScale(t *testing.T) {
 }
 
 func TestAnEventNamesItsGPUAndThePromptThatRan(t *testing.T) {
+	t.Parallel()
 	chromium := startChromium(t)
 	p := openTab(t, chromium)
 	p.open(serveFixture(t, newFixture(sceneOf("lost"))) + "/?lang=en")
@@ -279,6 +291,7 @@ func TestAnEventNamesItsGPUAndThePromptThatRan(t *testing.T) {
 }
 
 func TestAListDoesNotChangeWhileOnePointsAtIt(t *testing.T) {
+	t.Parallel()
 	chromium := startChromium(t)
 	s := sceneOf("1")
 	s.isLive = true
