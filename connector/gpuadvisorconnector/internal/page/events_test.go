@@ -198,7 +198,7 @@ func TestViewersAreLimited(t *testing.T) {
 	response, body := s.request(t, http.MethodGet, "/v1/events")
 	assert.Equal(t, http.StatusServiceUnavailable, response.StatusCode)
 	assert.NotEmpty(t, response.Header.Get("Retry-After"))
-	assert.Contains(t, body, "max_viewers")
+	assert.Contains(t, body, "limits::viewers")
 	assert.EqualValues(t, 1, s.Counts().Refused)
 	for _, b := range s.Bounds() {
 		assert.LessOrEqual(t, b.Size, b.Max, b.Name)

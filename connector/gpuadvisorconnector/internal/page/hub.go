@@ -18,7 +18,7 @@ import (
 const maxPending = 16
 
 var (
-	errFull   = errors.New("as many viewers as max_viewers allows are connected")
+	errFull   = errors.New("as many viewers as limits::viewers allows are connected")
 	errClosed = errors.New("the collector shuts down")
 )
 

@@ -183,7 +183,7 @@ func describe(t *testing.T) object {
 			"/v1/history":            get("Half an hour of a GPU's samples.", "History", true, parameter("gpu", "query", "The GPU's hw.id or name.", text)),
 			"/v1/texts":              get("The page's texts.", "Texts", false),
 			"/v1/events": object{"get": object{"summary": "Server-sent events: state (State) on connecting, then change (Change); version and beat besides.", "parameters": []any{lang},
-				"responses": object{"200": object{"description": "The stream.", "content": object{"text/event-stream": object{}}}, "503": response("As many viewers as max_viewers allows are connected.", "Problem")}}},
+				"responses": object{"200": object{"description": "The stream.", "content": object{"text/event-stream": object{}}}, "503": response("As many viewers as limits::viewers allows are connected.", "Problem")}}},
 			"/v1/rush": object{"post": object{"summary": "Start a rush of simulated users, on simulated GPUs, for a page of this server.",
 				"responses": object{"202": object{"description": "The rush has started."}, "403": response("Another origin asks.", "Problem"), "404": response("The GPUs are real.", "Problem"), "503": response("The rush did not start.", "Problem")}}},
 		},
