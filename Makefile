@@ -100,7 +100,7 @@ dashboards-check: build servers browser ## dashboards of Grafana and vmui: schem
 page-test: browser ## the live page in Chromium: 1 to 64 GPUs, each width, language, theme and state; keyboard, restarts, eight tabs, without scripts. Prints figures
 	@scripts/npm.sh tools/pagenpm >/dev/null
 	@go test -count=1 -timeout 5m -run '^TestTheAssetsAreSmall$$' -v ./$(dir $(PAGE_TESTS)) | grep -E '^figure|FAIL|_test.go|Error:'
-	@go test -C $(PAGE_TESTS) -count=1 -timeout 10m -v . | grep --line-buffered -E '^figure|--- (FAIL|PASS): Test[A-Za-z]* |FAIL|panic|_test.go|Error:|Messages:'
+	@go test -C $(PAGE_TESTS) -count=1 -parallel 4 -timeout 10m -v . | grep --line-buffered -E '^figure|--- (FAIL|PASS): Test[A-Za-z]* |FAIL|panic|_test.go|Error:|Messages:'
 
 .PHONY: bench-page
 bench-page: build ## the live page: CPU of 20 viewers at 8 GPUs, live heap of 10,000 prompts and of half an hour of 64 GPUs; prints figures

@@ -28,12 +28,12 @@ function Verdict({ state }) {
 function Rush() {
   const [notice, setNotice] = useState('');
   const go = async () => {
-    setNotice('started');
+    setNotice('sent');
     const { status } = await api('/v1/rush', { method: 'POST' });
-    if (status !== 202) setNotice('failed');
+    setNotice(status === 202 ? 'started' : 'failed');
     setTimeout(() => setNotice(''), 8000);
   };
-  return html`<button class="chip" onClick=${go} disabled=${notice !== ''}><span role="status">${notice ? t(`page.rush.${notice}`) : t('page.rush')}</span></button>`;
+  return html`<button class="chip" onClick=${go} disabled=${notice !== ''}><span role="status">${['', 'sent'].includes(notice) ? t('page.rush') : t(`page.rush.${notice}`)}</span></button>`;
 }
 
 /** Languages are links to the page in the others. */

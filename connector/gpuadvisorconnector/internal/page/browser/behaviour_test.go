@@ -32,6 +32,7 @@ func (p *tab) sentence() string {
 }
 
 func TestTheSlowestPromptsSentenceIsTwoClicksAway(t *testing.T) {
+	t.Parallel()
 	chromium := startChromium(t)
 	base := serveFixture(t, newFixture(sceneOf("8")))
 	p := openTab(t, chromium)
@@ -65,6 +66,7 @@ func (p *tab) tabTo(selector string) {
 }
 
 func TestTheKeyboardIsEnough(t *testing.T) {
+	t.Parallel()
 	chromium := startChromium(t)
 	base := serveFixture(t, newFixture(sceneOf("8")))
 	p := openTab(t, chromium)
@@ -81,6 +83,7 @@ func TestTheKeyboardIsEnough(t *testing.T) {
 }
 
 func TestASearchFinds(t *testing.T) {
+	t.Parallel()
 	chromium := startChromium(t)
 	base := serveFixture(t, newFixture(sceneOf("8")))
 	p := openTab(t, chromium)
@@ -108,15 +111,24 @@ func TestAChangeIsOnThePageWithinASecond(t *testing.T) {
 	p := openTab(t, chromium)
 	p.open(server.URL)
 	p.wait(`window.used = document.querySelector('.gpu .used').innerText, true`)
-	// Each look at the source gives other figures: the time between three of them.
-	took := read[float64](p, `new Promise((done) => {
+	// Each look at the source gives other figures: the shortest time of two changes, since this
+	// machine may be busy.
+	duration := read[float64](p, `new Promise((done) => {
 		const times = [];
-		new MutationObserver(() => { times.push(performance.now()); if (times.length === 3) done(times[2] - times[0]); }).observe(document.querySelector('.gpu .used'), {subtree: true, characterData: true, childList: true});
+		const watch = new MutationObserver(() => {
+			times.push(performance.now());
+			if (times.length < 8) return;
+			watch.disconnect();
+			done(Math.min(...times.slice(2).map((time, i) => time - times[i])));
+		});
+		watch.observe(document.querySelector('.gpu .used'), {subtree: true, characterData: true, childList: true});
 	})`)
-	assert.Less(t, took, 2000.0, "milliseconds for two changes")
+	assert.Less(t, duration, 2000.0, "milliseconds for two changes")
+	assert.Greater(t, duration, 100.0, "two changes are two looks")
 }
 
 func TestALostConnectionIsShownAndARestartIsFoundAgain(t *testing.T) {
+	t.Parallel()
 	chromium := startChromium(t)
 	listen := func(address string) (*page.Page, *http.Server, string) {
 		listener, err := net.Listen("tcp", address)
@@ -142,6 +154,7 @@ func TestALostConnectionIsShownAndARestartIsFoundAgain(t *testing.T) {
 }
 
 func TestEightTabsWork(t *testing.T) {
+	t.Parallel()
 	chromium := startChromium(t)
 	s := sceneOf("1")
 	s.isLive = true
@@ -181,6 +194,7 @@ func (p *tab) setHidden(isHidden bool) {
 }
 
 func TestWithoutScriptsThePageHasTheVerdictAndTheGPUs(t *testing.T) {
+	t.Parallel()
 	chromium := startChromium(t)
 	base := serveFixture(t, newFixture(sceneOf("8")))
 	p := openTab(t, chromium)
@@ -196,6 +210,7 @@ func TestWithoutScriptsThePageHasTheVerdictAndTheGPUs(t *testing.T) {
 }
 
 func TestARushIsOneClick(t *testing.T) {
+	t.Parallel()
 	chromium := startChromium(t)
 	f := newFixture(sceneOf("rush"))
 	p := openTab(t, chromium)
@@ -209,6 +224,7 @@ func TestARushIsOneClick(t *testing.T) {
 }
 
 func TestAnIDIsCopiedAndTheTraceIsOneClickAway(t *testing.T) {
+	t.Parallel()
 	chromium := startChromium(t)
 	base := serveFixture(t, newFixture(sceneOf("8")))
 	p := openTab(t, chromium)
@@ -226,6 +242,7 @@ func TestAnIDIsCopiedAndTheTraceIsOneClickAway(t *testing.T) {
 }
 
 func TestAPromptsPageFollowsItToItsEnd(t *testing.T) {
+	t.Parallel()
 	chromium := startChromium(t)
 	f := newFixture(sceneOf("1"))
 	p := openTab(t, chromium)
@@ -238,6 +255,7 @@ func TestAPromptsPageFollowsItToItsEnd(t *testing.T) {
 }
 
 func TestTheTabsTitleHasTheVerdict(t *testing.T) {
+	t.Parallel()
 	chromium := startChromium(t)
 	p := openTab(t, chromium)
 	p.open(serveFixture(t, newFixture(sceneOf("1"))) + "/?lang=en")
@@ -248,6 +266,7 @@ func TestTheTabsTitleHasTheVerdict(t *testing.T) {
 
 // TestThePartsAndTheWaterfallAreDrawnToScale measures bars on the screen.
 func TestThePartsAndTheWaterfallAreDrawnToScale(t *testing.T) {
+	t.Parallel()
 	chromium := startChromium(t)
 	base := serveFixture(t, newFixture(sceneOf("8")))
 	p := openTab(t, chromium)
@@ -269,6 +288,7 @@ func TestThePartsAndTheWaterfallAreDrawnToScale(t *testing.T) {
 }
 
 func TestAnEventNamesItsGPUAndThePromptThatRan(t *testing.T) {
+	t.Parallel()
 	chromium := startChromium(t)
 	p := openTab(t, chromium)
 	p.open(serveFixture(t, newFixture(sceneOf("lost"))) + "/?lang=en")
@@ -279,6 +299,7 @@ func TestAnEventNamesItsGPUAndThePromptThatRan(t *testing.T) {
 }
 
 func TestAListDoesNotChangeWhileOnePointsAtIt(t *testing.T) {
+	t.Parallel()
 	chromium := startChromium(t)
 	s := sceneOf("1")
 	s.isLive = true

@@ -19,6 +19,7 @@ import (
 // TestABrowserSignsIn does so at a host of which browsers trust neither the connection (no
 // Sec-Fetch-Site, no clipboard) nor the name.
 func TestABrowserSignsIn(t *testing.T) {
+	t.Parallel()
 	chromium := startChromium(t)
 	live := page.New(newFixture(sceneOf("8")), page.Settings{Endpoint: "127.0.0.1:0", AllowedHosts: []string{"gpus.test"}, Interval: 50 * time.Millisecond})
 	// What confighttp and bearertokenauth do; package page has a test with themselves.
