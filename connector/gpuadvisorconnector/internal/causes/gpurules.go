@@ -95,9 +95,9 @@ const dominant = 0.25
 // processName is a process as people look for it.
 func processName(p *view.Process) texts.Message {
 	if p.Name == "" {
-		return texts.Message{Key: "process.pid", Args: texts.Args{"pid": p.PID}}
+		return texts.Message{Key: "label.process.pid", Args: texts.Args{"pid": p.PID}}
 	}
-	return texts.Message{Key: "process.name", Args: texts.Args{"name": p.Name, "pid": p.PID}}
+	return texts.Message{Key: "label.process", Args: texts.Args{"name": p.Name, "pid": p.PID}}
 }
 
 // idleHolder is the server without work that holds the most memory of a GPU: its models can
