@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/machine"
@@ -25,13 +26,15 @@ type Condition struct {
 	GPU, Server  string
 	Since        time.Time
 	Text, Remedy texts.Message
+	// ID distinguishes it from others that hold.
+	ID string
 
 	parent string // of a MIG device
 }
 
 // View is a condition in a language.
 func (c *Condition) View(l texts.Language) view.Condition {
-	v := view.Condition{Severity: c.Severity, GPU: c.GPU, Server: c.Server, Since: c.Since, Text: c.Text.In(l)}
+	v := view.Condition{ID: c.ID, Severity: c.Severity, GPU: c.GPU, Server: c.Server, Since: c.Since, Text: c.Text.In(l)}
 	if c.Remedy.Key != "" {
 		v.Remedy = c.Remedy.In(l)
 	}
@@ -128,6 +131,7 @@ func (e *Engine) track(cause *Cause, found *finding, now time.Time) {
 	if found.server != "" {
 		found.args["server"] = found.server
 	}
+	c.ID = strings.Join([]string{cause.ID, k.gpu, k.server, k.detail}, "/")
 	c.Text.Key = cmp.Or(c.Text.Key, "cause."+cause.ID)
 	c.Text.Args = found.args
 	if c.Remedy.Key == "" {

@@ -44,6 +44,9 @@ type State struct {
 
 // Condition is something that the reader should know, with what to do.
 type Condition struct {
+	// ID distinguishes it from the other conditions of a state, and stays the same while it
+	// holds. The verdict has that of its condition, empty where all is well.
+	ID       string   `json:"id"`
 	Severity Severity `json:"severity"`
 	// Cause is the row of the table of causes, for example gpu.memory.critical.
 	Cause string `json:"cause"`
