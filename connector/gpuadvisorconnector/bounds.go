@@ -13,6 +13,7 @@ func (a *advisor) Bounds() []bounds.Bound {
 	}
 	a.running.Unlock()
 	all = append(all, a.alerts.Bounds()...)
+	all = append(all, a.sampled.Bounds()...)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.machine != nil {

@@ -77,6 +77,9 @@ type LimitsConfig struct {
 	Viewers int `mapstructure:"viewers"`
 }
 
+// maxCount bounds the limits that count.
+const maxCount = 1_000_000
+
 const (
 	// minHistory is what the conditions need, maxHistory what is sensible without a store.
 	minHistory = 15 * time.Minute
@@ -118,6 +121,7 @@ func (c *Config) Validate() error {
 		{"prompts", c.Limits.Prompts}, {"prompt_bytes", c.Limits.PromptBytes}, {"gpus", c.Limits.GPUs}, {"processes", c.Limits.Processes},
 		{"servers", c.Limits.Servers}, {"events", c.Limits.Events}, {"viewers", c.Limits.Viewers},
 	} {
+		p.AddIf(l.value > maxCount && l.key != "prompt_bytes", "limits::"+l.key, l.value, fmt.Sprintf("is more than %d", maxCount), "use a smaller number, or omit the key for the default")
 		p.AddIf(l.value < 1, "limits::"+l.key, l.value, "is less than 1", "use a positive number, or omit the key for the default")
 	}
 	return p.Err()

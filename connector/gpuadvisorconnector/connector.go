@@ -51,6 +51,9 @@ type advisor struct {
 	work      sync.WaitGroup
 	alerts    *alerts.Poller
 
+	// sampled has a lock of its own.
+	sampled sampled
+
 	// mu guards everything declared below.
 	mu      sync.Mutex
 	machine *machine.Machine
@@ -135,6 +138,8 @@ func (a *advisor) begin(ctx context.Context, host component.Host) (err error) {
 	a.cancel = cancel
 	a.evaluate() // before the first second is over, too, there is a verdict
 	a.work.Go(func() { a.run(running) })
+	// A goroutine of its own: a next consumer that blocks does not stop the conditions.
+	a.work.Go(func() { every(running, a.cfg.CollectionInterval, func() { a.emit(running) }) })
 	return nil
 }
 
@@ -151,21 +156,22 @@ func (a *advisor) reset() (err error) {
 // since when one holds is known no more precisely.
 const evaluationInterval = time.Second
 
-// run evaluates the conditions, and emits the connector's metrics. Meanwhile it follows the
-// samplers of the process.
+// run evaluates the conditions. Meanwhile it follows the samplers of the process.
 func (a *advisor) run(ctx context.Context) {
 	defer a.followMemory()()
-	evaluations, emissions := time.NewTicker(evaluationInterval), time.NewTicker(a.cfg.CollectionInterval)
-	defer evaluations.Stop()
-	defer emissions.Stop()
+	every(ctx, evaluationInterval, a.evaluate)
+}
+
+// every calls f at each interval, until ctx ends.
+func every(ctx context.Context, interval time.Duration, f func()) {
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-evaluations.C:
-			a.evaluate()
-		case <-emissions.C:
-			a.emit(ctx)
+		case <-ticker.C:
+			f()
 		}
 	}
 }
@@ -175,6 +181,7 @@ func (a *advisor) evaluate() {
 	servers := a.bus.Servers.All() // before the lock: it locks those of others
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.catchUp()
 	now := a.now()
 	for i := range servers {
 		s := &servers[i]
@@ -182,6 +189,11 @@ func (a *advisor) evaluate() {
 		a.machine.Waiting(s.Name, oldestWait(s, now), now)
 	}
 	a.result = a.engine.Evaluate(a.machine, ended{a.prompts}, now)
+}
+
+// catchUp adds what the samplers have read. The caller holds mu.
+func (a *advisor) catchUp() {
+	a.sampled.drain(func(gpu string, r reading) { a.machine.MemoryRead(gpu, r.used, r.at) })
 }
 
 // Shutdown ends the advisor with the last of its components.

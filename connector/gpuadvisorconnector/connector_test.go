@@ -20,6 +20,7 @@ import (
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/connector/connectortest"
+	"go.opentelemetry.io/collector/consumer"
 	"go.opentelemetry.io/collector/consumer/consumertest"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/plog"
@@ -47,6 +48,12 @@ type rig struct {
 
 func newRig(t *testing.T, change func(*Config)) *rig {
 	t.Helper()
+	return newRigTo(t, nil, change)
+}
+
+// newRigTo has another next consumer than r.next.
+func newRigTo(t *testing.T, other consumer.Metrics, change func(*Config)) *rig {
+	t.Helper()
 	cfg := createDefaultConfig().(*Config)
 	cfg.Page.NetAddr.Endpoint = "127.0.0.1:0"
 	cfg.CollectionInterval = time.Second
@@ -58,11 +65,15 @@ func newRig(t *testing.T, change func(*Config)) *rig {
 	settings := connectortest.NewNopSettings(metadata.Type)
 	settings.TelemetrySettings = r.telemetry.NewTelemetrySettings()
 	factory := NewFactory()
-	metrics, err := factory.CreateMetricsToMetrics(t.Context(), settings, cfg, r.next)
+	next := consumer.Metrics(r.next)
+	if other != nil {
+		next = other
+	}
+	metrics, err := factory.CreateMetricsToMetrics(t.Context(), settings, cfg, next)
 	require.NoError(t, err)
-	traces, err := factory.CreateTracesToMetrics(t.Context(), settings, cfg, r.next)
+	traces, err := factory.CreateTracesToMetrics(t.Context(), settings, cfg, next)
 	require.NoError(t, err)
-	logs, err := factory.CreateLogsToMetrics(t.Context(), settings, cfg, r.next)
+	logs, err := factory.CreateLogsToMetrics(t.Context(), settings, cfg, next)
 	require.NoError(t, err)
 	r.metrics, r.traces, r.logs = metrics.(metricsComponent), traces.(tracesComponent), logs.(logsComponent)
 	r.advisor = r.metrics.advisor
@@ -146,15 +157,15 @@ func image(id string) ptrace.Traces {
 
 func TestThePageShowsWhatCameIn(t *testing.T) {
 	r := newRig(t, func(c *Config) {
-		c.Links = []LinkConfig{{"Jaeger", "http://jaeger:16686/trace/{trace_id}?of={prompt_id}"}}
+		c.Links = []LinkConfig{{"Jaeger", "http://jaeger:16686/{prompt_id}/{trace_id}?of={prompt_id}"}}
 	})
 	assert.Empty(t, r.state().GPUs)
 	require.NoError(t, r.metrics.ConsumeMetrics(t.Context(), scraped(100, false)))
-	require.NoError(t, r.traces.ConsumeTraces(t.Context(), image("p1")))
+	require.NoError(t, r.traces.ConsumeTraces(t.Context(), image("p/1 &")))
 	ld := plog.NewLogs()
 	record := ld.ResourceLogs().AppendEmpty().ScopeLogs().AppendEmpty().LogRecords().AppendEmpty()
 	record.SetEventName("hw.gpu.xid")
-	record.SetTraceID(pcommon.TraceID{1, 2})
+	record.SetTraceID(pcommon.TraceID{1, 5})
 	record.SetTimestamp(pcommon.NewTimestampFromTime(time.Now()))
 	record.Attributes().PutStr("hw.id", gpuID)
 	record.Attributes().PutInt("hw.gpu.xid", 79)
@@ -166,14 +177,14 @@ func TestThePageShowsWhatCameIn(t *testing.T) {
 	assert.Equal(t, "node-1", v.Host)
 	assert.False(t, v.Simulated || v.CanRush)
 	require.Len(t, v.Prompts, 1)
-	assert.Equal(t, "p1", v.Prompts[0].ID)
+	assert.Equal(t, "p/1 &", v.Prompts[0].ID)
 	require.Len(t, v.Events, 1)
-	assert.Equal(t, "p1", v.Events[0].Prompt, "the prompt of the record's trace")
+	assert.Equal(t, "p/1 &", v.Events[0].Prompt, "the prompt of the record's trace")
 
 	var d view.Detail
-	require.Equal(t, http.StatusOK, r.get("/v1/prompts/p1", &d))
+	require.Equal(t, http.StatusOK, r.get("/v1/prompts/p%2F1%20&", &d))
 	assert.Len(t, d.Spans, 2)
-	assert.Equal(t, []view.Link{{Name: "Jaeger", URL: "http://jaeger:16686/trace/01020000000000000000000000000000?of=p1"}}, d.Links)
+	assert.Equal(t, []view.Link{{Name: "Jaeger", URL: "http://jaeger:16686/p%2F1%20%26/01050000000000000000000000000000?of=p%2F1%20%26"}}, d.Links)
 	require.Len(t, d.Series, 1)
 	assert.NotEmpty(t, d.Series[0].Times, "the GPU's samples of that time")
 	var h view.History
@@ -268,6 +279,42 @@ func TestConditionsAreMetricsAndAreMarkedStaleWhenTheyEnd(t *testing.T) {
 	assert.False(t, emitted(true)())
 	used = 100
 	require.Eventually(t, func() bool { scrape(); return emitted(true)() }, 60*time.Second, 100*time.Millisecond)
+}
+
+// blocked is a next consumer that blocks until the test ends.
+type blocked struct{ until context.Context }
+
+func (blocked) Capabilities() consumer.Capabilities { return consumer.Capabilities{} }
+
+func (b blocked) ConsumeMetrics(ctx context.Context, _ pmetric.Metrics) error {
+	select {
+	case <-b.until.Done():
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+// TestAConsumerThatBlocksDoesNotStopTheConditions: a store is away when they matter.
+func TestAConsumerThatBlocksDoesNotStopTheConditions(t *testing.T) {
+	r := newRigTo(t, blocked{t.Context()}, nil)
+	begin := r.state().Verdict.Since
+	require.NoError(t, r.metrics.ConsumeMetrics(t.Context(), scraped(100, false)))
+	require.Eventually(t, func() bool { return r.state().Verdict.Since.Sub(begin) > 3*time.Second }, 20*time.Second, 50*time.Millisecond,
+		"where all is well the verdict is as old as the last evaluation")
+}
+
+// TestASamplerDoesNotWaitForThePage: it runs in the GPU's worker.
+func TestASamplerDoesNotWaitForThePage(t *testing.T) {
+	r := newRig(t, nil)
+	require.NoError(t, r.metrics.ConsumeMetrics(t.Context(), scraped(100, false)))
+	r.mu.Lock() // a page is made
+	now := time.Now()
+	r.sampled.add(gpuID, reading{900, now})
+	r.sampled.add(gpuID, reading{300, now.Add(time.Millisecond)})
+	r.mu.Unlock()
+	memory := r.state().GPUs[0].Memory
+	assert.EqualValues(t, 300, memory.Used)
+	assert.EqualValues(t, 900, memory.Peak, "between the two")
 }
 
 // TestARushIsForSimulatedGPUsOnly: the button would otherwise ask a program for it that

@@ -10,8 +10,6 @@ import "github.com/otelcol-gpu/otelcol-gpu/internal/nvml/gpuevents"
 // scrapes: not one call more, and the page is up to date.
 func (a *advisor) followMemory() (cancel func()) {
 	return gpuevents.OfProcess().Memory.Subscribe(func(r gpuevents.MemoryReading) {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		a.machine.MemoryRead(r.ID, int64(min(r.Used, 1<<62)), r.Time)
+		a.sampled.add(r.ID, reading{int64(min(r.Used, 1<<62)), r.Time})
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"iter"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -38,11 +39,12 @@ func (a source) State(l texts.Language) view.State {
 	servers := a.bus.Servers.All() // before the lock: it locks those of others
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.catchUp()
 	now := a.now()
 	v := view.State{
 		Time: now.UTC(), Language: string(l), Host: a.machine.Host(), Simulated: a.machine.Simulated(),
 		Conditions: []view.Condition{}, GPUs: []view.GPU{}, Servers: []view.Server{}, Events: []view.Event{},
-		Prompts: a.prompts.List(l, prompts.Query{Limit: shownPrompts}).Prompts, PromptsHeld: a.prompts.Len(),
+		Prompts: a.prompts.Newest(l, shownPrompts), PromptsHeld: a.prompts.Len(),
 	}
 	if newest, ok := a.machine.Newest(); ok {
 		newest = newest.UTC()
@@ -88,7 +90,9 @@ func runningOn(gpu string, servers []comfyevents.Server) []view.Running {
 func (a source) servers(l texts.Language, live []comfyevents.Server, now time.Time) []view.Server {
 	all := []view.Server{}
 	for _, s := range a.machine.Servers() {
-		all = append(all, a.machine.ServerView(s, now))
+		if _, known := s.IsUp(now); known { // else its scrapes have stopped
+			all = append(all, a.machine.ServerView(s, now))
+		}
 	}
 	for i := range live {
 		s := &live[i]
@@ -122,14 +126,14 @@ func (a source) describe(v *view.Server, s *comfyevents.Server, l texts.Language
 	v.SocketsOpen = s.Sockets.Open
 	running := 0
 	ahead := time.Duration(0) // until those in front have ended; negative: it is not known
-	for i, p := range s.Prompts {
-		starts := ahead
-		ahead = a.after(ahead, &p, s, now)
+	for i := range s.Prompts {
+		p := &s.Prompts[i]
 		if !p.Started.IsZero() {
 			running++
 		}
 		if i < shownQueue {
-			v.Prompts = append(v.Prompts, openPrompt(&p, i, starts, l, now))
+			v.Prompts = append(v.Prompts, openPrompt(p, i, ahead, l, now))
+			ahead = a.after(ahead, p, s, now)
 		}
 	}
 	v.Running, v.Waiting = running, max(max(s.Queued, s.Open)-running, 0)
@@ -138,7 +142,7 @@ func (a source) describe(v *view.Server, s *comfyevents.Server, l texts.Language
 		v.Sockets = append(v.Sockets, view.Socket{State: "silent", Since: since.UTC(), Text: texts.Message{Key: "prompt.socket.silent", Args: texts.Args{"d": texts.Seconds(now.Sub(since))}}.In(l)})
 	}
 	if n := s.Sockets.Retained; n > 0 {
-		v.Sockets = append(v.Sockets, view.Socket{State: "kept", Since: now.UTC(), Text: texts.Message{Key: "prompt.socket.kept", Args: texts.Args{"n": n}}.In(l)})
+		v.Sockets = append(v.Sockets, view.Socket{State: "kept", Text: texts.Message{Key: "prompt.socket.kept", Args: texts.Args{"n": n}}.In(l)})
 	}
 }
 
@@ -228,6 +232,7 @@ const margin = 5 * time.Second
 func (a source) Prompt(l texts.Language, id string) (view.Detail, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.catchUp()
 	v, ok := a.prompts.Detail(l, id)
 	if !ok {
 		return v, false
@@ -237,11 +242,15 @@ func (a source) Prompt(l texts.Language, id string) (view.Detail, bool) {
 			v.Series = append(v.Series, within(h, v.Received.Add(-margin), v.Ended.Add(margin)))
 		}
 	}
+	fill := strings.NewReplacer("{trace_id}", v.TraceID, "{prompt_id}", escaped(v.ID))
 	for _, link := range a.cfg.Links {
-		v.Links = append(v.Links, view.Link{Name: link.Name, URL: strings.NewReplacer("{trace_id}", v.TraceID, "{prompt_id}", v.ID).Replace(link.URL)})
+		v.Links = append(v.Links, view.Link{Name: link.Name, URL: fill.Replace(link.URL)})
 	}
 	return v, true
 }
+
+// escaped is an id, which the client may have chosen, as a part of a URL's path or query.
+func escaped(id string) string { return strings.ReplaceAll(url.QueryEscape(id), "+", "%20") }
 
 // within is the part of a history between two times.
 func within(h view.History, from, to time.Time) view.History {
@@ -257,8 +266,13 @@ func within(h view.History, from, to time.Time) view.History {
 // Trace implements [page.Source].
 func (a source) Trace(id string) ([]byte, bool) {
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.prompts.Trace(id)
+	packed, ok := a.prompts.Packed(id)
+	a.mu.Unlock()
+	if !ok {
+		return nil, false
+	}
+	json, err := a.prompts.JSON(packed)
+	return json, err == nil
 }
 
 // History implements [page.Source].

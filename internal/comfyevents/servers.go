@@ -4,6 +4,7 @@ package comfyevents
 
 import (
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -110,12 +111,7 @@ func (s *Servers) All() []Server {
 	for _, source := range sources {
 		all = append(all, source.Server())
 	}
-	slices.SortFunc(all, func(a, b Server) int {
-		if a.Name < b.Name {
-			return -1
-		}
-		return 1
-	})
+	slices.SortStableFunc(all, func(a, b Server) int { return strings.Compare(a.Name, b.Name) })
 	return all
 }
 

@@ -75,7 +75,7 @@ func (f *follower) PromptEnded(p *prompt.Prompt) {
 // restarted records that the server may have been restarted.
 func (f *follower) restarted() {
 	f.memory.restarted()
-	f.loading.restarted(f.now())
+	f.loading.unloaded(f.now())
 }
 
 // handedOver implements [settler].

@@ -44,8 +44,8 @@ func (l *loadingTimes) unloaded(at time.Time) {
 	l.estimator.Unloaded(at)
 }
 
-// restarted records that the server may have been started at a time: the kernels of the GPU are
-// then compiled, and chosen, in its first execution.
+// restarted records that the server is another process from a time on: the kernels of the GPU
+// are compiled, and chosen, in its first execution.
 func (l *loadingTimes) restarted(at time.Time) {
 	l.unloaded(at)
 	l.mu.Lock()
@@ -131,9 +131,11 @@ func (l *loadingTimes) grew(p *prompt.Prompt, h *memory.History) {
 		if loading.IsLoader(class) || l.classes.IsAPINode(class) {
 			continue
 		}
-		switch lasted, first, ok := n.BeforeFirstStep(); {
-		case !ok:
-		case h.Grew(n.Start, first, p.Ended):
+		lasted, first, ok := n.BeforeFirstStep()
+		grew, known := h.Grew(n.Start, first, p.Ended)
+		switch {
+		case !ok || !known:
+		case grew:
 			n.Loading.Time = lasted
 			p.Loading.Time = min(p.Loading.Time+lasted, p.Ended.Sub(p.Started))
 		case fresh:

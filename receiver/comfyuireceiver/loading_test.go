@@ -236,7 +236,7 @@ func TestLoadingBeforeTheFirstStep(t *testing.T) {
 	times, _ = loadingOf(t, r, 2)
 	assert.NotContains(t, times, "comfyui.node KSampler #5", "the memory did not grow")
 	assert.Empty(t, firstStepsOf(t, r, 2), "and the server had worked before")
-	r.following.restarted()
+	r.following.loading.restarted(time.Now())
 	image(3)
 	loadingOf(t, r, 3)
 	prepared := firstStepsOf(t, r, 3)

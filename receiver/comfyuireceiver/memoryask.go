@@ -86,7 +86,7 @@ func (m *memoryWatcher) is(process memory.Process) {
 	if before != (memory.Process{}) {
 		m.history.Restarted()
 		m.last = nil
-		m.loading.unloaded(m.now())
+		m.loading.restarted(m.now())
 	}
 }
 

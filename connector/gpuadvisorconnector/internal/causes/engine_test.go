@@ -39,7 +39,7 @@ func TestEachCauseHasItsTexts(t *testing.T) {
 		assert.GreaterOrEqual(t, rank(Table[i].Severity), 0, id)
 	}
 	for _, key := range []string{
-		"cause.gpu.lost.xid", "cause.gpu.memory.remedy.idle", "cause.gpu.memory.remedy.other", "cause.gpu.pages.pending", "cause.gpu.pages.pending.remedy", "cause.gpu.pcie.degraded.width",
+		"cause.gpu.lost.xid", "cause.gpu.memory.remedy.idle", "cause.gpu.memory.remedy.other", "cause.gpu.memory.critical.elastic", "cause.gpu.memory.high.elastic", "cause.gpu.pages.pending", "cause.gpu.pages.pending.remedy", "cause.gpu.pcie.degraded.width",
 		"cause.comfyui.out_of_memory.sizes", "cause.comfyui.out_of_memory.plain", "cause.comfyui.out_of_memory.remedy.size",
 	} {
 		need(key)
@@ -156,7 +156,7 @@ func TestALostGPUIsShownWithTheXIDThatSaysWhy(t *testing.T) {
 	w.now = w.now.Add(15 * time.Second)
 	w.steady(0, with("hw.gpu.state{:hw.state=healthy} 0\nhw.gpu.state{:hw.state=lost} 1"))
 	assert.Equal(t, "GPU 0 is lost: the driver no longer reaches it (XID 79: GPU has fallen off the bus).", w.verdict(texts.English))
-	assert.Equal(t, "GPU 0 掉卡：驱动已无法访问它（XID 79：GPU has fallen off the bus）。", w.verdict(texts.Chinese))
+	assert.Equal(t, "GPU 0 掉线：驱动已无法访问它（XID 79：GPU has fallen off the bus）。", w.verdict(texts.Chinese))
 }
 
 func TestSamplesThatStoppedAreShownWithTheirAge(t *testing.T) {
@@ -204,7 +204,7 @@ func TestWithNothingWrongTheVerdictSaysWhatWorks(t *testing.T) {
 	w.servers("comfyui.up 1\ncomfyui.queue.oldest.wait 2.1")
 	w.evaluate()
 	assert.Equal(t, "All is well: 2 GPUs, 5 images in the last minute, nothing waits longer than 3 s", w.verdict(texts.English))
-	assert.Equal(t, "一切正常：2 张 GPU，最近一分钟出图 5 张图，排队均不超过 3 秒", w.verdict(texts.Chinese))
+	assert.Equal(t, "一切正常：2 块 GPU，最近一分钟出图 5 张图，排队均不超过 3 秒", w.verdict(texts.Chinese))
 	w.steady(75*time.Second, healthy)
 	w.prompt(nil)
 	w.evaluate()

@@ -77,6 +77,10 @@ func (r memoryRule) find(f *facts, report func(finding)) {
 			continue
 		}
 		found := finding{gpu: g, args: texts.Args{"percent": percent(needed / limit), "used": bytes(needed), "limit": bytes(limit)}}
+		if evictable := used - needed; evictable >= 1<<30 {
+			found.args["elastic"] = bytes(evictable)
+			found.text = texts.Message{Key: r.text()}
+		}
 		server, held := f.idleHolder(g)
 		switch other, ok := f.machine.Largest(g); {
 		case ok && float64(other.Memory) > max(held, limit*dominant):
@@ -86,6 +90,14 @@ func (r memoryRule) find(f *facts, report func(finding)) {
 		}
 		report(found)
 	}
+}
+
+// text is the text where ComfyUI would evict some of what is in use.
+func (r memoryRule) text() string {
+	if r.share > 0.9 {
+		return "cause.gpu.memory.critical.elastic"
+	}
+	return "cause.gpu.memory.high.elastic"
 }
 
 // dominant is from which share of a GPU's memory on a program other than ComfyUI is named as

@@ -102,6 +102,15 @@ func TestAFullGPUNamesTheProgramThatFillsIt(t *testing.T) {
 	assert.Equal(t, "python（进程 77）占用该 GPU 14.0 GiB 显存，且不是 ComfyUI：停止它，或迁到其他 GPU。", remedy)
 }
 
+// The row beside it shows all that is in use.
+func TestWhatIsElasticIsSaidBesideWhatIsNeeded(t *testing.T) {
+	w := newWorld(t)
+	w.servers("comfyui.memory.elastic{hw.id=GPU-b} 2147483648")
+	w.steady(15*time.Second, with("hw.gpu.memory.usage{1} 25000000000"))
+	text, _ := w.worded("gpu.memory.high", texts.English)
+	assert.Equal(t, "GPU 1 needs 21.3 GiB of 24.0 GiB (89 %) of its memory, and 2.0 GiB more are in use that ComfyUI would evict.", text)
+}
+
 // After a /free, or when the server has ended, its series is marked as stale, and the GPU
 // that others fill is full.
 func TestElasticMemoryCountsNoLongerThanItIsKnown(t *testing.T) {

@@ -43,7 +43,6 @@ var driverEvents = []string{
 func (m *Machine) Logs(ld plog.Logs, now time.Time) {
 	m.advance(now)
 	for _, rl := range ld.ResourceLogs().All() {
-		m.source(rl.Resource())
 		for _, sl := range rl.ScopeLogs().All() {
 			for _, r := range sl.LogRecords().All() {
 				m.record(r, now)

@@ -122,6 +122,16 @@ func (g *GPU) addProcess(at int64, value float64, stale bool, a pcommon.Map, lim
 	return ""
 }
 
+// forgetProcesses removes those that were not listed since a time: the marker of their end may
+// have been lost.
+func (g *GPU) forgetProcesses(before int64) {
+	for pid, p := range g.processes {
+		if p.at < before {
+			delete(g.processes, pid)
+		}
+	}
+}
+
 // evictProcess removes a process that was not listed since a time.
 func (g *GPU) evictProcess(before int64) bool {
 	for pid, p := range g.processes {

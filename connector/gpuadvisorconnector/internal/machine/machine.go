@@ -134,21 +134,26 @@ func (m *Machine) Newest() (time.Time, bool) {
 }
 
 // source is what the resource of metrics or log records says.
-type source struct{ gpu, server string }
+type source struct{ host, gpu, server string }
 
-func (m *Machine) source(resource pcommon.Resource) source {
+func sourceOf(resource pcommon.Resource) source {
 	a := resource.Attributes()
-	if host := pdataread.Text(a, semconv.HostName); host != "" {
-		m.host = boundtext.Line(host, maxText)
+	return source{host: pdataread.Text(a, semconv.HostName), gpu: pdataread.Text(a, semconv.GPUID), server: pdataread.Text(a, "service.instance.id")}
+}
+
+// isOf sets the host to that of a GPU's sample: other services of the pipeline may be in
+// containers, with names of their own.
+func (m *Machine) isOf(from source) {
+	if from.host != "" && from.host != m.host {
+		m.host = boundtext.Line(from.host, maxText)
 	}
-	return source{gpu: pdataread.Text(a, semconv.GPUID), server: pdataread.Text(a, "service.instance.id")}
 }
 
 // Metrics adds a scrape.
 func (m *Machine) Metrics(md pmetric.Metrics, now time.Time) {
 	m.advance(now)
 	for _, rm := range md.ResourceMetrics().All() {
-		from := m.source(rm.Resource())
+		from := sourceOf(rm.Resource())
 		for _, sm := range rm.ScopeMetrics().All() {
 			for _, metric := range sm.Metrics().All() {
 				r := rows()[metric.Name()]
@@ -191,6 +196,7 @@ func (m *Machine) advance(now time.Time) {
 	before := now.Add(-sweepInterval).UnixNano()
 	for id, g := range m.gpus {
 		g.sweep(before)
+		g.forgetProcesses(now.Add(-Lookback).UnixNano())
 		if g.live == 0 && len(g.processes) == 0 && g.newest < before {
 			delete(m.gpus, id)
 		}
@@ -244,6 +250,7 @@ func (m *Machine) point(r *row, p pmetric.NumberDataPoint, from source, now time
 		return
 	}
 	if g := m.gpu(boundtext.Line(id, maxText), at, stale); g != nil {
+		m.isOf(from)
 		m.drop(g.add(r, key, at, value, stale, a, m.limits.Processes))
 	}
 }

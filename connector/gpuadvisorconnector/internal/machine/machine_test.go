@@ -369,3 +369,25 @@ func TestExecutionsAreAddedUpByTaskClass(t *testing.T) {
 	assert.InDelta(t, 9.0, count, 1e-9)
 	assert.Len(t, s.series[Executions], 2)
 }
+
+// Other services of the pipeline are in containers, with host names of their own.
+func TestTheHostIsThatOfTheGPUs(t *testing.T) {
+	m := newMachine(t)
+	scrape(m, 0, "hw.gpu.memory.usage{} 1")
+	m.Metrics(sampletext.Metrics(at(1), "host.name=4f1c0d2e,service.name=photos", "http.server.requests 5"), at(1))
+	m.Metrics(sampletext.Metrics(at(1), "host.name=4f1c0d2e,service.instance.id=photos", "comfyui.up 1"), at(1))
+	assert.Equal(t, "node-1", m.Host())
+}
+
+// The marker of its end may be lost with the receiver.
+func TestAProcessThatIsNoLongerListedIsForgotten(t *testing.T) {
+	m := newMachine(t)
+	scrape(m, 0, "hw.gpu.memory.usage{} 1\nhw.gpu.process.memory.usage{process.pid=1} 1")
+	for s := 60.0; s <= 420; s += 60 {
+		scrape(m, s, "hw.gpu.memory.usage{} 1\nhw.gpu.process.memory.usage{process.pid=2} 1")
+	}
+	p, ok := m.Largest(m.GPUs()[0])
+	require.True(t, ok)
+	assert.EqualValues(t, 2, p.PID)
+	assert.Len(t, m.View(m.GPUs()[0], texts.English, at(420)).Processes, 1)
+}

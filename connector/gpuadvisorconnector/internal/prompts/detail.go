@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/ptrace"
@@ -88,30 +87,23 @@ func spanKind(spanName string) string {
 	return "other"
 }
 
-// Trace is a prompt's trace as OTLP JSON; ok is false if it is not held.
-func (s *Store) Trace(id string) (json []byte, ok bool) {
+// Packed is a prompt's trace as it is held; ok is false if it is not. It does not change.
+func (s *Store) Packed(id string) (packed []byte, ok bool) {
 	r := s.byID[id]
 	if r == nil {
 		return nil, false
 	}
-	t, err := s.pack.unpack(r.packed)
-	if err != nil {
-		return nil, false
-	}
-	json, err = (&ptrace.JSONMarshaler{}).MarshalTraces(t)
-	return json, err == nil
+	return r.packed, true
 }
 
-// Window is when a prompt was received and ended, and on which GPUs it ran.
-func (s *Store) Window(id string) (received, ended time.Time, gpus []string, ok bool) {
-	r := s.byID[id]
-	if r == nil {
-		return received, ended, nil, false
+// JSON is a packed trace as OTLP JSON. It may be called from any goroutine, without the
+// caller's lock: a trace of thousands of nodes takes a while.
+func (s *Store) JSON(packed []byte) ([]byte, error) {
+	t, err := s.pack.unpack(packed)
+	if err != nil {
+		return nil, err
 	}
-	for _, g := range r.gpus {
-		gpus = append(gpus, g.Value())
-	}
-	return at(r.received), at(r.ended), gpus, true
+	return (&ptrace.JSONMarshaler{}).MarshalTraces(t)
 }
 
 // dictionary is a trace with the attributes that traces of prompts have, as it is encoded.

@@ -175,6 +175,9 @@ func (r *record) reason() texts.Text {
 	case r.outcome.Value() == "error" && r.errorNode.Value() != "":
 		return texts.Message{Key: reasonPrefix + ".node", Args: args}
 	}
+	if key := reasonPrefix + "." + r.outcome.Value(); texts.Has(key) {
+		return texts.Message{Key: key, Args: args}
+	}
 	return texts.Message{Key: reasonPrefix + ".failed", Args: args}
 }
 

@@ -46,6 +46,18 @@ func (q *Query) matches(r *record) bool {
 	return false
 }
 
+// Newest are the last prompts, the newest first.
+func (s *Store) Newest(l texts.Language, limit int) []view.Prompt {
+	shown := make([]view.Prompt, 0, min(limit, s.count))
+	for r := range s.newest {
+		if len(shown) == limit {
+			break
+		}
+		shown = append(shown, r.view(l))
+	}
+	return shown
+}
+
 // List answers a query.
 func (s *Store) List(l texts.Language, q Query) view.Prompts {
 	var found []*record

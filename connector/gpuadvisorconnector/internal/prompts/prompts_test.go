@@ -10,6 +10,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -169,7 +170,7 @@ func TestTheSentenceSaysWhatMadeAnImageSlow(t *testing.T) {
 		"all at once, the three longest": {
 			image{waited: 1.0, ran: 7.0, ahead: 1, attributes: slow},
 			"Took 8.0 s, 3.3 times its usual 2.4 s: loaded the model for 2.3 s, was throttled for 1.5 s (temperature), waited 1.0 s behind 1 prompt.", "loaded the model for 2.3 s",
-			"用时 8.0 秒，是平时（2.4 秒）的 3.3 倍：加载模型 2.3 秒，节流 1.5 秒（温度），前面有 1 个任务，排队 1.0 秒。",
+			"用时 8.0 秒，是平时（2.4 秒）的 3.3 倍：加载模型 2.3 秒；节流 1.5 秒（温度）；前面有 1 个任务，排队 1.0 秒。",
 		},
 		"nothing that is known": {
 			image{ran: 5.0},
@@ -203,12 +204,12 @@ func TestTheSentenceSaysWhatMadeAnImageSlow(t *testing.T) {
 		},
 		"refused": {
 			image{waited: 0.01, outcome: "rejected", failed: "prompt_outputs_failed_validation"},
-			"The server rejected the workflow (prompt_outputs_failed_validation).", "prompt_outputs_failed_validation",
+			"The server rejected the workflow (prompt_outputs_failed_validation).", "the workflow is not valid",
 			"服务器拒绝了工作流（prompt_outputs_failed_validation）。",
 		},
 		"cancelled": {
 			image{waited: 12, outcome: "cancelled", failed: "cancelled"},
-			"Removed from the queue after 12.0 s.", "cancelled",
+			"Removed from the queue after 12.0 s.", "removed from the queue",
 			"排队 12.0 秒后从队列中删除。",
 		},
 	} {
@@ -291,13 +292,15 @@ func TestTheWaterfallHasTheFiguresOfTheSpans(t *testing.T) {
 	assert.Equal(t, "DDColor_Colorize", d.Spans[3].Class)
 	assert.Nil(t, d.Spans[3].Bill)
 	assert.InDelta(t, *d.Bill.ThrottleTime, *execution.Bill.ThrottleTime, 1e-7, "the prompt's bill is its execution's")
-	raw, ok := s.Trace("prompt-3")
+	packed, ok := s.Packed("prompt-3")
 	require.True(t, ok)
+	raw, err := s.JSON(packed)
+	require.NoError(t, err)
 	traces, err := (&ptrace.JSONUnmarshaler{}).UnmarshalTraces(raw)
 	require.NoError(t, err)
 	assert.Equal(t, 5, traces.SpanCount())
 	assert.True(t, json.Valid(raw))
-	_, ok = s.Trace("prompt-4")
+	_, ok = s.Packed("prompt-4")
 	assert.False(t, ok)
 }
 
@@ -357,6 +360,23 @@ func TestTheOldestMakeRoomAndAreCounted(t *testing.T) {
 	assert.LessOrEqual(t, s.bytes, s.limits.Bytes)
 	for _, b := range s.Bounds() {
 		assert.LessOrEqual(t, b.Size, b.Max, b.Name)
+	}
+}
+
+// TestIDsAndNamesAreCut: any service may send traces.
+func TestIDsAndNamesAreCut(t *testing.T) {
+	td := ptrace.NewTraces()
+	image{n: 0, ran: 1}.add(td)
+	root := td.ResourceSpans().At(0).ScopeSpans().At(0).Spans().At(0).Attributes()
+	for _, key := range []string{"comfyui.prompt.id", "comfyui.workflow.id", "comfyui.model"} {
+		root.PutStr(key, strings.Repeat("x", 1<<20))
+	}
+	s := NewStore(Limits{Prompts: 10, Bytes: 8 << 20})
+	s.Add(td)
+	p := s.Newest(texts.English, 1)[0]
+	for _, v := range []string{p.ID, p.Workflow, p.Model} {
+		assert.LessOrEqual(t, len(v), maxText)
+		assert.Contains(t, v, "…")
 	}
 }
 

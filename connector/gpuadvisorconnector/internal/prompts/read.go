@@ -12,6 +12,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace"
 
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/view"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/boundtext"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/pdataread"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
 )
@@ -51,7 +52,7 @@ var named = unique.Make[string]
 // recordSize is about how much memory a record takes beside its trace.
 const recordSize = 600
 
-func (r *record) size() int { return recordSize + len(r.packed) }
+func (r *record) size() int { return recordSize + len(r.id) + len(r.packed) }
 
 func (r *record) lasted() time.Duration { return time.Duration(r.ended - r.received) }
 
@@ -153,8 +154,8 @@ func (t *promptTrace) resource() pcommon.Map {
 func (t *promptTrace) read() *record {
 	root := t.root.Attributes()
 	r := &record{
-		id: pdataread.Text(root, "comfyui.prompt.id"), trace: t.root.TraceID(), root: t.root.SpanID(),
-		server: named(pdataread.Text(t.resource(), "service.instance.id")), workflow: text(root, "comfyui.workflow.id"),
+		id: line(root, "comfyui.prompt.id"), trace: t.root.TraceID(), root: t.root.SpanID(),
+		server: text(t.resource(), "service.instance.id"), workflow: text(root, "comfyui.workflow.id"),
 		taskClass: text(root, "comfyui.task_class"), model: text(root, "comfyui.model"), sizeClass: text(root, "comfyui.image.size_class"),
 		outcome: text(root, "comfyui.prompt.outcome"), errorType: text(root, "error.type"), errorNode: named(""),
 		received: nanoseconds(t.root.StartTimestamp()), ended: nanoseconds(t.root.EndTimestamp()),
@@ -202,11 +203,11 @@ func gpusOf(a pcommon.Map) (ids []string) {
 	if v, ok := a.Get(semconv.GPUIDs); ok && v.Type() == pcommon.ValueTypeSlice {
 		for _, id := range v.Slice().All() {
 			if id.Type() == pcommon.ValueTypeStr && len(ids) < maxGPUs {
-				ids = append(ids, id.Str())
+				ids = append(ids, boundtext.Line(id.Str(), maxText))
 			}
 		}
 	}
-	if id := pdataread.Text(a, semconv.GPUID); id != "" && len(ids) == 0 {
+	if id := line(a, semconv.GPUID); id != "" && len(ids) == 0 {
 		ids = append(ids, id)
 	}
 	return ids
@@ -233,14 +234,20 @@ const throttlePrefix = "gpu.throttle.time."
 func throttleReason(a pcommon.Map) name {
 	reason, longest := "", 0.0
 	for key, v := range a.All() {
-		if of, ok := strings.CutPrefix(key, throttlePrefix); ok && v.Type() == pcommon.ValueTypeDouble && (v.Double() > longest || v.Double() == longest && of < reason) {
+		if of, ok := strings.CutPrefix(key, throttlePrefix); ok && len(of) <= maxText && v.Type() == pcommon.ValueTypeDouble && (v.Double() > longest || v.Double() == longest && of < reason) {
 			reason, longest = of, v.Double()
 		}
 	}
 	return named(reason)
 }
 
-func text(a pcommon.Map, key string) name { return named(pdataread.Text(a, key)) }
+func text(a pcommon.Map, key string) name { return named(line(a, key)) }
+
+// maxText bounds ids and names, in bytes: any service may send traces.
+const maxText = 256
+
+// line is a text attribute within the bound.
+func line(a pcommon.Map, key string) string { return boundtext.Line(pdataread.Text(a, key), maxText) }
 
 // whole is an integer attribute, seconds a real one, whatever their type; or what is given.
 func whole(a pcommon.Map, key string, otherwise int64) int64 {

@@ -123,8 +123,9 @@ func (u *Use) addReserve(all []Sample, from int, isStart bool, to time.Time) {
 const growth = 64 << 20
 
 // Grew reports whether the memory that is used grew from a time to another: within them, or
-// where no answer is of that time, from before them to after the end of the prompt.
-func (h *History) Grew(from, to, end time.Time) bool {
+// where no answer is of that time, from before them to after the end of the prompt. known is
+// false where there are no answers to tell.
+func (h *History) Grew(from, to, end time.Time) (grew, known bool) {
 	all := h.samples[h.first:]
 	begin, _ := slices.BinarySearchFunc(all, from, func(s Sample, t time.Time) int { return s.Asked.Compare(t) })
 	before := begin - 1
@@ -132,20 +133,20 @@ func (h *History) Grew(from, to, end time.Time) bool {
 		before--
 	}
 	if before < 0 {
-		return false
+		return false, false
 	}
 	within := false
 	for i := begin; i < len(all) && !all[i].At.After(to); i++ {
 		within = true
 		if all[i].Used-all[before].Used >= growth {
-			return true
+			return true, true
 		}
 	}
 	if within {
-		return false
+		return false, true
 	}
 	after := slices.IndexFunc(all[begin:], func(s Sample) bool { return !s.Asked.Before(end) })
-	return after >= 0 && all[begin+after].Used-all[before].Used >= growth
+	return after >= 0 && all[begin+after].Used-all[before].Used >= growth, after >= 0
 }
 
 func larger(a *float64, v float64) *float64 {

@@ -102,7 +102,11 @@ func TestMemoryGrowsWhereWeightsAreLoaded(t *testing.T) {
 		}
 		return h
 	}
-	grew := func(h *History) bool { return h.Grew(at(time.Second), at(2*time.Second), at(5*time.Second)) }
+	grew := func(h *History) bool {
+		grew, known := h.Grew(at(time.Second), at(2*time.Second), at(5*time.Second))
+		assert.True(t, known || !grew)
+		return grew
+	}
 	assert.True(t, grew(of([2]float64{0.5, 1}, [2]float64{1.5, 2}, [2]float64{1.7, 1})))
 	assert.False(t, grew(of([2]float64{0.5, 1}, [2]float64{1.5, 1.01}, [2]float64{3, 9}, [2]float64{6, 9})), "an answer of the time says that it did not")
 	assert.True(t, grew(of([2]float64{0.5, 1}, [2]float64{3, 9}, [2]float64{6, 2})), "no answer is of the time: the weights stayed")
