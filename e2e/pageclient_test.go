@@ -38,12 +38,15 @@ type pageState struct {
 		ID          string
 		Name, Model string
 		State       string
+		Status      string
 		Memory      struct{ Limit, Used int64 }
 		Utilization float64
 		Temperature struct{ Value float64 }
 		Power       struct{ Value float64 }
 	}
+	Verdict    struct{ Cause string }
 	Conditions []struct{ Cause, Alert string }
+	Alerts     struct{ Firing []struct{ Name string } }
 	Prompts    []struct{ ID string }
 }
 
@@ -169,4 +172,27 @@ func (p livePage) deafViewer(t testing.TB) {
 	require.NoError(t, conn.(*net.TCPConn).SetReadBuffer(4096))
 	_, err = fmt.Fprintf(conn, "GET /v1/events HTTP/1.1\r\nHost: %s\r\n\r\n", p.address)
 	require.NoError(t, err)
+}
+
+// firing are the alerts that the page lists.
+func (s *pageState) firing() (names []string) {
+	for _, a := range s.Alerts.Firing {
+		names = append(names, a.Name)
+	}
+	return names
+}
+
+// rush presses the page's button, and returns the status.
+func (p livePage) rush() int {
+	request, err := http.NewRequest(http.MethodPost, p.url()+"/v1/rush", http.NoBody)
+	if err != nil {
+		return 0
+	}
+	request.Header.Set("Sec-Fetch-Site", "same-origin")
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return 0
+	}
+	_ = response.Body.Close()
+	return response.StatusCode
 }

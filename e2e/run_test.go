@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
@@ -96,15 +97,16 @@ func TestRunIsReadyWithoutWhatIsStillBeingBuilt(t *testing.T) {
 	require.NoError(t, err, "what is still being built is no failure: %s", out)
 	assert.Contains(t, string(out), "READY")
 	assert.Contains(t, string(out), "samples of 2 GPUs arrived")
-	assert.NotRegexp(t, `(?m)^(logs|messages) `, string(out), "none of them was up")
+	assert.NotRegexp(t, `(?m)^(alerts|logs|messages) `, string(out), "none of them was up")
 }
 
 // TestRunShowsPromptsOfItsSimulatedComfyUI causes a rush in `make run` and checks it as
 // its user would: in PromQL, in the traces, in Alertmanager and in the logs.
 func TestRunShowsPromptsOfItsSimulatedComfyUI(t *testing.T) {
 	besideFirst(t, working)
-	storePort, tracesPort, alertmanagerPort, logsPort := port(t), port(t), port(t), port(t)
-	cmd := runCommand(t, fmt.Sprintf("STORE_PORT=%d", storePort), fmt.Sprintf("TRACES_PORT=%d", tracesPort), fmt.Sprintf("ALERTMANAGER_PORT=%d", alertmanagerPort),
+	storePort, tracesPort, alertmanagerPort, logsPort, pagePort := port(t), port(t), port(t), port(t), port(t)
+	live := livePage{fmt.Sprintf("127.0.0.1:%d", pagePort)}
+	cmd := runCommand(t, fmt.Sprintf("PAGE_PORT=%d", pagePort), fmt.Sprintf("STORE_PORT=%d", storePort), fmt.Sprintf("TRACES_PORT=%d", tracesPort), fmt.Sprintf("ALERTMANAGER_PORT=%d", alertmanagerPort),
 		fmt.Sprintf("LOGS_PORT=%d", logsPort), "JAEGER=1")
 	var output syncedText
 	cmd.Stdout = &output
@@ -117,8 +119,12 @@ func TestRunShowsPromptsOfItsSimulatedComfyUI(t *testing.T) {
 	}()
 	store := stack.Store{URL: fmt.Sprintf("http://127.0.0.1:%d", storePort)}
 	eventually(t, store, `comfyui_prompts_total{comfyui_prompt_outcome="success"} > 0`, atLeast(1))
+	require.Regexp(t, `(?m)^page +`+live.url()+"$", output.String())
+	require.Eventually(t, func() bool { return live.rush() == http.StatusAccepted }, patience, time.Second, "the page's button")
+	require.Eventually(t, func() bool { return strings.Contains(output.String(), "eight photos") }, patience, 10*time.Millisecond)
 	_, err = enter.Write([]byte("\n"))
 	require.NoError(t, err)
+	require.Eventually(t, func() bool { return strings.Contains(output.String(), "is on already") }, patience, 10*time.Millisecond, "Enter does the same")
 	eventually(t, store, `max_over_time(comfyui_queue_length{state="pending"}[1m]) >= 6`, atLeast(1))
 	first := eventually(t, store, `hw_gpu_up{hw_name="gpu0"}`, atLeast(1))[0]
 	gpu := first.Labels["hw_id"]
@@ -162,6 +168,15 @@ func TestRunShowsPromptsOfItsSimulatedComfyUI(t *testing.T) {
 	alerts, err := get(store.URL + "/vmalert/api/v1/alerts")
 	require.NoError(t, err)
 	assert.Contains(t, alerts, "GPUMemoryUsageCritical", "the store's page Alerting shows what vmalert knows")
+
+	// The page shows it, too: the full GPU, the alert, and the slow prompts with their reasons.
+	require.Eventually(t, func() bool {
+		shown, err := live.state()
+		return err == nil && slices.Contains(shown.firing(), "GPUMemoryUsageCritical") && shown.GPUs[0].Status == "full" && shown.Verdict.Cause == "gpu.memory.critical"
+	}, patience, 100*time.Millisecond)
+	waited, err := get(live.url() + "/v1/prompts?slow=true&lang=en")
+	require.NoError(t, err)
+	assert.Regexp(t, `"reason": ?"waited behind [1-9]`, waited)
 
 	// What is printed then leads to the same places, and to a prompt that failed.
 	query := regexp.MustCompile(`curl '(http://127\.0\.0\.1:\d+)/select/logsql/query\?query=(trace_id:=([0-9a-f]{32}))'`)
