@@ -288,6 +288,22 @@ func TestWithoutScriptsThereAreTheVerdictAndTheGPUs(t *testing.T) {
 	assert.Contains(t, body, "No GPU is known.")
 }
 
+func TestWithoutScriptsEachConditionBesideTheVerdictIsListed(t *testing.T) {
+	s := serve(t, Settings{})
+	link := func(id string) view.Condition {
+		return view.Condition{ID: "gpu.nvlink.down/GPU-a//" + id, Severity: view.Broken, Cause: "gpu.nvlink.down", GPU: "GPU-a", Text: "A link of gpu0 is down.", Remedy: "Link " + id + "."}
+	}
+	s.source.set(func(state *view.State) {
+		state.Conditions = []view.Condition{link("0"), link("1"), link("2")}
+		state.Verdict = state.Conditions[0]
+	})
+	_, body := s.request(t, http.MethodGet, "/")
+	_, plain, _ := strings.Cut(body, "<noscript>")
+	for _, id := range []string{"0", "1", "2"} {
+		assert.Equal(t, 1, strings.Count(plain, "Link "+id+"."), id)
+	}
+}
+
 func TestMarkupInTextsIsText(t *testing.T) {
 	s := serve(t, Settings{})
 	s.source.set(func(state *view.State) { state.Verdict.Text = `</script><img src=x onerror=alert(1)>` })

@@ -71,7 +71,7 @@ function Conditions({ state }) {
   const others = (state.conditions ?? []).filter((c) => !sameCondition(c, state.verdict));
   if (!others.length) return null;
   return html`<section aria-labelledby="conditions"><h2 id="conditions" tabindex="-1">${t('page.conditions')}</h2>
-    <ul class="notes">${others.map((c) => html`<li key=${`${c.cause} ${c.gpu} ${c.server}`}><${Icon} severity=${c.severity} word=${t(`page.severity.${c.severity}`)} /><div><b>${c.text}</b> ${c.remedy} <${Runbook} href=${c.runbook} /></div></li>`)}</ul></section>`;
+    <ul class="notes">${others.map((c) => html`<li key=${c.id}><${Icon} severity=${c.severity} word=${t(`page.severity.${c.severity}`)} /><div><b>${c.text}</b> ${c.remedy} <${Runbook} href=${c.runbook} /></div></li>`)}</ul></section>`;
 }
 
 const alertSeverity = (a) => a.severity === 'critical' ? 'broken' : 'warning';

@@ -103,5 +103,5 @@ export const Empty = ({ children }) => html`<p class="empty">${children}</p>`;
 /** gpuName is a GPU's name by its id, or what it was called. */
 export const gpuName = (state, id) => (state.gpus ?? []).find((gpu) => gpu.id === id)?.name ?? id;
 
-/** sameCondition reports whether two conditions are one. */
-export const sameCondition = (a, b) => a.cause === b.cause && a.gpu === b.gpu && a.server === b.server;
+/** sameCondition reports whether two conditions are one. A verdict that all is well has no id. */
+export const sameCondition = (a, b) => a.id === b.id;

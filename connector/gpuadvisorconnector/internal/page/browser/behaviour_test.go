@@ -254,6 +254,20 @@ func TestAPromptsPageFollowsItToItsEnd(t *testing.T) {
 	assert.Empty(t, p.noted())
 }
 
+func TestConditionsThatDifferOnlyInTheirDetailAreEachListed(t *testing.T) {
+	t.Parallel()
+	chromium := startChromium(t)
+	p := openTab(t, chromium)
+	base := serveFixture(t, newFixture(sceneOf("links")))
+	p.open(base + "/?lang=en")
+	assert.Contains(t, read[string](p, `document.querySelector('.verdict .text').innerText`), "NVLink 0 of gpu0")
+	assert.Equal(t, "+2 more", read[string](p, `document.querySelector('.verdict .chip').innerText`))
+	links := []string{"NVLink 1 of gpu0 is down.", "NVLink 2 of gpu0 is down."}
+	assert.Equal(t, links, read[[]string](p, `[...document.querySelectorAll('[aria-labelledby=conditions] li b')].map((e) => e.innerText)`))
+	p.open(base + "/?lang=en&gpu=gpu0")
+	assert.Equal(t, links, read[[]string](p, `[...document.querySelectorAll('.detail .note b')].map((e) => e.innerText)`))
+}
+
 func TestTheTabsTitleHasTheVerdict(t *testing.T) {
 	t.Parallel()
 	chromium := startChromium(t)
