@@ -3,7 +3,7 @@
 import { html, Plot, useEffect, useLayoutEffect, useRef, useState } from './vendor.js';
 import { t, api } from './text.js';
 import { celsius, clock, elapsed, gib, isKnown, moment, none, percent, task, watts } from './format.js';
-import { A, Empty, Icon, MemoryBar, sameCondition } from './parts.js';
+import { A, Empty, Icon, MemoryBar, processName, sameCondition } from './parts.js';
 import { Back } from './prompt.js';
 import { staleAge } from './gpus.js';
 
@@ -91,7 +91,7 @@ function Processes({ processes }) {
   const columns = ['name', 'pid', 'pod', 'server', 'memory'];
   return html`<section aria-labelledby="processes"><h2 id="processes">${t('page.processes')}</h2>
     ${processes?.length ? html`<table class="processes"><thead><tr>${columns.map((c) => html`<th scope="col" key=${c} class=${c}>${t(`page.process.${c}`)}</th>`)}</tr></thead>
-      <tbody>${[...processes].sort((a, b) => b.memory - a.memory).map((p) => html`<tr key=${p.pid}><th scope="row">${p.name}</th><td class="figure">${p.pid}</td><td>${p.pod || none()}</td><td>${p.server || none()}</td><td class="figure">${gib(p.memory)}</td></tr>`)}</tbody></table>` : html`<${Empty}>${t('page.absent.processes')}<//>`}</section>`;
+      <tbody>${[...processes].sort((a, b) => b.memory - a.memory).map((p) => html`<tr key=${p.pid}><th scope="row">${processName(p)}</th><td class="figure">${p.pid}</td><td>${p.pod || none()}</td><td>${p.server || none()}</td><td class="figure">${gib(p.memory)}</td></tr>`)}</tbody></table>` : html`<${Empty}>${t('page.absent.processes')}<//>`}</section>`;
 }
 
 const newest = (gpu, stale) => {

@@ -3,7 +3,7 @@
 import { html } from './vendor.js';
 import { t } from './text.js';
 import { bareGiB, celsius, elapsed, gib, isKnown, model, none, percent, task, watts } from './format.js';
-import { A, Icon, MemoryBar, MemoryLegend, Sparkline, Used, memo, Empty } from './parts.js';
+import { A, Icon, MemoryBar, MemoryLegend, Sparkline, Used, memo, processName, Empty } from './parts.js';
 
 // As many GPUs get a row each; more are tiles.
 const maxRows = 8;
@@ -25,7 +25,8 @@ function holders(gpu) {
   // The largest, in the order of the source: an order by memory would change while one looks.
   const largest = [...(gpu.processes ?? [])].sort((a, b) => b.memory - a.memory).slice(0, 3);
   for (const p of (gpu.processes ?? []).filter((process) => largest.includes(process))) {
-    const name = p.pod ? `${p.name} (${p.pod})` : p.server ? `${p.name} (${p.server})` : p.name;
+    const owner = p.pod || p.server;
+    const name = owner ? `${processName(p)} (${owner})` : processName(p);
     all.push(html`<span>${name} <b>${gib(p.memory)}</b></span>`);
   }
   if (!all.length) return gpu.memory ? html`<span>${t('page.idle')}</span>` : null;

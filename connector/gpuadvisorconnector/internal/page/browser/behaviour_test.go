@@ -268,6 +268,17 @@ func TestConditionsThatDifferOnlyInTheirDetailAreEachListed(t *testing.T) {
 	assert.Equal(t, links, read[[]string](p, `[...document.querySelectorAll('.detail .note b')].map((e) => e.innerText)`))
 }
 
+func TestAProcessWithoutANameIsListedByItsPID(t *testing.T) {
+	t.Parallel()
+	chromium := startChromium(t)
+	p := openTab(t, chromium)
+	base := serveFixture(t, newFixture(sceneOf("odd")))
+	p.open(base + "/?lang=en")
+	assert.Contains(t, read[[]string](p, `[...document.querySelectorAll('.gpu .holds span')].map((e) => e.innerText.replaceAll('\u00a0', ' '))`), "PID 2 2.00 GiB")
+	p.open(base + "/?lang=en&gpu=gpu15")
+	assert.Contains(t, read[[]string](p, `[...document.querySelectorAll('.processes th[scope=row]')].map((e) => e.innerText)`), "PID 2")
+}
+
 func TestTheTabsTitleHasTheVerdict(t *testing.T) {
 	t.Parallel()
 	chromium := startChromium(t)

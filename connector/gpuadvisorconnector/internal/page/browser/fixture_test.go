@@ -305,6 +305,6 @@ func oddGPUs(now time.Time) []view.GPU {
 			Memory: &view.Memory{Limit: 192 * gib, Used: 192 * gib, Needed: 100 * gib, Elastic: 50 * gib, Other: 42 * gib, Peak: 192 * gib, PeakTime: now}, Utilization: pointer(1.0), Temperature: &view.Temperature{Value: 104, Limit: pointer(105.0)}, Power: &view.Power{Value: 1187},
 			Throttling: []view.Throttling{{Text: "hardware thermal slowdown", Share: 1}, {Text: "power brake", Share: 0.5}},
 			Processes: []view.Process{{PID: 4194303, Name: "a-process-with-a-name-that-goes-on-and-on-and-has-no-space-in-it-at-all", Pod: "a-namespace-of-a-team/a-deployment-with-a-long-name-7f9c6d5b4-x2x4z", Memory: 100 * gib},
-				{PID: 2, Name: "python", Memory: gib}, {PID: 3, Name: "python", Memory: gib}, {PID: 4, Name: "python", Memory: gib}, {PID: 5, Name: "Xorg", Memory: 1 << 20}}},
+				{PID: 2, Memory: 2 * gib}, {PID: 3, Name: "python", Memory: gib}, {PID: 4, Name: "python", Memory: gib}, {PID: 5, Name: "Xorg", Memory: 1 << 20}}},
 	}
 }
