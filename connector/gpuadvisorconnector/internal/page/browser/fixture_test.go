@@ -143,8 +143,8 @@ func (f *fixture) serverState(l texts.Language, i int) view.Server {
 		s.GPUs = []string{f.gpu(l, 0).ID}
 	}
 	step := 3 + f.at()%17
-	s.Prompts = []view.OpenPrompt{{ID: openID(name, 0), Workflow: "colorize", Side: 1280, State: "running", Since: f.begun.Add(-2 * time.Second), Node: &view.Node{ID: "7", Class: "DDColorColorize", Number: 7, Of: 12, Step: step, Steps: 20},
-		Text: in(l, fmt.Sprintf("node 7 of 12, DDColorColorize, step %d of 20", step), fmt.Sprintf("第 7 个节点，共 12 个：DDColorColorize，第 %d 步，共 20 步", step))}}
+	s.Prompts = []view.OpenPrompt{{ID: openID(name, 0), Workflow: "colorize", Side: 1280, State: "running", Since: f.begun.Add(-2 * time.Second), Node: &view.Node{ID: "7", Class: "DDColor_Colorize", Number: 7, Of: 12, Step: step, Steps: 20},
+		Text: in(l, fmt.Sprintf("node 7 of 12, DDColor_Colorize, step %d of 20", step), fmt.Sprintf("第 7 个节点，共 12 个：DDColor_Colorize，第 %d 步，共 20 步", step))}}
 	for k := 1; k <= waiting; k++ {
 		s.Prompts = append(s.Prompts, view.OpenPrompt{ID: openID(name, k), Workflow: "upscale", Side: 2048, State: "waiting", Ahead: k, Since: f.begun.Add(-time.Duration(20-k) * time.Second), Starts: pointer(f.begun.Add(time.Duration(3*k) * time.Second)),
 			Text: in(l, fmt.Sprintf("%d ahead of it; starts in about %d s", k, 3*k), fmt.Sprintf("前面有 %d 个任务，约 %d 秒后开始", k, 3*k))})
@@ -177,9 +177,9 @@ func (f *fixture) prompt(l texts.Language, i int) view.Prompt {
 		p.Bill.ThrottleTime = pointer(0.4)
 		p.Reason = in(l, "waited behind 4 prompts", "前面有 4 个任务")
 	case 3:
-		p.Workflow, p.Outcome, p.ErrorType, p.ErrorNode, p.Ran = "colorize", "error", "torch.OutOfMemoryError", "DDColorColorize", 0.9
+		p.Workflow, p.Outcome, p.ErrorType, p.ErrorNode, p.Ran = "colorize", "error", "torch.OutOfMemoryError", "DDColor_Colorize", 0.9
 		p.Bill.Energy, p.Bill.EnergyUncertainty = pointer(60.0), pointer(9.0)
-		p.Reason = in(l, "out of memory in DDColorColorize", "DDColorColorize 显存不足")
+		p.Reason = in(l, "out of memory in DDColor_Colorize", "DDColor_Colorize 显存不足")
 	case 5:
 		p.Workflow, p.Side, p.Width, p.Height, p.Ran, p.Slow = "upscale and sharpen for print", 4096, 4096, 3072, 8.8, true
 		p.Reason = in(l, "loaded the model for 6.3 s", "加载模型 6.3 秒")
