@@ -11,8 +11,9 @@ import { Queue } from './queue.js';
 import { Last, Search } from './prompts.js';
 import { Prompt } from './prompt.js';
 
-// A GPU's samples are old after this many seconds.
-const oldAfter = 15;
+// The newest sample is old after this many seconds, even where the collector has not decided
+// that samples have stopped: it knows the scrape interval, and intervals of a minute are usual.
+const oldAfter = 90;
 
 const Runbook = ({ href }) => href ? html`<a href=${href} rel="noreferrer" class="why">${t('page.why')}</a>` : null;
 
@@ -48,7 +49,8 @@ function Languages() {
 
 function Context({ state, now }) {
   const newest = isKnown(state.newest_sample) ? (now - Date.parse(state.newest_sample)) / 1000 : null;
-  const old = newest !== null && newest > oldAfter;
+  const hasStopped = (state.conditions ?? []).some((c) => c.cause === 'gpu.samples.stopped');
+  const old = newest !== null && (hasStopped || newest > oldAfter);
   return html`<p class="context"><b>${state.host}</b>
     <span>${t('page.gpus.count', { n: state.gpus?.length ?? 0 })}</span>
     <span>${t('page.servers.count', { n: state.servers?.length ?? 0 })}</span>
