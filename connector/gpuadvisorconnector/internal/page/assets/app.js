@@ -9,7 +9,7 @@ import { Gpus } from './gpus.js';
 import { Gpu } from './gpu.js';
 import { Queue } from './queue.js';
 import { Last, Search } from './prompts.js';
-import { Prompt } from './prompt.js';
+import { Absent, Prompt } from './prompt.js';
 
 // The newest sample is old after this many seconds, even where the collector has not decided
 // that samples have stopped: it knows the scrape interval, and intervals of a minute are usual.
@@ -107,10 +107,22 @@ function Overview({ state, now }) {
   </div>`;
 }
 
+/** unescaped decodes a part of an address; null if its escapes are not valid (%FF). */
+function unescaped(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return null;
+  }
+}
+
 function View({ state, now }) {
   const query = new URLSearchParams(location.search);
-  const prompt = location.pathname.match(/^\/prompts\/(.+)$/);
-  if (prompt) return html`<${Prompt} key=${prompt[1]} id=${decodeURIComponent(prompt[1])} state=${state} />`;
+  const [, prompt] = location.pathname.match(/^\/prompts\/(.+)$/) ?? [];
+  if (prompt) {
+    const id = unescaped(prompt);
+    return id === null ? html`<${Absent} id=${prompt} text=${t('page.absent.prompt')} />` : html`<${Prompt} key=${prompt} id=${id} state=${state} />`;
+  }
   if (query.has('gpu')) return html`<${Gpu} key=${query.get('gpu')} name=${query.get('gpu')} state=${state} now=${now} />`;
   if (query.get('view') === 'prompts') return html`<div class="detail"><p class="back"><${A} href="/">← ${t('page.back')}<//></p><${Search} query=${query} /></div>`;
   return html`<${Overview} state=${state} now=${now} />`;

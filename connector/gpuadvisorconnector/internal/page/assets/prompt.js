@@ -67,6 +67,10 @@ function Waiting({ open, server }) {
 
 export const Back = () => html`<p class="back"><${A} href="/">← ${t('page.back')}<//></p>`;
 
+/** Absent is shown instead of a prompt that there is no answer for. */
+export const Absent = ({ id, text }) => html`<article class="detail"><${Back} /><h1 tabindex="-1" class="sentence">${text}</h1>
+  <p class="id"><code>${id}</code></p></article>`;
+
 /** findOpen finds a prompt that has not ended in the state. */
 function findOpen(state, id) {
   for (const s of state.servers ?? []) {
@@ -114,6 +118,5 @@ export function Prompt({ id, state }) {
   }
   if (open) return html`<${Waiting} open=${open} server=${server} />`;
   if (!answer) return html`<article class="detail"><${Back} /><h1 tabindex="-1" class="sentence">${t('page.loading')}</h1></article>`;
-  return html`<article class="detail"><${Back} /><h1 tabindex="-1" class="sentence">${answer.status === 0 ? t('page.absent.answer') : t('page.absent.prompt')}</h1>
-    <p class="id"><code>${id}</code></p></article>`;
+  return html`<${Absent} id=${id} text=${answer.status === 0 ? t('page.absent.answer') : t('page.absent.prompt')} />`;
 }

@@ -25,3 +25,13 @@ func TestTheNewestSamplesAgeIsAWarningOnlyIfSamplesHaveStopped(t *testing.T) {
 		assert.Equal(t, c.isSign, read[bool](p, `document.querySelector('.context .warning-text .icon') !== null`), "%v", c)
 	}
 }
+
+func TestAnAddressWithInvalidEscapesIsAPromptThatIsNotKnown(t *testing.T) {
+	t.Parallel()
+	chromium := startChromium(t)
+	p := openTab(t, chromium)
+	p.open(serveFixture(t, newFixture(sceneOf("1"))) + "/prompts/%FF?lang=en")
+	p.wait(`document.querySelector('.detail .sentence')?.innerText.startsWith('This prompt is not known.')`)
+	assert.Equal(t, "%FF", read[string](p, `document.querySelector('.detail .id code').innerText`))
+	assert.Empty(t, p.noted())
+}
