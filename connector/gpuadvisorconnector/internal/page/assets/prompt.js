@@ -2,7 +2,7 @@
 
 import { html, useEffect, useState } from './vendor.js';
 import { t, api } from './text.js';
-import { digits, energy, gib, moment, percent, seconds, task, zone } from './format.js';
+import { energy, gib, moment, percent, seconds, task, zone } from './format.js';
 import { A, Copy, Icon, gpuName } from './parts.js';
 import { outcome, severity } from './prompts.js';
 import { Waterfall } from './waterfall.js';
@@ -24,7 +24,7 @@ function figures(d, state) {
     ['duration', seconds(d.duration)],
     ['waited', seconds(d.waited)],
     ['ran', seconds(d.ran)],
-    ['usual', d.usual ? t('page.figure.usual.value', { v: seconds(d.usual.median), times: digits(d.ran / d.usual.median), n: d.usual.executions }) : t('page.figure.usual.none')],
+    ['usual', d.usual ? t('page.figure.usual.value', { v: seconds(d.usual.median), n: d.usual.executions }) : t('page.figure.usual.none')],
     ['need', b && gib(b.memory_need)],
     ['peak', b && gib(b.memory_peak)],
     ['energy', b && energy(b.energy, b.energy_uncertainty)],

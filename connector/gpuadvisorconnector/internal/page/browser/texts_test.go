@@ -35,3 +35,15 @@ func TestAnAddressWithInvalidEscapesIsAPromptThatIsNotKnown(t *testing.T) {
 	assert.Equal(t, "%FF", read[string](p, `document.querySelector('.detail .id code').innerText`))
 	assert.Empty(t, p.noted())
 }
+
+// TestAPromptHasOneRatioToItsUsualTime is the sentence's: a second one, of other times, would
+// contradict it.
+func TestAPromptHasOneRatioToItsUsualTime(t *testing.T) {
+	t.Parallel()
+	chromium := startChromium(t)
+	p := openTab(t, chromium)
+	p.open(serveFixture(t, newFixture(sceneOf("8"))) + "/prompts/" + slowestID + "?lang=en")
+	assert.Contains(t, p.sentence(), "1.7 times")
+	assert.Contains(t, read[[]string](p, `[...document.querySelectorAll('.figures dd')].map((e) => e.innerText.replaceAll('\u00a0', ' '))`), "2.40 s (median of 20 executions)")
+	assert.Equal(t, 1, read[int](p, `document.querySelector('main').innerText.split('times').length - 1`))
+}
