@@ -153,6 +153,9 @@ func (f *fixture) serverState(l texts.Language, i int) view.Server {
 	if i == 1 || f.trouble == "rush" {
 		s.Sockets = []view.Socket{{State: "silent", Since: f.begun.Add(-40 * time.Second), Text: in(l, "A client's socket is silent for 40 s although its prompt runs.", "一个客户端的连接已静默 40 秒，而其任务仍在运行。")}}
 	}
+	if f.trouble == "rush" { // its time means nothing, and is never the same
+		s.Sockets = append(s.Sockets, view.Socket{State: "kept", Since: time.Now().UTC(), Text: in(l, "2 sockets are kept for clients that have left.", "为已离开的客户端保留了 2 个连接。")})
+	}
 	if f.hasEnded.Load() {
 		s.Prompts = s.Prompts[1:]
 	}

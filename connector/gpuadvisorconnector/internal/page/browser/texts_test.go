@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 func TestTheNewestSamplesAgeIsAWarningOnlyIfSamplesHaveStopped(t *testing.T) {
@@ -46,4 +47,19 @@ func TestAPromptHasOneRatioToItsUsualTime(t *testing.T) {
 	assert.Contains(t, p.sentence(), "1.7 times")
 	assert.Contains(t, read[[]string](p, `[...document.querySelectorAll('.figures dd')].map((e) => e.innerText.replaceAll('\u00a0', ' '))`), "2.40 s (median of 20 executions)")
 	assert.Equal(t, 1, read[int](p, `document.querySelector('main').innerText.split('times').length - 1`))
+}
+
+func TestSocketsWithoutAClientAreOneLineThatStays(t *testing.T) {
+	t.Parallel()
+	chromium := startChromium(t)
+	s := sceneOf("rush")
+	s.isLive = true
+	f := newFixture(s)
+	p := openTab(t, chromium)
+	p.open(serveFixture(t, f) + "/?lang=en")
+	p.wait(`window.before = [...document.querySelectorAll('.socket')], window.before.length === 2`)
+	assert.Equal(t, "2 sockets are kept for clients that have left.", read[string](p, `window.before[1].innerText.trim()`), "and no time")
+	reads := f.reads.Load()
+	require.Eventually(t, func() bool { return f.reads.Load() > reads+5 }, patience, 5e6)
+	assert.True(t, read[bool](p, `[...document.querySelectorAll('.socket')].every((e, i) => e === window.before[i])`))
 }
