@@ -283,6 +283,7 @@ func TestWithoutScriptsThereAreTheVerdictAndTheGPUs(t *testing.T) {
 	_, body = s.request(t, http.MethodGet, "/prompts/p1?lang=zh")
 	_, plain, _ = strings.Cut(body, "<noscript>")
 	assert.Contains(t, plain, "耗时与平时相当。")
+	assert.Contains(t, plain, "<td>50%</td>", "Chinese has no space before the sign")
 	s.source.set(func(state *view.State) { state.GPUs = nil })
 	_, body = s.request(t, http.MethodGet, "/")
 	assert.Contains(t, body, "No GPU is known.")

@@ -108,7 +108,7 @@ func (f *fixture) gpu(l texts.Language, i int) view.GPU {
 		g.Severity, g.Status = view.Broken, in(l, "full", "显存已满")
 		g.Memory.Needed, g.Memory.Elastic, g.Memory.Other = limit*70/100, limit*6/100, limit*22/100
 		g.Memory.Used, g.Memory.Free, g.Memory.Peak = limit*98/100, limit-limit*98/100, limit*995/1000
-		g.Throttling = []view.Throttling{{Reason: "sw_power_cap", Text: in(l, "power cap", "功耗上限"), Share: 0.12}}
+		g.Throttling = []view.Throttling{{Reason: "sw_power_cap", Text: in(l, "power limit", "功耗上限"), Share: 0.12}}
 		g.Utilization, g.Power.Value, g.Temperature.Value = pointer(0.99), 449, 83
 		g.Processes = append(g.Processes, view.Process{PID: 977, Name: "trainer", Pod: "research/finetune-7f9c", Memory: limit * 22 / 100})
 	case f.trouble == "lost" && i == f.gpus-1:
@@ -234,7 +234,7 @@ func (f *fixture) addTrouble(l texts.Language, s *view.State) {
 	full := view.Condition{ID: "gpu.memory.oom", Severity: view.Broken, Cause: "gpu.memory.oom", Alert: "ComfyUIOutOfMemory", GPU: f.gpu(l, min(1, max(0, f.gpus-1))).ID, Since: f.begun,
 		Text:   in(l, "gpu1 ran out of memory for 3 prompts of 1280 px in the last 2 minutes.", "gpu1 显存不足：最近 2 分钟有 3 个 1280 像素的任务失败。"),
 		Remedy: in(l, "Lower the size to 1024 px, or stop trainer (pod research/finetune-7f9c), which holds 5.28 GiB.", "请将尺寸降到 1024 像素，或停止占用 5.28 GiB 的 trainer（Pod research/finetune-7f9c）。"), Runbook: "https://example.com/runbooks/ComfyUIOutOfMemory"}
-	hot := view.Condition{ID: "gpu.throttled", Severity: view.Warning, Cause: "gpu.throttled", Alert: "GPUThrottled", GPU: f.gpu(l, 0).ID, Since: f.begun, Text: in(l, "gpu4 was throttled for 30 % of the last minute: thermal slowdown.", "gpu4 最近一分钟有 30 % 的时间被节流：过热降频。"), Remedy: in(l, "Check fans and the intake's temperature.", "请检查风扇与进风温度。"), Runbook: "https://example.com/runbooks/GPUThrottled"}
+	hot := view.Condition{ID: "gpu.throttled", Severity: view.Warning, Cause: "gpu.throttled", Alert: "GPUThrottled", GPU: f.gpu(l, 0).ID, Since: f.begun, Text: in(l, "gpu4 was throttled for 30 % of the last minute: thermal slowdown.", "gpu4 最近一分钟有 30% 的时间被节流：过热降频。"), Remedy: in(l, "Check fans and the intake's temperature.", "请检查风扇与进风温度。"), Runbook: "https://example.com/runbooks/GPUThrottled"}
 	add := func(conditions ...view.Condition) {
 		s.Conditions, s.Verdict = append(s.Conditions, conditions...), conditions[0]
 	}
@@ -253,7 +253,7 @@ func (f *fixture) addTrouble(l texts.Language, s *view.State) {
 		add(full, wait)
 		s.Alerts = &view.Alerts{Source: "http://127.0.0.1:9093", Firing: []view.Alert{
 			{Name: "ComfyUIQueueLong", Severity: "warning", Summary: in(l, "17 prompts wait", "17 个任务在排队"), Since: f.begun.Add(-time.Minute), Runbook: "https://example.com/r"},
-			{Name: "GPUMemoryAlmostFull", Severity: "critical", Summary: in(l, "gpu0 is 98 % full", "gpu0 显存已用 98 %"), Since: f.begun.Add(-2 * time.Minute), Runbook: "https://example.com/r"}}}
+			{Name: "GPUMemoryAlmostFull", Severity: "critical", Summary: in(l, "gpu0 is 98 % full", "gpu0 显存已用 98%"), Since: f.begun.Add(-2 * time.Minute), Runbook: "https://example.com/r"}}}
 	case "lost":
 		add(view.Condition{ID: "gpu.lost", Severity: view.Broken, Cause: "gpu.lost", GPU: "x", Since: f.begun, Text: in(l, fmt.Sprintf("gpu%d is lost: the driver reports it no longer.", f.gpus-1), fmt.Sprintf("gpu%d 已掉卡：驱动不再报告它。", f.gpus-1)), Remedy: in(l, "Drain the node and reset the GPU, then the host.", "请排空节点并重置 GPU，仍无效则重启主机。"), Runbook: "https://example.com/runbooks/GPULost"})
 		s.Events = []view.Event{{Time: f.begun.Add(-4 * time.Minute), Severity: view.Broken, GPU: gpuID(1), Kind: "hw.gpu.xid", XID: 79, Text: in(l, "XID 79: GPU has fallen off the bus", "XID 79：GPU 已从总线掉线"), Remedy: in(l, "Reset the host; if it recurs, replace the GPU.", "请重启主机；若再次发生，请更换 GPU。"), Prompt: slowestID},

@@ -63,3 +63,26 @@ func TestSocketsWithoutAClientAreOneLineThatStays(t *testing.T) {
 	require.Eventually(t, func() bool { return f.reads.Load() > reads+5 }, patience, 5e6)
 	assert.True(t, read[bool](p, `[...document.querySelectorAll('.socket')].every((e, i) => e === window.before[i])`))
 }
+
+func TestAGPUsRowSaysForHowLongAndWhyItWasThrottled(t *testing.T) {
+	t.Parallel()
+	chromium := startChromium(t)
+	p := openTab(t, chromium)
+	base := serveFixture(t, newFixture(sceneOf("8")))
+	throttled := `document.querySelector('.gpu.broken .holds .warning-text').innerText.replaceAll('\u00a0', ' ')`
+	p.open(base + "/?lang=en")
+	assert.Equal(t, "throttled 12 %: power limit", read[string](p, throttled))
+	p.open(base + "/?lang=zh")
+	assert.Equal(t, "节流 12%：功耗上限", read[string](p, throttled))
+	assert.NotRegexp(t, `[ \x{a0}]%`, read[string](p, `document.body.innerText`))
+}
+
+func TestTheCountsOfManyGPUsAreSentences(t *testing.T) {
+	t.Parallel()
+	chromium := startChromium(t)
+	p := openTab(t, chromium)
+	p.open(serveFixture(t, newFixture(sceneOf("64"))) + "/?lang=en")
+	counts := read[string](p, `document.querySelector('.counts').innerText`)
+	assert.Regexp(t, `8 broken\s+8 need attention\s+48 fine`, counts)
+	assert.Equal(t, "Other conditions", read[string](p, `document.querySelector('#conditions').innerText`))
+}
