@@ -34,6 +34,8 @@ type fakeSource struct {
 	query  Query
 	rushes int
 	fails  bool
+	// clock is how far the source's clock is ahead.
+	clock time.Duration
 }
 
 func (s *fakeSource) State(l texts.Language) view.State {
@@ -41,7 +43,7 @@ func (s *fakeSource) State(l texts.Language) view.State {
 	defer s.mu.Unlock()
 	s.asked++
 	now := s.state
-	now.Language, now.Time = string(l), time.Now().UTC()
+	now.Language, now.Time = string(l), time.Now().UTC().Add(s.clock)
 	return now
 }
 
