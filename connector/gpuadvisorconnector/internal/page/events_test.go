@@ -244,6 +244,29 @@ func TestAViewerThatIsTooFarBehindIsDropped(t *testing.T) {
 	assert.EqualValues(t, 1, s.Counts().Dropped, "it counts once")
 }
 
+func TestAStreamGoesOnIfTheClockIsSetBack(t *testing.T) {
+	s := serve(t, Settings{Interval: time.Hour})
+	v, err := s.hub.join("en")
+	require.NoError(t, err)
+	defer s.hub.leave(v)
+	<-v.messages // the whole
+	step := func(held int, clock time.Duration) {
+		s.source.set(func(now *view.State) { now.PromptsHeld = held })
+		s.source.mu.Lock()
+		s.source.clock = clock
+		s.source.mu.Unlock()
+		s.hub.update("en")
+	}
+	step(2, -time.Second)
+	assert.Empty(t, v.messages, "a state that was overtaken is skipped")
+	step(3, -time.Hour)
+	require.Len(t, v.messages, 1)
+	assert.Contains(t, string(<-v.messages), `"prompts_held":3`)
+	step(4, -time.Hour)
+	require.Len(t, v.messages, 1, "and those after it are sent by the clock that holds now")
+	assert.Contains(t, string(<-v.messages), `"prompts_held":4`)
+}
+
 func TestASilentStreamHasAHeartbeat(t *testing.T) {
 	s := serve(t, Settings{Heartbeat: 10 * time.Millisecond})
 	r := s.watch(t, "")

@@ -17,6 +17,11 @@ import (
 // maxPending is how many messages a viewer may be behind before it is dropped.
 const maxPending = 16
 
+// maxOvertaken is by how much a state may be older than the last one to be skipped: join and
+// the worker read the source at the same time, and one may overtake the other. A state that is
+// older still has another clock: it was set back.
+const maxOvertaken = 10 * time.Second
+
 var (
 	errFull   = errors.New("as many viewers as limits::viewers allows are connected")
 	errClosed = errors.New("the collector shuts down")
@@ -167,7 +172,7 @@ func (h *hub) update(l texts.Language) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	b := h.broadcasts[l]
-	if b.viewers == 0 || now.Time.Before(b.last.Time) {
+	if age := b.last.Time.Sub(now.Time); b.viewers == 0 || age > 0 && age < maxOvertaken {
 		return
 	}
 	change := changes(&b.last, &now)

@@ -122,8 +122,9 @@ func (p *Page) index(w http.ResponseWriter, r *http.Request) {
 // signInDocument is what the sign-in's template shows.
 type signInDocument struct {
 	shell
-	To     string
-	Failed bool
+	To string
+	// IsWrong is true if the token was refused, IsTooLong if it does not fit into a cookie.
+	IsWrong, IsTooLong bool
 }
 
 func (p *Page) signInForm(w http.ResponseWriter, r *http.Request, status int) {
@@ -131,5 +132,5 @@ func (p *Page) signInForm(w http.ResponseWriter, r *http.Request, status int) {
 	if !strings.HasPrefix(to, "/") {
 		to = "/"
 	}
-	p.render(w, r, status, "signin.html", signInDocument{p.shell(r), localPath(to), status != http.StatusOK})
+	p.render(w, r, status, "signin.html", signInDocument{p.shell(r), localPath(to), status == http.StatusUnauthorized, status == http.StatusRequestEntityTooLarge})
 }

@@ -34,6 +34,8 @@ type fakeSource struct {
 	query  Query
 	rushes int
 	fails  bool
+	// clock is how far the source's clock is ahead.
+	clock time.Duration
 }
 
 func (s *fakeSource) State(l texts.Language) view.State {
@@ -41,7 +43,7 @@ func (s *fakeSource) State(l texts.Language) view.State {
 	defer s.mu.Unlock()
 	s.asked++
 	now := s.state
-	now.Language, now.Time = string(l), time.Now().UTC()
+	now.Language, now.Time = string(l), time.Now().UTC().Add(s.clock)
 	return now
 }
 
@@ -283,9 +285,26 @@ func TestWithoutScriptsThereAreTheVerdictAndTheGPUs(t *testing.T) {
 	_, body = s.request(t, http.MethodGet, "/prompts/p1?lang=zh")
 	_, plain, _ = strings.Cut(body, "<noscript>")
 	assert.Contains(t, plain, "耗时与平时相当。")
+	assert.Contains(t, plain, "<td>50%</td>", "Chinese has no space before the sign")
 	s.source.set(func(state *view.State) { state.GPUs = nil })
 	_, body = s.request(t, http.MethodGet, "/")
 	assert.Contains(t, body, "No GPU is known.")
+}
+
+func TestWithoutScriptsEachConditionBesideTheVerdictIsListed(t *testing.T) {
+	s := serve(t, Settings{})
+	link := func(id string) view.Condition {
+		return view.Condition{ID: "gpu.nvlink.down/GPU-a//" + id, Severity: view.Broken, Cause: "gpu.nvlink.down", GPU: "GPU-a", Text: "A link of gpu0 is down.", Remedy: "Link " + id + "."}
+	}
+	s.source.set(func(state *view.State) {
+		state.Conditions = []view.Condition{link("0"), link("1"), link("2")}
+		state.Verdict = state.Conditions[0]
+	})
+	_, body := s.request(t, http.MethodGet, "/")
+	_, plain, _ := strings.Cut(body, "<noscript>")
+	for _, id := range []string{"0", "1", "2"} {
+		assert.Equal(t, 1, strings.Count(plain, "Link "+id+"."), id)
+	}
 }
 
 func TestMarkupInTextsIsText(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -20,7 +21,7 @@ import (
 const signInLife = 7 * 24 * time.Hour
 
 // maxTokenLength is that of a token that is accepted by the form: browsers keep cookies of
-// 4 KB.
+// 4 KB. Sealed and encoded, a token is a third longer.
 const maxTokenLength = 2500
 
 // SignIn lets browsers sign in at a server that wants a token in the header Authorization
@@ -51,7 +52,7 @@ func signedIn(r *http.Request) bool { return r.Context().Value(signedInKey{}) !=
 // authorise sets the header of a request with a cookie. Pages that are refused lead to the
 // sign-in.
 func (p *Page) authorise(w http.ResponseWriter, r *http.Request, next http.Handler) {
-	if c, err := r.Cookie(cookieName(r)); err == nil && r.Header.Get("Authorization") == "" {
+	if c, err := r.Cookie(p.cookieName(r)); err == nil && r.Header.Get("Authorization") == "" {
 		if token, err := p.sealer.open(c.Value, time.Now()); err == nil {
 			r = withToken(r, token)
 		}
@@ -102,8 +103,13 @@ func (p *Page) signIn(w http.ResponseWriter, r *http.Request, next http.Handler)
 		return
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, 16<<10)
+	err := r.ParseForm()
 	token := strings.TrimSpace(r.PostFormValue("token"))
-	if token == "" || len(token) > maxTokenLength || strings.ContainsAny(token, "\r\n") {
+	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) || len(token) > maxTokenLength {
+		p.signInForm(w, r, http.StatusRequestEntityTooLarge)
+		return
+	}
+	if token == "" || strings.ContainsAny(token, "\r\n") {
 		p.signInForm(w, r, http.StatusUnauthorized)
 		return
 	}
@@ -116,7 +122,7 @@ func (p *Page) signIn(w http.ResponseWriter, r *http.Request, next http.Handler)
 		p.signInForm(w, r, http.StatusUnauthorized)
 		return
 	}
-	http.SetCookie(w, cookie(r, p.sealer.seal(token, time.Now()), int(signInLife.Seconds())))
+	http.SetCookie(w, p.cookie(r, p.sealer.seal(token, time.Now()), int(signInLife.Seconds())))
 	http.Redirect(w, r, localPath(r.PostFormValue("to")), http.StatusSeeOther) //nolint:gosec // a path of this server
 }
 
@@ -125,21 +131,26 @@ func (p *Page) signOut(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusForbidden)
 		return
 	}
-	http.SetCookie(w, cookie(r, "", -1))
+	http.SetCookie(w, p.cookie(r, "", -1))
 	http.Redirect(w, r, "/sign-in", http.StatusSeeOther)
 }
 
 // cookieName has the prefix that keeps a cookie to this host where the connection is
-// encrypted.
-func cookieName(r *http.Request) string {
+// encrypted, and the endpoint's port: browsers send cookies to every port of a host, and
+// collectors that share a name would sign each other out.
+func (p *Page) cookieName(r *http.Request) string {
+	name := "otelcol-gpu"
 	if r.TLS != nil {
-		return "__Host-otelcol-gpu"
+		name = "__Host-otelcol-gpu"
 	}
-	return "otelcol-gpu"
+	if _, port, err := net.SplitHostPort(p.settings.Endpoint); err == nil {
+		name += "-" + port
+	}
+	return name
 }
 
-func cookie(r *http.Request, value string, life int) *http.Cookie {
-	return &http.Cookie{Name: cookieName(r), Value: value, Path: "/", MaxAge: life, HttpOnly: true, Secure: r.TLS != nil, SameSite: http.SameSiteStrictMode} //nolint:gosec // secure where there is TLS
+func (p *Page) cookie(r *http.Request, value string, life int) *http.Cookie {
+	return &http.Cookie{Name: p.cookieName(r), Value: value, Path: "/", MaxAge: life, HttpOnly: true, Secure: r.TLS != nil, SameSite: http.SameSiteStrictMode} //nolint:gosec // secure where there is TLS
 }
 
 // localPath is a path of this server, else the page.

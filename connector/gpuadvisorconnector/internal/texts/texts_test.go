@@ -5,6 +5,7 @@ package texts
 import (
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -55,4 +56,11 @@ func TestACountDecidesBetweenTheForms(t *testing.T) {
 	t.Cleanup(func() { delete(catalogues()[English], "test.count") })
 	assert.Equal(t, "1 prompt", Message{Key: "test.count", Args: Args{"n": 1}}.In(English))
 	assert.Equal(t, "2 prompts", Message{Key: "test.count", Args: Args{"n": 2}}.In(English))
+}
+
+func TestChineseTextsCountGPUsAndPercentagesInOneWay(t *testing.T) {
+	for key, text := range catalogues()[Chinese] {
+		assert.NotContains(t, text.Plural, " %", key)
+		assert.NotContains(t, strings.ReplaceAll(text.Plural, " ", ""), "张GPU", key)
+	}
 }

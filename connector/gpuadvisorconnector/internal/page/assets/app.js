@@ -9,10 +9,11 @@ import { Gpus } from './gpus.js';
 import { Gpu } from './gpu.js';
 import { Queue } from './queue.js';
 import { Last, Search } from './prompts.js';
-import { Prompt } from './prompt.js';
+import { Absent, Prompt } from './prompt.js';
 
-// A GPU's samples are old after this many seconds.
-const oldAfter = 15;
+// The newest sample is old after this many seconds, even where the collector has not decided
+// that samples have stopped: it knows the scrape interval, and intervals of a minute are usual.
+const oldAfter = 90;
 
 const Runbook = ({ href }) => href ? html`<a href=${href} rel="noreferrer" class="why">${t('page.why')}</a>` : null;
 
@@ -48,7 +49,8 @@ function Languages() {
 
 function Context({ state, now }) {
   const newest = isKnown(state.newest_sample) ? (now - Date.parse(state.newest_sample)) / 1000 : null;
-  const old = newest !== null && newest > oldAfter;
+  const hasStopped = (state.conditions ?? []).some((c) => c.cause === 'gpu.samples.stopped');
+  const old = newest !== null && (hasStopped || newest > oldAfter);
   return html`<p class="context"><b>${state.host}</b>
     <span>${t('page.gpus.count', { n: state.gpus?.length ?? 0 })}</span>
     <span>${t('page.servers.count', { n: state.servers?.length ?? 0 })}</span>
@@ -71,7 +73,7 @@ function Conditions({ state }) {
   const others = (state.conditions ?? []).filter((c) => !sameCondition(c, state.verdict));
   if (!others.length) return null;
   return html`<section aria-labelledby="conditions"><h2 id="conditions" tabindex="-1">${t('page.conditions')}</h2>
-    <ul class="notes">${others.map((c) => html`<li key=${`${c.cause} ${c.gpu} ${c.server}`}><${Icon} severity=${c.severity} word=${t(`page.severity.${c.severity}`)} /><div><b>${c.text}</b> ${c.remedy} <${Runbook} href=${c.runbook} /></div></li>`)}</ul></section>`;
+    <ul class="notes">${others.map((c) => html`<li key=${c.id}><${Icon} severity=${c.severity} word=${t(`page.severity.${c.severity}`)} /><div><b>${c.text}</b> ${c.remedy} <${Runbook} href=${c.runbook} /></div></li>`)}</ul></section>`;
 }
 
 const alertSeverity = (a) => a.severity === 'critical' ? 'broken' : 'warning';
@@ -105,10 +107,22 @@ function Overview({ state, now }) {
   </div>`;
 }
 
+/** unescaped decodes a part of an address; null if its escapes are not valid (%FF). */
+function unescaped(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return null;
+  }
+}
+
 function View({ state, now }) {
   const query = new URLSearchParams(location.search);
-  const prompt = location.pathname.match(/^\/prompts\/(.+)$/);
-  if (prompt) return html`<${Prompt} key=${prompt[1]} id=${decodeURIComponent(prompt[1])} state=${state} />`;
+  const [, prompt] = location.pathname.match(/^\/prompts\/(.+)$/) ?? [];
+  if (prompt) {
+    const id = unescaped(prompt);
+    return id === null ? html`<${Absent} id=${prompt} text=${t('page.absent.prompt')} />` : html`<${Prompt} key=${prompt} id=${id} state=${state} />`;
+  }
   if (query.has('gpu')) return html`<${Gpu} key=${query.get('gpu')} name=${query.get('gpu')} state=${state} now=${now} />`;
   if (query.get('view') === 'prompts') return html`<div class="detail"><p class="back"><${A} href="/">← ${t('page.back')}<//></p><${Search} query=${query} /></div>`;
   return html`<${Overview} state=${state} now=${now} />`;

@@ -3,7 +3,7 @@
 import { html, Plot, useEffect, useLayoutEffect, useRef, useState } from './vendor.js';
 import { t, api } from './text.js';
 import { celsius, clock, elapsed, gib, isKnown, moment, none, percent, task, watts } from './format.js';
-import { A, Empty, Icon, MemoryBar, sameCondition } from './parts.js';
+import { A, Empty, Icon, MemoryBar, processName, sameCondition } from './parts.js';
 import { Back } from './prompt.js';
 import { staleAge } from './gpus.js';
 
@@ -91,7 +91,7 @@ function Processes({ processes }) {
   const columns = ['name', 'pid', 'pod', 'server', 'memory'];
   return html`<section aria-labelledby="processes"><h2 id="processes">${t('page.processes')}</h2>
     ${processes?.length ? html`<table class="processes"><thead><tr>${columns.map((c) => html`<th scope="col" key=${c} class=${c}>${t(`page.process.${c}`)}</th>`)}</tr></thead>
-      <tbody>${[...processes].sort((a, b) => b.memory - a.memory).map((p) => html`<tr key=${p.pid}><th scope="row">${p.name}</th><td class="figure">${p.pid}</td><td>${p.pod || none()}</td><td>${p.server || none()}</td><td class="figure">${gib(p.memory)}</td></tr>`)}</tbody></table>` : html`<${Empty}>${t('page.absent.processes')}<//>`}</section>`;
+      <tbody>${[...processes].sort((a, b) => b.memory - a.memory).map((p) => html`<tr key=${p.pid}><th scope="row">${processName(p)}</th><td class="figure">${p.pid}</td><td>${p.pod || none()}</td><td>${p.server || none()}</td><td class="figure">${gib(p.memory)}</td></tr>`)}</tbody></table>` : html`<${Empty}>${t('page.absent.processes')}<//>`}</section>`;
 }
 
 const newest = (gpu, stale) => {
@@ -113,7 +113,7 @@ export function Gpu({ name, state, now }) {
   ];
   return html`<article class="detail"><${Back} />
     <h1 tabindex="-1"><${Icon} severity=${gpu.severity} /> ${gpu.name} <span class="dim">${gpu.model}</span> ${gpu.status}</h1>
-    ${conditions.map((c) => html`<p class="note" key=${c.cause}><${Icon} severity=${c.severity} word=${t(`page.severity.${c.severity}`)} /> <b>${c.text}</b> ${c.remedy} ${c.runbook && html`<a href=${c.runbook} rel="noreferrer">${t('page.runbook')}</a>`}</p>`)}
+    ${conditions.map((c) => html`<p class="note" key=${c.id}><${Icon} severity=${c.severity} word=${t(`page.severity.${c.severity}`)} /> <b>${c.text}</b> ${c.remedy} ${c.runbook && html`<a href=${c.runbook} rel="noreferrer">${t('page.runbook')}</a>`}</p>`)}
     <div class="columns"><${Memory} memory=${gpu.memory} />
       <section aria-labelledby="now"><h2 id="now">${t('page.now')}</h2><dl class="figures">${figures.map(([key, value]) => html`<div key=${key}><dt>${t(`page.${key}`)}</dt><dd class="figure">${value || none()}</dd></div>`)}</dl>
         ${(gpu.running ?? []).map((r) => html`<p key=${r.prompt}><${A} href=${`/prompts/${encodeURIComponent(r.prompt)}`}>${t('page.runs', { task: task(r) })}<//> <span class="dim">${r.server}</span></p>`)}</section></div>

@@ -3,7 +3,7 @@
 import { html } from './vendor.js';
 import { t } from './text.js';
 import { bareGiB, celsius, elapsed, gib, isKnown, model, none, percent, task, watts } from './format.js';
-import { A, Icon, MemoryBar, MemoryLegend, Sparkline, Used, memo, Empty } from './parts.js';
+import { A, Icon, MemoryBar, MemoryLegend, Sparkline, Used, memo, processName, Empty } from './parts.js';
 
 // As many GPUs get a row each; more are tiles.
 const maxRows = 8;
@@ -20,12 +20,13 @@ export const isStale = (gpu) => gpu.state === 'unknown' || gpu.state === 'lost' 
 /** holders lists what is on a GPU: what throttles it, runs on it, and holds its memory. */
 function holders(gpu) {
   const all = [];
-  for (const r of gpu.throttling ?? []) all.push(html`<span class="warning-text">${r.text} ${percent(r.share)}</span>`);
+  for (const r of gpu.throttling ?? []) all.push(html`<span class="warning-text">${t('page.throttling.row', { share: percent(r.share), why: r.text })}</span>`);
   for (const r of gpu.running ?? []) all.push(html`<span>${t('page.runs', { task: task(r) })}</span>`);
   // The largest, in the order of the source: an order by memory would change while one looks.
   const largest = [...(gpu.processes ?? [])].sort((a, b) => b.memory - a.memory).slice(0, 3);
   for (const p of (gpu.processes ?? []).filter((process) => largest.includes(process))) {
-    const name = p.pod ? `${p.name} (${p.pod})` : p.server ? `${p.name} (${p.server})` : p.name;
+    const owner = p.pod || p.server;
+    const name = owner ? `${processName(p)} (${owner})` : processName(p);
     all.push(html`<span>${name} <b>${gib(p.memory)}</b></span>`);
   }
   if (!all.length) return gpu.memory ? html`<span>${t('page.idle')}</span>` : null;
@@ -80,7 +81,7 @@ export function Gpus({ gpus, now }) {
   const count = (severity) => gpus.filter((gpu) => gpu.severity === severity).length;
   return html`<section class="all-gpus" aria-labelledby="gpus">
     <div class="heading"><h2 id="gpus">${t('page.gpus.count', { n: gpus.length })}</h2>
-      <span class="counts">${Object.keys(worst).map((s) => count(s) > 0 && html`<span key=${s}><${Icon} severity=${s} /> ${count(s)} ${t(`page.severity.${s}`)}</span>`)}</span></div>
+      <span class="counts">${Object.keys(worst).map((s) => count(s) > 0 && html`<span key=${s}><${Icon} severity=${s} /> ${t(`page.counts.${s}`, { n: count(s) })}</span>`)}</span></div>
     ${troubled.length > 0 && html`<${Head} /><ul class="gpus">${troubled.slice(0, maxTroubled).map(row)}</ul>`}
     <ul class="tiles">${sorted.map((gpu) => html`<${Tile} key=${gpu.id} gpu=${gpu} />`)}</ul>
   </section>`;

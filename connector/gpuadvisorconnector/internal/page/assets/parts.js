@@ -103,5 +103,8 @@ export const Empty = ({ children }) => html`<p class="empty">${children}</p>`;
 /** gpuName is a GPU's name by its id, or what it was called. */
 export const gpuName = (state, id) => (state.gpus ?? []).find((gpu) => gpu.id === id)?.name ?? id;
 
-/** sameCondition reports whether two conditions are one. */
-export const sameCondition = (a, b) => a.cause === b.cause && a.gpu === b.gpu && a.server === b.server;
+/** processName is a process's name, or its PID where the driver or the kernel gives none. */
+export const processName = (p) => p.name || t('page.process.unnamed', { pid: p.pid });
+
+/** sameCondition reports whether two conditions are one. A verdict that all is well has no id. */
+export const sameCondition = (a, b) => a.id === b.id;

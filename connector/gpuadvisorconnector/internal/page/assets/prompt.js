@@ -2,7 +2,7 @@
 
 import { html, useEffect, useState } from './vendor.js';
 import { t, api } from './text.js';
-import { digits, energy, gib, moment, percent, seconds, task, zone } from './format.js';
+import { energy, gib, moment, percent, seconds, task, zone } from './format.js';
 import { A, Copy, Icon, gpuName } from './parts.js';
 import { outcome, severity } from './prompts.js';
 import { Waterfall } from './waterfall.js';
@@ -24,7 +24,7 @@ function figures(d, state) {
     ['duration', seconds(d.duration)],
     ['waited', seconds(d.waited)],
     ['ran', seconds(d.ran)],
-    ['usual', d.usual ? t('page.figure.usual.value', { v: seconds(d.usual.median), times: digits(d.ran / d.usual.median), n: d.usual.executions }) : t('page.figure.usual.none')],
+    ['usual', d.usual ? t('page.figure.usual.value', { v: seconds(d.usual.median), n: d.usual.executions }) : t('page.figure.usual.none')],
     ['need', b && gib(b.memory_need)],
     ['peak', b && gib(b.memory_peak)],
     ['energy', b && energy(b.energy, b.energy_uncertainty)],
@@ -66,6 +66,10 @@ function Waiting({ open, server }) {
 }
 
 export const Back = () => html`<p class="back"><${A} href="/">← ${t('page.back')}<//></p>`;
+
+/** Absent is shown instead of a prompt that there is no answer for. */
+export const Absent = ({ id, text }) => html`<article class="detail"><${Back} /><h1 tabindex="-1" class="sentence">${text}</h1>
+  <p class="id"><code>${id}</code></p></article>`;
 
 /** findOpen finds a prompt that has not ended in the state. */
 function findOpen(state, id) {
@@ -114,6 +118,5 @@ export function Prompt({ id, state }) {
   }
   if (open) return html`<${Waiting} open=${open} server=${server} />`;
   if (!answer) return html`<article class="detail"><${Back} /><h1 tabindex="-1" class="sentence">${t('page.loading')}</h1></article>`;
-  return html`<article class="detail"><${Back} /><h1 tabindex="-1" class="sentence">${answer.status === 0 ? t('page.absent.answer') : t('page.absent.prompt')}</h1>
-    <p class="id"><code>${id}</code></p></article>`;
+  return html`<${Absent} id=${id} text=${answer.status === 0 ? t('page.absent.answer') : t('page.absent.prompt')} />`;
 }

@@ -16,7 +16,7 @@ export const severity = (p) => {
 export const outcome = (p) => p.outcome === 'success' && p.slow ? t('page.outcome.slow') : t(`page.outcome.${p.outcome}`);
 
 // Widths of a row of the first screen: a row that grows would move those below it.
-const widths = { task: 20, reason: 32 };
+const widths = { task: 20, reason: 34 };
 
 const Row = memo(({ prompt: p, longest, isShort }) => {
   const fit = (text, width) => isShort ? shorten(text, width) : text;

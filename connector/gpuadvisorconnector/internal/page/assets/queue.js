@@ -21,6 +21,9 @@ function Open({ prompt: p, now }) {
   </li>`;
 }
 
+// Sockets without a client are one line, and have no time.
+const socketKey = (socket) => socket.state === 'kept' ? socket.state : socket.since;
+
 function Server({ server: s, now, lines }) {
   const prompts = s.prompts ?? [];
   const shown = prompts.length > lines ? prompts.slice(0, lines - 1) : prompts;
@@ -36,7 +39,7 @@ function Server({ server: s, now, lines }) {
       ${rest > 0 && html`<li class="dim">${t('page.queue.rest', { n: rest })}</li>`}
       ${prompts.length === 0 && s.up && html`<li class="dim">${t('page.queue.empty')}</li>`}
     </ol>
-    ${(s.sockets ?? []).map((socket) => html`<p class="socket" key=${socket.since}><${Icon} severity="warning" /> ${socket.text}</p>`)}
+    ${(s.sockets ?? []).map((socket) => html`<p class="socket" key=${socketKey(socket)}><${Icon} severity="warning" /> ${socket.text}</p>`)}
   </section>`;
 }
 

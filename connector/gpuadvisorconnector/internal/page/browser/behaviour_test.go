@@ -248,10 +248,48 @@ func TestAPromptsPageFollowsItToItsEnd(t *testing.T) {
 	p := openTab(t, chromium)
 	p.open(serveFixture(t, f) + "/?lang=en")
 	read[bool](p, `(document.querySelector('.open a').click(), true)`)
-	p.wait(`document.querySelector('.detail .sentence')?.innerText === 'node 7 of 12, DDColorColorize, step 3 of 20'`)
+	p.wait(`document.querySelector('.detail .sentence')?.innerText === 'node 7 of 12, DDColor_Colorize, step 3 of 20'`)
 	f.hasEnded.Store(true)
 	p.wait(`document.querySelector('.part-list') !== null && document.querySelector('.detail .sentence').innerText.includes('nothing was unusual')`)
 	assert.Empty(t, p.noted())
+}
+
+func TestConditionsThatDifferOnlyInTheirDetailAreEachListed(t *testing.T) {
+	t.Parallel()
+	chromium := startChromium(t)
+	p := openTab(t, chromium)
+	base := serveFixture(t, newFixture(sceneOf("links")))
+	p.open(base + "/?lang=en")
+	assert.Contains(t, read[string](p, `document.querySelector('.verdict .text').innerText`), "NVLink 0 of gpu0")
+	assert.Equal(t, "+2 more", read[string](p, `document.querySelector('.verdict .chip').innerText`))
+	links := []string{"NVLink 1 of gpu0 is down.", "NVLink 2 of gpu0 is down."}
+	assert.Equal(t, links, read[[]string](p, `[...document.querySelectorAll('[aria-labelledby=conditions] li b')].map((e) => e.innerText)`))
+	p.open(base + "/?lang=en&gpu=gpu0")
+	assert.Equal(t, links, read[[]string](p, `[...document.querySelectorAll('.detail .note b')].map((e) => e.innerText)`))
+}
+
+func TestAProcessWithoutANameIsListedByItsPID(t *testing.T) {
+	t.Parallel()
+	chromium := startChromium(t)
+	p := openTab(t, chromium)
+	base := serveFixture(t, newFixture(sceneOf("odd")))
+	p.open(base + "/?lang=en")
+	assert.Contains(t, read[[]string](p, `[...document.querySelectorAll('.gpu .holds span')].map((e) => e.innerText.replaceAll('\u00a0', ' '))`), "PID 2 2.00 GiB")
+	p.open(base + "/?lang=en&gpu=gpu15")
+	assert.Contains(t, read[[]string](p, `[...document.querySelectorAll('.processes th[scope=row]')].map((e) => e.innerText)`), "PID 2")
+}
+
+func TestTheFirstScreenHasTheWholeReasonOfAnOutOfMemory(t *testing.T) {
+	t.Parallel()
+	chromium := startChromium(t)
+	p := openTab(t, chromium)
+	p.reshape(wide)
+	p.open(serveFixture(t, newFixture(sceneOf("1"))) + "/?lang=en")
+	assert.Contains(t, read[[]string](p, `[...document.querySelectorAll('.last td.reason')].map((e) => e.innerText)`), "out of memory in DDColor_Colorize")
+	heights := read[[]float64](p, `[...document.querySelectorAll('.last tr.prompt')].map((e) => Math.round(e.getBoundingClientRect().height))`)
+	for _, height := range heights {
+		assert.InDelta(t, heights[0], height, 1, "on a single line")
+	}
 }
 
 func TestTheTabsTitleHasTheVerdict(t *testing.T) {

@@ -108,7 +108,7 @@ func (f *fixture) gpu(l texts.Language, i int) view.GPU {
 		g.Severity, g.Status = view.Broken, in(l, "full", "显存已满")
 		g.Memory.Needed, g.Memory.Elastic, g.Memory.Other = limit*70/100, limit*6/100, limit*22/100
 		g.Memory.Used, g.Memory.Free, g.Memory.Peak = limit*98/100, limit-limit*98/100, limit*995/1000
-		g.Throttling = []view.Throttling{{Reason: "sw_power_cap", Text: in(l, "power cap", "功耗上限"), Share: 0.12}}
+		g.Throttling = []view.Throttling{{Reason: "sw_power_cap", Text: in(l, "power limit", "功耗上限"), Share: 0.12}}
 		g.Utilization, g.Power.Value, g.Temperature.Value = pointer(0.99), 449, 83
 		g.Processes = append(g.Processes, view.Process{PID: 977, Name: "trainer", Pod: "research/finetune-7f9c", Memory: limit * 22 / 100})
 	case f.trouble == "lost" && i == f.gpus-1:
@@ -143,8 +143,8 @@ func (f *fixture) serverState(l texts.Language, i int) view.Server {
 		s.GPUs = []string{f.gpu(l, 0).ID}
 	}
 	step := 3 + f.at()%17
-	s.Prompts = []view.OpenPrompt{{ID: openID(name, 0), Workflow: "colorize", Side: 1280, State: "running", Since: f.begun.Add(-2 * time.Second), Node: &view.Node{ID: "7", Class: "DDColorColorize", Number: 7, Of: 12, Step: step, Steps: 20},
-		Text: in(l, fmt.Sprintf("node 7 of 12, DDColorColorize, step %d of 20", step), fmt.Sprintf("第 7 个节点，共 12 个：DDColorColorize，第 %d 步，共 20 步", step))}}
+	s.Prompts = []view.OpenPrompt{{ID: openID(name, 0), Workflow: "colorize", Side: 1280, State: "running", Since: f.begun.Add(-2 * time.Second), Node: &view.Node{ID: "7", Class: "DDColor_Colorize", Number: 7, Of: 12, Step: step, Steps: 20},
+		Text: in(l, fmt.Sprintf("node 7 of 12, DDColor_Colorize, step %d of 20", step), fmt.Sprintf("第 7 个节点，共 12 个：DDColor_Colorize，第 %d 步，共 20 步", step))}}
 	for k := 1; k <= waiting; k++ {
 		s.Prompts = append(s.Prompts, view.OpenPrompt{ID: openID(name, k), Workflow: "upscale", Side: 2048, State: "waiting", Ahead: k, Since: f.begun.Add(-time.Duration(20-k) * time.Second), Starts: pointer(f.begun.Add(time.Duration(3*k) * time.Second)),
 			Text: in(l, fmt.Sprintf("%d ahead of it; starts in about %d s", k, 3*k), fmt.Sprintf("前面有 %d 个任务，约 %d 秒后开始", k, 3*k))})
@@ -152,6 +152,9 @@ func (f *fixture) serverState(l texts.Language, i int) view.Server {
 	}
 	if i == 1 || f.trouble == "rush" {
 		s.Sockets = []view.Socket{{State: "silent", Since: f.begun.Add(-40 * time.Second), Text: in(l, "A client's socket is silent for 40 s although its prompt runs.", "一个客户端的连接已静默 40 秒，而其任务仍在运行。")}}
+	}
+	if f.trouble == "rush" { // its time means nothing, and is never the same
+		s.Sockets = append(s.Sockets, view.Socket{State: "kept", Since: time.Now().UTC(), Text: in(l, "2 sockets are kept for clients that have left.", "为已离开的客户端保留了 2 个连接。")})
 	}
 	if f.hasEnded.Load() {
 		s.Prompts = s.Prompts[1:]
@@ -177,9 +180,9 @@ func (f *fixture) prompt(l texts.Language, i int) view.Prompt {
 		p.Bill.ThrottleTime = pointer(0.4)
 		p.Reason = in(l, "waited behind 4 prompts", "前面有 4 个任务")
 	case 3:
-		p.Workflow, p.Outcome, p.ErrorType, p.ErrorNode, p.Ran = "colorize", "error", "torch.OutOfMemoryError", "DDColorColorize", 0.9
+		p.Workflow, p.Outcome, p.ErrorType, p.ErrorNode, p.Ran = "colorize", "error", "torch.OutOfMemoryError", "DDColor_Colorize", 0.9
 		p.Bill.Energy, p.Bill.EnergyUncertainty = pointer(60.0), pointer(9.0)
-		p.Reason = in(l, "out of memory in DDColorColorize", "DDColorColorize 显存不足")
+		p.Reason = in(l, "out of memory in DDColor_Colorize", "DDColor_Colorize 显存不足")
 	case 5:
 		p.Workflow, p.Side, p.Width, p.Height, p.Ran, p.Slow = "upscale and sharpen for print", 4096, 4096, 3072, 8.8, true
 		p.Reason = in(l, "loaded the model for 6.3 s", "加载模型 6.3 秒")
@@ -228,36 +231,41 @@ func (f *fixture) State(l texts.Language) view.State {
 }
 
 func (f *fixture) addTrouble(l texts.Language, s *view.State) {
-	full := view.Condition{Severity: view.Broken, Cause: "gpu.memory.oom", Alert: "ComfyUIOutOfMemory", GPU: f.gpu(l, min(1, max(0, f.gpus-1))).ID, Since: f.begun,
+	full := view.Condition{ID: "gpu.memory.oom", Severity: view.Broken, Cause: "gpu.memory.oom", Alert: "ComfyUIOutOfMemory", GPU: f.gpu(l, min(1, max(0, f.gpus-1))).ID, Since: f.begun,
 		Text:   in(l, "gpu1 ran out of memory for 3 prompts of 1280 px in the last 2 minutes.", "gpu1 显存不足：最近 2 分钟有 3 个 1280 像素的任务失败。"),
 		Remedy: in(l, "Lower the size to 1024 px, or stop trainer (pod research/finetune-7f9c), which holds 5.28 GiB.", "请将尺寸降到 1024 像素，或停止占用 5.28 GiB 的 trainer（Pod research/finetune-7f9c）。"), Runbook: "https://example.com/runbooks/ComfyUIOutOfMemory"}
-	hot := view.Condition{Severity: view.Warning, Cause: "gpu.throttled", Alert: "GPUThrottled", GPU: f.gpu(l, 0).ID, Since: f.begun, Text: in(l, "gpu4 was throttled for 30 % of the last minute: thermal slowdown.", "gpu4 最近一分钟有 30 % 的时间被节流：过热降频。"), Remedy: in(l, "Check fans and the intake's temperature.", "请检查风扇与进风温度。"), Runbook: "https://example.com/runbooks/GPUThrottled"}
+	hot := view.Condition{ID: "gpu.throttled", Severity: view.Warning, Cause: "gpu.throttled", Alert: "GPUThrottled", GPU: f.gpu(l, 0).ID, Since: f.begun, Text: in(l, "gpu4 was throttled for 30 % of the last minute: thermal slowdown.", "gpu4 最近一分钟有 30% 的时间被节流：过热降频。"), Remedy: in(l, "Check fans and the intake's temperature.", "请检查风扇与进风温度。"), Runbook: "https://example.com/runbooks/GPUThrottled"}
 	add := func(conditions ...view.Condition) {
 		s.Conditions, s.Verdict = append(s.Conditions, conditions...), conditions[0]
 	}
 	if f.gpus == 0 {
-		add(view.Condition{Severity: view.Warning, Cause: "gpu.none", Since: f.begun, Text: in(l, "No GPU is known.", "没有发现 GPU。"), Remedy: in(l, "Run nvidia-smi on this machine; look at the collector's log for the nvml receiver.", "请在本机运行 nvidia-smi，并查看采集器日志中 nvml 接收器的部分。")})
+		add(view.Condition{ID: "gpu.none", Severity: view.Warning, Cause: "gpu.none", Since: f.begun, Text: in(l, "No GPU is known.", "没有发现 GPU。"), Remedy: in(l, "Run nvidia-smi on this machine; look at the collector's log for the nvml receiver.", "请在本机运行 nvidia-smi，并查看采集器日志中 nvml 接收器的部分。")})
 		return
 	}
 	switch f.trouble {
 	case "down":
-		add(view.Condition{Severity: view.Broken, Cause: "comfyui.down", Alert: "ComfyUIDown", Server: f.server(0), Since: f.begun, Text: in(l, "ComfyUI at 127.0.0.1:8188 does not respond for 2 min.", "127.0.0.1:8188 上的 ComfyUI 已有 2 分钟无响应。"), Remedy: in(l, "Look at its log, and start it again.", "请查看其日志并重新启动。"), Runbook: "https://example.com/runbooks/ComfyUIDown"})
+		add(view.Condition{ID: "comfyui.down", Severity: view.Broken, Cause: "comfyui.down", Alert: "ComfyUIDown", Server: f.server(0), Since: f.begun, Text: in(l, "ComfyUI at 127.0.0.1:8188 does not respond for 2 min.", "127.0.0.1:8188 上的 ComfyUI 已有 2 分钟无响应。"), Remedy: in(l, "Look at its log, and start it again.", "请查看其日志并重新启动。"), Runbook: "https://example.com/runbooks/ComfyUIDown"})
 	case "full":
 		add(full, hot)
 	case "rush":
 		wait := full
-		wait.Cause, wait.Severity, wait.Text, wait.Remedy = "queue.long", view.Warning, in(l, "17 prompts wait at 127.0.0.1:8188, the oldest for 19 s.", "127.0.0.1:8188 有 17 个任务在排队，最久已等 19 秒。"), in(l, "Add a server, or send fewer prompts.", "请增加服务，或减少任务。")
+		wait.ID, wait.Cause, wait.Severity, wait.Text, wait.Remedy = "queue.long", "queue.long", view.Warning, in(l, "17 prompts wait at 127.0.0.1:8188, the oldest for 19 s.", "127.0.0.1:8188 有 17 个任务在排队，最久已等 19 秒。"), in(l, "Add a server, or send fewer prompts.", "请增加服务，或减少任务。")
 		add(full, wait)
 		s.Alerts = &view.Alerts{Source: "http://127.0.0.1:9093", Firing: []view.Alert{
 			{Name: "ComfyUIQueueLong", Severity: "warning", Summary: in(l, "17 prompts wait", "17 个任务在排队"), Since: f.begun.Add(-time.Minute), Runbook: "https://example.com/r"},
-			{Name: "GPUMemoryAlmostFull", Severity: "critical", Summary: in(l, "gpu0 is 98 % full", "gpu0 显存已用 98 %"), Since: f.begun.Add(-2 * time.Minute), Runbook: "https://example.com/r"}}}
+			{Name: "GPUMemoryAlmostFull", Severity: "critical", Summary: in(l, "gpu0 is 98 % full", "gpu0 显存已用 98%"), Since: f.begun.Add(-2 * time.Minute), Runbook: "https://example.com/r"}}}
 	case "lost":
-		add(view.Condition{Severity: view.Broken, Cause: "gpu.lost", GPU: "x", Since: f.begun, Text: in(l, fmt.Sprintf("gpu%d is lost: the driver reports it no longer.", f.gpus-1), fmt.Sprintf("gpu%d 已掉卡：驱动不再报告它。", f.gpus-1)), Remedy: in(l, "Drain the node and reset the GPU, then the host.", "请排空节点并重置 GPU，仍无效则重启主机。"), Runbook: "https://example.com/runbooks/GPULost"})
+		add(view.Condition{ID: "gpu.lost", Severity: view.Broken, Cause: "gpu.lost", GPU: "x", Since: f.begun, Text: in(l, fmt.Sprintf("gpu%d is lost: the driver reports it no longer.", f.gpus-1), fmt.Sprintf("gpu%d 已掉卡：驱动不再报告它。", f.gpus-1)), Remedy: in(l, "Drain the node and reset the GPU, then the host.", "请排空节点并重置 GPU，仍无效则重启主机。"), Runbook: "https://example.com/runbooks/GPULost"})
 		s.Events = []view.Event{{Time: f.begun.Add(-4 * time.Minute), Severity: view.Broken, GPU: gpuID(1), Kind: "hw.gpu.xid", XID: 79, Text: in(l, "XID 79: GPU has fallen off the bus", "XID 79：GPU 已从总线掉线"), Remedy: in(l, "Reset the host; if it recurs, replace the GPU.", "请重启主机；若再次发生，请更换 GPU。"), Prompt: slowestID},
 			{Time: f.begun.Add(-5 * time.Minute), Severity: view.Warning, GPU: gpuID(1), Kind: "hw.gpu.state", Text: in(l, "The GPU does not respond: a call of the driver hangs.", "GPU 无响应：驱动的一次调用被挂起。")}}
 		s.Alerts = &view.Alerts{Source: "http://127.0.0.1:9093", Error: "dial tcp 127.0.0.1:9093: connect: connection refused"}
+	case "links": // they differ in nothing but the link
+		for i := range 3 {
+			s.Conditions = append(s.Conditions, view.Condition{ID: fmt.Sprint("gpu.nvlink.down/", gpuID(0), "//", i), Severity: view.Broken, Cause: "gpu.nvlink.down", GPU: gpuID(0), Since: f.begun, Text: in(l, fmt.Sprintf("NVLink %d of gpu0 is down.", i), fmt.Sprintf("gpu0 的 NVLink %d 已断开。", i))})
+		}
+		s.Verdict = s.Conditions[0]
 	case "stopped":
-		add(view.Condition{Severity: view.Warning, Cause: "gpu.samples.stopped", Since: f.begun, Text: in(l, "No sample of any GPU for 42 s.", "所有 GPU 已有 42 秒没有采样。"), Remedy: in(l, "Look at the collector's log for the nvml receiver.", "请查看采集器日志中 nvml 接收器的部分。")})
+		add(view.Condition{ID: "gpu.samples.stopped", Severity: view.Warning, Cause: "gpu.samples.stopped", Since: f.begun, Text: in(l, "No sample of any GPU for 42 s.", "所有 GPU 已有 42 秒没有采样。"), Remedy: in(l, "Look at the collector's log for the nvml receiver.", "请查看采集器日志中 nvml 接收器的部分。")})
 	}
 }
 
@@ -300,6 +308,6 @@ func oddGPUs(now time.Time) []view.GPU {
 			Memory: &view.Memory{Limit: 192 * gib, Used: 192 * gib, Needed: 100 * gib, Elastic: 50 * gib, Other: 42 * gib, Peak: 192 * gib, PeakTime: now}, Utilization: pointer(1.0), Temperature: &view.Temperature{Value: 104, Limit: pointer(105.0)}, Power: &view.Power{Value: 1187},
 			Throttling: []view.Throttling{{Text: "hardware thermal slowdown", Share: 1}, {Text: "power brake", Share: 0.5}},
 			Processes: []view.Process{{PID: 4194303, Name: "a-process-with-a-name-that-goes-on-and-on-and-has-no-space-in-it-at-all", Pod: "a-namespace-of-a-team/a-deployment-with-a-long-name-7f9c6d5b4-x2x4z", Memory: 100 * gib},
-				{PID: 2, Name: "python", Memory: gib}, {PID: 3, Name: "python", Memory: gib}, {PID: 4, Name: "python", Memory: gib}, {PID: 5, Name: "Xorg", Memory: 1 << 20}}},
+				{PID: 2, Memory: 2 * gib}, {PID: 3, Name: "python", Memory: gib}, {PID: 4, Name: "python", Memory: gib}, {PID: 5, Name: "Xorg", Memory: 1 << 20}}},
 	}
 }

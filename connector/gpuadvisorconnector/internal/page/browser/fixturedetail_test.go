@@ -36,7 +36,7 @@ func (f *fixture) detail(l texts.Language, p view.Prompt) view.Detail {
 	}
 	switch {
 	case p.Outcome != "success":
-		d.Sentence = in(l, "Failed after 0.90 s in DDColorColorize: out of memory.", "在 DDColorColorize 中运行 0.90 秒后失败：显存不足。")
+		d.Sentence = in(l, "Failed after 0.90 s in DDColor_Colorize: out of memory.", "在 DDColor_Colorize 中运行 0.90 秒后失败：显存不足。")
 		d.Remedy = in(l, "Lower the size to 1024 px, or stop trainer (pod research/finetune-7f9c), which holds 5.28 GiB.", "请将尺寸降到 1024 像素，或停止占用 5.28 GiB 的 trainer（Pod research/finetune-7f9c）。")
 	case p.Slow:
 		d.Sentence = in(l, "1.7 times its usual 2.40 s: waited behind 4 prompts for 6.10 s, loaded the model for 2.05 s, was throttled for 0.40 s.", "耗时为平时 2.40 秒的 1.7 倍：排在 4 个任务之后 6.10 秒，加载模型 2.05 秒，节流 0.40 秒。")
@@ -56,7 +56,7 @@ func (f *fixture) spans(p view.Prompt) []view.Span {
 		{ID: "3", Parent: "1", Name: "comfyui.execution", Kind: "execution", Start: p.Waited, Duration: p.Ran, GPU: "gpu0", Bill: p.Bill},
 	}
 	at := p.Waited
-	for i, class := range []string{"LoadImage", "DDColorLoader", "ImageScaleToTotalPixels", "DDColorColorize", "ImageBlend", "SaveImage"} {
+	for i, class := range []string{"LoadImage", "DDColorLoader", "ImageScaleToTotalPixels", "DDColor_Colorize", "ImageBlend", "SaveImage"} {
 		share := []float64{0.03, 0.5, 0.04, 0.36, 0.03, 0.04}[i]
 		s := view.Span{ID: fmt.Sprint(10 + i), Parent: "3", Name: "comfyui.node " + class, Kind: "node", Class: class, NodeID: fmt.Sprint(i), Start: at, Duration: p.Ran * share, GPU: "gpu0",
 			Bill: &view.Bill{MemoryPeak: bytesOf(4.1), Energy: pointer(20 * share * 10), EnergyUncertainty: pointer(2.0), Quality: "measured"}}

@@ -8,13 +8,14 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/page"
 )
 
-// scenes are the states of the page. Each has a screenshot under docs/images/page.
+// scenes are the states of the page.
 var scenes = []scene{
 	{name: "1", gpus: 1, servers: 1, prompts: 40},
 	{name: "8", gpus: 8, servers: 2, prompts: 40, trouble: "full"},
 	{name: "64", gpus: 64, servers: 3, prompts: 40, trouble: "full"},
 	{name: "rush", gpus: 2, servers: 1, prompts: 40, simulated: true, trouble: "rush"},
 	{name: "lost", gpus: 2, servers: 1, prompts: 40, trouble: "lost"},
+	{name: "links", gpus: 1, servers: 1, prompts: 40, trouble: "links"},
 	{name: "stopped", gpus: 2, servers: 1, prompts: 40, trouble: "stopped", age: 42 * time.Second},
 	{name: "down", gpus: 1, servers: 1, prompts: 40, trouble: "down"},
 	{name: "odd", gpus: 3, servers: 1, prompts: 12, trouble: "odd"},

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package browser
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestTheNewestSamplesAgeIsAWarningOnlyIfSamplesHaveStopped(t *testing.T) {
+	t.Parallel()
+	chromium := startChromium(t)
+	p := openTab(t, chromium)
+	for _, c := range []struct {
+		scene  string
+		age    time.Duration
+		isSign bool
+	}{{"1", 75 * time.Second, false}, {"1", 100 * time.Second, true}, {"stopped", 42 * time.Second, true}} {
+		s := sceneOf(c.scene)
+		s.age = c.age
+		p.open(serveFixture(t, newFixture(s)) + "/?lang=en")
+		assert.Contains(t, read[string](p, `document.querySelector('.context').innerText`), "newest sample", "%v", c)
+		assert.Equal(t, c.isSign, read[bool](p, `document.querySelector('.context .warning-text .icon') !== null`), "%v", c)
+	}
+}
+
+func TestAnAddressWithInvalidEscapesIsAPromptThatIsNotKnown(t *testing.T) {
+	t.Parallel()
+	chromium := startChromium(t)
+	p := openTab(t, chromium)
+	p.open(serveFixture(t, newFixture(sceneOf("1"))) + "/prompts/%FF?lang=en")
+	p.wait(`document.querySelector('.detail .sentence')?.innerText.startsWith('This prompt is not known.')`)
+	assert.Equal(t, "%FF", read[string](p, `document.querySelector('.detail .id code').innerText`))
+	assert.Empty(t, p.noted())
+}
+
+// TestAPromptHasOneRatioToItsUsualTime is the sentence's: a second one, of other times, would
+// contradict it.
+func TestAPromptHasOneRatioToItsUsualTime(t *testing.T) {
+	t.Parallel()
+	chromium := startChromium(t)
+	p := openTab(t, chromium)
+	p.open(serveFixture(t, newFixture(sceneOf("8"))) + "/prompts/" + slowestID + "?lang=en")
+	assert.Contains(t, p.sentence(), "1.7 times")
+	assert.Contains(t, read[[]string](p, `[...document.querySelectorAll('.figures dd')].map((e) => e.innerText.replaceAll('\u00a0', ' '))`), "2.40 s (median of 20 executions)")
+	assert.Equal(t, 1, read[int](p, `document.querySelector('main').innerText.split('times').length - 1`))
+}
+
+func TestSocketsWithoutAClientAreOneLineThatStays(t *testing.T) {
+	t.Parallel()
+	chromium := startChromium(t)
+	s := sceneOf("rush")
+	s.isLive = true
+	f := newFixture(s)
+	p := openTab(t, chromium)
+	p.open(serveFixture(t, f) + "/?lang=en")
+	p.wait(`window.before = [...document.querySelectorAll('.socket')], window.before.length === 2`)
+	assert.Equal(t, "2 sockets are kept for clients that have left.", read[string](p, `window.before[1].innerText.trim()`), "and no time")
+	reads := f.reads.Load()
+	require.Eventually(t, func() bool { return f.reads.Load() > reads+5 }, patience, 5e6)
+	assert.True(t, read[bool](p, `[...document.querySelectorAll('.socket')].every((e, i) => e === window.before[i])`))
+}
+
+func TestAGPUsRowSaysForHowLongAndWhyItWasThrottled(t *testing.T) {
+	t.Parallel()
+	chromium := startChromium(t)
+	p := openTab(t, chromium)
+	base := serveFixture(t, newFixture(sceneOf("8")))
+	throttled := `document.querySelector('.gpu.broken .holds .warning-text').innerText.replaceAll('\u00a0', ' ')`
+	p.open(base + "/?lang=en")
+	assert.Equal(t, "throttled 12 %: power limit", read[string](p, throttled))
+	p.open(base + "/?lang=zh")
+	assert.Equal(t, "节流 12%：功耗上限", read[string](p, throttled))
+	assert.NotRegexp(t, `[ \x{a0}]%`, read[string](p, `document.body.innerText`))
+}
+
+func TestTheCountsOfManyGPUsAreSentences(t *testing.T) {
+	t.Parallel()
+	chromium := startChromium(t)
+	p := openTab(t, chromium)
+	p.open(serveFixture(t, newFixture(sceneOf("64"))) + "/?lang=en")
+	counts := read[string](p, `document.querySelector('.counts').innerText`)
+	assert.Regexp(t, `8 broken\s+8 need attention\s+48 fine`, counts)
+	assert.Equal(t, "Other conditions", read[string](p, `document.querySelector('#conditions').innerText`))
+}
