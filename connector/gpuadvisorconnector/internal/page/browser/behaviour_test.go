@@ -248,7 +248,7 @@ func TestAPromptsPageFollowsItToItsEnd(t *testing.T) {
 	p := openTab(t, chromium)
 	p.open(serveFixture(t, f) + "/?lang=en")
 	read[bool](p, `(document.querySelector('.open a').click(), true)`)
-	p.wait(`document.querySelector('.detail .sentence')?.innerText === 'node 7 of 12, DDColor_Colorize, step 3 of 20'`)
+	p.wait(`document.querySelector('.detail .sentence')?.innerText === 'running, node 7 of 12'`)
 	f.hasEnded.Store(true)
 	p.wait(`document.querySelector('.part-list') !== null && document.querySelector('.detail .sentence').innerText.includes('nothing was unusual')`)
 	assert.Empty(t, p.noted())

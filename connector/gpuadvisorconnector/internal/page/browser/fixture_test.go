@@ -144,10 +144,10 @@ func (f *fixture) serverState(l texts.Language, i int) view.Server {
 	}
 	step := 3 + f.at()%17
 	s.Prompts = []view.OpenPrompt{{ID: openID(name, 0), Workflow: "colorize", Side: 1280, State: "running", Since: f.begun.Add(-2 * time.Second), Node: &view.Node{ID: "7", Class: "DDColor_Colorize", Number: 7, Of: 12, Step: step, Steps: 20},
-		Text: in(l, fmt.Sprintf("node 7 of 12, DDColor_Colorize, step %d of 20", step), fmt.Sprintf("第 7 个节点，共 12 个：DDColor_Colorize，第 %d 步，共 20 步", step))}}
+		Text: in(l, "running, node 7 of 12", "运行中，第 7 个节点，共 12 个")}}
 	for k := 1; k <= waiting; k++ {
 		s.Prompts = append(s.Prompts, view.OpenPrompt{ID: openID(name, k), Workflow: "upscale", Side: 2048, State: "waiting", Ahead: k, Since: f.begun.Add(-time.Duration(20-k) * time.Second), Starts: pointer(f.begun.Add(time.Duration(3*k) * time.Second)),
-			Text: in(l, fmt.Sprintf("%d ahead of it; starts in about %d s", k, 3*k), fmt.Sprintf("前面有 %d 个任务，约 %d 秒后开始", k, 3*k))})
+			Text: in(l, fmt.Sprintf("%d prompts ahead", k), fmt.Sprintf("前面还有 %d 个任务", k))})
 		s.OldestWait = 19
 	}
 	if i == 1 || f.trouble == "rush" {
