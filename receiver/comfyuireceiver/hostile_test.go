@@ -83,8 +83,7 @@ func TestCancelledJobsEnd(t *testing.T) {
 				s.serve(w, r)
 			}))
 			defer h.Close()
-			// No comparison with the queue between the removal and its answer.
-			r := newRig(t, h.URL, func(c *Config) { c.PollInterval = time.Hour })
+			r := newRig(t, h.URL, nil)
 			send(t, r.base, smallPrompt)
 			r.following.tracker.Suspect() // without the request it would be lost
 			response, err := http.Post(r.base+cancel.path, "application/json", strings.NewReader(cancel.body))

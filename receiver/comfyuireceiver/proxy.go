@@ -225,13 +225,15 @@ func (p *proxy) serveRemoval(w http.ResponseWriter, r *http.Request) {
 }
 
 // relayRemoval relays a request that removes prompts from the queue. What it asks for is
-// recorded once the server has accepted it.
+// recorded before, and taken back if the server refuses it.
 func (p *proxy) relayRemoval(w http.ResponseWriter, r *http.Request, removal protocol.Removal) {
+	removed := p.tracker.Remove(removal)
 	relay := p.relay
 	relay.ModifyResponse = func(response *http.Response) error {
 		if response.StatusCode < 300 {
-			p.tracker.Remove(removal)
 			p.QueueChanged()
+		} else {
+			p.tracker.Retain(removed)
 		}
 		return nil
 	}

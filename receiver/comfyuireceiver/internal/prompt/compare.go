@@ -8,19 +8,35 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
 )
 
-// Remove records a client's request to remove prompts from the queue.
-func (t *Tracker) Remove(r protocol.Removal) {
+// Remove records a client's request to remove prompts from the queue, before it is sent to the
+// server: a comparison with the queue may come between the removal and its answer. It returns
+// those that it concerns, for Retain.
+func (t *Tracker) Remove(r protocol.Removal) (removed []*Prompt) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	remove := func(p *Prompt) {
+		if p != nil && p.Started.IsZero() && !p.cancelled {
+			p.cancelled = true
+			removed = append(removed, p)
+		}
+	}
 	if r.Clear {
 		for _, p := range t.open {
-			p.cancelled = p.cancelled || p.Started.IsZero()
+			remove(p)
 		}
 	}
 	for _, id := range r.Delete {
-		if p := t.open[id]; p != nil && p.Started.IsZero() {
-			p.cancelled = true
-		}
+		remove(t.open[id])
+	}
+	return removed
+}
+
+// Retain takes back a removal that the server has refused.
+func (t *Tracker) Retain(removed []*Prompt) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, p := range removed {
+		p.cancelled = false
 	}
 }
 

@@ -366,6 +366,19 @@ func TestPromptOfAServerThatForgotIsLostAndOneThatWasDeletedCancelled(t *testing
 	assert.Equal(t, map[string]Outcome{"deleted": Cancelled, "waiting": Cancelled, "running": Lost, "restarted": Lost}, outcomes)
 }
 
+func TestARemovalThatTheServerRefusesIsTakenBack(t *testing.T) {
+	var outcome Outcome
+	tr, now := newTracker(10, &observer{ended: func(p *Prompt) { outcome = p.Outcome }}), time.Unix(1_700_000_000, 0)
+	submit(tr, now, "a")
+	removed := tr.Remove(protocol.Removal{Clear: true})
+	assert.Len(t, removed, 1)
+	assert.Empty(t, tr.Remove(protocol.Removal{Delete: []string{"a"}}), "it is removed already")
+	tr.Retain(removed)
+	tr.Suspect()
+	tr.Missing(now, "a")
+	assert.Equal(t, Lost, outcome)
+}
+
 // B4: all prompts that were open when the server went away are lost, not only the first one
 // that is settled; those that it still has and those that came later are not.
 func TestEveryPromptOfAServerThatRestartedIsLost(t *testing.T) {
