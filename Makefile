@@ -113,6 +113,10 @@ bench-page: build ## the live page: CPU of 20 viewers at 8 GPUs, live heap of 10
 page-screenshots: browser ## the screenshots of the live page under docs/images/page, again; look at each
 	@go test -C $(PAGE_TESTS) -count=1 -timeout 5m -run '^TestScreenshots$$' . -screenshots "$(CURDIR)/docs/images/page"
 
+.PHONY: run-screenshots
+run-screenshots: browser ## the README's screenshots of the page, from a make run that goes on (PAGE=http://127.0.0.1:8890), by the button; look at each
+	@go test -C $(PAGE_TESTS) -count=1 -timeout 10m -run '^TestScreenshotsOfMakeRun$$' -v . -screenshots "$(CURDIR)/docs/images" -make-run $${PAGE:-http://127.0.0.1:8890}
+
 .PHONY: screenshots
 screenshots: build servers browser ## the screenshots of vmui's dashboards under docs/images, again
 	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; go test -C e2e -c -o "$$folder/python3" . && cd e2e && \
