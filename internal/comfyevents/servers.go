@@ -14,8 +14,8 @@ import (
 // Server is what a component knows of a ComfyUI server at one moment, as far as telemetry
 // does not say it: the queue in its order, progress, and the clients' sockets.
 type Server struct {
-	// Name is the service.instance.id of the server's telemetry, Host its host.name.
-	Name, Host string
+	// Name is the service.instance.id of the server's telemetry.
+	Name string
 	// GPUs are the hw.ids of those that the server's process has open, PID is the process; empty
 	// and 0 if they are unknown.
 	GPUs []string

@@ -11,7 +11,6 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/boundtext"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/pdataread"
-	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/sockets"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/spans"
 )
@@ -34,7 +33,7 @@ const silentAfter = 10 * time.Second
 func (l *liveServer) Server() comfyevents.Server {
 	device := l.device.Device()
 	s := comfyevents.Server{
-		Name: pdataread.Text(l.resource.Attributes(), "service.instance.id"), Host: pdataread.Text(l.resource.Attributes(), semconv.HostName),
+		Name: pdataread.Text(l.resource.Attributes(), "service.instance.id"),
 		GPUs: device.IDs, PID: device.PID, Queued: int(l.following.remaining.Load()),
 	}
 	if len(s.GPUs) == 0 && device.ID != "" {

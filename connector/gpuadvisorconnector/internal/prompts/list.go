@@ -18,8 +18,8 @@ import (
 type Query struct {
 	// Text is part of the id, the trace's id, the workflow, the task class or the model.
 	Text string
-	// Outcome, Workflow and Server are whole values; empty: any.
-	Outcome, Workflow, Server string
+	// Outcome and Workflow are whole values; empty: any.
+	Outcome, Workflow string
 	// Slow selects those that took unusually long, Failed those that did not succeed.
 	Slow, Failed bool
 	// Slowest sorts by duration, the longest first.
@@ -32,7 +32,6 @@ func (q *Query) matches(r *record) bool {
 	switch {
 	case q.Outcome != "" && r.outcome.Value() != q.Outcome,
 		q.Workflow != "" && r.workflow.Value() != q.Workflow,
-		q.Server != "" && r.server.Value() != q.Server,
 		q.Slow && !r.isSlow(), q.Failed && r.succeeded():
 		return false
 	case q.Text == "":
@@ -153,9 +152,9 @@ func estimateIn(l texts.Language) func(name) string {
 
 // Ended is a prompt that has ended, as the rules of the conditions see it.
 type Ended struct {
-	ID, Server, Workflow, TaskClass, Outcome, ErrorType string
-	GPUs                                                []string
-	At                                                  time.Time
+	ID, Server, TaskClass, Outcome, ErrorType string
+	GPUs                                      []string
+	At                                        time.Time
 	// Total is from the request to the end.
 	Total, Ran, Loading time.Duration
 	Side                int64
@@ -172,7 +171,7 @@ func (s *Store) Since(t time.Time, visit func(Ended) bool) {
 			continue
 		}
 		e := Ended{
-			ID: r.id, Server: r.server.Value(), Workflow: r.workflow.Value(), TaskClass: r.taskClass.Value(), Outcome: r.outcome.Value(), ErrorType: r.errorType.Value(),
+			ID: r.id, Server: r.server.Value(), TaskClass: r.taskClass.Value(), Outcome: r.outcome.Value(), ErrorType: r.errorType.Value(),
 			At: at(r.ended), Total: r.lasted(), Ran: r.ran, Loading: r.parts[loading], Side: r.side,
 		}
 		for _, id := range r.gpus {

@@ -30,11 +30,6 @@ func Bytes(n int64) Message {
 	return Message{"figure.gibibytes", Args{"gib": strconv.FormatFloat(float64(n)/(1<<30), 'f', 1, 64)}}
 }
 
-// Percent is a share.
-func Percent(share float64) Message {
-	return Message{"figure.percent", Args{"p": strconv.FormatFloat(100*share, 'f', 0, 64)}}
-}
-
 // Times is a ratio: 1.8.
 func Times(ratio float64) string { return significant(ratio) }
 

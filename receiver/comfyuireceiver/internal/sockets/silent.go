@@ -12,9 +12,9 @@ import (
 const maxAsked = 1024
 
 // Silent lists since when clients have been silent for at least so long, the longest first, at
-// most limit: their hosts do not acknowledge what was sent to them, as a laptop that sleeps, or they do not
-// read it. It asks the
-// kernel (Linux only; elsewhere the list is empty), and sends nothing.
+// most limit: their hosts do not acknowledge what was sent to them, as a laptop that sleeps, or
+// they do not read it. It asks the kernel (Linux only; elsewhere the list is empty), and sends
+// nothing.
 func (h *Hub) Silent(atLeast time.Duration, limit int) (since []time.Time) {
 	h.mu.Lock()
 	all := h.in(connected)
