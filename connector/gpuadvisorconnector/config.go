@@ -4,7 +4,6 @@ package gpuadvisorconnector
 
 import (
 	"fmt"
-	"net/url"
 	"strings"
 	"time"
 
@@ -111,9 +110,9 @@ func (c *Config) Validate() error {
 	for i, link := range c.Links {
 		key := fmt.Sprintf("links::%d", i)
 		p.AddIf(link.Name == "", key+"::name", link.Name, "is empty", "use the name of the program, for example Jaeger")
-		p.AddIf(!isHTTP(link.URL), key+"::url", link.URL, "is not a valid URL", "use for example http://127.0.0.1:16686/trace/{trace_id}")
+		p.AddIf(!configkeys.IsHTTP(link.URL), key+"::url", link.URL, "is not a valid URL", "use for example http://127.0.0.1:16686/trace/{trace_id}")
 	}
-	p.AddIf(c.Rush.Endpoint != "" && !isHTTP(c.Rush.Endpoint), "rush::endpoint", c.Rush.Endpoint, "is not a valid URL", "use http://host:port/path, or omit the key")
+	p.AddIf(c.Rush.Endpoint != "" && !configkeys.IsHTTP(c.Rush.Endpoint), "rush::endpoint", c.Rush.Endpoint, "is not a valid URL", "use http://host:port/path, or omit the key")
 	for _, l := range []struct {
 		key   string
 		value int
@@ -125,10 +124,4 @@ func (c *Config) Validate() error {
 		p.AddIf(l.value < 1, "limits::"+l.key, l.value, "is less than 1", "use a positive number, or omit the key for the default")
 	}
 	return p.Err()
-}
-
-// isHTTP reports whether a text is a URL of a web server.
-func isHTTP(text string) bool {
-	u, err := url.Parse(text)
-	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != ""
 }

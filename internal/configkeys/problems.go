@@ -5,6 +5,7 @@ package configkeys
 import (
 	"errors"
 	"fmt"
+	"net/url"
 )
 
 // Problems collects the mistakes of one configuration, in the order in which they are
@@ -37,3 +38,9 @@ func (p *Problems) AddIf(wrong bool, key string, value any, fault, remedy string
 
 // Err is all mistakes as one error, nil if there are none.
 func (p *Problems) Err() error { return errors.Join(p.errs...) }
+
+// IsHTTP reports whether a text is a URL of a web server, with its scheme and its host.
+func IsHTTP(text string) bool {
+	u, err := url.Parse(text)
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != ""
+}

@@ -3,7 +3,6 @@
 package comfyuireceiver
 
 import (
-	"net/url"
 	"reflect"
 	"regexp"
 	"slices"
@@ -29,8 +28,7 @@ const (
 func (c *Config) Validate() error {
 	var p configkeys.Problems
 	p.AddIf(c.Mode != modeProxy && c.Mode != modePoll, "mode", c.Mode, "is not a valid mode", "use proxy or poll")
-	u, err := url.Parse(c.Upstream.Endpoint)
-	p.AddIf(err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "",
+	p.AddIf(!configkeys.IsHTTP(c.Upstream.Endpoint),
 		"upstream::endpoint", c.Upstream.Endpoint, "is not a valid URL", "use http://host:port, for example "+defaultUpstream)
 	p.AddIf(
 		c.CollectionInterval < minInterval,

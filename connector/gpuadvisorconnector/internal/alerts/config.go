@@ -4,7 +4,6 @@
 package alerts
 
 import (
-	"net/url"
 	"time"
 
 	"go.opentelemetry.io/collector/config/confighttp"
@@ -54,8 +53,7 @@ func (c *Config) Check(p *configkeys.Problems, key string) {
 	if !c.IsEnabled() {
 		return
 	}
-	u, err := url.Parse(c.Client.Endpoint)
-	p.AddIf(err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "",
+	p.AddIf(!configkeys.IsHTTP(c.Client.Endpoint),
 		key+"::endpoint", c.Client.Endpoint, "is not a valid URL", "use http://host:port, for example http://127.0.0.1:9093")
 	p.AddIf(c.Source != Alertmanager && c.Source != Prometheus, key+"::source", c.Source, "is not a valid source", "use alertmanager or prometheus")
 	p.AddIf(c.Interval < minInterval, key+"::interval", c.Interval, "is shorter than 1s", "use a duration of at least 1s, for example 15s")
