@@ -201,10 +201,10 @@ func (s *Store) Name(wanted map[pcommon.TraceID]string) {
 
 // Usual is the median of the last executions of a kind that succeeded; ok is false of too few.
 func (s *Store) Usual(workflow, model, sizeClass, gpu string) (ran time.Duration, ok bool) {
-	element := s.usual.kinds[kind{named(workflow), named(model), named(sizeClass), named(gpu)}]
-	if element == nil {
+	of := s.usual.kinds.Find(kind{named(workflow), named(model), named(sizeClass), named(gpu)})
+	if of == nil {
 		return 0, false
 	}
-	u := element.Value.(*executions).compare(&parts{})
+	u := of.compare(&parts{})
 	return u.ran, u.isKnown()
 }

@@ -3,11 +3,11 @@
 package prompts
 
 import (
-	"container/list"
 	"slices"
 	"time"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/bounds"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/lru"
 )
 
 const (
@@ -36,13 +36,9 @@ type usual struct {
 func (u *usual) isKnown() bool { return u.executions >= minUsual }
 
 // usuals are the last executions of each kind.
-type usuals struct {
-	kinds map[kind]*list.Element
-	byUse *list.List // of *executions, the last used first
-}
+type usuals struct{ kinds *lru.Cache[kind, executions] }
 
 type executions struct {
-	kind kind
 	// last are the last ones that succeeded; the next one replaces that at next.
 	last []execution
 	next int
@@ -53,33 +49,18 @@ type execution struct {
 	parts parts
 }
 
-func newUsuals() *usuals { return &usuals{kinds: map[kind]*list.Element{}, byUse: list.New()} }
+func newUsuals() *usuals { return &usuals{lru.New[kind, executions](maxKinds)} }
 
 // judge sets what was usual before a prompt, and adds its execution if it succeeded.
 func (u *usuals) judge(r *record) {
 	if r.begins == 0 || len(r.gpus) == 0 {
 		return
 	}
-	of := u.of(kind{r.workflow, r.model, r.sizeClass, r.gpus[0]})
+	of := u.kinds.FindOrAdd(kind{r.workflow, r.model, r.sizeClass, r.gpus[0]})
 	r.usual = of.compare(&r.parts)
 	if r.outcome.Value() == "success" {
 		of.add(execution{r.ran, r.parts})
 	}
-}
-
-func (u *usuals) of(k kind) *executions {
-	element := u.kinds[k]
-	if element == nil {
-		if len(u.kinds) >= maxKinds {
-			oldest := u.byUse.Back()
-			delete(u.kinds, oldest.Value.(*executions).kind)
-			u.byUse.Remove(oldest)
-		}
-		element = u.byUse.PushFront(&executions{kind: k})
-		u.kinds[k] = element
-	}
-	u.byUse.MoveToFront(element)
-	return element.Value.(*executions)
 }
 
 func (e *executions) add(x execution) {
@@ -119,9 +100,4 @@ func median(all []execution, of func(*execution) time.Duration) time.Duration {
 }
 
 // Bounds implements [bounds.Registered].
-func (u *usuals) Bounds() []bounds.Bound {
-	return []bounds.Bound{
-		{Name: "prompts.usuals.kinds", Max: maxKinds, Size: len(u.kinds)},
-		{Name: "prompts.usuals.byUse", Max: maxKinds, Size: u.byUse.Len()},
-	}
-}
+func (u *usuals) Bounds() []bounds.Bound { return u.kinds.Bounds() }

@@ -10,12 +10,12 @@
 package loading
 
 import (
-	"container/list"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/bounds"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/lru"
 )
 
 // notModels are parts of the names of loaders' classes that load something else.
@@ -59,9 +59,7 @@ const (
 // Estimator compares cold executions with warm ones of their class. The classes that were
 // not used for the longest time make room for new ones.
 type Estimator struct {
-	limit   int
-	classes map[Class]*list.Element
-	byUse   *list.List // of *warm, the last used first
+	classes *lru.Cache[Class, warm]
 
 	// cold is true if the next execution that begins from since on is cold.
 	cold  bool
@@ -70,7 +68,6 @@ type Estimator struct {
 }
 
 type warm struct {
-	class Class
 	// lasted are the durations of the last executions; the next one replaces that at next.
 	lasted []time.Duration
 	next   int
@@ -79,7 +76,7 @@ type warm struct {
 // NewEstimator makes room for so many classes. Whether the server has a model loaded is
 // not known: its first execution counts as cold.
 func NewEstimator(limit int) *Estimator {
-	return &Estimator{limit: limit, classes: map[Class]*list.Element{}, byUse: list.New(), cold: true}
+	return &Estimator{classes: lru.New[Class, warm](limit), cold: true}
 }
 
 // Unloaded records that the server has no model loaded from a time on.
@@ -99,30 +96,14 @@ func (e *Estimator) Executed(c Class, begin time.Time, lasted time.Duration) (lo
 		e.cold = false
 	}
 	if emptied || another {
-		w := e.classes[c]
-		if w == nil || len(w.Value.(*warm).lasted) < minWarm {
+		w := e.classes.Find(c)
+		if w == nil || len(w.lasted) < minWarm {
 			return 0, false
 		}
-		e.byUse.MoveToFront(w)
-		return max(lasted-w.Value.(*warm).median(), 0), true
+		return max(lasted-w.median(), 0), true
 	}
-	e.find(c).add(lasted)
+	e.classes.FindOrAdd(c).add(lasted)
 	return 0, false
-}
-
-func (e *Estimator) find(c Class) *warm {
-	element := e.classes[c]
-	if element == nil {
-		if len(e.classes) >= e.limit {
-			oldest := e.byUse.Back()
-			delete(e.classes, oldest.Value.(*warm).class)
-			e.byUse.Remove(oldest)
-		}
-		element = e.byUse.PushFront(&warm{class: c})
-		e.classes[c] = element
-	}
-	e.byUse.MoveToFront(element)
-	return element.Value.(*warm)
 }
 
 func (w *warm) add(lasted time.Duration) {
@@ -141,12 +122,7 @@ func (w *warm) median() time.Duration {
 }
 
 // Bounds implements [bounds.Registered].
-func (e *Estimator) Bounds() []bounds.Bound {
-	return []bounds.Bound{
-		{Name: "loading.Estimator.classes", Max: e.limit, Size: len(e.classes)},
-		{Name: "loading.Estimator.byUse", Max: e.limit, Size: e.byUse.Len()},
-	}
-}
+func (e *Estimator) Bounds() []bounds.Bound { return e.classes.Bounds() }
 
 // Loaded is for how long a node, or an execution, loaded models; the zero value if it is not
 // known to have done so.

@@ -3,11 +3,11 @@
 package memory
 
 import (
-	"container/list"
 	"iter"
 	"slices"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/bounds"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/lru"
 )
 
 // Class is what prompts have in common that need about the same memory.
@@ -22,13 +22,10 @@ const learnedFrom = 20
 // Needs knows what classes of prompts need. The classes that were not used for the longest
 // time make room for new ones.
 type Needs struct {
-	limit   int
-	classes map[Class]*list.Element
-	byUse   *list.List // of *need, the last used first
+	classes *lru.Cache[Class, need]
 }
 
 type need struct {
-	class Class
 	// peaks are the lower bounds of the last executions; the next one replaces that at next.
 	peaks []float64
 	next  int
@@ -36,24 +33,13 @@ type need struct {
 
 // NewNeeds makes room for so many classes.
 func NewNeeds(limit int) *Needs {
-	return &Needs{limit: limit, classes: map[Class]*list.Element{}, byUse: list.New()}
+	return &Needs{classes: lru.New[Class, need](limit)}
 }
 
 // Add adds the lower bound of an execution. It returns the need of its class, which is the
 // largest of its last 20 executions, and of how many executions that is.
 func (n *Needs) Add(c Class, peak float64) (largest float64, executions int) {
-	e := n.classes[c]
-	if e == nil {
-		if len(n.classes) >= n.limit {
-			oldest := n.byUse.Back()
-			delete(n.classes, oldest.Value.(*need).class)
-			n.byUse.Remove(oldest)
-		}
-		e = n.byUse.PushFront(&need{class: c})
-		n.classes[c] = e
-	}
-	n.byUse.MoveToFront(e)
-	of := e.Value.(*need)
+	of := n.classes.FindOrAdd(c)
 	if len(of.peaks) < learnedFrom {
 		of.peaks = append(of.peaks, peak)
 	} else {
@@ -67,18 +53,13 @@ func (n *Needs) Add(c Class, peak float64) (largest float64, executions int) {
 }
 
 // Bounds implements [bounds.Registered].
-func (n *Needs) Bounds() []bounds.Bound {
-	return []bounds.Bound{
-		{Name: "memory.Needs.classes", Max: n.limit, Size: len(n.classes)},
-		{Name: "memory.Needs.byUse", Max: n.limit, Size: n.byUse.Len()},
-	}
-}
+func (n *Needs) Bounds() []bounds.Bound { return n.classes.Bounds() }
 
 // Learned are the classes of which enough executions were seen, with their needs.
 func (n *Needs) Learned() iter.Seq2[Class, float64] {
 	return func(yield func(Class, float64) bool) {
-		for c, e := range n.classes {
-			if of := e.Value.(*need); len(of.peaks) >= MinLearned && !yield(c, slices.Max(of.peaks)) {
+		for c, of := range n.classes.All() {
+			if len(of.peaks) >= MinLearned && !yield(c, slices.Max(of.peaks)) {
 				return
 			}
 		}
