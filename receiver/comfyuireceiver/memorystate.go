@@ -9,6 +9,7 @@ import (
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/bounds"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/memory"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
 )
 
 // memoryState is what the last answer says, for a scrape.
@@ -74,5 +75,6 @@ func (m *memoryWatcher) Bounds() []bounds.Bound {
 	defer m.mu.Unlock()
 	return append(bounds.Of(&m.history, m.needs), []bounds.Bound{
 		{Name: "comfyuireceiver.memoryWatcher.ending", Max: maxEndingPrompts, Size: len(m.ending)},
+		{Name: "comfyuireceiver.memoryWatcher.retries", Max: protocol.MaxRetries, Size: len(m.retries)},
 	}...)
 }
