@@ -32,12 +32,17 @@ func (v *view) foreignUse(part gputimeline.Interval, pid int64) time.Duration {
 		if other == 0 || other == pid || v.traced[other] {
 			continue
 		}
-		s.EachStep(part, func(_, q gputimeline.Point, overlap gputimeline.Interval, _ float64) {
-			since := max(overlap.From, q.At-maxUseAge) // before that the driver said nothing of the process
-			if q.Value >= minUse && overlap.To > since {
-				used += q.Value * float64(overlap.To-since) / 1e9
+		for i, q := range s.Points {
+			// What the driver reports first is of the second before; where it said nothing of
+			// the process for long, maxUseAge is.
+			since := q.At - time.Second.Nanoseconds()
+			if i > 0 {
+				since = max(s.Points[i-1].At, q.At-maxUseAge)
 			}
-		})
+			if c, ok := part.Clip(gputimeline.Interval{From: since, To: q.At}); ok && q.Value >= minUse {
+				used += q.Value * float64(c.Length()) / 1e9
+			}
+		}
 	}
 	return min(time.Duration(used*float64(time.Second)), time.Duration(part.Length()))
 }
