@@ -126,7 +126,7 @@ func (e *Engine) track(cause *Cause, found *finding, now time.Time) {
 	}
 	if found.gpu != nil {
 		k.gpu, c.GPU, c.parent = found.gpu.ID, found.gpu.ID, found.gpu.Parent
-		found.args["gpu"] = gpuName(found.gpu)
+		found.args["gpu"] = found.gpu.Label()
 	}
 	if found.server != "" {
 		found.args["server"] = found.server
