@@ -14,7 +14,7 @@ const worst = { broken: 0, warning: 1, fine: 2 };
 
 export const address = (gpu) => `/?gpu=${encodeURIComponent(gpu.name)}`;
 
-/** isStale reports whether a GPU's samples have stopped. */
+/** isStale reports whether a GPU's figures are old, or absent. */
 export const isStale = (gpu) => gpu.state === 'unknown' || gpu.state === 'lost' || gpu.state === 'unresponsive';
 
 /** holders lists what is on a GPU: what throttles it, runs on it, and holds its memory. */
@@ -64,8 +64,11 @@ const Head = () => html`<div class="gpu-head" aria-hidden="true">
   <span class="dim right">${t('page.utilization')}</span><span class="dim right">${t('page.temperature')}</span><span class="dim right">${t('page.power')}</span>
 </div>`;
 
-/** staleAge is how old a GPU's newest sample is, in whole seconds; null while it is new. */
-export const staleAge = (gpu, now) => isStale(gpu) && isKnown(gpu.newest_sample) ? Math.round((now - Date.parse(gpu.newest_sample)) / 1000) : null;
+/**
+ * staleAge is how old a GPU's newest sample is, in whole seconds; null while they come. The state
+ * of a lost GPU is still sampled.
+ */
+export const staleAge = (gpu, now) => gpu.state === 'unknown' && isKnown(gpu.newest_sample) ? Math.round((now - Date.parse(gpu.newest_sample)) / 1000) : null;
 
 /** Gpus is the part of the first screen that shows which GPU is full, and with what. */
 export function Gpus({ gpus, now }) {

@@ -55,7 +55,7 @@ func TestThePageIsReadableInEveryShape(t *testing.T) {
 				t.Parallel()
 				s := sceneOf(fmt.Sprint(gpus))
 				s.isLive, s.simulated = true, true
-				f := newFixture(s)
+				f := newFixture(t, s)
 				base := serveFixture(t, f)
 				p := openTab(t, chromium)
 				for _, width := range []int64{360, 768, 1280} {
@@ -116,8 +116,8 @@ func TestTheFirstScreenAnswersThreeQuestions(t *testing.T) {
 	for _, gpus := range []int{1, 8} {
 		for _, language := range []string{"en", "zh"} {
 			s := sceneOf(fmt.Sprint(gpus))
-			s.trouble, s.simulated = "full", true // the band takes room, too
-			base := serveFixture(t, newFixture(s))
+			s.trouble, s.simulated = fullGPU, true // the band takes room, too
+			base := serveFixture(t, newFixture(t, s))
 			p.reshape(shape{1280, 800, language, false})
 			p.open(withLanguage(base, "/", language))
 			seen := func(selector string, least int) {
@@ -130,7 +130,7 @@ func TestTheFirstScreenAnswersThreeQuestions(t *testing.T) {
 			seen(".gpu .bar", gpus)
 			seen("tr.prompt .reason", 2) // why is this image slow
 			seen(".last nav a", 4)
-			assert.Contains(t, read[string](p, `document.querySelector('.gpu.broken .holds').innerText`), "trainer (research/finetune-7f9c)")
+			assert.Contains(t, read[string](p, `document.querySelector('.gpu.broken .holds').innerText`), "trainer (finetune-7f9c)")
 		}
 	}
 }
@@ -142,7 +142,7 @@ func TestNothingMovesWhileFiguresChange(t *testing.T) {
 	chromium := startChromium(t)
 	s := sceneOf("8")
 	s.isLive = true
-	f := newFixture(s)
+	f := newFixture(t, s)
 	base := serveFixture(t, f)
 	p := openTab(t, chromium)
 	p.reshape(wide)

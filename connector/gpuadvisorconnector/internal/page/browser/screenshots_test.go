@@ -83,7 +83,7 @@ func TestScreenshots(t *testing.T) {
 // show opens what a screenshot shows.
 func (p *tab) show(s shot) {
 	p.t.Helper()
-	base, stop := serveFor(newFixture(sceneOf(s.scene)))
+	base, stop := serveFor(newFixture(p.t, sceneOf(s.scene)))
 	p.t.Cleanup(stop)
 	p.reshape(s.shape)
 	p.open(withLanguage(base, s.path, s.shape.language))

@@ -21,7 +21,7 @@ import (
 func TestABrowserSignsIn(t *testing.T) {
 	t.Parallel()
 	chromium := startChromium(t)
-	live := page.New(newFixture(sceneOf("8")), page.Settings{Endpoint: "127.0.0.1:0", AllowedHosts: []string{"gpus.test"}, Interval: 50 * time.Millisecond})
+	live := page.New(newFixture(t, sceneOf("8")), page.Settings{Endpoint: "127.0.0.1:0", AllowedHosts: []string{"gpus.test"}, Interval: 50 * time.Millisecond})
 	// What confighttp and bearertokenauth do; package page has a test with themselves.
 	server := httptest.NewServer(live.SignIn(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Bearer right" {
