@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"sync"
 	"time"
 
@@ -139,7 +140,12 @@ func (a *advisor) newState() (*state.Store, error) {
 	for i, link := range a.cfg.Links {
 		links[i] = view.Link(link)
 	}
+	host, err := os.Hostname()
+	if err != nil {
+		a.log.Warn("Cannot read the host name; the page has none until the first sample", zap.Error(err))
+	}
 	return state.New(state.Settings{
+		Host:    host,
 		Machine: machine.Limits{GPUs: l.GPUs, Processes: l.Processes, Servers: l.Servers, Events: l.Events, History: a.cfg.History},
 		Prompts: prompts.Limits{Prompts: l.Prompts, Bytes: l.PromptBytes},
 		Servers: &a.bus.Servers, Alerts: a.alerts, Links: links, Rush: a.cfg.Rush.Endpoint, Now: a.now,

@@ -464,7 +464,7 @@ var cases = []struct {
 				return fmt.Sprintf("comfyui.queue.length{state=pending} 1\ncomfyui.progress.age{comfyui.task_class=people} %d\ncomfyui.execution.duration{comfyui.task_class=people} 2020/10", 15*i)
 			})
 		},
-		en: "ComfyUI node-1:8188 is stalled: its prompt of class people has not progressed for 10 min 0 s, and others wait.",
+		en: "ComfyUI node-1:8188 is stalled: its prompt of class people has not progressed for 10 min, and others wait.",
 	},
 	{
 		cause: "comfyui.queue.growing",

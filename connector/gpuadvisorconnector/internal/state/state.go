@@ -28,6 +28,8 @@ import (
 type Settings struct {
 	Machine machine.Limits
 	Prompts prompts.Limits
+	// Host is the name of the host as long as no sample says it.
+	Host string
 	// Servers are the ComfyUI servers that receivers of this process follow.
 	Servers *comfyevents.Servers
 	// Alerts are those that fire.
@@ -123,6 +125,7 @@ func (st *Store) catchUp() {
 
 // Summary is what a store knows without words.
 type Summary struct {
+	// Host is that of the samples; empty while there are none.
 	Host       string
 	Simulated  bool
 	Conditions []causes.Condition

@@ -37,7 +37,7 @@ func (st *Store) State(l texts.Language) view.State {
 	st.catchUp()
 	now := st.settings.Now()
 	v := view.State{
-		Time: now.UTC(), Language: string(l), Host: st.machine.Host(), Simulated: st.machine.Simulated(),
+		Time: now.UTC(), Language: string(l), Host: cmp.Or(st.machine.Host(), st.settings.Host), Simulated: st.machine.Simulated(),
 		Conditions: []view.Condition{}, GPUs: []view.GPU{}, Servers: []view.Server{}, Events: []view.Event{},
 		Prompts: st.prompts.Newest(l, shownPrompts), PromptsHeld: st.prompts.Len(),
 	}

@@ -49,7 +49,7 @@ function Languages() {
 
 function Context({ state, now }) {
   const newest = isKnown(state.newest_sample) ? (now - Date.parse(state.newest_sample)) / 1000 : null;
-  const hasStopped = (state.conditions ?? []).some((c) => c.cause === 'gpu.samples.stopped');
+  const hasStopped = state.gpus?.length > 0 && state.gpus.every((gpu) => gpu.state === 'unknown');
   const old = newest !== null && (hasStopped || newest > oldAfter);
   return html`<p class="context"><b>${state.host}</b>
     <span>${t('page.gpus.count', { n: state.gpus?.length ?? 0 })}</span>

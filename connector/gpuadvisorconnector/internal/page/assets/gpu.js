@@ -6,6 +6,7 @@ import { celsius, clock, elapsed, gib, isKnown, moment, none, percent, task, wat
 import { A, Empty, Icon, MemoryBar, processName, sameCondition } from './parts.js';
 import { Back } from './prompt.js';
 import { staleAge } from './gpus.js';
+import { bridged, nearest, pause } from './series.js';
 
 const charts = [
   ['memory', (h) => [h.memory, h.memory_peak], gib],
@@ -43,14 +44,14 @@ function Chart({ name, history, columns, format, limit }) {
     const settings = options(box.current.clientWidth, format, columns, limit);
     if (name === 'memory') settings.axes[1].incrs = byteSteps;
     settings.hooks = {
-      setCursor: [(u) => setValue(u.cursor.idx === null || u.cursor.idx === undefined ? '' : `${clock(u.data[0][u.cursor.idx] * 1000)} · ${format(u.data[1][u.cursor.idx])}`)],
+      setCursor: [(u) => setValue(u.cursor.idx === null || u.cursor.idx === undefined ? '' : `${clock(u.data[0][u.cursor.idx] * 1000)} · ${format(nearest(u.data[1], u.cursor.idx))}`)],
     };
     const plot = new draw(settings, [history.times, ...columns], box.current);
     const resized = new ResizeObserver(() => plot.setSize({ width: box.current?.clientWidth ?? 100, height: 128 }));
     resized.observe(box.current);
     return () => { resized.disconnect(); plot.destroy(); };
   }, [history, limit]);
-  const known = (columns[0] ?? []).filter((v) => v !== null);
+  const known = (columns[0] ?? []).filter((v) => v !== null && v !== undefined);
   const summary = known.length ? t('page.history.summary', { low: format(Math.min(...known)), high: format(Math.max(...known)) }) : none();
   return html`<figure class="chart"><figcaption>${t(`page.${name}`)} <span class="dim figure">${value || summary}</span></figcaption><div ref=${box} role="img" aria-label=${`${t(`page.${name}`)}: ${summary}`} /></figure>`;
 }
@@ -69,11 +70,12 @@ function History({ gpu }) {
   }, [gpu.id]);
   const h = answer?.body;
   const shown = answer?.status === 200 && h.times?.length > 1;
+  const limit = shown ? pause(h) : 0;
   const limits = { memory: gpu.memory?.limit, utilization: 1, temperature: gpu.temperature?.limit ?? undefined, power: gpu.power?.limit ?? undefined };
   return html`<section aria-labelledby="history"><h2 id="history">${t('page.history')}</h2>
     ${answer && !shown && html`<${Empty}>${t('page.absent.history')}<//>`}
     ${(shown || !answer) && html`<div class="charts">${shown && charts.map(([name, columns, format]) => {
-      const present = columns(h).filter(Boolean);
+      const present = columns(h).filter(Boolean).map((values) => bridged(h.times, values, limit));
       return present.length > 0 && html`<${Chart} key=${name} name=${name} history=${h} columns=${present} format=${format} limit=${limits[name]} />`;
     })}</div>`}</section>`;
 }
@@ -108,7 +110,7 @@ export function Gpu({ name, state, now }) {
     ['utilization', percent(gpu.utilization)],
     ['temperature', gpu.temperature && (gpu.temperature.limit ? t('page.of', { a: celsius(gpu.temperature.value), b: celsius(gpu.temperature.limit) }) : celsius(gpu.temperature.value))],
     ['power', gpu.power && (gpu.power.limit ? t('page.of', { a: watts(gpu.power.value), b: watts(gpu.power.limit) }) : watts(gpu.power.value))],
-    ['throttling', gpu.throttling?.length ? gpu.throttling.map((r) => `${r.text} ${percent(r.share)}`).join(', ') : t('page.throttling.none')],
+    ['throttling', gpu.throttling && (gpu.throttling.length ? gpu.throttling.map((r) => `${r.text} ${percent(r.share)}`).join(', ') : t('page.throttling.none'))],
     ['newest', newest(gpu, staleAge(gpu, now))],
   ];
   return html`<article class="detail"><${Back} />

@@ -33,7 +33,7 @@ function Server({ server: s, now, lines }) {
     ${s.up ? html`<p class="totals">
       <span><b>${s.running}</b> ${t('page.queue.running')}</span><span><b>${s.waiting}</b> ${t('page.queue.waiting')}</span>
       ${s.oldest_wait > 0 && html`<span>${t('page.queue.oldest', { age: elapsed(s.oldest_wait) })}</span>`}
-    </p>` : html`<p class="totals"><${Icon} severity="broken" /> ${t('page.server.down')}</p>`}
+    </p>` : html`<p class="totals"><span><${Icon} severity="broken" /> ${t('page.server.down')}</span></p>`}
     <ol class=${`queue lines-${lines}`}>
       ${shown.map((p) => html`<${Open} key=${p.id} prompt=${p} now=${now} />`)}
       ${rest > 0 && html`<li class="dim">${t('page.queue.rest', { n: rest })}</li>`}

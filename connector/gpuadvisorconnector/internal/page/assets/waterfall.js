@@ -4,6 +4,7 @@ import { html, useState } from './vendor.js';
 import { t } from './text.js';
 import { energy, gib, mark, percent, seconds } from './format.js';
 import { gpuName } from './parts.js';
+import { bridged, pause } from './series.js';
 
 // More spans are not drawn: nobody reads them.
 const maxSpans = 200;
@@ -18,7 +19,7 @@ export function ordered(spans) {
   }
   const all = [];
   const visit = (parent, depth) => {
-    for (const s of (children.get(parent) ?? []).sort((a, b) => a.start - b.start)) {
+    for (const s of (children.get(parent) ?? []).sort((a, b) => a.start - b.start || a.duration - b.duration)) {
       all.push({ span: s, depth });
       if (depth < 20) visit(s.id, depth + 1);
     }
@@ -69,7 +70,8 @@ function curve(times, values, from, end, top) {
   times.forEach((time, i) => {
     const x = ((time - from) / end * 100).toFixed(2);
     const v = values[i];
-    if (v === null || v === undefined) { close(); return; }
+    if (v === undefined) return;
+    if (v === null) { close(); return; }
     const y = (100 - Math.min(1, v / top) * 96).toFixed(2);
     line += `${begin === null ? 'M' : 'L'}${x} ${y}`;
     area += begin === null ? `M${x} 100L${x} ${y}` : `L${x} ${y}`;
@@ -87,11 +89,12 @@ function Lane({ name, times, values, from, end, top, most }) {
 }
 
 function Lanes({ series: h, gpu, from, end }) {
-  const inside = (values) => values.filter((v, i) => v !== null && h.times[i] >= from && h.times[i] <= from + end);
+  const inside = (values) => values.filter((v, i) => v !== null && v !== undefined && h.times[i] >= from && h.times[i] <= from + end);
+  const limit = pause(h);
   const memory = Math.max(0, ...inside(h.memory ?? []), ...inside(h.memory_peak ?? []));
   const use = Math.max(0, ...inside(h.utilization ?? []));
-  return html`${h.memory && html`<${Lane} name=${t('page.lane.memory', { gpu })} most=${t('page.lane.most', { v: gib(memory) })} times=${h.times} values=${h.memory} from=${from} end=${end} top=${memory || 1} />`}
-    ${h.utilization && html`<${Lane} name=${t('page.lane.use', { gpu })} most=${t('page.lane.most', { v: percent(use) })} times=${h.times} values=${h.utilization} from=${from} end=${end} top=${1} />`}`;
+  return html`${h.memory && html`<${Lane} name=${t('page.lane.memory', { gpu })} most=${t('page.lane.most', { v: gib(memory) })} times=${h.times} values=${bridged(h.times, h.memory, limit)} from=${from} end=${end} top=${memory || 1} />`}
+    ${h.utilization && html`<${Lane} name=${t('page.lane.use', { gpu })} most=${t('page.lane.most', { v: percent(use) })} times=${h.times} values=${bridged(h.times, h.utilization, limit)} from=${from} end=${end} top=${1} />`}`;
 }
 
 /** Waterfall draws where a prompt's time went. */

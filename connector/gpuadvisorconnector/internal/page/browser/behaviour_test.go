@@ -3,7 +3,6 @@
 package browser
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -12,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/chromedp/cdproto/cdp"
-	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 	"github.com/stretchr/testify/assert"
@@ -198,10 +195,8 @@ func TestWithoutScriptsThePageHasTheVerdictAndTheGPUs(t *testing.T) {
 	chromium := startChromium(t)
 	base := serveFixture(t, newFixture(t, sceneOf("8")))
 	p := openTab(t, chromium)
-	p.do(func(ctx context.Context, target *chromedp.Target) (chromedp.Void, error) {
-		_, err := cdp.Call(ctx, target, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
-		return chromedp.Void{}, err
-	}, chromedp.Navigate(base+"/?lang=en"))
+	p.runScripts(false)
+	p.visit(base + "/?lang=en")
 	text, err := chromedp.Run(p.ctx, chromedp.Text("body"))
 	require.NoError(t, err)
 	for _, part := range []string{"gpu1 ran out of memory", "Lower the size to 1024.", "gpu7", "47.3 GiB / 48.0 GiB", "99 %"} {
@@ -323,20 +318,6 @@ func TestThePartsAndTheWaterfallAreDrawnToScale(t *testing.T) {
 	assert.InDelta(t, 0, ends[3], 0.5)
 	assert.InDelta(t, 0, ends[4], 0.5)
 	assert.Contains(t, read[string](p, `document.querySelector('.waterfall > .lane').innerText`), "gpu1 memory", "a GPU has its name")
-}
-
-// TestALostGPUHasNoAge: its state is still reported, so that the age of its newest sample says
-// nothing.
-func TestALostGPUHasNoAge(t *testing.T) {
-	t.Parallel()
-	chromium := startChromium(t)
-	p := openTab(t, chromium)
-	p.open(serveFixture(t, newFixture(t, sceneOf("lost"))) + "/?lang=en")
-	row := read[string](p, `document.querySelector('.gpu.broken').innerText`)
-	assert.Contains(t, row, "lost")
-	assert.NotContains(t, row, "no sample")
-	p.open(serveFixture(t, newFixture(t, sceneOf("stopped"))) + "/?lang=en")
-	assert.Contains(t, read[string](p, `document.querySelector('.gpu.broken').innerText`), "no sample for")
 }
 
 func TestAnEventNamesItsGPUAndThePromptThatRan(t *testing.T) {

@@ -87,7 +87,7 @@ func newFixture(t testing.TB, s scene) *fixture {
 	}
 	f := &fixture{scene: s, begun: time.Now().UTC()}
 	settings := state.Settings{
-		Machine: machine.DefaultLimits(), Prompts: prompts.Limits{Prompts: 1000, Bytes: 64 << 20}, Servers: &f.queues, Alerts: f.startAlerts(t), Now: f.now,
+		Host: "gpu-node-07", Machine: machine.DefaultLimits(), Prompts: prompts.Limits{Prompts: 1000, Bytes: 64 << 20}, Servers: &f.queues, Alerts: f.startAlerts(t), Now: f.now,
 		Links: []view.Link{{Name: "Jaeger", URL: "http://127.0.0.1:16686/trace/{trace_id}"}, {Name: "Tempo", URL: "http://127.0.0.1:3200/trace/{trace_id}"}},
 	}
 	if s.simulated {

@@ -115,8 +115,8 @@ func (f *fixture) samplesOf(i int, at time.Time) string {
 	s.add("hw.temperature.limit", "hw.limit_type=high.degraded", 88)
 	s.add("hw.power", "hw.gpu.power.scope=instant", power)
 	s.add("hw.gpu.power.limit", "hw.limit_type=enforced", 450)
-	switch gap := i%4 == 3; { // half a minute without samples of the utilisation
-	case gap && k == -10:
+	switch gap := i%4 == 3; { // a minute without samples of the utilisation
+	case gap && k < -9 && k > -13:
 	case gap && k == -9:
 		fmt.Fprintf(s, "hw.gpu.utilization{%s,hw.gpu.task=general} stale\nhw.gpu.utilization.mean{%s,hw.gpu.task=general} stale\n", s.id, s.id)
 	default:

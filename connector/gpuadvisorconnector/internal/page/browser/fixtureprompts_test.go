@@ -133,6 +133,8 @@ func (f *fixture) prompt(i int) sampletrace.Prompt {
 		if isFull {
 			p.Error = "out_of_memory"
 		}
+		p.Nodes = p.Nodes[:4]
+		p.Nodes[3].Share += 0.07
 		maps.Copy(p.Execution, map[string]any{"gpu.energy": 60.0, "gpu.energy.uncertainty": 9.0})
 	case 5:
 		f.upscale(&p, i == 5)
