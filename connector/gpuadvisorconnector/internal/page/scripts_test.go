@@ -156,7 +156,9 @@ func TestNoTextStandsInTheScripts(t *testing.T) {
 				t.Errorf("%s: %s: move it to the catalogue", name, why)
 			}
 		}
-		assert.NotEmpty(t, found, name)
+		if strings.ContainsAny(source, "'\"`") {
+			assert.NotEmpty(t, found, name)
+		}
 	}
 }
 
