@@ -296,3 +296,15 @@ func TestAnEvaluationOf64GPUsIsCheap(t *testing.T) {
 	t.Logf("an evaluation of 64 GPUs with 18 links each and 3600 prompts takes %v", best)
 	assert.Less(t, best, 20*time.Millisecond)
 }
+
+// TestASettingSaysHowLongAConditionHoldsBeforeItShows, and the rule stays the same.
+func TestASettingSaysHowLongAConditionHoldsBeforeItShows(t *testing.T) {
+	w := newWorld(t)
+	w.e = NewEngine(map[string]time.Duration{"gpu.memory.critical": 7 * time.Second, "comfyui.down": 0})
+	w.gpus("hw.gpu.memory.limit{1} 25769803776\nhw.gpu.memory.usage{1} 25000000000")
+	w.evaluate()
+	w.wait(6 * time.Second)
+	assert.False(t, w.shows("gpu.memory.critical"))
+	w.wait(time.Second)
+	assert.True(t, w.shows("gpu.memory.critical"))
+}

@@ -37,6 +37,9 @@ type Settings struct {
 	// Links lead from a prompt to its trace in other programs: their URLs have the placeholders
 	// {trace_id} and {prompt_id}.
 	Links []view.Link
+	// After is how long conditions hold before they show, by the ids of their causes; the others
+	// are as in the table of causes.
+	After map[string]time.Duration
 	// Rush is a URL that receives a POST for a rush; empty where there is none.
 	Rush string
 	// Now is the clock.
@@ -72,7 +75,7 @@ func New(settings Settings) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{settings: settings, machine: m, prompts: prompts.NewStore(settings.Prompts), engine: causes.NewEngine()}, nil
+	return &Store{settings: settings, machine: m, prompts: prompts.NewStore(settings.Prompts), engine: causes.NewEngine(settings.After)}, nil
 }
 
 // Metrics adds a scrape.

@@ -88,3 +88,16 @@ func TestTheCountsOfManyGPUsAreSentences(t *testing.T) {
 	assert.Regexp(t, `8 broken\s+8 need attention\s+48 fine`, counts)
 	assert.Equal(t, "Other conditions", read[string](p, `document.querySelector('#conditions').innerText`))
 }
+
+func TestAlertsThatFireAreListedWithTheirAgeAndRunbook(t *testing.T) {
+	t.Parallel()
+	chromium := startChromium(t)
+	p := openTab(t, chromium)
+	p.open(serveFixture(t, newFixture(t, sceneOf("rush"))) + "/?lang=en")
+	listed := read[[]string](p, `[...document.querySelectorAll('[aria-labelledby=alerts] li')].map((e) => e.innerText.replaceAll('\u00a0', ' '))`)
+	require.Len(t, listed, 2)
+	assert.Regexp(t, `GPUMemoryUsageCritical GPU gpu1 of gpu-node-07 is almost out of memory: 98.2% in use\. for (2 min|12\d s|119 s)`, listed[0])
+	assert.Contains(t, listed[1], "ComfyUIQueueGrowing The oldest prompt in the queue of 127.0.0.1:8188 has waited for 1m 35s, and the wait grows.")
+	assert.Regexp(t, `/GPUMemoryUsageCritical\.md$`, read[string](p, `document.querySelector('[aria-labelledby=alerts] li a').href`))
+	assert.Equal(t, []string{"broken", "warning"}, read[[]string](p, `[...document.querySelectorAll('[aria-labelledby=alerts] li .icon')].map((e) => e.classList[1])`))
+}
