@@ -2,11 +2,15 @@
 
 import { api, language } from './text.js';
 
+/** @typedef {import('./api').State} State */
+/** @typedef {import('./api').Change} Change */
+
 // A stream is silent for ten seconds at most: the server sends a beat.
 const silence = 25_000;
 
 export const store = {
-  state: JSON.parse(document.getElementById('state').textContent),
+  /** @type {State} */
+  state: JSON.parse(document.getElementById('state')?.textContent ?? '{}'),
   // lost is when the connection was lost; busy is true if the server is there, but refuses streams.
   lost: 0,
   busy: false,
@@ -14,12 +18,17 @@ export const store = {
   offset: 0,
 };
 
+/** @type {Set<() => void>} */
 const readers = new Set();
 
-/** subscribe calls f after each change. It returns what ends that. */
+/**
+ * subscribe calls f after each change. It returns what ends that.
+ * @param {() => void} f
+ * @returns {() => void}
+ */
 export function subscribe(f) {
   readers.add(f);
-  return () => readers.delete(f);
+  return () => { readers.delete(f); };
 }
 
 const publish = () => readers.forEach((f) => f());
@@ -29,7 +38,12 @@ export const serverNow = () => Date.now() + store.offset;
 
 const lists = [['gpus', 'gpu_order', 'id'], ['servers', 'server_order', 'name'], ['prompts', 'prompt_order', 'id']];
 
-/** apply returns a state after a change. What did not change stays the same object. */
+/**
+ * apply returns a state after a change. What did not change stays the same object.
+ * @param {State} state
+ * @param {Change} change
+ * @returns {State}
+ */
 export function apply(state, change) {
   const next = { ...state };
   for (const [key, value] of Object.entries(change)) {
@@ -45,10 +59,13 @@ export function apply(state, change) {
   return next;
 }
 
+/** @type {EventSource | null} */
 let source = null;
-let retry = 0;
+/** @type {ReturnType<typeof setTimeout> | undefined} */
+let retry;
 let failures = 0;
-let watchdog = 0;
+/** @type {ReturnType<typeof setTimeout> | undefined} */
+let watchdog;
 
 function settle(time) {
   if (time) store.offset = Date.parse(time) - Date.now();

@@ -3,4 +3,4 @@
 export { html, render, Component, useState, useEffect, useLayoutEffect, useMemo, useRef } from './preact.js';
 
 /** Plot is uPlot, which is a script of the old kind. */
-export const Plot = () => globalThis.uPlot;
+export const Plot = () => uPlot;

@@ -63,7 +63,7 @@ type fixture struct {
 	queues comfyevents.Servers
 	reads  atomic.Int64
 	rushes atomic.Int64
-	looks  atomic.Int64 // at figures that change
+	turns  atomic.Int64 // of figures that change
 	// hasEnded is true if the first open prompt has ended.
 	hasEnded atomic.Bool
 
@@ -141,8 +141,8 @@ func (f *fixture) relive() {
 
 // step is the number of the scrape at a time: those of the past are negative.
 func (f *fixture) step(at time.Time) int {
-	if looks := f.looks.Load(); looks > 0 {
-		return int(looks)
+	if turns := f.turns.Load(); turns > 0 {
+		return int(turns)
 	}
 	return -int(f.begun.Add(-f.age).Sub(at) / f.interval)
 }
@@ -157,15 +157,15 @@ func (f *fixture) scrape(at time.Time) {
 	f.logAt(at)
 }
 
-// look lets time pass: figures that change do so with each look, others are scraped again.
-func (f *fixture) look() {
+// pass lets time pass: figures that change do so each time, others are scraped again.
+func (f *fixture) pass() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now := f.now()
 	if f.isLive {
-		looks := f.looks.Add(1)
+		turn := f.turns.Add(1)
 		f.scrape(now)
-		if looks%4 == 0 && f.prompts > 0 {
+		if turn%4 == 0 && f.prompts > 0 {
 			f.ended++
 			f.Traces(f.promptThatEnds(now).Traces())
 		}
@@ -185,7 +185,7 @@ func (f *fixture) look() {
 // State implements [page.Source].
 func (f *fixture) State(l texts.Language) view.State {
 	f.reads.Add(1)
-	f.look()
+	f.pass()
 	return f.Store.State(l)
 }
 

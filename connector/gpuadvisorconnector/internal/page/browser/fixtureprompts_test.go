@@ -57,7 +57,7 @@ func (q *queue) Server() comfyevents.Server {
 	if !(q.i == 0 && f.hasEnded.Load()) {
 		running := colorize
 		running.ID, running.Accepted, running.Started = openID(s.Name, 0), f.begun.Add(-4*time.Second), f.begun.Add(-2*time.Second)
-		running.Node = comfyevents.Node{ID: "4", Class: "DDColor_Colorize", Number: 4, Of: 6, Step: 3 + int(f.looks.Load())%17, Steps: 20}
+		running.Node = comfyevents.Node{ID: "4", Class: "DDColor_Colorize", Number: 4, Of: 6, Step: 3 + int(f.turns.Load())%17, Steps: 20}
 		s.Prompts = append(s.Prompts, running)
 	}
 	waiting, longest := 2-q.i%2*2, 20*time.Second
@@ -65,7 +65,7 @@ func (q *queue) Server() comfyevents.Server {
 		waiting, longest = 17, 95*time.Second
 	}
 	if f.isLive {
-		waiting += int(f.looks.Load()) % 4
+		waiting += int(f.turns.Load()) % 4
 	}
 	for k := 1; k <= waiting; k++ {
 		p := colorize
