@@ -5,12 +5,21 @@ import { t } from './text.js';
 import { elapsed, task } from './format.js';
 import { A, Empty, Icon } from './parts.js';
 
+/** @typedef {import('./api').Node} Node */
+/** @typedef {import('./api').OpenPrompt} OpenPrompt */
+/** @typedef {import('./api').Socket} Socket */
+/** @typedef {import('./api').State} State */
+/** @typedef {import('./api').Server} ServerState */
+
 // As many prompts of a server have a line of their own, even where fewer wait: then nothing
 // below moves.
+/** @type {Record<number, number>} */
 const maxPrompts = { 1: 6, 2: 4, 3: 3 };
 
+/** @param {{node: Node}} props */
 const Progress = ({ node }) => html`<progress class="progress" max=${node.of || 1} value=${Math.max(0, node.number - 1) + (node.steps ? node.step / node.steps : 0)} aria-label=${t('page.progress')} />`;
 
+/** @param {{prompt: OpenPrompt, now: number}} props */
 function Open({ prompt: p, now }) {
   const since = Math.max(0, (now - Date.parse(p.since)) / 1000);
   return html`<li class=${`open ${p.state}`}>
@@ -22,8 +31,10 @@ function Open({ prompt: p, now }) {
 }
 
 // Sockets without a client are one line, and have no time.
+/** @param {Socket} socket */
 const socketKey = (socket) => socket.state === 'kept' ? socket.state : socket.since;
 
+/** @param {{server: ServerState, now: number, lines: number}} props */
 function Server({ server: s, now, lines }) {
   const prompts = s.prompts ?? [];
   const shown = prompts.length > lines ? prompts.slice(0, lines - 1) : prompts;
@@ -43,9 +54,12 @@ function Server({ server: s, now, lines }) {
   </section>`;
 }
 
-/** Queue is what waits and runs. */
+/**
+ * Queue is what waits and runs.
+ * @param {{servers: State['servers'], now: number}} props
+ */
 export function Queue({ servers, now }) {
-  const lines = maxPrompts[servers?.length] ?? 2;
+  const lines = maxPrompts[servers?.length ?? 0] ?? 2;
   return html`<section class="all-queues" aria-labelledby="queue"><h2 id="queue">${t('page.queue')}</h2>
     ${servers?.length ? servers.map((s) => html`<${Server} key=${s.name} server=${s} now=${now} lines=${lines} />`) : html`<${Empty}>${t('page.absent.comfyui')}<//>`}
   </section>`;

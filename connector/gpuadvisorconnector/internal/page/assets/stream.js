@@ -36,6 +36,11 @@ const publish = () => readers.forEach((f) => f());
 /** serverNow is the present time by the server's clock, in milliseconds. */
 export const serverNow = () => Date.now() + store.offset;
 
+/**
+ * lists are the lists of a state that changes come in parts of: their name, the name of their
+ * order, and what identifies an item.
+ * @type {Array<[name: 'gpus' | 'servers' | 'prompts', order: 'gpu_order' | 'server_order' | 'prompt_order', id: string]>}
+ */
 const lists = [['gpus', 'gpu_order', 'id'], ['servers', 'server_order', 'name'], ['prompts', 'prompt_order', 'id']];
 
 /**
@@ -45,18 +50,20 @@ const lists = [['gpus', 'gpu_order', 'id'], ['servers', 'server_order', 'name'],
  * @returns {State}
  */
 export function apply(state, change) {
+  /** @type {Record<string, any>} */
   const next = { ...state };
   for (const [key, value] of Object.entries(change)) {
     if (!lists.some(([name, order]) => key === name || key === order)) next[key] = value;
   }
   for (const [name, order, id] of lists) {
     if (!change[name] && !change[order]) continue;
-    const items = new Map((state[name] ?? []).map((item) => [item[id], item]));
+    const before = /** @type {Array<Record<string, any>>} */ (state[name] ?? []);
+    const items = new Map(before.map((item) => [item[id], item]));
     for (const [key, item] of Object.entries(change[name] ?? {})) items.set(key, item);
-    const keys = change[order] ?? (state[name] ?? []).map((item) => item[id]);
-    next[name] = keys.map((key) => items.get(key)).filter(Boolean);
+    const keys = change[order] ?? before.map((item) => item[id]);
+    next[name] = keys.map((/** @type {string} */ key) => items.get(key)).filter(Boolean);
   }
-  return next;
+  return /** @type {State} */ (next);
 }
 
 /** @type {EventSource | null} */
@@ -67,6 +74,7 @@ let failures = 0;
 /** @type {ReturnType<typeof setTimeout> | undefined} */
 let watchdog;
 
+/** @param {string} time */
 function settle(time) {
   if (time) store.offset = Date.parse(time) - Date.now();
   clearTimeout(watchdog);
