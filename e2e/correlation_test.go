@@ -42,6 +42,8 @@ type photoService struct {
 	*machine
 	gpu     []string // hw.id of each GPU
 	history []*simulation.History
+	// work is the simulated work on each GPU.
+	work    []*simulation.GPU
 	comfyui []*comfyUI
 	// interval is that of the scrapes, 1s if it is empty.
 	interval string
@@ -75,6 +77,7 @@ func newPhotoService(t *testing.T, m *machine, gpus ...int) *photoService {
 		s := simulation.NewService(m.gpus[i], m.profiles[i], uint64(i))
 		services[i] = s
 		p.history = append(p.history, s.Remember())
+		p.work = append(p.work, s.GPU)
 		working.Go(func() { s.Run(ctx) })
 	}
 	for i, gpu := range gpus {

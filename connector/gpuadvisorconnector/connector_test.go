@@ -205,9 +205,11 @@ func TestThePageShowsWhatCameIn(t *testing.T) {
 }
 
 // server is a ComfyUI server that a receiver follows.
-type server comfyevents.Server
+type server struct{ is comfyevents.Server }
 
-func (s *server) Server() comfyevents.Server { return comfyevents.Server(*s) }
+func (s *server) Name() string { return s.is.Name }
+
+func (s *server) Server() comfyevents.Server { return s.is }
 
 func TestTheQueueIsThatOfTheReceivers(t *testing.T) {
 	r := newRig(t, nil)
@@ -225,11 +227,11 @@ func TestTheQueueIsThatOfTheReceivers(t *testing.T) {
 	}
 	running := of("a", now.Add(-time.Second))
 	running.Node = comfyevents.Node{ID: "2", Class: "DDColor", Number: 2, Of: 3, Step: 1, Steps: 4}
-	s := &server{
+	s := &server{comfyevents.Server{
 		Name: "node-1:8188", GPUs: []string{gpuID}, Queued: 4, Open: 3,
 		Prompts: []comfyevents.OpenPrompt{running, of("b", time.Time{}), of("c", time.Time{})},
 		Sockets: comfyevents.Sockets{Open: 2, Retained: 1, Silent: []time.Time{now.Add(-time.Minute)}},
-	}
+	}}
 	remove := r.bus.Servers.Add(s)
 	v := r.shown()
 	require.Len(t, v.Servers, 1)

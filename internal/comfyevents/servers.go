@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/bounds"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/topic"
 )
 
 // Server is what a component knows of a ComfyUI server at one moment, as far as telemetry
@@ -29,6 +30,25 @@ type Server struct {
 	// Open counts all open prompts, beyond [MaxPrompts], too.
 	Open    int
 	Sockets Sockets
+	// Memory is the server's last answer about its memory.
+	Memory Memory
+	// Version and Arguments tell servers apart whose prompts need other times and memory: ComfyUI's
+	// version, and a hash of its arguments; empty and 0 if they are not known.
+	Version   string
+	Arguments uint64
+}
+
+// Memory is what a server said of its memory, in bytes (GET /system_stats).
+type Memory struct {
+	// At is when; zero if it has not.
+	At time.Time
+	// Active is what tensors use, Reserved what PyTorch's allocator holds with them.
+	Active, Reserved int64
+	// Context is what the process holds beside, for CUDA; 0 if that is not known. Elastic are the
+	// weights beside that the server evicts when memory is wanted.
+	Context, Elastic int64
+	// Dynamic is true if weights are probably elastic.
+	Dynamic bool
 }
 
 // OpenPrompt is a prompt that has not ended.
@@ -38,6 +58,10 @@ type OpenPrompt struct {
 	// comfyui.image.size_class.
 	Side      int
 	SizeClass string
+	// Batch is how many images, at least 1; Steps how many steps, 0 if that is not known.
+	Batch, Steps int
+	// Number is its place in the server's queue: smaller ones run first.
+	Number float64
 	// Accepted is when the server accepted it; Started is zero while it waits.
 	Accepted, Started time.Time
 	// Node runs; it is zero where none does, or where that is not known.
@@ -71,6 +95,8 @@ const (
 
 // Source is a component that follows a server.
 type Source interface {
+	// Name is the service.instance.id of the server.
+	Name() string
 	// Server returns what is known now. It may be called from any goroutine, a few times a
 	// second, and must not block.
 	Server() Server
@@ -82,6 +108,10 @@ const maxSources = 256
 // Servers are the servers that components of this process follow. The zero value is ready
 // for use; its methods may be called from any goroutine.
 type Servers struct {
+	// Changed publishes the names of servers whose queue has changed. Subscribers are called in
+	// the publisher's goroutine, with locks of its held, and must not block or ask a server.
+	Changed topic.Topic[string]
+
 	mu      sync.Mutex
 	sources []Source // guarded by mu
 }
@@ -100,6 +130,21 @@ func (s *Servers) Add(source Source) (remove func()) {
 			s.sources = slices.Delete(slices.Clone(s.sources), i, i+1)
 		}
 	}
+}
+
+// Find returns what is known now of a server; ok is false if it is not listed.
+func (s *Servers) Find(name string) (found Server, ok bool) {
+	s.mu.Lock()
+	i := slices.IndexFunc(s.sources, func(source Source) bool { return source.Name() == name })
+	var source Source
+	if i >= 0 {
+		source = s.sources[i]
+	}
+	s.mu.Unlock()
+	if source == nil {
+		return Server{}, false
+	}
+	return source.Server(), true
 }
 
 // All returns what is known now of each server, by name.

@@ -84,6 +84,34 @@ func (s *Service) Decode(ctx context.Context, checkpoint string, side, batch int
 	return j.stretch(segment{lasts: decodingTime(side), gpu: 98, bandwidth: 70, power: 1.01}, need, 0)
 }
 
+// Tiles of a decoder that works in parts: their side in pixels, and how many passes over the
+// image are averaged (comfy/sd.py).
+const (
+	tileSide   = 512
+	tilePasses = 3
+)
+
+// DecodeTiled implements [fakecomfyui.Work].
+func (s *Service) DecodeTiled(ctx context.Context, checkpoint string, side, batch int, step func(done, all int) error) error {
+	j := s.begin(ctx)
+	defer j.end()
+	need := decodingDemand(tileSide, 1)
+	if err := j.load(checkpoint, need); err != nil {
+		return err
+	}
+	inRow := (side + tileSide - 1) / tileSide
+	tiles := tilePasses * inRow * inRow * batch
+	for i := range tiles {
+		if err := j.stretch(segment{lasts: decodingTime(tileSide) / tilePasses, gpu: 97, bandwidth: 60, power: 0.95}, need, 0); err != nil {
+			return err
+		}
+		if err := step(i+1, tiles); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // load moves a model to the GPU before it is used for work that needs so many bytes, as
 // ComfyUI's load_models_gpu does: without Dynamic VRAM all of it, after models that were
 // not used for the longest time made room; with it page by page, as much as there is room for.

@@ -98,6 +98,9 @@ type MemoryConfig struct {
 	// Interval is how often the server is asked for its memory (/system_stats) while a prompt
 	// runs, as long as it answers fast. 0 turns that off. Default: 500ms.
 	Interval time.Duration `mapstructure:"interval"`
+	// Retries reads the server's log (/internal/logs/raw) once after a prompt has ended, for
+	// work that ran out of memory and was tried again. It needs an Interval. Default: true.
+	Retries bool `mapstructure:"retries"`
 }
 
 // LimitsConfig bounds what the receiver holds. What exceeds a limit is counted.
@@ -169,7 +172,7 @@ func createDefaultConfig() component.Config {
 	return &Config{
 		Mode: modeProxy, Proxy: proxy, Upstream: upstream,
 		CollectionInterval: 15 * time.Second, PollInterval: 2 * time.Second, DrainTimeout: 2 * time.Second,
-		Device: deviceAuto, OwnSockets: ownNever, Memory: MemoryConfig{Interval: 500 * time.Millisecond},
+		Device: deviceAuto, OwnSockets: ownNever, Memory: MemoryConfig{Interval: 500 * time.Millisecond, Retries: true},
 		Limits: LimitsConfig{
 			Prompts: 10000, OpenBytes: 64 << 20, Nodes: 16384, Workflows: 50, Models: 50, NodeClasses: 200, TaskClasses: 20, Queue: 1000,
 			PromptBytes: 32 << 20, BodyBytes: 64 << 20, FrameBytes: 4 << 20, LabelBytes: 256, MessageBytes: 4 << 10, StacktraceBytes: 16 << 10,

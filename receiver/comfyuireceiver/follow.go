@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/sockets"
@@ -27,6 +28,8 @@ import (
 type follower struct {
 	*instruments
 	export  *exporter
+	bus     *comfyevents.Bus
+	name    string // service.instance.id
 	tracker *prompt.Tracker
 	work    workSignal
 	server  *comfyServer
@@ -61,6 +64,7 @@ type follower struct {
 
 // PromptEnded implements [prompt.Observer].
 func (f *follower) PromptEnded(p *prompt.Prompt) {
+	defer f.publishChange()
 	f.promptEnded(p)
 	f.work.ended(f.now())
 	f.loading.ended(p)
@@ -78,6 +82,9 @@ func (f *follower) restarted() {
 	f.loading.unloaded(f.now())
 }
 
+// publishChange says that the server's queue has changed.
+func (f *follower) publishChange() { f.bus.Servers.Changed.Publish(f.name) }
+
 // handedOver implements [settler].
 func (f *follower) handedOver(p *prompt.Prompt, accepted bool) {
 	if !accepted {
@@ -91,6 +98,7 @@ func (f *follower) handedOver(p *prompt.Prompt, accepted bool) {
 
 // ExecutionStarted implements [prompt.Observer].
 func (f *follower) ExecutionStarted(x prompt.Execution) {
+	defer f.publishChange()
 	f.work.begins()
 	f.export.executionStarted(x)
 }
@@ -105,6 +113,7 @@ func (f *follower) RunsElsewhere(class string) bool { return f.classes.IsAPINode
 
 // PromptUnfollowed implements [prompt.Observer].
 func (f *follower) PromptUnfollowed(p *prompt.Prompt, reason string) {
+	defer f.publishChange()
 	f.unfollowed(reason)
 	f.work.update()
 	if p != nil {

@@ -29,11 +29,16 @@ type liveServer struct {
 // counts as silent: longer than a wireless network needs to come back.
 const silentAfter = 10 * time.Second
 
+// Name implements [comfyevents.Source].
+func (l *liveServer) Name() string {
+	return pdataread.Text(l.resource.Attributes(), "service.instance.id")
+}
+
 // Server implements [comfyevents.Source].
 func (l *liveServer) Server() comfyevents.Server {
 	device := l.device.Device()
 	s := comfyevents.Server{
-		Name: pdataread.Text(l.resource.Attributes(), "service.instance.id"),
+		Name: l.Name(),
 		GPUs: device.IDs, PID: device.PID, Queued: int(l.following.remaining.Load()),
 	}
 	if len(s.GPUs) == 0 && device.ID != "" {
@@ -51,6 +56,7 @@ func (l *liveServer) Server() comfyevents.Server {
 		s.Sockets.Open, s.Sockets.Retained = l.hub.Counts()
 		s.Sockets.Silent = l.hub.Silent(silentAfter, comfyevents.MaxSilent)
 	}
+	l.following.memory.describe(&s)
 	return s
 }
 

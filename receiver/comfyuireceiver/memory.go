@@ -56,6 +56,10 @@ type memoryWatcher struct {
 	last, before, unmatched *memoryAnswer
 	// compared is when one was, listed when the list was last read for that.
 	compared, listed time.Time
+	// retries are the newest in the server's log, which is read if retriesOn is true: at most
+	// protocol.MaxRetries.
+	retries   []protocol.Retry
+	retriesOn bool
 	// elasticOf are the attributes of the elastic memory in the last scrape.
 	elasticOf attribute.Set
 	// without is true if the server uses no GPU, by its last answer.
@@ -123,6 +127,7 @@ func (m *memoryWatcher) restarted() {
 	m.mu.Lock()
 	m.history.Restarted()
 	m.before, m.unmatched, m.starts, m.without, m.asked = nil, nil, true, false, time.Time{}
+	m.server.withoutLog.Store(false)
 	m.mu.Unlock()
 	m.notify()
 }
@@ -173,6 +178,7 @@ func (r *comfyuiReceiver) watchMemory(ctx context.Context, host component.Host, 
 	of := r.following.server
 	server := &comfyServer{base: of.base, client: client, telemetry: of.telemetry, bounds: of.bounds}
 	m := newMemoryWatcher(r.cfg.Memory.Interval, server, r.following, r.device, r.export)
+	m.retriesOn = r.cfg.Memory.Retries
 	m.begin(ctx)
 	r.following.memory = m
 	r.work.Go(func() {
@@ -322,6 +328,7 @@ func (m *memoryWatcher) complete(now time.Time, all bool) (complete []*prompt.Pr
 
 // figures sets what was seen while a prompt ran. The caller holds the lock.
 func (m *memoryWatcher) figures(p *prompt.Prompt) {
+	p.SetRetries(m.retries)
 	m.loading.grew(p, &m.history)
 	f := memory.Figures{Use: m.history.Use(p.Started, p.Ended)}
 	if f.Samples == 0 && f.ReservedPeak == nil {

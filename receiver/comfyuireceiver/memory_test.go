@@ -35,6 +35,7 @@ type watched struct {
 	kind    string          // of the device; empty: cuda
 	asked   []time.Duration // after the start
 	active  int
+	logs    int // how often its log was asked for
 	running atomic.Int64
 }
 
@@ -53,6 +54,9 @@ func (w *watched) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		_, _ = fmt.Fprintf(rw, `{"system":{"comfyui_version":"0.3.64"},"devices":[{"name":"0","type":%q,"index":0,"vram_total":8000,"vram_free":5000,"torch_vram_total":%d,"torch_vram_free":100}]}`, kind, active+100)
 	case "/prompt", "/queue":
 		_, _ = rw.Write([]byte(`{"queue_running":[],"queue_pending":[],"exec_info":{"queue_remaining":0}}`))
+	case "/internal/logs/raw":
+		w.set(func() { w.logs++ })
+		rw.WriteHeader(http.StatusNotFound)
 	case "/history":
 		_, _ = rw.Write([]byte(`{}`))
 	default:

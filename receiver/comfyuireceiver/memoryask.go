@@ -33,6 +33,9 @@ func (m *memoryWatcher) ask(ctx context.Context) {
 	if err == nil && starts {
 		answer.rests, answer.fresh = m.server.rests(ctx)
 	}
+	if err == nil && m.readsRetries() {
+		m.readLog(limited)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err != nil {
@@ -52,6 +55,26 @@ func (m *memoryWatcher) ask(ctx context.Context) {
 		m.memoryAsked(memoryAnswered)
 		m.add(answer, begin)
 	}
+}
+
+// readsRetries reports whether a prompt that has ended waits for what the log says of it.
+func (m *memoryWatcher) readsRetries() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.retriesOn && len(m.ending) > 0
+}
+
+// readLog reads which work was tried again. The question counts like the others.
+func (m *memoryWatcher) readLog(ctx context.Context) {
+	begin := m.now()
+	log, err := m.server.log(ctx)
+	end := m.now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err == nil {
+		m.retries = log.RetriesAt(end)
+	}
+	m.pace.Answered(end.Sub(begin))
 }
 
 // The list of processes is read for the metrics every few seconds while work runs, rarely within
@@ -85,7 +108,7 @@ func (m *memoryWatcher) is(process memory.Process) {
 	m.before, m.unmatched, m.starts, m.without, m.asked = nil, nil, true, false, time.Time{}
 	if before != (memory.Process{}) {
 		m.history.Restarted()
-		m.last = nil
+		m.last, m.retries = nil, nil
 		m.loading.restarted(m.now())
 	}
 }

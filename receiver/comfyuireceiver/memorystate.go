@@ -8,7 +8,9 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/bounds"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/memory"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
 )
 
 // memoryState is what the last answer says, for a scrape.
@@ -54,6 +56,32 @@ func (m *memoryWatcher) elastic() *float64 {
 	return &bytes
 }
 
+// describe sets what the last answer says of the server. A nil watcher sets nothing.
+func (m *memoryWatcher) describe(s *comfyevents.Server) {
+	if m == nil {
+		return
+	}
+	state, ok := m.state()
+	if !ok {
+		return
+	}
+	a := state.memoryAnswer
+	s.Version, s.Arguments = a.Version, a.Arguments
+	s.Memory = comfyevents.Memory{At: a.at, Dynamic: a.Dynamic()}
+	for i := range a.Devices {
+		if d := &a.Devices[i]; d.IsGPU() {
+			s.Memory.Active += int64(d.Active())
+			s.Memory.Reserved += int64(d.TorchTotal)
+		}
+	}
+	if state.context != nil {
+		s.Memory.Context = int64(*state.context)
+	}
+	if state.elastic != nil {
+		s.Memory.Elastic = int64(*state.elastic)
+	}
+}
+
 // emittedElastic records the attributes of the elastic memory in this scrape.
 func (m *memoryWatcher) emittedElastic(of attribute.Set) {
 	m.mu.Lock()
@@ -74,5 +102,6 @@ func (m *memoryWatcher) Bounds() []bounds.Bound {
 	defer m.mu.Unlock()
 	return append(bounds.Of(&m.history, m.needs), []bounds.Bound{
 		{Name: "comfyuireceiver.memoryWatcher.ending", Max: maxEndingPrompts, Size: len(m.ending)},
+		{Name: "comfyuireceiver.memoryWatcher.retries", Max: protocol.MaxRetries, Size: len(m.retries)},
 	}...)
 }

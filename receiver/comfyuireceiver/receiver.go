@@ -25,6 +25,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/pdataread"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/metadata"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
@@ -164,7 +165,7 @@ func (r *comfyuiReceiver) assemble(base *url.URL, client *http.Client, stored st
 	r.following = &follower{
 		instruments: observed, server: server, store: r.store, bounds: bounds, log: r.log, now: r.now, polls: r.cfg.Mode == modePoll,
 		interval: r.cfg.PollInterval, changed: make(chan struct{}, 1), classes: classes, ownSocket: newOwnSockets(r.cfg.OwnSockets),
-		loading: newLoadingTimes(r.device, classes),
+		loading: newLoadingTimes(r.device, classes), bus: comfyevents.OfProcess(), name: pdataread.Text(r.resource.Attributes(), "service.instance.id"),
 	}
 	r.export = &exporter{
 		traces:          r.traces,

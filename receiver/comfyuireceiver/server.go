@@ -42,6 +42,8 @@ type comfyServer struct {
 	bounds    protocol.Bounds
 	// withoutJobs is true if the server has no /api/jobs (before 0.6).
 	withoutJobs atomic.Bool
+	// withoutLog is true if the server does not show its log.
+	withoutLog atomic.Bool
 }
 
 // errAnswered is the error of a request that the server answered, though not as expected.
@@ -139,6 +141,22 @@ func (s *comfyServer) stats(ctx context.Context) (stats protocol.Stats, err erro
 		return err
 	})
 	return stats, err
+}
+
+// log requests what matters of the server's log. A server that does not show it is not asked
+// again until it restarts.
+func (s *comfyServer) log(ctx context.Context) (l protocol.Log, err error) {
+	if s.withoutLog.Load() {
+		return l, nil
+	}
+	err = s.request(ctx, "/internal/logs/raw", func(body io.Reader) (err error) {
+		l, err = protocol.ParseLog(body)
+		return err
+	})
+	if errors.Is(err, errAnswered) {
+		s.withoutLog.Store(true)
+	}
+	return l, err
 }
 
 // rests reports whether the server's queue is empty, and whether it has not run a prompt

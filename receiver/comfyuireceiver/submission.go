@@ -110,6 +110,7 @@ func (s *submission) readAnswer(response *http.Response) error {
 		s.store.changed(s.prompt, s.prompt.SaveAnswered(s.now(), response.StatusCode, a))
 	}
 	s.tracker.Answer(s.prompt, s.now(), response.StatusCode, a)
+	s.publishChange()
 	s.memory.notify()
 	return nil
 }

@@ -129,6 +129,8 @@ func TestAReceiverThatFollowsWorkKeepsItsPace(t *testing.T) {
 	calls := f.run(200*time.Millisecond, seconds*time.Second, gpus)
 	assert.Equal(t, []map[string]int64{rest, rest}, calls, "at rest")
 
+	ours, other := fakenvml.Process{PID: 100, Memory: 1 << 30}, fakenvml.Process{PID: 300, Memory: 1 << 30}
+	gpus[0].SetProcesses(ours)
 	one, two := f.work.AddServer(), f.work.AddServer()
 	first := gpuevents.Place{GPUs: []string{gpus[0].UUID()}, PID: 100}
 	one.Set(true, first)
@@ -147,6 +149,15 @@ func TestAReceiverThatFollowsWorkKeepsItsPace(t *testing.T) {
 	calls[0]["nvmlDeviceGetMemoryInfo_v2"] = 10 * seconds
 	assert.Equal(t, working, calls[0], "the GPU that works")
 	assert.Equal(t, rest, calls[1], "the other one")
+
+	gpus[0].SetProcesses(ours, other)
+	f.run(50*time.Millisecond, seconds*time.Second, gpus) // until it is listed
+	calls = f.run(50*time.Millisecond, seconds*time.Second, gpus)
+	assert.InDelta(t, seconds, calls[0]["nvmlDeviceGetProcessUtilization"], 1, "one beside ours")
+	gpus[0].SetProcesses(ours)
+	f.run(50*time.Millisecond, seconds*time.Second, gpus)
+	calls = f.run(50*time.Millisecond, seconds*time.Second, gpus)
+	assert.Zero(t, calls[0]["nvmlDeviceGetProcessUtilization"], "it has ended")
 
 	two.Set(true, gpuevents.Place{GPUs: []string{gpus[0].UUID()}, PID: 200})
 	calls = f.run(50*time.Millisecond, seconds*time.Second, gpus)

@@ -130,9 +130,7 @@ func (x *execution) run() {
 		x.entry.status = "error"
 	}
 	x.over()
-	if x.options.newer() {
-		x.log(fmt.Sprintf("\x1b[32mPrompt executed in %.2f seconds\x1b[0m", x.options.Now().Sub(begin).Seconds()))
-	}
+	x.log(levelInfo, fmt.Sprintf("\x1b[32mPrompt executed in %.2f seconds\x1b[0m", x.options.Now().Sub(begin).Seconds()))
 }
 
 // over puts the prompt into the history, and sends the last messages about it.

@@ -98,23 +98,6 @@ func (s *Server) subscribe(w http.ResponseWriter, r *http.Request) {
 	empty(w)
 }
 
-// log sends a line of the server's log to those who subscribed to it. The first that one of
-// them gets has the terminal's size.
-func (s *Server) log(text string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for id, before := range s.followers {
-		var size any
-		if !before {
-			size, s.followers[id] = map[string]any{"cols": 80, "rows": 24}, true
-		}
-		line := map[string]any{"t": s.options.Now().Format("2006-01-02T15:04:05.000000"), "m": "\x1b[32m[INFO]\x1b[0m " + text + "\n"}
-		if k := s.sockets[id]; k != nil {
-			k.send(message("logs", map[string]any{"entries": []any{line}, "size": size}))
-		}
-	}
-}
-
 // stats describes the machine. As in ComfyUI, the totals are read before the rest: what is
 // allocated meanwhile is in one of them only.
 func (s *Server) stats(w http.ResponseWriter) {

@@ -20,6 +20,8 @@ type Work interface {
 	// is under ComfyUI's management.
 	Sample(ctx context.Context, checkpoint string, side, batch, steps int, step func(done, all int) error) error
 	Decode(ctx context.Context, checkpoint string, side, batch int) error
+	// DecodeTiled does the same in tiles, after Decode has run out of memory.
+	DecodeTiled(ctx context.Context, checkpoint string, side, batch int, step func(done, all int) error) error
 	// Free gives memory back (/free). Collect may give back what is not needed; it is
 	// called when a prompt has ended.
 	Free()
@@ -256,6 +258,10 @@ func (timedWork) Sample(ctx context.Context, _ string, side, batch, steps int, s
 
 func (timedWork) Decode(ctx context.Context, _ string, side, batch int) error {
 	return waitSteps(ctx, time.Duration(float64(side*side*batch)/1e6*float64(stepTime)), 1, func(int, int) error { return nil })
+}
+
+func (timedWork) DecodeTiled(ctx context.Context, _ string, side, batch int, step func(done, all int) error) error {
+	return waitSteps(ctx, time.Duration(2*float64(side*side*batch)/1e6*float64(stepTime)), 6, step)
 }
 
 func (timedWork) Free()          {}

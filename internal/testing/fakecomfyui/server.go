@@ -41,6 +41,7 @@ type Server struct {
 	interrupt bool
 	forgetAll bool            // the cache is emptied before the next prompt (/free)
 	images    []string        // uploaded
+	lines     []any           // of the log, at most maxLog
 	followers map[string]bool // client ids that get the server's log; false before their first lines
 }
 
@@ -113,6 +114,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, path string) {
 		s.showHistory(w, r.URL.Query().Get("max_items"))
 	case strings.HasPrefix(path, "/history/"):
 		s.showOne(w, id)
+	case r.URL.Path == "/internal/logs/raw": // this one does not exist with /api
+		s.showLog(w)
 	case path == "/free":
 		s.free(w, r)
 	case path == "/system_stats":
@@ -228,8 +231,8 @@ func (s *Server) submit(w http.ResponseWriter, r *http.Request) {
 	}
 	if s.options.newer() {
 		body.Extra["create_time"] = s.options.Now().UnixMilli()
-		s.log("got prompt")
 	}
+	s.log(levelInfo, "got prompt")
 	s.put(&item{number: number, id: id, prompt: body.Prompt, extra: body.Extra, graph: g, outputs: outputs})
 	answer(w, http.StatusOK, map[string]any{"prompt_id": id, "number": number, "node_errors": nodes})
 }

@@ -160,8 +160,7 @@ func (x *execution) do(g graph, id, display string, n *node) error {
 		side, batch := g.latent(n)
 		return x.work.Sample(x.ctx, g.checkpoint(n), side, batch, int(number(n.Inputs["steps"])), func(done, all int) error { return x.step(id, done, all, false) })
 	case "VAEDecode":
-		side, batch := g.latent(n)
-		return x.work.Decode(x.ctx, g.checkpoint(n), side, batch)
+		return x.decode(g, id, n)
 	case "Expanding":
 		for i := range int(number(n.Inputs["copies"])) {
 			part := &node{Class: "DDColor_Colorize", Inputs: map[string]any{"model_input_size": json.Number("300"), "checkpoint": "ddcolor_paper.pth"}}

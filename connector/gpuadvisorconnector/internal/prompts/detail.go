@@ -151,7 +151,7 @@ var knownAttributes = []string{
 	"comfyui.memory.active.peak#", "comfyui.memory.active.start#", "comfyui.memory.active.rise#", "comfyui.memory.reserved.peak#",
 	"comfyui.memory.reserved.growth#", "comfyui.memory.samples#", "comfyui.memory.gap", "comfyui.memory.need#", "comfyui.memory.need.executions#", "comfyui.memory.context#",
 	"comfyui.node.id=1", "comfyui.node.class=KSampler", "comfyui.node.title=KSampler", "comfyui.node.steps#", "comfyui.node.steps.done#",
-	"comfyui.loading.duration", "hw.id=GPU-00000000-0000-4000-8000-000000000000", "process.pid#",
+	"comfyui.loading.duration", "comfyui.oom_retry.duration", "comfyui.oom_retry.count#", "hw.id=GPU-00000000-0000-4000-8000-000000000000", "process.pid#",
 	"gpu.correlation=measured", "gpu.correlation=estimate", "gpu.correlation.reason=few_samples",
 	"gpu.memory.peak#", "gpu.memory.start#", "gpu.memory.end#", "gpu.memory.delta#", "gpu.memory.source=process", "gpu.memory.held.growth#",
 	"gpu.utilization.mean", "gpu.utilization.peak", "gpu.energy", "gpu.energy.marginal", "gpu.energy.uncertainty", "gpu.energy.method=counter", "gpu.energy.division=alone",

@@ -78,6 +78,8 @@ func (r *record) phrase(prefix string, c cause) texts.Text {
 			return texts.Message{Key: prefix + ".loading.estimated", Args: args}
 		}
 		return texts.Message{Key: prefix + ".loading", Args: args}
+	case retry:
+		return texts.Message{Key: prefix + ".retry", Args: args}
 	case firstSteps:
 		return texts.Message{Key: prefix + ".first_steps", Args: args}
 	case throttled:

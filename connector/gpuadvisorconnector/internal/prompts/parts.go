@@ -14,6 +14,7 @@ import (
 const (
 	waiting = iota
 	loading
+	retry
 	firstSteps
 	throttled
 	shared
@@ -22,7 +23,7 @@ const (
 )
 
 // partKinds are their kinds on the page.
-var partKinds = [partCount]string{view.PartWaiting, view.PartLoading, view.PartFirst, view.PartThrottled, view.PartShared, view.PartWork}
+var partKinds = [partCount]string{view.PartWaiting, view.PartLoading, view.PartRetry, view.PartFirst, view.PartThrottled, view.PartShared, view.PartWork}
 
 // parts are the disjoint parts of a prompt's duration; their sum is the duration. Where two
 // hold for the same time, it belongs to the first of them. The spans say for how long each
@@ -38,9 +39,10 @@ func partsOf(r *record, execution pcommon.Map) (p parts) {
 		left -= p[part]
 	}
 	give(loading, bounded(execution, "comfyui.loading.duration"))
+	give(retry, bounded(execution, "comfyui.oom_retry.duration"))
 	give(firstSteps, bounded(execution, "comfyui.first_steps.duration"))
 	give(throttled, bounded(execution, "gpu.throttle.time"))
-	give(shared, bounded(execution, "gpu.shared.time"))
+	give(shared, bounded(execution, "gpu.shared.time")+bounded(execution, "gpu.shared.process.time"))
 	p[work] = r.lasted() - p[waiting] - (r.ran - left) // with what came after the execution
 	return p
 }

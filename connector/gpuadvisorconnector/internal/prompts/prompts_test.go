@@ -162,6 +162,16 @@ func TestTheSentenceSaysWhatMadeAnImageSlow(t *testing.T) {
 			"Took 8.5 s, 3.5 times its usual 2.4 s: waited 6.1 s behind 4 prompts.", "waited behind 4",
 			"用时 8.5 秒，是平时（2.4 秒）的 3.5 倍：前面有 4 个任务，排队 6.1 秒。",
 		},
+		"a retry after out of memory": {
+			image{ran: 5, attributes: map[string]any{"comfyui.oom_retry.duration": 2.5}},
+			"Took 5.0 s, 2.1 times its usual 2.4 s: ran out of memory and tried again for 2.5 s.", "retried after out of memory",
+			"用时 5.0 秒，是平时（2.4 秒）的 2.1 倍：显存不足后重试 2.5 秒。",
+		},
+		"another process": {
+			image{ran: 5, attributes: map[string]any{"gpu.shared.process.time": 2.5}},
+			"Took 5.0 s, 2.1 times its usual 2.4 s: shared the GPU with another process for 2.5 s.", "shared the GPU for 2.5 s",
+			"用时 5.0 秒，是平时（2.4 秒）的 2.1 倍：与其他进程共用 GPU 2.5 秒。",
+		},
 		"one ahead": {
 			image{waited: 2.0, ran: 2.4, ahead: 1},
 			"Took 4.4 s, 1.8 times its usual 2.4 s: waited 2.0 s behind 1 prompt.", "waited behind 1",
@@ -254,16 +264,19 @@ func TestUsualIsTheMedianOfTheLast20ThatSucceeded(t *testing.T) {
 
 func TestPartsAreDisjointAndTheFirstTakesPrecedence(t *testing.T) {
 	// Everything holds for all of the 4 s: it is loading.
-	all := map[string]any{"comfyui.loading.duration": 4.0, "comfyui.first_steps.duration": 4.0, "gpu.throttle.time": 4.0, "gpu.shared.time": 4.0}
+	all := map[string]any{"comfyui.loading.duration": 4.0, "comfyui.oom_retry.duration": 4.0, "comfyui.first_steps.duration": 4.0, "gpu.throttle.time": 4.0, "gpu.shared.time": 4.0}
 	d := detail(t, held(image{waited: 1, ran: 4, attributes: all}), 0)
 	assert.Equal(t, []view.Part{{Kind: "waiting", Text: "waiting", Seconds: 1}, {Kind: "loading", Text: "loading the model", Seconds: 4}}, d.Parts)
-	some := map[string]any{"comfyui.loading.duration": 1.0, "comfyui.first_steps.duration": 1.0, "gpu.throttle.time": 1.0, "gpu.shared.time": 7.0}
-	d = detail(t, held(image{waited: 1, ran: 4, attributes: some}), 0)
+	some := map[string]any{
+		"comfyui.loading.duration": 1.0, "comfyui.oom_retry.duration": 1.0, "comfyui.first_steps.duration": 1.0, "gpu.throttle.time": 1.0,
+		"gpu.shared.time": 0.25, "gpu.shared.process.time": 7.0,
+	}
+	d = detail(t, held(image{waited: 1, ran: 5, attributes: some}), 0)
 	kinds := map[string]float64{}
 	for _, p := range d.Parts {
 		kinds[p.Kind] = p.Seconds
 	}
-	assert.Equal(t, map[string]float64{"waiting": 1, "loading": 1, "first_steps": 1, "throttled": 1, "shared": 1}, kinds)
+	assert.Equal(t, map[string]float64{"waiting": 1, "loading": 1, "retry": 1, "first_steps": 1, "throttled": 1, "shared": 1}, kinds)
 }
 
 func TestTheWaterfallHasTheFiguresOfTheSpans(t *testing.T) {

@@ -324,6 +324,7 @@ type Detail struct {
 const (
 	PartWaiting   = "waiting"
 	PartLoading   = "loading"
+	PartRetry     = "retry"
 	PartFirst     = "first_steps"
 	PartThrottled = "throttled"
 	PartShared    = "shared"

@@ -27,6 +27,7 @@ type bill struct {
 	samples    int           // within the time
 	gap        time.Duration // the longest between two samples that the figures depend on
 	shared     time.Duration // with others
+	foreign    time.Duration // beside processes without traces
 	concurrent int           // that used the GPU at once, the span's own trace included
 	length     time.Duration // of the time
 }
@@ -40,6 +41,7 @@ func billOf(g *view, intervals []gputimeline.Interval, pid int64, late gputimeli
 	b := &bill{concurrent: 1, simulated: g.Simulated}
 	b.countSamples(g, intervals)
 	b.addLoad(g, intervals)
+	b.addForeign(g, intervals, pid)
 	b.addMemory(g, intervals, pid)
 	b.energyBill = energyOf(g, intervals, late, settings)
 	b.addTemperature(g, intervals)
@@ -191,6 +193,7 @@ func (b *bill) add(other *bill) {
 	b.samples = min(b.samples, other.samples)
 	b.gap = max(b.gap, other.gap)
 	b.shared += other.shared
+	b.foreign += other.foreign
 	b.concurrent = max(b.concurrent, other.concurrent)
 	b.length += other.length
 }

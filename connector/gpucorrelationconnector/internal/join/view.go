@@ -21,6 +21,8 @@ type view struct {
 	shares                []share
 	curve                 *gputimeline.Curve // nil where no energy is known
 	coarse                bool               // more windows of other traces overlap than are followed
+	// traced are the processes of other traces around the trace's time.
+	traced map[int64]bool
 	// held is the memory of the trace's processes, by pid.
 	held map[int64]*gputimeline.Held
 }
@@ -55,6 +57,7 @@ func (j *Joiner) view(id string, trace pcommon.TraceID, pid int64, windows []gpu
 		for _, some := range [][]otherUse{s.others, s.around} {
 			for _, o := range some {
 				active = append(active, o.Interval)
+				v.traced[o.pid] = true
 			}
 		}
 		v.shares = s.divide(v.shares, w, v.uses(pid, w, s.others, s.around))
@@ -76,7 +79,7 @@ func (j *Joiner) around(id string, windows []gputimeline.Interval, pids map[int6
 		return nil, nil
 	}
 	hull := gputimeline.Interval{From: windows[0].From, To: windows[len(windows)-1].To}
-	v := &view{Timeline: g.Window(hull, pids), first: g.Pace.Points[0].At, newest: newest, held: map[int64]*gputimeline.Held{}}
+	v := &view{Timeline: g.Window(hull, pids), first: g.Pace.Points[0].At, newest: newest, traced: map[int64]bool{}, held: map[int64]*gputimeline.Held{}}
 	for pid := range pids {
 		if h := g.Held(pid, hull); h != nil {
 			v.held[pid] = h

@@ -47,6 +47,9 @@ func (b *bill) write(a pcommon.Map) {
 	if b.simulated {
 		a.PutBool(semconv.Simulated, true)
 	}
+	if b.foreign > 0 {
+		a.PutDouble("gpu.shared.process.time", b.foreign.Seconds())
+	}
 	if b.shared > 0 {
 		a.PutBool("gpu.shared", true)
 		a.PutDouble("gpu.shared.time", b.shared.Seconds())

@@ -35,14 +35,22 @@ type Steps struct {
 	FirstDone, LastDone float64
 }
 
-// BeforeFirst is how long the node took before its first step began. ok is false for a node
-// with fewer than two steps: how long one takes is not known.
-func (s *Steps) BeforeFirst() (lasted time.Duration, ok bool) {
+// Each is how long a step takes on average; ok is false for a node with fewer than two.
+func (s *Steps) Each() (each time.Duration, ok bool) {
 	if s.First.IsZero() || s.LastDone <= s.FirstDone {
 		return 0, false
 	}
-	each := float64(s.Last.Sub(s.First)) / (s.LastDone - s.FirstDone)
-	return max(s.First.Sub(s.Begin)-time.Duration(each*s.FirstDone), 0), true
+	return time.Duration(float64(s.Last.Sub(s.First)) / (s.LastDone - s.FirstDone)), true
+}
+
+// BeforeFirst is how long the node took before its first step began. ok is false for a node
+// with fewer than two steps: how long one takes is not known.
+func (s *Steps) BeforeFirst() (lasted time.Duration, ok bool) {
+	each, ok := s.Each()
+	if !ok {
+		return 0, false
+	}
+	return max(s.First.Sub(s.Begin)-time.Duration(float64(each)*s.FirstDone), 0), true
 }
 
 // Class is what executions of a node have in common that take about equally long once its

@@ -31,11 +31,15 @@ func (n *Node) step(done, all float64, now time.Time) {
 }
 
 // BeforeFirstStep is how long a node took before its first step began, and when that step was
-// done. ok is false for a node with fewer than two steps.
+// done. ok is false for a node with fewer than two steps, and for one that ran out of memory
+// before its first.
 func (n *Node) BeforeFirstStep() (lasted time.Duration, first time.Time, ok bool) {
 	steps := n.steps
 	steps.Begin = n.Start
 	lasted, ok = steps.BeforeFirst()
+	if r := n.Retried; r.Count > 0 && r.first.Before(steps.First) {
+		ok = false
+	}
 	return lasted, steps.First, ok
 }
 

@@ -53,6 +53,8 @@ type Node struct {
 	Loading loading.Loaded `json:"loading,omitzero"`
 	// FirstSteps is for how long it prepared its first step, after a start of the server.
 	FirstSteps time.Duration `json:"first_steps,omitempty"`
+	// Retried is what of its work ran out of memory and was tried again.
+	Retried Retried `json:"retried,omitzero"`
 
 	// steps is when the first and the last of its steps were done.
 	steps loading.Steps
@@ -92,6 +94,8 @@ type Prompt struct {
 	// FirstSteps is for how long its nodes prepared their first steps, in the first execution of
 	// a server that has started.
 	FirstSteps time.Duration
+	// Retried is what of its nodes' work ran out of memory and was tried again.
+	Retried Retried
 	// Memory is what was seen of the server's memory while it ran; nil if nothing was.
 	Memory *memory.Figures
 	// Slot is the prompt's place in the store; the store owns it.

@@ -48,7 +48,7 @@ func (t *Tracker) Queue(limit int) (listed []comfyevents.OpenPrompt, count int) 
 func (p *Prompt) shown() comfyevents.OpenPrompt {
 	s := comfyevents.OpenPrompt{
 		ID: p.ID, Workflow: p.Submission.Workflow, TaskClass: p.Sizing.TaskClass, Model: p.Sizing.Model, Side: int(p.Sizing.Side()),
-		Accepted: p.Answered, Started: p.Started,
+		Batch: max(int(p.Sizing.Batch), 1), Steps: int(p.Sizing.Steps), Number: p.Answer.Number, Accepted: p.Answered, Started: p.Started,
 	}
 	if s.Started.IsZero() {
 		s.Started = p.listed

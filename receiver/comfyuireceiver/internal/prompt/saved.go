@@ -55,6 +55,7 @@ type Saved struct {
 	Loading   loading.Loaded `json:"loading,omitzero"`
 	// FirstSteps is in nanoseconds.
 	FirstSteps time.Duration `json:"first_steps,omitempty"`
+	Retried    Retried       `json:"retried,omitzero"`
 }
 
 // maxSavedNodes bounds the nodes and runs that are stored of a prompt.
@@ -82,7 +83,7 @@ func (p *Prompt) Save() Saved {
 		return s
 	}
 	s.Started, s.Ended, s.Failure, s.Cached, s.Outputs = p.Started, p.Ended, p.Failure, p.Cached, p.Outputs
-	s.Loading, s.FirstSteps = p.Loading, p.FirstSteps
+	s.Loading, s.FirstSteps, s.Retried = p.Loading, p.FirstSteps, p.Retried
 	for _, n := range p.Nodes[:min(len(p.Nodes), maxSavedNodes)] {
 		s.Runs = append(s.Runs, *n)
 	}
@@ -104,7 +105,7 @@ func (s *Saved) Prompt() *Prompt {
 		Answer:     protocol.Answer{PromptID: s.ID, Number: s.Number, Refused: s.Refused},
 		HTTPStatus: s.Status, Received: s.Received, Answered: s.Answered, Started: s.Started, Ended: s.Ended,
 		Outcome: s.Outcome, Failure: s.Failure, Cached: s.Cached, Outputs: s.Outputs, Recovered: s.Recovered || s.Outcome == "", Found: s.Found,
-		Loading: s.Loading, FirstSteps: s.FirstSteps, Ahead: s.Ahead,
+		Loading: s.Loading, FirstSteps: s.FirstSteps, Retried: s.Retried, Ahead: s.Ahead,
 	}
 	if p.Answered.IsZero() {
 		p.Answered = p.Received

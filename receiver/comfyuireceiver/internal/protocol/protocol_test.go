@@ -309,8 +309,11 @@ func FuzzAnswers(f *testing.F) {
 	f.Add([]byte(`{"p": {"prompt": [0, "p", {}], "status": {"messages": [["execution_start", {"timestamp": 1}], [], [1]]}, "outputs": {"3": {"images": [{}]}}}}`))
 	f.Add([]byte(`{"jobs": [{"id": "a"}], "exec_info": {"queue_remaining": 1}}`))
 	f.Add([]byte(systemStats("0.33.0", "2.8.0", `"main.py"`, `"0.4.13"`, "cuda:0 NVIDIA H100")))
+	f.Add([]byte(logAnswer("2026-11-25T04:27:15.5", tiled, "0001-01-01T00:00:00", attention)))
 	f.Fuzz(func(_ *testing.T, body []byte) {
 		_ = bounds.ParseAnswer(body)
+		log, _ := ParseLog(bytes.NewReader(body))
+		_ = log.RetriesAt(time.Unix(1_700_000_000, 0))
 		_, _ = bounds.ParseQueue(bytes.NewReader(body), All{})
 		_, _ = bounds.ParseHistory(bytes.NewReader(body), All{})
 		stats, _ := bounds.ParseSystemStats(bytes.NewReader(body))

@@ -4,6 +4,7 @@ package protocol
 
 import (
 	"fmt"
+	"hash/fnv"
 	"io"
 	"regexp"
 	"strconv"
@@ -16,6 +17,10 @@ type Stats struct {
 	Version, Torch string
 	// Devices are the devices that the server uses, at most MaxDevices.
 	Devices []Device
+
+	// Arguments is a hash of the server's arguments, but for where it listens; 0 if it does not
+	// report them.
+	Arguments uint64
 
 	// fixed is true if an argument of the server keeps weights where they are.
 	fixed bool
@@ -82,9 +87,16 @@ func (s *Stats) readSystem(d document) error {
 		case "pytorch_version":
 			return d.text(&s.Torch)
 		case "argv":
-			return d.array(func(int) error {
+			hash, where := fnv.New64a(), false
+			defer func() { s.Arguments = hash.Sum64() }()
+			return d.array(func(i int) error {
 				var argument string
 				err := d.text(&argument)
+				if listens := argument == "--port" || argument == "--listen"; i > 0 && !listens && !where {
+					_, _ = hash.Write([]byte(argument + "\x00"))
+				} else {
+					where = listens && !where
+				}
 				switch argument {
 				case "--disable-dynamic-vram", "--highvram", "--gpu-only", "--novram", "--cpu":
 					s.fixed = true

@@ -9,6 +9,7 @@ import (
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/loading"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
 )
 
 // memory sets what was seen of the server's memory while the prompt ran. What was not seen is
@@ -41,9 +42,13 @@ func (w *traceWriter) memory(a pcommon.Map) {
 	}
 }
 
-// putLoading sets for how long models were loaded, and first steps were prepared, if that is
-// known.
-func putLoading(a pcommon.Map, l loading.Loaded, firstSteps time.Duration) {
+// putDelays sets for how long models were loaded, first steps were prepared, and work that ran
+// out of memory was tried again, if that is known.
+func putDelays(a pcommon.Map, l loading.Loaded, firstSteps time.Duration, retried prompt.Retried) {
+	if retried.Count > 0 {
+		a.PutDouble("comfyui.oom_retry.duration", retried.Time.Seconds())
+		a.PutInt("comfyui.oom_retry.count", int64(retried.Count))
+	}
 	if firstSteps > 0 {
 		a.PutDouble("comfyui.first_steps.duration", firstSteps.Seconds())
 	}

@@ -143,7 +143,7 @@ func (w *traceWriter) execution() {
 		a.PutInt("comfyui.outputs."+kind, int64(p.Outputs[kind]))
 	}
 	w.memory(a)
-	putLoading(a, p.Loading, p.FirstSteps)
+	putDelays(a, p.Loading, p.FirstSteps, p.Retried)
 	if p.Outcome == prompt.Error {
 		s.Status().SetCode(ptrace.StatusCodeError)
 		if !slices.ContainsFunc(p.Nodes, func(n *prompt.Node) bool { return n.ID == p.Failure.NodeID }) {
@@ -211,7 +211,7 @@ func (w *traceWriter) node(n *prompt.Node, declared protocol.Node, id, parent tr
 	if n.Blocked {
 		a.PutBool("comfyui.node.blocked", true)
 	}
-	putLoading(a, n.Loading, n.FirstSteps)
+	putDelays(a, n.Loading, n.FirstSteps, n.Retried)
 	if n.Steps > 0 {
 		a.PutInt("comfyui.node.steps", int64(n.Steps))
 		a.PutInt("comfyui.node.steps.done", int64(n.StepsDone))

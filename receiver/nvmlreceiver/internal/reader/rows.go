@@ -60,6 +60,7 @@ func (s *slowness) skips() bool {
 func (w *worker) selectRows(device nvml.Device, states *rowStates, mig bool) {
 	out := &w.out
 	out.BeginFields()
+	out.Work.Beside = out.Processes.AreBeside(out.Work.PIDs)
 	device.MaxCallTime()
 	fieldsSkipped := !mig && w.fields.skips()
 	for i, row := range w.Rows {

@@ -30,7 +30,7 @@ type Pace struct {
 	// AfterWork asks once more after a piece of work ended, at the interval of Work.
 	AfterWork bool
 	// Several asks only while several servers have work on the GPU, or one that has other GPUs
-	// open as well; and once more after that, for what they did last.
+	// open as well, or beside which another process is listed; and once more after that, for what they did last.
 	Several bool
 }
 
@@ -56,6 +56,8 @@ type Work struct {
 	gpuevents.GPUWork
 	// Working is true while the GPU has work, and for a moment after.
 	Working bool
+	// Beside is true if a process is listed that is not of a server with work.
+	Beside bool
 }
 
 // DueAfter is the least time between the row's last reading, at last, and the next one, in
@@ -67,7 +69,7 @@ func (r *Row) DueAfter(work *Work, last time.Time) time.Duration {
 	}
 	interval := p.Rest
 	switch {
-	case p.Several && work.Open < 2 && !work.Spread && !p.endedSince(work, last):
+	case p.Several && work.Open < 2 && !work.Spread && !work.Beside && !p.endedSince(work, last):
 		return never
 	case p.Several, work.Working, p.AfterWork && work.LastEnded.After(last):
 		interval = p.Work

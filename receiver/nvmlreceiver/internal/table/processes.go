@@ -73,6 +73,12 @@ func (t *Processes) Bounds() []bounds.Bound {
 // Relearn forgets what the GPU supports, after it came back.
 func (t *Processes) Relearn() { t.noUtilization = false }
 
+// AreBeside reports whether the last list names a process that is not one of pids; false if
+// there are none.
+func (t *Processes) AreBeside(pids []int) bool {
+	return len(pids) > 0 && slices.ContainsFunc(t.running, func(r nvml.RunningProcess) bool { return !slices.Contains(pids, int(r.PID)) })
+}
+
 func processRows() []Row {
 	return []Row{
 		// Both are of the processes that the list names.

@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package fit learns how a cost, as the time or the memory of a prompt, depends on its size. It
+// has no clock and makes no assumption on the form: of a few forms it chooses the one with the
+// least error on samples that it was not fitted to.
+package fit
+
+import (
+	"math"
+	"slices"
+)
+
+// Size is what a cost may depend on.
+type Size struct {
+	// Pixels is the square of the longer side, Batch the images, Steps the steps; at least 1 each.
+	Pixels, Batch, Steps float64
+}
+
+// Sample is the cost of one prompt.
+type Sample struct {
+	Size
+	Cost float64
+}
+
+// Curve is how the cost depends on the work.
+type Curve string
+
+// The curves: a, a + b·w, a·w^b.
+const (
+	Constant Curve = "constant"
+	Linear   Curve = "linear"
+	Power    Curve = "power"
+)
+
+// Form is a curve and what counts as work: the pixels, times the batch, times the steps.
+type Form struct {
+	Curve        Curve
+	Batch, Steps bool
+}
+
+func (f Form) work(s Size) float64 {
+	w := s.Pixels / 1e6
+	if f.Batch {
+		w *= s.Batch
+	}
+	if f.Steps {
+		w *= s.Steps
+	}
+	return w
+}
+
+// forms are the candidates, the simpler ones first.
+var forms = []Form{
+	{Curve: Constant},
+	{Linear, false, false}, {Linear, true, false}, {Linear, false, true}, {Linear, true, true},
+	{Power, false, false}, {Power, true, false}, {Power, false, true}, {Power, true, true},
+}
+
+// Model predicts costs. The zero value predicts nothing.
+type Model struct {
+	Form Form
+	// A and B are the curve's coefficients, of work in megapixels.
+	A, B float64
+	// Samples is how many it was made from, Error the median of the relative errors on samples
+	// that it was not fitted to.
+	Samples int
+	Error   float64
+	// Largest is the largest work that was seen.
+	Largest float64
+	// ratios are the costs of samples divided by their predictions by a fit without them, in
+	// ascending order.
+	ratios []float64
+	// mean and deviation are those of the ratios.
+	mean, deviation float64
+}
+
+const (
+	// folds is in how many parts the samples are divided: each is predicted from the others.
+	folds = 5
+	// minFolded is from how many samples on, and minForms from how many on other forms than the
+	// simplest are tried.
+	minFolded = 5
+	minForms  = 8
+	// better is how much smaller the error of a form with more parts must be.
+	better = 0.9
+	// extrapolated is how far beyond the largest work that was seen a model predicts.
+	extrapolated = 1.2
+)
+
+// Of chooses and fits a model. The order of the samples does not matter much: each fifth is
+// predicted from the others.
+func Of(samples []Sample) *Model {
+	if len(samples) == 0 {
+		return &Model{}
+	}
+	best, bestError := Form{Curve: Linear}, math.Inf(1)
+	if constantSize(samples) || len(samples) < minForms {
+		best = Form{Curve: Constant}
+	} else {
+		for _, f := range forms {
+			if e := f.error(samples); e < bestError*better || f.Curve == Constant {
+				best, bestError = f, e
+			}
+		}
+	}
+	m := best.fit(samples)
+	for i := range samples {
+		m.Largest = max(m.Largest, best.work(samples[i].Size))
+	}
+	m.Samples = len(samples)
+	m.calibrate(samples)
+	return m
+}
+
+func constantSize(samples []Sample) bool {
+	return !slices.ContainsFunc(samples, func(s Sample) bool { return s.Size != samples[0].Size })
+}
+
+// without are the samples that are not in a part, and those that are.
+func without(samples []Sample, fold int) (others, part []Sample) {
+	for i := range samples {
+		if i%folds == fold {
+			part = append(part, samples[i])
+		} else {
+			others = append(others, samples[i])
+		}
+	}
+	return others, part
+}
+
+// held calls do with each sample, and its prediction by a fit to the other parts.
+func (f Form) held(samples []Sample, do func(s *Sample, predicted float64)) {
+	for fold := range folds {
+		others, part := without(samples, fold)
+		if len(others) == 0 {
+			continue
+		}
+		m := f.fit(others)
+		for i := range part {
+			do(&part[i], m.curve(f.work(part[i].Size)))
+		}
+	}
+}
+
+// error is the median of the relative errors.
+func (f Form) error(samples []Sample) float64 {
+	var errors []float64
+	f.held(samples, func(s *Sample, predicted float64) {
+		errors = append(errors, math.Abs(s.Cost-predicted)/s.Cost)
+	})
+	return median(errors)
+}
+
+// calibrate compares what was seen with what was predicted without it (split-conformal, over
+// the folds).
+func (m *Model) calibrate(samples []Sample) {
+	m.ratios = m.ratios[:0]
+	if len(samples) >= minFolded {
+		m.Form.held(samples, func(s *Sample, predicted float64) { m.ratios = append(m.ratios, s.Cost/predicted) })
+	} else {
+		for i := range samples {
+			m.ratios = append(m.ratios, samples[i].Cost/m.curve(m.Form.work(samples[i].Size)))
+		}
+	}
+	slices.Sort(m.ratios)
+	sum, squares, off := 0.0, 0.0, make([]float64, 0, len(m.ratios))
+	for _, r := range m.ratios {
+		sum += r
+		off = append(off, math.Abs(r-1))
+	}
+	m.mean = sum / float64(len(m.ratios))
+	for _, r := range m.ratios {
+		squares += (r - m.mean) * (r - m.mean)
+	}
+	m.deviation = math.Sqrt(squares / float64(max(len(m.ratios)-1, 1)))
+	m.Error = median(off)
+}
+
+func median(v []float64) float64 {
+	if len(v) == 0 {
+		return 0
+	}
+	slices.Sort(v)
+	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
+}
+
+// Knows reports whether a size is not beyond those that were seen.
+func (m *Model) Knows(s Size) bool {
+	return m.Samples > 0 && (m.Form.Curve == Constant || m.Form.work(s) <= extrapolated*m.Largest)
+}
+
+// Predict is the usual cost of a size.
+func (m *Model) Predict(s Size) float64 { return m.curve(m.Form.work(s)) }
+
+// Mean is the expected cost of a size, which rare and slow prompts raise; deviation is the
+// standard deviation.
+func (m *Model) Mean(s Size) (mean, deviation float64) {
+	usual := m.Predict(s)
+	return usual * m.mean, usual * m.deviation
+}
+
+// Upper is a cost that a share of prompts of a size, as 0.95, does not exceed. Of too few
+// samples for so large a share it is the most that was seen.
+func (m *Model) Upper(s Size, share float64) float64 {
+	if len(m.ratios) == 0 {
+		return 0
+	}
+	rank := int(math.Ceil(float64(len(m.ratios)+1) * share))
+	return m.Predict(s) * m.ratios[min(max(rank, 1), len(m.ratios))-1]
+}
+
+// Remaining is the expected rest of a cost of which so much has been seen.
+func (m *Model) Remaining(s Size, seen float64) (rest, deviation float64) {
+	usual := m.Predict(s)
+	if usual <= 0 {
+		return 0, 0
+	}
+	from, _ := slices.BinarySearch(m.ratios, seen/usual)
+	longer := m.ratios[from:]
+	if len(longer) == 0 { // longer than any
+		return seen / 4, seen / 4
+	}
+	sum, squares := 0.0, 0.0
+	for _, r := range longer {
+		sum += r*usual - seen
+	}
+	rest = sum / float64(len(longer))
+	for _, r := range longer {
+		squares += (r*usual - seen - rest) * (r*usual - seen - rest)
+	}
+	return rest, math.Sqrt(squares / float64(len(longer)))
+}
+
+func (m *Model) curve(work float64) float64 {
+	switch m.Form.Curve {
+	case Constant:
+		return m.A
+	case Power:
+		return m.A * math.Pow(work, m.B)
+	}
+	return max(m.A+m.B*work, least)
+}
+
+// least keeps predictions positive: costs are divided by them.
+const least = 1e-9
+
+// fit fits a form's coefficients to the relative errors, so that a few samples that are far
+// off count little (iteratively reweighted, Huber's weights).
+func (f Form) fit(samples []Sample) *Model {
+	m := &Model{Form: f}
+	switch f.Curve {
+	case Constant:
+		costs := make([]float64, len(samples))
+		for i := range samples {
+			costs[i] = samples[i].Cost
+		}
+		m.A = median(costs)
+	case Linear:
+		m.A, m.B = robust(samples, f.work, func(s *Sample) (y, weight float64) { return s.Cost, 1 / (s.Cost * s.Cost) })
+		if m.A < 0 || m.B < 0 { // no cost falls with the work
+			m.A, m.B = max(m.A, 0), max(m.B, 0)
+			m.scale(samples)
+		}
+	case Power:
+		logWork := func(s Size) float64 { return math.Log(f.work(s)) }
+		a, b := robust(samples, logWork, func(s *Sample) (y, weight float64) { return math.Log(s.Cost), 1 })
+		m.A, m.B = math.Exp(a), max(b, 0)
+		if b < 0 {
+			m.scale(samples)
+		}
+	}
+	return m
+}
+
+// scale makes the median of the relative errors 0.
+func (m *Model) scale(samples []Sample) {
+	ratios := make([]float64, len(samples))
+	for i := range samples {
+		ratios[i] = samples[i].Cost / max(m.curve(m.Form.work(samples[i].Size)), least)
+	}
+	by := median(ratios)
+	m.A *= by
+	if m.Form.Curve == Linear {
+		m.B *= by
+	}
+}
+
+const (
+	rounds = 8
+	// hubers is from how many deviations on a sample counts less.
+	hubers = 1.345
+)
+
+// robust fits y = a + b·x.
+func robust(samples []Sample, x func(Size) float64, of func(*Sample) (y, weight float64)) (a, b float64) {
+	trust := make([]float64, len(samples))
+	for i := range trust {
+		trust[i] = 1
+	}
+	off := make([]float64, len(samples))
+	for range rounds {
+		var sum, sumX, sumY, sumXX, sumXY float64
+		for i := range samples {
+			y, w := of(&samples[i])
+			w *= trust[i]
+			v := x(samples[i].Size)
+			sum, sumX, sumY, sumXX, sumXY = sum+w, sumX+w*v, sumY+w*y, sumXX+w*v*v, sumXY+w*v*y
+		}
+		spread := sum*sumXX - sumX*sumX
+		if spread <= 1e-12*sum*sumXX { // one size
+			a, b = sumY/sum, 0
+		} else {
+			b = (sum*sumXY - sumX*sumY) / spread
+			a = (sumY - b*sumX) / sum
+		}
+		for i := range samples {
+			y, w := of(&samples[i])
+			off[i] = math.Abs(y-a-b*x(samples[i].Size)) * math.Sqrt(w)
+		}
+		deviation := median(slices.Clone(off)) / 0.6745
+		if deviation < 1e-12 {
+			return a, b
+		}
+		for i := range samples {
+			trust[i] = min(1, hubers*deviation/max(off[i], 1e-300))
+		}
+	}
+	return a, b
+}
