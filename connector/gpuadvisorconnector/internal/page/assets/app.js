@@ -2,7 +2,7 @@
 
 import { html, render, useEffect, useState } from './vendor.js';
 import { t, language, withLanguage, api } from './text.js';
-import { age, clock, elapsed, isKnown, moment, zone } from './format.js';
+import { age, clock, elapsed, isKnown, moment, together, zone } from './format.js';
 import { store, subscribe, start, serverNow } from './stream.js';
 import { A, Empty, Icon, gpuName, sameCondition } from './parts.js';
 import { Gpus } from './gpus.js';
@@ -29,7 +29,7 @@ function Verdict({ state }) {
   const v = state.verdict;
   const others = (state.conditions ?? []).filter((c) => !sameCondition(c, v)).length;
   return html`<div class=${`verdict ${v.severity}${store.lost ? ' faded' : ''}`}><${Icon} severity=${v.severity} word=${t(`page.severity.${v.severity}`)} />
-    <div role="status"><p class="text">${v.text}</p><p class="remedy">${v.remedy} <${Runbook} href=${v.runbook} /></p></div>
+    <div role="status"><p class="text">${together(v.text)}</p><p class="remedy">${together(v.remedy)} <${Runbook} href=${v.runbook} /></p></div>
     ${others > 0 && html`<${A} href="/#conditions" class="chip">${t('page.conditions.more', { n: others })}<//>`}</div>`;
 }
 
@@ -85,7 +85,7 @@ function Conditions({ state }) {
   const others = (state.conditions ?? []).filter((c) => !sameCondition(c, state.verdict));
   if (!others.length) return null;
   return html`<section aria-labelledby="conditions"><h2 id="conditions" tabindex="-1">${t('page.conditions')}</h2>
-    <ul class="notes">${others.map((c) => html`<li key=${c.id}><${Icon} severity=${c.severity} word=${t(`page.severity.${c.severity}`)} /><div><b>${c.text}</b> ${c.remedy} <${Runbook} href=${c.runbook} /></div></li>`)}</ul></section>`;
+    <ul class="notes">${others.map((c) => html`<li key=${c.id}><${Icon} severity=${c.severity} word=${t(`page.severity.${c.severity}`)} /><div><b>${together(c.text)}</b> ${together(c.remedy)} <${Runbook} href=${c.runbook} /></div></li>`)}</ul></section>`;
 }
 
 /** @param {Alert} a */

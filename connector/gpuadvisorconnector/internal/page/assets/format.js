@@ -27,6 +27,12 @@ export function digits(v) {
  */
 const unit = (name, v) => t(`page.unit.${name}`, { v }).replaceAll(' ', '\u00a0');
 
+/**
+ * together is a sentence of the collector whose figures are on one line with their units.
+ * @param {string | undefined} text
+ */
+export const together = (text) => text?.replace(/(\d) (?=(?:s|min|h|MiB|GiB|px|°C|%|秒|分|小时)(?![A-Za-z]))/g, '$1\u00a0');
+
 /** @typedef {number | null | undefined} Figure */
 
 /** @param {Figure} bytes */

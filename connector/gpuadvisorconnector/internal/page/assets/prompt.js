@@ -2,7 +2,7 @@
 
 import { html, useEffect, useState } from './vendor.js';
 import { t, api } from './text.js';
-import { energy, gib, moment, percent, seconds, task, zone } from './format.js';
+import { energy, gib, moment, percent, seconds, task, together, zone } from './format.js';
 import { A, Copy, Icon, gpuName } from './parts.js';
 import { outcome, severity } from './prompts.js';
 import { Waterfall } from './waterfall.js';
@@ -136,8 +136,8 @@ export function Prompt({ id, state }) {
     const d = answer.body;
     return html`<article class="detail"><${Back} />
       <p class="dim">${task(d)} · ${t('page.received.at', { time: moment(d.received) })}</p>
-      <h1 tabindex="-1" class="sentence"><${Icon} severity=${severity(d)} word=${outcome(d)} /> ${d.sentence}</h1>
-      ${d.remedy && html`<p class="remedy">${d.remedy}</p>`}
+      <h1 tabindex="-1" class="sentence"><${Icon} severity=${severity(d)} word=${outcome(d)} /> ${together(d.sentence)}</h1>
+      ${d.remedy && html`<p class="remedy">${together(d.remedy)}</p>`}
       ${!d.bill && d.no_bill && html`<p class="note"><${Icon} severity="warning" /> ${t('page.nobill', { why: d.no_bill })}</p>`}
       <${Parts} parts=${d.parts} duration=${d.duration} />
       <${Waterfall} detail=${d} state=${state} />

@@ -2,7 +2,7 @@
 
 import { html } from './vendor.js';
 import { t } from './text.js';
-import { elapsed, task } from './format.js';
+import { elapsed, task, together } from './format.js';
 import { A, Empty, Icon } from './parts.js';
 
 /** @typedef {import('./api').Node} Node */
@@ -50,7 +50,7 @@ function Server({ server: s, now, lines }) {
       ${rest > 0 && html`<li class="dim">${t('page.queue.rest', { n: rest })}</li>`}
       ${prompts.length === 0 && s.up && html`<li class="dim">${t('page.queue.empty')}</li>`}
     </ol>
-    ${(s.sockets ?? []).map((socket) => html`<p class="socket" key=${socketKey(socket)}><${Icon} severity="warning" /> ${socket.text}</p>`)}
+    ${(s.sockets ?? []).map((socket) => html`<p class="socket" key=${socketKey(socket)}><${Icon} severity="warning" /> ${together(socket.text)}</p>`)}
   </section>`;
 }
 

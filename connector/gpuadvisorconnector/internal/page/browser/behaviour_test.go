@@ -20,7 +20,7 @@ import (
 )
 
 // slowestSentence begins what the page says of the slowest prompt of the fixture.
-const slowestSentence = "Took 10.2 s, 4.1 times its usual 2.5 s: waited 6.1 s behind 4 prompts"
+const slowestSentence = "Took 10.2 s, 4.0 times its usual 2.5 s: waited 6.1 s behind 4 prompts"
 
 func (p *tab) sentence() string {
 	p.t.Helper()

@@ -43,10 +43,13 @@ type queue struct {
 	i int
 }
 
+// Name implements [comfyevents.Source].
+func (q *queue) Name() string { return q.f.server(q.i) }
+
 // Server implements [comfyevents.Source].
 func (q *queue) Server() comfyevents.Server {
 	f := q.f
-	s := comfyevents.Server{Name: f.server(q.i), PID: pidOf(q.i), Sockets: comfyevents.Sockets{Open: 5}}
+	s := comfyevents.Server{Name: q.Name(), PID: pidOf(q.i), Sockets: comfyevents.Sockets{Open: 5}}
 	if f.gpus > 0 {
 		s.GPUs = []string{gpuID(f.gpuOf(q.i))}
 	}
@@ -146,6 +149,12 @@ func (f *fixture) prompt(i int) sampletrace.Prompt {
 			}
 		}
 		p.Execution["gpu.correlation"], p.Execution["gpu.correlation.reason"] = "none", "no_samples"
+	case 8: // everything at once
+		p.Ran = 3900 * time.Millisecond
+		maps.Copy(p.Execution, map[string]any{
+			"comfyui.loading.duration": 0.6, "comfyui.oom_retry.duration": 1.2, "comfyui.first_steps.duration": 0.5,
+			"gpu.throttle.time": 0.4, "gpu.throttle.time.sw_thermal": 0.4, "gpu.shared.process.time": 0.5,
+		})
 	}
 	if f.trouble == oddFigures {
 		p.Root["comfyui.workflow.id"] = []string{"上色并放大到四千像素的工作流程（老照片修复）", "a_workflow_without_any_space_and_with_a_very_long_name_that_somebody_chose.json", ""}[i%3]

@@ -57,6 +57,7 @@ var shots = []shot{
 	{name: "prompt-slow", scene: "8", path: "/prompts/9f3a1c52-7d40-4b6e-8a11-2c5d7e9b0001", shape: wide, ready: `.waterfall .lane svg`},
 	{name: "prompt-failed", scene: "8", path: "/prompts/9f3a1c52-7d40-4b6e-8a11-2c5d7e9b0003", shape: shape{1280, 800, "zh", false}, ready: `.waterfall`},
 	{name: "prompt-without-bill", scene: "8", path: "/prompts/9f3a1c52-7d40-4b6e-8a11-2c5d7e9b0007", shape: shape{1280, 800, "en", true}, ready: `.waterfall`},
+	{name: "prompt-retried", scene: "8", path: "/prompts/9f3a1c52-7d40-4b6e-8a11-2c5d7e9b0008", shape: shape{1280, 800, "en", true}, ready: `.waterfall`},
 	{name: "prompt-waiting", scene: "rush", path: "/prompts/open-8188-4", shape: wide, ready: `.sentence`},
 	{name: "prompt-unknown", scene: "8", path: "/prompts/none", shape: wide, ready: `.sentence + .id`},
 	{name: "gpu", scene: "8", path: "/?gpu=gpu1", shape: wide, ready: `.chart canvas`},

@@ -46,8 +46,8 @@ func TestAPromptHasOneRatioToItsUsualTime(t *testing.T) {
 	chromium := startChromium(t)
 	p := openTab(t, chromium)
 	p.open(serveFixture(t, newFixture(t, sceneOf("8"))) + "/prompts/" + slowestID + "?lang=en")
-	assert.Contains(t, p.sentence(), "4.1 times")
-	assert.Contains(t, read[[]string](p, `[...document.querySelectorAll('.figures dd')].map((e) => e.innerText.replaceAll('\u00a0', ' '))`), "2.50 s (median of 20 executions)")
+	assert.Contains(t, p.sentence(), "4.0 times")
+	assert.Contains(t, read[[]string](p, `[...document.querySelectorAll('.figures dd')].map((e) => e.innerText.replaceAll('\u00a0', ' '))`), "2.52 s (median of 20 executions)")
 	assert.Equal(t, 1, read[int](p, `document.querySelector('main').innerText.split('times').length - 1`))
 }
 
@@ -100,4 +100,21 @@ func TestAlertsThatFireAreListedWithTheirAgeAndRunbook(t *testing.T) {
 	assert.Contains(t, listed[1], "ComfyUIQueueGrowing The oldest prompt in the queue of 127.0.0.1:8188 has waited for 1m 35s, and the wait grows.")
 	assert.Regexp(t, `/GPUMemoryUsageCritical\.md$`, read[string](p, `document.querySelector('[aria-labelledby=alerts] li a').href`))
 	assert.Equal(t, []string{"broken", "warning"}, read[[]string](p, `[...document.querySelectorAll('[aria-labelledby=alerts] li .icon')].map((e) => e.classList[1])`))
+}
+
+// TestAFigureIsOnOneLineWithItsUnit also in the sentences that the collector makes.
+func TestAFigureIsOnOneLineWithItsUnit(t *testing.T) {
+	t.Parallel()
+	chromium := startChromium(t)
+	p := openTab(t, chromium)
+	base := serveFixture(t, newFixture(t, sceneOf("8")))
+	for _, language := range []string{"en", "zh"} {
+		for _, path := range []string{"/", "/?gpu=gpu1", "/prompts/" + slowestID} {
+			p.open(withLanguage(base, path, language))
+			p.wait(`document.querySelector('main h1') !== null && !document.querySelector('main').innerText.includes('…')`)
+			sentences := read[string](p, `[...document.querySelectorAll('.verdict, .notes, .note, .sentence, .socket')].map((e) => e.innerText).join(' | ')`)
+			assert.Regexp(t, "[0-9]\u00a0(s|px|GiB|秒)", sentences)
+			assert.NotRegexp(t, "[0-9] (s|min|px|GiB|%|°C|秒)([^A-Za-z]|$)", sentences)
+		}
+	}
 }
