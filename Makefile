@@ -97,8 +97,8 @@ dashboards-check: build servers browser ## dashboards of Grafana and vmui: schem
 	@go test -C e2e -count=1 -timeout 15m -run '^(TestEveryPanelAnswers|TestCapacity.*|TestVMUI.*)$$' -v . | grep --line-buffered -E '^figure|--- (FAIL|PASS): Test[A-Za-z]* |FAIL|panic|_test.go|Error:|Messages:'
 
 .PHONY: page-test
-page-test: browser ## the live page in Chromium: 1 to 64 GPUs, each width, language, theme and state; keyboard, restarts, eight tabs, without scripts. Prints figures
-	@scripts/npm.sh tools/pagenpm >/dev/null
+page-test: browser ## the types of the scripts of the live page, and the page in Chromium: 1 to 64 GPUs, each width, language, theme and state; keyboard, restarts, eight tabs, without scripts. Prints figures
+	@scripts/page-types.sh
 	@go test -count=1 -timeout 5m -run '^TestTheAssetsAreSmall$$' -v ./$(dir $(PAGE_TESTS)) | grep -E '^figure|FAIL|_test.go|Error:'
 	@go test -C $(PAGE_TESTS) -count=1 -parallel 4 -timeout 10m -v . | grep --line-buffered -E '^figure|--- (FAIL|PASS): Test[A-Za-z]* |FAIL|panic|_test.go|Error:|Messages:'
 

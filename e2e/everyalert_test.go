@@ -192,11 +192,11 @@ func TestEveryAlertFires(t *testing.T) {
 		}
 	}
 	pages := newCausesSeen(newLivePage(t), newLivePage(t), newLivePage(t))
-	a := collect(t, "default.yaml", append(m.environment, pages.of[0].environment(), fmt.Sprintf("OTELCOL_GPU_TELEMETRY_PORT=%d", gpus), "OTELCOL_GPU_COLLECTION_INTERVAL=500ms"), "--config", stores)
+	a := collect(t, "default.yaml", append(m.environment, pages.of[0].environment(), fmt.Sprintf("OTELCOL_GPU_TELEMETRY_PORT=%d", gpus), "OTELCOL_GPU_COLLECTION_INTERVAL=500ms"), "--config", stores, "--config", sooner)
 	// ComfyUIs.
 	b := newFailingServers(t)
 	c := collect(t, "comfyui.yaml", append(b.environment, pages.of[1].environment(), fmt.Sprintf("OTELCOL_GPU_TELEMETRY_PORT=%d", working), "OTELCOL_GPU_COLLECTION_INTERVAL=500ms",
-		"OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(), "OTELCOL_GPU_TRACES_ENDPOINT=127.0.0.1:"+strconv.Itoa(port(t))), "--config", stores, "--config", b.overlay(t))
+		"OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(), "OTELCOL_GPU_TRACES_ENDPOINT=127.0.0.1:"+strconv.Itoa(port(t))), "--config", stores, "--config", b.overlay(t), "--config", sooner)
 	// A collector whose store is away.
 	l := newMachine(t, fakenvml.Current, "h100", "h100")
 	collect(t, "default.yaml", append(l.environment, pages.of[2].environment(), fmt.Sprintf("OTELCOL_GPU_TELEMETRY_PORT=%d", lonely), "OTELCOL_GPU_COLLECTION_INTERVAL=500ms",

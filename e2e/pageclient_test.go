@@ -48,6 +48,8 @@ type pageState struct {
 	Conditions []struct{ Cause, Alert string }
 	Alerts     struct{ Firing []struct{ Name string } }
 	Prompts    []struct{ ID string }
+	// PromptsHeld is how many there are in all.
+	PromptsHeld int `json:"prompts_held"`
 }
 
 // state asks for /v1/state.

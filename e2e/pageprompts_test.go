@@ -82,7 +82,7 @@ func TestThePageExplainsARush(t *testing.T) {
 	id, _ := slowest.named("comfyui.prompt").tag("comfyui.prompt.id").(string)
 	require.NotEmpty(t, id)
 	assert.Equal(t, "/prompts/"+id, readPage[string](tab, `location.pathname`))
-	assert.Regexp(t, `times its usual \d\.\d s: waited \d\.\d s behind [4-6] prompts`, readPage[string](tab, `document.querySelector('h1.sentence').innerText`))
+	assert.Regexp(t, `times its usual \d\.\d s: waited \d\.\d s behind [4-6] prompts`, readPage[string](tab, `document.querySelector('h1.sentence').innerText.replaceAll('\u00a0', ' ')`))
 
 	compareWithTrace(t, p, tab, id, slowest)
 	assert.Empty(t, tab.noted(false))

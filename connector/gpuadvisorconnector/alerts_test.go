@@ -29,8 +29,8 @@ func TestTheStateHasTheAlertsThatFire(t *testing.T) {
 	require.NoError(t, cfg.Validate())
 	a := newAdvisor(connectortest.NewNopSettings(metadata.Type), cfg)
 	require.NoError(t, a.Start(t.Context(), componenttest.NewNopHost()))
-	require.Eventually(t, func() bool { return len(source{a}.State(texts.English).Alerts.Firing) == 1 }, 10*time.Second, 5*time.Millisecond)
-	shown := source{a}.State(texts.English).Alerts
+	require.Eventually(t, func() bool { return len(a.state.State(texts.English).Alerts.Firing) == 1 }, 10*time.Second, 5*time.Millisecond)
+	shown := a.state.State(texts.English).Alerts
 	assert.Equal(t, "GPU gpu0 is lost.", shown.Firing[0].Summary)
 	assert.Equal(t, server.URL, shown.Source)
 	require.NoError(t, a.Shutdown(t.Context()))
@@ -42,7 +42,7 @@ func TestWithoutAnAlertmanagerThereAreNoAlerts(t *testing.T) {
 	cfg.Page.NetAddr.Endpoint = "127.0.0.1:0"
 	a := newAdvisor(connectortest.NewNopSettings(metadata.Type), cfg)
 	require.NoError(t, a.Start(t.Context(), componenttest.NewNopHost()))
-	assert.Nil(t, source{a}.State(texts.English).Alerts)
+	assert.Nil(t, a.state.State(texts.English).Alerts)
 	require.NoError(t, a.Shutdown(t.Context()))
 	cfg.Alerts.Client.Endpoint = "127.0.0.1:9093"
 	require.ErrorContains(t, cfg.Validate(), "alerts::endpoint")

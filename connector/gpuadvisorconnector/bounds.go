@@ -11,15 +11,14 @@ func (a *advisor) Bounds() []bounds.Bound {
 	if a.page != nil {
 		all = a.page.Bounds()
 	}
+	if a.state != nil {
+		all = append(all, a.state.Bounds()...)
+	}
 	a.running.Unlock()
 	all = append(all, a.alerts.Bounds()...)
-	all = append(all, a.sampled.Bounds()...)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.machine != nil {
-		all = append(all, a.machine.Bounds()...)
-	}
-	return append(append(all, append(a.prompts.Bounds(), a.engine.Bounds()...)...),
+	a.emitter.mu.Lock()
+	defer a.emitter.mu.Unlock()
+	return append(all,
 		bounds.Bound{Name: "gpuadvisorconnector.emitter.emitted", Max: maxSeries, Size: len(a.emitter.emitted)},
 		bounds.Bound{Name: "gpuadvisorconnector.emitter.counted", Max: maxCounted, Size: len(a.emitter.counted)},
 	)

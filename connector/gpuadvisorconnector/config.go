@@ -4,6 +4,9 @@ package gpuadvisorconnector
 
 import (
 	"fmt"
+	"maps"
+	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,6 +16,7 @@ import (
 	"go.opentelemetry.io/collector/confmap"
 
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/alerts"
+	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/causes"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/configkeys"
 )
 
@@ -32,6 +36,8 @@ type Config struct {
 	// Links lead from a prompt to its trace in other programs. Default: none.
 	Links []LinkConfig `mapstructure:"links"`
 
+	Conditions ConditionsConfig `mapstructure:"conditions"`
+
 	// CollectionInterval is how often the connector emits its metrics. Default: 15s.
 	CollectionInterval time.Duration `mapstructure:"collection_interval"`
 
@@ -42,6 +48,13 @@ type Config struct {
 	Rush RushConfig `mapstructure:"rush"`
 
 	Limits LimitsConfig `mapstructure:"limits"`
+}
+
+// ConditionsConfig says when conditions show.
+type ConditionsConfig struct {
+	// After is how long a condition holds before it shows, by the cause, such as gpu.idle.
+	// Default: two hours for gpu.idle, 15 minutes for comfyui.loading, a minute at most for the others.
+	After map[string]time.Duration `mapstructure:"after"`
 }
 
 // LinkConfig is a link.
@@ -85,6 +98,16 @@ const (
 	maxHistory = 6 * time.Hour
 )
 
+// isHost reports whether a text is a host's name, or an address: one of IPv6 with or without its
+// brackets.
+func isHost(host string) bool {
+	if inner, ok := strings.CutPrefix(host, "["); ok {
+		inner, ok = strings.CutSuffix(inner, "]")
+		return ok && strings.Contains(inner, ":") && net.ParseIP(inner) != nil
+	}
+	return net.ParseIP(host) != nil || host != "" && !strings.ContainsAny(host, "/: []")
+}
+
 func createDefaultConfig() component.Config {
 	server := confighttp.NewDefaultServerConfig()
 	server.NetAddr = confignet.AddrConfig{Endpoint: "127.0.0.1:8890", Transport: confignet.TransportTypeTCP}
@@ -104,13 +127,20 @@ func (c *Config) Validate() error {
 	p.AddIf(c.CollectionInterval < time.Second, "collection_interval", c.CollectionInterval, "is shorter than 1s", "use a duration such as 15s, or omit the key for the default")
 	p.AddIf(c.History < minHistory || c.History > maxHistory, "history", c.History, fmt.Sprintf("is not between %v and %v", minHistory, maxHistory), "use a duration such as 30m, or omit the key for the default")
 	for i, host := range c.AllowedHosts {
-		p.AddIf(host == "" || strings.ContainsAny(host, "/: "), fmt.Sprintf("allowed_hosts::%d", i), host, "is not a valid host name", "use a name without scheme and port, for example gpu-node-07.example.com")
+		p.AddIf(!isHost(host), fmt.Sprintf("allowed_hosts::%d", i), host, "is not a valid host name or address", "use a name without scheme and port, for example gpu-node-07.example.com, or an address, for example 192.0.2.7 or 2001:db8::7")
 	}
 	c.Alerts.Check(&p, "alerts")
 	for i, link := range c.Links {
 		key := fmt.Sprintf("links::%d", i)
 		p.AddIf(link.Name == "", key+"::name", link.Name, "is empty", "use the name of the program, for example Jaeger")
 		p.AddIf(!configkeys.IsHTTP(link.URL), key+"::url", link.URL, "is not a valid URL", "use for example http://127.0.0.1:16686/trace/{trace_id}")
+	}
+	for _, id := range slices.Sorted(maps.Keys(c.Conditions.After)) {
+		key, after := "conditions::after::"+id, c.Conditions.After[id]
+		if causes.Find(id) == nil {
+			p.Add(key, nil, "is not the id of a cause", configkeys.Suggestion(id, causes.IDs()))
+		}
+		p.AddIf(after < 0, key, after, "is negative", "use a duration such as 30m, or 0s to show the condition at once")
 	}
 	p.AddIf(c.Rush.Endpoint != "" && !configkeys.IsHTTP(c.Rush.Endpoint), "rush::endpoint", c.Rush.Endpoint, "is not a valid URL", "use http://host:port/path, or omit the key")
 	for _, l := range []struct {

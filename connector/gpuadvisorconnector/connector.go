@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"sync"
 	"time"
 
@@ -19,11 +20,12 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/alerts"
-	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/causes"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/machine"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/metadata"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/page"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/prompts"
+	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/state"
+	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/view"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
 )
 
@@ -51,22 +53,15 @@ type advisor struct {
 	work      sync.WaitGroup
 	alerts    *alerts.Poller
 
-	// sampled has a lock of its own.
-	sampled sampled
+	// state is made at the start. It has a lock of its own.
+	state *state.Store
 
-	// mu guards everything declared below.
-	mu      sync.Mutex
-	machine *machine.Machine
-	prompts *prompts.Store
-	engine  *causes.Engine
-	result  causes.Result
 	emitter emitter
 }
 
 func newAdvisor(settings connector.Settings, cfg *Config) *advisor {
 	return &advisor{
 		cfg: cfg, settings: settings, log: settings.Logger, now: time.Now, bus: comfyevents.OfProcess(), release: func() {},
-		prompts: prompts.NewStore(prompts.Limits{Prompts: cfg.Limits.Prompts, Bytes: cfg.Limits.PromptBytes}), engine: causes.NewEngine(),
 		alerts: alerts.New(cfg.Alerts, settings.TelemetrySettings),
 	}
 }
@@ -85,25 +80,19 @@ func (logsComponent) Capabilities() consumer.Capabilities    { return consumer.C
 // ConsumeMetrics implements [consumer.Metrics]. It returns no error: what the page does not
 // understand, others may.
 func (a metricsComponent) ConsumeMetrics(_ context.Context, md pmetric.Metrics) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.machine.Metrics(md, a.now())
+	a.state.Metrics(md)
 	return nil
 }
 
 // ConsumeTraces implements [consumer.Traces].
 func (a tracesComponent) ConsumeTraces(_ context.Context, td ptrace.Traces) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.prompts.Add(td)
+	a.state.Traces(td)
 	return nil
 }
 
 // ConsumeLogs implements [consumer.Logs].
 func (a logsComponent) ConsumeLogs(_ context.Context, ld plog.Logs) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.machine.Logs(ld, a.now())
+	a.state.Logs(ld)
 	return nil
 }
 
@@ -125,7 +114,7 @@ func (a *advisor) begin(ctx context.Context, host component.Host) (err error) {
 	if a.telemetry, err = metadata.NewTelemetryBuilder(a.settings.TelemetrySettings); err != nil {
 		return err
 	}
-	if err := a.reset(); err != nil {
+	if a.state, err = a.newState(); err != nil {
 		return err
 	}
 	if err := a.listen(ctx, host); err != nil {
@@ -136,20 +125,31 @@ func (a *advisor) begin(ctx context.Context, host component.Host) (err error) {
 	}
 	running, cancel := context.WithCancel(context.Background())
 	a.cancel = cancel
-	a.evaluate() // before the first second is over, too, there is a verdict
+	a.state.Evaluate() // before the first second is over, too, there is a verdict
 	a.work.Go(func() { a.run(running) })
 	// A goroutine of its own: a next consumer that blocks does not stop the conditions.
 	a.work.Go(func() { every(running, a.cfg.CollectionInterval, func() { a.emit(running) }) })
 	return nil
 }
 
-// reset makes what is known of GPUs and servers. The names of XIDs are read from the product.
-func (a *advisor) reset() (err error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+// newState makes what is known of GPUs, servers and prompts. The names of XIDs are read from the
+// product.
+func (a *advisor) newState() (*state.Store, error) {
 	l := a.cfg.Limits
-	a.machine, err = machine.New(machine.Limits{GPUs: l.GPUs, Processes: l.Processes, Servers: l.Servers, Events: l.Events, History: a.cfg.History})
-	return err
+	links := make([]view.Link, len(a.cfg.Links))
+	for i, link := range a.cfg.Links {
+		links[i] = view.Link(link)
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		a.log.Warn("Cannot read the host name; the page has none until the first sample", zap.Error(err))
+	}
+	return state.New(state.Settings{
+		Host:    host,
+		Machine: machine.Limits{GPUs: l.GPUs, Processes: l.Processes, Servers: l.Servers, Events: l.Events, History: a.cfg.History},
+		Prompts: prompts.Limits{Prompts: l.Prompts, Bytes: l.PromptBytes},
+		Servers: &a.bus.Servers, Alerts: a.alerts, Links: links, After: a.cfg.Conditions.After, Rush: a.cfg.Rush.Endpoint, Now: a.now,
+	})
 }
 
 // evaluationInterval is how often conditions are evaluated, whether anybody looks or not:
@@ -159,7 +159,7 @@ const evaluationInterval = time.Second
 // run evaluates the conditions. Meanwhile it follows the samplers of the process.
 func (a *advisor) run(ctx context.Context) {
 	defer a.followMemory()()
-	every(ctx, evaluationInterval, a.evaluate)
+	every(ctx, evaluationInterval, a.state.Evaluate)
 }
 
 // every calls f at each interval, until ctx ends.
@@ -174,26 +174,6 @@ func every(ctx context.Context, interval time.Duration, f func()) {
 			f()
 		}
 	}
-}
-
-// evaluate finds which conditions hold.
-func (a *advisor) evaluate() {
-	servers := a.bus.Servers.All() // before the lock: it locks those of others
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.catchUp()
-	now := a.now()
-	for i := range servers {
-		s := &servers[i]
-		a.machine.ServerProcess(s.Name, int64(s.PID))
-		a.machine.Waiting(s.Name, oldestWait(s, now), now)
-	}
-	a.result = a.engine.Evaluate(a.machine, ended{a.prompts}, now)
-}
-
-// catchUp adds what the samplers have read. The caller holds mu.
-func (a *advisor) catchUp() {
-	a.sampled.drain(func(gpu string, r reading) { a.machine.MemoryRead(gpu, r.used, r.at) })
 }
 
 // Shutdown ends the advisor with the last of its components.
@@ -241,7 +221,7 @@ func (a *advisor) end(ctx context.Context) (err error) {
 // listen serves the page.
 func (a *advisor) listen(ctx context.Context, host component.Host) (err error) {
 	settings := a.cfg.Page
-	p := page.New(source{a}, page.Settings{Endpoint: settings.NetAddr.Endpoint, AllowedHosts: a.cfg.AllowedHosts, MaxViewers: a.cfg.Limits.Viewers})
+	p := page.New(a.state, page.Settings{Endpoint: settings.NetAddr.Endpoint, AllowedHosts: a.cfg.AllowedHosts, MaxViewers: a.cfg.Limits.Viewers})
 	server, err := settings.ToServer(ctx, host.GetExtensions(), withoutTelemetry(a.settings.TelemetrySettings), p)
 	if err != nil {
 		return fmt.Errorf("page: %w", err)

@@ -104,7 +104,7 @@ func (r *rig) get(path string, into any) int {
 	return response.StatusCode
 }
 
-func (r *rig) state() (v view.State) {
+func (r *rig) shown() (v view.State) {
 	r.t.Helper()
 	require.Equal(r.t, http.StatusOK, r.get("/v1/state", &v))
 	return v
@@ -159,7 +159,7 @@ func TestThePageShowsWhatCameIn(t *testing.T) {
 	r := newRig(t, func(c *Config) {
 		c.Links = []LinkConfig{{"Jaeger", "http://jaeger:16686/{prompt_id}/{trace_id}?of={prompt_id}"}}
 	})
-	assert.Empty(t, r.state().GPUs)
+	assert.Empty(t, r.shown().GPUs)
 	require.NoError(t, r.metrics.ConsumeMetrics(t.Context(), scraped(100, false)))
 	require.NoError(t, r.traces.ConsumeTraces(t.Context(), image("p/1 &")))
 	ld := plog.NewLogs()
@@ -171,7 +171,7 @@ func TestThePageShowsWhatCameIn(t *testing.T) {
 	record.Attributes().PutInt("hw.gpu.xid", 79)
 	require.NoError(t, r.logs.ConsumeLogs(t.Context(), ld))
 
-	v := r.state()
+	v := r.shown()
 	require.Len(t, v.GPUs, 1)
 	assert.EqualValues(t, 100, v.GPUs[0].Memory.Used)
 	assert.Equal(t, "node-1", v.Host)
@@ -199,7 +199,7 @@ func TestThePageShowsWhatCameIn(t *testing.T) {
 	assert.Len(t, all.Prompts, 1)
 
 	require.Eventually(t, func() bool {
-		v := r.state()
+		v := r.shown()
 		return v.Verdict.Cause == "gpu.xid.critical" && v.GPUs[0].Severity == view.Broken
 	}, 10*time.Second, 10*time.Millisecond, "XID 79 breaks the GPU")
 }
@@ -233,7 +233,7 @@ func TestTheQueueIsThatOfTheReceivers(t *testing.T) {
 		Sockets: comfyevents.Sockets{Open: 2, Retained: 1, Silent: []time.Time{now.Add(-time.Minute)}},
 	}}
 	remove := r.bus.Servers.Add(s)
-	v := r.state()
+	v := r.shown()
 	require.Len(t, v.Servers, 1)
 	shown := v.Servers[0]
 	assert.Equal(t, 1, shown.Running)
@@ -252,7 +252,7 @@ func TestTheQueueIsThatOfTheReceivers(t *testing.T) {
 	require.Len(t, v.GPUs[0].Running, 1)
 	assert.Equal(t, "a", v.GPUs[0].Running[0].Prompt)
 	remove()
-	assert.Empty(t, r.state().Servers)
+	assert.Empty(t, r.shown().Servers)
 }
 
 func TestConditionsAreMetricsAndAreMarkedStaleWhenTheyEnd(t *testing.T) {
@@ -299,24 +299,10 @@ func (b blocked) ConsumeMetrics(ctx context.Context, _ pmetric.Metrics) error {
 // TestAConsumerThatBlocksDoesNotStopTheConditions: a store is away when they matter.
 func TestAConsumerThatBlocksDoesNotStopTheConditions(t *testing.T) {
 	r := newRigTo(t, blocked{t.Context()}, nil)
-	begin := r.state().Verdict.Since
+	begin := r.shown().Verdict.Since
 	require.NoError(t, r.metrics.ConsumeMetrics(t.Context(), scraped(100, false)))
-	require.Eventually(t, func() bool { return r.state().Verdict.Since.Sub(begin) > 3*time.Second }, 20*time.Second, 50*time.Millisecond,
+	require.Eventually(t, func() bool { return r.shown().Verdict.Since.Sub(begin) > 3*time.Second }, 20*time.Second, 50*time.Millisecond,
 		"where all is well the verdict is as old as the last evaluation")
-}
-
-// TestASamplerDoesNotWaitForThePage: it runs in the GPU's worker.
-func TestASamplerDoesNotWaitForThePage(t *testing.T) {
-	r := newRig(t, nil)
-	require.NoError(t, r.metrics.ConsumeMetrics(t.Context(), scraped(100, false)))
-	r.mu.Lock() // a page is made
-	now := time.Now()
-	r.sampled.add(gpuID, reading{900, now})
-	r.sampled.add(gpuID, reading{300, now.Add(time.Millisecond)})
-	r.mu.Unlock()
-	memory := r.state().GPUs[0].Memory
-	assert.EqualValues(t, 300, memory.Used)
-	assert.EqualValues(t, 900, memory.Peak, "between the two")
 }
 
 // TestARushIsForSimulatedGPUsOnly: the button would otherwise ask a program for it that
@@ -341,10 +327,10 @@ func TestARushIsForSimulatedGPUsOnly(t *testing.T) {
 		return response.StatusCode
 	}
 	require.NoError(t, r.metrics.ConsumeMetrics(t.Context(), scraped(100, false)))
-	assert.False(t, r.state().CanRush)
+	assert.False(t, r.shown().CanRush)
 	assert.GreaterOrEqual(t, post(), 400)
 	require.NoError(t, r.metrics.ConsumeMetrics(t.Context(), scraped(100, true)))
-	assert.True(t, r.state().CanRush)
+	assert.True(t, r.shown().CanRush)
 	assert.Less(t, post(), 300)
 	asked.Wait()
 }

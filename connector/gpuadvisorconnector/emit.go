@@ -5,6 +5,7 @@ package gpuadvisorconnector
 import (
 	"context"
 	"maps"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/collector/component"
@@ -28,6 +29,8 @@ const maxSeries = 4096
 
 // emitter remembers what was emitted and counted last.
 type emitter struct {
+	// mu guards everything declared below.
+	mu sync.Mutex
 	// emitted are the conditions of the last emission: those that no longer hold are marked
 	// stale.
 	emitted map[series]bool
@@ -48,20 +51,21 @@ func (a *advisor) emit(ctx context.Context) {
 
 // metrics are the conditions that hold, and those that held at the last emission.
 func (a *advisor) metrics(now time.Time) pmetric.Metrics {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	a.emitter.mu.Lock()
+	defer a.emitter.mu.Unlock()
+	known := a.state.Summary()
 	md := pmetric.NewMetrics()
 	rm := md.ResourceMetrics().AppendEmpty()
-	if host := a.machine.Host(); host != "" {
-		rm.Resource().Attributes().PutStr(semconv.HostName, host)
+	if known.Host != "" {
+		rm.Resource().Attributes().PutStr(semconv.HostName, known.Host)
 	}
 	sm := rm.ScopeMetrics().AppendEmpty()
 	sm.Scope().SetName(metadata.ScopeName)
 	sm.Scope().SetVersion(a.settings.BuildInfo.Version)
 	at := pcommon.NewTimestampFromTime(now)
 	holding := map[series]bool{}
-	for i := range a.result.Conditions {
-		c := &a.result.Conditions[i]
+	for i := range known.Conditions {
+		c := &known.Conditions[i]
 		if c.Cause != nil && len(holding) < maxSeries {
 			holding[series{c.Cause.ID, string(c.Severity), c.GPU, c.Server}] = true
 		}
@@ -78,8 +82,8 @@ func (a *advisor) metrics(now time.Time) pmetric.Metrics {
 	a.emitter.emitted = holding
 	p := gauge(sm, "gpuadvisor.prompts", "{prompt}").AppendEmpty()
 	p.SetTimestamp(at)
-	p.SetIntValue(int64(a.prompts.Len()))
-	if a.machine.Simulated() {
+	p.SetIntValue(int64(known.Prompts))
+	if known.Simulated {
 		for _, m := range sm.Metrics().All() {
 			for _, p := range m.Gauge().DataPoints().All() {
 				p.Attributes().PutBool(semconv.Simulated, true)
@@ -110,15 +114,14 @@ func (s series) put(points pmetric.NumberDataPointSlice, at pcommon.Timestamp) p
 // report adds what was dropped, and who looks, to the collector's own telemetry.
 func (a *advisor) report(ctx context.Context) {
 	streams := a.page.Counts()
-	a.mu.Lock()
-	dropped := a.machine.Dropped()
-	dropped["prompts"], dropped["traces"] = a.prompts.Losses()
+	dropped := a.state.Dropped()
 	dropped["viewers"], dropped["streams"] = streams.Dropped, streams.Refused
+	a.emitter.mu.Lock()
 	before := a.emitter.counted
 	a.emitter.counted = maps.Clone(dropped)
 	encoded := streams.Encoded - a.emitter.encoded
 	a.emitter.encoded = streams.Encoded
-	a.mu.Unlock()
+	a.emitter.mu.Unlock()
 	for what, n := range dropped {
 		if more := n - before[what]; more > 0 {
 			a.telemetry.ConnectorGpuadvisorDropped.Add(ctx, more, metric.WithAttributes(attribute.String("what", what)))

@@ -19,6 +19,6 @@ func TestMemoryBetweenTwoScrapesIsShown(t *testing.T) {
 	require.NoError(t, r.metrics.ConsumeMetrics(t.Context(), scraped(100, false)))
 	require.Eventually(t, func() bool {
 		gpuevents.OfProcess().MemoryRead(gpuID, 900, time.Now())
-		return r.state().GPUs[0].Memory.Used == 900
+		return r.shown().GPUs[0].Memory.Used == 900
 	}, 10*time.Second, 10*time.Millisecond)
 }

@@ -220,9 +220,22 @@ func (r *rushes) listen(ctx context.Context) error {
 			http.Error(w, "the simulation has not started yet", http.StatusServiceUnavailable)
 		}
 	})
-	r.server = &http.Server{Handler: mux, ReadHeaderTimeout: time.Second}
+	r.server = &http.Server{Handler: ownOnly(listener.Addr().String(), mux), ReadHeaderTimeout: time.Second}
 	go func() { _ = r.server.Serve(listener) }()
 	return nil
+}
+
+// ownOnly refuses what a page of another origin sends, and requests that name another host than
+// the address: the collector sends neither.
+func ownOnly(address string, next http.Handler) http.Handler {
+	protected := http.NewCrossOriginProtection().Handler(next)
+	return http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
+		if request.Host != address {
+			http.Error(w, "this host is not allowed", http.StatusForbidden)
+			return
+		}
+		protected.ServeHTTP(w, request)
+	})
 }
 
 // readEnter asks for a rush each time Enter is pressed. It ends with the program.

@@ -268,13 +268,13 @@ var cases = []struct {
 			w.servers("comfyui.up 1\ncomfyui.memory.elastic{hw.id=GPU-b} 10000000000")
 			w.steady(15*time.Second, with("hw.gpu.memory.usage{1} 24803000000"))
 		},
-		en: "GPU 1 is almost out of memory: 23.1 GiB of 24.0 GiB (96 %) are in use.",
+		en: "gpu1 is almost out of memory: 23.1 GiB of 24.0 GiB (96 %) are in use.",
 	},
 	{
 		cause: "gpu.memory.high",
 		bad:   func(w *world) { w.steady(15*time.Second, with("hw.gpu.memory.usage{1} 22000000000")) },
 		good:  func(w *world) { w.steady(15*time.Second, with("hw.gpu.memory.usage{1} 21904333209")) },
-		en:    "GPU 1 uses 20.5 GiB of 24.0 GiB (85 %) of its memory.",
+		en:    "gpu1 uses 20.5 GiB of 24.0 GiB (85 %) of its memory.",
 	},
 	{
 		cause: "gpu.xid.critical",
@@ -288,7 +288,7 @@ var cases = []struct {
 			w.logs("hw.gpu.xid{hw.id=GPU-a,hw.gpu.xid=#119}")
 			w.steady(61*time.Minute, healthy) // an hour ago
 		},
-		en: "GPU 0 reported XID 119 (GSP RPC timeout): it is unusable until it is reset or the host is rebooted.",
+		en: "gpu0 reported XID 119 (GSP RPC timeout): it is unusable until it is reset or the host is rebooted.",
 	},
 	{
 		cause: "gpu.xid.warning",
@@ -297,7 +297,7 @@ var cases = []struct {
 			w.steady(30*time.Second, with("hw.gpu.xid.errors{:hw.gpu.xid=13} 3"))
 		},
 		good: func(w *world) { w.steady(time.Minute, with("hw.gpu.xid.errors{:hw.gpu.xid=13} 2")) },
-		en:   "GPU 0 reported XID 13 (Graphics engine exception).",
+		en:   "gpu0 reported XID 13 (Graphics engine exception).",
 	},
 	{
 		cause: "gpu.ecc.uncorrected",
@@ -305,13 +305,13 @@ var cases = []struct {
 			w.steady(0, with("hw.errors{:error.type=uncorrected,hw.gpu.ecc.lifetime=volatile,hw.gpu.memory.location=dram} 1"))
 		},
 		good: func(w *world) { w.steady(0, healthy) },
-		en:   "GPU 0 had 1 memory error that ECC could not correct.",
+		en:   "gpu0 had 1 memory error that ECC could not correct.",
 	},
 	{
 		cause: "gpu.row_remap.failed",
 		bad:   func(w *world) { w.steady(0, with("hw.gpu.row_remaps.failed{} 1")) },
 		good:  func(w *world) { w.steady(0, healthy) },
-		en:    "GPU 0 could not remap a faulty row of its memory.",
+		en:    "gpu0 could not remap a faulty row of its memory.",
 	},
 	{
 		cause: "gpu.recovery_action",
@@ -319,25 +319,25 @@ var cases = []struct {
 			w.steady(0, with("hw.gpu.recovery_action{:hw.gpu.recovery.action=none} 0\nhw.gpu.recovery_action{:hw.gpu.recovery.action=reset} 1"))
 		},
 		good: func(w *world) { w.steady(0, healthy) },
-		en:   "The driver asks for an action to recover GPU 0: reset.",
+		en:   "The driver asks for an action to recover gpu0: reset.",
 	},
 	{
 		cause: "gpu.row_remap.pending",
 		bad:   func(w *world) { w.steady(0, with("hw.gpu.row_remaps.pending{} 1")) },
 		good:  func(w *world) { w.steady(0, healthy) },
-		en:    "GPU 0 has a faulty row of memory that is remapped at the next reset.",
+		en:    "gpu0 has a faulty row of memory that is remapped at the next reset.",
 	},
 	{
 		cause: "gpu.pages.retired",
 		bad:   func(w *world) { w.steady(0, with("hw.gpu.retired_pages{:error.type=uncorrected} 20")) },
 		good:  func(w *world) { w.steady(0, healthy) },
-		en:    "GPU 0 has retired 60 pages of faulty memory.",
+		en:    "gpu0 has retired 60 pages of faulty memory.",
 	},
 	{
 		cause: "gpu.predicted_failure",
 		bad:   func(w *world) { w.steady(0, with("hw.status{:hw.state=predicted_failure} 1")) },
 		good:  func(w *world) { w.steady(0, healthy) },
-		en:    "GPU 0 is likely to fail: its memory runs out of spare rows, or has many corrected errors.",
+		en:    "gpu0 is likely to fail: its memory runs out of spare rows, or has many corrected errors.",
 	},
 	{
 		cause: "gpu.throttled.heat",
@@ -349,7 +349,7 @@ var cases = []struct {
 				w.gpus(with(fmt.Sprintf("hw.gpu.throttle.time{:hw.gpu.throttle.reason=sw_thermal} %v\nhw.gpu.throttle.time{:hw.gpu.throttle.reason=sw_power_cap} %v", 0.7*float64(i), 15*i)))
 			})
 		},
-		en: "GPU 0 was slowed down by heat for 20 % of the last 5 minutes.",
+		en: "gpu0 was slowed down by heat for 20 % of the last 5 minutes.",
 	},
 	{
 		cause: "gpu.throttled.power_brake",
@@ -359,19 +359,19 @@ var cases = []struct {
 		good: func(w *world) {
 			rising(w, "hw.gpu.throttle.time{:hw.gpu.throttle.reason=hw_power_brake}", 0.7, 6*time.Minute)
 		},
-		en: "GPU 0 was slowed down by the power brake for 10 % of the last 5 minutes.",
+		en: "gpu0 was slowed down by the power brake for 10 % of the last 5 minutes.",
 	},
 	{
 		cause: "gpu.temperature.near_limit",
 		bad:   func(w *world) { w.steady(45*time.Second, with("hw.temperature{:hw.sensor_location=gpu} 86")) },
 		good:  func(w *world) { w.steady(45*time.Second, with("hw.temperature{:hw.sensor_location=gpu} 85")) },
-		en:    "GPU 0 is at 86 °C and slows down at 88 °C.",
+		en:    "gpu0 is at 86 °C and slows down at 88 °C.",
 	},
 	{
 		cause: "gpu.lost",
 		bad:   func(w *world) { w.steady(0, with("hw.gpu.state{:hw.state=healthy} 0\nhw.gpu.state{:hw.state=lost} 1")) },
 		good:  func(w *world) { w.steady(0, healthy) },
-		en:    "GPU 0 is lost: the driver no longer reaches it.",
+		en:    "gpu0 is lost: the driver no longer reaches it.",
 	},
 	{
 		cause: "gpu.unresponsive",
@@ -379,7 +379,7 @@ var cases = []struct {
 			w.steady(0, with("hw.gpu.state{:hw.state=healthy} 0\nhw.gpu.state{:hw.state=unresponsive} 1"))
 		},
 		good: func(w *world) { w.steady(0, healthy) },
-		en:   "GPU 0 does not respond: a call of the driver hangs.",
+		en:   "gpu0 does not respond: a call of the driver hangs.",
 	},
 	{
 		cause: "gpu.idle",
@@ -387,13 +387,13 @@ var cases = []struct {
 			rising(w, "hw.gpu.active.time{:hw.gpu.task=general}", 0.1, 2*time.Hour+time.Minute)
 		},
 		good: func(w *world) { rising(w, "hw.gpu.active.time{:hw.gpu.task=general}", 0.2, 2*time.Hour+time.Minute) },
-		en:   "GPU 0 is reserved, with 8.0 GiB in use, and has done nothing for hours.",
+		en:   "gpu0 is reserved, with 8.0 GiB in use, and has done nothing for hours.",
 	},
 	{
 		cause: "gpu.pcie.replays",
 		bad:   func(w *world) { rising(w, "hw.gpu.pcie.replays{}", 3, 16*time.Minute) },
 		good:  func(w *world) { rising(w, "hw.gpu.pcie.replays{}", 1.9, 16*time.Minute) },
-		en:    "GPU 0 retransmits 12 PCIe packets a minute.",
+		en:    "gpu0 retransmits 12 PCIe packets a minute.",
 	},
 	{
 		cause: "gpu.pcie.degraded",
@@ -403,7 +403,7 @@ var cases = []struct {
 		good: func(w *world) { // idle
 			w.steady(16*time.Minute, with("hw.gpu.pcie.link.generation{:state=current} 1\nhw.gpu.pcie.link.generation{:state=max} 4\nhw.gpu.utilization.mean{:hw.gpu.task=general} 0.4"))
 		},
-		en: "GPU 0 works over PCIe generation 1, and could over generation 4.",
+		en: "gpu0 works over PCIe generation 1, and could over generation 4.",
 	},
 	{
 		cause: "gpu.nvlink.down",
@@ -412,7 +412,7 @@ var cases = []struct {
 			w.steady(time.Minute, with("hw.gpu.nvlink.state{:hw.gpu.nvlink.id=0} 0"))
 		},
 		good: func(w *world) { w.steady(time.Minute, healthy) }, // link 1 never was up
-		en:   "NVLink 0 of GPU 0 was up and is down.",
+		en:   "NVLink 0 of gpu0 was up and is down.",
 	},
 	{
 		cause: "gpu.nvlink.errors",
@@ -426,7 +426,7 @@ var cases = []struct {
 				w.gpus(with(fmt.Sprintf("hw.gpu.nvlink.errors{:hw.gpu.nvlink.id=0,error.type=replay} %v\nhw.gpu.nvlink.errors{:hw.gpu.nvlink.id=0,error.type=effective} %v", 2.4*float64(i), 100*i)))
 			})
 		},
-		en: "NVLink 0 of GPU 0 has 12 errors a minute.",
+		en: "NVLink 0 of gpu0 has 12 errors a minute.",
 	},
 	{
 		cause: "comfyui.down",
@@ -450,7 +450,7 @@ var cases = []struct {
 			w.prompt(func(p *Prompt) { p.Outcome, p.ErrorType, p.Side = failed, "ValueError", 1280 })
 			w.evaluate()
 		},
-		en: "GPU 1 ran out of memory for 3 images of 1280 px in the last 2 minutes.",
+		en: "gpu1 ran out of memory for 3 images of 1280 px in the last 2 minutes.",
 	},
 	{
 		cause: "comfyui.stalled",
@@ -464,7 +464,7 @@ var cases = []struct {
 				return fmt.Sprintf("comfyui.queue.length{state=pending} 1\ncomfyui.progress.age{comfyui.task_class=people} %d\ncomfyui.execution.duration{comfyui.task_class=people} 2020/10", 15*i)
 			})
 		},
-		en: "ComfyUI node-1:8188 is stalled: its prompt of class people has not progressed for 10 min 0 s, and others wait.",
+		en: "ComfyUI node-1:8188 is stalled: its prompt of class people has not progressed for 10 min, and others wait.",
 	},
 	{
 		cause: "comfyui.queue.growing",

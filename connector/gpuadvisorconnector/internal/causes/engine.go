@@ -81,10 +81,23 @@ type tracked struct {
 type Engine struct {
 	tracked map[key]*tracked
 	round   int // counts evaluations
+	// after replaces the table's, by the ids of causes. It does not change.
+	after map[string]time.Duration
 }
 
-// NewEngine makes an engine that has seen nothing.
-func NewEngine() *Engine { return &Engine{tracked: map[key]*tracked{}} }
+// NewEngine makes an engine that has seen nothing. after is how long conditions hold before they
+// show, by the ids of their causes; those that it lacks are as in the table.
+func NewEngine(after map[string]time.Duration) *Engine {
+	return &Engine{tracked: map[key]*tracked{}, after: after}
+}
+
+// waits is how long a condition holds before it shows.
+func (e *Engine) waits(c *Cause) time.Duration {
+	if after, ok := e.after[c.ID]; ok {
+		return after
+	}
+	return c.After
+}
 
 // Bounds implements [bounds.Registered]. The caller holds the lock of the engine.
 func (e *Engine) Bounds() []bounds.Bound {
@@ -107,7 +120,7 @@ func (e *Engine) Evaluate(m *machine.Machine, prompts Prompts, now time.Time) Re
 			delete(e.tracked, k)
 			continue
 		}
-		t.isShown = t.isShown || now.Sub(t.begun) >= k.cause.After
+		t.isShown = t.isShown || now.Sub(t.begun) >= e.waits(k.cause)
 		if t.isShown {
 			all = append(all, t.condition)
 		}
@@ -126,7 +139,7 @@ func (e *Engine) track(cause *Cause, found *finding, now time.Time) {
 	}
 	if found.gpu != nil {
 		k.gpu, c.GPU, c.parent = found.gpu.ID, found.gpu.ID, found.gpu.Parent
-		found.args["gpu"] = gpuName(found.gpu)
+		found.args["gpu"] = found.gpu.Label()
 	}
 	if found.server != "" {
 		found.args["server"] = found.server

@@ -12,7 +12,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/machine"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/texts"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/view"
 )
@@ -155,8 +154,8 @@ func TestALostGPUIsShownWithTheXIDThatSaysWhy(t *testing.T) {
 	w.logs("hw.gpu.xid{hw.id=GPU-a,hw.gpu.xid=#31}\nhw.gpu.xid{hw.id=GPU-a,hw.gpu.xid=#79}")
 	w.now = w.now.Add(15 * time.Second)
 	w.steady(0, with("hw.gpu.state{:hw.state=healthy} 0\nhw.gpu.state{:hw.state=lost} 1"))
-	assert.Equal(t, "GPU 0 is lost: the driver no longer reaches it (XID 79: GPU has fallen off the bus).", w.verdict(texts.English))
-	assert.Equal(t, "GPU 0 掉线：驱动已无法访问它（XID 79：GPU has fallen off the bus）。", w.verdict(texts.Chinese))
+	assert.Equal(t, "gpu0 is lost: the driver no longer reaches it (XID 79: GPU has fallen off the bus).", w.verdict(texts.English))
+	assert.Equal(t, "gpu0 掉线：驱动已无法访问它（XID 79：GPU has fallen off the bus）。", w.verdict(texts.Chinese))
 }
 
 func TestSamplesThatStoppedAreShownWithTheirAge(t *testing.T) {
@@ -167,7 +166,7 @@ func TestSamplesThatStoppedAreShownWithTheirAge(t *testing.T) {
 	last := w.now.Add(-37 * time.Second)
 	w.wait(21 * time.Second)
 	text, remedy := w.worded("gpu.samples.stopped", texts.English)
-	assert.Equal(t, "No samples of GPU 0 for 58 s: what is shown of it is old.", text)
+	assert.Equal(t, "No samples of gpu0 for 58 s: what is shown of it is old.", text)
 	assert.Contains(t, remedy, "nvidia-smi")
 	assert.Equal(t, last, w.result.Verdict.Since)
 	assert.Equal(t, []string{"gpu.samples.stopped", "gpu.samples.stopped"}, w.shown(), "both GPUs, and nothing else of them")
@@ -298,8 +297,14 @@ func TestAnEvaluationOf64GPUsIsCheap(t *testing.T) {
 	assert.Less(t, best, 20*time.Millisecond)
 }
 
-func TestGPUsHaveTheNamesThatPeopleUse(t *testing.T) {
-	for name, want := range map[string]string{"gpu1": "GPU 1", "gpu0/mig1": "GPU 0 MIG 1", "": "GPU GPU-x", "card": "GPU card"} {
-		assert.Equal(t, want, gpuName(&machine.GPU{ID: "GPU-x", Name: name}).In(texts.English))
-	}
+// TestASettingSaysHowLongAConditionHoldsBeforeItShows, and the rule stays the same.
+func TestASettingSaysHowLongAConditionHoldsBeforeItShows(t *testing.T) {
+	w := newWorld(t)
+	w.e = NewEngine(map[string]time.Duration{"gpu.memory.critical": 7 * time.Second, "comfyui.down": 0})
+	w.gpus("hw.gpu.memory.limit{1} 25769803776\nhw.gpu.memory.usage{1} 25000000000")
+	w.evaluate()
+	w.wait(6 * time.Second)
+	assert.False(t, w.shows("gpu.memory.critical"))
+	w.wait(time.Second)
+	assert.True(t, w.shows("gpu.memory.critical"))
 }

@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"math"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/machine"
@@ -52,19 +51,6 @@ type finding struct {
 	since time.Time
 	// severity replaces that of the cause.
 	severity view.Severity
-}
-
-// gpuName is a GPU as people call it: GPU 1, or GPU 0 MIG 1.
-func gpuName(g *machine.GPU) texts.Message {
-	rest, ok := strings.CutPrefix(g.Label(), "gpu")
-	index, mig, isMIG := strings.Cut(rest, "/mig")
-	switch {
-	case !ok:
-		return texts.Message{Key: "gpu.name", Args: texts.Args{"name": g.Label()}}
-	case isMIG:
-		return texts.Message{Key: "gpu.name.mig", Args: texts.Args{"name": index, "mig": mig}}
-	}
-	return texts.Message{Key: "gpu.name", Args: texts.Args{"name": index}}
 }
 
 // count is a number of things, in words.

@@ -73,9 +73,9 @@ func (f *facts) describeFailures(x *failures) finding {
 		"lately": count("last_minutes", minutes(f.now.Sub(x.first))), "side": x.largest, "least": x.least,
 	}}
 	if x.gpu != "" {
-		found.args["where"] = texts.Message{Key: "gpu.name", Args: texts.Args{"name": x.gpu}}
+		found.args["where"] = texts.Verbatim(x.gpu)
 		if g := f.machine.GPU(x.gpu); g != nil {
-			found.gpu, found.args["where"] = g, gpuName(g)
+			found.gpu, found.args["where"] = g, texts.Verbatim(g.Label())
 		}
 	}
 	if f.now.Sub(x.newest) <= recently {

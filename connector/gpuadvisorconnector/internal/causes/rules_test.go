@@ -25,26 +25,26 @@ func TestOutOfMemoryNamesTheSizeAndASmallerOne(t *testing.T) {
 		remedy  string
 	}{
 		"one size": {func(w *world) { w.fail(1280); w.fail(1280); w.fail(1280) },
-			"GPU 1 ran out of memory for 3 images of 1280 px in the last minute.", "Lower the size to 1024."},
+			"gpu1 ran out of memory for 3 images of 1280 px in the last minute.", "Lower the size to 1024."},
 		"one image": {func(w *world) { w.fail(1024) },
-			"GPU 1 ran out of memory for 1 image of 1024 px in the last minute.", "Lower the size to 768."},
+			"gpu1 ran out of memory for 1 image of 1024 px in the last minute.", "Lower the size to 768."},
 		"several sizes": {func(w *world) { w.fail(1280); w.fail(2048) },
-			"GPU 1 ran out of memory for 2 images of 1280 to 2048 px in the last minute.", "Lower the size to 1024."},
+			"gpu1 ran out of memory for 2 images of 1280 to 2048 px in the last minute.", "Lower the size to 1024."},
 		"a larger one succeeded": {func(w *world) {
 			w.fail(1280)
 			w.prompt(func(p *Prompt) { p.Side = 1152 })
 			w.prompt(func(p *Prompt) { p.Side = 2048 }) // with another workflow
 		},
-			"GPU 1 ran out of memory for 1 image of 1280 px in the last minute.", "Lower the size to 1152."},
+			"gpu1 ran out of memory for 1 image of 1280 px in the last minute.", "Lower the size to 1152."},
 		"a larger one succeeded elsewhere": {func(w *world) {
 			w.fail(1280)
 			w.prompt(func(p *Prompt) { p.Side, p.GPUs = 1152, []string{"GPU-a"} })
 		},
-			"GPU 1 ran out of memory for 1 image of 1280 px in the last minute.", "Lower the size to 1024."},
+			"gpu1 ran out of memory for 1 image of 1280 px in the last minute.", "Lower the size to 1024."},
 		"an unknown size": {func(w *world) { w.fail(1280); w.fail(0) },
-			"GPU 1 ran out of memory for 2 images in the last minute.", "Send smaller images, or free the models of other servers on this GPU (POST /free)."},
+			"gpu1 ran out of memory for 2 images in the last minute.", "Send smaller images, or free the models of other servers on this GPU (POST /free)."},
 		"the smallest size": {func(w *world) { w.fail(256) },
-			"GPU 1 ran out of memory for 1 image of 256 px in the last minute.", "Send smaller images, or free the models of other servers on this GPU (POST /free)."},
+			"gpu1 ran out of memory for 1 image of 256 px in the last minute.", "Send smaller images, or free the models of other servers on this GPU (POST /free)."},
 		"an unknown GPU": {func(w *world) {
 			w.prompt(func(p *Prompt) { p.Outcome, p.ErrorType, p.Side, p.GPUs = failed, outOfMemory, 1280, nil })
 		},
@@ -71,7 +71,7 @@ func TestOutOfMemoryIsBrokenWhileUsersLoseImages(t *testing.T) {
 	severity, status := w.result.Status("GPU-b")
 	assert.Equal(t, view.Broken, severity)
 	assert.Equal(t, "显存不足", status.In(texts.Chinese))
-	assert.Equal(t, "GPU 1 在最近 1 分钟内有 1 张图（1280 px）因显存不足失败。", w.verdict(texts.Chinese))
+	assert.Equal(t, "gpu1 在最近 1 分钟内有 1 张图（1280 px）因显存不足失败。", w.verdict(texts.Chinese))
 	w.steady(6*time.Minute, healthy)
 	assert.Equal(t, view.Warning, w.result.Verdict.Severity)
 	assert.Contains(t, w.verdict(texts.English), "in the last 6 minutes")
@@ -108,7 +108,7 @@ func TestWhatIsElasticIsSaidBesideWhatIsNeeded(t *testing.T) {
 	w.servers("comfyui.memory.elastic{hw.id=GPU-b} 2147483648")
 	w.steady(15*time.Second, with("hw.gpu.memory.usage{1} 25000000000"))
 	text, _ := w.worded("gpu.memory.high", texts.English)
-	assert.Equal(t, "GPU 1 needs 21.3 GiB of 24.0 GiB (89 %) of its memory, and 2.0 GiB more are in use that ComfyUI would evict.", text)
+	assert.Equal(t, "gpu1 needs 21.3 GiB of 24.0 GiB (89 %) of its memory, and 2.0 GiB more are in use that ComfyUI would evict.", text)
 }
 
 // After a /free, or when the server has ended, its series is marked as stale, and the GPU
@@ -147,7 +147,7 @@ func TestXIDsOfTheWorkflowTierCountFromTheFirst(t *testing.T) {
 	w.logs("hw.gpu.xid{hw.id=GPU-b,hw.gpu.xid=#48}\nhw.gpu.xid{hw.id=GPU-b,hw.gpu.xid=#45,hw.gpu.event.count=#500}")
 	at := w.now
 	w.wait(time.Minute)
-	assert.Equal(t, "GPU 1 reported XID 48 (Double bit ECC error).", w.verdict(texts.English))
+	assert.Equal(t, "gpu1 reported XID 48 (Double bit ECC error).", w.verdict(texts.English))
 	assert.Equal(t, at, w.result.Verdict.Since)
 	_, remedy := w.worded("gpu.xid.warning", texts.English)
 	assert.Contains(t, remedy, "NVIDIA's workflow")
@@ -167,7 +167,7 @@ func TestPagesThatWaitForARebootAreShown(t *testing.T) {
 	w := newWorld(t)
 	w.steady(0, with("hw.gpu.retired_pages.pending{} 1"))
 	text, remedy := w.worded("gpu.pages.retired", texts.English)
-	assert.Equal(t, "GPU 0 has faulty pages of memory that are retired at the next reboot.", text)
+	assert.Equal(t, "gpu0 has faulty pages of memory that are retired at the next reboot.", text)
 	assert.Equal(t, "Reboot the host at the next opportunity.", remedy)
 }
 
@@ -175,14 +175,14 @@ func TestTheTemperatureMayBeKnownAsAMargin(t *testing.T) {
 	w := newWorld(t)
 	w.steady(45*time.Second, with("hw.gpu.temperature.margin{1} 2"))
 	text, _ := w.worded("gpu.temperature.near_limit", texts.English)
-	assert.Equal(t, "GPU 1 is at 60 °C and slows down at 62 °C.", text)
+	assert.Equal(t, "gpu1 is at 60 °C and slows down at 62 °C.", text)
 }
 
 func TestANarrowLinkIsShownWithoutLoad(t *testing.T) {
 	w := newWorld(t)
 	w.steady(90*time.Second, with("hw.gpu.pcie.link.width{:state=current} 8"))
 	text, _ := w.worded("gpu.pcie.degraded", texts.English)
-	assert.Equal(t, "GPU 0 uses 8 PCIe lanes of 16.", text)
+	assert.Equal(t, "gpu0 uses 8 PCIe lanes of 16.", text)
 }
 
 func TestAGPUThatIsAllocatedAndDoesNothingIsIdle(t *testing.T) {

@@ -42,7 +42,7 @@ func newWorld(t testing.TB) *world {
 	t.Helper()
 	m, err := machine.New(machine.DefaultLimits())
 	require.NoError(t, err)
-	return &world{t: t, m: m, e: NewEngine(), now: epoch}
+	return &world{t: t, m: m, e: NewEngine(nil), now: epoch}
 }
 
 // Ended implements [Prompts].

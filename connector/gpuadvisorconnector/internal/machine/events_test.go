@@ -106,6 +106,6 @@ func TestTheTextsAreThoseOfTheCatalogue(t *testing.T) {
 		assert.Contains(t, texts.Keys(texts.English), key)
 	}
 	for _, reason := range append([]string{"other"}, throttleReasons...) {
-		assert.Contains(t, texts.Keys(texts.English), "throttle."+reason)
+		assert.Contains(t, texts.Keys(texts.English), "prompt.throttle."+reason)
 	}
 }

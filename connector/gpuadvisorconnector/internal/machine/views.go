@@ -136,12 +136,12 @@ func (g *GPU) throttling(l texts.Language, now time.Time) []view.Throttling {
 // throttleReasons are the reasons that the catalogue of texts knows.
 var throttleReasons = []string{"sw_power_cap", "sync_boost", "sw_thermal", "hw_thermal", "hw_power_brake"}
 
-// ThrottleReason is a reason in words.
+// ThrottleReason is a reason in words: those that the sentences about prompts have.
 func ThrottleReason(reason string) texts.Message {
 	if slices.Contains(throttleReasons, reason) {
-		return texts.Message{Key: "throttle." + reason}
+		return texts.Message{Key: "prompt.throttle." + reason}
 	}
-	return texts.Message{Key: "throttle.other", Args: texts.Args{"reason": reason}}
+	return texts.Message{Key: "prompt.throttle.other", Args: texts.Args{"reason": reason}}
 }
 
 // Largest is the process that holds the most memory of a GPU and is not a ComfyUI server; ok

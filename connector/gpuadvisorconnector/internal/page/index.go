@@ -8,6 +8,7 @@ import (
 	"html/template"
 	"math"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 
@@ -132,5 +133,10 @@ func (p *Page) signInForm(w http.ResponseWriter, r *http.Request, status int) {
 	if !strings.HasPrefix(to, "/") {
 		to = "/"
 	}
-	p.render(w, r, status, "signin.html", signInDocument{p.shell(r), localPath(to), status == http.StatusUnauthorized, status == http.StatusRequestEntityTooLarge})
+	to = localPath(to)
+	if u, err := url.Parse(to); err == nil && u.Query().Has("lang") { // the page that leads here has a language that was chosen
+		r = r.Clone(r.Context())
+		r.URL.RawQuery = url.Values{"lang": {u.Query().Get("lang")}}.Encode()
+	}
+	p.render(w, r, status, "signin.html", signInDocument{p.shell(r), to, status == http.StatusUnauthorized, status == http.StatusRequestEntityTooLarge})
 }

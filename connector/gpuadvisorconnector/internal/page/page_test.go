@@ -221,13 +221,13 @@ func TestTheLanguageIsTheReaders(t *testing.T) {
 }
 
 func TestAForeignHostIsRefusedEverywhere(t *testing.T) {
-	s := serve(t, Settings{Endpoint: "gpu-node-07:8890", AllowedHosts: []string{"gpus.example.com"}})
-	for _, host := range []string{"localhost", "localhost:8890", "127.0.0.1:1", "127.8.8.8", "[::1]:8890", "gpu-node-07:8890", "GPU-node-07", "gpus.example.com:443", "gpus.example.com."} {
+	s := serve(t, Settings{Endpoint: "gpu-node-07:8890", AllowedHosts: []string{"gpus.example.com", "2001:db8::7", "[2001:db8::8]"}})
+	for _, host := range []string{"[2001:db8::7]:8890", "[2001:DB8:0::8]", "localhost", "localhost:8890", "127.0.0.1:1", "127.8.8.8", "[::1]:8890", "gpu-node-07:8890", "GPU-node-07", "gpus.example.com:443", "gpus.example.com."} {
 		response, _ := s.request(t, http.MethodGet, "/v1/state", "Host", host)
 		assert.Equal(t, http.StatusOK, response.StatusCode, host)
 	}
 	for _, path := range []string{"/", "/prompts/p1", "/assets/x/app.js", "/v1/state", "/v1/events", "/v1/texts", "/v1/openapi.json", "/favicon.ico"} {
-		for _, host := range []string{"evil.example.com", "localhost.evil.example.com:8890", "192.168.1.7:8890", "gpus.example.com.evil"} {
+		for _, host := range []string{"evil.example.com", "localhost.evil.example.com:8890", "192.168.1.7:8890", "[2001:db8::9]:8890", "gpus.example.com.evil"} {
 			response, body := s.request(t, http.MethodGet, path, "Host", host)
 			assert.Equal(t, http.StatusForbidden, response.StatusCode, path+" "+host)
 			assert.NotContains(t, body, "node", path)

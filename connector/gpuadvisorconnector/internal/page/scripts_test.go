@@ -156,7 +156,9 @@ func TestNoTextStandsInTheScripts(t *testing.T) {
 				t.Errorf("%s: %s: move it to the catalogue", name, why)
 			}
 		}
-		assert.NotEmpty(t, found, name)
+		if name != "series.js" { // it has none
+			assert.NotEmpty(t, found, name)
+		}
 	}
 }
 

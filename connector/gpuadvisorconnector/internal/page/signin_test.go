@@ -151,8 +151,13 @@ func TestABrowserSignsInOnceAndSeesThePage(t *testing.T) {
 	assert.Equal(t, http.StatusUnauthorized, response.StatusCode)
 	assert.Equal(t, "Bearer", response.Header.Get("WWW-Authenticate"))
 
-	response = s.signIn(t, "wrong", "/")
+	assert.Contains(t, body, `<html lang="zh">`, "the form has the language that was chosen")
+
+	response = s.signIn(t, "wrong", "/?lang=zh")
 	assert.Equal(t, http.StatusUnauthorized, response.StatusCode)
+	refused, err := io.ReadAll(response.Body)
+	require.NoError(t, err)
+	assert.Contains(t, string(refused), `<html lang="zh">`)
 	assert.Empty(t, response.Cookies())
 
 	response = s.signIn(t, rightToken, "/prompts/p1?lang=zh")

@@ -8,15 +8,21 @@ import (
 	"time"
 )
 
-// Seconds is a duration: 0.04 s, 2.4 s, 25 s, 3 min 20 s, 2 h 5 min.
+// Seconds is a duration: 0.04 s, 2.4 s, 25 s, 3 min 20 s, 4 min, 2 h 5 min.
 func Seconds(d time.Duration) Message {
 	s := d.Seconds()
 	switch {
 	case s >= 3600:
 		minutes := int(math.Round(s / 60))
+		if minutes%60 == 0 {
+			return Message{"figure.hours.whole", Args{"h": minutes / 60}}
+		}
 		return Message{"figure.hours", Args{"h": minutes / 60, "min": minutes % 60}}
 	case s >= 120:
 		whole := int(math.Round(s))
+		if whole%60 == 0 {
+			return Message{"figure.minutes.whole", Args{"min": whole / 60}}
+		}
 		return Message{"figure.minutes", Args{"min": whole / 60, "s": whole % 60}}
 	}
 	return Message{"figure.seconds", Args{"s": significant(s)}}

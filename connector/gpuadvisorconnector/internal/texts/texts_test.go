@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -56,6 +57,14 @@ func TestACountDecidesBetweenTheForms(t *testing.T) {
 	t.Cleanup(func() { delete(catalogues()[English], "test.count") })
 	assert.Equal(t, "1 prompt", Message{Key: "test.count", Args: Args{"n": 1}}.In(English))
 	assert.Equal(t, "2 prompts", Message{Key: "test.count", Args: Args{"n": 2}}.In(English))
+}
+
+func TestADurationHasNoEmptyUnit(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		40 * time.Millisecond: "0.04 s", 25 * time.Second: "25 s", 2 * time.Minute: "2 min", 200 * time.Second: "3 min 20 s", 3599900 * time.Millisecond: "60 min", time.Hour: "1 h", 2*time.Hour + 5*time.Minute: "2 h 5 min",
+	} {
+		assert.Equal(t, want, Seconds(d).In(English))
+	}
 }
 
 func TestChineseTextsCountGPUsAndPercentagesInOneWay(t *testing.T) {

@@ -2,7 +2,7 @@
 
 import { html, render, useEffect, useState } from './vendor.js';
 import { t, language, withLanguage, api } from './text.js';
-import { age, clock, elapsed, isKnown, moment, zone } from './format.js';
+import { age, clock, elapsed, isKnown, moment, together, zone } from './format.js';
 import { store, subscribe, start, serverNow } from './stream.js';
 import { A, Empty, Icon, gpuName, sameCondition } from './parts.js';
 import { Gpus } from './gpus.js';
@@ -11,18 +11,25 @@ import { Queue } from './queue.js';
 import { Last, Search } from './prompts.js';
 import { Absent, Prompt } from './prompt.js';
 
+/** @typedef {import('./api').State} State */
+/** @typedef {import('./api').Alert} Alert */
+
 // The newest sample is old after this many seconds, even where the collector has not decided
 // that samples have stopped: it knows the scrape interval, and intervals of a minute are usual.
 const oldAfter = 90;
 
+/** @param {{href?: string}} props */
 const Runbook = ({ href }) => href ? html`<a href=${href} rel="noreferrer" class="why">${t('page.why')}</a>` : null;
 
-/** Verdict is the line on top: what is broken, and what to do. */
+/**
+ * Verdict is the line on top: what is broken, and what to do.
+ * @param {{state: State}} props
+ */
 function Verdict({ state }) {
   const v = state.verdict;
   const others = (state.conditions ?? []).filter((c) => !sameCondition(c, v)).length;
   return html`<div class=${`verdict ${v.severity}${store.lost ? ' faded' : ''}`}><${Icon} severity=${v.severity} word=${t(`page.severity.${v.severity}`)} />
-    <div role="status"><p class="text">${v.text}</p><p class="remedy">${v.remedy} <${Runbook} href=${v.runbook} /></p></div>
+    <div role="status"><p class="text">${together(v.text)}</p><p class="remedy">${together(v.remedy)} <${Runbook} href=${v.runbook} /></p></div>
     ${others > 0 && html`<${A} href="/#conditions" class="chip">${t('page.conditions.more', { n: others })}<//>`}</div>`;
 }
 
@@ -39,6 +46,7 @@ function Rush() {
 
 /** Languages are links to the page in the others. */
 function Languages() {
+  /** @param {string} l */
   const to = (l) => {
     const url = new URL(location.href);
     url.searchParams.set('lang', l);
@@ -47,9 +55,11 @@ function Languages() {
   return html`<nav aria-label=${t('page.language')} class="languages">${['en', 'zh'].map((l) => l === language ? html`<span key=${l} lang=${l} aria-current="true">${t(`page.language.${l}`)}</span>` : html`<a key=${l} lang=${l} hreflang=${l} data-native href=${to(l)}>${t(`page.language.${l}`)}</a>`)}</nav>`;
 }
 
+/** @param {{state: State, now: number}} props */
 function Context({ state, now }) {
   const newest = isKnown(state.newest_sample) ? (now - Date.parse(state.newest_sample)) / 1000 : null;
-  const hasStopped = (state.conditions ?? []).some((c) => c.cause === 'gpu.samples.stopped');
+  const gpus = state.gpus ?? [];
+  const hasStopped = gpus.length > 0 && gpus.every((gpu) => gpu.state === 'unknown');
   const old = newest !== null && (hasStopped || newest > oldAfter);
   return html`<p class="context"><b>${state.host}</b>
     <span>${t('page.gpus.count', { n: state.gpus?.length ?? 0 })}</span>
@@ -58,6 +68,7 @@ function Context({ state, now }) {
     <span class="dim">${t('page.times', { zone: zone() })}</span></p>`;
 }
 
+/** @param {{state: State, now: number}} props */
 function Head({ state, now }) {
   return html`<header>
     ${state.simulated && html`<p class="band simulated"><b>${t('page.simulated')}</b> ${t('page.simulated.more')}</p>`}
@@ -69,15 +80,18 @@ function Head({ state, now }) {
   </header>`;
 }
 
+/** @param {{state: State}} props */
 function Conditions({ state }) {
   const others = (state.conditions ?? []).filter((c) => !sameCondition(c, state.verdict));
   if (!others.length) return null;
   return html`<section aria-labelledby="conditions"><h2 id="conditions" tabindex="-1">${t('page.conditions')}</h2>
-    <ul class="notes">${others.map((c) => html`<li key=${c.id}><${Icon} severity=${c.severity} word=${t(`page.severity.${c.severity}`)} /><div><b>${c.text}</b> ${c.remedy} <${Runbook} href=${c.runbook} /></div></li>`)}</ul></section>`;
+    <ul class="notes">${others.map((c) => html`<li key=${c.id}><${Icon} severity=${c.severity} word=${t(`page.severity.${c.severity}`)} /><div><b>${together(c.text)}</b> ${together(c.remedy)} <${Runbook} href=${c.runbook} /></div></li>`)}</ul></section>`;
 }
 
+/** @param {Alert} a */
 const alertSeverity = (a) => a.severity === 'critical' ? 'broken' : 'warning';
 
+/** @param {{alerts: State['alerts'], now: number}} props */
 function Alerts({ alerts, now }) {
   if (!alerts) return null;
   return html`<section aria-labelledby="alerts"><h2 id="alerts">${t('page.alerts')}</h2>
@@ -86,6 +100,7 @@ function Alerts({ alerts, now }) {
         : html`<${Empty}>${t('page.absent.alerts')}<//>`}</section>`;
 }
 
+/** @param {{events: State['events'], state: State}} props */
 function Events({ events, state }) {
   if (!events?.length) return null;
   return html`<section aria-labelledby="events"><h2 id="events">${t('page.events')}</h2>
@@ -93,21 +108,28 @@ function Events({ events, state }) {
       ${e.prompt && html` <${A} href=${`/prompts/${encodeURIComponent(e.prompt)}`}>${t('page.event.prompt')}<//>`}</div></li>`)}</ul></section>`;
 }
 
-/** promptRows is how many prompts the first screen has room for. */
+/**
+ * promptRows is how many prompts the first screen has room for.
+ * @param {number} gpus
+ */
 const promptRows = (gpus) => gpus > 8 ? 8 : Math.max(5, 16 - 2 * gpus);
 
+/** @param {{state: State, now: number}} props */
 function Overview({ state, now }) {
   const gpus = state.gpus?.length ?? 0;
   return html`<div class="overview">
     <h1 class="hidden" tabindex="-1">${t('page.title')}</h1>
     <div class="main"><${Gpus} gpus=${state.gpus} now=${now} />
-      <${Last} prompts=${state.prompts} held=${state.prompts_held} count=${promptRows(gpus)} isFed=${state.servers?.length > 0} /></div>
+      <${Last} prompts=${state.prompts} held=${state.prompts_held} count=${promptRows(gpus)} isFed=${(state.servers ?? []).length > 0} /></div>
     <div class="side"><${Queue} servers=${state.servers} now=${now} />
       <div class="more"><${Conditions} state=${state} /><${Alerts} alerts=${state.alerts} now=${now} /><${Events} events=${state.events} state=${state} /></div></div>
   </div>`;
 }
 
-/** unescaped decodes a part of an address; null if its escapes are not valid (%FF). */
+/**
+ * unescaped decodes a part of an address; null if its escapes are not valid (%FF).
+ * @param {string} part
+ */
 function unescaped(part) {
   try {
     return decodeURIComponent(part);
@@ -116,6 +138,7 @@ function unescaped(part) {
   }
 }
 
+/** @param {{state: State, now: number}} props */
 function View({ state, now }) {
   const query = new URLSearchParams(location.search);
   const [, prompt] = location.pathname.match(/^\/prompts\/(.+)$/) ?? [];
@@ -149,16 +172,20 @@ function App() {
     <main id="content" class=${store.lost ? 'faded' : ''}><${View} state=${state} now=${now} /></main>`;
 }
 
-/** follow shows another view of the page for a link to one. */
+/**
+ * follow shows another view of the page for a link to one.
+ * @param {MouseEvent} event
+ */
 function follow(event) {
-  const link = event.target.closest('a[href]');
-  if (!link || event.defaultPrevented || event.button !== 0 || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
+  const link = /** @type {Element} */ (event.target).closest('a');
+  if (!link?.hasAttribute('href') || event.defaultPrevented || event.button !== 0 || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
   const url = new URL(link.href);
   if (url.origin !== location.origin || 'native' in link.dataset || !(url.pathname === '/' || url.pathname.startsWith('/prompts/'))) return;
   event.preventDefault();
   history.pushState(null, '', withLanguage(url.pathname + url.search));
   dispatchEvent(new Event('navigate-here'));
   setTimeout(() => {
+    /** @type {HTMLElement | null} */
     const target = url.hash ? document.querySelector(url.hash) : document.querySelector('main h1');
     target?.focus({ preventScroll: !url.hash });
     if (url.hash) target?.scrollIntoView();
@@ -167,5 +194,5 @@ function follow(event) {
 }
 
 document.addEventListener('click', follow);
-render(html`<${App} />`, document.getElementById('app'));
+render(html`<${App} />`, /** @type {HTMLElement} */ (document.getElementById('app')));
 start();

@@ -4,24 +4,52 @@ import { t, language } from './text.js';
 
 export const none = () => t('page.none');
 
+/**
+ * known reports whether there is a figure.
+ * @param {number | null | undefined} v
+ * @returns {v is number}
+ */
 const known = (v) => v !== null && v !== undefined && Number.isFinite(v);
 
-/** digits rounds to three significant digits, at most two of them decimals. */
+/**
+ * digits rounds to three significant digits, at most two of them decimals.
+ * @param {number} v
+ */
 export function digits(v) {
   const size = Math.abs(v);
   return v.toFixed(size >= 99.95 ? 0 : size >= 9.995 ? 1 : 2);
 }
 
-// A figure and its unit are never on two lines.
+/**
+ * unit is a figure with its unit, which are never on two lines.
+ * @param {'gib' | 'percent' | 'celsius' | 'w' | 'j' | 'kj' | 's' | 'min' | 'h'} name
+ * @param {string | number} v
+ */
 const unit = (name, v) => t(`page.unit.${name}`, { v }).replaceAll(' ', '\u00a0');
 
+/**
+ * together is a sentence of the collector whose figures are on one line with their units.
+ * @param {string | undefined} text
+ */
+export const together = (text) => text?.replace(/(\d) (?=(?:s|min|h|MiB|GiB|px|°C|%|秒|分|小时)(?![A-Za-z]))/g, '$1\u00a0');
+
+/** @typedef {number | null | undefined} Figure */
+
+/** @param {Figure} bytes */
 export const bareGiB = (bytes) => known(bytes) ? digits(bytes / 2 ** 30) : none();
+/** @param {Figure} bytes */
 export const gib = (bytes) => known(bytes) ? unit('gib', digits(bytes / 2 ** 30)) : none();
+/** @param {Figure} share */
 export const percent = (share) => known(share) ? unit('percent', Math.round(share * 100)) : none();
+/** @param {Figure} v */
 export const celsius = (v) => known(v) ? unit('celsius', Math.round(v)) : none();
+/** @param {Figure} v */
 export const watts = (v) => known(v) ? unit('w', Math.round(v)) : none();
 
-/** seconds is a duration, in minutes or hours where it is long. */
+/**
+ * seconds is a duration, in minutes or hours where it is long.
+ * @param {Figure} v
+ */
 export function seconds(v) {
   if (!known(v)) return none();
   if (v < 999.5) return unit('s', digits(v));
@@ -29,10 +57,16 @@ export function seconds(v) {
   return unit('h', digits(v / 3600));
 }
 
-/** mark is a round place on an axis of seconds. */
+/**
+ * mark is a round place on an axis of seconds.
+ * @param {number} v
+ */
 export const mark = (v) => v < 999.5 ? unit('s', Number(v.toPrecision(3))) : seconds(v);
 
-/** age is a duration since something, in whole units from ten seconds on. */
+/**
+ * age is a duration since something, in whole units from ten seconds on.
+ * @param {Figure} v
+ */
 export function age(v) {
   if (!known(v)) return none();
   v = Math.max(0, v);
@@ -42,13 +76,24 @@ export function age(v) {
   return unit('h', Math.round(v / 3600));
 }
 
-/** elapsed is an age in whole seconds. */
+/**
+ * elapsed is an age in whole seconds.
+ * @param {number} v
+ */
 export const elapsed = (v) => v < 9.5 ? unit('s', Math.max(0, Math.round(v))) : age(v);
 
-/** isKnown reports whether a time was set: Go's zero time is the year 1. */
-export const isKnown = (time) => Boolean(time) && Date.parse(time) > 0;
+/**
+ * isKnown reports whether a time was set: Go's zero time is the year 1.
+ * @param {string | null | undefined} time
+ * @returns {time is string}
+ */
+export const isKnown = (time) => Boolean(time) && Date.parse(String(time)) > 0;
 
-/** energy is joules with their uncertainty. */
+/**
+ * energy is joules with their uncertainty.
+ * @param {Figure} v
+ * @param {Figure} [uncertainty]
+ */
 export function energy(v, uncertainty) {
   if (!known(v)) return none();
   const scale = v >= 9995 ? 1000 : 1;
@@ -64,26 +109,42 @@ const ofDay = new Intl.DateTimeFormat(locale, { hour: '2-digit', minute: '2-digi
 const ofYear = new Intl.DateTimeFormat(locale, { month: 'short', day: 'numeric' });
 const full = new Intl.DateTimeFormat(locale, { dateStyle: 'medium', timeStyle: 'long', hourCycle: 'h23' });
 
-/** clock is a local time of day, with the day where that is another. */
+/**
+ * clock is a local time of day, with the day where that is another.
+ * @param {string | number} time
+ */
 export function clock(time) {
   const at = new Date(time);
   const today = at.toDateString() === new Date().toDateString();
   return today ? ofDay.format(at) : `${ofYear.format(at)} ${ofDay.format(at)}`;
 }
 
-/** moment is a local time with date and zone. */
+/**
+ * moment is a local time with date and zone.
+ * @param {string} time
+ */
 export const moment = (time) => full.format(new Date(time));
 
 /** zone is the name of the reader's time zone. */
-export const zone = () => new Intl.DateTimeFormat(locale, { timeZoneName: 'short' }).formatToParts(new Date()).find((p) => p.type === 'timeZoneName').value;
+export const zone = () => new Intl.DateTimeFormat(locale, { timeZoneName: 'short' }).formatToParts(new Date()).find((p) => p.type === 'timeZoneName')?.value ?? '';
 
-/** model is a GPU's product in short: without its maker, its memory's kind and its edition. */
+/**
+ * model is a GPU's product in short: without its maker, its memory's kind and its edition.
+ * @param {string} name
+ */
 export const model = (name) => name.replace(/^NVIDIA\s+/, '').replace(/^GeForce\s+/, '').replace(/^.*\s(?=MIG \S+$)/, '').replace(/\s+HBM\w*$/, '').replace(/\s+Generation$/, '').replace(/\s+(Max-Q )?(Server|Workstation) Edition$/, '');
 
-/** task is a workflow with the size of its image. */
+/**
+ * task is a workflow with the size of its image.
+ * @param {{workflow: string, side?: number}} p
+ */
 export const task = (p) => [p.workflow || t('page.workflow.none'), p.side].filter(Boolean).join(' ');
 
-/** shorten cuts a text to a width in characters, of which Chinese ones count double. */
+/**
+ * shorten cuts a text to a width in characters, of which Chinese ones count double.
+ * @param {string} text
+ * @param {number} width
+ */
 export function shorten(text, width) {
   let used = 0;
   for (let i = 0; i < text.length; i++) {

@@ -5,6 +5,9 @@ import { t } from './text.js';
 import { bareGiB, celsius, elapsed, gib, isKnown, model, none, percent, task, watts } from './format.js';
 import { A, Icon, MemoryBar, MemoryLegend, Sparkline, Used, memo, processName, Empty } from './parts.js';
 
+/** @typedef {import('./api').GPU} GPU */
+/** @typedef {import('./api').State} State */
+
 // As many GPUs get a row each; more are tiles.
 const maxRows = 8;
 // Of tiles, as many in trouble get a row above.
@@ -12,12 +15,19 @@ const maxTroubled = 4;
 
 const worst = { broken: 0, warning: 1, fine: 2 };
 
+/** @param {GPU} gpu */
 export const address = (gpu) => `/?gpu=${encodeURIComponent(gpu.name)}`;
 
-/** isStale reports whether a GPU's samples have stopped. */
+/**
+ * isStale reports whether a GPU's figures are old, or absent.
+ * @param {GPU} gpu
+ */
 export const isStale = (gpu) => gpu.state === 'unknown' || gpu.state === 'lost' || gpu.state === 'unresponsive';
 
-/** holders lists what is on a GPU: what throttles it, runs on it, and holds its memory. */
+/**
+ * holders lists what is on a GPU: what throttles it, runs on it, and holds its memory.
+ * @param {GPU} gpu
+ */
 function holders(gpu) {
   const all = [];
   for (const r of gpu.throttling ?? []) all.push(html`<span class="warning-text">${t('page.throttling.row', { share: percent(r.share), why: r.text })}</span>`);
@@ -35,13 +45,18 @@ function holders(gpu) {
   return all;
 }
 
+/**
+ * pair is a figure with its limit, if that is known.
+ * @param {{value: number, limit: number | null} | null} part
+ * @param {(v: number) => string} format
+ */
 const pair = (part, format) => {
   if (!part) return none();
   return part.limit ? html`<b>${Math.round(part.value)}</b> / ${format(part.limit)}` : html`<b>${format(part.value)}</b>`;
 };
 
 /** Row is a GPU. seconds is the age of its newest sample where it has stopped. */
-const Row = memo(({ gpu, seconds }) => html`<li class=${`gpu ${gpu.severity}${isStale(gpu) ? ' stale' : ''}`}>
+const Row = memo((/** @type {{gpu: GPU, seconds: number | null}} */ { gpu, seconds }) => html`<li class=${`gpu ${gpu.severity}${isStale(gpu) ? ' stale' : ''}`}>
   <div class="who"><${A} href=${address(gpu)} class="cover"><b>${gpu.name}</b> <span class="dim" title=${gpu.model}>${model(gpu.model)}</span><//></div>
   <div class="what"><${Icon} severity=${gpu.severity} /> ${gpu.status}</div>
   <div class="memory"><${MemoryBar} memory=${gpu.memory} /></div>
@@ -52,7 +67,7 @@ const Row = memo(({ gpu, seconds }) => html`<li class=${`gpu ${gpu.severity}${is
   <div class="holds">${seconds !== null && html`<span class="warning-text">${t('page.age.ago', { age: elapsed(seconds) })}</span>`}${holders(gpu)}</div>
 </li>`);
 
-const Tile = memo(({ gpu }) => html`<li class=${`tile ${gpu.severity}${isStale(gpu) ? ' stale' : ''}`}>
+const Tile = memo((/** @type {{gpu: GPU}} */ { gpu }) => html`<li class=${`tile ${gpu.severity}${isStale(gpu) ? ' stale' : ''}`}>
   <${A} href=${address(gpu)} class="cover"><${Icon} severity=${gpu.severity} word=${gpu.status} /> <b>${gpu.name.replace(/^gpu(?=\d)/, '')}</b><//>
   <span class="figure">${percent(gpu.utilization)}</span>
   <${MemoryBar} memory=${gpu.memory} />
@@ -64,11 +79,20 @@ const Head = () => html`<div class="gpu-head" aria-hidden="true">
   <span class="dim right">${t('page.utilization')}</span><span class="dim right">${t('page.temperature')}</span><span class="dim right">${t('page.power')}</span>
 </div>`;
 
-/** staleAge is how old a GPU's newest sample is, in whole seconds; null while it is new. */
-export const staleAge = (gpu, now) => isStale(gpu) && isKnown(gpu.newest_sample) ? Math.round((now - Date.parse(gpu.newest_sample)) / 1000) : null;
+/**
+ * staleAge is how old a GPU's newest sample is, in whole seconds; null while they come. The state
+ * of a lost GPU is still sampled.
+ * @param {GPU} gpu
+ * @param {number} now
+ */
+export const staleAge = (gpu, now) => gpu.state === 'unknown' && isKnown(gpu.newest_sample) ? Math.round((now - Date.parse(gpu.newest_sample)) / 1000) : null;
 
-/** Gpus is the part of the first screen that shows which GPU is full, and with what. */
+/**
+ * Gpus is the part of the first screen that shows which GPU is full, and with what.
+ * @param {{gpus: State['gpus'], now: number}} props
+ */
 export function Gpus({ gpus, now }) {
+  /** @param {GPU} gpu */
   const row = (gpu) => html`<${Row} key=${gpu.id} gpu=${gpu} seconds=${staleAge(gpu, now)} />`;
   if (!gpus?.length) {
     return html`<section class="all-gpus" aria-labelledby="gpus"><h2 id="gpus">${t('page.gpus')}</h2><${Empty}>${t('page.absent.gpus')}<//></section>`;
@@ -78,6 +102,7 @@ export function Gpus({ gpus, now }) {
   }
   const sorted = [...gpus].sort((a, b) => worst[a.severity] - worst[b.severity]);
   const troubled = sorted.filter((gpu) => gpu.severity !== 'fine');
+  /** @param {string} severity */
   const count = (severity) => gpus.filter((gpu) => gpu.severity === severity).length;
   return html`<section class="all-gpus" aria-labelledby="gpus">
     <div class="heading"><h2 id="gpus">${t('page.gpus.count', { n: gpus.length })}</h2>

@@ -4,14 +4,27 @@ import { html, Component, useState } from './vendor.js';
 import { t, withLanguage } from './text.js';
 import { bareGiB, gib, none } from './format.js';
 
-/** memo is a component that is drawn again only if its properties changed. */
+/** @typedef {import('./api').Condition} Condition */
+/** @typedef {import('./api').Memory} Memory */
+/** @typedef {import('./api').Process} Process */
+/** @typedef {import('./api').State} State */
+/** @typedef {Condition['severity']} Severity */
+
+/**
+ * memo is a component that is drawn again only if its properties changed.
+ * @template {Record<string, any>} Props
+ * @param {(props: Props) => any} draw
+ */
 export function memo(draw) {
   return class extends Component {
+    /** @param {Record<string, any>} next */
     shouldComponentUpdate(next) {
-      const keys = new Set([...Object.keys(this.props), ...Object.keys(next)]);
-      return [...keys].some((key) => this.props[key] !== next[key]);
+      const props = /** @type {Record<string, any>} */ (this.props);
+      const keys = new Set([...Object.keys(props), ...Object.keys(next)]);
+      return [...keys].some((key) => props[key] !== next[key]);
     }
 
+    /** @param {any} props */
     render(props) { return draw(props); }
   };
 }
@@ -22,26 +35,37 @@ const shapes = {
   broken: 'M5 1h6l4 4v6l-4 4H5l-4-4V5Zm0 3.900L8.100 8 5 11.100l.9.9L9 8.900l3.100 3.100.9-.9L9.900 8 13 4.900l-.9-.9L9 7.100 5.900 4z',
 };
 
-/** Icon is the sign of a severity. A word stands beside it, or is given for screen readers. */
+/**
+ * Icon is the sign of a severity. A word stands beside it, or is given for screen readers.
+ * @param {{severity: Severity, word?: string}} props
+ */
 export function Icon({ severity, word }) {
   return html`<span class=${`icon ${severity}`}><svg viewBox="0 0 16 16" aria-hidden="true"><path fill-rule="evenodd" d=${shapes[severity]} /></svg>${word && html`<span class="hidden">${word}</span>`}</span>`;
 }
 
-/** A is a link within the page. */
+/**
+ * A is a link within the page.
+ * @param {{href: string, children: any, [attribute: string]: any}} props
+ */
 export function A({ href, children, ...rest }) {
   return html`<a href=${withLanguage(href)} ...${rest}>${children}</a>`;
 }
 
+/** @type {Array<'needed' | 'elastic' | 'other'>} */
 const memoryParts = ['needed', 'elastic', 'other'];
 
-/** memoryText is a GPU's memory for those who do not see the bar. */
+/**
+ * memoryText is a GPU's memory for those who do not see the bar.
+ * @param {Memory} m
+ */
 export function memoryText(m) {
   return t('page.memory.text', { used: gib(m.used), limit: gib(m.limit), needed: gib(m.needed), elastic: gib(m.elastic), other: gib(m.other), peak: gib(m.peak) });
 }
 
 /** MemoryBar is a GPU's memory in its parts, with the peak as a tick. */
-export const MemoryBar = memo(({ memory: m }) => {
+export const MemoryBar = memo((/** @type {{memory: Memory | null}} */ { memory: m }) => {
   if (!m || !m.limit) return html`<span class="bar" />`;
+  /** @param {number} v */
   const width = (v) => ({ width: `${Math.max(0, v / m.limit) * 100}%` });
   return html`<span class="bar" role="img" aria-label=${memoryText(m)} title=${memoryText(m)}>
     ${memoryParts.map((kind) => html`<span key=${kind} class=${`fill ${kind}`} style=${width(m[kind])} />`)}
@@ -54,16 +78,19 @@ export function MemoryLegend() {
   return html`<span class="legend">${memoryParts.map((kind) => html`<span key=${kind}><i class=${`swatch ${kind}`} />${t(`page.memory.${kind}`)}</span>`)}<span><i class="swatch tick" />${t('page.memory.peak')}</span></span>`;
 }
 
-/** Used is a GPU's memory in figures. */
+/**
+ * Used is a GPU's memory in figures.
+ * @param {{memory: Memory | null}} props
+ */
 export const Used = ({ memory: m }) => m ? html`<b>${bareGiB(m.used)}</b> / ${gib(m.limit)}` : none();
 
 /** Sparkline is the utilisation of the last minutes. A gap is where there is no sample. */
-export const Sparkline = memo(({ values }) => {
+export const Sparkline = memo((/** @type {{values: number[] | null | undefined}} */ { values }) => {
   if (!values?.length) return html`<span class="spark" />`;
   const last = Math.max(1, values.length - 1);
   let line = '';
   let area = '';
-  let begin = -1;
+  let begin = '';
   values.forEach((v, i) => {
     if (v < 0) return;
     const x = (i / last * 100).toFixed(1);
@@ -77,7 +104,10 @@ export const Sparkline = memo(({ values }) => {
   return html`<svg class="spark" viewBox="0 0 100 20" preserveAspectRatio="none" aria-hidden="true"><path class="area" d=${area} /><path class="line" d=${line} /></svg>`;
 });
 
-/** Copy is a button that copies a text. */
+/**
+ * Copy is a button that copies a text.
+ * @param {{text: string, label: string}} props
+ */
 export function Copy({ text, label }) {
   const [done, setDone] = useState(false);
   const copy = async () => {
@@ -97,14 +127,28 @@ export function Copy({ text, label }) {
   return html`<button class="copy" onClick=${copy} aria-label=${label}><span aria-live="polite">${done ? t('page.copied') : t('page.copy')}</span></button>`;
 }
 
-/** Empty says that something is absent, and why. */
+/**
+ * Empty says that something is absent, and why.
+ * @param {{children: any}} props
+ */
 export const Empty = ({ children }) => html`<p class="empty">${children}</p>`;
 
-/** gpuName is a GPU's name by its id, or what it was called. */
+/**
+ * gpuName is a GPU's name by its id, or what it was called.
+ * @param {State} state
+ * @param {string} id
+ */
 export const gpuName = (state, id) => (state.gpus ?? []).find((gpu) => gpu.id === id)?.name ?? id;
 
-/** processName is a process's name, or its PID where the driver or the kernel gives none. */
+/**
+ * processName is a process's name, or its PID where the driver or the kernel gives none.
+ * @param {Process} p
+ */
 export const processName = (p) => p.name || t('page.process.unnamed', { pid: p.pid });
 
-/** sameCondition reports whether two conditions are one. A verdict that all is well has no id. */
+/**
+ * sameCondition reports whether two conditions are one. A verdict that all is well has no id.
+ * @param {Condition} a
+ * @param {Condition} b
+ */
 export const sameCondition = (a, b) => a.id === b.id;

@@ -2,12 +2,19 @@
 
 import { html, useEffect, useState } from './vendor.js';
 import { t, api } from './text.js';
-import { energy, gib, moment, percent, seconds, task, zone } from './format.js';
+import { energy, gib, moment, percent, seconds, task, together, zone } from './format.js';
 import { A, Copy, Icon, gpuName } from './parts.js';
 import { outcome, severity } from './prompts.js';
 import { Waterfall } from './waterfall.js';
 
-/** Parts is the prompt's duration as one bar in its parts. */
+/** @typedef {import('./api').Detail} Detail */
+/** @typedef {import('./api').OpenPrompt} OpenPrompt */
+/** @typedef {import('./api').State} State */
+
+/**
+ * Parts is the prompt's duration as one bar in its parts.
+ * @param {{parts: Detail['parts'], duration: number}} props
+ */
 function Parts({ parts, duration }) {
   if (!parts?.length) return null;
   return html`<section aria-labelledby="parts"><h2 id="parts">${t('page.parts')}</h2>
@@ -16,8 +23,13 @@ function Parts({ parts, duration }) {
   </section>`;
 }
 
+/** @param {Detail} d */
 const size = (d) => d.width && d.height ? `${d.width} × ${d.height}` : d.side || null;
 
+/**
+ * @param {Detail} d
+ * @param {State} state
+ */
 function figures(d, state) {
   const b = d.bill;
   return [
@@ -39,11 +51,13 @@ function figures(d, state) {
   ].filter(([, value]) => value);
 }
 
+/** @param {{detail: Detail, state: State}} props */
 function Figures({ detail: d, state }) {
   return html`<section aria-labelledby="figures"><h2 id="figures">${t('page.figures')}</h2>
     <dl class="figures">${figures(d, state).map(([name, value]) => html`<div key=${name}><dt>${t(`page.figure.${name}`)}</dt><dd class="figure">${value}</dd></div>`)}</dl></section>`;
 }
 
+/** @param {{detail: Detail}} props */
 function Ids({ detail: d }) {
   return html`<section aria-labelledby="ids"><h2 id="ids">${t('page.ids')}</h2>
     <p class="id"><span class="dim">${t('page.id.prompt')}</span> <code>${d.id}</code> <${Copy} text=${d.id} label=${t('page.copy.prompt')} /></p>
@@ -52,7 +66,10 @@ function Ids({ detail: d }) {
       <a class="chip" data-native href=${`/v1/prompts/${encodeURIComponent(d.id)}/trace`}>${t('page.trace.json')}</a></p></section>`;
 }
 
-/** Waiting is a prompt that has not ended: its place in the queue, or its progress. */
+/**
+ * Waiting is a prompt that has not ended: its place in the queue, or its progress.
+ * @param {{open: OpenPrompt, server: string}} props
+ */
 function Waiting({ open, server }) {
   return html`<article class="detail"><${Back} />
     <p class="dim">${task(open)} · ${t(`page.queue.${open.state}`)}</p>
@@ -67,11 +84,19 @@ function Waiting({ open, server }) {
 
 export const Back = () => html`<p class="back"><${A} href="/">← ${t('page.back')}<//></p>`;
 
-/** Absent is shown instead of a prompt that there is no answer for. */
+/**
+ * Absent is shown instead of a prompt that there is no answer for.
+ * @param {{id: string, text: string}} props
+ */
 export const Absent = ({ id, text }) => html`<article class="detail"><${Back} /><h1 tabindex="-1" class="sentence">${text}</h1>
   <p class="id"><code>${id}</code></p></article>`;
 
-/** findOpen finds a prompt that has not ended in the state. */
+/**
+ * findOpen finds a prompt that has not ended in the state.
+ * @param {State} state
+ * @param {string} id
+ * @returns {[open: OpenPrompt | null, server: string]}
+ */
 function findOpen(state, id) {
   for (const s of state.servers ?? []) {
     const open = (s.prompts ?? []).find((p) => p.id === id);
@@ -80,19 +105,23 @@ function findOpen(state, id) {
   return [null, ''];
 }
 
-/** Prompt is the page of a prompt. While it is open, it follows the state. */
+/**
+ * Prompt is the page of a prompt. While it is open, it follows the state.
+ * @param {{id: string, state: State}} props
+ */
 export function Prompt({ id, state }) {
-  const [answer, setAnswer] = useState(null);
+  const [answer, setAnswer] = useState(/** @type {{status: number, body: Detail} | null} */ (null));
   const [open, server] = findOpen(state, id);
   const isOpen = Boolean(open);
   useEffect(() => {
     let ended = false;
-    let again = 0;
+    /** @type {ReturnType<typeof setTimeout> | undefined} */
+    let again;
     let tries = 0;
     const load = async () => {
       // Asked first whether it is known: a browser logs each 404 as an error.
       let result = await api(`/v1/prompts?limit=500&q=${encodeURIComponent(id)}`);
-      const isKnown = result.status === 200 && result.body.prompts.some((p) => p.id === id);
+      const isKnown = result.status === 200 && result.body.prompts.some((/** @type {Detail} */ p) => p.id === id);
       if (isKnown) result = await api(`/v1/prompts/${encodeURIComponent(id)}`);
       else if (result.status === 200) result = { status: 404, body: null };
       if (ended) return;
@@ -103,12 +132,12 @@ export function Prompt({ id, state }) {
     if (!isOpen) load();
     return () => { ended = true; clearTimeout(again); };
   }, [id, isOpen]);
-  const d = answer?.body;
   if (answer?.status === 200) {
+    const d = answer.body;
     return html`<article class="detail"><${Back} />
       <p class="dim">${task(d)} · ${t('page.received.at', { time: moment(d.received) })}</p>
-      <h1 tabindex="-1" class="sentence"><${Icon} severity=${severity(d)} word=${outcome(d)} /> ${d.sentence}</h1>
-      ${d.remedy && html`<p class="remedy">${d.remedy}</p>`}
+      <h1 tabindex="-1" class="sentence"><${Icon} severity=${severity(d)} word=${outcome(d)} /> ${together(d.sentence)}</h1>
+      ${d.remedy && html`<p class="remedy">${together(d.remedy)}</p>`}
       ${!d.bill && d.no_bill && html`<p class="note"><${Icon} severity="warning" /> ${t('page.nobill', { why: d.no_bill })}</p>`}
       <${Parts} parts=${d.parts} duration=${d.duration} />
       <${Waterfall} detail=${d} state=${state} />

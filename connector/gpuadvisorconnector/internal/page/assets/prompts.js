@@ -6,21 +6,37 @@ import { t, api, withLanguage } from './text.js';
 import { clock, energy, gib, moment, seconds, shorten, task } from './format.js';
 import { A, Empty, Icon, memo } from './parts.js';
 
-/** severity is the sign of a prompt's outcome. */
+/** @typedef {import('./api').Prompt} Prompt */
+/** @typedef {import('./api').Workflow} Workflow */
+/** @typedef {import('./api').Prompts} Answer */
+/** @typedef {{target: HTMLInputElement | HTMLSelectElement}} Changed */
+
+/**
+ * severity is the sign of a prompt's outcome.
+ * @param {Prompt} p
+ */
 export const severity = (p) => {
   if (p.outcome === 'success') return p.slow ? 'warning' : 'fine';
   return ['interrupted', 'cancelled', 'unfinished'].includes(p.outcome) ? 'warning' : 'broken';
 };
 
-/** outcome is the outcome in a word. */
+/**
+ * outcome is the outcome in a word.
+ * @param {Prompt} p
+ */
 export const outcome = (p) => p.outcome === 'success' && p.slow ? t('page.outcome.slow') : t(`page.outcome.${p.outcome}`);
 
 // Widths of a row of the first screen: a row that grows would move those below it.
 const widths = { task: 20, reason: 34 };
 
-const Row = memo(({ prompt: p, longest, isShort }) => {
+const Row = memo((/** @type {{prompt: Prompt, longest: number, isShort?: boolean}} */ { prompt: p, longest, isShort }) => {
+  /**
+   * @param {string} text
+   * @param {number} width
+   */
   const fit = (text, width) => isShort ? shorten(text, width) : text;
   const reason = p.reason || (p.bill ? '' : p.no_bill) || '';
+  /** @param {number} v */
   const width = (v) => ({ width: `${Math.min(100, v / longest * 100)}%` });
   return html`<tr class="prompt">
     <td class="when figure" title=${moment(p.ended)}>${clock(p.ended)}</td>
@@ -34,7 +50,10 @@ const Row = memo(({ prompt: p, longest, isShort }) => {
   </tr>`;
 });
 
-/** Table lists prompts. A row is made again for another prompt: what is on the screen does not move. */
+/**
+ * Table lists prompts. A row is made again for another prompt: what is on the screen does not move.
+ * @param {{prompts: Prompt[], caption: string, isShort?: boolean}} props
+ */
 function Table({ prompts, caption, isShort }) {
   const longest = Math.max(0.001, ...prompts.map((p) => p.waited + p.ran));
   const columns = ['ended', 'task', 'waited', 'ran', 'times', 'peak', 'energy', 'reason'];
@@ -43,11 +62,17 @@ function Table({ prompts, caption, isShort }) {
     <tbody>${prompts.map((p, i) => html`<${Row} key=${`${i} ${p.id}`} prompt=${p} longest=${longest} isShort=${isShort} />`)}</tbody></table>`;
 }
 
-/** useFrozen returns a list that does not change while the reader points at it or is in it. */
+/**
+ * useFrozen returns a list that does not change while the reader points at it or is in it, the
+ * properties of the element that it is in, and whether a newer list waits.
+ * @param {Prompt[]} list
+ * @returns {[shown: Prompt[], props: Record<string, unknown>, waits: boolean]}
+ */
 function useFrozen(list) {
   const shown = useRef(list);
   const [frozen, freeze] = useState(false);
   if (!frozen) shown.current = list;
+  /** @param {FocusEvent & {currentTarget: HTMLElement, relatedTarget: Node | null}} event */
   const leave = (event) => { if (!event.currentTarget.contains(event.relatedTarget)) freeze(false); };
   const props = { onMouseEnter: () => freeze(true), onMouseLeave: () => freeze(false), onfocusin: () => freeze(true), onfocusout: leave };
   return [shown.current, props, frozen && shown.current[0]?.id !== list[0]?.id];
@@ -55,7 +80,10 @@ function useFrozen(list) {
 
 const filters = [['slowest', '/?view=prompts&sort=slowest'], ['slow', '/?view=prompts&slow=true'], ['failed', '/?view=prompts&outcome=failed'], ['all', '/?view=prompts']];
 
-/** Last shows the newest prompts, with ways to the slow and failed ones. */
+/**
+ * Last shows the newest prompts, with ways to the slow and failed ones.
+ * @param {{prompts: Prompt[] | null, held: number, count: number, isFed: boolean}} props
+ */
 export function Last({ prompts, held, count, isFed }) {
   const [shown, props, waits] = useFrozen(prompts ?? []);
   return html`<section class="last" aria-labelledby="last"><div class="heading"><h2 id="last">${t('page.prompts.last')}</h2>
@@ -66,6 +94,7 @@ export function Last({ prompts, held, count, isFed }) {
   </section>`;
 }
 
+/** @param {{workflows: Workflow[], choose: (workflow: string) => void}} props */
 function Workflows({ workflows, choose }) {
   const columns = ['workflow', 'prompts', 'failed', 'median', 'slowest', 'peak', 'energy'];
   return html`<section aria-labelledby="workflows"><h2 id="workflows">${t('page.workflows')}</h2>
@@ -83,14 +112,19 @@ function Workflows({ workflows, choose }) {
 
 const names = ['q', 'outcome', 'slow', 'sort', 'workflow'];
 
+/** @type {Record<string, {slow?: string, outcome?: string}>} */
 const kinds = { all: {}, slow: { slow: 'true' }, failed: { outcome: 'failed' }, success: { outcome: 'success' } };
 
-/** Search finds prompts by id, workflow, model and outcome. The address has the query. */
+/**
+ * Search finds prompts by id, workflow, model and outcome. The address has the query.
+ * @param {{query: URLSearchParams}} props
+ */
 export function Search({ query }) {
-  const [form, setForm] = useState(() => Object.fromEntries(names.map((name) => [name, query.get(name) ?? ''])));
-  const [answer, setAnswer] = useState(null);
+  const [form, setForm] = useState(() => /** @type {Record<string, string>} */ (Object.fromEntries(names.map((name) => [name, query.get(name) ?? '']))));
+  const [answer, setAnswer] = useState(/** @type {Answer | null} */ (null));
   const [failed, setFailed] = useState(false);
   const [shown, props, waits] = useFrozen(answer?.prompts ?? []);
+  /** @param {Record<string, string>} change */
   const set = (change) => setForm((before) => ({ ...before, ...change }));
   const wanted = new URLSearchParams(Object.entries(form).filter(([, value]) => value)).toString();
   useEffect(() => {
@@ -109,15 +143,15 @@ export function Search({ query }) {
   const kind = Object.keys(kinds).find((k) => (kinds[k].slow ?? '') === form.slow && (kinds[k].outcome ?? '') === form.outcome) ?? 'all';
   return html`<div class="search">
     <h1 tabindex="-1">${t('page.prompts')}</h1>
-    <form role="search" class="form" onSubmit=${(event) => event.preventDefault()}>
-      <label>${t('page.search')} <input type="search" value=${form.q} placeholder=${t('page.search.hint')} onInput=${(e) => set({ q: e.target.value })} /></label>
-      <label>${t('page.search.kind')} <select value=${kind} onChange=${(e) => set({ slow: '', outcome: '', ...kinds[e.target.value] })}>${Object.keys(kinds).map((k) => html`<option key=${k} value=${k}>${t(`page.filter.${k}`)}</option>`)}</select></label>
-      <label>${t('page.search.sort')} <select value=${form.sort || 'newest'} onChange=${(e) => set({ sort: e.target.value === 'newest' ? '' : e.target.value })}>${['newest', 'slowest'].map((k) => html`<option key=${k} value=${k}>${t(`page.sort.${k}`)}</option>`)}</select></label>
+    <form role="search" class="form" onSubmit=${(/** @type {Event} */ event) => event.preventDefault()}>
+      <label>${t('page.search')} <input type="search" value=${form.q} placeholder=${t('page.search.hint')} onInput=${(/** @type {Changed} */ e) => set({ q: e.target.value })} /></label>
+      <label>${t('page.search.kind')} <select value=${kind} onChange=${(/** @type {Changed} */ e) => set({ slow: '', outcome: '', ...kinds[e.target.value] })}>${Object.keys(kinds).map((k) => html`<option key=${k} value=${k}>${t(`page.filter.${k}`)}</option>`)}</select></label>
+      <label>${t('page.search.sort')} <select value=${form.sort || 'newest'} onChange=${(/** @type {Changed} */ e) => set({ sort: e.target.value === 'newest' ? '' : e.target.value })}>${['newest', 'slowest'].map((k) => html`<option key=${k} value=${k}>${t(`page.sort.${k}`)}</option>`)}</select></label>
       ${form.workflow && html`<button class="chip" onClick=${() => set({ workflow: '' })}>${form.workflow} ✕<span class="hidden">${t('page.search.clear')}</span></button>`}
     </form>
     ${failed && html`<${Empty}>${t('page.absent.answer')}<//>`}
     ${answer && html`<p class="dim" role="status">${t('page.prompts.matched', { n: answer.matched, held: answer.held })} ${waits && t('page.prompts.paused')}</p>
       ${shown.length ? html`<div ...${props}><${Table} prompts=${shown} caption=${t('page.prompts')} /></div>` : html`<${Empty}>${answer.held ? t('page.absent.matches') : t('page.absent.prompts')}<//>`}
-      ${answer.workflows?.length > 0 && html`<${Workflows} workflows=${answer.workflows} choose=${(workflow) => set({ workflow })} />`}`}
+      ${answer.workflows && answer.workflows.length > 0 && html`<${Workflows} workflows=${answer.workflows} choose=${(/** @type {string} */ workflow) => set({ workflow })} />`}`}
   </div>`;
 }

@@ -2,15 +2,24 @@
 
 import { html } from './vendor.js';
 import { t } from './text.js';
-import { elapsed, task } from './format.js';
+import { elapsed, task, together } from './format.js';
 import { A, Empty, Icon } from './parts.js';
+
+/** @typedef {import('./api').Node} Node */
+/** @typedef {import('./api').OpenPrompt} OpenPrompt */
+/** @typedef {import('./api').Socket} Socket */
+/** @typedef {import('./api').State} State */
+/** @typedef {import('./api').Server} ServerState */
 
 // As many prompts of a server have a line of their own, even where fewer wait: then nothing
 // below moves.
+/** @type {Record<number, number>} */
 const maxPrompts = { 1: 6, 2: 4, 3: 3 };
 
+/** @param {{node: Node}} props */
 const Progress = ({ node }) => html`<progress class="progress" max=${node.of || 1} value=${Math.max(0, node.number - 1) + (node.steps ? node.step / node.steps : 0)} aria-label=${t('page.progress')} />`;
 
+/** @param {{prompt: OpenPrompt, now: number}} props */
 function Open({ prompt: p, now }) {
   const since = Math.max(0, (now - Date.parse(p.since)) / 1000);
   return html`<li class=${`open ${p.state}`}>
@@ -22,8 +31,10 @@ function Open({ prompt: p, now }) {
 }
 
 // Sockets without a client are one line, and have no time.
+/** @param {Socket} socket */
 const socketKey = (socket) => socket.state === 'kept' ? socket.state : socket.since;
 
+/** @param {{server: ServerState, now: number, lines: number}} props */
 function Server({ server: s, now, lines }) {
   const prompts = s.prompts ?? [];
   const shown = prompts.length > lines ? prompts.slice(0, lines - 1) : prompts;
@@ -33,19 +44,22 @@ function Server({ server: s, now, lines }) {
     ${s.up ? html`<p class="totals">
       <span><b>${s.running}</b> ${t('page.queue.running')}</span><span><b>${s.waiting}</b> ${t('page.queue.waiting')}</span>
       ${s.oldest_wait > 0 && html`<span>${t('page.queue.oldest', { age: elapsed(s.oldest_wait) })}</span>`}
-    </p>` : html`<p class="totals"><${Icon} severity="broken" /> ${t('page.server.down')}</p>`}
+    </p>` : html`<p class="totals"><span><${Icon} severity="broken" /> ${t('page.server.down')}</span></p>`}
     <ol class=${`queue lines-${lines}`}>
       ${shown.map((p) => html`<${Open} key=${p.id} prompt=${p} now=${now} />`)}
       ${rest > 0 && html`<li class="dim">${t('page.queue.rest', { n: rest })}</li>`}
       ${prompts.length === 0 && s.up && html`<li class="dim">${t('page.queue.empty')}</li>`}
     </ol>
-    ${(s.sockets ?? []).map((socket) => html`<p class="socket" key=${socketKey(socket)}><${Icon} severity="warning" /> ${socket.text}</p>`)}
+    ${(s.sockets ?? []).map((socket) => html`<p class="socket" key=${socketKey(socket)}><${Icon} severity="warning" /> ${together(socket.text)}</p>`)}
   </section>`;
 }
 
-/** Queue is what waits and runs. */
+/**
+ * Queue is what waits and runs.
+ * @param {{servers: State['servers'], now: number}} props
+ */
 export function Queue({ servers, now }) {
-  const lines = maxPrompts[servers?.length] ?? 2;
+  const lines = maxPrompts[servers?.length ?? 0] ?? 2;
   return html`<section class="all-queues" aria-labelledby="queue"><h2 id="queue">${t('page.queue')}</h2>
     ${servers?.length ? servers.map((s) => html`<${Server} key=${s.name} server=${s} now=${now} lines=${lines} />`) : html`<${Empty}>${t('page.absent.comfyui')}<//>`}
   </section>`;

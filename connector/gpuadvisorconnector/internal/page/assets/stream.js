@@ -2,11 +2,15 @@
 
 import { api, language } from './text.js';
 
+/** @typedef {import('./api').State} State */
+/** @typedef {import('./api').Change} Change */
+
 // A stream is silent for ten seconds at most: the server sends a beat.
 const silence = 25_000;
 
 export const store = {
-  state: JSON.parse(document.getElementById('state').textContent),
+  /** @type {State} */
+  state: JSON.parse(document.getElementById('state')?.textContent ?? '{}'),
   // lost is when the connection was lost; busy is true if the server is there, but refuses streams.
   lost: 0,
   busy: false,
@@ -14,12 +18,17 @@ export const store = {
   offset: 0,
 };
 
+/** @type {Set<() => void>} */
 const readers = new Set();
 
-/** subscribe calls f after each change. It returns what ends that. */
+/**
+ * subscribe calls f after each change. It returns what ends that.
+ * @param {() => void} f
+ * @returns {() => void}
+ */
 export function subscribe(f) {
   readers.add(f);
-  return () => readers.delete(f);
+  return () => { readers.delete(f); };
 }
 
 const publish = () => readers.forEach((f) => f());
@@ -27,29 +36,45 @@ const publish = () => readers.forEach((f) => f());
 /** serverNow is the present time by the server's clock, in milliseconds. */
 export const serverNow = () => Date.now() + store.offset;
 
+/**
+ * lists are the lists of a state that changes come in parts of: their name, the name of their
+ * order, and what identifies an item.
+ * @type {Array<[name: 'gpus' | 'servers' | 'prompts', order: 'gpu_order' | 'server_order' | 'prompt_order', id: string]>}
+ */
 const lists = [['gpus', 'gpu_order', 'id'], ['servers', 'server_order', 'name'], ['prompts', 'prompt_order', 'id']];
 
-/** apply returns a state after a change. What did not change stays the same object. */
+/**
+ * apply returns a state after a change. What did not change stays the same object.
+ * @param {State} state
+ * @param {Change} change
+ * @returns {State}
+ */
 export function apply(state, change) {
+  /** @type {Record<string, any>} */
   const next = { ...state };
   for (const [key, value] of Object.entries(change)) {
     if (!lists.some(([name, order]) => key === name || key === order)) next[key] = value;
   }
   for (const [name, order, id] of lists) {
     if (!change[name] && !change[order]) continue;
-    const items = new Map((state[name] ?? []).map((item) => [item[id], item]));
+    const before = /** @type {Array<Record<string, any>>} */ (state[name] ?? []);
+    const items = new Map(before.map((item) => [item[id], item]));
     for (const [key, item] of Object.entries(change[name] ?? {})) items.set(key, item);
-    const keys = change[order] ?? (state[name] ?? []).map((item) => item[id]);
-    next[name] = keys.map((key) => items.get(key)).filter(Boolean);
+    const keys = change[order] ?? before.map((item) => item[id]);
+    next[name] = keys.map((/** @type {string} */ key) => items.get(key)).filter(Boolean);
   }
-  return next;
+  return /** @type {State} */ (next);
 }
 
+/** @type {EventSource | null} */
 let source = null;
-let retry = 0;
+/** @type {ReturnType<typeof setTimeout> | undefined} */
+let retry;
 let failures = 0;
-let watchdog = 0;
+/** @type {ReturnType<typeof setTimeout> | undefined} */
+let watchdog;
 
+/** @param {string} time */
 function settle(time) {
   if (time) store.offset = Date.parse(time) - Date.now();
   clearTimeout(watchdog);

@@ -1,17 +1,26 @@
 // Texts of the catalogue, and requests in the page's language.
 
-const catalogue = JSON.parse(document.getElementById('texts').textContent);
+/** @type {Record<string, string | {one: string, other: string}>} */
+const catalogue = JSON.parse(document.getElementById('texts')?.textContent ?? '{}');
 
 export const language = document.documentElement.lang;
 
-/** t is a text with its placeholders filled in. args.n decides between singular and plural. */
+/**
+ * t is a text with its placeholders filled in. args.n decides between singular and plural.
+ * @param {string} key
+ * @param {Record<string, unknown>} args
+ * @returns {string}
+ */
 export function t(key, args = {}) {
   let text = catalogue[key] ?? key;
   if (typeof text === 'object') text = args.n === 1 ? text.one : text.other;
   return text.replace(/\{([a-z_]+)\}/g, (all, name) => name in args ? String(args[name]) : all);
 }
 
-/** withLanguage adds the language to an address if the reader chose it. */
+/**
+ * withLanguage adds the language to an address if the reader chose it.
+ * @param {string} path
+ */
 export function withLanguage(path) {
   const chosen = new URLSearchParams(location.search).get('lang');
   if (!chosen) return path;
@@ -20,7 +29,12 @@ export function withLanguage(path) {
   return url.pathname + url.search;
 }
 
-/** api requests JSON in the page's language: {status, body}; status 0 if there is no answer. */
+/**
+ * api requests JSON in the page's language; status is 0 if there is no answer.
+ * @param {string} path
+ * @param {RequestInit} options
+ * @returns {Promise<{status: number, body: any}>}
+ */
 export async function api(path, options = {}) {
   const url = new URL(path, location.origin);
   url.searchParams.set('lang', language);

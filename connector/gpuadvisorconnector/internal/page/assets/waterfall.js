@@ -4,21 +4,37 @@ import { html, useState } from './vendor.js';
 import { t } from './text.js';
 import { energy, gib, mark, percent, seconds } from './format.js';
 import { gpuName } from './parts.js';
+import { bridged, pause } from './series.js';
+
+/** @typedef {import('./api').Detail} Detail */
+/** @typedef {import('./api').History} History */
+/** @typedef {import('./api').Span} Span */
+/** @typedef {import('./api').State} State */
+/** @typedef {import('./series').Column} Column */
 
 // More spans are not drawn: nobody reads them.
 const maxSpans = 200;
 
-/** ordered lists spans as a tree, each below its parent, by their start. */
+/**
+ * ordered lists spans as a tree, each below its parent, by their start.
+ * @param {Span[]} spans
+ */
 export function ordered(spans) {
   const ids = new Set(spans.map((s) => s.id));
+  /** @type {Map<string, Span[]>} */
   const children = new Map();
   for (const s of spans) {
     const parent = ids.has(s.parent) && s.parent !== s.id ? s.parent : '';
     children.set(parent, [...(children.get(parent) ?? []), s]);
   }
+  /** @type {Array<{span: Span, depth: number}>} */
   const all = [];
+  /**
+   * @param {string} parent
+   * @param {number} depth
+   */
   const visit = (parent, depth) => {
-    for (const s of (children.get(parent) ?? []).sort((a, b) => a.start - b.start)) {
+    for (const s of (children.get(parent) ?? []).sort((a, b) => a.start - b.start || a.duration - b.duration)) {
       all.push({ span: s, depth });
       if (depth < 20) visit(s.id, depth + 1);
     }
@@ -27,30 +43,36 @@ export function ordered(spans) {
   return all.slice(0, maxSpans);
 }
 
-/** ticks are round places on an axis that ends at a time. */
+/**
+ * ticks are round places on an axis that ends at a time.
+ * @param {number} end
+ */
 export function ticks(end) {
   const rough = end / 7;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough);
+  const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough) ?? end;
   const all = [];
   for (let v = 0; v <= end * 1.0001; v += step) all.push(v);
   return all;
 }
 
+/** @param {Span} s */
 const label = (s) => s.kind === 'node' ? s.title || s.class || s.name : ['prompt', 'queue', 'execution'].includes(s.kind) ? t(`page.span.${s.kind}`) : s.name;
 
+/** @param {Span} s */
 function describe(s) {
   const b = s.bill;
   return [
     s.class && s.title ? s.class : null,
     seconds(s.duration),
-    s.loading > 0 ? t(s.loading_estimated ? 'page.span.loading.estimated' : 'page.span.loading', { v: seconds(s.loading) }) : null,
+    (s.loading ?? 0) > 0 ? t(s.loading_estimated ? 'page.span.loading.estimated' : 'page.span.loading', { v: seconds(s.loading) }) : null,
     b?.memory_peak ? t('page.span.memory', { v: gib(b.memory_peak) }) : null,
     b?.energy ? energy(b.energy, b.energy_uncertainty) : null,
     s.error,
   ].filter(Boolean).join(' · ');
 }
 
+/** @param {{span: Span, end: number}} props */
 function Bar({ span: s, end }) {
   const place = { left: `${s.start / end * 100}%`, width: `${s.duration / end * 100}%` };
   const loading = s.duration > 0 ? Math.min(1, (s.loading ?? 0) / s.duration) : 0;
@@ -59,17 +81,26 @@ function Bar({ span: s, end }) {
   </span>`;
 }
 
-/** curve is a line through samples that are known, in a box of 100 by 100. */
+/**
+ * curve is a line through samples that are known, in a box of 100 by 100.
+ * @param {number[]} times
+ * @param {Column} values
+ * @param {number} from
+ * @param {number} end
+ * @param {number} top
+ */
 function curve(times, values, from, end, top) {
   let line = '';
   let area = '';
+  /** @type {string | null} */
   let begin = null;
-  let last = null;
+  let last = '';
   const close = () => { if (begin !== null) area += `L${last} 100L${begin} 100Z`; begin = null; };
   times.forEach((time, i) => {
     const x = ((time - from) / end * 100).toFixed(2);
     const v = values[i];
-    if (v === null || v === undefined) { close(); return; }
+    if (v === undefined) return;
+    if (v === null) { close(); return; }
     const y = (100 - Math.min(1, v / top) * 96).toFixed(2);
     line += `${begin === null ? 'M' : 'L'}${x} ${y}`;
     area += begin === null ? `M${x} 100L${x} ${y}` : `L${x} ${y}`;
@@ -80,29 +111,39 @@ function curve(times, values, from, end, top) {
   return [line, area];
 }
 
+/** @param {{name: string, times: number[], values: Column, from: number, end: number, top: number, most: string}} props */
 function Lane({ name, times, values, from, end, top, most }) {
   const [line, area] = curve(times, values, from, end, top);
   return html`<div class="lane"><span class="label">${name} <span class="dim">${most}</span></span>
     <svg class="track" viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label=${`${name} ${most}`}><path class="area" d=${area} /><path class="line" d=${line} /></svg><span /></div>`;
 }
 
+/** @param {{series: History, gpu: string, from: number, end: number}} props */
 function Lanes({ series: h, gpu, from, end }) {
-  const inside = (values) => values.filter((v, i) => v !== null && h.times[i] >= from && h.times[i] <= from + end);
+  const times = h.times ?? [];
+  /** @param {Column} values */
+  const inside = (values) => values.flatMap((v, i) => times[i] >= from && times[i] <= from + end ? v ?? [] : []);
+  const limit = pause(h);
   const memory = Math.max(0, ...inside(h.memory ?? []), ...inside(h.memory_peak ?? []));
   const use = Math.max(0, ...inside(h.utilization ?? []));
-  return html`${h.memory && html`<${Lane} name=${t('page.lane.memory', { gpu })} most=${t('page.lane.most', { v: gib(memory) })} times=${h.times} values=${h.memory} from=${from} end=${end} top=${memory || 1} />`}
-    ${h.utilization && html`<${Lane} name=${t('page.lane.use', { gpu })} most=${t('page.lane.most', { v: percent(use) })} times=${h.times} values=${h.utilization} from=${from} end=${end} top=${1} />`}`;
+  return html`${h.memory && html`<${Lane} name=${t('page.lane.memory', { gpu })} most=${t('page.lane.most', { v: gib(memory) })} times=${times} values=${bridged(times, h.memory, limit)} from=${from} end=${end} top=${memory || 1} />`}
+    ${h.utilization && html`<${Lane} name=${t('page.lane.use', { gpu })} most=${t('page.lane.most', { v: percent(use) })} times=${times} values=${bridged(times, h.utilization, limit)} from=${from} end=${end} top=${1} />`}`;
 }
 
-/** Waterfall draws where a prompt's time went. */
+/**
+ * Waterfall draws where a prompt's time went.
+ * @param {{detail: Detail, state: State}} props
+ */
 export function Waterfall({ detail: d, state }) {
-  const [at, setAt] = useState(null);
+  const [at, setAt] = useState(/** @type {number | null} */ (null));
   const spans = ordered(d.spans ?? []);
   if (!spans.length) return null;
   const end = Math.max(d.duration, 0.001, ...spans.map(({ span: s }) => s.start + s.duration));
   const from = Date.parse(d.received) / 1000;
+  /** @param {MouseEvent & {currentTarget: HTMLElement}} event */
   const point = (event) => {
-    const track = event.currentTarget.querySelector('.axis .track').getBoundingClientRect();
+    const track = event.currentTarget.querySelector('.axis .track')?.getBoundingClientRect();
+    if (!track) return;
     const share = (event.clientX - track.left) / track.width;
     setAt(share >= 0 && share <= 1 ? share : null);
   };

@@ -156,13 +156,28 @@ func (p *tab) reshape(s shape) {
 // open opens an address and waits until the page is drawn.
 func (p *tab) open(address string) {
 	p.t.Helper()
+	p.visit(address)
+	p.wait(`document.querySelector("#app .verdict") !== null`)
+}
+
+// visit opens an address.
+func (p *tab) visit(address string) {
+	p.t.Helper()
 	u, err := url.Parse(address)
 	require.NoError(p.t, err)
 	p.mu.Lock()
 	p.bases = append(p.bases, u.Scheme+"://"+u.Host)
 	p.mu.Unlock()
 	p.do(chromedp.Navigate(address))
-	p.wait(`document.querySelector("#app .verdict") !== null`)
+}
+
+// runScripts says whether the tab runs scripts of pages.
+func (p *tab) runScripts(runs bool) {
+	p.t.Helper()
+	p.do(func(ctx context.Context, target *chromedp.Target) (chromedp.Void, error) {
+		_, err := cdp.Call(ctx, target, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: !runs})
+		return chromedp.Void{}, err
+	})
 }
 
 // do does something on the page, for a while at most.

@@ -20,20 +20,21 @@ const watchShifts = `(() => {
 // text, sideways scrolling, keys of the catalogue, and figures that are not numbers.
 const findProblems = `(() => {
 	const problems = [];
+	const top = document.querySelector('#app:not(:empty)') ?? document.body;
 	const root = document.scrollingElement;
 	if (root.scrollWidth > innerWidth) problems.push('scrolls sideways: ' + root.scrollWidth + ' > ' + innerWidth);
 	const missing = document.body.innerText.match(/page\.[a-z_.]+|NaN|undefined|Invalid Date|\[object/);
 	if (missing) problems.push('text: ' + missing[0]);
 	// Both ask each element once.
-	const remember = (f) => { const known = new Map(); const g = (e) => { if (!known.has(e)) known.set(e, e.id === 'app' ? null : f(e) || g(e.parentElement)); return known.get(e); }; return g; };
+	const remember = (f) => { const known = new Map(); const g = (e) => { if (!known.has(e)) known.set(e, e === top ? null : f(e) || g(e.parentElement)); return known.get(e); }; return g; };
 	const clipped = remember((e) => getComputedStyle(e).clipPath !== 'none' && e); // for screen readers only
 	const narrow = remember((e) => e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0 && !e.classList.contains('waterfall') && getComputedStyle(e).display !== 'inline' && e);
 	const boxes = [];
-	const walker = document.createTreeWalker(document.getElementById('app'), NodeFilter.SHOW_TEXT);
+	const walker = document.createTreeWalker(top, NodeFilter.SHOW_TEXT);
 	while (walker.nextNode()) {
 		const node = walker.currentNode;
 		const element = node.parentElement;
-		if (!node.data.trim() || element.closest('.hidden, option, textarea, .skip, svg')) continue;
+		if (!node.data.trim() || element.closest('script, .hidden, option, textarea, .skip, svg')) continue;
 		const style = getComputedStyle(element);
 		if (style.visibility === 'hidden' || style.display === 'none') continue;
 		if (clipped(element)) continue;

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/require"
 )
 
@@ -28,6 +29,10 @@ type shot struct {
 	ready string
 	// isLost is true if the collector ends before the screenshot.
 	isLost bool
+	// token is typed at the sign-in, which is left empty for "-".
+	token string
+	// isPlain is true if the browser runs no scripts.
+	isPlain bool
 }
 
 var (
@@ -52,6 +57,7 @@ var shots = []shot{
 	{name: "prompt-slow", scene: "8", path: "/prompts/9f3a1c52-7d40-4b6e-8a11-2c5d7e9b0001", shape: wide, ready: `.waterfall .lane svg`},
 	{name: "prompt-failed", scene: "8", path: "/prompts/9f3a1c52-7d40-4b6e-8a11-2c5d7e9b0003", shape: shape{1280, 800, "zh", false}, ready: `.waterfall`},
 	{name: "prompt-without-bill", scene: "8", path: "/prompts/9f3a1c52-7d40-4b6e-8a11-2c5d7e9b0007", shape: shape{1280, 800, "en", true}, ready: `.waterfall`},
+	{name: "prompt-retried", scene: "8", path: "/prompts/9f3a1c52-7d40-4b6e-8a11-2c5d7e9b0008", shape: shape{1280, 800, "en", true}, ready: `.waterfall`},
 	{name: "prompt-waiting", scene: "rush", path: "/prompts/open-8188-4", shape: wide, ready: `.sentence`},
 	{name: "prompt-unknown", scene: "8", path: "/prompts/none", shape: wide, ready: `.sentence + .id`},
 	{name: "gpu", scene: "8", path: "/?gpu=gpu1", shape: wide, ready: `.chart canvas`},
@@ -64,6 +70,11 @@ var shots = []shot{
 	{name: "missing-figures-phone-zh", scene: "odd", shape: shape{360, 780, "zh", false}},
 	{name: "missing-figures-gpu", scene: "odd", path: "/?gpu=GPU-bare", shape: wide, ready: `.processes, .empty`},
 	{name: "connection-lost", scene: "1", shape: wide, ready: `.band.lost`, isLost: true},
+	{name: "sign-in", scene: "1", shape: wide, token: "-", ready: `#token`},
+	{name: "sign-in-wrong-token", scene: "1", shape: wide, token: "wrong", ready: `[role=alert]`},
+	{name: "sign-in-wrong-token-phone-zh-dark", scene: "1", shape: shape{360, 780, "zh", true}, token: "wrong", ready: `[role=alert]`},
+	{name: "without-scripts", scene: "8", shape: wide, isPlain: true, ready: `.plain table`},
+	{name: "without-scripts-phone-zh-dark", scene: "8", path: "/prompts/9f3a1c52-7d40-4b6e-8a11-2c5d7e9b0001", shape: shape{360, 780, "zh", true}, isPlain: true, ready: `.plain table`},
 	{name: "tablet", scene: "8", shape: shape{768, 1024, "en", false}},
 }
 
@@ -75,6 +86,12 @@ func TestScreenshots(t *testing.T) {
 	chromium := startChromium(t)
 	p := openTab(t, chromium)
 	for _, s := range shots {
+		if s.isPlain { // in a tab of its own, which runs no scripts
+			p := openTab(t, chromium)
+			p.show(s)
+			require.NoError(t, os.WriteFile(filepath.Join(*screenshots, s.name+".png"), small(t, p.capture()), 0o600), s.name)
+			continue
+		}
 		p.show(s)
 		require.NoError(t, os.WriteFile(filepath.Join(*screenshots, s.name+".png"), small(t, p.capture()), 0o600), s.name)
 	}
@@ -83,12 +100,26 @@ func TestScreenshots(t *testing.T) {
 // show opens what a screenshot shows.
 func (p *tab) show(s shot) {
 	p.t.Helper()
-	base, stop := serveFor(newFixture(sceneOf(s.scene)))
-	p.t.Cleanup(stop)
 	p.reshape(s.shape)
-	p.open(withLanguage(base, s.path, s.shape.language))
-	if s.isLost {
-		stop()
+	f := newFixture(p.t, sceneOf(s.scene))
+	switch {
+	case s.token != "":
+		_, base := serveWithToken(p.t, f)
+		p.visit(withLanguage(base, s.path, s.shape.language))
+		p.wait(`document.querySelector('#token') !== null`)
+		if s.token != "-" {
+			p.do(chromedp.SendKeys(`#token`, s.token+"\n"))
+		}
+	case s.isPlain:
+		p.runScripts(false)
+		p.visit(withLanguage(serveFixture(p.t, f), s.path, s.shape.language))
+	default:
+		base, stop := serveFor(f)
+		p.t.Cleanup(stop)
+		p.open(withLanguage(base, s.path, s.shape.language))
+		if s.isLost {
+			stop()
+		}
 	}
 	if s.ready != "" {
 		p.wait("document.querySelector(`" + s.ready + "`) !== null")

@@ -19,7 +19,7 @@ func TestServe(t *testing.T) {
 	}
 	for _, s := range scenes {
 		if s.name == *serveScene {
-			p := newPage(newFixture(s))
+			p := newPage(newFixture(t, s))
 			t.Log(http.ListenAndServe(*serve, p))
 			return
 		}

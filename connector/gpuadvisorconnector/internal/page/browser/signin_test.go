@@ -16,12 +16,10 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/page"
 )
 
-// TestABrowserSignsIn does so at a host of which browsers trust neither the connection (no
-// Sec-Fetch-Site, no clipboard) nor the name.
-func TestABrowserSignsIn(t *testing.T) {
-	t.Parallel()
-	chromium := startChromium(t)
-	live := page.New(newFixture(sceneOf("8")), page.Settings{Endpoint: "127.0.0.1:0", AllowedHosts: []string{"gpus.test"}, Interval: 50 * time.Millisecond})
+// serveWithToken serves a fixture to those who know the token, "right", until the test ends.
+func serveWithToken(t *testing.T, f *fixture) (live *page.Page, address string) {
+	t.Helper()
+	live = page.New(f, page.Settings{Endpoint: "127.0.0.1:0", AllowedHosts: []string{"gpus.test"}, Interval: 50 * time.Millisecond})
 	// What confighttp and bearertokenauth do; package page has a test with themselves.
 	server := httptest.NewServer(live.SignIn(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Bearer right" {
@@ -31,7 +29,16 @@ func TestABrowserSignsIn(t *testing.T) {
 		live.ServeHTTP(w, r)
 	})))
 	t.Cleanup(func() { live.Close(); server.CloseClientConnections(); server.Close() })
-	base := strings.Replace(server.URL, "127.0.0.1", "gpus.test", 1)
+	return live, server.URL
+}
+
+// TestABrowserSignsIn does so at a host of which browsers trust neither the connection (no
+// Sec-Fetch-Site, no clipboard) nor the name.
+func TestABrowserSignsIn(t *testing.T) {
+	t.Parallel()
+	chromium := startChromium(t)
+	live, address := serveWithToken(t, newFixture(t, sceneOf("8")))
+	base := strings.Replace(address, "127.0.0.1", "gpus.test", 1)
 	p := openTab(t, chromium)
 	p.reshape(wide)
 	p.do(chromedp.Navigate(base + "/prompts/" + slowestID + "?lang=en"))

@@ -18,10 +18,12 @@ func TestTheNewestSamplesAgeIsAWarningOnlyIfSamplesHaveStopped(t *testing.T) {
 		scene  string
 		age    time.Duration
 		isSign bool
-	}{{"1", 75 * time.Second, false}, {"1", 100 * time.Second, true}, {"stopped", 42 * time.Second, true}} {
+	}{{"1", 75 * time.Second, false}, {"1", 100 * time.Second, true}, {"stopped", 62 * time.Second, true}} {
 		s := sceneOf(c.scene)
-		s.age = c.age
-		p.open(serveFixture(t, newFixture(s)) + "/?lang=en")
+		if s.age = c.age; c.scene == "1" {
+			s.interval = time.Minute
+		}
+		p.open(serveFixture(t, newFixture(t, s)) + "/?lang=en")
 		assert.Contains(t, read[string](p, `document.querySelector('.context').innerText`), "newest sample", "%v", c)
 		assert.Equal(t, c.isSign, read[bool](p, `document.querySelector('.context .warning-text .icon') !== null`), "%v", c)
 	}
@@ -31,7 +33,7 @@ func TestAnAddressWithInvalidEscapesIsAPromptThatIsNotKnown(t *testing.T) {
 	t.Parallel()
 	chromium := startChromium(t)
 	p := openTab(t, chromium)
-	p.open(serveFixture(t, newFixture(sceneOf("1"))) + "/prompts/%FF?lang=en")
+	p.open(serveFixture(t, newFixture(t, sceneOf("1"))) + "/prompts/%FF?lang=en")
 	p.wait(`document.querySelector('.detail .sentence')?.innerText.startsWith('This prompt is not known.')`)
 	assert.Equal(t, "%FF", read[string](p, `document.querySelector('.detail .id code').innerText`))
 	assert.Empty(t, p.noted())
@@ -43,9 +45,9 @@ func TestAPromptHasOneRatioToItsUsualTime(t *testing.T) {
 	t.Parallel()
 	chromium := startChromium(t)
 	p := openTab(t, chromium)
-	p.open(serveFixture(t, newFixture(sceneOf("8"))) + "/prompts/" + slowestID + "?lang=en")
-	assert.Contains(t, p.sentence(), "1.7 times")
-	assert.Contains(t, read[[]string](p, `[...document.querySelectorAll('.figures dd')].map((e) => e.innerText.replaceAll('\u00a0', ' '))`), "2.40 s (median of 20 executions)")
+	p.open(serveFixture(t, newFixture(t, sceneOf("8"))) + "/prompts/" + slowestID + "?lang=en")
+	assert.Contains(t, p.sentence(), "4.0 times")
+	assert.Contains(t, read[[]string](p, `[...document.querySelectorAll('.figures dd')].map((e) => e.innerText.replaceAll('\u00a0', ' '))`), "2.52 s (median of 20 executions)")
 	assert.Equal(t, 1, read[int](p, `document.querySelector('main').innerText.split('times').length - 1`))
 }
 
@@ -54,11 +56,11 @@ func TestSocketsWithoutAClientAreOneLineThatStays(t *testing.T) {
 	chromium := startChromium(t)
 	s := sceneOf("rush")
 	s.isLive = true
-	f := newFixture(s)
+	f := newFixture(t, s)
 	p := openTab(t, chromium)
 	p.open(serveFixture(t, f) + "/?lang=en")
 	p.wait(`window.before = [...document.querySelectorAll('.socket')], window.before.length === 2`)
-	assert.Equal(t, "2 sockets are kept for clients that have left.", read[string](p, `window.before[1].innerText.trim()`), "and no time")
+	assert.Equal(t, "2 clients have left before their prompts ended", read[string](p, `window.before[1].innerText.trim()`), "and no time")
 	reads := f.reads.Load()
 	require.Eventually(t, func() bool { return f.reads.Load() > reads+5 }, patience, 5e6)
 	assert.True(t, read[bool](p, `[...document.querySelectorAll('.socket')].every((e, i) => e === window.before[i])`))
@@ -68,7 +70,7 @@ func TestAGPUsRowSaysForHowLongAndWhyItWasThrottled(t *testing.T) {
 	t.Parallel()
 	chromium := startChromium(t)
 	p := openTab(t, chromium)
-	base := serveFixture(t, newFixture(sceneOf("8")))
+	base := serveFixture(t, newFixture(t, sceneOf("8")))
 	throttled := `document.querySelector('.gpu.broken .holds .warning-text').innerText.replaceAll('\u00a0', ' ')`
 	p.open(base + "/?lang=en")
 	assert.Equal(t, "throttled 12 %: power limit", read[string](p, throttled))
@@ -81,8 +83,38 @@ func TestTheCountsOfManyGPUsAreSentences(t *testing.T) {
 	t.Parallel()
 	chromium := startChromium(t)
 	p := openTab(t, chromium)
-	p.open(serveFixture(t, newFixture(sceneOf("64"))) + "/?lang=en")
+	p.open(serveFixture(t, newFixture(t, sceneOf("64"))) + "/?lang=en")
 	counts := read[string](p, `document.querySelector('.counts').innerText`)
 	assert.Regexp(t, `8 broken\s+8 need attention\s+48 fine`, counts)
 	assert.Equal(t, "Other conditions", read[string](p, `document.querySelector('#conditions').innerText`))
+}
+
+func TestAlertsThatFireAreListedWithTheirAgeAndRunbook(t *testing.T) {
+	t.Parallel()
+	chromium := startChromium(t)
+	p := openTab(t, chromium)
+	p.open(serveFixture(t, newFixture(t, sceneOf("rush"))) + "/?lang=en")
+	listed := read[[]string](p, `[...document.querySelectorAll('[aria-labelledby=alerts] li')].map((e) => e.innerText.replaceAll('\u00a0', ' '))`)
+	require.Len(t, listed, 2)
+	assert.Regexp(t, `GPUMemoryUsageCritical GPU gpu1 of gpu-node-07 is almost out of memory: 98.2% in use\. for (2 min|12\d s|119 s)`, listed[0])
+	assert.Contains(t, listed[1], "ComfyUIQueueGrowing The oldest prompt in the queue of 127.0.0.1:8188 has waited for 1m 35s, and the wait grows.")
+	assert.Regexp(t, `/GPUMemoryUsageCritical\.md$`, read[string](p, `document.querySelector('[aria-labelledby=alerts] li a').href`))
+	assert.Equal(t, []string{"broken", "warning"}, read[[]string](p, `[...document.querySelectorAll('[aria-labelledby=alerts] li .icon')].map((e) => e.classList[1])`))
+}
+
+// TestAFigureIsOnOneLineWithItsUnit also in the sentences that the collector makes.
+func TestAFigureIsOnOneLineWithItsUnit(t *testing.T) {
+	t.Parallel()
+	chromium := startChromium(t)
+	p := openTab(t, chromium)
+	base := serveFixture(t, newFixture(t, sceneOf("8")))
+	for _, language := range []string{"en", "zh"} {
+		for _, path := range []string{"/", "/?gpu=gpu1", "/prompts/" + slowestID} {
+			p.open(withLanguage(base, path, language))
+			p.wait(`document.querySelector('main h1') !== null && !document.querySelector('main').innerText.includes('…')`)
+			sentences := read[string](p, `[...document.querySelectorAll('.verdict, .notes, .note, .sentence, .socket')].map((e) => e.innerText).join(' | ')`)
+			assert.Regexp(t, "[0-9]\u00a0(s|px|GiB|秒)", sentences)
+			assert.NotRegexp(t, "[0-9] (s|min|px|GiB|%|°C|秒)([^A-Za-z]|$)", sentences)
+		}
+	}
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package gpuadvisorconnector
+package state
 
 import (
 	"sync"
@@ -63,7 +63,7 @@ func (s *sampled) Bounds() []bounds.Bound {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return []bounds.Bound{
-		{Name: "gpuadvisorconnector.sampled.newest", Max: maxSampled, Size: len(s.newest)},
-		{Name: "gpuadvisorconnector.sampled.largest", Max: maxSampled, Size: len(s.largest)},
+		{Name: "state.sampled.newest", Max: maxSampled, Size: len(s.newest)},
+		{Name: "state.sampled.largest", Max: maxSampled, Size: len(s.largest)},
 	}
 }

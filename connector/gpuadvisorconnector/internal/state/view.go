@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package gpuadvisorconnector
+package state
 
 import (
 	"cmp"
 	"context"
 	"fmt"
-	"iter"
 	"net/http"
 	"net/url"
 	"slices"
@@ -15,7 +14,6 @@ import (
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
-	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/causes"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/page"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/prompts"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/texts"
@@ -31,42 +29,39 @@ const (
 	shownQueue = 50
 )
 
-// source is what the page shows. It implements [page.Source].
-type source struct{ *advisor }
-
 // State implements [page.Source].
-func (a source) State(l texts.Language) view.State {
-	servers := a.bus.Servers.All() // before the lock: it locks those of others
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.catchUp()
-	now := a.now()
+func (st *Store) State(l texts.Language) view.State {
+	servers := st.settings.Servers.All() // before the lock: it locks those of others
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.catchUp()
+	now := st.settings.Now()
 	v := view.State{
-		Time: now.UTC(), Language: string(l), Host: a.machine.Host(), Simulated: a.machine.Simulated(),
+		Time: now.UTC(), Language: string(l), Host: cmp.Or(st.machine.Host(), st.settings.Host), Simulated: st.machine.Simulated(),
 		Conditions: []view.Condition{}, GPUs: []view.GPU{}, Servers: []view.Server{}, Events: []view.Event{},
-		Prompts: a.prompts.Newest(l, shownPrompts), PromptsHeld: a.prompts.Len(),
+		Prompts: st.prompts.Newest(l, shownPrompts), PromptsHeld: st.prompts.Len(),
 	}
-	if newest, ok := a.machine.Newest(); ok {
+	if newest, ok := st.machine.Newest(); ok {
 		newest = newest.UTC()
 		v.Newest = &newest
 	}
-	v.Verdict = a.result.Verdict.View(l)
-	for i := range a.result.Conditions {
-		v.Conditions = append(v.Conditions, a.result.Conditions[i].View(l))
+	v.Verdict = st.result.Verdict.View(l)
+	for i := range st.result.Conditions {
+		v.Conditions = append(v.Conditions, st.result.Conditions[i].View(l))
 	}
 	all := true // GPUs are simulated
-	for _, g := range a.machine.GPUs() {
-		shown := a.machine.View(g, l, now)
-		severity, status := a.result.Status(g.ID)
+	for _, g := range st.machine.GPUs() {
+		shown := st.machine.View(g, l, now)
+		severity, status := st.result.Status(g.ID)
 		shown.Severity, shown.Status = severity, status.In(l)
 		shown.Running = runningOn(g.ID, servers)
 		all = all && shown.Simulated
 		v.GPUs = append(v.GPUs, shown)
 	}
-	v.CanRush = a.cfg.Rush.Endpoint != "" && all && len(v.GPUs) > 0
-	v.Servers = a.servers(l, servers, now)
-	v.Events = a.events(l)
-	v.Alerts = a.alerts.View(l)
+	v.CanRush = st.settings.Rush != "" && all && len(v.GPUs) > 0
+	v.Servers = st.servers(l, servers, now)
+	v.Events = st.events(l)
+	v.Alerts = st.settings.Alerts.View(l)
 	return v
 }
 
@@ -87,11 +82,11 @@ func runningOn(gpu string, servers []comfyevents.Server) []view.Running {
 }
 
 // servers are those of which metrics or receivers of this process know. The caller holds mu.
-func (a source) servers(l texts.Language, live []comfyevents.Server, now time.Time) []view.Server {
+func (st *Store) servers(l texts.Language, live []comfyevents.Server, now time.Time) []view.Server {
 	all := []view.Server{}
-	for _, s := range a.machine.Servers() {
+	for _, s := range st.machine.Servers() {
 		if _, known := s.IsUp(now); known { // else its scrapes have stopped
-			all = append(all, a.machine.ServerView(s, now))
+			all = append(all, st.machine.ServerView(s, now))
 		}
 	}
 	for i := range live {
@@ -101,7 +96,7 @@ func (a source) servers(l texts.Language, live []comfyevents.Server, now time.Ti
 			all = append(all, view.Server{Name: s.Name, IsUp: true}) // its first scrape is yet to come
 			at = len(all) - 1
 		}
-		a.describe(&all[at], s, l, now)
+		st.describe(&all[at], s, l, now)
 	}
 	for i := range all {
 		if all[i].Prompts == nil {
@@ -119,7 +114,7 @@ func (a source) servers(l texts.Language, live []comfyevents.Server, now time.Ti
 }
 
 // describe adds what a receiver knows now of its server: it is newer than the last scrape.
-func (a source) describe(v *view.Server, s *comfyevents.Server, l texts.Language, now time.Time) {
+func (st *Store) describe(v *view.Server, s *comfyevents.Server, l texts.Language, now time.Time) {
 	if len(s.GPUs) > 0 {
 		v.GPUs = s.GPUs
 	}
@@ -133,7 +128,7 @@ func (a source) describe(v *view.Server, s *comfyevents.Server, l texts.Language
 		}
 		if i < shownQueue {
 			v.Prompts = append(v.Prompts, openPrompt(p, i, ahead, l, now))
-			ahead = a.after(ahead, p, s, now)
+			ahead = st.after(ahead, p, s, now)
 		}
 	}
 	v.Running, v.Waiting = running, max(max(s.Queued, s.Open)-running, 0)
@@ -158,11 +153,11 @@ func oldestWait(s *comfyevents.Server, now time.Time) (oldest time.Duration) {
 
 // after is how long it takes until a prompt has ended, too, which begins after a time, by the
 // median of its kind; negative if that is not known.
-func (a source) after(ahead time.Duration, p *comfyevents.OpenPrompt, s *comfyevents.Server, now time.Time) time.Duration {
+func (st *Store) after(ahead time.Duration, p *comfyevents.OpenPrompt, s *comfyevents.Server, now time.Time) time.Duration {
 	if ahead < 0 || len(s.GPUs) == 0 {
 		return -1
 	}
-	usual, ok := a.prompts.Usual(p.Workflow, p.Model, p.SizeClass, s.GPUs[0])
+	usual, ok := st.prompts.Usual(p.Workflow, p.Model, p.SizeClass, s.GPUs[0])
 	if !ok {
 		return -1
 	}
@@ -197,8 +192,8 @@ func openPrompt(p *comfyevents.OpenPrompt, n int, starts time.Duration, l texts.
 }
 
 // events are the last events, with the prompts that ran then. The caller holds mu.
-func (a source) events(l texts.Language) []view.Event {
-	all := a.machine.Events()
+func (st *Store) events(l texts.Language) []view.Event {
+	all := st.machine.Events()
 	all = all[:min(len(all), shownEvents)]
 	wanted := map[pcommon.TraceID]string{}
 	for i := range all {
@@ -206,7 +201,7 @@ func (a source) events(l texts.Language) []view.Event {
 			wanted[id] = ""
 		}
 	}
-	a.prompts.Name(wanted)
+	st.prompts.Name(wanted)
 	shown := make([]view.Event, 0, len(all))
 	for i := range all {
 		shown = append(shown, all[i].View(l, wanted[all[i].Trace]))
@@ -215,35 +210,35 @@ func (a source) events(l texts.Language) []view.Event {
 }
 
 // Prompts implements [page.Source].
-func (a source) Prompts(l texts.Language, q page.Query) view.Prompts {
+func (st *Store) Prompts(l texts.Language, q page.Query) view.Prompts {
 	query := prompts.Query{Text: q.Text, Outcome: q.Outcome, Workflow: q.Workflow, Slow: q.Slow, Slowest: q.Sort == page.Slowest, Limit: q.Limit}
 	if q.Outcome == page.Failed {
 		query.Outcome, query.Failed = "", true
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.prompts.List(l, query)
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.prompts.List(l, query)
 }
 
 // margin is how much of the GPUs' samples is shown before and after a prompt.
 const margin = 5 * time.Second
 
 // Prompt implements [page.Source].
-func (a source) Prompt(l texts.Language, id string) (view.Detail, bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.catchUp()
-	v, ok := a.prompts.Detail(l, id)
+func (st *Store) Prompt(l texts.Language, id string) (view.Detail, bool) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.catchUp()
+	v, ok := st.prompts.Detail(l, id)
 	if !ok {
 		return v, false
 	}
 	for _, gpu := range v.GPUs {
-		if h, known := a.machine.History(gpu, a.now()); known {
+		if h, known := st.machine.History(gpu, st.settings.Now()); known {
 			v.Series = append(v.Series, within(h, v.Received.Add(-margin), v.Ended.Add(margin)))
 		}
 	}
 	fill := strings.NewReplacer("{trace_id}", v.TraceID, "{prompt_id}", escaped(v.ID))
-	for _, link := range a.cfg.Links {
+	for _, link := range st.settings.Links {
 		v.Links = append(v.Links, view.Link{Name: link.Name, URL: fill.Replace(link.URL)})
 	}
 	return v, true
@@ -264,24 +259,24 @@ func within(h view.History, from, to time.Time) view.History {
 }
 
 // Trace implements [page.Source].
-func (a source) Trace(id string) ([]byte, bool) {
-	a.mu.Lock()
-	packed, ok := a.prompts.Packed(id)
-	a.mu.Unlock()
+func (st *Store) Trace(id string) ([]byte, bool) {
+	st.mu.Lock()
+	packed, ok := st.prompts.Packed(id)
+	st.mu.Unlock()
 	if !ok {
 		return nil, false
 	}
-	json, err := a.prompts.JSON(packed)
+	json, err := st.prompts.JSON(packed)
 	return json, err == nil
 }
 
 // History implements [page.Source].
-func (a source) History(gpu string) (view.History, bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, g := range a.machine.GPUs() {
+func (st *Store) History(gpu string) (view.History, bool) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	for _, g := range st.machine.GPUs() {
 		if g.ID == gpu || g.Label() == gpu {
-			return a.machine.History(g.ID, a.now())
+			return st.machine.History(g.ID, st.settings.Now())
 		}
 	}
 	return view.History{}, false
@@ -291,10 +286,10 @@ func (a source) History(gpu string) (view.History, bool) {
 const rushTimeout = 5 * time.Second
 
 // Rush implements [page.Source].
-func (a source) Rush(ctx context.Context) error {
+func (st *Store) Rush(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, rushTimeout)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, a.cfg.Rush.Endpoint, http.NoBody)
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, st.settings.Rush, http.NoBody)
 	if err != nil {
 		return fmt.Errorf("rush::endpoint: %w", err)
 	}
@@ -307,19 +302,4 @@ func (a source) Rush(ctx context.Context) error {
 		return fmt.Errorf("ask for a rush: %s", response.Status)
 	}
 	return nil
-}
-
-// ended gives the rules of the conditions the prompts that have ended.
-type ended struct{ *prompts.Store }
-
-// Ended implements [causes.Prompts].
-func (e ended) Ended(after time.Time) iter.Seq[causes.Prompt] {
-	return func(yield func(causes.Prompt) bool) {
-		e.Since(after, func(p prompts.Ended) bool {
-			return yield(causes.Prompt{
-				Server: p.Server, GPUs: p.GPUs, Ended: p.At, Total: p.Total, Ran: p.Ran, Loading: p.Loading,
-				Outcome: p.Outcome, ErrorType: p.ErrorType, TaskClass: p.TaskClass, Side: p.Side,
-			})
-		})
-	}
 }

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package browser
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// TestALostGPUHasNoAge: its state is still reported, so that the age of its newest sample says
+// nothing.
+func TestALostGPUHasNoAge(t *testing.T) {
+	t.Parallel()
+	chromium := startChromium(t)
+	p := openTab(t, chromium)
+	p.open(serveFixture(t, newFixture(t, sceneOf("lost"))) + "/?lang=en")
+	row := read[string](p, `document.querySelector('.gpu.broken').innerText`)
+	assert.Contains(t, row, "lost")
+	assert.NotContains(t, row, "no sample")
+	p.open(serveFixture(t, newFixture(t, sceneOf("stopped"))) + "/?lang=en")
+	assert.Contains(t, read[string](p, `document.querySelector('.gpu.broken').innerText`), "no sample for")
+}
+
+// TestTheHistoryIsDrawnBetweenScrapes: of most seconds only some figures are known.
+func TestTheHistoryIsDrawnBetweenScrapes(t *testing.T) {
+	t.Parallel()
+	chromium := startChromium(t)
+	p := openTab(t, chromium)
+	p.reshape(wide)
+	p.open(serveFixture(t, newFixture(t, sceneOf("8"))) + "/?lang=en&gpu=gpu3")
+	p.wait(`document.querySelectorAll('.chart canvas').length === 4`)
+	// The share of each chart's columns of pixels, within its axes, in which the line is.
+	shares := read[[]float64](p, `(() => {
+		const accent = getComputedStyle(document.documentElement).getPropertyValue('--accent').trim();
+		const [r, g, b] = accent.match(/[0-9a-f]{2}/gi).map((v) => parseInt(v, 16));
+		return [...document.querySelectorAll('.chart canvas')].map((canvas) => {
+			const {data, width, height} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+			const area = canvas.parentElement.querySelector('.u-over').getBoundingClientRect();
+			const scale = width / canvas.getBoundingClientRect().width;
+			const from = Math.round((area.left - canvas.getBoundingClientRect().left) * scale);
+			const columns = Math.floor(area.width * scale);
+			let drawn = 0;
+			for (let x = from; x < from + columns; x++) {
+				for (let y = 0; y < height; y++) {
+					const at = 4 * (y * width + x);
+					if (Math.abs(data[at] - r) + Math.abs(data[at + 1] - g) + Math.abs(data[at + 2] - b) < 60) { drawn++; break; }
+				}
+			}
+			return drawn / columns;
+		});
+	})()`)
+	require.Len(t, shares, 4)
+	for i, share := range shares {
+		if i == 1 { // a minute of thirty has no samples
+			assert.InDelta(t, 1-1.0/30, share, 0.005, "utilisation")
+			continue
+		}
+		assert.Greater(t, share, 0.98, "chart %d", i)
+	}
+}
