@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package overload
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/otelcol-gpu/otelcol-gpu/lab/law"
+)
+
+// Result is what happened in a run.
+type Result struct {
+	Plan Plan
+	Law  *law.Law
+	// Capacity is in exclusive GPU-seconds a second.
+	Capacity float64
+	// Begin is when the measured time began, Records are those who came since, in their order.
+	Begin   time.Time
+	Records []*Record
+	// Idle is for how long the GPU had nothing to do though something that fits was held, or was
+	// refused and waited for its Retry-After.
+	Idle time.Duration
+	// Wall is how long the run took in real time.
+	Wall time.Duration
+}
+
+// Run measures the capacity of a set-up, and has the plan's clients come.
+func Run(t *testing.T, p Plan, respond Starter) *Result {
+	return RunWith(t, p, Capacity(t, p), respond)
+}
+
+// Capacity is what a set-up can do, without any response: the exclusive GPU-seconds a second, without
+// loading, of prompts that made their image, in a closed loop of the plan's mix without limits.
+func Capacity(t *testing.T, p Plan) (capacity float64) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		l, records := law.New(p.Seed), newLedger()
+		n, err := start(context.Background(), &p, l, records, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.warm(l)
+		records.measure(p.CapacityLasts)
+		end := records.begin.Add(p.CapacityLasts)
+		var all sync.WaitGroup
+		for server := range p.Setup.Servers {
+			for loop := range loops {
+				all.Go(func() {
+					random := rand.New(rand.NewPCG(p.Seed, uint64(400+loops*server+loop)))
+					for i := 0; time.Now().Before(end); i++ {
+						n.work(l, looping, (server*loops+loop)*1e6+i, server, random)
+					}
+				})
+			}
+		}
+		all.Wait()
+		n.close()
+		for _, r := range records.records {
+			if r.Worked.Made && r.Ended.After(records.begin) && !r.Ended.After(end) {
+				capacity += r.Worked.Exclusive.Seconds() / p.CapacityLasts.Seconds()
+			}
+		}
+	})
+	return capacity
+}
+
+// loops are the clients of the closed loop at each server: one's prompt waits while the other's runs.
+const loops = 2
+
+// work has a client of no patience limit submit one prompt to a server, and returns when it has ended.
+func (n *Node) work(l *law.Law, stream, number, server int, random *rand.Rand) *Record {
+	class := 0
+	if random.Float64() >= n.Plan.coreOfPrompts(l) {
+		class = 1
+	}
+	r := draw(l, n.Plan, stream, number, class, random)
+	r.Server = server
+	n.client(r, l.Classes[class].Name).run(context.Background())
+	n.ledger.mu.Lock()
+	defer n.ledger.mu.Unlock()
+	return n.ledger.records[r.ID]
+}
+
+// maxWarming bounds the prompts after which a server must have made an image.
+const maxWarming = 100
+
+// warm has each server work on its first prompts, until it has made an image.
+func (n *Node) warm(l *law.Law) {
+	var all sync.WaitGroup
+	for server := range n.Upstreams {
+		all.Go(func() {
+			random, made := rand.New(rand.NewPCG(n.Plan.Seed, uint64(500+server))), false
+			for i := 0; i < n.Plan.Warm || !made && i < maxWarming; i++ {
+				r := n.work(l, warming, server*1e6+i, server, random)
+				if made = made || r.Got; !r.Got {
+					time.Sleep(time.Second)
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
+// RunWith is [Run] with a capacity that was measured before.
+func RunWith(t *testing.T, p Plan, capacity float64, respond Starter) *Result {
+	t.Helper()
+	result := &Result{Plan: p, Law: law.New(p.Seed), Capacity: capacity}
+	begin := time.Now()
+	synctest.Test(t, func(t *testing.T) {
+		l, records := result.Law, newLedger()
+		n, err := start(context.Background(), &p, l, records, respond)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.warm(l)
+		records.measure(p.Lasts)
+		result.Begin = records.begin
+		var all sync.WaitGroup
+		for _, r := range arrivals(l, &p, capacity) {
+			time.Sleep(time.Until(records.begin.Add(r.At)))
+			all.Go(func() { n.client(r, l.Classes[r.Class].Name).run(context.Background()) })
+		}
+		all.Wait()
+		n.close()
+		for _, r := range records.records {
+			if !r.Came.Before(records.begin) {
+				result.Records = append(result.Records, r)
+			}
+		}
+		result.Idle = records.idle
+	})
+	slices.SortFunc(result.Records, func(a, b *Record) int { return cmp.Compare(a.Number, b.Number) })
+	result.Wall = time.Since(begin)
+	return result
+}
+
+// Summary is a run in one line.
+func (r *Result) Summary() string {
+	return fmt.Sprintf("%s, %g times, seed %d: capacity %.3f, %d clients, %.1f s", r.Plan.Setup.Name, r.Plan.Offered, r.Plan.Seed, r.Capacity, len(r.Records), r.Wall.Seconds())
+}
