@@ -101,7 +101,7 @@ func New(seed uint64) *Law {
 		seed:        seed,
 		checkpoints: map[string]Checkpoint{},
 		time:        curve{between(random, 0.25, 0.45), between(random, 0.9, 1.1), between(random, 0.9, 1.1)},
-		activations: curve{between(random, 500, 700) * MiB, between(random, 2000, 2300) * MiB, between(random, 0.95, 1.05)},
+		activations: curve{between(random, 600, 750) * MiB, between(random, 2200, 2350) * MiB, between(random, 0.95, 1.05)},
 		host:        time.Duration(between(random, 0.02, 0.06) * float64(time.Second)),
 	}
 	for _, m := range models {

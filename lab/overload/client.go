@@ -178,7 +178,12 @@ func (c *client) submitUntilAccepted(ctx context.Context, id string) error {
 		if err != nil || status == http.StatusBadRequest {
 			return fmt.Errorf("%w: status %d: %s", errRefused, status, raw)
 		}
-		timer := time.NewTimer(time.Duration(after) * time.Second)
+		pause := time.Duration(after) * time.Second
+		if end, limited := ctx.Deadline(); limited && !time.Now().Add(pause).Before(end) {
+			<-ctx.Done() // another try would be too late
+			return ctx.Err()
+		}
+		timer := time.NewTimer(pause)
 		select {
 		case <-timer.C:
 		case <-ctx.Done():

@@ -54,6 +54,7 @@ func Capacity(t *testing.T, p Plan) (capacity float64) {
 		for server := range p.Setup.Servers {
 			for loop := range loops {
 				all.Go(func() {
+					stagger(server, loop)
 					random := rand.New(rand.NewPCG(p.Seed, uint64(400+loops*server+loop)))
 					for i := 0; time.Now().Before(end); i++ {
 						n.work(l, looping, (server*loops+loop)*1e6+i, server, random)
@@ -63,11 +64,13 @@ func Capacity(t *testing.T, p Plan) (capacity float64) {
 		}
 		all.Wait()
 		n.close()
+		made := time.Duration(0)
 		for _, r := range records.records {
 			if r.Worked.Made && r.Ended.After(records.begin) && !r.Ended.After(end) {
-				capacity += r.Worked.Exclusive.Seconds() / p.CapacityLasts.Seconds()
+				made += r.Worked.Exclusive
 			}
 		}
+		capacity = made.Seconds() / p.CapacityLasts.Seconds()
 	})
 	return capacity
 }
@@ -75,7 +78,12 @@ func Capacity(t *testing.T, p Plan) (capacity float64) {
 // loops are the clients of the closed loop at each server: one's prompt waits while the other's runs.
 const loops = 2
 
-// work has a client of no patience limit submit one prompt to a server, and returns when it has ended.
+// stagger keeps clients from beginning at the same time, when their order would be by chance.
+func stagger(server, loop int) {
+	time.Sleep(time.Duration(1+server*loops+loop) * 1234567 * time.Nanosecond)
+}
+
+// work has a client without a limit submit one prompt to a server, and returns when it has ended.
 func (n *Node) work(l *law.Law, stream, number, server int, random *rand.Rand) *Record {
 	class := 0
 	if random.Float64() >= n.Plan.coreOfPrompts(l) {
@@ -97,6 +105,7 @@ func (n *Node) warm(l *law.Law) {
 	var all sync.WaitGroup
 	for server := range n.Upstreams {
 		all.Go(func() {
+			stagger(server, 0)
 			random, made := rand.New(rand.NewPCG(n.Plan.Seed, uint64(500+server))), false
 			for i := 0; i < n.Plan.Warm || !made && i < maxWarming; i++ {
 				r := n.work(l, warming, server*1e6+i, server, random)

@@ -16,7 +16,7 @@ import (
 // Observer follows the prompts of servers.
 type Observer interface {
 	// Began and Ended are called when a prompt's work begins and ends, from the server's
-	// goroutine. They must not block.
+	// goroutine, Ended not if the server was stopped before. They must not block.
 	Began(s *Server, prompt string)
 	Ended(s *Server, prompt string, w Worked)
 }
@@ -108,7 +108,7 @@ func (s *Server) prompt(ctx context.Context, load law.Load, step func(done, all 
 	s.mu.Unlock()
 	var failure *fakecomfyui.Failure
 	w.Made, w.OutOfMemory = err == nil, errors.As(err, &failure)
-	if s.observer != nil {
+	if s.observer != nil && ctx.Err() == nil {
 		s.observer.Ended(s, id, w)
 	}
 	return err
