@@ -100,7 +100,7 @@ func untilEnded(ctx context.Context, conn *websocket.Conn, prompt string) error 
 				ID string `json:"prompt_id"`
 			} `json:"data"`
 		}
-		if kind != websocket.MessageText || json.Unmarshal(raw, &m) != nil || m.Data.ID != prompt {
+		if kind != websocket.MessageText || !bytes.Contains(raw, []byte(prompt)) || json.Unmarshal(raw, &m) != nil || m.Data.ID != prompt {
 			continue
 		}
 		switch m.Type {

@@ -5,18 +5,22 @@ package overload
 import (
 	"flag"
 	"fmt"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/figure"
 )
 
 var (
 	seeds = flag.Int("seeds", 1, "runs of each set-up and load; figures are the worst of them")
-	lasts = flag.Duration("lasts", 300*time.Second, "the time that each run measures, in virtual time")
+	lasts = flag.Duration("lasts", 200*time.Second, "the time that each run measures, in virtual time")
+	loads = flag.String("loads", "2", "what arrives, in capacities")
 )
 
 // TestRushWithoutResponse has clients come at 0.7 to 5 times the capacity of each set-up, with
@@ -24,7 +28,9 @@ var (
 func TestRushWithoutResponse(t *testing.T) {
 	began, runs := time.Now(), 0
 	for _, setup := range Setups {
-		for _, offered := range []float64{0.7, 1, 2, 5} {
+		for _, text := range strings.Fields(*loads) {
+			offered, err := strconv.ParseFloat(text, 64)
+			require.NoError(t, err)
 			all := everySeed(t, fmt.Sprintf("%s at %g times", setup.Name, offered), func(t *testing.T, seed uint64) Figures {
 				p := NewPlan(setup, seed, offered)
 				p.Lasts, p.CapacityLasts = *lasts, max(*lasts/3, 200*time.Second)
