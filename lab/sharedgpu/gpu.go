@@ -80,7 +80,6 @@ func (p *Process) Work(ctx context.Context, exclusive time.Duration) (time.Durat
 	j.from, j.ends = g.served, g.served+int64(exclusive)*parts
 	g.jobs = append(g.jobs, j)
 	g.schedule()
-	g.show()
 	g.mu.Unlock()
 	select {
 	case <-j.done:
@@ -95,7 +94,6 @@ func (p *Process) Work(ctx context.Context, exclusive time.Duration) (time.Durat
 		g.jobs = slices.Delete(g.jobs, i, i+1)
 	}
 	g.schedule()
-	g.show()
 	return time.Duration(served / parts), ctx.Err()
 }
 
@@ -111,15 +109,16 @@ func (g *GPU) serve() {
 	}
 }
 
-// schedule ends the jobs that have had their time, and sets the timer for the next. The caller
-// holds mu.
+// schedule ends the jobs that have had their time, sets the timer for the next, and shows what has
+// changed. The caller holds mu.
 func (g *GPU) schedule() {
+	var over []*job
 	g.jobs = slices.DeleteFunc(g.jobs, func(j *job) bool {
-		over := g.served >= j.ends
-		if over {
-			close(j.done)
+		if g.served < j.ends {
+			return false
 		}
-		return over
+		over = append(over, j)
+		return true
 	})
 	if g.next != nil {
 		g.next.Stop()
@@ -127,17 +126,23 @@ func (g *GPU) schedule() {
 	}
 	if len(g.jobs) == 0 {
 		g.served = 0
-		return
+	} else {
+		first := slices.MinFunc(g.jobs, func(a, b *job) int { return cmp.Compare(a.ends, b.ends) })
+		left := (first.ends - g.served) * int64(len(g.jobs))
+		g.next = time.AfterFunc(time.Duration((left+parts-1)/parts), g.proceed)
 	}
-	first := slices.MinFunc(g.jobs, func(a, b *job) int { return cmp.Compare(a.ends, b.ends) })
-	left := (first.ends - g.served) * int64(len(g.jobs))
-	g.next = time.AfterFunc(time.Duration((left+parts-1)/parts), func() {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		g.serve()
-		g.schedule()
-		g.show()
-	})
+	g.show()
+	for _, j := range over {
+		close(j.done)
+	}
+}
+
+// proceed is what the timer does.
+func (g *GPU) proceed() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.serve()
+	g.schedule()
 }
 
 // grow has the process hold more; false if the GPU has no room for it.
