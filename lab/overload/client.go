@@ -20,6 +20,7 @@ import (
 // client is a person with one photo.
 type client struct {
 	*Request
+	base    string // the address that it reaches
 	http    *http.Client
 	records *ledger
 	class   string // its name
@@ -27,7 +28,8 @@ type client struct {
 
 // client makes the client of a request.
 func (n *Node) client(r *Request, class string) *client {
-	return &client{Request: r, http: &http.Client{Transport: n.front[r.Server].transport}, records: n.ledger, class: class}
+	front := n.fronts[r.Server]
+	return &client{Request: r, base: front.url, http: &http.Client{Transport: front.transport}, records: n.ledger, class: class}
 }
 
 // run is a client's life: it opens a socket, uploads, submits until the prompt is accepted, and waits
@@ -52,7 +54,7 @@ var (
 
 func (c *client) try(ctx context.Context) error {
 	id := "client" + c.ID
-	conn, response, err := websocket.Dial(ctx, "ws"+upstreamURL[len("http"):]+"/ws?clientId="+id, &websocket.DialOptions{HTTPClient: c.http})
+	conn, response, err := websocket.Dial(ctx, "ws"+c.base[len("http"):]+"/ws?clientId="+id, &websocket.DialOptions{HTTPClient: c.http})
 	if err != nil {
 		if response != nil && response.Body != nil {
 			_ = response.Body.Close()
@@ -204,7 +206,7 @@ func (c *client) view(ctx context.Context) error {
 
 // ask sends a request and reads the whole answer.
 func (c *client) ask(ctx context.Context, method, path, kind string, body io.Reader) (status int, header http.Header, answer []byte, err error) {
-	request, err := http.NewRequestWithContext(ctx, method, upstreamURL+path, body)
+	request, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
 	if err != nil {
 		return 0, nil, nil, err
 	}

@@ -75,24 +75,51 @@ func (n *network) transport() *http.Transport {
 	return &http.Transport{DialContext: n.dial, MaxIdleConnsPerHost: 16, DisableCompression: true}
 }
 
-// endpoint serves a handler in memory.
+// endpoint serves a handler.
 type endpoint struct {
-	network   *network
+	url       string
 	server    *http.Server
 	transport *http.Transport
 	serving   sync.WaitGroup
 }
 
-func serve(h http.Handler) *endpoint {
-	e := &endpoint{network: newNetwork(), server: &http.Server{Handler: h}} //nolint:gosec // only this process connects
-	e.transport = e.network.transport()
-	e.serving.Go(func() { _ = e.server.Serve(e.network) })
+// serving makes endpoints: in memory, or on real sockets.
+type serving func(h http.Handler) (*endpoint, error)
+
+// upstreamURL is an address in memory.
+const upstreamURL = "http://comfyui.test:8188"
+
+// inMemory serves a handler in memory.
+func inMemory(h http.Handler) (*endpoint, error) {
+	n := newNetwork()
+	return serve(h, n, &endpoint{url: upstreamURL, transport: n.transport()}), nil
+}
+
+// onSockets serves a handler on a port of its own.
+func onSockets(h http.Handler) (*endpoint, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	return serve(h, listener, reach("http://"+listener.Addr().String())), nil
+}
+
+// reach is a server that somebody else runs.
+func reach(url string) *endpoint {
+	return &endpoint{url: url, transport: &http.Transport{DisableCompression: true}}
+}
+
+func serve(h http.Handler, listener net.Listener, e *endpoint) *endpoint {
+	e.server = &http.Server{Handler: h} //nolint:gosec // only this process connects
+	e.serving.Go(func() { _ = e.server.Serve(listener) })
 	return e
 }
 
 // close ends all connections.
 func (e *endpoint) close() {
 	e.transport.CloseIdleConnections()
-	_ = e.server.Close()
-	e.serving.Wait()
+	if e.server != nil {
+		_ = e.server.Close()
+		e.serving.Wait()
+	}
 }

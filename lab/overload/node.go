@@ -31,15 +31,14 @@ type Node struct {
 	GPU       *sharedgpu.GPU
 	Screen    *sharedgpu.Latest
 	Upstreams []*Upstream
-	// Limits are for how long clients of each of the law's classes wait.
-	Plan *Plan
+	Plan      *Plan
 
-	ledger   *ledger
-	endpoint []*endpoint // of the servers
-	front    []*endpoint // that clients reach: the response's, or the servers'
-	response Response
-	stop     context.CancelFunc
-	running  sync.WaitGroup
+	ledger    *ledger
+	endpoints []*endpoint // of the servers
+	fronts    []*endpoint // that clients reach: the response's, or the servers'
+	response  Response
+	stop      context.CancelFunc
+	running   sync.WaitGroup
 }
 
 // Upstream is a ComfyUI server as a response reaches it.
@@ -58,51 +57,78 @@ const firstPID = 1000
 // tenantPID is the foreign process.
 const tenantPID = 999
 
-// upstreamURL is a server's address in memory.
-const upstreamURL = "http://comfyui.test:8188"
+// place is where a node runs.
+type place struct {
+	serve serving
+	// pid is the process of a server.
+	pid func(server int) int
+	// screen shows the GPU, beside the node's own; it may be nil.
+	screen sharedgpu.Screen
+}
 
-// start starts a node.
-func start(ctx context.Context, p *Plan, l *law.Law, records *ledger, respond Starter) (*Node, error) {
+// virtual is inside testing/synctest.
+var virtual = place{serve: inMemory, pid: func(server int) int { return firstPID + server }}
+
+// start starts a node without a response.
+func start(ctx context.Context, p *Plan, l *law.Law, where place) (*Node, error) {
 	ctx, stop := context.WithCancel(ctx)
-	n := &Node{Screen: &sharedgpu.Latest{}, Plan: p, ledger: records, stop: stop}
-	n.GPU = sharedgpu.New(p.Setup.Memory, screens{n.Screen, records})
+	n := &Node{Screen: &sharedgpu.Latest{}, Plan: p, ledger: newLedger(), stop: stop}
+	shown := screens{n.Screen, n.ledger}
+	if where.screen != nil {
+		shown = append(shown, where.screen)
+	}
+	n.GPU = sharedgpu.New(p.Setup.Memory, shown)
 	for i := range p.Setup.Servers {
-		work, err := sharedgpu.NewServer(n.GPU, firstPID+i, l, rand.New(rand.NewPCG(p.Seed, 200+uint64(i))), records)
+		work, err := sharedgpu.NewServer(n.GPU, where.pid(i), l, rand.New(rand.NewPCG(p.Seed, 200+uint64(i))), n.ledger)
 		if err != nil {
 			n.close()
 			return nil, err
 		}
 		server := fakecomfyui.NewServer(work)
 		n.running.Go(func() { server.Run(ctx) })
-		e := serve(server)
-		n.endpoint = append(n.endpoint, e)
-		n.Upstreams = append(n.Upstreams, &Upstream{Index: i, URL: upstreamURL, Transport: e.transport, Work: work})
+		e, err := where.serve(server)
+		if err != nil {
+			n.close()
+			return nil, err
+		}
+		n.endpoints = append(n.endpoints, e)
+		n.Upstreams = append(n.Upstreams, &Upstream{Index: i, URL: e.url, Transport: e.transport, Work: work})
 	}
 	if p.Tenant {
 		n.running.Go(func() { n.GPU.Tenant(ctx, tenantPID, rand.New(rand.NewPCG(p.Seed, 300))) })
 	}
-	records.contexts(n)
-	n.front = n.endpoint
-	if respond != nil {
-		n.response = respond(n)
-		n.front = nil
-		for _, u := range n.Upstreams {
-			n.front = append(n.front, serve(n.response.Handler(u)))
-		}
-	}
+	n.ledger.contexts(n)
+	n.fronts = n.endpoints
 	return n, nil
+}
+
+// respond puts a response between the clients and the servers.
+func (n *Node) respond(starter Starter, where place) error {
+	if starter == nil {
+		return nil
+	}
+	n.response = starter(n)
+	n.fronts = nil
+	for _, u := range n.Upstreams {
+		e, err := where.serve(n.response.Handler(u))
+		if err != nil {
+			return err
+		}
+		n.fronts = append(n.fronts, e)
+	}
+	return nil
 }
 
 // close ends everything; all clients have left.
 func (n *Node) close() {
+	for _, e := range n.fronts {
+		e.close()
+	}
 	if n.response != nil {
-		for _, e := range n.front {
-			e.close()
-		}
 		n.response.Close()
 	}
 	n.stop()
-	for _, e := range n.endpoint {
+	for _, e := range n.endpoints {
 		e.close()
 	}
 	for _, u := range n.Upstreams {

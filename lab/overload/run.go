@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/otelcol-gpu/otelcol-gpu/lab/law"
+	"github.com/otelcol-gpu/otelcol-gpu/lab/sharedgpu"
 )
 
 // Result is what happened in a run.
@@ -42,11 +44,12 @@ func Run(t *testing.T, p Plan, respond Starter) *Result {
 func Capacity(t *testing.T, p Plan) (capacity float64) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		l, records := law.New(p.Seed), newLedger()
-		n, err := start(context.Background(), &p, l, records, nil)
+		l := law.New(p.Seed)
+		n, err := start(context.Background(), &p, l, virtual)
 		if err != nil {
 			t.Fatal(err)
 		}
+		records := n.ledger
 		n.warm(l)
 		records.measure(p.CapacityLasts)
 		end := records.begin.Add(p.CapacityLasts)
@@ -119,35 +122,67 @@ func (n *Node) warm(l *law.Law) {
 }
 
 // RunWith is [Run] with a capacity that was measured before.
-func RunWith(t *testing.T, p Plan, capacity float64, respond Starter) *Result {
+func RunWith(t *testing.T, p Plan, capacity float64, respond Starter) (result *Result) {
 	t.Helper()
-	result := &Result{Plan: p, Law: law.New(p.Seed), Capacity: capacity}
-	begin := time.Now()
+	began := time.Now()
 	synctest.Test(t, func(t *testing.T) {
-		l, records := result.Law, newLedger()
-		n, err := start(context.Background(), &p, l, records, respond)
+		l := law.New(p.Seed)
+		n, err := start(context.Background(), &p, l, virtual)
+		if err == nil {
+			err = n.respond(respond, virtual)
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		n.warm(l)
-		records.measure(p.Lasts)
-		result.Begin = records.begin
-		var all sync.WaitGroup
-		for _, r := range arrivals(l, &p, capacity) {
-			time.Sleep(time.Until(records.begin.Add(r.At)))
-			all.Go(func() { n.client(r, l.Classes[r.Class].Name).run(context.Background()) })
-		}
-		all.Wait()
-		n.close()
-		for _, r := range records.records {
-			if !r.Came.Before(records.begin) {
-				result.Records = append(result.Records, r)
-			}
-		}
-		result.Idle = records.idle
+		result = n.run(l, capacity)
 	})
+	result.Wall = time.Since(began)
+	return result
+}
+
+// RunLive is [RunWith] in real time over sockets, on a GPU that a screen shows. In front of the
+// servers is what infront starts there: it returns the address that clients reach, for each server
+// in their order. All servers are of this process.
+func RunLive(t *testing.T, p Plan, capacity float64, screen sharedgpu.Screen, infront func(servers []string) (fronts []string)) *Result {
+	t.Helper()
+	began, l := time.Now(), law.New(p.Seed)
+	where := place{serve: onSockets, pid: func(int) int { return os.Getpid() }, screen: screen}
+	n, err := start(context.Background(), &p, l, where)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var servers []string
+	for _, u := range n.Upstreams {
+		servers = append(servers, u.URL)
+	}
+	n.fronts = nil
+	for _, url := range infront(servers) {
+		n.fronts = append(n.fronts, reach(url))
+	}
+	result := n.run(l, capacity)
+	result.Wall = time.Since(began)
+	return result
+}
+
+// run has the plan's clients come to a node, and ends it.
+func (n *Node) run(l *law.Law, capacity float64) *Result {
+	n.warm(l)
+	p, records := n.Plan, n.ledger
+	records.measure(p.Lasts)
+	var all sync.WaitGroup
+	for _, r := range arrivals(l, p, capacity) {
+		time.Sleep(time.Until(records.begin.Add(r.At)))
+		all.Go(func() { n.client(r, l.Classes[r.Class].Name).run(context.Background()) })
+	}
+	all.Wait()
+	n.close()
+	result := &Result{Plan: *p, Law: l, Capacity: capacity, Begin: records.begin, Idle: records.idle}
+	for _, r := range records.records {
+		if !r.Came.Before(records.begin) {
+			result.Records = append(result.Records, r)
+		}
+	}
 	slices.SortFunc(result.Records, func(a, b *Record) int { return cmp.Compare(a.Number, b.Number) })
-	result.Wall = time.Since(begin)
 	return result
 }
 
