@@ -148,7 +148,8 @@ func TestEveryLawKeepsItsRanges(t *testing.T) {
 
 func TestTheSameSeedAndPromptCostTheSame(t *testing.T) {
 	w := Load{Side: 680, Batch: 1, Checkpoint: DefaultCheckpoint}
-	assert.Equal(t, New(4).Draw("a", w), New(4).Draw("a", w))
+	once, again := New(4).Draw("a", w), New(4).Draw("a", w)
+	assert.Equal(t, once, again)
 	assert.NotEqual(t, New(4).Draw("a", w).Exclusive, New(4).Draw("b", w).Exclusive)
 	assert.NotEqual(t, New(4).Draw("a", w).Exclusive, New(5).Draw("a", w).Exclusive)
 	assert.NotEqual(t, New(4).time, New(5).time)

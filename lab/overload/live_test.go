@@ -30,7 +30,7 @@ func TestRealTimeIsAsVirtualTime(t *testing.T) {
 	virtually := RunWith(t, p, 1, nil)
 	screen := &sharedgpu.Latest{}
 	really := RunLive(t, p, 1, screen, func(servers []string) []string { return servers })
-	require.Equal(t, len(virtually.Records), len(really.Records))
+	require.Len(t, really.Records, len(virtually.Records))
 	compared, got := 0, 0
 	for i, v := range virtually.Records {
 		r := really.Records[i]

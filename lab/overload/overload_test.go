@@ -82,7 +82,7 @@ func TestTheSameSeedIsTheSameRun(t *testing.T) {
 	p.Tenant = true
 	p.Lasts = 150 * time.Second
 	a, b := Run(t, p, withOracle), Run(t, p, withOracle)
-	require.Equal(t, len(a.Records), len(b.Records))
+	require.Len(t, b.Records, len(a.Records))
 	assert.InDelta(t, a.Capacity, b.Capacity, 0)
 	for i := range a.Records {
 		require.Equal(t, *a.Records[i].Request, *b.Records[i].Request)
@@ -135,6 +135,32 @@ func within(r *Result) (all []*Record) {
 		}
 	}
 	return all
+}
+
+// TestABurstComesTogether beside those who come at random, who are the same as without it.
+func TestABurstComesTogether(t *testing.T) {
+	t.Parallel()
+	p := short(Setups[0], 1, 0.3)
+	p.Lasts = 100 * time.Second
+	alone := RunWith(t, p, 1, nil)
+	p.Burst, p.BurstAt = 24, 40*time.Second
+	r := RunWith(t, p, 1, nil)
+	var others []string
+	burst := 0
+	for _, c := range r.Records {
+		if c.Burst {
+			burst++
+			require.Zero(t, c.Class)
+			require.InDelta(t, 40*time.Second, c.Came.Sub(r.Begin), 25e6)
+			continue
+		}
+		others = append(others, c.ID)
+	}
+	require.Equal(t, 24, burst)
+	require.Len(t, others, len(alone.Records))
+	for i, c := range alone.Records {
+		require.Equal(t, c.ID, others[i])
+	}
 }
 
 func TestARefusalForGoodIsNotTriedAgain(t *testing.T) {

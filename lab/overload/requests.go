@@ -24,6 +24,7 @@ type Request struct {
 	Load   law.Load
 	Limit  time.Duration // 0: none
 	Cost   law.Drawn
+	Burst  bool // it is one of the plan's burst
 }
 
 // promptID is a UUID.
@@ -36,6 +37,7 @@ const (
 	arriving = iota
 	looping
 	warming
+	bursting
 )
 
 // draw makes a request of a class.
@@ -71,6 +73,12 @@ func arrivals(l *law.Law, p *Plan, capacity float64) []*Request {
 			r.At, r.Limit = at, p.Limits[class]
 			all = append(all, r)
 		}
+	}
+	random := rand.New(rand.NewPCG(p.Seed, 99))
+	for n := range p.Burst {
+		r := draw(l, p, bursting, n, 0, random)
+		r.At, r.Limit, r.Burst = p.BurstAt+time.Duration(n)*time.Millisecond, p.Limits[0], true // together, in an order that is not by chance
+		all = append(all, r)
 	}
 	slices.SortFunc(all, func(a, b *Request) int { return int(a.At - b.At) })
 	for i, r := range all {

@@ -151,7 +151,7 @@ func RunLive(t *testing.T, p Plan, capacity float64, screen sharedgpu.Screen, in
 	if err != nil {
 		t.Fatal(err)
 	}
-	var servers []string
+	servers := make([]string, 0, len(n.Upstreams))
 	for _, u := range n.Upstreams {
 		servers = append(servers, u.URL)
 	}

@@ -44,6 +44,9 @@ type Plan struct {
 	// Warm is how many prompts each server works on before, one after the other: at least one,
 	// which loads its model.
 	Warm int
+	// Burst is how many core clients come together, at BurstAt, beside those who come at random.
+	Burst   int
+	BurstAt time.Duration
 	// Tenant has a foreign process take and return 2 GiB.
 	Tenant bool
 	// CapacityLasts is for how long capacity is measured.

@@ -24,12 +24,12 @@ func noSteps(int, int) error { return nil }
 // peaks is a [Screen] that keeps how full the GPU was at most.
 type peaks struct {
 	Latest
-	most atomic.Int64
+	fullest atomic.Int64
 }
 
 // Show implements [Screen].
 func (p *peaks) Show(r Readings) {
-	p.most.Store(max(p.most.Load(), r.Used)) // one Show at a time
+	p.fullest.Store(max(p.fullest.Load(), r.Used)) // one Show at a time
 	p.Latest.Show(r)
 }
 
@@ -81,14 +81,14 @@ func TestAPromptCostsWhatTheLawSays(t *testing.T) {
 		loading := r.law.Checkpoint(law.DefaultCheckpoint).Loading
 		assert.InDelta(t, cold.Exclusive+cold.Host+loading, lasted, 1e6)
 		assert.Equal(t, Worked{Exclusive: cold.Exclusive, Made: true, Loaded: true}, r.seen.last)
-		assert.Equal(t, context+cold.Need, r.screen.most.Load())
+		assert.Equal(t, context+cold.Need, r.screen.fullest.Load())
 		assert.Equal(t, context+cold.Need, r.screen.Readings().Used, "the allocator keeps the high-water mark")
 
 		warm, lasted, err := r.colour(t.Context(), 512, law.DefaultCheckpoint)
 		require.NoError(t, err)
 		assert.InDelta(t, warm.Exclusive+warm.Host, lasted, 1e6, "the model is there")
 		assert.Less(t, warm.Need, cold.Need)
-		assert.Equal(t, context+cold.Need, r.screen.most.Load(), "which is free for the server's own prompt")
+		assert.Equal(t, context+cold.Need, r.screen.fullest.Load(), "which is free for the server's own prompt")
 
 		_, lasted, err = r.colour(t.Context(), 512, "ddcolor_artistic.pth")
 		require.NoError(t, err)
@@ -106,7 +106,7 @@ func TestWhatDoesNotFitGrowsUntilTheGPUIsFull(t *testing.T) {
 		var failure *fakecomfyui.Failure
 		require.ErrorAs(t, err, &failure)
 		assert.Equal(t, "torch.cuda.OutOfMemoryError", failure.Type)
-		assert.Greater(t, r.screen.most.Load(), 4*int64(law.GiB)-law.NeedStep, "VRAM is seen near 100 %")
+		assert.Greater(t, r.screen.fullest.Load(), 4*int64(law.GiB)-law.NeedStep, "VRAM is seen near 100 %")
 		assert.Greater(t, lasted-d.Host, d.Exclusive/10, "the time is spent")
 		assert.Less(t, r.seen.last.Exclusive, d.Exclusive/2)
 		assert.True(t, r.seen.last.OutOfMemory)
@@ -147,7 +147,7 @@ func TestAnIdleServerEmptiesItsCacheAndKeepsItsModel(t *testing.T) {
 		defer r.Close()
 		context := r.screen.Readings().Used
 		time.Sleep(time.Minute)
-		_, _, err := r.colour(t.Context(), 1280, law.DefaultCheckpoint) // the last collection was long ago
+		_, _, err := r.colour(t.Context(), 1280, law.DefaultCheckpoint) // the cache was emptied long ago
 		require.NoError(t, err)
 		weights := r.law.Checkpoint(law.DefaultCheckpoint).Weights
 		assert.Equal(t, context+weights, r.screen.Readings().Used)
