@@ -90,6 +90,11 @@ func (s *Server) Sample(ctx context.Context, checkpoint string, side, batch, ste
 // Decode implements [fakecomfyui.Work]: the law's figures have it in them.
 func (s *Server) Decode(ctx context.Context, _ string, _, _ int) error { return ctx.Err() }
 
+// DecodeTiled implements [fakecomfyui.Work].
+func (s *Server) DecodeTiled(ctx context.Context, _ string, _, _ int, _ func(done, all int) error) error {
+	return ctx.Err()
+}
+
 // prompt works for one prompt.
 func (s *Server) prompt(ctx context.Context, load law.Load, step func(done, all int) error) error {
 	id := fakecomfyui.PromptOf(ctx)

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/advice/fit"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/advice/fit"
 )
 
 // memoryFit is what is predicted of a prompt's memory, in bytes.

@@ -7,8 +7,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/advice/replay"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/admission"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/advice/replay"
 )
 
 // batchNumber is by how much the numbers of batch prompts are greater: they run last.

@@ -8,8 +8,8 @@ package advice
 import (
 	"time"
 
-	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/advice/fit"
-	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/advice/replay"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/advice/fit"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/advice/replay"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/bounds"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/lru"
 )

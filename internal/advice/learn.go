@@ -6,7 +6,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/advice/fit"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/advice/fit"
 )
 
 // Kind is what prompts have in common whose costs depend on their size alone.
