@@ -3,6 +3,8 @@
 package comfyevents
 
 import (
+	"context"
+	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -136,17 +138,39 @@ func (s *Servers) Add(source Source) (remove func()) {
 
 // Find returns what is known now of a server; ok is false if it is not listed.
 func (s *Servers) Find(name string) (found Server, ok bool) {
-	s.mu.Lock()
-	i := slices.IndexFunc(s.sources, func(source Source) bool { return source.Name() == name })
-	var source Source
-	if i >= 0 {
-		source = s.sources[i]
-	}
-	s.mu.Unlock()
+	source := s.source(name)
 	if source == nil {
 		return Server{}, false
 	}
 	return source.Server(), true
+}
+
+// Freer is a [Source] whose server can be asked to free its memory.
+type Freer interface {
+	// Free returns once the server has taken the request; it frees memory when no prompt runs.
+	Free(ctx context.Context) error
+}
+
+// ErrNotListed is the error of a server that is not listed, or cannot be asked.
+var ErrNotListed = errors.New("the server is not listed")
+
+// Free asks a server to free its memory.
+func (s *Servers) Free(ctx context.Context, name string) error {
+	freer, ok := s.source(name).(Freer)
+	if !ok {
+		return ErrNotListed
+	}
+	return freer.Free(ctx)
+}
+
+// source is the source of a server; nil if it is not listed.
+func (s *Servers) source(name string) Source {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if i := slices.IndexFunc(s.sources, func(source Source) bool { return source.Name() == name }); i >= 0 {
+		return s.sources[i]
+	}
+	return nil
 }
 
 // All returns what is known now of each server, by name.

@@ -30,6 +30,12 @@ const (
 	MemoryActivePeak     = "comfyui.memory.active.peak"
 	MemoryReservedPeak   = "comfyui.memory.reserved.peak"
 	MemoryReservedGrowth = "comfyui.memory.reserved.growth"
+
+	// AdmissionDecision and AdmissionReason are what an advisor said of a prompt, AdmissionDeadline
+	// until when its image is of use, in seconds since 1970.
+	AdmissionDecision = "comfyui.admission.decision"
+	AdmissionReason   = "comfyui.admission.reason"
+	AdmissionDeadline = "comfyui.admission.deadline"
 	MemoryContext        = "comfyui.memory.context"
 	// MemoryNeedMax is an upper bound of what a prompt needed, in By.
 	MemoryNeedMax = "comfyui.memory.need.max"

@@ -12,6 +12,7 @@ import (
 	"go.opentelemetry.io/collector/confmap"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/configkeys"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/isolation"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/sizing"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/spans"
@@ -75,6 +76,8 @@ type Config struct {
 
 	Memory MemoryConfig `mapstructure:"memory"`
 
+	Admission AdmissionConfig `mapstructure:"admission"`
+
 	// Storage is a storage extension for the prompts until their traces are in the exporters'
 	// queue: after a kill, each has exactly one trace. In poll mode, it is for the ids of
 	// prompts whose traces were exported.
@@ -91,7 +94,12 @@ type Config struct {
 
 	// given lists the keys that the configuration sets.
 	given []string
+	// place is where the receiver runs apart from the process; nil is within.
+	place *isolation.Place
 }
+
+// Isolate has the receiver run in a place of its own.
+func (c *Config) Isolate(place *isolation.Place) { c.place = place }
 
 // MemoryConfig is about the server's memory.
 type MemoryConfig struct {
@@ -172,7 +180,7 @@ func createDefaultConfig() component.Config {
 	return &Config{
 		Mode: modeProxy, Proxy: proxy, Upstream: upstream,
 		CollectionInterval: 15 * time.Second, PollInterval: 2 * time.Second, DrainTimeout: 2 * time.Second,
-		Device: deviceAuto, OwnSockets: ownNever, Memory: MemoryConfig{Interval: 500 * time.Millisecond, Retries: true},
+		Device: deviceAuto, OwnSockets: ownNever, Memory: MemoryConfig{Interval: 500 * time.Millisecond, Retries: true}, Admission: defaultAdmission(),
 		Limits: LimitsConfig{
 			Prompts: 10000, OpenBytes: 64 << 20, Nodes: 16384, Workflows: 50, Models: 50, NodeClasses: 200, TaskClasses: 20, Queue: 1000,
 			PromptBytes: 32 << 20, BodyBytes: 64 << 20, FrameBytes: 4 << 20, LabelBytes: 256, MessageBytes: 4 << 10, StacktraceBytes: 16 << 10,

@@ -35,6 +35,7 @@ type deviceFinder struct {
 	findable bool
 	gpus     *gpuProcesses
 	opened   bool // gpus is open
+	isolated bool // there is no NVML
 	now      func() time.Time
 
 	found atomic.Pointer[spans.Device] // by the last search
@@ -71,7 +72,7 @@ const (
 // can arrive.
 func (f *deviceFinder) begin() {
 	needsNVML := f.index >= 0 || isUUID(f.setting) || f.setting == deviceAuto && f.findable
-	if !needsNVML || !f.gpus.open() {
+	if !needsNVML || f.isolated || !f.gpus.open() {
 		return
 	}
 	f.opened = true

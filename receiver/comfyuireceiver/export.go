@@ -94,6 +94,19 @@ func (i failureItem) send() error { return i.logs.ConsumeLogs(i.ctx, i.spans.Fai
 func (failureItem) done(error)    {}
 func (failureItem) isKept() bool  { return false }
 
+// admissionItem is the log record of a prompt that its advisor did not admit.
+type admissionItem struct {
+	*exporter
+	prompt *prompt.Prompt
+	at     time.Time
+}
+
+func (i admissionItem) send() error {
+	return i.logs.ConsumeLogs(i.ctx, i.spans.Admission(i.prompt, i.at))
+}
+func (admissionItem) done(error)   {}
+func (admissionItem) isKept() bool { return false }
+
 // startItem is the log record of an execution that starts.
 type startItem struct {
 	*exporter
@@ -176,9 +189,16 @@ func (e *exporter) deliverUnfinished(unfinished []*prompt.Prompt) {
 	}
 }
 
-// reportFailure queues the log record of a prompt that failed.
+// reportFailure queues the log records of a prompt that failed, and of one that its advisor did
+// not admit.
 func (e *exporter) reportFailure(p *prompt.Prompt) {
-	if e.logs != nil && spans.Failed(p) {
+	if e.logs == nil {
+		return
+	}
+	if spans.NotAdmitted(p) {
+		e.enqueue("logs", e.logItems, admissionItem{e, p, e.now()})
+	}
+	if spans.Failed(p) {
 		e.enqueue("logs", e.logItems, failureItem{e, p, e.now()})
 	}
 }

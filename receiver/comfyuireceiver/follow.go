@@ -27,9 +27,11 @@ import (
 // of requests and frames, and must not block.
 type follower struct {
 	*instruments
-	export  *exporter
-	bus     *comfyevents.Bus
-	name    string // service.instance.id
+	export *exporter
+	bus    *comfyevents.Bus
+	name   string // service.instance.id
+	// freed is when the server was last asked to free its memory for a neighbour.
+	freed   atomic.Pointer[time.Time]
 	tracker *prompt.Tracker
 	work    workSignal
 	server  *comfyServer

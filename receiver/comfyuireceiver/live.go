@@ -71,7 +71,7 @@ func (l *liveServer) bound(p *comfyevents.OpenPrompt) {
 // list adds the server to those that the components of this process can ask about, until
 // running ends.
 func (r *comfyuiReceiver) list(running context.Context) {
-	context.AfterFunc(running, comfyevents.OfProcess().Servers.Add(&liveServer{
+	context.AfterFunc(running, r.cfg.bus().Servers.Add(&liveServer{
 		resource: r.resource, following: r.following, device: r.device, hub: r.hub, textBytes: r.cfg.Limits.bounds().Label,
 	}))
 }

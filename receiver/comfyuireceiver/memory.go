@@ -4,7 +4,6 @@ package comfyuireceiver
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -171,9 +170,9 @@ func (r *comfyuiReceiver) watchMemory(ctx context.Context, host component.Host, 
 	if r.cfg.Memory.Interval == 0 {
 		return nil
 	}
-	client, err := r.cfg.Upstream.ToClient(ctx, host.GetExtensions(), r.settings.TelemetrySettings)
+	client, err := r.client(ctx, host)
 	if err != nil {
-		return fmt.Errorf("upstream: %w", err)
+		return err
 	}
 	of := r.following.server
 	server := &comfyServer{base: of.base, client: client, telemetry: of.telemetry, bounds: of.bounds}

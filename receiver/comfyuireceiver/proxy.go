@@ -17,6 +17,7 @@ import (
 	"github.com/felixge/httpsnoop"
 	"go.uber.org/zap"
 
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/gate"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/sockets"
 )
@@ -33,6 +34,10 @@ type proxy struct {
 	parsing   sync.Mutex // held while a large body is parsed, so that only one is at a time
 	// authenticates is true if clients send credentials for the proxy, which are removed.
 	authenticates bool
+	// gate is asked about prompts; nil without an advisor. enforces is true if it holds and refuses
+	// them, trusts if a request's own class and deadline count then.
+	gate             *gate.Gate
+	enforces, trusts bool
 
 	relay   httputil.ReverseProxy
 	serving serving

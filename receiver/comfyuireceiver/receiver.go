@@ -24,7 +24,6 @@ import (
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
 	"go.uber.org/zap"
 
-	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/pdataread"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/metadata"
@@ -104,9 +103,9 @@ func (r *comfyuiReceiver) build(ctx context.Context, host component.Host) (err e
 	if err != nil {
 		return fmt.Errorf("upstream::endpoint: %w", err)
 	}
-	client, err := r.cfg.Upstream.ToClient(ctx, host.GetExtensions(), r.settings.TelemetrySettings)
+	client, err := r.client(ctx, host)
 	if err != nil {
-		return fmt.Errorf("upstream: %w", err)
+		return err
 	}
 	stored, err := openStore(ctx, host, r.cfg.Storage, r.settings.ID)
 	if err != nil {
@@ -141,6 +140,18 @@ func (r *comfyuiReceiver) build(ctx context.Context, host component.Host) (err e
 	return nil
 }
 
+// client makes a client for the receiver's own requests.
+func (r *comfyuiReceiver) client(ctx context.Context, host component.Host) (*http.Client, error) {
+	if p := r.cfg.place; p != nil {
+		return &http.Client{Transport: p.Transport}, nil
+	}
+	client, err := r.cfg.Upstream.ToClient(ctx, host.GetExtensions(), r.settings.TelemetrySettings)
+	if err != nil {
+		return nil, fmt.Errorf("upstream: %w", err)
+	}
+	return client, nil
+}
+
 // assemble makes the parts that follow the server at base, with the client for the
 // receiver's own requests.
 func (r *comfyuiReceiver) assemble(base *url.URL, client *http.Client, stored storage.Client) error {
@@ -153,6 +164,7 @@ func (r *comfyuiReceiver) assemble(base *url.URL, client *http.Client, stored st
 	server := &comfyServer{base: base, client: client, telemetry: r.telemetry, bounds: bounds}
 	r.describe(base)
 	r.device = newDeviceFinder(r.cfg.Device, base, newGPUProcesses(r.cfg.LibraryPath, r.log), r.now)
+	r.device.isolated = r.cfg.place != nil
 	classes := newAPIClasses(r.cfg.Limits.NodeClasses)
 	builder, err := spans.NewBuilder(r.cfg.Capture, r.cfg.Limits.bounds(), r.resource, r.settings.BuildInfo.Version, r.device, classes)
 	if err != nil {
@@ -165,7 +177,7 @@ func (r *comfyuiReceiver) assemble(base *url.URL, client *http.Client, stored st
 	r.following = &follower{
 		instruments: observed, server: server, store: r.store, bounds: bounds, log: r.log, now: r.now, polls: r.cfg.Mode == modePoll,
 		interval: r.cfg.PollInterval, changed: make(chan struct{}, 1), classes: classes, ownSocket: newOwnSockets(r.cfg.OwnSockets),
-		loading: newLoadingTimes(r.device, classes), bus: comfyevents.OfProcess(), name: pdataread.Text(r.resource.Attributes(), "service.instance.id"),
+		loading: newLoadingTimes(r.device, classes), bus: r.cfg.bus(), name: pdataread.Text(r.resource.Attributes(), "service.instance.id"),
 	}
 	r.export = &exporter{
 		traces:          r.traces,
@@ -173,7 +185,7 @@ func (r *comfyuiReceiver) assemble(base *url.URL, client *http.Client, stored st
 		executionEvents: r.cfg.ExecutionEvents,
 		spans:           builder,
 		instruments:     observed,
-		handovers:       newHandovers(comfyevents.OfProcess(), r.following, r.store.maxSlots+r.cfg.Limits.Queue),
+		handovers:       newHandovers(r.cfg.bus(), r.following, r.store.maxSlots+r.cfg.Limits.Queue),
 		log:             r.log,
 		now:             r.now,
 	}
@@ -204,6 +216,11 @@ func (r *comfyuiReceiver) describe(base *url.URL) {
 
 // listen opens the proxy.
 func (r *comfyuiReceiver) listen(ctx context.Context, host component.Host, running context.Context) (err error) {
+	if p := r.cfg.place; p != nil {
+		r.transport = p.Transport
+		p.Serve(r.proxyHandler(running))
+		return nil
+	}
 	if r.transport, err = clientTransport(ctx, r.cfg); err != nil {
 		return err
 	}
@@ -242,8 +259,10 @@ func (r *comfyuiReceiver) proxyHandler(running context.Context) http.Handler {
 	r.proxy = newProxy(&proxy{
 		follower: r.following, ctx: running, transport: r.transport, hub: r.hub,
 		maxPrompt: r.cfg.Limits.PromptBytes, bodies: budget{max: int64(r.cfg.Limits.BodyBytes)},
-		authenticates: r.cfg.Proxy.Auth.HasValue(),
+		authenticates: r.cfg.Proxy.Auth.HasValue(), gate: r.newGate(),
+		enforces: r.cfg.Admission.Mode == modeEnforce, trusts: r.cfg.Admission.TrustRequestClass,
 	})
+	r.watchGate(running, r.proxy.gate)
 	return r.proxy
 }
 
@@ -318,6 +337,9 @@ func (r *comfyuiReceiver) Shutdown(ctx context.Context) error {
 
 // stop ends the parts that exist, in the order in which data flows through them.
 func (r *comfyuiReceiver) stop(ctx context.Context) (err error) {
+	if r.proxy != nil && r.proxy.gate != nil {
+		r.proxy.gate.Close() // those that are held are refused, so that they need not be waited for
+	}
 	if r.server != nil {
 		drain, cancel := context.WithTimeout(ctx, r.cfg.DrainTimeout)
 		if r.server.Shutdown(drain) != nil {

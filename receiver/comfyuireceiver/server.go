@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -157,6 +158,25 @@ func (s *comfyServer) log(ctx context.Context) (l protocol.Log, err error) {
 		s.withoutLog.Store(true)
 	}
 	return l, err
+}
+
+// free has the server unload its models and forget its nodes' results, once no prompt runs.
+func (s *comfyServer) free(ctx context.Context) error {
+	body := strings.NewReader(`{"unload_models": true, "free_memory": true}`)
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, s.base.String()+"/free", body)
+	if err != nil {
+		return err
+	}
+	request.Header.Set("Content-Type", "application/json")
+	response, err := s.client.Do(request)
+	if err != nil {
+		return fmt.Errorf("free the server's memory: %w", err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode >= 300 {
+		return fmt.Errorf("free the server's memory: %w: the status is %s", errAnswered, response.Status)
+	}
+	return nil
 }
 
 // rests reports whether the server's queue is empty, and whether it has not run a prompt

@@ -13,6 +13,7 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/gate"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
 )
@@ -40,12 +41,31 @@ func (p *proxy) servePrompt(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	sub := p.parse(body.bytes)
-	client, _, _ := net.SplitHostPort(r.RemoteAddr)
-	followed := p.tracker.Submit(p.now(), prompt.Request{Submission: sub, Path: r.URL.Path, Client: client, Parent: callerOf(r.Header, sub.Traceparent)})
-	if followed == nil {
-		p.relay.ServeHTTP(w, r)
+	received := p.now()
+	admitted, stays := p.admit(r, &sub, len(body.bytes))
+	if !stays {
+		w.WriteHeader(statusClientClosed)
 		return
 	}
+	client, _, _ := net.SplitHostPort(r.RemoteAddr)
+	followed := p.tracker.Submit(received, prompt.Request{
+		Submission: sub, Path: r.URL.Path, Client: client, Parent: callerOf(r.Header, sub.Traceparent), Admission: admitted,
+	})
+	switch {
+	case followed == nil && admitted.Refuses():
+		gate.Refuse(w, r, &admitted.Decision)
+		return
+	case followed == nil:
+		p.settle(admitted, "")
+		p.relay.ServeHTTP(w, r)
+		return
+	case admitted.Refuses():
+		p.refuse(w, r, followed)
+		return
+	case admitted != nil && admitted.Number != 0:
+		p.withNumber(r, body.bytes, admitted.Number)
+	}
+	defer func() { p.settle(admitted, followed.ID) }()
 	p.work.begins()
 	defer p.work.update()
 	s := &submission{p, followed}

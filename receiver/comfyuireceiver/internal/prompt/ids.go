@@ -58,6 +58,7 @@ func (p *Prompt) SpanID(name string, run int) trace.SpanID {
 // character, and none of these in front.
 const (
 	QueueSpan     = "\x00queue"
+	HoldSpan      = "\x00hold"
 	ExecutionSpan = "\x00execution"
 )
 

@@ -30,6 +30,9 @@ const (
 	Cancelled Outcome = "cancelled"
 	// Rejected prompts failed the server's validation.
 	Rejected Outcome = "rejected"
+	// Refused prompts were refused by the receiver, since its advisor would have them wait or come
+	// again.
+	Refused Outcome = "refused"
 	// Lost prompts are unknown to the server, which restarted or is unreachable.
 	Lost Outcome = "lost"
 	// Unfinished prompts were open when the receiver shut down.

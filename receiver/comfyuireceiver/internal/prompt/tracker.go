@@ -69,6 +69,8 @@ type Request struct {
 	Path, Client string
 	// Parent is the caller's span, if it sent one.
 	Parent trace.SpanContext
+	// Admission is what the receiver's advisor said of it; nil if there is none.
+	Admission *Admission
 }
 
 // Tracker follows all open prompts of one server. Its methods may be called from
@@ -142,6 +144,9 @@ func (t *Tracker) Submit(now time.Time, r Request) *Prompt {
 	return p
 }
 
+// Sizing is what a submission costs.
+func (t *Tracker) Sizing(sub *protocol.Submission) sizing.Sizing { return t.sizer.Of(sub) }
+
 func (t *Tracker) fits(size int) bool {
 	return t.count+t.inFlight < t.limits.Open && t.bytes+size <= t.limits.Bytes
 }
@@ -159,6 +164,8 @@ func (t *Tracker) Answer(p *Prompt, now time.Time, status int, a protocol.Answer
 	t.bytes -= p.size
 	t.mu.Unlock()
 	switch {
+	case p.Admission.Refuses():
+		p.end(Refused, now)
 	case len(p.ID) > protocol.MaxID:
 		t.observer.PromptUnfollowed(p, LongID)
 		return

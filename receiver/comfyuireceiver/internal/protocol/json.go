@@ -83,6 +83,24 @@ func (d document) number(into *float64) error {
 	return nil
 }
 
+// truth reads a value as Python's if does.
+func (d document) truth() (bool, error) {
+	switch d.PeekKind() {
+	case 'f', 'n':
+		return false, d.SkipValue()
+	case '0':
+		var n float64
+		err := d.number(&n)
+		return n != 0, err
+	case '"':
+		var text string
+		err := d.text(&text)
+		return text != "", err
+	}
+	v, err := d.ReadValue()
+	return err == nil && string(v) != "{}" && string(v) != "[]", err
+}
+
 // milliseconds reads a time since the Unix epoch.
 func (d document) milliseconds(into *time.Time) error {
 	var ms float64

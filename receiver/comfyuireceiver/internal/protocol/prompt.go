@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -36,6 +37,12 @@ type Submission struct {
 	Traceparent string
 	// TaskClass is extra_data.task_class, which the caller chose.
 	TaskClass string
+	// Deadline is extra_data.deadline_s: for how long the image is of use, in seconds; 0 if the
+	// caller did not say.
+	Deadline float64
+	// Number is the place in the queue that the caller asked for, nil if it asked for none: below
+	// 0 is in front of all, as front is.
+	Number *float64
 	// Workflow is the workflow's id if the web page sent one, else a hash of the classes
 	// and links of its nodes.
 	Workflow string
@@ -80,6 +87,7 @@ func (s *Submission) Size() int {
 func (b Bounds) ParseSubmission(body io.Reader) (Submission, error) {
 	d, s := newDocument(&lenientReader{from: body}), Submission{}
 	var inExtra string
+	inFront := false
 	err := d.object(func(name string) (err error) {
 		switch name {
 		case "prompt":
@@ -90,6 +98,12 @@ func (b Bounds) ParseSubmission(body io.Reader) (Submission, error) {
 			err = d.text(&s.PromptID)
 		case "extra_data":
 			inExtra, err = b.readExtra(d, &s)
+		case "number":
+			var n float64
+			err = d.number(&n)
+			s.Number = &n
+		case "front":
+			inFront, err = d.truth()
 		default:
 			err = d.SkipValue()
 		}
@@ -103,6 +117,10 @@ func (b Bounds) ParseSubmission(body io.Reader) (Submission, error) {
 	}
 	if s.ClientID == "" {
 		s.ClientID = inExtra
+	}
+	if s.Number == nil && inFront { // the server looks for it only then
+		first := math.Inf(-1)
+		s.Number = &first
 	}
 	b.finish(&s)
 	return s, nil
@@ -123,6 +141,8 @@ func (b Bounds) readExtra(d document, s *Submission) (clientID string, err error
 			err = d.text(&s.Traceparent)
 		case "task_class":
 			err = d.text(&s.TaskClass)
+		case "deadline_s":
+			err = d.number(&s.Deadline)
 		case "client_id":
 			err = d.text(&clientID)
 		case "create_time":

@@ -84,7 +84,7 @@ func (b *Builder) Trace(p *prompt.Prompt) ptrace.Traces {
 	if !p.Started.IsZero() {
 		w.queue()
 		w.execution()
-	} else if p.Outcome != prompt.Rejected && p.Outcome != prompt.Error {
+	} else if p.Outcome != prompt.Rejected && p.Outcome != prompt.Refused && p.Outcome != prompt.Error {
 		w.queue()
 	}
 	return traces

@@ -90,6 +90,7 @@ func (w *traceWriter) root() {
 		a.PutBool("comfyui.prompt.recovered", true)
 	}
 	putList(a, "comfyui.nodes.refused", p.Answer.Refused)
+	w.admission(a)
 	w.outcome(s)
 }
 
@@ -98,6 +99,9 @@ func (w *traceWriter) outcome(s ptrace.Span) {
 	switch p.Outcome {
 	case prompt.Success:
 		s.Status().SetCode(ptrace.StatusCodeOk)
+		return
+	case prompt.Refused:
+		s.Attributes().PutStr("error.type", string(p.Admission.Reason))
 		return
 	case prompt.Interrupted, prompt.Cancelled, prompt.Unfinished:
 		// it did not finish, and nothing failed
