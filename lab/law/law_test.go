@@ -151,7 +151,9 @@ func TestTheSameSeedAndPromptCostTheSame(t *testing.T) {
 	once, again := New(4).Draw("a", w), New(4).Draw("a", w)
 	assert.Equal(t, once, again)
 	assert.NotEqual(t, New(4).Draw("a", w).Exclusive, New(4).Draw("b", w).Exclusive)
-	noise := func(seed uint64) float64 { return New(seed).Draw("a", w).Exclusive.Seconds() / New(seed).typicalTime(w) }
+	noise := func(seed uint64) float64 {
+		return New(seed).Draw("a", w).Exclusive.Seconds() / New(seed).typicalTime(w)
+	}
 	assert.Greater(t, math.Abs(noise(4)-noise(5)), 1e-6, "the noise of a prompt is another with each seed")
 	assert.NotEqual(t, New(4).time, New(5).time)
 	assert.NotEqual(t, New(4).activations, New(5).activations)

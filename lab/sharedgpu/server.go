@@ -80,6 +80,13 @@ func NewServer(g *GPU, pid int, l *law.Law, random *rand.Rand, observer Observer
 	return s, nil
 }
 
+// Observe replaces the observer, while no prompt runs.
+func (s *Server) Observe(o Observer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.observer = o
+}
+
 // PID is the server's process.
 func (s *Server) PID() int { return s.pid }
 
