@@ -28,6 +28,13 @@ type Figures struct {
 	// from the time until all that the server had accepted by then had ended: relative to that time,
 	// or 0 where it is off by 2 s or less. NaN where there is none.
 	DrainError float64
+	// CoreCovered and BatchCovered are the parts of each class's prompts that ended within the band
+	// that was predicted; CoreCoveredMax and BatchCoveredMax are the same, for which the largest is the
+	// worst. NaN where none was predicted.
+	CoreCovered, BatchCovered, CoreCoveredMax, BatchCoveredMax float64
+	// CoreWidth is the median width of core's bands, relative to the predicted median, where that is at
+	// least 10 s. NaN where there is none.
+	CoreWidth float64
 	// Retries are the tries after the first, per client.
 	Retries float64
 	// FirstRetry is the part of the refused clients that tried again whose first retry was accepted.
@@ -80,7 +87,43 @@ func (r *Result) Figures() Figures {
 	f.Retries = float64(retries) / (came[0] + came[1])
 	f.FirstRetry = float64(first) / float64(retried)
 	f.DrainError = r.drainError()
+	f.CoreCovered, f.BatchCovered = r.covered(0), r.covered(1)
+	f.CoreCoveredMax, f.BatchCoveredMax = f.CoreCovered, f.BatchCovered
+	f.CoreWidth = r.coreWidth()
 	return f
+}
+
+// covered is the part of a class's prompts that ended within their band.
+func (r *Result) covered(class int) float64 {
+	covered, all := 0.0, 0.0
+	for _, c := range r.Records {
+		if c.Class != class || c.PredictedAt.IsZero() || c.Ended.IsZero() {
+			continue
+		}
+		all++
+		if took := c.Ended.Sub(c.PredictedAt); took >= c.Predicted.Low && took <= c.Predicted.High {
+			covered++
+		}
+	}
+	return covered / all
+}
+
+// wideFrom is the prediction from which on the width of its band counts.
+const wideFrom = 10 * time.Second
+
+// coreWidth is [Figures.CoreWidth].
+func (r *Result) coreWidth() float64 {
+	var widths []float64
+	for _, c := range r.Records {
+		if c.Class == 0 && c.Predicted.Median >= wideFrom {
+			widths = append(widths, (c.Predicted.High-c.Predicted.Low).Seconds()/c.Predicted.Median.Seconds())
+		}
+	}
+	if len(widths) == 0 {
+		return math.NaN()
+	}
+	slices.Sort(widths)
+	return widths[len(widths)/2]
 }
 
 // retries are the client's tries after the first: it leaves after a refusal that it does not try again.

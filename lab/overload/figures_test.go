@@ -70,6 +70,28 @@ func TestDrainErrorComparesWithTheEndOfWhatWasAccepted(t *testing.T) {
 	assert.True(t, math.IsNaN(byHand(queue[0], after, refusedAt(5, 20)).Figures().DrainError), "one had not ended by the end of the run")
 }
 
+func TestCoverageAndWidthOfBands(t *testing.T) {
+	// predicted is a prompt that ended 20 s after it was accepted, and its band.
+	predicted := func(class int, low, median, high float64) *Record {
+		c := done(class, 0, 20, 0, 20, 20, true)
+		c.PredictedAt, c.Predicted = c.Accepted, Band{time.Duration(low * 1e9), time.Duration(median * 1e9), time.Duration(high * 1e9)}
+		return c
+	}
+	open := predicted(0, 1, 2, 3)
+	open.Ended = time.Time{}
+	f := byHand(
+		predicted(0, 18, 20, 22), predicted(0, 10, 15, 19), predicted(0, 21, 30, 90), predicted(0, 1, 9, 20),
+		predicted(1, 0, 10, 100), done(0, 0, 20, 0, 20, 20, true), open,
+	).Figures()
+	assert.InDelta(t, 0.5, f.CoreCovered, 1e-9, "one of four ended later, one earlier; those without a band or an end do not count")
+	assert.InDelta(t, 0.5, f.CoreCoveredMax, 1e-9)
+	assert.InDelta(t, 1, f.BatchCovered, 1e-9)
+	assert.InDelta(t, 9.0/15, f.CoreWidth, 1e-9, "the median of 4/20, 9/15 and 69/30: that of 9 s does not count")
+	none := byHand(done(0, 0, 20, 0, 20, 20, true)).Figures()
+	assert.True(t, math.IsNaN(none.CoreCovered))
+	assert.True(t, math.IsNaN(none.CoreWidth))
+}
+
 func TestFalseRefusalsAreThoseThatWouldHaveBeenInTime(t *testing.T) {
 	client := func(class, refusals int, accepted, got bool) *Record {
 		c := done(class, 1, 20, 10, 20, 5, got)
@@ -96,12 +118,14 @@ func TestFalseRefusalsAreThoseThatWouldHaveBeenInTime(t *testing.T) {
 func TestTheWorstOfEachFigureIsReported(t *testing.T) {
 	nan := math.NaN()
 	worst := Worst([]Figures{
-		{Useful: 0.9, Dead: 0.1, Core: 1, DrainError: nan, FirstRetry: nan},
-		{Useful: 0.8, Dead: 0, Core: nan, DrainError: 0.3, FirstRetry: nan},
+		{Useful: 0.9, Dead: 0.1, Core: 1, DrainError: nan, FirstRetry: nan, CoreCovered: 0.9, CoreCoveredMax: 0.9},
+		{Useful: 0.8, Dead: 0, Core: nan, DrainError: 0.3, FirstRetry: nan, CoreCovered: 0.8, CoreCoveredMax: 0.8},
 	})
 	assert.InDelta(t, 0.8, worst.Useful, 0)
 	assert.InDelta(t, 0.1, worst.Dead, 0)
 	assert.InDelta(t, 1, worst.Core, 0)
 	assert.InDelta(t, 0.3, worst.DrainError, 0)
 	assert.True(t, math.IsNaN(worst.FirstRetry))
+	assert.InDelta(t, 0.8, worst.CoreCovered, 0)
+	assert.InDelta(t, 0.9, worst.CoreCoveredMax, 0)
 }

@@ -23,8 +23,23 @@ type Record struct {
 	// Began and Ended are when the prompt's work did, zero if it did not; Worked is what it was.
 	Began, Ended time.Time
 	Worked       sharedgpu.Worked
+	// Predicted is what a response said of the prompt at PredictedAt, zero if it said nothing.
+	Predicted   Band
+	PredictedAt time.Time
 
 	pid int // of the server
+}
+
+// Band is a prediction of the time until a prompt has ended: between Low and High with a probability
+// of 90 %.
+type Band struct{ Low, Median, High time.Duration }
+
+// Predict keeps what a response predicts of a prompt when it passes it on. The last counts.
+func (n *Node) Predict(prompt string, b Band) {
+	defer n.ledger.change()()
+	if r := n.ledger.records[prompt]; r != nil {
+		r.Predicted, r.PredictedAt = b, time.Now()
+	}
 }
 
 // Refused is a refusal.

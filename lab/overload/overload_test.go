@@ -238,6 +238,7 @@ func TestTheFrameDoesNotLimitAGoodResponse(t *testing.T) {
 		assert.GreaterOrEqual(t, f.Core, 0.99)
 		assert.LessOrEqual(t, f.Idle, 0.02)
 		assert.Less(t, f.Dead, 0.03)
+		assert.Greater(t, f.CoreCovered, 0.8, "predictions reach the figures")
 		if c.offered > 1 {
 			assert.GreaterOrEqual(t, f.Useful, 0.95)
 			assert.GreaterOrEqual(t, f.BatchOfRest, 0.90)

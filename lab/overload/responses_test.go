@@ -100,12 +100,21 @@ const (
 
 // decide orders and admits prompts.
 func (o *oracle) decide(u *Upstream, body map[string]any) *refusal {
+	no, wait := o.judge(u, body)
+	if id, _ := body["prompt_id"].(string); no == nil && wait > 0 {
+		o.node.Predict(id, Band{wait * 3 / 4, wait, wait * 5 / 4})
+	}
+	return no
+}
+
+// judge is decide, and the time in which an admitted prompt will have ended.
+func (o *oracle) judge(u *Upstream, body map[string]any) (no *refusal, wait time.Duration) {
 	o.node.ledger.mu.Lock()
 	defer o.node.ledger.mu.Unlock()
 	id, _ := body["prompt_id"].(string)
 	r := o.node.ledger.records[id]
 	if r.Limit == 0 {
-		return nil
+		return nil, 0
 	}
 	o.admitted = slices.DeleteFunc(o.admitted, func(c *Record) bool { return !c.Ended.IsZero() })
 	left, coreLeft, batch, coreWaits, shared := time.Duration(0), time.Duration(0), 0, false, 1
@@ -126,14 +135,15 @@ func (o *oracle) decide(u *Upstream, body map[string]any) *refusal {
 		}
 		left += cost
 	}
-	wait, deadline := (coreLeft+r.Cost.Exclusive+r.Cost.Host)*time.Duration(shared)+margin, r.Came.Add(r.Limit)
+	wait = (coreLeft+r.Cost.Exclusive+r.Cost.Host)*time.Duration(shared) + margin
+	deadline := r.Came.Add(r.Limit)
 	if r.Class != 0 {
 		overtaken := caution / (1 - o.node.Plan.Offered*o.node.Plan.CoreShare)
 		wait = time.Duration(overtaken * float64((left+r.Cost.Exclusive+r.Cost.Host)*time.Duration(shared)))
 	}
 	late := time.Now().Add(wait).After(deadline) && len(o.admitted) > 0
 	if late || r.Class != 0 && (coreWaits || batch >= maxBatchWaiting) {
-		return &refusal{http.StatusTooManyRequests, 1, left}
+		return &refusal{http.StatusTooManyRequests, 1, left}, 0
 	}
 	o.admitted = append(o.admitted, r)
 	number := float64(deadline.UnixNano()) / 1e9
@@ -141,7 +151,7 @@ func (o *oracle) decide(u *Upstream, body map[string]any) *refusal {
 		number += 1e10
 	}
 	body["number"] = number
-	return nil
+	return nil, wait
 }
 
 // holder holds each prompt for a time before it is passed on.

@@ -165,6 +165,25 @@ func (p *Process) shrink(bytes int64) {
 	p.gpu.show()
 }
 
+// Held is what the process holds by NVML, in bytes.
+func (p *Process) Held() int64 {
+	p.gpu.mu.Lock()
+	defer p.gpu.mu.Unlock()
+	return p.held
+}
+
+// Hold has a foreign process hold so many bytes; false if the GPU has no room for them.
+func (p *Process) Hold(bytes int64) bool {
+	p.gpu.mu.Lock()
+	defer p.gpu.mu.Unlock()
+	if bytes-p.held > p.gpu.free() {
+		return false
+	}
+	p.held = bytes
+	p.gpu.show()
+	return true
+}
+
 // free is what no process holds. The caller holds mu.
 func (g *GPU) free() int64 {
 	left := g.total

@@ -28,6 +28,12 @@ type Worked struct {
 	// Made is true if the image was made, OutOfMemory if it failed for the lack of memory.
 	Made, OutOfMemory bool
 	Loaded            bool // the model was loaded for it
+	// Start is what the server's live tensors used when the prompt began, and Peak the most that they
+	// did: what did not fit is not in it. In bytes.
+	Start, Peak int64
+	// HeldBefore and HeldAfter are what the process held by NVML when the prompt began and when it
+	// ended, which is the most that it held meanwhile. In bytes.
+	HeldBefore, HeldAfter int64
 }
 
 // Server is the work of one ComfyUI: its CUDA context, PyTorch's caching allocator, and the model
@@ -40,6 +46,7 @@ type Server struct {
 	// mu guards everything declared below.
 	mu               sync.Mutex
 	active, reserved int64 // the allocator's: what tensors use, and what it holds
+	peak             int64 // the most that active was since the prompt began
 	weights          int64 // of the loaded model; active counts them
 	loaded           string
 	managed          bool // the loaded model is under ComfyUI's management
@@ -73,6 +80,13 @@ func NewServer(g *GPU, pid int, l *law.Law, random *rand.Rand, observer Observer
 	return s, nil
 }
 
+// Observe replaces the observer, while no prompt runs.
+func (s *Server) Observe(o Observer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.observer = o
+}
+
 // PID is the server's process.
 func (s *Server) PID() int { return s.pid }
 
@@ -100,16 +114,17 @@ func (s *Server) prompt(ctx context.Context, load law.Load, step func(done, all 
 	id := fakecomfyui.PromptOf(ctx)
 	s.mu.Lock()
 	s.works = true
-	isLoaded := s.loaded == load.Checkpoint
+	w := Worked{Loaded: s.loaded != load.Checkpoint, Start: s.active, HeldBefore: s.Held()}
+	s.peak = s.active
 	s.mu.Unlock()
 	if s.observer != nil {
 		s.observer.Began(s, id)
 	}
-	w := Worked{Loaded: !isLoaded}
 	err := s.work(ctx, load, s.law.Draw(id, load), &w, step)
 	s.mu.Lock()
 	s.active = s.weights // live tensors are freed; the allocator keeps their memory
 	s.works, s.needsCollection = false, true
+	w.Peak, w.HeldAfter = s.peak, s.Held()
 	s.mu.Unlock()
 	var failure *fakecomfyui.Failure
 	w.Made, w.OutOfMemory = err == nil, errors.As(err, &failure)
@@ -218,6 +233,7 @@ func (s *Server) allocate(bytes int64) bool {
 		s.reserved += more
 	}
 	s.active += bytes
+	s.peak = max(s.peak, s.active)
 	return true
 }
 

@@ -80,7 +80,7 @@ func TestAPromptCostsWhatTheLawSays(t *testing.T) {
 		require.NoError(t, err)
 		loading := r.law.Checkpoint(law.DefaultCheckpoint).Loading
 		assert.InDelta(t, cold.Exclusive+cold.Host+loading, lasted, 1e6)
-		assert.Equal(t, Worked{Exclusive: cold.Exclusive, Made: true, Loaded: true}, r.seen.last)
+		assert.Equal(t, Worked{Exclusive: cold.Exclusive, Made: true, Loaded: true, Peak: cold.Need, HeldBefore: context, HeldAfter: context + cold.Need}, r.seen.last)
 		assert.Equal(t, context+cold.Need, r.screen.fullest.Load())
 		assert.Equal(t, context+cold.Need, r.screen.Readings().Used, "the allocator keeps the high-water mark")
 
@@ -88,6 +88,10 @@ func TestAPromptCostsWhatTheLawSays(t *testing.T) {
 		require.NoError(t, err)
 		assert.InDelta(t, warm.Exclusive+warm.Host, lasted, 1e6, "the model is there")
 		assert.Less(t, warm.Need, cold.Need)
+		assert.Equal(t, Worked{
+			Exclusive: warm.Exclusive, Made: true, Start: r.law.Checkpoint(law.DefaultCheckpoint).Weights, Peak: warm.Need,
+			HeldBefore: context + cold.Need, HeldAfter: context + cold.Need,
+		}, r.seen.last, "only the first has set a high-water mark")
 		assert.Equal(t, context+cold.Need, r.screen.fullest.Load(), "which is free for the server's own prompt")
 
 		_, lasted, err = r.colour(t.Context(), 512, "ddcolor_artistic.pth")
@@ -109,6 +113,8 @@ func TestWhatDoesNotFitGrowsUntilTheGPUIsFull(t *testing.T) {
 		assert.Greater(t, r.screen.fullest.Load(), 4*int64(law.GiB)-law.NeedStep, "VRAM is seen near 100 %")
 		assert.Greater(t, lasted-d.Host, d.Exclusive/10, "the time is spent")
 		assert.Less(t, r.seen.last.Exclusive, d.Exclusive/2)
+		assert.Less(t, r.seen.last.Peak, d.Need)
+		assert.Greater(t, r.seen.last.Peak+law.NeedStep, int64(4*law.GiB)-840*law.MiB)
 		assert.True(t, r.seen.last.OutOfMemory)
 		assert.False(t, r.seen.last.Made)
 		_, _, err = r.colour(t.Context(), 256, law.DefaultCheckpoint)
