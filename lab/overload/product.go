@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package overload
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/consumer"
+	"go.opentelemetry.io/collector/pdata/ptrace"
+	"go.opentelemetry.io/collector/receiver"
+	metricnoop "go.opentelemetry.io/otel/metric/noop"
+	tracenoop "go.opentelemetry.io/otel/trace/noop"
+	"go.uber.org/zap"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/admission"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/advice"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/isolation"
+	"github.com/otelcol-gpu/otelcol-gpu/lab/law"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver"
+)
+
+// Product is otelcol-gpu's own response: its advisor, and its proxy in front of each server. The
+// advisor knows the GPU by what a sampler reads.
+type Product struct {
+	Advisor *advice.Advisor
+
+	mode     string
+	place    isolation.Place
+	node     *Node
+	cancel   []func()
+	work     sync.WaitGroup
+	stopping chan struct{}
+}
+
+// advisorID is that of the advisor's component, gpuID the GPU's.
+var advisorID = component.MustNewID("gpuadvisor")
+
+const gpuID = "GPU-00000000-0000-4000-8000-000000000001"
+
+// Respond starts the product, in the mode observe or enforce.
+func Respond(mode string, settings advice.Settings) Starter {
+	return func(n *Node) Response {
+		p := &Product{mode: mode, node: n, stopping: make(chan struct{})}
+		p.place.Bus, p.place.Advisors = &comfyevents.Bus{}, &admission.Advisors{}
+		p.Advisor = advice.NewAdvisor(settings, &p.place.Bus.Servers, time.Now, nil)
+		p.cancel = append(p.cancel, p.Advisor.Follow(), p.place.Advisors.Add(advisorID, p.Advisor))
+		p.refresh()
+		p.work.Go(p.sample)
+		return p
+	}
+}
+
+// ProductSettings are those for the law's classes, whose clients wait for a time.
+func ProductSettings(deadline time.Duration) advice.Settings {
+	s := advice.DefaultSettings()
+	s.Default = advice.Class{Deadline: deadline, Objective: deadline}
+	s.Classes = map[string]advice.Class{
+		law.Core:  {Deadline: deadline, Objective: deadline},
+		law.Batch: {Deadline: deadline, Objective: deadline, Batch: true},
+	}
+	return s
+}
+
+const (
+	// sampled is how often a sampler reads the memory of a GPU that works, refreshed how often
+	// everything is.
+	sampled   = 50 * time.Millisecond
+	refreshed = time.Second
+)
+
+func (p *Product) sample() {
+	ticker := time.NewTicker(sampled)
+	defer ticker.Stop()
+	for last := time.Now(); ; {
+		select {
+		case <-p.stopping:
+			return
+		case now := <-ticker.C:
+			r := p.node.Screen.Readings()
+			p.Advisor.MemoryRead(gpuID, r.Used, now)
+			if now.Sub(last) >= refreshed {
+				last = now
+				p.refresh()
+			}
+		}
+	}
+}
+
+func (p *Product) refresh() {
+	r := p.node.Screen.Readings()
+	p.Advisor.Refresh([]advice.GPU{{ID: gpuID, Product: "NVIDIA simulated", Capacity: p.node.Plan.Setup.Memory, Used: r.Used, At: time.Now(), Utilization: -1}})
+}
+
+// Handler implements [Response].
+func (p *Product) Handler(u *Upstream) http.Handler {
+	var handler http.Handler
+	place := p.place
+	place.Transport, place.Serve = u.Transport, func(h http.Handler) { handler = h }
+	f := comfyuireceiver.NewFactory()
+	cfg := f.CreateDefaultConfig().(*comfyuireceiver.Config)
+	cfg.Upstream.Endpoint = fmt.Sprintf("http://comfyui-%d.test:8188", u.Index)
+	cfg.Device, cfg.OwnSockets = gpuID, "false"
+	cfg.Admission.Advisor, cfg.Admission.Mode = &advisorID, p.mode
+	// In virtual time the advisor is as fast as it likes: a timer that is due at the same moment
+	// must not be.
+	cfg.Admission.Timeout = time.Second
+	cfg.Isolate(&place)
+	set := receiver.Settings{
+		ID:                component.NewIDWithName(f.Type(), fmt.Sprint(u.Index)),
+		TelemetrySettings: component.TelemetrySettings{Logger: zap.NewNop(), MeterProvider: metricnoop.NewMeterProvider(), TracerProvider: tracenoop.NewTracerProvider()},
+	}
+	learn, err := consumer.NewTraces(func(_ context.Context, td ptrace.Traces) error { p.Advisor.Traces(td); return nil })
+	if err != nil {
+		panic(err)
+	}
+	r, err := f.CreateTraces(context.Background(), set, cfg, learn)
+	if err == nil {
+		err = r.Start(context.Background(), noHost{})
+	}
+	if err != nil {
+		panic(err)
+	}
+	p.cancel = append(p.cancel, func() { _ = r.Shutdown(context.Background()) })
+	p.refresh()
+	return handler
+}
+
+// noHost has no extensions.
+type noHost struct{}
+
+// GetExtensions implements [component.Host].
+func (noHost) GetExtensions() map[component.ID]component.Component { return nil }
+
+// Close implements [Response].
+func (p *Product) Close() {
+	close(p.stopping)
+	p.work.Wait()
+	for _, cancel := range p.cancel {
+		cancel()
+	}
+}
