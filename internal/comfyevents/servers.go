@@ -32,6 +32,8 @@ type Server struct {
 	Sockets Sockets
 	// Memory is the server's last answer about its memory.
 	Memory Memory
+	// Unloaded is since when the server is known to have had no model loaded; zero if it is not.
+	Unloaded time.Time
 	// Version and Arguments tell servers apart whose prompts need other times and memory: ComfyUI's
 	// version, and a hash of its arguments; empty and 0 if they are not known.
 	Version   string

@@ -37,7 +37,10 @@ type Service struct {
 	memory  *MemoryHistory
 }
 
-var _ fakecomfyui.Work = (*Service)(nil)
+var (
+	_ fakecomfyui.Work      = (*Service)(nil)
+	_ fakecomfyui.PartFreer = (*Service)(nil)
+)
 
 // The memory of a CUDA context is drawn from this range, in MiB: 600 to 840 are reported.
 const (
@@ -236,18 +239,25 @@ func (s *Service) Collect() {
 }
 
 // Free gives back what the allocator keeps, and the models.
-func (s *Service) Free() {
+func (s *Service) Free() { s.FreeParts(true, true) }
+
+// FreeParts implements [fakecomfyui.PartFreer]: DDColor's weights belong to its node.
+func (s *Service) FreeParts(models, nodes bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.worker.load != (segment{}) {
 		return
 	}
-	s.weights.resize(0, 1)
-	s.loaded = noModel
-	for len(s.managed) > 0 {
+	if nodes {
+		s.weights.resize(0, 1)
+		s.loaded = noModel
+	}
+	for models && len(s.managed) > 0 {
 		s.unload(s.managed[0])
 	}
-	s.torch.empty()
+	if models || nodes {
+		s.torch.empty()
+	}
 	s.remember()
 	s.show(time.Now())
 }

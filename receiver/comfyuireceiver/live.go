@@ -57,6 +57,7 @@ func (l *liveServer) Server() comfyevents.Server {
 		s.Sockets.Silent = l.hub.Silent(silentAfter, comfyevents.MaxSilent)
 	}
 	l.following.memory.describe(&s)
+	s.Unloaded = l.following.loading.unloadedAt()
 	return s
 }
 

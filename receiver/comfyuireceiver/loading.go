@@ -28,6 +28,8 @@ type loadingTimes struct {
 	// fresh is true from a start of the server on, until an execution has succeeded; guarded
 	// by mu.
 	fresh bool
+	// emptied is when the server was last known to have unloaded its models; guarded by mu.
+	emptied time.Time
 }
 
 // maxLoadingClasses bounds the classes of executions that are compared.
@@ -42,6 +44,15 @@ func (l *loadingTimes) unloaded(at time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.estimator.Unloaded(at)
+	l.emptied = at
+}
+
+// unloadedAt is since when the server was last known to have no model loaded; zero if it never
+// was.
+func (l *loadingTimes) unloadedAt() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.emptied
 }
 
 // restarted records that the server is another process from a time on: the kernels of the GPU

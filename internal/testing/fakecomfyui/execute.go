@@ -22,18 +22,31 @@ func (s *Server) Run(ctx context.Context) {
 			}
 			continue
 		}
-		x := &execution{Server: s, ctx: ctx, item: i, states: map[string]*state{}, entry: &entry{item: i, outputs: map[string]any{}, meta: map[string]any{}, messages: []any{}}}
+		x := &execution{Server: s, ctx: ContextOf(ctx, i.id), item: i, states: map[string]*state{}, entry: &entry{item: i, outputs: map[string]any{}, meta: map[string]any{}, messages: []any{}}}
 		x.run()
 		s.work.Collect()
 	}
 }
 
+// promptKey is the key of a prompt's id in the context of its work.
+type promptKey struct{}
+
+// PromptOf is the id of the prompt that a [Work] works for.
+func PromptOf(ctx context.Context) string {
+	id, _ := ctx.Value(promptKey{}).(string)
+	return id
+}
+
+// ContextOf is a context for a prompt's work, as the server makes it.
+func ContextOf(ctx context.Context, prompt string) context.Context {
+	return context.WithValue(ctx, promptKey{}, prompt)
+}
+
+// next is the prompt that runs from now on, if one waits.
 func (s *Server) next() *item {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.forgetAll {
-		s.cache, s.forgetAll = map[string]bool{}, false
-	}
+	s.release()
 	if len(s.pending) == 0 {
 		return nil
 	}

@@ -39,7 +39,7 @@ type Server struct {
 	cache     map[string]bool    // signatures of what was executed
 	lastNode  string
 	interrupt bool
-	forgetAll bool            // the cache is emptied before the next prompt (/free)
+	freeing   *freeing        // what /free asked for while a prompt ran
 	images    []string        // uploaded
 	lines     []any           // of the log, at most maxLog
 	followers map[string]bool // client ids that get the server's log; false before their first lines
@@ -142,19 +142,6 @@ func (s *Server) features() map[string]any {
 		all["extension"] = map[string]any{"manager": map[string]any{"supports_v4": true}}
 	}
 	return all
-}
-
-// free gives memory back. The cache is emptied once the running prompt has ended.
-func (s *Server) free(w http.ResponseWriter, r *http.Request) {
-	var body struct {
-		Memory bool `json:"free_memory"`
-	}
-	_ = json.NewDecoder(r.Body).Decode(&body)
-	s.work.Free()
-	s.mu.Lock()
-	s.forgetAll = s.forgetAll || body.Memory
-	s.mu.Unlock()
-	empty(w)
 }
 
 func answer(w http.ResponseWriter, status int, v any) {

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package advice
+
+import (
+	"context"
+	"maps"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/collector/pdata/ptrace"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/admission"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/bounds"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
+)
+
+// Advisor advises the components of a process. It implements [admission.Advisor]; its methods
+// may be called from any goroutine.
+type Advisor struct {
+	servers *comfyevents.Servers
+	now     func() time.Time
+	// messages makes what is told to users; nil for nothing.
+	messages Messages
+
+	// changes guards everything declared below: what has changed since the engine was asked last.
+	changes sync.Mutex
+	// dirty are the servers whose queues have changed, read what samplers have read.
+	dirty map[string]bool
+	read  map[string]reading
+
+	// mu guards everything declared below. It is not held while a server is asked.
+	mu     sync.Mutex
+	engine *Engine
+	counts map[Counted]int64
+}
+
+// reading is a GPU's memory in use.
+type reading struct {
+	used int64
+	at   time.Time
+}
+
+// Messages makes what is told to a user whose prompt is not admitted, by language.
+type Messages func(d *admission.Decision) map[string]string
+
+// Counted is a decision as it is counted.
+type Counted struct {
+	Server, Class string
+	Verdict       admission.Verdict
+	Reason        admission.Reason
+}
+
+const (
+	// maxDirty bounds the servers and GPUs that are noted between two decisions.
+	maxDirty = 1024
+	// maxCounted bounds the decisions that are told apart.
+	maxCounted = 4096
+)
+
+var _ admission.Advisor = (*Advisor)(nil)
+
+// NewAdvisor makes an advisor of the servers that receivers of the process follow.
+func NewAdvisor(s Settings, servers *comfyevents.Servers, now func() time.Time, messages Messages) *Advisor {
+	return &Advisor{
+		servers: servers, now: now, messages: messages, engine: New(s), dirty: map[string]bool{}, read: map[string]reading{}, counts: map[Counted]int64{},
+	}
+}
+
+// Follow notes changes of the servers' queues until cancel is called.
+func (a *Advisor) Follow() (cancel func()) {
+	return a.servers.Changed.Subscribe(func(name string) {
+		a.changes.Lock()
+		defer a.changes.Unlock()
+		if len(a.dirty) < maxDirty {
+			a.dirty[name] = true
+		}
+	})
+}
+
+// MemoryRead notes a reading of a GPU's memory. It does not wait for a decision.
+func (a *Advisor) MemoryRead(gpu string, used int64, at time.Time) {
+	a.changes.Lock()
+	defer a.changes.Unlock()
+	if _, known := a.read[gpu]; known || len(a.read) < maxDirty {
+		a.read[gpu] = reading{used, at}
+	}
+}
+
+// Refresh records all servers, and what GPUs' samples say. It is called about once a second.
+func (a *Advisor) Refresh(gpus []GPU) {
+	all := a.servers.All()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := a.now()
+	for _, g := range gpus {
+		a.engine.SetGPU(g)
+	}
+	present := make(map[string]bool, len(all))
+	for i := range all {
+		present[all[i].Name] = true
+		a.engine.SetServer(&all[i], now)
+	}
+	for _, name := range a.engine.Servers() {
+		if !present[name] {
+			a.engine.RemoveServer(name)
+		}
+	}
+}
+
+// catchUp records what has changed.
+func (a *Advisor) catchUp() {
+	a.changes.Lock()
+	dirty, read := a.dirty, a.read
+	if len(dirty) > 0 {
+		a.dirty = map[string]bool{}
+	}
+	if len(read) > 0 {
+		a.read = map[string]reading{}
+	}
+	a.changes.Unlock()
+	for name := range dirty {
+		s, ok := a.servers.Find(name)
+		a.mu.Lock()
+		if ok {
+			a.engine.SetServer(&s, a.now())
+		} else {
+			a.engine.RemoveServer(name)
+		}
+		a.mu.Unlock()
+	}
+	if len(read) == 0 {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for gpu, r := range read {
+		a.engine.MemoryRead(gpu, r.used, r.at)
+	}
+}
+
+// Advise implements [admission.Advisor].
+func (a *Advisor) Advise(_ context.Context, r *admission.Request) (admission.Decision, error) {
+	a.catchUp()
+	a.mu.Lock()
+	d := a.engine.Advise(r, a.now())
+	if r.Claim {
+		key := Counted{r.Server, r.Class, d.Verdict, d.Reason}
+		if _, known := a.counts[key]; known || len(a.counts) < maxCounted {
+			a.counts[key]++
+		}
+	}
+	a.mu.Unlock()
+	if d.Verdict != admission.Admit && a.messages != nil {
+		d.Messages = a.messages(&d)
+	}
+	return d, nil
+}
+
+// Settle implements [admission.Advisor].
+func (a *Advisor) Settle(claim uint64, id string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.engine.Settle(claim, id)
+}
+
+// Traces learns from prompts that have ended.
+func (a *Advisor) Traces(td ptrace.Traces) {
+	executions := executionsIn(td)
+	if len(executions) == 0 {
+		return
+	}
+	a.catchUp()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for i := range executions {
+		a.engine.Executed(&executions[i])
+	}
+}
+
+// Levels are the levels of GPUs now.
+func (a *Advisor) Levels(gpus []string) map[string]Level {
+	a.catchUp()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now, all := a.now(), make(map[string]Level, len(gpus))
+	for _, id := range gpus {
+		all[id] = a.engine.Level(id, now)
+	}
+	return all
+}
+
+// Counts are the decisions about prompts, since the start.
+func (a *Advisor) Counts() map[Counted]int64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return maps.Clone(a.counts)
+}
+
+// Bounds implements [bounds.Registered].
+func (a *Advisor) Bounds() []bounds.Bound {
+	a.changes.Lock()
+	all := []bounds.Bound{
+		{Name: "advice.Advisor.dirty", Max: maxDirty, Size: len(a.dirty)},
+		{Name: "advice.Advisor.read", Max: maxDirty, Size: len(a.read)},
+	}
+	a.changes.Unlock()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	all = append(all, bounds.Bound{Name: "advice.Advisor.counts", Max: maxCounted, Size: len(a.counts)})
+	return append(all, a.engine.Bounds()...)
+}

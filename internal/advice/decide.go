@@ -1,0 +1,371 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package advice
+
+import (
+	"math"
+	"slices"
+	"time"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/admission"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/advice/replay"
+)
+
+// batchNumber is by how much the numbers of batch prompts are greater: they run last.
+const batchNumber = 1e10
+
+// Number is the place in a server's queue of a prompt with a deadline.
+func Number(deadline time.Time, batch bool) float64 {
+	n := float64(deadline.UnixNano()) / 1e9
+	if deadline.IsZero() {
+		n = batchNumber / 2 // after what is urgent
+	}
+	if batch {
+		n += batchNumber
+	}
+	return n
+}
+
+// Advise decides about a prompt at a time.
+func (e *Engine) Advise(r *admission.Request, now time.Time) (d admission.Decision) {
+	e.expire(now)
+	class := e.class(r.Class)
+	d = admission.Decision{Verdict: admission.Admit, Class: r.Class, Batch: class.Batch, Deadline: deadlineOf(class, now)}
+	if r.Deadline > 0 {
+		d.Deadline = now.Add(r.Deadline)
+	}
+	s := e.servers[r.Server]
+	switch {
+	case s == nil:
+		d.Reason = admission.Unknown
+		return d
+	case s.gpu == nil:
+		d.Reason = admission.Unknown
+		return d
+	case s.gpu.memory.Unhealthy:
+		d.Verdict, d.Reason = admission.Reject, admission.Unhealthy
+		return d
+	case now.Sub(s.gpu.memory.At) > e.settings.MaxSampleAge:
+		d.Reason = admission.Stale
+		return d
+	}
+	g := s.gpu
+	g.advance(now)
+	j := &job{
+		class: r.Class, kind: e.kindOf(s, r.Workflow, r.Model), side: r.Side, size: sizeOf(r.Side, r.Batch, r.Steps), batch: class.Batch,
+		number: Number(d.Deadline, class.Batch), deadline: d.Deadline, accepted: now, server: s,
+	}
+	t := e.timing(j, now)
+	d.Executions = t.executions
+	d.Wait, d.Completion = seconds(t.begin), seconds(t.completion)
+	d.CompletionLow, d.CompletionHigh = seconds(t.low), seconds(t.high)
+	m := e.fits(j, now)
+	d.Memory = admission.Memory{Need: m.need, Least: m.least, Room: m.room}
+	e.judge(&d, j, &t, &m, now)
+	if d.Verdict != admission.Admit {
+		d.MaxSide = e.maxSide(j, &t, &m)
+		if d.RetryAfter > 0 {
+			d.Wait = seconds(t.drain)
+		}
+		return d
+	}
+	if r.Claim {
+		e.claim(&d, j, &t, now)
+	}
+	return d
+}
+
+// judge sets the verdict and its reason.
+func (e *Engine) judge(d *admission.Decision, j *job, t *timing, m *memoryFit, now time.Time) {
+	s := j.server
+	idle := s.running == nil && len(s.queue) == 0 && s.past == 0
+	switch late := t.late(); {
+	case m.never:
+		d.Verdict, d.Reason = admission.Reject, admission.TooLarge
+	case late && !idle:
+		d.Verdict, d.Reason = admission.Reject, admission.Late
+		d.RetryAfter = e.retry(j, t, now)
+	case j.batch && e.batchWaits(s):
+		d.Verdict, d.Reason = admission.Reject, admission.BatchWaits
+		d.RetryAfter = e.retryBatch(j, t, now)
+	case m.free != "":
+		d.Verdict, d.Reason, d.Free = admission.Hold, admission.MemoryIdle, m.free
+		d.RetryAfter = minRetry
+	case m.waits:
+		d.Verdict, d.Reason = admission.Hold, admission.MemoryBusy
+		d.RetryAfter = max(seconds(t.neighbours), minRetry)
+	case m.probe:
+		d.Reason = admission.Probe
+	case late:
+		d.Reason = admission.Idle
+	case !t.known && !m.known:
+		d.Reason = admission.Unknown
+	default:
+		d.Reason = admission.Fits
+	}
+}
+
+// claim reserves what a prompt needs that is admitted.
+func (e *Engine) claim(d *admission.Decision, j *job, t *timing, now time.Time) {
+	if len(e.claims) >= maxClaims {
+		e.Dropped++
+		return
+	}
+	e.last++
+	j.claim, j.expires = e.last, now.Add(admission.ClaimTimeout)
+	if t.known {
+		j.predicted = prediction{now, t.completion, t.deviation, t.low, t.high}
+	}
+	e.claims[j.claim] = j
+	j.server.queue = append(j.server.queue, j)
+	slices.SortStableFunc(j.server.queue, byNumber)
+	d.Claim = j.claim
+	if d.Reason == admission.Probe {
+		j.server.gpu.probing(j)
+	}
+	j.server.gpu.came(j, now)
+}
+
+// batchWaits reports whether enough batch prompts wait at a server while other work waits on
+// its GPU.
+func (e *Engine) batchWaits(s *server) bool {
+	batch, core := 0, false
+	for _, j := range s.queue {
+		if j.batch {
+			batch++
+		}
+	}
+	for _, o := range s.gpu.servers {
+		core = core || o.past > 0 || slices.ContainsFunc(o.queue, func(j *job) bool { return !j.batch })
+	}
+	return core && batch >= e.settings.BatchWaiting
+}
+
+// timing is what is predicted of a prompt's time, in seconds from now on.
+type timing struct {
+	known      bool
+	executions int
+	begin      float64
+	completion float64
+	deviation  float64
+	low, high  float64
+	// upper is the completion that is compared with the deadline, left until that; inf for none.
+	upper, left float64
+	// others is true if a prompt that was accepted before would be late because of it.
+	others bool
+	// drain is when all that the server has accepted ends, neighbours when a server of the GPU that
+	// works has nothing to do.
+	drain, neighbours float64
+	// slow is how much longer than alone it runs.
+	slow, mean float64
+}
+
+func (t *timing) late() bool { return t.known && (t.upper > t.left || t.others) }
+
+// timing replays the queues of a prompt's GPU with and without it.
+func (e *Engine) timing(j *job, now time.Time) (t timing) {
+	g, s := j.server.gpu, j.server
+	own := slices.Index(g.servers, s)
+	t.left, t.slow = math.Inf(1), 1
+	if !j.deadline.IsZero() {
+		t.left = j.deadline.Sub(now).Seconds()
+	}
+	e.fill(g)
+	without := e.replay.Run(e.queues, e.busy)
+	t.drain, t.neighbours = 0, math.Inf(1)
+	for i, q := range without {
+		if len(q) == 0 {
+			continue
+		}
+		if i == own {
+			t.drain = q[len(q)-1].At
+		} else {
+			t.neighbours = min(t.neighbours, q[0].At)
+		}
+	}
+	if math.IsInf(t.neighbours, 1) {
+		t.neighbours = 0
+	}
+	k := e.kinds.Find(j.kind)
+	if k == nil || !k.time.knows(j.size) {
+		return t
+	}
+	t.known, t.executions = true, k.time.model.Samples
+	// Its place in the queue, behind what runs and what precedes it.
+	place, first := 0, 0
+	if s.running != nil {
+		first = 1
+	}
+	first += s.past
+	for place < len(s.queue) && s.queue[place].number <= j.number {
+		place++
+	}
+	at := first + place
+	mean, deviation := k.time.model.Mean(j.size)
+	if model := e.before(s, place); model != j.kind.Model {
+		mean += k.load()
+	}
+	t.mean = mean
+	e.queues[own] = slices.Insert(e.queues[own], at, replay.Work{Mean: mean, Variance: deviation * deviation})
+	with := e.replay.Run(e.queues, e.busy)
+	end := with[own][at]
+	t.begin, t.completion, t.deviation = end.Begin, end.At, end.Deviation
+	if mean > 0 {
+		t.slow = max((end.At-end.Begin)/mean, 1)
+	}
+	c := e.calibrationOf(j.class)
+	share, normal := 0.99, normal99
+	if j.batch {
+		e.overtaken(&t, g)
+		share, normal = 0.8, normal80
+	}
+	t.low, t.high = c.band(t.completion, t.deviation)
+	t.upper = t.completion + max(c.quantile(share, normal), 0)*t.deviation
+	t.others = e.delays(g, own, at, with, now)
+	return t
+}
+
+// before is the model that is loaded when the prompt at a place of a queue begins.
+func (e *Engine) before(s *server, place int) string {
+	if place > 0 {
+		return s.queue[place-1].kind.Model
+	}
+	return s.loaded
+}
+
+// fill makes the queues of a GPU's servers.
+func (e *Engine) fill(g *gpu) {
+	for len(e.queues) < len(g.servers) {
+		e.queues = append(e.queues, nil)
+	}
+	e.queues = e.queues[:len(g.servers)]
+	e.busy = e.busy[:0]
+	for i, s := range g.servers {
+		q := e.queues[i][:0]
+		if s.running != nil {
+			q = append(q, e.rest(s.running))
+		}
+		for range s.past {
+			q = append(q, e.usual(g))
+		}
+		model := s.loaded
+		for _, j := range s.queue {
+			q = append(q, e.work(j, model))
+			model = j.kind.Model
+		}
+		e.queues[i] = q
+		e.busy = append(e.busy, s.busy)
+	}
+}
+
+// rest is what is left of a prompt that runs.
+func (e *Engine) rest(j *job) replay.Work {
+	k := e.kinds.Find(j.kind)
+	if k == nil || !k.time.knows(j.size) {
+		w := e.usual(j.server.gpu)
+		return replay.Work{Mean: max(w.Mean-j.done, w.Mean/4), Variance: w.Variance}
+	}
+	done := j.done
+	if j.cold { // it loads first
+		done = max(done-k.load(), 0)
+	}
+	mean, deviation := k.time.model.Remaining(j.size, done)
+	if j.cold {
+		mean += max(k.load()-j.done, 0)
+	}
+	return replay.Work{Mean: mean, Variance: deviation * deviation}
+}
+
+// work is a prompt that waits.
+func (e *Engine) work(j *job, loaded string) replay.Work {
+	k := e.kinds.Find(j.kind)
+	if k == nil || !k.time.knows(j.size) {
+		return e.usual(j.server.gpu)
+	}
+	mean, deviation := k.time.model.Mean(j.size)
+	if loaded != j.kind.Model {
+		mean += k.load()
+	}
+	return replay.Work{Mean: mean, Variance: deviation * deviation}
+}
+
+// usual is what a prompt takes of which nothing is known: as the others on the GPU do.
+func (e *Engine) usual(g *gpu) replay.Work {
+	if g == nil {
+		return replay.Work{}
+	}
+	return replay.Work{Mean: g.usual.mean, Variance: g.usual.variance}
+}
+
+// overtaken adds what comes later and runs before a batch prompt: core work, by what share of
+// the GPU's time it used lately.
+func (e *Engine) overtaken(t *timing, g *gpu) {
+	core := min(g.coreShare(), 0.95)
+	work := t.completion
+	t.completion = work / (1 - core)
+	t.deviation = math.Hypot(t.deviation/(1-core), math.Sqrt(core*2*t.mean*work/math.Pow(1-core, 3)))
+	t.begin = min(t.begin/(1-core), t.completion)
+}
+
+// delays reports whether a prompt at a place would make another one late that precedes it in
+// importance: core work that was in time without it. Batch delays nobody.
+func (e *Engine) delays(g *gpu, own, at int, with [][]replay.End, now time.Time) bool {
+	for i, s := range g.servers {
+		first := s.past
+		if s.running != nil {
+			first++
+		}
+		for n, j := range s.queue {
+			if j.batch || j.deadline.IsZero() || !j.predicted.known() {
+				continue
+			}
+			place := first + n
+			if i == own && place >= at {
+				place++
+			}
+			end := with[i][place]
+			left := j.deadline.Sub(now).Seconds()
+			if end.At > left && j.predicted.at.Add(seconds(j.predicted.completion)).Before(j.deadline) && (i == own && place > at) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (p *prediction) known() bool { return !p.at.IsZero() }
+
+// maxSide is the largest longer side that would be admitted now, in steps of 8 pixels; 0 if
+// none is known.
+func (e *Engine) maxSide(j *job, t *timing, m *memoryFit) int {
+	k := e.kinds.Find(j.kind)
+	if k == nil || !t.known || t.others || j.side <= 0 {
+		return 0
+	}
+	const unit = 8
+	allowed := func(side int) bool {
+		size := j.size
+		size.Pixels = float64(side) * float64(side)
+		if !k.time.model.Knows(size) {
+			return false
+		}
+		mean, _ := k.time.model.Mean(size)
+		if t.upper+(mean-t.mean)*t.slow > t.left {
+			return false
+		}
+		if m.known {
+			return e.bound(k, size)+float64(m.context) <= float64(m.room)
+		}
+		return true
+	}
+	low, high := 0, j.side/unit
+	for low < high {
+		middle := (low + high + 1) / 2
+		if allowed(middle * unit) {
+			low = middle
+		} else {
+			high = middle - 1
+		}
+	}
+	return low * unit
+}

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package advice
+
+import (
+	"slices"
+	"time"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/advice/fit"
+)
+
+// Kind is what prompts have in common whose costs depend on their size alone.
+type Kind struct {
+	Workflow, Model string
+	// GPU is its product: equal GPUs learn together.
+	GPU string
+	// Version and Arguments are the server's.
+	Version   string
+	Arguments uint64
+}
+
+// kind is what was learned of a Kind.
+type kind struct {
+	time, memory costs
+	// loading are what cold executions took longer than warm ones, in seconds.
+	loading []float64
+}
+
+const (
+	// maxSamples bounds the samples of a kind, maxSampleAge is when they are too old.
+	maxSamples   = 200
+	maxSampleAge = 7 * 24 * time.Hour
+	maxLoadings  = 20
+	// minExecutions is from how many executions on predictions are made.
+	minExecutions = 3
+)
+
+// costs are samples of one cost, and the model of them.
+type costs struct {
+	samples []sample
+	model   *fit.Model
+	// pending is how many samples the model has not seen.
+	pending int
+	// least is the largest cost that was certainly needed, by size.
+	least []sample
+}
+
+type sample struct {
+	fit.Sample
+	at time.Time
+}
+
+// add adds a sample. The model is made again once a tenth of the samples are new to it.
+func (c *costs) add(s fit.Size, cost float64, at time.Time) {
+	c.samples = append(c.samples, sample{fit.Sample{Size: s, Cost: cost}, at})
+	c.pending++
+	if c.pending*10 < len(c.samples) {
+		return
+	}
+	c.refit(at)
+}
+
+// refit makes the model again, of what is not too old.
+func (c *costs) refit(now time.Time) {
+	c.samples = slices.DeleteFunc(c.samples, func(s sample) bool { return now.Sub(s.at) > maxSampleAge })
+	c.samples = slices.Delete(c.samples, 0, max(len(c.samples)-maxSamples, 0))
+	all := make([]fit.Sample, len(c.samples))
+	for i := range c.samples {
+		all[i] = c.samples[i].Sample
+	}
+	c.model, c.pending = fit.Of(all), 0
+}
+
+// knows reports whether there is a prediction for a size.
+func (c *costs) knows(s fit.Size) bool {
+	return c.model != nil && c.model.Samples >= minExecutions && c.model.Knows(s)
+}
+
+// observed is an execution that was seen to end.
+type observed struct {
+	exclusive float64
+	cold      bool
+	at        time.Time
+}
+
+// over records that an execution has ended.
+func (e *Engine) over(j *job, now time.Time) {
+	*e.ended.FindOrAdd(j.id) = observed{j.done, j.cold, now}
+	if j.predicted.at.IsZero() {
+		return
+	}
+	e.calibrationOf(j.class).add(j.predicted, now)
+}
+
+// Execution is what a trace says of a prompt that ended.
+type Execution struct {
+	ID, Server, Workflow, Model string
+	Side, Batch, Steps          int
+	Ended                       time.Time
+	// Ran is how long it ran by the clock.
+	Ran time.Duration
+	// Succeeded is true if it made its image, OutOfMemory if it ran out of memory.
+	Succeeded, OutOfMemory bool
+	// Cached is true if nodes did not run since their results were cached.
+	Cached bool
+	// Active is the most that tensors were seen to use in bytes, a lower bound of what was needed.
+	// Reserved is the most that the allocator held; Grew is true if that became more in this
+	// execution: it is what was needed then.
+	Active, Reserved int64
+	Grew             bool
+}
+
+// Executed learns from a prompt that ended.
+func (e *Engine) Executed(x *Execution) {
+	s := e.servers[x.Server]
+	if s == nil {
+		return
+	}
+	seen := e.ended.Find(x.ID)
+	o := observed{exclusive: x.Ran.Seconds(), at: x.Ended}
+	switch {
+	case seen != nil:
+		o = *seen
+	case s.gpu == nil || len(s.gpu.servers) > 1:
+		return // others may have used the GPU
+	}
+	size := sizeOf(x.Side, x.Batch, x.Steps)
+	of := e.kindOf(s, x.Workflow, x.Model)
+	k := e.kinds.FindOrAdd(of)
+	if s.gpu != nil {
+		s.gpu.probed(of, size, x)
+	}
+	if x.Active > 0 {
+		k.memory.lower(size, float64(x.Active), x.Ended)
+	}
+	if !x.Succeeded || x.Cached || o.exclusive <= 0 {
+		return
+	}
+	if x.Grew && x.Reserved > 0 {
+		k.memory.add(size, float64(x.Reserved), x.Ended)
+	}
+	if s.gpu != nil {
+		s.gpu.usual.add(o.exclusive)
+	}
+	switch {
+	case !o.cold:
+		k.time.add(size, o.exclusive, x.Ended)
+	case k.time.knows(size):
+		k.loading = append(k.loading, max(o.exclusive-k.time.model.Predict(size), 0))
+		k.loading = k.loading[max(len(k.loading)-maxLoadings, 0):]
+	}
+}
+
+// lower records that so much was certainly needed of a size. It is kept by the size alone: the
+// largest of the last twenty executions.
+func (c *costs) lower(s fit.Size, cost float64, at time.Time) {
+	c.least = append(c.least, sample{fit.Sample{Size: s, Cost: cost}, at})
+	if len(c.least) > maxSamples {
+		c.least = slices.Delete(c.least, 0, len(c.least)-maxSamples)
+	}
+}
+
+// leastOf is the largest cost that the last twenty executions of a size certainly had; 0 if
+// there are none.
+func (c *costs) leastOf(s fit.Size) (most float64) {
+	const last = 20
+	seen := 0
+	for i := len(c.least) - 1; i >= 0 && seen < last; i-- {
+		if c.least[i].Size == s {
+			most = max(most, c.least[i].Cost)
+			seen++
+		}
+	}
+	return most
+}
+
+// load is how long a model is loaded, in seconds.
+func (k *kind) load() float64 {
+	if len(k.loading) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(k.loading))
+	return sorted[len(sorted)/2]
+}

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package advice
+
+import (
+	"slices"
+	"time"
+)
+
+// Level is how much a GPU has to do.
+type Level string
+
+// The levels. A level never refuses by itself.
+const (
+	Normal    Level = "normal"
+	Busy      Level = "busy"
+	Saturated Level = "saturated"
+	Critical  Level = "critical"
+	Unhealthy Level = "unhealthy"
+)
+
+// Levels lists them, the best first.
+func Levels() []Level { return []Level{Normal, Busy, Saturated, Critical, Unhealthy} }
+
+func (l Level) rank() int { return slices.Index(Levels(), l) }
+
+// levelState is a GPU's level and when it changed.
+type levelState struct {
+	level Level
+	since time.Time
+	// below is since when the level would be a lower one; zero if it would not.
+	below time.Time
+}
+
+const (
+	// dwell is how long a level lasts at least.
+	dwell = time.Minute
+	// busyUse is the mean utilisation above which a GPU with something that waits is busy.
+	busyUse = 0.8
+	// The waits of the next prompt, in objectives, from which a GPU is saturated and critical; it
+	// leaves the level at a part of them.
+	saturatedFrom = 0.5
+	criticalFrom  = 1.0
+	leaves        = 0.7
+)
+
+// Level is a GPU's at a time. The time that a prompt would wait counts first, then memory and
+// health.
+func (e *Engine) Level(id string, now time.Time) Level {
+	g := e.gpus[id]
+	if g == nil {
+		return Normal
+	}
+	l := &g.level
+	next := e.levelNow(g, now, l.level)
+	switch {
+	case l.level == "":
+		l.level, l.since = next, now
+	case next == l.level:
+	case next == Unhealthy, now.Sub(l.since) >= dwell:
+		l.level, l.since = next, now
+	}
+	return l.level
+}
+
+func (e *Engine) levelNow(g *gpu, now time.Time, was Level) Level {
+	if g.memory.Unhealthy {
+		return Unhealthy
+	}
+	g.advance(now)
+	e.fill(g)
+	wait, waits := 0.0, false
+	for _, q := range e.replay.Run(e.queues, e.busy) {
+		if len(q) > 0 {
+			wait = max(wait, q[len(q)-1].At)
+		}
+		waits = waits || len(q) > 1
+	}
+	objective := e.settings.Default.Objective
+	for _, c := range e.settings.Classes {
+		if !c.Batch && c.Objective > 0 {
+			objective = min(objective, c.Objective)
+		}
+	}
+	from := func(share float64, of Level) bool {
+		if was.rank() >= of.rank() {
+			share *= leaves
+		}
+		return wait >= share*objective.Seconds()
+	}
+	switch {
+	case from(criticalFrom, Critical):
+		return Critical
+	case from(saturatedFrom, Saturated):
+		return Saturated
+	case waits && g.memory.Utilization > busyUse:
+		return Busy
+	}
+	return Normal
+}

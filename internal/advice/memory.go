@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package advice
+
+import (
+	"slices"
+	"time"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/advice/fit"
+)
+
+// memoryFit is what is predicted of a prompt's memory, in bytes.
+type memoryFit struct {
+	known             bool
+	need, least, room int64
+	context           int64
+	// never is true if it does not fit into the empty GPU, probe if only the least that it was
+	// seen to need fits and it is to be tried.
+	never, probe bool
+	// free is an idle neighbour that holds what it needs; waits is true if working ones, or other
+	// programs, do.
+	free  string
+	waits bool
+}
+
+// boundShare is the share of prompts that the bound of memory covers: of fewer samples than that
+// needs it is the most that was seen.
+const boundShare = 0.99
+
+// bound is the upper bound of what tensors need.
+func (e *Engine) bound(k *kind, s fit.Size) float64 {
+	if !k.memory.knows(s) {
+		return k.memory.leastOf(s) * (1 + e.settings.SafetyMargin)
+	}
+	return max(k.memory.model.Upper(s, boundShare)*(1+e.settings.SafetyMargin), k.memory.leastOf(s))
+}
+
+// fits compares what a prompt needs with what its GPU has.
+func (e *Engine) fits(j *job, now time.Time) (m memoryFit) {
+	s, g := j.server, j.server.gpu
+	m.context = s.memory.Context
+	// Others hold what the driver says, and what they are about to need.
+	own := s.holds()
+	foreign := g.memory.Used
+	idle, largest := int64(0), ""
+	others, working := int64(0), false
+	for _, o := range g.servers {
+		held := o.holds()
+		foreign -= held
+		if o == s {
+			continue
+		}
+		needs := e.needs(o)
+		others += max(held, needs)
+		if o.running != nil || len(o.queue) > 0 || o.past > 0 {
+			working = true
+			continue
+		}
+		if free := held - o.memory.Context; free > 0 && free > idle {
+			idle, largest = free, o.name
+		}
+	}
+	foreign = max(foreign, 0)
+	m.room = max(g.memory.Capacity-foreign-others, 0)
+	k := e.kinds.Find(j.kind)
+	if k == nil || g.memory.Capacity <= 0 {
+		return m
+	}
+	bound, least := e.bound(k, j.size), k.memory.leastOf(j.size)
+	if bound <= 0 {
+		return m
+	}
+	m.known = true
+	m.need, m.least = int64(bound)+m.context, int64(least)+m.context
+	tried := g.probes[probeKey{j.kind, j.size}]
+	if s.memory.Dynamic && tried.none() { // weights make room; only an OOM says that they do not
+		m.known = false
+		return m
+	}
+	if m.least > g.memory.Capacity || tried.failed(2, g.memory.Capacity-m.context) {
+		m.never = true
+		return m
+	}
+	room := m.room
+	if !tried.none() && room <= tried.room { // it ran out of memory with no less
+		bound = max(bound, float64(tried.room))
+		m.need = max(m.need, tried.room+1)
+	}
+	switch {
+	case m.need <= room || m.need <= own:
+		return m
+	case largest != "" && m.need <= room+idle:
+		m.free = largest
+		return m
+	case working && m.need <= g.memory.Capacity-foreign:
+		m.waits = true
+		return m
+	case m.least <= room:
+		m.probe = tried.mayTry(now)
+		m.waits = !m.probe
+		return m
+	}
+	m.waits = true
+	return m
+}
+
+// holds is what a server's process holds that it does not give back by itself.
+func (s *server) holds() int64 { return s.memory.Context + s.memory.Reserved }
+
+// needs is the most that a server's prompts are going to need.
+func (e *Engine) needs(s *server) (most int64) {
+	of := func(j *job) {
+		if k := e.kinds.Find(j.kind); k != nil {
+			most = max(most, int64(e.bound(k, j.size))+s.memory.Context)
+		}
+	}
+	if s.running != nil {
+		of(s.running)
+	}
+	for _, j := range s.queue {
+		of(j)
+	}
+	return most
+}
+
+// probeKey is what prompts have in common that ran out of memory.
+type probeKey struct {
+	Kind
+	fit.Size
+}
+
+// probe is what became of those that ran out of memory, and of the tries since.
+type probe struct {
+	// room is what they had at most, in bytes; failures is how many tries in a row failed.
+	room     int64
+	failures int
+	last     time.Time
+	// running is the id or the claim of a try that has not ended.
+	running bool
+}
+
+const (
+	// probeAgain is when another try is made after one that failed.
+	probeAgain = time.Hour
+	// maxProbes bounds those of a GPU.
+	maxProbes = 256
+)
+
+func (p *probe) none() bool { return p == nil || p.failures == 0 }
+
+// failed reports whether so many tries in a row failed with at least so much room.
+func (p *probe) failed(times int, room int64) bool {
+	return p != nil && p.failures >= times && p.room >= room
+}
+
+// mayTry reports whether another one may be tried.
+func (p *probe) mayTry(now time.Time) bool {
+	switch {
+	case p == nil:
+		return true
+	case p.running:
+		return false
+	}
+	return p.failures < 2 || now.Sub(p.last) >= probeAgain
+}
+
+// probing records that a prompt is tried.
+func (g *gpu) probing(j *job) {
+	p := g.probes[probeKey{j.kind, j.size}]
+	if p == nil {
+		if len(g.probes) >= maxProbes {
+			return
+		}
+		p = &probe{}
+		g.probes[probeKey{j.kind, j.size}] = p
+	}
+	p.running = true
+}
+
+// probed learns whether a prompt of a kind had enough memory.
+func (g *gpu) probed(k Kind, s fit.Size, x *Execution) {
+	key := probeKey{k, s}
+	p := g.probes[key]
+	switch {
+	case x.OutOfMemory:
+		if p == nil {
+			if len(g.probes) >= maxProbes {
+				return
+			}
+			p = &probe{}
+			g.probes[key] = p
+		}
+		p.failures, p.last, p.running = p.failures+1, x.Ended, false
+		p.room = max(p.room, x.Reserved)
+	case x.Succeeded:
+		delete(g.probes, key)
+	case p != nil:
+		p.running = false
+	}
+}
+
+// promise is when a prompt was told to come again, and the work that it will bring.
+type promise struct {
+	server *server
+	at     time.Time
+	work   float64
+}
+
+const (
+	minRetry = 500 * time.Millisecond
+	// maxRetry is the longest time after which anybody is told to come again.
+	maxRetry = 10 * time.Minute
+	// maxPromises bounds those of a GPU.
+	maxPromises = 1024
+	// patience is how long after its time a promise counts.
+	patience = 2 * time.Second
+)
+
+// retry is after what time a prompt that would be late may be admitted: once enough of the
+// queue has ended, and those have come that were told to come before.
+func (e *Engine) retry(j *job, t *timing, now time.Time) time.Duration {
+	g := j.server.gpu
+	g.forget(now)
+	after := max(t.upper-t.left, 0)
+	last := now
+	for i := range g.retries {
+		if p := &g.retries[i]; p.server == j.server {
+			next := p.at.Add(seconds(p.work * t.slow))
+			if next.After(last) {
+				last = next
+			}
+		}
+	}
+	if turn := last.Sub(now).Seconds(); turn > after {
+		after = turn
+	}
+	after = max(after, minRetry.Seconds())
+	if len(g.retries) < maxPromises {
+		g.retries = append(g.retries, promise{j.server, now.Add(seconds(after)), t.mean})
+	}
+	// An image that comes after its deadline is of no use: who would be let in too late for that
+	// begins again then.
+	if class := e.class(j.class); class.Deadline > 0 && !j.batch {
+		usual := min(t.completion, class.Deadline.Seconds())
+		if limit := class.Deadline.Seconds(); after > limit-usual && after < limit && t.completion > limit/2 {
+			after = min(after, limit)
+		}
+	}
+	return min(seconds(after), maxRetry)
+}
+
+// retryBatch is when a batch prompt may find a place: one that waits has begun.
+func (e *Engine) retryBatch(j *job, t *timing, now time.Time) time.Duration {
+	core := min(j.server.gpu.coreShare(), 0.95)
+	return min(max(seconds(t.mean*t.slow/(1-core)), minRetry), maxRetry)
+}
+
+// forget drops promises whose time has passed.
+func (g *gpu) forget(now time.Time) {
+	g.retries = slices.DeleteFunc(g.retries, func(p promise) bool { return now.Sub(p.at) > patience })
+}
+
+// came ends the promise that a prompt was admitted for, if there is one.
+func (g *gpu) came(j *job, now time.Time) {
+	i := slices.IndexFunc(g.retries, func(p promise) bool { return p.server == j.server && !now.Before(p.at.Add(-minRetry)) })
+	if i >= 0 {
+		g.retries = slices.Delete(g.retries, i, i+1)
+	}
+}

@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package advice
+
+import (
+	"slices"
+	"time"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/advice/fit"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
+)
+
+// server is a ComfyUI server.
+type server struct {
+	name string
+	gpu  *gpu // nil if it is not known, or if there are several
+	// kindOf is what the kinds of its prompts have in common.
+	version   string
+	arguments uint64
+	memory    comfyevents.Memory
+	pid       int
+
+	// running is what runs, nil if nothing does; queue is what waits, in its order, with the
+	// prompts that were claimed and are not in the server's queue yet.
+	running *job
+	queue   []*job
+	byID    map[string]*job
+	// past is how many prompts the server has that did not come through the proxy: they precede
+	// all others.
+	past int
+	// loaded is the model of the last prompt that ran; empty if none is loaded.
+	loaded   string
+	unloaded time.Time
+	// busy is for what share of the time it works, over a minute or so; at is when that was
+	// computed, as is what runs.
+	busy float64
+	at   time.Time
+}
+
+// job is a prompt that runs, waits, or was claimed.
+type job struct {
+	id, class string
+	kind      Kind
+	size      fit.Size
+	side      int
+	batch     bool
+	number    float64 // of the server's queue: smaller ones run first
+	deadline  time.Time
+	accepted  time.Time
+	// done are the seconds of the whole GPU that it has had, cold is true if it began without its
+	// model loaded.
+	done float64
+	cold bool
+
+	server *server
+	claim  uint64
+	// expires is when a claim that was not settled ends.
+	expires time.Time
+	// predicted is what was predicted when it was admitted; zero if nothing was.
+	predicted prediction
+}
+
+// gpu is a GPU and the servers that use it.
+type gpu struct {
+	id, product string
+	servers     []*server
+	memory      GPU
+	// retries are what was told to come again later.
+	retries []promise
+	probes  map[probeKey]*probe
+	level   levelState
+	// usual is the mean and the variance of what its prompts take.
+	usual usualWork
+	// core is for what share of the time it works on what is no batch, over a minute or so; at is
+	// when that was computed.
+	core float64
+	at   time.Time
+}
+
+// usualWork is the mean and the variance of the last hundred or so executions, in seconds.
+type usualWork struct{ count, mean, variance float64 }
+
+func (u *usualWork) add(v float64) {
+	const last = 100
+	u.count = min(u.count+1, last)
+	off := v - u.mean
+	u.mean += off / u.count
+	u.variance += (off*(v-u.mean) - u.variance) / u.count
+}
+
+// GPU is what is known of a GPU.
+type GPU struct {
+	ID string
+	// Product is its model, so that equal GPUs learn together; the id where it is not known.
+	Product string
+	// Capacity is what processes can use, Used what they hold, in bytes; At is when that was read.
+	Capacity, Used int64
+	At             time.Time
+	// Unhealthy is true if it cannot work.
+	Unhealthy bool
+	// Utilization is its mean use over the last two minutes, 0 to 1; negative if it is not known.
+	Utilization float64
+}
+
+// SetGPU records what a GPU's samples say.
+func (e *Engine) SetGPU(g GPU) {
+	known := e.gpus[g.ID]
+	if known == nil {
+		if len(e.gpus) >= e.settings.GPUs {
+			e.Dropped++
+			return
+		}
+		known = &gpu{id: g.ID, probes: map[probeKey]*probe{}}
+		e.gpus[g.ID] = known
+	}
+	if g.Product == "" {
+		g.Product = g.ID
+	}
+	known.memory, known.product = g, g.Product
+}
+
+// MemoryRead records what a sampler read between two samples of everything.
+func (e *Engine) MemoryRead(id string, used int64, at time.Time) {
+	if g := e.gpus[id]; g != nil && at.After(g.memory.At) {
+		g.memory.Used, g.memory.At = used, at
+	}
+}
+
+// SetServer records the queue of a server at a time.
+func (e *Engine) SetServer(s *comfyevents.Server, now time.Time) {
+	known := e.servers[s.Name]
+	if known == nil {
+		if len(e.servers) >= e.settings.Servers {
+			e.Dropped++
+			return
+		}
+		known = &server{name: s.Name, byID: map[string]*job{}, at: now, unloaded: now}
+		e.servers[s.Name] = known
+	}
+	e.place(known, s)
+	if known.gpu != nil {
+		known.gpu.advance(now)
+	}
+	known.at = now
+	known.version, known.arguments, known.memory, known.pid = s.Version, s.Arguments, s.Memory, s.PID
+	known.past = max(s.Queued-s.Open, 0)
+	if s.Unloaded.After(known.unloaded) {
+		known.unloaded, known.loaded = s.Unloaded, ""
+	}
+	e.follow(known, s.Prompts, now)
+}
+
+// RemoveServer forgets a server that is no longer followed.
+func (e *Engine) RemoveServer(name string) {
+	s := e.servers[name]
+	if s == nil {
+		return
+	}
+	for _, j := range s.queue {
+		delete(e.claims, j.claim)
+	}
+	e.leave(s)
+	delete(e.servers, name)
+}
+
+// Servers are the names of those that are known.
+func (e *Engine) Servers() []string {
+	names := make([]string, 0, len(e.servers))
+	for name := range e.servers {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// place puts a server on its GPU.
+func (e *Engine) place(s *server, of *comfyevents.Server) {
+	id := ""
+	if len(of.GPUs) == 1 {
+		id = of.GPUs[0]
+	}
+	if s.gpu != nil && s.gpu.id == id {
+		return
+	}
+	e.leave(s)
+	if id == "" {
+		return
+	}
+	if e.gpus[id] == nil {
+		e.SetGPU(GPU{ID: id, Utilization: -1})
+	}
+	if g := e.gpus[id]; g != nil {
+		g.servers = append(g.servers, s)
+		s.gpu = g
+	}
+}
+
+func (e *Engine) leave(s *server) {
+	if s.gpu != nil {
+		s.gpu.servers = slices.DeleteFunc(s.gpu.servers, func(o *server) bool { return o == s })
+		s.gpu = nil
+	}
+}
+
+// busyOver is over what time a server's share of the time is averaged.
+const busyOver = time.Minute
+
+// advance gives what runs its share of the GPU's time up to now.
+func (g *gpu) advance(now time.Time) {
+	working, core := 0.0, 0.0
+	for _, s := range g.servers {
+		if s.running != nil {
+			working++
+			if !s.running.batch {
+				core++
+			}
+		}
+	}
+	if passed := now.Sub(g.at); passed > 0 {
+		if !g.at.IsZero() {
+			g.core += (core/max(working, 1) - g.core) * min(passed.Seconds()/busyOver.Seconds(), 1)
+		}
+		g.at = now
+	}
+	for _, s := range g.servers {
+		passed := now.Sub(s.at)
+		if passed <= 0 {
+			continue
+		}
+		s.at = now
+		works := 0.0
+		if s.running != nil {
+			s.running.done += passed.Seconds() / working
+			works = 1
+		}
+		weight := min(passed.Seconds()/busyOver.Seconds(), 1)
+		s.busy += (works - s.busy) * weight
+	}
+}
+
+// coreShare is the share of the GPU's time that work uses which is no batch.
+func (g *gpu) coreShare() float64 { return g.core }
+
+// follow compares the queue as it was known with how it is.
+func (e *Engine) follow(s *server, prompts []comfyevents.OpenPrompt, now time.Time) {
+	before := s.byID
+	s.byID = make(map[string]*job, len(prompts))
+	claimed := s.queue[:0:0]
+	for _, j := range s.queue {
+		if j.id == "" { // not settled
+			claimed = append(claimed, j)
+		}
+	}
+	was := s.running
+	s.running, s.queue = nil, claimed
+	for i := range prompts {
+		p := &prompts[i]
+		j := before[p.ID]
+		if j == nil {
+			j = &job{id: p.ID, accepted: p.Accepted}
+		}
+		if c := e.class(p.TaskClass); j.class == "" {
+			j.class, j.batch, j.deadline = p.TaskClass, c.Batch, deadlineOf(c, p.Accepted)
+		}
+		j.server, j.number = s, p.Number
+		j.kind, j.side, j.size = e.kindOf(s, p.Workflow, p.Model), p.Side, sizeOf(p.Side, p.Batch, p.Steps)
+		s.byID[p.ID] = j
+		if p.Started.IsZero() || s.running != nil {
+			s.queue = append(s.queue, j)
+			continue
+		}
+		s.running = j
+	}
+	slices.SortStableFunc(s.queue, byNumber)
+	if was != nil && was != s.running {
+		e.over(was, now)
+	}
+	if s.running != nil && s.running != was {
+		s.running.cold = s.loaded != s.running.kind.Model || s.loaded == ""
+		s.loaded = s.running.kind.Model
+	}
+}
+
+func byNumber(a, b *job) int {
+	switch {
+	case a.number < b.number:
+		return -1
+	case a.number > b.number:
+		return 1
+	}
+	return a.accepted.Compare(b.accepted)
+}
+
+func deadlineOf(c Class, from time.Time) time.Time {
+	if c.Deadline <= 0 {
+		return time.Time{}
+	}
+	return from.Add(c.Deadline)
+}
+
+// kindOf is the kind of a server's prompts.
+func (e *Engine) kindOf(s *server, workflow, model string) Kind {
+	k := Kind{Workflow: workflow, Model: model, Version: s.version, Arguments: s.arguments}
+	if s.gpu != nil {
+		k.GPU = s.gpu.product
+	}
+	return k
+}
+
+// Settle ends a claim; see [admission.Advisor].
+func (e *Engine) Settle(claim uint64, id string) {
+	j := e.claims[claim]
+	if j == nil {
+		return
+	}
+	delete(e.claims, claim)
+	s := j.server
+	if id == "" || s.byID[id] != nil {
+		if known := s.byID[id]; known != nil {
+			known.predicted, known.deadline, known.class, known.batch = j.predicted, j.deadline, j.class, j.batch
+		}
+		s.queue = slices.DeleteFunc(s.queue, func(o *job) bool { return o == j })
+		return
+	}
+	j.id, j.claim = id, 0
+	s.byID[id] = j
+}
+
+// expire ends claims that nobody settled.
+func (e *Engine) expire(now time.Time) {
+	for claim, j := range e.claims {
+		if now.After(j.expires) {
+			e.Settle(claim, "")
+		}
+	}
+}
+
+// Claims is how many are not settled.
+func (e *Engine) Claims() int { return len(e.claims) }
