@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"strconv"
 	"time"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
@@ -77,7 +78,7 @@ func (p Prompt) Add(td ptrace.Traces) {
 	for i, n := range p.Nodes {
 		end := min(at+time.Duration(n.Share*float64(p.Ran)), ended)
 		s := p.span(spans, uint64(10+i), 3, "comfyui.node "+n.Class, at, end)
-		s.Attributes().PutStr("comfyui.node.id", fmt.Sprint(i+1))
+		s.Attributes().PutStr("comfyui.node.id", strconv.Itoa(i+1))
 		s.Attributes().PutStr("comfyui.node.class", n.Class)
 		put(s, n.Attributes)
 		if p.Error != "" && i == p.ErrorNode {

@@ -47,7 +47,8 @@ func textsIn(v any, found map[string]bool) {
 	case map[string]any:
 		for key, each := range v {
 			text, isText := each.(string)
-			if _, isThrottling := v["share"]; isText && text != "" && slices.Contains(readFields, key) && !(isThrottling && key == "reason") {
+			_, isThrottling := v["share"] // its reason is the attribute's value, beside its text
+			if isText && text != "" && slices.Contains(readFields, key) && (!isThrottling || key != "reason") {
 				found[text] = true
 			}
 			textsIn(each, found)

@@ -47,9 +47,9 @@ func (f *fixture) startAlerts(t testing.TB) *alerts.Poller {
 	p := alerts.New(cfg, componenttest.NewNopTelemetrySettings())
 	require.NoError(t, p.Start(context.Background(), componenttest.NewNopHost()))
 	t.Cleanup(p.Shutdown)
-	if v := p.View(texts.English); v != nil {
-		before := v.Error
-		require.Eventually(t, func() bool { return p.View(texts.English).Error != before }, patience, time.Millisecond, "the first answer")
+	if cfg.IsEnabled() {
+		waiting := texts.Message{Key: "alerts.waiting"}.In(texts.English)
+		require.Eventually(t, func() bool { return p.View(texts.English).Error != waiting }, patience, time.Millisecond, "the first answer")
 	}
 	return p
 }

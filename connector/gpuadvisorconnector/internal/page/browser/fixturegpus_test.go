@@ -5,6 +5,7 @@ package browser
 import (
 	"fmt"
 	"math"
+	"strconv"
 	"strings"
 	"time"
 
@@ -50,7 +51,12 @@ type samples struct {
 
 // add adds a sample; labels may be empty.
 func (s *samples) add(metric, labels string, value float64) {
-	fmt.Fprintf(s, "%s{%s,%s} %v\n", metric, s.id, labels, value)
+	s.line(metric, labels, strconv.FormatFloat(value, 'g', -1, 64))
+}
+
+// line adds a sample whose value is a text.
+func (s *samples) line(metric, labels, value string) {
+	s.WriteString(metric + "{" + s.id + "," + labels + "} " + value + "\n")
 }
 
 // process adds a process's memory.
@@ -118,7 +124,8 @@ func (f *fixture) samplesOf(i int, at time.Time) string {
 	switch gap := i%4 == 3; { // a minute without samples of the utilisation
 	case gap && k < -9 && k > -13:
 	case gap && k == -9:
-		fmt.Fprintf(s, "hw.gpu.utilization{%s,hw.gpu.task=general} stale\nhw.gpu.utilization.mean{%s,hw.gpu.task=general} stale\n", s.id, s.id)
+		s.line("hw.gpu.utilization", "hw.gpu.task=general", "stale")
+		s.line("hw.gpu.utilization.mean", "hw.gpu.task=general", "stale")
 	default:
 		s.add("hw.gpu.utilization", "hw.gpu.task=general", use)
 		s.add("hw.gpu.utilization.mean", "hw.gpu.task=general", use)

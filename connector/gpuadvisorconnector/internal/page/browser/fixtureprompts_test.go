@@ -57,7 +57,7 @@ func (q *queue) Server() comfyevents.Server {
 		return s
 	}
 	colorize := comfyevents.OpenPrompt{Workflow: "colorize", TaskClass: "buildings", Model: "ddcolor_modelscope.pth", Side: 1280, SizeClass: "<=1280"}
-	if !(q.i == 0 && f.hasEnded.Load()) {
+	if q.i > 0 || !f.hasEnded.Load() {
 		running := colorize
 		running.ID, running.Accepted, running.Started = openID(s.Name, 0), f.begun.Add(-4*time.Second), f.begun.Add(-2*time.Second)
 		running.Node = comfyevents.Node{ID: "4", Class: "DDColor_Colorize", Number: 4, Of: 6, Step: 3 + int(f.turns.Load())%17, Steps: 20}
