@@ -55,7 +55,7 @@ const (
 	Stale Reason = "stale"
 	// Starting: the queues are not known yet since the advisor's start.
 	Starting Reason = "starting"
-	// Failed: the advisor did not answer in time, or not as expected.
+	// Failed: the advisor did not decide within its time, or not as expected.
 	Failed Reason = "failed"
 )
 
@@ -73,6 +73,16 @@ const (
 	TooLarge Reason = "too_large"
 	// Unhealthy: no GPU of the server can work.
 	Unhealthy Reason = "unhealthy"
+)
+
+// The reasons that the component which passes prompts on has of its own.
+const (
+	// Rate: the client has sent too many.
+	Rate Reason = "rate"
+	// Stopping: it shuts down, and held the prompt.
+	Stopping Reason = "stopping"
+	// Unread: the prompt cannot be read, so that nothing is known of it.
+	Unread Reason = "unread"
 )
 
 // Decision is the answer to a [Request].
@@ -99,7 +109,7 @@ type Decision struct {
 	Memory Memory
 	// Executions is how many executions of its kind the predictions are made from.
 	Executions int
-	// Messages are what to tell the user, by language (en, zh), unless it is admitted.
+	// Messages are what to show to the user, by language (en, zh), unless it is admitted.
 	Messages map[string]string
 	// Claim is what was reserved; 0 is nothing.
 	Claim uint64

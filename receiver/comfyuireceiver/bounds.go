@@ -15,6 +15,9 @@ func (r *comfyuiReceiver) Bounds() []bounds.Bound {
 		return nil
 	}
 	all := bounds.Of(r.following, r.export, r.store)
+	if r.proxy != nil {
+		all = append(all, r.proxy.admitter.Bounds()...)
+	}
 	if r.hub != nil {
 		all = append(all, r.hub.Bounds()...)
 	}

@@ -25,15 +25,16 @@ func NewFactory() receiver.Factory {
 }
 
 // factory shares one receiver between the signals of one component.
-type factory struct {
-	sharedcomponent.Instances[*Config, *comfyuiReceiver]
-}
+type factory struct{ instances }
+
+// instances are the receivers by their configurations.
+type instances = sharedcomponent.Instances[*Config, *comfyuiReceiver]
 
 func (f *factory) of(settings receiver.Settings, cfg component.Config) *comfyuiReceiver {
 	c := cfg.(*Config)
 	return f.Of(c, func() *comfyuiReceiver {
 		r := newReceiver(settings, c)
-		r.forget = func() { f.Forget(c) }
+		r.made = &f.instances
 		return r
 	})
 }

@@ -17,7 +17,6 @@ import (
 	"github.com/felixge/httpsnoop"
 	"go.uber.org/zap"
 
-	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/gate"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/sockets"
 )
@@ -26,6 +25,7 @@ import (
 // unchanged: what the proxy reads, it reads from copies.
 type proxy struct {
 	*follower
+	*admitter
 	ctx       context.Context // ends with the receiver
 	transport http.RoundTripper
 	hub       *sockets.Hub
@@ -34,10 +34,6 @@ type proxy struct {
 	parsing   sync.Mutex // held while a large body is parsed, so that only one is at a time
 	// authenticates is true if clients send credentials for the proxy, which are removed.
 	authenticates bool
-	// gate is asked about prompts; nil without an advisor. enforces is true if it holds and refuses
-	// them, trusts if a request's own class and deadline count then.
-	gate             *gate.Gate
-	enforces, trusts bool
 
 	relay   httputil.ReverseProxy
 	serving serving

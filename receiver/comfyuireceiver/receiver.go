@@ -43,9 +43,9 @@ type comfyuiReceiver struct {
 	settings receiver.Settings
 	log      *zap.Logger
 	now      func() time.Time
-	// forget removes the receiver from its factory, so that a configuration that is loaded
-	// again gets a new one. It is called once, by the last shutdown, and must not block.
-	forget func()
+	// made is the factory's list of receivers, from which the last shutdown removes this one, so
+	// that a configuration that is loaded again gets a new one; nil without a factory.
+	made *instances
 
 	// Set by the factory before the first start; nil without a pipeline.
 	traces consumer.Traces
@@ -72,7 +72,7 @@ type comfyuiReceiver struct {
 }
 
 func newReceiver(settings receiver.Settings, cfg *Config) *comfyuiReceiver {
-	return &comfyuiReceiver{cfg: cfg, settings: settings, log: settings.Logger, now: time.Now, forget: func() {}, resource: pcommon.NewResource()}
+	return &comfyuiReceiver{cfg: cfg, settings: settings, log: settings.Logger, now: time.Now, resource: pcommon.NewResource()}
 }
 
 // Start starts the receiver with the first of its signals.
@@ -258,10 +258,9 @@ func (r *comfyuiReceiver) proxyHandler(running context.Context) http.Handler {
 	r.proxy = newProxy(&proxy{
 		follower: r.following, ctx: running, transport: r.transport, hub: r.hub,
 		maxPrompt: r.cfg.Limits.PromptBytes, bodies: budget{max: int64(r.cfg.Limits.BodyBytes)},
-		authenticates: r.cfg.Proxy.Auth.HasValue(), gate: r.newGate(),
-		enforces: r.cfg.Admission.Mode == modeEnforce, trusts: r.cfg.Admission.TrustRequestClass,
+		authenticates: r.cfg.Proxy.Auth.HasValue(), admitter: r.newAdmitter(),
 	})
-	r.watchGate(running, r.proxy.gate)
+	r.proxy.admitter.follow(running, r.following.bus)
 	return r.proxy
 }
 

@@ -23,7 +23,9 @@ func (r *comfyuiReceiver) Shutdown(ctx context.Context) error {
 	if r.users > 0 {
 		return nil
 	}
-	r.forget()
+	if r.made != nil {
+		r.made.Forget(r.cfg)
+	}
 	if r.cancel == nil {
 		return nil
 	}
@@ -32,8 +34,8 @@ func (r *comfyuiReceiver) Shutdown(ctx context.Context) error {
 
 // stop ends the parts that exist, in the order in which data flows through them.
 func (r *comfyuiReceiver) stop(ctx context.Context) (err error) {
-	if r.proxy != nil && r.proxy.gate != nil {
-		r.proxy.gate.Close() // those that are held are refused, so that they need not be waited for
+	if r.proxy != nil {
+		r.proxy.admitter.close()
 	}
 	if r.server != nil {
 		drain, cancel := context.WithTimeout(ctx, r.cfg.DrainTimeout)

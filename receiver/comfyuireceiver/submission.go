@@ -22,6 +22,16 @@ import (
 type submission struct {
 	*proxy
 	prompt *prompt.Prompt
+	// settled is true once what was reserved for it is no longer.
+	settled bool
+}
+
+// settle ends what was reserved for the prompt, which the server accepted with an id, or not.
+func (s *submission) settle(id string) {
+	if a := s.prompt.Admission; a != nil && s.gate != nil && !s.settled {
+		s.settled = true
+		s.gate.Settle(a.Claim, id)
+	}
 }
 
 // largeBody is the length from which a body is large, in bytes.
@@ -35,14 +45,19 @@ func (p *proxy) servePrompt(w http.ResponseWriter, r *http.Request) {
 		badRequest(w)
 		return
 	}
-	if !body.whole || len(body.bytes) == 0 || r.Header.Get("Content-Encoding") != "" {
+	unread := !body.whole || isEncoded(r.Header)
+	switch {
+	case unread && p.enforces:
+		p.refuseUnread(w, r, len(body.bytes))
+		return
+	case !body.whole || len(body.bytes) == 0 || r.Header.Get("Content-Encoding") != "":
 		p.PromptUnfollowed(nil, "unread")
 		p.relay.ServeHTTP(w, r)
 		return
 	}
 	sub := p.parse(body.bytes)
 	received := p.now()
-	admitted, stays := p.admit(r, &sub, len(body.bytes))
+	admitted, stays := p.admit(r, &sub, received, len(body.bytes))
 	if !stays {
 		w.WriteHeader(statusClientClosed)
 		return
@@ -52,23 +67,26 @@ func (p *proxy) servePrompt(w http.ResponseWriter, r *http.Request) {
 		Submission: sub, Path: r.URL.Path, Client: client, Parent: callerOf(r.Header, sub.Traceparent), Admission: admitted,
 	})
 	switch {
-	case followed == nil && admitted.Refuses():
-		gate.Refuse(w, r, &admitted.Decision)
-		return
-	case followed == nil:
-		p.settle(admitted, "")
-		p.relay.ServeHTTP(w, r)
+	case followed != nil && admitted.Refuses():
+		p.refuse(w, r, followed)
 		return
 	case admitted.Refuses():
-		p.refuse(w, r, followed)
+		gate.Refuse(w, r, &admitted.Decision, gate.Status(&admitted.Decision))
 		return
 	case admitted != nil && admitted.Number != 0:
 		p.withNumber(r, body.bytes, admitted.Number)
 	}
-	defer func() { p.settle(admitted, followed.ID) }()
+	if followed == nil {
+		if admitted != nil && p.gate != nil {
+			defer p.gate.Settle(admitted.Claim, "")
+		}
+		p.relay.ServeHTTP(w, r)
+		return
+	}
+	s := &submission{proxy: p, prompt: followed}
+	defer s.settle("")
 	p.work.begins()
 	defer p.work.update()
-	s := &submission{p, followed}
 	if p.ownSocket.wanted(sub.ClientID) {
 		defer p.hub.Reserve(sub.ClientID)()
 	}
@@ -130,6 +148,7 @@ func (s *submission) readAnswer(response *http.Response) error {
 		s.store.changed(s.prompt, s.prompt.SaveAnswered(s.now(), response.StatusCode, a))
 	}
 	s.tracker.Answer(s.prompt, s.now(), response.StatusCode, a)
+	s.settle(a.PromptID)
 	s.publishChange()
 	s.memory.notify()
 	return nil

@@ -48,7 +48,7 @@ func (c *Config) Validate() error {
 	p.AddIf(c.DrainTimeout < 0, "drain_timeout", c.DrainTimeout, "is negative", "use a duration, for example 2s, or 0 to close open requests at once")
 	p.AddIf(c.Memory.Interval != 0 && (c.Memory.Interval < minMemoryInterval || c.Memory.Interval > maxMemoryInterval), "memory::interval", c.Memory.Interval,
 		"is not between 200ms and 10s", "use a duration such as 500ms, or 0 to turn it off")
-	c.Admission.validate(&p, c.Mode)
+	c.Admission.validate(&p, c.Mode, c.Limits.BodyBytes)
 	_, isIndex := gpuname.Index(c.Device)
 	p.AddIf(c.Device != "" && c.Device != deviceAuto && !isIndex && !isUUID(c.Device),
 		"device", c.Device, "is not a valid GPU", "use auto, a UUID (GPU-… or MIG-…), an index (0 or gpu0), or an empty text to omit hw.id")

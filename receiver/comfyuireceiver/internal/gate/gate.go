@@ -7,10 +7,8 @@ package gate
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/admission"
@@ -41,40 +39,47 @@ type Freer interface {
 // Gate decides about the prompts of one server. Its methods may be called from any goroutine.
 type Gate struct {
 	settings Settings
-	finder   Finder
+	advisor  caller
 	freer    Freer
 	now      func() time.Time
-
-	// asking bounds the questions that are under way: an advisor that blocks may keep them.
-	asking chan struct{}
+	// running ends with Close.
+	running context.Context
+	close   context.CancelFunc
+	// freeing bounds the requests to free memory that are under way.
+	freeing chan struct{}
+	changed chan struct{}
+	work    sync.WaitGroup
 
 	// mu guards everything declared below.
 	mu    sync.Mutex
 	held  []*waiter // by deadline
 	bytes int
-	// closed is true from Close on, running while a goroutine asks for those that are held.
-	closed, running bool
-	changed         chan struct{}
-	work            sync.WaitGroup
+	// closed is true from Close on, serves while a goroutine asks for those that are held.
+	closed, serves bool
 }
 
 // waiter is a prompt that is held.
 type waiter struct {
 	request  *admission.Request
 	deadline time.Time
-	until    time.Time
 	bytes    int
 	// answer receives one decision; it has room for it.
 	answer chan admission.Decision
-	gone   bool // guarded by the gate's lock
+	// last is the newest decision to hold it; answered is true once it is no longer held. Both are
+	// guarded by the gate's lock.
+	last     admission.Decision
+	answered bool
 }
 
-// maxAsking bounds the questions that are under way.
-const maxAsking = 64
+// maxFreeing bounds the requests to free memory that are under way.
+const maxFreeing = 4
 
-// New makes a gate.
+// New makes a gate. Close ends it.
 func New(s Settings, finder Finder, freer Freer, now func() time.Time) *Gate {
-	return &Gate{settings: s, finder: finder, freer: freer, now: now, asking: make(chan struct{}, maxAsking), changed: make(chan struct{}, 1)}
+	g := &Gate{settings: s, freer: freer, now: now, freeing: make(chan struct{}, maxFreeing), changed: make(chan struct{}, 1)}
+	g.advisor = caller{timeout: s.Timeout, finder: finder, calls: make(chan struct{}, maxCalls)}
+	g.running, g.close = context.WithCancel(context.Background())
+	return g
 }
 
 // Result is what became of a prompt at the gate.
@@ -89,71 +94,112 @@ type Result struct {
 // Decide asks about a prompt whose body has so many bytes, and holds it while it is about to fit.
 // It returns once ctx, the client's, ends.
 func (g *Gate) Decide(ctx context.Context, r *admission.Request, bytes int) (res Result) {
-	res.Decision = g.ask(ctx, r)
-	if !g.settings.Enforce || res.Verdict != admission.Hold {
-		return res
-	}
-	w := g.hold(r, &res.Decision, bytes)
+	w := g.queue(r, bytes)
 	if w == nil {
-		res.Verdict = admission.Reject
-		return res
+		res.Decision = g.advisor.ask(r)
+		if !g.settings.Enforce || res.Verdict != admission.Hold {
+			return res
+		}
+		if w = g.hold(r, &res.Decision, bytes); w == nil {
+			res.Verdict = admission.Reject
+			return res
+		}
 	}
 	res.Held = g.now()
+	timer := time.NewTimer(g.settings.HoldTimeout)
+	defer timer.Stop()
 	select {
 	case res.Decision = <-w.answer:
 	case <-ctx.Done():
 		res.Left = true
-		g.forget(w)
+		res.Decision = g.withdraw(w)
+	case <-timer.C:
+		if res.Decision = g.withdraw(w); res.Verdict == admission.Hold {
+			res.Verdict = admission.Reject
+		}
 	}
 	res.Released = g.now()
+	if ctx.Err() != nil {
+		res.Left = true
+		g.Settle(res.Claim, "")
+		res.Claim = 0
+	}
 	return res
+}
+
+// queue holds a prompt that would be admitted while more urgent ones are held: those are asked
+// about first. It returns nil if there are none, and for one that the advisor would not admit.
+func (g *Gate) queue(r *admission.Request, bytes int) *waiter {
+	if !g.settings.Enforce || g.Held() == 0 {
+		return nil
+	}
+	inquiry := *r
+	inquiry.Claim = false
+	d := g.advisor.ask(&inquiry)
+	if d.Verdict != admission.Admit || d.Reason == admission.Failed || !g.precede(d.Deadline) {
+		return nil
+	}
+	d.Verdict = admission.Hold
+	w := g.hold(r, &d, bytes)
+	g.Changed()
+	return w
+}
+
+// precede reports whether a prompt that is held is more urgent than one with a deadline.
+func (g *Gate) precede(deadline time.Time) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.held) > 0 && byDeadline(g.held[0].deadline, deadline) <= 0
+}
+
+// byDeadline orders deadlines; none is last.
+func byDeadline(a, b time.Time) int {
+	switch {
+	case a.IsZero() && b.IsZero():
+		return 0
+	case a.IsZero():
+		return 1
+	case b.IsZero():
+		return -1
+	}
+	return a.Compare(b)
 }
 
 // hold adds a prompt to those that are held; nil if there is no room.
 func (g *Gate) hold(r *admission.Request, d *admission.Decision, bytes int) *waiter {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.closed || len(g.held) >= g.settings.MaxHeld || g.bytes+bytes > g.settings.MaxBytes {
+	if g.closed || g.settings.HoldTimeout <= 0 || len(g.held) >= g.settings.MaxHeld || g.bytes+bytes > g.settings.MaxBytes {
 		return nil
 	}
-	now := g.now()
-	w := &waiter{request: r, deadline: d.Deadline, until: now.Add(g.settings.HoldTimeout), bytes: bytes, answer: make(chan admission.Decision, 1)}
-	place, _ := slices.BinarySearchFunc(g.held, w, func(a, b *waiter) int {
-		if a.deadline.IsZero() != b.deadline.IsZero() {
-			if a.deadline.IsZero() {
-				return 1
-			}
-			return -1
-		}
-		return a.deadline.Compare(b.deadline)
-	})
-	for place < len(g.held) && g.held[place].deadline.Equal(w.deadline) { // first come, first served
-		place++
+	w := &waiter{request: r, deadline: d.Deadline, bytes: bytes, answer: make(chan admission.Decision, 1), last: *d}
+	place := len(g.held) // of those with one deadline, first come, first served
+	for place > 0 && byDeadline(g.held[place-1].deadline, w.deadline) > 0 {
+		place--
 	}
 	g.held = slices.Insert(g.held, place, w)
 	g.bytes += bytes
-	if !g.running {
-		g.running = true
+	if !g.serves {
+		g.serves = true
 		g.work.Go(g.serve)
 	}
 	return w
 }
 
-// forget removes a prompt whose client has left. A decision that came meanwhile is given back.
-func (g *Gate) forget(w *waiter) {
+// withdraw has a prompt held no longer. It returns the last decision about it.
+func (g *Gate) withdraw(w *waiter) admission.Decision {
 	g.mu.Lock()
-	g.remove(w)
-	g.mu.Unlock()
-	select {
-	case d := <-w.answer:
-		g.Settle(d.Claim, "")
-	default:
+	defer g.mu.Unlock()
+	if w.answered {
+		return <-w.answer
 	}
+	g.remove(w)
+	return w.last
 }
 
 // remove takes a prompt out; the caller holds the lock.
 func (g *Gate) remove(w *waiter) {
-	w.gone = true
+	w.answered = true
 	if i := slices.Index(g.held, w); i >= 0 {
 		g.held = slices.Delete(g.held, i, i+1)
 		g.bytes -= w.bytes
@@ -177,7 +223,7 @@ func (g *Gate) serve() {
 		g.mu.Lock()
 		all := slices.Clone(g.held)
 		if len(all) == 0 || g.closed {
-			g.running = false
+			g.serves = false
 			g.mu.Unlock()
 			return
 		}
@@ -189,6 +235,7 @@ func (g *Gate) serve() {
 		select {
 		case <-g.changed:
 		case <-timer.C:
+		case <-g.running.Done():
 		}
 		timer.Stop()
 	}
@@ -196,125 +243,82 @@ func (g *Gate) serve() {
 
 // try asks about one that is held.
 func (g *Gate) try(w *waiter) {
-	d := g.ask(context.Background(), w.request)
-	if d.Verdict == admission.Hold {
-		if g.now().Before(w.until) {
-			if d.Free != "" && g.freer != nil {
-				ctx, cancel := context.WithTimeout(context.Background(), freeTimeout)
-				_ = g.freer.Free(ctx, d.Free) // it stays held, and is refused in the end
-				cancel()
-			}
-			return
-		}
-		d.Verdict = admission.Reject
-	}
 	g.mu.Lock()
-	gone := w.gone
-	g.remove(w)
-	if !gone {
+	answered := w.answered
+	g.mu.Unlock()
+	if answered {
+		return
+	}
+	again := *w.request
+	if !w.deadline.IsZero() { // it counts from the arrival on
+		again.Deadline = max(w.deadline.Sub(g.now()), time.Millisecond)
+	}
+	d := g.advisor.ask(&again)
+	g.mu.Lock()
+	answered = w.answered
+	switch {
+	case answered:
+	case d.Verdict == admission.Hold:
+		w.last = d
+	default:
+		g.remove(w)
 		w.answer <- d
 	}
 	g.mu.Unlock()
-	if gone {
+	switch {
+	case answered:
 		g.Settle(d.Claim, "")
+	case d.Verdict == admission.Hold && d.Free != "":
+		g.free(d.Free)
 	}
 }
 
 // freeTimeout bounds a request to free a neighbour's memory.
 const freeTimeout = 2 * time.Second
 
-var errBusy = errors.New("too many questions are under way")
-
-// ask asks the advisor. Whatever fails admits.
-func (g *Gate) ask(ctx context.Context, r *admission.Request) admission.Decision {
-	d, err := g.question(ctx, r)
-	if err != nil {
-		return admission.Decision{Verdict: admission.Admit, Reason: admission.Failed, Class: r.Class}
-	}
-	switch d.Verdict {
-	case admission.Admit, admission.Hold, admission.Reject, admission.Redirect:
-		return d
-	}
-	return admission.Decision{Verdict: admission.Admit, Reason: admission.Failed, Class: r.Class}
-}
-
-var (
-	errNone     = errors.New("the advisor does not run")
-	errPanicked = errors.New("the advisor panicked")
-)
-
-// answered is what an advisor returned.
-type answered struct {
-	admission.Decision
-	err error
-}
-
-// question asks the advisor in a goroutine of its own: it may block.
-func (g *Gate) question(ctx context.Context, r *admission.Request) (admission.Decision, error) {
-	advisor := g.finder.Advisor()
-	if advisor == nil {
-		return admission.Decision{}, errNone
+// free has a neighbour's memory freed, without waiting for it. If that fails, the prompt stays
+// held and is refused in the end.
+func (g *Gate) free(server string) {
+	if g.freer == nil {
+		return
 	}
 	select {
-	case g.asking <- struct{}{}:
+	case g.freeing <- struct{}{}:
 	default:
-		return admission.Decision{}, errBusy
+		return // the next round asks again
 	}
-	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.settings.Timeout)
-	defer cancel()
-	answer := make(chan answered, 1)
-	var settled atomic.Bool // by the answer, or by giving it up
-	go func() {
-		defer func() { <-g.asking }()
-		var a answered
-		func() {
-			defer func() {
-				if recover() != nil {
-					a = answered{err: errPanicked}
-				}
-			}()
-			a.Decision, a.err = advisor.Advise(limited, r)
-		}()
-		switch {
-		case settled.CompareAndSwap(false, true):
-			answer <- a
-		case a.Claim != 0: // nobody waits for it
-			advisor.Settle(a.Claim, "")
-		}
-	}()
-	select {
-	case a := <-answer:
-		return a.Decision, a.err
-	case <-limited.Done():
-		if settled.CompareAndSwap(false, true) {
-			return admission.Decision{}, limited.Err()
-		}
-		a := <-answer // just in time
-		return a.Decision, a.err
-	}
+	g.work.Go(func() {
+		defer func() { <-g.freeing }()
+		ctx, cancel := context.WithTimeout(g.running, freeTimeout)
+		defer cancel()
+		_ = g.freer.Free(ctx, server)
+	})
 }
 
 // Settle ends a claim; see [admission.Advisor].
-func (g *Gate) Settle(claim uint64, id string) {
-	if claim == 0 {
-		return
-	}
-	if advisor := g.finder.Advisor(); advisor != nil {
-		advisor.Settle(claim, id)
-	}
-}
+func (g *Gate) Settle(claim uint64, id string) { g.advisor.settle(claim, id) }
 
-// Close refuses those that are held, at once.
+// Those that are held when the gate closes are asked to come again after restartTakes, the last
+// of them restartSpread later.
+const (
+	restartTakes  = 3 * time.Second
+	restartSpread = 5 * time.Second
+)
+
+// Close refuses those that are held, at once, since the receiver shuts down.
 func (g *Gate) Close() {
 	g.mu.Lock()
 	g.closed = true
-	for _, w := range g.held {
-		w.gone = true
-		w.answer <- admission.Decision{Verdict: admission.Reject, Reason: admission.Unhealthy, Class: w.request.Class}
+	for i, w := range g.held {
+		w.answered = true
+		w.answer <- admission.Decision{
+			Verdict: admission.Reject, Reason: admission.Stopping, Class: w.last.Class, Batch: w.last.Batch, Deadline: w.last.Deadline,
+			RetryAfter: restartTakes + restartSpread*time.Duration(i)/time.Duration(len(g.held)),
+		}
 	}
 	g.held, g.bytes = nil, 0
 	g.mu.Unlock()
-	g.Changed()
+	g.close()
 	g.work.Wait()
 }
 
@@ -331,6 +335,7 @@ func (g *Gate) Bounds() []bounds.Bound {
 	defer g.mu.Unlock()
 	return []bounds.Bound{
 		{Name: "gate.Gate.held", Max: g.settings.MaxHeld, Size: len(g.held)},
-		{Name: "gate.Gate.asking", Max: maxAsking, Size: len(g.asking)},
+		{Name: "gate.Gate.freeing", Max: maxFreeing, Size: len(g.freeing)},
+		{Name: "gate.caller.calls", Max: maxCalls, Size: len(g.advisor.calls)},
 	}
 }

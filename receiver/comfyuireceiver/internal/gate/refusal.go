@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/admission"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/boundtext"
 )
 
 // The type of the error in a refusal's body, which no page or client takes for one of its own.
@@ -35,23 +36,28 @@ type extra struct {
 	MaxSide    int              `json:"max_side,omitempty"`
 }
 
-// Status is the status of a refusal: 400 for what can never fit, 503 where no GPU can work, else
-// 429.
+// Status is the status of a refusal: 400 for what can never fit, 503 where no GPU can work or the
+// receiver shuts down, else 429.
 func Status(d *admission.Decision) int {
 	switch d.Reason {
 	case admission.TooLarge:
 		return http.StatusBadRequest
-	case admission.Unhealthy:
+	case admission.Unhealthy, admission.Stopping:
 		return http.StatusServiceUnavailable
 	}
 	return http.StatusTooManyRequests
 }
 
-// defaultMessage is for a decision without messages.
-const defaultMessage = "The system is busy; please try again later"
+// messages are for decisions without messages of their own.
+var messages = map[admission.Reason]map[string]string{
+	"":                 {"en": "The system is busy; please try again later", "zh": "当前系统繁忙，请稍后重试"},
+	admission.Rate:     {"en": "Too many requests; please try again later", "zh": "请求过于频繁，请稍后重试"},
+	admission.Stopping: {"en": "The system restarts; please try again in a few seconds", "zh": "系统正在重启，请几秒后重试"},
+	admission.Unread:   {"en": "The request cannot be read; please send it as uncompressed JSON in UTF-8, or make it smaller", "zh": "无法读取请求，请使用未压缩的 UTF-8 JSON，或减小请求"},
+}
 
 // Refuse answers a prompt that is refused, in the language that the client accepts.
-func Refuse(w http.ResponseWriter, r *http.Request, d *admission.Decision) {
+func Refuse(w http.ResponseWriter, r *http.Request, d *admission.Decision, status int) {
 	body := refusal{NodeErrors: map[string]any{}}
 	body.Error.Type, body.Error.Message = refusalType, Message(d, r.Header.Get("Accept-Language"))
 	body.Error.Extra = extra{Reason: d.Reason, MaxSide: d.MaxSide}
@@ -67,31 +73,44 @@ func Refuse(w http.ResponseWriter, r *http.Request, d *admission.Decision) {
 	}
 	text, err := json.Marshal(body)
 	if err != nil { // it holds texts and numbers only
-		text = []byte(`{"error": {"type": "` + refusalType + `", "message": "` + defaultMessage + `", "details": "", "extra_info": {}}, "node_errors": {}}`)
+		text = []byte(`{}`)
 	}
 	header.Set("Content-Type", "application/json; charset=utf-8")
 	header.Set("Cache-Control", "no-store")
-	w.WriteHeader(Status(d))
+	w.WriteHeader(status)
 	_, _ = w.Write(text)
 }
 
-// Message is what to tell a user who accepts languages (RFC 9110, section 12.5.4): Chinese if
+// maxMessage bounds a message, in bytes.
+const maxMessage = 1024
+
+// Message is what to show to a user who accepts languages (RFC 9110, section 12.5.4): Chinese if
 // that is preferred to English.
 func Message(d *admission.Decision, accept string) string {
 	language, best := "en", 0.0
 	for part := range strings.SplitSeq(accept, ",") {
 		tag, parameters, _ := strings.Cut(strings.TrimSpace(part), ";")
 		quality := 1.0
-		if q, ok := strings.CutPrefix(strings.TrimSpace(parameters), "q="); ok {
+		if q, ok := strings.CutPrefix(strings.ReplaceAll(parameters, " ", ""), "q="); ok {
 			quality, _ = strconv.ParseFloat(q, 64)
 		}
-		primary, _, _ := strings.Cut(strings.ToLower(tag), "-")
+		primary, _, _ := strings.Cut(strings.ToLower(strings.TrimSpace(tag)), "-")
 		if (primary == "zh" || primary == "en") && quality > best {
 			language, best = primary, quality
 		}
 	}
-	if text := d.Messages[language]; text != "" {
+	if text := boundtext.Line(d.Messages[language], maxMessage); text != "" && isShown(text) {
 		return text
 	}
-	return defaultMessage
+	if of := messages[d.Reason]; of != nil {
+		return of[language]
+	}
+	return messages[""][language]
+}
+
+// isShown reports whether ComfyUI's page shows a message as it is: it has others of its own for
+// these.
+func isShown(text string) bool {
+	return !strings.HasPrefix(text, "Rate Limit Exceeded:") && !strings.Contains(text, "CUDA out of memory") &&
+		!strings.Contains(text, "GPU out of memory") && !strings.Contains(text, "Allocation on device")
 }

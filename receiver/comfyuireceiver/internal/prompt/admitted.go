@@ -3,6 +3,7 @@
 package prompt
 
 import (
+	"math"
 	"time"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/admission"
@@ -26,28 +27,55 @@ func (a *Admission) Refuses() bool {
 	return a != nil && a.Enforced && a.Verdict != admission.Admit
 }
 
-// FirstOf is the smallest number in the server's queue of the prompts of a class that wait, among
-// those whose callers asked for a place behind a number; ok is false if there are none.
-func (t *Tracker) FirstOf(class string, behind float64) (number float64, ok bool) {
+// placeBefore is by how much a number is smaller than that of the prompt which it precedes.
+const placeBefore = 1e-3
+
+// Place is the place in the server's queue of a prompt of a class that is due at a number, and
+// whose caller asked for a place, as [protocol.Submission.Number]. It precedes those of its class
+// whose callers asked for a later one, as far as it thereby precedes none of another class.
+func (t *Tracker) Place(class string, asked *float64, number float64) float64 {
+	if asked == nil {
+		return number
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	others, first := math.Inf(-1), number
+	t.waiting(func(p *Prompt) {
+		if p.Sizing.TaskClass != class && p.Answer.Number < number {
+			others = max(others, p.Answer.Number)
+		}
+	})
+	t.waiting(func(p *Prompt) {
+		if p.Sizing.TaskClass == class && p.Answer.Number > others && p.isBehind(*asked) {
+			first = min(first, p.Answer.Number)
+		}
+	})
+	switch {
+	case first == number:
+		return number
+	case first-placeBefore > others:
+		return first - placeBefore
+	}
+	return others + (first-others)/2
+}
+
+// isBehind reports whether a prompt's caller asked for a later place than another one. Who asks
+// for none is behind those who ask for one below 0, and in front means before all.
+func (p *Prompt) isBehind(other float64) bool {
+	own := 0.0
+	if p.Submission.Number != nil {
+		own = *p.Submission.Number
+	}
+	return own > other || math.IsInf(other, -1)
+}
+
+// waiting calls f with each prompt that waits in the server's queue. The caller holds the lock.
+func (t *Tracker) waiting(f func(*Prompt)) {
 	for _, p := range t.open {
 		for ; p != nil; p = p.next {
-			if !p.waits() || p.Sizing.TaskClass != class || p.Admission == nil || p.Admission.Number == 0 {
-				continue
-			}
-			if asked := p.Submission.Number; asked != nil && *asked <= behind {
-				continue
-			}
-			if !ok || p.Admission.Number < number {
-				number, ok = p.Admission.Number, true
+			if p.known && !p.cancelled && p.Outcome == "" && p.lastProgress().IsZero() {
+				f(p)
 			}
 		}
 	}
-	return number, ok
-}
-
-// waits reports whether a prompt waits in the server's queue. The caller holds the lock.
-func (p *Prompt) waits() bool {
-	return p.known && !p.cancelled && p.Outcome == "" && p.lastProgress().IsZero()
 }

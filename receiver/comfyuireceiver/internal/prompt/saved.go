@@ -33,6 +33,8 @@ type Saved struct {
 	Sizing    sizing.Sizing `json:"sizing,omitzero"`
 	Nodes     [][3]string   `json:"nodes,omitempty"` // id, class, title
 	Path      string        `json:"path,omitempty"`
+	// Admission is what the receiver's advisor said of it.
+	Admission *Admission `json:"admission,omitempty"`
 
 	// Status and Answered are set with the server's answer.
 	Status   int       `json:"status,omitempty"`
@@ -68,7 +70,7 @@ func (p *Prompt) Save() Saved {
 		TraceFlags: byte(p.Context.TraceFlags()), ClientID: p.Submission.ClientID, Content: p.Submission.Content, NodeIDs: p.Submission.NodeIDs,
 		TaskClass: p.Submission.TaskClass, Workflow: p.Submission.Workflow, Sizing: p.Sizing, Path: p.Path,
 		Status: p.HTTPStatus, Answered: p.Answered, Number: p.Answer.Number, Ahead: p.Ahead, Refused: p.Answer.Refused,
-		Outcome: p.Outcome, Recovered: p.Recovered, Found: p.Found,
+		Outcome: p.Outcome, Recovered: p.Recovered, Found: p.Found, Admission: p.Admission,
 	}
 	if s.ID == "" {
 		s.ID = p.Submission.PromptID
@@ -100,7 +102,7 @@ func (p *Prompt) SaveAnswered(now time.Time, status int, a protocol.Answer) Save
 // Prompt is the prompt that was stored. Its contexts are invalid if the stored ids are.
 func (s *Saved) Prompt() *Prompt {
 	p := &Prompt{
-		Request: Request{Submission: s.submission(), Path: s.Path, Parent: s.context(s.ParentID)},
+		Request: Request{Submission: s.submission(), Path: s.Path, Parent: s.context(s.ParentID), Admission: s.Admission},
 		ID:      s.ID, Context: s.context(s.SpanID), Sizing: s.Sizing,
 		Answer:     protocol.Answer{PromptID: s.ID, Number: s.Number, Refused: s.Refused},
 		HTTPStatus: s.Status, Received: s.Received, Answered: s.Answered, Started: s.Started, Ended: s.Ended,

@@ -5,7 +5,9 @@ package protocol
 import (
 	"errors"
 	"io"
+	"math"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -81,6 +83,24 @@ func (d document) number(into *float64) error {
 	}
 	*into, _ = strconv.ParseFloat(t.String(), 64) // infinite beyond its range
 	return nil
+}
+
+// float reads a value as Python's float does: texts and truth values, too.
+func (d document) float(into *float64) error {
+	switch d.PeekKind() {
+	case '"':
+		var text string
+		err := d.text(&text)
+		*into, _ = strconv.ParseFloat(strings.TrimSpace(text), 64)
+		if math.IsNaN(*into) {
+			*into = 0
+		}
+		return err
+	case 't':
+		*into = 1
+		return d.SkipValue()
+	}
+	return d.number(into)
 }
 
 // truth reads a value as Python's if does.

@@ -100,7 +100,7 @@ func (b Bounds) ParseSubmission(body io.Reader) (Submission, error) {
 			inExtra, err = b.readExtra(d, &s)
 		case "number":
 			var n float64
-			err = d.number(&n)
+			err = d.float(&n)
 			s.Number = &n
 		case "front":
 			inFront, err = d.truth()
@@ -142,7 +142,7 @@ func (b Bounds) readExtra(d document, s *Submission) (clientID string, err error
 		case "task_class":
 			err = d.text(&s.TaskClass)
 		case "deadline_s":
-			err = d.number(&s.Deadline)
+			err = d.float(&s.Deadline)
 		case "client_id":
 			err = d.text(&clientID)
 		case "create_time":

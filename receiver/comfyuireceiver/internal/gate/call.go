@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gate
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/admission"
+)
+
+// caller calls the advisor, which may block, panic, or return anything. Each call has a goroutine
+// of its own, and is given up after a time.
+type caller struct {
+	timeout time.Duration
+	finder  Finder
+	// calls bounds those that are under way: an advisor that blocks may keep them.
+	calls chan struct{}
+}
+
+// maxCalls bounds the calls that are under way.
+const maxCalls = 64
+
+var (
+	errBusy     = errors.New("too many calls of the advisor are under way")
+	errNone     = errors.New("the advisor does not run")
+	errPanicked = errors.New("the advisor panicked")
+)
+
+// ask asks about a prompt. Whatever fails admits.
+func (c *caller) ask(r *admission.Request) admission.Decision {
+	d, err := c.question(r)
+	if err == nil && valid(&d) {
+		if d.Verdict != admission.Admit && d.Claim != 0 {
+			c.settle(d.Claim, "")
+			d.Claim = 0
+		}
+		return d
+	}
+	c.settle(d.Claim, "")
+	return admission.Decision{Verdict: admission.Admit, Reason: admission.Failed, Class: r.Class}
+}
+
+// maxTime bounds the times of a decision.
+const maxTime = 24 * time.Hour
+
+// valid reports whether a decision is one for a prompt on its way to a server, which cannot be
+// redirected. Times that no server can take are cut.
+func valid(d *admission.Decision) bool {
+	switch d.Reason {
+	case admission.Fits, admission.Idle, admission.Probe, admission.Unknown, admission.Stale, admission.Starting:
+		if d.Verdict != admission.Admit {
+			return false
+		}
+	case admission.Late, admission.BatchWaits, admission.TooLarge, admission.Unhealthy, admission.MemoryIdle, admission.MemoryBusy:
+		if d.Verdict != admission.Hold && d.Verdict != admission.Reject {
+			return false
+		}
+	default:
+		return false
+	}
+	for _, t := range []*time.Duration{&d.Wait, &d.Completion, &d.CompletionLow, &d.CompletionHigh, &d.RetryAfter} {
+		*t = min(max(*t, 0), maxTime)
+	}
+	d.MaxSide = max(d.MaxSide, 0)
+	return true
+}
+
+// answered is what an advisor returned.
+type answered struct {
+	admission.Decision
+	err error
+}
+
+// question asks the advisor in a goroutine of its own.
+func (c *caller) question(r *admission.Request) (admission.Decision, error) {
+	advisor := c.finder.Advisor()
+	if advisor == nil {
+		return admission.Decision{}, errNone
+	}
+	select {
+	case c.calls <- struct{}{}:
+	default:
+		return admission.Decision{}, errBusy
+	}
+	limited, cancel := context.WithTimeout(context.Background(), c.timeout)
+	defer cancel()
+	answer := make(chan answered, 1)
+	var decided atomic.Bool // by the answer, or by giving it up
+	go func() {
+		defer func() { <-c.calls }()
+		a := advise(limited, advisor, r)
+		switch {
+		case decided.CompareAndSwap(false, true):
+			answer <- a
+		case a.Claim != 0: // nobody waits for it
+			settle(advisor, a.Claim, "")
+		}
+	}()
+	select {
+	case a := <-answer:
+		return a.Decision, a.err
+	case <-limited.Done():
+		if decided.CompareAndSwap(false, true) {
+			return admission.Decision{}, limited.Err()
+		}
+		a := <-answer // just in time
+		return a.Decision, a.err
+	}
+}
+
+// advise calls an advisor that may panic.
+func advise(ctx context.Context, advisor admission.Advisor, r *admission.Request) (a answered) {
+	defer func() {
+		if recover() != nil {
+			a = answered{err: errPanicked}
+		}
+	}()
+	a.Decision, a.err = advisor.Advise(ctx, r)
+	return a
+}
+
+// settle calls an advisor that may panic.
+func settle(advisor admission.Advisor, claim uint64, id string) {
+	defer func() { _ = recover() }()
+	advisor.Settle(claim, id)
+}
+
+// settle ends a claim, and waits for that as long as for an answer: prompts that are held would
+// else be compared with both the claim and the server's queue. A claim that cannot be settled
+// ends after [admission.ClaimTimeout].
+func (c *caller) settle(claim uint64, id string) {
+	if claim == 0 {
+		return
+	}
+	advisor := c.finder.Advisor()
+	if advisor == nil {
+		return
+	}
+	select {
+	case c.calls <- struct{}{}:
+	default:
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer func() { <-c.calls }()
+		defer close(done)
+		settle(advisor, claim, id)
+	}()
+	timer := time.NewTimer(c.timeout)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+	}
+}
