@@ -89,9 +89,13 @@ type interaction struct {
 	t          *testing.T
 	compress   bool
 	ownSockets bool
-	sink       *consumertest.TracesSink
-	printed    int // traces
-	begin      time.Time
+	change     func(*Config)       // of the configuration
+	see        func(*http.Request) // each request to the simulated server
+	// between is put between the proxy and the server of a recording.
+	between func(http.RoundTripper) http.RoundTripper
+	sink    *consumertest.TracesSink
+	printed int // traces
+	begin   time.Time
 
 	toServer atomic.Pointer[comfyreplay.Pipes]
 	client   *http.Client // to the proxy
@@ -159,6 +163,9 @@ func (e *interaction) start() {
 	if e.ownSockets {
 		cfg.OwnSockets = ownAlways
 	}
+	if e.change != nil {
+		e.change(cfg)
+	}
 	settings := receivertest.NewNopSettings(metadata.Type)
 	r := newReceiver(settings, cfg)
 	e.comfyuiReceiver, e.begin = r, time.Now()
@@ -208,6 +215,9 @@ func (e *interaction) play(name string) string {
 	e.toServer.Store(network)
 	server := comfyreplay.ServeOn(e.t, network, r, 1, e.compress)
 	e.start()
+	if e.between != nil {
+		e.proxy.relay.Transport = e.between(e.proxy.relay.Transport)
+	}
 	require.True(e.t, server.Watched())
 	require.NoError(e.t, comfyreplay.DriveWith(context.Background(), e.client, r, "http://proxy:8189", 1, e.compress))
 	require.NoError(e.t, server.Done())
@@ -225,7 +235,12 @@ func (e *interaction) serve() {
 	e.toServer.Store(network)
 	hijacked := &connections{Listener: network} // http.Server.Close leaves WebSockets open
 	fake := fakecomfyui.NewServer(fakecomfyui.NewTimedWork())
-	server := &http.Server{Handler: fake}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if e.see != nil {
+			e.see(r)
+		}
+		fake.ServeHTTP(w, r)
+	})}
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { _ = server.Serve(hijacked) })

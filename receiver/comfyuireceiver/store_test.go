@@ -48,11 +48,17 @@ type storedRig struct {
 
 func startStored(t *testing.T, upstream string, kept storage.Extension, next consumer.Traces) *storedRig {
 	t.Helper()
+	return startStoredWith(t, upstream, kept, next, func(*Config) {})
+}
+
+func startStoredWith(t *testing.T, upstream string, kept storage.Extension, next consumer.Traces, change func(*Config)) *storedRig {
+	t.Helper()
 	cfg := createDefaultConfig().(*Config)
 	cfg.Upstream.Endpoint, cfg.Device, cfg.PollInterval = upstream, "", 100*time.Millisecond
 	cfg.Proxy.NetAddr.Endpoint = "127.0.0.1:0"
 	cfg.DrainTimeout = 100 * time.Millisecond
 	cfg.Storage = &storageID
+	change(cfg)
 	r := &storedRig{telemetry: componenttest.NewTelemetry()}
 	settings := receivertest.NewNopSettings(metadata.Type)
 	settings.TelemetrySettings = r.telemetry.NewTelemetrySettings()
