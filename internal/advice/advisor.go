@@ -144,7 +144,7 @@ func (a *Advisor) Advise(_ context.Context, r *admission.Request) (admission.Dec
 	a.catchUp()
 	a.mu.Lock()
 	d := a.engine.Advise(r, a.now())
-	if r.Claim {
+	if r.Claim && d.Verdict != admission.Hold { // those are asked about again
 		key := Counted{r.Server, r.Class, d.Verdict, d.Reason}
 		if _, known := a.counts[key]; known || len(a.counts) < maxCounted {
 			a.counts[key]++

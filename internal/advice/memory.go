@@ -53,7 +53,7 @@ func (e *Engine) fits(j *job, now time.Time) (m memoryFit) {
 	for _, o := range g.servers {
 		held := o.holds()
 		if o.rests() {
-			back := min(gone, o.memory.Reserved)
+			back := min(gone, max(held-o.memory.Context, 0))
 			held, gone = held-back, gone-back
 		}
 		if o == s {
@@ -108,6 +108,9 @@ func (e *Engine) fits(j *job, now time.Time) (m memoryFit) {
 		m.probe = tried.mayTry(now)
 		m.waits = !m.probe
 		return m
+	case largest != "" && m.least <= room+idle && tried.mayTry(now):
+		m.free = largest
+		return m
 	}
 	m.waits = true
 	return m
@@ -116,8 +119,16 @@ func (e *Engine) fits(j *job, now time.Time) (m memoryFit) {
 // rests reports whether a server has nothing to do.
 func (s *server) rests() bool { return s.running == nil && len(s.queue) == 0 && s.past == 0 }
 
-// holds is what a server's process holds that it does not give back by itself.
-func (s *server) holds() int64 { return s.memory.Context + s.memory.Reserved }
+// holds is what a server's process holds: by the driver's list if that is newer than what the
+// server said of itself.
+func (s *server) holds() int64 {
+	if g := s.gpu; g != nil && s.pid != 0 && g.memory.Listed.After(s.memory.At) {
+		if held, ok := g.memory.Processes[s.pid]; ok {
+			return max(held-s.memory.Elastic, 0)
+		}
+	}
+	return s.memory.Context + s.memory.Reserved
+}
 
 // needs is the most that a server's prompts are going to need.
 func (e *Engine) needs(s *server) (most int64) {

@@ -94,13 +94,20 @@ func (p *Product) sample() {
 
 func (p *Product) refresh() {
 	r := p.node.Screen.Readings()
-	p.Advisor.Refresh([]advice.GPU{{ID: gpuID, Product: "NVIDIA simulated", Capacity: p.node.Plan.Setup.Memory, Used: r.Used, At: time.Now(), Utilization: -1}})
+	listed := map[int]int64{}
+	for _, process := range r.Processes {
+		listed[process.PID] = process.Used
+	}
+	p.Advisor.Refresh([]advice.GPU{{
+		ID: gpuID, Product: "NVIDIA simulated", Capacity: p.node.Plan.Setup.Memory, Used: r.Used, At: time.Now(), Processes: listed, Listed: time.Now(), Utilization: -1,
+	}})
 }
 
 // Handler implements [Response].
 func (p *Product) Handler(u *Upstream) http.Handler {
 	var handler http.Handler
 	place := p.place
+	place.PID = firstPID + u.Index
 	place.Transport, place.Serve = u.Transport, func(h http.Handler) { handler = h }
 	f := comfyuireceiver.NewFactory()
 	cfg := f.CreateDefaultConfig().(*comfyuireceiver.Config)
