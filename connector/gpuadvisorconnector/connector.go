@@ -53,6 +53,7 @@ type advisor struct {
 	server    *http.Server
 	address   string // of the page's listener
 	cancel    context.CancelFunc
+	began     time.Time
 	work      sync.WaitGroup
 	alerts    *alerts.Poller
 
@@ -130,7 +131,7 @@ func (a *advisor) begin(ctx context.Context, host component.Host) (err error) {
 		return fmt.Errorf("alerts: %w", err)
 	}
 	running, cancel := context.WithCancel(context.Background())
-	a.cancel = cancel
+	a.cancel, a.began = cancel, a.now()
 	a.advise(running)
 	a.state.Evaluate() // before the first second is over, too, there is a verdict
 	a.work.Go(func() { a.run(running) })
@@ -238,7 +239,7 @@ func (a *advisor) end(ctx context.Context) (err error) {
 // listen serves the page.
 func (a *advisor) listen(ctx context.Context, host component.Host) (err error) {
 	settings := a.cfg.Page
-	p := page.New(a.state, page.Settings{Endpoint: settings.NetAddr.Endpoint, AllowedHosts: a.cfg.AllowedHosts, MaxViewers: a.cfg.Limits.Viewers})
+	p := page.New(a.state, page.Settings{Endpoint: settings.NetAddr.Endpoint, AllowedHosts: a.cfg.AllowedHosts, Advisor: a.advice, MaxViewers: a.cfg.Limits.Viewers})
 	server, err := settings.ToServer(ctx, host.GetExtensions(), withoutTelemetry(a.settings.TelemetrySettings), p)
 	if err != nil {
 		return fmt.Errorf("page: %w", err)

@@ -180,6 +180,14 @@ func (e *Engine) Servers() []string {
 	return names
 }
 
+// ServersOf are the names of the servers on a GPU, or of all.
+func (e *Engine) ServersOf(gpu string) []string {
+	return slices.DeleteFunc(e.Servers(), func(name string) bool {
+		s := e.servers[name]
+		return gpu != "" && (s.gpu == nil || s.gpu.id != gpu)
+	})
+}
+
 // place puts a server on its GPU.
 func (e *Engine) place(s *server, of *comfyevents.Server) {
 	id := ""

@@ -3,7 +3,6 @@
 package state
 
 import (
-
 	"github.com/otelcol-gpu/otelcol-gpu/internal/advice"
 )
 
@@ -20,4 +19,3 @@ func (st *Store) GPUs() []advice.GPU {
 	}
 	return gpus
 }
-
