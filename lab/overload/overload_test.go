@@ -3,6 +3,7 @@
 package overload
 
 import (
+	"math"
 	"net/http"
 	"testing"
 	"time"
@@ -94,6 +95,53 @@ func TestTheSameSeedIsTheSameRun(t *testing.T) {
 	other := Run(t, p, nil)
 	assert.NotEqual(t, a.Records[0].Cost, other.Records[0].Cost)
 	assert.NotEqual(t, a.Records[0].At, other.Records[0].At)
+}
+
+// TestAProxyThatDoesNothingChangesNothing compares every time.
+func TestAProxyThatDoesNothingChangesNothing(t *testing.T) {
+	t.Parallel()
+	p := short(Setups[1], 2, 2)
+	p.Lasts = 100 * time.Second
+	without, with := RunWith(t, p, 1, nil), RunWith(t, p, 1, func(*Node) Response { return passes{} })
+	require.Len(t, with.Records, len(without.Records))
+	for i := range with.Records {
+		x, y := *without.Records[i], *with.Records[i]
+		x.Request, y.Request, x.Err, y.Err = nil, nil, nil, nil
+		require.Equal(t, x, y)
+	}
+}
+
+// TestArrivalsAreAtTheOfferedRate compares an hour of them with what the plan says.
+func TestArrivalsAreAtTheOfferedRate(t *testing.T) {
+	t.Parallel()
+	const capacity = 0.9
+	for _, offered := range []float64{0.7, 1, 5} {
+		p := NewPlan(Setups[1], 3, offered)
+		p.Lasts = 10 * time.Hour // 6,000 prompts at the least: standard errors of 1.3 % at most
+		l := law.New(p.Seed)
+		work, gaps, squares, last, servers, number := [2]float64{}, 0.0, 0.0, time.Duration(0), [2]float64{}, 0
+		ids := map[string]bool{}
+		for i, r := range arrivals(l, &p, capacity) {
+			require.Equal(t, i, r.Number)
+			require.False(t, ids[r.ID])
+			ids[r.ID] = true
+			require.Equal(t, l.Draw(r.ID, r.Load), r.Cost)
+			work[r.Class] += r.Cost.Exclusive.Seconds()
+			servers[r.Server]++
+			gap := (r.At - last).Seconds()
+			require.Positive(t, gap)
+			gaps, squares, last, number = gaps+gap, squares+gap*gap, r.At, number+1
+		}
+		all := offered * capacity * (p.Lasts + p.patience()).Seconds()
+		assert.InEpsilon(t, all, work[0]+work[1], 0.06)
+		assert.InEpsilon(t, p.CoreShare, work[0]/(work[0]+work[1]), 0.06)
+		if offered >= 1 {
+			assert.InEpsilon(t, 0.7*all/offered, work[0], 0.06, "core is 0.7 of capacity")
+		}
+		assert.InEpsilon(t, servers[0], servers[1], 0.06)
+		mean := gaps / float64(number)
+		assert.InEpsilon(t, 1, math.Sqrt(squares/float64(number)-mean*mean)/mean, 0.06, "gaps of a Poisson process deviate by their mean")
+	}
 }
 
 func TestRefusingEverythingIsUseless(t *testing.T) {

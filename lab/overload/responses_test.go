@@ -79,6 +79,15 @@ func decides(decide func(n *Node, r *Record) *refusal) Starter {
 	}
 }
 
+// passes is a response that does nothing.
+type passes struct{}
+
+// Handler implements [Response].
+func (passes) Handler(u *Upstream) http.Handler { return forward(u) }
+
+// Close implements [Response].
+func (passes) Close() {}
+
 // oracle knows what each prompt costs. It orders core by deadline and batch after it; it admits core
 // that will end in time, and batch where nothing else waits and it will end in time though core
 // overtakes it.
