@@ -32,7 +32,7 @@ type judge struct {
 // refusal is an answer to a prompt.
 type refusal struct {
 	status, after int
-	wait          time.Duration
+	wait          time.Duration // as predicted; negative: nothing is
 }
 
 // Handler implements [Response].
@@ -51,7 +51,11 @@ func (j *judge) Handler(u *Upstream) http.Handler {
 				w.Header().Set("Retry-After", strconv.Itoa(no.after))
 			}
 			w.WriteHeader(no.status)
-			_, _ = fmt.Fprintf(w, `{"error": {"type": "otelcol_gpu_busy", "message": "", "details": "", "extra_info": {"reason": "test", "predicted_wait_s": %g}}, "node_errors": {}}`, no.wait.Seconds())
+			wait := ""
+			if no.wait >= 0 {
+				wait = fmt.Sprintf(`, "predicted_wait_s": %g`, no.wait.Seconds())
+			}
+			_, _ = fmt.Fprintf(w, `{"error": {"type": "otelcol_gpu_busy", "message": "", "details": "", "extra_info": {"reason": "test"%s}}, "node_errors": {}}`, wait)
 			return
 		}
 		raw, _ = json.Marshal(body)
@@ -94,6 +98,7 @@ func (passes) Close() {}
 type oracle struct {
 	node     *Node
 	admitted []*Record // that have not ended
+	predicts bool      // when core ends, and what drains
 }
 
 func withOracle(n *Node) Response { return &judge{n, (&oracle{node: n}).decide} }
@@ -110,7 +115,10 @@ const (
 // decide orders and admits prompts.
 func (o *oracle) decide(u *Upstream, body map[string]any) *refusal {
 	no, wait := o.judge(u, body)
-	if id, _ := body["prompt_id"].(string); no == nil && wait > 0 {
+	switch id, _ := body["prompt_id"].(string); {
+	case !o.predicts && no != nil:
+		no.wait = -1
+	case o.predicts && no == nil && wait > 0:
 		o.node.Predict(id, Band{wait * 3 / 4, wait, wait * 5 / 4})
 	}
 	return no
