@@ -106,7 +106,8 @@ func withOracle(n *Node) Response { return &judge{n, (&oracle{node: n}).decide} 
 const (
 	// maxBatchWaiting is how many batch prompts wait at a server.
 	maxBatchWaiting = 1
-	// caution is how much more core work than usual may overtake a batch prompt.
+	// caution is how much more core work than usual may overtake a batch prompt; it costs nothing where
+	// another takes its place.
 	caution = 2
 	// margin is what a prompt may need beside its cost.
 	margin = 50 * time.Millisecond
@@ -155,7 +156,10 @@ func (o *oracle) judge(u *Upstream, body map[string]any) (no *refusal, wait time
 	wait = (coreLeft+r.Cost.Exclusive+r.Cost.Host)*time.Duration(shared) + margin
 	deadline := r.Came.Add(r.Limit)
 	if r.Class != 0 {
-		overtaken := caution / (1 - o.node.Plan.Offered*o.node.Plan.CoreShare)
+		overtaken := 1 / (1 - o.node.Plan.Offered*o.node.Plan.CoreShare)
+		if o.node.Plan.Offered > 1 {
+			overtaken *= caution
+		}
 		wait = time.Duration(overtaken * float64((left+r.Cost.Exclusive+r.Cost.Host)*time.Duration(shared)))
 	}
 	late := time.Now().Add(wait).After(deadline) && len(o.admitted) > 0
