@@ -188,7 +188,7 @@ bench-calls: build servers ## NVML calls per GPU and second of each configuratio
 	@go test -C e2e -count=1 -timeout 40m -run '^(TestCallsOf|TestTheComfyUIConfigurationUses|TestAHostileDriver|TestACallThatHangs)' -v . -calls $${CALLS:-60s} | grep --line-buffered -E '^figure|---|FAIL|panic|_test.go'
 
 .PHONY: bench-overload
-bench-overload: ## a rush on simulated ComfyUI servers in virtual time, at LOADS (0.7 1 2 5) times capacity, the worst of SEEDS (5), each for LASTS (3000s): what reaches its client in time; prints figures
+bench-overload: ## a rush on simulated ComfyUI servers in virtual time, at LOADS (0.7 1 2 5) times capacity, the worst of SEEDS (5), each for LASTS (3000s): what reaches its client in time, without a response and with one that knows what everything costs; prints figures (8 minutes)
 	@GOGC=400 go test -C lab -count=1 -timeout 60m -run '^TestRush' -v ./overload -seeds $${SEEDS:-5} -lasts $${LASTS:-3000s} -loads "$${LOADS:-0.7 1 2 5}" | grep --line-buffered -E '^figure|--- FAIL|FAIL|panic|_test.go:.*Error|Error:|Messages:'
 
 .PHONY: bench-peaks

@@ -44,6 +44,14 @@ type Config struct {
 	// History is how far back GPUs' samples are held. Default: 30m.
 	History time.Duration `mapstructure:"history"`
 
+	// Classes are what is wanted of task classes, by their names in the comfyui receiver. Others are
+	// as default_class. Default: none.
+	Classes      map[string]ClassConfig `mapstructure:"classes"`
+	DefaultClass ClassConfig            `mapstructure:"default_class"`
+
+	// Advice is about decisions on prompts, for receivers and callers that ask.
+	Advice AdviceConfig `mapstructure:"advice"`
+
 	// Rush is where a rush of simulated users can be caused. Default: nowhere.
 	Rush RushConfig `mapstructure:"rush"`
 
@@ -55,6 +63,28 @@ type ConditionsConfig struct {
 	// After is how long a condition holds before it shows, by the cause, such as gpu.idle.
 	// Default: two hours for gpu.idle, 15 minutes for comfyui.loading, a minute at most for the others.
 	After map[string]time.Duration `mapstructure:"after"`
+}
+
+// ClassConfig is what is wanted of a class of prompts.
+type ClassConfig struct {
+	// Deadline is for how long after its request an image is of use; 0 is for ever. Default: 1m.
+	Deadline time.Duration `mapstructure:"deadline"`
+	// Objective is in what time prompts should end: levels are measured by it. Default: 30s.
+	Objective time.Duration `mapstructure:"objective"`
+	// Batch is true for work that is never urgent: it runs while nothing else waits. Default: false.
+	Batch bool `mapstructure:"batch"`
+}
+
+// AdviceConfig is about decisions on prompts.
+type AdviceConfig struct {
+	// BatchWaiting is how many batch prompts may wait in a server's queue while other work waits on
+	// its GPU. Default: 2.
+	BatchWaiting int `mapstructure:"batch_waiting"`
+	// SafetyMargin is by how much the bounds of memory are raised. Default: 0.05.
+	SafetyMargin float64 `mapstructure:"safety_margin"`
+	// Standby are the addresses of servers elsewhere that callers are sent to who ask before they
+	// upload. Default: none.
+	Standby []string `mapstructure:"standby"`
 }
 
 // LinkConfig is a link.
@@ -113,6 +143,7 @@ func createDefaultConfig() component.Config {
 	server.NetAddr = confignet.AddrConfig{Endpoint: "127.0.0.1:8890", Transport: confignet.TransportTypeTCP}
 	return &Config{
 		Page: server, CollectionInterval: 15 * time.Second, History: 30 * time.Minute, Alerts: alerts.DefaultConfig(),
+		DefaultClass: ClassConfig{Deadline: time.Minute, Objective: 30 * time.Second}, Advice: AdviceConfig{BatchWaiting: 2, SafetyMargin: 0.05},
 		Limits: LimitsConfig{Prompts: 10_000, PromptBytes: 64 << 20, GPUs: 128, Processes: 64, Servers: 64, Events: 200, Viewers: 100},
 	}
 }
@@ -130,6 +161,7 @@ func (c *Config) Validate() error {
 		p.AddIf(!isHost(host), fmt.Sprintf("allowed_hosts::%d", i), host, "is not a valid host name or address", "use a name without scheme and port, for example gpu-node-07.example.com, or an address, for example 192.0.2.7 or 2001:db8::7")
 	}
 	c.Alerts.Check(&p, "alerts")
+	c.validateAdvice(&p)
 	for i, link := range c.Links {
 		key := fmt.Sprintf("links::%d", i)
 		p.AddIf(link.Name == "", key+"::name", link.Name, "is empty", "use the name of the program, for example Jaeger")

@@ -26,6 +26,8 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/prompts"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/state"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/view"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/admission"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/advice"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
 )
 
@@ -37,6 +39,7 @@ type advisor struct {
 	log      *zap.Logger
 	now      func() time.Time
 	bus      *comfyevents.Bus
+	advisors *admission.Advisors
 	// release drops the advisor from the factory's instances, when its last component has shut
 	// down.
 	release func()
@@ -50,11 +53,13 @@ type advisor struct {
 	server    *http.Server
 	address   string // of the page's listener
 	cancel    context.CancelFunc
+	began     time.Time
 	work      sync.WaitGroup
 	alerts    *alerts.Poller
 
-	// state is made at the start. It has a lock of its own.
-	state *state.Store
+	// state is made at the start. It has a lock of its own, as has advice.
+	state  *state.Store
+	advice *advice.Advisor
 
 	emitter emitter
 }
@@ -62,7 +67,7 @@ type advisor struct {
 func newAdvisor(settings connector.Settings, cfg *Config) *advisor {
 	return &advisor{
 		cfg: cfg, settings: settings, log: settings.Logger, now: time.Now, bus: comfyevents.OfProcess(), release: func() {},
-		alerts: alerts.New(cfg.Alerts, settings.TelemetrySettings),
+		alerts: alerts.New(cfg.Alerts, settings.TelemetrySettings), advisors: admission.OfProcess(),
 	}
 }
 
@@ -87,6 +92,7 @@ func (a metricsComponent) ConsumeMetrics(_ context.Context, md pmetric.Metrics) 
 // ConsumeTraces implements [consumer.Traces].
 func (a tracesComponent) ConsumeTraces(_ context.Context, td ptrace.Traces) error {
 	a.state.Traces(td)
+	a.advice.Traces(td)
 	return nil
 }
 
@@ -117,6 +123,7 @@ func (a *advisor) begin(ctx context.Context, host component.Host) (err error) {
 	if a.state, err = a.newState(); err != nil {
 		return err
 	}
+	a.advice = advice.NewAdvisor(a.cfg.adviceSettings(), &a.bus.Servers, a.now, messages)
 	if err := a.listen(ctx, host); err != nil {
 		return err
 	}
@@ -124,7 +131,8 @@ func (a *advisor) begin(ctx context.Context, host component.Host) (err error) {
 		return fmt.Errorf("alerts: %w", err)
 	}
 	running, cancel := context.WithCancel(context.Background())
-	a.cancel = cancel
+	a.cancel, a.began = cancel, a.now()
+	a.advise(running)
 	a.state.Evaluate() // before the first second is over, too, there is a verdict
 	a.work.Go(func() { a.run(running) })
 	// A goroutine of its own: a next consumer that blocks does not stop the conditions.
@@ -159,7 +167,17 @@ const evaluationInterval = time.Second
 // run evaluates the conditions. Meanwhile it follows the samplers of the process.
 func (a *advisor) run(ctx context.Context) {
 	defer a.followMemory()()
-	every(ctx, evaluationInterval, a.state.Evaluate)
+	every(ctx, evaluationInterval, func() {
+		a.state.Evaluate()
+		a.advice.Refresh(a.state.GPUs())
+	})
+}
+
+// advise has the components of the process find the advisor, until ctx ends.
+func (a *advisor) advise(ctx context.Context) {
+	a.advice.Refresh(a.state.GPUs())
+	context.AfterFunc(ctx, a.advice.Follow())
+	context.AfterFunc(ctx, a.advisors.Add(a.settings.ID, a.advice))
 }
 
 // every calls f at each interval, until ctx ends.
@@ -221,7 +239,7 @@ func (a *advisor) end(ctx context.Context) (err error) {
 // listen serves the page.
 func (a *advisor) listen(ctx context.Context, host component.Host) (err error) {
 	settings := a.cfg.Page
-	p := page.New(a.state, page.Settings{Endpoint: settings.NetAddr.Endpoint, AllowedHosts: a.cfg.AllowedHosts, MaxViewers: a.cfg.Limits.Viewers})
+	p := page.New(a.state, page.Settings{Endpoint: settings.NetAddr.Endpoint, AllowedHosts: a.cfg.AllowedHosts, Advisor: a.advice, MaxViewers: a.cfg.Limits.Viewers})
 	server, err := settings.ToServer(ctx, host.GetExtensions(), withoutTelemetry(a.settings.TelemetrySettings), p)
 	if err != nil {
 		return fmt.Errorf("page: %w", err)

@@ -83,12 +83,9 @@ func (a *advisor) metrics(now time.Time) pmetric.Metrics {
 	p := gauge(sm, "gpuadvisor.prompts", "{prompt}").AppendEmpty()
 	p.SetTimestamp(at)
 	p.SetIntValue(int64(known.Prompts))
+	a.emitAdvice(sm, at)
 	if known.Simulated {
-		for _, m := range sm.Metrics().All() {
-			for _, p := range m.Gauge().DataPoints().All() {
-				p.Attributes().PutBool(semconv.Simulated, true)
-			}
-		}
+		markSimulated(sm)
 	}
 	return md
 }

@@ -10,6 +10,7 @@ import "github.com/otelcol-gpu/otelcol-gpu/internal/nvml/gpuevents"
 // scrapes: not one call more, and the page is up to date.
 func (a *advisor) followMemory() (cancel func()) {
 	return gpuevents.OfProcess().Memory.Subscribe(func(r gpuevents.MemoryReading) {
+		a.advice.MemoryRead(r.ID, int64(min(r.Used, 1<<62)), r.Time)
 		a.state.MemoryRead(r.ID, int64(min(r.Used, 1<<62)), r.Time)
 	})
 }

@@ -34,6 +34,8 @@ type Settings struct {
 	BatchWaiting int
 	// SafetyMargin is by how much the bounds of memory are raised, 0.05.
 	SafetyMargin float64
+	// Standby are servers elsewhere, for callers who can choose.
+	Standby []string
 	// MaxSampleAge is how old the newest sample of a GPU's memory may be.
 	MaxSampleAge time.Duration
 	// Kinds bounds the kinds of prompts that are learned, Servers and GPUs those that are known.

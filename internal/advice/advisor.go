@@ -3,14 +3,17 @@
 package advice
 
 import (
+	"cmp"
 	"context"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
 	"go.opentelemetry.io/collector/pdata/ptrace"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/admission"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/advice/fit"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/bounds"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
 )
@@ -139,12 +142,13 @@ func (a *Advisor) catchUp() {
 	}
 }
 
-// Advise implements [admission.Advisor].
+// Advise implements [admission.Advisor]. A caller that claims nothing asks before it uploads: it may
+// be sent to another server.
 func (a *Advisor) Advise(_ context.Context, r *admission.Request) (admission.Decision, error) {
 	a.catchUp()
 	a.mu.Lock()
-	d := a.engine.Advise(r, a.now())
-	if r.Claim {
+	d := a.decide(r, a.now())
+	if r.Claim && d.Verdict != admission.Hold { // those are asked about again
 		key := Counted{r.Server, r.Class, d.Verdict, d.Reason}
 		if _, known := a.counts[key]; known || len(a.counts) < maxCounted {
 			a.counts[key]++
@@ -155,6 +159,46 @@ func (a *Advisor) Advise(_ context.Context, r *admission.Request) (admission.Dec
 		d.Messages = a.messages(&d)
 	}
 	return d, nil
+}
+
+// decide decides about a prompt of a server, or finds a server for it. The caller holds mu.
+func (a *Advisor) decide(r *admission.Request, now time.Time) admission.Decision {
+	d := admission.Decision{Verdict: admission.Admit, Reason: admission.Unknown, Class: r.Class}
+	if r.Server != "" {
+		if d = a.engine.Advise(r, now); r.Claim || d.Verdict == admission.Admit {
+			return d
+		}
+	}
+	best, name := d, ""
+	for _, other := range a.engine.ServersOf(r.GPU) {
+		if other == r.Server {
+			continue
+		}
+		there := *r
+		there.Server, there.Claim = other, false
+		if o := a.engine.Advise(&there, now); name == "" && r.Server == "" || better(&o, &best) {
+			best, name = o, other
+		}
+	}
+	switch {
+	case name == "":
+	case r.Server == "": // any server will do
+		d, d.Target = best, name
+	case best.Verdict == admission.Admit:
+		d.Verdict, d.Target = admission.Redirect, name
+	}
+	if standby := a.engine.settings.Standby; len(standby) > 0 && (d.Verdict == admission.Reject || d.Verdict == admission.Hold) && d.Reason != admission.TooLarge {
+		d.Verdict, d.Target = admission.Redirect, standby[0]
+	}
+	return d
+}
+
+// better reports whether a decision is the better one of two: it admits, and ends sooner.
+func better(a, b *admission.Decision) bool {
+	if (a.Verdict == admission.Admit) != (b.Verdict == admission.Admit) {
+		return a.Verdict == admission.Admit
+	}
+	return a.Verdict == admission.Admit && a.Completion < b.Completion
 }
 
 // Settle implements [admission.Advisor].
@@ -188,6 +232,41 @@ func (a *Advisor) Levels(gpus []string) map[string]Level {
 		all[id] = a.engine.Level(id, now)
 	}
 	return all
+}
+
+// Learned is a model of what prompts of a kind cost.
+type Learned struct {
+	Kind Kind
+	// Cost is time or memory.
+	Cost    string
+	Samples int
+	// Error is the median of the relative errors on executions that the model was not made from.
+	Error float64
+	Form  fit.Form
+	A, B  float64
+}
+
+// maxLearned bounds the models that are listed.
+const maxLearned = 200
+
+// Learned are the models, at most maxLearned: those with the most samples.
+func (a *Advisor) Learned() (all []Learned) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for of, k := range a.engine.kinds.All() {
+		for _, c := range []struct {
+			name string
+			*costs
+		}{{"time", &k.time}, {"memory", &k.memory}} {
+			if m := c.model; m != nil && m.Samples >= minExecutions {
+				all = append(all, Learned{of, c.name, m.Samples, m.Error, m.Form, m.A, m.B})
+			}
+		}
+	}
+	slices.SortFunc(all, func(x, y Learned) int {
+		return cmp.Or(cmp.Compare(y.Samples, x.Samples), cmp.Compare(x.Kind.Workflow, y.Kind.Workflow), cmp.Compare(x.Kind.Model, y.Kind.Model), cmp.Compare(x.Cost, y.Cost))
+	})
+	return all[:min(len(all), maxLearned)]
 }
 
 // Counts are the decisions about prompts, since the start.

@@ -78,7 +78,7 @@ func (e *Engine) Advise(r *admission.Request, now time.Time) (d admission.Decisi
 // judge sets the verdict and its reason.
 func (e *Engine) judge(d *admission.Decision, j *job, t *timing, m *memoryFit, now time.Time) {
 	s := j.server
-	idle := s.running == nil && len(s.queue) == 0 && s.past == 0
+	idle := s.rests()
 	switch late := t.late(); {
 	case m.never:
 		d.Verdict, d.Reason = admission.Reject, admission.TooLarge
@@ -87,7 +87,7 @@ func (e *Engine) judge(d *admission.Decision, j *job, t *timing, m *memoryFit, n
 		d.RetryAfter = e.retry(j, t, now)
 	case j.batch && e.batchWaits(s):
 		d.Verdict, d.Reason = admission.Reject, admission.BatchWaits
-		d.RetryAfter = e.retryBatch(j, t, now)
+		d.RetryAfter = e.retry(j, t, now)
 	case m.free != "":
 		d.Verdict, d.Reason, d.Free = admission.Hold, admission.MemoryIdle, m.free
 		d.RetryAfter = minRetry
@@ -214,13 +214,15 @@ func (e *Engine) timing(j *job, now time.Time) (t timing) {
 		t.slow = max((end.At-end.Begin)/mean, 1)
 	}
 	c := e.calibrationOf(j.class)
-	share, normal := 0.99, normal99
-	if j.batch {
+	off := 0.0
+	if j.batch { // what it is off by has been made small by those that were refused
 		e.overtaken(&t, g)
-		share, normal = 0.8, normal80
+		off = normal95
+	} else {
+		off = max(c.quantile(0.99, normal99), 0)
 	}
 	t.low, t.high = c.band(t.completion, t.deviation)
-	t.upper = t.completion + max(c.quantile(share, normal), 0)*t.deviation
+	t.upper = t.completion + off*t.deviation
 	t.others = e.delays(g, own, at, with, now)
 	return t
 }

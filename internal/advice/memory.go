@@ -42,17 +42,26 @@ func (e *Engine) fits(j *job, now time.Time) (m memoryFit) {
 	// Others hold what the driver says, and what they are about to need.
 	own := s.holds()
 	foreign := g.memory.Used
+	for _, o := range g.servers {
+		foreign -= o.holds()
+	}
+	// What servers said of themselves may be old: one that rests gives memory back, and is not
+	// asked again. The driver's figure is not.
+	gone := max(-foreign, 0)
 	idle, largest := int64(0), ""
 	others, working := int64(0), false
 	for _, o := range g.servers {
 		held := o.holds()
-		foreign -= held
+		if o.rests() {
+			back := min(gone, max(held-o.memory.Context, 0))
+			held, gone = held-back, gone-back
+		}
 		if o == s {
+			own = held
 			continue
 		}
-		needs := e.needs(o)
-		others += max(held, needs)
-		if o.running != nil || len(o.queue) > 0 || o.past > 0 {
+		others += max(held, e.needs(o))
+		if !o.rests() {
 			working = true
 			continue
 		}
@@ -99,13 +108,27 @@ func (e *Engine) fits(j *job, now time.Time) (m memoryFit) {
 		m.probe = tried.mayTry(now)
 		m.waits = !m.probe
 		return m
+	case largest != "" && m.least <= room+idle && tried.mayTry(now):
+		m.free = largest
+		return m
 	}
 	m.waits = true
 	return m
 }
 
-// holds is what a server's process holds that it does not give back by itself.
-func (s *server) holds() int64 { return s.memory.Context + s.memory.Reserved }
+// rests reports whether a server has nothing to do.
+func (s *server) rests() bool { return s.running == nil && len(s.queue) == 0 && s.past == 0 }
+
+// holds is what a server's process holds: by the driver's list if that is newer than what the
+// server said of itself.
+func (s *server) holds() int64 {
+	if g := s.gpu; g != nil && s.pid != 0 && g.memory.Listed.After(s.memory.At) {
+		if held, ok := g.memory.Processes[s.pid]; ok {
+			return max(held-s.memory.Elastic, 0)
+		}
+	}
+	return s.memory.Context + s.memory.Reserved
+}
 
 // needs is the most that a server's prompts are going to need.
 func (e *Engine) needs(s *server) (most int64) {
@@ -199,15 +222,23 @@ func (g *gpu) probed(k Kind, s fit.Size, x *Execution) {
 	}
 }
 
-// promise is when a prompt was told to come again, and the work that it will bring.
+// promise is when a prompt was told to come again.
 type promise struct {
 	server *server
 	at     time.Time
-	work   float64
+	// each is until when the next one is told to come.
+	each  time.Duration
+	batch bool
 }
 
 const (
 	minRetry = 500 * time.Millisecond
+	// batchTries is how many batch prompts are told to come again in a second: enough that there is
+	// one when a GPU has nothing else to do.
+	batchTries = 2.0
+	// soon is the part of a class's deadline after which a batch prompt that comes again is too old
+	// to be in time.
+	soon = 8
 	// maxRetry is the longest time after which anybody is told to come again.
 	maxRetry = 10 * time.Minute
 	// maxPromises bounds those of a GPU.
@@ -217,42 +248,31 @@ const (
 )
 
 // retry is after what time a prompt that would be late may be admitted: once enough of the
-// queue has ended, and those have come that were told to come before.
+// queue has ended, and those have come that were told to come before. Of batch prompts, whose turn
+// is whenever nothing else waits, batchTries come in a second.
 func (e *Engine) retry(j *job, t *timing, now time.Time) time.Duration {
 	g := j.server.gpu
 	g.forget(now)
-	after := max(t.upper-t.left, 0)
+	after, each := max(t.upper-t.left, 0), t.mean*t.slow
+	if j.batch {
+		after, each = min(after, t.drain), 1/batchTries
+	}
 	last := now
 	for i := range g.retries {
-		if p := &g.retries[i]; p.server == j.server {
-			next := p.at.Add(seconds(p.work * t.slow))
-			if next.After(last) {
+		if p := &g.retries[i]; p.server == j.server && p.batch == j.batch {
+			if next := p.at.Add(p.each); next.After(last) {
 				last = next
 			}
 		}
 	}
-	if turn := last.Sub(now).Seconds(); turn > after {
-		after = turn
+	after = max(after, last.Sub(now).Seconds(), minRetry.Seconds())
+	if d := e.class(j.class).Deadline.Seconds(); j.batch && d > 0 && after > d/soon {
+		return min(seconds(d), maxRetry) // by then its image is of no use: it begins again
 	}
-	after = max(after, minRetry.Seconds())
 	if len(g.retries) < maxPromises {
-		g.retries = append(g.retries, promise{j.server, now.Add(seconds(after)), t.mean})
-	}
-	// An image that comes after its deadline is of no use: who would be let in too late for that
-	// begins again then.
-	if class := e.class(j.class); class.Deadline > 0 && !j.batch {
-		usual := min(t.completion, class.Deadline.Seconds())
-		if limit := class.Deadline.Seconds(); after > limit-usual && after < limit && t.completion > limit/2 {
-			after = min(after, limit)
-		}
+		g.retries = append(g.retries, promise{j.server, now.Add(seconds(after)), seconds(each), j.batch})
 	}
 	return min(seconds(after), maxRetry)
-}
-
-// retryBatch is when a batch prompt may find a place: one that waits has begun.
-func (e *Engine) retryBatch(j *job, t *timing, now time.Time) time.Duration {
-	core := min(j.server.gpu.coreShare(), 0.95)
-	return min(max(seconds(t.mean*t.slow/(1-core)), minRetry), maxRetry)
 }
 
 // forget drops promises whose time has passed.
@@ -262,7 +282,9 @@ func (g *gpu) forget(now time.Time) {
 
 // came ends the promise that a prompt was admitted for, if there is one.
 func (g *gpu) came(j *job, now time.Time) {
-	i := slices.IndexFunc(g.retries, func(p promise) bool { return p.server == j.server && !now.Before(p.at.Add(-minRetry)) })
+	i := slices.IndexFunc(g.retries, func(p promise) bool {
+		return p.server == j.server && p.batch == j.batch && !now.Before(p.at.Add(-minRetry))
+	})
 	if i >= 0 {
 		g.retries = slices.Delete(g.retries, i, i+1)
 	}

@@ -96,6 +96,10 @@ type GPU struct {
 	// Capacity is what processes can use, Used what they hold, in bytes; At is when that was read.
 	Capacity, Used int64
 	At             time.Time
+	// Processes are the bytes that processes hold, by their ids, as listed at Listed; none if the
+	// driver does not list them.
+	Processes map[int]int64
+	Listed    time.Time
 	// Unhealthy is true if it cannot work.
 	Unhealthy bool
 	// Utilization is its mean use over the last two minutes, 0 to 1; negative if it is not known.
@@ -115,6 +119,9 @@ func (e *Engine) SetGPU(g GPU) {
 	}
 	if g.Product == "" {
 		g.Product = g.ID
+	}
+	if g.At.Before(known.memory.At) { // a sampler has read it since
+		g.Used, g.At = known.memory.Used, known.memory.At
 	}
 	known.memory, known.product = g, g.Product
 }
@@ -171,6 +178,14 @@ func (e *Engine) Servers() []string {
 	}
 	slices.Sort(names)
 	return names
+}
+
+// ServersOf are the names of the servers on a GPU, or of all.
+func (e *Engine) ServersOf(gpu string) []string {
+	return slices.DeleteFunc(e.Servers(), func(name string) bool {
+		s := e.servers[name]
+		return gpu != "" && (s.gpu == nil || s.gpu.id != gpu)
+	})
 }
 
 // place puts a server on its GPU.

@@ -18,6 +18,8 @@ type Place struct {
 	// Serve is called with the handler of what the component serves, at its start. It must not
 	// block.
 	Serve func(http.Handler)
+	// PID is the process of the server that the component follows; 0 if it is not known.
+	PID int
 	// Bus and Advisors take the place of those of the process.
 	Bus      *comfyevents.Bus
 	Advisors *admission.Advisors

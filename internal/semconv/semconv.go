@@ -36,7 +36,7 @@ const (
 	AdmissionDecision = "comfyui.admission.decision"
 	AdmissionReason   = "comfyui.admission.reason"
 	AdmissionDeadline = "comfyui.admission.deadline"
-	MemoryContext        = "comfyui.memory.context"
+	MemoryContext     = "comfyui.memory.context"
 	// MemoryNeedMax is an upper bound of what a prompt needed, in By.
 	MemoryNeedMax = "comfyui.memory.need.max"
 	// XID is the number of an XID; XIDName its short meaning.

@@ -199,6 +199,27 @@ func FalseRefusals(with, without *Result) float64 {
 	return float64(wrong) / float64(all)
 }
 
+// BurstRetries are the parts of the burst's refused clients that were accepted at their first retry,
+// and at the third or before.
+func (r *Result) BurstRetries() (refused int, first, third float64) {
+	for _, c := range r.Records {
+		if !c.Burst || len(c.Refusals) == 0 {
+			continue
+		}
+		refused++
+		if c.Accepted.IsZero() {
+			continue
+		}
+		if len(c.Refusals) == 1 {
+			first++
+		}
+		if len(c.Refusals) <= 3 {
+			third++
+		}
+	}
+	return refused, first / float64(refused), third / float64(refused)
+}
+
 // neverFits reports whether a client was refused for good.
 func (c *Record) neverFits() bool {
 	return slices.ContainsFunc(c.Refusals, func(r Refused) bool { return r.Status == http.StatusBadRequest })

@@ -115,6 +115,23 @@ func TestFalseRefusalsAreThoseThatWouldHaveBeenInTime(t *testing.T) {
 	assert.InDelta(t, 3.0/8, FalseRefusals(with, without), 1e-9)
 }
 
+func TestRetriesOfABurst(t *testing.T) {
+	client := func(burst bool, refusals int, accepted bool) *Record {
+		c := done(0, 1, 20, 10, 20, 5, accepted)
+		c.Burst, c.Refusals = burst, make([]Refused, refusals)
+		if !accepted {
+			c.Accepted = time.Time{}
+		}
+		return c
+	}
+	refused, first, third := byHand(
+		client(true, 0, true), client(true, 1, true), client(true, 2, true), client(true, 3, true), client(true, 4, true), client(true, 1, false), client(false, 1, true),
+	).BurstRetries()
+	assert.Equal(t, 5, refused)
+	assert.InDelta(t, 0.2, first, 1e-9)
+	assert.InDelta(t, 0.6, third, 1e-9)
+}
+
 func TestTheWorstOfEachFigureIsReported(t *testing.T) {
 	nan := math.NaN()
 	worst := Worst([]Figures{

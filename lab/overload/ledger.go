@@ -35,10 +35,13 @@ type Record struct {
 type Band struct{ Low, Median, High time.Duration }
 
 // Predict keeps what a response predicts of a prompt when it passes it on. The last counts.
-func (n *Node) Predict(prompt string, b Band) {
+func (n *Node) Predict(prompt string, b Band) { n.PredictedAt(prompt, time.Now(), b) }
+
+// PredictedAt is [Node.Predict] of what was predicted at a time before.
+func (n *Node) PredictedAt(prompt string, at time.Time, b Band) {
 	defer n.ledger.change()()
 	if r := n.ledger.records[prompt]; r != nil {
-		r.Predicted, r.PredictedAt = b, time.Now()
+		r.Predicted, r.PredictedAt = b, at
 	}
 }
 

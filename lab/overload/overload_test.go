@@ -3,6 +3,7 @@
 package overload
 
 import (
+	"math"
 	"net/http"
 	"testing"
 	"time"
@@ -41,7 +42,9 @@ func TestTheSetupsFitAsTheirNamesSay(t *testing.T) {
 func TestOneServerIsAQueue(t *testing.T) {
 	t.Parallel()
 	for seed := uint64(1); seed <= 2; seed++ {
-		r := Run(t, short(Setups[0], seed, 2), nil)
+		p := short(Setups[0], seed, 2)
+		p.Lasts = 150 * time.Second
+		r := Run(t, p, nil)
 		free, late := r.Begin, 0
 		for _, c := range r.Records {
 			ends := later(free, c.Came).Add(c.Cost.Host + c.Cost.Exclusive)
@@ -58,8 +61,8 @@ func TestOneServerIsAQueue(t *testing.T) {
 		}
 		require.Greater(t, late, len(r.Records)/2)
 		f := r.Figures()
-		assert.InDelta(t, 1, f.Useful+f.Dead, 0.08, "all of the GPU's time was used: %+v", f)
-		assert.Less(t, f.Useful, 0.3)
+		assert.InDelta(t, 1, f.Useful+f.Dead, 0.1, "all of the GPU's time was used: %+v", f)
+		assert.Less(t, f.Useful, 0.5)
 		assert.Zero(t, f.Idle)
 		assert.Zero(t, f.OutOfMemory)
 	}
@@ -68,7 +71,9 @@ func TestOneServerIsAQueue(t *testing.T) {
 // TestTwoServersOn8GiBRunOutOfMemory and on 16 GiB do not.
 func TestTwoServersOn8GiBRunOutOfMemory(t *testing.T) {
 	t.Parallel()
-	ample, scarce := Run(t, short(Setups[1], 1, 1), nil), Run(t, short(Setups[2], 1, 1), nil)
+	p, q := short(Setups[1], 1, 1), short(Setups[2], 1, 1)
+	p.Lasts, q.Lasts = 150*time.Second, 150*time.Second
+	ample, scarce := Run(t, p, nil), Run(t, q, nil)
 	assert.Zero(t, ample.Figures().OutOfMemory)
 	assert.InDelta(t, 1, ample.Capacity, 0.02, "two servers are as fast as one")
 	assert.Greater(t, scarce.Figures().OutOfMemory, 0.15)
@@ -80,7 +85,7 @@ func TestTheSameSeedIsTheSameRun(t *testing.T) {
 	t.Parallel()
 	p := short(Setups[2], 3, 2)
 	p.Tenant = true
-	p.Lasts = 150 * time.Second
+	p.Lasts = 80 * time.Second
 	a, b := Run(t, p, withOracle), Run(t, p, withOracle)
 	require.Len(t, b.Records, len(a.Records))
 	assert.InDelta(t, a.Capacity, b.Capacity, 0)
@@ -94,6 +99,72 @@ func TestTheSameSeedIsTheSameRun(t *testing.T) {
 	other := Run(t, p, nil)
 	assert.NotEqual(t, a.Records[0].Cost, other.Records[0].Cost)
 	assert.NotEqual(t, a.Records[0].At, other.Records[0].At)
+}
+
+// TestAProxyThatDoesNothingChangesNothing compares every time.
+func TestAProxyThatDoesNothingChangesNothing(t *testing.T) {
+	t.Parallel()
+	p := short(Setups[1], 2, 2)
+	p.Lasts = 100 * time.Second
+	without, with := RunWith(t, p, 1, nil), RunWith(t, p, 1, func(*Node) Response { return passes{} })
+	require.Len(t, with.Records, len(without.Records))
+	for i := range with.Records {
+		x, y := *without.Records[i], *with.Records[i]
+		x.Request, y.Request, x.Err, y.Err = nil, nil, nil, nil
+		require.Equal(t, x, y)
+	}
+}
+
+// TestArrivalsAreAtTheOfferedRate compares an hour of them with what the plan says.
+func TestArrivalsAreAtTheOfferedRate(t *testing.T) {
+	t.Parallel()
+	const capacity = 0.9
+	for _, offered := range []float64{0.7, 1, 5} {
+		p := NewPlan(Setups[1], 3, offered)
+		p.Lasts = 10 * time.Hour // 6,000 prompts at the least: standard errors of 1.3 % at most
+		l := law.New(p.Seed)
+		work, gaps, squares, last, servers, number := [2]float64{}, 0.0, 0.0, time.Duration(0), [2]float64{}, 0
+		ids := map[string]bool{}
+		for i, r := range arrivals(l, &p, capacity) {
+			require.Equal(t, i, r.Number)
+			require.False(t, ids[r.ID])
+			ids[r.ID] = true
+			require.Equal(t, l.Draw(r.ID, r.Load), r.Cost)
+			work[r.Class] += r.Cost.Exclusive.Seconds()
+			servers[r.Server]++
+			gap := (r.At - last).Seconds()
+			require.Positive(t, gap)
+			gaps, squares, last, number = gaps+gap, squares+gap*gap, r.At, number+1
+		}
+		all := offered * capacity * (p.Lasts + p.patience()).Seconds()
+		assert.InEpsilon(t, all, work[0]+work[1], 0.06)
+		assert.InEpsilon(t, p.CoreShare, work[0]/(work[0]+work[1]), 0.06)
+		if offered >= 1 {
+			assert.InEpsilon(t, 0.7*all/offered, work[0], 0.06, "core is 0.7 of capacity")
+		}
+		assert.InEpsilon(t, servers[0], servers[1], 0.06)
+		mean := gaps / float64(number)
+		assert.InEpsilon(t, 1, math.Sqrt(squares/float64(number)-mean*mean)/mean, 0.06, "gaps of a Poisson process deviate by their mean")
+	}
+}
+
+// TestPredictionsReachTheFigures has an oracle predict when each core prompt of one server ends, which
+// it knows since nothing overtakes core, and with a refusal what is left to do without batch.
+func TestPredictionsReachTheFigures(t *testing.T) {
+	t.Parallel()
+	p := short(Setups[0], 1, 1.5)
+	p.Lasts, p.CoreShare = 150*time.Second, 1
+	r := RunWith(t, p, 1, func(n *Node) Response { return &judge{n, (&oracle{node: n, predicts: true}).decide} })
+	f := r.Figures()
+	assert.InDelta(t, 1, f.CoreCovered, 0.02)
+	assert.InDelta(t, 0.5, f.CoreWidth, 1e-6, "from 3/4 to 5/4 of the prediction")
+	assert.Zero(t, f.DrainError, "what is left at a refusal is known to less than 2 s")
+	assert.True(t, math.IsNaN(f.BatchCovered), "no batch came")
+	refusals := 0
+	for _, c := range r.Records {
+		refusals += len(c.Refusals)
+	}
+	assert.Greater(t, refusals, 20)
 }
 
 func TestRefusingEverythingIsUseless(t *testing.T) {
@@ -219,31 +290,4 @@ func TestHeldPromptsCountAsIdleTime(t *testing.T) {
 	idle := r.Figures().Idle * p.Lasts.Seconds()
 	assert.Less(t, idle, holds)
 	assert.Greater(t, idle, 0.5*holds, "at a tenth of capacity little runs beside")
-}
-
-// TestTheFrameDoesNotLimitAGoodResponse has an oracle respond, which knows what everything costs.
-func TestTheFrameDoesNotLimitAGoodResponse(t *testing.T) {
-	t.Parallel()
-	for _, c := range []struct {
-		setup   Setup
-		offered float64
-		lasts   time.Duration
-	}{{Setups[0], 0.7, 300 * time.Second}, {Setups[0], 2, 200 * time.Second}, {Setups[0], 5, 100 * time.Second}, {Setups[1], 2, 200 * time.Second}} {
-		p := short(c.setup, 1, c.offered)
-		p.Lasts = c.lasts
-		capacity := Capacity(t, p)
-		r := RunWith(t, p, capacity, withOracle)
-		f := r.Figures()
-		t.Logf("%s: %+v", r.Summary(), f)
-		assert.GreaterOrEqual(t, f.Core, 0.99)
-		assert.LessOrEqual(t, f.Idle, 0.02)
-		assert.Less(t, f.Dead, 0.03)
-		assert.Greater(t, f.CoreCovered, 0.8, "predictions reach the figures")
-		if c.offered > 1 {
-			assert.GreaterOrEqual(t, f.Useful, 0.95)
-			assert.GreaterOrEqual(t, f.BatchOfRest, 0.90)
-			continue
-		}
-		assert.LessOrEqual(t, FalseRefusals(r, RunWith(t, p, capacity, nil)), 0.01)
-	}
 }

@@ -94,19 +94,26 @@ func (p *Product) sample() {
 
 func (p *Product) refresh() {
 	r := p.node.Screen.Readings()
-	p.Advisor.Refresh([]advice.GPU{{ID: gpuID, Product: "NVIDIA simulated", Capacity: p.node.Plan.Setup.Memory, Used: r.Used, At: time.Now(), Utilization: -1}})
+	listed := map[int]int64{}
+	for _, process := range r.Processes {
+		listed[process.PID] = process.Used
+	}
+	p.Advisor.Refresh([]advice.GPU{{
+		ID: gpuID, Product: "NVIDIA simulated", Capacity: p.node.Plan.Setup.Memory, Used: r.Used, At: time.Now(), Processes: listed, Listed: time.Now(), Utilization: -1,
+	}})
 }
 
 // Handler implements [Response].
 func (p *Product) Handler(u *Upstream) http.Handler {
 	var handler http.Handler
 	place := p.place
+	place.PID = firstPID + u.Index
 	place.Transport, place.Serve = u.Transport, func(h http.Handler) { handler = h }
 	f := comfyuireceiver.NewFactory()
 	cfg := f.CreateDefaultConfig().(*comfyuireceiver.Config)
 	cfg.Upstream.Endpoint = fmt.Sprintf("http://comfyui-%d.test:8188", u.Index)
 	cfg.Device, cfg.OwnSockets = gpuID, "false"
-	cfg.Admission.Advisor, cfg.Admission.Mode = &advisorID, p.mode
+	cfg.Admission.Advisor, cfg.Admission.Mode, cfg.Admission.TrustRequestClass = &advisorID, p.mode, true
 	// In virtual time the advisor is as fast as it likes: a timer that is due at the same moment
 	// must not be.
 	cfg.Admission.Timeout = time.Second
@@ -115,7 +122,11 @@ func (p *Product) Handler(u *Upstream) http.Handler {
 		ID:                component.NewIDWithName(f.Type(), fmt.Sprint(u.Index)),
 		TelemetrySettings: component.TelemetrySettings{Logger: zap.NewNop(), MeterProvider: metricnoop.NewMeterProvider(), TracerProvider: tracenoop.NewTracerProvider()},
 	}
-	learn, err := consumer.NewTraces(func(_ context.Context, td ptrace.Traces) error { p.Advisor.Traces(td); return nil })
+	learn, err := consumer.NewTraces(func(_ context.Context, td ptrace.Traces) error {
+		p.Advisor.Traces(td)
+		p.note(td)
+		return nil
+	})
 	if err != nil {
 		panic(err)
 	}
@@ -129,6 +140,27 @@ func (p *Product) Handler(u *Upstream) http.Handler {
 	p.cancel = append(p.cancel, func() { _ = r.Shutdown(context.Background()) })
 	p.refresh()
 	return handler
+}
+
+// note writes down what was predicted of prompts, by their spans.
+func (p *Product) note(td ptrace.Traces) {
+	for _, rs := range td.ResourceSpans().All() {
+		for _, s := range rs.ScopeSpans().At(0).Spans().All() {
+			id, ok := s.Attributes().Get("comfyui.prompt.id")
+			if s.Name() != "comfyui.prompt" || !ok {
+				continue
+			}
+			seconds := func(key string) time.Duration {
+				v, _ := s.Attributes().Get(key)
+				return time.Duration(v.Double() * float64(time.Second))
+			}
+			if high := seconds("comfyui.admission.completion.high"); high > 0 {
+				p.node.PredictedAt(id.Str(), s.StartTimestamp().AsTime(), Band{
+					Low: seconds("comfyui.admission.completion.low"), Median: seconds("comfyui.admission.completion"), High: high,
+				})
+			}
+		}
+	}
 }
 
 // noHost has no extensions.

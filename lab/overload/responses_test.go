@@ -32,7 +32,7 @@ type judge struct {
 // refusal is an answer to a prompt.
 type refusal struct {
 	status, after int
-	wait          time.Duration
+	wait          time.Duration // as predicted; negative: nothing is
 }
 
 // Handler implements [Response].
@@ -51,7 +51,11 @@ func (j *judge) Handler(u *Upstream) http.Handler {
 				w.Header().Set("Retry-After", strconv.Itoa(no.after))
 			}
 			w.WriteHeader(no.status)
-			_, _ = fmt.Fprintf(w, `{"error": {"type": "otelcol_gpu_busy", "message": "", "details": "", "extra_info": {"reason": "test", "predicted_wait_s": %g}}, "node_errors": {}}`, no.wait.Seconds())
+			wait := ""
+			if no.wait >= 0 {
+				wait = fmt.Sprintf(`, "predicted_wait_s": %g`, no.wait.Seconds())
+			}
+			_, _ = fmt.Fprintf(w, `{"error": {"type": "otelcol_gpu_busy", "message": "", "details": "", "extra_info": {"reason": "test"%s}}, "node_errors": {}}`, wait)
 			return
 		}
 		raw, _ = json.Marshal(body)
@@ -79,12 +83,22 @@ func decides(decide func(n *Node, r *Record) *refusal) Starter {
 	}
 }
 
+// passes is a response that does nothing.
+type passes struct{}
+
+// Handler implements [Response].
+func (passes) Handler(u *Upstream) http.Handler { return forward(u) }
+
+// Close implements [Response].
+func (passes) Close() {}
+
 // oracle knows what each prompt costs. It orders core by deadline and batch after it; it admits core
 // that will end in time, and batch where nothing else waits and it will end in time though core
 // overtakes it.
 type oracle struct {
 	node     *Node
 	admitted []*Record // that have not ended
+	predicts bool      // when core ends, and what drains
 }
 
 func withOracle(n *Node) Response { return &judge{n, (&oracle{node: n}).decide} }
@@ -92,7 +106,8 @@ func withOracle(n *Node) Response { return &judge{n, (&oracle{node: n}).decide} 
 const (
 	// maxBatchWaiting is how many batch prompts wait at a server.
 	maxBatchWaiting = 1
-	// caution is how much more core work than usual may overtake a batch prompt.
+	// caution is how much more core work than usual may overtake a batch prompt; it costs nothing where
+	// another takes its place.
 	caution = 2
 	// margin is what a prompt may need beside its cost.
 	margin = 50 * time.Millisecond
@@ -101,7 +116,10 @@ const (
 // decide orders and admits prompts.
 func (o *oracle) decide(u *Upstream, body map[string]any) *refusal {
 	no, wait := o.judge(u, body)
-	if id, _ := body["prompt_id"].(string); no == nil && wait > 0 {
+	switch id, _ := body["prompt_id"].(string); {
+	case !o.predicts && no != nil:
+		no.wait = -1
+	case o.predicts && no == nil && wait > 0:
 		o.node.Predict(id, Band{wait * 3 / 4, wait, wait * 5 / 4})
 	}
 	return no
@@ -138,7 +156,10 @@ func (o *oracle) judge(u *Upstream, body map[string]any) (no *refusal, wait time
 	wait = (coreLeft+r.Cost.Exclusive+r.Cost.Host)*time.Duration(shared) + margin
 	deadline := r.Came.Add(r.Limit)
 	if r.Class != 0 {
-		overtaken := caution / (1 - o.node.Plan.Offered*o.node.Plan.CoreShare)
+		overtaken := 1 / (1 - o.node.Plan.Offered*o.node.Plan.CoreShare)
+		if o.node.Plan.Offered > 1 {
+			overtaken *= caution
+		}
 		wait = time.Duration(overtaken * float64((left+r.Cost.Exclusive+r.Cost.Host)*time.Duration(shared)))
 	}
 	late := time.Now().Add(wait).After(deadline) && len(o.admitted) > 0

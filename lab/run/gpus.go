@@ -17,6 +17,7 @@ import (
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/nvml"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
+	"github.com/otelcol-gpu/otelcol-gpu/lab/law"
 	"github.com/otelcol-gpu/otelcol-gpu/lab/simulation"
 )
 
@@ -63,6 +64,9 @@ func (s *settings) findGPUs(ctx context.Context) (*machine, error) {
 		state.SetDriver(profile.Driver.Version, profile.Driver.NVML, profile.Driver.CUDA)
 		if i == 0 && s.comfyui == "" {
 			service := simulation.NewService(state.AddGPU(profile), profile, uint64(i+1))
+			if s.law > 0 {
+				service.Law = law.New(uint64(s.law))
+			}
 			m.service = service
 			working.Go(func() { service.Run(ctx) })
 			continue

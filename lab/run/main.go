@@ -5,7 +5,8 @@
 // on the machine's GPUs. Without a GPU it says so and starts simulated ones, through the
 // same library path, with a simulated ComfyUI, of version COMFYUI_VERSION (0.3.64 or
 // 0.33.0), and its users on the first. With a ComfyUI, the simulated one or that of COMFYUI, it
-// also starts the proxy, and with JAEGER=1 a store for traces. While samples arrive it builds
+// also starts the proxy, and with JAEGER=1 a store for traces. With LAW=1, or another seed, the photos
+// of the simulated one cost what a service's do, with noise. While samples arrive it builds
 // and starts vmalert, VictoriaLogs and Alertmanager, for which nothing waits.
 //
 // It ends on Ctrl-C, or after RUN_SECONDS with 0 if samples of every GPU arrived until

@@ -30,6 +30,7 @@ type settings struct {
 	interval                             time.Duration
 	jaeger                               bool
 	gpus                                 []string
+	law                                  int // the seed of what photos cost; 0: all of a size the same
 	root, folder                         string
 }
 
@@ -49,6 +50,7 @@ func readSettings() (s settings, err error) {
 		"LOGS_PORT":         {&s.logsPort, 9428},
 		"PAGE_PORT":         {&s.pagePort, 8890},
 		"RUN_SECONDS":       {&s.seconds, 0},
+		"LAW":               {&s.law, 0},
 	} {
 		*p.to = p.fallback
 		if v := os.Getenv(name); v != "" {

@@ -56,6 +56,8 @@ type Process struct {
 	gpu  *GPU
 	pid  int
 	held int64 // bytes; guarded by the GPU's mu
+	// ended is when the last work had its time, by arithmetic; guarded by the GPU's mu.
+	ended time.Time
 }
 
 // Process adds a process, which holds no memory yet.
@@ -70,6 +72,12 @@ func (g *GPU) Process(pid int) *Process {
 // Work works for so long as it would last on a GPU without others, and returns how much of that
 // was done, which is less if the context ends.
 func (p *Process) Work(ctx context.Context, exclusive time.Duration) (time.Duration, error) {
+	return p.work(ctx, exclusive, false)
+}
+
+// work is [Process.Work]. Work that continues begins when the last ended by arithmetic, so that
+// what timers and goroutines are late in real time does not add up; in virtual time they are not.
+func (p *Process) work(ctx context.Context, exclusive time.Duration, continues bool) (time.Duration, error) {
 	if exclusive <= 0 {
 		return 0, ctx.Err()
 	}
@@ -78,6 +86,9 @@ func (p *Process) Work(ctx context.Context, exclusive time.Duration) (time.Durat
 	g.mu.Lock()
 	g.serve()
 	j.from, j.ends = g.served, g.served+int64(exclusive)*parts
+	if continues {
+		j.ends -= int64(g.at.Sub(p.ended)) * parts / int64(len(g.jobs)+1) // it may have ended before it begins
+	}
 	g.jobs = append(g.jobs, j)
 	g.schedule()
 	g.mu.Unlock()
@@ -89,7 +100,7 @@ func (p *Process) Work(ctx context.Context, exclusive time.Duration) (time.Durat
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.serve()
-	served := min(g.served, j.ends) - j.from
+	served := max(min(g.served, j.ends)-j.from, 0)
 	if i := slices.Index(g.jobs, j); i >= 0 {
 		g.jobs = slices.Delete(g.jobs, i, i+1)
 	}
@@ -113,10 +124,12 @@ func (g *GPU) serve() {
 // changed. The caller holds mu.
 func (g *GPU) schedule() {
 	var over []*job
+	k := int64(len(g.jobs))
 	g.jobs = slices.DeleteFunc(g.jobs, func(j *job) bool {
 		if g.served < j.ends {
 			return false
 		}
+		j.process.ended = g.at.Add(-time.Duration((g.served - j.ends) * k / parts))
 		over = append(over, j)
 		return true
 	})

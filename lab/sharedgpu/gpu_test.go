@@ -160,6 +160,26 @@ func TestSharingWorksInRealTime(t *testing.T) {
 	assert.GreaterOrEqual(t, time.Since(begin), 95*time.Millisecond)
 }
 
+// TestLatenessDoesNotAddUp has a goroutine be late between short pieces of work.
+func TestLatenessDoesNotAddUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const late, each = 7 * time.Millisecond, 5 * time.Millisecond
+		p, begin := New(law.GiB, &Latest{}).Process(1), time.Now()
+		for i := range 100 {
+			if i%5 == 2 {
+				time.Sleep(late)
+			}
+			_, err := p.work(t.Context(), each, i > 0)
+			require.NoError(t, err)
+		}
+		assert.Equal(t, 100*each, time.Since(begin))
+		time.Sleep(late)
+		_, err := p.Work(t.Context(), each)
+		require.NoError(t, err)
+		assert.Equal(t, 101*each+late, time.Since(begin), "work that does not continue begins when it does")
+	})
+}
+
 func TestTheScreenShowsMemoryAndWorkOfProcesses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		screen := &Latest{}

@@ -180,7 +180,7 @@ func (s *Server) inUse() int64 {
 
 // use works on the GPU, and counts it.
 func (s *Server) use(ctx context.Context, exclusive time.Duration, w *Worked) error {
-	done, err := s.Work(ctx, exclusive)
+	done, err := s.Process.work(ctx, exclusive, w.Exclusive > 0)
 	w.Exclusive += done
 	return err
 }

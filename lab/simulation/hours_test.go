@@ -51,7 +51,7 @@ func TestThePhotosLoadVariesAndItsMemoryPeaksWithin(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 1))
 	m := modelOf("ddcolor_paper.pth")
 	peak, lasts := demand(1280, m)
-	loaded, first := photo(1280, m, true, random), photo(1280, m, false, random)
+	loaded, first := photo(usual(1280, m), m, true, random), photo(usual(1280, m), m, false, random)
 	assert.Greater(t, len(first), len(loaded), "on first use the model is loaded")
 	var total time.Duration
 	var most int64

@@ -67,17 +67,29 @@ var phases = []struct {
 	{0.12, 0.30, 20, 0.20, false},
 }
 
-// photo is the work on one photo as segments; loading is the time to load the
-// model, 0 if it is there.
-func photo(side int, m model, loaded bool, random *rand.Rand) []segment {
+// cost is what a photo costs.
+type cost struct {
+	mebibytes      int64 // at its peak, the model's included
+	lasts, loading time.Duration
+}
+
+// usual is what a photo costs where all of a size cost the same.
+func usual(side int, m model) (c cost) {
+	c.mebibytes, c.lasts = demand(side, m)
+	c.loading = time.Duration(4+m.weights/100) * stretch
+	return c
+}
+
+// photo is the work on one photo as segments, those that load the model first if it is not there.
+func photo(c cost, m model, loaded bool, random *rand.Rand) []segment {
 	var all []segment
 	if !loaded {
-		steps := 4 + int(m.weights/100)
+		steps := int64(max(c.loading/stretch, 1))
 		for i := range steps {
-			all = append(all, segment{stretch, m.weights * int64(i+1) / int64(steps), 4 + random.Int64N(8), 10, 0.12, false})
+			all = append(all, segment{stretch, m.weights * (i + 1) / steps, 4 + random.Int64N(8), 10, 0.12, false})
 		}
 	}
-	peak, lasts := demand(side, m)
+	peak, lasts := c.mebibytes, c.lasts
 	activations := float64(peak - m.weights)
 	from := 0.0
 	for _, p := range phases {

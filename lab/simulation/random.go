@@ -64,7 +64,7 @@ func (r *Random) step(now time.Time) {
 		r.put(&r.worker, segment{}, now)
 		return
 	case r.random.Float64() < 0.012: // a photo every two seconds or so
-		r.ahead = photo(pick(r.random, now), modelOf(""), r.loaded, r.random)
+		r.ahead = photo(usual(pick(r.random, now), modelOf("")), modelOf(""), r.loaded, r.random)
 		r.loaded = true
 	case r.worker.held > 0 && now.Sub(r.idleSince) > unloadAfter:
 		r.worker.held, r.loaded = 0, false

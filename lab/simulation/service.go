@@ -10,6 +10,8 @@ import (
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakecomfyui"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
+	"github.com/otelcol-gpu/otelcol-gpu/lab/law"
+	"github.com/otelcol-gpu/otelcol-gpu/lab/sharedgpu"
 )
 
 // Service is one ComfyUI's use of a GPU: its process has a CUDA context, PyTorch's caching
@@ -23,10 +25,14 @@ type Service struct {
 	// Dynamic moves the weights of the models under ComfyUI's management page by page
 	// (Dynamic VRAM, the default since 0.16). DDColor's node manages its own.
 	Dynamic bool
+	// Law is what photos cost, with noise. Nil has all of a size cost the same. Set it before the
+	// service works.
+	Law *law.Law
 
 	random  *rand.Rand
 	worker  *worker
-	context int64 // MiB of the CUDA context, from the start to the end of the process
+	process *sharedgpu.Process // of the sliced GPU; nil where its time is not shared
+	context int64              // MiB of the CUDA context, from the start to the end of the process
 	torch   allocator
 	loaded  string    // DDColor's checkpoint, or noModel
 	weights tensors   // of it
@@ -156,10 +162,10 @@ func (j *job) stretch(seg segment, bytes int64, transient float64) error {
 		return j.outOfMemory(bytes)
 	}
 	if peak == 0 {
-		pause(j.ctx, seg.lasts)
+		j.spend(seg, seg.lasts)
 		return j.ctx.Err()
 	}
-	pause(j.ctx, before)
+	j.spend(seg, before)
 	j.mu.Lock()
 	b := j.torch.allocate(peak)
 	j.show(seg)
@@ -167,13 +173,31 @@ func (j *job) stretch(seg segment, bytes int64, transient float64) error {
 	if b == nil {
 		return j.outOfMemory(peak)
 	}
-	pause(j.ctx, short)
+	j.spend(seg, short)
 	j.mu.Lock()
 	j.torch.free(b)
 	j.show(seg)
 	j.mu.Unlock()
-	pause(j.ctx, seg.lasts-before-short)
+	j.spend(seg, seg.lasts-before-short)
 	return j.ctx.Err()
+}
+
+// sharedFrom is the utilisation in percent from which on a stretch shares the GPU's time: what
+// loads or prepares leaves it to others.
+const sharedFrom = 50
+
+// spend lets a part of a stretch pass, on a GPU that is sliced as long as others leave it.
+func (j *job) spend(seg segment, d time.Duration) {
+	j.mu.Lock()
+	if j.process == nil && j.slices != nil {
+		j.process = j.slices.Process(j.worker.pid)
+	}
+	j.mu.Unlock()
+	if j.process == nil || seg.gpu < sharedFrom {
+		pause(j.ctx, d)
+		return
+	}
+	_, _ = j.process.Work(j.ctx, d) // the caller asks the context
 }
 
 func (j *job) outOfMemory(bytes int64) error {
@@ -196,7 +220,7 @@ func (s *Service) Colorize(ctx context.Context, side int, checkpoint string, _ f
 		s.weights.resize(0, 1)
 		s.loaded = noModel
 	}
-	segments := photo(side, m, isLoaded, s.random)
+	segments := photo(s.cost(ctx, side, checkpoint), m, isLoaded, s.random)
 	s.mu.Unlock()
 	for _, seg := range segments {
 		if err := j.work(seg, m, checkpoint); err != nil {
@@ -204,6 +228,15 @@ func (s *Service) Colorize(ctx context.Context, side int, checkpoint string, _ f
 		}
 	}
 	return nil
+}
+
+// cost is what a prompt's photo costs.
+func (s *Service) cost(ctx context.Context, side int, checkpoint string) cost {
+	if s.Law == nil {
+		return usual(side, modelOf(checkpoint))
+	}
+	d := s.Law.Draw(fakecomfyui.PromptOf(ctx), law.Load{Side: side, Batch: 1, Checkpoint: checkpoint})
+	return cost{max(d.Need/mib, modelOf(checkpoint).weights), d.Exclusive, s.Law.Checkpoint(checkpoint).Loading}
 }
 
 // work works for one segment of a photo: while it loads the model, its memory is weights.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
+	"github.com/otelcol-gpu/otelcol-gpu/lab/sharedgpu"
 )
 
 const mib = 1 << 20
@@ -32,6 +33,15 @@ type GPU struct {
 	received    float64
 	shown       time.Time
 	history     *History
+	slices      *sharedgpu.GPU // shares its time; nil has each process work as if it were alone
+}
+
+// Slice has the GPU's services share its time: of two that work at once each is half as fast. It is
+// called before they work.
+func (c *GPU) Slice() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.slices = sharedgpu.New(c.room()*mib, &sharedgpu.Latest{}) // only its time is used
 }
 
 // worker is one process that works on a GPU, on one photo at a time.

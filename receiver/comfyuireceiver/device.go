@@ -54,6 +54,12 @@ func newDeviceFinder(setting string, base *url.URL, gpus *gpuProcesses, now func
 	return f
 }
 
+// isolate has the finder take the configured GPU and a process for the server's.
+func (f *deviceFinder) isolate(pid int) {
+	f.isolated = true
+	f.found.Store(&spans.Device{ID: f.setting, PID: pid})
+}
+
 // Device implements [spans.DeviceFinder].
 func (f *deviceFinder) Device() spans.Device { return *f.found.Load() }
 

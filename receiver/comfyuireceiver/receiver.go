@@ -163,7 +163,9 @@ func (r *comfyuiReceiver) assemble(base *url.URL, client *http.Client, stored st
 	server := &comfyServer{base: base, client: client, telemetry: r.telemetry, bounds: bounds}
 	r.describe(base)
 	r.device = newDeviceFinder(r.cfg.Device, base, newGPUProcesses(r.cfg.LibraryPath, r.log), r.now)
-	r.device.isolated = r.cfg.place != nil
+	if r.cfg.place != nil {
+		r.device.isolate(r.cfg.place.PID)
+	}
 	classes := newAPIClasses(r.cfg.Limits.NodeClasses)
 	builder, err := spans.NewBuilder(r.cfg.Capture, r.cfg.Limits.bounds(), r.resource, r.settings.BuildInfo.Version, r.device, classes)
 	if err != nil {

@@ -28,13 +28,29 @@ func (ms *MetricConfig) Unmarshal(parser *confmap.Conf) error {
 
 // MetricsConfig provides config for gpuadvisor metrics.
 type MetricsConfig struct {
-	GpuadvisorCondition MetricConfig `mapstructure:"gpuadvisor.condition"`
-	GpuadvisorPrompts   MetricConfig `mapstructure:"gpuadvisor.prompts"`
+	GpuadvisorCondition    MetricConfig `mapstructure:"gpuadvisor.condition"`
+	GpuadvisorDecisions    MetricConfig `mapstructure:"gpuadvisor.decisions"`
+	GpuadvisorLevel        MetricConfig `mapstructure:"gpuadvisor.level"`
+	GpuadvisorModelError   MetricConfig `mapstructure:"gpuadvisor.model.error"`
+	GpuadvisorModelSamples MetricConfig `mapstructure:"gpuadvisor.model.samples"`
+	GpuadvisorPrompts      MetricConfig `mapstructure:"gpuadvisor.prompts"`
 }
 
 func DefaultMetricsConfig() MetricsConfig {
 	return MetricsConfig{
 		GpuadvisorCondition: MetricConfig{
+			Enabled: true,
+		},
+		GpuadvisorDecisions: MetricConfig{
+			Enabled: true,
+		},
+		GpuadvisorLevel: MetricConfig{
+			Enabled: true,
+		},
+		GpuadvisorModelError: MetricConfig{
+			Enabled: true,
+		},
+		GpuadvisorModelSamples: MetricConfig{
 			Enabled: true,
 		},
 		GpuadvisorPrompts: MetricConfig{

@@ -30,6 +30,18 @@ func TestMetricsBuilderConfig(t *testing.T) {
 					GpuadvisorCondition: MetricConfig{
 						Enabled: true,
 					},
+					GpuadvisorDecisions: MetricConfig{
+						Enabled: true,
+					},
+					GpuadvisorLevel: MetricConfig{
+						Enabled: true,
+					},
+					GpuadvisorModelError: MetricConfig{
+						Enabled: true,
+					},
+					GpuadvisorModelSamples: MetricConfig{
+						Enabled: true,
+					},
 					GpuadvisorPrompts: MetricConfig{
 						Enabled: true,
 					},
@@ -41,6 +53,18 @@ func TestMetricsBuilderConfig(t *testing.T) {
 			want: MetricsBuilderConfig{
 				Metrics: MetricsConfig{
 					GpuadvisorCondition: MetricConfig{
+						Enabled: false,
+					},
+					GpuadvisorDecisions: MetricConfig{
+						Enabled: false,
+					},
+					GpuadvisorLevel: MetricConfig{
+						Enabled: false,
+					},
+					GpuadvisorModelError: MetricConfig{
+						Enabled: false,
+					},
+					GpuadvisorModelSamples: MetricConfig{
 						Enabled: false,
 					},
 					GpuadvisorPrompts: MetricConfig{

@@ -11,6 +11,100 @@ import (
 	"go.opentelemetry.io/collector/pdata/pmetric"
 )
 
+// AttributeComfyuiAdmissionDecision specifies the value comfyui.admission.decision attribute.
+type AttributeComfyuiAdmissionDecision int
+
+const (
+	_ AttributeComfyuiAdmissionDecision = iota
+	AttributeComfyuiAdmissionDecisionAdmit
+	AttributeComfyuiAdmissionDecisionReject
+	AttributeComfyuiAdmissionDecisionRedirect
+)
+
+// String returns the string representation of the AttributeComfyuiAdmissionDecision.
+func (av AttributeComfyuiAdmissionDecision) String() string {
+	switch av {
+	case AttributeComfyuiAdmissionDecisionAdmit:
+		return "admit"
+	case AttributeComfyuiAdmissionDecisionReject:
+		return "reject"
+	case AttributeComfyuiAdmissionDecisionRedirect:
+		return "redirect"
+	}
+	return ""
+}
+
+// MapAttributeComfyuiAdmissionDecision is a helper map of string to AttributeComfyuiAdmissionDecision attribute value.
+var MapAttributeComfyuiAdmissionDecision = map[string]AttributeComfyuiAdmissionDecision{
+	"admit":    AttributeComfyuiAdmissionDecisionAdmit,
+	"reject":   AttributeComfyuiAdmissionDecisionReject,
+	"redirect": AttributeComfyuiAdmissionDecisionRedirect,
+}
+
+// AttributeGpuadvisorCost specifies the value gpuadvisor.cost attribute.
+type AttributeGpuadvisorCost int
+
+const (
+	_ AttributeGpuadvisorCost = iota
+	AttributeGpuadvisorCostTime
+	AttributeGpuadvisorCostMemory
+)
+
+// String returns the string representation of the AttributeGpuadvisorCost.
+func (av AttributeGpuadvisorCost) String() string {
+	switch av {
+	case AttributeGpuadvisorCostTime:
+		return "time"
+	case AttributeGpuadvisorCostMemory:
+		return "memory"
+	}
+	return ""
+}
+
+// MapAttributeGpuadvisorCost is a helper map of string to AttributeGpuadvisorCost attribute value.
+var MapAttributeGpuadvisorCost = map[string]AttributeGpuadvisorCost{
+	"time":   AttributeGpuadvisorCostTime,
+	"memory": AttributeGpuadvisorCostMemory,
+}
+
+// AttributeGpuadvisorLevel specifies the value gpuadvisor.level attribute.
+type AttributeGpuadvisorLevel int
+
+const (
+	_ AttributeGpuadvisorLevel = iota
+	AttributeGpuadvisorLevelNormal
+	AttributeGpuadvisorLevelBusy
+	AttributeGpuadvisorLevelSaturated
+	AttributeGpuadvisorLevelCritical
+	AttributeGpuadvisorLevelUnhealthy
+)
+
+// String returns the string representation of the AttributeGpuadvisorLevel.
+func (av AttributeGpuadvisorLevel) String() string {
+	switch av {
+	case AttributeGpuadvisorLevelNormal:
+		return "normal"
+	case AttributeGpuadvisorLevelBusy:
+		return "busy"
+	case AttributeGpuadvisorLevelSaturated:
+		return "saturated"
+	case AttributeGpuadvisorLevelCritical:
+		return "critical"
+	case AttributeGpuadvisorLevelUnhealthy:
+		return "unhealthy"
+	}
+	return ""
+}
+
+// MapAttributeGpuadvisorLevel is a helper map of string to AttributeGpuadvisorLevel attribute value.
+var MapAttributeGpuadvisorLevel = map[string]AttributeGpuadvisorLevel{
+	"normal":    AttributeGpuadvisorLevelNormal,
+	"busy":      AttributeGpuadvisorLevelBusy,
+	"saturated": AttributeGpuadvisorLevelSaturated,
+	"critical":  AttributeGpuadvisorLevelCritical,
+	"unhealthy": AttributeGpuadvisorLevelUnhealthy,
+}
+
 // AttributeGpuadvisorSeverity specifies the value gpuadvisor.severity attribute.
 type AttributeGpuadvisorSeverity int
 
@@ -45,14 +139,30 @@ var MetricsInfo = metricsInfo{
 	GpuadvisorCondition: metricInfo{
 		Name: "gpuadvisor.condition",
 	},
+	GpuadvisorDecisions: metricInfo{
+		Name: "gpuadvisor.decisions",
+	},
+	GpuadvisorLevel: metricInfo{
+		Name: "gpuadvisor.level",
+	},
+	GpuadvisorModelError: metricInfo{
+		Name: "gpuadvisor.model.error",
+	},
+	GpuadvisorModelSamples: metricInfo{
+		Name: "gpuadvisor.model.samples",
+	},
 	GpuadvisorPrompts: metricInfo{
 		Name: "gpuadvisor.prompts",
 	},
 }
 
 type metricsInfo struct {
-	GpuadvisorCondition metricInfo
-	GpuadvisorPrompts   metricInfo
+	GpuadvisorCondition    metricInfo
+	GpuadvisorDecisions    metricInfo
+	GpuadvisorLevel        metricInfo
+	GpuadvisorModelError   metricInfo
+	GpuadvisorModelSamples metricInfo
+	GpuadvisorPrompts      metricInfo
 }
 
 type metricInfo struct {
@@ -114,6 +224,224 @@ func newMetricGpuadvisorCondition(cfg MetricConfig) metricGpuadvisorCondition {
 	return m
 }
 
+type metricGpuadvisorDecisions struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills gpuadvisor.decisions metric with initial data.
+func (m *metricGpuadvisorDecisions) init() {
+	m.data.SetName("gpuadvisor.decisions")
+	m.data.SetDescription("Decisions about prompts that receivers of this collector asked for, since its start.")
+	m.data.SetUnit("{decision}")
+	m.data.SetEmptySum()
+	m.data.Sum().SetIsMonotonic(true)
+	m.data.Sum().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	m.data.Sum().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricGpuadvisorDecisions) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, serverAddressAttributeValue string, comfyuiTaskClassAttributeValue string, comfyuiAdmissionDecisionAttributeValue string, comfyuiAdmissionReasonAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Sum().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutStr("server.address", serverAddressAttributeValue)
+	dp.Attributes().PutStr("comfyui.task_class", comfyuiTaskClassAttributeValue)
+	dp.Attributes().PutStr("comfyui.admission.decision", comfyuiAdmissionDecisionAttributeValue)
+	dp.Attributes().PutStr("comfyui.admission.reason", comfyuiAdmissionReasonAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricGpuadvisorDecisions) updateCapacity() {
+	if m.data.Sum().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Sum().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricGpuadvisorDecisions) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Sum().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricGpuadvisorDecisions(cfg MetricConfig) metricGpuadvisorDecisions {
+	m := metricGpuadvisorDecisions{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricGpuadvisorLevel struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills gpuadvisor.level metric with initial data.
+func (m *metricGpuadvisorLevel) init() {
+	m.data.SetName("gpuadvisor.level")
+	m.data.SetDescription("1 for the level of a GPU, 0 for the others. A level refuses nothing by itself.")
+	m.data.SetUnit("1")
+	m.data.SetEmptyGauge()
+	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricGpuadvisorLevel) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, hwIDAttributeValue string, gpuadvisorLevelAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Gauge().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("gpuadvisor.level", gpuadvisorLevelAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricGpuadvisorLevel) updateCapacity() {
+	if m.data.Gauge().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Gauge().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricGpuadvisorLevel) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Gauge().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricGpuadvisorLevel(cfg MetricConfig) metricGpuadvisorLevel {
+	m := metricGpuadvisorLevel{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricGpuadvisorModelError struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills gpuadvisor.model.error metric with initial data.
+func (m *metricGpuadvisorModelError) init() {
+	m.data.SetName("gpuadvisor.model.error")
+	m.data.SetDescription("Median of the relative errors of predictions, on executions that they were not made from.")
+	m.data.SetUnit("1")
+	m.data.SetEmptyGauge()
+	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricGpuadvisorModelError) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val float64, comfyuiWorkflowIDAttributeValue string, comfyuiModelAttributeValue string, gpuadvisorCostAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Gauge().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetDoubleValue(val)
+	dp.Attributes().PutStr("comfyui.workflow.id", comfyuiWorkflowIDAttributeValue)
+	dp.Attributes().PutStr("comfyui.model", comfyuiModelAttributeValue)
+	dp.Attributes().PutStr("gpuadvisor.cost", gpuadvisorCostAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricGpuadvisorModelError) updateCapacity() {
+	if m.data.Gauge().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Gauge().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricGpuadvisorModelError) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Gauge().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricGpuadvisorModelError(cfg MetricConfig) metricGpuadvisorModelError {
+	m := metricGpuadvisorModelError{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricGpuadvisorModelSamples struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills gpuadvisor.model.samples metric with initial data.
+func (m *metricGpuadvisorModelSamples) init() {
+	m.data.SetName("gpuadvisor.model.samples")
+	m.data.SetDescription("Executions that predictions are made from.")
+	m.data.SetUnit("{execution}")
+	m.data.SetEmptyGauge()
+	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricGpuadvisorModelSamples) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, comfyuiWorkflowIDAttributeValue string, comfyuiModelAttributeValue string, gpuadvisorCostAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Gauge().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutStr("comfyui.workflow.id", comfyuiWorkflowIDAttributeValue)
+	dp.Attributes().PutStr("comfyui.model", comfyuiModelAttributeValue)
+	dp.Attributes().PutStr("gpuadvisor.cost", gpuadvisorCostAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricGpuadvisorModelSamples) updateCapacity() {
+	if m.data.Gauge().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Gauge().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricGpuadvisorModelSamples) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Gauge().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricGpuadvisorModelSamples(cfg MetricConfig) metricGpuadvisorModelSamples {
+	m := metricGpuadvisorModelSamples{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
 type metricGpuadvisorPrompts struct {
 	data     pmetric.Metric // data buffer for generated metric.
 	config   MetricConfig   // metric config provided by user.
@@ -167,13 +495,17 @@ func newMetricGpuadvisorPrompts(cfg MetricConfig) metricGpuadvisorPrompts {
 // MetricsBuilder provides an interface for scrapers to report metrics while taking care of all the transformations
 // required to produce metric representation defined in metadata and user config.
 type MetricsBuilder struct {
-	config                    MetricsBuilderConfig // config of the metrics builder.
-	startTime                 pcommon.Timestamp    // start time that will be applied to all recorded data points.
-	metricsCapacity           int                  // maximum observed number of metrics per resource.
-	metricsBuffer             pmetric.Metrics      // accumulates metrics data before emitting.
-	buildInfo                 component.BuildInfo  // contains version information.
-	metricGpuadvisorCondition metricGpuadvisorCondition
-	metricGpuadvisorPrompts   metricGpuadvisorPrompts
+	config                       MetricsBuilderConfig // config of the metrics builder.
+	startTime                    pcommon.Timestamp    // start time that will be applied to all recorded data points.
+	metricsCapacity              int                  // maximum observed number of metrics per resource.
+	metricsBuffer                pmetric.Metrics      // accumulates metrics data before emitting.
+	buildInfo                    component.BuildInfo  // contains version information.
+	metricGpuadvisorCondition    metricGpuadvisorCondition
+	metricGpuadvisorDecisions    metricGpuadvisorDecisions
+	metricGpuadvisorLevel        metricGpuadvisorLevel
+	metricGpuadvisorModelError   metricGpuadvisorModelError
+	metricGpuadvisorModelSamples metricGpuadvisorModelSamples
+	metricGpuadvisorPrompts      metricGpuadvisorPrompts
 }
 
 // MetricBuilderOption applies changes to default metrics builder.
@@ -195,12 +527,16 @@ func WithStartTime(startTime pcommon.Timestamp) MetricBuilderOption {
 }
 func NewMetricsBuilder(mbc MetricsBuilderConfig, settings connector.Settings, options ...MetricBuilderOption) *MetricsBuilder {
 	mb := &MetricsBuilder{
-		config:                    mbc,
-		startTime:                 pcommon.NewTimestampFromTime(time.Now()),
-		metricsBuffer:             pmetric.NewMetrics(),
-		buildInfo:                 settings.BuildInfo,
-		metricGpuadvisorCondition: newMetricGpuadvisorCondition(mbc.Metrics.GpuadvisorCondition),
-		metricGpuadvisorPrompts:   newMetricGpuadvisorPrompts(mbc.Metrics.GpuadvisorPrompts),
+		config:                       mbc,
+		startTime:                    pcommon.NewTimestampFromTime(time.Now()),
+		metricsBuffer:                pmetric.NewMetrics(),
+		buildInfo:                    settings.BuildInfo,
+		metricGpuadvisorCondition:    newMetricGpuadvisorCondition(mbc.Metrics.GpuadvisorCondition),
+		metricGpuadvisorDecisions:    newMetricGpuadvisorDecisions(mbc.Metrics.GpuadvisorDecisions),
+		metricGpuadvisorLevel:        newMetricGpuadvisorLevel(mbc.Metrics.GpuadvisorLevel),
+		metricGpuadvisorModelError:   newMetricGpuadvisorModelError(mbc.Metrics.GpuadvisorModelError),
+		metricGpuadvisorModelSamples: newMetricGpuadvisorModelSamples(mbc.Metrics.GpuadvisorModelSamples),
+		metricGpuadvisorPrompts:      newMetricGpuadvisorPrompts(mbc.Metrics.GpuadvisorPrompts),
 	}
 
 	for _, op := range options {
@@ -267,6 +603,10 @@ func (mb *MetricsBuilder) EmitForResource(options ...ResourceMetricsOption) {
 	ils.Scope().SetVersion(mb.buildInfo.Version)
 	ils.Metrics().EnsureCapacity(mb.metricsCapacity)
 	mb.metricGpuadvisorCondition.emit(ils.Metrics())
+	mb.metricGpuadvisorDecisions.emit(ils.Metrics())
+	mb.metricGpuadvisorLevel.emit(ils.Metrics())
+	mb.metricGpuadvisorModelError.emit(ils.Metrics())
+	mb.metricGpuadvisorModelSamples.emit(ils.Metrics())
 	mb.metricGpuadvisorPrompts.emit(ils.Metrics())
 
 	for _, op := range options {
@@ -292,6 +632,26 @@ func (mb *MetricsBuilder) Emit(options ...ResourceMetricsOption) pmetric.Metrics
 // RecordGpuadvisorConditionDataPoint adds a data point to gpuadvisor.condition metric.
 func (mb *MetricsBuilder) RecordGpuadvisorConditionDataPoint(ts pcommon.Timestamp, val int64, gpuadvisorCauseAttributeValue string, gpuadvisorSeverityAttributeValue AttributeGpuadvisorSeverity, hwIDAttributeValue string, serverAddressAttributeValue string) {
 	mb.metricGpuadvisorCondition.recordDataPoint(mb.startTime, ts, val, gpuadvisorCauseAttributeValue, gpuadvisorSeverityAttributeValue.String(), hwIDAttributeValue, serverAddressAttributeValue)
+}
+
+// RecordGpuadvisorDecisionsDataPoint adds a data point to gpuadvisor.decisions metric.
+func (mb *MetricsBuilder) RecordGpuadvisorDecisionsDataPoint(ts pcommon.Timestamp, val int64, serverAddressAttributeValue string, comfyuiTaskClassAttributeValue string, comfyuiAdmissionDecisionAttributeValue AttributeComfyuiAdmissionDecision, comfyuiAdmissionReasonAttributeValue string) {
+	mb.metricGpuadvisorDecisions.recordDataPoint(mb.startTime, ts, val, serverAddressAttributeValue, comfyuiTaskClassAttributeValue, comfyuiAdmissionDecisionAttributeValue.String(), comfyuiAdmissionReasonAttributeValue)
+}
+
+// RecordGpuadvisorLevelDataPoint adds a data point to gpuadvisor.level metric.
+func (mb *MetricsBuilder) RecordGpuadvisorLevelDataPoint(ts pcommon.Timestamp, val int64, hwIDAttributeValue string, gpuadvisorLevelAttributeValue AttributeGpuadvisorLevel) {
+	mb.metricGpuadvisorLevel.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, gpuadvisorLevelAttributeValue.String())
+}
+
+// RecordGpuadvisorModelErrorDataPoint adds a data point to gpuadvisor.model.error metric.
+func (mb *MetricsBuilder) RecordGpuadvisorModelErrorDataPoint(ts pcommon.Timestamp, val float64, comfyuiWorkflowIDAttributeValue string, comfyuiModelAttributeValue string, gpuadvisorCostAttributeValue AttributeGpuadvisorCost) {
+	mb.metricGpuadvisorModelError.recordDataPoint(mb.startTime, ts, val, comfyuiWorkflowIDAttributeValue, comfyuiModelAttributeValue, gpuadvisorCostAttributeValue.String())
+}
+
+// RecordGpuadvisorModelSamplesDataPoint adds a data point to gpuadvisor.model.samples metric.
+func (mb *MetricsBuilder) RecordGpuadvisorModelSamplesDataPoint(ts pcommon.Timestamp, val int64, comfyuiWorkflowIDAttributeValue string, comfyuiModelAttributeValue string, gpuadvisorCostAttributeValue AttributeGpuadvisorCost) {
+	mb.metricGpuadvisorModelSamples.recordDataPoint(mb.startTime, ts, val, comfyuiWorkflowIDAttributeValue, comfyuiModelAttributeValue, gpuadvisorCostAttributeValue.String())
 }
 
 // RecordGpuadvisorPromptsDataPoint adds a data point to gpuadvisor.prompts metric.

@@ -64,6 +64,22 @@ func TestMetricsBuilder(t *testing.T) {
 
 			defaultMetricsCount++
 			allMetricsCount++
+			mb.RecordGpuadvisorDecisionsDataPoint(ts, 1, "server.address-val", "comfyui.task_class-val", AttributeComfyuiAdmissionDecisionAdmit, "comfyui.admission.reason-val")
+
+			defaultMetricsCount++
+			allMetricsCount++
+			mb.RecordGpuadvisorLevelDataPoint(ts, 1, "hw.id-val", AttributeGpuadvisorLevelNormal)
+
+			defaultMetricsCount++
+			allMetricsCount++
+			mb.RecordGpuadvisorModelErrorDataPoint(ts, 1, "comfyui.workflow.id-val", "comfyui.model-val", AttributeGpuadvisorCostTime)
+
+			defaultMetricsCount++
+			allMetricsCount++
+			mb.RecordGpuadvisorModelSamplesDataPoint(ts, 1, "comfyui.workflow.id-val", "comfyui.model-val", AttributeGpuadvisorCostTime)
+
+			defaultMetricsCount++
+			allMetricsCount++
 			mb.RecordGpuadvisorPromptsDataPoint(ts, 1)
 
 			res := pcommon.NewResource()
@@ -118,6 +134,92 @@ func TestMetricsBuilder(t *testing.T) {
 					serverAddressAttrVal, ok := dp.Attributes().Get("server.address")
 					assert.True(t, ok)
 					assert.Equal(t, "server.address-val", serverAddressAttrVal.Str())
+				case "gpuadvisor.decisions":
+					assert.False(t, validatedMetrics["gpuadvisor.decisions"], "Found a duplicate in the metrics slice: gpuadvisor.decisions")
+					validatedMetrics["gpuadvisor.decisions"] = true
+					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
+					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
+					assert.Equal(t, "Decisions about prompts that receivers of this collector asked for, since its start.", mi.Description())
+					assert.Equal(t, "{decision}", mi.Unit())
+					assert.True(t, mi.Sum().IsMonotonic())
+					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
+					dp := mi.Sum().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeInt, dp.ValueType())
+					assert.Equal(t, int64(1), dp.IntValue())
+					serverAddressAttrVal, ok := dp.Attributes().Get("server.address")
+					assert.True(t, ok)
+					assert.Equal(t, "server.address-val", serverAddressAttrVal.Str())
+					comfyuiTaskClassAttrVal, ok := dp.Attributes().Get("comfyui.task_class")
+					assert.True(t, ok)
+					assert.Equal(t, "comfyui.task_class-val", comfyuiTaskClassAttrVal.Str())
+					comfyuiAdmissionDecisionAttrVal, ok := dp.Attributes().Get("comfyui.admission.decision")
+					assert.True(t, ok)
+					assert.Equal(t, "admit", comfyuiAdmissionDecisionAttrVal.Str())
+					comfyuiAdmissionReasonAttrVal, ok := dp.Attributes().Get("comfyui.admission.reason")
+					assert.True(t, ok)
+					assert.Equal(t, "comfyui.admission.reason-val", comfyuiAdmissionReasonAttrVal.Str())
+				case "gpuadvisor.level":
+					assert.False(t, validatedMetrics["gpuadvisor.level"], "Found a duplicate in the metrics slice: gpuadvisor.level")
+					validatedMetrics["gpuadvisor.level"] = true
+					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
+					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
+					assert.Equal(t, "1 for the level of a GPU, 0 for the others. A level refuses nothing by itself.", mi.Description())
+					assert.Equal(t, "1", mi.Unit())
+					dp := mi.Gauge().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeInt, dp.ValueType())
+					assert.Equal(t, int64(1), dp.IntValue())
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					gpuadvisorLevelAttrVal, ok := dp.Attributes().Get("gpuadvisor.level")
+					assert.True(t, ok)
+					assert.Equal(t, "normal", gpuadvisorLevelAttrVal.Str())
+				case "gpuadvisor.model.error":
+					assert.False(t, validatedMetrics["gpuadvisor.model.error"], "Found a duplicate in the metrics slice: gpuadvisor.model.error")
+					validatedMetrics["gpuadvisor.model.error"] = true
+					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
+					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
+					assert.Equal(t, "Median of the relative errors of predictions, on executions that they were not made from.", mi.Description())
+					assert.Equal(t, "1", mi.Unit())
+					dp := mi.Gauge().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeDouble, dp.ValueType())
+					assert.InDelta(t, float64(1), dp.DoubleValue(), 0.01)
+					comfyuiWorkflowIDAttrVal, ok := dp.Attributes().Get("comfyui.workflow.id")
+					assert.True(t, ok)
+					assert.Equal(t, "comfyui.workflow.id-val", comfyuiWorkflowIDAttrVal.Str())
+					comfyuiModelAttrVal, ok := dp.Attributes().Get("comfyui.model")
+					assert.True(t, ok)
+					assert.Equal(t, "comfyui.model-val", comfyuiModelAttrVal.Str())
+					gpuadvisorCostAttrVal, ok := dp.Attributes().Get("gpuadvisor.cost")
+					assert.True(t, ok)
+					assert.Equal(t, "time", gpuadvisorCostAttrVal.Str())
+				case "gpuadvisor.model.samples":
+					assert.False(t, validatedMetrics["gpuadvisor.model.samples"], "Found a duplicate in the metrics slice: gpuadvisor.model.samples")
+					validatedMetrics["gpuadvisor.model.samples"] = true
+					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
+					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
+					assert.Equal(t, "Executions that predictions are made from.", mi.Description())
+					assert.Equal(t, "{execution}", mi.Unit())
+					dp := mi.Gauge().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeInt, dp.ValueType())
+					assert.Equal(t, int64(1), dp.IntValue())
+					comfyuiWorkflowIDAttrVal, ok := dp.Attributes().Get("comfyui.workflow.id")
+					assert.True(t, ok)
+					assert.Equal(t, "comfyui.workflow.id-val", comfyuiWorkflowIDAttrVal.Str())
+					comfyuiModelAttrVal, ok := dp.Attributes().Get("comfyui.model")
+					assert.True(t, ok)
+					assert.Equal(t, "comfyui.model-val", comfyuiModelAttrVal.Str())
+					gpuadvisorCostAttrVal, ok := dp.Attributes().Get("gpuadvisor.cost")
+					assert.True(t, ok)
+					assert.Equal(t, "time", gpuadvisorCostAttrVal.Str())
 				case "gpuadvisor.prompts":
 					assert.False(t, validatedMetrics["gpuadvisor.prompts"], "Found a duplicate in the metrics slice: gpuadvisor.prompts")
 					validatedMetrics["gpuadvisor.prompts"] = true

@@ -141,7 +141,7 @@ func response(description, schema string) object {
 func describe(t *testing.T) object {
 	t.Helper()
 	s := &schemas{comments(t), object{}}
-	for _, kind := range []reflect.Type{reflect.TypeFor[view.State](), reflect.TypeFor[view.Prompts](), reflect.TypeFor[view.Detail](), reflect.TypeFor[view.History]()} {
+	for _, kind := range []reflect.Type{reflect.TypeFor[view.State](), reflect.TypeFor[view.Prompts](), reflect.TypeFor[view.Detail](), reflect.TypeFor[view.History](), reflect.TypeFor[view.Advice](), reflect.TypeFor[view.AdviceList](), reflect.TypeFor[view.AdviceRequest]()} {
 		s.of(kind)
 	}
 	// A change has the fields of a state that differ; lists with keys are maps.
@@ -172,6 +172,18 @@ func describe(t *testing.T) object {
 		parameter("slow", "query", "Only prompts that took at least 1.5 times their usual time.", object{"type": "boolean"}), parameter("sort", "query", "The order.", object{"type": "string", "enum": []any{"newest", "slowest"}}),
 		parameter("limit", "query", "The number of prompts.", object{"type": "integer", "minimum": 1, "maximum": maxLimit, "default": defaultLimit}))
 	prompts["get"].(object)["responses"].(object)["400"] = response("The query is not valid.", "Problem")
+	whole := object{"type": "integer", "minimum": 0, "maximum": maxSize}
+	advice := get("Whether a prompt should run.", "Advice", false,
+		parameter("server", "query", "The service.instance.id of the server; without it, and without gpu, any server of the collector.", text), parameter("gpu", "query", "The hw.id of the server's GPU.", text),
+		parameter("task_class", "query", "The task class.", text), parameter("workflow", "query", "The workflow.", text), parameter("model", "query", "The model.", text),
+		parameter("width", "query", "The image's width in pixels.", whole), parameter("height", "query", "The image's height in pixels.", whole), parameter("batch", "query", "The number of images.", whole),
+		parameter("steps", "query", "The number of steps.", whole), parameter("deadline_s", "query", "For how many seconds from now on the image is of use.", object{"type": "number", "minimum": 0, "maximum": maxDeadline}))
+	advice["get"].(object)["responses"].(object)["400"] = response("The query is not valid.", "Problem")
+	advice["post"] = object{
+		"summary": "Whether prompts should run, each by itself.", "parameters": []any{lang},
+		"requestBody": object{"required": true, "content": object{"application/json": object{"schema": object{"type": "object", "required": []any{"requests"}, "additionalProperties": false, "properties": object{"requests": object{"type": "array", "maxItems": maxAdviceRequests, "items": object{"$ref": "#/components/schemas/AdviceRequest"}}}}}}},
+		"responses":   object{"200": response("The answers.", "AdviceList"), "400": response("The body is not valid.", "Problem"), "403": object{"description": "The request names a foreign host."}, "413": response("The body is too large.", "Problem")},
+	}
 	return object{
 		"openapi": "3.1.0",
 		"info":    object{"title": "gpuadvisor", "version": "1", "description": "What the live page shows. Times are RFC 3339 in UTC, durations seconds, memory bytes, energy joules, power watts, temperatures degrees Celsius, shares and utilisation 0 to 1. null is not known."},
@@ -184,6 +196,7 @@ func describe(t *testing.T) object {
 			"/v1/texts":              get("The page's texts.", "Texts", false),
 			"/v1/events": object{"get": object{"summary": "Server-sent events: state (State) on connecting, then change (Change); version and beat besides.", "parameters": []any{lang},
 				"responses": object{"200": object{"description": "The stream.", "content": object{"text/event-stream": object{}}}, "503": response("As many viewers as limits::viewers allows are connected.", "Problem")}}},
+			"/v1/advice": advice,
 			"/v1/rush": object{"post": object{"summary": "Start a rush of simulated users, on simulated GPUs, for a page of this server.",
 				"responses": object{"202": object{"description": "The rush has started."}, "403": response("Another origin asks.", "Problem"), "404": response("The GPUs are real.", "Problem"), "503": response("The rush did not start.", "Problem")}}},
 		},
@@ -291,13 +304,13 @@ func kindOf(value any) string {
 }
 
 func TestTheAnswersAreAsTheOpenAPIDocumentDescribes(t *testing.T) {
-	s := serve(t, Settings{})
+	s := serve(t, Settings{Advisor: &asked{}})
 	s.source.set(func(now *view.State) { fill(reflect.ValueOf(now).Elem(), 0) })
 	_, text := s.request(t, "GET", "/v1/openapi.json")
 	var document object
 	require.NoError(t, json.Unmarshal([]byte(text), &document))
-	asked := map[string]string{
-		"/v1/state": "/v1/state", "/v1/prompts": "/v1/prompts?q=x", "/v1/prompts/{id}": "/v1/prompts/p1", "/v1/prompts/{id}/trace": "/v1/prompts/p1/trace", "/v1/history": "/v1/history?gpu=gpu0", "/v1/texts": "/v1/texts",
+	addresses := map[string]string{
+		"/v1/advice": "/v1/advice?width=1280", "/v1/state": "/v1/state", "/v1/prompts": "/v1/prompts?q=x", "/v1/prompts/{id}": "/v1/prompts/p1", "/v1/prompts/{id}/trace": "/v1/prompts/p1/trace", "/v1/history": "/v1/history?gpu=gpu0", "/v1/texts": "/v1/texts",
 	}
 	unknown := map[string]string{"/v1/prompts/{id}": "/v1/prompts/p2", "/v1/prompts/{id}/trace": "/v1/prompts/p2/trace", "/v1/history": "/v1/history"}
 	check := func(path, method, address string) {
@@ -310,7 +323,7 @@ func TestTheAnswersAreAsTheOpenAPIDocumentDescribes(t *testing.T) {
 		schema := described["content"].(object)["application/json"].(object)["schema"].(object)
 		assert.Empty(t, validate(document, schema, value, path))
 	}
-	for path, address := range asked {
+	for path, address := range addresses {
 		check(path, "GET", address)
 	}
 	for path, address := range unknown {
@@ -318,6 +331,8 @@ func TestTheAnswersAreAsTheOpenAPIDocumentDescribes(t *testing.T) {
 	}
 	check("/v1/prompts", "GET", "/v1/prompts?limit=0")
 	check("/v1/rush", "POST", "/v1/rush")
+	check("/v1/advice", "GET", "/v1/advice?width=x")
+	check("/v1/advice", "POST", "/v1/advice")
 	schema := func(name string) object { return object{"$ref": "#/components/schemas/" + name} }
 	var value any
 	r := s.watch(t, "")
@@ -328,7 +343,7 @@ func TestTheAnswersAreAsTheOpenAPIDocumentDescribes(t *testing.T) {
 	assert.Empty(t, validate(document, schema("Change"), value, "change"))
 	assert.Greater(t, len(value.(object)), 8)
 	for path := range document["paths"].(object) {
-		_, isAsked := asked[path]
+		_, isAsked := addresses[path]
 		assert.True(t, isAsked || path == "/v1/events" || path == "/v1/rush", "%s is not held against its answer", path)
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/texts"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/view"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/admission"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/bounds"
 )
 
@@ -66,6 +67,8 @@ type Settings struct {
 	Endpoint string
 	// AllowedHosts are further hosts that requests may name, without a port.
 	AllowedHosts []string
+	// Advisor answers /v1/advice; nil for none.
+	Advisor admission.Advisor
 	// MaxViewers limits the open streams (100).
 	MaxViewers int
 	// Interval is the time between two looks at the source while a stream is open (500ms).
@@ -108,6 +111,10 @@ func New(source Source, settings Settings) *Page {
 	p.mux.HandleFunc("GET /v1/events", p.events)
 	p.mux.HandleFunc("GET /v1/texts", p.texts)
 	p.mux.HandleFunc("POST /v1/rush", p.rush)
+	if settings.Advisor != nil {
+		p.mux.HandleFunc("GET /v1/advice", p.advice)
+		p.mux.HandleFunc("POST /v1/advice", p.adviseMany)
+	}
 	p.mux.HandleFunc("GET /v1/openapi.json", p.openAPI)
 	return p
 }

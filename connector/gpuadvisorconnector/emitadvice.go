@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gpuadvisorconnector
+
+import (
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/advice"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
+)
+
+// emitAdvice adds the levels of the GPUs, the decisions, and the models that they are made from.
+func (a *advisor) emitAdvice(sm pmetric.ScopeMetrics, at pcommon.Timestamp) {
+	known := a.state.GPUs()
+	ids := make([]string, len(known))
+	for i := range known {
+		ids[i] = known[i].ID
+	}
+	if levels := a.advice.Levels(ids); len(levels) > 0 {
+		points := gauge(sm, "gpuadvisor.level", "1")
+		for id, now := range levels {
+			for _, level := range advice.Levels() {
+				p := points.AppendEmpty()
+				p.SetTimestamp(at)
+				p.Attributes().PutStr(semconv.GPUID, id)
+				p.Attributes().PutStr("gpuadvisor.level", string(level))
+				if level == now {
+					p.SetIntValue(1)
+				} else {
+					p.SetIntValue(0)
+				}
+			}
+		}
+	}
+	a.emitDecisions(sm, at)
+	learned := a.advice.Learned()
+	if len(learned) == 0 {
+		return
+	}
+	samples, errors := gauge(sm, "gpuadvisor.model.samples", "{execution}"), gauge(sm, "gpuadvisor.model.error", "1")
+	for i := range learned {
+		l := &learned[i]
+		s, e := samples.AppendEmpty(), errors.AppendEmpty()
+		s.SetIntValue(int64(l.Samples))
+		e.SetDoubleValue(l.Error)
+		for _, p := range []pmetric.NumberDataPoint{s, e} {
+			p.SetTimestamp(at)
+			p.Attributes().PutStr("comfyui.workflow.id", l.Kind.Workflow)
+			p.Attributes().PutStr("comfyui.model", l.Kind.Model)
+			p.Attributes().PutStr("gpuadvisor.cost", l.Cost)
+		}
+	}
+}
+
+// emitDecisions adds how often what was decided.
+func (a *advisor) emitDecisions(sm pmetric.ScopeMetrics, at pcommon.Timestamp) {
+	counts := a.advice.Counts()
+	if len(counts) == 0 {
+		return
+	}
+	m := sm.Metrics().AppendEmpty()
+	m.SetName("gpuadvisor.decisions")
+	m.SetUnit("{decision}")
+	sum := m.SetEmptySum()
+	sum.SetIsMonotonic(true)
+	sum.SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	for of, n := range counts {
+		p := sum.DataPoints().AppendEmpty()
+		p.SetStartTimestamp(pcommon.NewTimestampFromTime(a.began))
+		p.SetTimestamp(at)
+		p.SetIntValue(n)
+		p.Attributes().PutStr("server.address", of.Server)
+		p.Attributes().PutStr("comfyui.task_class", of.Class)
+		p.Attributes().PutStr("comfyui.admission.decision", string(of.Verdict))
+		p.Attributes().PutStr("comfyui.admission.reason", string(of.Reason))
+	}
+}
+
+// markSimulated marks what comes from simulated GPUs.
+func markSimulated(sm pmetric.ScopeMetrics) {
+	for _, m := range sm.Metrics().All() {
+		points := pmetric.NewNumberDataPointSlice()
+		switch m.Type() {
+		case pmetric.MetricTypeGauge:
+			points = m.Gauge().DataPoints()
+		case pmetric.MetricTypeSum:
+			points = m.Sum().DataPoints()
+		}
+		for _, p := range points.All() {
+			p.Attributes().PutBool(semconv.Simulated, true)
+		}
+	}
+}
