@@ -146,3 +146,56 @@ func clientsFromNpm(t *testing.T, version fakecomfyui.Version) {
 		})
 	}
 }
+
+// TestClientsFromNpmReportARefusal: the proxy refuses a prompt, and each of the two client
+// libraries fails with the message for the user.
+func TestClientsFromNpmReportARefusal(t *testing.T) {
+	beside(t, working)
+	out, err := exec.Command(filepath.Join(root, "scripts", "npm.sh")).Output()
+	require.NoError(t, err)
+	packages := strings.TrimSpace(string(out))
+	m := newMachine(t, fakenvml.Current, "l40s")
+	proxy := "127.0.0.1:" + strconv.Itoa(port(t))
+	collect(t, "comfyui.yaml", append(m.environment, "OTELCOL_GPU_COMFYUI="+simulatedComfyUI(t), "OTELCOL_GPU_COMFYUI_PROXY="+proxy, "OTELCOL_GPU_COMFYUI_STORE="+t.TempDir()),
+		"--config=yaml:receivers::comfyui::admission: {advisor: gpuadvisor, mode: enforce, rate_limits: [{requests_per_minute: 0.01}]}")
+	workflow := filepath.Join(t.TempDir(), "workflow.json")
+	require.NoError(t, os.WriteFile(workflow, []byte(`{"1": {"class_type": "LoadImage", "inputs": {"image": "people.png"}},
+		"2": {"class_type": "DDColor_Colorize", "inputs": {"image": ["1", 0], "model_input_size": 400, "checkpoint": "ddcolor_paper.pth"}},
+		"3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "npm"}}}`), 0o600))
+	graph, err := os.ReadFile(workflow)
+	require.NoError(t, err)
+	response, err := http.Post("http://"+proxy+"/prompt", "application/json", strings.NewReader(`{"prompt": `+string(graph)+`}`))
+	require.NoError(t, err)
+	require.NoError(t, response.Body.Close())
+	require.Equal(t, http.StatusOK, response.StatusCode, "the first one is within the limit")
+	for _, c := range []struct {
+		name    string
+		command []string
+		reports string
+	}{
+		{"@stable-canvas/comfyui-client", []string{"node", "stable-canvas.mjs", proxy}, "Too many requests; please try again later"},
+		{"@saintno/comfyui-sdk", []string{"node", "--input-type=module", "-e", saintno, proxy}, "Failed to queue prompt: otelcol_gpu_busy: Too many requests; please try again later"},
+		{"cfli", []string{"node", "node_modules/.bin/cfli", "--host", "http://" + proxy, "--json", "--no-download", "--file"}, `"status": "failed"`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cmd := exec.CommandContext(withPatience(t), c.command[0], append(c.command[1:], workflow)...)
+			cmd.Dir = packages
+			out, err := cmd.CombinedOutput()
+			require.Error(t, err, string(out))
+			assert.Contains(t, string(out), c.reports)
+		})
+	}
+}
+
+// saintno has @saintno/comfyui-sdk run a workflow, and prints why it failed.
+const saintno = `
+import { readFileSync } from "node:fs";
+import { CallWrapper, ComfyApi, PromptBuilder } from "@saintno/comfyui-sdk";
+const [host, file] = process.argv.slice(-2);
+const api = new ComfyApi("http://" + host);
+await api.init().waitForReady();
+new CallWrapper(api, new PromptBuilder(JSON.parse(readFileSync(file, "utf8")), [], ["image"]).setOutputNode("image", "3"))
+  .onFailed((e) => { console.log(e.message + ": " + e.cause.error.type + ": " + e.cause.error.message); process.exit(1); })
+  .onFinished(() => process.exit(0))
+  .run();
+`

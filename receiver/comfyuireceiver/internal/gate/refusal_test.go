@@ -104,3 +104,57 @@ func TestMessageIsOneThatThePageShows(t *testing.T) {
 		}
 	}
 }
+
+// shown is what ComfyUI's page shows of an answer to POST /prompt that is not 200: the message, or
+// a text of its own. The page parses the body, whatever the status.
+func shown(w *httptest.ResponseRecorder) string {
+	var body struct {
+		Error      any            `json:"error"`
+		NodeErrors map[string]any `json:"node_errors"`
+	}
+	if err := json.Unmarshal(w.Body.Bytes(), &body); err != nil {
+		return "Unexpected token"
+	}
+	e, isObject := body.Error.(map[string]any)
+	message, isText := e["message"].(string)
+	details, hasDetails := e["details"].(string)
+	kind, _ := e["type"].(string)
+	switch {
+	case !isObject || !isText || !hasDetails:
+		return "undefined"
+	case len(body.NodeErrors) > 0:
+		return "node errors"
+	case strings.HasPrefix(message, "Rate Limit Exceeded:"), strings.Contains(message, "CUDA out of memory"),
+		strings.Contains(message, "GPU out of memory"), strings.Contains(message, "Allocation on device"):
+		return "another text"
+	}
+	switch kind {
+	case "server_error", "no_prompt", "prompt_no_outputs", "missing_node_type", "prompt_outputs_failed_validation", "OOMError", "RequestError":
+		return "another text"
+	}
+	return strings.TrimSpace(message + " " + details)
+}
+
+// TestPageShowsTheMessage of each refusal, whatever the advisor's message is.
+func TestPageShowsTheMessage(t *testing.T) {
+	for _, reason := range []admission.Reason{
+		admission.Late, admission.BatchWaits, admission.MemoryIdle, admission.MemoryBusy, admission.TooLarge, admission.Unhealthy, admission.Rate,
+		admission.Stopping, admission.Unread,
+	} {
+		for language, of := range map[string]string{"zh-CN,zh;q=0.9": "zh", "en-GB": "en"} {
+			d := &admission.Decision{Reason: reason, Messages: map[string]string{"zh": "当前系统繁忙，建议将尺寸调整为680以下以加快处理速度", "en": "\"<b>680</b>\" \xff"}}
+			text := shown(refuse(d, language))
+			if of == "zh" {
+				assert.Equal(t, "当前系统繁忙，建议将尺寸调整为680以下以加快处理速度", text)
+			} else {
+				assert.Equal(t, "\"<b>680</b>\" \ufffd", text)
+			}
+			for _, message := range []string{"", "Rate Limit Exceeded: x", "CUDA out of memory: x"} {
+				d.Messages = map[string]string{of: message}
+				text := shown(refuse(d, language))
+				assert.NotEqual(t, "another text", text)
+				assert.NotEmpty(t, text)
+			}
+		}
+	}
+}
