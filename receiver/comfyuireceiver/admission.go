@@ -14,10 +14,12 @@ import (
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/otel/attribute"
+	"go.uber.org/zap"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/admission"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/bounds"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/logonce"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/gate"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
@@ -27,13 +29,16 @@ import (
 // admitter decides about the prompts that the proxy passes on. Without an advisor and limits it
 // passes on all of them.
 type admitter struct {
-	// gate is nil without an advisor, limits without rate limits.
-	gate   *gate.Gate
+	// gate is nil without an advisor, limits without rate limits. advisor is the advisor's id.
+	gate    *gate.Gate
+	advisor component.ID
 	limits *rate.Limits
 	// enforces is true if it holds and refuses prompts, trusts if a request's own class and deadline
 	// count then.
 	enforces, trusts bool
 	due              dueTimes
+	// failing is whether the advisor decides.
+	failing logonce.Tracker
 }
 
 // newAdmitter makes the admitter of the configuration.
@@ -41,6 +46,7 @@ func (r *comfyuiReceiver) newAdmitter() *admitter {
 	c := &r.cfg.Admission
 	a := &admitter{limits: c.limits(r.now), enforces: c.Mode == modeEnforce, trusts: c.TrustRequestClass, due: newDueTimes()}
 	if c.Advisor != nil {
+		a.advisor = *c.Advisor
 		a.gate = gate.New(gate.Settings{
 			Timeout: c.Timeout, HoldTimeout: c.Hold.Timeout, MaxHeld: c.Hold.Prompts, MaxBytes: c.Hold.Bytes, Enforce: a.enforces,
 		}, named{r.cfg.advisors(), *c.Advisor}, neighbours{r.following.bus}, r.now)
@@ -96,7 +102,7 @@ func (a *admitter) close() {
 
 // Bounds implements [bounds.Registered].
 func (a *admitter) Bounds() []bounds.Bound {
-	all := a.due.Bounds()
+	all := append(a.due.Bounds(), a.failing.Bounds()...)
 	if a.gate != nil {
 		all = append(all, a.gate.Bounds()...)
 	}
@@ -133,6 +139,7 @@ func (p *proxy) admit(r *http.Request, sub *protocol.Submission, received time.T
 	}, bodyBytes)
 	a.Decision, a.Held, a.Released = res.Decision, res.Held, res.Released
 	p.decided(a, z.TaskClass)
+	p.reportAdvisor(a.Reason == admission.Failed)
 	if res.Left {
 		return a, false
 	}
@@ -141,6 +148,17 @@ func (p *proxy) admit(r *http.Request, sub *protocol.Submission, received time.T
 		a.Number = p.tracker.Place(z.TaskClass, sub.Number, number)
 	}
 	return a, true
+}
+
+// reportAdvisor logs when the advisor no longer decides, and when it does again.
+func (p *proxy) reportAdvisor(failed bool) {
+	const condition = "advisor"
+	switch {
+	case failed && p.failing.Changed(condition, "failed"):
+		p.log.Warn("The advisor does not decide about prompts within admission::timeout; passing them on. Does it run in this collector, under this id?", zap.Stringer("advisor", p.advisor))
+	case !failed && p.failing.Changed(condition, ""):
+		p.log.Info("The advisor decides about prompts again", zap.Stringer("advisor", p.advisor))
+	}
 }
 
 // allow counts a prompt of a client against the rate limits.
