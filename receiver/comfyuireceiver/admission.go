@@ -32,7 +32,7 @@ type admitter struct {
 	// gate is nil without an advisor, limits without rate limits. advisor is the advisor's id.
 	gate    *gate.Gate
 	advisor component.ID
-	limits *rate.Limits
+	limits  *rate.Limits
 	// enforces is true if it holds and refuses prompts, trusts if a request's own class and deadline
 	// count then.
 	enforces, trusts bool
@@ -86,15 +86,15 @@ func (c *Config) advisors() *admission.Advisors {
 	return admission.OfProcess()
 }
 
-// follow has prompts that are held asked about again when a queue has changed.
-func (a *admitter) follow(running context.Context, bus *comfyevents.Bus) {
+// followQueues has prompts that are held asked about again when a queue has changed.
+func (a *admitter) followQueues(running context.Context, bus *comfyevents.Bus) {
 	if a.gate != nil {
 		context.AfterFunc(running, bus.Servers.Changed.Subscribe(func(string) { a.gate.Changed() }))
 	}
 }
 
-// close refuses those that are held, so that they need not be waited for.
-func (a *admitter) close() {
+// refuseHeld refuses those that are held from now on, so that they need not be waited for.
+func (a *admitter) refuseHeld() {
 	if a.gate != nil {
 		a.gate.Close()
 	}

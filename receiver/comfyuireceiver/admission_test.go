@@ -646,7 +646,7 @@ func TestClientThatLeavesWhileHeldIsForgotten(t *testing.T) {
 	go func() {
 		request, err := http.NewRequestWithContext(ctx, http.MethodPost, r.base+"/prompt", strings.NewReader(ddcolor("left", 400, "")))
 		if err == nil {
-			_, err = http.DefaultClient.Do(request) //nolint:bodyclose // there is none
+			_, err = http.DefaultClient.Do(request)
 		}
 		gone <- err
 	}()

@@ -262,7 +262,7 @@ func (r *comfyuiReceiver) proxyHandler(running context.Context) http.Handler {
 		maxPrompt: r.cfg.Limits.PromptBytes, bodies: budget{max: int64(r.cfg.Limits.BodyBytes)},
 		authenticates: r.cfg.Proxy.Auth.HasValue(), admitter: r.newAdmitter(),
 	})
-	r.proxy.admitter.follow(running, r.following.bus)
+	r.proxy.followQueues(running, r.following.bus)
 	return r.proxy
 }
 

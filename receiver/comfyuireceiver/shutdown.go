@@ -35,7 +35,7 @@ func (r *comfyuiReceiver) Shutdown(ctx context.Context) error {
 // stop ends the parts that exist, in the order in which data flows through them.
 func (r *comfyuiReceiver) stop(ctx context.Context) (err error) {
 	if r.proxy != nil {
-		r.proxy.admitter.close()
+		r.proxy.refuseHeld()
 	}
 	if r.server != nil {
 		drain, cancel := context.WithTimeout(ctx, r.cfg.DrainTimeout)

@@ -66,10 +66,10 @@ func (a *advisor) requests() []admission.Request {
 	return append([]admission.Request(nil), a.asked...)
 }
 
-// one is a [Finder] of an advisor.
-type one struct{ found admission.Advisor }
+// finder is a [Finder] of an advisor.
+type finder struct{ found admission.Advisor }
 
-func (o one) Advisor() admission.Advisor { return o.found }
+func (f finder) Advisor() admission.Advisor { return f.found }
 
 func settings() Settings {
 	return Settings{Timeout: 20 * time.Millisecond, HoldTimeout: 20 * time.Second, MaxHeld: 8, MaxBytes: 1000, Enforce: true}
@@ -77,7 +77,7 @@ func settings() Settings {
 
 func open(t *testing.T, s Settings, a admission.Advisor, f Freer) *Gate {
 	t.Helper()
-	g := New(s, one{a}, f, time.Now)
+	g := New(s, finder{a}, f, time.Now)
 	t.Cleanup(g.Close)
 	return g
 }
@@ -166,7 +166,7 @@ func TestWhateverTheAdvisorDoesPromptsAreAdmittedInTime(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				a := newAdvisor(decide)
-				g := New(settings(), one{a}, nil, time.Now)
+				g := New(settings(), finder{a}, nil, time.Now)
 				defer g.Close()
 				for range 3 {
 					begin := time.Now()
@@ -196,7 +196,7 @@ func TestAdvisorThatBlocksKeepsABoundedNumberOfCalls(t *testing.T) {
 			<-released
 			return admitted(r)
 		})
-		g := New(settings(), one{a}, nil, time.Now)
+		g := New(settings(), finder{a}, nil, time.Now)
 		defer g.Close()
 		var admits atomic.Int64
 		var all sync.WaitGroup
@@ -238,7 +238,7 @@ func (s stuck) Settle(claim uint64, id string) {
 func TestSettlingWaitsNoLongerThanADecision(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := stuck{newAdvisor(admitted), make(chan struct{})}
-		g := New(settings(), one{s}, nil, time.Now)
+		g := New(settings(), finder{s}, nil, time.Now)
 		defer g.Close()
 		res := g.Decide(t.Context(), &admission.Request{Claim: true}, 1)
 		begin := time.Now()
@@ -249,7 +249,7 @@ func TestSettlingWaitsNoLongerThanADecision(t *testing.T) {
 		synctest.Wait()
 		assert.Zero(t, s.openClaims())
 
-		panics := New(settings(), one{stuck{newAdvisor(admitted), nil}}, nil, time.Now)
+		panics := New(settings(), finder{stuck{newAdvisor(admitted), nil}}, nil, time.Now)
 		defer panics.Close()
 		panics.Settle(panics.Decide(t.Context(), &admission.Request{Claim: true}, 1).Claim, "id")
 	})
@@ -282,7 +282,7 @@ func TestObserveHoldsNothing(t *testing.T) {
 func TestHeldPromptsAreAdmittedInOrderOfTheirDeadlines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &room{}
-		g := New(settings(), one{newAdvisor(p.decide)}, nil, time.Now)
+		g := New(settings(), finder{newAdvisor(p.decide)}, nil, time.Now)
 		defer g.Close()
 		ctx := t.Context()
 		for _, h := range []struct {
@@ -315,7 +315,7 @@ func TestHeldPromptsAreAdmittedInOrderOfTheirDeadlines(t *testing.T) {
 func TestUrgentNewcomerNeedNotWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &room{}
-		g := New(settings(), one{newAdvisor(p.decide)}, nil, time.Now)
+		g := New(settings(), finder{newAdvisor(p.decide)}, nil, time.Now)
 		defer g.Close()
 		held(t.Context(), g, "late", 30*time.Second, 1)
 		p.make(1)
@@ -330,7 +330,7 @@ func TestUrgentNewcomerNeedNotWait(t *testing.T) {
 func TestHeldPromptIsAskedAboutAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &room{}
-		g := New(settings(), one{newAdvisor(p.decide)}, nil, time.Now)
+		g := New(settings(), finder{newAdvisor(p.decide)}, nil, time.Now)
 		defer g.Close()
 		for _, changes := range []bool{false, true} {
 			begin := time.Now()
@@ -353,7 +353,7 @@ func TestHeldPromptsAreBoundedInNumberAndBytes(t *testing.T) {
 		s := settings()
 		s.MaxHeld, s.MaxBytes = 2, 100
 		p := &room{}
-		g := New(s, one{newAdvisor(p.decide)}, nil, time.Now)
+		g := New(s, finder{newAdvisor(p.decide)}, nil, time.Now)
 		defer g.Close()
 		a := held(t.Context(), g, "a", time.Minute, 60)
 		res := <-held(t.Context(), g, "too large", time.Minute, 41)
@@ -384,7 +384,7 @@ func TestHeldPromptIsRefusedAfterItsTime(t *testing.T) {
 				Verdict: admission.Hold, Reason: admission.MemoryBusy, Deadline: time.Now().Add(r.Deadline), RetryAfter: time.Duration(asked.Add(1)) * time.Second,
 			}, nil
 		})
-		g := New(settings(), one{a}, nil, time.Now)
+		g := New(settings(), finder{a}, nil, time.Now)
 		defer g.Close()
 		begin := time.Now()
 		res := <-held(t.Context(), g, "a", 30*time.Second, 1)
@@ -403,7 +403,7 @@ func TestSlowAdvisorHoldsNoneBeyondItsTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := settings()
 		s.HoldTimeout = 100 * time.Millisecond
-		g := New(s, one{newAdvisor(func(*admission.Request) (admission.Decision, error) {
+		g := New(s, finder{newAdvisor(func(*admission.Request) (admission.Decision, error) {
 			time.Sleep(19 * time.Millisecond)
 			return admission.Decision{Verdict: admission.Hold, Reason: admission.MemoryBusy}, nil
 		})}, nil, time.Now)
@@ -425,7 +425,7 @@ func TestHeldPromptIsAdmittedWhenTheAdvisorFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var broken atomic.Bool
 		p := &room{}
-		g := New(settings(), one{newAdvisor(func(r *admission.Request) (admission.Decision, error) {
+		g := New(settings(), finder{newAdvisor(func(r *admission.Request) (admission.Decision, error) {
 			if broken.Load() {
 				panic("broken")
 			}
@@ -445,7 +445,7 @@ func TestClientThatLeavesIsForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &room{}
 		a := newAdvisor(p.decide)
-		g := New(settings(), one{a}, nil, time.Now)
+		g := New(settings(), finder{a}, nil, time.Now)
 		defer g.Close()
 		ctx, leave := context.WithCancel(t.Context())
 		done := held(ctx, g, "a", time.Minute, 1)
@@ -501,7 +501,7 @@ func (s *slow) count() int {
 func TestCloseRefusesHeldPromptsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &slow{}
-		g := New(settings(), one{newAdvisor(func(*admission.Request) (admission.Decision, error) {
+		g := New(settings(), finder{newAdvisor(func(*admission.Request) (admission.Decision, error) {
 			return admission.Decision{Verdict: admission.Hold, Reason: admission.MemoryIdle, Free: "neighbour"}, nil
 		})}, s, time.Now)
 		var all []<-chan Result
@@ -531,7 +531,7 @@ func TestCloseRefusesHeldPromptsAtOnce(t *testing.T) {
 func TestNeighbourIsAskedToFreeItsMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := &slow{}, &room{}
-		g := New(settings(), one{newAdvisor(func(r *admission.Request) (admission.Decision, error) {
+		g := New(settings(), finder{newAdvisor(func(r *admission.Request) (admission.Decision, error) {
 			d, err := p.decide(r)
 			if d.Verdict == admission.Hold {
 				d.Reason, d.Free = admission.MemoryIdle, "neighbour"
@@ -558,7 +558,7 @@ func TestNeighbourIsAskedToFreeItsMemory(t *testing.T) {
 // TestNoClaimIsLost: in real time, with clients that leave, an advisor that is too slow at times,
 // panics at times and holds most, each claim ends, and no more than the bounds are held.
 func TestNoClaimIsLost(t *testing.T) {
-	a := newAdvisor(func(r *admission.Request) (admission.Decision, error) {
+	a := newAdvisor(func(*admission.Request) (admission.Decision, error) {
 		d := admission.Decision{Verdict: admission.Hold, Reason: admission.MemoryBusy, Deadline: time.Now().Add(time.Duration(rand.IntN(100)) * time.Millisecond)}
 		switch rand.IntN(20) {
 		case 0:
@@ -574,7 +574,7 @@ func TestNoClaimIsLost(t *testing.T) {
 	})
 	s := settings()
 	s.Timeout, s.HoldTimeout = 2*time.Millisecond, 30*time.Millisecond
-	g := New(s, one{a}, nil, time.Now)
+	g := New(s, finder{a}, nil, time.Now)
 	var all sync.WaitGroup
 	for range 8 {
 		all.Go(func() {

@@ -5,6 +5,7 @@ package gate
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -44,7 +45,7 @@ func fields(body []byte) (all map[string]string, ok bool) {
 		return nil, false
 	}
 	_, err := d.ReadToken()
-	return all, err == io.EOF
+	return all, errors.Is(err, io.EOF)
 }
 
 const place = 1795000123.25

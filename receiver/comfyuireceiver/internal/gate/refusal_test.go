@@ -35,7 +35,7 @@ func TestRefusalHasComfyUIsShape(t *testing.T) {
 	assert.Equal(t, "13", w.Header().Get("Retry-After"), "rounded up")
 	assert.Equal(t, "application/json; charset=utf-8", w.Header().Get("Content-Type"))
 	assert.Equal(t, "no-store", w.Header().Get("Cache-Control"))
-	assert.Equal(t, `{"error":{"type":"otelcol_gpu_busy","message":"当前系统繁忙，建议将尺寸调整为680以下以加快处理速度","details":"",`+
+	assert.JSONEq(t, `{"error":{"type":"otelcol_gpu_busy","message":"当前系统繁忙，建议将尺寸调整为680以下以加快处理速度","details":"",`+
 		`"extra_info":{"reason":"deadline","retry_after_s":12.4,"predicted_wait_s":41,"max_side":680}},"node_errors":{}}`, w.Body.String())
 }
 
