@@ -24,7 +24,7 @@ import (
 // with config/enforce.yaml and in real time, and compares with the same clients in virtual time.
 func TestRushThroughTheCollector(t *testing.T) {
 	besideFirst(t, waiting)
-	m := newMachine(t, fakenvml.Current, "rtx-4090")
+	m := newMachine(t, fakenvml.Current, "l40s")
 	screen := simulation.NewScreen(m.gpus[0], m.profiles[0])
 	ctx, cancel := context.WithCancel(context.Background())
 	var working sync.WaitGroup
