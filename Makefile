@@ -86,9 +86,11 @@ browser: ## check that Chromium is there, which tests of pages need, and install
 .PHONY: validate
 validate: build rules-test ## check every ready configuration, the scrape job, the rules as rules-test, and the dashboards' files
 	@go -C tools/dashboards run . check "$(CURDIR)"
-	@for c in $(filter-out config/logs.yaml,$(wildcard config/*.yaml)); do echo "validate $$c"; $(BINARY) validate --config $$c || exit 1; done
+	@for c in $(filter-out config/logs.yaml config/observe.yaml config/enforce.yaml,$(wildcard config/*.yaml)); do echo "validate $$c"; $(BINARY) validate --config $$c || exit 1; done
 	@for c in default node comfyui no-loss; do for second in dcgm-names logs "dcgm-names logs"; do echo "validate config/$$c.yaml with $$second"; \
 		$(BINARY) validate --config config/$$c.yaml $$(printf -- ' --config config/%s.yaml' $$second) || exit 1; done; done
+	@for second in observe enforce "logs observe"; do echo "validate config/comfyui.yaml with $$second"; \
+		$(BINARY) validate --config config/comfyui.yaml $$(printf -- ' --config config/%s.yaml' $$second) || exit 1; done
 	@"$$(scripts/tool.sh promtool)" check config --syntax-only deploy/prometheus/scrape/otelcol-gpu.yaml >/dev/null
 
 .PHONY: dashboards-check

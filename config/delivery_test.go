@@ -48,7 +48,7 @@ func TestEveryQueueIsOnDiskSyncedBoundedAndChecked(t *testing.T) {
 	paths, err := filepath.Glob("*.yaml")
 	require.NoError(t, err)
 	// Those who are scraped send nothing that could wait; logs.yaml is given beside another.
-	beside := []string{"dcgm-names.yaml", "logs.yaml"}
+	beside := []string{"dcgm-names.yaml", "logs.yaml", "observe.yaml", "enforce.yaml"}
 	require.ElementsMatch(t, append(slices.Clone(nodeConfigurations), beside...), paths)
 	for _, path := range nodeConfigurations {
 		text := merged(t, path, "logs.yaml")

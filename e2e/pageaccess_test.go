@@ -40,6 +40,20 @@ func TestSIGTERMWithViewersEndsTheCollector(t *testing.T) {
 	v.reading.Wait()
 }
 
+// TestAStreamOutlivesAMinute has the time limits of a ready configuration.
+func TestAStreamOutlivesAMinute(t *testing.T) {
+	besideFirst(t, waiting)
+	m := newMachine(t, fakenvml.Current, "l40s")
+	p := newLivePage(t)
+	collect(t, "default.yaml", append(m.environment, p.environment(), "OTELCOL_GPU_COLLECTION_INTERVAL=1s"))
+	v := p.watch(t, 1)
+	begin := time.Now()
+	require.Eventually(t, func() bool { return time.Since(begin) > 61*time.Second }, 2*time.Minute, 100*time.Millisecond)
+	before := v.changes.Load()
+	require.Eventually(t, func() bool { return v.changes.Load() > before }, patience, 50*time.Millisecond, "changes still come")
+	assert.Zero(t, v.ended.Load())
+}
+
 // TestAForeignHostIsRefused asks by the name of another host, as a page elsewhere does whose
 // name was changed to resolve to this machine.
 func TestAForeignHostIsRefused(t *testing.T) {

@@ -52,7 +52,7 @@ func (c *Config) adviceSettings() advice.Settings {
 	return s
 }
 
-// recommendedSide is the size that users are told where nothing is learned.
+// recommendedSide is the size that is recommended where nothing is learned.
 const recommendedSide = 680
 
 // messages are what to tell a user whose prompt is not admitted, by language.

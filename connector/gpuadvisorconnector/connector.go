@@ -60,6 +60,8 @@ type advisor struct {
 	// state is made at the start. It has a lock of its own, as has advice.
 	state  *state.Store
 	advice *advice.Advisor
+	// observed has a lock of its own.
+	observed observed
 
 	emitter emitter
 }
@@ -93,6 +95,7 @@ func (a metricsComponent) ConsumeMetrics(_ context.Context, md pmetric.Metrics) 
 func (a tracesComponent) ConsumeTraces(_ context.Context, td ptrace.Traces) error {
 	a.state.Traces(td)
 	a.advice.Traces(td)
+	a.observed.traces(td)
 	return nil
 }
 

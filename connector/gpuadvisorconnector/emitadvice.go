@@ -34,6 +34,7 @@ func (a *advisor) emitAdvice(sm pmetric.ScopeMetrics, at pcommon.Timestamp) {
 		}
 	}
 	a.emitDecisions(sm, at)
+	a.observed.emit(sm, pcommon.NewTimestampFromTime(a.began), at)
 	learned := a.advice.Learned()
 	if len(learned) == 0 {
 		return
@@ -59,14 +60,9 @@ func (a *advisor) emitDecisions(sm pmetric.ScopeMetrics, at pcommon.Timestamp) {
 	if len(counts) == 0 {
 		return
 	}
-	m := sm.Metrics().AppendEmpty()
-	m.SetName("gpuadvisor.decisions")
-	m.SetUnit("{decision}")
-	sum := m.SetEmptySum()
-	sum.SetIsMonotonic(true)
-	sum.SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	points := counter(sm, "gpuadvisor.decisions", "{decision}")
 	for of, n := range counts {
-		p := sum.DataPoints().AppendEmpty()
+		p := points.AppendEmpty()
 		p.SetStartTimestamp(pcommon.NewTimestampFromTime(a.began))
 		p.SetTimestamp(at)
 		p.SetIntValue(n)

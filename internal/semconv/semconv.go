@@ -32,10 +32,12 @@ const (
 	MemoryReservedGrowth = "comfyui.memory.reserved.growth"
 
 	// AdmissionDecision and AdmissionReason are what an advisor said of a prompt, AdmissionDeadline
-	// until when its image is of use, in seconds since 1970.
+	// until when its image is of use, in seconds since 1970. AdmissionEnforced is true if the
+	// receiver acted by it.
 	AdmissionDecision = "comfyui.admission.decision"
 	AdmissionReason   = "comfyui.admission.reason"
 	AdmissionDeadline = "comfyui.admission.deadline"
+	AdmissionEnforced = "comfyui.admission.enforced"
 	MemoryContext     = "comfyui.memory.context"
 	// MemoryNeedMax is an upper bound of what a prompt needed, in By.
 	MemoryNeedMax = "comfyui.memory.need.max"

@@ -105,10 +105,10 @@ func (p *Product) refresh() {
 
 // Handler implements [Response].
 func (p *Product) Handler(u *Upstream) http.Handler {
-	var handler http.Handler
+	var front front
 	place := p.place
 	place.PID = firstPID + u.Index
-	place.Transport, place.Serve = u.Transport, func(h http.Handler) { handler = h }
+	place.Transport, place.Listener = u.Transport, &front
 	f := comfyuireceiver.NewFactory()
 	cfg := f.CreateDefaultConfig().(*comfyuireceiver.Config)
 	cfg.Upstream.Endpoint = fmt.Sprintf("http://comfyui-%d.test:8188", u.Index)
@@ -139,7 +139,7 @@ func (p *Product) Handler(u *Upstream) http.Handler {
 	}
 	p.cancel = append(p.cancel, func() { _ = r.Shutdown(context.Background()) })
 	p.refresh()
-	return handler
+	return front.handler
 }
 
 // note writes down what was predicted of prompts, by their spans.
@@ -162,6 +162,12 @@ func (p *Product) note(td ptrace.Traces) {
 		}
 	}
 }
+
+// front keeps what a receiver serves.
+type front struct{ handler http.Handler }
+
+// Serve implements [isolation.Listener].
+func (f *front) Serve(h http.Handler) { f.handler = h }
 
 // noHost has no extensions.
 type noHost struct{}

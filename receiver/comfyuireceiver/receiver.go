@@ -219,7 +219,7 @@ func (r *comfyuiReceiver) describe(base *url.URL) {
 func (r *comfyuiReceiver) listen(ctx context.Context, host component.Host, running context.Context) (err error) {
 	if p := r.cfg.place; p != nil {
 		r.transport = p.Transport
-		p.Serve(r.proxyHandler(running))
+		p.Listener.Serve(r.proxyHandler(running))
 		return nil
 	}
 	if r.transport, err = clientTransport(ctx, r.cfg); err != nil {

@@ -33,6 +33,8 @@ type MetricsConfig struct {
 	GpuadvisorLevel        MetricConfig `mapstructure:"gpuadvisor.level"`
 	GpuadvisorModelError   MetricConfig `mapstructure:"gpuadvisor.model.error"`
 	GpuadvisorModelSamples MetricConfig `mapstructure:"gpuadvisor.model.samples"`
+	GpuadvisorObserved     MetricConfig `mapstructure:"gpuadvisor.observed"`
+	GpuadvisorObservedLate MetricConfig `mapstructure:"gpuadvisor.observed.late"`
 	GpuadvisorPrompts      MetricConfig `mapstructure:"gpuadvisor.prompts"`
 }
 
@@ -51,6 +53,12 @@ func DefaultMetricsConfig() MetricsConfig {
 			Enabled: true,
 		},
 		GpuadvisorModelSamples: MetricConfig{
+			Enabled: true,
+		},
+		GpuadvisorObserved: MetricConfig{
+			Enabled: true,
+		},
+		GpuadvisorObservedLate: MetricConfig{
 			Enabled: true,
 		},
 		GpuadvisorPrompts: MetricConfig{

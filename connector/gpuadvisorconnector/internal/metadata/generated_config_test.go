@@ -42,6 +42,12 @@ func TestMetricsBuilderConfig(t *testing.T) {
 					GpuadvisorModelSamples: MetricConfig{
 						Enabled: true,
 					},
+					GpuadvisorObserved: MetricConfig{
+						Enabled: true,
+					},
+					GpuadvisorObservedLate: MetricConfig{
+						Enabled: true,
+					},
 					GpuadvisorPrompts: MetricConfig{
 						Enabled: true,
 					},
@@ -65,6 +71,12 @@ func TestMetricsBuilderConfig(t *testing.T) {
 						Enabled: false,
 					},
 					GpuadvisorModelSamples: MetricConfig{
+						Enabled: false,
+					},
+					GpuadvisorObserved: MetricConfig{
+						Enabled: false,
+					},
+					GpuadvisorObservedLate: MetricConfig{
 						Enabled: false,
 					},
 					GpuadvisorPrompts: MetricConfig{

@@ -41,6 +41,44 @@ var MapAttributeComfyuiAdmissionDecision = map[string]AttributeComfyuiAdmissionD
 	"redirect": AttributeComfyuiAdmissionDecisionRedirect,
 }
 
+// AttributeGpuadvisorBecame specifies the value gpuadvisor.became attribute.
+type AttributeGpuadvisorBecame int
+
+const (
+	_ AttributeGpuadvisorBecame = iota
+	AttributeGpuadvisorBecameInTime
+	AttributeGpuadvisorBecameLate
+	AttributeGpuadvisorBecameOutOfMemory
+	AttributeGpuadvisorBecameGivenUp
+	AttributeGpuadvisorBecameFailed
+)
+
+// String returns the string representation of the AttributeGpuadvisorBecame.
+func (av AttributeGpuadvisorBecame) String() string {
+	switch av {
+	case AttributeGpuadvisorBecameInTime:
+		return "in_time"
+	case AttributeGpuadvisorBecameLate:
+		return "late"
+	case AttributeGpuadvisorBecameOutOfMemory:
+		return "out_of_memory"
+	case AttributeGpuadvisorBecameGivenUp:
+		return "given_up"
+	case AttributeGpuadvisorBecameFailed:
+		return "failed"
+	}
+	return ""
+}
+
+// MapAttributeGpuadvisorBecame is a helper map of string to AttributeGpuadvisorBecame attribute value.
+var MapAttributeGpuadvisorBecame = map[string]AttributeGpuadvisorBecame{
+	"in_time":       AttributeGpuadvisorBecameInTime,
+	"late":          AttributeGpuadvisorBecameLate,
+	"out_of_memory": AttributeGpuadvisorBecameOutOfMemory,
+	"given_up":      AttributeGpuadvisorBecameGivenUp,
+	"failed":        AttributeGpuadvisorBecameFailed,
+}
+
 // AttributeGpuadvisorCost specifies the value gpuadvisor.cost attribute.
 type AttributeGpuadvisorCost int
 
@@ -151,6 +189,12 @@ var MetricsInfo = metricsInfo{
 	GpuadvisorModelSamples: metricInfo{
 		Name: "gpuadvisor.model.samples",
 	},
+	GpuadvisorObserved: metricInfo{
+		Name: "gpuadvisor.observed",
+	},
+	GpuadvisorObservedLate: metricInfo{
+		Name: "gpuadvisor.observed.late",
+	},
 	GpuadvisorPrompts: metricInfo{
 		Name: "gpuadvisor.prompts",
 	},
@@ -162,6 +206,8 @@ type metricsInfo struct {
 	GpuadvisorLevel        metricInfo
 	GpuadvisorModelError   metricInfo
 	GpuadvisorModelSamples metricInfo
+	GpuadvisorObserved     metricInfo
+	GpuadvisorObservedLate metricInfo
 	GpuadvisorPrompts      metricInfo
 }
 
@@ -442,6 +488,117 @@ func newMetricGpuadvisorModelSamples(cfg MetricConfig) metricGpuadvisorModelSamp
 	return m
 }
 
+type metricGpuadvisorObserved struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills gpuadvisor.observed metric with initial data.
+func (m *metricGpuadvisorObserved) init() {
+	m.data.SetName("gpuadvisor.observed")
+	m.data.SetDescription("Prompts that would not have been admitted and were passed on, since the receiver only observes, by what became of them.")
+	m.data.SetUnit("{prompt}")
+	m.data.SetEmptySum()
+	m.data.Sum().SetIsMonotonic(true)
+	m.data.Sum().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	m.data.Sum().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricGpuadvisorObserved) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, comfyuiTaskClassAttributeValue string, comfyuiAdmissionReasonAttributeValue string, gpuadvisorBecameAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Sum().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutStr("comfyui.task_class", comfyuiTaskClassAttributeValue)
+	dp.Attributes().PutStr("comfyui.admission.reason", comfyuiAdmissionReasonAttributeValue)
+	dp.Attributes().PutStr("gpuadvisor.became", gpuadvisorBecameAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricGpuadvisorObserved) updateCapacity() {
+	if m.data.Sum().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Sum().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricGpuadvisorObserved) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Sum().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricGpuadvisorObserved(cfg MetricConfig) metricGpuadvisorObserved {
+	m := metricGpuadvisorObserved{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricGpuadvisorObservedLate struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills gpuadvisor.observed.late metric with initial data.
+func (m *metricGpuadvisorObservedLate) init() {
+	m.data.SetName("gpuadvisor.observed.late")
+	m.data.SetDescription("By how long those of them that made their image after the deadline did so, added up.")
+	m.data.SetUnit("s")
+	m.data.SetEmptySum()
+	m.data.Sum().SetIsMonotonic(true)
+	m.data.Sum().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+	m.data.Sum().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricGpuadvisorObservedLate) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val float64, comfyuiTaskClassAttributeValue string, comfyuiAdmissionReasonAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Sum().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetDoubleValue(val)
+	dp.Attributes().PutStr("comfyui.task_class", comfyuiTaskClassAttributeValue)
+	dp.Attributes().PutStr("comfyui.admission.reason", comfyuiAdmissionReasonAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricGpuadvisorObservedLate) updateCapacity() {
+	if m.data.Sum().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Sum().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricGpuadvisorObservedLate) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Sum().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricGpuadvisorObservedLate(cfg MetricConfig) metricGpuadvisorObservedLate {
+	m := metricGpuadvisorObservedLate{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
 type metricGpuadvisorPrompts struct {
 	data     pmetric.Metric // data buffer for generated metric.
 	config   MetricConfig   // metric config provided by user.
@@ -505,6 +662,8 @@ type MetricsBuilder struct {
 	metricGpuadvisorLevel        metricGpuadvisorLevel
 	metricGpuadvisorModelError   metricGpuadvisorModelError
 	metricGpuadvisorModelSamples metricGpuadvisorModelSamples
+	metricGpuadvisorObserved     metricGpuadvisorObserved
+	metricGpuadvisorObservedLate metricGpuadvisorObservedLate
 	metricGpuadvisorPrompts      metricGpuadvisorPrompts
 }
 
@@ -536,6 +695,8 @@ func NewMetricsBuilder(mbc MetricsBuilderConfig, settings connector.Settings, op
 		metricGpuadvisorLevel:        newMetricGpuadvisorLevel(mbc.Metrics.GpuadvisorLevel),
 		metricGpuadvisorModelError:   newMetricGpuadvisorModelError(mbc.Metrics.GpuadvisorModelError),
 		metricGpuadvisorModelSamples: newMetricGpuadvisorModelSamples(mbc.Metrics.GpuadvisorModelSamples),
+		metricGpuadvisorObserved:     newMetricGpuadvisorObserved(mbc.Metrics.GpuadvisorObserved),
+		metricGpuadvisorObservedLate: newMetricGpuadvisorObservedLate(mbc.Metrics.GpuadvisorObservedLate),
 		metricGpuadvisorPrompts:      newMetricGpuadvisorPrompts(mbc.Metrics.GpuadvisorPrompts),
 	}
 
@@ -607,6 +768,8 @@ func (mb *MetricsBuilder) EmitForResource(options ...ResourceMetricsOption) {
 	mb.metricGpuadvisorLevel.emit(ils.Metrics())
 	mb.metricGpuadvisorModelError.emit(ils.Metrics())
 	mb.metricGpuadvisorModelSamples.emit(ils.Metrics())
+	mb.metricGpuadvisorObserved.emit(ils.Metrics())
+	mb.metricGpuadvisorObservedLate.emit(ils.Metrics())
 	mb.metricGpuadvisorPrompts.emit(ils.Metrics())
 
 	for _, op := range options {
@@ -652,6 +815,16 @@ func (mb *MetricsBuilder) RecordGpuadvisorModelErrorDataPoint(ts pcommon.Timesta
 // RecordGpuadvisorModelSamplesDataPoint adds a data point to gpuadvisor.model.samples metric.
 func (mb *MetricsBuilder) RecordGpuadvisorModelSamplesDataPoint(ts pcommon.Timestamp, val int64, comfyuiWorkflowIDAttributeValue string, comfyuiModelAttributeValue string, gpuadvisorCostAttributeValue AttributeGpuadvisorCost) {
 	mb.metricGpuadvisorModelSamples.recordDataPoint(mb.startTime, ts, val, comfyuiWorkflowIDAttributeValue, comfyuiModelAttributeValue, gpuadvisorCostAttributeValue.String())
+}
+
+// RecordGpuadvisorObservedDataPoint adds a data point to gpuadvisor.observed metric.
+func (mb *MetricsBuilder) RecordGpuadvisorObservedDataPoint(ts pcommon.Timestamp, val int64, comfyuiTaskClassAttributeValue string, comfyuiAdmissionReasonAttributeValue string, gpuadvisorBecameAttributeValue AttributeGpuadvisorBecame) {
+	mb.metricGpuadvisorObserved.recordDataPoint(mb.startTime, ts, val, comfyuiTaskClassAttributeValue, comfyuiAdmissionReasonAttributeValue, gpuadvisorBecameAttributeValue.String())
+}
+
+// RecordGpuadvisorObservedLateDataPoint adds a data point to gpuadvisor.observed.late metric.
+func (mb *MetricsBuilder) RecordGpuadvisorObservedLateDataPoint(ts pcommon.Timestamp, val float64, comfyuiTaskClassAttributeValue string, comfyuiAdmissionReasonAttributeValue string) {
+	mb.metricGpuadvisorObservedLate.recordDataPoint(mb.startTime, ts, val, comfyuiTaskClassAttributeValue, comfyuiAdmissionReasonAttributeValue)
 }
 
 // RecordGpuadvisorPromptsDataPoint adds a data point to gpuadvisor.prompts metric.

@@ -80,6 +80,14 @@ func TestMetricsBuilder(t *testing.T) {
 
 			defaultMetricsCount++
 			allMetricsCount++
+			mb.RecordGpuadvisorObservedDataPoint(ts, 1, "comfyui.task_class-val", "comfyui.admission.reason-val", AttributeGpuadvisorBecameInTime)
+
+			defaultMetricsCount++
+			allMetricsCount++
+			mb.RecordGpuadvisorObservedLateDataPoint(ts, 1, "comfyui.task_class-val", "comfyui.admission.reason-val")
+
+			defaultMetricsCount++
+			allMetricsCount++
 			mb.RecordGpuadvisorPromptsDataPoint(ts, 1)
 
 			res := pcommon.NewResource()
@@ -220,6 +228,49 @@ func TestMetricsBuilder(t *testing.T) {
 					gpuadvisorCostAttrVal, ok := dp.Attributes().Get("gpuadvisor.cost")
 					assert.True(t, ok)
 					assert.Equal(t, "time", gpuadvisorCostAttrVal.Str())
+				case "gpuadvisor.observed":
+					assert.False(t, validatedMetrics["gpuadvisor.observed"], "Found a duplicate in the metrics slice: gpuadvisor.observed")
+					validatedMetrics["gpuadvisor.observed"] = true
+					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
+					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
+					assert.Equal(t, "Prompts that would not have been admitted and were passed on, since the receiver only observes, by what became of them.", mi.Description())
+					assert.Equal(t, "{prompt}", mi.Unit())
+					assert.True(t, mi.Sum().IsMonotonic())
+					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
+					dp := mi.Sum().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeInt, dp.ValueType())
+					assert.Equal(t, int64(1), dp.IntValue())
+					comfyuiTaskClassAttrVal, ok := dp.Attributes().Get("comfyui.task_class")
+					assert.True(t, ok)
+					assert.Equal(t, "comfyui.task_class-val", comfyuiTaskClassAttrVal.Str())
+					comfyuiAdmissionReasonAttrVal, ok := dp.Attributes().Get("comfyui.admission.reason")
+					assert.True(t, ok)
+					assert.Equal(t, "comfyui.admission.reason-val", comfyuiAdmissionReasonAttrVal.Str())
+					gpuadvisorBecameAttrVal, ok := dp.Attributes().Get("gpuadvisor.became")
+					assert.True(t, ok)
+					assert.Equal(t, "in_time", gpuadvisorBecameAttrVal.Str())
+				case "gpuadvisor.observed.late":
+					assert.False(t, validatedMetrics["gpuadvisor.observed.late"], "Found a duplicate in the metrics slice: gpuadvisor.observed.late")
+					validatedMetrics["gpuadvisor.observed.late"] = true
+					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
+					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
+					assert.Equal(t, "By how long those of them that made their image after the deadline did so, added up.", mi.Description())
+					assert.Equal(t, "s", mi.Unit())
+					assert.True(t, mi.Sum().IsMonotonic())
+					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
+					dp := mi.Sum().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeDouble, dp.ValueType())
+					assert.InDelta(t, float64(1), dp.DoubleValue(), 0.01)
+					comfyuiTaskClassAttrVal, ok := dp.Attributes().Get("comfyui.task_class")
+					assert.True(t, ok)
+					assert.Equal(t, "comfyui.task_class-val", comfyuiTaskClassAttrVal.Str())
+					comfyuiAdmissionReasonAttrVal, ok := dp.Attributes().Get("comfyui.admission.reason")
+					assert.True(t, ok)
+					assert.Equal(t, "comfyui.admission.reason-val", comfyuiAdmissionReasonAttrVal.Str())
 				case "gpuadvisor.prompts":
 					assert.False(t, validatedMetrics["gpuadvisor.prompts"], "Found a duplicate in the metrics slice: gpuadvisor.prompts")
 					validatedMetrics["gpuadvisor.prompts"] = true

@@ -98,7 +98,7 @@ func TestMalformedRequestsForAdviceAreNamed(t *testing.T) {
 	for _, c := range []struct {
 		method, address, body string
 		status                int
-		says                  string
+		problem               string
 	}{
 		{"GET", "/v1/advice?width=big", "", 400, `width=\"big\" is not valid`},
 		{"GET", "/v1/advice?width=-1", "", 400, "width=-1 is not between"},
@@ -115,8 +115,8 @@ func TestMalformedRequestsForAdviceAreNamed(t *testing.T) {
 		{"POST", "/v1/advice", `{"requests": [{"model": "` + strings.Repeat("x", 300<<10) + `"}]}`, 413, "exceeds"},
 	} {
 		status, text := get(c.method, c.address, c.body, "")
-		assert.Equal(t, c.status, status, c.says)
-		assert.Contains(t, text, c.says)
+		assert.Equal(t, c.status, status, c.problem)
+		assert.Contains(t, text, c.problem)
 		assert.True(t, json.Valid([]byte(text)))
 	}
 	assert.Len(t, advisor.requests, 1, "the first of two that were sent together")

@@ -17,6 +17,9 @@ const (
 	slowBy   = 100 * time.Millisecond
 	// fastUntil is the same for one that took less.
 	fastUntil = 0.67
+	// leastUsual is the shortest usual time that is shown: one of a cached prompt is none to compare
+	// with.
+	leastUsual = 10 * time.Millisecond
 	// maxCauses bounds the causes that a sentence names. A cause is named from shareNamed of the
 	// duration and leastNamed on, if it is longer than usual.
 	maxCauses  = 3
@@ -132,7 +135,8 @@ func (r *record) node() texts.Text {
 // compared compares a prompt that succeeded with what is usual.
 func (r *record) compared() texts.Text {
 	lasted := r.lasted()
-	args := texts.Args{"d": texts.Seconds(lasted), "usual": texts.Seconds(r.usual.ran)}
+	usual := max(r.usual.ran, leastUsual)
+	args := texts.Args{"d": texts.Seconds(lasted), "usual": texts.Seconds(usual)}
 	causes := r.causes()
 	said := make(texts.List, 0, len(causes))
 	for _, c := range causes {
@@ -145,7 +149,7 @@ func (r *record) compared() texts.Text {
 		key = "prompt.unknown"
 	case r.isSlow():
 		key = "prompt.slow"
-		args["times"] = texts.Times(float64(lasted) / max(float64(r.usual.ran), 1))
+		args["times"] = texts.Times(float64(lasted) / float64(usual))
 		if len(said) == 0 {
 			key = "prompt.slow.unexplained"
 		}

@@ -249,6 +249,16 @@ func TestOfTooFewNothingIsUsual(t *testing.T) {
 	assert.Equal(t, "Took 9.0 s. Too few like it are known to say what is usual.", detail(t, s, 0).Sentence)
 }
 
+// TestACachedPromptIsNotComparedToTheNanosecond: it takes no time, and the next one does.
+func TestACachedPromptIsNotComparedToTheNanosecond(t *testing.T) {
+	var images []image
+	for i := range 5 {
+		images = append(images, image{n: i, ran: 1e-6})
+	}
+	d := detail(t, held(append(images, image{n: 5, ran: 2})...), 5)
+	assert.Regexp(t, `^Took 2\.0 s, 200 times its usual 0\.01 s`, d.Sentence)
+}
+
 // TestUsualIsTheMedianOfTheLast20ThatSucceeded: failures, and what is longer ago, do not count.
 func TestUsualIsTheMedianOfTheLast20ThatSucceeded(t *testing.T) {
 	var images []image
