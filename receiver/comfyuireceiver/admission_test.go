@@ -597,6 +597,31 @@ func TestHeldPromptIsTraced(t *testing.T) {
 	assert.InDelta(t, float64(begin.Add(30*time.Second).UnixMilli())/1000, root.Attributes["comfyui.admission.deadline"], 0.09)
 }
 
+// TestHeldPromptIsAskedAboutWhenAQueueChanges, at once.
+func TestHeldPromptIsAskedAboutWhenAQueueChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &testAdvisor{}
+		a.set(func(*admission.Request) admission.Decision {
+			return admission.Decision{Verdict: admission.Hold, Reason: admission.MemoryBusy}
+		})
+		e := &interaction{t: t, clients: map[string]*testClient{}, change: with(advised(t, a), modeEnforce)}
+		defer e.end()
+		e.serve()
+		e.start()
+		e.post("/upload/image", "multipart/form-data; boundary=x", "--x\r\nContent-Disposition: form-data; name=\"image\"; filename=\"people.png\"\r\n\r\n.\r\n--x--\r\n")
+		done := make(chan bool, 1)
+		go func() { e.prompt("held", "", "400"); done <- true }()
+		synctest.Wait()
+		require.Equal(t, 1, e.proxy.gate.Held())
+		time.Sleep(50 * time.Millisecond)
+		a.set(byClass)
+		begin := time.Now()
+		comfyevents.OfProcess().Servers.Changed.Publish("another server")
+		<-done
+		assert.Zero(t, time.Since(begin))
+	})
+}
+
 // TestShutdownAnswersHeldPromptsWithinASecond.
 func TestShutdownAnswersHeldPromptsWithinASecond(t *testing.T) {
 	a := &testAdvisor{}
@@ -812,6 +837,7 @@ func TestRateLimitsRefuseOnlyIfEnforced(t *testing.T) {
 		m, err := r.scrape(t.Context())
 		require.NoError(t, err)
 		assert.Equal(t, map[string]float64{"map[comfyui.admission.enforced:false comfyui.task_class:people]": 2}, values(m, "comfyui.admission.rate_limited"))
+		assert.Empty(t, values(m, "comfyui.admission.decisions"), "nobody has decided")
 		close(r.goOn)
 	})
 }

@@ -89,7 +89,7 @@ func (c *Config) Validate() error {
 
 // proxyKeys have an effect in proxy mode only.
 var proxyKeys = []string{
-	"proxy", "own_sockets", "drain_timeout", "execution_events", "capture::client_address",
+	"proxy", "admission", "own_sockets", "drain_timeout", "execution_events", "capture::client_address",
 	"limits::prompt_bytes", "limits::body_bytes", "limits::frame_bytes", "limits::sockets", "limits::kept_sockets",
 }
 

@@ -597,3 +597,18 @@ func TestNoClaimIsLost(t *testing.T) {
 	g.Close()
 	require.Eventually(t, func() bool { return a.openClaims() == 0 && len(g.advisor.calls) == 0 }, 10*time.Second, time.Millisecond)
 }
+
+// BenchmarkDecide is what the gate adds to a prompt, beside the advisor's own time.
+func BenchmarkDecide(b *testing.B) {
+	g := New(settings(), finder{newAdvisor(admitted)}, nil, time.Now)
+	defer g.Close()
+	var slowest time.Duration
+	b.ReportAllocs()
+	for b.Loop() {
+		begin := time.Now()
+		res := g.Decide(b.Context(), &admission.Request{Claim: true}, 1)
+		g.Settle(res.Claim, "id")
+		slowest = max(slowest, time.Since(begin))
+	}
+	b.ReportMetric(float64(slowest.Microseconds()), "slowest-µs")
+}
