@@ -61,7 +61,7 @@ $(BINARY): _build/main.go $(PRODUCT_FILES)
 
 .PHONY: test
 test: setup browser build servers validate unit page-test e2e ## all set-up, then every test
-	@s=$$(($$(date +%s) - TEST_BEGIN)); echo "figure test.seconds $$s s goal <= 1080 $$([ $$s -le 1080 ] && echo met || echo missed)"
+	@s=$$(($$(date +%s) - TEST_BEGIN)); echo "figure test.seconds $$s s goal <= 1200 $$([ $$s -le 1200 ] && echo met || echo missed)"
 
 .PHONY: unit
 unit: ## unit tests, with the race detector; without it the nvml receiver, for its allocations, and the benchmark of energy, whole

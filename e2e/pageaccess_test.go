@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"crypto/tls"
 	"net/http"
 	"testing"
 	"time"
@@ -93,6 +94,23 @@ func TestSigningInWithAToken(t *testing.T) {
 		"--config=yaml:extensions::bearertokenauth::token: ${env:TOKEN}",
 		"--config=yaml:service::extensions: [health_check, shutdown_limit, queue_check/queue, file_storage/queue, bearertokenauth]",
 		"--config=yaml:connectors::gpuadvisor::page: {tls: {cert_file: "+cert+", key_file: "+key+"}, auth: {authenticator: bearertokenauth}}")
+	for _, with := range []string{"", "another-token", token} { // a program
+		client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}} //nolint:gosec // the test's own certificate
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+p.address+"/v1/advice?width=1280", http.NoBody)
+		require.NoError(t, err)
+		if with != "" {
+			request.Header.Set("Authorization", "Bearer "+with)
+		}
+		response, err := client.Do(request)
+		require.NoError(t, err)
+		require.NoError(t, response.Body.Close())
+		client.CloseIdleConnections()
+		if with == token {
+			assert.Equal(t, http.StatusOK, response.StatusCode)
+		} else {
+			assert.Equal(t, http.StatusUnauthorized, response.StatusCode, "token %q", with)
+		}
+	}
 	tab := openPage(t, browser(t, chromedp.Flag("ignore-certificate-errors", true)), "https://"+p.address+"/?lang=en")
 	tab.wait(`location.pathname === '/sign-in' && document.querySelector('input[name=token]') !== null`)
 	assert.NotContains(t, bodyOf{tab}.String(), "gpu0")
