@@ -25,6 +25,7 @@ import (
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/consumer/consumertest"
 	"go.opentelemetry.io/collector/pdata/plog"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/admission"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
@@ -555,6 +556,28 @@ func TestRefusedPromptIsNotStored(t *testing.T) {
 	a.set(byClass)
 	assert.Equal(t, http.StatusOK, send(t, r.base, smallPrompt))
 	waitFor(t, func() bool { return kept.prompts() == 1 })
+	require.NoError(t, r.Shutdown(t.Context()))
+}
+
+// TestAdvisorThatDoesNotDecideIsLoggedOnce, and when it does again.
+func TestAdvisorThatDoesNotDecideIsLoggedOnce(t *testing.T) {
+	s, id := newAcceptingServer(t), advised(t, nil)
+	r := startStoredWith(t, s.URL, newMemoryStorage(), new(consumertest.TracesSink), with(id, modeEnforce))
+	messages := func(part string) int {
+		return r.logged.Filter(func(e observer.LoggedEntry) bool {
+			return strings.Contains(e.Message, part) && e.ContextMap()["advisor"] == id.String()
+		}).Len()
+	}
+	for range 3 {
+		assert.Equal(t, http.StatusOK, send(t, r.base, smallPrompt))
+	}
+	assert.Equal(t, 1, messages("does not decide"))
+	t.Cleanup(admission.OfProcess().Add(*id, &testAdvisor{decide: byClass}))
+	for range 3 {
+		assert.Equal(t, http.StatusOK, send(t, r.base, smallPrompt))
+	}
+	assert.Equal(t, 1, messages("decides about prompts again"))
+	assert.Equal(t, 1, messages("does not decide"))
 	require.NoError(t, r.Shutdown(t.Context()))
 }
 

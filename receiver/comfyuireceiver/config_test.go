@@ -107,7 +107,7 @@ limits::queue: 0 is less than 1; use a positive number, or omit the key for the 
 func TestSettingsOfTheProxyAreIgnoredInPollMode(t *testing.T) {
 	settings := map[string]any{
 		"own_sockets": false, "poll_interval": "5s", "proxy": map[string]any{"endpoint": "127.0.0.1:1"},
-		"limits": map[string]any{"kept_sockets": 5, "queue": 7},
+		"limits": map[string]any{"kept_sockets": 5, "queue": 7}, "admission": map[string]any{"mode": modeObserve},
 	}
 	cfg, err := load(settings)
 	require.NoError(t, err)
@@ -115,7 +115,7 @@ func TestSettingsOfTheProxyAreIgnoredInPollMode(t *testing.T) {
 	settings["mode"] = modePoll
 	cfg, err = load(settings)
 	require.NoError(t, err)
-	require.Equal(t, []string{"limits::kept_sockets", "own_sockets", "proxy::endpoint"}, cfg.ignoredKeys())
+	require.Equal(t, []string{"admission::mode", "limits::kept_sockets", "own_sockets", "proxy::endpoint"}, cfg.ignoredKeys())
 
 	core, logged := zapobserver.New(zap.WarnLevel)
 	set := receivertest.NewNopSettings(metadata.Type)
@@ -126,5 +126,5 @@ func TestSettingsOfTheProxyAreIgnoredInPollMode(t *testing.T) {
 	require.NoError(t, r.Shutdown(t.Context()))
 	warnings := logged.FilterMessage("These settings have no effect in poll mode; remove them, or set mode: proxy").All()
 	require.Len(t, warnings, 1)
-	assert.Equal(t, []any{"limits::kept_sockets", "own_sockets", "proxy::endpoint"}, warnings[0].ContextMap()["keys"])
+	assert.Equal(t, []any{"admission::mode", "limits::kept_sockets", "own_sockets", "proxy::endpoint"}, warnings[0].ContextMap()["keys"])
 }
