@@ -9,8 +9,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/texts"
@@ -86,6 +86,9 @@ func (p *Page) adviseMany(w http.ResponseWriter, r *http.Request) {
 	answer(w, r, list)
 }
 
+// adviceParameters are those of GET /v1/advice.
+var adviceParameters = []string{"server", "gpu", "task_class", "workflow", "model", "width", "height", "batch", "steps", "deadline_s", "lang"}
+
 // readAdviceQuery reads the parameters of GET /v1/advice.
 func readAdviceQuery(q url.Values) (request admission.Request, err error) {
 	v := view.AdviceRequest{Server: q.Get("server"), GPU: q.Get("gpu"), TaskClass: q.Get("task_class"), Workflow: q.Get("workflow"), Model: q.Get("model")}
@@ -102,7 +105,7 @@ func readAdviceQuery(q url.Values) (request admission.Request, err error) {
 		}
 	}
 	for name := range q {
-		if !strings.Contains(" server gpu task_class workflow model width height batch steps deadline_s lang ", " "+name+" ") {
+		if !slices.Contains(adviceParameters, name) {
 			return request, fmt.Errorf("%s is not a parameter: use server, gpu, task_class, workflow, model, width, height, batch, steps or deadline_s", printable(name))
 		}
 	}
