@@ -18,7 +18,7 @@ func (a *advisor) emitAdvice(sm pmetric.ScopeMetrics, at pcommon.Timestamp) {
 		ids[i] = known[i].ID
 	}
 	if levels := a.advice.Levels(ids); len(levels) > 0 {
-		points := gauge(sm, "gpuadvisor.level", "1")
+		points := gauge(sm, "gpuadvisor.level", "{level}")
 		for id, now := range levels {
 			for _, level := range advice.Levels() {
 				p := points.AppendEmpty()

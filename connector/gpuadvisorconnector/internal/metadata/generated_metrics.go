@@ -337,7 +337,7 @@ type metricGpuadvisorLevel struct {
 func (m *metricGpuadvisorLevel) init() {
 	m.data.SetName("gpuadvisor.level")
 	m.data.SetDescription("1 for the level of a GPU, 0 for the others. A level refuses nothing by itself.")
-	m.data.SetUnit("1")
+	m.data.SetUnit("{level}")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
 }

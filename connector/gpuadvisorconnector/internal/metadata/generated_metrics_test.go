@@ -174,7 +174,7 @@ func TestMetricsBuilder(t *testing.T) {
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
 					assert.Equal(t, "1 for the level of a GPU, 0 for the others. A level refuses nothing by itself.", mi.Description())
-					assert.Equal(t, "1", mi.Unit())
+					assert.Equal(t, "{level}", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
 					assert.Equal(t, ts, dp.Timestamp())
