@@ -35,7 +35,8 @@ type watched struct {
 	kind    string          // of the device; empty: cuda
 	asked   []time.Duration // after the start
 	active  int
-	logs    int // how often its log was asked for
+	logs    int         // how often its log was asked for
+	hangs   atomic.Bool // it does not answer for its log
 	running atomic.Int64
 }
 
@@ -56,6 +57,10 @@ func (w *watched) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		_, _ = rw.Write([]byte(`{"queue_running":[],"queue_pending":[],"exec_info":{"queue_remaining":0}}`))
 	case "/internal/logs/raw":
 		w.set(func() { w.logs++ })
+		if w.hangs.Load() {
+			<-r.Context().Done()
+			return
+		}
 		rw.WriteHeader(http.StatusNotFound)
 	case "/history":
 		_, _ = rw.Write([]byte(`{}`))

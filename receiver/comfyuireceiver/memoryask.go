@@ -33,8 +33,9 @@ func (m *memoryWatcher) ask(ctx context.Context) {
 	if err == nil && starts {
 		answer.rests, answer.fresh = m.server.rests(ctx)
 	}
+	late := limited.Err() != nil
 	if err == nil && m.readsRetries() {
-		m.readLog(limited)
+		m.readLog(ctx)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -43,7 +44,7 @@ func (m *memoryWatcher) ask(ctx context.Context) {
 	}
 	switch {
 	case ctx.Err() != nil:
-	case limited.Err() != nil:
+	case late:
 		m.pace.Late(end.Sub(begin))
 		m.memoryAsked(memoryLate)
 	case err != nil:
@@ -61,20 +62,26 @@ func (m *memoryWatcher) ask(ctx context.Context) {
 func (m *memoryWatcher) readsRetries() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.retriesOn && len(m.ending) > 0
+	return m.retriesOn && len(m.ending) > 0 && !m.server.withoutLog.Load()
 }
 
-// readLog reads which work was tried again. The question counts like the others.
+// readLog reads which work was tried again. The question counts for the pace like the others.
 func (m *memoryWatcher) readLog(ctx context.Context) {
+	limited, cancel := context.WithTimeout(ctx, memoryTimeout)
+	defer cancel()
 	begin := m.now()
-	log, err := m.server.log(ctx)
+	log, err := m.server.log(limited)
 	end := m.now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if err == nil {
+	switch {
+	case err == nil:
 		m.retries = log.RetriesAt(end)
+		m.pace.Answered(end.Sub(begin))
+	case limited.Err() != nil: // it is not asked again until it restarts
+		m.server.withoutLog.Store(true)
+		m.pace.Late(end.Sub(begin))
 	}
-	m.pace.Answered(end.Sub(begin))
 }
 
 // The list of processes is read for the metrics every few seconds while work runs, rarely within

@@ -158,3 +158,26 @@ func TestServerThatDoesNotShowItsLogIsAskedOnce(t *testing.T) {
 	w.until(2 * time.Hour)
 	assert.Equal(t, 2, logs(), "another version may show it")
 }
+
+// TestLogThatDoesNotComeCostsNoAnswer: the memory is known, and the log is not asked for again.
+func TestLogThatDoesNotComeCostsNoAnswer(t *testing.T) {
+	w := newWatched(t, 500*time.Millisecond)
+	w.retriesOn = true
+	w.hangs.Store(true)
+	w.until(time.Minute)
+	p := w.run('a', time.Minute)
+	seen := len(w.until(time.Minute + 1200*time.Millisecond))
+	w.end(p)
+	w.until(2 * time.Minute)
+	a := w.execution(t).Attributes
+	assert.EqualValues(t, seen, a["comfyui.memory.samples"])
+	assert.EqualValues(t, 1000, a["comfyui.memory.active.peak"])
+	second := w.run('b', 2*time.Minute)
+	w.until(2*time.Minute + 2*time.Second)
+	w.end(second)
+	w.until(3 * time.Minute)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	assert.Equal(t, 1, w.logs)
+	assert.Zero(t, counted(t, w.rig.telemetry, "memory.requests")["late"])
+}

@@ -61,6 +61,9 @@ func (noGPURule) find(f *facts, report func(finding)) {
 	}
 }
 
+// shownDigit is the memory that changes a figure which is shown, in bytes: a tenth of a GiB.
+const shownDigit = 1 << 30 / 20
+
 // memoryRule finds full GPUs: memory in use, less what ComfyUI would evict, as a share of
 // the GPU's memory.
 type memoryRule struct{ share float64 }
@@ -77,7 +80,7 @@ func (r memoryRule) find(f *facts, report func(finding)) {
 			continue
 		}
 		found := finding{gpu: g, args: texts.Args{"percent": percent(needed / limit), "used": bytes(needed), "limit": bytes(limit)}}
-		if evictable := used - needed; evictable >= 1<<30 {
+		if evictable := used - needed; evictable >= shownDigit {
 			found.args["elastic"] = bytes(evictable)
 			found.text = texts.Message{Key: r.text()}
 		}

@@ -60,6 +60,7 @@ func (r *record) span(l texts.Language, s ptrace.Span) view.Span {
 		NodeID: pdataread.Text(a, semconv.NodeID), Class: pdataread.Text(a, "comfyui.node.class"), Title: pdataread.Text(a, "comfyui.node.title"),
 		GPU: pdataread.Text(a, semconv.GPUID), Bill: b.view(estimateIn(l)),
 		Loading: min(seconds(a, "comfyui.loading.duration", 0), max(end.Sub(begin), 0).Seconds()), LoadingEstimated: pdataread.True(a, "comfyui.loading.estimated"),
+		Retry: min(seconds(a, "comfyui.oom_retry.duration", 0), max(end.Sub(begin), 0).Seconds()),
 	}
 	if parent := s.ParentSpanID(); !parent.IsEmpty() {
 		v.Parent = parent.String()

@@ -40,7 +40,9 @@ type record struct {
 	// throttle is the reason for which it was throttled longest.
 	throttle  name
 	simulated bool
-	usual     usual
+	// cached is true if no node ran, since all results were cached.
+	cached bool
+	usual  usual
 
 	packed []byte
 }
@@ -172,7 +174,7 @@ func (t *promptTrace) read() *record {
 		case s.Name() == queueSpan:
 			r.ahead, queued = int(whole(s.Attributes(), "comfyui.queue.ahead", -1)), true
 		case s.Name() == executionSpan:
-			r.executed(s)
+			r.executed(s, t.spans())
 		case strings.HasPrefix(s.Name(), nodeSpan) && s.Status().Code() == ptrace.StatusCodeError:
 			r.errorNode = text(s.Attributes(), "comfyui.node.class")
 		}
@@ -184,7 +186,7 @@ func (t *promptTrace) read() *record {
 }
 
 // executed reads the execution's span.
-func (r *record) executed(s ptrace.Span) {
+func (r *record) executed(s ptrace.Span, spans ptrace.SpanSlice) {
 	a := s.Attributes()
 	r.begins = min(max(nanoseconds(s.StartTimestamp()), r.received), r.ended)
 	r.ran = time.Duration(max(min(nanoseconds(s.EndTimestamp()), r.ended)-r.begins, 0))
@@ -192,9 +194,10 @@ func (r *record) executed(s ptrace.Span) {
 		r.gpus = append(r.gpus, named(id))
 	}
 	r.bill = readBill(a)
+	r.cached = whole(a, "comfyui.nodes.executed", -1) == 0
 	r.loadingEstimated = pdataread.True(a, "comfyui.loading.estimated")
 	r.throttle = throttleReason(a)
-	r.parts = partsOf(r, a)
+	r.parts = partsOf(r, s, spans)
 	r.simulated = r.simulated || pdataread.True(a, semconv.Simulated)
 }
 

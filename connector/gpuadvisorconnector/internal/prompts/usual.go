@@ -58,7 +58,7 @@ func (u *usuals) judge(r *record) {
 	}
 	of := u.kinds.FindOrAdd(kind{r.workflow, r.model, r.sizeClass, r.gpus[0]})
 	r.usual = of.compare(&r.parts)
-	if r.outcome.Value() == "success" {
+	if r.outcome.Value() == "success" && !r.cached { // what was cached did no work
 		of.add(execution{r.ran, r.parts})
 	}
 }

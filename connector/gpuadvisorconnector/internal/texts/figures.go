@@ -33,7 +33,11 @@ func Bytes(n int64) Message {
 	if n < 1<<30 {
 		return Message{"figure.mebibytes", Args{"mib": strconv.FormatInt((n+1<<19)>>20, 10)}}
 	}
-	return Message{"figure.gibibytes", Args{"gib": strconv.FormatFloat(float64(n)/(1<<30), 'f', 1, 64)}}
+	gib, digits := float64(n)/(1<<30), 1
+	if gib >= 99.95 { // three significant digits
+		digits = 0
+	}
+	return Message{"figure.gibibytes", Args{"gib": strconv.FormatFloat(gib, 'f', digits, 64)}}
 }
 
 // Times is a ratio: 1.8.

@@ -363,6 +363,8 @@ type Span struct {
 	// was not measured.
 	Loading          float64 `json:"loading,omitempty"`
 	LoadingEstimated bool    `json:"loading_estimated,omitempty"`
+	// Retry is for how long work that ran out of memory was tried again, in seconds.
+	Retry float64 `json:"retry,omitempty"`
 	Bill             *Bill   `json:"bill"`
 	Error            string  `json:"error,omitempty"`
 }

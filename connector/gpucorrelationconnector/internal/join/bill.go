@@ -186,14 +186,13 @@ func (b *bill) add(other *bill) {
 		if b.throttle == nil {
 			b.throttle = map[string]float64{}
 		}
-		b.throttle[reason] += seconds
+		b.throttle[reason] = max(b.throttle[reason], seconds) // by the clock, at the same time
 	}
 	b.simulated = b.simulated || other.simulated
 	b.xids = append(b.xids, other.xids...)
 	b.samples = min(b.samples, other.samples)
 	b.gap = max(b.gap, other.gap)
-	b.shared += other.shared
-	b.foreign += other.foreign
+	b.shared, b.foreign = max(b.shared, other.shared), max(b.foreign, other.foreign)
 	b.concurrent = max(b.concurrent, other.concurrent)
 	b.length += other.length
 }

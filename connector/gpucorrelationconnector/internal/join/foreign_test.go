@@ -4,6 +4,7 @@ package join
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -91,4 +92,15 @@ func TestTimeBesideAProcessWithoutTracesIsOnTheSpan(t *testing.T) {
 			assert.InDelta(t, c.want, a["gpu.shared.process.time"], 1e-6)
 		})
 	}
+}
+
+// TestTimesByTheClockOfSeveralGPUsAreNotAddedUp: the GPUs of a prompt are throttled, and shared, at
+// the same time.
+func TestTimesByTheClockOfSeveralGPUsAreNotAddedUp(t *testing.T) {
+	b := &bill{shared: 2 * time.Second, foreign: time.Second, gpuTime: 3, throttle: map[string]float64{"sw_thermal": 2}}
+	b.add(&bill{shared: time.Second, foreign: 3 * time.Second, gpuTime: 4, throttle: map[string]float64{"sw_thermal": 1, "sw_power_cap": 1.5}})
+	assert.Equal(t, 2*time.Second, b.shared)
+	assert.Equal(t, 3*time.Second, b.foreign)
+	assert.Equal(t, map[string]float64{"sw_thermal": 2, "sw_power_cap": 1.5}, b.throttle)
+	assert.InDelta(t, 7, b.gpuTime, 0, "seconds of GPUs are")
 }

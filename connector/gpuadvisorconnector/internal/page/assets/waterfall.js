@@ -66,6 +66,7 @@ function describe(s) {
     s.class && s.title ? s.class : null,
     seconds(s.duration),
     (s.loading ?? 0) > 0 ? t(s.loading_estimated ? 'page.span.loading.estimated' : 'page.span.loading', { v: seconds(s.loading) }) : null,
+    (s.retry ?? 0) > 0 ? t('page.span.retry', { v: seconds(s.retry) }) : null,
     b?.memory_peak ? t('page.span.memory', { v: gib(b.memory_peak) }) : null,
     b?.energy ? energy(b.energy, b.energy_uncertainty) : null,
     s.error,
@@ -76,8 +77,10 @@ function describe(s) {
 function Bar({ span: s, end }) {
   const place = { left: `${s.start / end * 100}%`, width: `${s.duration / end * 100}%` };
   const loading = s.duration > 0 ? Math.min(1, (s.loading ?? 0) / s.duration) : 0;
+  const retry = s.duration > 0 ? Math.min(1 - loading, (s.retry ?? 0) / s.duration) : 0;
   return html`<span class=${`span ${s.kind}${s.error ? ' error' : ''}`} style=${place}>
     ${loading > 0 && html`<span class="fill loading" style=${{ width: `${loading * 100}%` }} />`}
+    ${retry > 0 && html`<span class="fill retry" style=${{ width: `${retry * 100}%` }} />`}
   </span>`;
 }
 
@@ -148,7 +151,7 @@ export function Waterfall({ detail: d, state }) {
     setAt(share >= 0 && share <= 1 ? share : null);
   };
   return html`<section aria-labelledby="waterfall"><div class="heading"><h2 id="waterfall">${t('page.waterfall')}</h2>
-      <span class="legend">${['queue', 'loading', 'work'].map((kind) => html`<span key=${kind}><i class=${`swatch ${kind === 'queue' ? 'waiting' : kind}`} />${t(`page.legend.${kind}`)}</span>`)}</span></div>
+      <span class="legend">${['queue', 'loading', ...(spans.some(({ span: s }) => (s.retry ?? 0) > 0) ? ['retry'] : []), 'work'].map((kind) => html`<span key=${kind}><i class=${`swatch ${kind === 'queue' ? 'waiting' : kind}`} />${t(`page.legend.${kind}`)}</span>`)}</span></div>
     <div class="waterfall" onMouseMove=${point} onMouseLeave=${() => setAt(null)}>
       <div class="axis" aria-hidden="true"><span class="label" /><span class="track">${ticks(end).map((v) => html`<span key=${v} class=${`mark${v > end * 0.92 ? ' last' : ''}`} style=${{ left: `${v / end * 100}%` }}><span>${mark(v)}</span></span>`)}
         ${at !== null && html`<span class="cursor" style=${{ left: `${at * 100}%` }}><span>${seconds(at * end)}</span></span>`}</span><span /></div>

@@ -148,13 +148,15 @@ func (f *fixture) prompt(i int) sampletrace.Prompt {
 				delete(n.Attributes, key)
 			}
 		}
-		p.Execution["gpu.correlation"], p.Execution["gpu.correlation.reason"] = "none", "no_samples"
+		p.Execution["gpu.correlation"], p.Execution["gpu.correlation.reason"] = "none", "limit"
 	case 8: // everything at once
 		p.Ran = 3900 * time.Millisecond
 		maps.Copy(p.Execution, map[string]any{
 			"comfyui.loading.duration": 0.6, "comfyui.oom_retry.duration": 1.2, "comfyui.first_steps.duration": 0.5,
 			"gpu.throttle.time": 0.4, "gpu.throttle.time.sw_thermal": 0.4, "gpu.shared.process.time": 0.5,
 		})
+		p.Nodes[1].Attributes["comfyui.loading.duration"] = 0.6
+		p.Nodes[3].Attributes["comfyui.oom_retry.duration"] = 1.2
 	}
 	if f.trouble == oddFigures {
 		p.Root["comfyui.workflow.id"] = []string{"上色并放大到四千像素的工作流程（老照片修复）", "a_workflow_without_any_space_and_with_a_very_long_name_that_somebody_chose.json", ""}[i%3]
