@@ -77,7 +77,7 @@ function describe(s) {
 function Bar({ span: s, end }) {
   const place = { left: `${s.start / end * 100}%`, width: `${s.duration / end * 100}%` };
   const loading = s.duration > 0 ? Math.min(1, (s.loading ?? 0) / s.duration) : 0;
-  const retry = s.duration > 0 ? Math.min(1 - loading, (s.retry ?? 0) / s.duration) : 0;
+  const retry = s.kind === 'node' && s.duration > 0 ? Math.min(1 - loading, (s.retry ?? 0) / s.duration) : 0;
   return html`<span class=${`span ${s.kind}${s.error ? ' error' : ''}`} style=${place}>
     ${loading > 0 && html`<span class="fill loading" style=${{ width: `${loading * 100}%` }} />`}
     ${retry > 0 && html`<span class="fill retry" style=${{ width: `${retry * 100}%` }} />`}

@@ -74,7 +74,7 @@ func TestThePageIsReadableInEveryShape(t *testing.T) {
 						require.Eventually(t, func() bool { return f.reads.Load() >= before+12 }, patience, 5e6)
 						p.reshape(dark)
 						p.check(dark.String(), text)
-						assert.LessOrEqual(t, read[float64](p, "window.shift"), maxShift, "%s: the layout moves: %v", dark, read[[]string](p, "window.shifts"))
+						assert.LessOrEqual(t, read[float64](p, "window.shift"), maxShift/10, "in a tenth of a minute, %s: the layout moves: %v", dark, read[[]string](p, "window.shifts"))
 						states.Add(2)
 					}
 				}
