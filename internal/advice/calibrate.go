@@ -19,10 +19,12 @@ type prediction struct {
 // calibration compares predictions of a class with what happened: how many deviations the
 // completions were off. What is not modelled, as prompts that come later and precede, is in it.
 type calibration struct {
-	off     []float64 // the last of them, in the order of time
-	sorted  []float64
-	covered int // of all, within the band
-	all     int
+	off    []float64 // the last of them, in the order of time
+	sorted []float64
+	// beyond is the share of the completions that the next band is to miss: a little more after one
+	// that was in its band, a little less after one that was not, so that on average a tenth is
+	// missed whatever was modelled wrongly (adaptive conformal inference).
+	beyond float64
 }
 
 const (
@@ -39,7 +41,7 @@ func (e *Engine) calibrationOf(class string) *calibration {
 			class = ""
 		}
 		if c = e.classes[class]; c == nil {
-			c = &calibration{}
+			c = &calibration{beyond: miss}
 			e.classes[class] = c
 		}
 	}
@@ -52,11 +54,22 @@ func (c *calibration) add(p prediction, ended time.Time) {
 	c.off = c.off[max(len(c.off)-maxOff, 0):]
 	c.sorted = append(c.sorted[:0], c.off...)
 	slices.Sort(c.sorted)
-	c.all++
-	if actual >= p.low && actual <= p.high {
-		c.covered++
+	change := miss
+	if actual < p.low || actual > p.high {
+		change--
 	}
+	c.beyond = min(max(c.beyond+pace*change, minMiss), maxMiss)
 }
+
+const (
+	// miss is the share of completions that are not in their bands, pace how fast bands follow.
+	miss, pace = 0.10, 0.03
+	// The least and the largest share that a single band may miss.
+	minMiss, maxMiss = 0.02, 0.3
+)
+
+// missed is the share of completions that the next band is to miss.
+func (c *calibration) missed() float64 { return c.beyond }
 
 // quantile is how many deviations above its prediction a completion is at most, in a share of
 // the cases; normal is that of the normal distribution, which counts until enough was seen.
@@ -75,13 +88,20 @@ const (
 	normal99 = 2.326
 )
 
-// tail is the share of the errors beyond each side of a band of 90 %. It is less than 5 %, since
-// errors come together: one slow prompt delays all that wait.
-const tail = 0.03
-
-// band is the 90 % band of a completion.
+// band is the 90 % band of a completion: the narrowest that had so many of the last errors within it.
+// Most are small, and a few are large and all of one sign, since one slow prompt delays all that wait.
 func (c *calibration) band(completion, deviation float64) (low, high float64) {
-	low = completion + c.quantile(tail, -normal95)*deviation
-	high = completion + c.quantile(1-tail, normal95)*deviation
+	n := len(c.sorted)
+	from, to := -normal95, normal95
+	if n >= minOff {
+		within := min(int(math.Ceil(float64(n+1)*(1-c.beyond))), n)
+		from, to = c.sorted[0], c.sorted[n-1]
+		for i := 0; i+within <= n; i++ {
+			if a, b := c.sorted[i], c.sorted[i+within-1]; b-a < to-from {
+				from, to = a, b
+			}
+		}
+	}
+	low, high = completion+from*deviation, completion+to*deviation
 	return max(low, 0), max(high, low)
 }

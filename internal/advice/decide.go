@@ -53,7 +53,10 @@ func (e *Engine) Advise(r *admission.Request, now time.Time) (d admission.Decisi
 	g.advance(now)
 	j := &job{
 		class: r.Class, kind: e.kindOf(s, r.Workflow, r.Model), side: r.Side, size: sizeOf(r.Side, r.Batch, r.Steps), batch: class.Batch,
-		number: Number(d.Deadline, class.Batch), deadline: d.Deadline, accepted: now, server: s,
+		number: Number(d.Deadline, class.Batch), deadline: d.Deadline, accepted: now, came: now, server: s,
+	}
+	if came, ok := g.returned(j, now, r.Claim); ok && !j.deadline.IsZero() {
+		j.came, j.deadline = came, j.deadline.Add(came.Sub(now))
 	}
 	t := e.timing(j, now)
 	d.Executions = t.executions
@@ -123,7 +126,6 @@ func (e *Engine) claim(d *admission.Decision, j *job, t *timing, now time.Time) 
 	if d.Reason == admission.Probe {
 		j.server.gpu.probing(j)
 	}
-	j.server.gpu.came(j, now)
 }
 
 // batchWaits reports whether enough batch prompts wait at a server while other work waits on
@@ -158,9 +160,17 @@ type timing struct {
 	drain, neighbours float64
 	// slow is how much longer than alone it runs.
 	slow, mean float64
+	// risk is a batch prompt's probability of being late, mayRisk up to which it is admitted; 0 for
+	// others.
+	risk, mayRisk float64
 }
 
-func (t *timing) late() bool { return t.known && (t.upper > t.left || t.others) }
+func (t *timing) late() bool {
+	if t.mayRisk > 0 {
+		return t.known && (t.risk > t.mayRisk || t.others)
+	}
+	return t.known && (t.upper > t.left || t.others)
+}
 
 // timing replays the queues of a prompt's GPU with and without it.
 func (e *Engine) timing(j *job, now time.Time) (t timing) {
@@ -213,16 +223,13 @@ func (e *Engine) timing(j *job, now time.Time) (t timing) {
 	if mean > 0 {
 		t.slow = max((end.At-end.Begin)/mean, 1)
 	}
-	c := e.calibrationOf(j.class)
-	off := 0.0
-	if j.batch { // what it is off by has been made small by those that were refused
-		e.overtaken(&t, g)
-		off = normal95
-	} else {
-		off = max(c.quantile(0.99, normal99), 0)
+	if j.batch { // it delays nobody
+		e.overtaken(&t, j, deviation, with[own], at, now)
+		return t
 	}
+	c := e.calibrationOf(j.class)
 	t.low, t.high = c.band(t.completion, t.deviation)
-	t.upper = t.completion + off*t.deviation
+	t.upper = t.completion + max(c.quantile(0.99, normal99), 0)*t.deviation
 	t.others = e.delays(g, own, at, with, now)
 	return t
 }
@@ -297,16 +304,6 @@ func (e *Engine) usual(g *gpu) replay.Work {
 		return replay.Work{}
 	}
 	return replay.Work{Mean: g.usual.mean, Variance: g.usual.variance}
-}
-
-// overtaken adds what comes later and runs before a batch prompt: core work, by what share of
-// the GPU's time it used lately.
-func (e *Engine) overtaken(t *timing, g *gpu) {
-	core := min(g.coreShare(), 0.95)
-	work := t.completion
-	t.completion = work / (1 - core)
-	t.deviation = math.Hypot(t.deviation/(1-core), math.Sqrt(core*2*t.mean*work/math.Pow(1-core, 3)))
-	t.begin = min(t.begin/(1-core), t.completion)
 }
 
 // delays reports whether a prompt at a place would make another one late that precedes it in

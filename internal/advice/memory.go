@@ -3,7 +3,6 @@
 package advice
 
 import (
-	"slices"
 	"time"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/advice/fit"
@@ -219,73 +218,5 @@ func (g *gpu) probed(k Kind, s fit.Size, x *Execution) {
 		delete(g.probes, key)
 	case p != nil:
 		p.running = false
-	}
-}
-
-// promise is when a prompt was told to come again.
-type promise struct {
-	server *server
-	at     time.Time
-	// each is until when the next one is told to come.
-	each  time.Duration
-	batch bool
-}
-
-const (
-	minRetry = 500 * time.Millisecond
-	// batchTries is how many batch prompts are told to come again in a second: enough that there is
-	// one when a GPU has nothing else to do.
-	batchTries = 2.0
-	// soon is the part of a class's deadline after which a batch prompt that comes again is too old
-	// to be in time.
-	soon = 8
-	// maxRetry is the longest time after which anybody is told to come again.
-	maxRetry = 10 * time.Minute
-	// maxPromises bounds those of a GPU.
-	maxPromises = 1024
-	// patience is how long after its time a promise counts.
-	patience = 2 * time.Second
-)
-
-// retry is after what time a prompt that would be late may be admitted: once enough of the
-// queue has ended, and those have come that were told to come before. Of batch prompts, whose turn
-// is whenever nothing else waits, batchTries come in a second.
-func (e *Engine) retry(j *job, t *timing, now time.Time) time.Duration {
-	g := j.server.gpu
-	g.forget(now)
-	after, each := max(t.upper-t.left, 0), t.mean*t.slow
-	if j.batch {
-		after, each = min(after, t.drain), 1/batchTries
-	}
-	last := now
-	for i := range g.retries {
-		if p := &g.retries[i]; p.server == j.server && p.batch == j.batch {
-			if next := p.at.Add(p.each); next.After(last) {
-				last = next
-			}
-		}
-	}
-	after = max(after, last.Sub(now).Seconds(), minRetry.Seconds())
-	if d := e.class(j.class).Deadline.Seconds(); j.batch && d > 0 && after > d/soon {
-		return min(seconds(d), maxRetry) // by then its image is of no use: it begins again
-	}
-	if len(g.retries) < maxPromises {
-		g.retries = append(g.retries, promise{j.server, now.Add(seconds(after)), seconds(each), j.batch})
-	}
-	return min(seconds(after), maxRetry)
-}
-
-// forget drops promises whose time has passed.
-func (g *gpu) forget(now time.Time) {
-	g.retries = slices.DeleteFunc(g.retries, func(p promise) bool { return now.Sub(p.at) > patience })
-}
-
-// came ends the promise that a prompt was admitted for, if there is one.
-func (g *gpu) came(j *job, now time.Time) {
-	i := slices.IndexFunc(g.retries, func(p promise) bool {
-		return p.server == j.server && p.batch == j.batch && !now.Before(p.at.Add(-minRetry))
-	})
-	if i >= 0 {
-		g.retries = slices.Delete(g.retries, i, i+1)
 	}
 }
