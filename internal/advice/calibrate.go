@@ -62,8 +62,9 @@ func (c *calibration) add(p prediction, ended time.Time) {
 }
 
 const (
-	// miss is the share of completions that are not in their bands, pace how fast bands follow.
-	miss, pace = 0.10, 0.03
+	// miss is the share of completions that are not in their bands, a little less than a tenth, since
+	// errors come together; pace is how fast bands follow.
+	miss, pace = 0.08, 0.05
 	// The least and the largest share that a single band may miss.
 	minMiss, maxMiss = 0.02, 0.3
 )

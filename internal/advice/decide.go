@@ -128,19 +128,20 @@ func (e *Engine) claim(d *admission.Decision, j *job, t *timing, now time.Time) 
 	}
 }
 
-// batchWaits reports whether enough batch prompts wait at a server while other work waits on
-// its GPU.
+// batchWaits reports whether a batch prompt has to wait for other work: enough batch prompts wait at
+// its server while other work waits there, or other work waits at a neighbour, which it would slow
+// down.
 func (e *Engine) batchWaits(s *server) bool {
-	batch, core := 0, false
+	batch := 0
 	for _, j := range s.queue {
 		if j.batch {
 			batch++
 		}
 	}
-	for _, o := range s.gpu.servers {
-		core = core || o.past > 0 || slices.ContainsFunc(o.queue, func(j *job) bool { return !j.batch })
-	}
-	return core && batch >= e.settings.BatchWaiting
+	return slices.ContainsFunc(s.gpu.servers, func(o *server) bool {
+		core := o.past > 0 || slices.ContainsFunc(o.queue, func(j *job) bool { return !j.batch })
+		return core && (o != s || batch >= e.settings.BatchWaiting)
+	})
 }
 
 // timing is what is predicted of a prompt's time, in seconds from now on.

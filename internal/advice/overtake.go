@@ -23,22 +23,35 @@ type passage struct {
 // would never start.
 const maxCore = 0.95
 
+// Where there is any core work, it may become so much at any time: a rush is not seen before it comes.
+const someCore, leastCore = 0.02, 0.5
+
 // passageOf is that of work that waits at a server for a time by the clock, at the pace at which
 // core work came to the server lately. Neighbours slow both down.
 func (e *Engine) passageOf(s *server, wait float64) passage {
+	slow := e.slowed(s)
+	core := max(s.core, s.coreNow)
+	if core > someCore {
+		core = max(core, leastCore/float64(len(s.gpu.servers)))
+	}
+	core = min(core, maxCore/slow)
+	usual := s.gpu.usual
+	size := usual.mean
+	if size > 0 {
+		size += usual.variance / size // of the work that comes, weighted by its size
+	}
+	return passage{level: wait, fall: 1 - core*slow, variance: core * size * slow * slow}
+}
+
+// slowed is how much longer prompts of a server take, as its neighbours worked lately.
+func (e *Engine) slowed(s *server) float64 {
 	slow := 1.0
 	for _, o := range s.gpu.servers {
 		if o != s {
 			slow += o.busy
 		}
 	}
-	core := min(max(s.core, s.coreNow)*slow, maxCore)
-	usual := s.gpu.usual
-	size := usual.mean
-	if size > 0 {
-		size += usual.variance / size // of the work that comes, weighted by its size
-	}
-	return passage{level: wait, fall: 1 - core, variance: core * size * slow}
+	return slow
 }
 
 func (p *passage) mean() float64 { return p.level / p.fall }
@@ -89,7 +102,7 @@ func normalBelow(x float64) float64 { return math.Erfc(-x/math.Sqrt2) / 2 }
 // The probability of being late at which a batch prompt is refused: where others wait that would take
 // its place, and where none do.
 const (
-	riskContended = 0.03
+	riskContended = 0.01
 	riskAlone     = 0.25
 	// contended is how many were told to come again.
 	contended = 4
@@ -101,15 +114,10 @@ func (e *Engine) overtaken(t *timing, j *job, own float64, with []replay.End, at
 	wall := t.completion - t.begin
 	missed := e.calibrationOf(j.class).missed()
 	mean := p.mean()
-	around := func(share, normal float64) float64 {
-		off := math.Hypot(p.quantile(share)-mean, normal*t.deviation)
-		if share < 0.5 {
-			return max(mean-off, t.begin-normal*t.deviation, 0)
-		}
-		return mean + off
-	}
+	// At the least, neither core work comes nor do neighbours slow it down.
 	z := normalAt(1 - missed/2)
-	t.low, t.high = around(missed/2, z)+wall, around(1-missed/2, z)+wall
+	t.low = max(t.completion/e.slowed(j.server)-z*t.deviation, 0)
+	t.high = mean + math.Hypot(p.quantile(1-missed*upperShare)-mean, z*t.deviation) + wall
 	t.begin, t.completion = mean, mean+wall
 	t.risk = p.longer(t.left - wall - normal95*own)
 	t.mayRisk = riskAlone
@@ -129,6 +137,9 @@ func (e *Engine) overtaken(t *timing, j *job, own float64, with []replay.End, at
 		}
 	}
 }
+
+// upperShare is the part of the errors that are above the bands of batch prompts.
+const upperShare = 0.8
 
 // normalAt is the quantile of the normal distribution.
 func normalAt(share float64) float64 { return math.Sqrt2 * math.Erfinv(2*share-1) }
