@@ -21,10 +21,10 @@ type prediction struct {
 type calibration struct {
 	off    []float64 // the last of them, in the order of time
 	sorted []float64
-	// beyond is the share of the completions that the next band is to miss: a little more after one
-	// that was in its band, a little less after one that was not, so that on average a tenth is
-	// missed whatever was modelled wrongly (adaptive conformal inference).
-	beyond float64
+	// wide is how many deviations on each side the next band has: a little less after a completion
+	// that was in its band, more after one that was not, so that a tenth is missed whatever was
+	// modelled wrongly (adaptive conformal inference).
+	wide float64
 }
 
 const (
@@ -41,7 +41,7 @@ func (e *Engine) calibrationOf(class string) *calibration {
 			class = ""
 		}
 		if c = e.classes[class]; c == nil {
-			c = &calibration{beyond: miss}
+			c = &calibration{wide: normal95}
 			e.classes[class] = c
 		}
 	}
@@ -54,23 +54,20 @@ func (c *calibration) add(p prediction, ended time.Time) {
 	c.off = c.off[max(len(c.off)-maxOff, 0):]
 	c.sorted = append(c.sorted[:0], c.off...)
 	slices.Sort(c.sorted)
-	change := miss
+	change := -miss
 	if actual < p.low || actual > p.high {
-		change--
+		change++
 	}
-	c.beyond = min(max(c.beyond+pace*change, minMiss), maxMiss)
+	c.wide = min(max(c.wide*math.Exp(pace*change), minWide), maxWide)
 }
 
 const (
 	// miss is the share of completions that are not in their bands, a little less than a tenth, since
 	// errors come together; pace is how fast bands follow.
-	miss, pace = 0.08, 0.05
-	// The least and the largest share that a single band may miss.
-	minMiss, maxMiss = 0.02, 0.3
+	miss, pace = 0.09, 0.1
+	// The least and the most deviations of a band on each side.
+	minWide, maxWide = 0.8, 6
 )
-
-// missed is the share of completions that the next band is to miss.
-func (c *calibration) missed() float64 { return c.beyond }
 
 // quantile is how many deviations above its prediction a completion is at most, in a share of
 // the cases; normal is that of the normal distribution, which counts until enough was seen.
@@ -89,20 +86,7 @@ const (
 	normal99 = 2.326
 )
 
-// band is the 90 % band of a completion: the narrowest that had so many of the last errors within it.
-// Most are small, and a few are large and all of one sign, since one slow prompt delays all that wait.
+// band is the 90 % band of a completion.
 func (c *calibration) band(completion, deviation float64) (low, high float64) {
-	n := len(c.sorted)
-	from, to := -normal95, normal95
-	if n >= minOff {
-		within := min(int(math.Ceil(float64(n+1)*(1-c.beyond))), n)
-		from, to = c.sorted[0], c.sorted[n-1]
-		for i := 0; i+within <= n; i++ {
-			if a, b := c.sorted[i], c.sorted[i+within-1]; b-a < to-from {
-				from, to = a, b
-			}
-		}
-	}
-	low, high = completion+from*deviation, completion+to*deviation
-	return max(low, 0), max(high, low)
+	return max(completion-c.wide*deviation, 0), completion + c.wide*deviation
 }

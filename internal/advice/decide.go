@@ -212,12 +212,10 @@ func (e *Engine) timing(j *job, now time.Time) (t timing) {
 		place++
 	}
 	at := first + place
-	mean, deviation := k.time.model.Mean(j.size)
-	if model := e.before(s, place); model != j.kind.Model {
-		mean += k.load()
-	}
+	work := k.work(j, e.before(s, place))
+	mean, deviation := work.Mean, math.Sqrt(work.Variance)
 	t.mean = mean
-	e.queues[own] = slices.Insert(e.queues[own], at, replay.Work{Mean: mean, Variance: deviation * deviation})
+	e.queues[own] = slices.Insert(e.queues[own], at, work)
 	with := e.replay.Run(e.queues, e.busy)
 	end := with[own][at]
 	t.begin, t.completion, t.deviation = end.Begin, end.At, end.Deviation
@@ -229,7 +227,7 @@ func (e *Engine) timing(j *job, now time.Time) (t timing) {
 		return t
 	}
 	c := e.calibrationOf(j.class)
-	t.low, t.high = c.band(t.completion, t.deviation)
+	t.low, t.high = c.band(end.Usual, end.Spread)
 	t.upper = t.completion + max(c.quantile(0.99, normal99), 0)*t.deviation
 	t.others = e.delays(g, own, at, with, now)
 	return t
@@ -273,17 +271,21 @@ func (e *Engine) rest(j *job) replay.Work {
 	k := e.kinds.Find(j.kind)
 	if k == nil || !k.time.knows(j.size) {
 		w := e.usual(j.server.gpu)
-		return replay.Work{Mean: max(w.Mean-j.done, w.Mean/4), Variance: w.Variance}
+		w.Mean = max(w.Mean-j.done, w.Mean/4)
+		w.Usual = w.Mean
+		return w
 	}
 	done := j.done
 	if j.cold { // it loads first
 		done = max(done-k.load(), 0)
 	}
 	mean, deviation := k.time.model.Remaining(j.size, done)
+	usual, spread := k.time.model.UsualRest(j.size, done)
 	if j.cold {
-		mean += max(k.load()-j.done, 0)
+		loading := max(k.load()-j.done, 0)
+		mean, usual = mean+loading, usual+loading
 	}
-	return replay.Work{Mean: mean, Variance: deviation * deviation}
+	return replay.Work{Mean: mean, Variance: deviation * deviation, Usual: usual, Spread: spread * spread}
 }
 
 // work is a prompt that waits.
@@ -292,11 +294,17 @@ func (e *Engine) work(j *job, loaded string) replay.Work {
 	if k == nil || !k.time.knows(j.size) {
 		return e.usual(j.server.gpu)
 	}
+	return k.work(j, loaded)
+}
+
+// work is a prompt of a kind when a model is loaded.
+func (k *kind) work(j *job, loaded string) replay.Work {
 	mean, deviation := k.time.model.Mean(j.size)
+	usual, spread := k.time.model.Usual(j.size)
 	if loaded != j.kind.Model {
-		mean += k.load()
+		mean, usual = mean+k.load(), usual+k.load()
 	}
-	return replay.Work{Mean: mean, Variance: deviation * deviation}
+	return replay.Work{Mean: mean, Variance: deviation * deviation, Usual: usual, Spread: spread * spread}
 }
 
 // usual is what a prompt takes of which nothing is known: as the others on the GPU do.
@@ -304,7 +312,8 @@ func (e *Engine) usual(g *gpu) replay.Work {
 	if g == nil {
 		return replay.Work{}
 	}
-	return replay.Work{Mean: g.usual.mean, Variance: g.usual.variance}
+	u := &g.usual
+	return replay.Work{Mean: u.mean, Variance: u.variance, Usual: u.mean, Spread: u.variance}
 }
 
 // delays reports whether a prompt at a place would make another one late that precedes it in

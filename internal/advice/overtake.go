@@ -112,10 +112,9 @@ const (
 func (e *Engine) overtaken(t *timing, j *job, own float64, with []replay.End, at int, now time.Time) {
 	p := e.passageOf(j.server, t.begin)
 	wall := t.completion - t.begin
-	missed := e.calibrationOf(j.class).missed()
-	mean := p.mean()
+	mean, z := p.mean(), e.calibrationOf(j.class).wide
+	missed := 2 * normalBelow(-z)
 	// At the least, neither core work comes nor do neighbours slow it down.
-	z := normalAt(1 - missed/2)
 	t.low = max(t.completion/e.slowed(j.server)-z*t.deviation, 0)
 	t.high = mean + math.Hypot(p.quantile(1-missed*upperShare)-mean, z*t.deviation) + wall
 	t.begin, t.completion = mean, mean+wall
@@ -140,6 +139,3 @@ func (e *Engine) overtaken(t *timing, j *job, own float64, with []replay.End, at
 
 // upperShare is the part of the errors that are above the bands of batch prompts.
 const upperShare = 0.8
-
-// normalAt is the quantile of the normal distribution.
-func normalAt(share float64) float64 { return math.Sqrt2 * math.Erfinv(2*share-1) }
