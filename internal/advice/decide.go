@@ -55,8 +55,11 @@ func (e *Engine) Advise(r *admission.Request, now time.Time) (d admission.Decisi
 		class: r.Class, kind: e.kindOf(s, r.Workflow, r.Model), side: r.Side, size: sizeOf(r.Side, r.Batch, r.Steps), batch: class.Batch,
 		number: Number(d.Deadline, class.Batch), deadline: d.Deadline, accepted: now, came: now, server: s,
 	}
-	if came, ok := g.returned(j, now, r.Claim); ok && !j.deadline.IsZero() {
-		j.came, j.deadline = came, j.deadline.Add(came.Sub(now))
+	if came, ok := g.returned(j, now, r.Claim); ok {
+		j.came = came
+		if j.batch && !j.deadline.IsZero() {
+			j.deadline = j.deadline.Add(came.Sub(now))
+		}
 	}
 	t := e.timing(j, now)
 	d.Executions = t.executions

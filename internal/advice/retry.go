@@ -11,7 +11,8 @@ import (
 // promise is when a prompt was told to come again.
 type promise struct {
 	server *server
-	at     time.Time
+	// due is when there is room for it, at when it comes: callers wait for whole seconds.
+	due, at time.Time
 	// each is until when the next one is told to come.
 	each  time.Duration
 	batch bool
@@ -29,6 +30,9 @@ const (
 	// batchRetry is the longest time after which a batch prompt is told to come again, unless there
 	// are too many, in seconds.
 	batchRetry = 2.5
+	// surplus is how much later than predicted those come again that are not batch, since new ones come
+	// meanwhile.
+	surplus = 1.25
 	// maxRetry is the longest time after which anybody is told to come again.
 	maxRetry = 10 * time.Minute
 	// maxPromises bounds those of a GPU.
@@ -45,15 +49,16 @@ const (
 func (e *Engine) retry(j *job, t *timing, now time.Time) time.Duration {
 	g := j.server.gpu
 	g.forget(now)
-	after, each := max(t.upper-t.left, 0), t.mean*t.slow
+	after, each := max(t.upper-t.left, 0), t.mean*t.slow*surplus
 	last := now
 	if j.batch {
 		after, each = min(after, t.drain, batchRetry), 1/batchTries
 		last = now.Add(seconds(float64(g.promised())*each - batchRetry))
 	} else {
+		after = after*surplus + t.mean
 		for i := range g.retries {
 			if p := &g.retries[i]; p.server == j.server && !p.batch {
-				if next := p.at.Add(p.each); next.After(last) {
+				if next := p.due.Add(p.each); next.After(last) {
 					last = next
 				}
 			}
@@ -63,9 +68,9 @@ func (e *Engine) retry(j *job, t *timing, now time.Time) time.Duration {
 	if d := e.class(j.class).Deadline.Seconds(); j.batch && d > 0 && t.left < after+t.mean {
 		return min(seconds(d), maxRetry) // by then its image is of no use: it begins again
 	}
-	if len(g.retries) < maxPromises { // callers wait for whole seconds
-		at := now.Add(seconds(math.Ceil(after)))
-		g.retries = append(g.retries, promise{j.server, at, seconds(each), j.batch, j.kind, j.side, j.came})
+	if len(g.retries) < maxPromises {
+		due, at := now.Add(seconds(after)), now.Add(seconds(math.Ceil(after)))
+		g.retries = append(g.retries, promise{j.server, due, at, seconds(each), j.batch, j.kind, j.side, j.came})
 	}
 	return min(seconds(after), maxRetry)
 }
