@@ -55,7 +55,7 @@ func (e *Engine) retry(j *job, t *timing, now time.Time) time.Duration {
 		after, each = min(after, t.drain, batchRetry), 1/batchTries
 		last = now.Add(seconds(float64(g.promised())*each - batchRetry))
 	} else {
-		after = after*surplus + t.mean
+		after = after*surplus + 2*t.mean
 		for i := range g.retries {
 			if p := &g.retries[i]; p.server == j.server && !p.batch {
 				if next := p.due.Add(p.each); next.After(last) {

@@ -96,22 +96,22 @@ func TestDrainIsPredicted(t *testing.T) {
 	}
 }
 
-// TestRefusedAtOnceComeBackInTurn has 24 clients come at once: those who are refused, and come again
+// TestRefusedAtOnceComeBackInTurn has so many clients come at once that 24 or so are refused: those who are refused, and come again
 // when they were told to, are admitted.
 func TestRefusedAtOnceComeBackInTurn(t *testing.T) {
 	for _, setup := range Setups[:2] {
 		var mu sync.Mutex
 		worst := [2]float64{1, 1}
 		everySeed(t, setup.Name, func(t *testing.T, seed uint64) Figures {
-			p := withProduct(setup, seed, 0.3)
-			p.Burst, p.BurstAt, p.Lasts = 24, 20*time.Second, 120*time.Second
+			p := withProduct(setup, seed, 0.1)
+			p.Burst, p.BurstAt, p.Lasts = 34, 20*time.Second, 120*time.Second
 			p.Limits = []time.Duration{2 * time.Minute, 2 * time.Minute} // they wait for longer than the deadline
 			r := RunWith(t, p, Capacity(t, p), Respond("enforce", ProductSettings(15*time.Second)))
 			refused, first, third := r.BurstRetries()
 			t.Logf("%s: %d refused, %.0f %% admitted at the first retry, %.0f %% at the third", r.Summary(), refused, 100*first, 100*third)
 			mu.Lock()
 			defer mu.Unlock()
-			assert.Greater(t, refused, 8)
+			assert.GreaterOrEqual(t, refused, 18)
 			worst[0], worst[1] = min(worst[0], first), min(worst[1], third)
 			return r.Figures()
 		})
