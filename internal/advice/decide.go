@@ -122,6 +122,7 @@ func (e *Engine) claim(d *admission.Decision, j *job, t *timing, now time.Time) 
 	if t.known {
 		j.predicted = prediction{now, t.completion, t.deviation, t.low, t.high}
 	}
+	j.room = max(d.Memory.Room-j.server.memory.Context, 0)
 	e.claims[j.claim] = j
 	j.server.queue = append(j.server.queue, j)
 	slices.SortStableFunc(j.server.queue, byNumber)

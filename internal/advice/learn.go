@@ -81,11 +81,13 @@ type observed struct {
 	exclusive float64
 	cold      bool
 	at        time.Time
+	// room is what there was for its tensors when it was admitted, in bytes; 0 if that is not known.
+	room int64
 }
 
 // over records that an execution has ended.
 func (e *Engine) over(j *job, now time.Time) {
-	*e.ended.FindOrAdd(j.id) = observed{j.done, j.cold, now}
+	*e.ended.FindOrAdd(j.id) = observed{j.done, j.cold, now, j.room}
 	if j.predicted.at.IsZero() {
 		return
 	}
@@ -128,7 +130,7 @@ func (e *Engine) Executed(x *Execution) {
 	of := e.kindOf(s, x.Workflow, x.Model)
 	k := e.kinds.FindOrAdd(of)
 	if s.gpu != nil {
-		s.gpu.probed(of, size, x)
+		s.gpu.probed(of, size, x, o.room)
 	}
 	if x.Active > 0 {
 		k.memory.lower(size, float64(x.Active), x.Ended)

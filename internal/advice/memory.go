@@ -90,9 +90,8 @@ func (e *Engine) fits(j *job, now time.Time) (m memoryFit) {
 		return m
 	}
 	room := m.room
-	if !tried.none() && room <= tried.room { // it ran out of memory with no less
-		bound = max(bound, float64(tried.room))
-		m.need = max(m.need, tried.room+1)
+	if !tried.none() && room-m.context <= tried.room { // it ran out of memory with no less
+		m.need = max(m.need, tried.room+m.context+1)
 	}
 	switch {
 	case m.need <= room || m.need <= own:
@@ -104,10 +103,10 @@ func (e *Engine) fits(j *job, now time.Time) (m memoryFit) {
 		m.waits = true
 		return m
 	case m.least <= room:
-		m.probe = tried.mayTry(now)
+		m.probe = e.mayTry(tried, now)
 		m.waits = !m.probe
 		return m
-	case largest != "" && m.least <= room+idle && tried.mayTry(now):
+	case largest != "" && m.least <= room+idle && e.mayTry(tried, now):
 		m.free = largest
 		return m
 	}
@@ -157,13 +156,17 @@ type probe struct {
 	room     int64
 	failures int
 	last     time.Time
-	// running is the id or the claim of a try that has not ended.
-	running bool
+	// running is the try that has not ended, or whose trace has not come; left is when it left its
+	// server's queue.
+	running *job
+	left    time.Time
 }
 
 const (
 	// probeAgain is when another try is made after one that failed.
 	probeAgain = time.Hour
+	// traceDelay is how long after a prompt's end its trace comes at the latest.
+	traceDelay = 10 * time.Second
 	// maxProbes bounds those of a GPU.
 	maxProbes = 256
 )
@@ -176,14 +179,29 @@ func (p *probe) failed(times int, room int64) bool {
 }
 
 // mayTry reports whether another one may be tried.
-func (p *probe) mayTry(now time.Time) bool {
+func (e *Engine) mayTry(p *probe, now time.Time) bool {
+	return p == nil || !e.trying(p, now) && (p.failures < 2 || now.Sub(p.last) >= probeAgain)
+}
+
+// trying reports whether a try runs.
+func (e *Engine) trying(p *probe, now time.Time) bool {
+	j := p.running
 	switch {
-	case p == nil:
-		return true
-	case p.running:
+	case j == nil:
 		return false
+	case j.claim != 0 && e.claims[j.claim] == j, j.id != "" && j.server.byID[j.id] == j && e.servers[j.server.name] == j.server:
+		p.left = time.Time{}
+		return true
+	case j.id == "": // it was not run
+		p.running = nil
+		return false
+	case p.left.IsZero():
+		p.left = now
 	}
-	return p.failures < 2 || now.Sub(p.last) >= probeAgain
+	if now.Sub(p.left) > traceDelay {
+		p.running = nil
+	}
+	return p.running != nil
 }
 
 // probing records that a prompt is tried.
@@ -196,11 +214,21 @@ func (g *gpu) probing(j *job) {
 		p = &probe{}
 		g.probes[probeKey{j.kind, j.size}] = p
 	}
-	p.running = true
+	p.running, p.left = j, time.Time{}
 }
 
-// probed learns whether a prompt of a kind had enough memory.
-func (g *gpu) probed(k Kind, s fit.Size, x *Execution) {
+// settled has a try be the prompt that its server shows.
+func (g *gpu) settled(claimed, shown *job) {
+	if g == nil {
+		return
+	}
+	if p := g.probes[probeKey{claimed.kind, claimed.size}]; p != nil && p.running == claimed {
+		p.running = shown
+	}
+}
+
+// probed learns whether a prompt of a kind had enough memory, of as much as there was for it.
+func (g *gpu) probed(k Kind, s fit.Size, x *Execution, room int64) {
 	key := probeKey{k, s}
 	p := g.probes[key]
 	switch {
@@ -212,11 +240,11 @@ func (g *gpu) probed(k Kind, s fit.Size, x *Execution) {
 			p = &probe{}
 			g.probes[key] = p
 		}
-		p.failures, p.last, p.running = p.failures+1, x.Ended, false
-		p.room = max(p.room, x.Reserved)
+		p.failures, p.last, p.running = p.failures+1, x.Ended, nil
+		p.room = max(p.room, x.Reserved, room)
 	case x.Succeeded:
 		delete(g.probes, key)
 	case p != nil:
-		p.running = false
+		p.running = nil
 	}
 }

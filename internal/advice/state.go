@@ -64,6 +64,8 @@ type job struct {
 	expires time.Time
 	// predicted is what was predicted when it was admitted; zero if nothing was.
 	predicted prediction
+	// room is what there was for its tensors then, in bytes.
+	room int64
 }
 
 // gpu is a GPU and the servers that use it.
@@ -338,7 +340,8 @@ func (e *Engine) Settle(claim uint64, id string) {
 	s := j.server
 	if id == "" || s.byID[id] != nil {
 		if known := s.byID[id]; known != nil {
-			known.predicted, known.deadline, known.class, known.batch = j.predicted, j.deadline, j.class, j.batch
+			known.predicted, known.deadline, known.class, known.batch, known.room = j.predicted, j.deadline, j.class, j.batch, j.room
+			s.gpu.settled(j, known)
 		}
 		s.queue = slices.DeleteFunc(s.queue, func(o *job) bool { return o == j })
 		return
