@@ -66,7 +66,7 @@ const (
 	// errors come together; pace is how fast bands follow.
 	miss, pace = 0.09, 0.1
 	// The least and the most deviations of a band on each side.
-	minWide, maxWide = 0.8, 6
+	minWide, maxWide = 0.3, 6
 )
 
 // quantile is how many deviations above its prediction a completion is at most, in a share of
