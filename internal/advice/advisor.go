@@ -113,13 +113,14 @@ func (a *Advisor) Refresh(gpus []GPU) {
 
 // catchUp records what has changed.
 func (a *Advisor) catchUp() {
+	var dirty map[string]bool
+	var read map[string]reading
 	a.changes.Lock()
-	dirty, read := a.dirty, a.read
-	if len(dirty) > 0 {
-		a.dirty = map[string]bool{}
+	if len(a.dirty) > 0 {
+		dirty, a.dirty = a.dirty, map[string]bool{}
 	}
-	if len(read) > 0 {
-		a.read = map[string]reading{}
+	if len(a.read) > 0 {
+		read, a.read = a.read, map[string]reading{}
 	}
 	a.changes.Unlock()
 	for name := range dirty {

@@ -22,8 +22,9 @@ type Kind struct {
 // kind is what was learned of a Kind.
 type kind struct {
 	time, memory costs
-	// loading are what cold executions took longer than warm ones, in seconds.
+	// loading are what cold executions took longer than warm ones, in seconds; usual is their median.
 	loading []float64
+	usual   float64
 }
 
 const (
@@ -148,8 +149,7 @@ func (e *Engine) Executed(x *Execution) {
 	case !o.cold:
 		k.time.add(size, o.exclusive, x.Ended)
 	case k.time.knows(size):
-		k.loading = append(k.loading, max(o.exclusive-k.time.model.Predict(size), 0))
-		k.loading = k.loading[max(len(k.loading)-maxLoadings, 0):]
+		k.loaded(o.exclusive - k.time.model.Predict(size))
 	}
 }
 
@@ -176,11 +176,13 @@ func (c *costs) leastOf(s fit.Size) (most float64) {
 	return most
 }
 
-// load is how long a model is loaded, in seconds.
-func (k *kind) load() float64 {
-	if len(k.loading) == 0 {
-		return 0
-	}
+// loaded records how long a model was loaded, in seconds.
+func (k *kind) loaded(took float64) {
+	k.loading = append(k.loading, max(took, 0))
+	k.loading = k.loading[max(len(k.loading)-maxLoadings, 0):]
 	sorted := slices.Sorted(slices.Values(k.loading))
-	return sorted[len(sorted)/2]
+	k.usual = sorted[len(sorted)/2]
 }
+
+// load is how long a model is loaded, in seconds.
+func (k *kind) load() float64 { return k.usual }

@@ -24,7 +24,7 @@ type memoryFit struct {
 
 // boundShare is the share of prompts that the bound of memory covers: of fewer samples than that
 // needs it is the most that was seen.
-const boundShare = 0.99
+const boundShare = 0.995
 
 // bound is the upper bound of what tensors need.
 func (e *Engine) bound(k *kind, s fit.Size) float64 {

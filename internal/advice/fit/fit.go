@@ -72,6 +72,8 @@ type Model struct {
 	ratios []float64
 	// mean and deviation are those of the ratios.
 	mean, deviation float64
+	// usualMean and usualDeviation are those of the ratios without rare ones.
+	usualMean, usualDeviation float64
 }
 
 const (
@@ -118,6 +120,7 @@ func constantSize(samples []Sample) bool {
 
 // without are the samples that are not in a part, and those that are.
 func without(samples []Sample, fold int) (others, part []Sample) {
+	others, part = make([]Sample, 0, len(samples)), make([]Sample, 0, len(samples)/folds+1)
 	for i := range samples {
 		if i%folds == fold {
 			part = append(part, samples[i])
@@ -174,6 +177,7 @@ func (m *Model) calibrate(samples []Sample) {
 	}
 	m.deviation = math.Sqrt(squares / float64(max(len(m.ratios)-1, 1)))
 	m.Error = median(off)
+	m.usualMean, m.usualDeviation = m.usual(m.ratios, 1, 0)
 }
 
 func median(v []float64) float64 {
@@ -200,7 +204,10 @@ func (m *Model) Mean(s Size) (mean, deviation float64) {
 }
 
 // Usual are the mean and the standard deviation of the costs of a size without rare ones.
-func (m *Model) Usual(s Size) (mean, deviation float64) { return m.usual(m.ratios, m.Predict(s), 0) }
+func (m *Model) Usual(s Size) (mean, deviation float64) {
+	usual := m.Predict(s)
+	return usual * m.usualMean, usual * m.usualDeviation
+}
 
 // rare is the part of the samples at each end that does not count as usual.
 const rare = 0.025
