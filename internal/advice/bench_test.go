@@ -127,9 +127,9 @@ func (f *fleet) ask(n int) (admission.Decision, error) {
 	})
 }
 
-var classNames, workflowNames = names("class "), names("w")
+var classNames, workflowNames = numbered("class "), numbered("w")
 
-func names(prefix string) (all []string) {
+func numbered(prefix string) (all []string) {
 	for i := range fleetClasses {
 		all = append(all, fmt.Sprint(prefix, i))
 	}

@@ -104,7 +104,7 @@ func normalBelow(x float64) float64 { return math.Erfc(-x/math.Sqrt2) / 2 }
 const (
 	riskContended = 0.01
 	riskAlone     = 0.25
-	// contended is how many were told to come again.
+	// contended is how many are expected to come again.
 	contended = 4
 )
 

@@ -8,12 +8,12 @@ import (
 	"time"
 )
 
-// promise is when a prompt was told to come again.
+// promise is when a refused prompt may come again.
 type promise struct {
 	server *server
 	// due is when there is room for it, at when it comes: callers wait for whole seconds.
 	due, at time.Time
-	// each is until when the next one is told to come.
+	// each is until when the next one may come.
 	each  time.Duration
 	batch bool
 	// kind, side and came are the prompt's, by which it is recognised.
@@ -24,27 +24,27 @@ type promise struct {
 
 const (
 	minRetry = 500 * time.Millisecond
-	// batchTries is how many batch prompts are told to come again in a second: enough that there is
+	// batchTries is how many batch prompts may come again in a second: enough that there is
 	// one as soon as a GPU has nothing else to do.
 	batchTries = 20.0
-	// batchRetry is the longest time after which a batch prompt is told to come again, unless there
+	// batchRetry is the longest time after which a batch prompt may come again, unless there
 	// are too many, in seconds.
 	batchRetry = 2.5
 	// surplus is how much later than predicted those come again that are not batch, since new ones come
 	// meanwhile.
 	surplus = 1.25
-	// maxRetry is the longest time after which anybody is told to come again.
+	// maxRetry is the longest time after which anybody may come again.
 	maxRetry = 10 * time.Minute
 	// maxPromises bounds those of a GPU.
 	maxPromises = 1024
-	// A prompt that was told to come again is recognised from early before its time until patience
+	// A prompt that comes again is recognised from early before its time until patience
 	// after.
 	early    = 100 * time.Millisecond
 	patience = time.Second
 )
 
 // retry is after what time a prompt that would be late may be admitted: once enough of the
-// queue has ended, and those have come that were told to come before. Batch prompts, whose turn is
+// queue has ended, and those have come that were refused before. Batch prompts, whose turn is
 // whenever nothing else waits, come soon, batchTries of them in a second.
 func (e *Engine) retry(j *job, t *timing, now time.Time) time.Duration {
 	g := j.server.gpu
@@ -75,7 +75,7 @@ func (e *Engine) retry(j *job, t *timing, now time.Time) time.Duration {
 	return min(seconds(after), maxRetry)
 }
 
-// promised is how many batch prompts were told to come again.
+// promised is how many batch prompts are expected to come again.
 func (g *gpu) promised() (n int) {
 	for i := range g.retries {
 		if g.retries[i].batch {
@@ -90,7 +90,7 @@ func (g *gpu) forget(now time.Time) {
 	g.retries = slices.DeleteFunc(g.retries, func(p promise) bool { return now.Sub(p.at) > patience })
 }
 
-// returned is when a prompt came first that was told to come again about now. It is recognised by
+// returned is when a prompt came first that was to come again about now. It is recognised by
 // its time, kind and size, since clients could choose what else tells prompts apart. The promise is
 // kept unless end is true.
 func (g *gpu) returned(j *job, now time.Time, end bool) (came time.Time, ok bool) {

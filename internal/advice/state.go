@@ -73,7 +73,7 @@ type gpu struct {
 	id, product string
 	servers     []*server
 	memory      GPU
-	// retries are what was told to come again later.
+	// retries are what is expected to come again later.
 	retries []promise
 	probes  map[probeKey]*probe
 	level   levelState

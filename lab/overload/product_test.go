@@ -97,7 +97,7 @@ func TestDrainIsPredicted(t *testing.T) {
 }
 
 // TestRefusedAtOnceComeBackInTurn has so many clients come at once that 24 or so are refused: those who are refused, and come again
-// when they were told to, are admitted.
+// after their Retry-After, are admitted.
 func TestRefusedAtOnceComeBackInTurn(t *testing.T) {
 	for _, setup := range Setups[:2] {
 		var mu sync.Mutex
