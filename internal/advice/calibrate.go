@@ -64,7 +64,7 @@ func (c *calibration) add(p prediction, ended time.Time) {
 const (
 	// miss is the share of completions that are not in their bands, a little less than a tenth, since
 	// errors come together; pace is how fast bands follow.
-	miss, pace = 0.09, 0.1
+	miss, pace = 0.08, 0.1
 	// The least and the most deviations of a band on each side.
 	minWide, maxWide = 0.3, 6
 )
@@ -84,6 +84,9 @@ func (c *calibration) quantile(share, normal float64) float64 {
 const (
 	normal95 = 1.645
 	normal99 = 2.326
+	// maxOff99 is the most deviations by which a prompt is taken to be late: what a neighbour adds to
+	// short predictions must not count several times in long ones.
+	maxOff99 = 4
 )
 
 // band is the 90 % band of a completion.

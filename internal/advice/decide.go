@@ -232,7 +232,7 @@ func (e *Engine) timing(j *job, now time.Time) (t timing) {
 	}
 	c := e.calibrationOf(j.class)
 	t.low, t.high = c.band(end.Usual, end.Spread)
-	t.upper = t.completion + max(c.quantile(0.99, normal99), 0)*t.deviation
+	t.upper = t.completion + min(max(c.quantile(0.99, normal99), 0), maxOff99)*t.deviation
 	t.others = e.delays(g, own, at, with, now)
 	return t
 }
