@@ -71,7 +71,7 @@ func TestRushWithTheProduct(t *testing.T) {
 			assert.LessOrEqual(t, worst.Idle, 0.03)
 			assert.GreaterOrEqual(t, worst.CoreCovered, 0.75)
 			if load >= 2 {
-				useful, rest := 0.87, 0.60
+				useful, rest := 0.82, 0.50
 				if *lasts >= longRun {
 					useful, rest = 0.94, 0.85
 				}
