@@ -23,7 +23,7 @@ import (
 type Advisor struct {
 	servers *comfyevents.Servers
 	now     func() time.Time
-	// messages makes what is told to users; nil for nothing.
+	// messages makes what users read; nil for nothing.
 	messages Messages
 
 	// changes guards everything declared below: what has changed since the engine was asked last.
@@ -44,7 +44,7 @@ type reading struct {
 	at   time.Time
 }
 
-// Messages makes what is told to a user whose prompt is not admitted, by language.
+// Messages makes what a user reads whose prompt is not admitted, by language.
 type Messages func(d *admission.Decision) map[string]string
 
 // Counted is a decision as it is counted.
@@ -57,7 +57,7 @@ type Counted struct {
 const (
 	// maxDirty bounds the servers and GPUs that are noted between two decisions.
 	maxDirty = 1024
-	// maxCounted bounds the decisions that are told apart.
+	// maxCounted bounds the decisions that are counted apart.
 	maxCounted = 4096
 )
 

@@ -19,10 +19,12 @@ type prediction struct {
 // calibration compares predictions of a class with what happened: how many deviations the
 // completions were off. What is not modelled, as prompts that come later and precede, is in it.
 type calibration struct {
-	off     []float64 // the last of them, in the order of time
-	sorted  []float64
-	covered int // of all, within the band
-	all     int
+	off    []float64 // the last of them, in the order of time
+	sorted []float64
+	// wide is how many deviations on each side the next band has: a little less after a completion
+	// that was in its band, more after one that was not, so that a tenth is missed whatever was
+	// modelled wrongly (adaptive conformal inference).
+	wide float64
 }
 
 const (
@@ -39,7 +41,7 @@ func (e *Engine) calibrationOf(class string) *calibration {
 			class = ""
 		}
 		if c = e.classes[class]; c == nil {
-			c = &calibration{}
+			c = &calibration{wide: normal95}
 			e.classes[class] = c
 		}
 	}
@@ -52,11 +54,20 @@ func (c *calibration) add(p prediction, ended time.Time) {
 	c.off = c.off[max(len(c.off)-maxOff, 0):]
 	c.sorted = append(c.sorted[:0], c.off...)
 	slices.Sort(c.sorted)
-	c.all++
-	if actual >= p.low && actual <= p.high {
-		c.covered++
+	change := -miss
+	if actual < p.low || actual > p.high {
+		change++
 	}
+	c.wide = min(max(c.wide*math.Exp(pace*change), minWide), maxWide)
 }
+
+const (
+	// miss is the share of completions that are not in their bands, a little less than a tenth, since
+	// errors come together; pace is how fast bands follow.
+	miss, pace = 0.08, 0.1
+	// The least and the most deviations of a band on each side.
+	minWide, maxWide = 0.3, 6
+)
 
 // quantile is how many deviations above its prediction a completion is at most, in a share of
 // the cases; normal is that of the normal distribution, which counts until enough was seen.
@@ -73,15 +84,12 @@ func (c *calibration) quantile(share, normal float64) float64 {
 const (
 	normal95 = 1.645
 	normal99 = 2.326
+	// maxOff99 is the most deviations by which a prompt is taken to be late: what a neighbour adds to
+	// short predictions must not count several times in long ones.
+	maxOff99 = 4
 )
-
-// tail is the share of the errors beyond each side of a band of 90 %. It is less than 5 %, since
-// errors come together: one slow prompt delays all that wait.
-const tail = 0.03
 
 // band is the 90 % band of a completion.
 func (c *calibration) band(completion, deviation float64) (low, high float64) {
-	low = completion + c.quantile(tail, -normal95)*deviation
-	high = completion + c.quantile(1-tail, normal95)*deviation
-	return max(low, 0), max(high, low)
+	return max(completion-c.wide*deviation, 0), completion + c.wide*deviation
 }

@@ -53,7 +53,13 @@ func (e *Engine) Advise(r *admission.Request, now time.Time) (d admission.Decisi
 	g.advance(now)
 	j := &job{
 		class: r.Class, kind: e.kindOf(s, r.Workflow, r.Model), side: r.Side, size: sizeOf(r.Side, r.Batch, r.Steps), batch: class.Batch,
-		number: Number(d.Deadline, class.Batch), deadline: d.Deadline, accepted: now, server: s,
+		number: Number(d.Deadline, class.Batch), deadline: d.Deadline, accepted: now, came: now, server: s,
+	}
+	if came, ok := g.returned(j, now, r.Claim); ok {
+		j.came = came
+		if j.batch && !j.deadline.IsZero() {
+			j.deadline = j.deadline.Add(came.Sub(now))
+		}
 	}
 	t := e.timing(j, now)
 	d.Executions = t.executions
@@ -116,6 +122,7 @@ func (e *Engine) claim(d *admission.Decision, j *job, t *timing, now time.Time) 
 	if t.known {
 		j.predicted = prediction{now, t.completion, t.deviation, t.low, t.high}
 	}
+	j.room = max(d.Memory.Room-j.server.memory.Context, 0)
 	e.claims[j.claim] = j
 	j.server.queue = append(j.server.queue, j)
 	slices.SortStableFunc(j.server.queue, byNumber)
@@ -123,22 +130,22 @@ func (e *Engine) claim(d *admission.Decision, j *job, t *timing, now time.Time) 
 	if d.Reason == admission.Probe {
 		j.server.gpu.probing(j)
 	}
-	j.server.gpu.came(j, now)
 }
 
-// batchWaits reports whether enough batch prompts wait at a server while other work waits on
-// its GPU.
+// batchWaits reports whether a batch prompt has to wait for other work: enough batch prompts wait at
+// its server while other work waits there, or other work waits at a neighbour, which it would slow
+// down.
 func (e *Engine) batchWaits(s *server) bool {
-	batch, core := 0, false
+	batch := 0
 	for _, j := range s.queue {
 		if j.batch {
 			batch++
 		}
 	}
-	for _, o := range s.gpu.servers {
-		core = core || o.past > 0 || slices.ContainsFunc(o.queue, func(j *job) bool { return !j.batch })
-	}
-	return core && batch >= e.settings.BatchWaiting
+	return slices.ContainsFunc(s.gpu.servers, func(o *server) bool {
+		core := o.past > 0 || slices.ContainsFunc(o.queue, func(j *job) bool { return !j.batch })
+		return core && (o != s || batch >= e.settings.BatchWaiting)
+	})
 }
 
 // timing is what is predicted of a prompt's time, in seconds from now on.
@@ -158,9 +165,17 @@ type timing struct {
 	drain, neighbours float64
 	// slow is how much longer than alone it runs.
 	slow, mean float64
+	// risk is a batch prompt's probability of being late, mayRisk up to which it is admitted; 0 for
+	// others.
+	risk, mayRisk float64
 }
 
-func (t *timing) late() bool { return t.known && (t.upper > t.left || t.others) }
+func (t *timing) late() bool {
+	if t.mayRisk > 0 {
+		return t.known && (t.risk > t.mayRisk || t.others)
+	}
+	return t.known && (t.upper > t.left || t.others)
+}
 
 // timing replays the queues of a prompt's GPU with and without it.
 func (e *Engine) timing(j *job, now time.Time) (t timing) {
@@ -201,28 +216,23 @@ func (e *Engine) timing(j *job, now time.Time) (t timing) {
 		place++
 	}
 	at := first + place
-	mean, deviation := k.time.model.Mean(j.size)
-	if model := e.before(s, place); model != j.kind.Model {
-		mean += k.load()
-	}
+	work := k.work(j, e.before(s, place))
+	mean, deviation := work.Mean, math.Sqrt(work.Variance)
 	t.mean = mean
-	e.queues[own] = slices.Insert(e.queues[own], at, replay.Work{Mean: mean, Variance: deviation * deviation})
+	e.queues[own] = slices.Insert(e.queues[own], at, work)
 	with := e.replay.Run(e.queues, e.busy)
 	end := with[own][at]
 	t.begin, t.completion, t.deviation = end.Begin, end.At, end.Deviation
 	if mean > 0 {
 		t.slow = max((end.At-end.Begin)/mean, 1)
 	}
-	c := e.calibrationOf(j.class)
-	off := 0.0
-	if j.batch { // what it is off by has been made small by those that were refused
-		e.overtaken(&t, g)
-		off = normal95
-	} else {
-		off = max(c.quantile(0.99, normal99), 0)
+	if j.batch { // it delays nobody
+		e.overtaken(&t, j, deviation, with[own], at, now)
+		return t
 	}
-	t.low, t.high = c.band(t.completion, t.deviation)
-	t.upper = t.completion + off*t.deviation
+	c := e.calibrationOf(j.class)
+	t.low, t.high = c.band(end.Usual, end.Spread)
+	t.upper = t.completion + min(max(c.quantile(0.99, normal99), 0), maxOff99)*t.deviation
 	t.others = e.delays(g, own, at, with, now)
 	return t
 }
@@ -265,17 +275,21 @@ func (e *Engine) rest(j *job) replay.Work {
 	k := e.kinds.Find(j.kind)
 	if k == nil || !k.time.knows(j.size) {
 		w := e.usual(j.server.gpu)
-		return replay.Work{Mean: max(w.Mean-j.done, w.Mean/4), Variance: w.Variance}
+		w.Mean = max(w.Mean-j.done, w.Mean/4)
+		w.Usual = w.Mean
+		return w
 	}
 	done := j.done
 	if j.cold { // it loads first
 		done = max(done-k.load(), 0)
 	}
 	mean, deviation := k.time.model.Remaining(j.size, done)
+	usual, spread := k.time.model.UsualRest(j.size, done)
 	if j.cold {
-		mean += max(k.load()-j.done, 0)
+		loading := max(k.load()-j.done, 0)
+		mean, usual = mean+loading, usual+loading
 	}
-	return replay.Work{Mean: mean, Variance: deviation * deviation}
+	return replay.Work{Mean: mean, Variance: deviation * deviation, Usual: usual, Spread: spread * spread}
 }
 
 // work is a prompt that waits.
@@ -284,11 +298,17 @@ func (e *Engine) work(j *job, loaded string) replay.Work {
 	if k == nil || !k.time.knows(j.size) {
 		return e.usual(j.server.gpu)
 	}
+	return k.work(j, loaded)
+}
+
+// work is a prompt of a kind when a model is loaded.
+func (k *kind) work(j *job, loaded string) replay.Work {
 	mean, deviation := k.time.model.Mean(j.size)
+	usual, spread := k.time.model.Usual(j.size)
 	if loaded != j.kind.Model {
-		mean += k.load()
+		mean, usual = mean+k.load(), usual+k.load()
 	}
-	return replay.Work{Mean: mean, Variance: deviation * deviation}
+	return replay.Work{Mean: mean, Variance: deviation * deviation, Usual: usual, Spread: spread * spread}
 }
 
 // usual is what a prompt takes of which nothing is known: as the others on the GPU do.
@@ -296,17 +316,8 @@ func (e *Engine) usual(g *gpu) replay.Work {
 	if g == nil {
 		return replay.Work{}
 	}
-	return replay.Work{Mean: g.usual.mean, Variance: g.usual.variance}
-}
-
-// overtaken adds what comes later and runs before a batch prompt: core work, by what share of
-// the GPU's time it used lately.
-func (e *Engine) overtaken(t *timing, g *gpu) {
-	core := min(g.coreShare(), 0.95)
-	work := t.completion
-	t.completion = work / (1 - core)
-	t.deviation = math.Hypot(t.deviation/(1-core), math.Sqrt(core*2*t.mean*work/math.Pow(1-core, 3)))
-	t.begin = min(t.begin/(1-core), t.completion)
+	u := &g.usual
+	return replay.Work{Mean: u.mean, Variance: u.variance, Usual: u.mean, Spread: u.variance}
 }
 
 // delays reports whether a prompt at a place would make another one late that precedes it in

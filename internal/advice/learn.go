@@ -22,8 +22,9 @@ type Kind struct {
 // kind is what was learned of a Kind.
 type kind struct {
 	time, memory costs
-	// loading are what cold executions took longer than warm ones, in seconds.
+	// loading are what cold executions took longer than warm ones, in seconds; usual is their median.
 	loading []float64
+	usual   float64
 }
 
 const (
@@ -81,11 +82,13 @@ type observed struct {
 	exclusive float64
 	cold      bool
 	at        time.Time
+	// room is what there was for its tensors when it was admitted, in bytes; 0 if that is not known.
+	room int64
 }
 
 // over records that an execution has ended.
 func (e *Engine) over(j *job, now time.Time) {
-	*e.ended.FindOrAdd(j.id) = observed{j.done, j.cold, now}
+	*e.ended.FindOrAdd(j.id) = observed{j.done, j.cold, now, j.room}
 	if j.predicted.at.IsZero() {
 		return
 	}
@@ -128,7 +131,7 @@ func (e *Engine) Executed(x *Execution) {
 	of := e.kindOf(s, x.Workflow, x.Model)
 	k := e.kinds.FindOrAdd(of)
 	if s.gpu != nil {
-		s.gpu.probed(of, size, x)
+		s.gpu.probed(of, size, x, o.room)
 	}
 	if x.Active > 0 {
 		k.memory.lower(size, float64(x.Active), x.Ended)
@@ -146,8 +149,7 @@ func (e *Engine) Executed(x *Execution) {
 	case !o.cold:
 		k.time.add(size, o.exclusive, x.Ended)
 	case k.time.knows(size):
-		k.loading = append(k.loading, max(o.exclusive-k.time.model.Predict(size), 0))
-		k.loading = k.loading[max(len(k.loading)-maxLoadings, 0):]
+		k.loaded(o.exclusive - k.time.model.Predict(size))
 	}
 }
 
@@ -174,11 +176,13 @@ func (c *costs) leastOf(s fit.Size) (most float64) {
 	return most
 }
 
-// load is how long a model is loaded, in seconds.
-func (k *kind) load() float64 {
-	if len(k.loading) == 0 {
-		return 0
-	}
+// loaded records how long a model was loaded, in seconds.
+func (k *kind) loaded(took float64) {
+	k.loading = append(k.loading, max(took, 0))
+	k.loading = k.loading[max(len(k.loading)-maxLoadings, 0):]
 	sorted := slices.Sorted(slices.Values(k.loading))
-	return sorted[len(sorted)/2]
+	k.usual = sorted[len(sorted)/2]
 }
+
+// load is how long a model is loaded, in seconds.
+func (k *kind) load() float64 { return k.usual }

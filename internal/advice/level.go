@@ -28,8 +28,6 @@ func (l Level) rank() int { return slices.Index(Levels(), l) }
 type levelState struct {
 	level Level
 	since time.Time
-	// below is since when the level would be a lower one; zero if it would not.
-	below time.Time
 }
 
 const (

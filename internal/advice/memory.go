@@ -3,7 +3,6 @@
 package advice
 
 import (
-	"slices"
 	"time"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/advice/fit"
@@ -25,7 +24,7 @@ type memoryFit struct {
 
 // boundShare is the share of prompts that the bound of memory covers: of fewer samples than that
 // needs it is the most that was seen.
-const boundShare = 0.99
+const boundShare = 0.995
 
 // bound is the upper bound of what tensors need.
 func (e *Engine) bound(k *kind, s fit.Size) float64 {
@@ -91,9 +90,8 @@ func (e *Engine) fits(j *job, now time.Time) (m memoryFit) {
 		return m
 	}
 	room := m.room
-	if !tried.none() && room <= tried.room { // it ran out of memory with no less
-		bound = max(bound, float64(tried.room))
-		m.need = max(m.need, tried.room+1)
+	if !tried.none() && room-m.context <= tried.room { // it ran out of memory with no less
+		m.need = max(m.need, tried.room+m.context+1)
 	}
 	switch {
 	case m.need <= room || m.need <= own:
@@ -105,10 +103,10 @@ func (e *Engine) fits(j *job, now time.Time) (m memoryFit) {
 		m.waits = true
 		return m
 	case m.least <= room:
-		m.probe = tried.mayTry(now)
+		m.probe = e.mayTry(tried, now)
 		m.waits = !m.probe
 		return m
-	case largest != "" && m.least <= room+idle && tried.mayTry(now):
+	case largest != "" && m.least <= room+idle && e.mayTry(tried, now):
 		m.free = largest
 		return m
 	}
@@ -158,13 +156,17 @@ type probe struct {
 	room     int64
 	failures int
 	last     time.Time
-	// running is the id or the claim of a try that has not ended.
-	running bool
+	// running is the try that has not ended, or whose trace has not come; left is when it left its
+	// server's queue.
+	running *job
+	left    time.Time
 }
 
 const (
 	// probeAgain is when another try is made after one that failed.
 	probeAgain = time.Hour
+	// traceDelay is how long after a prompt's end its trace comes at the latest.
+	traceDelay = 10 * time.Second
 	// maxProbes bounds those of a GPU.
 	maxProbes = 256
 )
@@ -177,14 +179,29 @@ func (p *probe) failed(times int, room int64) bool {
 }
 
 // mayTry reports whether another one may be tried.
-func (p *probe) mayTry(now time.Time) bool {
+func (e *Engine) mayTry(p *probe, now time.Time) bool {
+	return p == nil || !e.trying(p, now) && (p.failures < 2 || now.Sub(p.last) >= probeAgain)
+}
+
+// trying reports whether a try runs.
+func (e *Engine) trying(p *probe, now time.Time) bool {
+	j := p.running
 	switch {
-	case p == nil:
-		return true
-	case p.running:
+	case j == nil:
 		return false
+	case j.claim != 0 && e.claims[j.claim] == j, j.id != "" && j.server.byID[j.id] == j && e.servers[j.server.name] == j.server:
+		p.left = time.Time{}
+		return true
+	case j.id == "": // it was not run
+		p.running = nil
+		return false
+	case p.left.IsZero():
+		p.left = now
 	}
-	return p.failures < 2 || now.Sub(p.last) >= probeAgain
+	if now.Sub(p.left) > traceDelay {
+		p.running = nil
+	}
+	return p.running != nil
 }
 
 // probing records that a prompt is tried.
@@ -197,11 +214,21 @@ func (g *gpu) probing(j *job) {
 		p = &probe{}
 		g.probes[probeKey{j.kind, j.size}] = p
 	}
-	p.running = true
+	p.running, p.left = j, time.Time{}
 }
 
-// probed learns whether a prompt of a kind had enough memory.
-func (g *gpu) probed(k Kind, s fit.Size, x *Execution) {
+// settled has a try be the prompt that its server shows.
+func (g *gpu) settled(claimed, shown *job) {
+	if g == nil {
+		return
+	}
+	if p := g.probes[probeKey{claimed.kind, claimed.size}]; p != nil && p.running == claimed {
+		p.running = shown
+	}
+}
+
+// probed learns whether a prompt of a kind had enough memory, of as much as there was for it.
+func (g *gpu) probed(k Kind, s fit.Size, x *Execution, room int64) {
 	key := probeKey{k, s}
 	p := g.probes[key]
 	switch {
@@ -213,79 +240,11 @@ func (g *gpu) probed(k Kind, s fit.Size, x *Execution) {
 			p = &probe{}
 			g.probes[key] = p
 		}
-		p.failures, p.last, p.running = p.failures+1, x.Ended, false
-		p.room = max(p.room, x.Reserved)
+		p.failures, p.last, p.running = p.failures+1, x.Ended, nil
+		p.room = max(p.room, x.Reserved, room)
 	case x.Succeeded:
 		delete(g.probes, key)
 	case p != nil:
-		p.running = false
-	}
-}
-
-// promise is when a prompt was told to come again.
-type promise struct {
-	server *server
-	at     time.Time
-	// each is until when the next one is told to come.
-	each  time.Duration
-	batch bool
-}
-
-const (
-	minRetry = 500 * time.Millisecond
-	// batchTries is how many batch prompts are told to come again in a second: enough that there is
-	// one when a GPU has nothing else to do.
-	batchTries = 2.0
-	// soon is the part of a class's deadline after which a batch prompt that comes again is too old
-	// to be in time.
-	soon = 8
-	// maxRetry is the longest time after which anybody is told to come again.
-	maxRetry = 10 * time.Minute
-	// maxPromises bounds those of a GPU.
-	maxPromises = 1024
-	// patience is how long after its time a promise counts.
-	patience = 2 * time.Second
-)
-
-// retry is after what time a prompt that would be late may be admitted: once enough of the
-// queue has ended, and those have come that were told to come before. Of batch prompts, whose turn
-// is whenever nothing else waits, batchTries come in a second.
-func (e *Engine) retry(j *job, t *timing, now time.Time) time.Duration {
-	g := j.server.gpu
-	g.forget(now)
-	after, each := max(t.upper-t.left, 0), t.mean*t.slow
-	if j.batch {
-		after, each = min(after, t.drain), 1/batchTries
-	}
-	last := now
-	for i := range g.retries {
-		if p := &g.retries[i]; p.server == j.server && p.batch == j.batch {
-			if next := p.at.Add(p.each); next.After(last) {
-				last = next
-			}
-		}
-	}
-	after = max(after, last.Sub(now).Seconds(), minRetry.Seconds())
-	if d := e.class(j.class).Deadline.Seconds(); j.batch && d > 0 && after > d/soon {
-		return min(seconds(d), maxRetry) // by then its image is of no use: it begins again
-	}
-	if len(g.retries) < maxPromises {
-		g.retries = append(g.retries, promise{j.server, now.Add(seconds(after)), seconds(each), j.batch})
-	}
-	return min(seconds(after), maxRetry)
-}
-
-// forget drops promises whose time has passed.
-func (g *gpu) forget(now time.Time) {
-	g.retries = slices.DeleteFunc(g.retries, func(p promise) bool { return now.Sub(p.at) > patience })
-}
-
-// came ends the promise that a prompt was admitted for, if there is one.
-func (g *gpu) came(j *job, now time.Time) {
-	i := slices.IndexFunc(g.retries, func(p promise) bool {
-		return p.server == j.server && p.batch == j.batch && !now.Before(p.at.Add(-minRetry))
-	})
-	if i >= 0 {
-		g.retries = slices.Delete(g.retries, i, i+1)
+		p.running = nil
 	}
 }

@@ -35,6 +35,10 @@ type server struct {
 	// computed, as is what runs.
 	busy float64
 	at   time.Time
+	// core is what share of the whole GPU's time its core work took lately, coreNow just now; since
+	// is from when on that was seen.
+	core, coreNow float64
+	since         time.Time
 }
 
 // job is a prompt that runs, waits, or was claimed.
@@ -47,6 +51,8 @@ type job struct {
 	number    float64 // of the server's queue: smaller ones run first
 	deadline  time.Time
 	accepted  time.Time
+	// came is when its client tried first, as far as that is known.
+	came time.Time
 	// done are the seconds of the whole GPU that it has had, cold is true if it began without its
 	// model loaded.
 	done float64
@@ -58,6 +64,8 @@ type job struct {
 	expires time.Time
 	// predicted is what was predicted when it was admitted; zero if nothing was.
 	predicted prediction
+	// room is what there was for its tensors then, in bytes.
+	room int64
 }
 
 // gpu is a GPU and the servers that use it.
@@ -65,16 +73,12 @@ type gpu struct {
 	id, product string
 	servers     []*server
 	memory      GPU
-	// retries are what was told to come again later.
+	// retries are what is expected to come again later.
 	retries []promise
 	probes  map[probeKey]*probe
 	level   levelState
 	// usual is the mean and the variance of what its prompts take.
 	usual usualWork
-	// core is for what share of the time it works on what is no batch, over a minute or so; at is
-	// when that was computed.
-	core float64
-	at   time.Time
 }
 
 // usualWork is the mean and the variance of the last hundred or so executions, in seconds.
@@ -141,7 +145,7 @@ func (e *Engine) SetServer(s *comfyevents.Server, now time.Time) {
 			e.Dropped++
 			return
 		}
-		known = &server{name: s.Name, byID: map[string]*job{}, at: now, unloaded: now}
+		known = &server{name: s.Name, byID: map[string]*job{}, at: now, since: now, unloaded: now}
 		e.servers[s.Name] = known
 	}
 	e.place(known, s)
@@ -217,25 +221,22 @@ func (e *Engine) leave(s *server) {
 	}
 }
 
-// busyOver is over what time a server's share of the time is averaged.
-const busyOver = time.Minute
+// busyOver is over what time a server's share of the time is averaged, coreOver and coreNowOver the
+// share of its core work, which comes at random: a rush is seen soon, and a pause does not count
+// for much.
+const (
+	busyOver    = time.Minute
+	coreOver    = 3 * time.Minute
+	coreNowOver = 45 * time.Second
+)
 
 // advance gives what runs its share of the GPU's time up to now.
 func (g *gpu) advance(now time.Time) {
-	working, core := 0.0, 0.0
+	working := 0.0
 	for _, s := range g.servers {
 		if s.running != nil {
 			working++
-			if !s.running.batch {
-				core++
-			}
 		}
-	}
-	if passed := now.Sub(g.at); passed > 0 {
-		if !g.at.IsZero() {
-			g.core += (core/max(working, 1) - g.core) * min(passed.Seconds()/busyOver.Seconds(), 1)
-		}
-		g.at = now
 	}
 	for _, s := range g.servers {
 		passed := now.Sub(s.at)
@@ -243,18 +244,25 @@ func (g *gpu) advance(now time.Time) {
 			continue
 		}
 		s.at = now
-		works := 0.0
+		works, core := 0.0, 0.0
 		if s.running != nil {
-			s.running.done += passed.Seconds() / working
 			works = 1
+			s.running.done += passed.Seconds() / working
+			if !s.running.batch {
+				core = 1 / working
+			}
 		}
-		weight := min(passed.Seconds()/busyOver.Seconds(), 1)
-		s.busy += (works - s.busy) * weight
+		s.busy += (works - s.busy) * weight(passed, busyOver)
+		seen := now.Sub(s.since)
+		s.core += (core - s.core) * weight(passed, min(seen, coreOver))
+		s.coreNow += (core - s.coreNow) * weight(passed, min(seen, coreNowOver))
 	}
 }
 
-// coreShare is the share of the GPU's time that work uses which is no batch.
-func (g *gpu) coreShare() float64 { return g.core }
+// weight is how much what happened counts in an average.
+func weight(passed, over time.Duration) float64 {
+	return min(passed.Seconds()/max(over.Seconds(), 1e-9), 1)
+}
 
 // follow compares the queue as it was known with how it is.
 func (e *Engine) follow(s *server, prompts []comfyevents.OpenPrompt, now time.Time) {
@@ -332,7 +340,8 @@ func (e *Engine) Settle(claim uint64, id string) {
 	s := j.server
 	if id == "" || s.byID[id] != nil {
 		if known := s.byID[id]; known != nil {
-			known.predicted, known.deadline, known.class, known.batch = j.predicted, j.deadline, j.class, j.batch
+			known.predicted, known.deadline, known.class, known.batch, known.room = j.predicted, j.deadline, j.class, j.batch, j.room
+			s.gpu.settled(j, known)
 		}
 		s.queue = slices.DeleteFunc(s.queue, func(o *job) bool { return o == j })
 		return

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strconv"
 	"sync"
 	"time"
 
@@ -119,7 +120,7 @@ func (p *Product) Handler(u *Upstream) http.Handler {
 	cfg.Admission.Timeout = time.Second
 	cfg.Isolate(&place)
 	set := receiver.Settings{
-		ID:                component.NewIDWithName(f.Type(), fmt.Sprint(u.Index)),
+		ID:                component.NewIDWithName(f.Type(), strconv.Itoa(u.Index)),
 		TelemetrySettings: component.TelemetrySettings{Logger: zap.NewNop(), MeterProvider: metricnoop.NewMeterProvider(), TracerProvider: tracenoop.NewTracerProvider()},
 	}
 	learn, err := consumer.NewTraces(func(_ context.Context, td ptrace.Traces) error {

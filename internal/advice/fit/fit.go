@@ -72,6 +72,8 @@ type Model struct {
 	ratios []float64
 	// mean and deviation are those of the ratios.
 	mean, deviation float64
+	// usualMean and usualDeviation are those of the ratios without rare ones.
+	usualMean, usualDeviation float64
 }
 
 const (
@@ -118,6 +120,7 @@ func constantSize(samples []Sample) bool {
 
 // without are the samples that are not in a part, and those that are.
 func without(samples []Sample, fold int) (others, part []Sample) {
+	others, part = make([]Sample, 0, len(samples)), make([]Sample, 0, len(samples)/folds+1)
 	for i := range samples {
 		if i%folds == fold {
 			part = append(part, samples[i])
@@ -174,6 +177,7 @@ func (m *Model) calibrate(samples []Sample) {
 	}
 	m.deviation = math.Sqrt(squares / float64(max(len(m.ratios)-1, 1)))
 	m.Error = median(off)
+	m.usualMean, m.usualDeviation = m.usual(m.ratios, 1, 0)
 }
 
 func median(v []float64) float64 {
@@ -197,6 +201,38 @@ func (m *Model) Predict(s Size) float64 { return m.curve(m.Form.work(s)) }
 func (m *Model) Mean(s Size) (mean, deviation float64) {
 	usual := m.Predict(s)
 	return usual * m.mean, usual * m.deviation
+}
+
+// Usual are the mean and the standard deviation of the costs of a size without rare ones.
+func (m *Model) Usual(s Size) (mean, deviation float64) {
+	usual := m.Predict(s)
+	return usual * m.usualMean, usual * m.usualDeviation
+}
+
+// rare is the part of the samples at each end that does not count as usual.
+const rare = 0.025
+
+// usual are the mean and the deviation of ratios, without rare ones, times a cost, beyond what was
+// seen of it.
+func (m *Model) usual(ratios []float64, cost, seen float64) (mean, deviation float64) {
+	if len(ratios) == 0 {
+		return 0, 0
+	}
+	first := min(int(math.Ceil(rare*float64(len(m.ratios)))), (len(ratios)-1)/2)
+	last := max(len(ratios)-first, first+1)
+	if len(ratios) < len(m.ratios) { // those that took less are not among them
+		first = 0
+	}
+	within := ratios[first:last]
+	for _, r := range within {
+		mean += r*cost - seen
+	}
+	mean /= float64(len(within))
+	for _, r := range within {
+		deviation += (r*cost - seen - mean) * (r*cost - seen - mean)
+	}
+	const trimmed = 1.15 // by so much the deviation is larger with the ends of a normal distribution
+	return mean, trimmed * math.Sqrt(deviation/float64(len(within)))
 }
 
 // Upper is a cost that a share of prompts of a size, as 0.95, does not exceed. Of too few
@@ -229,6 +265,19 @@ func (m *Model) Remaining(s Size, seen float64) (rest, deviation float64) {
 		squares += (r*usual - seen - rest) * (r*usual - seen - rest)
 	}
 	return rest, math.Sqrt(squares / float64(len(longer)))
+}
+
+// UsualRest is [Model.Remaining] without rare ones.
+func (m *Model) UsualRest(s Size, seen float64) (rest, deviation float64) {
+	usual := m.Predict(s)
+	if usual <= 0 {
+		return 0, 0
+	}
+	from, _ := slices.BinarySearch(m.ratios, seen/usual)
+	if longer := m.ratios[from:]; len(longer) > 0 {
+		return m.usual(longer, usual, seen)
+	}
+	return seen / 4, seen / 4
 }
 
 func (m *Model) curve(work float64) float64 {

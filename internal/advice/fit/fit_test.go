@@ -142,3 +142,28 @@ func FuzzOf(f *testing.F) {
 		}
 	})
 }
+
+func TestUsualCostsAreThoseWithoutRareOnes(t *testing.T) {
+	var samples []Sample
+	for i := range 200 {
+		cost := 2 + 0.2*math.Sin(float64(i)) // a deviation of 0.14
+		if i%100 == 7 {
+			cost *= 3
+		}
+		samples = append(samples, Sample{Size{1e6, 1, 1}, cost})
+	}
+	m := Of(samples)
+	mean, deviation := m.Mean(samples[0].Size)
+	usual, spread := m.Usual(samples[0].Size)
+	assert.InDelta(t, 2.04, mean, 0.02)
+	assert.InDelta(t, 0.42, deviation, 0.05)
+	assert.InDelta(t, 2, usual, 0.02)
+	assert.InDelta(t, 0.14, spread, 0.03)
+	rest, _ := m.UsualRest(samples[0].Size, 1)
+	assert.InDelta(t, 1, rest, 0.03)
+	rest, _ = m.UsualRest(samples[0].Size, 2.5)
+	assert.InDelta(t, 3.6, rest, 0.4, "it is one of the rare ones")
+	rest, spread = m.UsualRest(samples[0].Size, 20)
+	assert.InDelta(t, 5, rest, 0.01, "longer than any")
+	assert.InDelta(t, 5, spread, 0.01)
+}

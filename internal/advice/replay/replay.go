@@ -7,12 +7,13 @@ package replay
 
 import "math"
 
-// Work is one prompt: Mean seconds of the whole GPU, with their variance.
-type Work struct{ Mean, Variance float64 }
+// Work is one prompt: Mean seconds of the whole GPU, with their variance. Rare ones take several
+// times as long: Usual and Spread are the mean and the variance of the others.
+type Work struct{ Mean, Variance, Usual, Spread float64 }
 
 // End is when work ends, in seconds from now, with the deviation of what precedes it. Begin is when it
-// starts.
-type End struct{ Begin, At, Deviation float64 }
+// starts. Usual and Spread are the end and the deviation unless one of those prompts is a rare one.
+type End struct{ Begin, At, Deviation, Usual, Spread float64 }
 
 // Queue is the work of a server: what runs comes first.
 type Queue []Work
@@ -25,6 +26,8 @@ type Replay struct {
 	begun []float64
 	spent []float64 // variance of what has ended
 	done  []float64 // and its seconds of the GPU
+	// usual and spread are the same without rare ones.
+	usual, spread []float64
 }
 
 const never = math.MaxFloat64
@@ -69,7 +72,12 @@ func (r *Replay) Run(queues []Queue, others []float64) [][]End {
 			if r.done[q] += w.Mean; r.done[q] > 0 {
 				slow = max(now/r.done[q], 1)
 			}
-			r.ends[q] = append(r.ends[q], End{r.begun[q], now, math.Sqrt(r.spent[q]) * slow})
+			r.usual[q] += w.Usual
+			r.spread[q] += w.Spread
+			r.ends[q] = append(r.ends[q], End{
+				Begin: r.begun[q], At: now, Deviation: math.Sqrt(r.spent[q]) * slow,
+				Usual: now + (r.usual[q]-r.done[q])*slow, Spread: math.Sqrt(r.spread[q]) * slow,
+			})
 			r.at[q], r.begun[q] = i+1, now
 			if i+1 < len(queues[q]) {
 				r.left[q] = max(queues[q][i+1].Mean, 1e-9)
@@ -85,6 +93,7 @@ func (r *Replay) reset(queues []Queue) {
 	}
 	r.ends = r.ends[:n]
 	r.at, r.left, r.begun, r.spent, r.done = sized(r.at, n), sized(r.left, n), sized(r.begun, n), sized(r.spent, n), sized(r.done, n)
+	r.usual, r.spread = sized(r.usual, n), sized(r.spread, n)
 	for q := range queues {
 		r.ends[q] = r.ends[q][:0]
 		if len(queues[q]) > 0 {

@@ -42,13 +42,17 @@ func TestServersOfOneGPUShareItsTime(t *testing.T) {
 
 func TestDeviationsAddUpAndGrowWithTheTime(t *testing.T) {
 	var r Replay
-	queue := Queue{{2, 0.09}, {2, 0.16}}
+	queue := Queue{{Mean: 2, Variance: 0.09, Usual: 1.9, Spread: 0.0009}, {Mean: 2, Variance: 0.16, Usual: 1.8, Spread: 0.0016}}
 	alone := r.Run([]Queue{queue}, nil)[0]
 	assert.InDelta(t, 0.3, alone[0].Deviation, 1e-9)
 	assert.InDelta(t, 0.5, alone[1].Deviation, 1e-9)
 	assert.InDelta(t, 2, alone[1].Begin, 1e-9)
+	assert.InDelta(t, 3.7, alone[1].Usual, 1e-9)
+	assert.InDelta(t, 0.05, alone[1].Spread, 1e-9)
 	shared := r.Run([]Queue{queue, of(10)}, nil)[0]
 	assert.InDelta(t, 1, shared[1].Deviation, 1e-9, "half as fast")
+	assert.InDelta(t, 7.4, shared[1].Usual, 1e-9, "without rare ones")
+	assert.InDelta(t, 0.1, shared[1].Spread, 1e-9)
 }
 
 func TestReplayAllocatesNothingOnceItHasRoom(t *testing.T) {

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package advice
+
+import (
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/admission"
+)
+
+func newRandom(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 1)) }
+
+// level is the GPU's after its level could change.
+func (w *world) level() Level {
+	w.pass(dwell + time.Second)
+	w.sampled()
+	return w.Level(theGPU, w.now)
+}
+
+// waiting has so many prompts run and wait at server a, of which the first one just began.
+func (w *world) waiting(n int) {
+	s := w.servers["a"]
+	s.Prompts, s.Queued = nil, 0
+	w.seen(s)
+	for range n {
+		w.queued("a", "people", 512)
+	}
+}
+
+func TestLevelsFollowTheWait(t *testing.T) {
+	w := newWorld(t, "a")
+	w.learned("a", 20)
+	at := func(waiting int) Level {
+		w.pass(dwell + time.Second)
+		w.waiting(waiting)
+		w.sampled()
+		return w.Level(theGPU, w.now)
+	}
+	assert.Equal(t, Normal, at(0))
+	assert.Equal(t, Normal, at(1), "nothing waits")
+	assert.Equal(t, Busy, at(3), "the GPU is 90 % busy and something waits")
+	w.gpu.Utilization = 0.7
+	assert.Equal(t, Normal, at(3))
+	assert.Equal(t, Saturated, at(8), "16 s of 30 s")
+	assert.Equal(t, Saturated, at(6), "12 s: it leaves below 10.5 s")
+	assert.Equal(t, Normal, at(5))
+	assert.Equal(t, Critical, at(16))
+	assert.Equal(t, Critical, at(12))
+	assert.Equal(t, Saturated, at(10))
+	w.gpu.Unhealthy = true
+	w.sampled()
+	assert.Equal(t, Unhealthy, w.Level(theGPU, w.now), "at once")
+	w.gpu.Unhealthy = false
+	w.sampled()
+	assert.Equal(t, Unhealthy, w.Level(theGPU, w.now), "for a while")
+	assert.Equal(t, Normal, at(0))
+	assert.Equal(t, Normal, w.Level("no such GPU", w.now))
+}
+
+func TestLevelsDoNotFlap(t *testing.T) {
+	w := newWorld(t, "a")
+	w.learned("a", 20)
+	random := newRandom(1)
+	was, changes := w.level(), 0
+	for range 10 * 60 { // ten minutes around the threshold of 15 s
+		w.pass(time.Second)
+		w.waiting(4 + random.IntN(8))
+		w.sampled()
+		if l := w.Level(theGPU, w.now); l != was {
+			was = l
+			changes++
+		}
+	}
+	assert.Positive(t, changes)
+	assert.LessOrEqual(t, changes, 10)
+}
+
+// TestAHealthyGPUAdmits has anything happen, and then nothing: what fits is admitted.
+func TestAHealthyGPUAdmits(t *testing.T) {
+	held := 0
+	for seed := range uint64(60) {
+		random := newRandom(seed)
+		w := newWorld(t, "a", "b")
+		w.gpu.Capacity = 12 * gib
+		w.learned("a", 20)
+		w.learned("b", 20)
+		w.rested()
+		before := w.all()
+		failed := time.Time{}
+		names := []string{"a", "b"}
+		for range 200 {
+			name := names[random.IntN(2)]
+			s := w.servers[name]
+			class := []string{"people", "buildings", "other"}[random.IntN(3)]
+			switch random.IntN(9) {
+			case 0, 1, 2:
+				if d := w.claimed(name, class, 512); d.Claim != 0 && random.IntN(4) > 0 {
+					w.Settle(d.Claim, w.queued(name, class, 512))
+				} else if d.Claim != 0 && random.IntN(2) == 0 {
+					w.Settle(d.Claim, "")
+				}
+			case 3, 4:
+				if len(s.Prompts) > 0 {
+					x := &Execution{ID: w.ended(name), Server: name, Workflow: "colour", Model: "ddcolor", Side: 512, Batch: 1, Ended: w.now, Ran: 2 * time.Second}
+					if x.OutOfMemory = random.IntN(20) == 0; x.OutOfMemory {
+						failed, x.Reserved = w.now, 3*gib
+					}
+					if x.Succeeded = !x.OutOfMemory && random.IntN(4) > 0; random.IntN(5) > 0 {
+						w.Executed(x)
+					}
+				}
+			case 5:
+				s.Memory.Reserved, s.Memory.At = random.Int64N(6*gib), w.now
+			case 6:
+				w.gpu.Unhealthy = random.IntN(2) == 0
+			case 7:
+				w.RemoveServer(name)
+				s.Prompts, s.Queued, s.Memory.Reserved = nil, 0, 0
+			case 8:
+				w.pass(time.Duration(random.IntN(60)) * time.Second) // samples may be old
+			}
+			w.pass(time.Duration(random.IntN(3000)) * time.Millisecond)
+			if random.IntN(3) > 0 {
+				w.sampled()
+			}
+		}
+		for _, s := range w.servers {
+			s.Prompts, s.Queued, s.Memory.Reserved = nil, 0, 0
+		}
+		w.gpu.Unhealthy = false
+		w.sampled()
+		w.pass(time.Minute)
+		w.sampled()
+		now := w.all()
+		if !failed.IsZero() && slices.ContainsFunc(now, func(v admission.Verdict) bool { return v != admission.Admit }) {
+			held++
+			w.pass(probeAgain - w.now.Sub(failed))
+			w.sampled()
+			now = w.all()
+		}
+		assert.Equal(t, before, now, "seed %d", seed)
+		assert.Zero(t, w.Claims())
+	}
+	assert.Less(t, held, 30, "not always by a prompt that ran out of memory")
+}
+
+// all are the verdicts about all classes at both servers.
+func (w *world) all() (all []admission.Verdict) {
+	for _, name := range []string{"a", "b"} {
+		for _, class := range []string{"people", "buildings", "other"} {
+			all = append(all, w.ask(name, class, 512).Verdict)
+		}
+	}
+	return all
+}

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package memorymix
+
+import (
+	"flag"
+	"fmt"
+	"math"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/admission"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/advice"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/figure"
+	"github.com/otelcol-gpu/otelcol-gpu/lab/law"
+)
+
+var prompts = flag.Int("prompts", 480, "prompts that the product is asked about in broad mixes, and in boundary mixes")
+
+const (
+	// theGPU is the GPU, learned how many executions of each class the product has seen before.
+	theGPU  = "GPU-1"
+	learned = 40
+)
+
+// product is the product's advice as a policy.
+type product struct {
+	engine  *advice.Engine
+	servers map[int]*comfyevents.Server
+	number  int
+	// covered and all count the bounds that were no less than the prompt's need, by class.
+	covered, all map[law.Load]float64
+}
+
+func newProduct() *product {
+	s := advice.DefaultSettings()
+	s.Default = advice.Class{} // whenever it ends, its image is of use
+	p := &product{engine: advice.New(s), servers: map[int]*comfyevents.Server{}, covered: map[law.Load]float64{}, all: map[law.Load]float64{}}
+	p.engine.SetGPU(advice.GPU{ID: theGPU})
+	return p
+}
+
+func (p *product) server(i int) *comfyevents.Server {
+	if p.servers[i] == nil {
+		p.servers[i] = &comfyevents.Server{Name: fmt.Sprint("server ", i), GPUs: []string{theGPU}, PID: 1000 + i}
+	}
+	return p.servers[i]
+}
+
+// shows has the engine see a server's queue at a time.
+func (p *product) shows(i int, now time.Time) {
+	s := p.server(i)
+	if s.Open, s.Queued = len(s.Prompts), len(s.Prompts); s.Open > 0 && s.Prompts[0].Started.IsZero() {
+		s.Prompts[0].Started = now
+	}
+	p.engine.SetServer(s, now)
+}
+
+// submitted has a server's queue hold one prompt more.
+func (p *product) submitted(i int, load law.Load, at time.Time) (id string) {
+	p.number++
+	id = fmt.Sprint("prompt ", p.number)
+	s := p.server(i)
+	s.Prompts = append(slices.Clone(s.Prompts), comfyevents.OpenPrompt{ID: id, Workflow: "colour", Model: load.Checkpoint, Side: load.Side, Batch: load.Batch, Accepted: at, Number: float64(p.number)})
+	p.shows(i, at)
+	return id
+}
+
+// Saw implements [Policy].
+func (p *product) Saw(e Execution) {
+	now := time.Now()
+	s := p.server(e.Server)
+	if len(s.Prompts) == 0 { // one to learn from
+		s.Memory.Context = max(s.Memory.Context, 1)
+		if e.Loaded {
+			s.Memory.Context = e.HeldBefore
+		}
+		p.submitted(e.Server, e.Load, now.Add(-max(e.Exclusive, time.Millisecond)))
+	}
+	id := s.Prompts[0].ID
+	s.Prompts = slices.Clone(s.Prompts[1:])
+	p.shows(e.Server, now)
+	p.engine.Executed(&advice.Execution{
+		ID: id, Server: s.Name, Workflow: "colour", Model: e.Load.Checkpoint, Side: e.Load.Side, Batch: e.Load.Batch, Ended: now, Ran: e.Exclusive,
+		Succeeded: e.Made, OutOfMemory: e.OutOfMemory, Active: e.Peak, Reserved: e.HeldAfter - s.Memory.Context, Grew: e.HeldAfter > e.HeldBefore,
+	})
+}
+
+// Ask implements [Policy].
+func (p *product) Ask(q *Question) Answer {
+	now := time.Now()
+	for range len(q.Servers) {
+		p.learn(q, now)
+		d := p.engine.Advise(&admission.Request{
+			Server: p.server(q.Server).Name, Workflow: "colour", Model: q.Load.Checkpoint, Side: q.Load.Side, Batch: q.Load.Batch, Claim: true,
+		}, now)
+		switch {
+		case d.Verdict == admission.Admit:
+			p.compare(q, &d)
+			p.engine.Settle(d.Claim, p.submitted(q.Server, q.Load, now))
+			if d.Reason == admission.Probe {
+				return Probe
+			}
+			return Admit
+		case d.Free == "":
+			return Refuse
+		}
+		for i, s := range p.servers {
+			if s.Name == d.Free {
+				q.Free(i)
+			}
+		}
+		q = q.mix.question(q.mix.servers[q.Server], q.Load)
+	}
+	return Refuse
+}
+
+// learn has the engine see what is known.
+func (p *product) learn(q *Question, now time.Time) {
+	held := map[int]int64{}
+	for _, r := range q.Readings.Processes {
+		held[r.PID] = r.Used
+	}
+	p.engine.SetGPU(advice.GPU{ID: theGPU, Capacity: q.mix.mix.Memory, Used: q.Readings.Used, At: now, Processes: held, Listed: now, Utilization: -1})
+	for i, state := range q.Servers {
+		s := p.server(i)
+		s.Memory = comfyevents.Memory{At: now, Active: state.Memory.TorchTotal - state.Memory.TorchFree, Reserved: state.Memory.TorchTotal, Context: held[state.PID] - state.Memory.TorchTotal}
+		p.shows(i, now)
+	}
+}
+
+// compare counts whether a bound held.
+func (p *product) compare(q *Question, d *admission.Decision) {
+	if d.Memory.Need == 0 {
+		return
+	}
+	p.all[q.Load]++
+	if q.mix.law.Draw(q.mix.next(), q.Load).Need <= d.Memory.Need-p.server(q.Server).Memory.Context {
+		p.covered[q.Load]++
+	}
+}
+
+// coverage is the least of all classes'.
+func (p *product) coverage() float64 {
+	least := 1.0
+	for load, all := range p.all {
+		if all >= 30 {
+			least = min(least, p.covered[load]/all)
+		}
+	}
+	return least
+}
+
+// withProduct runs a mix with the product, and without.
+func withProduct(t *testing.T, mix Mix, seed uint64, n int) (with, without Outcome, coverage float64) {
+	t.Helper()
+	p := newProduct()
+	with = Run(t, mix, seed, n, learned, func(*law.Law) Policy { return p })
+	return with, Run(t, mix, seed, n, learned, nil), p.coverage()
+}
+
+// limit is the upper 95 % confidence limit of a share (Wilson).
+func limit(n, of int) float64 {
+	const z = 1.645
+	p, all := part(n, of), float64(max(of, 1))
+	return (p + z*z/(2*all) + z*math.Sqrt(p*(1-p)/all+z*z/(4*all*all))) / (1 + z*z/all)
+}
+
+func TestTheProductInBroadMixes(t *testing.T) {
+	var with, without Outcome
+	coverage := 1.0
+	for i, mix := range Broad() {
+		w, o, c := withProduct(t, mix, uint64(i+1), *prompts/len(Broad()))
+		with.Add(w)
+		without.Add(o)
+		coverage = min(coverage, c)
+	}
+	figure.AtMost("admission.broad.out_of_memory", 100*with.OutOfMemoryPart(), "%", 0.1)
+	figure.Print("admission.broad.out_of_memory.limit95", 100*limit(with.OutOfMemory, with.Admitted-with.Probes), "%")
+	figure.Print("admission.broad.without.out_of_memory", 100*without.OutOfMemoryPart(), "%")
+	figure.AtMost("admission.broad.refused_of_fitting", 100*with.RefusedPart(), "%", 8)
+	figure.Print("admission.broad.probes", float64(with.Probes), "prompts")
+	figure.AtLeast("admission.broad.coverage", 100*coverage, "%", 93)
+	assert.LessOrEqual(t, with.OutOfMemoryPart(), 0.01)
+	assert.Greater(t, without.OutOfMemoryPart(), 0.1)
+	assert.LessOrEqual(t, with.RefusedPart(), 0.12)
+	assert.GreaterOrEqual(t, coverage, 0.9)
+}
+
+func TestTheProductInBoundaryMixes(t *testing.T) {
+	var with, without Outcome
+	coverage := 1.0
+	const runs = 4
+	for seed := range uint64(runs) {
+		w, o, c := withProduct(t, Boundary(), seed+1, *prompts/runs)
+		with.Add(w)
+		without.Add(o)
+		coverage = min(coverage, c)
+	}
+	figure.AtMost("admission.boundary.out_of_memory", 100*with.OutOfMemoryPart(), "%", 1)
+	figure.Print("admission.boundary.out_of_memory.limit95", 100*limit(with.OutOfMemory, with.Admitted-with.Probes), "%")
+	figure.Print("admission.boundary.without.out_of_memory", 100*without.OutOfMemoryPart(), "%")
+	figure.Print("admission.boundary.refused_of_fitting", 100*with.RefusedPart(), "%")
+	figure.Print("admission.boundary.probes", float64(with.Probes), "prompts")
+	figure.Print("admission.boundary.probes.failed", float64(with.FailedProbes), "prompts")
+	figure.AtLeast("admission.boundary.coverage", 100*coverage, "%", 93)
+	assert.LessOrEqual(t, with.OutOfMemoryPart(), 0.02)
+	assert.Greater(t, without.OutOfMemoryPart(), 0.3)
+	assert.Positive(t, with.Admitted-with.Probes)
+	assert.GreaterOrEqual(t, coverage, 0.9)
+}
+
+func TestTheProductOnTwoServersThatAlternate(t *testing.T) {
+	with, without, _ := withProduct(t, Alternating(), 1, *prompts/4)
+	figure.AtMost("admission.alternating.out_of_memory", float64(with.OutOfMemory), "prompts", 0)
+	figure.Print("admission.alternating.without.out_of_memory", 100*without.OutOfMemoryPart(), "%")
+	figure.Print("admission.alternating.refused_of_fitting", 100*with.RefusedPart(), "%")
+	assert.LessOrEqual(t, with.OutOfMemory, 1)
+	assert.Greater(t, without.OutOfMemoryPart(), 0.3)
+	assert.LessOrEqual(t, with.RefusedPart(), 0.1)
+}
