@@ -365,8 +365,8 @@ type Span struct {
 	LoadingEstimated bool    `json:"loading_estimated,omitempty"`
 	// Retry is for how long work that ran out of memory was tried again, in seconds.
 	Retry float64 `json:"retry,omitempty"`
-	Bill             *Bill   `json:"bill"`
-	Error            string  `json:"error,omitempty"`
+	Bill  *Bill   `json:"bill"`
+	Error string  `json:"error,omitempty"`
 }
 
 // Link leads to a trace in another program.
