@@ -95,7 +95,7 @@ func TestSigningInWithAToken(t *testing.T) {
 		"--config=yaml:service::extensions: [health_check, shutdown_limit, queue_check/queue, file_storage/queue, bearertokenauth]",
 		"--config=yaml:connectors::gpuadvisor::page: {tls: {cert_file: "+cert+", key_file: "+key+"}, auth: {authenticator: bearertokenauth}}")
 	for _, with := range []string{"", "another-token", token} { // a program
-		client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}} //nolint:gosec // the test's own certificate
+		client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
 		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+p.address+"/v1/advice?width=1280", http.NoBody)
 		require.NoError(t, err)
 		if with != "" {
