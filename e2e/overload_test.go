@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"context"
-	"math"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -12,7 +11,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/figure"
@@ -21,7 +19,7 @@ import (
 )
 
 // TestRushThroughTheCollector has clients come at twice a GPU's capacity, through the collector
-// with config/enforce.yaml and in real time, and compares with the same clients in virtual time.
+// with config/enforce.yaml and in real time.
 func TestRushThroughTheCollector(t *testing.T) {
 	besideFirst(t, waiting)
 	m := newMachine(t, fakenvml.Current, "l40s")
@@ -34,9 +32,10 @@ func TestRushThroughTheCollector(t *testing.T) {
 	setup := overload.Setups[0]
 	setup.Memory = screen.Total()
 	p := overload.NewPlan(setup, 1, 2)
-	p.Lasts, p.CapacityLasts, p.Warm = 60*time.Second, 300*time.Second, 20
-	capacity := overload.Capacity(t, p)
-	virtual := overload.RunWith(t, p, capacity, overload.Respond("enforce", overload.ProductSettings(p.Limits[0])))
+	p.Lasts, p.Warm = 60*time.Second, 20
+	// One second of the GPU is made in a second, or a little less. It is not measured here: virtual
+	// time and the race detector do not go together (see make unit).
+	const capacity = 1.0
 	address := "127.0.0.1:" + strconv.Itoa(port(t))
 	live := overload.RunLive(t, p, capacity, screen, func(servers []string) []string {
 		collect(t, "comfyui.yaml", append(m.environment, "OTELCOL_GPU_COMFYUI="+servers[0], "OTELCOL_GPU_COMFYUI_PROXY="+address, "OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(),
@@ -46,13 +45,10 @@ func TestRushThroughTheCollector(t *testing.T) {
 			"--config=yaml:connectors::gpuadvisor::classes::people::deadline: 30s", "--config=yaml:connectors::gpuadvisor::classes::buildings::deadline: 30s")
 		return []string{"http://" + address}
 	})
-	v, l := virtual.Figures(), live.Figures()
-	t.Logf("virtual %+v", v)
-	t.Logf("live    %+v", l)
+	l := live.Figures()
+	t.Logf("%+v", l)
 	figure.Print("overload.live.useful", 100*l.Useful, "%")
-	figure.Print("overload.live.difference", 100*math.Abs(l.Useful-v.Useful), "points")
-	require.Positive(t, l.Useful)
+	figure.Print("overload.live.core", 100*l.Core, "%")
 	assert.GreaterOrEqual(t, l.Core, 0.95)
-	// A minute holds few prompts, and what is learned before it varies with the machine's speed.
-	assert.InDelta(t, v.Useful, l.Useful, 0.2)
+	assert.GreaterOrEqual(t, l.Useful, 0.6, "without a response it is about a half in the first minute, and core as bad as batch")
 }

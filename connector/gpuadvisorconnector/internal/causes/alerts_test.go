@@ -567,5 +567,5 @@ func TestEachAlertHasItsCauseOnThePage(t *testing.T) {
 	for id := range alerts {
 		assert.True(t, caused[id], "nothing causes %s (%s)", id, alerts[id].Alert)
 	}
-	figure.AtLeast("page.causes", float64(len(caused)), "alerts", float64(len(alerts)))
+	figure.AtLeast("page.causes.rules", float64(len(caused)), "alerts", float64(len(alerts)))
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"regexp"
 	"runtime"
 	"strings"
 	"testing"
@@ -289,6 +290,36 @@ func TestPartsAreDisjointAndTheFirstTakesPrecedence(t *testing.T) {
 		kinds[p.Kind] = p.Seconds
 	}
 	assert.Equal(t, map[string]float64{"waiting": 1, "loading": 1, "retry": 1, "first_steps": 1, "throttled": 1, "shared": 1}, kinds)
+}
+
+// TestTheFiguresOfASentenceAreAmongItsParts: beside the whole and what is usual.
+func TestTheFiguresOfASentenceAreAmongItsParts(t *testing.T) {
+	random := rand.New(rand.NewPCG(7, 7))
+	named := 0
+	for range 300 {
+		attributes := map[string]any{}
+		for _, key := range []string{"comfyui.loading.duration", "comfyui.oom_retry.duration", "comfyui.first_steps.duration", "gpu.throttle.time", "gpu.shared.time", "gpu.shared.process.time"} {
+			if random.IntN(2) == 0 {
+				attributes[key] = 3 * random.Float64()
+			}
+		}
+		d := detail(t, held(usually(5, image{waited: 4 * random.Float64(), ran: 0.5 + 9*random.Float64(), ahead: random.Int64N(5), attributes: attributes})...), 5)
+		shown := map[string]bool{
+			texts.Seconds(time.Duration(d.Duration * 1e9)).In(texts.English): true, texts.Seconds(time.Duration(d.Usual.Median * 1e9)).In(texts.English): true,
+		}
+		for _, p := range d.Parts {
+			shown[texts.Seconds(time.Duration(math.Round(p.Seconds*1e9))).In(texts.English)] = true
+		}
+		for _, figure := range regexp.MustCompile(`\d+(\.\d+)? s\b`).FindAllString(strings.ReplaceAll(d.Sentence, "\u00a0", " "), -1) {
+			named++
+			found := false
+			for v := range shown {
+				found = found || strings.ReplaceAll(v, "\u00a0", " ") == figure
+			}
+			assert.True(t, found, "%s of %q is no part: %v", figure, d.Sentence, d.Parts)
+		}
+	}
+	assert.Greater(t, named, 600)
 }
 
 // TestTimeOfANodeThatLoadsAndIsThrottledIsLoading: where two hold, it is the first of them.

@@ -147,9 +147,10 @@ export const task = (p) => [p.workflow || t('page.workflow.none'), p.side].filte
  */
 export function shorten(text, width) {
   let used = 0;
-  for (let i = 0; i < text.length; i++) {
-    used += text.charCodeAt(i) > 0x2e80 ? 2 : 1;
-    if (used > width) return `${text.slice(0, i - 1).trimEnd()}…`;
+  const characters = [...text];
+  for (const [i, c] of characters.entries()) {
+    used += (c.codePointAt(0) ?? 0) > 0x2e80 ? 2 : 1;
+    if (used > width) return `${characters.slice(0, i - 1).join('').trimEnd()}…`;
   }
   return text;
 }

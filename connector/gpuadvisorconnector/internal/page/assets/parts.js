@@ -67,9 +67,10 @@ export const MemoryBar = memo((/** @type {{memory: Memory | null}} */ { memory: 
   if (!m || !m.limit) return html`<span class="bar" />`;
   /** @param {number} v */
   const width = (v) => ({ width: `${Math.max(0, v / m.limit) * 100}%` });
+  const reserved = Math.max(0, m.limit - m.free - m.used); // by the driver: it is among the other
   return html`<span class="bar" role="img" aria-label=${memoryText(m)} title=${memoryText(m)}>
     ${memoryParts.map((kind) => html`<span key=${kind} class=${`fill ${kind}`} style=${width(m[kind])} />`)}
-    ${m.peak > 0 && html`<span class="tick" style=${{ left: `${Math.min(1, m.peak / m.limit) * 100}%` }} />`}
+    ${m.peak > 0 && html`<span class="tick" style=${{ left: `${Math.min(1, (m.peak + reserved) / m.limit) * 100}%` }} />`}
   </span>`;
 });
 

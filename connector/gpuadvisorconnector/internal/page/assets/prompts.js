@@ -26,27 +26,23 @@ export const severity = (p) => {
  */
 export const outcome = (p) => p.outcome === 'success' && p.slow ? t('page.outcome.slow') : t(`page.outcome.${p.outcome}`);
 
-// Widths of a row of the first screen: a row that grows would move those below it.
-const widths = { task: 20, reason: 34 };
+// The width of names in a row of the first screen, which others choose: a row that grows would move
+// those below it.
+const nameWidth = 20;
 
 const Row = memo((/** @type {{prompt: Prompt, longest: number, isShort?: boolean}} */ { prompt: p, longest, isShort }) => {
-  /**
-   * @param {string} text
-   * @param {number} width
-   */
-  const fit = (text, width) => isShort ? shorten(text, width) : text;
-  const reason = p.reason || (p.bill ? '' : p.no_bill) || '';
+  const reason = p.reason || (p.bill ? '' : isShort ? t('page.nobill.short') : p.no_bill) || '';
   /** @param {number} v */
   const width = (v) => ({ width: `${Math.min(100, v / longest * 100)}%` });
   return html`<tr class="prompt">
     <td class="when figure" title=${moment(p.ended)}>${clock(p.ended)}</td>
-    <th scope="row" class="task"><${Icon} severity=${severity(p)} word=${outcome(p)} /> <${A} href=${`/prompts/${encodeURIComponent(p.id)}`} class="cover" title=${task(p)}>${fit(task(p), widths.task)}<//></th>
+    <th scope="row" class="task"><${Icon} severity=${severity(p)} word=${outcome(p)} /> <${A} href=${`/prompts/${encodeURIComponent(p.id)}`} class="cover" title=${task(p)}>${isShort ? shorten(task(p), nameWidth) : task(p)}<//></th>
     <td class="figure waited" data-label=${t('page.waited')}>${seconds(p.waited)}</td>
     <td class="figure ran" data-label=${t('page.ran')}>${seconds(p.ran)}</td>
     <td class="times"><span class="bar" aria-hidden="true"><span class="fill waiting" style=${width(p.waited)} /><span class="fill work" style=${width(p.ran)} /></span></td>
     <td class="figure peak" data-label=${t('page.memory')}>${gib(p.bill?.memory_peak)}</td>
     <td class="figure energy" data-label=${t('page.energy')}>${energy(p.bill?.energy, p.bill?.energy_uncertainty)}</td>
-    <td class=${p.reason ? 'reason' : 'reason dim'} title=${reason}>${fit(reason, widths.reason)}</td>
+    <td class=${p.reason ? 'reason' : 'reason dim'} title=${p.reason || p.no_bill || ''}>${reason}</td>
   </tr>`;
 });
 

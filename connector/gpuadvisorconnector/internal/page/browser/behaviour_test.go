@@ -167,10 +167,7 @@ func TestEightTabsWork(t *testing.T) {
 		}
 		tabs[i].open(server.URL)
 	}
-	for i, p := range tabs {
-		if i == len(tabs)-1 {
-			break
-		}
+	for _, p := range tabs {
 		tabs[len(tabs)-1].setHidden(true)
 		p.setHidden(false)
 		p.wait(`window.before = document.querySelector('.gpu .used').innerText, true`)
