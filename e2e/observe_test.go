@@ -13,7 +13,7 @@ import (
 // TestObserveNotesDecisions has the collector observe, with config/observe.yaml: decisions are on
 // spans and in the store, and models are learned.
 func TestObserveNotesDecisions(t *testing.T) {
-	beside(t, waiting)
+	beside(t, working)
 	j := prepareJoined(t, "", filepath.Join(root, "config", "observe.yaml"))
 	j.environment = append(j.environment, newLivePage(t).environment())
 	j.start(t)

@@ -21,7 +21,7 @@ import (
 // TestRushThroughTheCollector has clients come at twice a GPU's capacity, through the collector
 // with config/enforce.yaml and in real time.
 func TestRushThroughTheCollector(t *testing.T) {
-	besideFirst(t, waiting)
+	besideFirst(t, working)
 	m := newMachine(t, fakenvml.Current, "l40s")
 	screen := simulation.NewScreen(m.gpus[0], m.profiles[0])
 	ctx, cancel := context.WithCancel(context.Background())

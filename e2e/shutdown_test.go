@@ -83,6 +83,7 @@ func TestSIGTERMEndsTheCollector(t *testing.T) {
 		require.Eventually(t, followed, patience, 20*time.Millisecond)
 		if n := restored(t, r); n < open {
 			forgotten += open - n
+			t.Logf("run %d: %d of %d open prompts are followed, traces %s; %d wait at the server\n%s", run, n, open, state, r.server.waiting(t), logOf(t, r.Process))
 		}
 		r.Kill() // the collector may not handle signals yet
 	}
