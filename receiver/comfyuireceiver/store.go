@@ -5,7 +5,6 @@ package comfyuireceiver
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -41,12 +40,14 @@ type store struct {
 	worker  sync.WaitGroup
 	// flushing is held while changes are written.
 	flushing sync.Mutex
+	// growing is held while the number of slots is written, so that the highest is the last.
+	growing sync.Mutex
 
 	// mu guards everything declared below.
 	mu    sync.Mutex
 	free  []int // slots that are not in use
 	slots int   // that were ever used
-	// reserved is the number of slots as it is stored; it grows in steps.
+	// reserved is the number of slots in the store; it grows in steps.
 	reserved int
 	// changes are the slots to be written, nil to be deleted.
 	changes map[int][]byte
@@ -101,60 +102,6 @@ func newStore(client storage.Client, maxSlots int, log *zap.Logger, telemetry *m
 
 // noSlot is the slot of a prompt that is not stored.
 const noSlot = 0
-
-// submitted stores a prompt before its request is passed on, and waits until it is stored.
-// A prompt that cannot be stored is followed all the same.
-func (s *store) submitted(p *prompt.Prompt) {
-	if s.client == nil {
-		return
-	}
-	s.mu.Lock()
-	slot := s.allocate()
-	// ahead of need, since two requests may be stored in any order
-	grows := s.slots+slotStep/2 > s.reserved
-	if grows {
-		s.reserved += slotStep
-	}
-	reserved := s.reserved
-	s.mu.Unlock()
-	if slot == noSlot {
-		s.failed(errors.New("too many prompts are stored; raise limits::prompts"))
-		return
-	}
-	raw, err := json.Marshal(p.Save())
-	if err == nil {
-		operations := []*storage.Operation{storage.SetOperation(slotKey(slot), raw)}
-		if grows {
-			operations = append(operations, storage.SetOperation(slotsKey, []byte(strconv.Itoa(reserved))))
-		}
-		err = s.client.Batch(context.Background(), operations...)
-	}
-	s.report(err)
-	if err != nil {
-		s.mu.Lock()
-		if grows {
-			s.reserved -= slotStep
-		}
-		s.free = append(s.free, slot)
-		s.mu.Unlock()
-		return
-	}
-	p.Slot = slot
-}
-
-// allocate returns a free slot. The caller holds the lock.
-func (s *store) allocate() int {
-	if n := len(s.free); n > 0 {
-		slot := s.free[n-1]
-		s.free = s.free[:n-1]
-		return slot
-	}
-	if s.slots >= s.maxSlots {
-		return noSlot
-	}
-	s.slots++
-	return s.slots
-}
 
 // changed stores a prompt again, soon.
 func (s *store) changed(p *prompt.Prompt, saved prompt.Saved) {

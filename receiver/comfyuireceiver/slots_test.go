@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package comfyuireceiver
+
+import (
+	"context"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/component/componenttest"
+	"go.opentelemetry.io/collector/extension/xextension/storage"
+	"go.uber.org/zap"
+
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/metadata"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
+)
+
+// slowGrowth is a client whose first write of the number of slots waits. It records the
+// prompts that were written beyond the number that is stored, which a kill would lose.
+type slowGrowth struct {
+	memoryClient
+	hold func()
+	once sync.Once
+
+	mu     sync.Mutex
+	beyond []int
+}
+
+func (c *slowGrowth) Set(ctx context.Context, key string, value []byte) error {
+	return c.Batch(ctx, storage.SetOperation(key, value))
+}
+
+func (c *slowGrowth) Batch(ctx context.Context, operations ...*storage.Operation) error {
+	for _, o := range operations {
+		if o.Type == storage.Set && o.Key == slotsKey {
+			c.once.Do(c.hold)
+		}
+	}
+	err := c.memoryClient.Batch(ctx, operations...)
+	for _, o := range operations {
+		text, isPrompt := strings.CutPrefix(o.Key, "prompt/")
+		if o.Type != storage.Set || !isPrompt {
+			continue
+		}
+		slot, _ := strconv.Atoi(text)
+		stored, _ := c.Get(ctx, slotsKey)
+		if n, _ := strconv.Atoi(string(stored)); n < slot {
+			c.mu.Lock()
+			c.beyond = append(c.beyond, slot)
+			c.mu.Unlock()
+		}
+	}
+	return err
+}
+
+// TestAPromptIsNeverBeyondTheSlotsThatAreRead stores 200 prompts at once, while the first that
+// raises the number of slots is slow: the next process finds all of them.
+func TestAPromptIsNeverBeyondTheSlotsThatAreRead(t *testing.T) {
+	const prompts = 200
+	kept := newMemoryStorage()
+	builder, err := metadata.NewTelemetryBuilder(componenttest.NewNopTelemetrySettings())
+	require.NoError(t, err)
+	slow := &slowGrowth{memoryClient: memoryClient{kept}}
+	s := newStore(slow, 1000, zap.NewNop(), builder)
+	slow.once.Do(func() {})
+	_, err = s.restore(t.Context())
+	require.NoError(t, err)
+	slow.once = sync.Once{}
+	slow.hold = func() {
+		waitFor(t, func() bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.slots == prompts
+		})
+	}
+	var all sync.WaitGroup
+	for i := range prompts {
+		all.Go(func() {
+			s.submitted(prompt.Discovered(&protocol.Submission{PromptID: strconv.Itoa(i)}, time.Now(), true))
+		})
+	}
+	all.Wait()
+	s.stop()
+	assert.Empty(t, slow.beyond)
+	next := testStore(t, kept, 1000)
+	restored, err := next.restore(t.Context())
+	require.NoError(t, err)
+	assert.Len(t, restored, prompts)
+	next.stop()
+}
