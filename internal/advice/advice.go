@@ -58,7 +58,8 @@ type Engine struct {
 	kinds    *lru.Cache[Kind, kind]
 	classes  map[string]*calibration
 	claims   map[uint64]*job
-	last     uint64 // claim
+	// last is the newest claim, oldest the first that may not be settled.
+	last, oldest uint64
 	// ended are prompts whose execution was seen to end, by id, until their traces come.
 	ended *lru.Cache[string, observed]
 	// Dropped counts what found no room.

@@ -36,10 +36,7 @@ func (e *Engine) Advise(r *admission.Request, now time.Time) (d admission.Decisi
 	}
 	s := e.servers[r.Server]
 	switch {
-	case s == nil:
-		d.Reason = admission.Unknown
-		return d
-	case s.gpu == nil:
+	case s == nil || s.gpu == nil:
 		d.Reason = admission.Unknown
 		return d
 	case s.gpu.memory.Unhealthy:
@@ -233,7 +230,7 @@ func (e *Engine) timing(j *job, now time.Time) (t timing) {
 	c := e.calibrationOf(j.class)
 	t.low, t.high = c.band(end.Usual, end.Spread)
 	t.upper = t.completion + min(max(c.quantile(0.99, normal99), 0), maxOff99)*t.deviation
-	t.others = e.delays(g, own, at, with, now)
+	t.others = s.delays(at, with[own], now)
 	return t
 }
 
@@ -320,27 +317,18 @@ func (e *Engine) usual(g *gpu) replay.Work {
 	return replay.Work{Mean: u.mean, Variance: u.variance, Usual: u.mean, Spread: u.variance}
 }
 
-// delays reports whether a prompt at a place would make another one late that precedes it in
-// importance: core work that was in time without it. Batch delays nobody.
-func (e *Engine) delays(g *gpu, own, at int, with [][]replay.End, now time.Time) bool {
-	for i, s := range g.servers {
-		first := s.past
-		if s.running != nil {
-			first++
+// delays reports whether a prompt at a place of the server's queue would make one behind it late:
+// core work that was in time without it. Batch delays nobody.
+func (s *server) delays(at int, with []replay.End, now time.Time) bool {
+	ahead := len(with) - len(s.queue) // what runs or came past the proxy, and the prompt itself
+	for place := at + 1; place < len(with); place++ {
+		j := s.queue[place-ahead]
+		if j.batch || j.deadline.IsZero() || !j.predicted.known() {
+			continue
 		}
-		for n, j := range s.queue {
-			if j.batch || j.deadline.IsZero() || !j.predicted.known() {
-				continue
-			}
-			place := first + n
-			if i == own && place >= at {
-				place++
-			}
-			end := with[i][place]
-			left := j.deadline.Sub(now).Seconds()
-			if end.At > left && j.predicted.at.Add(seconds(j.predicted.completion)).Before(j.deadline) && (i == own && place > at) {
-				return true
-			}
+		wasInTime := j.predicted.at.Add(seconds(j.predicted.completion)).Before(j.deadline)
+		if wasInTime && with[place].At > j.deadline.Sub(now).Seconds() {
+			return true
 		}
 	}
 	return false

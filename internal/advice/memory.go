@@ -39,7 +39,6 @@ func (e *Engine) fits(j *job, now time.Time) (m memoryFit) {
 	s, g := j.server, j.server.gpu
 	m.context = s.memory.Context
 	// Others hold what the driver says, and what they are about to need.
-	own := s.holds()
 	foreign := g.memory.Used
 	for _, o := range g.servers {
 		foreign -= o.holds()
@@ -48,7 +47,7 @@ func (e *Engine) fits(j *job, now time.Time) (m memoryFit) {
 	// asked again. The driver's figure is not.
 	gone := max(-foreign, 0)
 	idle, largest := int64(0), ""
-	others, working := int64(0), false
+	own, others, working := int64(0), int64(0), false
 	for _, o := range g.servers {
 		held := o.holds()
 		if o.rests() {
@@ -206,15 +205,19 @@ func (e *Engine) trying(p *probe, now time.Time) bool {
 
 // probing records that a prompt is tried.
 func (g *gpu) probing(j *job) {
-	p := g.probes[probeKey{j.kind, j.size}]
-	if p == nil {
-		if len(g.probes) >= maxProbes {
-			return
-		}
-		p = &probe{}
-		g.probes[probeKey{j.kind, j.size}] = p
+	if p := g.probeOf(probeKey{j.kind, j.size}); p != nil {
+		p.running, p.left = j, time.Time{}
 	}
-	p.running, p.left = j, time.Time{}
+}
+
+// probeOf is that of a key, made if there is none yet; nil if there are too many.
+func (g *gpu) probeOf(key probeKey) *probe {
+	p := g.probes[key]
+	if p == nil && len(g.probes) < maxProbes {
+		p = &probe{}
+		g.probes[key] = p
+	}
+	return p
 }
 
 // settled has a try be the prompt that its server shows.
@@ -230,21 +233,15 @@ func (g *gpu) settled(claimed, shown *job) {
 // probed learns whether a prompt of a kind had enough memory, of as much as there was for it.
 func (g *gpu) probed(k Kind, s fit.Size, x *Execution, room int64) {
 	key := probeKey{k, s}
-	p := g.probes[key]
 	switch {
 	case x.OutOfMemory:
-		if p == nil {
-			if len(g.probes) >= maxProbes {
-				return
-			}
-			p = &probe{}
-			g.probes[key] = p
+		if p := g.probeOf(key); p != nil {
+			p.failures, p.last, p.running = p.failures+1, x.Ended, nil
+			p.room = max(p.room, x.Reserved, room)
 		}
-		p.failures, p.last, p.running = p.failures+1, x.Ended, nil
-		p.room = max(p.room, x.Reserved, room)
 	case x.Succeeded:
 		delete(g.probes, key)
-	case p != nil:
-		p.running = nil
+	case g.probes[key] != nil:
+		g.probes[key].running = nil
 	}
 }

@@ -3,6 +3,7 @@
 package advice
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -305,13 +306,7 @@ func (e *Engine) follow(s *server, prompts []comfyevents.OpenPrompt, now time.Ti
 }
 
 func byNumber(a, b *job) int {
-	switch {
-	case a.number < b.number:
-		return -1
-	case a.number > b.number:
-		return 1
-	}
-	return a.accepted.Compare(b.accepted)
+	return cmp.Or(cmp.Compare(a.number, b.number), a.accepted.Compare(b.accepted))
 }
 
 func deadlineOf(c Class, from time.Time) time.Time {
@@ -350,12 +345,14 @@ func (e *Engine) Settle(claim uint64, id string) {
 	s.byID[id] = j
 }
 
-// expire ends claims that nobody settled.
+// expire ends claims that nobody settled. They last equally long, so the oldest ends first.
 func (e *Engine) expire(now time.Time) {
-	for claim, j := range e.claims {
-		if now.After(j.expires) {
-			e.Settle(claim, "")
+	for ; e.oldest <= e.last; e.oldest++ {
+		j := e.claims[e.oldest]
+		if j != nil && !now.After(j.expires) {
+			return
 		}
+		e.Settle(e.oldest, "")
 	}
 }
 
