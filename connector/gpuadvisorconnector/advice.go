@@ -14,9 +14,6 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/configkeys"
 )
 
-// maxDeadline bounds deadlines and objectives: what is longer is no deadline.
-const maxDeadline = 24 * time.Hour
-
 // validateAdvice adds the mistakes of the keys about decisions.
 func (c *Config) validateAdvice(p *configkeys.Problems) {
 	c.DefaultClass.validate(p, "default_class")
@@ -37,7 +34,7 @@ func (c ClassConfig) validate(p *configkeys.Problems, key string) {
 		key   string
 		value time.Duration
 	}{{"deadline", c.Deadline}, {"objective", c.Objective}} {
-		p.AddIf(d.value < 0 || d.value > maxDeadline, key+"::"+d.key, d.value, "is not between 0s and 24h", "use a duration such as 30s, or 0s for none")
+		p.AddIf(d.value < 0 || d.value > admission.MaxDeadline, key+"::"+d.key, d.value, "is not between 0s and 24h", "use a duration such as 30s, or 0s for none")
 	}
 }
 

@@ -133,5 +133,8 @@ type Advisor interface {
 	Settle(claim uint64, promptID string)
 }
 
+// MaxDeadline is the longest deadline or objective of a prompt.
+const MaxDeadline = 24 * time.Hour
+
 // ClaimTimeout is after what time a claim that was not settled ends.
 const ClaimTimeout = time.Minute

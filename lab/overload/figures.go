@@ -41,7 +41,7 @@ type Figures struct {
 	FirstRetry float64
 }
 
-// drainMargin is an error of a predicted wait that is no error.
+// drainMargin is the error of a predicted wait that is not counted.
 const drainMargin = 2 * time.Second
 
 // Figures computes them.

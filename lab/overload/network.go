@@ -3,42 +3,31 @@
 package overload
 
 import (
-	"context"
 	"net"
 	"net/http"
 	"sync"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/comfyreplay"
 )
 
 // network is a server's address in memory: a real socket would stop the clock of
 // testing/synctest.
-type network struct {
-	accepted chan net.Conn
-	closed   chan struct{}
-	once     sync.Once
-}
-
-func newNetwork() *network {
-	return &network{accepted: make(chan net.Conn), closed: make(chan struct{})}
-}
+type network struct{ *comfyreplay.Pipes }
 
 // Accept implements net.Listener.
-func (n *network) Accept() (net.Conn, error) {
-	select {
-	case c := <-n.accepted:
-		return c, nil
-	case <-n.closed:
-		return nil, net.ErrClosed
+func (n network) Accept() (net.Conn, error) {
+	conn, err := n.Pipes.Accept()
+	if err != nil {
+		return nil, err
 	}
+	return addressed{conn}, nil
 }
 
-// Close implements net.Listener.
-func (n *network) Close() error {
-	n.once.Do(func() { close(n.closed) })
-	return nil
-}
+// addressed is a connection with a client's address that can be split, as a socket's.
+type addressed struct{ net.Conn }
 
-// Addr implements net.Listener.
-func (n *network) Addr() net.Addr { return address{} }
+// RemoteAddr implements net.Conn.
+func (addressed) RemoteAddr() net.Addr { return address{} }
 
 type address struct{}
 
@@ -48,31 +37,9 @@ func (address) Network() string { return "memory" }
 // String implements net.Addr.
 func (address) String() string { return "192.0.2.1:8188" }
 
-// dial connects to the server.
-func (n *network) dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	ours, theirs := net.Pipe()
-	select {
-	case n.accepted <- addressed{theirs}:
-		return addressed{ours}, nil
-	case <-n.closed:
-		return nil, net.ErrClosed
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-// addressed is a connection with an address that can be split, as a socket's.
-type addressed struct{ net.Conn }
-
-// LocalAddr implements net.Conn.
-func (addressed) LocalAddr() net.Addr { return address{} }
-
-// RemoteAddr implements net.Conn.
-func (addressed) RemoteAddr() net.Addr { return address{} }
-
 // transport reaches the server.
-func (n *network) transport() *http.Transport {
-	return &http.Transport{DialContext: n.dial, MaxIdleConnsPerHost: 16, DisableCompression: true}
+func (n network) transport() *http.Transport {
+	return &http.Transport{DialContext: n.Dial, MaxIdleConnsPerHost: 16, DisableCompression: true}
 }
 
 // endpoint serves a handler.
@@ -91,7 +58,7 @@ const upstreamURL = "http://comfyui.test:8188"
 
 // inMemory serves a handler in memory.
 func inMemory(h http.Handler) (*endpoint, error) {
-	n := newNetwork()
+	n := network{comfyreplay.NewPipes()}
 	return serve(h, n, &endpoint{url: upstreamURL, transport: n.transport()}), nil
 }
 

@@ -132,7 +132,7 @@ func (p *proxy) admit(r *http.Request, sub *protocol.Submission, received time.T
 	if p.gate == nil {
 		return nil, true
 	}
-	allowed := time.Duration(min(max(deadline, 0), maxDeadline) * float64(time.Second))
+	allowed := time.Duration(min(max(deadline, 0), admission.MaxDeadline.Seconds()) * float64(time.Second))
 	res := p.gate.Decide(r.Context(), &admission.Request{
 		Server: p.name, Class: z.TaskClass, Workflow: sub.Workflow, Model: z.Model, Side: int(z.Side()), Batch: max(int(z.Batch), 1), Steps: int(z.Steps),
 		Deadline: allowed, Claim: true,
@@ -172,9 +172,6 @@ func (p *proxy) allow(r *http.Request, class string) (retryAfter time.Duration, 
 	}
 	return retryAfter, ok
 }
-
-// maxDeadline bounds what a request may ask for, in seconds.
-const maxDeadline = 24 * 60 * 60
 
 // decided counts a decision.
 func (m *instruments) decided(a *prompt.Admission, class string) {

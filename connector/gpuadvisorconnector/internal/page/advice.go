@@ -24,7 +24,7 @@ const (
 	maxAdviceBody     = 256 << 10
 	maxAdviceText     = 256
 	maxSize           = 1 << 20
-	maxDeadline       = 24 * 60 * 60 // s
+	maxDeadline       = int(admission.MaxDeadline / time.Second) // s
 )
 
 // advice answers GET /v1/advice: about one prompt, by the parameters.
@@ -127,7 +127,7 @@ func adviceRequest(v *view.AdviceRequest) (r admission.Request, err error) {
 			return r, fmt.Errorf("%s=%d is not between 0 and %d", number.name, number.value, maxSize)
 		}
 	}
-	if !(v.Deadline >= 0 && v.Deadline <= maxDeadline) {
+	if !(v.Deadline >= 0 && v.Deadline <= float64(maxDeadline)) {
 		return r, fmt.Errorf("deadline_s=%v is not between 0 and %d", v.Deadline, maxDeadline)
 	}
 	return admission.Request{
