@@ -63,7 +63,8 @@ scrape_configs:
 	scrape := filepath.Join(t.TempDir(), "scrape.yaml")
 	require.NoError(t, os.WriteFile(scrape, fmt.Appendf(nil, "scrape_configs:\n  - job_name: otelcol-gpu\n    scrape_interval: 500ms\n    scrape_timeout: 500ms\n    static_configs:\n%s", targets.String()), 0o600))
 	v := victoriaMetrics(t, "-promscrape.config="+scrape)
-	alerts := startVmalert(t, rules, v, "-notifier.blackhole", "-evaluationInterval=500ms", "-rule.evalDelay=1s", "-datasource.queryStep=10s")
+	// VictoriaMetrics shows what it was sent up to 4 s later on a busy machine; the default is 30s.
+	alerts := startVmalert(t, rules, v, "-notifier.blackhole", "-evaluationInterval=500ms", "-rule.evalDelay=8s", "-datasource.queryStep=10s")
 	return []watcher{{p, "Prometheus", p.URL + "/api/v1/alerts"}, {v, "vmalert", alerts}}
 }
 
