@@ -24,9 +24,26 @@ func (c *Config) validateAdvice(p *configkeys.Problems) {
 	}
 	p.AddIf(c.Advice.BatchWaiting < 1, "advice::batch_waiting", c.Advice.BatchWaiting, "is less than 1", "use a number such as 2")
 	p.AddIf(!(c.Advice.SafetyMargin >= 0 && c.Advice.SafetyMargin <= 1), "advice::safety_margin", c.Advice.SafetyMargin, "is not between 0 and 1", "use a part such as 0.05")
+	p.AddIf(len(c.Advice.Measured) > maxMeasured, "advice::measured", len(c.Advice.Measured), fmt.Sprintf("is more than %d", maxMeasured), "remove some")
+	for i := range c.Advice.Measured {
+		c.Advice.Measured[i].validate(p, fmt.Sprintf("advice::measured::%d", i))
+	}
 	for i, url := range c.Advice.Standby {
 		p.AddIf(!configkeys.IsHTTP(url), fmt.Sprintf("advice::standby::%d", i), url, "is not a valid URL", "use http://host:port, for example http://gpu-node-08:8188")
 	}
+}
+
+// maxMeasured bounds the measurements of a configuration.
+const maxMeasured = 1000
+
+func (c *MeasuredConfig) validate(p *configkeys.Problems, key string) {
+	const most = 1 << 20
+	p.AddIf(c.Side < 1 || c.Side > most, key+"::side", c.Side, "is not between 1 and 1048576", "use the longer side in pixels, for example 1280")
+	p.AddIf(c.Batch < 0 || c.Batch > most, key+"::batch", c.Batch, "is not between 0 and 1048576", "use a number of images, or omit the key for one")
+	p.AddIf(c.Steps < 0 || c.Steps > most, key+"::steps", c.Steps, "is not between 0 and 1048576", "use a number of steps, or omit the key where there are none")
+	p.AddIf(c.Time < 0 || c.Time > admission.MaxDeadline, key+"::time", c.Time, "is not between 0s and 24h", "use a duration such as 1800ms")
+	p.AddIf(c.MemoryMiB < 0 || c.MemoryMiB > 1<<30, key+"::memory_mib", c.MemoryMiB, "is not between 0 and 1073741824", "use MiB, for example 3500")
+	p.AddIf(c.Time == 0 && c.MemoryMiB == 0, key, nil, "has neither time nor memory_mib", "set one, or remove the entry")
 }
 
 func (c ClassConfig) validate(p *configkeys.Problems, key string) {
@@ -45,6 +62,12 @@ func (c *Config) adviceSettings() advice.Settings {
 	for name, of := range c.Classes {
 		s.Classes[name] = advice.Class(of)
 	}
+	for i := range c.Advice.Measured {
+		m := &c.Advice.Measured[i]
+		s.Measured = append(s.Measured, advice.Measured{
+			Workflow: m.Workflow, Model: m.Model, GPU: m.GPU, Side: m.Side, Batch: m.Batch, Steps: m.Steps, Time: m.Time, Memory: int64(m.MemoryMiB) << 20,
+		})
+	}
 	s.BatchWaiting, s.SafetyMargin, s.Standby, s.GPUs = c.Advice.BatchWaiting, c.Advice.SafetyMargin, c.Advice.Standby, c.Limits.GPUs
 	return s
 }
@@ -56,7 +79,7 @@ const recommendedSide = 680
 func messages(d *admission.Decision) map[string]string {
 	m := texts.Message{Key: "advice.message.later"}
 	side := d.MaxSide
-	if side == 0 && d.Executions == 0 {
+	if side == 0 && d.Completion == 0 { // its time is not known
 		side = recommendedSide
 	}
 	switch {

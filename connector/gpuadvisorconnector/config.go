@@ -52,6 +52,10 @@ type Config struct {
 	// Advice is about decisions on prompts, for receivers and callers that ask.
 	Advice AdviceConfig `mapstructure:"advice"`
 
+	// Storage is a storage extension that keeps what is learned of prompts across restarts. Default:
+	// none.
+	Storage *component.ID `mapstructure:"storage"`
+
 	// Rush is where a rush of simulated users can be caused. Default: nowhere.
 	Rush RushConfig `mapstructure:"rush"`
 
@@ -85,6 +89,26 @@ type AdviceConfig struct {
 	// Standby are the addresses of servers elsewhere that callers are sent to who ask before they
 	// upload. Default: none.
 	Standby []string `mapstructure:"standby"`
+	// Measured is what executions cost, by measurements elsewhere: it counts until executions of about
+	// the same size were seen. Default: none.
+	Measured []MeasuredConfig `mapstructure:"measured"`
+}
+
+// MeasuredConfig is what one execution costs.
+type MeasuredConfig struct {
+	// Workflow, Model and GPU are comfyui.workflow.id, comfyui.model and hw.model of those that it
+	// counts for. Default: all.
+	Workflow string `mapstructure:"workflow"`
+	Model    string `mapstructure:"model"`
+	GPU      string `mapstructure:"gpu"`
+	// Side is the longer side in pixels, Batch the images, Steps the steps. Default of both: 1.
+	Side  int `mapstructure:"side"`
+	Batch int `mapstructure:"batch"`
+	Steps int `mapstructure:"steps"`
+	// Time is what it takes of a GPU that does nothing else, with its model loaded. Default: unknown.
+	Time time.Duration `mapstructure:"time"`
+	// MemoryMiB is what PyTorch's allocator reserves at most, without CUDA's context. Default: unknown.
+	MemoryMiB int `mapstructure:"memory_mib"`
 }
 
 // LinkConfig is a link.

@@ -60,6 +60,9 @@ type advisor struct {
 	// state is made at the start. It has a lock of its own, as has advice.
 	state  *state.Store
 	advice *advice.Advisor
+	// saved is used at the start, by one goroutine, and at the shutdown, in this order; nil without
+	// storage.
+	saved *saved
 	// observed has a lock of its own.
 	observed observed
 
@@ -127,6 +130,12 @@ func (a *advisor) begin(ctx context.Context, host component.Host) (err error) {
 		return err
 	}
 	a.advice = advice.NewAdvisor(a.cfg.adviceSettings(), &a.bus.Servers, a.now, messages)
+	if a.saved, err = a.openSaved(ctx, host); err != nil {
+		return err
+	}
+	if a.saved != nil {
+		a.saved.load(ctx)
+	}
 	if err := a.listen(ctx, host); err != nil {
 		return err
 	}
@@ -140,6 +149,9 @@ func (a *advisor) begin(ctx context.Context, host component.Host) (err error) {
 	a.work.Go(func() { a.run(running) })
 	// A goroutine of its own: a next consumer that blocks does not stop the conditions.
 	a.work.Go(func() { every(running, a.cfg.CollectionInterval, func() { a.emit(running) }) })
+	if a.saved != nil {
+		a.work.Go(func() { every(running, saveInterval, func() { a.saved.save(running) }) })
+	}
 	return nil
 }
 
@@ -233,6 +245,9 @@ func (a *advisor) end(ctx context.Context) (err error) {
 	}
 	a.alerts.Shutdown()
 	a.work.Wait()
+	if a.saved != nil {
+		err = errors.Join(err, a.saved.close(ctx))
+	}
 	if a.telemetry != nil {
 		a.telemetry.Shutdown()
 	}

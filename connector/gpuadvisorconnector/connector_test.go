@@ -54,6 +54,14 @@ func newRig(t *testing.T, change func(*Config)) *rig {
 // newRigTo has another next consumer than r.next.
 func newRigTo(t *testing.T, other consumer.Metrics, change func(*Config)) *rig {
 	t.Helper()
+	r := newStoppedRig(t, other, change)
+	r.start(componenttest.NewNopHost())
+	return r
+}
+
+// newStoppedRig is newRigTo without a start.
+func newStoppedRig(t *testing.T, other consumer.Metrics, change func(*Config)) *rig {
+	t.Helper()
 	cfg := createDefaultConfig().(*Config)
 	cfg.Page.NetAddr.Endpoint = "127.0.0.1:0"
 	cfg.CollectionInterval = time.Second
@@ -78,18 +86,25 @@ func newRigTo(t *testing.T, other consumer.Metrics, change func(*Config)) *rig {
 	r.metrics, r.traces, r.logs = metrics.(metricsComponent), traces.(tracesComponent), logs.(logsComponent)
 	r.advisor = r.metrics.advisor
 	r.bus = &comfyevents.Bus{}
-	all := []component.Component{metrics, traces, logs}
+	return r
+}
+
+// start starts the connector in a collector until stop is called, at the test's end at the latest.
+func (r *rig) start(host component.Host) (stop func()) {
+	r.t.Helper()
+	all := []component.Component{r.metrics, r.traces, r.logs}
 	for _, c := range all {
-		require.NoError(t, c.Start(t.Context(), componenttest.NewNopHost()))
+		require.NoError(r.t, c.Start(r.t.Context(), host))
 	}
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		for _, c := range all {
-			require.NoError(t, c.Shutdown(context.Background()))
+			require.NoError(r.t, c.Shutdown(context.Background()))
 		}
-		require.NoError(t, r.telemetry.Shutdown(context.Background()))
+		require.NoError(r.t, r.telemetry.Shutdown(context.Background()))
 		http.DefaultClient.CloseIdleConnections()
 	})
-	return r
+	r.t.Cleanup(stop)
+	return stop
 }
 
 // get decodes what a path of the page answers.

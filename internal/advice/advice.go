@@ -38,15 +38,20 @@ type Settings struct {
 	Standby []string
 	// MaxSampleAge is how old the newest sample of a GPU's memory may be.
 	MaxSampleAge time.Duration
+	// Measured is what executions cost, by measurements elsewhere.
+	Measured []Measured
 	// Kinds bounds the kinds of prompts that are learned, Servers and GPUs those that are known.
 	Kinds, Servers, GPUs int
 }
+
+// MaxKinds is how many kinds of prompts are learned.
+const MaxKinds = 500
 
 // DefaultSettings are the usual ones.
 func DefaultSettings() Settings {
 	return Settings{
 		Classes: map[string]Class{}, Default: Class{Deadline: time.Minute, Objective: 30 * time.Second},
-		BatchWaiting: 2, SafetyMargin: 0.05, MaxSampleAge: 45 * time.Second, Kinds: 500, Servers: 256, GPUs: 128,
+		BatchWaiting: 2, SafetyMargin: 0.05, MaxSampleAge: 45 * time.Second, Kinds: MaxKinds, Servers: 256, GPUs: 128,
 	}
 }
 
@@ -57,6 +62,7 @@ type Engine struct {
 	gpus     map[string]*gpu
 	kinds    *lru.Cache[Kind, kind]
 	classes  map[string]*calibration
+	expected []expected
 	claims   map[uint64]*job
 	// last is the newest claim, oldest the first that may not be settled.
 	last, oldest uint64
@@ -82,7 +88,7 @@ const (
 func New(s Settings) *Engine {
 	return &Engine{
 		settings: s, servers: map[string]*server{}, gpus: map[string]*gpu{}, kinds: lru.New[Kind, kind](s.Kinds),
-		classes: map[string]*calibration{}, claims: map[uint64]*job{}, ended: lru.New[string, observed](maxEnded),
+		classes: map[string]*calibration{}, expected: expect(s.Measured), claims: map[uint64]*job{}, ended: lru.New[string, observed](maxEnded),
 	}
 }
 

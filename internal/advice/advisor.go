@@ -5,6 +5,7 @@ package advice
 import (
 	"cmp"
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"sync"
@@ -99,6 +100,7 @@ func (a *Advisor) Refresh(gpus []GPU) {
 	for _, g := range gpus {
 		a.engine.SetGPU(g)
 	}
+	a.engine.expireSamples(now)
 	present := make(map[string]bool, len(all))
 	for i := range all {
 		present[all[i].Name] = true
@@ -259,8 +261,8 @@ func (a *Advisor) Learned() (all []Learned) {
 			name string
 			*costs
 		}{{"time", &k.time}, {"memory", &k.memory}} {
-			if m := c.model; m != nil && m.Samples >= minExecutions {
-				all = append(all, Learned{of, c.name, m.Samples, m.Error, m.Form, m.A, m.B})
+			if m := c.model; c.learned() {
+				all = append(all, Learned{of, c.name, len(c.samples), m.Error, m.Form, m.A, m.B})
 			}
 		}
 	}
@@ -289,4 +291,33 @@ func (a *Advisor) Bounds() []bounds.Bound {
 	defer a.mu.Unlock()
 	all = append(all, bounds.Bound{Name: "advice.Advisor.counts", Max: maxCounted, Size: len(a.counts)})
 	return append(all, a.engine.Bounds()...)
+}
+
+// Load reads what an advisor before this one had learned: kinds by where they are saved, and what
+// [Advisor.Unsaved] returns with them. The errors are of what is left out.
+func (a *Advisor) Load(kinds map[int][]byte, rest []byte) (loaded map[int]Kind, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := a.now()
+	loaded = make(map[int]Kind, len(kinds))
+	for at, raw := range kinds {
+		of, failed := a.engine.LoadKind(raw, now)
+		if failed == nil {
+			loaded[at] = of
+		}
+		err = errors.Join(err, failed)
+	}
+	if len(rest) > 0 {
+		err = errors.Join(err, a.engine.LoadRest(rest, now))
+	}
+	return loaded, err
+}
+
+// Unsaved returns the kinds about which something was learned since it was called last, which kinds
+// there are, and the rest of what was learned.
+func (a *Advisor) Unsaved() (changed []Saved, all map[Kind]bool, rest []byte) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	changed, all = a.engine.Unsaved()
+	return changed, all, a.engine.SaveRest()
 }

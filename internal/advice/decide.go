@@ -45,6 +45,9 @@ func (e *Engine) Advise(r *admission.Request, now time.Time) (d admission.Decisi
 	case now.Sub(s.gpu.memory.At) > e.settings.MaxSampleAge:
 		d.Reason = admission.Stale
 		return d
+	case s.unread:
+		d.Reason = admission.Starting
+		return d
 	}
 	g := s.gpu
 	g.advance(now)
@@ -60,8 +63,10 @@ func (e *Engine) Advise(r *admission.Request, now time.Time) (d admission.Decisi
 	}
 	t := e.timing(j, now)
 	d.Executions = t.executions
-	d.Wait, d.Completion = seconds(t.begin), seconds(t.completion)
-	d.CompletionLow, d.CompletionHigh = seconds(t.low), seconds(t.high)
+	d.Wait = seconds(t.begin)
+	if t.known {
+		d.Completion, d.CompletionLow, d.CompletionHigh = seconds(t.completion), seconds(t.low), seconds(t.high)
+	}
 	m := e.fits(j, now)
 	d.Memory = admission.Memory{Need: m.need, Least: m.least, Room: m.room}
 	e.judge(&d, j, &t, &m, now)
@@ -160,7 +165,7 @@ type timing struct {
 	// drain is when all that the server has accepted ends, neighbours when a server of the GPU that
 	// works has nothing to do.
 	drain, neighbours float64
-	// slow is how much longer than alone it runs.
+	// slow is how much longer than alone it runs, mean what it takes alone.
 	slow, mean float64
 	// risk is a batch prompt's probability of being late, mayRisk up to which it is admitted; 0 for
 	// others.
@@ -169,9 +174,9 @@ type timing struct {
 
 func (t *timing) late() bool {
 	if t.mayRisk > 0 {
-		return t.known && (t.risk > t.mayRisk || t.others)
+		return t.risk > t.mayRisk || t.others
 	}
-	return t.known && (t.upper > t.left || t.others)
+	return t.upper > t.left || t.others
 }
 
 // timing replays the queues of a prompt's GPU with and without it.
@@ -198,11 +203,9 @@ func (e *Engine) timing(j *job, now time.Time) (t timing) {
 	if math.IsInf(t.neighbours, 1) {
 		t.neighbours = 0
 	}
-	k := e.kinds.Find(j.kind)
-	if k == nil || !k.time.knows(j.size) {
-		return t
+	if k := e.find(j.kind); k != nil && k.time.knows(j.size) {
+		t.known, t.executions = true, len(k.time.samples)
 	}
-	t.known, t.executions = true, k.time.model.Samples
 	// Its place in the queue, behind what runs and what precedes it.
 	place, first := 0, 0
 	if s.running != nil {
@@ -213,7 +216,7 @@ func (e *Engine) timing(j *job, now time.Time) (t timing) {
 		place++
 	}
 	at := first + place
-	work := k.work(j, e.before(s, place))
+	work := e.work(j, e.before(s, place))
 	mean, deviation := work.Mean, math.Sqrt(work.Variance)
 	t.mean = mean
 	e.queues[own] = slices.Insert(e.queues[own], at, work)
@@ -223,6 +226,11 @@ func (e *Engine) timing(j *job, now time.Time) (t timing) {
 	if mean > 0 {
 		t.slow = max((end.At-end.Begin)/mean, 1)
 	}
+	t.others = !j.batch && s.delays(at, with[own], now)
+	if !t.known { // what is not known may be short: only what would begin too late is late
+		t.upper = t.begin
+		return t
+	}
 	if j.batch { // it delays nobody
 		e.overtaken(&t, j, deviation, with[own], at, now)
 		return t
@@ -230,7 +238,6 @@ func (e *Engine) timing(j *job, now time.Time) (t timing) {
 	c := e.calibrationOf(j.class)
 	t.low, t.high = c.band(end.Usual, end.Spread)
 	t.upper = t.completion + min(max(c.quantile(0.99, normal99), 0), maxOff99)*t.deviation
-	t.others = s.delays(at, with[own], now)
 	return t
 }
 
@@ -269,9 +276,9 @@ func (e *Engine) fill(g *gpu) {
 
 // rest is what is left of a prompt that runs.
 func (e *Engine) rest(j *job) replay.Work {
-	k := e.kinds.Find(j.kind)
+	k := e.find(j.kind)
 	if k == nil || !k.time.knows(j.size) {
-		w := e.usual(j.server.gpu)
+		w := e.unknown(k, j)
 		w.Mean = max(w.Mean-j.done, w.Mean/4)
 		w.Usual = w.Mean
 		return w
@@ -291,11 +298,24 @@ func (e *Engine) rest(j *job) replay.Work {
 
 // work is a prompt that waits.
 func (e *Engine) work(j *job, loaded string) replay.Work {
-	k := e.kinds.Find(j.kind)
+	k := e.find(j.kind)
 	if k == nil || !k.time.knows(j.size) {
-		return e.usual(j.server.gpu)
+		return e.unknown(k, j)
 	}
 	return k.work(j, loaded)
+}
+
+// unknown is what a prompt takes of whose size, or kind, nothing is known: as the others on the GPU
+// do, or, where its kind is known, as the largest of that that is known.
+func (e *Engine) unknown(k *kind, j *job) replay.Work {
+	w := e.usual(j.server.gpu)
+	if k == nil || !k.time.learned() {
+		return w
+	}
+	if at := k.time.model.Predict(k.time.model.Nearest(j.size)); at > w.Mean {
+		w.Mean, w.Usual = at, at
+	}
+	return w
 }
 
 // work is a prompt of a kind when a model is loaded.
@@ -339,7 +359,7 @@ func (p *prediction) known() bool { return !p.at.IsZero() }
 // maxSide is the largest longer side that would be admitted now, in steps of 8 pixels; 0 if
 // none is known.
 func (e *Engine) maxSide(j *job, t *timing, m *memoryFit) int {
-	k := e.kinds.Find(j.kind)
+	k := e.find(j.kind)
 	if k == nil || !t.known || t.others || j.side <= 0 {
 		return 0
 	}

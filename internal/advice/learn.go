@@ -25,6 +25,8 @@ type kind struct {
 	// loading are what cold executions took longer than warm ones, in seconds; usual is their median.
 	loading []float64
 	usual   float64
+	// changed is true if something was learned that is not saved.
+	changed bool
 }
 
 const (
@@ -44,6 +46,8 @@ type costs struct {
 	pending int
 	// least is the largest cost that was certainly needed, by size.
 	least []sample
+	// measured is what counts until enough was seen.
+	measured []fit.Sample
 }
 
 type sample struct {
@@ -69,12 +73,25 @@ func (c *costs) refit(now time.Time) {
 	for i := range c.samples {
 		all[i] = c.samples[i].Sample
 	}
-	c.model, c.pending = fit.Of(all), 0
+	c.model, c.pending = fit.Of(append(c.counted(all), all...)), 0
+}
+
+// expire forgets what is too old.
+func (c *costs) expire(now time.Time) {
+	if len(c.samples) > 0 && now.Sub(c.samples[0].at) > maxSampleAge {
+		c.refit(now)
+	}
+	c.least = slices.DeleteFunc(c.least, func(s sample) bool { return now.Sub(s.at) > maxSampleAge })
 }
 
 // knows reports whether there is a prediction for a size.
 func (c *costs) knows(s fit.Size) bool {
-	return c.model != nil && c.model.Samples >= minExecutions && c.model.Knows(s)
+	return c.learned() && c.model.Knows(s)
+}
+
+// learned reports whether there are predictions.
+func (c *costs) learned() bool {
+	return c.model != nil && c.model.Samples >= minExecutions
 }
 
 // observed is an execution that was seen to end.
@@ -129,7 +146,8 @@ func (e *Engine) Executed(x *Execution) {
 	}
 	size := sizeOf(x.Side, x.Batch, x.Steps)
 	of := e.kindOf(s, x.Workflow, x.Model)
-	k := e.kinds.FindOrAdd(of)
+	k := e.findOrAdd(of)
+	k.changed = true
 	if s.gpu != nil {
 		s.gpu.probed(of, size, x, o.room)
 	}
@@ -180,9 +198,23 @@ func (c *costs) leastOf(s fit.Size) (most float64) {
 func (k *kind) loaded(took float64) {
 	k.loading = append(k.loading, max(took, 0))
 	k.loading = k.loading[max(len(k.loading)-maxLoadings, 0):]
-	sorted := slices.Sorted(slices.Values(k.loading))
-	k.usual = sorted[len(sorted)/2]
+	k.settleLoading()
+}
+
+// settleLoading makes the usual loading time.
+func (k *kind) settleLoading() {
+	if sorted := slices.Sorted(slices.Values(k.loading)); len(sorted) > 0 {
+		k.usual = sorted[len(sorted)/2]
+	}
 }
 
 // load is how long a model is loaded, in seconds.
 func (k *kind) load() float64 { return k.usual }
+
+// expireSamples forgets what is too old, of kinds of which nothing new is learned, too.
+func (e *Engine) expireSamples(now time.Time) {
+	for _, k := range e.kinds.All() {
+		k.time.expire(now)
+		k.memory.expire(now)
+	}
+}

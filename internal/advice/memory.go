@@ -69,7 +69,7 @@ func (e *Engine) fits(j *job, now time.Time) (m memoryFit) {
 	}
 	foreign = max(foreign, 0)
 	m.room = max(g.memory.Capacity-foreign-others, 0)
-	k := e.kinds.Find(j.kind)
+	k := e.find(j.kind)
 	if k == nil || g.memory.Capacity <= 0 {
 		return m
 	}
@@ -130,7 +130,7 @@ func (s *server) holds() int64 {
 // needs is the most that a server's prompts are going to need.
 func (e *Engine) needs(s *server) (most int64) {
 	of := func(j *job) {
-		if k := e.kinds.Find(j.kind); k != nil {
+		if k := e.find(j.kind); k != nil {
 			most = max(most, int64(e.bound(k, j.size))+s.memory.Context)
 		}
 	}

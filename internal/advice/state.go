@@ -26,6 +26,8 @@ type server struct {
 	running *job
 	queue   []*job
 	byID    map[string]*job
+	// unread is true until the server has said what its queue holds.
+	unread bool
 	// past is how many prompts the server has that did not come through the proxy: they precede
 	// all others.
 	past int
@@ -80,6 +82,8 @@ type gpu struct {
 	level   levelState
 	// usual is the mean and the variance of what its prompts take.
 	usual usualWork
+	// loaded is when it was there last by what was saved.
+	loaded time.Time
 }
 
 // usualWork is the mean and the variance of the last hundred or so executions, in seconds.
@@ -155,7 +159,7 @@ func (e *Engine) SetServer(s *comfyevents.Server, now time.Time) {
 	}
 	known.at = now
 	known.version, known.arguments, known.memory, known.pid = s.Version, s.Arguments, s.Memory, s.PID
-	known.past = max(s.Queued-s.Open, 0)
+	known.past, known.unread = max(s.Queued-s.Open, 0), s.Unread
 	if s.Unloaded.After(known.unloaded) {
 		known.unloaded, known.loaded = s.Unloaded, ""
 	}

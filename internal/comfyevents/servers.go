@@ -23,6 +23,9 @@ type Server struct {
 	// and 0 if they are unknown.
 	GPUs []string
 	PID  int
+	// Unread is true until the server has said for the first time since the component's start what
+	// its queue holds.
+	Unread bool
 	// Queued is how many prompts run or wait by the server's last status message, with those
 	// that did not come through the proxy; 0 if there was none.
 	Queued int

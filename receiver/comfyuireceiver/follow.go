@@ -50,6 +50,8 @@ type follower struct {
 	changed chan struct{}
 	// remaining is the length of the queue, by the last status.
 	remaining atomic.Int64
+	// queueRead is whether the server has said what its queue holds.
+	queueRead atomic.Bool
 	// unanswered are the stored prompts whose answer an earlier process has not seen. Only
 	// reconcileLoop uses them.
 	unanswered []*prompt.Prompt
@@ -134,7 +136,11 @@ func (f *follower) Text(message []byte) {
 		if !m.HasRemaining {
 			return
 		}
-		if n := int64(m.Remaining); n < f.remaining.Swap(n) { // a prompt has ended
+		fewer := int64(m.Remaining) < f.remaining.Swap(int64(m.Remaining))
+		if f.queueRead.CompareAndSwap(false, true) {
+			f.publishChange()
+		}
+		if fewer { // a prompt has ended
 			f.QueueChanged()
 		}
 	default:

@@ -39,7 +39,7 @@ func (l *liveServer) Server() comfyevents.Server {
 	device := l.device.Device()
 	s := comfyevents.Server{
 		Name: l.Name(),
-		GPUs: device.IDs, PID: device.PID, Queued: int(l.following.remaining.Load()),
+		GPUs: device.IDs, PID: device.PID, Unread: !l.following.queueRead.Load(), Queued: int(l.following.remaining.Load()),
 	}
 	if len(s.GPUs) == 0 && device.ID != "" {
 		s.GPUs = []string{device.ID}

@@ -79,6 +79,7 @@ func (p *poller) refresh(ctx context.Context) error {
 		return err
 	}
 	p.settle(ctx, p.tracker.Open(now, nil), queue.IDs)
+	p.queueRead.Store(true)
 	return nil
 }
 

@@ -6,6 +6,7 @@
 package fit
 
 import (
+	"maps"
 	"math"
 	"slices"
 )
@@ -14,6 +15,11 @@ import (
 type Size struct {
 	// Pixels is the square of the longer side, Batch the images, Steps the steps; at least 1 each.
 	Pixels, Batch, Steps float64
+}
+
+// Or has the larger one of each part.
+func (s Size) Or(o Size) Size {
+	return Size{max(s.Pixels, o.Pixels), max(s.Batch, o.Batch), max(s.Steps, o.Steps)}
 }
 
 // Sample is the cost of one prompt.
@@ -65,8 +71,9 @@ type Model struct {
 	// that it was not fitted to.
 	Samples int
 	Error   float64
-	// Largest is the largest work that was seen.
+	// Largest is the largest work that was seen, Most the largest of each part of a size.
 	Largest float64
+	Most    Size
 	// ratios are the costs of samples divided by their predictions by a fit without them, in
 	// ascending order.
 	ratios []float64
@@ -96,18 +103,28 @@ func Of(samples []Sample) *Model {
 		return &Model{}
 	}
 	best, bestError := Form{Curve: Linear}, math.Inf(1)
-	if constantSize(samples) || len(samples) < minForms {
+	switch {
+	case constantSize(samples):
 		best = Form{Curve: Constant}
-	} else {
+	case len(samples) >= minForms:
 		for _, f := range forms {
 			if e := f.error(samples); e < bestError*better || f.Curve == Constant {
 				best, bestError = f, e
 			}
 		}
+	case !vary(samples):
+		best = Form{Curve: Constant}
+	default: // too few to hold any back
+		power := Form{Curve: Power}
+		if power.fit(samples).off(samples) < best.fit(samples).off(samples) {
+			best = power
+		}
 	}
 	m := best.fit(samples)
 	for i := range samples {
-		m.Largest = max(m.Largest, best.work(samples[i].Size))
+		s := &samples[i]
+		m.Largest = max(m.Largest, best.work(s.Size))
+		m.Most = m.Most.Or(s.Size)
 	}
 	m.Samples = len(samples)
 	m.calibrate(samples)
@@ -116,6 +133,25 @@ func Of(samples []Sample) *Model {
 
 func constantSize(samples []Sample) bool {
 	return !slices.ContainsFunc(samples, func(s Sample) bool { return s.Size != samples[0].Size })
+}
+
+// off is the mean of the relative errors on samples that the model was fitted to.
+func (m *Model) off(samples []Sample) (mean float64) {
+	for i := range samples {
+		mean += math.Abs(samples[i].Cost-m.Predict(samples[i].Size)) / samples[i].Cost / float64(len(samples))
+	}
+	return mean
+}
+
+// vary reports whether sizes are so different that even a few samples say how the cost depends on
+// them.
+func vary(samples []Sample) bool {
+	const enough = 1.5
+	least, most := math.Inf(1), 0.0
+	for i := range samples {
+		least, most = min(least, samples[i].Pixels), max(most, samples[i].Pixels)
+	}
+	return most >= enough*least
 }
 
 // without are the samples that are not in a part, and those that are.
@@ -145,13 +181,19 @@ func (f Form) held(samples []Sample, do func(s *Sample, predicted float64)) {
 	}
 }
 
-// error is the median of the relative errors.
+// error is the median of the relative errors of about equal sizes, and the mean of those: large sizes
+// count as much as usual ones.
 func (f Form) error(samples []Sample) float64 {
-	var errors []float64
+	errors := map[int][]float64{}
 	f.held(samples, func(s *Sample, predicted float64) {
-		errors = append(errors, math.Abs(s.Cost-predicted)/s.Cost)
+		about := int(math.Floor(math.Log2(s.Pixels * s.Batch * s.Steps)))
+		errors[about] = append(errors[about], math.Abs(s.Cost-predicted)/s.Cost)
 	})
-	return median(errors)
+	sum := 0.0
+	for _, about := range slices.Sorted(maps.Keys(errors)) {
+		sum += median(errors[about])
+	}
+	return sum / float64(len(errors))
 }
 
 // calibrate compares what was seen with what was predicted without it (split-conformal, over
@@ -188,9 +230,15 @@ func median(v []float64) float64 {
 	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
 }
 
-// Knows reports whether a size is not beyond those that were seen.
+// Knows reports whether a size is not far beyond those that were seen, in any of its parts: of what
+// did not vary it is not known whether it counts.
 func (m *Model) Knows(s Size) bool {
-	return m.Samples > 0 && (m.Form.Curve == Constant || m.Form.work(s) <= extrapolated*m.Largest)
+	return m.Samples > 0 && m.Nearest(s) == s && m.Form.work(s) <= extrapolated*m.Largest
+}
+
+// Nearest is a size of which each part is not far beyond those that were seen.
+func (m *Model) Nearest(s Size) Size {
+	return Size{min(s.Pixels, extrapolated*m.Most.Pixels), min(s.Batch, extrapolated*m.Most.Batch), min(s.Steps, extrapolated*m.Most.Steps)}
 }
 
 // Predict is the usual cost of a size.
@@ -278,101 +326,4 @@ func (m *Model) UsualRest(s Size, seen float64) (rest, deviation float64) {
 		return m.usual(longer, usual, seen)
 	}
 	return seen / 4, seen / 4
-}
-
-func (m *Model) curve(work float64) float64 {
-	switch m.Form.Curve {
-	case Constant:
-		return m.A
-	case Power:
-		return m.A * math.Pow(work, m.B)
-	}
-	return max(m.A+m.B*work, least)
-}
-
-// least keeps predictions positive: costs are divided by them.
-const least = 1e-9
-
-// fit fits a form's coefficients to the relative errors, so that a few samples that are far
-// off count little (iteratively reweighted, Huber's weights).
-func (f Form) fit(samples []Sample) *Model {
-	m := &Model{Form: f}
-	switch f.Curve {
-	case Constant:
-		costs := make([]float64, len(samples))
-		for i := range samples {
-			costs[i] = samples[i].Cost
-		}
-		m.A = median(costs)
-	case Linear:
-		m.A, m.B = robust(samples, f.work, func(s *Sample) (y, weight float64) { return s.Cost, 1 / (s.Cost * s.Cost) })
-		if m.A < 0 || m.B < 0 { // no cost falls with the work
-			m.A, m.B = max(m.A, 0), max(m.B, 0)
-			m.scale(samples)
-		}
-	case Power:
-		logWork := func(s Size) float64 { return math.Log(f.work(s)) }
-		a, b := robust(samples, logWork, func(s *Sample) (y, weight float64) { return math.Log(s.Cost), 1 })
-		m.A, m.B = math.Exp(a), max(b, 0)
-		if b < 0 {
-			m.scale(samples)
-		}
-	}
-	return m
-}
-
-// scale makes the median of the relative errors 0.
-func (m *Model) scale(samples []Sample) {
-	ratios := make([]float64, len(samples))
-	for i := range samples {
-		ratios[i] = samples[i].Cost / max(m.curve(m.Form.work(samples[i].Size)), least)
-	}
-	by := median(ratios)
-	m.A *= by
-	if m.Form.Curve == Linear {
-		m.B *= by
-	}
-}
-
-const (
-	rounds = 8
-	// hubers is from how many deviations on a sample counts less.
-	hubers = 1.345
-)
-
-// robust fits y = a + b·x.
-func robust(samples []Sample, x func(Size) float64, of func(*Sample) (y, weight float64)) (a, b float64) {
-	trust := make([]float64, len(samples))
-	for i := range trust {
-		trust[i] = 1
-	}
-	off := make([]float64, len(samples))
-	for range rounds {
-		var sum, sumX, sumY, sumXX, sumXY float64
-		for i := range samples {
-			y, w := of(&samples[i])
-			w *= trust[i]
-			v := x(samples[i].Size)
-			sum, sumX, sumY, sumXX, sumXY = sum+w, sumX+w*v, sumY+w*y, sumXX+w*v*v, sumXY+w*v*y
-		}
-		spread := sum*sumXX - sumX*sumX
-		if spread <= 1e-12*sum*sumXX { // one size
-			a, b = sumY/sum, 0
-		} else {
-			b = (sum*sumXY - sumX*sumY) / spread
-			a = (sumY - b*sumX) / sum
-		}
-		for i := range samples {
-			y, w := of(&samples[i])
-			off[i] = math.Abs(y-a-b*x(samples[i].Size)) * math.Sqrt(w)
-		}
-		deviation := median(slices.Clone(off)) / 0.6745
-		if deviation < 1e-12 {
-			return a, b
-		}
-		for i := range samples {
-			trust[i] = min(1, hubers*deviation/max(off[i], 1e-300))
-		}
-	}
-	return a, b
 }

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gpuadvisorconnector
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/extension/xextension/storage"
+	"go.uber.org/zap"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/advice"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/logonce"
+)
+
+// saveInterval is how often what was learned is saved: so much of it does not survive kill -9.
+const saveInterval = 30 * time.Second
+
+// saved keeps what the advisor learns across restarts. Each kind of prompts has a slot: a key of
+// its own, so that saving costs as much as has changed. Its methods are not safe for concurrent use.
+type saved struct {
+	client  storage.Client
+	advisor *advice.Advisor
+	log     *zap.Logger
+	failing logonce.Tracker
+	slots   map[advice.Kind]int
+	free    []int
+	// unsaved are kinds whose saving failed; they are saved again, unless they have changed.
+	unsaved map[advice.Kind][]byte
+}
+
+const restKey = "advice/rest"
+
+func kindKey(slot int) string { return "advice/kind/" + strconv.Itoa(slot) }
+
+// openSaved opens the storage of the configuration; nil without one.
+func (a *advisor) openSaved(ctx context.Context, host component.Host) (*saved, error) {
+	id := a.cfg.Storage
+	if id == nil {
+		return nil, nil //nolint:nilnil // no storage is configured
+	}
+	extension, ok := host.GetExtensions()[*id]
+	if !ok {
+		return nil, fmt.Errorf("storage: %q is not a configured extension; add it to extensions and to service::extensions", id)
+	}
+	s, ok := extension.(storage.Extension)
+	if !ok {
+		return nil, fmt.Errorf("storage: %q is not a storage extension; use one, for example file_storage", id)
+	}
+	client, err := s.GetClient(ctx, component.KindConnector, a.settings.ID, "")
+	if err != nil {
+		return nil, fmt.Errorf("storage: open %q: %w", id, err)
+	}
+	return &saved{client: client, advisor: a.advice, log: a.log, slots: map[advice.Kind]int{}, unsaved: map[advice.Kind][]byte{}}, nil
+}
+
+// load has the advisor read what was saved. What cannot be read is learned again.
+func (s *saved) load(ctx context.Context) {
+	gets := make([]*storage.Operation, 0, advice.MaxKinds+1)
+	for slot := range advice.MaxKinds {
+		gets = append(gets, storage.GetOperation(kindKey(slot)))
+	}
+	rest := storage.GetOperation(restKey)
+	if err := s.client.Batch(ctx, append(gets, rest)...); err != nil {
+		s.log.Warn("Failed to read what was learned of prompts; it is learned again", zap.Error(err))
+	}
+	raw := make(map[int][]byte, len(gets))
+	for slot, get := range gets {
+		if len(get.Value) > 0 {
+			raw[slot] = get.Value
+		}
+	}
+	kinds, err := s.advisor.Load(raw, rest.Value)
+	if err != nil {
+		s.log.Warn("Some of what was learned of prompts cannot be read; it is learned again", zap.Error(err))
+	}
+	for slot := range advice.MaxKinds {
+		of, ok := kinds[slot]
+		if _, twice := s.slots[of]; !ok || twice {
+			s.free = append(s.free, slot)
+			continue
+		}
+		s.slots[of] = slot
+	}
+}
+
+// save writes what has been learned since it was called last.
+func (s *saved) save(ctx context.Context) {
+	changed, all, rest := s.advisor.Unsaved()
+	for _, k := range changed {
+		s.unsaved[k.Kind] = k.Data
+	}
+	sets := []*storage.Operation{storage.SetOperation(restKey, rest)}
+	for of, slot := range s.slots {
+		if !all[of] {
+			delete(s.slots, of)
+			delete(s.unsaved, of)
+			s.free = append(s.free, slot)
+			sets = append(sets, storage.DeleteOperation(kindKey(slot)))
+		}
+	}
+	for of, raw := range s.unsaved {
+		slot, ok := s.slots[of]
+		if !ok && len(s.free) > 0 {
+			slot, s.free = s.free[len(s.free)-1], s.free[:len(s.free)-1]
+			s.slots[of] = slot
+		} else if !ok { // there are as many slots as kinds
+			delete(s.unsaved, of)
+			continue
+		}
+		sets = append(sets, storage.SetOperation(kindKey(slot), raw))
+	}
+	err := s.client.Batch(ctx, sets...)
+	const condition = "save"
+	switch {
+	case err == nil:
+		clear(s.unsaved)
+		if s.failing.Changed(condition, "") {
+			s.log.Info("What is learned of prompts is saved again")
+		}
+	case s.failing.First(condition):
+		s.log.Warn("Failed to save what was learned of prompts; trying again", zap.Error(err), zap.Duration("interval", saveInterval))
+	}
+}
+
+// close saves for the last time.
+func (s *saved) close(ctx context.Context) error {
+	s.save(ctx)
+	return s.client.Close(ctx)
+}

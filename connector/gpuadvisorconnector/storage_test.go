@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gpuadvisorconnector
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/component/componenttest"
+	"go.opentelemetry.io/collector/extension/xextension/storage"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/advice"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
+)
+
+var storageID = component.MustNewID("file_storage")
+
+// memoryStorage is a storage extension that outlives connectors.
+type memoryStorage struct {
+	component.StartFunc
+	component.ShutdownFunc
+
+	mu     sync.Mutex
+	values map[string][]byte
+	fails  error
+	sets   int
+	closed int
+}
+
+func (s *memoryStorage) GetClient(context.Context, component.Kind, component.ID, string) (storage.Client, error) {
+	return s, nil
+}
+
+func (s *memoryStorage) Get(ctx context.Context, key string) ([]byte, error) {
+	o := storage.GetOperation(key)
+	return o.Value, s.Batch(ctx, o)
+}
+
+func (s *memoryStorage) Set(ctx context.Context, key string, value []byte) error {
+	return s.Batch(ctx, storage.SetOperation(key, value))
+}
+
+func (s *memoryStorage) Delete(ctx context.Context, key string) error {
+	return s.Batch(ctx, storage.DeleteOperation(key))
+}
+
+func (s *memoryStorage) Batch(_ context.Context, operations ...*storage.Operation) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fails != nil {
+		return s.fails
+	}
+	for _, o := range operations {
+		switch o.Type {
+		case storage.Get:
+			o.Value = s.values[o.Key]
+		case storage.Set:
+			s.values[o.Key] = o.Value
+			s.sets++
+		case storage.Delete:
+			delete(s.values, o.Key)
+		}
+	}
+	return nil
+}
+
+func (s *memoryStorage) Close(context.Context) error {
+	s.closed++
+	return nil
+}
+
+// kinds are the keys of kinds.
+func (s *memoryStorage) kinds() (keys []string) {
+	for key := range s.values {
+		if strings.HasPrefix(key, "advice/kind/") {
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// storing is a collector with storage.
+type storing struct {
+	component.Host
+	extensions map[component.ID]component.Component
+}
+
+func (h storing) GetExtensions() map[component.ID]component.Component { return h.extensions }
+
+func hostWith(extension component.Component) storing {
+	return storing{componenttest.NewNopHost(), map[component.ID]component.Component{storageID: extension}}
+}
+
+func withStorage(c *Config) { c.Storage = &storageID }
+
+func TestWhatWasLearnedOutlivesARestart(t *testing.T) {
+	store := &memoryStorage{values: map[string][]byte{}}
+	samples := func(r *rig) (n int) {
+		for _, l := range r.advice.Learned() {
+			if l.Cost == "time" {
+				n += l.Samples
+			}
+		}
+		return n
+	}
+	first := newStoppedRig(t, nil, withStorage)
+	first.bus.Servers.Add(idle("node-1:8188"))
+	stop := first.start(hostWith(store))
+	for i := range 5 {
+		require.NoError(t, first.traces.ConsumeTraces(t.Context(), image(fmt.Sprint("prompt ", i))))
+	}
+	require.Equal(t, 5, samples(first))
+	stop()
+	assert.Len(t, store.kinds(), 1)
+	assert.Equal(t, 1, store.closed)
+
+	second := newStoppedRig(t, nil, withStorage)
+	second.bus.Servers.Add(idle("node-1:8188"))
+	stop = second.start(hostWith(store))
+	assert.Equal(t, 5, samples(second), "before anything has ended")
+	require.NoError(t, second.traces.ConsumeTraces(t.Context(), image("another")))
+	stop()
+	assert.Len(t, store.kinds(), 1, "in its place")
+}
+
+// idle is a server on the GPU with nothing to do.
+func idle(name string) comfyevents.Source {
+	return &server{comfyevents.Server{Name: name, GPUs: []string{gpuID}, Version: "0.3"}}
+}
+
+func TestDamagedDataIsLearnedAgain(t *testing.T) {
+	store := &memoryStorage{values: map[string][]byte{kindKey(0): []byte("{"), kindKey(3): []byte(`{"version":99}`), restKey: []byte("x")}}
+	logs, seen := observer.New(zap.WarnLevel)
+	s := newSaved(store, zap.New(logs))
+	s.load(t.Context())
+	require.Equal(t, 1, seen.Len())
+	assert.Contains(t, seen.All()[0].ContextMap()["error"], "damaged")
+	assert.Len(t, s.free, advice.MaxKinds, "what is damaged is written over")
+}
+
+func newSaved(client storage.Client, log *zap.Logger) *saved {
+	advisor := advice.NewAdvisor(advice.DefaultSettings(), &comfyevents.Servers{}, time.Now, nil)
+	return &saved{client: client, advisor: advisor, log: log, slots: map[advice.Kind]int{}, unsaved: map[advice.Kind][]byte{}}
+}
+
+func TestWhatCouldNotBeSavedIsSavedLater(t *testing.T) {
+	store := &memoryStorage{values: map[string][]byte{}}
+	r := newStoppedRig(t, nil, withStorage)
+	r.bus.Servers.Add(idle("node-1:8188"))
+	stop := r.start(hostWith(store))
+	defer stop()
+	logs, seen := observer.New(zap.InfoLevel)
+	s := newSaved(store, zap.New(logs))
+	s.advisor = r.advice
+	s.load(t.Context())
+	require.NoError(t, r.traces.ConsumeTraces(t.Context(), image("a")))
+	store.fails = errors.New("the disk is full")
+	s.save(t.Context())
+	s.save(t.Context())
+	require.Equal(t, 1, seen.Len(), "once")
+	store.fails = nil
+	s.save(t.Context())
+	assert.Len(t, store.kinds(), 1)
+	assert.Equal(t, 2, seen.Len(), "that it works again")
+	sets := store.sets
+	s.save(t.Context())
+	assert.Equal(t, sets+1, store.sets, "nothing was learned: the rest alone is written")
+}
+
+func TestMistakesOfStorageAreNamed(t *testing.T) {
+	for want, host := range map[string]component.Host{
+		`storage: "file_storage" is not a configured extension; add it to extensions and to service::extensions`: componenttest.NewNopHost(),
+		`storage: "file_storage" is not a storage extension; use one, for example file_storage`:                  hostWith(struct{ component.Component }{}),
+	} {
+		r := newStoppedRig(t, nil, withStorage)
+		require.EqualError(t, r.metrics.Start(t.Context(), host), want)
+		require.NoError(t, r.metrics.Shutdown(t.Context()))
+		require.NoError(t, r.telemetry.Shutdown(t.Context()))
+	}
+}
