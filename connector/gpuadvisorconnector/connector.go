@@ -184,7 +184,9 @@ func (a *advisor) run(ctx context.Context) {
 	defer a.followMemory()()
 	every(ctx, evaluationInterval, func() {
 		a.state.Evaluate()
-		a.advice.Refresh(a.state.GPUs())
+		gpus := a.state.GPUs()
+		a.advice.Refresh(gpus)
+		a.state.SetLoads(a.advice.Loads(idsOf(gpus)))
 	})
 }
 

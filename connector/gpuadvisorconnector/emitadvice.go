@@ -12,20 +12,15 @@ import (
 
 // emitAdvice adds the levels of the GPUs, the decisions, and the models that they are made from.
 func (a *advisor) emitAdvice(sm pmetric.ScopeMetrics, at pcommon.Timestamp) {
-	known := a.state.GPUs()
-	ids := make([]string, len(known))
-	for i := range known {
-		ids[i] = known[i].ID
-	}
-	if levels := a.advice.Levels(ids); len(levels) > 0 {
+	if loads := a.advice.Loads(idsOf(a.state.GPUs())); len(loads) > 0 {
 		points := gauge(sm, "gpuadvisor.level", "{level}")
-		for id, now := range levels {
+		for id, load := range loads {
 			for _, level := range advice.Levels() {
 				p := points.AppendEmpty()
 				p.SetTimestamp(at)
 				p.Attributes().PutStr(semconv.GPUID, id)
 				p.Attributes().PutStr("gpuadvisor.level", string(level))
-				if level == now {
+				if level == load.Level {
 					p.SetIntValue(1)
 				} else {
 					p.SetIntValue(0)
@@ -52,6 +47,14 @@ func (a *advisor) emitAdvice(sm pmetric.ScopeMetrics, at pcommon.Timestamp) {
 			p.Attributes().PutStr("gpuadvisor.cost", l.Cost)
 		}
 	}
+}
+
+func idsOf(gpus []advice.GPU) []string {
+	ids := make([]string, len(gpus))
+	for i := range gpus {
+		ids[i] = gpus[i].ID
+	}
+	return ids
 }
 
 // emitDecisions adds how often what was decided.

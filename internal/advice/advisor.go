@@ -225,14 +225,14 @@ func (a *Advisor) Traces(td ptrace.Traces) {
 	}
 }
 
-// Levels are the levels of GPUs now.
-func (a *Advisor) Levels(gpus []string) map[string]Level {
+// Loads are the levels of GPUs now, and what they are based on.
+func (a *Advisor) Loads(gpus []string) map[string]Load {
 	a.catchUp()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	now, all := a.now(), make(map[string]Level, len(gpus))
+	now, all := a.now(), make(map[string]Load, len(gpus))
 	for _, id := range gpus {
-		all[id] = a.engine.Level(id, now)
+		all[id] = a.engine.Load(id, now)
 	}
 	return all
 }

@@ -212,7 +212,7 @@ func TestAdviceWhileEverythingChanges(t *testing.T) {
 	}
 	all.Go(func() {
 		for range 20 {
-			f.Levels([]string{"GPU-1", "GPU-2"})
+			f.Loads([]string{"GPU-1", "GPU-2"})
 			f.Learned()
 			f.Counts()
 			for _, b := range f.Bounds() {

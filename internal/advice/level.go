@@ -42,15 +42,22 @@ const (
 	leaves        = 0.7
 )
 
-// Level is a GPU's at a time. The time that a prompt would wait counts first, then memory and
+// Load is a GPU's level, and what it is based on.
+type Load struct {
+	Level Level
+	// Wait is until all that runs and waits on the GPU has ended.
+	Wait time.Duration
+}
+
+// Load is a GPU's at a time. The time that a prompt would wait counts first, then memory and
 // health.
-func (e *Engine) Level(id string, now time.Time) Level {
+func (e *Engine) Load(id string, now time.Time) Load {
 	g := e.gpus[id]
 	if g == nil {
-		return Normal
+		return Load{Level: Normal}
 	}
 	l := &g.level
-	next := e.levelNow(g, now, l.level)
+	next, wait := e.levelNow(g, now, l.level)
 	switch {
 	case l.level == "":
 		l.level, l.since = next, now
@@ -58,16 +65,17 @@ func (e *Engine) Level(id string, now time.Time) Level {
 	case next == Unhealthy, now.Sub(l.since) >= dwell:
 		l.level, l.since = next, now
 	}
-	return l.level
+	return Load{l.level, seconds(wait)}
 }
 
-func (e *Engine) levelNow(g *gpu, now time.Time, was Level) Level {
+// levelNow is the level without its dwell, and the wait in seconds.
+func (e *Engine) levelNow(g *gpu, now time.Time, was Level) (level Level, wait float64) {
 	if g.memory.Unhealthy {
-		return Unhealthy
+		return Unhealthy, 0
 	}
 	g.advance(now)
 	e.fill(g)
-	wait, waits := 0.0, false
+	waits := false
 	for _, q := range e.replay.Run(e.queues, e.busy) {
 		if len(q) > 0 {
 			wait = max(wait, q[len(q)-1].At)
@@ -88,11 +96,11 @@ func (e *Engine) levelNow(g *gpu, now time.Time, was Level) Level {
 	}
 	switch {
 	case from(criticalFrom, Critical):
-		return Critical
+		return Critical, wait
 	case from(saturatedFrom, Saturated):
-		return Saturated
+		return Saturated, wait
 	case waits && g.memory.Utilization > busyUse:
-		return Busy
+		return Busy, wait
 	}
-	return Normal
+	return Normal, wait
 }

@@ -19,7 +19,7 @@ func newRandom(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 1)) }
 func (w *world) level() Level {
 	w.pass(dwell + time.Second)
 	w.sampled()
-	return w.Level(theGPU, w.now)
+	return w.Load(theGPU, w.now).Level
 }
 
 // waiting has so many prompts run and wait at server a, of which the first one just began.
@@ -39,7 +39,7 @@ func TestLevelsFollowTheWait(t *testing.T) {
 		w.pass(dwell + time.Second)
 		w.waiting(waiting)
 		w.sampled()
-		return w.Level(theGPU, w.now)
+		return w.Load(theGPU, w.now).Level
 	}
 	assert.Equal(t, Normal, at(0))
 	assert.Equal(t, Normal, at(1), "nothing waits")
@@ -54,12 +54,12 @@ func TestLevelsFollowTheWait(t *testing.T) {
 	assert.Equal(t, Saturated, at(10))
 	w.gpu.Unhealthy = true
 	w.sampled()
-	assert.Equal(t, Unhealthy, w.Level(theGPU, w.now), "at once")
+	assert.Equal(t, Unhealthy, w.Load(theGPU, w.now).Level, "at once")
 	w.gpu.Unhealthy = false
 	w.sampled()
-	assert.Equal(t, Unhealthy, w.Level(theGPU, w.now), "for a while")
+	assert.Equal(t, Unhealthy, w.Load(theGPU, w.now).Level, "for a while")
 	assert.Equal(t, Normal, at(0))
-	assert.Equal(t, Normal, w.Level("no such GPU", w.now))
+	assert.Equal(t, Normal, w.Load("no such GPU", w.now).Level)
 }
 
 func TestLevelsDoNotFlap(t *testing.T) {
@@ -71,7 +71,7 @@ func TestLevelsDoNotFlap(t *testing.T) {
 		w.pass(time.Second)
 		w.waiting(4 + random.IntN(8))
 		w.sampled()
-		if l := w.Level(theGPU, w.now); l != was {
+		if l := w.Load(theGPU, w.now).Level; l != was {
 			was = l
 			changes++
 		}

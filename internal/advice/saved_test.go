@@ -51,7 +51,7 @@ func TestWhatWasLearnedOutlivesTheProcess(t *testing.T) {
 	assert.Equal(t, before.Executions, after.Executions)
 	assert.InDelta(t, before.Memory.Need, after.Memory.Need, 1, "the bound is the same")
 	assert.InDelta(t, (before.Completion - before.Wait).Seconds(), (after.Completion - after.Wait).Seconds(), 0.05)
-	assert.Equal(t, w.kindOfAll("a").usual, next.kindOfAll("a").usual)
+	assert.InDelta(t, w.kindOfAll("a").usual, next.kindOfAll("a").usual, 1e-9)
 	assert.Equal(t, w.Engine.classes["people"].off, next.Engine.classes["people"].off)
 	probe := next.Engine.gpus[theGPU].probes[probeKey{w.kindOf(w.Engine.servers["a"], "colour", "ddcolor"), sizeOf(2048, 1, 0)}]
 	require.NotNil(t, probe, "what ran out of memory does so again")

@@ -81,8 +81,11 @@ var Table = []Cause{
 	// The first scrape comes within seconds of the start.
 	{ID: "gpu.none", Severity: view.Broken, After: 30 * time.Second, rule: noGPURule{}},
 
-	{ID: "gpu.memory.critical", Alert: "GPUMemoryUsageCritical", Severity: view.Broken, For: time.Minute, After: spike, Hold: settled, Silences: []string{"gpu.memory.high"}, rule: memoryRule{0.95}},
+	{ID: "gpu.memory.critical", Alert: "GPUMemoryUsageCritical", Severity: view.Broken, For: time.Minute, After: spike, Hold: settled, Silences: []string{"gpu.memory.high", "gpu.load"}, rule: memoryRule{0.95}},
 	{ID: "gpu.memory.high", Alert: "GPUMemoryUsageHigh", Severity: view.Warning, For: 2 * time.Minute, After: spike, Hold: settled, rule: memoryRule{0.85}},
+
+	// The level has a dwell of its own.
+	{ID: "gpu.load", Severity: view.Warning, rule: loadRule{}},
 
 	{ID: "gpu.xid.critical", Alert: "GPUXidCritical", Severity: view.Broken, Silences: []string{"gpu.xid.warning"}, rule: xidRule{tiers: []xid.Tier{xid.Reset, xid.Reboot}, least: 1, untilRecovered: true}},
 	{ID: "gpu.xid.warning", Alert: "GPUXidWarning", Severity: view.Warning, rule: xidRule{tiers: []xid.Tier{xid.Workflow}, least: 1, orTier: xid.Application, orLeast: 3}},

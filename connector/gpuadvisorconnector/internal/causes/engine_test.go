@@ -39,7 +39,7 @@ func TestEachCauseHasItsTexts(t *testing.T) {
 	}
 	for _, key := range []string{
 		"cause.gpu.lost.xid", "cause.gpu.memory.remedy.idle", "cause.gpu.memory.remedy.other", "cause.gpu.memory.critical.elastic", "cause.gpu.memory.high.elastic", "cause.gpu.pages.pending", "cause.gpu.pages.pending.remedy", "cause.gpu.pcie.degraded.width",
-		"cause.comfyui.out_of_memory.sizes", "cause.comfyui.out_of_memory.plain", "cause.comfyui.out_of_memory.remedy.size",
+		"cause.gpu.load.saturated", "cause.gpu.load.critical", "cause.comfyui.out_of_memory.sizes", "cause.comfyui.out_of_memory.plain", "cause.comfyui.out_of_memory.remedy.size",
 	} {
 		need(key)
 	}
@@ -100,7 +100,7 @@ func TestTheCriticalOneSilencesItsWarning(t *testing.T) {
 func TestSilenceIsThatOfAlertmanager(t *testing.T) {
 	for by, silenced := range map[string][]string{
 		"gpu.xid.critical":    {"gpu.xid.warning"},
-		"gpu.memory.critical": {"gpu.memory.high"},
+		"gpu.memory.critical": {"gpu.memory.high", "gpu.load"},
 		"gpu.row_remap.failed": {
 			"gpu.row_remap.pending", "gpu.pages.retired", "gpu.predicted_failure",
 		},

@@ -11,6 +11,7 @@ import (
 
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/texts"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/view"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/advice"
 )
 
 // fail ends a prompt for which there was not enough memory.
@@ -226,4 +227,38 @@ func TestALatencyThatIsOverIsNotShown(t *testing.T) {
 	w.prompt(nil)
 	w.evaluate()
 	assert.False(t, w.shows("comfyui.latency.critical"), "the last five minutes are well")
+}
+
+// TestALevelIsACondition: on the page normal is fine, the next two are worth a look, critical is
+// broken; what does not work has causes of its own.
+func TestALevelIsACondition(t *testing.T) {
+	for level, want := range map[advice.Level]struct {
+		severity view.Severity
+		text     string
+	}{
+		advice.Normal: {}, advice.Unhealthy: {},
+		advice.Busy:      {view.Warning, "gpu1 is busy, and images wait."},
+		advice.Saturated: {view.Warning, "A new image would wait up to 21 s for gpu1."},
+		advice.Critical:  {view.Broken, "A new image would wait up to 21 s for gpu1, longer than its objective."},
+	} {
+		w := newWorld(t)
+		w.steady(15*time.Second, healthy)
+		w.m.SetLoads(map[string]advice.Load{"GPU-b": {Level: level, Wait: 21 * time.Second}})
+		w.evaluate()
+		if want.text == "" {
+			assert.Empty(t, w.shown(), level)
+			continue
+		}
+		assert.Equal(t, []string{"gpu.load"}, w.shown(), level)
+		text, remedy := w.worded("gpu.load", texts.English)
+		assert.Equal(t, want.text, text)
+		assert.Contains(t, remedy, "smaller images")
+		severity, status := w.result.Status("GPU-b")
+		assert.Equal(t, want.severity, severity)
+		assert.Equal(t, "busy", status.In(texts.English))
+		assert.Equal(t, want.text, w.verdict(texts.English))
+		w.m.SetLoads(nil)
+		w.evaluate()
+		assert.Empty(t, w.shown(), "at once: a level has a dwell of its own")
+	}
 }

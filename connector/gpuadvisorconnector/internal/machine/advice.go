@@ -46,3 +46,13 @@ func (m *Machine) Advice(g *GPU, now time.Time) advice.GPU {
 	}
 	return a
 }
+
+// SetLoads records what an advisor says of the GPUs, by their ids.
+func (m *Machine) SetLoads(loads map[string]advice.Load) {
+	for id, g := range m.gpus {
+		g.load = loads[id]
+	}
+}
+
+// Load is what an advisor says of the GPU; the zero value if there is none.
+func (g *GPU) Load() advice.Load { return g.load }

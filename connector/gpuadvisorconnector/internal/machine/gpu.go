@@ -8,6 +8,7 @@ import (
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
+	"github.com/otelcol-gpu/otelcol-gpu/internal/advice"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/boundtext"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/pdataread"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
@@ -25,6 +26,8 @@ type GPU struct {
 	seriesSet
 	processes map[int64]*process
 	history   history
+	// load is what an advisor says of it.
+	load advice.Load
 	// newest is the time of the newest sample, interval the time between the last two scrapes of
 	// the receiver that emits everything.
 	newest, interval int64

@@ -3,6 +3,8 @@
 package state
 
 import (
+	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/texts"
+	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/view"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/advice"
 )
 
@@ -18,4 +20,26 @@ func (st *Store) GPUs() []advice.GPU {
 		gpus = append(gpus, st.machine.Advice(g, now))
 	}
 	return gpus
+}
+
+// SetLoads records what the advisor says of the GPUs, by their ids.
+func (st *Store) SetLoads(loads map[string]advice.Load) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.machine.SetLoads(loads)
+}
+
+// severities are those of the levels.
+var severities = map[advice.Level]view.Severity{
+	advice.Busy: view.Warning, advice.Saturated: view.Warning, advice.Critical: view.Broken, advice.Unhealthy: view.Broken,
+}
+
+// loadView is a GPU's level; nil of one that nothing is known of, or that has nothing to do.
+func loadView(load advice.Load, l texts.Language) *view.Load {
+	severity, ok := severities[load.Level]
+	if !ok {
+		return nil
+	}
+	m := texts.Message{Key: "load." + string(load.Level), Args: texts.Args{"d": texts.Seconds(load.Wait)}}
+	return &view.Load{Level: string(load.Level), Severity: severity, Wait: load.Wait.Seconds(), Text: m.In(l)}
 }

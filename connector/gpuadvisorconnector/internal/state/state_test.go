@@ -14,6 +14,7 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/prompts"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/texts"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/view"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/advice"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/sampletext"
 )
@@ -40,4 +41,27 @@ func TestASamplerDoesNotWaitForThePage(t *testing.T) {
 	memory := st.State(texts.English).GPUs[0].Memory
 	assert.EqualValues(t, 300, memory.Used)
 	assert.EqualValues(t, 900, memory.Peak, "between the two")
+}
+
+func TestALevelIsOnItsGPU(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	st, err := New(Settings{
+		Machine: machine.DefaultLimits(), Prompts: prompts.Limits{Prompts: 1, Bytes: 1 << 20},
+		Servers: &comfyevents.Servers{}, Alerts: noAlerts{}, Now: func() time.Time { return now },
+	})
+	require.NoError(t, err)
+	st.Metrics(sampletext.Metrics(now, "host.name=node-1", "hw.gpu.memory.limit{hw.id=GPU-a} 1000\nhw.gpu.memory.usage{hw.id=GPU-a} 100"))
+	assert.Nil(t, st.State(texts.English).GPUs[0].Load, "nothing is known")
+	for level, want := range map[advice.Level]*view.Load{
+		advice.Normal:    nil,
+		advice.Busy:      {Level: "busy", Severity: view.Warning, Wait: 16, Text: "busy: 16.0 s of work"},
+		advice.Saturated: {Level: "saturated", Severity: view.Warning, Wait: 16, Text: "saturated: 16.0 s of work"},
+		advice.Critical:  {Level: "critical", Severity: view.Broken, Wait: 16, Text: "critical: 16.0 s of work"},
+		advice.Unhealthy: {Level: "unhealthy", Severity: view.Broken, Wait: 16, Text: "unhealthy: it does not work"},
+	} {
+		st.SetLoads(map[string]advice.Load{"GPU-a": {Level: level, Wait: 16 * time.Second}})
+		assert.Equal(t, want, st.State(texts.English).GPUs[0].Load, level)
+	}
+	st.SetLoads(map[string]advice.Load{"GPU-a": {Level: advice.Busy, Wait: 16 * time.Second}})
+	assert.Equal(t, "繁忙：还有16.0 秒的任务", st.State(texts.Chinese).GPUs[0].Load.Text)
 }

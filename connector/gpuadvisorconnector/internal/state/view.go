@@ -55,6 +55,7 @@ func (st *Store) State(l texts.Language) view.State {
 		severity, status := st.result.Status(g.ID)
 		shown.Severity, shown.Status = severity, status.In(l)
 		shown.Running = runningOn(g.ID, servers)
+		shown.Load = loadView(g.Load(), l)
 		all = all && shown.Simulated
 		v.GPUs = append(v.GPUs, shown)
 	}

@@ -83,6 +83,18 @@ type GPU struct {
 	Throttling  []Throttling `json:"throttling"`
 	Processes   []Process    `json:"processes"`
 	Running     []Running    `json:"running"`
+	// Load is the advisor's level, unless that is normal.
+	Load *Load `json:"load"`
+}
+
+// Load is how much a GPU has to do for ComfyUI.
+type Load struct {
+	// Level is busy, saturated, critical or unhealthy.
+	Level    string   `json:"level"`
+	Severity Severity `json:"severity"`
+	// Wait is in how many seconds all that runs and waits has ended.
+	Wait float64 `json:"wait_s"`
+	Text string  `json:"text"`
 }
 
 // Memory is a GPU's memory. Needed, Elastic, Other and Free add up to Limit.

@@ -25,11 +25,12 @@ export const address = (gpu) => `/?gpu=${encodeURIComponent(gpu.name)}`;
 export const isStale = (gpu) => gpu.state === 'unknown' || gpu.state === 'lost' || gpu.state === 'unresponsive';
 
 /**
- * holders lists what is on a GPU: what throttles it, runs on it, and holds its memory.
+ * holders lists what is on a GPU: how much it has to do, what throttles it, runs on it, and holds its memory.
  * @param {GPU} gpu
  */
 function holders(gpu) {
   const all = [];
+  if (gpu.load) all.push(html`<span class=${`${gpu.load.severity}-text`}>${gpu.load.text}</span>`);
   for (const r of gpu.throttling ?? []) all.push(html`<span class="warning-text">${t('page.throttling.row', { share: percent(r.share), why: r.text })}</span>`);
   for (const r of gpu.running ?? []) all.push(html`<span>${t('page.runs', { task: task(r) })}</span>`);
   // The largest, in the order of the source: an order by memory would change while one looks.

@@ -17,6 +17,7 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/state"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/texts"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/view"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/advice"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/sampletext"
 )
@@ -103,6 +104,9 @@ func newFixture(t testing.TB, s scene) *fixture {
 		f.Traces(f.prompt(s.prompts - 1 - i).Traces())
 	}
 	f.relive()
+	if s.trouble == rushHour {
+		f.SetLoads(map[string]advice.Load{gpuID(1): {Level: advice.Critical, Wait: 41 * time.Second}})
+	}
 	return f
 }
 
