@@ -89,6 +89,9 @@ type AdviceConfig struct {
 	// Standby are the addresses of servers elsewhere that callers are sent to who ask before they
 	// upload. Default: none.
 	Standby []string `mapstructure:"standby"`
+	// Claims lets callers over HTTP claim, as the proxies of other collectors do. Set page::auth
+	// with it. Default: false.
+	Claims bool `mapstructure:"claims"`
 	// Measured is what executions cost, by measurements elsewhere: it counts until executions of about
 	// the same size were seen. Default: none.
 	Measured []MeasuredConfig `mapstructure:"measured"`

@@ -259,7 +259,7 @@ func (a *advisor) end(ctx context.Context) (err error) {
 // listen serves the page.
 func (a *advisor) listen(ctx context.Context, host component.Host) (err error) {
 	settings := a.cfg.Page
-	p := page.New(a.state, page.Settings{Endpoint: settings.NetAddr.Endpoint, AllowedHosts: a.cfg.AllowedHosts, Advisor: a.advice, MaxViewers: a.cfg.Limits.Viewers})
+	p := page.New(a.state, page.Settings{Endpoint: settings.NetAddr.Endpoint, AllowedHosts: a.cfg.AllowedHosts, Advisor: a.advice, Claims: a.cfg.Advice.Claims, Free: a.bus.Servers.Free, MaxViewers: a.cfg.Limits.Viewers})
 	server, err := settings.ToServer(ctx, host.GetExtensions(), withoutTelemetry(a.settings.TelemetrySettings), p)
 	if err != nil {
 		return fmt.Errorf("page: %w", err)

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/otel/attribute"
 	"go.uber.org/zap"
 
@@ -29,9 +28,10 @@ import (
 // admitter decides about the prompts that the proxy passes on. Without an advisor and limits it
 // passes on all of them.
 type admitter struct {
-	// gate is nil without an advisor, limits without rate limits. advisor is the advisor's id.
+	// gate is nil without an advisor, limits without rate limits. advisor is the advisor's id, or its
+	// address.
 	gate    *gate.Gate
-	advisor component.ID
+	advisor string
 	limits  *rate.Limits
 	// enforces is true if it holds and refuses prompts, trusts if a request's own class and deadline
 	// count then.
@@ -45,23 +45,19 @@ type admitter struct {
 func (r *comfyuiReceiver) newAdmitter() *admitter {
 	c := &r.cfg.Admission
 	a := &admitter{limits: c.limits(r.now), enforces: c.Mode == modeEnforce, trusts: c.TrustRequestClass, due: newDueTimes()}
-	if c.Advisor != nil {
-		a.advisor = *c.Advisor
-		a.gate = gate.New(gate.Settings{
-			Timeout: c.Timeout, HoldTimeout: c.Hold.Timeout, MaxHeld: c.Hold.Prompts, MaxBytes: c.Hold.Bytes, Enforce: a.enforces,
-		}, named{r.cfg.advisors(), *c.Advisor}, neighbours{r.following.bus}, r.now)
+	if !c.advises() {
+		return a
 	}
+	finder := gate.Finder(remote{r.remote})
+	a.advisor = c.Remote.Client.Endpoint
+	if c.Advisor != nil {
+		finder, a.advisor = named{r.cfg.advisors(), *c.Advisor}, c.Advisor.String()
+	}
+	a.gate = gate.New(gate.Settings{
+		Timeout: c.Timeout, HoldTimeout: c.Hold.Timeout, MaxHeld: c.Hold.Prompts, MaxBytes: c.Hold.Bytes, Enforce: a.enforces,
+	}, finder, neighbours{r.following.bus}, r.now)
 	return a
 }
-
-// named finds the advisor of the configuration, which may be reconfigured.
-type named struct {
-	advisors *admission.Advisors
-	id       component.ID
-}
-
-// Advisor implements [gate.Finder].
-func (n named) Advisor() admission.Advisor { return n.advisors.Find(n.id) }
 
 // neighbours frees the memory of other servers of the process.
 type neighbours struct{ bus *comfyevents.Bus }
@@ -155,9 +151,9 @@ func (p *proxy) reportAdvisor(failed bool) {
 	const condition = "advisor"
 	switch {
 	case failed && p.failing.Changed(condition, "failed"):
-		p.log.Warn("The advisor does not decide about prompts within admission::timeout; passing them on. Does it run in this collector, under this id?", zap.Stringer("advisor", p.advisor))
+		p.log.Warn("The advisor does not decide about prompts within admission::timeout; passing them on. Does it run there?", zap.String("advisor", p.advisor))
 	case !failed && p.failing.Changed(condition, ""):
-		p.log.Info("The advisor decides about prompts again", zap.Stringer("advisor", p.advisor))
+		p.log.Info("The advisor decides about prompts again", zap.String("advisor", p.advisor))
 	}
 }
 

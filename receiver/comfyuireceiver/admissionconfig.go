@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/config/confighttp"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/configkeys"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/rate"
@@ -26,6 +27,8 @@ type AdmissionConfig struct {
 	// Advisor is the gpuadvisor connector of this collector that decides, for example gpuadvisor.
 	// Default: none, and every prompt is passed on.
 	Advisor *component.ID `mapstructure:"advisor"`
+	// Remote is an advisor in another collector, instead of advisor. Default: none.
+	Remote RemoteConfig `mapstructure:"remote"`
 	// Mode is observe, where decisions are noted and change nothing, or enforce. Default: observe.
 	Mode string `mapstructure:"mode"`
 	// Timeout is how long a decision may take; then the prompt is passed on. Default: 20ms.
@@ -72,7 +75,7 @@ const (
 )
 
 func defaultAdmission() AdmissionConfig {
-	return AdmissionConfig{Mode: modeObserve, Timeout: 20 * time.Millisecond, Hold: HoldConfig{Timeout: 20 * time.Second, Prompts: 64, Bytes: 16 << 20}}
+	return AdmissionConfig{Remote: RemoteConfig{Client: confighttp.NewDefaultClientConfig()}, Mode: modeObserve, Timeout: 20 * time.Millisecond, Hold: HoldConfig{Timeout: 20 * time.Second, Prompts: 64, Bytes: 16 << 20}}
 }
 
 const (
@@ -86,8 +89,7 @@ const (
 // validate adds the mistakes.
 func (c *AdmissionConfig) validate(p *configkeys.Problems, mode string, bodyBytes int) {
 	p.AddIf(c.Mode != modeObserve && c.Mode != modeEnforce, "admission::mode", c.Mode, "is not a valid mode", "use observe or enforce")
-	p.AddIf(c.Mode == modeEnforce && c.Advisor == nil, "admission::advisor", nil, "is missing, which enforce needs", "name the gpuadvisor connector, for example gpuadvisor")
-	p.AddIf(c.Advisor != nil && mode == modePoll, "admission::advisor", c.Advisor, "has no effect in poll mode", "remove it, or set mode: proxy")
+	c.validateAdvisor(p, mode)
 	p.AddIf(len(c.RateLimits) > 0 && mode == modePoll, "admission::rate_limits", len(c.RateLimits), "have no effect in poll mode", "remove them, or set mode: proxy")
 	p.AddIf(c.Timeout < time.Millisecond || c.Timeout > time.Second, "admission::timeout", c.Timeout, "is not between 1ms and 1s", "use a duration such as 20ms")
 	p.AddIf(c.Hold.Timeout < 0 || c.Hold.Timeout > maxHold, "admission::hold::timeout", c.Hold.Timeout, "is not between 0s and 50s", "use a duration such as 20s: ComfyUI's page gives up after a minute")

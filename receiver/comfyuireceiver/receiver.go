@@ -23,6 +23,7 @@ import (
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
 	"go.uber.org/zap"
 
+	"github.com/otelcol-gpu/otelcol-gpu/internal/admission/overhttp"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/pdataread"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/metadata"
@@ -65,7 +66,8 @@ type comfyuiReceiver struct {
 	hub       *sockets.Hub
 	transport *http.Transport // of clients' requests
 	server    *http.Server
-	address   string // of the proxy's listener
+	address   string           // of the proxy's listener
+	remote    *overhttp.Client // nil without an advisor in another collector
 
 	cancel context.CancelFunc
 	work   sync.WaitGroup
@@ -128,6 +130,9 @@ func (r *comfyuiReceiver) build(ctx context.Context, host component.Host) (err e
 		r.list(running)
 		r.work.Go(func() { r.following.poll(running) })
 		return nil
+	}
+	if err := r.makeRemote(ctx, host); err != nil {
+		return err
 	}
 	if err := r.listen(ctx, host, running); err != nil {
 		return err

@@ -3,6 +3,7 @@
 package page
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,9 +14,8 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/texts"
-	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/view"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/admission"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/admission/overhttp"
 )
 
 // The bounds of requests for advice.
@@ -23,6 +23,7 @@ const (
 	maxAdviceRequests = 100
 	maxAdviceBody     = 256 << 10
 	maxAdviceText     = 256
+	maxSettlement     = 1 << 10
 	maxSize           = 1 << 20
 	maxDeadline       = int(admission.MaxDeadline / time.Second) // s
 )
@@ -40,13 +41,13 @@ func (p *Page) advice(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Cache-Control", "no-store")
-	answer(w, r, viewAdvice(&d, languageOf(r)))
+	answer(w, r, overhttp.Of(&d, string(languageOf(r)), false, time.Now()))
 }
 
 // adviseMany answers POST /v1/advice: about many prompts.
 func (p *Page) adviseMany(w http.ResponseWriter, r *http.Request) {
 	var body struct {
-		Requests []view.AdviceRequest `json:"requests"`
+		Requests []overhttp.AdviceRequest `json:"requests"`
 	}
 	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxAdviceBody))
 	d.DisallowUnknownFields()
@@ -67,8 +68,11 @@ func (p *Page) adviseMany(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, fmt.Sprintf("There are %d requests; send %d at most", len(body.Requests), maxAdviceRequests))
 		return
 	}
-	l := languageOf(r)
-	list := view.AdviceList{Advice: make([]view.Advice, 0, len(body.Requests))}
+	if slices.ContainsFunc(body.Requests, func(v overhttp.AdviceRequest) bool { return v.Claim }) && !p.mayClaim(w, r) {
+		return
+	}
+	l, free := languageOf(r), ""
+	list := overhttp.AdviceList{Advice: make([]overhttp.Advice, 0, len(body.Requests))}
 	for i := range body.Requests {
 		request, err := adviceRequest(&body.Requests[i])
 		if err != nil {
@@ -80,10 +84,56 @@ func (p *Page) adviseMany(w http.ResponseWriter, r *http.Request) {
 			refuse(w, http.StatusServiceUnavailable, err.Error())
 			return
 		}
-		list.Advice = append(list.Advice, viewAdvice(&d, l))
+		if request.Claim && d.Verdict == admission.Hold && d.Free != "" {
+			free = d.Free
+		}
+		list.Advice = append(list.Advice, overhttp.Of(&d, string(l), request.Claim, time.Now()))
 	}
 	w.Header().Set("Cache-Control", "no-store")
 	answer(w, r, list)
+	if free != "" && p.settings.Free != nil {
+		_ = http.NewResponseController(w).Flush() // the caller does not wait for what follows
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), freeTimeout)
+		defer cancel()
+		_ = p.settings.Free(ctx, free)
+	}
+}
+
+// freeTimeout bounds a request to free a server's memory.
+const freeTimeout = 2 * time.Second
+
+// mayClaim reports whether a request may claim; it refuses one that may not.
+func (p *Page) mayClaim(w http.ResponseWriter, r *http.Request) bool {
+	if !p.settings.Claims {
+		refuse(w, http.StatusForbidden, "Claims are not allowed: set advice::claims: true")
+		return false
+	}
+	if err := http.NewCrossOriginProtection().Check(r); err != nil {
+		refuse(w, http.StatusForbidden, "Another origin asks")
+		return false
+	}
+	return true
+}
+
+// settle answers POST /v1/advice/claims/{claim}: it ends a claim.
+func (p *Page) settle(w http.ResponseWriter, r *http.Request) {
+	if !p.mayClaim(w, r) {
+		return
+	}
+	claim, err := strconv.ParseUint(r.PathValue("claim"), 10, 64)
+	if err != nil {
+		refuse(w, http.StatusBadRequest, printable(r.PathValue("claim"))+" is not the number of a claim")
+		return
+	}
+	var body overhttp.Settlement
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxSettlement))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&body); err != nil || len(body.PromptID) > maxAdviceText {
+		refuse(w, http.StatusBadRequest, `The body is not {"prompt_id": "..."}`)
+		return
+	}
+	p.settings.Advisor.Settle(claim, body.PromptID)
+	w.WriteHeader(http.StatusNoContent)
 }
 
 // adviceParameters are those of GET /v1/advice.
@@ -91,7 +141,7 @@ var adviceParameters = []string{"server", "gpu", "task_class", "workflow", "mode
 
 // readAdviceQuery reads the parameters of GET /v1/advice.
 func readAdviceQuery(q url.Values) (request admission.Request, err error) {
-	v := view.AdviceRequest{Server: q.Get("server"), GPU: q.Get("gpu"), TaskClass: q.Get("task_class"), Workflow: q.Get("workflow"), Model: q.Get("model")}
+	v := overhttp.AdviceRequest{Server: q.Get("server"), GPU: q.Get("gpu"), TaskClass: q.Get("task_class"), Workflow: q.Get("workflow"), Model: q.Get("model")}
 	for name, into := range map[string]*int{"width": &v.Width, "height": &v.Height, "batch": &v.Batch, "steps": &v.Steps} {
 		if text := q.Get(name); text != "" {
 			if *into, err = strconv.Atoi(text); err != nil {
@@ -113,7 +163,7 @@ func readAdviceQuery(q url.Values) (request admission.Request, err error) {
 }
 
 // adviceRequest checks a request.
-func adviceRequest(v *view.AdviceRequest) (r admission.Request, err error) {
+func adviceRequest(v *overhttp.AdviceRequest) (r admission.Request, err error) {
 	for _, text := range []struct{ name, value string }{{"server", v.Server}, {"gpu", v.GPU}, {"task_class", v.TaskClass}, {"workflow", v.Workflow}, {"model", v.Model}} {
 		if len(text.value) > maxAdviceText {
 			return r, fmt.Errorf("%s is longer than %d bytes", text.name, maxAdviceText)
@@ -132,30 +182,6 @@ func adviceRequest(v *view.AdviceRequest) (r admission.Request, err error) {
 	}
 	return admission.Request{
 		Server: v.Server, GPU: v.GPU, Class: v.TaskClass, Workflow: v.Workflow, Model: v.Model, Side: max(v.Width, v.Height),
-		Batch: max(v.Batch, 1), Steps: v.Steps, Deadline: time.Duration(v.Deadline * float64(time.Second)),
+		Batch: max(v.Batch, 1), Steps: v.Steps, Deadline: time.Duration(v.Deadline * float64(time.Second)), Claim: v.Claim,
 	}, nil
-}
-
-// viewAdvice is a decision in a language.
-func viewAdvice(d *admission.Decision, l texts.Language) view.Advice {
-	v := view.Advice{Decision: string(d.Verdict), Reason: string(d.Reason), Message: d.Messages[string(l)], Target: d.Target, Executions: d.Executions}
-	seconds := func(d time.Duration) *float64 {
-		if d <= 0 {
-			return nil
-		}
-		s := d.Seconds()
-		return &s
-	}
-	if d.Completion > 0 {
-		wait := d.Wait.Seconds()
-		v.Wait = &wait
-	}
-	v.Completion, v.Low, v.High, v.RetryAfter = seconds(d.Completion), seconds(d.CompletionLow), seconds(d.CompletionHigh), seconds(d.RetryAfter)
-	if d.MaxSide > 0 {
-		v.MaxSide = &d.MaxSide
-	}
-	if d.Memory.Need > 0 {
-		v.Need, v.Room = &d.Memory.Need, &d.Memory.Room
-	}
-	return v
 }

@@ -17,8 +17,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/view"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/admission"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/admission/overhttp"
 )
 
 // asked is an advisor that admits images below 1000 pixels, and remembers what it was asked.
@@ -65,7 +65,7 @@ func TestAdviceAboutOnePrompt(t *testing.T) {
 	status, text := get("GET", "/v1/advice?server=node-1:8188&task_class=people&model=m&workflow=w&width=1280&height=720&batch=2&steps=20&deadline_s=1.5", "", "zh-CN,zh;q=0.9")
 	require.Equal(t, http.StatusOK, status, text)
 	assert.Equal(t, admission.Request{Server: "node-1:8188", Class: "people", Model: "m", Workflow: "w", Side: 1280, Batch: 2, Steps: 20, Deadline: 1500 * time.Millisecond}, advisor.requests[0], "nothing is claimed")
-	var a view.Advice
+	var a overhttp.Advice
 	require.NoError(t, json.Unmarshal([]byte(text), &a))
 	assert.Equal(t, "reject", a.Decision)
 	assert.Equal(t, "deadline", a.Reason)
@@ -85,7 +85,7 @@ func TestAdviceAboutManyPrompts(t *testing.T) {
 	_, advisor, get := adviceRig(t)
 	status, text := get("POST", "/v1/advice", `{"requests": [{"width": 500}, {"height": 1280, "task_class": "people"}]}`, "en")
 	require.Equal(t, http.StatusOK, status, text)
-	var list view.AdviceList
+	var list overhttp.AdviceList
 	require.NoError(t, json.Unmarshal([]byte(text), &list))
 	require.Len(t, list.Advice, 2)
 	assert.Equal(t, []string{"admit", "reject"}, []string{list.Advice[0].Decision, list.Advice[1].Decision})

@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/view"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/admission/overhttp"
 )
 
 var update = flag.Bool("update", false, "write openapi.json again")
@@ -31,9 +32,17 @@ type object = map[string]any
 // comments reads the comments of package view: by Type and by Type.Field.
 func comments(t *testing.T) map[string]string {
 	t.Helper()
-	file, err := parser.ParseFile(token.NewFileSet(), "../view/view.go", nil, parser.ParseComments)
-	require.NoError(t, err)
 	all := map[string]string{}
+	for _, path := range []string{"../view/view.go", "../../../../internal/admission/overhttp/types.go"} {
+		commentsIn(t, path, all)
+	}
+	return all
+}
+
+func commentsIn(t *testing.T, path string, all map[string]string) {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ParseComments)
+	require.NoError(t, err)
 	line := func(text string) string { return strings.Join(strings.Fields(text), " ") }
 	for _, d := range file.Decls {
 		general, ok := d.(*ast.GenDecl)
@@ -54,7 +63,6 @@ func comments(t *testing.T) map[string]string {
 			}
 		}
 	}
-	return all
 }
 
 // schemas collects the schemas of the types of package view.
@@ -80,7 +88,9 @@ func (s *schemas) of(t reflect.Type) object {
 		return object{"type": "string"}
 	case reflect.Bool:
 		return object{"type": "boolean"}
-	case reflect.Int, reflect.Int64:
+	case reflect.Map:
+		return object{"type": "object", "additionalProperties": s.of(t.Elem())}
+	case reflect.Int, reflect.Int64, reflect.Uint64:
 		return object{"type": "integer"}
 	case reflect.Float64:
 		return object{"type": "number"}
@@ -141,7 +151,7 @@ func response(description, schema string) object {
 func describe(t *testing.T) object {
 	t.Helper()
 	s := &schemas{comments(t), object{}}
-	for _, kind := range []reflect.Type{reflect.TypeFor[view.State](), reflect.TypeFor[view.Prompts](), reflect.TypeFor[view.Detail](), reflect.TypeFor[view.History](), reflect.TypeFor[view.Advice](), reflect.TypeFor[view.AdviceList](), reflect.TypeFor[view.AdviceRequest]()} {
+	for _, kind := range []reflect.Type{reflect.TypeFor[view.State](), reflect.TypeFor[view.Prompts](), reflect.TypeFor[view.Detail](), reflect.TypeFor[view.History](), reflect.TypeFor[overhttp.Advice](), reflect.TypeFor[overhttp.AdviceList](), reflect.TypeFor[overhttp.AdviceRequest](), reflect.TypeFor[overhttp.Settlement]()} {
 		s.of(kind)
 	}
 	// A change has the fields of a state that differ; lists with keys are maps.
@@ -197,6 +207,9 @@ func describe(t *testing.T) object {
 			"/v1/events": object{"get": object{"summary": "Server-sent events: state (State) on connecting, then change (Change); version and beat besides.", "parameters": []any{lang},
 				"responses": object{"200": object{"description": "The stream.", "content": object{"text/event-stream": object{}}}, "503": response("As many viewers as limits::viewers allows are connected.", "Problem")}}},
 			"/v1/advice": advice,
+			"/v1/advice/claims/{claim}": object{"post": object{"summary": "End a claim: the server accepted the prompt, or it will not run it.", "parameters": []any{parameter("claim", "path", "The claim.", object{"type": "integer"})},
+				"requestBody": object{"required": true, "content": object{"application/json": object{"schema": object{"$ref": "#/components/schemas/Settlement"}}}},
+				"responses":   object{"204": object{"description": "It has ended."}, "400": response("The claim or the body is not valid.", "Problem"), "403": response("Claims are not allowed, or another origin asks.", "Problem")}}},
 			"/v1/rush": object{"post": object{"summary": "Start a rush of simulated users, on simulated GPUs, for a page of this server.",
 				"responses": object{"202": object{"description": "The rush has started."}, "403": response("Another origin asks.", "Problem"), "404": response("The GPUs are real.", "Problem"), "503": response("The rush did not start.", "Problem")}}},
 		},
@@ -333,6 +346,7 @@ func TestTheAnswersAreAsTheOpenAPIDocumentDescribes(t *testing.T) {
 	check("/v1/rush", "POST", "/v1/rush")
 	check("/v1/advice", "GET", "/v1/advice?width=x")
 	check("/v1/advice", "POST", "/v1/advice")
+	check("/v1/advice/claims/{claim}", "POST", "/v1/advice/claims/7") // claims are not allowed
 	schema := func(name string) object { return object{"$ref": "#/components/schemas/" + name} }
 	var value any
 	r := s.watch(t, "")
@@ -344,7 +358,7 @@ func TestTheAnswersAreAsTheOpenAPIDocumentDescribes(t *testing.T) {
 	assert.Greater(t, len(value.(object)), 8)
 	for path := range document["paths"].(object) {
 		_, isAsked := addresses[path]
-		assert.True(t, isAsked || path == "/v1/events" || path == "/v1/rush", "%s is not held against its answer", path)
+		assert.True(t, isAsked || path == "/v1/events" || path == "/v1/rush" || path == "/v1/advice/claims/{claim}", "%s is not held against its answer", path)
 	}
 }
 

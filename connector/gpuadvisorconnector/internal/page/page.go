@@ -67,8 +67,11 @@ type Settings struct {
 	Endpoint string
 	// AllowedHosts are further hosts that requests may name, without a port.
 	AllowedHosts []string
-	// Advisor answers /v1/advice; nil for none.
+	// Advisor answers /v1/advice; nil for none. Claims is true if callers may claim, as proxies in
+	// other collectors do; Free frees the memory of a server for them.
 	Advisor admission.Advisor
+	Claims  bool
+	Free    func(ctx context.Context, server string) error
 	// MaxViewers limits the open streams (100).
 	MaxViewers int
 	// Interval is the time between two looks at the source while a stream is open (500ms).
@@ -114,6 +117,7 @@ func New(source Source, settings Settings) *Page {
 	if settings.Advisor != nil {
 		p.mux.HandleFunc("GET /v1/advice", p.advice)
 		p.mux.HandleFunc("POST /v1/advice", p.adviseMany)
+		p.mux.HandleFunc("POST /v1/advice/claims/{claim}", p.settle)
 	}
 	p.mux.HandleFunc("GET /v1/openapi.json", p.openAPI)
 	return p
