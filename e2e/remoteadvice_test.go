@@ -73,7 +73,7 @@ service:
 	j.photo(t, 512, nil)
 	eventually(t, j.store, decided("fits"), atLeast(1))
 	eventually(t, j.store, `sum(gpuadvisor_decisions_total{comfyui_admission_reason="fits"}) > 0`, atLeast(1)) // by the node
-	j.collector.Kill()
+	j.Kill()
 	j.photo(t, 512, nil)
 	eventually(t, j.store, decided("failed"), atLeast(1))
 }

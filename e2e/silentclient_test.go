@@ -28,7 +28,9 @@ import (
 func TestClientThatStopsSendingDoesNotDelaySIGTERM(t *testing.T) {
 	beside(t, working)
 	for _, config := range []string{"node", "no-loss"} {
-		took := stopWith(t, config, func(_ context.Context, environment []string) []io.Closer { return halfRequests(t, address(t, environment, "OTELCOL_GPU_OTLP_HTTP")) })
+		took := stopWith(t, config, func(_ context.Context, environment []string) []io.Closer {
+			return halfRequests(t, address(t, environment, "OTELCOL_GPU_OTLP_HTTP"))
+		})
 		figure.AtMost("delivery.sigterm_"+strings.ReplaceAll(config, "-", "_")+".half_request", took.Seconds(), "s", promisedEnd.Seconds())
 		assert.Less(t, took, promisedEnd)
 	}
