@@ -97,7 +97,7 @@ func (e *Engine) findOrAdd(of Kind) *kind {
 func (c *costs) counted(seen []fit.Sample) (all []fit.Sample) {
 	of := fit.Model{}
 	for i := range seen {
-		of.Most = of.Most.Or(seen[i].Size)
+		of.LargestSize = of.LargestSize.Or(seen[i].Size)
 	}
 	for i := range c.measured {
 		if m := &c.measured[i]; len(seen) < minExecutions || of.Nearest(m.Size) != m.Size {

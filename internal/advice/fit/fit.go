@@ -71,9 +71,9 @@ type Model struct {
 	// that it was not fitted to.
 	Samples int
 	Error   float64
-	// Largest is the largest work that was seen, Most the largest of each part of a size.
-	Largest float64
-	Most    Size
+	// Largest is the largest work that was seen, LargestSize the largest of each part of a size.
+	Largest     float64
+	LargestSize Size
 	// ratios are the costs of samples divided by their predictions by a fit without them, in
 	// ascending order.
 	ratios []float64
@@ -124,7 +124,7 @@ func Of(samples []Sample) *Model {
 	for i := range samples {
 		s := &samples[i]
 		m.Largest = max(m.Largest, best.work(s.Size))
-		m.Most = m.Most.Or(s.Size)
+		m.LargestSize = m.LargestSize.Or(s.Size)
 	}
 	m.Samples = len(samples)
 	m.calibrate(samples)
@@ -238,7 +238,7 @@ func (m *Model) Knows(s Size) bool {
 
 // Nearest is a size of which each part is not far beyond those that were seen.
 func (m *Model) Nearest(s Size) Size {
-	return Size{min(s.Pixels, extrapolated*m.Most.Pixels), min(s.Batch, extrapolated*m.Most.Batch), min(s.Steps, extrapolated*m.Most.Steps)}
+	return Size{min(s.Pixels, extrapolated*m.LargestSize.Pixels), min(s.Batch, extrapolated*m.LargestSize.Batch), min(s.Steps, extrapolated*m.LargestSize.Steps)}
 }
 
 // Predict is the usual cost of a size.

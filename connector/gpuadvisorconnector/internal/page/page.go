@@ -68,10 +68,12 @@ type Settings struct {
 	// AllowedHosts are further hosts that requests may name, without a port.
 	AllowedHosts []string
 	// Advisor answers /v1/advice; nil for none. Claims is true if callers may claim, as proxies in
-	// other collectors do; Free frees the memory of a server for them.
+	// other collectors do.
 	Advisor admission.Advisor
 	Claims  bool
-	Free    func(ctx context.Context, server string) error
+	// Free frees the memory of a server for a caller whose prompt is held meanwhile. It may be called
+	// from any goroutine, ends with its context, and may be nil.
+	Free func(ctx context.Context, server string) error
 	// MaxViewers limits the open streams (100).
 	MaxViewers int
 	// Interval is the time between two looks at the source while a stream is open (500ms).
