@@ -3,6 +3,7 @@
 package advice
 
 import (
+	"cmp"
 	"math"
 	"slices"
 	"time"
@@ -55,7 +56,7 @@ func (e *Engine) Advise(r *admission.Request, now time.Time) (d admission.Decisi
 		class: r.Class, kind: e.kindOf(s, r.Workflow, r.Model), side: r.Side, size: sizeOf(r.Side, r.Batch, r.Steps), batch: class.Batch,
 		number: Number(d.Deadline, class.Batch), deadline: d.Deadline, accepted: now, came: now, server: s,
 	}
-	if came, ok := g.returned(j, now, r.Claim); ok {
+	if came, ok := g.promises.returned(j.promiseKey(), now, r.Claim); ok {
 		j.came = came
 		if j.batch && !j.deadline.IsZero() {
 			j.deadline = j.deadline.Add(came.Sub(now))
@@ -126,8 +127,10 @@ func (e *Engine) claim(d *admission.Decision, j *job, t *timing, now time.Time) 
 	}
 	j.room = max(d.Memory.Room-j.server.memory.Context, 0)
 	e.claims[j.claim] = j
-	j.server.queue = append(j.server.queue, j)
-	slices.SortStableFunc(j.server.queue, byNumber)
+	place, _ := slices.BinarySearchFunc(j.server.queue, j, func(o, j *job) int {
+		return cmp.Or(byNumber(o, j), -1) // behind its equals
+	})
+	j.server.queue = slices.Insert(j.server.queue, place, j)
 	d.Claim = j.claim
 	if d.Reason == admission.Probe {
 		j.server.gpu.probing(j)

@@ -120,7 +120,7 @@ func (e *Engine) overtaken(t *timing, j *job, own float64, with []replay.End, at
 	t.begin, t.completion = mean, mean+wall
 	t.risk = p.longer(t.left - wall - normal95*own)
 	t.mayRisk = riskAlone
-	if j.server.gpu.promised() >= contended {
+	if j.server.gpu.promises.batch >= contended {
 		t.mayRisk = riskContended
 	}
 	t.upper = p.quantile(1-t.mayRisk) + wall

@@ -4,23 +4,8 @@ package advice
 
 import (
 	"math"
-	"slices"
 	"time"
 )
-
-// promise is when a refused prompt may come again.
-type promise struct {
-	server *server
-	// due is when there is room for it, at when it comes: callers wait for whole seconds.
-	due, at time.Time
-	// each is until when the next one may come.
-	each  time.Duration
-	batch bool
-	// kind, side and came are the prompt's, by which it is recognised.
-	kind Kind
-	side int
-	came time.Time
-}
 
 const (
 	minRetry = 500 * time.Millisecond
@@ -35,75 +20,31 @@ const (
 	surplus = 1.25
 	// maxRetry is the longest time after which anybody may come again.
 	maxRetry = 10 * time.Minute
-	// maxPromises bounds those of a GPU.
-	maxPromises = 1024
-	// A prompt that comes again is recognised from early before its time until patience
-	// after.
-	early    = 100 * time.Millisecond
-	patience = time.Second
 )
 
 // retry is after what time a prompt that would be late may be admitted: once enough of the
 // queue has ended, and those have come that were refused before. Batch prompts, whose turn is
 // whenever nothing else waits, come soon, batchTries of them in a second.
 func (e *Engine) retry(j *job, t *timing, now time.Time) time.Duration {
-	g := j.server.gpu
-	g.forget(now)
-	after, each := max(t.upper-t.left, 0), t.mean*t.slow*surplus
-	last := now
+	g, s := j.server.gpu, j.server
+	g.promises.forget(now)
+	after, last := max(t.upper-t.left, 0), now
 	if j.batch {
-		after, each = min(after, t.drain, batchRetry), 1/batchTries
-		last = now.Add(seconds(float64(g.promised())*each - batchRetry))
+		after = min(after, t.drain, batchRetry)
+		last = now.Add(seconds(float64(g.promises.batch)/batchTries - batchRetry))
 	} else {
 		after = after*surplus + 2*t.mean
-		for i := range g.retries {
-			if p := &g.retries[i]; p.server == j.server && !p.batch {
-				if next := p.due.Add(p.each); next.After(last) {
-					last = next
-				}
-			}
-		}
+		last = s.promised
 	}
-	after = max(after, last.Sub(now).Seconds(), minRetry.Seconds())
+	after = min(max(after, last.Sub(now).Seconds(), minRetry.Seconds()), maxRetry.Seconds())
 	if d := e.class(j.class).Deadline.Seconds(); j.batch && d > 0 && t.left < after+t.mean {
 		return min(seconds(d), maxRetry) // by then its image is of no use: it begins again
 	}
-	if len(g.retries) < maxPromises {
-		due, at := now.Add(seconds(after)), now.Add(seconds(math.Ceil(after)))
-		g.retries = append(g.retries, promise{j.server, due, at, seconds(each), j.batch, j.kind, j.side, j.came})
+	p := &promise{promiseKey: j.promiseKey(), at: now.Add(seconds(math.Ceil(after))), came: j.came}
+	if g.promises.add(p) && !j.batch {
+		s.promised = now.Add(seconds(after + t.mean*t.slow*surplus))
 	}
-	return min(seconds(after), maxRetry)
+	return seconds(after)
 }
 
-// promised is how many batch prompts are expected to come again.
-func (g *gpu) promised() (n int) {
-	for i := range g.retries {
-		if g.retries[i].batch {
-			n++
-		}
-	}
-	return n
-}
-
-// forget drops promises whose time has passed.
-func (g *gpu) forget(now time.Time) {
-	g.retries = slices.DeleteFunc(g.retries, func(p promise) bool { return now.Sub(p.at) > patience })
-}
-
-// returned is when a prompt came first that was to come again about now. It is recognised by
-// its time, kind and size, since clients could choose what else tells prompts apart. The promise is
-// kept unless end is true.
-func (g *gpu) returned(j *job, now time.Time, end bool) (came time.Time, ok bool) {
-	i := slices.IndexFunc(g.retries, func(p promise) bool {
-		off := now.Sub(p.at)
-		return off >= -early && off <= patience && p.server == j.server && p.batch == j.batch && p.side == j.side && p.kind == j.kind
-	})
-	if i < 0 {
-		return time.Time{}, false
-	}
-	came = g.retries[i].came
-	if end {
-		g.retries = slices.Delete(g.retries, i, i+1)
-	}
-	return came, true
-}
+func (j *job) promiseKey() promiseKey { return promiseKey{j.server, j.batch, j.kind, j.side} }

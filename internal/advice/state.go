@@ -26,6 +26,8 @@ type server struct {
 	running *job
 	queue   []*job
 	byID    map[string]*job
+	// promised is until when those come that were refused and are not batch.
+	promised time.Time
 	// unread is true until the server has said what its queue holds.
 	unread bool
 	// past is how many prompts the server has that did not come through the proxy: they precede
@@ -76,8 +78,8 @@ type gpu struct {
 	id, product string
 	servers     []*server
 	memory      GPU
-	// retries are what is expected to come again later.
-	retries []promise
+	// promises are what is expected to come again later.
+	promises promises
 	probes  map[probeKey]*probe
 	level   levelState
 	// usual is the mean and the variance of what its prompts take.

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package advice
+
+import (
+	"container/heap"
+	"time"
+)
+
+// promise is when a refused prompt may come again.
+type promise struct {
+	promiseKey
+	// at is when it comes: callers wait for whole seconds.
+	at time.Time
+	// came is when the prompt came first.
+	came time.Time
+}
+
+// promiseKey is what a prompt is recognised by, beside its time: clients could choose what else tells
+// prompts apart.
+type promiseKey struct {
+	server *server
+	batch  bool
+	kind   Kind
+	side   int
+}
+
+const (
+	// maxPromises bounds those of a GPU.
+	maxPromises = 1024
+	// A prompt that comes again is recognised from early before its time until patience
+	// after.
+	early    = 100 * time.Millisecond
+	patience = time.Second
+)
+
+// promises are those of a GPU. Each is looked at a few times, however many there are.
+type promises struct {
+	all   byTime // until their time has passed
+	byKey map[promiseKey]*byTime
+	// batch counts those of batch prompts.
+	batch int
+}
+
+// add adds one; it returns false if there are too many.
+func (p *promises) add(n *promise) bool {
+	if len(p.all) >= maxPromises {
+		return false
+	}
+	if p.byKey == nil {
+		p.byKey = map[promiseKey]*byTime{}
+	}
+	of := p.byKey[n.promiseKey]
+	if of == nil {
+		of = &byTime{}
+		p.byKey[n.promiseKey] = of
+	}
+	heap.Push(&p.all, n)
+	heap.Push(of, n)
+	if n.batch {
+		p.batch++
+	}
+	return true
+}
+
+// forget drops those whose time has passed.
+func (p *promises) forget(now time.Time) {
+	for len(p.all) > 0 && now.Sub(p.all[0].at) > patience {
+		n := heap.Pop(&p.all).(*promise)
+		for of := p.byKey[n.promiseKey]; of != nil && len(*of) > 0 && now.Sub((*of)[0].at) > patience; {
+			p.take(n.promiseKey)
+		}
+	}
+}
+
+// take drops the first of a key.
+func (p *promises) take(key promiseKey) *promise {
+	of := p.byKey[key]
+	n := heap.Pop(of).(*promise)
+	if len(*of) == 0 {
+		delete(p.byKey, key)
+	}
+	if n.batch {
+		p.batch--
+	}
+	return n
+}
+
+// returned is when a prompt came first that was to come again about now. The promise is kept unless
+// end is true.
+func (p *promises) returned(key promiseKey, now time.Time, end bool) (came time.Time, ok bool) {
+	p.forget(now)
+	of := p.byKey[key]
+	if of == nil || now.Sub((*of)[0].at) < -early {
+		return time.Time{}, false
+	}
+	came = (*of)[0].came
+	if end {
+		p.take(key)
+	}
+	return came, true
+}
+
+// byTime implements [heap.Interface]: the first is the one that comes first.
+type byTime []*promise
+
+func (b byTime) Len() int           { return len(b) }
+func (b byTime) Less(i, j int) bool { return b[i].at.Before(b[j].at) }
+func (b byTime) Swap(i, j int)      { b[i], b[j] = b[j], b[i] }
+func (b *byTime) Push(x any)        { *b = append(*b, x.(*promise)) }
+
+func (b *byTime) Pop() any {
+	last := len(*b) - 1
+	n := (*b)[last]
+	(*b)[last] = nil
+	*b = (*b)[:last]
+	return n
+}
