@@ -197,8 +197,11 @@ func (w *Week) hold(r *Request, work float64, counts bool) {
 	}
 }
 
-// isHeld reports whether a part's arrivals are held at the level.
-func (w *Week) isHeld(number int64) bool { return number%(1<<w.level) == 0 }
+// isHeld reports whether a part's arrivals are held at the level: at other times on each day.
+func (w *Week) isHeld(number int64) bool {
+	const aDay, shift = int64(24 * time.Hour / partLength), 3
+	return (number+shift*(number/aDay))%(1<<w.level) == 0
+}
 
 func (w *Week) count() int { return len(w.arrivals) - w.first }
 

@@ -60,6 +60,7 @@ type week struct {
 	held    []*request
 	later   tries
 	ended   func(r *recommend.Request)
+	needs   map[int]int64 // by side
 	truth   Truth
 }
 
@@ -68,7 +69,7 @@ type week struct {
 func (p *Plan) Run(ended func(r *recommend.Request)) Truth {
 	l := law.New(p.Seed)
 	w := &week{
-		Plan: p, law: l, weights: l.Checkpoint(law.DefaultCheckpoint).Weights, servers: make([]server, p.Servers), ended: ended,
+		Plan: p, law: l, weights: l.Checkpoint(law.DefaultCheckpoint).Weights, servers: make([]server, p.Servers), ended: ended, needs: map[int]int64{},
 		truth: Truth{Clients: map[string]int{}, Met: map[string]int{}},
 	}
 	all := p.requests(l)
@@ -299,6 +300,16 @@ func (w *week) admits(r *request) bool {
 	return false
 }
 
+// upper is what a request needs at most.
+func (w *week) upper(load law.Load) int64 {
+	need, known := w.needs[load.Side]
+	if !known {
+		need = w.law.NeedQuantile(load, 0.995)
+		w.needs[load.Side] = need
+	}
+	return need
+}
+
 // fits reports whether a request fits beside what neighbours hold and are about to need.
 func (w *week) fits(r *request) bool {
 	room := w.Memory - int64(w.Servers)*Context
@@ -308,14 +319,14 @@ func (w *week) fits(r *request) bool {
 		}
 		will := w.holds(i)
 		if s := &w.servers[i]; s.runs != nil {
-			will = max(will, w.law.NeedQuantile(s.runs.load, 0.995))
+			will = max(will, w.upper(s.runs.load))
 		}
 		for _, q := range w.servers[i].queue {
-			will = max(will, w.law.NeedQuantile(q.load, 0.995))
+			will = max(will, w.upper(q.load))
 		}
 		room -= will
 	}
-	return w.law.NeedQuantile(r.load, 0.995) <= room
+	return w.upper(r.load) <= room
 }
 
 // release passes on what is held and fits now.
