@@ -36,15 +36,12 @@ func (f *fifo) reset() { f.all, f.first = f.all[:0], 0 }
 // gpuReplay is a GPU whose servers share its time: of k that work each has a k-th.
 type gpuReplay struct {
 	lanes   []lane
-	now     float64 // s, by its own clock
+	now     float64 // s
 	working int
-	// offset is how far its clock is before that of the arrivals, came the work that came in this
-	// part of the time, in seconds.
-	offset, came float64
 }
 
 // advance works up to a time, and has r count the requests that end.
-func (g *gpuReplay) advance(to float64, work []float64, r *replay) {
+func (g *gpuReplay) advance(to float64, r *replay) {
 	for g.working > 0 {
 		first := -1
 		for l := range g.lanes {
@@ -68,9 +65,9 @@ func (g *gpuReplay) advance(to float64, work []float64, r *replay) {
 			return
 		}
 		r.ended(g.lanes[first].runs, end)
-		g.next(&g.lanes[first], work)
+		g.next(&g.lanes[first], r.work)
 	}
-	g.now = max(to, g.now)
+	g.now = to
 }
 
 // next begins what waits.
@@ -109,5 +106,5 @@ func (g *gpuReplay) reset() {
 		g.lanes[l].batch.reset()
 		g.lanes[l].works = false
 	}
-	g.now, g.working, g.offset, g.came = 0, 0, 0, 0
+	g.now, g.working = 0, 0
 }

@@ -59,13 +59,9 @@ type replay struct {
 	*Copy
 	costs   Costs
 	classes []replayed
-	// at are the times of the arrivals in s, without the parts of the time that are not held; omitted
-	// is how many of those precede each.
-	at      []float64
-	omitted []int
-	// work is for how long each uses the whole GPU in this replay, and came when it comes by the clock
-	// of its GPU.
-	work, came []float64
+	// at are the times of the arrivals in s, without the parts of the time that are not held; work is
+	// for how long each uses the whole GPU in this replay.
+	at, work []float64
 	// typical is what is predicted of each arrival as it came, 0 if that is not known.
 	typical []float64
 	class   []int // of each source
@@ -80,8 +76,7 @@ func newReplay(c *Copy, costs Costs) *replay {
 	r := &replay{Copy: c, costs: costs}
 	r.place()
 	r.compress()
-	n := len(c.arrivals)
-	r.work, r.came, r.typical = make([]float64, n), make([]float64, n), make([]float64, n)
+	r.work, r.typical = make([]float64, len(c.arrivals)), make([]float64, len(c.arrivals))
 	type size struct {
 		source, side uint16
 	}
@@ -163,10 +158,11 @@ func (r *replay) place() {
 	}
 }
 
-// compress leaves out the parts of the time that are not held.
+// compress leaves out the parts of the time that are not held: the next one that is follows at
+// once, with the queues as they are.
 func (r *replay) compress() {
 	numbers := slices.Sorted(maps.Keys(r.parts))
-	r.at, r.omitted = make([]float64, len(r.arrivals)), make([]int, len(r.arrivals))
+	r.at = make([]float64, len(r.arrivals))
 	next, omitted := 0, 0 // parts before the arrival's, and how many of them are left out
 	for i := range r.arrivals {
 		a := &r.arrivals[i]
@@ -177,7 +173,6 @@ func (r *replay) compress() {
 			next++
 		}
 		r.at[i] = float64(a.came)/1000 - float64(omitted)*partLength.Seconds()
-		r.omitted[i] = omitted
 	}
 }
 
@@ -207,54 +202,22 @@ func (r *replay) run(caps []int) {
 	for g := range r.gpus {
 		r.gpus[g].reset()
 	}
-	r.work = r.work[:len(r.arrivals)]
-	part, omitted := int64(0), 0
 	for i := range r.arrivals {
 		a := &r.arrivals[i]
-		if now := a.part(); now != part {
-			for g := range r.gpus {
-				r.bridge(&r.gpus[g], float64(r.omitted[i]-omitted))
-			}
-			part, omitted = now, r.omitted[i]
-		}
 		g := &r.gpus[r.gpu[a.source]]
-		r.came[i] = r.at[i] + g.offset
-		g.advance(r.came[i], r.work, r)
+		g.advance(r.at[i], r)
 		g.add(r.lane[a.source], i, a.ordered && r.classes[r.class[a.source]].Batch, r.work)
-		g.came += r.work[i]
 	}
 	for g := range r.gpus {
-		r.gpus[g].advance(math.MaxFloat64, r.work, r)
+		r.gpus[g].advance(math.MaxFloat64, r)
 	}
 }
 
-// ended counts a request that has ended at a time of its GPU's clock.
+// ended counts a request that has ended.
 func (r *replay) ended(i int, at float64) {
-	if i >= len(r.arrivals) { // it stands for those that are left out
-		return
-	}
 	a := &r.arrivals[i]
-	if class := r.class[a.source]; a.counts && at-r.came[i] <= r.limits[class] {
+	if class := r.class[a.source]; a.counts && at-r.at[i] <= r.limits[class] {
 		r.classes[class].met++
-	}
-}
-
-// bridge changes a GPU's queues by what parts of the time that are left out would have: as much work
-// came in each as in the one before.
-func (r *replay) bridge(g *gpuReplay, parts float64) {
-	grows := parts * (g.came - partLength.Seconds())
-	g.came = 0
-	switch {
-	case parts == 0 || grows == 0:
-	case grows < 0: // it works on what waits
-		to := g.now - grows
-		g.advance(to, r.work, r)
-		g.offset -= grows
-	default:
-		for l := range g.lanes {
-			r.work = append(r.work, grows/float64(len(g.lanes)))
-			g.add(l, len(r.work)-1, false, r.work)
-		}
 	}
 }
 

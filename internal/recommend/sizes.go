@@ -40,8 +40,8 @@ type Objective struct {
 	Requests int
 	// Side is in pixels; 0 if too little is known, or if no size would do.
 	Side int
-	// Known is false if too little is known. Enough is true if the requests as they came met the
-	// objective: Side is the largest of them then.
+	// Known is false if too little is known. Enough is true if the class needs no limit: Side is the
+	// largest that came then.
 	Known, Enough bool
 	// Share is the part that meets the objective at Side, AsTheyCame without limits, both by the
 	// replay.
@@ -57,6 +57,8 @@ const (
 	minKnown    = 0.9
 	// unit is the step of sides, in pixels.
 	unit = 8
+	// smaller is how many times smaller than the smallest one that came a size is that is tried.
+	smaller = 2
 	// maxRaised bounds the classes whose size is looked for apart from the others'.
 	maxRaised = 8
 	// rare is the part of a class's requests whose kinds do not count for its safe size.
@@ -159,7 +161,7 @@ func (r *replay) lower(found []Objective, smallest, largest int) {
 		}
 		return caps
 	}
-	least := max(smallest/unit*unit, unit)
+	least := max(smallest/smaller/unit*unit, unit)
 	r.run(set(least))
 	feasible := make([]bool, len(r.classes))
 	for i := range r.classes {

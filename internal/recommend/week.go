@@ -32,7 +32,7 @@ type Week struct {
 	usual float64
 	// newest is the latest end of a request.
 	newest time.Time
-	// Dropped counts requests that found no room, or were too old.
+	// Dropped counts requests that found no room, were too old, or whose times cannot be.
 	Dropped int64
 }
 
@@ -87,9 +87,10 @@ func New(s Settings) *Week {
 	return &Week{settings: s, byKey: map[sourceKey]uint16{}, again: newAgain()}
 }
 
-// Add adds a request that has ended.
+// Add adds a request that has ended, not later than now.
 func (w *Week) Add(r *Request) {
-	if r.Ended.Before(r.Came) {
+	if r.Ended.Before(r.Came) || r.Came.Unix() <= 0 {
+		w.Dropped++
 		return
 	}
 	if r.Ended.After(w.newest) {
