@@ -210,7 +210,9 @@ func BenchmarkRecommend(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		w.Copy(begin.Add(Window)).Recommend(perPixel{})
+		got := w.Copy(begin.Add(Window)).Recommend(perPixel{})
+		require.False(b, got.Objectives[0].Enough, "sizes are looked for")
+		require.Positive(b, got.Objectives[0].Side)
 	}
 	b.ReportMetric(float64(w.count()), "requests")
 }

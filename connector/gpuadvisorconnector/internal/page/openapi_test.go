@@ -11,6 +11,7 @@ import (
 	"go/token"
 	"maps"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -31,30 +32,36 @@ type object = map[string]any
 // comments reads the comments of package view: by Type and by Type.Field.
 func comments(t *testing.T) map[string]string {
 	t.Helper()
-	file, err := parser.ParseFile(token.NewFileSet(), "../view/view.go", nil, parser.ParseComments)
-	require.NoError(t, err)
 	all := map[string]string{}
-	line := func(text string) string { return strings.Join(strings.Fields(text), " ") }
-	for _, d := range file.Decls {
-		general, ok := d.(*ast.GenDecl)
-		if !ok || general.Tok != token.TYPE {
-			continue
-		}
-		for _, spec := range general.Specs {
-			s := spec.(*ast.TypeSpec)
-			all[s.Name.Name] = line(general.Doc.Text())
-			fields, ok := s.Type.(*ast.StructType)
-			if !ok {
-				continue
-			}
-			for _, f := range fields.Fields.List {
-				for _, name := range f.Names {
-					all[s.Name.Name+"."+name.Name] = line(f.Doc.Text())
-				}
+	names, err := filepath.Glob("../view/*.go")
+	require.NoError(t, err)
+	for _, name := range names {
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
+		require.NoError(t, err)
+		for _, d := range file.Decls {
+			if general, ok := d.(*ast.GenDecl); ok && general.Tok == token.TYPE {
+				commentsOf(general, all)
 			}
 		}
 	}
 	return all
+}
+
+func commentsOf(general *ast.GenDecl, all map[string]string) {
+	line := func(text string) string { return strings.Join(strings.Fields(text), " ") }
+	for _, spec := range general.Specs {
+		s := spec.(*ast.TypeSpec)
+		all[s.Name.Name] = line(general.Doc.Text())
+		fields, ok := s.Type.(*ast.StructType)
+		if !ok {
+			continue
+		}
+		for _, f := range fields.Fields.List {
+			for _, name := range f.Names {
+				all[s.Name.Name+"."+name.Name] = line(f.Doc.Text())
+			}
+		}
+	}
 }
 
 // schemas collects the schemas of the types of package view.
@@ -141,7 +148,7 @@ func response(description, schema string) object {
 func describe(t *testing.T) object {
 	t.Helper()
 	s := &schemas{comments(t), object{}}
-	for _, kind := range []reflect.Type{reflect.TypeFor[view.State](), reflect.TypeFor[view.Prompts](), reflect.TypeFor[view.Detail](), reflect.TypeFor[view.History](), reflect.TypeFor[view.Advice](), reflect.TypeFor[view.AdviceList](), reflect.TypeFor[view.AdviceRequest]()} {
+	for _, kind := range []reflect.Type{reflect.TypeFor[view.State](), reflect.TypeFor[view.Prompts](), reflect.TypeFor[view.Detail](), reflect.TypeFor[view.History](), reflect.TypeFor[view.Advice](), reflect.TypeFor[view.AdviceList](), reflect.TypeFor[view.AdviceRequest](), reflect.TypeFor[view.Recommendations]()} {
 		s.of(kind)
 	}
 	// A change has the fields of a state that differ; lists with keys are maps.
@@ -196,7 +203,8 @@ func describe(t *testing.T) object {
 			"/v1/texts":              get("The page's texts.", "Texts", false),
 			"/v1/events": object{"get": object{"summary": "Server-sent events: state (State) on connecting, then change (Change); version and beat besides.", "parameters": []any{lang},
 				"responses": object{"200": object{"description": "The stream.", "content": object{"text/event-stream": object{}}}, "503": response("As many viewers as limits::viewers allows are connected.", "Problem")}}},
-			"/v1/advice": advice,
+			"/v1/advice":          advice,
+			"/v1/recommendations": get("What the requests of the last seven days say: what is short, and which sizes to allow.", "Recommendations", false),
 			"/v1/rush": object{"post": object{"summary": "Start a rush of simulated users, on simulated GPUs, for a page of this server.",
 				"responses": object{"202": object{"description": "The rush has started."}, "403": response("Another origin asks.", "Problem"), "404": response("The GPUs are real.", "Problem"), "503": response("The rush did not start.", "Problem")}}},
 		},
@@ -304,13 +312,13 @@ func kindOf(value any) string {
 }
 
 func TestTheAnswersAreAsTheOpenAPIDocumentDescribes(t *testing.T) {
-	s := serve(t, Settings{Advisor: &asked{}})
+	s := serve(t, Settings{Advisor: &asked{}, Recommender: someWeek{}})
 	s.source.set(func(now *view.State) { fill(reflect.ValueOf(now).Elem(), 0) })
 	_, text := s.request(t, "GET", "/v1/openapi.json")
 	var document object
 	require.NoError(t, json.Unmarshal([]byte(text), &document))
 	addresses := map[string]string{
-		"/v1/advice": "/v1/advice?width=1280", "/v1/state": "/v1/state", "/v1/prompts": "/v1/prompts?q=x", "/v1/prompts/{id}": "/v1/prompts/p1", "/v1/prompts/{id}/trace": "/v1/prompts/p1/trace", "/v1/history": "/v1/history?gpu=gpu0", "/v1/texts": "/v1/texts",
+		"/v1/advice": "/v1/advice?width=1280", "/v1/state": "/v1/state", "/v1/prompts": "/v1/prompts?q=x", "/v1/prompts/{id}": "/v1/prompts/p1", "/v1/prompts/{id}/trace": "/v1/prompts/p1/trace", "/v1/history": "/v1/history?gpu=gpu0", "/v1/texts": "/v1/texts", "/v1/recommendations": "/v1/recommendations",
 	}
 	unknown := map[string]string{"/v1/prompts/{id}": "/v1/prompts/p2", "/v1/prompts/{id}/trace": "/v1/prompts/p2/trace", "/v1/history": "/v1/history"}
 	check := func(path, method, address string) {

@@ -69,6 +69,8 @@ type Settings struct {
 	AllowedHosts []string
 	// Advisor answers /v1/advice; nil for none.
 	Advisor admission.Advisor
+	// Recommender answers /v1/recommendations; nil for none.
+	Recommender Recommender
 	// MaxViewers limits the open streams (100).
 	MaxViewers int
 	// Interval is the time between two looks at the source while a stream is open (500ms).
@@ -114,6 +116,9 @@ func New(source Source, settings Settings) *Page {
 	if settings.Advisor != nil {
 		p.mux.HandleFunc("GET /v1/advice", p.advice)
 		p.mux.HandleFunc("POST /v1/advice", p.adviseMany)
+	}
+	if settings.Recommender != nil {
+		p.mux.HandleFunc("GET /v1/recommendations", p.recommendations)
 	}
 	p.mux.HandleFunc("GET /v1/openapi.json", p.openAPI)
 	return p

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gpuadvisorconnector
+
+import (
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/collector/pdata/ptrace"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/advice"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/bounds"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/recommend"
+)
+
+// recommender follows a week's requests by their traces, and says what they say. Its methods may
+// be called from any goroutine.
+type recommender struct {
+	advice *advice.Advisor
+	now    func() time.Time
+
+	// mu guards everything declared below. It is not held while recommendations are made.
+	mu   sync.Mutex
+	week *recommend.Week
+
+	// making is held while recommendations are made; it guards everything declared below.
+	making sync.Mutex
+	last   recommend.Recommendations
+	at     time.Time
+}
+
+// recommendedFor is for how long recommendations are not made again: of a whole week they cost a
+// third of a second of processor time.
+const recommendedFor = 5 * time.Minute
+
+func newRecommender(cfg *Config, a *advice.Advisor, now func() time.Time) *recommender {
+	s := recommend.Settings{Classes: map[string]recommend.Class{}, Default: recommend.Class(cfg.DefaultClass), Requests: cfg.Limits.Requests}
+	for name, c := range cfg.Classes {
+		s.Classes[name] = recommend.Class(c)
+	}
+	return &recommender{advice: a, now: now, week: recommend.New(s)}
+}
+
+// traces adds the prompts that have ended, after the advisor has learned from them.
+func (r *recommender) traces(td ptrace.Traces) {
+	all := requestsIn(td, r.now())
+	for i := range all {
+		all[i].complete(r.advice)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i := range all {
+		r.week.Add(&all[i].Request)
+	}
+}
+
+// Recommendations implements [page.Recommender].
+func (r *recommender) Recommendations() recommend.Recommendations {
+	r.making.Lock()
+	defer r.making.Unlock()
+	now := r.now()
+	if !r.at.IsZero() && now.Sub(r.at) < recommendedFor && r.last.All.Requests > 0 {
+		return r.last
+	}
+	r.mu.Lock()
+	c := r.week.Copy(now)
+	r.mu.Unlock()
+	r.last, r.at = c.Recommend(r.advice), now
+	return r.last
+}
+
+// dropped is how many requests found no room.
+func (r *recommender) dropped() int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.week.Dropped
+}
+
+// Bounds implements [bounds.Registered].
+func (r *recommender) Bounds() []bounds.Bound {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.week.Bounds()
+}
