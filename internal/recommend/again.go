@@ -9,7 +9,7 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/bounds"
 )
 
-// again recognises requests that were refused and come again when they were told to, so that a
+// again recognises requests that were refused and come again after their Retry-After, so that a
 // client which tries ten times counts once. Telemetry does not say whose a request is: it is
 // recognised by what it asks for and its time, as the advisor does. Another's that comes just then
 // passes for it.
@@ -128,7 +128,8 @@ func (a *again) forget(key againKey, i int) {
 	}
 }
 
-func (a *again) bounds() []bounds.Bound {
+// Bounds implements [bounds.Registered].
+func (a *again) Bounds() []bounds.Bound {
 	return []bounds.Bound{
 		{Name: "recommend.again.queue", Max: maxAgain, Size: len(a.queue) - a.first},
 		{Name: "recommend.again.byKey", Max: maxAgain, Size: len(a.byKey)},

@@ -16,7 +16,7 @@ type Shortage string
 
 // The shortages.
 const (
-	// None is said while less than [noticed] of the work is held back by each.
+	// None is the answer while less than [noticed] of the work is held back by each.
 	None Shortage = "none"
 	// Memory: a larger GPU, or fewer servers on it.
 	Memory Shortage = "memory"

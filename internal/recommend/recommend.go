@@ -105,7 +105,7 @@ const (
 	ByTime   Bound = "time"
 	// BySeen is what was seen: larger ones may be safe, too.
 	BySeen Bound = "seen"
-	// NotKnown is said while too little was seen.
+	// NotKnown is the answer while too little was seen.
 	NotKnown Bound = "not_known"
 )
 

@@ -30,7 +30,7 @@ func (w *Week) Save() []byte {
 	s.whole(int64(w.level))
 	s.real(w.usual)
 	s.whole(w.Dropped)
-	hours := slices.DeleteFunc(slices.Clone(w.hours[:]), func(h hour) bool { return len(h.gpus) == 0 })
+	hours := slices.DeleteFunc(slices.Clone(w.hours), func(h hour) bool { return len(h.gpus) == 0 })
 	s.whole(int64(len(hours)))
 	for _, h := range hours {
 		s.whole(h.number)

@@ -13,8 +13,8 @@ import (
 // request does not grow with what it holds.
 type Week struct {
 	settings Settings
-	// hours are a ring, by their numbers.
-	hours [hoursHeld]hour
+	// hours are a ring of hoursHeld, by their numbers.
+	hours []hour
 	// arrivals are requests in the order in which they ended, from first on.
 	arrivals []arrival
 	first    int
@@ -84,7 +84,7 @@ func New(s Settings) *Week {
 	if s.Requests <= 0 {
 		s.Requests = DefaultRequests
 	}
-	return &Week{settings: s, byKey: map[sourceKey]uint16{}, again: newAgain()}
+	return &Week{settings: s, hours: make([]hour, hoursHeld), byKey: map[sourceKey]uint16{}, again: newAgain()}
 }
 
 // Add adds a request that has ended, not later than now.
@@ -286,11 +286,12 @@ func (w *Week) Bounds() []bounds.Bound {
 	for i := range w.hours {
 		gpus = max(gpus, len(w.hours[i].gpus))
 	}
-	return append(w.again.bounds(), []bounds.Bound{
+	return append(w.again.Bounds(), []bounds.Bound{
 		{Name: "recommend.Week.arrivals", Max: w.settings.Requests, Size: w.count()},
 		{Name: "recommend.Week.sources", Max: maxSources, Size: len(w.sources)},
 		{Name: "recommend.Week.byKey", Max: maxSources, Size: len(w.byKey)},
 		{Name: "recommend.Week.unused", Max: maxSources, Size: len(w.unused)},
+		{Name: "recommend.Week.hours", Max: hoursHeld, Size: len(w.hours)},
 		{Name: "recommend.hour.gpus", Max: maxGPUs, Size: gpus},
 	}...)
 }

@@ -82,7 +82,7 @@ func (w *lived) recommendations() recommend.Recommendations {
 	return w.week.Copy(w.end).Recommend(w.advisor)
 }
 
-// TestEachWeekIsNamedRightly: what is short is told from what happened.
+// TestEachWeekIsNamedRightly finds what is short by what happened.
 func TestEachWeekIsNamedRightly(t *testing.T) {
 	for _, c := range []struct {
 		name  string
