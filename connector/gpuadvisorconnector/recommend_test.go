@@ -3,6 +3,7 @@
 package gpuadvisorconnector
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/http"
 	"testing"
@@ -158,7 +159,11 @@ func TestRecommendationsAreMadeNowAndThen(t *testing.T) {
 	now := time.Now()
 	of := newRecommender(createDefaultConfig().(*Config), r.advice, func() time.Time { return now })
 	assert.Zero(t, of.Recommendations().All.Requests)
-	add := func(id string) { of.traces(sent(id, time.Hour, time.Second, nil).Traces()) }
+	add := func(id string) { // twice, as if another consumer had refused it
+		td := sent(id, time.Hour, time.Second, nil).Traces()
+		of.traces(td)
+		of.traces(td)
+	}
 	add("a")
 	assert.EqualValues(t, 1, of.Recommendations().All.Requests, "the first is known at once")
 	add("b")
@@ -170,8 +175,18 @@ func TestRecommendationsAreMadeNowAndThen(t *testing.T) {
 func BenchmarkRecommenderTraces(b *testing.B) {
 	r := newRecommender(createDefaultConfig().(*Config), advice.NewAdvisor(advice.DefaultSettings(), &comfyevents.Servers{}, time.Now, nil), time.Now)
 	td := sent("a", time.Minute, 2*time.Second, nil).Traces()
+	n := uint64(0)
 	b.ReportAllocs()
 	for b.Loop() {
+		n++
+		for _, s := range td.ResourceSpans().At(0).ScopeSpans().At(0).Spans().All() { // another trace
+			id := s.TraceID()
+			binary.BigEndian.PutUint64(id[:], n)
+			s.SetTraceID(id)
+		}
 		r.traces(td)
+	}
+	if got := r.Recommendations().All.Requests; got != int64(n) {
+		b.Fatalf("%d requests of %d", got, n)
 	}
 }

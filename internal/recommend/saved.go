@@ -70,9 +70,13 @@ type saver struct{ bytes []byte }
 
 func (s *saver) whole(v int64) { s.bytes = binary.AppendVarint(s.bytes, v) }
 
-func (s *saver) real(v float64) { s.bytes = binary.BigEndian.AppendUint64(s.bytes, math.Float64bits(v)) }
+func (s *saver) real(v float64) {
+	s.bytes = binary.BigEndian.AppendUint64(s.bytes, math.Float64bits(v))
+}
 
-func (s *saver) small(v float32) { s.bytes = binary.BigEndian.AppendUint32(s.bytes, math.Float32bits(v)) }
+func (s *saver) small(v float32) {
+	s.bytes = binary.BigEndian.AppendUint32(s.bytes, math.Float32bits(v))
+}
 
 func (s *saver) truth(v bool) {
 	if v {

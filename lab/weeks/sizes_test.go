@@ -24,7 +24,7 @@ func (t *Truth) worst() float64 {
 	return share
 }
 
-// with caps a plan's sizes at a scale, and lives it.
+// capped is what becomes of the plan's week with larger requests sent at caps, times scale.
 func (p *Plan) capped(caps map[string]int, scale float64) Truth {
 	q := *p
 	q.Caps = maps.Clone(caps)
@@ -57,7 +57,7 @@ func TestTheRecommendedSizesMeetTheObjectives(t *testing.T) {
 			}
 			again := p.capped(caps, 1)
 			low, high := 0.7, 1.3 // of the sizes: that at which 95 % really meet them
-			for range 7 {
+			for range 6 {         // to 1 %
 				middle := (low + high) / 2
 				if truth := p.capped(caps, middle); truth.worst() >= recommend.Share {
 					low = middle

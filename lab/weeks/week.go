@@ -60,8 +60,10 @@ type week struct {
 	held    []*request
 	later   tries
 	ended   func(r *recommend.Request)
-	needs   map[int]int64 // by side
-	truth   Truth
+	// needs and means are what requests need at most, in bytes, and use on average, in seconds, by side.
+	needs map[int]int64
+	means map[int]float64
+	truth Truth
 }
 
 // Run simulates a week, and calls ended with each request that has ended, as the receiver sees it.
@@ -69,7 +71,7 @@ type week struct {
 func (p *Plan) Run(ended func(r *recommend.Request)) Truth {
 	l := law.New(p.Seed)
 	w := &week{
-		Plan: p, law: l, weights: l.Checkpoint(law.DefaultCheckpoint).Weights, servers: make([]server, p.Servers), ended: ended, needs: map[int]int64{},
+		Plan: p, law: l, weights: l.Checkpoint(law.DefaultCheckpoint).Weights, servers: make([]server, p.Servers), ended: ended, needs: map[int]int64{}, means: map[int]float64{},
 		truth: Truth{Clients: map[string]int{}, Met: map[string]int{}},
 	}
 	all := p.requests(l)
@@ -273,11 +275,11 @@ func (w *week) admits(r *request) bool {
 	wait := 0.0
 	for i := range w.servers {
 		for _, q := range w.servers[i].queue {
-			wait += w.law.MeanTime(q.load).Seconds()
+			wait += w.mean(q.load)
 		}
 		wait += w.servers[i].left
 	}
-	end := w.now - r.first + wait + w.law.MeanTime(r.load).Seconds()
+	end := w.now - r.first + wait + w.mean(r.load)
 	if d := w.Classes[r.class].Deadline.Seconds(); d > 0 && end > d && wait > 0 {
 		w.refuse(r, admission.Late, max(end-d, 1))
 		return false
@@ -308,6 +310,16 @@ func (w *week) upper(load law.Load) int64 {
 		w.needs[load.Side] = need
 	}
 	return need
+}
+
+// mean is what a request uses on average.
+func (w *week) mean(load law.Load) float64 {
+	mean, known := w.means[load.Side]
+	if !known {
+		mean = w.law.MeanTime(load).Seconds()
+		w.means[load.Side] = mean
+	}
+	return mean
 }
 
 // fits reports whether a request fits beside what neighbours hold and are about to need.
@@ -350,7 +362,7 @@ func (w *week) refuse(r *request, reason admission.Reason, after float64) {
 	}
 	seen := w.seen(r, recommend.Refused)
 	seen.Reason, seen.RetryAfter = reason, time.Duration(after*float64(time.Second))
-	seen.Needs = w.law.MeanTime(r.load).Seconds()
+	seen.Needs = w.mean(r.load)
 	w.ended(seen)
 	again := w.now + math.Ceil(after)
 	if d := w.Classes[r.class].Deadline.Seconds(); d == 0 || again-r.first < d {
