@@ -4,6 +4,7 @@ package recommend
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/bounds"
@@ -122,7 +123,7 @@ func (a *again) pop() *refused {
 
 // forget removes one from those of its key.
 func (a *again) forget(key againKey, i int) {
-	rest := append(a.byKey[key][:i], a.byKey[key][i+1:]...)
+	rest := slices.Delete(a.byKey[key], i, i+1)
 	if a.byKey[key] = rest; len(rest) == 0 {
 		delete(a.byKey, key)
 	}
