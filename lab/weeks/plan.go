@@ -31,6 +31,8 @@ type Plan struct {
 	// Enforce has a gate that knows what everything costs refuse what would be late, and hold what does
 	// not fit; without it all requests reach their servers.
 	Enforce bool
+	// Restless has refused clients come again after 5 to 30 s, whatever their Retry-After.
+	Restless bool
 	// Classes are what is wanted of the law's classes. Clients try until their deadline.
 	Classes map[string]recommend.Class
 	// Caps are the largest sides of classes: larger requests are sent at that size. 0 is none.

@@ -365,6 +365,9 @@ func (w *week) refuse(r *request, reason admission.Reason, after float64) {
 	seen.Needs = w.mean(r.load)
 	w.ended(seen)
 	again := w.now + math.Ceil(after)
+	if w.Restless {
+		again = w.now + 5 + 25*(w.now-math.Floor(w.now))
+	}
 	if d := w.Classes[r.class].Deadline.Seconds(); d == 0 || again-r.first < d {
 		r.at = again
 		heap.Push(&w.later, r)

@@ -127,3 +127,30 @@ func (w *lived) heldBack() (memory, late float64) {
 }
 
 func apart(a, b, of float64) float64 { return math.Abs(a-b) / of }
+
+// TestRestlessClientsCountMoreThanOnce: what is short is named rightly nevertheless. How much too
+// often they count is printed.
+func TestRestlessClientsCountMoreThanOnce(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		plan  Plan
+		short recommend.Shortage
+	}{{"memory", shortOfMemory, recommend.Memory}, {"time", shortOfTime, recommend.Time}} {
+		if c.plan.Restless = true; c.plan.Alternating {
+			c.plan.Offered = 0.8
+		}
+		named, times := 0, 0.0
+		for seed := range *seeds {
+			w := live(c.plan.with(seed, true), 0)
+			got := w.recommendations()
+			if got.All.Shortage() == c.short {
+				named++
+			}
+			times = max(times, got.All.By(c.short)/w.truth.Missed)
+		}
+		prefix := "recommend." + c.name + ".restless."
+		figure.AtLeast(prefix+"named_rightly", float64(named)/float64(*seeds), "share", 1)
+		figure.Print(prefix+"held_back", times, "x")
+		assert.Equal(t, *seeds, named, c.name)
+	}
+}
