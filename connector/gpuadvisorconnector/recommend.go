@@ -31,7 +31,7 @@ type recommender struct {
 	// making is held while recommendations are made; it guards everything declared below.
 	making sync.Mutex
 	last   recommend.Recommendations
-	at     time.Time
+	until  time.Time // they hold
 }
 
 // spanID is a span of a trace.
@@ -44,9 +44,12 @@ type spanID struct {
 // receiver to be sent again.
 const maxRecounted = 4096
 
-// recommendedFor is for how long recommendations are not made again: of a whole week they cost a
-// third of a second of processor time.
-const recommendedFor = 5 * time.Minute
+const (
+	// Recommendations are made again after recommendedFor at the soonest, and so late that they cost
+	// no more than a 1/recommendedShare of a processor's time: those of a whole week half a second.
+	recommendedFor   = 10 * time.Second
+	recommendedShare = 1000
+)
 
 func newRecommender(cfg *Config, a *advice.Advisor, now func() time.Time) *recommender {
 	s := recommend.Settings{Classes: map[string]recommend.Class{}, Default: recommend.Class(cfg.DefaultClass), Requests: cfg.Limits.Requests}
@@ -77,13 +80,14 @@ func (r *recommender) Recommendations() recommend.Recommendations {
 	r.making.Lock()
 	defer r.making.Unlock()
 	now := r.now()
-	if !r.at.IsZero() && now.Sub(r.at) < recommendedFor && r.last.All.Requests > 0 {
+	if now.Before(r.until) {
 		return r.last
 	}
 	r.mu.Lock()
 	c := r.week.Copy(now)
 	r.mu.Unlock()
-	r.last, r.at = c.Recommend(r.advice), now
+	r.last = c.Recommend(r.advice)
+	r.until = now.Add(max(recommendedFor, recommendedShare*r.now().Sub(now)))
 	return r.last
 }
 

@@ -94,6 +94,7 @@ func TestARequestIsReadFromItsTrace(t *testing.T) {
 func TestRecommendationsComeFromTracesAlone(t *testing.T) {
 	r := newRig(t, func(c *Config) {
 		c.Classes = map[string]ClassConfig{"people": {Deadline: time.Minute, Objective: 4 * time.Second}}
+		c.CollectionInterval = time.Hour // recommendations are not made before they are asked for
 	})
 	require.NoError(t, r.metrics.ConsumeMetrics(t.Context(), scraped(100, true)))
 	remove := r.bus.Servers.Add(&server{comfyevents.Server{Name: theServer, GPUs: []string{gpuID}}})
@@ -153,23 +154,35 @@ func TestRecommendationsComeFromTracesAlone(t *testing.T) {
 	}
 }
 
-// TestRecommendationsAreMadeNowAndThen: whoever asks often costs no more.
+// TestRecommendationsAreMadeNowAndThen has a clock that a test advances, and recommendations that
+// last a second to be made.
 func TestRecommendationsAreMadeNowAndThen(t *testing.T) {
 	r := newRig(t, nil)
-	now := time.Now()
-	of := newRecommender(createDefaultConfig().(*Config), r.advice, func() time.Time { return now })
-	assert.Zero(t, of.Recommendations().All.Requests)
+	now, step := time.Now(), time.Duration(0)
+	of := newRecommender(createDefaultConfig().(*Config), r.advice, func() time.Time {
+		now = now.Add(step)
+		return now
+	})
+	requests := func() int64 { return of.Recommendations().All.Requests }
 	add := func(id string) { // twice, as if another consumer had refused it
 		td := sent(id, time.Hour, time.Second, nil).Traces()
 		of.traces(td)
 		of.traces(td)
 	}
 	add("a")
-	assert.EqualValues(t, 1, of.Recommendations().All.Requests, "the first is known at once")
+	assert.EqualValues(t, 1, requests())
 	add("b")
-	assert.EqualValues(t, 1, of.Recommendations().All.Requests)
+	assert.EqualValues(t, 1, requests(), "whoever asks often costs no more")
 	now = now.Add(recommendedFor)
-	assert.EqualValues(t, 2, of.Recommendations().All.Requests)
+	assert.EqualValues(t, 2, requests())
+	now, step = now.Add(recommendedFor), time.Second
+	assert.EqualValues(t, 2, requests())
+	step = 0
+	add("c")
+	now = now.Add(900 * time.Second)
+	assert.EqualValues(t, 2, requests(), "what costs much is made seldom")
+	now = now.Add(100 * time.Second)
+	assert.EqualValues(t, 3, requests())
 }
 
 func BenchmarkRecommenderTraces(b *testing.B) {
