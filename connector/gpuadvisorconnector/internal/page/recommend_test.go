@@ -50,7 +50,7 @@ func TestRecommendationsAreInWords(t *testing.T) {
 	assert.Equal(t, "Memory is short: it held back 0.5 of 4.0 GPU hours in the last seven days. Use a GPU with more memory, or run fewer servers on it.", v.All.Message)
 	require.Len(t, v.GPUs, 2)
 	assert.Equal(t, "none", v.GPUs[1].Shortage)
-	assert.Equal(t, "Nothing is short: 0.0 of 2.0 GPU hours were held back in the last seven days.", v.GPUs[1].Message)
+	assert.Equal(t, "Nothing is short: 0 of 2.0 GPU hours were held back in the last seven days.", v.GPUs[1].Message)
 	assert.InDelta(t, 1800, v.GPUs[0].Memory, 1e-9)
 	assert.InDelta(t, 360, v.GPUs[0].OutOfMemory, 1e-9)
 	messages, safe := map[string]string{}, map[string][]view.SafeSize{}
@@ -79,6 +79,9 @@ func TestRecommendationsAreInWords(t *testing.T) {
 func TestEachShortageHasItsText(t *testing.T) {
 	for _, shortage := range append(recommend.Shortages(), recommend.None) {
 		assert.True(t, texts.Has("recommend."+string(shortage)), shortage)
+	}
+	for want, seconds := range map[string]float64{"0": 0, "0.008": 30, "1.5": 5400, "121": 435_000} {
+		assert.Equal(t, want, hours(seconds))
 	}
 	assert.Equal(t, "No requests are known yet.", viewHeldBack(&recommend.Held{}, texts.English).Message)
 }
