@@ -47,7 +47,7 @@ func TestRecommendationsAreInWords(t *testing.T) {
 	}
 	v := get("/v1/recommendations")
 	assert.Equal(t, "memory", v.All.Shortage)
-	assert.Equal(t, "Memory is short: it held back 0.5 of 4.0 GPU hours in the last seven days. Use a GPU with more memory, or run fewer servers on it.", v.All.Message)
+	assert.Equal(t, "Memory is short: it held back 0.5 of 4.0 GPU hours in the last seven days. Use a GPU with more memory, or run fewer servers or other programs on it.", v.All.Message)
 	require.Len(t, v.GPUs, 2)
 	assert.Equal(t, "none", v.GPUs[1].Shortage)
 	assert.Equal(t, "Nothing is short: 0 of 2.0 GPU hours were held back in the last seven days.", v.GPUs[1].Message)
@@ -70,7 +70,7 @@ func TestRecommendationsAreInWords(t *testing.T) {
 	assert.Equal(t, []bool{false, true, false, true}, []bool{v.Classes[0].Limited, v.Classes[1].Limited, v.Classes[2].Limited, v.Classes[3].Limited})
 
 	v = get("/v1/recommendations?lang=zh")
-	assert.Equal(t, "显存不足：最近七天 4.0 个 GPU 小时中有 0.5 个因此受阻。请换用显存更大的 GPU，或减少该 GPU 上的服务。", v.All.Message)
+	assert.Equal(t, "显存不足：最近七天 4.0 个 GPU 小时中有 0.5 个因此受阻。请换用显存更大的 GPU，或减少该 GPU 上的服务或其他程序。", v.All.Message)
 	s = serve(t, Settings{})
 	response, _ := s.request(t, "GET", "/v1/recommendations")
 	assert.Equal(t, http.StatusNotFound, response.StatusCode, "without a recommender")
