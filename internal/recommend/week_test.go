@@ -12,6 +12,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/admission"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/growth"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -201,6 +202,33 @@ func TestMoreGPUsThanThereIsRoomForCountTogether(t *testing.T) {
 	assert.EqualValues(t, 2*maxGPUs, all.Requests)
 	assert.EqualValues(t, maxGPUs+1, gpus[0].Requests)
 	assert.EqualValues(t, maxGPUs+1, w.Dropped)
+}
+
+// TestARequestCostsTheSameHoweverManyAreHeld adds batches of requests, a tenth of which are refused,
+// to a short week and to one with ten times as many, of as many more servers.
+func TestARequestCostsTheSameHoweverManyAreHeld(t *testing.T) {
+	with := func(times int) func(i int) {
+		w := New(settings())
+		add := func(i int) {
+			r := of("people", time.Duration(i)*100*time.Millisecond, 2*time.Second)
+			r.Server = fmt.Sprint(i % (20 * times))
+			if i%10 == 0 {
+				r.Outcome, r.Reason, r.RetryAfter = Refused, admission.Late, 12*time.Second
+			}
+			w.Add(r)
+		}
+		n := 0
+		for ; n < 10_000*times; n++ {
+			add(n)
+		}
+		return func(int) {
+			for range 50 {
+				add(n)
+				n++
+			}
+		}
+	}
+	growth.Constant(t, "50 requests", with(1), with(10))
 }
 
 func BenchmarkAdd(b *testing.B) {
