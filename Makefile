@@ -66,7 +66,8 @@ test: setup browser build servers validate unit page-test e2e ## all set-up, the
 .PHONY: unit
 unit: ## unit tests, with the race detector; without it the nvml receiver, for its allocations, and the benchmark of energy, whole
 	@for m in $(filter-out e2e lab $(PAGE_TESTS),$(MODULES)); do echo "unit tests of $$m"; go test -C $$m -race -timeout 10m ./... || exit 1; done
-	@echo "unit tests of lab"; go test -C lab -race -timeout 10m $$(go list -C lab ./... | grep -v -E '/(overload|memorymix)$$')
+	@echo "unit tests of lab"; go test -C lab -race -timeout 10m $$(go list -C lab ./... | grep -v -E '/(overload|memorymix|weeks)$$')
+	go test -C lab -timeout 10m ./weeks # one goroutine: with the race detector it takes three minutes
 	go test -C lab -timeout 10m ./overload ./memorymix # virtual time: Go 1.26's race detector crashes now and then in timers of testing/synctest
 	go test -timeout 5m ./receiver/nvmlreceiver
 	go test -timeout 5m -run '^Test(Energy|BillsOf|ACounterThat)' ./connector/gpucorrelationconnector/internal/join
@@ -202,6 +203,12 @@ bench-admission: ## memory on simulated GPUs of 8 to 24 GiB in virtual time, for
 .PHONY: bench-advice
 bench-advice: ## decisions a second of processor time, and their 99th percentile, for 64 GPUs and 256 servers with 1,000 waiting prompts of 200 classes, while prompts, samples and traces come; prints figures
 	@go test -run '^$$' -bench '^BenchmarkAdvice$$' -benchtime 200000x ./internal/advice | $(FIGURES)
+
+.PHONY: bench-recommend
+bench-recommend: ## simulated weeks that are short of memory, of time and of nothing, SEEDS (5) of each, with people at any time of the day: what is named, and how far recommended sizes are from those that really do; cost. Prints figures (5 minutes)
+	@go test -C lab -count=1 -timeout 60m -v ./weeks -seeds $${SEEDS:-5} -whole | grep --line-buffered -E '^figure|--- FAIL|FAIL|panic|_test.go:.*Error|Error:|Messages:'
+	@go test -run '^$$' -bench . ./internal/recommend | $(FIGURES)
+	@go test -run '^$$' -bench '^BenchmarkRecommenderTraces$$' ./connector/gpuadvisorconnector | $(FIGURES)
 
 .PHONY: bench-peaks
 bench-peaks: ## spikes between scrapes and busy time, beside a plain reader; prints figures

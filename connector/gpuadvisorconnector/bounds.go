@@ -14,6 +14,9 @@ func (a *advisor) Bounds() []bounds.Bound {
 	if a.state != nil {
 		all = append(all, a.state.Bounds()...)
 	}
+	if a.recommended != nil {
+		all = append(all, a.recommended.Bounds()...)
+	}
 	a.running.Unlock()
 	all = append(all, a.alerts.Bounds()...)
 	a.emitter.mu.Lock()

@@ -18,6 +18,7 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/alerts"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/causes"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/configkeys"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/recommend"
 )
 
 // Config is the configuration of one gpuadvisor connector.
@@ -142,6 +143,9 @@ type LimitsConfig struct {
 	Servers   int `mapstructure:"servers"`
 	// Events is how many of the last events. Default: 200.
 	Events int `mapstructure:"events"`
+	// Requests is how many requests of the last week are held one by one, for recommended sizes. Of
+	// more, whole parts of the time are left out. Default: 262144, 8 MiB.
+	Requests int `mapstructure:"requests"`
 	// Viewers is how many streams of the page are open at a time. Default: 100.
 	Viewers int `mapstructure:"viewers"`
 }
@@ -171,7 +175,7 @@ func createDefaultConfig() component.Config {
 	return &Config{
 		Page: server, CollectionInterval: 15 * time.Second, History: 30 * time.Minute, Alerts: alerts.DefaultConfig(),
 		DefaultClass: ClassConfig{Deadline: time.Minute, Objective: 30 * time.Second}, Advice: AdviceConfig{BatchWaiting: 2, SafetyMargin: 0.05},
-		Limits: LimitsConfig{Prompts: 10_000, PromptBytes: 64 << 20, GPUs: 128, Processes: 64, Servers: 64, Events: 200, Viewers: 100},
+		Limits: LimitsConfig{Prompts: 10_000, PromptBytes: 64 << 20, GPUs: 128, Processes: 64, Servers: 64, Events: 200, Requests: recommend.DefaultRequests, Viewers: 100},
 	}
 }
 
@@ -207,7 +211,7 @@ func (c *Config) Validate() error {
 		value int
 	}{
 		{"prompts", c.Limits.Prompts}, {"prompt_bytes", c.Limits.PromptBytes}, {"gpus", c.Limits.GPUs}, {"processes", c.Limits.Processes},
-		{"servers", c.Limits.Servers}, {"events", c.Limits.Events}, {"viewers", c.Limits.Viewers},
+		{"servers", c.Limits.Servers}, {"events", c.Limits.Events}, {"requests", c.Limits.Requests}, {"viewers", c.Limits.Viewers},
 	} {
 		p.AddIf(l.value > maxCount && l.key != "prompt_bytes", "limits::"+l.key, l.value, fmt.Sprintf("is more than %d", maxCount), "use a smaller number, or omit the key for the default")
 		p.AddIf(l.value < 1, "limits::"+l.key, l.value, "is less than 1", "use a positive number, or omit the key for the default")

@@ -57,9 +57,10 @@ type advisor struct {
 	work      sync.WaitGroup
 	alerts    *alerts.Poller
 
-	// state is made at the start. It has a lock of its own, as has advice.
-	state  *state.Store
-	advice *advice.Advisor
+	// state is made at the start. It has a lock of its own, as have advice and recommended.
+	state       *state.Store
+	advice      *advice.Advisor
+	recommended *recommender
 	// saved is used at the start, by one goroutine, and at the shutdown, in this order; nil without
 	// storage.
 	saved *saved
@@ -99,6 +100,7 @@ func (a tracesComponent) ConsumeTraces(_ context.Context, td ptrace.Traces) erro
 	a.state.Traces(td)
 	a.advice.Traces(td)
 	a.observed.traces(td)
+	a.recommended.traces(td)
 	return nil
 }
 
@@ -130,6 +132,7 @@ func (a *advisor) begin(ctx context.Context, host component.Host) (err error) {
 		return err
 	}
 	a.advice = advice.NewAdvisor(a.cfg.adviceSettings(), &a.bus.Servers, a.now, messages)
+	a.recommended = newRecommender(a.cfg, a.advice, a.now)
 	if a.saved, err = a.openSaved(ctx, host); err != nil {
 		return err
 	}
@@ -259,7 +262,7 @@ func (a *advisor) end(ctx context.Context) (err error) {
 // listen serves the page.
 func (a *advisor) listen(ctx context.Context, host component.Host) (err error) {
 	settings := a.cfg.Page
-	p := page.New(a.state, page.Settings{Endpoint: settings.NetAddr.Endpoint, AllowedHosts: a.cfg.AllowedHosts, Advisor: a.advice, Claims: a.cfg.Advice.Claims, Free: a.bus.Servers.Free, MaxViewers: a.cfg.Limits.Viewers})
+	p := page.New(a.state, page.Settings{Endpoint: settings.NetAddr.Endpoint, AllowedHosts: a.cfg.AllowedHosts, Advisor: a.advice, Recommender: a.recommended, Claims: a.cfg.Advice.Claims, Free: a.bus.Servers.Free, MaxViewers: a.cfg.Limits.Viewers})
 	server, err := settings.ToServer(ctx, host.GetExtensions(), withoutTelemetry(a.settings.TelemetrySettings), p)
 	if err != nil {
 		return fmt.Errorf("page: %w", err)

@@ -112,7 +112,7 @@ func (s series) put(points pmetric.NumberDataPointSlice, at pcommon.Timestamp) p
 func (a *advisor) report(ctx context.Context) {
 	streams := a.page.Counts()
 	dropped := a.state.Dropped()
-	dropped["viewers"], dropped["streams"] = streams.Dropped, streams.Refused
+	dropped["viewers"], dropped["streams"], dropped["requests"] = streams.Dropped, streams.Refused, a.recommended.dropped()
 	a.emitter.mu.Lock()
 	before := a.emitter.counted
 	a.emitter.counted = maps.Clone(dropped)

@@ -30,6 +30,8 @@ func (a *advisor) emitAdvice(sm pmetric.ScopeMetrics, at pcommon.Timestamp) {
 	}
 	a.emitDecisions(sm, at)
 	a.observed.emit(sm, pcommon.NewTimestampFromTime(a.began), at)
+	recommended := a.recommended.Recommendations()
+	emitRecommendations(sm, &recommended, at)
 	learned := a.advice.Learned()
 	if len(learned) == 0 {
 		return

@@ -4,6 +4,7 @@ package gpuadvisorconnector
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -16,23 +17,34 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/logonce"
 )
 
-// saveInterval is how often what was learned is saved: so much of it does not survive kill -9.
-const saveInterval = 30 * time.Second
+const (
+	// saveInterval is how often what was learned is saved: so much of it does not survive kill -9.
+	saveInterval = 30 * time.Second
+	// weekInterval is how often the week's requests are saved, which are a few MiB.
+	weekInterval = 10 * time.Minute
+)
 
 // saved keeps what the advisor learns across restarts. Each kind of prompts has a slot: a key of
 // its own, so that saving costs as much as has changed. Its methods are not safe for concurrent use.
 type saved struct {
-	client  storage.Client
-	advisor *advice.Advisor
-	log     *zap.Logger
-	failing logonce.Tracker
-	slots   map[advice.Kind]int
-	free    []int
+	client      storage.Client
+	advisor     *advice.Advisor
+	recommended *recommender
+	log         *zap.Logger
+	now         func() time.Time
+	// weekSaved is when the week's requests were saved last.
+	weekSaved time.Time
+	failing   logonce.Tracker
+	slots     map[advice.Kind]int
+	free      []int
 	// unsaved are kinds whose saving failed; they are saved again, unless they have changed.
 	unsaved map[advice.Kind][]byte
 }
 
-const restKey = "advice/rest"
+const (
+	restKey = "advice/rest"
+	weekKey = "recommend/week"
+)
 
 func kindKey(slot int) string { return "advice/kind/" + strconv.Itoa(slot) }
 
@@ -54,7 +66,7 @@ func (a *advisor) openSaved(ctx context.Context, host component.Host) (*saved, e
 	if err != nil {
 		return nil, fmt.Errorf("storage: open %q: %w", id, err)
 	}
-	return &saved{client: client, advisor: a.advice, log: a.log, slots: map[advice.Kind]int{}, unsaved: map[advice.Kind][]byte{}}, nil
+	return &saved{client: client, advisor: a.advice, recommended: a.recommended, log: a.log, now: a.now, weekSaved: a.now(), slots: map[advice.Kind]int{}, unsaved: map[advice.Kind][]byte{}}, nil
 }
 
 // load has the advisor read what was saved. What cannot be read is learned again.
@@ -63,8 +75,8 @@ func (s *saved) load(ctx context.Context) {
 	for slot := range advice.MaxKinds {
 		gets = append(gets, storage.GetOperation(kindKey(slot)))
 	}
-	rest := storage.GetOperation(restKey)
-	if err := s.client.Batch(ctx, append(gets, rest)...); err != nil {
+	rest, week := storage.GetOperation(restKey), storage.GetOperation(weekKey)
+	if err := s.client.Batch(ctx, append(gets, rest, week)...); err != nil {
 		s.log.Warn("Failed to read what was learned of prompts; it is learned again", zap.Error(err))
 	}
 	raw := make(map[int][]byte, len(gets))
@@ -74,6 +86,9 @@ func (s *saved) load(ctx context.Context) {
 		}
 	}
 	kinds, err := s.advisor.Load(raw, rest.Value)
+	if len(week.Value) > 0 {
+		err = errors.Join(err, s.recommended.load(week.Value))
+	}
 	if err != nil {
 		s.log.Warn("Some of what was learned of prompts cannot be read; it is learned again", zap.Error(err))
 	}
@@ -87,8 +102,24 @@ func (s *saved) load(ctx context.Context) {
 	}
 }
 
-// save writes what has been learned since it was called last.
+// save writes what has been learned since it was called last, and from time to time the week's
+// requests.
 func (s *saved) save(ctx context.Context) {
+	if now := s.now(); now.Sub(s.weekSaved) >= weekInterval {
+		s.weekSaved = now
+		s.saveWeek(ctx)
+	}
+	s.saveLearned(ctx)
+}
+
+// saveWeek writes the week's requests.
+func (s *saved) saveWeek(ctx context.Context) {
+	if err := s.client.Set(ctx, weekKey, s.recommended.save()); err != nil {
+		s.log.Warn("Failed to save the week's requests; trying again", zap.Error(err), zap.Duration("interval", weekInterval))
+	}
+}
+
+func (s *saved) saveLearned(ctx context.Context) {
 	changed, all, rest := s.advisor.Unsaved()
 	for _, k := range changed {
 		s.unsaved[k.Kind] = k.Data
@@ -128,6 +159,7 @@ func (s *saved) save(ctx context.Context) {
 
 // close saves for the last time.
 func (s *saved) close(ctx context.Context) error {
-	s.save(ctx)
+	s.saveWeek(ctx)
+	s.saveLearned(ctx)
 	return s.client.Close(ctx)
 }

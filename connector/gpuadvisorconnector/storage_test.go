@@ -130,6 +130,13 @@ func TestWhatWasLearnedOutlivesARestart(t *testing.T) {
 	second.bus.Servers.Add(idle("node-1:8188"))
 	stop = second.start(hostWith(store))
 	assert.Equal(t, 5, samples(second), "before anything has ended")
+	requests := 0
+	for _, b := range second.recommended.week.Bounds() {
+		if b.Name == "recommend.Week.arrivals" {
+			requests = b.Size
+		}
+	}
+	assert.Equal(t, 5, requests, "of the week, too")
 	require.NoError(t, second.traces.ConsumeTraces(t.Context(), image("another")))
 	stop()
 	assert.Len(t, store.kinds(), 1, "in its place")
@@ -141,7 +148,7 @@ func idle(name string) comfyevents.Source {
 }
 
 func TestDamagedDataIsLearnedAgain(t *testing.T) {
-	store := &memoryStorage{values: map[string][]byte{kindKey(0): []byte("{"), kindKey(3): []byte(`{"version":99}`), restKey: []byte("x")}}
+	store := &memoryStorage{values: map[string][]byte{kindKey(0): []byte("{"), kindKey(3): []byte(`{"version":99}`), restKey: []byte("x"), weekKey: []byte("y")}}
 	logs, seen := observer.New(zap.WarnLevel)
 	s := newSaved(store, zap.New(logs))
 	s.load(t.Context())
@@ -152,7 +159,8 @@ func TestDamagedDataIsLearnedAgain(t *testing.T) {
 
 func newSaved(client storage.Client, log *zap.Logger) *saved {
 	advisor := advice.NewAdvisor(advice.DefaultSettings(), &comfyevents.Servers{}, time.Now, nil)
-	return &saved{client: client, advisor: advisor, log: log, slots: map[advice.Kind]int{}, unsaved: map[advice.Kind][]byte{}}
+	recommended := newRecommender(createDefaultConfig().(*Config), advisor, time.Now)
+	return &saved{client: client, advisor: advisor, recommended: recommended, log: log, now: time.Now, weekSaved: time.Now(), slots: map[advice.Kind]int{}, unsaved: map[advice.Kind][]byte{}}
 }
 
 func TestWhatCouldNotBeSavedIsSavedLater(t *testing.T) {

@@ -80,8 +80,8 @@ type gpu struct {
 	memory      GPU
 	// promises are what is expected to come again later.
 	promises promises
-	probes  map[probeKey]*probe
-	level   levelState
+	probes   map[probeKey]*probe
+	level    levelState
 	// usual is the mean and the variance of what its prompts take.
 	usual usualWork
 	// loaded is when it was there last by what was saved.

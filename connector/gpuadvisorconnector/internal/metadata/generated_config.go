@@ -28,14 +28,17 @@ func (ms *MetricConfig) Unmarshal(parser *confmap.Conf) error {
 
 // MetricsConfig provides config for gpuadvisor metrics.
 type MetricsConfig struct {
-	GpuadvisorCondition    MetricConfig `mapstructure:"gpuadvisor.condition"`
-	GpuadvisorDecisions    MetricConfig `mapstructure:"gpuadvisor.decisions"`
-	GpuadvisorLevel        MetricConfig `mapstructure:"gpuadvisor.level"`
-	GpuadvisorModelError   MetricConfig `mapstructure:"gpuadvisor.model.error"`
-	GpuadvisorModelSamples MetricConfig `mapstructure:"gpuadvisor.model.samples"`
-	GpuadvisorObserved     MetricConfig `mapstructure:"gpuadvisor.observed"`
-	GpuadvisorObservedLate MetricConfig `mapstructure:"gpuadvisor.observed.late"`
-	GpuadvisorPrompts      MetricConfig `mapstructure:"gpuadvisor.prompts"`
+	GpuadvisorCondition       MetricConfig `mapstructure:"gpuadvisor.condition"`
+	GpuadvisorDecisions       MetricConfig `mapstructure:"gpuadvisor.decisions"`
+	GpuadvisorHeldBackTime    MetricConfig `mapstructure:"gpuadvisor.held_back.time"`
+	GpuadvisorLevel           MetricConfig `mapstructure:"gpuadvisor.level"`
+	GpuadvisorModelError      MetricConfig `mapstructure:"gpuadvisor.model.error"`
+	GpuadvisorModelSamples    MetricConfig `mapstructure:"gpuadvisor.model.samples"`
+	GpuadvisorObserved        MetricConfig `mapstructure:"gpuadvisor.observed"`
+	GpuadvisorObservedLate    MetricConfig `mapstructure:"gpuadvisor.observed.late"`
+	GpuadvisorOfferedTime     MetricConfig `mapstructure:"gpuadvisor.offered.time"`
+	GpuadvisorPrompts         MetricConfig `mapstructure:"gpuadvisor.prompts"`
+	GpuadvisorRecommendedSide MetricConfig `mapstructure:"gpuadvisor.recommended.side"`
 }
 
 func DefaultMetricsConfig() MetricsConfig {
@@ -44,6 +47,9 @@ func DefaultMetricsConfig() MetricsConfig {
 			Enabled: true,
 		},
 		GpuadvisorDecisions: MetricConfig{
+			Enabled: true,
+		},
+		GpuadvisorHeldBackTime: MetricConfig{
 			Enabled: true,
 		},
 		GpuadvisorLevel: MetricConfig{
@@ -61,7 +67,13 @@ func DefaultMetricsConfig() MetricsConfig {
 		GpuadvisorObservedLate: MetricConfig{
 			Enabled: true,
 		},
+		GpuadvisorOfferedTime: MetricConfig{
+			Enabled: true,
+		},
 		GpuadvisorPrompts: MetricConfig{
+			Enabled: true,
+		},
+		GpuadvisorRecommendedSide: MetricConfig{
 			Enabled: true,
 		},
 	}

@@ -33,6 +33,9 @@ func TestMetricsBuilderConfig(t *testing.T) {
 					GpuadvisorDecisions: MetricConfig{
 						Enabled: true,
 					},
+					GpuadvisorHeldBackTime: MetricConfig{
+						Enabled: true,
+					},
 					GpuadvisorLevel: MetricConfig{
 						Enabled: true,
 					},
@@ -48,7 +51,13 @@ func TestMetricsBuilderConfig(t *testing.T) {
 					GpuadvisorObservedLate: MetricConfig{
 						Enabled: true,
 					},
+					GpuadvisorOfferedTime: MetricConfig{
+						Enabled: true,
+					},
 					GpuadvisorPrompts: MetricConfig{
+						Enabled: true,
+					},
+					GpuadvisorRecommendedSide: MetricConfig{
 						Enabled: true,
 					},
 				},
@@ -64,6 +73,9 @@ func TestMetricsBuilderConfig(t *testing.T) {
 					GpuadvisorDecisions: MetricConfig{
 						Enabled: false,
 					},
+					GpuadvisorHeldBackTime: MetricConfig{
+						Enabled: false,
+					},
 					GpuadvisorLevel: MetricConfig{
 						Enabled: false,
 					},
@@ -79,7 +91,13 @@ func TestMetricsBuilderConfig(t *testing.T) {
 					GpuadvisorObservedLate: MetricConfig{
 						Enabled: false,
 					},
+					GpuadvisorOfferedTime: MetricConfig{
+						Enabled: false,
+					},
 					GpuadvisorPrompts: MetricConfig{
+						Enabled: false,
+					},
+					GpuadvisorRecommendedSide: MetricConfig{
 						Enabled: false,
 					},
 				},

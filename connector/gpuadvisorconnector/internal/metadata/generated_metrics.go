@@ -41,6 +41,32 @@ var MapAttributeComfyuiAdmissionDecision = map[string]AttributeComfyuiAdmissionD
 	"redirect": AttributeComfyuiAdmissionDecisionRedirect,
 }
 
+// AttributeGpuadvisorBasis specifies the value gpuadvisor.basis attribute.
+type AttributeGpuadvisorBasis int
+
+const (
+	_ AttributeGpuadvisorBasis = iota
+	AttributeGpuadvisorBasisSafe
+	AttributeGpuadvisorBasisObjective
+)
+
+// String returns the string representation of the AttributeGpuadvisorBasis.
+func (av AttributeGpuadvisorBasis) String() string {
+	switch av {
+	case AttributeGpuadvisorBasisSafe:
+		return "safe"
+	case AttributeGpuadvisorBasisObjective:
+		return "objective"
+	}
+	return ""
+}
+
+// MapAttributeGpuadvisorBasis is a helper map of string to AttributeGpuadvisorBasis attribute value.
+var MapAttributeGpuadvisorBasis = map[string]AttributeGpuadvisorBasis{
+	"safe":      AttributeGpuadvisorBasisSafe,
+	"objective": AttributeGpuadvisorBasisObjective,
+}
+
 // AttributeGpuadvisorBecame specifies the value gpuadvisor.became attribute.
 type AttributeGpuadvisorBecame int
 
@@ -173,12 +199,45 @@ var MapAttributeGpuadvisorSeverity = map[string]AttributeGpuadvisorSeverity{
 	"broken":  AttributeGpuadvisorSeverityBroken,
 }
 
+// AttributeGpuadvisorShortage specifies the value gpuadvisor.shortage attribute.
+type AttributeGpuadvisorShortage int
+
+const (
+	_ AttributeGpuadvisorShortage = iota
+	AttributeGpuadvisorShortageMemory
+	AttributeGpuadvisorShortageTime
+	AttributeGpuadvisorShortageSize
+)
+
+// String returns the string representation of the AttributeGpuadvisorShortage.
+func (av AttributeGpuadvisorShortage) String() string {
+	switch av {
+	case AttributeGpuadvisorShortageMemory:
+		return "memory"
+	case AttributeGpuadvisorShortageTime:
+		return "time"
+	case AttributeGpuadvisorShortageSize:
+		return "size"
+	}
+	return ""
+}
+
+// MapAttributeGpuadvisorShortage is a helper map of string to AttributeGpuadvisorShortage attribute value.
+var MapAttributeGpuadvisorShortage = map[string]AttributeGpuadvisorShortage{
+	"memory": AttributeGpuadvisorShortageMemory,
+	"time":   AttributeGpuadvisorShortageTime,
+	"size":   AttributeGpuadvisorShortageSize,
+}
+
 var MetricsInfo = metricsInfo{
 	GpuadvisorCondition: metricInfo{
 		Name: "gpuadvisor.condition",
 	},
 	GpuadvisorDecisions: metricInfo{
 		Name: "gpuadvisor.decisions",
+	},
+	GpuadvisorHeldBackTime: metricInfo{
+		Name: "gpuadvisor.held_back.time",
 	},
 	GpuadvisorLevel: metricInfo{
 		Name: "gpuadvisor.level",
@@ -195,20 +254,29 @@ var MetricsInfo = metricsInfo{
 	GpuadvisorObservedLate: metricInfo{
 		Name: "gpuadvisor.observed.late",
 	},
+	GpuadvisorOfferedTime: metricInfo{
+		Name: "gpuadvisor.offered.time",
+	},
 	GpuadvisorPrompts: metricInfo{
 		Name: "gpuadvisor.prompts",
+	},
+	GpuadvisorRecommendedSide: metricInfo{
+		Name: "gpuadvisor.recommended.side",
 	},
 }
 
 type metricsInfo struct {
-	GpuadvisorCondition    metricInfo
-	GpuadvisorDecisions    metricInfo
-	GpuadvisorLevel        metricInfo
-	GpuadvisorModelError   metricInfo
-	GpuadvisorModelSamples metricInfo
-	GpuadvisorObserved     metricInfo
-	GpuadvisorObservedLate metricInfo
-	GpuadvisorPrompts      metricInfo
+	GpuadvisorCondition       metricInfo
+	GpuadvisorDecisions       metricInfo
+	GpuadvisorHeldBackTime    metricInfo
+	GpuadvisorLevel           metricInfo
+	GpuadvisorModelError      metricInfo
+	GpuadvisorModelSamples    metricInfo
+	GpuadvisorObserved        metricInfo
+	GpuadvisorObservedLate    metricInfo
+	GpuadvisorOfferedTime     metricInfo
+	GpuadvisorPrompts         metricInfo
+	GpuadvisorRecommendedSide metricInfo
 }
 
 type metricInfo struct {
@@ -319,6 +387,59 @@ func (m *metricGpuadvisorDecisions) emit(metrics pmetric.MetricSlice) {
 
 func newMetricGpuadvisorDecisions(cfg MetricConfig) metricGpuadvisorDecisions {
 	m := metricGpuadvisorDecisions{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricGpuadvisorHeldBackTime struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills gpuadvisor.held_back.time metric with initial data.
+func (m *metricGpuadvisorHeldBackTime) init() {
+	m.data.SetName("gpuadvisor.held_back.time")
+	m.data.SetDescription("GPU time of the last seven days' requests that did not meet their objective, by what held them back.")
+	m.data.SetUnit("s")
+	m.data.SetEmptyGauge()
+	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricGpuadvisorHeldBackTime) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val float64, hwIDAttributeValue string, gpuadvisorShortageAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Gauge().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetDoubleValue(val)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+	dp.Attributes().PutStr("gpuadvisor.shortage", gpuadvisorShortageAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricGpuadvisorHeldBackTime) updateCapacity() {
+	if m.data.Gauge().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Gauge().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricGpuadvisorHeldBackTime) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Gauge().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricGpuadvisorHeldBackTime(cfg MetricConfig) metricGpuadvisorHeldBackTime {
+	m := metricGpuadvisorHeldBackTime{config: cfg}
 
 	if cfg.Enabled {
 		m.data = pmetric.NewMetric()
@@ -599,6 +720,58 @@ func newMetricGpuadvisorObservedLate(cfg MetricConfig) metricGpuadvisorObservedL
 	return m
 }
 
+type metricGpuadvisorOfferedTime struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills gpuadvisor.offered.time metric with initial data.
+func (m *metricGpuadvisorOfferedTime) init() {
+	m.data.SetName("gpuadvisor.offered.time")
+	m.data.SetDescription("GPU time that the last seven days' requests used, or would have used.")
+	m.data.SetUnit("s")
+	m.data.SetEmptyGauge()
+	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricGpuadvisorOfferedTime) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val float64, hwIDAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Gauge().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetDoubleValue(val)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricGpuadvisorOfferedTime) updateCapacity() {
+	if m.data.Gauge().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Gauge().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricGpuadvisorOfferedTime) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Gauge().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricGpuadvisorOfferedTime(cfg MetricConfig) metricGpuadvisorOfferedTime {
+	m := metricGpuadvisorOfferedTime{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
 type metricGpuadvisorPrompts struct {
 	data     pmetric.Metric // data buffer for generated metric.
 	config   MetricConfig   // metric config provided by user.
@@ -649,22 +822,79 @@ func newMetricGpuadvisorPrompts(cfg MetricConfig) metricGpuadvisorPrompts {
 	return m
 }
 
+type metricGpuadvisorRecommendedSide struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills gpuadvisor.recommended.side metric with initial data.
+func (m *metricGpuadvisorRecommendedSide) init() {
+	m.data.SetName("gpuadvisor.recommended.side")
+	m.data.SetDescription("The largest longer side of images that is recommended for a task class.")
+	m.data.SetUnit("{pixel}")
+	m.data.SetEmptyGauge()
+	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricGpuadvisorRecommendedSide) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, comfyuiTaskClassAttributeValue string, gpuadvisorBasisAttributeValue string, hwModelAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Gauge().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutStr("comfyui.task_class", comfyuiTaskClassAttributeValue)
+	dp.Attributes().PutStr("gpuadvisor.basis", gpuadvisorBasisAttributeValue)
+	dp.Attributes().PutStr("hw.model", hwModelAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricGpuadvisorRecommendedSide) updateCapacity() {
+	if m.data.Gauge().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Gauge().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricGpuadvisorRecommendedSide) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Gauge().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricGpuadvisorRecommendedSide(cfg MetricConfig) metricGpuadvisorRecommendedSide {
+	m := metricGpuadvisorRecommendedSide{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
 // MetricsBuilder provides an interface for scrapers to report metrics while taking care of all the transformations
 // required to produce metric representation defined in metadata and user config.
 type MetricsBuilder struct {
-	config                       MetricsBuilderConfig // config of the metrics builder.
-	startTime                    pcommon.Timestamp    // start time that will be applied to all recorded data points.
-	metricsCapacity              int                  // maximum observed number of metrics per resource.
-	metricsBuffer                pmetric.Metrics      // accumulates metrics data before emitting.
-	buildInfo                    component.BuildInfo  // contains version information.
-	metricGpuadvisorCondition    metricGpuadvisorCondition
-	metricGpuadvisorDecisions    metricGpuadvisorDecisions
-	metricGpuadvisorLevel        metricGpuadvisorLevel
-	metricGpuadvisorModelError   metricGpuadvisorModelError
-	metricGpuadvisorModelSamples metricGpuadvisorModelSamples
-	metricGpuadvisorObserved     metricGpuadvisorObserved
-	metricGpuadvisorObservedLate metricGpuadvisorObservedLate
-	metricGpuadvisorPrompts      metricGpuadvisorPrompts
+	config                          MetricsBuilderConfig // config of the metrics builder.
+	startTime                       pcommon.Timestamp    // start time that will be applied to all recorded data points.
+	metricsCapacity                 int                  // maximum observed number of metrics per resource.
+	metricsBuffer                   pmetric.Metrics      // accumulates metrics data before emitting.
+	buildInfo                       component.BuildInfo  // contains version information.
+	metricGpuadvisorCondition       metricGpuadvisorCondition
+	metricGpuadvisorDecisions       metricGpuadvisorDecisions
+	metricGpuadvisorHeldBackTime    metricGpuadvisorHeldBackTime
+	metricGpuadvisorLevel           metricGpuadvisorLevel
+	metricGpuadvisorModelError      metricGpuadvisorModelError
+	metricGpuadvisorModelSamples    metricGpuadvisorModelSamples
+	metricGpuadvisorObserved        metricGpuadvisorObserved
+	metricGpuadvisorObservedLate    metricGpuadvisorObservedLate
+	metricGpuadvisorOfferedTime     metricGpuadvisorOfferedTime
+	metricGpuadvisorPrompts         metricGpuadvisorPrompts
+	metricGpuadvisorRecommendedSide metricGpuadvisorRecommendedSide
 }
 
 // MetricBuilderOption applies changes to default metrics builder.
@@ -686,18 +916,21 @@ func WithStartTime(startTime pcommon.Timestamp) MetricBuilderOption {
 }
 func NewMetricsBuilder(mbc MetricsBuilderConfig, settings connector.Settings, options ...MetricBuilderOption) *MetricsBuilder {
 	mb := &MetricsBuilder{
-		config:                       mbc,
-		startTime:                    pcommon.NewTimestampFromTime(time.Now()),
-		metricsBuffer:                pmetric.NewMetrics(),
-		buildInfo:                    settings.BuildInfo,
-		metricGpuadvisorCondition:    newMetricGpuadvisorCondition(mbc.Metrics.GpuadvisorCondition),
-		metricGpuadvisorDecisions:    newMetricGpuadvisorDecisions(mbc.Metrics.GpuadvisorDecisions),
-		metricGpuadvisorLevel:        newMetricGpuadvisorLevel(mbc.Metrics.GpuadvisorLevel),
-		metricGpuadvisorModelError:   newMetricGpuadvisorModelError(mbc.Metrics.GpuadvisorModelError),
-		metricGpuadvisorModelSamples: newMetricGpuadvisorModelSamples(mbc.Metrics.GpuadvisorModelSamples),
-		metricGpuadvisorObserved:     newMetricGpuadvisorObserved(mbc.Metrics.GpuadvisorObserved),
-		metricGpuadvisorObservedLate: newMetricGpuadvisorObservedLate(mbc.Metrics.GpuadvisorObservedLate),
-		metricGpuadvisorPrompts:      newMetricGpuadvisorPrompts(mbc.Metrics.GpuadvisorPrompts),
+		config:                          mbc,
+		startTime:                       pcommon.NewTimestampFromTime(time.Now()),
+		metricsBuffer:                   pmetric.NewMetrics(),
+		buildInfo:                       settings.BuildInfo,
+		metricGpuadvisorCondition:       newMetricGpuadvisorCondition(mbc.Metrics.GpuadvisorCondition),
+		metricGpuadvisorDecisions:       newMetricGpuadvisorDecisions(mbc.Metrics.GpuadvisorDecisions),
+		metricGpuadvisorHeldBackTime:    newMetricGpuadvisorHeldBackTime(mbc.Metrics.GpuadvisorHeldBackTime),
+		metricGpuadvisorLevel:           newMetricGpuadvisorLevel(mbc.Metrics.GpuadvisorLevel),
+		metricGpuadvisorModelError:      newMetricGpuadvisorModelError(mbc.Metrics.GpuadvisorModelError),
+		metricGpuadvisorModelSamples:    newMetricGpuadvisorModelSamples(mbc.Metrics.GpuadvisorModelSamples),
+		metricGpuadvisorObserved:        newMetricGpuadvisorObserved(mbc.Metrics.GpuadvisorObserved),
+		metricGpuadvisorObservedLate:    newMetricGpuadvisorObservedLate(mbc.Metrics.GpuadvisorObservedLate),
+		metricGpuadvisorOfferedTime:     newMetricGpuadvisorOfferedTime(mbc.Metrics.GpuadvisorOfferedTime),
+		metricGpuadvisorPrompts:         newMetricGpuadvisorPrompts(mbc.Metrics.GpuadvisorPrompts),
+		metricGpuadvisorRecommendedSide: newMetricGpuadvisorRecommendedSide(mbc.Metrics.GpuadvisorRecommendedSide),
 	}
 
 	for _, op := range options {
@@ -765,12 +998,15 @@ func (mb *MetricsBuilder) EmitForResource(options ...ResourceMetricsOption) {
 	ils.Metrics().EnsureCapacity(mb.metricsCapacity)
 	mb.metricGpuadvisorCondition.emit(ils.Metrics())
 	mb.metricGpuadvisorDecisions.emit(ils.Metrics())
+	mb.metricGpuadvisorHeldBackTime.emit(ils.Metrics())
 	mb.metricGpuadvisorLevel.emit(ils.Metrics())
 	mb.metricGpuadvisorModelError.emit(ils.Metrics())
 	mb.metricGpuadvisorModelSamples.emit(ils.Metrics())
 	mb.metricGpuadvisorObserved.emit(ils.Metrics())
 	mb.metricGpuadvisorObservedLate.emit(ils.Metrics())
+	mb.metricGpuadvisorOfferedTime.emit(ils.Metrics())
 	mb.metricGpuadvisorPrompts.emit(ils.Metrics())
+	mb.metricGpuadvisorRecommendedSide.emit(ils.Metrics())
 
 	for _, op := range options {
 		op.apply(rm)
@@ -802,6 +1038,11 @@ func (mb *MetricsBuilder) RecordGpuadvisorDecisionsDataPoint(ts pcommon.Timestam
 	mb.metricGpuadvisorDecisions.recordDataPoint(mb.startTime, ts, val, serverAddressAttributeValue, comfyuiTaskClassAttributeValue, comfyuiAdmissionDecisionAttributeValue.String(), comfyuiAdmissionReasonAttributeValue)
 }
 
+// RecordGpuadvisorHeldBackTimeDataPoint adds a data point to gpuadvisor.held_back.time metric.
+func (mb *MetricsBuilder) RecordGpuadvisorHeldBackTimeDataPoint(ts pcommon.Timestamp, val float64, hwIDAttributeValue string, gpuadvisorShortageAttributeValue AttributeGpuadvisorShortage) {
+	mb.metricGpuadvisorHeldBackTime.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, gpuadvisorShortageAttributeValue.String())
+}
+
 // RecordGpuadvisorLevelDataPoint adds a data point to gpuadvisor.level metric.
 func (mb *MetricsBuilder) RecordGpuadvisorLevelDataPoint(ts pcommon.Timestamp, val int64, hwIDAttributeValue string, gpuadvisorLevelAttributeValue AttributeGpuadvisorLevel) {
 	mb.metricGpuadvisorLevel.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, gpuadvisorLevelAttributeValue.String())
@@ -827,9 +1068,19 @@ func (mb *MetricsBuilder) RecordGpuadvisorObservedLateDataPoint(ts pcommon.Times
 	mb.metricGpuadvisorObservedLate.recordDataPoint(mb.startTime, ts, val, comfyuiTaskClassAttributeValue, comfyuiAdmissionReasonAttributeValue)
 }
 
+// RecordGpuadvisorOfferedTimeDataPoint adds a data point to gpuadvisor.offered.time metric.
+func (mb *MetricsBuilder) RecordGpuadvisorOfferedTimeDataPoint(ts pcommon.Timestamp, val float64, hwIDAttributeValue string) {
+	mb.metricGpuadvisorOfferedTime.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue)
+}
+
 // RecordGpuadvisorPromptsDataPoint adds a data point to gpuadvisor.prompts metric.
 func (mb *MetricsBuilder) RecordGpuadvisorPromptsDataPoint(ts pcommon.Timestamp, val int64) {
 	mb.metricGpuadvisorPrompts.recordDataPoint(mb.startTime, ts, val)
+}
+
+// RecordGpuadvisorRecommendedSideDataPoint adds a data point to gpuadvisor.recommended.side metric.
+func (mb *MetricsBuilder) RecordGpuadvisorRecommendedSideDataPoint(ts pcommon.Timestamp, val int64, comfyuiTaskClassAttributeValue string, gpuadvisorBasisAttributeValue AttributeGpuadvisorBasis, hwModelAttributeValue string) {
+	mb.metricGpuadvisorRecommendedSide.recordDataPoint(mb.startTime, ts, val, comfyuiTaskClassAttributeValue, gpuadvisorBasisAttributeValue.String(), hwModelAttributeValue)
 }
 
 // Reset resets metrics builder to its initial state. It should be used when external metrics source is restarted,

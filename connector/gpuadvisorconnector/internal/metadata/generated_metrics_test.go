@@ -68,6 +68,10 @@ func TestMetricsBuilder(t *testing.T) {
 
 			defaultMetricsCount++
 			allMetricsCount++
+			mb.RecordGpuadvisorHeldBackTimeDataPoint(ts, 1, "hw.id-val", AttributeGpuadvisorShortageMemory)
+
+			defaultMetricsCount++
+			allMetricsCount++
 			mb.RecordGpuadvisorLevelDataPoint(ts, 1, "hw.id-val", AttributeGpuadvisorLevelNormal)
 
 			defaultMetricsCount++
@@ -88,7 +92,15 @@ func TestMetricsBuilder(t *testing.T) {
 
 			defaultMetricsCount++
 			allMetricsCount++
+			mb.RecordGpuadvisorOfferedTimeDataPoint(ts, 1, "hw.id-val")
+
+			defaultMetricsCount++
+			allMetricsCount++
 			mb.RecordGpuadvisorPromptsDataPoint(ts, 1)
+
+			defaultMetricsCount++
+			allMetricsCount++
+			mb.RecordGpuadvisorRecommendedSideDataPoint(ts, 1, "comfyui.task_class-val", AttributeGpuadvisorBasisSafe, "hw.model-val")
 
 			res := pcommon.NewResource()
 			metrics := mb.Emit(WithResource(res))
@@ -168,6 +180,24 @@ func TestMetricsBuilder(t *testing.T) {
 					comfyuiAdmissionReasonAttrVal, ok := dp.Attributes().Get("comfyui.admission.reason")
 					assert.True(t, ok)
 					assert.Equal(t, "comfyui.admission.reason-val", comfyuiAdmissionReasonAttrVal.Str())
+				case "gpuadvisor.held_back.time":
+					assert.False(t, validatedMetrics["gpuadvisor.held_back.time"], "Found a duplicate in the metrics slice: gpuadvisor.held_back.time")
+					validatedMetrics["gpuadvisor.held_back.time"] = true
+					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
+					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
+					assert.Equal(t, "GPU time of the last seven days' requests that did not meet their objective, by what held them back.", mi.Description())
+					assert.Equal(t, "s", mi.Unit())
+					dp := mi.Gauge().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeDouble, dp.ValueType())
+					assert.InDelta(t, float64(1), dp.DoubleValue(), 0.01)
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+					gpuadvisorShortageAttrVal, ok := dp.Attributes().Get("gpuadvisor.shortage")
+					assert.True(t, ok)
+					assert.Equal(t, "memory", gpuadvisorShortageAttrVal.Str())
 				case "gpuadvisor.level":
 					assert.False(t, validatedMetrics["gpuadvisor.level"], "Found a duplicate in the metrics slice: gpuadvisor.level")
 					validatedMetrics["gpuadvisor.level"] = true
@@ -271,6 +301,21 @@ func TestMetricsBuilder(t *testing.T) {
 					comfyuiAdmissionReasonAttrVal, ok := dp.Attributes().Get("comfyui.admission.reason")
 					assert.True(t, ok)
 					assert.Equal(t, "comfyui.admission.reason-val", comfyuiAdmissionReasonAttrVal.Str())
+				case "gpuadvisor.offered.time":
+					assert.False(t, validatedMetrics["gpuadvisor.offered.time"], "Found a duplicate in the metrics slice: gpuadvisor.offered.time")
+					validatedMetrics["gpuadvisor.offered.time"] = true
+					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
+					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
+					assert.Equal(t, "GPU time that the last seven days' requests used, or would have used.", mi.Description())
+					assert.Equal(t, "s", mi.Unit())
+					dp := mi.Gauge().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeDouble, dp.ValueType())
+					assert.InDelta(t, float64(1), dp.DoubleValue(), 0.01)
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
 				case "gpuadvisor.prompts":
 					assert.False(t, validatedMetrics["gpuadvisor.prompts"], "Found a duplicate in the metrics slice: gpuadvisor.prompts")
 					validatedMetrics["gpuadvisor.prompts"] = true
@@ -283,6 +328,27 @@ func TestMetricsBuilder(t *testing.T) {
 					assert.Equal(t, ts, dp.Timestamp())
 					assert.Equal(t, pmetric.NumberDataPointValueTypeInt, dp.ValueType())
 					assert.Equal(t, int64(1), dp.IntValue())
+				case "gpuadvisor.recommended.side":
+					assert.False(t, validatedMetrics["gpuadvisor.recommended.side"], "Found a duplicate in the metrics slice: gpuadvisor.recommended.side")
+					validatedMetrics["gpuadvisor.recommended.side"] = true
+					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
+					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
+					assert.Equal(t, "The largest longer side of images that is recommended for a task class.", mi.Description())
+					assert.Equal(t, "{pixel}", mi.Unit())
+					dp := mi.Gauge().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeInt, dp.ValueType())
+					assert.Equal(t, int64(1), dp.IntValue())
+					comfyuiTaskClassAttrVal, ok := dp.Attributes().Get("comfyui.task_class")
+					assert.True(t, ok)
+					assert.Equal(t, "comfyui.task_class-val", comfyuiTaskClassAttrVal.Str())
+					gpuadvisorBasisAttrVal, ok := dp.Attributes().Get("gpuadvisor.basis")
+					assert.True(t, ok)
+					assert.Equal(t, "safe", gpuadvisorBasisAttrVal.Str())
+					hwModelAttrVal, ok := dp.Attributes().Get("hw.model")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.model-val", hwModelAttrVal.Str())
 				}
 			}
 		})

@@ -11,6 +11,7 @@ import (
 	"go/token"
 	"maps"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -33,33 +34,32 @@ type object = map[string]any
 func comments(t *testing.T) map[string]string {
 	t.Helper()
 	all := map[string]string{}
-	for _, path := range []string{"../view/view.go", "../../../../internal/admission/overhttp/types.go"} {
-		commentsIn(t, path, all)
+	names, err := filepath.Glob("../view/*.go")
+	require.NoError(t, err)
+	for _, name := range append(names, "../../../../internal/admission/overhttp/types.go") {
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
+		require.NoError(t, err)
+		for _, d := range file.Decls {
+			if general, ok := d.(*ast.GenDecl); ok && general.Tok == token.TYPE {
+				commentsOf(general, all)
+			}
+		}
 	}
 	return all
 }
 
-func commentsIn(t *testing.T, path string, all map[string]string) {
-	t.Helper()
-	file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ParseComments)
-	require.NoError(t, err)
+func commentsOf(general *ast.GenDecl, all map[string]string) {
 	line := func(text string) string { return strings.Join(strings.Fields(text), " ") }
-	for _, d := range file.Decls {
-		general, ok := d.(*ast.GenDecl)
-		if !ok || general.Tok != token.TYPE {
+	for _, spec := range general.Specs {
+		s := spec.(*ast.TypeSpec)
+		all[s.Name.Name] = line(general.Doc.Text())
+		fields, ok := s.Type.(*ast.StructType)
+		if !ok {
 			continue
 		}
-		for _, spec := range general.Specs {
-			s := spec.(*ast.TypeSpec)
-			all[s.Name.Name] = line(general.Doc.Text())
-			fields, ok := s.Type.(*ast.StructType)
-			if !ok {
-				continue
-			}
-			for _, f := range fields.Fields.List {
-				for _, name := range f.Names {
-					all[s.Name.Name+"."+name.Name] = line(f.Doc.Text())
-				}
+		for _, f := range fields.Fields.List {
+			for _, name := range f.Names {
+				all[s.Name.Name+"."+name.Name] = line(f.Doc.Text())
 			}
 		}
 	}
@@ -151,7 +151,7 @@ func response(description, schema string) object {
 func describe(t *testing.T) object {
 	t.Helper()
 	s := &schemas{comments(t), object{}}
-	for _, kind := range []reflect.Type{reflect.TypeFor[view.State](), reflect.TypeFor[view.Prompts](), reflect.TypeFor[view.Detail](), reflect.TypeFor[view.History](), reflect.TypeFor[overhttp.Advice](), reflect.TypeFor[overhttp.AdviceList](), reflect.TypeFor[overhttp.AdviceRequest](), reflect.TypeFor[overhttp.Settlement]()} {
+	for _, kind := range []reflect.Type{reflect.TypeFor[view.State](), reflect.TypeFor[view.Prompts](), reflect.TypeFor[view.Detail](), reflect.TypeFor[view.History](), reflect.TypeFor[overhttp.Advice](), reflect.TypeFor[overhttp.AdviceList](), reflect.TypeFor[overhttp.AdviceRequest](), reflect.TypeFor[overhttp.Settlement](), reflect.TypeFor[view.Recommendations]()} {
 		s.of(kind)
 	}
 	// A change has the fields of a state that differ; lists with keys are maps.
@@ -210,6 +210,7 @@ func describe(t *testing.T) object {
 			"/v1/advice/claims/{claim}": object{"post": object{"summary": "End a claim: the server accepted the prompt, or it will not run it.", "parameters": []any{parameter("claim", "path", "The claim.", object{"type": "integer"})},
 				"requestBody": object{"required": true, "content": object{"application/json": object{"schema": object{"$ref": "#/components/schemas/Settlement"}}}},
 				"responses":   object{"204": object{"description": "It has ended."}, "400": response("The claim or the body is not valid.", "Problem"), "403": response("Claims are not allowed, or another origin asks.", "Problem")}}},
+			"/v1/recommendations": get("What the requests of the last seven days say: what is short, and which sizes to allow.", "Recommendations", false),
 			"/v1/rush": object{"post": object{"summary": "Start a rush of simulated users, on simulated GPUs, for a page of this server.",
 				"responses": object{"202": object{"description": "The rush has started."}, "403": response("Another origin asks.", "Problem"), "404": response("The GPUs are real.", "Problem"), "503": response("The rush did not start.", "Problem")}}},
 		},
@@ -317,13 +318,13 @@ func kindOf(value any) string {
 }
 
 func TestTheAnswersAreAsTheOpenAPIDocumentDescribes(t *testing.T) {
-	s := serve(t, Settings{Advisor: &asked{}})
+	s := serve(t, Settings{Advisor: &asked{}, Recommender: someWeek{}})
 	s.source.set(func(now *view.State) { fill(reflect.ValueOf(now).Elem(), 0) })
 	_, text := s.request(t, "GET", "/v1/openapi.json")
 	var document object
 	require.NoError(t, json.Unmarshal([]byte(text), &document))
 	addresses := map[string]string{
-		"/v1/advice": "/v1/advice?width=1280", "/v1/state": "/v1/state", "/v1/prompts": "/v1/prompts?q=x", "/v1/prompts/{id}": "/v1/prompts/p1", "/v1/prompts/{id}/trace": "/v1/prompts/p1/trace", "/v1/history": "/v1/history?gpu=gpu0", "/v1/texts": "/v1/texts",
+		"/v1/advice": "/v1/advice?width=1280", "/v1/state": "/v1/state", "/v1/prompts": "/v1/prompts?q=x", "/v1/prompts/{id}": "/v1/prompts/p1", "/v1/prompts/{id}/trace": "/v1/prompts/p1/trace", "/v1/history": "/v1/history?gpu=gpu0", "/v1/texts": "/v1/texts", "/v1/recommendations": "/v1/recommendations",
 	}
 	unknown := map[string]string{"/v1/prompts/{id}": "/v1/prompts/p2", "/v1/prompts/{id}/trace": "/v1/prompts/p2/trace", "/v1/history": "/v1/history"}
 	check := func(path, method, address string) {

@@ -74,6 +74,8 @@ type Settings struct {
 	// Free frees the memory of a server for a caller whose prompt is held meanwhile. It may be called
 	// from any goroutine, ends with its context, and may be nil.
 	Free func(ctx context.Context, server string) error
+	// Recommender answers /v1/recommendations; nil for none.
+	Recommender Recommender
 	// MaxViewers limits the open streams (100).
 	MaxViewers int
 	// Interval is the time between two looks at the source while a stream is open (500ms).
@@ -120,6 +122,9 @@ func New(source Source, settings Settings) *Page {
 		p.mux.HandleFunc("GET /v1/advice", p.advice)
 		p.mux.HandleFunc("POST /v1/advice", p.adviseMany)
 		p.mux.HandleFunc("POST /v1/advice/claims/{claim}", p.settle)
+	}
+	if settings.Recommender != nil {
+		p.mux.HandleFunc("GET /v1/recommendations", p.recommendations)
 	}
 	p.mux.HandleFunc("GET /v1/openapi.json", p.openAPI)
 	return p
