@@ -33,6 +33,9 @@ type AdmissionConfig struct {
 	// TrustRequestClass lets extra_data.task_class and extra_data.deadline_s of a request count in
 	// enforce. Default: false.
 	TrustRequestClass bool `mapstructure:"trust_request_class"`
+	// RewriteSize are the task classes whose prompts, where they can never fit, have their size lowered
+	// to the largest that does, in enforce. Default: none, and they are refused.
+	RewriteSize []string `mapstructure:"rewrite_size"`
 	// Hold is about prompts that are about to fit.
 	Hold HoldConfig `mapstructure:"hold"`
 	// RateLimits bound the prompts that a client sends. Default: none.
@@ -85,6 +88,7 @@ const (
 
 // validate adds the mistakes.
 func (c *AdmissionConfig) validate(p *configkeys.Problems, mode string, bodyBytes int) {
+	p.AddIf(len(c.RewriteSize) > 0 && c.Mode == modeObserve, "admission::rewrite_size", c.RewriteSize, "has no effect in observe", "remove it, or set admission::mode: enforce")
 	p.AddIf(c.Mode != modeObserve && c.Mode != modeEnforce, "admission::mode", c.Mode, "is not a valid mode", "use observe or enforce")
 	p.AddIf(c.Mode == modeEnforce && c.Advisor == nil, "admission::advisor", nil, "is missing, which enforce needs", "name the gpuadvisor connector, for example gpuadvisor")
 	p.AddIf(c.Advisor != nil && mode == modePoll, "admission::advisor", c.Advisor, "has no effect in poll mode", "remove it, or set mode: proxy")

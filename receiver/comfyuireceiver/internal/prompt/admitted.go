@@ -16,6 +16,9 @@ type Admission struct {
 	Enforced bool
 	// Claimed is the task class that the request named, if it did not count.
 	Claimed string
+	// AskedSide and LoweredSide are the longer side that the prompt asked for, in pixels, and the one
+	// that the receiver lowered it to; 0 if it did not.
+	AskedSide, LoweredSide int
 	// Number is the place in the server's queue that the receiver gave it; 0 if it gave none.
 	Number float64
 	// Held and Released are when the receiver held it and no longer did; zero if it did not.
