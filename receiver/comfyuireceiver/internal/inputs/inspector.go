@@ -30,7 +30,7 @@ const (
 	maxTime   = 500 * time.Millisecond
 )
 
-// Observer is told what became of uploads.
+// Observer receives what became of uploads.
 type Observer interface {
 	// ImageJudged is called for each upload that the server stored, with why something of it is not
 	// known; empty if all is. It must not block.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/admission"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
 )
 
 // Admission is what the receiver's advisor said of a prompt.
@@ -28,6 +29,12 @@ type Admission struct {
 // Refuses reports whether the receiver refused the prompt.
 func (a *Admission) Refuses() bool {
 	return a != nil && a.Enforced && a.Verdict != admission.Admit
+}
+
+// Lower is what to change in a submission so that its longer side is at most a number of pixels; see
+// [sizing.Sizer.Lower].
+func (t *Tracker) Lower(sub *protocol.Submission, side int) (edits []protocol.Edit, ok bool) {
+	return t.sizer.Lower(sub, side)
 }
 
 // placeBefore is by how much a number is smaller than that of the prompt which it precedes.

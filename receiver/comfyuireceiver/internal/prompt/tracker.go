@@ -149,12 +149,6 @@ func (t *Tracker) Submit(now time.Time, r Request) *Prompt {
 // Sizing is what a submission costs.
 func (t *Tracker) Sizing(sub *protocol.Submission) sizing.Sizing { return t.sizer.Of(sub) }
 
-// Lower is what to change in a submission so that its longer side is at most a number of pixels; see
-// [sizing.Sizer.Lower].
-func (t *Tracker) Lower(sub *protocol.Submission, side int) (edits []protocol.Edit, ok bool) {
-	return t.sizer.Lower(sub, side)
-}
-
 func (t *Tracker) fits(size int) bool {
 	return t.count+t.inFlight < t.limits.Open && t.bytes+size <= t.limits.Bytes
 }

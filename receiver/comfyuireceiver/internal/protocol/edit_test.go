@@ -5,6 +5,7 @@ package protocol
 import (
 	"bytes"
 	"encoding/json"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -52,7 +53,7 @@ func edited(body []byte, edits []Edit) (all any, ok bool) {
 		inputs, _ := node["inputs"].(map[string]any)
 		switch inputs[e.Input].(type) {
 		case string:
-			inputs[e.Input] = string(json.Number(jsonInt(e.Value)))
+			inputs[e.Input] = strconv.Itoa(e.Value)
 		case float64:
 			inputs[e.Input] = float64(e.Value)
 		default:
@@ -60,11 +61,6 @@ func edited(body []byte, edits []Edit) (all any, ok bool) {
 		}
 	}
 	return all, true
-}
-
-func jsonInt(n int) json.Number {
-	text, _ := json.Marshal(n)
-	return json.Number(text)
 }
 
 // FuzzWithInputs: an edited body differs from what came in the edited inputs alone.
