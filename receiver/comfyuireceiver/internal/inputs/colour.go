@@ -11,8 +11,8 @@ import (
 const (
 	// maxSamples bounds the pixels that are read of an image, in each direction.
 	maxSamples = 256
-	// cellSide is how many samples, in each direction, are averaged: the noise of scanners and of
-	// compression has no hue that lasts.
+	// cellSide is how many samples that are pixels, in each direction, are averaged: the noise of
+	// scanners and of compression has no hue that lasts.
 	cellSide = 4
 	// tones is into how many steps of brightness a tone is divided.
 	tones = 16
@@ -37,8 +37,10 @@ func (c cell) chroma() float64 { return math.Hypot(c.cb, c.cr) }
 //
 // and of the two means the smaller one is returned. Both are near 0 for a toned image, and neither
 // is for one with several hues. An image whose colours all have one hue counts as toned.
-func chromaOf(m image.Image) float64 {
-	cells := cellsOf(m)
+//
+// Of the samples, side × side are averaged before.
+func chromaOf(m image.Image, side int) float64 {
+	cells := cellsOf(m, side)
 	if len(cells) == 0 {
 		return 0
 	}
@@ -88,14 +90,14 @@ func beyondHue(cells []cell) float64 {
 	return distance / float64(len(cells))
 }
 
-// cellsOf samples an image. What is rather transparent is left out.
-func cellsOf(m image.Image) []cell {
+// cellsOf samples an image, and averages side × side samples. What is rather transparent is left out.
+func cellsOf(m image.Image, side int) []cell {
 	b := m.Bounds()
 	columns, rows := min(b.Dx(), maxSamples), min(b.Dy(), maxSamples)
 	if columns <= 0 || rows <= 0 {
 		return nil
 	}
-	across, below := (columns+cellSide-1)/cellSide, (rows+cellSide-1)/cellSide
+	across, below := ceil(columns, side), ceil(rows, side)
 	cells, counts := make([]cell, across*below), make([]float64, across*below)
 	for j := range rows {
 		y := b.Min.Y + placeOf(j, b.Dy(), rows)
@@ -105,7 +107,7 @@ func cellsOf(m image.Image) []cell {
 			if !visible {
 				continue
 			}
-			at := j/cellSide*across + i/cellSide
+			at := j/side*across + i/side
 			cells[at].y += float64(luma)
 			cells[at].cb += float64(cb) - neutral
 			cells[at].cr += float64(cr) - neutral

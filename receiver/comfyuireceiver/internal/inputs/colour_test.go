@@ -40,7 +40,7 @@ func TestTonedImagesAreNotColoured(t *testing.T) {
 				for _, quality := range []int{30, 95} {
 					m, err := jpeg.Decode(bytes.NewReader(encodeJPEG(t, s.draw(300, 200), quality)))
 					require.NoError(t, err)
-					chroma := chromaOf(m)
+					chroma := chromaOf(m, cellSide)
 					assert.Equal(t, of.coloured, chroma > maxChroma, "seed %d, quality %d: %.2f", seed, quality, chroma)
 				}
 			}
@@ -55,16 +55,16 @@ func TestSplitTonesAreNotColoured(t *testing.T) {
 		l := float64(m.Pix[i+1])
 		m.Pix[i], m.Pix[i+2] = clamp(l+(l-128)/3), clamp(l-(l-128)/3)
 	}
-	assert.Less(t, chromaOf(m), float64(maxChroma))
+	assert.Less(t, chromaOf(m, cellSide), float64(maxChroma))
 }
 
 func TestTransparentPixelsHaveNoColour(t *testing.T) {
 	m := newScene(rand.New(rand.NewPCG(1, 1)), 100)
 	m.saturation = 60
 	drawn := m.draw(100, 100)
-	require.Greater(t, chromaOf(drawn), float64(maxChroma))
+	require.Greater(t, chromaOf(drawn, cellSide), float64(maxChroma))
 	for i := 3; i < len(drawn.Pix); i += 4 {
 		drawn.Pix[i] = 0
 	}
-	assert.Zero(t, chromaOf(drawn))
+	assert.Zero(t, chromaOf(drawn, cellSide))
 }

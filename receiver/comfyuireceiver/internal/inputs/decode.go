@@ -96,16 +96,21 @@ func Measure(ctx context.Context, file []byte, colour bool, limits Limits) (f Fa
 	}
 	from.from.Reset(file)
 	var m image.Image
-	if kind == kindPNG && !isInterlaced(file) {
-		m, err = samplePNG(from)
-	} else {
+	side := cellSide
+	switch {
+	case kind == kindPNG && !isInterlaced(file):
+		m, err = samplePNG(from, header)
+	case kind == kindJPEG && isSampled(file, header):
+		side = 1 // what it samples are means
+		m, err = sampleJPEG(from, header)
+	default:
 		m, err = decode(kind, from)
 	}
 	if err != nil {
 		f.Unjudged = reasonOf(from, Format)
 		return f
 	}
-	f.Chroma, f.Measured = chromaOf(m), true
+	f.Chroma, f.Measured = chromaOf(m, side), true
 	return f
 }
 

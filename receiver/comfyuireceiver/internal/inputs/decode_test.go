@@ -14,6 +14,7 @@ import (
 	"image/png"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -49,6 +50,15 @@ func zeros(t testing.TB, width, height uint32, bytesOfZeros int) []byte {
 	return bytes.Join([][]byte{[]byte("\x89PNG\r\n\x1a\n"), chunk("IHDR", header), chunk("IDAT", data.Bytes()), chunk("IEND", nil)}, nil)
 }
 
+// twoHeaders is a PNG with a further header that claims 32 GiB for two rows.
+func twoHeaders(t testing.TB) []byte {
+	t.Helper()
+	file := zeros(t, 100, 100, 30100)
+	at := bytes.Index(file, []byte("IDAT")) - 4
+	header := append(binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, 1<<31-1), 100), 16, 6, 0, 0, 0)
+	return slices.Concat(file[:at], chunk("IHDR", header), file[at:])
+}
+
 // animation is a GIF of many frames.
 func animation(t testing.TB, frames int) []byte {
 	t.Helper()
@@ -78,6 +88,7 @@ func bombs(t testing.TB) map[string][]byte {
 		"PNG, too little data":  zeros(t, 4000, 3000, 1<<20),
 		"truncated JPEG":        whole[:len(whole)/2],
 		"truncated PNG":         encodePNG(t, s.draw(600, 400))[:20000],
+		"a second header":       twoHeaders(t),
 		"truncated header":      whole[:10],
 		"endless comments":      append([]byte("GIF89a\x01\x00\x01\x00\x00\x00\x00"), bytes.Repeat([]byte("\x21\xfe\x01x\x00"), 1<<20)...),
 		"endless JPEG segments": append([]byte("\xff\xd8"), bytes.Repeat([]byte("\xff\xfe\x00\x02"), 1<<20)...),
@@ -185,7 +196,7 @@ func TestMemoryIsBoundedBeforehand(t *testing.T) {
 			bound := memoryOf(kind, file, header)
 			cost := allocated(func() {
 				if kind == kindPNG {
-					_, err = samplePNG(from())
+					_, err = samplePNG(from(), header)
 				} else {
 					_, err = decode(kind, from())
 				}

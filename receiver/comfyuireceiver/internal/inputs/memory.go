@@ -67,12 +67,17 @@ const (
 	markerEOI  = 0xd9
 )
 
-// jpegMemory is [memoryOf] a JPEG: its components, in whole blocks of up to 32 pixels, for a
-// progressive one their coefficients, of 4 bytes each, and what they are converted to.
+// jpegMemory is [memoryOf] a JPEG: its components, in whole blocks of up to 32 pixels, and what they
+// are converted to. A progressive one needs its coefficients, of 4 bytes each, or those of frequency 0
+// alone if [jpegReader] reads it.
 func jpegMemory(file []byte, header image.Config) int64 {
 	whole := int64(header.Width+31) * int64(header.Height+31)
 	samples, progressive := jpegSamples(file)
 	bytes := whole * samples / 4
+	if isSampled(file, header) {
+		const buffers = 3 << 20 // a reader's, and the samples
+		return bytes/(blockSide*blockSide)*4 + buffers
+	}
 	if progressive {
 		bytes *= 5
 	}
@@ -80,6 +85,12 @@ func jpegMemory(file []byte, header image.Config) int64 {
 		bytes += 4 * whole
 	}
 	return bytes
+}
+
+// isSampled reports whether [jpegReader] reads a JPEG.
+func isSampled(file []byte, header image.Config) bool {
+	_, progressive := jpegSamples(file)
+	return progressive && header.ColorModel == color.YCbCrModel
 }
 
 // jpegSamples is how many samples a JPEG has for four pixels, and whether it is progressive.

@@ -53,9 +53,10 @@ func pngMemory(header image.Config) int64 {
 	return 2*8*int64(header.Width) + 4*maxSamples*maxSamples + tables
 }
 
-// samplePNG reads at most 256 × 256 pixels of a PNG.
-func samplePNG(from *limited) (*image.NRGBA, error) {
-	r := &pngReader{from: from}
+// samplePNG reads at most 256 × 256 pixels of a PNG, of which header is known: a further one does not
+// count.
+func samplePNG(from *limited, header image.Config) (*image.NRGBA, error) {
+	r := &pngReader{from: from, width: header.Width, height: header.Height}
 	if err := r.header(); err != nil {
 		return nil, err
 	}
@@ -144,7 +145,9 @@ func (r *pngReader) dimensions() error {
 	if err != nil {
 		return err
 	}
-	r.width, r.height = int(binary.BigEndian.Uint32(data)), int(binary.BigEndian.Uint32(data[4:]))
+	if int(binary.BigEndian.Uint32(data)) != r.width || int(binary.BigEndian.Uint32(data[4:])) != r.height {
+		return errPNG
+	}
 	r.depth = int(data[8])
 	r.channels = map[byte]int{pngRGB: 3, pngPalette: 1, pngGreyA: 2, pngRGBA: 4}[data[9]]
 	if data[9] == pngPalette {

@@ -49,12 +49,18 @@ func limitedOf(file []byte) *limited {
 	return &limited{ctx: context.Background(), from: bytes.NewReader(file), now: time.Now, end: time.Now().Add(time.Minute)}
 }
 
+// headerOf is a file's header; zero if it has none.
+func headerOf(file []byte) image.Config {
+	header, _ := configOf(kindOf(file), limitedOf(file))
+	return header
+}
+
 // compare compares the samples of a PNG with those of the standard library's image.
 func compare(t *testing.T, file []byte) {
 	t.Helper()
 	want, err := png.Decode(bytes.NewReader(file))
 	require.NoError(t, err)
-	got, err := samplePNG(limitedOf(file))
+	got, err := samplePNG(limitedOf(file), headerOf(file))
 	require.NoError(t, err)
 	b := want.Bounds()
 	for j := range got.Rect.Dy() {
@@ -91,12 +97,12 @@ func FuzzPNG(f *testing.F) {
 			return // not decoded
 		}
 		if _, err := png.Decode(bytes.NewReader(file)); err != nil {
-			_, _ = samplePNG(limitedOf(file))
+			_, _ = samplePNG(limitedOf(file), headerOf(file))
 			return
 		}
 		if bytes.Contains(file, []byte("tRNS")) && header.ColorModel != nil {
 			if _, isPalette := header.ColorModel.(color.Palette); !isPalette {
-				_, _ = samplePNG(limitedOf(file)) // a transparent colour of RGB is not looked for
+				_, _ = samplePNG(limitedOf(file), headerOf(file)) // a transparent colour of RGB is not looked for
 				return
 			}
 		}
