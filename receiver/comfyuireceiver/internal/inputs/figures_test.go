@@ -21,7 +21,7 @@ import (
 
 var (
 	imageCount = flag.Int("images", 20, "how many images are judged")
-	largeSide  = flag.Int("large-side", 900, "the longer side of a quarter of them, in pixels: 4000 makes 12 megapixels")
+	largeSide  = flag.Int("large-side", 800, "the longer side of a quarter of them, in pixels: 4000 makes 12 megapixels")
 	strict     = flag.Bool("strict", false, "with the product's limit of time, in processor time of this process: other processes do not count")
 )
 
@@ -37,7 +37,7 @@ type generated struct {
 // generate makes an image of a kind; large ones have 3 : 4.
 func generate(t testing.TB, random *rand.Rand, kind string, large bool) (g generated) {
 	t.Helper()
-	g = generated{kind: kind, width: 700 + random.IntN(500)}
+	g = generated{kind: kind, width: 520 + random.IntN(500)}
 	g.height = g.width * (60 + random.IntN(30)) / 100
 	if large {
 		g.width, g.height = *largeSide, *largeSide*3/4

@@ -75,7 +75,7 @@ func compare(t *testing.T, file []byte) {
 }
 
 func TestPNGsAreReadAsTheStandardLibraryDoes(t *testing.T) {
-	for _, size := range [][2]int{{61, 47}, {1, 1}, {300, 290}, {7, 600}} {
+	for _, size := range [][2]int{{61, 47}, {1, 1}, {270, 30}, {7, 300}} {
 		for _, file := range pngs(t, size[0], size[1]) {
 			compare(t, file)
 		}
