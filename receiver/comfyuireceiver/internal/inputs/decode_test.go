@@ -13,6 +13,8 @@ import (
 	"image/gif"
 	"image/png"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -211,6 +213,44 @@ func TestMemoryIsBoundedBeforehand(t *testing.T) {
 			assert.Equal(t, 600, f.Width)
 		})
 	}
+}
+
+// TestMemoryOfWebPIsBoundedBeforehand, which Go does not write: those of the decoder's own tests.
+func TestMemoryOfWebPIsBoundedBeforehand(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join(asked(t, "list", "-m", "-f", "{{.Dir}}", "golang.org/x/image"), "testdata", "*.webp"))
+	require.NoError(t, err)
+	if len(files) == 0 {
+		t.Skip("the module has no test data")
+	}
+	lossy := 0
+	for _, name := range files {
+		file, err := os.ReadFile(name)
+		require.NoError(t, err)
+		header, err := configOf(kindWebP, limitedOf(file))
+		require.NoError(t, err)
+		bound := memoryOf(kindWebP, file, header)
+		cost := allocated(func() {
+			_, err := decode(kindWebP, limitedOf(file))
+			assert.NoError(t, err)
+		})
+		const tables = 256 << 10
+		assert.LessOrEqual(t, cost, bound+tables, name)
+		if !isLossy(file) {
+			continue
+		}
+		lossy++
+		// With metadata, as cameras write it, the pixels are in a later chunk.
+		extended := []byte("VP8X\x0a\x00\x00\x00\x08\x00\x00\x00")
+		for _, side := range []int{header.Width - 1, header.Height - 1} {
+			extended = append(extended, byte(side), byte(side>>8), byte(side>>16))
+		}
+		file = slices.Concat(file[:12], extended, []byte("EXIF\x01\x00\x00\x00x\x00"), file[12:])
+		binary.LittleEndian.PutUint32(file[4:], uint32(len(file)-8))
+		assert.True(t, isLossy(file))
+		assert.True(t, Measure(context.Background(), file, true, patient()).Measured, name)
+	}
+	assert.Greater(t, lossy, 3)
+	assert.Less(t, lossy, len(files))
 }
 
 func TestGreyImagesAreNotDecoded(t *testing.T) {

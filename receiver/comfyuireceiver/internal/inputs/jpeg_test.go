@@ -146,12 +146,18 @@ func TestProgressiveJPEGsAreReadAsTheStandardLibraryDoes(t *testing.T) {
 	}
 }
 
+// asked is what the go command answers.
+func asked(t *testing.T, arguments ...string) string {
+	t.Helper()
+	answer, err := exec.Command("go", arguments...).Output()
+	require.NoError(t, err)
+	return strings.TrimSpace(string(answer))
+}
+
 // TestProgressiveJPEGsOfTheToolchain reads those that Go's tests have, of real encoders and every
 // sampling: chroma is as of the whole image.
 func TestProgressiveJPEGsOfTheToolchain(t *testing.T) {
-	root, err := exec.Command("go", "env", "GOROOT").Output()
-	require.NoError(t, err)
-	files, err := filepath.Glob(filepath.Join(strings.TrimSpace(string(root)), "src", "image", "testdata", "*.progressive.jpeg"))
+	files, err := filepath.Glob(filepath.Join(asked(t, "env", "GOROOT"), "src", "image", "testdata", "*.progressive.jpeg"))
 	require.NoError(t, err)
 	if len(files) == 0 {
 		t.Skip("this toolchain has no test data")

@@ -3,7 +3,6 @@
 package inputs
 
 import (
-	"bytes"
 	"encoding/binary"
 	"image"
 	"image/color"
@@ -28,7 +27,7 @@ func memoryOf(kind int, file []byte, header image.Config) int64 {
 	case kindGIF:
 		return pixels
 	case kindWebP:
-		if bytes.HasPrefix(file[12:], []byte("VP8 ")) {
+		if isLossy(file) {
 			return 2*pixels + int64(len(file)) // YCbCr 4:2:0 in whole macroblocks, and its partitions
 		}
 		return 10*pixels + int64(len(file)) // lossless, or with a lossless plane of transparency
@@ -37,6 +36,23 @@ func memoryOf(kind int, file []byte, header image.Config) int64 {
 		return 6 * pixels * depth(header.ColorModel)
 	}
 	return pixels * depth(header.ColorModel)
+}
+
+// isLossy reports whether a WebP has no lossless part: the first chunk that holds pixels decides, and
+// one of transparency comes before it (RFC 9649).
+func isLossy(file []byte) bool {
+	const riff, frame = 12, 8
+	for at := riff; at+frame <= len(file); {
+		switch string(file[at : at+4]) {
+		case "VP8 ":
+			return true
+		case "VP8L", "ALPH":
+			return false
+		}
+		length := int(binary.LittleEndian.Uint32(file[at+4:]))
+		at += frame + length + length%2
+	}
+	return false
 }
 
 // isInterlaced reports whether a PNG is.
