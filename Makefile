@@ -200,6 +200,10 @@ bench-overload: ## a rush on simulated ComfyUI servers in virtual time, at LOADS
 bench-admission: ## memory on simulated GPUs of 8 to 24 GiB in virtual time, for PROMPTS (10000) in broad and in boundary mixes: what the product admits that runs out of memory, and refuses that would have fitted; prints figures
 	@go test -C lab -count=1 -timeout 30m -run '^TestTheProduct' -v ./memorymix -prompts $${PROMPTS:-10000} | grep --line-buffered -E '^figure|--- FAIL|FAIL|panic|_test.go:.*Error|Error:|Messages:'
 
+.PHONY: bench-input
+bench-input: ## IMAGES (200) generated images, a quarter of 12 megapixels, and bombs, with the product's limits of memory and (in processor time) of time: how many are judged rightly, how many not at all, what the dearest costs; prints figures
+	@go test -count=1 -timeout 20m -run '^TestPoorInputIsFound$$' -v ./receiver/comfyuireceiver/internal/inputs -images $${IMAGES:-200} -large-side 4000 -strict | grep --line-buffered -E '^figure|--- FAIL|FAIL|panic|_test.go|Error:|Messages:'
+
 .PHONY: bench-advice
 bench-advice: ## decisions a second of processor time, and their 99th percentile, for 64 GPUs and 256 servers with 1,000 waiting prompts of 200 classes, while prompts, samples and traces come; prints figures
 	@go test -run '^$$' -bench '^BenchmarkAdvice$$' -benchtime 200000x ./internal/advice | $(FIGURES)

@@ -5,7 +5,6 @@ package gpuadvisorconnector
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -119,7 +118,7 @@ func TestWhatWasLearnedOutlivesARestart(t *testing.T) {
 	first.bus.Servers.Add(idle("node-1:8188"))
 	stop := first.start(hostWith(store))
 	for i := range 5 {
-		require.NoError(t, first.traces.ConsumeTraces(t.Context(), image(fmt.Sprint("prompt ", i))))
+		require.NoError(t, first.traces.ConsumeTraces(t.Context(), image(strings.Repeat("x", i+1))))
 	}
 	require.Equal(t, 5, samples(first))
 	stop()

@@ -83,6 +83,8 @@ const (
 	Stopping Reason = "stopping"
 	// Unread: the prompt cannot be read, so that nothing is known of it.
 	Unread Reason = "unread"
+	// Input: an image that the prompt names would give a poor result.
+	Input Reason = "input"
 )
 
 // Decision is the answer to a [Request].

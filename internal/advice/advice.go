@@ -103,14 +103,7 @@ func (e *Engine) class(name string) Class {
 // Bounds implements [bounds.Registered].
 func (e *Engine) Bounds() []bounds.Bound {
 	all := append(e.kinds.Bounds(), e.ended.Bounds()...)
-	promises, probes := 0, 0
-	for _, g := range e.gpus {
-		promises += len(g.promises.all)
-		probes += len(g.probes)
-	}
 	return append(all, []bounds.Bound{
-		{Name: "advice.Engine.promises", Max: maxPromises * e.settings.GPUs, Size: promises},
-		{Name: "advice.Engine.probes", Max: maxProbes * e.settings.GPUs, Size: probes},
 		{Name: "advice.Engine.servers", Max: e.settings.Servers, Size: len(e.servers)},
 		{Name: "advice.Engine.gpus", Max: e.settings.GPUs, Size: len(e.gpus)},
 		{Name: "advice.Engine.classes", Max: maxClasses, Size: len(e.classes)},

@@ -39,13 +39,10 @@ func TestWhatTheEngineHoldsIsBounded(t *testing.T) {
 	}
 	require.NoError(t, growth.Within(w.Bounds()))
 	for _, b := range w.Bounds() {
-		switch b.Name {
-		case "advice.Engine.promises", "advice.Engine.probes": // of one GPU
-			assert.Equal(t, b.Max/w.settings.GPUs, b.Size, b.Name)
-		default:
-			assert.Equal(t, b.Max, b.Size, "%s is full", b.Name)
-		}
+		assert.Equal(t, b.Max, b.Size, "%s is full", b.Name)
 	}
+	assert.Len(t, s.gpu.promises.all, maxPromises)
+	assert.Len(t, s.gpu.probes, maxProbes)
 	assert.Positive(t, w.Dropped)
 	assert.True(t, slices.IsSortedFunc(w.Engine.servers["b"].queue, byNumber))
 	w.pass(time.Hour)

@@ -68,13 +68,13 @@ func (p *promises) forget(now time.Time) {
 	for len(p.all) > 0 && now.Sub(p.all[0].at) > patience {
 		n := heap.Pop(&p.all).(*promise)
 		for of := p.byKey[n.promiseKey]; of != nil && len(*of) > 0 && now.Sub((*of)[0].at) > patience; {
-			p.take(n.promiseKey)
+			p.removeFirst(n.promiseKey)
 		}
 	}
 }
 
-// take drops the first of a key.
-func (p *promises) take(key promiseKey) *promise {
+// removeFirst drops the first of a key.
+func (p *promises) removeFirst(key promiseKey) *promise {
 	of := p.byKey[key]
 	n := heap.Pop(of).(*promise)
 	if len(*of) == 0 {
@@ -96,7 +96,7 @@ func (p *promises) returned(key promiseKey, now time.Time, end bool) (came time.
 	}
 	came = (*of)[0].came
 	if end {
-		p.take(key)
+		p.removeFirst(key)
 	}
 	return came, true
 }

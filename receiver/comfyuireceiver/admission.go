@@ -3,12 +3,10 @@
 package comfyuireceiver
 
 import (
-	"bytes"
 	"context"
 	"mime"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -23,6 +21,7 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/rate"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/sizing"
 )
 
 // admitter decides about the prompts that the proxy passes on. Without an advisor and limits it
@@ -36,7 +35,11 @@ type admitter struct {
 	// enforces is true if it holds and refuses prompts, trusts if a request's own class and deadline
 	// count then.
 	enforces, trusts bool
-	due              dueTimes
+	// rewrites are the task classes whose prompts are lowered to the largest size that fits.
+	rewrites []string
+	// inputs is nil without checks of images.
+	inputs *inputChecks
+	due    dueTimes
 	// failing is whether the advisor decides.
 	failing logonce.Tracker
 }
@@ -44,7 +47,8 @@ type admitter struct {
 // newAdmitter makes the admitter of the configuration.
 func (r *comfyuiReceiver) newAdmitter() *admitter {
 	c := &r.cfg.Admission
-	a := &admitter{limits: c.limits(r.now), enforces: c.Mode == modeEnforce, trusts: c.TrustRequestClass, due: newDueTimes()}
+	a := &admitter{limits: c.limits(r.now), enforces: c.Mode == modeEnforce, trusts: c.TrustRequestClass, rewrites: c.RewriteSize, due: newDueTimes()}
+	a.inputs = r.newInputChecks()
 	if !c.advises() {
 		return a
 	}
@@ -102,48 +106,89 @@ func (a *admitter) Bounds() []bounds.Bound {
 	if a.gate != nil {
 		all = append(all, a.gate.Bounds()...)
 	}
+	if a.inputs != nil {
+		all = append(all, a.inputs.Bounds()...)
+	}
 	if a.limits != nil {
 		all = append(all, a.limits.Bounds()...)
 	}
 	return all
 }
 
+// arrival is a prompt that has come, until it is passed on or refused.
+type arrival struct {
+	sub      protocol.Submission
+	received time.Time
+	// body is as it is passed on.
+	body []byte
+	// claimed is the task class that the request named, if it does not count; deadline is the one that
+	// it named, if it does, else 0.
+	claimed  string
+	deadline time.Duration
+	sizing   sizing.Sizing
+	// input is what was found about its images; nil if they are not checked.
+	input *prompt.Input
+}
+
+// arrive reads a prompt: its class, and what it costs.
+func (p *proxy) arrive(body []byte) *arrival {
+	a := &arrival{sub: p.parse(body), received: p.now(), body: body}
+	if p.gate == nil && p.limits == nil && p.inputs == nil {
+		return a // nobody decides about it
+	}
+	deadline := a.sub.Deadline
+	if p.enforces && !p.trusts {
+		a.claimed, a.sub.TaskClass, deadline = a.sub.TaskClass, "", 0
+	}
+	a.deadline = time.Duration(min(max(deadline, 0), admission.MaxDeadline.Seconds()) * float64(time.Second))
+	a.sizing = p.tracker.Sizing(&a.sub)
+	return a
+}
+
 // admit decides about a prompt, and holds it while it is about to fit; nil if nobody decides. It
 // returns false if the client has left meanwhile.
-func (p *proxy) admit(r *http.Request, sub *protocol.Submission, received time.Time, bodyBytes int) (a *prompt.Admission, stays bool) {
+func (p *proxy) admit(r *http.Request, of *arrival) (a *prompt.Admission, stays bool) {
+	class := of.sizing.TaskClass
+	if rejected := p.checkInput(of); rejected != nil {
+		p.decided(rejected, class)
+		return rejected, true
+	}
 	if p.gate == nil && p.limits == nil {
 		return nil, true
 	}
-	a = &prompt.Admission{Enforced: p.enforces}
-	deadline := sub.Deadline
-	if p.enforces && !p.trusts {
-		a.Claimed, sub.TaskClass, deadline = sub.TaskClass, "", 0
-	}
-	z := p.tracker.Sizing(sub)
-	if after, ok := p.allow(r, z.TaskClass); !ok && p.enforces {
-		a.Decision = admission.Decision{Verdict: admission.Reject, Reason: admission.Rate, Class: z.TaskClass, RetryAfter: after}
-		p.decided(a, z.TaskClass)
+	a = &prompt.Admission{Enforced: p.enforces, Claimed: of.claimed}
+	if after, ok := p.allow(r, class); !ok && p.enforces {
+		a.Decision = admission.Decision{Verdict: admission.Reject, Reason: admission.Rate, Class: class, RetryAfter: after}
+		p.decided(a, class)
 		return a, true
 	}
 	if p.gate == nil {
 		return nil, true
 	}
-	allowed := time.Duration(min(max(deadline, 0), admission.MaxDeadline.Seconds()) * float64(time.Second))
-	res := p.gate.Decide(r.Context(), &admission.Request{
-		Server: p.name, Class: z.TaskClass, Workflow: sub.Workflow, Model: z.Model, Side: int(z.Side()), Batch: max(int(z.Batch), 1), Steps: int(z.Steps),
-		Deadline: allowed, Claim: true,
-	}, bodyBytes)
+	res := p.decide(r, of)
+	if p.enforces && p.lower(of, a, &res.Decision) {
+		res = p.decide(r, of)
+	}
 	a.Decision, a.Held, a.Released = res.Decision, res.Held, res.Released
-	p.decided(a, z.TaskClass)
+	p.decided(a, class)
 	p.reportAdvisor(a.Reason == admission.Failed)
 	if res.Left {
 		return a, false
 	}
 	if p.enforces && a.Verdict == admission.Admit {
-		number := p.due.number(&a.Decision, z.TaskClass, received, allowed)
-		a.Number = p.tracker.Place(z.TaskClass, sub.Number, number)
+		number := p.due.number(&a.Decision, class, of.received, of.deadline)
+		a.Number = p.tracker.Place(class, of.sub.Number, number)
 	}
 	return a, true
+}
+
+// decide asks the advisor.
+func (p *proxy) decide(r *http.Request, of *arrival) gate.Result {
+	z := &of.sizing
+	return p.gate.Decide(r.Context(), &admission.Request{
+		Server: p.name, Class: z.TaskClass, Workflow: of.sub.Workflow, Model: z.Model, Side: int(z.Side()), Batch: max(int(z.Batch), 1), Steps: int(z.Steps),
+		Deadline: of.deadline, Claim: true,
+	}, len(of.body))
 }
 
 // reportAdvisor logs when the advisor no longer decides, and when it does again.
@@ -229,17 +274,4 @@ func isEncoded(h http.Header) bool {
 		return false
 	}
 	return true
-}
-
-// withNumber puts the place in the queue into a prompt's body.
-func (p *proxy) withNumber(r *http.Request, body []byte, number float64) {
-	edited, ok := gate.WithNumber(body, number)
-	if !ok {
-		return // the server rejects it
-	}
-	r.Body = restored{bytes.NewReader(edited), r.Body}
-	if r.ContentLength >= 0 {
-		r.ContentLength = int64(len(edited))
-		r.Header.Set("Content-Length", strconv.Itoa(len(edited)))
-	}
 }

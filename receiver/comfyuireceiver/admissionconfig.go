@@ -36,6 +36,9 @@ type AdmissionConfig struct {
 	// TrustRequestClass lets extra_data.task_class and extra_data.deadline_s of a request count in
 	// enforce. Default: false.
 	TrustRequestClass bool `mapstructure:"trust_request_class"`
+	// RewriteSize are the task classes whose prompts, where they can never fit, have their size lowered
+	// to the largest that does, in enforce. Default: none, and they are refused.
+	RewriteSize []string `mapstructure:"rewrite_size"`
 	// Hold is about prompts that are about to fit.
 	Hold HoldConfig `mapstructure:"hold"`
 	// RateLimits bound the prompts that a client sends. Default: none.
@@ -88,6 +91,7 @@ const (
 
 // validate adds the mistakes.
 func (c *AdmissionConfig) validate(p *configkeys.Problems, mode string, bodyBytes int) {
+	p.AddIf(len(c.RewriteSize) > 0 && c.Mode == modeObserve, "admission::rewrite_size", c.RewriteSize, "has no effect in observe", "remove it, or set admission::mode: enforce")
 	p.AddIf(c.Mode != modeObserve && c.Mode != modeEnforce, "admission::mode", c.Mode, "is not a valid mode", "use observe or enforce")
 	c.validateAdvisor(p, mode)
 	p.AddIf(len(c.RateLimits) > 0 && mode == modePoll, "admission::rate_limits", len(c.RateLimits), "have no effect in poll mode", "remove them, or set mode: proxy")

@@ -89,6 +89,9 @@ type Config struct {
 	// TaskClasses replaces the built-in classes (people, buildings).
 	TaskClasses []sizing.TaskClass `mapstructure:"task_classes"`
 
+	// InputChecks compares the images that prompts name, by their task classes. Default: none.
+	InputChecks map[string]InputCheckConfig `mapstructure:"input_checks"`
+
 	Capture spans.Capture `mapstructure:"capture"`
 	Limits  LimitsConfig  `mapstructure:"limits"`
 
@@ -146,6 +149,12 @@ type LimitsConfig struct {
 	// KeptSockets bounds the sockets that are open for prompts whose client has left or
 	// never had one. Default: 256.
 	KeptSockets int `mapstructure:"kept_sockets"`
+	// Images is how many images are remembered for input_checks. ImageBytes bounds an upload that is
+	// copied for them, and UploadBytes all of them at a time; what is beyond is relayed and not judged.
+	// Default: 4096, 32 MiB, 64 MiB.
+	Images      int `mapstructure:"images"`
+	ImageBytes  int `mapstructure:"image_bytes"`
+	UploadBytes int `mapstructure:"upload_bytes"`
 }
 
 // bounds are the bounds of texts in telemetry.
@@ -184,7 +193,7 @@ func createDefaultConfig() component.Config {
 		Limits: LimitsConfig{
 			Prompts: 10000, OpenBytes: 64 << 20, Nodes: 16384, Workflows: 50, Models: 50, NodeClasses: 200, TaskClasses: 20, Queue: 1000,
 			PromptBytes: 32 << 20, BodyBytes: 64 << 20, FrameBytes: 4 << 20, LabelBytes: 256, MessageBytes: 4 << 10, StacktraceBytes: 16 << 10,
-			Sockets: 10000, KeptSockets: 256,
+			Sockets: 10000, KeptSockets: 256, Images: 4096, ImageBytes: 32 << 20, UploadBytes: 64 << 20,
 		},
 	}
 }

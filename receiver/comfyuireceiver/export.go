@@ -107,6 +107,17 @@ func (i admissionItem) send() error {
 func (admissionItem) done(error)   {}
 func (admissionItem) isKept() bool { return false }
 
+// inputItem is the log record of a prompt with poor input.
+type inputItem struct {
+	*exporter
+	prompt *prompt.Prompt
+	at     time.Time
+}
+
+func (i inputItem) send() error { return i.logs.ConsumeLogs(i.ctx, i.spans.Input(i.prompt, i.at)) }
+func (inputItem) done(error)    {}
+func (inputItem) isKept() bool  { return false }
+
 // startItem is the log record of an execution that starts.
 type startItem struct {
 	*exporter
@@ -189,14 +200,17 @@ func (e *exporter) deliverUnfinished(unfinished []*prompt.Prompt) {
 	}
 }
 
-// reportFailure queues the log records of a prompt that failed, and of one that its advisor did
-// not admit.
+// reportFailure queues the log records of a prompt that failed, of one that its advisor did not
+// admit, and of one with poor input.
 func (e *exporter) reportFailure(p *prompt.Prompt) {
 	if e.logs == nil {
 		return
 	}
 	if spans.NotAdmitted(p) {
 		e.enqueue("logs", e.logItems, admissionItem{e, p, e.now()})
+	}
+	if spans.PoorInput(p) {
+		e.enqueue("logs", e.logItems, inputItem{e, p, e.now()})
 	}
 	if spans.Failed(p) {
 		e.enqueue("logs", e.logItems, failureItem{e, p, e.now()})

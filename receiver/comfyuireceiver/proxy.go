@@ -148,6 +148,8 @@ func (p *proxy) serve(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.Method == http.MethodPost && path == "/prompt":
 		p.servePrompt(w, r)
+	case r.Method == http.MethodPost && path == "/upload/image" && p.inputs != nil:
+		p.serveUpload(w, r)
 	case r.Method == http.MethodPost && (path == "/queue" || path == "/jobs/cancel"):
 		p.serveRemoval(w, r)
 	case r.Method == http.MethodPost && path == "/free":

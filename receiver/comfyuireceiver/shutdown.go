@@ -53,6 +53,7 @@ func (r *comfyuiReceiver) stop(ctx context.Context) (err error) {
 	}
 	if r.proxy != nil {
 		r.proxy.serving.close() // their requests have been cancelled
+		r.proxy.stopInputs()
 	}
 	r.work.Wait()
 	if r.following != nil {

@@ -55,16 +55,15 @@ func (p *proxy) servePrompt(w http.ResponseWriter, r *http.Request) {
 		p.relay.ServeHTTP(w, r)
 		return
 	}
-	sub := p.parse(body.bytes)
-	received := p.now()
-	admitted, stays := p.admit(r, &sub, received, len(body.bytes))
+	of := p.arrive(body.bytes)
+	admitted, stays := p.admit(r, of)
 	if !stays {
 		w.WriteHeader(statusClientClosed)
 		return
 	}
 	client, _, _ := net.SplitHostPort(r.RemoteAddr)
-	followed := p.tracker.Submit(received, prompt.Request{
-		Submission: sub, Path: r.URL.Path, Client: client, Parent: callerOf(r.Header, sub.Traceparent), Admission: admitted,
+	followed := p.tracker.Submit(of.received, prompt.Request{
+		Submission: of.sub, Path: r.URL.Path, Client: client, Parent: callerOf(r.Header, of.sub.Traceparent), Admission: admitted, Input: of.input,
 	})
 	switch {
 	case followed != nil && admitted.Refuses():
@@ -73,9 +72,8 @@ func (p *proxy) servePrompt(w http.ResponseWriter, r *http.Request) {
 	case admitted.Refuses():
 		gate.Refuse(w, r, &admitted.Decision, gate.Status(&admitted.Decision))
 		return
-	case admitted != nil && admitted.Number != 0:
-		p.withNumber(r, body.bytes, admitted.Number)
 	}
+	p.pass(w, r, of, admitted)
 	if followed == nil {
 		if admitted != nil && p.gate != nil {
 			defer p.gate.Settle(admitted.Claim, "")
@@ -87,8 +85,8 @@ func (p *proxy) servePrompt(w http.ResponseWriter, r *http.Request) {
 	defer s.settle("")
 	p.work.begins()
 	defer p.work.update()
-	if p.ownSocket.wanted(sub.ClientID) {
-		defer p.hub.Reserve(sub.ClientID)()
+	if p.ownSocket.wanted(of.sub.ClientID) {
+		defer p.hub.Reserve(of.sub.ClientID)()
 	}
 	// Stored before the server can know of it, so that a kill loses no prompt.
 	p.store.submitted(followed)

@@ -49,6 +49,8 @@ func (c *Config) Validate() error {
 	p.AddIf(c.Memory.Interval != 0 && (c.Memory.Interval < minMemoryInterval || c.Memory.Interval > maxMemoryInterval), "memory::interval", c.Memory.Interval,
 		"is not between 200ms and 10s", "use a duration such as 500ms, or 0 to turn it off")
 	c.Admission.validate(&p, c.Mode, c.Limits.BodyBytes)
+	c.validateRewrite(&p)
+	c.validateInputs(&p)
 	_, isIndex := gpuname.Index(c.Device)
 	p.AddIf(c.Device != "" && c.Device != deviceAuto && !isIndex && !isUUID(c.Device),
 		"device", c.Device, "is not a valid GPU", "use auto, a UUID (GPU-… or MIG-…), an index (0 or gpu0), or an empty text to omit hw.id")
@@ -91,6 +93,7 @@ func (c *Config) Validate() error {
 var proxyKeys = []string{
 	"proxy", "admission", "own_sockets", "drain_timeout", "execution_events", "capture::client_address",
 	"limits::prompt_bytes", "limits::body_bytes", "limits::frame_bytes", "limits::sockets", "limits::kept_sockets",
+	"limits::images", "limits::image_bytes", "limits::upload_bytes",
 }
 
 // ignoredKeys lists the keys that are set and have no effect in the configured mode.

@@ -36,11 +36,11 @@ type extra struct {
 	MaxSide    int              `json:"max_side,omitempty"`
 }
 
-// Status is the status of a refusal: 400 for what can never fit, 503 where no GPU can work or the
+// Status is the status of a refusal: 400 for what can never fit or gives a poor result, 503 where no GPU can work or the
 // receiver shuts down, else 429.
 func Status(d *admission.Decision) int {
 	switch d.Reason {
-	case admission.TooLarge:
+	case admission.TooLarge, admission.Input:
 		return http.StatusBadRequest
 	case admission.Unhealthy, admission.Stopping:
 		return http.StatusServiceUnavailable
@@ -53,6 +53,7 @@ var messages = map[admission.Reason]map[string]string{
 	"":                 {"en": "The system is busy; please try again later", "zh": "当前系统繁忙，请稍后重试"},
 	admission.Rate:     {"en": "Too many requests; please try again later", "zh": "请求过于频繁，请稍后重试"},
 	admission.Stopping: {"en": "The system restarts; please try again in a few seconds", "zh": "系统正在重启，请几秒后重试"},
+	admission.Input:    {"en": "An image of the request would give a poor result; please choose another one", "zh": "该图片难以得到好的效果，请更换图片"},
 	admission.Unread:   {"en": "The request cannot be read; please send it as uncompressed JSON in UTF-8, or make it smaller", "zh": "无法读取请求，请使用未压缩的 UTF-8 JSON，或减小请求"},
 }
 
@@ -62,7 +63,7 @@ func Refuse(w http.ResponseWriter, r *http.Request, d *admission.Decision, statu
 	body.Error.Type, body.Error.Message = refusalType, Message(d, r.Header.Get("Accept-Language"))
 	body.Error.Extra = extra{Reason: d.Reason, MaxSide: d.MaxSide}
 	header := w.Header()
-	if after := d.RetryAfter.Seconds(); after > 0 && d.Reason != admission.TooLarge {
+	if after := d.RetryAfter.Seconds(); after > 0 && d.Reason != admission.TooLarge && d.Reason != admission.Input {
 		exact := math.Round(after*1000) / 1000
 		body.Error.Extra.RetryAfter = &exact
 		header.Set("Retry-After", strconv.Itoa(int(math.Ceil(after))))

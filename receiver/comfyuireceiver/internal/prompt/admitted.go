@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/admission"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
 )
 
 // Admission is what the receiver's advisor said of a prompt.
@@ -16,6 +17,9 @@ type Admission struct {
 	Enforced bool
 	// Claimed is the task class that the request named, if it did not count.
 	Claimed string
+	// AskedSide and LoweredSide are the longer side that the prompt asked for, in pixels, and the one
+	// that the receiver lowered it to; 0 if it did not.
+	AskedSide, LoweredSide int
 	// Number is the place in the server's queue that the receiver gave it; 0 if it gave none.
 	Number float64
 	// Held and Released are when the receiver held it and no longer did; zero if it did not.
@@ -25,6 +29,12 @@ type Admission struct {
 // Refuses reports whether the receiver refused the prompt.
 func (a *Admission) Refuses() bool {
 	return a != nil && a.Enforced && a.Verdict != admission.Admit
+}
+
+// Lower is what to change in a submission so that its longer side is at most a number of pixels; see
+// [sizing.Sizer.Lower].
+func (t *Tracker) Lower(sub *protocol.Submission, side int) (edits []protocol.Edit, ok bool) {
+	return t.sizer.Lower(sub, side)
 }
 
 // placeBefore is by how much a number is smaller than that of the prompt which it precedes.

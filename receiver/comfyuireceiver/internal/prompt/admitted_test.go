@@ -113,3 +113,17 @@ func TestDecisionIsStoredWithThePrompt(t *testing.T) {
 	saved.Admission.Deadline = a.Deadline
 	assert.Equal(t, a, saved.Prompt().Admission)
 }
+
+// TestWhatWasFoundIsStored with the prompt, so that its trace has it after a kill.
+func TestWhatWasFoundIsStored(t *testing.T) {
+	p := &Prompt{Request: Request{
+		Admission: &Admission{AskedSide: 1280, LoweredSide: 680},
+		Input:     &Input{Findings: []string{"coloured"}, Action: "warn", Unjudged: "time", Width: 9, Height: 8, BytesPerPixel: 0.5, Chroma: 12},
+	}}
+	stored, err := json.Marshal(p.Save())
+	require.NoError(t, err)
+	var read Saved
+	require.NoError(t, json.Unmarshal(stored, &read))
+	assert.Equal(t, p.Admission, read.Prompt().Admission)
+	assert.Equal(t, p.Input, read.Prompt().Input)
+}

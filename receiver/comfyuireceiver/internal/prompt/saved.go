@@ -35,6 +35,8 @@ type Saved struct {
 	Path      string        `json:"path,omitempty"`
 	// Admission is what the receiver's advisor said of it.
 	Admission *Admission `json:"admission,omitempty"`
+	// Input is what was found about its images.
+	Input *Input `json:"input,omitempty"`
 
 	// Status and Answered are set with the server's answer.
 	Status   int       `json:"status,omitempty"`
@@ -70,7 +72,7 @@ func (p *Prompt) Save() Saved {
 		TraceFlags: byte(p.Context.TraceFlags()), ClientID: p.Submission.ClientID, Content: p.Submission.Content, NodeIDs: p.Submission.NodeIDs,
 		TaskClass: p.Submission.TaskClass, Workflow: p.Submission.Workflow, Sizing: p.Sizing, Path: p.Path,
 		Status: p.HTTPStatus, Answered: p.Answered, Number: p.Answer.Number, Ahead: p.Ahead, Refused: p.Answer.Refused,
-		Outcome: p.Outcome, Recovered: p.Recovered, Found: p.Found, Admission: p.Admission,
+		Outcome: p.Outcome, Recovered: p.Recovered, Found: p.Found, Admission: p.Admission, Input: p.Input,
 	}
 	if s.ID == "" {
 		s.ID = p.Submission.PromptID
@@ -102,7 +104,7 @@ func (p *Prompt) SaveAnswered(now time.Time, status int, a protocol.Answer) Save
 // Prompt is the prompt that was stored. Its contexts are invalid if the stored ids are.
 func (s *Saved) Prompt() *Prompt {
 	p := &Prompt{
-		Request: Request{Submission: s.submission(), Path: s.Path, Parent: s.context(s.ParentID), Admission: s.Admission},
+		Request: Request{Submission: s.submission(), Path: s.Path, Parent: s.context(s.ParentID), Admission: s.Admission, Input: s.Input},
 		ID:      s.ID, Context: s.context(s.SpanID), Sizing: s.Sizing,
 		Answer:     protocol.Answer{PromptID: s.ID, Number: s.Number, Refused: s.Refused},
 		HTTPStatus: s.Status, Received: s.Received, Answered: s.Answered, Started: s.Started, Ended: s.Ended,

@@ -71,6 +71,8 @@ type Request struct {
 	Parent trace.SpanContext
 	// Admission is what the receiver's advisor said of it; nil if there is none.
 	Admission *Admission
+	// Input is what was found about its images; nil if they are not checked.
+	Input *Input
 }
 
 // Tracker follows all open prompts of one server. Its methods may be called from

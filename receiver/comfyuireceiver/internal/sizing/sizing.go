@@ -69,15 +69,41 @@ type Sizer struct {
 	classes []TaskClass
 }
 
+// builtIn are the rules and classes of defaults.yaml.
+type builtIn struct {
+	Sizing  []Rule
+	Classes []TaskClass `yaml:"task_classes"`
+}
+
+func readBuiltIn() (b builtIn, err error) {
+	if err := yaml.Unmarshal(defaults, &b); err != nil {
+		return b, fmt.Errorf("read the built-in sizing rules: %w", err)
+	}
+	return b, nil
+}
+
+// ClassNames are the classes that prompts may have, [Other] included; those that are built in, if none
+// are configured.
+func ClassNames(classes []TaskClass) (all []string, err error) {
+	if len(classes) == 0 {
+		b, err := readBuiltIn()
+		if err != nil {
+			return nil, err
+		}
+		classes = b.Classes
+	}
+	for _, c := range classes {
+		all = append(all, c.Name)
+	}
+	return append(all, Other), nil
+}
+
 // NewSizer adds rules before the built-in ones; classes, if there are any, replace the
 // built-in ones.
 func NewSizer(rules []Rule, classes []TaskClass) (*Sizer, error) {
-	var builtIn struct {
-		Sizing  []Rule
-		Classes []TaskClass `yaml:"task_classes"`
-	}
-	if err := yaml.Unmarshal(defaults, &builtIn); err != nil {
-		return nil, fmt.Errorf("read the built-in sizing rules: %w", err)
+	builtIn, err := readBuiltIn()
+	if err != nil {
+		return nil, err
 	}
 	if len(classes) == 0 {
 		classes = builtIn.Classes

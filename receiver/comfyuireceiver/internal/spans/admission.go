@@ -53,14 +53,15 @@ func putAdmission(a pcommon.Map, d *prompt.Admission) {
 		a.PutInt("comfyui.admission.memory.need", d.Memory.Need)
 		a.PutInt("comfyui.admission.memory.room", d.Memory.Room)
 	}
-	if d.MaxSide > 0 {
-		a.PutInt("comfyui.admission.max_side", int64(d.MaxSide))
-	}
+	putIfPositive(a, "comfyui.admission.max_side", d.MaxSide)
+	putIfPositive(a, "comfyui.admission.side.asked", d.AskedSide)
+	putIfPositive(a, "comfyui.admission.side.lowered", d.LoweredSide)
 }
 
-// NotAdmitted reports whether an advisor would not have admitted a prompt, which is logged.
+// NotAdmitted reports whether an advisor would not have admitted a prompt, which is logged. One with
+// poor input has a record of its own.
 func NotAdmitted(p *prompt.Prompt) bool {
-	return p.Admission != nil && p.Admission.Verdict != admission.Admit
+	return p.Admission != nil && p.Admission.Verdict != admission.Admit && p.Admission.Reason != admission.Input
 }
 
 // Admission makes the record of a prompt that its advisor did not admit.

@@ -91,6 +91,7 @@ func (w *traceWriter) root() {
 	}
 	putList(a, "comfyui.nodes.refused", p.Answer.Refused)
 	w.admission(a)
+	putInput(a, p.Input)
 	w.outcome(s)
 }
 
