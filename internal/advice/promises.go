@@ -74,7 +74,7 @@ func (p *promises) forget(now time.Time) {
 }
 
 // removeFirst drops the first of a key.
-func (p *promises) removeFirst(key promiseKey) *promise {
+func (p *promises) removeFirst(key promiseKey) {
 	of := p.byKey[key]
 	n := heap.Pop(of).(*promise)
 	if len(*of) == 0 {
@@ -83,7 +83,6 @@ func (p *promises) removeFirst(key promiseKey) *promise {
 	if n.batch {
 		p.batch--
 	}
-	return n
 }
 
 // returned is when a prompt came first that was to come again about now. The promise is kept unless
