@@ -205,8 +205,10 @@ bench-input: ## IMAGES (200) generated images, a quarter of 12 megapixels, and b
 	@go test -count=1 -timeout 20m -run '^TestPoorInputIsFound$$' -v ./receiver/comfyuireceiver/internal/inputs -images $${IMAGES:-200} -large-side 4000 -strict | grep --line-buffered -E '^figure|--- FAIL|FAIL|panic|_test.go|Error:|Messages:'
 
 .PHONY: bench-advice
-bench-advice: ## decisions a second of processor time, and their 99th percentile, for 64 GPUs and 256 servers with 1,000 waiting prompts of 200 classes, while prompts, samples and traces come; prints figures
+bench-advice: ## decisions a second of processor time, and their 99th percentile, for 64 GPUs and 256 servers with 1,000 waiting prompts of 200 classes, while prompts, samples and traces come; over HTTP; what enforcement adds to a prompt; prints figures
 	@go test -run '^$$' -bench '^BenchmarkAdvice$$' -benchtime 200000x ./internal/advice | $(FIGURES)
+	@go test -run '^$$' -bench '^BenchmarkAdviceOverHTTP$$' -benchtime 1x ./connector/gpuadvisorconnector/internal/page | $(FIGURES)
+	@go test -run '^$$' -bench '^BenchmarkPromptWithEnforcement$$' -benchtime 1x ./receiver/comfyuireceiver | $(FIGURES)
 
 .PHONY: bench-recommend
 bench-recommend: ## simulated weeks that are short of memory, of time and of nothing, SEEDS (5) of each, with people at any time of the day: what is named, and how far recommended sizes are from those that really do; cost. Prints figures (5 minutes)

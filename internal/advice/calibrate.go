@@ -21,10 +21,11 @@ type prediction struct {
 type calibration struct {
 	off    []float64 // the last of them, in the order of time
 	sorted []float64
-	// wide is how many deviations on each side the next band has: a little less after a completion
-	// that was in its band, more after one that was not, so that a tenth is missed whatever was
-	// modelled wrongly (adaptive conformal inference).
-	wide float64
+	// below and above are how many deviations the next band has on each side: a little less after a
+	// completion that was in its band, more after one that was beyond it there, so that a tenth is
+	// missed whatever was modelled wrongly (adaptive conformal inference). Prompts that are rare and
+	// slow make others late, and none early.
+	below, above float64
 }
 
 const (
@@ -41,7 +42,7 @@ func (e *Engine) calibrationOf(class string) *calibration {
 			class = ""
 		}
 		if c = e.classes[class]; c == nil {
-			c = &calibration{wide: normal95}
+			c = &calibration{below: normal95, above: normal95}
 			e.classes[class] = c
 		}
 	}
@@ -54,17 +55,23 @@ func (c *calibration) add(p prediction, ended time.Time) {
 	c.off = c.off[max(len(c.off)-maxOff, 0):]
 	c.sorted = append(c.sorted[:0], c.off...)
 	slices.Sort(c.sorted)
-	change := -miss
-	if actual < p.low || actual > p.high {
+	c.below = adapted(c.below, actual < p.low, missBelow)
+	c.above = adapted(c.above, actual > p.high, missAbove)
+}
+
+// adapted is one side of a band after a completion.
+func adapted(wide float64, missed bool, share float64) float64 {
+	change := -share
+	if missed {
 		change++
 	}
-	c.wide = min(max(c.wide*math.Exp(pace*change), minWide), maxWide)
+	return min(max(wide*math.Exp(pace*change), minWide), maxWide)
 }
 
 const (
-	// miss is the share of completions that are not in their bands, a little less than a tenth, since
-	// errors come together; pace is how fast bands follow.
-	miss, pace = 0.08, 0.1
+	// missBelow and missAbove are the shares of completions that are beyond their bands, together a
+	// little less than a tenth, since errors come together; pace is how fast bands follow.
+	missBelow, missAbove, pace = 0.025, 0.075, 0.1
 	// The least and the most deviations of a band on each side.
 	minWide, maxWide = 0.3, 6
 )
@@ -91,5 +98,5 @@ const (
 
 // band is the 90 % band of a completion.
 func (c *calibration) band(completion, deviation float64) (low, high float64) {
-	return max(completion-c.wide*deviation, 0), completion + c.wide*deviation
+	return max(completion-c.below*deviation, 0), completion + c.above*deviation
 }

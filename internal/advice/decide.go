@@ -94,7 +94,7 @@ func (e *Engine) judge(d *admission.Decision, j *job, t *timing, m *memoryFit, n
 	case late && !idle:
 		d.Verdict, d.Reason = admission.Reject, admission.Late
 		d.RetryAfter = e.retry(j, t, now)
-	case j.batch && e.batchWaits(s):
+	case j.batch && (e.batchWaits(s) || s.crowded()):
 		d.Verdict, d.Reason = admission.Reject, admission.BatchWaits
 		d.RetryAfter = e.retry(j, t, now)
 	case m.free != "":
@@ -135,22 +135,6 @@ func (e *Engine) claim(d *admission.Decision, j *job, t *timing, now time.Time) 
 	if d.Reason == admission.Probe {
 		j.server.gpu.probing(j)
 	}
-}
-
-// batchWaits reports whether a batch prompt has to wait for other work: enough batch prompts wait at
-// its server while other work waits there, or other work waits at a neighbour, which it would slow
-// down.
-func (e *Engine) batchWaits(s *server) bool {
-	batch := 0
-	for _, j := range s.queue {
-		if j.batch {
-			batch++
-		}
-	}
-	return slices.ContainsFunc(s.gpu.servers, func(o *server) bool {
-		core := o.past > 0 || slices.ContainsFunc(o.queue, func(j *job) bool { return !j.batch })
-		return core && (o != s || batch >= e.settings.BatchWaiting)
-	})
 }
 
 // timing is what is predicted of a prompt's time, in seconds from now on.

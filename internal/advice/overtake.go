@@ -112,11 +112,11 @@ const (
 func (e *Engine) overtaken(t *timing, j *job, own float64, with []replay.End, at int, now time.Time) {
 	p := e.passageOf(j.server, t.begin)
 	wall := t.completion - t.begin
-	mean, z := p.mean(), e.calibrationOf(j.class).wide
-	missed := 2 * normalBelow(-z)
+	c := e.calibrationOf(j.class)
+	mean, missed := p.mean(), upperShare*normalBelow(-c.above)
 	// At the least, neither core work comes nor do neighbours slow it down.
-	t.low = max(t.completion/e.slowed(j.server)-z*t.deviation, 0)
-	t.high = mean + math.Hypot(p.quantile(1-missed*upperShare)-mean, z*t.deviation) + wall
+	t.low = max(t.completion/e.slowed(j.server)-c.below*t.deviation, 0)
+	t.high = mean + math.Hypot(p.quantile(1-missed)-mean, c.above*t.deviation) + wall
 	t.begin, t.completion = mean, mean+wall
 	t.risk = p.longer(t.left - wall - normal95*own)
 	t.mayRisk = riskAlone
@@ -137,5 +137,6 @@ func (e *Engine) overtaken(t *timing, j *job, own float64, with []replay.End, at
 	}
 }
 
-// upperShare is the part of the errors that are above the bands of batch prompts.
-const upperShare = 0.8
+// upperShare is by how much more often batch prompts are above their bands than by the normal
+// distribution.
+const upperShare = 1.6

@@ -56,8 +56,9 @@ type savedProbe struct {
 
 // savedPredicted is how far predictions of a class were off, in deviations.
 type savedPredicted struct {
-	Off  []float64 `json:"off"`
-	Wide float64   `json:"wide"`
+	Off   []float64 `json:"off"`
+	Below float64   `json:"below"`
+	Above float64   `json:"above"`
 }
 
 // Saved is what was learned of a kind, to be loaded after a restart.
@@ -103,7 +104,7 @@ func (e *Engine) SaveRest() []byte {
 		}
 	}
 	for class, c := range e.classes {
-		rest.Classes[class] = savedPredicted{c.off, c.wide}
+		rest.Classes[class] = savedPredicted{c.off, c.below, c.above}
 	}
 	raw, _ := json.Marshal(rest) // no number of it is NaN
 	return raw
@@ -163,8 +164,8 @@ func (e *Engine) LoadRest(raw []byte, now time.Time) error {
 		c.off = slices.DeleteFunc(of.Off, func(v float64) bool { return math.IsNaN(v) || math.IsInf(v, 0) })
 		c.off = c.off[max(len(c.off)-maxOff, 0):]
 		c.sorted = slices.Sorted(slices.Values(c.off))
-		if of.Wide >= minWide && of.Wide <= maxWide {
-			c.wide = of.Wide
+		if of.Below >= minWide && of.Below <= maxWide && of.Above >= minWide && of.Above <= maxWide {
+			c.below, c.above = of.Below, of.Above
 		}
 	}
 	return nil

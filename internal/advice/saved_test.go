@@ -91,7 +91,7 @@ func TestDamagedSavedDataIsAnError(t *testing.T) {
 func FuzzSavedData(f *testing.F) {
 	w := newWorld(&testing.T{}, "a")
 	f.Add([]byte(`{"version":1,"kind":{"Workflow":"w"},"time":[[262144,1,1,2,1800000000]],"memory":[[1,1,1,1e300,1800000000]],"loading":[-1,0,2]}`))
-	f.Add([]byte(`{"version":1,"gpus":{"GPU-1":{"seen":1800000000,"Count":3,"Mean":2,"Variance":1,"probes":[{"failures":1,"last":1800000000}]}},"classes":{"people":{"off":[1],"wide":2}}}`))
+	f.Add([]byte(`{"version":1,"gpus":{"GPU-1":{"seen":1800000000,"Count":3,"Mean":2,"Variance":1,"probes":[{"failures":1,"last":1800000000}]}},"classes":{"people":{"off":[1],"below":2,"above":2}}}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		e := New(w.settings)
 		_, _ = e.LoadKind(raw, w.now)

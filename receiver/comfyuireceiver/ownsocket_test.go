@@ -62,7 +62,7 @@ func photo(t *testing.T, base, client string, size int) (prompt string) {
 	return answer.ID
 }
 
-func upload(t *testing.T, base string) {
+func upload(t testing.TB, base string) {
 	t.Helper()
 	body := "--x\r\nContent-Disposition: form-data; name=\"image\"; filename=\"people.png\"\r\n\r\n.\r\n--x--\r\n"
 	response, err := http.Post(base+"/upload/image", "multipart/form-data; boundary=x", strings.NewReader(body))

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package advice
+
+import "slices"
+
+// batchWaits reports whether a batch prompt has to wait for other work: enough batch prompts wait at
+// its server while other work waits there, or other work waits at a neighbour, which it would slow
+// down.
+func (e *Engine) batchWaits(s *server) bool {
+	batch := 0
+	for _, j := range s.queue {
+		if j.batch {
+			batch++
+		}
+	}
+	return slices.ContainsFunc(s.gpu.servers, func(o *server) bool {
+		core := o.past > 0 || slices.ContainsFunc(o.queue, func(j *job) bool { return !j.batch })
+		return core && (o != s || batch >= e.settings.BatchWaiting)
+	})
+}
+
+// crowd is how many batch prompts are expected to come again when there is always one at once.
+const crowd = 10
+
+// crowded reports whether a batch prompt had better come again: others wait, and there will be one as
+// soon as the last of them has begun. What waits longer may be overtaken by core work, and be late.
+func (s *server) crowded() bool {
+	return s.gpu.promises.batch >= crowd && len(s.queue) > 0
+}
