@@ -87,7 +87,8 @@ func (e *Engine) Advise(r *admission.Request, now time.Time) (d admission.Decisi
 // judge sets the verdict and its reason.
 func (e *Engine) judge(d *admission.Decision, j *job, t *timing, m *memoryFit, now time.Time) {
 	s := j.server
-	idle := s.rests()
+	// One that came before, and is late since, makes room for another while a neighbour works.
+	idle := s.rests() && (j.came.Equal(j.accepted) || s.gpu.rests())
 	switch late := t.late(); {
 	case m.never:
 		d.Verdict, d.Reason = admission.Reject, admission.TooLarge

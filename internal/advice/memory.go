@@ -3,6 +3,7 @@
 package advice
 
 import (
+	"slices"
 	"time"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/advice/fit"
@@ -115,6 +116,11 @@ func (e *Engine) fits(j *job, now time.Time) (m memoryFit) {
 
 // rests reports whether a server has nothing to do.
 func (s *server) rests() bool { return s.running == nil && len(s.queue) == 0 && s.past == 0 }
+
+// rests reports whether no server of a GPU has anything to do.
+func (g *gpu) rests() bool {
+	return !slices.ContainsFunc(g.servers, func(s *server) bool { return !s.rests() })
+}
 
 // holds is what a server's process holds: by the driver's list if that is newer than what the
 // server said of itself.

@@ -14,7 +14,7 @@ const (
 	batchTries = 20.0
 	// batchRetry is the longest time after which a batch prompt may come again, unless there
 	// are too many, in seconds.
-	batchRetry = 2.5
+	batchRetry = 1.9
 	// surplus is how much later than predicted those come again that are not batch, since new ones come
 	// meanwhile.
 	surplus = 1.25
