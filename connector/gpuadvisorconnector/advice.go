@@ -23,6 +23,7 @@ func (c *Config) validateAdvice(p *configkeys.Problems) {
 		of.validate(p, "classes::"+name)
 	}
 	p.AddIf(c.Advice.BatchWaiting < 1, "advice::batch_waiting", c.Advice.BatchWaiting, "is less than 1", "use a number such as 2")
+	p.AddIf(c.Advice.BusyFor < 10*time.Second || c.Advice.BusyFor > minHistory, "advice::busy_for", c.Advice.BusyFor, "is not between 10s and 15m", "use a duration such as 2m")
 	p.AddIf(!(c.Advice.SafetyMargin >= 0 && c.Advice.SafetyMargin <= 1), "advice::safety_margin", c.Advice.SafetyMargin, "is not between 0 and 1", "use a part such as 0.05")
 	p.AddIf(len(c.Advice.Measured) > maxMeasured, "advice::measured", len(c.Advice.Measured), fmt.Sprintf("is more than %d", maxMeasured), "remove some")
 	for i := range c.Advice.Measured {

@@ -16,6 +16,7 @@ import (
 func TestMistakesOfAdviceAreNamed(t *testing.T) {
 	for want, change := range map[string]func(*Config){
 		`advice::batch_waiting: 0 is less than 1; use a number such as 2`:                                            func(c *Config) { c.Advice.BatchWaiting = 0 },
+		`advice::busy_for: 1h0m0s is not between 10s and 15m; use a duration such as 2m`:                             func(c *Config) { c.Advice.BusyFor = time.Hour },
 		`advice::safety_margin: 1.5 is not between 0 and 1; use a part such as 0.05`:                                 func(c *Config) { c.Advice.SafetyMargin = 1.5 },
 		`advice::standby::0: "gpu-node-08" is not a valid URL; use http://host:port`:                                 func(c *Config) { c.Advice.Standby = []string{"gpu-node-08"} },
 		`classes::people::deadline: -1s is not between 0s and 24h; use a duration such as 30s, or 0s for none`:       func(c *Config) { c.Classes = map[string]ClassConfig{"people": {Deadline: -time.Second}} },

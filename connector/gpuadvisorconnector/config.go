@@ -85,6 +85,9 @@ type AdviceConfig struct {
 	// BatchWaiting is how many batch prompts may wait in a server's queue while other work waits on
 	// its GPU. Default: 2.
 	BatchWaiting int `mapstructure:"batch_waiting"`
+	// BusyFor is over what time a GPU's utilisation is averaged, which above 80 % makes one busy where
+	// something waits. Default: 2m.
+	BusyFor time.Duration `mapstructure:"busy_for"`
 	// SafetyMargin is by how much the bounds of memory are raised. Default: 0.05.
 	SafetyMargin float64 `mapstructure:"safety_margin"`
 	// Standby are the addresses of servers elsewhere that callers are sent to who ask before they
@@ -174,7 +177,7 @@ func createDefaultConfig() component.Config {
 	server.NetAddr = confignet.AddrConfig{Endpoint: "127.0.0.1:8890", Transport: confignet.TransportTypeTCP}
 	return &Config{
 		Page: server, CollectionInterval: 15 * time.Second, History: 30 * time.Minute, Alerts: alerts.DefaultConfig(),
-		DefaultClass: ClassConfig{Deadline: time.Minute, Objective: 30 * time.Second}, Advice: AdviceConfig{BatchWaiting: 2, SafetyMargin: 0.05},
+		DefaultClass: ClassConfig{Deadline: time.Minute, Objective: 30 * time.Second}, Advice: AdviceConfig{BatchWaiting: 2, BusyFor: 2 * time.Minute, SafetyMargin: 0.05},
 		Limits: LimitsConfig{Prompts: 10_000, PromptBytes: 64 << 20, GPUs: 128, Processes: 64, Servers: 64, Events: 200, Requests: recommend.DefaultRequests, Viewers: 100},
 	}
 }

@@ -174,7 +174,7 @@ func (a *advisor) newState() (*state.Store, error) {
 		Host:    host,
 		Machine: machine.Limits{GPUs: l.GPUs, Processes: l.Processes, Servers: l.Servers, Events: l.Events, History: a.cfg.History},
 		Prompts: prompts.Limits{Prompts: l.Prompts, Bytes: l.PromptBytes},
-		Servers: &a.bus.Servers, Alerts: a.alerts, Links: links, After: a.cfg.Conditions.After, Rush: a.cfg.Rush.Endpoint, Now: a.now,
+		Servers: &a.bus.Servers, Alerts: a.alerts, Links: links, After: a.cfg.Conditions.After, BusyFor: a.cfg.Advice.BusyFor, Rush: a.cfg.Rush.Endpoint, Now: a.now,
 	})
 }
 

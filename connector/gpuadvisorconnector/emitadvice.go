@@ -36,18 +36,43 @@ func (a *advisor) emitAdvice(sm pmetric.ScopeMetrics, at pcommon.Timestamp) {
 	if len(learned) == 0 {
 		return
 	}
+	a.emitCoverage(sm, at)
+	coefficients := gauge(sm, "gpuadvisor.model.coefficient", "1")
 	samples, errors := gauge(sm, "gpuadvisor.model.samples", "{execution}"), gauge(sm, "gpuadvisor.model.error", "1")
 	for i := range learned {
 		l := &learned[i]
 		s, e := samples.AppendEmpty(), errors.AppendEmpty()
 		s.SetIntValue(int64(l.Samples))
 		e.SetDoubleValue(l.Error)
-		for _, p := range []pmetric.NumberDataPoint{s, e} {
+		first, second := coefficients.AppendEmpty(), coefficients.AppendEmpty()
+		first.SetDoubleValue(l.A)
+		first.Attributes().PutStr("gpuadvisor.coefficient", "a")
+		second.SetDoubleValue(l.B)
+		second.Attributes().PutStr("gpuadvisor.coefficient", "b")
+		for _, p := range []pmetric.NumberDataPoint{first, second} {
+			p.Attributes().PutStr("gpuadvisor.form", l.Form.String())
+		}
+		for _, p := range []pmetric.NumberDataPoint{s, e, first, second} {
 			p.SetTimestamp(at)
 			p.Attributes().PutStr("comfyui.workflow.id", l.Kind.Workflow)
 			p.Attributes().PutStr("comfyui.model", l.Kind.Model)
 			p.Attributes().PutStr("gpuadvisor.cost", l.Cost)
 		}
+	}
+}
+
+// emitCoverage adds how many of the last predictions were right.
+func (a *advisor) emitCoverage(sm pmetric.ScopeMetrics, at pcommon.Timestamp) {
+	all := a.advice.Coverage()
+	if len(all) == 0 {
+		return
+	}
+	points := gauge(sm, "gpuadvisor.prediction.coverage", "1")
+	for i := range all {
+		p := points.AppendEmpty()
+		p.SetTimestamp(at)
+		p.SetDoubleValue(all[i].Share)
+		p.Attributes().PutStr("comfyui.task_class", all[i].Class)
 	}
 }
 

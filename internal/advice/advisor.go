@@ -272,6 +272,13 @@ func (a *Advisor) Learned() (all []Learned) {
 	return all[:min(len(all), maxLearned)]
 }
 
+// Coverage is how well completions of each class are predicted, of those that were predicted.
+func (a *Advisor) Coverage() []Coverage {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.engine.coverage()
+}
+
 // Counts are the decisions about prompts, since the start.
 func (a *Advisor) Counts() map[Counted]int64 {
 	a.mu.Lock()

@@ -21,6 +21,8 @@ type prediction struct {
 type calibration struct {
 	off    []float64 // the last of them, in the order of time
 	sorted []float64
+	// within are which of them were in their bands.
+	within []bool
 	// below and above are how many deviations the next band has on each side: a little less after a
 	// completion that was in its band, more after one that was beyond it there, so that a tenth is
 	// missed whatever was modelled wrongly (adaptive conformal inference). Prompts that are rare and
@@ -53,6 +55,8 @@ func (c *calibration) add(p prediction, ended time.Time) {
 	actual := ended.Sub(p.at).Seconds()
 	c.off = append(c.off, (actual-p.completion)/max(p.deviation, 1e-3))
 	c.off = c.off[max(len(c.off)-maxOff, 0):]
+	c.within = append(c.within, actual >= p.low && actual <= p.high)
+	c.within = c.within[max(len(c.within)-maxOff, 0):]
 	c.sorted = append(c.sorted[:0], c.off...)
 	slices.Sort(c.sorted)
 	c.below = adapted(c.below, actual < p.low, missBelow)
@@ -99,4 +103,28 @@ const (
 // band is the 90 % band of a completion.
 func (c *calibration) band(completion, deviation float64) (low, high float64) {
 	return max(completion-c.below*deviation, 0), completion + c.above*deviation
+}
+
+// Coverage is how well completions of a class are predicted.
+type Coverage struct {
+	Class string
+	// Share is the part of the last Predictions that was in its 90 % band.
+	Share       float64
+	Predictions int
+}
+
+// coverage is that of each class of which completions were predicted.
+func (e *Engine) coverage() (all []Coverage) {
+	for class, c := range e.classes {
+		if n := len(c.within); n > 0 {
+			in := 0
+			for _, ok := range c.within {
+				if ok {
+					in++
+				}
+			}
+			all = append(all, Coverage{class, float64(in) / float64(n), n})
+		}
+	}
+	return all
 }

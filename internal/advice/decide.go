@@ -87,8 +87,9 @@ func (e *Engine) Advise(r *admission.Request, now time.Time) (d admission.Decisi
 // judge sets the verdict and its reason.
 func (e *Engine) judge(d *admission.Decision, j *job, t *timing, m *memoryFit, now time.Time) {
 	s := j.server
-	// One that came before, and is late since, makes room for another while a neighbour works.
-	idle := s.rests() && (j.came.Equal(j.accepted) || s.gpu.rests())
+	// One that came before, and is late since, makes room for others: while a neighbour works, and where
+	// one of many comes at once.
+	idle := s.rests() && (j.came.Equal(j.accepted) || s.gpu.rests() && s.gpu.promises.batch < crowd)
 	switch late := t.late(); {
 	case m.never:
 		d.Verdict, d.Reason = admission.Reject, admission.TooLarge

@@ -274,6 +274,50 @@ func TestBatchThatComesAgainHasLessTimeLeft(t *testing.T) {
 	assert.False(t, ok, "another size is another prompt")
 }
 
+// returning has a batch prompt come again to a server with so little time left that it would be late.
+func (w *world) returning(name string) admission.Decision {
+	s := w.Engine.servers[name]
+	key := promiseKey{s, true, w.kindOf(s, "colour", "ddcolor"), 512}
+	w.gpus[theGPU].promises.add(&promise{promiseKey: key, at: w.now, came: w.now.Add(-29 * time.Second)})
+	return w.ask(name, "buildings", 512)
+}
+
+func TestBatchThatIsLateSinceItCameBeforeMakesRoom(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	w.learned("a", 20)
+	w.rested()
+	is(t, w.returning("a"), admission.Admit, admission.Idle, "the GPU has nothing to do")
+	w.queued("b", "people", 512)
+	is(t, w.returning("a"), admission.Reject, admission.Late, "a neighbour works")
+	is(t, w.ask("a", "people", 512), admission.Admit, admission.Fits)
+	w.ended("b")
+	w.rested()
+	w.crowd()
+	is(t, w.returning("a"), admission.Reject, admission.Late, "others come at once, with more time left")
+	is(t, w.ask("a", "buildings", 520), admission.Admit, admission.Fits, "another one")
+}
+
+// crowd has many batch prompts be expected to come again.
+func (w *world) crowd() {
+	for i := range crowd {
+		w.gpus[theGPU].promises.add(&promise{promiseKey: promiseKey{server: w.Engine.servers["a"], batch: true, side: 2000 + i}, at: w.now.Add(time.Second)})
+	}
+}
+
+func TestOfACrowdOfBatchOneWaits(t *testing.T) {
+	w := newWorld(t, "a")
+	w.learned("a", 20)
+	w.rested()
+	w.queued("a", "buildings", 512) // runs
+	w.queued("a", "buildings", 512)
+	is(t, w.ask("a", "buildings", 512), admission.Admit, admission.Fits)
+	w.crowd()
+	d := w.ask("a", "buildings", 512)
+	is(t, d, admission.Reject, admission.BatchWaits, "there will be one once the next has begun")
+	assert.LessOrEqual(t, d.RetryAfter, 2*time.Second)
+	is(t, w.ask("a", "people", 512), admission.Admit, admission.Fits)
+}
+
 func TestClaimsTakeTheirRoomUntilTheyAreSettled(t *testing.T) {
 	w := newWorld(t, "a")
 	w.learned("a", 20)

@@ -42,8 +42,8 @@ func quickServer(t testing.TB) (url string) {
 	return server.URL
 }
 
-// enforcement are two proxies, each in front of a server of its own: one asks nobody, the other
-// enforces what an advisor decides.
+// enforcement are two proxies, each in front of a server of its own: one has no advisor, the
+// other enforces what one decides.
 type enforcement struct {
 	client  *http.Client
 	proxies [2]*rig

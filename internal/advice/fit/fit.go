@@ -44,6 +44,21 @@ type Form struct {
 	Batch, Steps bool
 }
 
+// String names the form, for example linear(pixels*batch).
+func (f Form) String() string {
+	work := "pixels"
+	if f.Batch {
+		work += "*batch"
+	}
+	if f.Steps {
+		work += "*steps"
+	}
+	if f.Curve == Constant {
+		return string(f.Curve)
+	}
+	return string(f.Curve) + "(" + work + ")"
+}
+
 func (f Form) work(s Size) float64 {
 	w := s.Pixels / 1e6
 	if f.Batch {

@@ -8,12 +8,9 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/advice"
 )
 
-// busyWindow is over what time the utilisation is averaged that makes a GPU busy.
-const busyWindow = 2 * time.Minute
-
 // Advice is what an advisor needs to know of a GPU: without memory where its limit or its use is
-// unknown, so that the samples count as too old.
-func (m *Machine) Advice(g *GPU, now time.Time) advice.GPU {
+// unknown, so that the samples count as too old. Its utilisation is the mean over busyFor.
+func (m *Machine) Advice(g *GPU, busyFor time.Duration, now time.Time) advice.GPU {
 	a := advice.GPU{ID: g.ID, Product: g.Model, Utilization: -1}
 	switch g.Condition(now) {
 	case Lost, Unresponsive:
@@ -36,12 +33,12 @@ func (m *Machine) Advice(g *GPU, now time.Time) advice.GPU {
 		}
 	}
 	sum, seconds := 0.0, 0.0
-	for second := now.Unix() - int64(busyWindow.Seconds()); second < now.Unix(); second++ {
+	for second := now.Unix() - int64(busyFor.Seconds()); second < now.Unix(); second++ {
 		if v, ok := g.history.at(utilizationColumn, second); ok {
 			sum, seconds = sum+v, seconds+1
 		}
 	}
-	if seconds >= busyWindow.Seconds()/2 {
+	if seconds >= busyFor.Seconds()/2 {
 		a.Utilization = sum / seconds
 	}
 	return a

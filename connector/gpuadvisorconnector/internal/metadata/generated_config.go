@@ -28,17 +28,19 @@ func (ms *MetricConfig) Unmarshal(parser *confmap.Conf) error {
 
 // MetricsConfig provides config for gpuadvisor metrics.
 type MetricsConfig struct {
-	GpuadvisorCondition       MetricConfig `mapstructure:"gpuadvisor.condition"`
-	GpuadvisorDecisions       MetricConfig `mapstructure:"gpuadvisor.decisions"`
-	GpuadvisorHeldBackTime    MetricConfig `mapstructure:"gpuadvisor.held_back.time"`
-	GpuadvisorLevel           MetricConfig `mapstructure:"gpuadvisor.level"`
-	GpuadvisorModelError      MetricConfig `mapstructure:"gpuadvisor.model.error"`
-	GpuadvisorModelSamples    MetricConfig `mapstructure:"gpuadvisor.model.samples"`
-	GpuadvisorObserved        MetricConfig `mapstructure:"gpuadvisor.observed"`
-	GpuadvisorObservedLate    MetricConfig `mapstructure:"gpuadvisor.observed.late"`
-	GpuadvisorOfferedTime     MetricConfig `mapstructure:"gpuadvisor.offered.time"`
-	GpuadvisorPrompts         MetricConfig `mapstructure:"gpuadvisor.prompts"`
-	GpuadvisorRecommendedSide MetricConfig `mapstructure:"gpuadvisor.recommended.side"`
+	GpuadvisorCondition          MetricConfig `mapstructure:"gpuadvisor.condition"`
+	GpuadvisorDecisions          MetricConfig `mapstructure:"gpuadvisor.decisions"`
+	GpuadvisorHeldBackTime       MetricConfig `mapstructure:"gpuadvisor.held_back.time"`
+	GpuadvisorLevel              MetricConfig `mapstructure:"gpuadvisor.level"`
+	GpuadvisorModelCoefficient   MetricConfig `mapstructure:"gpuadvisor.model.coefficient"`
+	GpuadvisorModelError         MetricConfig `mapstructure:"gpuadvisor.model.error"`
+	GpuadvisorModelSamples       MetricConfig `mapstructure:"gpuadvisor.model.samples"`
+	GpuadvisorObserved           MetricConfig `mapstructure:"gpuadvisor.observed"`
+	GpuadvisorObservedLate       MetricConfig `mapstructure:"gpuadvisor.observed.late"`
+	GpuadvisorOfferedTime        MetricConfig `mapstructure:"gpuadvisor.offered.time"`
+	GpuadvisorPredictionCoverage MetricConfig `mapstructure:"gpuadvisor.prediction.coverage"`
+	GpuadvisorPrompts            MetricConfig `mapstructure:"gpuadvisor.prompts"`
+	GpuadvisorRecommendedSide    MetricConfig `mapstructure:"gpuadvisor.recommended.side"`
 }
 
 func DefaultMetricsConfig() MetricsConfig {
@@ -55,6 +57,9 @@ func DefaultMetricsConfig() MetricsConfig {
 		GpuadvisorLevel: MetricConfig{
 			Enabled: true,
 		},
+		GpuadvisorModelCoefficient: MetricConfig{
+			Enabled: true,
+		},
 		GpuadvisorModelError: MetricConfig{
 			Enabled: true,
 		},
@@ -68,6 +73,9 @@ func DefaultMetricsConfig() MetricsConfig {
 			Enabled: true,
 		},
 		GpuadvisorOfferedTime: MetricConfig{
+			Enabled: true,
+		},
+		GpuadvisorPredictionCoverage: MetricConfig{
 			Enabled: true,
 		},
 		GpuadvisorPrompts: MetricConfig{

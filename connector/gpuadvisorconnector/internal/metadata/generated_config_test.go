@@ -39,6 +39,9 @@ func TestMetricsBuilderConfig(t *testing.T) {
 					GpuadvisorLevel: MetricConfig{
 						Enabled: true,
 					},
+					GpuadvisorModelCoefficient: MetricConfig{
+						Enabled: true,
+					},
 					GpuadvisorModelError: MetricConfig{
 						Enabled: true,
 					},
@@ -52,6 +55,9 @@ func TestMetricsBuilderConfig(t *testing.T) {
 						Enabled: true,
 					},
 					GpuadvisorOfferedTime: MetricConfig{
+						Enabled: true,
+					},
+					GpuadvisorPredictionCoverage: MetricConfig{
 						Enabled: true,
 					},
 					GpuadvisorPrompts: MetricConfig{
@@ -79,6 +85,9 @@ func TestMetricsBuilderConfig(t *testing.T) {
 					GpuadvisorLevel: MetricConfig{
 						Enabled: false,
 					},
+					GpuadvisorModelCoefficient: MetricConfig{
+						Enabled: false,
+					},
 					GpuadvisorModelError: MetricConfig{
 						Enabled: false,
 					},
@@ -92,6 +101,9 @@ func TestMetricsBuilderConfig(t *testing.T) {
 						Enabled: false,
 					},
 					GpuadvisorOfferedTime: MetricConfig{
+						Enabled: false,
+					},
+					GpuadvisorPredictionCoverage: MetricConfig{
 						Enabled: false,
 					},
 					GpuadvisorPrompts: MetricConfig{

@@ -105,6 +105,32 @@ var MapAttributeGpuadvisorBecame = map[string]AttributeGpuadvisorBecame{
 	"failed":        AttributeGpuadvisorBecameFailed,
 }
 
+// AttributeGpuadvisorCoefficient specifies the value gpuadvisor.coefficient attribute.
+type AttributeGpuadvisorCoefficient int
+
+const (
+	_ AttributeGpuadvisorCoefficient = iota
+	AttributeGpuadvisorCoefficientA
+	AttributeGpuadvisorCoefficientB
+)
+
+// String returns the string representation of the AttributeGpuadvisorCoefficient.
+func (av AttributeGpuadvisorCoefficient) String() string {
+	switch av {
+	case AttributeGpuadvisorCoefficientA:
+		return "a"
+	case AttributeGpuadvisorCoefficientB:
+		return "b"
+	}
+	return ""
+}
+
+// MapAttributeGpuadvisorCoefficient is a helper map of string to AttributeGpuadvisorCoefficient attribute value.
+var MapAttributeGpuadvisorCoefficient = map[string]AttributeGpuadvisorCoefficient{
+	"a": AttributeGpuadvisorCoefficientA,
+	"b": AttributeGpuadvisorCoefficientB,
+}
+
 // AttributeGpuadvisorCost specifies the value gpuadvisor.cost attribute.
 type AttributeGpuadvisorCost int
 
@@ -242,6 +268,9 @@ var MetricsInfo = metricsInfo{
 	GpuadvisorLevel: metricInfo{
 		Name: "gpuadvisor.level",
 	},
+	GpuadvisorModelCoefficient: metricInfo{
+		Name: "gpuadvisor.model.coefficient",
+	},
 	GpuadvisorModelError: metricInfo{
 		Name: "gpuadvisor.model.error",
 	},
@@ -257,6 +286,9 @@ var MetricsInfo = metricsInfo{
 	GpuadvisorOfferedTime: metricInfo{
 		Name: "gpuadvisor.offered.time",
 	},
+	GpuadvisorPredictionCoverage: metricInfo{
+		Name: "gpuadvisor.prediction.coverage",
+	},
 	GpuadvisorPrompts: metricInfo{
 		Name: "gpuadvisor.prompts",
 	},
@@ -266,17 +298,19 @@ var MetricsInfo = metricsInfo{
 }
 
 type metricsInfo struct {
-	GpuadvisorCondition       metricInfo
-	GpuadvisorDecisions       metricInfo
-	GpuadvisorHeldBackTime    metricInfo
-	GpuadvisorLevel           metricInfo
-	GpuadvisorModelError      metricInfo
-	GpuadvisorModelSamples    metricInfo
-	GpuadvisorObserved        metricInfo
-	GpuadvisorObservedLate    metricInfo
-	GpuadvisorOfferedTime     metricInfo
-	GpuadvisorPrompts         metricInfo
-	GpuadvisorRecommendedSide metricInfo
+	GpuadvisorCondition          metricInfo
+	GpuadvisorDecisions          metricInfo
+	GpuadvisorHeldBackTime       metricInfo
+	GpuadvisorLevel              metricInfo
+	GpuadvisorModelCoefficient   metricInfo
+	GpuadvisorModelError         metricInfo
+	GpuadvisorModelSamples       metricInfo
+	GpuadvisorObserved           metricInfo
+	GpuadvisorObservedLate       metricInfo
+	GpuadvisorOfferedTime        metricInfo
+	GpuadvisorPredictionCoverage metricInfo
+	GpuadvisorPrompts            metricInfo
+	GpuadvisorRecommendedSide    metricInfo
 }
 
 type metricInfo struct {
@@ -493,6 +527,62 @@ func (m *metricGpuadvisorLevel) emit(metrics pmetric.MetricSlice) {
 
 func newMetricGpuadvisorLevel(cfg MetricConfig) metricGpuadvisorLevel {
 	m := metricGpuadvisorLevel{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricGpuadvisorModelCoefficient struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills gpuadvisor.model.coefficient metric with initial data.
+func (m *metricGpuadvisorModelCoefficient) init() {
+	m.data.SetName("gpuadvisor.model.coefficient")
+	m.data.SetDescription("Coefficient of the model of what prompts cost, in seconds or bytes, by the form.")
+	m.data.SetUnit("1")
+	m.data.SetEmptyGauge()
+	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricGpuadvisorModelCoefficient) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val float64, comfyuiWorkflowIDAttributeValue string, comfyuiModelAttributeValue string, gpuadvisorCostAttributeValue string, gpuadvisorCoefficientAttributeValue string, gpuadvisorFormAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Gauge().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetDoubleValue(val)
+	dp.Attributes().PutStr("comfyui.workflow.id", comfyuiWorkflowIDAttributeValue)
+	dp.Attributes().PutStr("comfyui.model", comfyuiModelAttributeValue)
+	dp.Attributes().PutStr("gpuadvisor.cost", gpuadvisorCostAttributeValue)
+	dp.Attributes().PutStr("gpuadvisor.coefficient", gpuadvisorCoefficientAttributeValue)
+	dp.Attributes().PutStr("gpuadvisor.form", gpuadvisorFormAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricGpuadvisorModelCoefficient) updateCapacity() {
+	if m.data.Gauge().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Gauge().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricGpuadvisorModelCoefficient) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Gauge().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricGpuadvisorModelCoefficient(cfg MetricConfig) metricGpuadvisorModelCoefficient {
+	m := metricGpuadvisorModelCoefficient{config: cfg}
 
 	if cfg.Enabled {
 		m.data = pmetric.NewMetric()
@@ -772,6 +862,58 @@ func newMetricGpuadvisorOfferedTime(cfg MetricConfig) metricGpuadvisorOfferedTim
 	return m
 }
 
+type metricGpuadvisorPredictionCoverage struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills gpuadvisor.prediction.coverage metric with initial data.
+func (m *metricGpuadvisorPredictionCoverage) init() {
+	m.data.SetName("gpuadvisor.prediction.coverage")
+	m.data.SetDescription("Part of the last predicted completions of a class, at most 200, that were in their 90 % band.")
+	m.data.SetUnit("1")
+	m.data.SetEmptyGauge()
+	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricGpuadvisorPredictionCoverage) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val float64, comfyuiTaskClassAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Gauge().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetDoubleValue(val)
+	dp.Attributes().PutStr("comfyui.task_class", comfyuiTaskClassAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricGpuadvisorPredictionCoverage) updateCapacity() {
+	if m.data.Gauge().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Gauge().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricGpuadvisorPredictionCoverage) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Gauge().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricGpuadvisorPredictionCoverage(cfg MetricConfig) metricGpuadvisorPredictionCoverage {
+	m := metricGpuadvisorPredictionCoverage{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
 type metricGpuadvisorPrompts struct {
 	data     pmetric.Metric // data buffer for generated metric.
 	config   MetricConfig   // metric config provided by user.
@@ -879,22 +1021,24 @@ func newMetricGpuadvisorRecommendedSide(cfg MetricConfig) metricGpuadvisorRecomm
 // MetricsBuilder provides an interface for scrapers to report metrics while taking care of all the transformations
 // required to produce metric representation defined in metadata and user config.
 type MetricsBuilder struct {
-	config                          MetricsBuilderConfig // config of the metrics builder.
-	startTime                       pcommon.Timestamp    // start time that will be applied to all recorded data points.
-	metricsCapacity                 int                  // maximum observed number of metrics per resource.
-	metricsBuffer                   pmetric.Metrics      // accumulates metrics data before emitting.
-	buildInfo                       component.BuildInfo  // contains version information.
-	metricGpuadvisorCondition       metricGpuadvisorCondition
-	metricGpuadvisorDecisions       metricGpuadvisorDecisions
-	metricGpuadvisorHeldBackTime    metricGpuadvisorHeldBackTime
-	metricGpuadvisorLevel           metricGpuadvisorLevel
-	metricGpuadvisorModelError      metricGpuadvisorModelError
-	metricGpuadvisorModelSamples    metricGpuadvisorModelSamples
-	metricGpuadvisorObserved        metricGpuadvisorObserved
-	metricGpuadvisorObservedLate    metricGpuadvisorObservedLate
-	metricGpuadvisorOfferedTime     metricGpuadvisorOfferedTime
-	metricGpuadvisorPrompts         metricGpuadvisorPrompts
-	metricGpuadvisorRecommendedSide metricGpuadvisorRecommendedSide
+	config                             MetricsBuilderConfig // config of the metrics builder.
+	startTime                          pcommon.Timestamp    // start time that will be applied to all recorded data points.
+	metricsCapacity                    int                  // maximum observed number of metrics per resource.
+	metricsBuffer                      pmetric.Metrics      // accumulates metrics data before emitting.
+	buildInfo                          component.BuildInfo  // contains version information.
+	metricGpuadvisorCondition          metricGpuadvisorCondition
+	metricGpuadvisorDecisions          metricGpuadvisorDecisions
+	metricGpuadvisorHeldBackTime       metricGpuadvisorHeldBackTime
+	metricGpuadvisorLevel              metricGpuadvisorLevel
+	metricGpuadvisorModelCoefficient   metricGpuadvisorModelCoefficient
+	metricGpuadvisorModelError         metricGpuadvisorModelError
+	metricGpuadvisorModelSamples       metricGpuadvisorModelSamples
+	metricGpuadvisorObserved           metricGpuadvisorObserved
+	metricGpuadvisorObservedLate       metricGpuadvisorObservedLate
+	metricGpuadvisorOfferedTime        metricGpuadvisorOfferedTime
+	metricGpuadvisorPredictionCoverage metricGpuadvisorPredictionCoverage
+	metricGpuadvisorPrompts            metricGpuadvisorPrompts
+	metricGpuadvisorRecommendedSide    metricGpuadvisorRecommendedSide
 }
 
 // MetricBuilderOption applies changes to default metrics builder.
@@ -916,21 +1060,23 @@ func WithStartTime(startTime pcommon.Timestamp) MetricBuilderOption {
 }
 func NewMetricsBuilder(mbc MetricsBuilderConfig, settings connector.Settings, options ...MetricBuilderOption) *MetricsBuilder {
 	mb := &MetricsBuilder{
-		config:                          mbc,
-		startTime:                       pcommon.NewTimestampFromTime(time.Now()),
-		metricsBuffer:                   pmetric.NewMetrics(),
-		buildInfo:                       settings.BuildInfo,
-		metricGpuadvisorCondition:       newMetricGpuadvisorCondition(mbc.Metrics.GpuadvisorCondition),
-		metricGpuadvisorDecisions:       newMetricGpuadvisorDecisions(mbc.Metrics.GpuadvisorDecisions),
-		metricGpuadvisorHeldBackTime:    newMetricGpuadvisorHeldBackTime(mbc.Metrics.GpuadvisorHeldBackTime),
-		metricGpuadvisorLevel:           newMetricGpuadvisorLevel(mbc.Metrics.GpuadvisorLevel),
-		metricGpuadvisorModelError:      newMetricGpuadvisorModelError(mbc.Metrics.GpuadvisorModelError),
-		metricGpuadvisorModelSamples:    newMetricGpuadvisorModelSamples(mbc.Metrics.GpuadvisorModelSamples),
-		metricGpuadvisorObserved:        newMetricGpuadvisorObserved(mbc.Metrics.GpuadvisorObserved),
-		metricGpuadvisorObservedLate:    newMetricGpuadvisorObservedLate(mbc.Metrics.GpuadvisorObservedLate),
-		metricGpuadvisorOfferedTime:     newMetricGpuadvisorOfferedTime(mbc.Metrics.GpuadvisorOfferedTime),
-		metricGpuadvisorPrompts:         newMetricGpuadvisorPrompts(mbc.Metrics.GpuadvisorPrompts),
-		metricGpuadvisorRecommendedSide: newMetricGpuadvisorRecommendedSide(mbc.Metrics.GpuadvisorRecommendedSide),
+		config:                             mbc,
+		startTime:                          pcommon.NewTimestampFromTime(time.Now()),
+		metricsBuffer:                      pmetric.NewMetrics(),
+		buildInfo:                          settings.BuildInfo,
+		metricGpuadvisorCondition:          newMetricGpuadvisorCondition(mbc.Metrics.GpuadvisorCondition),
+		metricGpuadvisorDecisions:          newMetricGpuadvisorDecisions(mbc.Metrics.GpuadvisorDecisions),
+		metricGpuadvisorHeldBackTime:       newMetricGpuadvisorHeldBackTime(mbc.Metrics.GpuadvisorHeldBackTime),
+		metricGpuadvisorLevel:              newMetricGpuadvisorLevel(mbc.Metrics.GpuadvisorLevel),
+		metricGpuadvisorModelCoefficient:   newMetricGpuadvisorModelCoefficient(mbc.Metrics.GpuadvisorModelCoefficient),
+		metricGpuadvisorModelError:         newMetricGpuadvisorModelError(mbc.Metrics.GpuadvisorModelError),
+		metricGpuadvisorModelSamples:       newMetricGpuadvisorModelSamples(mbc.Metrics.GpuadvisorModelSamples),
+		metricGpuadvisorObserved:           newMetricGpuadvisorObserved(mbc.Metrics.GpuadvisorObserved),
+		metricGpuadvisorObservedLate:       newMetricGpuadvisorObservedLate(mbc.Metrics.GpuadvisorObservedLate),
+		metricGpuadvisorOfferedTime:        newMetricGpuadvisorOfferedTime(mbc.Metrics.GpuadvisorOfferedTime),
+		metricGpuadvisorPredictionCoverage: newMetricGpuadvisorPredictionCoverage(mbc.Metrics.GpuadvisorPredictionCoverage),
+		metricGpuadvisorPrompts:            newMetricGpuadvisorPrompts(mbc.Metrics.GpuadvisorPrompts),
+		metricGpuadvisorRecommendedSide:    newMetricGpuadvisorRecommendedSide(mbc.Metrics.GpuadvisorRecommendedSide),
 	}
 
 	for _, op := range options {
@@ -1000,11 +1146,13 @@ func (mb *MetricsBuilder) EmitForResource(options ...ResourceMetricsOption) {
 	mb.metricGpuadvisorDecisions.emit(ils.Metrics())
 	mb.metricGpuadvisorHeldBackTime.emit(ils.Metrics())
 	mb.metricGpuadvisorLevel.emit(ils.Metrics())
+	mb.metricGpuadvisorModelCoefficient.emit(ils.Metrics())
 	mb.metricGpuadvisorModelError.emit(ils.Metrics())
 	mb.metricGpuadvisorModelSamples.emit(ils.Metrics())
 	mb.metricGpuadvisorObserved.emit(ils.Metrics())
 	mb.metricGpuadvisorObservedLate.emit(ils.Metrics())
 	mb.metricGpuadvisorOfferedTime.emit(ils.Metrics())
+	mb.metricGpuadvisorPredictionCoverage.emit(ils.Metrics())
 	mb.metricGpuadvisorPrompts.emit(ils.Metrics())
 	mb.metricGpuadvisorRecommendedSide.emit(ils.Metrics())
 
@@ -1048,6 +1196,11 @@ func (mb *MetricsBuilder) RecordGpuadvisorLevelDataPoint(ts pcommon.Timestamp, v
 	mb.metricGpuadvisorLevel.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, gpuadvisorLevelAttributeValue.String())
 }
 
+// RecordGpuadvisorModelCoefficientDataPoint adds a data point to gpuadvisor.model.coefficient metric.
+func (mb *MetricsBuilder) RecordGpuadvisorModelCoefficientDataPoint(ts pcommon.Timestamp, val float64, comfyuiWorkflowIDAttributeValue string, comfyuiModelAttributeValue string, gpuadvisorCostAttributeValue AttributeGpuadvisorCost, gpuadvisorCoefficientAttributeValue AttributeGpuadvisorCoefficient, gpuadvisorFormAttributeValue string) {
+	mb.metricGpuadvisorModelCoefficient.recordDataPoint(mb.startTime, ts, val, comfyuiWorkflowIDAttributeValue, comfyuiModelAttributeValue, gpuadvisorCostAttributeValue.String(), gpuadvisorCoefficientAttributeValue.String(), gpuadvisorFormAttributeValue)
+}
+
 // RecordGpuadvisorModelErrorDataPoint adds a data point to gpuadvisor.model.error metric.
 func (mb *MetricsBuilder) RecordGpuadvisorModelErrorDataPoint(ts pcommon.Timestamp, val float64, comfyuiWorkflowIDAttributeValue string, comfyuiModelAttributeValue string, gpuadvisorCostAttributeValue AttributeGpuadvisorCost) {
 	mb.metricGpuadvisorModelError.recordDataPoint(mb.startTime, ts, val, comfyuiWorkflowIDAttributeValue, comfyuiModelAttributeValue, gpuadvisorCostAttributeValue.String())
@@ -1071,6 +1224,11 @@ func (mb *MetricsBuilder) RecordGpuadvisorObservedLateDataPoint(ts pcommon.Times
 // RecordGpuadvisorOfferedTimeDataPoint adds a data point to gpuadvisor.offered.time metric.
 func (mb *MetricsBuilder) RecordGpuadvisorOfferedTimeDataPoint(ts pcommon.Timestamp, val float64, hwIDAttributeValue string) {
 	mb.metricGpuadvisorOfferedTime.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue)
+}
+
+// RecordGpuadvisorPredictionCoverageDataPoint adds a data point to gpuadvisor.prediction.coverage metric.
+func (mb *MetricsBuilder) RecordGpuadvisorPredictionCoverageDataPoint(ts pcommon.Timestamp, val float64, comfyuiTaskClassAttributeValue string) {
+	mb.metricGpuadvisorPredictionCoverage.recordDataPoint(mb.startTime, ts, val, comfyuiTaskClassAttributeValue)
 }
 
 // RecordGpuadvisorPromptsDataPoint adds a data point to gpuadvisor.prompts metric.

@@ -76,6 +76,10 @@ func TestMetricsBuilder(t *testing.T) {
 
 			defaultMetricsCount++
 			allMetricsCount++
+			mb.RecordGpuadvisorModelCoefficientDataPoint(ts, 1, "comfyui.workflow.id-val", "comfyui.model-val", AttributeGpuadvisorCostTime, AttributeGpuadvisorCoefficientA, "gpuadvisor.form-val")
+
+			defaultMetricsCount++
+			allMetricsCount++
 			mb.RecordGpuadvisorModelErrorDataPoint(ts, 1, "comfyui.workflow.id-val", "comfyui.model-val", AttributeGpuadvisorCostTime)
 
 			defaultMetricsCount++
@@ -93,6 +97,10 @@ func TestMetricsBuilder(t *testing.T) {
 			defaultMetricsCount++
 			allMetricsCount++
 			mb.RecordGpuadvisorOfferedTimeDataPoint(ts, 1, "hw.id-val")
+
+			defaultMetricsCount++
+			allMetricsCount++
+			mb.RecordGpuadvisorPredictionCoverageDataPoint(ts, 1, "comfyui.task_class-val")
 
 			defaultMetricsCount++
 			allMetricsCount++
@@ -216,6 +224,33 @@ func TestMetricsBuilder(t *testing.T) {
 					gpuadvisorLevelAttrVal, ok := dp.Attributes().Get("gpuadvisor.level")
 					assert.True(t, ok)
 					assert.Equal(t, "normal", gpuadvisorLevelAttrVal.Str())
+				case "gpuadvisor.model.coefficient":
+					assert.False(t, validatedMetrics["gpuadvisor.model.coefficient"], "Found a duplicate in the metrics slice: gpuadvisor.model.coefficient")
+					validatedMetrics["gpuadvisor.model.coefficient"] = true
+					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
+					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
+					assert.Equal(t, "Coefficient of the model of what prompts cost, in seconds or bytes, by the form.", mi.Description())
+					assert.Equal(t, "1", mi.Unit())
+					dp := mi.Gauge().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeDouble, dp.ValueType())
+					assert.InDelta(t, float64(1), dp.DoubleValue(), 0.01)
+					comfyuiWorkflowIDAttrVal, ok := dp.Attributes().Get("comfyui.workflow.id")
+					assert.True(t, ok)
+					assert.Equal(t, "comfyui.workflow.id-val", comfyuiWorkflowIDAttrVal.Str())
+					comfyuiModelAttrVal, ok := dp.Attributes().Get("comfyui.model")
+					assert.True(t, ok)
+					assert.Equal(t, "comfyui.model-val", comfyuiModelAttrVal.Str())
+					gpuadvisorCostAttrVal, ok := dp.Attributes().Get("gpuadvisor.cost")
+					assert.True(t, ok)
+					assert.Equal(t, "time", gpuadvisorCostAttrVal.Str())
+					gpuadvisorCoefficientAttrVal, ok := dp.Attributes().Get("gpuadvisor.coefficient")
+					assert.True(t, ok)
+					assert.Equal(t, "a", gpuadvisorCoefficientAttrVal.Str())
+					gpuadvisorFormAttrVal, ok := dp.Attributes().Get("gpuadvisor.form")
+					assert.True(t, ok)
+					assert.Equal(t, "gpuadvisor.form-val", gpuadvisorFormAttrVal.Str())
 				case "gpuadvisor.model.error":
 					assert.False(t, validatedMetrics["gpuadvisor.model.error"], "Found a duplicate in the metrics slice: gpuadvisor.model.error")
 					validatedMetrics["gpuadvisor.model.error"] = true
@@ -316,6 +351,21 @@ func TestMetricsBuilder(t *testing.T) {
 					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
 					assert.True(t, ok)
 					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
+				case "gpuadvisor.prediction.coverage":
+					assert.False(t, validatedMetrics["gpuadvisor.prediction.coverage"], "Found a duplicate in the metrics slice: gpuadvisor.prediction.coverage")
+					validatedMetrics["gpuadvisor.prediction.coverage"] = true
+					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
+					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
+					assert.Equal(t, "Part of the last predicted completions of a class, at most 200, that were in their 90 % band.", mi.Description())
+					assert.Equal(t, "1", mi.Unit())
+					dp := mi.Gauge().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeDouble, dp.ValueType())
+					assert.InDelta(t, float64(1), dp.DoubleValue(), 0.01)
+					comfyuiTaskClassAttrVal, ok := dp.Attributes().Get("comfyui.task_class")
+					assert.True(t, ok)
+					assert.Equal(t, "comfyui.task_class-val", comfyuiTaskClassAttrVal.Str())
 				case "gpuadvisor.prompts":
 					assert.False(t, validatedMetrics["gpuadvisor.prompts"], "Found a duplicate in the metrics slice: gpuadvisor.prompts")
 					validatedMetrics["gpuadvisor.prompts"] = true

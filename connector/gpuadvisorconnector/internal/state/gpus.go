@@ -17,7 +17,7 @@ func (st *Store) GPUs() []advice.GPU {
 	all := st.machine.GPUs()
 	gpus := make([]advice.GPU, 0, len(all))
 	for _, g := range all {
-		gpus = append(gpus, st.machine.Advice(g, now))
+		gpus = append(gpus, st.machine.Advice(g, st.settings.BusyFor, now))
 	}
 	return gpus
 }

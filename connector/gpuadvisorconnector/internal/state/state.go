@@ -40,6 +40,8 @@ type Settings struct {
 	// After is how long conditions hold before they show, by the ids of their causes; the others
 	// are as in the table of causes.
 	After map[string]time.Duration
+	// BusyFor is for how long a GPU's mean utilisation is high when it is busy.
+	BusyFor time.Duration
 	// Rush is a URL that receives a POST for a rush; empty where there is none.
 	Rush string
 	// Now is the clock.
