@@ -14,6 +14,8 @@ type prediction struct {
 	// completion is in seconds from then, deviation its own.
 	completion, deviation float64
 	low, high             float64
+	// shared is true if other servers use the GPU, too.
+	shared bool
 }
 
 // calibration compares predictions of a class with what happened: how many deviations the
@@ -51,6 +53,7 @@ func (e *Engine) calibrationOf(class string) *calibration {
 	return c
 }
 
+// add compares a prediction with when the prompt ended.
 func (c *calibration) add(p prediction, ended time.Time) {
 	actual := ended.Sub(p.at).Seconds()
 	c.off = append(c.off, (actual-p.completion)/max(p.deviation, 1e-3))
@@ -60,7 +63,11 @@ func (c *calibration) add(p prediction, ended time.Time) {
 	c.sorted = append(c.sorted[:0], c.off...)
 	slices.Sort(c.sorted)
 	c.below = adapted(c.below, actual < p.low, missBelow)
-	c.above = adapted(c.above, actual > p.high, missAbove)
+	share := missAbove
+	if p.shared {
+		share = missShared
+	}
+	c.above = adapted(c.above, actual > p.high, share)
 }
 
 // adapted is one side of a band after a completion.
@@ -74,8 +81,9 @@ func adapted(wide float64, missed bool, share float64) float64 {
 
 const (
 	// missBelow and missAbove are the shares of completions that are beyond their bands, together a
-	// little less than a tenth, since errors come together; pace is how fast bands follow.
-	missBelow, missAbove, pace = 0.025, 0.075, 0.1
+	// tenth; where neighbours slow prompts down, whose errors come together, fewer are to be above
+	// (missShared). pace is how fast bands follow.
+	missBelow, missAbove, missShared, pace = 0.025, 0.075, 0.05, 0.1
 	// The least and the most deviations of a band on each side.
 	minWide, maxWide = 0.3, 6
 )

@@ -87,9 +87,9 @@ func (e *Engine) Advise(r *admission.Request, now time.Time) (d admission.Decisi
 // judge sets the verdict and its reason.
 func (e *Engine) judge(d *admission.Decision, j *job, t *timing, m *memoryFit, now time.Time) {
 	s := j.server
-	// One that came before, and is late since, makes room for others: while a neighbour works, and where
-	// one of many comes at once.
-	idle := s.rests() && (j.came.Equal(j.accepted) || s.gpu.rests() && s.gpu.promises.batch < crowd)
+	// Batch that came before, and is late since, makes room for others: while a neighbour works, and
+	// where one of many comes at once.
+	idle := s.rests() && (!j.batch || j.came.Equal(j.accepted) || s.gpu.rests() && s.gpu.promises.batch < crowd)
 	switch late := t.late(); {
 	case m.never:
 		d.Verdict, d.Reason = admission.Reject, admission.TooLarge
@@ -125,7 +125,7 @@ func (e *Engine) claim(d *admission.Decision, j *job, t *timing, now time.Time) 
 	e.last++
 	j.claim, j.expires = e.last, now.Add(admission.ClaimTimeout)
 	if t.known {
-		j.predicted = prediction{now, t.completion, t.deviation, t.low, t.high}
+		j.predicted = prediction{now, t.completion, t.deviation, t.low, t.high, len(j.server.gpu.servers) > 1}
 	}
 	j.room = max(d.Memory.Room-j.server.memory.Context, 0)
 	e.claims[j.claim] = j

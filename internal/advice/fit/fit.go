@@ -6,7 +6,6 @@
 package fit
 
 import (
-	"maps"
 	"math"
 	"slices"
 )
@@ -196,19 +195,17 @@ func (f Form) held(samples []Sample, do func(s *Sample, predicted float64)) {
 	}
 }
 
-// error is the median of the relative errors of about equal sizes, and the mean of those: large sizes
-// count as much as usual ones.
-func (f Form) error(samples []Sample) float64 {
-	errors := map[int][]float64{}
+// farOff is the relative error from which on a sample is wrong: rare and slow prompts do not count for
+// more.
+const farOff = 0.5
+
+// error is the mean of the relative errors. Other than the median it tells a form that is wrong for
+// a few large sizes.
+func (f Form) error(samples []Sample) (mean float64) {
 	f.held(samples, func(s *Sample, predicted float64) {
-		about := int(math.Floor(math.Log2(s.Pixels * s.Batch * s.Steps)))
-		errors[about] = append(errors[about], math.Abs(s.Cost-predicted)/s.Cost)
+		mean += min(math.Abs(s.Cost-predicted)/s.Cost, farOff) / float64(len(samples))
 	})
-	sum := 0.0
-	for _, about := range slices.Sorted(maps.Keys(errors)) {
-		sum += median(errors[about])
-	}
-	return sum / float64(len(errors))
+	return mean
 }
 
 // calibrate compares what was seen with what was predicted without it (split-conformal, over
