@@ -14,8 +14,8 @@ type prediction struct {
 	// completion is in seconds from then, deviation its own.
 	completion, deviation float64
 	low, high             float64
-	// shared is true if other servers use the GPU, too.
-	shared bool
+	// missAbove is the share of such predictions whose completions are to be above the band.
+	missAbove float64
 }
 
 // calibration compares predictions of a class with what happened: how many deviations the
@@ -63,11 +63,7 @@ func (c *calibration) add(p prediction, ended time.Time) {
 	c.sorted = append(c.sorted[:0], c.off...)
 	slices.Sort(c.sorted)
 	c.below = adapted(c.below, actual < p.low, missBelow)
-	share := missAbove
-	if p.shared {
-		share = missShared
-	}
-	c.above = adapted(c.above, actual > p.high, share)
+	c.above = adapted(c.above, actual > p.high, p.missAbove)
 }
 
 // adapted is one side of a band after a completion.
@@ -81,9 +77,10 @@ func adapted(wide float64, missed bool, share float64) float64 {
 
 const (
 	// missBelow and missAbove are the shares of completions that are beyond their bands, together a
-	// tenth; where neighbours slow prompts down, whose errors come together, fewer are to be above
-	// (missShared). pace is how fast bands follow.
-	missBelow, missAbove, missShared, pace = 0.025, 0.075, 0.05, 0.1
+	// tenth. Where neighbours slow prompts down, whose errors come together, fewer are to be above;
+	// of batch, whose bands begin at the least time that is possible, more. pace is how fast bands
+	// follow.
+	missBelow, missAbove, missShared, missBatch, pace = 0.025, 0.075, 0.04, 0.095, 0.1
 	// The least and the most deviations of a band on each side.
 	minWide, maxWide = 0.3, 6
 )
@@ -101,6 +98,7 @@ func (c *calibration) quantile(share, normal float64) float64 {
 
 // The quantiles of the normal distribution.
 const (
+	normal80 = 0.842
 	normal95 = 1.645
 	normal99 = 2.326
 	// maxOff99 is the most deviations by which a prompt is taken to be late: what a neighbour adds to
@@ -135,4 +133,15 @@ func (e *Engine) coverage() (all []Coverage) {
 		}
 	}
 	return all
+}
+
+// mayMissAbove is the share of predictions of such prompts whose completions are to be above the band.
+func (j *job) mayMissAbove() float64 {
+	switch {
+	case j.batch:
+		return missBatch
+	case len(j.server.gpu.servers) > 1:
+		return missShared
+	}
+	return missAbove
 }

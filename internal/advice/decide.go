@@ -89,7 +89,7 @@ func (e *Engine) judge(d *admission.Decision, j *job, t *timing, m *memoryFit, n
 	s := j.server
 	// Batch that came before, and is late since, makes room for others: while a neighbour works, and
 	// where one of many comes at once.
-	idle := s.rests() && (!j.batch || j.came.Equal(j.accepted) || s.gpu.rests() && s.gpu.promises.batch < crowd)
+	idle := s.rests() && (!j.batch || !j.returned() || s.gpu.rests() && s.gpu.promises.batch < crowd)
 	switch late := t.late(); {
 	case m.never:
 		d.Verdict, d.Reason = admission.Reject, admission.TooLarge
@@ -125,7 +125,7 @@ func (e *Engine) claim(d *admission.Decision, j *job, t *timing, now time.Time) 
 	e.last++
 	j.claim, j.expires = e.last, now.Add(admission.ClaimTimeout)
 	if t.known {
-		j.predicted = prediction{now, t.completion, t.deviation, t.low, t.high, len(j.server.gpu.servers) > 1}
+		j.predicted = prediction{now, t.completion, t.deviation, t.low, t.high, j.mayMissAbove()}
 	}
 	j.room = max(d.Memory.Room-j.server.memory.Context, 0)
 	e.claims[j.claim] = j
@@ -226,7 +226,11 @@ func (e *Engine) timing(j *job, now time.Time) (t timing) {
 	}
 	c := e.calibrationOf(j.class)
 	t.low, t.high = c.band(end.Usual, end.Spread)
-	t.upper = t.completion + min(max(c.quantile(0.99, normal99), 0), maxOff99)*t.deviation
+	sure, normal := 0.99, normal99
+	if j.returned() { // it comes when it was told to
+		sure, normal = 0.8, normal80
+	}
+	t.upper = t.completion + min(max(c.quantile(sure, normal), 0), maxOff99)*t.deviation
 	return t
 }
 

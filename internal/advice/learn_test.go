@@ -164,7 +164,7 @@ func TestABandCoversNineTenths(t *testing.T) {
 				covered++
 			}
 			width += high - low
-			c.add(prediction{at: at, completion: 100, deviation: 1, low: low, high: high}, at.Add(seconds(took)))
+			c.add(prediction{at: at, completion: 100, deviation: 1, low: low, high: high, missAbove: missAbove}, at.Add(seconds(took)))
 		}
 		assert.InDelta(t, 1-missBelow-missAbove, float64(covered)/all, 0.03, real)
 		assert.InDelta(t, (1.96+1.44)*real, width/all, 0.6*real, real)
@@ -182,7 +182,7 @@ func TestABandIsWideOnTheSideOfTheErrors(t *testing.T) {
 		if random.IntN(8) == 0 {
 			took += 4
 		}
-		c.add(prediction{at: at, completion: 100, deviation: 1, low: low, high: high}, at.Add(seconds(took)))
+		c.add(prediction{at: at, completion: 100, deviation: 1, low: low, high: high, missAbove: missAbove}, at.Add(seconds(took)))
 	}
 	assert.InDelta(t, 2, c.below, 0.5)
 	assert.Greater(t, c.above, c.below+0.5)

@@ -48,3 +48,6 @@ func (e *Engine) retry(j *job, t *timing, now time.Time) time.Duration {
 }
 
 func (j *job) promiseKey() promiseKey { return promiseKey{j.server, j.batch, j.kind, j.side} }
+
+// returned reports whether a prompt was refused before, and comes at the time that it was given.
+func (j *job) returned() bool { return !j.came.Equal(j.accepted) }

@@ -39,7 +39,7 @@ func TestWhatWasLearnedOutlivesTheProcess(t *testing.T) {
 	w.learned("a", 20)
 	w.kindOfAll("a").loaded(3)
 	w.Engine.servers["a"].gpu.probed(w.kindOf(w.Engine.servers["a"], "colour", "ddcolor"), sizeOf(2048, 1, 0), &Execution{OutOfMemory: true, Ended: w.now, Reserved: 6 * gib}, 0)
-	w.calibrationOf("people").add(prediction{w.now.Add(-time.Second), 2, 0.5, 1, 3, false}, w.now)
+	w.calibrationOf("people").add(prediction{w.now.Add(-time.Second), 2, 0.5, 1, 3, missAbove}, w.now)
 	w.rested()
 	w.queued("a", "people", 512)
 	before := w.ask("a", "people", 512)
