@@ -167,7 +167,8 @@ var withoutGPU = []string{
 	"Watchdog none", "CollectorExportFailing warning", "CollectorBacklogGrowing warning", "CollectorDataDropped warning",
 	"ComfyUIOutOfMemory warning", "ComfyUIModelLoadingHeavy warning", "ComfyUIQueueGrowing warning", "ComfyUIStalled critical", "ComfyUIDown critical",
 	"ComfyUIErrorRate warning", "ComfyUILatencySLO critical", "ComfyUILatencySLO warning",
-	"GPUTelemetryMissing critical", // when all the others have fired
+	"GPUMemoryHeadroomShort warning", // it names the GPU by its id
+	"GPUTelemetryMissing critical",   // when all the others have fired
 }
 
 // TestEveryAlertFires causes every alert in the test library and in simulated ComfyUIs, and
@@ -345,6 +346,7 @@ const (
 	stuckServer
 	slowServer
 	deadServer
+	shortServer
 	failingServersInAll
 )
 
@@ -374,6 +376,7 @@ func (f *failingServers) fail(ctx context.Context, t *testing.T, causing *sync.W
 			_ = simulation.NewUsers("http://"+f.comfyui[stuckServer].proxy).Order(ctx, fmt.Sprint("client-stuck-", i), []simulation.Photo{{Side: 512}})
 		})
 	}
+	f.short(ctx, t, causing)
 	f.slow(ctx, causing)
 	f.comfyui[deadServer].server.CloseClientConnections()
 	f.comfyui[deadServer].server.Listener.Close()

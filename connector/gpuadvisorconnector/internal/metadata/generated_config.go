@@ -32,6 +32,7 @@ type MetricsConfig struct {
 	GpuadvisorDecisions       MetricConfig `mapstructure:"gpuadvisor.decisions"`
 	GpuadvisorHeldBackTime    MetricConfig `mapstructure:"gpuadvisor.held_back.time"`
 	GpuadvisorLevel           MetricConfig `mapstructure:"gpuadvisor.level"`
+	GpuadvisorMemoryShortage  MetricConfig `mapstructure:"gpuadvisor.memory.shortage"`
 	GpuadvisorModelError      MetricConfig `mapstructure:"gpuadvisor.model.error"`
 	GpuadvisorModelSamples    MetricConfig `mapstructure:"gpuadvisor.model.samples"`
 	GpuadvisorObserved        MetricConfig `mapstructure:"gpuadvisor.observed"`
@@ -53,6 +54,9 @@ func DefaultMetricsConfig() MetricsConfig {
 			Enabled: true,
 		},
 		GpuadvisorLevel: MetricConfig{
+			Enabled: true,
+		},
+		GpuadvisorMemoryShortage: MetricConfig{
 			Enabled: true,
 		},
 		GpuadvisorModelError: MetricConfig{

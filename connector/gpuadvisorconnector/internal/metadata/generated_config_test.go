@@ -39,6 +39,9 @@ func TestMetricsBuilderConfig(t *testing.T) {
 					GpuadvisorLevel: MetricConfig{
 						Enabled: true,
 					},
+					GpuadvisorMemoryShortage: MetricConfig{
+						Enabled: true,
+					},
 					GpuadvisorModelError: MetricConfig{
 						Enabled: true,
 					},
@@ -77,6 +80,9 @@ func TestMetricsBuilderConfig(t *testing.T) {
 						Enabled: false,
 					},
 					GpuadvisorLevel: MetricConfig{
+						Enabled: false,
+					},
+					GpuadvisorMemoryShortage: MetricConfig{
 						Enabled: false,
 					},
 					GpuadvisorModelError: MetricConfig{
