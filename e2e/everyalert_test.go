@@ -325,7 +325,11 @@ func newFailingServers(t *testing.T) *failingServers {
 		s := simulation.NewService(m.gpus[i], m.profiles[i], uint64(i))
 		f.services = append(f.services, s)
 		working.Go(func() { s.Run(ctx) })
-		o := s.Options(fakecomfyui.Newer)
+		version := fakecomfyui.Newer
+		if i == shortServer { // with Dynamic VRAM nothing is short before it runs out
+			version = fakecomfyui.Older
+		}
+		o := s.Options(version)
 		var work fakecomfyui.Work = s
 		if i == stuckServer {
 			work = stuckService{s}
