@@ -198,7 +198,7 @@ func TestEveryAlertFires(t *testing.T) {
 	// ComfyUIs.
 	b := newFailingServers(t)
 	c := collect(t, "comfyui.yaml", append(b.environment, pages.of[1].environment(), fmt.Sprintf("OTELCOL_GPU_TELEMETRY_PORT=%d", working), "OTELCOL_GPU_COLLECTION_INTERVAL=500ms",
-		"OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(), "OTELCOL_GPU_TRACES_ENDPOINT=127.0.0.1:"+strconv.Itoa(port(t))), "--config", stores, "--config", b.overlay(t), "--config", sooner)
+		"OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(), "OTELCOL_GPU_TRACES_ENDPOINT=127.0.0.1:"+strconv.Itoa(port(t))), "--config", stores, "--config", b.overlay(t), "--config", sooner, "--config", adviceOften)
 	// A collector whose store is away.
 	l := newMachine(t, fakenvml.Current, "h100", "h100")
 	collect(t, "default.yaml", append(l.environment, pages.of[2].environment(), fmt.Sprintf("OTELCOL_GPU_TELEMETRY_PORT=%d", lonely), "OTELCOL_GPU_COLLECTION_INTERVAL=500ms",

@@ -34,6 +34,9 @@ var notOnThePage = map[string]string{
 // their rules and windows stay.
 const sooner = "yaml:connectors::gpuadvisor::conditions::after: {gpu.idle: 10s, gpu.memory.short: 10s, comfyui.loading: 10s}"
 
+// adviceOften has the connector's metrics emitted within the shorter times of the rules.
+const adviceOften = "yaml:connectors::gpuadvisor::collection_interval: 1s"
+
 // causesSeen are the alerts that pages named as those of their conditions.
 type causesSeen struct {
 	of   []livePage

@@ -101,7 +101,7 @@ func TestAHealthyHourIsSilent(t *testing.T) {
 	j, folder := startJaeger(t), t.TempDir()
 	command := func() *collector {
 		return collect(t, "comfyui.yaml", append(m.environment, fmt.Sprintf("OTELCOL_GPU_TELEMETRY_PORT=%d", telemetry), "OTELCOL_GPU_COLLECTION_INTERVAL=500ms",
-			"OTELCOL_GPU_COMFYUI_STORE="+folder, "OTELCOL_GPU_TRACES_ENDPOINT="+j.otlp), "--config", writingTo(t, all), "--config", p.overlay(t),
+			"OTELCOL_GPU_COMFYUI_STORE="+folder, "OTELCOL_GPU_TRACES_ENDPOINT="+j.otlp), "--config", writingTo(t, all), "--config", p.overlay(t), "--config", adviceOften,
 			"--config=yaml:receivers::nvml::card_timeout: 10s", "--config=yaml:receivers::nvml/fast::card_timeout: 10s", // a busy machine is not a slow GPU
 			"--config=yaml:receivers::comfyui::memory::interval: 200ms", "--config=yaml:receivers::comfyui/1::memory::interval: 200ms")
 	}
@@ -156,6 +156,7 @@ func TestAHealthyHourIsSilent(t *testing.T) {
 		eventually(t, all[i].Store, `sum(increase(comfyui_prompts_total{comfyui_prompt_outcome="success"}[`+window+`])) > 20`, atLeast(1))
 		eventually(t, all[i].Store, `max_over_time(hw_gpu_xid_errors_total{hw_gpu_xid="13"}[`+window+`]) == 1`, atLeast(1))
 		eventually(t, all[i].Store, `max_over_time(min_over_time((hw_gpu_memory_usage_bytes / hw_gpu_memory_limit_bytes)[10s:500ms])[`+window+`:1s]) > 0.95`, atLeast(1)) // for longer than the rules' for
+		eventually(t, all[i].Store, `min(count_over_time(gpuadvisor_memory_shortage_bytes[`+window+`])) > 100`, atLeast(1))
 		eventually(t, all[i].Store, `sum(max_over_time(comfyui_loading_time_seconds_total[`+window+`])) > 0`, atLeast(1))
 	}
 	figure.AtMost("alerts.false", float64(len(wrong)), "alerts", 0)
