@@ -35,12 +35,15 @@ type restartable struct {
 	// images counts those since the process's start.
 	images atomic.Int64
 
+	// version is Older for one without Dynamic VRAM, whose memory can be short before it runs out.
+	version fakecomfyui.Version
+
 	stop func()
 }
 
-func newRestartable(t *testing.T, service *simulation.Service) *restartable {
+func newRestartable(t *testing.T, service *simulation.Service, version fakecomfyui.Version) *restartable {
 	t.Helper()
-	r := &restartable{service: service, address: "127.0.0.1:" + strconv.Itoa(port(t))}
+	r := &restartable{service: service, version: version, address: "127.0.0.1:" + strconv.Itoa(port(t))}
 	r.start(t)
 	t.Cleanup(func() { r.stop() })
 	return r
@@ -49,7 +52,7 @@ func newRestartable(t *testing.T, service *simulation.Service) *restartable {
 func (r *restartable) start(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	server := fakecomfyui.NewServerWith(r.service, r.service.Options(fakecomfyui.Newer))
+	server := fakecomfyui.NewServerWith(r.service, r.service.Options(r.version))
 	listener, err := net.Listen("tcp", r.address)
 	require.NoError(t, err)
 	h := &httptest.Server{Listener: listener, Config: &http.Server{Handler: server}}
@@ -95,7 +98,7 @@ func TestAHealthyHourIsSilent(t *testing.T) {
 		p.gpu = append(p.gpu, m.gpus[i].UUID())
 		s := simulation.NewService(m.gpus[i], m.profiles[i], uint64(i))
 		working.Go(func() { s.Run(ctx) })
-		servers = append(servers, newRestartable(t, s))
+		servers = append(servers, newRestartable(t, s, []fakecomfyui.Version{fakecomfyui.Newer, fakecomfyui.Older}[i]))
 		p.comfyui = append(p.comfyui, &comfyUI{gpu: i, server: &httptest.Server{URL: "http://" + servers[i].address}, proxy: "127.0.0.1:" + strconv.Itoa(port(t))})
 	}
 	j, folder := startJaeger(t), t.TempDir()
