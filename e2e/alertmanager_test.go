@@ -195,6 +195,7 @@ func TestManyAlertsOfAGroupAreCutWithANote(t *testing.T) {
 
 // inhibited are the alerts of which one says what the other does.
 var inhibited = []struct{ source, target string }{
+	{"GPUMemoryUsageCritical", "GPUMemoryHeadroomShort"},
 	{"GPUXidCritical", "GPUXidWarning"},
 	{"GPURowRemapFailure", "GPURowRemapPending"}, {"GPURowRemapFailure", "GPUPagesRetired"}, {"GPURecoveryActionNeeded", "GPUPredictedFailure"},
 	{"ComfyUIDown", "ComfyUIQueueGrowing"}, {"ComfyUIDown", "ComfyUIStalled"}, {"ComfyUIDown", "ComfyUIErrorRate"}, {"ComfyUIDown", "ComfyUILatencySLO"}, {"ComfyUIDown", "ComfyUIModelLoadingHeavy"},

@@ -167,7 +167,8 @@ var withoutGPU = []string{
 	"Watchdog none", "CollectorExportFailing warning", "CollectorBacklogGrowing warning", "CollectorDataDropped warning",
 	"ComfyUIOutOfMemory warning", "ComfyUIModelLoadingHeavy warning", "ComfyUIQueueGrowing warning", "ComfyUIStalled critical", "ComfyUIDown critical",
 	"ComfyUIErrorRate warning", "ComfyUILatencySLO critical", "ComfyUILatencySLO warning",
-	"GPUTelemetryMissing critical", // when all the others have fired
+	"GPUMemoryHeadroomShort warning", // it names the GPU by its id
+	"GPUTelemetryMissing critical",   // when all the others have fired
 }
 
 // TestEveryAlertFires causes every alert in the test library and in simulated ComfyUIs, and
@@ -197,7 +198,7 @@ func TestEveryAlertFires(t *testing.T) {
 	// ComfyUIs.
 	b := newFailingServers(t)
 	c := collect(t, "comfyui.yaml", append(b.environment, pages.of[1].environment(), fmt.Sprintf("OTELCOL_GPU_TELEMETRY_PORT=%d", working), "OTELCOL_GPU_COLLECTION_INTERVAL=500ms",
-		"OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(), "OTELCOL_GPU_TRACES_ENDPOINT=127.0.0.1:"+strconv.Itoa(port(t))), "--config", stores, "--config", b.overlay(t), "--config", sooner)
+		"OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(), "OTELCOL_GPU_TRACES_ENDPOINT=127.0.0.1:"+strconv.Itoa(port(t))), "--config", stores, "--config", b.overlay(t), "--config", sooner, "--config", adviceOften)
 	// A collector whose store is away.
 	l := newMachine(t, fakenvml.Current, "h100", "h100")
 	collect(t, "default.yaml", append(l.environment, pages.of[2].environment(), fmt.Sprintf("OTELCOL_GPU_TELEMETRY_PORT=%d", lonely), "OTELCOL_GPU_COLLECTION_INTERVAL=500ms",
@@ -324,7 +325,11 @@ func newFailingServers(t *testing.T) *failingServers {
 		s := simulation.NewService(m.gpus[i], m.profiles[i], uint64(i))
 		f.services = append(f.services, s)
 		working.Go(func() { s.Run(ctx) })
-		o := s.Options(fakecomfyui.Newer)
+		version := fakecomfyui.Newer
+		if i == shortServer { // with Dynamic VRAM nothing is short before it runs out
+			version = fakecomfyui.Older
+		}
+		o := s.Options(version)
 		var work fakecomfyui.Work = s
 		if i == stuckServer {
 			work = stuckService{s}
@@ -345,6 +350,7 @@ const (
 	stuckServer
 	slowServer
 	deadServer
+	shortServer
 	failingServersInAll
 )
 
@@ -374,6 +380,7 @@ func (f *failingServers) fail(ctx context.Context, t *testing.T, causing *sync.W
 			_ = simulation.NewUsers("http://"+f.comfyui[stuckServer].proxy).Order(ctx, fmt.Sprint("client-stuck-", i), []simulation.Photo{{Side: 512}})
 		})
 	}
+	f.short(ctx, t, causing)
 	f.slow(ctx, causing)
 	f.comfyui[deadServer].server.CloseClientConnections()
 	f.comfyui[deadServer].server.Listener.Close()

@@ -32,7 +32,10 @@ var notOnThePage = map[string]string{
 
 // sooner are settings with which conditions show that wait for a long time as they are shipped:
 // their rules and windows stay.
-const sooner = "yaml:connectors::gpuadvisor::conditions::after: {gpu.idle: 10s, comfyui.loading: 10s}"
+const sooner = "yaml:connectors::gpuadvisor::conditions::after: {gpu.idle: 10s, gpu.memory.short: 10s, comfyui.loading: 10s}"
+
+// adviceOften has the connector's metrics emitted within the shorter times of the rules.
+const adviceOften = "yaml:connectors::gpuadvisor::collection_interval: 1s"
 
 // causesSeen are the alerts that pages named as those of their conditions.
 type causesSeen struct {
@@ -100,5 +103,24 @@ func (f *failingServers) slow(ctx context.Context, causing *sync.WaitGroup) {
 		for i := range 10 {
 			causing.Go(func() { submit(fmt.Sprint("client-waits-", i), 2+i) })
 		}
+	})
+}
+
+// short has another program hold most of the memory that prompts have used. Less than a GPU that is
+// full, whose alert inhibits this one.
+func (f *failingServers) short(ctx context.Context, t *testing.T, causing *sync.WaitGroup) {
+	service, users := f.services[shortServer], simulation.NewUsers("http://"+f.comfyui[shortServer].proxy)
+	var end func()
+	t.Cleanup(func() {
+		if end != nil {
+			end()
+		}
+	})
+	causing.Go(func() {
+		for i := range 4 {
+			_ = users.Order(ctx, fmt.Sprint("client-short-", i), []simulation.Photo{{Side: 1280}})
+		}
+		service.Free()
+		end = service.Occupy(4343, 0.93)
 	})
 }

@@ -35,12 +35,15 @@ type restartable struct {
 	// images counts those since the process's start.
 	images atomic.Int64
 
+	// version is Older for one without Dynamic VRAM, whose memory can be short before it runs out.
+	version fakecomfyui.Version
+
 	stop func()
 }
 
-func newRestartable(t *testing.T, service *simulation.Service) *restartable {
+func newRestartable(t *testing.T, service *simulation.Service, version fakecomfyui.Version) *restartable {
 	t.Helper()
-	r := &restartable{service: service, address: "127.0.0.1:" + strconv.Itoa(port(t))}
+	r := &restartable{service: service, version: version, address: "127.0.0.1:" + strconv.Itoa(port(t))}
 	r.start(t)
 	t.Cleanup(func() { r.stop() })
 	return r
@@ -49,7 +52,7 @@ func newRestartable(t *testing.T, service *simulation.Service) *restartable {
 func (r *restartable) start(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	server := fakecomfyui.NewServerWith(r.service, r.service.Options(fakecomfyui.Newer))
+	server := fakecomfyui.NewServerWith(r.service, r.service.Options(r.version))
 	listener, err := net.Listen("tcp", r.address)
 	require.NoError(t, err)
 	h := &httptest.Server{Listener: listener, Config: &http.Server{Handler: server}}
@@ -95,13 +98,13 @@ func TestAHealthyHourIsSilent(t *testing.T) {
 		p.gpu = append(p.gpu, m.gpus[i].UUID())
 		s := simulation.NewService(m.gpus[i], m.profiles[i], uint64(i))
 		working.Go(func() { s.Run(ctx) })
-		servers = append(servers, newRestartable(t, s))
+		servers = append(servers, newRestartable(t, s, []fakecomfyui.Version{fakecomfyui.Newer, fakecomfyui.Older}[i]))
 		p.comfyui = append(p.comfyui, &comfyUI{gpu: i, server: &httptest.Server{URL: "http://" + servers[i].address}, proxy: "127.0.0.1:" + strconv.Itoa(port(t))})
 	}
 	j, folder := startJaeger(t), t.TempDir()
 	command := func() *collector {
 		return collect(t, "comfyui.yaml", append(m.environment, fmt.Sprintf("OTELCOL_GPU_TELEMETRY_PORT=%d", telemetry), "OTELCOL_GPU_COLLECTION_INTERVAL=500ms",
-			"OTELCOL_GPU_COMFYUI_STORE="+folder, "OTELCOL_GPU_TRACES_ENDPOINT="+j.otlp), "--config", writingTo(t, all), "--config", p.overlay(t),
+			"OTELCOL_GPU_COMFYUI_STORE="+folder, "OTELCOL_GPU_TRACES_ENDPOINT="+j.otlp), "--config", writingTo(t, all), "--config", p.overlay(t), "--config", adviceOften,
 			"--config=yaml:receivers::nvml::card_timeout: 10s", "--config=yaml:receivers::nvml/fast::card_timeout: 10s", // a busy machine is not a slow GPU
 			"--config=yaml:receivers::comfyui::memory::interval: 200ms", "--config=yaml:receivers::comfyui/1::memory::interval: 200ms")
 	}
@@ -156,6 +159,7 @@ func TestAHealthyHourIsSilent(t *testing.T) {
 		eventually(t, all[i].Store, `sum(increase(comfyui_prompts_total{comfyui_prompt_outcome="success"}[`+window+`])) > 20`, atLeast(1))
 		eventually(t, all[i].Store, `max_over_time(hw_gpu_xid_errors_total{hw_gpu_xid="13"}[`+window+`]) == 1`, atLeast(1))
 		eventually(t, all[i].Store, `max_over_time(min_over_time((hw_gpu_memory_usage_bytes / hw_gpu_memory_limit_bytes)[10s:500ms])[`+window+`:1s]) > 0.95`, atLeast(1)) // for longer than the rules' for
+		eventually(t, all[i].Store, `min(count_over_time(gpuadvisor_memory_shortage_bytes[`+window+`])) > 100`, atLeast(1))
 		eventually(t, all[i].Store, `sum(max_over_time(comfyui_loading_time_seconds_total[`+window+`])) > 0`, atLeast(1))
 	}
 	figure.AtMost("alerts.false", float64(len(wrong)), "alerts", 0)

@@ -13,8 +13,12 @@ import (
 // emitAdvice adds the levels of the GPUs, the decisions, and the models that they are made from.
 func (a *advisor) emitAdvice(sm pmetric.ScopeMetrics, at pcommon.Timestamp) {
 	if loads := a.advice.Loads(idsOf(a.state.GPUs())); len(loads) > 0 {
-		points := gauge(sm, "gpuadvisor.level", "{level}")
+		points, shortages := gauge(sm, "gpuadvisor.level", "{level}"), gauge(sm, "gpuadvisor.memory.shortage", "By")
 		for id, load := range loads {
+			shortage := shortages.AppendEmpty()
+			shortage.SetTimestamp(at)
+			shortage.SetIntValue(load.Shortage)
+			shortage.Attributes().PutStr(semconv.GPUID, id)
 			for _, level := range advice.Levels() {
 				p := points.AppendEmpty()
 				p.SetTimestamp(at)

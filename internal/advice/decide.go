@@ -227,7 +227,7 @@ func (e *Engine) timing(j *job, now time.Time) (t timing) {
 	c := e.calibrationOf(j.class)
 	t.low, t.high = c.band(end.Usual, end.Spread)
 	sure, normal := 0.99, normal99
-	if j.returned() { // it comes when it was told to
+	if j.returned() { // it comes when its Retry-After has passed
 		sure, normal = 0.8, normal80
 	}
 	t.upper = t.completion + min(max(c.quantile(sure, normal), 0), maxOff99)*t.deviation

@@ -150,6 +150,7 @@ func (e *Engine) Executed(x *Execution) {
 	k.changed = true
 	if s.gpu != nil {
 		s.gpu.probed(of, size, x, o.room)
+		e.remember(s, probeKey{of, size}, x)
 	}
 	if x.Active > 0 {
 		k.memory.lower(size, float64(x.Active), x.Ended)

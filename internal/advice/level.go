@@ -47,6 +47,9 @@ type Load struct {
 	Level Level
 	// Wait is until all that runs and waits on the GPU has ended.
 	Wait time.Duration
+	// Shortage is by how many bytes its memory is too little for what it executed within the last
+	// hour; 0 if that is not known.
+	Shortage int64
 }
 
 // Load is a GPU's at a time. The time that a prompt would wait counts first, then memory and
@@ -65,7 +68,7 @@ func (e *Engine) Load(id string, now time.Time) Load {
 	case next == Unhealthy, now.Sub(l.since) >= dwell:
 		l.level, l.since = next, now
 	}
-	return Load{l.level, seconds(wait)}
+	return Load{l.level, seconds(wait), e.shortage(g, now)}
 }
 
 // levelNow is the level without its dwell, and the wait in seconds.

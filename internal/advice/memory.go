@@ -35,20 +35,30 @@ func (e *Engine) bound(k *kind, s fit.Size) float64 {
 	return max(k.memory.model.Upper(s, boundShare)*(1+e.settings.SafetyMargin), k.memory.leastOf(s))
 }
 
-// fits compares what a prompt needs with what its GPU has.
-func (e *Engine) fits(j *job, now time.Time) (m memoryFit) {
-	s, g := j.server, j.server.gpu
-	m.context = s.memory.Context
+// space is what a GPU has for a server's prompts, in bytes.
+type space struct {
+	// room is what the others leave, held what the server's process has of it already; foreign is
+	// what other programs hold.
+	room, held, foreign int64
+	// idle is what the idle neighbour free gives back, the one that gives back most; working is true
+	// if a neighbour works.
+	idle    int64
+	free    string
+	working bool
+}
+
+// spaceFor is what a server's GPU has for its prompts.
+func (e *Engine) spaceFor(s *server) (a space) {
+	g := s.gpu
 	// Others hold what the driver says, and what they are about to need.
-	foreign := g.memory.Used
+	a.foreign = g.memory.Used
 	for _, o := range g.servers {
-		foreign -= o.holds()
+		a.foreign -= o.holds()
 	}
 	// What servers said of themselves may be old: one that rests gives memory back, and is not
 	// asked again. The driver's figure is not.
-	gone := max(-foreign, 0)
-	idle, largest := int64(0), ""
-	own, others, working := int64(0), int64(0), false
+	gone := max(-a.foreign, 0)
+	others := int64(0)
 	for _, o := range g.servers {
 		held := o.holds()
 		if o.rests() {
@@ -56,20 +66,29 @@ func (e *Engine) fits(j *job, now time.Time) (m memoryFit) {
 			held, gone = held-back, gone-back
 		}
 		if o == s {
-			own = held
+			a.held = held
 			continue
 		}
 		others += max(held, e.needs(o))
 		if !o.rests() {
-			working = true
+			a.working = true
 			continue
 		}
-		if free := held - o.memory.Context; free > 0 && free > idle {
-			idle, largest = free, o.name
+		if free := held - o.memory.Context; free > 0 && free > a.idle {
+			a.idle, a.free = free, o.name
 		}
 	}
-	foreign = max(foreign, 0)
-	m.room = max(g.memory.Capacity-foreign-others, 0)
+	a.foreign = max(a.foreign, 0)
+	a.room = max(g.memory.Capacity-a.foreign-others, 0)
+	return a
+}
+
+// fits compares what a prompt needs with what its GPU has.
+func (e *Engine) fits(j *job, now time.Time) (m memoryFit) {
+	s, g := j.server, j.server.gpu
+	m.context = s.memory.Context
+	has := e.spaceFor(s)
+	m.room = has.room
 	k := e.find(j.kind)
 	if k == nil || g.memory.Capacity <= 0 {
 		return m
@@ -94,20 +113,20 @@ func (e *Engine) fits(j *job, now time.Time) (m memoryFit) {
 		m.need = max(m.need, tried.room+m.context+1)
 	}
 	switch {
-	case m.need <= room || m.need <= own:
+	case m.need <= room || m.need <= has.held:
 		return m
-	case largest != "" && m.need <= room+idle:
-		m.free = largest
+	case has.free != "" && m.need <= room+has.idle:
+		m.free = has.free
 		return m
-	case working && m.need <= g.memory.Capacity-foreign:
+	case has.working && m.need <= g.memory.Capacity-has.foreign:
 		m.waits = true
 		return m
 	case m.least <= room:
 		m.probe = e.mayTry(tried, now)
 		m.waits = !m.probe
 		return m
-	case largest != "" && m.least <= room+idle && e.mayTry(tried, now):
-		m.free = largest
+	case has.free != "" && m.least <= room+has.idle && e.mayTry(tried, now):
+		m.free = has.free
 		return m
 	}
 	m.waits = true

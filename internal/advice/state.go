@@ -44,6 +44,8 @@ type server struct {
 	// is from when on that was seen.
 	core, coreNow float64
 	since         time.Time
+	// ran are the kinds and sizes that it executed last, the newest last.
+	ran []ran
 }
 
 // job is a prompt that runs, waits, or was claimed.

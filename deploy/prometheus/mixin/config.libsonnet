@@ -22,6 +22,7 @@
     'for': {
       GPUMemoryUsageHigh: '2m',
       GPUMemoryUsageCritical: '1m',
+      GPUMemoryHeadroomShort: '5m',
       GPUMemoryLeakSuspected: '0s',
       GPUXidCritical: '0s',
       GPUXidWarning: '0s',

@@ -68,7 +68,7 @@ func TestSelectorsReachEachSeries(t *testing.T) {
 			if !ok {
 				return nil
 			}
-			want := map[string]string{"hw": "g", "comfyui": "c", "otelcol": "t"}[strings.SplitN(s.Name, "_", 2)[0]]
+			want := map[string]string{"hw": "g", "gpuadvisor": "g", "comfyui": "c", "otelcol": "t"}[strings.SplitN(s.Name, "_", 2)[0]]
 			found := ""
 			for _, m := range s.LabelMatchers {
 				if m.Name == "job" {

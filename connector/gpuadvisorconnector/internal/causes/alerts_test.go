@@ -19,6 +19,7 @@ import (
 
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/texts"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/view"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/advice"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/figure"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/xid"
 )
@@ -128,6 +129,8 @@ func fragments(t *testing.T, r rule) []string {
 	switch r := r.(type) {
 	case memoryRule:
 		return []string{fmt.Sprintf("/ hw_gpu_memory_limit_bytes > %v", r.share), "hw_gpu_memory_usage_bytes - on (hw_id) group_left () sum by (hw_id) (comfyui_memory_elastic_bytes)"}
+	case shortageRule:
+		return []string{"gpuadvisor_memory_shortage_bytes > 0"}
 	case xidRule:
 		all := []string{xidsOf(t, r.tiers...), window(eventWindow)}
 		if r.orLeast > 0 {
@@ -275,6 +278,12 @@ var cases = []struct {
 		bad:   func(w *world) { w.steady(15*time.Second, with("hw.gpu.memory.usage{1} 22000000000")) },
 		good:  func(w *world) { w.steady(15*time.Second, with("hw.gpu.memory.usage{1} 21904333209")) },
 		en:    "gpu1 uses 20.5 GiB of 24.0 GiB (85 %) of its memory.",
+	},
+	{
+		cause: "gpu.memory.short",
+		bad:   func(w *world) { short(w, 3<<30, 2*time.Minute) },
+		good:  func(w *world) { short(w, 3<<30, 45*time.Second) }, // for as long as a neighbour works
+		en:    "gpu1 has 3.0 GiB too little memory free for what ComfyUI ran there within the last hour.",
 	},
 	{
 		cause: "gpu.xid.critical",
@@ -529,6 +538,14 @@ var cases = []struct {
 		good:  func(w *world) { loading(w, 500*time.Millisecond) },
 		en:    "ComfyUI node-1:8188 spent 40 % of its executions in the last 15 minutes on loading models.",
 	},
+}
+
+// short has gpu1 be short of memory for a while.
+func short(w *world, bytes int64, d time.Duration) {
+	w.scrapes(d, func(int) {
+		w.gpus(healthy)
+		w.m.SetLoads(map[string]advice.Load{"GPU-b": {Level: advice.Normal, Shortage: bytes}})
+	})
 }
 
 // loading ends a prompt of 2 s every 15 s, which loaded models for a part of it.

@@ -81,9 +81,11 @@ var Table = []Cause{
 	// The first scrape comes within seconds of the start.
 	{ID: "gpu.none", Severity: view.Broken, After: 30 * time.Second, rule: noGPURule{}},
 
-	{ID: "gpu.memory.critical", Alert: "GPUMemoryUsageCritical", Severity: view.Broken, For: time.Minute, After: spike, Hold: settled, Silences: []string{"gpu.memory.high", "gpu.load"}, rule: memoryRule{0.95}},
+	{ID: "gpu.memory.critical", Alert: "GPUMemoryUsageCritical", Severity: view.Broken, For: time.Minute, After: spike, Hold: settled, Silences: []string{"gpu.memory.high", "gpu.memory.short", "gpu.load"}, rule: memoryRule{0.95}},
 	{ID: "gpu.memory.high", Alert: "GPUMemoryUsageHigh", Severity: view.Warning, For: 2 * time.Minute, After: spike, Hold: settled, rule: memoryRule{0.85}},
 
+	// A neighbour that works gives its memory back at the end of its prompt.
+	{ID: "gpu.memory.short", Alert: "GPUMemoryHeadroomShort", Severity: view.Warning, For: 5 * time.Minute, After: time.Minute, Hold: settled, rule: shortageRule{}},
 	// The level has a dwell of its own.
 	{ID: "gpu.load", Severity: view.Warning, rule: loadRule{}},
 

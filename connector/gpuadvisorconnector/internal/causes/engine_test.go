@@ -100,7 +100,7 @@ func TestTheCriticalOneSilencesItsWarning(t *testing.T) {
 func TestSilenceIsThatOfAlertmanager(t *testing.T) {
 	for by, silenced := range map[string][]string{
 		"gpu.xid.critical":    {"gpu.xid.warning"},
-		"gpu.memory.critical": {"gpu.memory.high", "gpu.load"},
+		"gpu.memory.critical": {"gpu.memory.high", "gpu.memory.short", "gpu.load"},
 		"gpu.row_remap.failed": {
 			"gpu.row_remap.pending", "gpu.pages.retired", "gpu.predicted_failure",
 		},

@@ -87,7 +87,7 @@ func (r memoryRule) find(f *facts, report func(finding)) {
 		server, held := f.idleHolder(g)
 		switch other, ok := f.machine.Largest(g); {
 		case ok && float64(other.Memory) > max(held, limit*dominant):
-			found.remedy = texts.Message{Key: "cause.gpu.memory.remedy.other", Args: texts.Args{"process": processName(&other), "held": bytes(float64(other.Memory))}}
+			found.remedy = stopRemedy(&other)
 		case server != "":
 			found.remedy = texts.Message{Key: "cause.gpu.memory.remedy.idle", Args: texts.Args{"server": server, "held": bytes(held)}}
 		}
@@ -106,6 +106,11 @@ func (r memoryRule) text() string {
 // dominant is from which share of a GPU's memory on a program other than ComfyUI is named as
 // what fills it.
 const dominant = 0.25
+
+// stopRemedy is to stop a process that is not ComfyUI.
+func stopRemedy(p *view.Process) texts.Message {
+	return texts.Message{Key: "cause.gpu.memory.remedy.other", Args: texts.Args{"process": processName(p), "held": bytes(float64(p.Memory))}}
+}
 
 // processName is a process as people look for it.
 func processName(p *view.Process) texts.Message {

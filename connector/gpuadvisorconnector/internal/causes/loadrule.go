@@ -3,6 +3,7 @@
 package causes
 
 import (
+	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/machine"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/texts"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/view"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/advice"
@@ -24,6 +25,25 @@ func (loadRule) find(f *facts, report func(finding)) {
 			found.text.Key, found.severity = "cause.gpu.load.critical", view.Broken
 		default:
 			continue
+		}
+		report(found)
+	}
+}
+
+// shortageRule finds GPUs whose memory is too little for what ran there within the last hour, by
+// the advisor's models.
+type shortageRule struct{}
+
+func (shortageRule) find(f *facts, report func(finding)) {
+	for _, g := range f.gpus {
+		short := g.Load().Shortage
+		if short <= 0 {
+			continue
+		}
+		found := finding{gpu: g, args: texts.Args{"short": bytes(float64(short))}}
+		limit, _ := g.Value(machine.MemoryLimit, "", f.now)
+		if other, ok := f.machine.Largest(g); ok && float64(other.Memory) > limit*dominant {
+			found.remedy = stopRemedy(&other)
 		}
 		report(found)
 	}

@@ -262,3 +262,25 @@ func TestALevelIsACondition(t *testing.T) {
 		assert.Empty(t, w.shown(), "at once: a level has a dwell of its own")
 	}
 }
+
+// TestAShortageIsACondition: it shows once it has lasted, and names the program that holds the memory.
+func TestAShortageIsACondition(t *testing.T) {
+	w := newWorld(t)
+	short(w, 700<<20, 2*time.Minute)
+	assert.Equal(t, []string{"gpu.memory.short"}, w.shown())
+	text, remedy := w.worded("gpu.memory.short", texts.English)
+	assert.Equal(t, "gpu1 has 700 MiB too little memory free for what ComfyUI ran there within the last hour.", text)
+	assert.Contains(t, remedy, "Stop what else uses this GPU")
+	severity, status := w.result.Status("GPU-b")
+	assert.Equal(t, view.Warning, severity)
+	assert.Equal(t, "memory short", status.In(texts.English))
+	w.gpus("hw.gpu.process.memory.usage{1,process.pid=#4242,process.executable.name=blender} 9663676416")
+	short(w, 700<<20, time.Minute)
+	_, remedy = w.worded("gpu.memory.short", texts.English)
+	assert.Equal(t, "blender (process 4242) holds 9.0 GiB of this GPU and is not ComfyUI: stop it, or move it to another GPU.", remedy)
+	w.m.SetLoads(nil)
+	w.wait(9 * time.Second)
+	assert.True(t, w.shows("gpu.memory.short"), "it may come back at once")
+	w.wait(2 * time.Second)
+	assert.False(t, w.shows("gpu.memory.short"))
+}

@@ -32,6 +32,7 @@ type MetricsConfig struct {
 	GpuadvisorDecisions          MetricConfig `mapstructure:"gpuadvisor.decisions"`
 	GpuadvisorHeldBackTime       MetricConfig `mapstructure:"gpuadvisor.held_back.time"`
 	GpuadvisorLevel              MetricConfig `mapstructure:"gpuadvisor.level"`
+	GpuadvisorMemoryShortage     MetricConfig `mapstructure:"gpuadvisor.memory.shortage"`
 	GpuadvisorModelCoefficient   MetricConfig `mapstructure:"gpuadvisor.model.coefficient"`
 	GpuadvisorModelError         MetricConfig `mapstructure:"gpuadvisor.model.error"`
 	GpuadvisorModelSamples       MetricConfig `mapstructure:"gpuadvisor.model.samples"`
@@ -55,6 +56,9 @@ func DefaultMetricsConfig() MetricsConfig {
 			Enabled: true,
 		},
 		GpuadvisorLevel: MetricConfig{
+			Enabled: true,
+		},
+		GpuadvisorMemoryShortage: MetricConfig{
 			Enabled: true,
 		},
 		GpuadvisorModelCoefficient: MetricConfig{

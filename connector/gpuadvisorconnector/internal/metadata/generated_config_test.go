@@ -39,6 +39,9 @@ func TestMetricsBuilderConfig(t *testing.T) {
 					GpuadvisorLevel: MetricConfig{
 						Enabled: true,
 					},
+					GpuadvisorMemoryShortage: MetricConfig{
+						Enabled: true,
+					},
 					GpuadvisorModelCoefficient: MetricConfig{
 						Enabled: true,
 					},
@@ -83,6 +86,9 @@ func TestMetricsBuilderConfig(t *testing.T) {
 						Enabled: false,
 					},
 					GpuadvisorLevel: MetricConfig{
+						Enabled: false,
+					},
+					GpuadvisorMemoryShortage: MetricConfig{
 						Enabled: false,
 					},
 					GpuadvisorModelCoefficient: MetricConfig{

@@ -268,6 +268,9 @@ var MetricsInfo = metricsInfo{
 	GpuadvisorLevel: metricInfo{
 		Name: "gpuadvisor.level",
 	},
+	GpuadvisorMemoryShortage: metricInfo{
+		Name: "gpuadvisor.memory.shortage",
+	},
 	GpuadvisorModelCoefficient: metricInfo{
 		Name: "gpuadvisor.model.coefficient",
 	},
@@ -302,6 +305,7 @@ type metricsInfo struct {
 	GpuadvisorDecisions          metricInfo
 	GpuadvisorHeldBackTime       metricInfo
 	GpuadvisorLevel              metricInfo
+	GpuadvisorMemoryShortage     metricInfo
 	GpuadvisorModelCoefficient   metricInfo
 	GpuadvisorModelError         metricInfo
 	GpuadvisorModelSamples       metricInfo
@@ -527,6 +531,58 @@ func (m *metricGpuadvisorLevel) emit(metrics pmetric.MetricSlice) {
 
 func newMetricGpuadvisorLevel(cfg MetricConfig) metricGpuadvisorLevel {
 	m := metricGpuadvisorLevel{config: cfg}
+
+	if cfg.Enabled {
+		m.data = pmetric.NewMetric()
+		m.init()
+	}
+	return m
+}
+
+type metricGpuadvisorMemoryShortage struct {
+	data     pmetric.Metric // data buffer for generated metric.
+	config   MetricConfig   // metric config provided by user.
+	capacity int            // max observed number of data points added to the metric.
+}
+
+// init fills gpuadvisor.memory.shortage metric with initial data.
+func (m *metricGpuadvisorMemoryShortage) init() {
+	m.data.SetName("gpuadvisor.memory.shortage")
+	m.data.SetDescription("By how much the memory of a GPU is too little for what its ComfyUI servers executed within the last hour.")
+	m.data.SetUnit("By")
+	m.data.SetEmptyGauge()
+	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
+}
+
+func (m *metricGpuadvisorMemoryShortage) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, hwIDAttributeValue string) {
+	if !m.config.Enabled {
+		return
+	}
+	dp := m.data.Gauge().DataPoints().AppendEmpty()
+	dp.SetStartTimestamp(start)
+	dp.SetTimestamp(ts)
+	dp.SetIntValue(val)
+	dp.Attributes().PutStr("hw.id", hwIDAttributeValue)
+}
+
+// updateCapacity saves max length of data point slices that will be used for the slice capacity.
+func (m *metricGpuadvisorMemoryShortage) updateCapacity() {
+	if m.data.Gauge().DataPoints().Len() > m.capacity {
+		m.capacity = m.data.Gauge().DataPoints().Len()
+	}
+}
+
+// emit appends recorded metric data to a metrics slice and prepares it for recording another set of data points.
+func (m *metricGpuadvisorMemoryShortage) emit(metrics pmetric.MetricSlice) {
+	if m.config.Enabled && m.data.Gauge().DataPoints().Len() > 0 {
+		m.updateCapacity()
+		m.data.MoveTo(metrics.AppendEmpty())
+		m.init()
+	}
+}
+
+func newMetricGpuadvisorMemoryShortage(cfg MetricConfig) metricGpuadvisorMemoryShortage {
+	m := metricGpuadvisorMemoryShortage{config: cfg}
 
 	if cfg.Enabled {
 		m.data = pmetric.NewMetric()
@@ -1030,6 +1086,7 @@ type MetricsBuilder struct {
 	metricGpuadvisorDecisions          metricGpuadvisorDecisions
 	metricGpuadvisorHeldBackTime       metricGpuadvisorHeldBackTime
 	metricGpuadvisorLevel              metricGpuadvisorLevel
+	metricGpuadvisorMemoryShortage     metricGpuadvisorMemoryShortage
 	metricGpuadvisorModelCoefficient   metricGpuadvisorModelCoefficient
 	metricGpuadvisorModelError         metricGpuadvisorModelError
 	metricGpuadvisorModelSamples       metricGpuadvisorModelSamples
@@ -1068,6 +1125,7 @@ func NewMetricsBuilder(mbc MetricsBuilderConfig, settings connector.Settings, op
 		metricGpuadvisorDecisions:          newMetricGpuadvisorDecisions(mbc.Metrics.GpuadvisorDecisions),
 		metricGpuadvisorHeldBackTime:       newMetricGpuadvisorHeldBackTime(mbc.Metrics.GpuadvisorHeldBackTime),
 		metricGpuadvisorLevel:              newMetricGpuadvisorLevel(mbc.Metrics.GpuadvisorLevel),
+		metricGpuadvisorMemoryShortage:     newMetricGpuadvisorMemoryShortage(mbc.Metrics.GpuadvisorMemoryShortage),
 		metricGpuadvisorModelCoefficient:   newMetricGpuadvisorModelCoefficient(mbc.Metrics.GpuadvisorModelCoefficient),
 		metricGpuadvisorModelError:         newMetricGpuadvisorModelError(mbc.Metrics.GpuadvisorModelError),
 		metricGpuadvisorModelSamples:       newMetricGpuadvisorModelSamples(mbc.Metrics.GpuadvisorModelSamples),
@@ -1146,6 +1204,7 @@ func (mb *MetricsBuilder) EmitForResource(options ...ResourceMetricsOption) {
 	mb.metricGpuadvisorDecisions.emit(ils.Metrics())
 	mb.metricGpuadvisorHeldBackTime.emit(ils.Metrics())
 	mb.metricGpuadvisorLevel.emit(ils.Metrics())
+	mb.metricGpuadvisorMemoryShortage.emit(ils.Metrics())
 	mb.metricGpuadvisorModelCoefficient.emit(ils.Metrics())
 	mb.metricGpuadvisorModelError.emit(ils.Metrics())
 	mb.metricGpuadvisorModelSamples.emit(ils.Metrics())
@@ -1194,6 +1253,11 @@ func (mb *MetricsBuilder) RecordGpuadvisorHeldBackTimeDataPoint(ts pcommon.Times
 // RecordGpuadvisorLevelDataPoint adds a data point to gpuadvisor.level metric.
 func (mb *MetricsBuilder) RecordGpuadvisorLevelDataPoint(ts pcommon.Timestamp, val int64, hwIDAttributeValue string, gpuadvisorLevelAttributeValue AttributeGpuadvisorLevel) {
 	mb.metricGpuadvisorLevel.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue, gpuadvisorLevelAttributeValue.String())
+}
+
+// RecordGpuadvisorMemoryShortageDataPoint adds a data point to gpuadvisor.memory.shortage metric.
+func (mb *MetricsBuilder) RecordGpuadvisorMemoryShortageDataPoint(ts pcommon.Timestamp, val int64, hwIDAttributeValue string) {
+	mb.metricGpuadvisorMemoryShortage.recordDataPoint(mb.startTime, ts, val, hwIDAttributeValue)
 }
 
 // RecordGpuadvisorModelCoefficientDataPoint adds a data point to gpuadvisor.model.coefficient metric.

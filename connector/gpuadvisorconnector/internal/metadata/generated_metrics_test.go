@@ -76,6 +76,10 @@ func TestMetricsBuilder(t *testing.T) {
 
 			defaultMetricsCount++
 			allMetricsCount++
+			mb.RecordGpuadvisorMemoryShortageDataPoint(ts, 1, "hw.id-val")
+
+			defaultMetricsCount++
+			allMetricsCount++
 			mb.RecordGpuadvisorModelCoefficientDataPoint(ts, 1, "comfyui.workflow.id-val", "comfyui.model-val", AttributeGpuadvisorCostTime, AttributeGpuadvisorCoefficientA, "gpuadvisor.form-val")
 
 			defaultMetricsCount++
@@ -224,6 +228,21 @@ func TestMetricsBuilder(t *testing.T) {
 					gpuadvisorLevelAttrVal, ok := dp.Attributes().Get("gpuadvisor.level")
 					assert.True(t, ok)
 					assert.Equal(t, "normal", gpuadvisorLevelAttrVal.Str())
+				case "gpuadvisor.memory.shortage":
+					assert.False(t, validatedMetrics["gpuadvisor.memory.shortage"], "Found a duplicate in the metrics slice: gpuadvisor.memory.shortage")
+					validatedMetrics["gpuadvisor.memory.shortage"] = true
+					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
+					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
+					assert.Equal(t, "By how much the memory of a GPU is too little for what its ComfyUI servers executed within the last hour.", mi.Description())
+					assert.Equal(t, "By", mi.Unit())
+					dp := mi.Gauge().DataPoints().At(0)
+					assert.Equal(t, start, dp.StartTimestamp())
+					assert.Equal(t, ts, dp.Timestamp())
+					assert.Equal(t, pmetric.NumberDataPointValueTypeInt, dp.ValueType())
+					assert.Equal(t, int64(1), dp.IntValue())
+					hwIDAttrVal, ok := dp.Attributes().Get("hw.id")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.id-val", hwIDAttrVal.Str())
 				case "gpuadvisor.model.coefficient":
 					assert.False(t, validatedMetrics["gpuadvisor.model.coefficient"], "Found a duplicate in the metrics slice: gpuadvisor.model.coefficient")
 					validatedMetrics["gpuadvisor.model.coefficient"] = true

@@ -63,6 +63,13 @@ local lib = import '../lib.libsonnet';
             'Check the queue now, and hold large prompts back or free the models of an idle ComfyUI on this GPU: the next prompt may fail.',
           ),
           alert(
+            'GPUMemoryHeadroomShort',
+            'warning',
+            '%s > 0' % gpu('gpuadvisor_memory_shortage_bytes'),
+            'GPU {{ $labels.hw_id }} of {{ $labels.instance }} has {{ $value | humanize1024 }}B too little memory free for what ComfyUI ran there within the last hour.',
+            'See which processes hold the memory, and stop or move what is not ComfyUI; the next prompt may fail.',
+          ),
+          alert(
             'GPUXidCritical',
             'critical',
             '%s\nor\n(%s > 0 and on (instance, hw_id) %s == 1)\n' % [
