@@ -78,6 +78,9 @@ type ClassConfig struct {
 	Objective time.Duration `mapstructure:"objective"`
 	// Batch is true for work that is never urgent: it runs while nothing else waits. Default: false.
 	Batch bool `mapstructure:"batch"`
+	// Core is true for work that holds batch back while it waits, and by whose objective levels are
+	// measured. Default: false; where no class is core, each is that is not batch.
+	Core bool `mapstructure:"core"`
 }
 
 // AdviceConfig is about decisions on prompts.

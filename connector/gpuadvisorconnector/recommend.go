@@ -51,10 +51,15 @@ const (
 	recommendedShare = 1000
 )
 
+// recommendedClass is what recommendations need to know of a class.
+func recommendedClass(c ClassConfig) recommend.Class {
+	return recommend.Class{Deadline: c.Deadline, Objective: c.Objective, Batch: c.Batch}
+}
+
 func newRecommender(cfg *Config, a *advice.Advisor, now func() time.Time) *recommender {
-	s := recommend.Settings{Classes: map[string]recommend.Class{}, Default: recommend.Class(cfg.DefaultClass), Requests: cfg.Limits.Requests}
+	s := recommend.Settings{Classes: map[string]recommend.Class{}, Default: recommendedClass(cfg.DefaultClass), Requests: cfg.Limits.Requests}
 	for name, c := range cfg.Classes {
-		s.Classes[name] = recommend.Class(c)
+		s.Classes[name] = recommendedClass(c)
 	}
 	return &recommender{advice: a, now: now, week: recommend.New(s), counted: lru.New[spanID, struct{}](maxRecounted)}
 }

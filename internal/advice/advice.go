@@ -22,6 +22,9 @@ type Class struct {
 	Objective time.Duration
 	// Batch work is never urgent: it runs when nothing else waits.
 	Batch bool
+	// Core work holds batch back while it waits, and has the levels. Where no class is core, each is
+	// that is not batch.
+	Core bool
 }
 
 // Settings are an Engine's.
@@ -63,7 +66,9 @@ type Engine struct {
 	kinds    *lru.Cache[Kind, kind]
 	classes  map[string]*calibration
 	expected []expected
-	claims   map[uint64]*job
+	// hasCore is true if a class is core.
+	hasCore bool
+	claims  map[uint64]*job
 	// last is the newest claim, oldest the first that may not be settled.
 	last, oldest uint64
 	// ended are prompts whose execution was seen to end, by id, until their traces come.
@@ -86,7 +91,12 @@ const (
 
 // New makes an engine that knows nothing yet.
 func New(s Settings) *Engine {
+	hasCore := s.Default.Core
+	for _, c := range s.Classes {
+		hasCore = hasCore || c.Core
+	}
 	return &Engine{
+		hasCore:  hasCore,
 		settings: s, servers: map[string]*server{}, gpus: map[string]*gpu{}, kinds: lru.New[Kind, kind](s.Kinds),
 		classes: map[string]*calibration{}, expected: expect(s.Measured), claims: map[uint64]*job{}, ended: lru.New[string, observed](maxEnded),
 	}
@@ -98,6 +108,12 @@ func (e *Engine) class(name string) Class {
 		return c
 	}
 	return e.settings.Default
+}
+
+// isCore reports whether a class's work holds batch back.
+func (e *Engine) isCore(name string) bool {
+	c := e.class(name)
+	return c.Core || !e.hasCore && !c.Batch
 }
 
 // Bounds implements [bounds.Registered].

@@ -15,7 +15,7 @@ func (e *Engine) batchWaits(s *server) bool {
 		}
 	}
 	return slices.ContainsFunc(s.gpu.servers, func(o *server) bool {
-		core := o.past > 0 || slices.ContainsFunc(o.queue, func(j *job) bool { return !j.batch })
+		core := o.past > 0 || slices.ContainsFunc(o.queue, func(j *job) bool { return e.isCore(j.class) })
 		return core && (o != s || batch >= e.settings.BatchWaiting)
 	})
 }

@@ -85,17 +85,12 @@ func (e *Engine) levelNow(g *gpu, now time.Time, was Level) (level Level, wait f
 		}
 		waits = waits || len(q) > 1
 	}
-	objective := e.settings.Default.Objective
-	for _, c := range e.settings.Classes {
-		if !c.Batch && c.Objective > 0 {
-			objective = min(objective, c.Objective)
-		}
-	}
+	objective := e.objective()
 	from := func(share float64, of Level) bool {
 		if was.rank() >= of.rank() {
 			share *= leaves
 		}
-		return wait >= share*objective.Seconds()
+		return objective > 0 && wait >= share*objective.Seconds()
 	}
 	switch {
 	case from(criticalFrom, Critical):
@@ -106,4 +101,20 @@ func (e *Engine) levelNow(g *gpu, now time.Time, was Level) (level Level, wait f
 		return Busy, wait
 	}
 	return Normal, wait
+}
+
+// objective is the shortest of core work; without one it is the default class's.
+func (e *Engine) objective() time.Duration {
+	shortest := time.Duration(0)
+	for name, c := range e.settings.Classes {
+		if e.isCore(name) && c.Objective > 0 && (shortest == 0 || c.Objective < shortest) {
+			shortest = c.Objective
+		}
+	}
+	if of := e.settings.Default; of.Core || !e.hasCore || shortest == 0 {
+		if of.Objective > 0 && (shortest == 0 || of.Objective < shortest) {
+			shortest = of.Objective
+		}
+	}
+	return shortest
 }

@@ -158,3 +158,42 @@ func (w *world) all() (all []admission.Verdict) {
 	}
 	return all
 }
+
+// TestCoreIsWhatIsMarked, and all that is not batch where nothing is.
+func TestCoreIsWhatIsMarked(t *testing.T) {
+	settings := DefaultSettings()
+	settings.Classes = map[string]Class{
+		"people":    {Deadline: 5 * time.Minute, Objective: 10 * time.Second, Core: true},
+		"previews":  {Deadline: 5 * time.Minute, Objective: time.Second},
+		"buildings": {Deadline: 5 * time.Minute, Objective: time.Second, Batch: true},
+	}
+	w := newWorld(t, "a")
+	w.Engine = New(settings)
+	w.sampled()
+	assert.Equal(t, 10*time.Second, w.objective(), "of people")
+	w.learned("a", 20)
+	w.rested()
+	w.queued("a", "people", 512) // runs
+	for _, class := range []string{"buildings", "buildings", "previews"} {
+		w.queued("a", class, 512)
+	}
+	is(t, w.ask("a", "buildings", 512), admission.Admit, admission.Fits, "previews do not hold batch back")
+	w.queued("a", "people", 512)
+	is(t, w.ask("a", "buildings", 512), admission.Reject, admission.BatchWaits)
+
+	for name, c := range settings.Classes {
+		c.Core = false
+		settings.Classes[name] = c
+	}
+	unmarked := New(settings)
+	assert.True(t, unmarked.isCore("previews"))
+	assert.True(t, unmarked.isCore("another"))
+	assert.False(t, unmarked.isCore("buildings"))
+	assert.Equal(t, time.Second, unmarked.objective(), "of previews")
+	settings.Default.Objective = 0
+	settings.Classes = nil
+	assert.Zero(t, New(settings).objective())
+	w.Engine = New(settings)
+	w.sampled()
+	assert.Equal(t, Busy, w.Load(theGPU, w.now).Level, "without an objective no wait is too long")
+}
