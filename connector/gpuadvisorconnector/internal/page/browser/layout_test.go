@@ -29,8 +29,12 @@ func axe(t *testing.T) string {
 	return string(text)
 }
 
-// maxShift is how far the layout may move while figures change.
-const maxShift = 0.02
+const (
+	// maxShift is how far the layout may move in a minute while figures change.
+	maxShift = 0.02
+	// aTenth is how often figures change in a tenth of a minute.
+	aTenth = 12
+)
 
 // check holds the page, as it is, against everything that holds in every state.
 func (p *tab) check(what, axeText string) {
@@ -71,10 +75,12 @@ func TestThePageIsReadableInEveryShape(t *testing.T) {
 						before := f.reads.Load()
 						p.check(light.String(), text)
 						assert.GreaterOrEqual(t, read[int](p, "document.querySelectorAll('.gpu, .tile').length"), gpus)
-						require.Eventually(t, func() bool { return f.reads.Load() >= before+12 }, patience, 5e6)
+						require.Eventually(t, func() bool { return f.reads.Load() >= before+aTenth }, patience, 5e6)
 						p.reshape(dark)
 						p.check(dark.String(), text)
-						assert.LessOrEqual(t, read[float64](p, "window.shift"), maxShift/10, "in a tenth of a minute, %s: the layout moves: %v", dark, read[[]string](p, "window.shifts"))
+						// A busy machine takes longer to look, and more figures have changed then.
+						changes := max(float64(f.reads.Load()-before), aTenth)
+						assert.LessOrEqual(t, read[float64](p, "window.shift"), maxShift/10*changes/aTenth, "in %v changes, %s: the layout moves: %v", changes, dark, read[[]string](p, "window.shifts"))
 						states.Add(2)
 					}
 				}
