@@ -20,11 +20,13 @@ func (e *Engine) batchWaits(s *server) bool {
 	})
 }
 
-// crowd is how many batch prompts are expected to come again when there is always one at once.
+// crowd is how many batch prompts are expected to come again to a server when there is always one at
+// once.
 const crowd = 10
+
+// isCrowded reports whether there is always a batch prompt that comes again at once.
+func (s *server) isCrowded() bool { return s.gpu.promises.at[s] >= crowd }
 
 // crowded reports whether a batch prompt had better come again: others wait, and there will be one as
 // soon as the last of them has begun. What waits longer may be overtaken by core work, and be late.
-func (s *server) crowded() bool {
-	return s.gpu.promises.batch >= crowd && len(s.queue) > 0
-}
+func (s *server) crowded() bool { return s.isCrowded() && len(s.queue) > 0 }

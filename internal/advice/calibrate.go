@@ -30,6 +30,8 @@ type calibration struct {
 	// missed whatever was modelled wrongly (adaptive conformal inference). Prompts that are rare and
 	// slow make others late, and none early.
 	below, above float64
+	// last is when it learned last.
+	last time.Time
 }
 
 const (
@@ -38,7 +40,18 @@ const (
 	minOff = 40
 )
 
-// calibrationOf is a class's. Beyond the bound, all others share one.
+// calibration is a class's; that of one that nothing was learned of is not kept.
+func (e *Engine) calibration(class string) *calibration {
+	if c := e.classes[class]; c != nil {
+		return c
+	}
+	if c := e.classes[""]; c != nil && len(e.classes) >= maxClasses-1 {
+		return c
+	}
+	return &calibration{below: normal95, above: normal95}
+}
+
+// calibrationOf is calibration, and kept. Beyond the bound, all others share one.
 func (e *Engine) calibrationOf(class string) *calibration {
 	c := e.classes[class]
 	if c == nil {
@@ -56,6 +69,7 @@ func (e *Engine) calibrationOf(class string) *calibration {
 // add compares a prediction with when the prompt ended.
 func (c *calibration) add(p prediction, ended time.Time) {
 	actual := ended.Sub(p.at).Seconds()
+	c.last = ended
 	c.off = append(c.off, (actual-p.completion)/max(p.deviation, 1e-3))
 	c.off = c.off[max(len(c.off)-maxOff, 0):]
 	c.within = append(c.within, actual >= p.low && actual <= p.high)

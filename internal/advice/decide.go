@@ -54,7 +54,7 @@ func (e *Engine) Advise(r *admission.Request, now time.Time) (d admission.Decisi
 	g.advance(now)
 	j := &job{
 		class: r.Class, kind: e.kindOf(s, r.Workflow, r.Model), side: r.Side, size: sizeOf(r.Side, r.Batch, r.Steps), batch: class.Batch,
-		number: Number(d.Deadline, class.Batch), deadline: d.Deadline, accepted: now, came: now, server: s,
+		number: Number(d.Deadline, class.Batch), deadline: d.Deadline, accepted: now, came: now, server: s, inquiry: !r.Claim,
 	}
 	if came, ok := g.promises.returned(j.promiseKey(), now, r.Claim); ok {
 		j.came = came
@@ -224,7 +224,7 @@ func (e *Engine) timing(j *job, now time.Time) (t timing) {
 		e.overtaken(&t, j, deviation, with[own], at, now)
 		return t
 	}
-	c := e.calibrationOf(j.class)
+	c := e.calibration(j.class)
 	t.low, t.high = c.band(end.Usual, end.Spread)
 	sure, normal := 0.99, normal99
 	if j.returned() { // it comes when its Retry-After has passed
@@ -348,38 +348,3 @@ func (s *server) delays(at int, with []replay.End, now time.Time) bool {
 }
 
 func (p *prediction) known() bool { return !p.at.IsZero() }
-
-// maxSide is the largest longer side that would be admitted now, in steps of 8 pixels; 0 if
-// none is known.
-func (e *Engine) maxSide(j *job, t *timing, m *memoryFit) int {
-	k := e.find(j.kind)
-	if k == nil || !t.known || t.others || j.side <= 0 {
-		return 0
-	}
-	const unit = 8
-	allowed := func(side int) bool {
-		size := j.size
-		size.Pixels = float64(side) * float64(side)
-		if !k.time.model.Knows(size) {
-			return false
-		}
-		mean, _ := k.time.model.Mean(size)
-		if t.upper+(mean-t.mean)*t.slow > t.left {
-			return false
-		}
-		if m.known {
-			return e.bound(k, size)+float64(m.context) <= float64(m.room)
-		}
-		return true
-	}
-	low, high := 0, j.side/unit
-	for low < high {
-		middle := (low + high + 1) / 2
-		if allowed(middle * unit) {
-			low = middle
-		} else {
-			high = middle - 1
-		}
-	}
-	return low * unit
-}

@@ -3,6 +3,7 @@
 package advice
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -218,4 +219,8 @@ func (e *Engine) expireSamples(now time.Time) {
 		k.time.expire(now)
 		k.memory.expire(now)
 	}
+	for _, g := range e.gpus {
+		maps.DeleteFunc(g.probes, func(_ probeKey, p *probe) bool { return p.running == nil && now.Sub(p.last) > maxSampleAge })
+	}
+	maps.DeleteFunc(e.classes, func(_ string, c *calibration) bool { return now.Sub(c.last) > maxSampleAge })
 }

@@ -95,7 +95,7 @@ func (e *Engine) levelNow(g *gpu, now time.Time, was Level) (level Level, wait f
 	switch {
 	case from(criticalFrom, Critical):
 		return Critical, wait
-	case from(saturatedFrom, Saturated):
+	case from(saturatedFrom, Saturated), e.shortage(g, now) > 0:
 		return Saturated, wait
 	case waits && g.memory.Utilization > busyUse:
 		return Busy, wait

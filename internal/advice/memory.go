@@ -94,12 +94,12 @@ func (e *Engine) fits(j *job, now time.Time) (m memoryFit) {
 		return m
 	}
 	bound, least := e.bound(k, j.size), k.memory.leastOf(j.size)
-	if bound <= 0 {
+	tried := g.probes[probeKey{j.kind, j.size}]
+	if bound <= 0 && tried.none() {
 		return m
 	}
 	m.known = true
 	m.need, m.least = int64(bound)+m.context, int64(least)+m.context
-	tried := g.probes[probeKey{j.kind, j.size}]
 	if s.memory.Dynamic && tried.none() { // weights make room; only an OOM says that they do not
 		m.known = false
 		return m

@@ -112,7 +112,7 @@ const (
 func (e *Engine) overtaken(t *timing, j *job, own float64, with []replay.End, at int, now time.Time) {
 	p := e.passageOf(j.server, t.begin)
 	wall := t.completion - t.begin
-	c := e.calibrationOf(j.class)
+	c := e.calibration(j.class)
 	mean, missed := p.mean(), upperShare*normalBelow(-c.above)
 	// At the least, neither core work comes nor do neighbours slow it down.
 	t.low = max(t.completion/e.slowed(j.server)-c.below*t.deviation, 0)

@@ -38,8 +38,9 @@ const (
 type promises struct {
 	all   byTime // until their time has passed
 	byKey map[promiseKey]*byTime
-	// batch counts those of batch prompts.
+	// batch counts those of batch prompts, at those of each server.
 	batch int
+	at    map[*server]int
 }
 
 // add adds one; it returns false if there are too many.
@@ -48,7 +49,7 @@ func (p *promises) add(n *promise) bool {
 		return false
 	}
 	if p.byKey == nil {
-		p.byKey = map[promiseKey]*byTime{}
+		p.byKey, p.at = map[promiseKey]*byTime{}, map[*server]int{}
 	}
 	of := p.byKey[n.promiseKey]
 	if of == nil {
@@ -59,6 +60,7 @@ func (p *promises) add(n *promise) bool {
 	heap.Push(of, n)
 	if n.batch {
 		p.batch++
+		p.at[n.server]++
 	}
 	return true
 }
@@ -82,6 +84,9 @@ func (p *promises) removeFirst(key promiseKey) {
 	}
 	if n.batch {
 		p.batch--
+		if p.at[n.server]--; p.at[n.server] == 0 {
+			delete(p.at, n.server)
+		}
 	}
 }
 

@@ -40,6 +40,9 @@ func (e *Engine) retry(j *job, t *timing, now time.Time) time.Duration {
 	if d := e.class(j.class).Deadline.Seconds(); j.batch && d > 0 && t.left < after+t.mean {
 		return min(seconds(d), maxRetry) // by then its image is of no use: it begins again
 	}
+	if j.inquiry {
+		return seconds(after)
+	}
 	p := &promise{promiseKey: j.promiseKey(), at: now.Add(seconds(math.Ceil(after))), came: j.came}
 	if g.promises.add(p) && !j.batch {
 		s.promised = now.Add(seconds(after + t.mean*t.slow*surplus))

@@ -152,7 +152,7 @@ func (e *Engine) LoadRest(raw []byte, now time.Time) error {
 		}
 		for i := range of.Probes {
 			p := &of.Probes[i]
-			if last := fromUnix(p.Last); p.Failures > 0 && !last.After(now) {
+			if last := fromUnix(p.Last); p.Failures > 0 && !last.After(now) && now.Sub(last) <= maxSampleAge {
 				if known := g.probeOf(probeKey{p.Kind, p.Size}); known != nil {
 					known.room, known.failures, known.last = p.Room, p.Failures, last
 				}
@@ -161,6 +161,7 @@ func (e *Engine) LoadRest(raw []byte, now time.Time) error {
 	}
 	for class, of := range rest.Classes {
 		c := e.calibrationOf(class)
+		c.last = now
 		c.off = slices.DeleteFunc(of.Off, func(v float64) bool { return math.IsNaN(v) || math.IsInf(v, 0) })
 		c.off = c.off[max(len(c.off)-maxOff, 0):]
 		c.sorted = slices.Sorted(slices.Values(c.off))

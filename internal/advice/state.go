@@ -67,6 +67,8 @@ type job struct {
 
 	server *server
 	claim  uint64
+	// inquiry is true of a prompt about which somebody only asks: nobody comes again for it.
+	inquiry bool
 	// expires is when a claim that was not settled ends.
 	expires time.Time
 	// predicted is what was predicted when it was admitted; zero if nothing was.

@@ -20,6 +20,9 @@ func (loadRule) find(f *facts, report func(finding)) {
 		switch load.Level {
 		case advice.Busy:
 		case advice.Saturated:
+			if load.Shortage > 0 { // it is gpu.memory.short
+				continue
+			}
 			found.text.Key = "cause.gpu.load.saturated"
 		case advice.Critical:
 			found.text.Key, found.severity = "cause.gpu.load.critical", view.Broken

@@ -40,6 +40,10 @@ func loadView(load advice.Load, l texts.Language) *view.Load {
 	if !ok {
 		return nil
 	}
-	m := texts.Message{Key: "load." + string(load.Level), Args: texts.Args{"d": texts.Seconds(load.Wait)}}
+	key := string(load.Level)
+	if load.Level == advice.Saturated && load.Shortage > 0 {
+		key = "short"
+	}
+	m := texts.Message{Key: "load." + key, Args: texts.Args{"d": texts.Seconds(load.Wait)}}
 	return &view.Load{Level: string(load.Level), Severity: severity, Wait: load.Wait.Seconds(), Text: m.In(l)}
 }

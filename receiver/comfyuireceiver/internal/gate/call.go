@@ -40,6 +40,11 @@ func (c *caller) ask(r *admission.Request) admission.Decision {
 		return d
 	}
 	c.settle(d.Claim, "")
+	return failure(r)
+}
+
+// failure admits a prompt about which the advisor did not decide.
+func failure(r *admission.Request) admission.Decision {
 	return admission.Decision{Verdict: admission.Admit, Reason: admission.Failed, Class: r.Class}
 }
 

@@ -94,8 +94,12 @@ type Result struct {
 // Decide asks about a prompt whose body has so many bytes, and holds it while it is about to fit.
 // It returns once ctx, the client's, ends.
 func (g *Gate) Decide(ctx context.Context, r *admission.Request, bytes int) (res Result) {
-	w := g.queue(r, bytes)
+	w, failed := g.queue(r, bytes)
 	if w == nil {
+		if failed {
+			res.Decision = failure(r)
+			return res
+		}
 		res.Decision = g.advisor.ask(r)
 		if !g.settings.Enforce || res.Verdict != admission.Hold {
 			return res
@@ -128,21 +132,22 @@ func (g *Gate) Decide(ctx context.Context, r *admission.Request, bytes int) (res
 }
 
 // queue holds a prompt that would be admitted while more urgent ones are held: those are asked
-// about first. It returns nil if there are none, and for one that the advisor would not admit.
-func (g *Gate) queue(r *admission.Request, bytes int) *waiter {
+// about first. It returns nil if there are none, and for one that the advisor would not admit; failed
+// is true if that has not answered.
+func (g *Gate) queue(r *admission.Request, bytes int) (w *waiter, failed bool) {
 	if !g.settings.Enforce || g.Held() == 0 {
-		return nil
+		return nil, false
 	}
 	inquiry := *r
 	inquiry.Claim = false
 	d := g.advisor.ask(&inquiry)
 	if d.Verdict != admission.Admit || d.Reason == admission.Failed || !g.precede(d.Deadline) {
-		return nil
+		return nil, d.Reason == admission.Failed
 	}
 	d.Verdict = admission.Hold
-	w := g.hold(r, &d, bytes)
+	w = g.hold(r, &d, bytes)
 	g.Changed()
-	return w
+	return w, false
 }
 
 // precede reports whether a prompt that is held is more urgent than one with a deadline.

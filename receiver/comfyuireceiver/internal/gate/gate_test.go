@@ -441,6 +441,29 @@ func TestHeldPromptIsAdmittedWhenTheAdvisorFails(t *testing.T) {
 	})
 }
 
+// TestANewcomerIsPassedOnWithinOneTimeout, also while prompts are held, for which it is asked about
+// twice.
+func TestANewcomerIsPassedOnWithinOneTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var blocks atomic.Bool
+		p, ended := &room{}, make(chan struct{})
+		g := New(settings(), finder{newAdvisor(func(r *admission.Request) (admission.Decision, error) {
+			if blocks.Load() {
+				<-ended
+			}
+			return p.decide(r)
+		})}, nil, time.Now)
+		defer g.Close()
+		defer close(ended)
+		held(t.Context(), g, "a", time.Minute, 1)
+		blocks.Store(true)
+		begin := time.Now()
+		res := g.Decide(t.Context(), &admission.Request{Class: "b", Claim: true}, 1)
+		assert.Equal(t, admission.Failed, res.Reason)
+		assert.LessOrEqual(t, time.Since(begin), settings().Timeout)
+	})
+}
+
 // TestClientThatLeavesIsForgotten, also if it leaves while its prompt is admitted.
 func TestClientThatLeavesIsForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

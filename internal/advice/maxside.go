@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package advice
+
+import "github.com/otelcol-gpu/otelcol-gpu/internal/advice/fit"
+
+// maxSide is the largest longer side that would be admitted now, in steps of 8 pixels; 0 if
+// none is known. Of a prompt that can never fit it is the largest that does, and ends in time, while
+// nothing else runs.
+func (e *Engine) maxSide(j *job, t *timing, m *memoryFit) int {
+	k := e.find(j.kind)
+	if k == nil || j.side <= 0 || !m.never && (!t.known || t.others) {
+		return 0
+	}
+	const unit = 8
+	low, high := 0, j.side/unit
+	for low < high {
+		middle := (low + high + 1) / 2
+		size := j.size
+		size.Pixels = float64(middle*unit) * float64(middle*unit)
+		if e.allowed(k, j, t, m, size) {
+			low = middle
+		} else {
+			high = middle - 1
+		}
+	}
+	return low * unit
+}
+
+// allowed reports whether a smaller size of a prompt would be admitted.
+func (e *Engine) allowed(k *kind, j *job, t *timing, m *memoryFit, size fit.Size) bool {
+	if !m.never {
+		if !k.time.knows(size) || m.known && e.bound(k, size)+float64(m.context) > float64(m.room) {
+			return false
+		}
+		mean, _ := k.time.model.Mean(size)
+		return t.upper+(mean-t.mean)*t.slow <= t.left
+	}
+	g := j.server.gpu
+	if !k.memory.knows(size) || e.bound(k, size)+float64(m.context) > float64(g.memory.Capacity) || !g.probes[probeKey{j.kind, size}].none() {
+		return false
+	}
+	if !k.time.knows(size) { // of no size the time is known, or of this one it is not
+		return !k.time.learned()
+	}
+	mean, _ := k.time.model.Mean(size)
+	return mean <= t.left
+}
