@@ -67,6 +67,16 @@ func TestRushWithTheProduct(t *testing.T) {
 			if !fit {
 				continue
 			}
+			if *lasts >= longRun {
+				assert.GreaterOrEqual(t, worst.Core, 0.98)
+				assert.GreaterOrEqual(t, worst.CoreCovered, 0.84)
+				assert.LessOrEqual(t, worst.CoreCoveredMax, 0.98)
+				assert.GreaterOrEqual(t, worst.BatchCovered, 0.84)
+				assert.LessOrEqual(t, worst.BatchCoveredMax, 0.98)
+			}
+			if *lasts >= longRun && load >= 2 {
+				assert.LessOrEqual(t, worst.CoreWidth, map[string]float64{"one_server": 0.33, "two_servers_16g": 0.63}[setup.Name])
+			}
 			assert.GreaterOrEqual(t, worst.Core, 0.97)
 			assert.LessOrEqual(t, worst.Idle, 0.03)
 			assert.GreaterOrEqual(t, worst.CoreCovered, 0.75)
