@@ -269,7 +269,7 @@ func TestAShortageIsACondition(t *testing.T) {
 	short(w, 700<<20, 2*time.Minute)
 	assert.Equal(t, []string{"gpu.memory.short"}, w.shown())
 	text, remedy := w.worded("gpu.memory.short", texts.English)
-	assert.Equal(t, "gpu1 has 700 MiB too little memory free for what ComfyUI ran there within the last hour.", text)
+	assert.Equal(t, "gpu1 is 700 MiB short of the memory that ComfyUI's prompts of the last hour need.", text)
 	assert.Contains(t, remedy, "Stop what else uses this GPU")
 	severity, status := w.result.Status("GPU-b")
 	assert.Equal(t, view.Warning, severity)
