@@ -270,7 +270,7 @@ func TestAShortageIsACondition(t *testing.T) {
 	assert.Equal(t, []string{"gpu.memory.short"}, w.shown())
 	text, remedy := w.worded("gpu.memory.short", texts.English)
 	assert.Equal(t, "gpu1 is 700 MiB short of the memory that ComfyUI's prompts of the last hour need.", text)
-	assert.Contains(t, remedy, "Stop what else uses this GPU")
+	assert.Contains(t, remedy, "Stop other programs on this GPU")
 	severity, status := w.result.Status("GPU-b")
 	assert.Equal(t, view.Warning, severity)
 	assert.Equal(t, "memory short", status.In(texts.English))

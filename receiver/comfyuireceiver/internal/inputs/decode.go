@@ -104,7 +104,7 @@ func Measure(ctx context.Context, file []byte, colour bool, limits Limits) (f Fa
 		side = 1 // what it samples are means
 		m, err = sampleJPEG(from, header)
 	case kind == kindJPEG && isProgressive(file):
-		from.most = maxScanRead
+		from.atOnce = maxScanRead
 		m, err = decode(kind, from)
 	default:
 		m, err = decode(kind, from)
@@ -211,9 +211,9 @@ type limited struct {
 	from *bytes.Reader
 	now  func() time.Time
 	end  time.Time
-	// most bounds what is read at a time, in bytes; 0 is maxRead.
-	most int
-	err  error
+	// atOnce bounds what is read at a time, in bytes; 0 is maxRead.
+	atOnce int
+	err    error
 }
 
 // maxRead bounds what is read at a time, in bytes, so that the time is looked at often; maxScanRead
@@ -241,11 +241,11 @@ func (l *limited) Read(p []byte) (int, error) {
 	if err := l.expired(); err != nil {
 		return 0, err
 	}
-	most := maxRead
-	if l.most > 0 {
-		most = l.most
+	bound := maxRead
+	if l.atOnce > 0 {
+		bound = l.atOnce
 	}
-	return l.from.Read(p[:min(len(p), most)])
+	return l.from.Read(p[:min(len(p), bound)])
 }
 
 // ReadAt implements [io.ReaderAt], which saves the decoder of TIFF a copy of the file.
