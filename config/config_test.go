@@ -6,6 +6,7 @@ package config
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -113,4 +114,16 @@ service:
 		"traces/joined: unknown has no queue behind the connector gpucorrelation/a",
 		"traces: memory_limiter is not the first processor in front of gpucorrelation",
 	}, faults(f))
+}
+
+// TestWhatIsCommentedOutWorks: each setting that the configurations of admission propose may be
+// uncommented where it stands.
+func TestWhatIsCommentedOutWorks(t *testing.T) {
+	proposal := regexp.MustCompile(`(?m)^( {4,})# ([a-z_]+: [\[{])`)
+	for path, proposals := range map[string]int{"observe.yaml": 1, "enforce.yaml": 3} {
+		raw, err := os.ReadFile(path)
+		require.NoError(t, err)
+		assert.Len(t, proposal.FindAll(raw, -1), proposals, path)
+		require.NoError(t, yaml.Unmarshal(proposal.ReplaceAll(raw, []byte("$1$2")), map[string]any{}), path)
+	}
 }

@@ -16,8 +16,8 @@ import (
 // savedVersion is that of the form in which what was learned is saved.
 const savedVersion = 1
 
-// ErrSaved is the error of saved data that is not read: it is damaged, or of another version.
-var ErrSaved = errors.New("it is damaged, or of another version")
+// ErrSaved is the error of saved data that is not read.
+var ErrSaved = errors.New("saved model is damaged or has an unknown version")
 
 // savedSample is a sample: pixels, batch, steps, cost and Unix time in seconds.
 type savedSample [5]float64

@@ -191,14 +191,14 @@ func (p *proxy) decide(r *http.Request, of *arrival) gate.Result {
 	}, len(of.body))
 }
 
-// reportAdvisor logs when the advisor no longer decides, and when it does again.
+// reportAdvisor logs when the advisor no longer answers, and when it does again.
 func (p *proxy) reportAdvisor(failed bool) {
 	const condition = "advisor"
 	switch {
 	case failed && p.failing.Changed(condition, "failed"):
-		p.log.Warn("The advisor does not decide about prompts within admission::timeout; passing them on. Does it run there?", zap.String("advisor", p.advisor))
+		p.log.Warn("Advisor did not answer within admission::timeout; admitting prompts. Check that it is running", zap.String("advisor", p.advisor))
 	case !failed && p.failing.Changed(condition, ""):
-		p.log.Info("The advisor decides about prompts again", zap.String("advisor", p.advisor))
+		p.log.Info("Advisor answers again", zap.String("advisor", p.advisor))
 	}
 }
 

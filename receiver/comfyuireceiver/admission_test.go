@@ -571,13 +571,13 @@ func TestAdvisorThatDoesNotDecideIsLoggedOnce(t *testing.T) {
 	for range 3 {
 		assert.Equal(t, http.StatusOK, send(t, r.base, smallPrompt))
 	}
-	assert.Equal(t, 1, messages("does not decide"))
+	assert.Equal(t, 1, messages("did not answer"))
 	t.Cleanup(admission.OfProcess().Add(*id, &testAdvisor{decide: byClass}))
 	for range 3 {
 		assert.Equal(t, http.StatusOK, send(t, r.base, smallPrompt))
 	}
-	assert.Equal(t, 1, messages("decides about prompts again"))
-	assert.Equal(t, 1, messages("does not decide"))
+	assert.Equal(t, 1, messages("Advisor answers again"))
+	assert.Equal(t, 1, messages("did not answer"))
 	require.NoError(t, r.Shutdown(t.Context()))
 }
 

@@ -283,7 +283,7 @@ var cases = []struct {
 		cause: "gpu.memory.short",
 		bad:   func(w *world) { short(w, 3<<30, 2*time.Minute) },
 		good:  func(w *world) { short(w, 3<<30, 45*time.Second) }, // for as long as a neighbour works
-		en:    "gpu1 has 3.0 GiB too little memory free for what ComfyUI ran there within the last hour.",
+		en:    "gpu1 is 3.0 GiB short of the memory that ComfyUI's prompts of the last hour need.",
 	},
 	{
 		cause: "gpu.xid.critical",

@@ -57,7 +57,7 @@ func TestALevelIsOnItsGPU(t *testing.T) {
 		advice.Busy:      {Level: "busy", Severity: view.Warning, Wait: 16, Text: "busy: 16.0 s of work"},
 		advice.Saturated: {Level: "saturated", Severity: view.Warning, Wait: 16, Text: "saturated: 16.0 s of work"},
 		advice.Critical:  {Level: "critical", Severity: view.Broken, Wait: 16, Text: "critical: 16.0 s of work"},
-		advice.Unhealthy: {Level: "unhealthy", Severity: view.Broken, Wait: 16, Text: "unhealthy: it does not work"},
+		advice.Unhealthy: {Level: "unhealthy", Severity: view.Broken, Wait: 16, Text: "unhealthy: the GPU is unusable"},
 	} {
 		st.SetLoads(map[string]advice.Load{"GPU-a": {Level: level, Wait: 16 * time.Second}})
 		assert.Equal(t, want, st.State(texts.English).GPUs[0].Load, level)

@@ -92,7 +92,7 @@ local lib = import '../lib.libsonnet';
               window: config.queueWindow,
             },
             'The oldest prompt in the queue of {{ $labels.instance }} has waited for {{ $value | humanizeDuration }}, and the wait grows.',
-            'See whether the load has grown or the executions have become slower; add capacity, or hold work back that can wait.',
+            'See whether the load has grown or the executions have become slower; add capacity, or hold back work that can wait.',
           ),
           alert(
             'ComfyUIStalled',

@@ -66,7 +66,7 @@ local lib = import '../lib.libsonnet';
             'GPUMemoryHeadroomShort',
             'warning',
             '%s > 0' % gpu('gpuadvisor_memory_shortage_bytes'),
-            'GPU {{ $labels.hw_id }} of {{ $labels.instance }} has {{ $value | humanize1024 }}B too little memory free for what ComfyUI ran there within the last hour.',
+            "GPU {{ $labels.hw_id }} of {{ $labels.instance }} is {{ $value | humanize1024 }}B short of the memory that ComfyUI's prompts of the last hour need.",
             'See which processes hold the memory, and stop or move what is not ComfyUI; the next prompt may fail.',
           ),
           alert(

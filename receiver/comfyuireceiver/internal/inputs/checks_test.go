@@ -47,10 +47,10 @@ func TestMessagesSayWhatIsWrongAndHowToMendIt(t *testing.T) {
 	assert.Nil(t, c.Messages(nil, &f))
 	assert.Equal(t, map[string]string{
 		"en": "The image is too small (4000 × 300 pixels): upload one whose shorter side has 400 pixels or more, for example a scan of higher resolution; the image is coloured already: upload a black-and-white one",
-		"zh": "图片太小（4000 × 300 像素）：请上传短边不小于 400 像素的图片，例如用更高分辨率重新扫描；图片已经是彩色的：请上传黑白图片",
+		"zh": "图像太小（4000 × 300 像素）：请上传短边不小于 400 像素的图像，例如用更高分辨率重新扫描；图像已经是彩色的：请上传黑白图像",
 	}, c.Messages([]Finding{TooSmall, Coloured}, &f))
 	assert.Equal(t, map[string]string{
-		"en": "The image is too large (4000 × 300 pixels): reduce its longer side to 3000 pixels or less; the image is too narrow (4000 : 300): cut it, or divide it into parts, so that its longer side is at most 4 times the shorter one; the image is compressed too much (0.002 bytes per pixel): upload the original, or save it with a higher quality (0.05 or more)",
-		"zh": "图片太大（4000 × 300 像素）：请将长边缩小到 3000 像素以内；图片过于狭长（4000 : 300）：请裁剪或分成几部分，使长边不超过短边的 4 倍；图片压缩过度（每像素 0.002 字节）：请上传原图，或以更高质量保存（至少 0.05）",
+		"en": "The image is too large (4000 × 300 pixels): reduce its longer side to 3000 pixels or less; the image is too narrow (4000 : 300): crop it, or divide it into parts, so that its longer side is at most 4 times the shorter one; the image is compressed too much (0.002 bytes per pixel): upload the original, or save it with a higher quality (0.05 or more)",
+		"zh": "图像太大（4000 × 300 像素）：请将长边缩小到 3000 像素以内；图像过于狭长（4000 : 300）：请裁剪或分成几部分，使长边不超过短边的 4 倍；图像压缩过度（每像素 0.002 字节）：请上传原图，或以更高质量保存（至少 0.05）",
 	}, c.Messages([]Finding{TooLarge, Aspect, Compressed}, &f))
 }

@@ -103,6 +103,9 @@ func Measure(ctx context.Context, file []byte, colour bool, limits Limits) (f Fa
 	case kind == kindJPEG && isSampled(file, header):
 		side = 1 // what it samples are means
 		m, err = sampleJPEG(from, header)
+	case kind == kindJPEG && isProgressive(file):
+		from.atOnce = maxScanRead
+		m, err = decode(kind, from)
 	default:
 		m, err = decode(kind, from)
 	}
@@ -208,11 +211,18 @@ type limited struct {
 	from *bytes.Reader
 	now  func() time.Time
 	end  time.Time
-	err  error
+	// atOnce bounds what is read at a time, in bytes; 0 is maxRead.
+	atOnce int
+	err    error
 }
 
-// maxRead bounds what is read at a time, in bytes, so that the time is looked at often.
-const maxRead = 32 << 10
+// maxRead bounds what is read at a time, in bytes, so that the time is looked at often; maxScanRead
+// does for progressive JPEGs, of which a scan of 14 bytes has the standard library go through all
+// blocks, since an end-of-band run says of 32,767 that they have nothing.
+const (
+	maxRead     = 32 << 10
+	maxScanRead = 128
+)
 
 // expired reports whether the time has passed.
 func (l *limited) expired() error {
@@ -231,7 +241,11 @@ func (l *limited) Read(p []byte) (int, error) {
 	if err := l.expired(); err != nil {
 		return 0, err
 	}
-	return l.from.Read(p[:min(len(p), maxRead)])
+	bound := maxRead
+	if l.atOnce > 0 {
+		bound = l.atOnce
+	}
+	return l.from.Read(p[:min(len(p), bound)])
 }
 
 // ReadAt implements [io.ReaderAt], which saves the decoder of TIFF a copy of the file.

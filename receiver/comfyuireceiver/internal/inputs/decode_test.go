@@ -42,6 +42,12 @@ func zeros(t testing.TB, width, height uint32, bytesOfZeros int) []byte {
 	t.Helper()
 	header := binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, width), height)
 	header = append(header, 8, 2, 0, 0, 0)
+	return bytes.Join([][]byte{[]byte("\x89PNG\r\n\x1a\n"), chunk("IHDR", header), chunk("IDAT", deflated(t, bytesOfZeros)), chunk("IEND", nil)}, nil)
+}
+
+// deflated are so many bytes of zeros, compressed.
+func deflated(t testing.TB, bytesOfZeros int) []byte {
+	t.Helper()
 	var data bytes.Buffer
 	z := zlib.NewWriter(&data)
 	for block := make([]byte, 1<<20); bytesOfZeros > 0; bytesOfZeros -= len(block) {
@@ -49,7 +55,7 @@ func zeros(t testing.TB, width, height uint32, bytesOfZeros int) []byte {
 		require.NoError(t, err)
 	}
 	require.NoError(t, z.Close())
-	return bytes.Join([][]byte{[]byte("\x89PNG\r\n\x1a\n"), chunk("IHDR", header), chunk("IDAT", data.Bytes()), chunk("IEND", nil)}, nil)
+	return data.Bytes()
 }
 
 // twoHeaders is a PNG with a further header that claims 32 GiB for two rows.
@@ -78,6 +84,15 @@ func animation(t testing.TB, frames int) []byte {
 	return b.Bytes()
 }
 
+// manyPalettes is a PNG of a pixel with so many palettes. The standard library reads the header up to
+// tRNS, and does not see the others.
+func manyPalettes(t testing.TB, palettes int) []byte {
+	t.Helper()
+	palette := chunk("PLTE", make([]byte, 3*256))
+	return slices.Concat([]byte("\x89PNG\r\n\x1a\n"), chunk("IHDR", []byte{0, 0, 0, 1, 0, 0, 0, 1, 8, pngPalette, 0, 0, 0}), palette, chunk("tRNS", []byte{9}),
+		bytes.Repeat(palette, palettes-1), chunk("IDAT", deflated(t, 2)), chunk("IEND", nil))
+}
+
 // bombs are files that cost, or claim to cost, far more than they are long.
 func bombs(t testing.TB) map[string][]byte {
 	random := rand.New(rand.NewPCG(5, 5))
@@ -94,6 +109,9 @@ func bombs(t testing.TB) map[string][]byte {
 		"truncated header":      whole[:10],
 		"endless comments":      append([]byte("GIF89a\x01\x00\x01\x00\x00\x00\x00"), bytes.Repeat([]byte("\x21\xfe\x01x\x00"), 1<<20)...),
 		"endless JPEG segments": append([]byte("\xff\xd8"), bytes.Repeat([]byte("\xff\xfe\x00\x02"), 1<<20)...),
+		"scans of nothing":      scansOf(18000, 512),
+		"end-of-band runs":      endOfBandRuns(50),
+		"many palettes":         manyPalettes(t, 30000),
 		"not an image":          []byte("<svg/>"),
 		"empty":                 {},
 	}

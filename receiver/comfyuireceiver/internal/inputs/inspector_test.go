@@ -225,3 +225,28 @@ func TestWhatWaitsIsBounded(t *testing.T) {
 	assert.Equal(t, Stopping, i.Find(NameOfInput("last.jpg")).Unjudged)
 	assert.Zero(t, i.copied)
 }
+
+// TestCloseDoesNotWaitForABomb, however long it would be judged.
+func TestCloseDoesNotWaitForABomb(t *testing.T) {
+	for name, of := range map[string]struct {
+		file   []byte
+		reason []string
+	}{
+		"scans of nothing": {scansOf(18000, 512), []string{Format, Stopping}}, // refused at once
+		"end-of-band runs": {endOfBandRuns(60000), []string{Stopping}},
+		"a bit a block":    {oneBit(18000), []string{"", Stopping}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			i, counted := newTestInspector(t, func(s *Settings) { s.UploadBytes, s.AllBytes = 64<<20, 64<<20 })
+			c := i.Copy(upload(t, of.file))
+			pass(t, c)
+			c.Stored("a.jpg", "", "input")
+			time.Sleep(100 * time.Millisecond) // it is being judged
+			began := time.Now()
+			i.Close()
+			assert.Less(t, time.Since(began), time.Second)
+			counted.wait(t, 1)
+			assert.Contains(t, of.reason, i.Find(NameOfInput("a.jpg")).Unjudged)
+		})
+	}
+}

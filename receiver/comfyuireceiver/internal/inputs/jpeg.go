@@ -16,6 +16,7 @@ import (
 // need 90 MiB. (ITU-T T.81, annexes F and G.)
 type jpegReader struct {
 	from          *bufio.Reader
+	limit         *limited
 	width, height int
 	components    []jpegComponent
 	// acrossMCU and belowMCU are how many groups of blocks the image has; a group has the blocks of the
@@ -71,7 +72,7 @@ var errJPEG = errors.New("the JPEG is damaged, or of an unknown kind")
 // sampleJPEG reads at most 256 × 256 blocks of a progressive JPEG in YCbCr, of which header is known: a
 // further one does not count.
 func sampleJPEG(from *limited, header image.Config) (*image.YCbCr, error) {
-	r := &jpegReader{from: bufio.NewReader(from), width: header.Width, height: header.Height}
+	r := &jpegReader{from: bufio.NewReader(from), limit: from, width: header.Width, height: header.Height}
 	if _, err := r.from.Discard(2); err != nil { // its first marker
 		return nil, err
 	}
@@ -228,9 +229,9 @@ func (r *jpegReader) frame(data []byte) error {
 
 func ceil(n, by int) int { return (n + by - 1) / by }
 
-// scan reads a scan, if it is the first one of frequency 0.
+// scan reads a scan, if it is the first one of frequency 0 of its components.
 func (r *jpegReader) scan(data []byte) error {
-	if len(data) < 1 || len(data) != 4+2*int(data[0]) {
+	if len(data) < 1 || data[0] < 1 || int(data[0]) > len(r.components) || len(data) != 4+2*int(data[0]) {
 		return errJPEG
 	}
 	parameters := data[1+2*int(data[0]):]
@@ -240,18 +241,24 @@ func (r *jpegReader) scan(data []byte) error {
 	var of []*jpegComponent
 	var codes []*huffman
 	for ; len(data) > 4; data = data[2:] {
-		for i := range r.components {
-			if c := &r.components[i]; c.id == data[1] && !c.isRead {
-				c.isRead, c.before = true, 0
-				of, codes = append(of, c), append(codes, r.codes[data[2]>>4&3])
-				break
-			}
-		}
-		if code := data[2] >> 4; int(code) >= len(r.codes) || len(codes) == 0 || codes[len(codes)-1] == nil {
+		c, code := r.unread(data[1]), data[2]>>4
+		if c == nil || int(code) >= len(r.codes) || r.codes[code] == nil {
 			return errJPEG
 		}
+		c.isRead, c.before = true, 0
+		of, codes = append(of, c), append(codes, r.codes[code])
 	}
 	return r.coefficients(of, codes, parameters[2]&15)
+}
+
+// unread is the component of an id, nil if the frame has none or it is read already.
+func (r *jpegReader) unread(id byte) *jpegComponent {
+	for i := range r.components {
+		if c := &r.components[i]; c.id == id && !c.isRead {
+			return c
+		}
+	}
+	return nil
 }
 
 // coefficients reads those of a scan of some components, without their last bits.
@@ -269,6 +276,11 @@ func (r *jpegReader) coefficients(of []*jpegComponent, codes []*huffman, shift b
 			}
 		}
 		x, y := n%across, n/across
+		if x == 0 {
+			if err := r.limit.expired(); err != nil {
+				return err
+			}
+		}
 		for i, c := range of {
 			h, v := c.h, c.v
 			if len(of) == 1 {

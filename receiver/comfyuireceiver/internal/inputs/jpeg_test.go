@@ -13,8 +13,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -113,6 +115,82 @@ func progressiveJPEG(width, height, restart int, separate bool, value func(compo
 	}
 	p.Write([]byte{0xff, markerEOI})
 	return p.Bytes()
+}
+
+// beginJPEG is the beginning of a square progressive JPEG of 4:4:4, whose components have these ids.
+func beginJPEG(side int, ids string) *progressive {
+	p := &progressive{}
+	p.Write([]byte{0xff, 0xd8})
+	p.segment(markerDQT, append([]byte{0}, bytes.Repeat([]byte{8}, 64)...)...)
+	p.segment(markerSOF2, 8, byte(side>>8), byte(side), byte(side>>8), byte(side), 3, ids[0], 0x11, 0, ids[1], 0x11, 0, ids[2], 0x11, 0)
+	return p
+}
+
+// scansOf is a JPEG with so many scans of components, which have no data.
+func scansOf(side, scans int, components ...byte) []byte {
+	p := beginJPEG(side, "\x01\x02\x03")
+	p.segment(markerDHT, append([]byte{0, 1}, make([]byte, 16)...)...) // 0 is a difference of 0
+	for range scans {
+		header := []byte{byte(len(components))}
+		for _, c := range components {
+			header = append(header, c, 0)
+		}
+		p.segment(markerSOS, append(header, 0, 0, 0)...)
+	}
+	return p.Bytes()
+}
+
+// endOfBandRuns is a JPEG in RGB with so many scans, of which each says in four bytes that 50,625
+// blocks have nothing.
+func endOfBandRuns(scans int) []byte {
+	p := beginJPEG(1800, "RGB")
+	p.segment(markerDHT, append(append([]byte{0x10, 1}, make([]byte, 15)...), 0xe0)...)
+	for range scans {
+		p.segment(markerSOS, 1, 'R', 0, 1, 63, 0)
+		for range 2 {
+			p.put(0, 1)
+			p.put(1<<14-1, 14)
+		}
+		p.align()
+	}
+	return p.Bytes()
+}
+
+// oneBit is a JPEG whose blocks have a bit each, in one scan.
+func oneBit(side int) []byte {
+	return append(scansOf(side, 1, 1, 2, 3), make([]byte, side/8*side/8*3/8+1)...)
+}
+
+// TestScansAreOfTheFramesComponents, each once (T.81, B.2.3).
+func TestScansAreOfTheFramesComponents(t *testing.T) {
+	for name, components := range map[string][]byte{"none": {}, "another": {4}, "one twice": {1, 1}, "one again": {1, 2, 1}, "too many": {1, 2, 3, 3}} {
+		t.Run(name, func(t *testing.T) {
+			file := append(scansOf(8, 1, components...), 0)
+			_, err := sampleJPEG(limitedOf(file), headerOf(file))
+			require.ErrorIs(t, err, errJPEG)
+		})
+	}
+	file := append(scansOf(8, 1, 1, 2, 3), 0)
+	_, err := sampleJPEG(limitedOf(file), headerOf(file))
+	require.NoError(t, err)
+	again := scansOf(8, 1, 1, 2)
+	again = slices.Concat(again, []byte{0}, scansOf(8, 1, 1, 3)[len(scansOf(8, 0)):], []byte{0})
+	_, err = sampleJPEG(limitedOf(again), headerOf(again))
+	require.ErrorIs(t, err, errJPEG, "one that is read already")
+}
+
+// TestScansEndWithTheirTime, though they need no further data.
+func TestScansEndWithTheirTime(t *testing.T) {
+	file := oneBit(2000)
+	from := limitedOf(file)
+	asked, began := 0, time.Now()
+	from.now = func() time.Time {
+		asked++
+		return began
+	}
+	_, err := sampleJPEG(from, headerOf(file))
+	require.NoError(t, err)
+	assert.Greater(t, asked, 2000/8)
 }
 
 func TestProgressiveJPEGsAreReadAsTheStandardLibraryDoes(t *testing.T) {

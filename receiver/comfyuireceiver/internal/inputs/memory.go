@@ -105,8 +105,13 @@ func jpegMemory(file []byte, header image.Config) int64 {
 
 // isSampled reports whether [jpegReader] reads a JPEG.
 func isSampled(file []byte, header image.Config) bool {
+	return isProgressive(file) && header.ColorModel == color.YCbCrModel
+}
+
+// isProgressive reports whether a JPEG is.
+func isProgressive(file []byte) bool {
 	_, progressive := jpegSamples(file)
-	return progressive && header.ColorModel == color.YCbCrModel
+	return progressive
 }
 
 // jpegSamples is how many samples a JPEG has for four pixels, and whether it is progressive.

@@ -22,6 +22,8 @@ type pngReader struct {
 	// depth is the bits of a sample, channels the samples of a pixel.
 	depth, channels int
 	palette         []color.NRGBA
+	// hasColours is true after PLTE, of which a PNG has one.
+	hasColours bool
 	// left is what is not read of the present chunk of data, in bytes.
 	left uint32
 }
@@ -157,6 +159,10 @@ func (r *pngReader) dimensions() error {
 }
 
 func (r *pngReader) colours() error {
+	if r.hasColours {
+		return errPNG
+	}
+	r.hasColours = true
 	data, err := r.data()
 	if err != nil || r.palette == nil {
 		return err
