@@ -64,8 +64,9 @@ type advisor struct {
 	// saved is used at the start, by one goroutine, and at the shutdown, in this order; nil without
 	// storage.
 	saved *saved
-	// observed has a lock of its own.
+	// observed and repeats have locks of their own.
 	observed observed
+	repeats  *repeats
 
 	emitter emitter
 }
@@ -73,7 +74,7 @@ type advisor struct {
 func newAdvisor(settings connector.Settings, cfg *Config) *advisor {
 	return &advisor{
 		cfg: cfg, settings: settings, log: settings.Logger, now: time.Now, bus: comfyevents.OfProcess(), release: func() {},
-		alerts: alerts.New(cfg.Alerts, settings.TelemetrySettings), advisors: admission.OfProcess(),
+		alerts: alerts.New(cfg.Alerts, settings.TelemetrySettings), advisors: admission.OfProcess(), repeats: newRepeats(),
 	}
 }
 
@@ -97,7 +98,8 @@ func (a metricsComponent) ConsumeMetrics(_ context.Context, md pmetric.Metrics) 
 
 // ConsumeTraces implements [consumer.Traces].
 func (a tracesComponent) ConsumeTraces(_ context.Context, td ptrace.Traces) error {
-	a.state.Traces(td)
+	a.state.Traces(td) // one that comes again takes the place of the first
+	td = a.repeats.without(td)
 	a.advice.Traces(td)
 	a.observed.traces(td)
 	a.recommended.traces(td)
@@ -252,6 +254,7 @@ func (a *advisor) end(ctx context.Context) (err error) {
 	a.work.Wait()
 	if a.saved != nil {
 		err = errors.Join(err, a.saved.close(ctx))
+		a.saved = nil // a start that fails is followed by a shutdown
 	}
 	if a.telemetry != nil {
 		a.telemetry.Shutdown()

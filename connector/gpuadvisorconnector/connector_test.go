@@ -35,6 +35,9 @@ import (
 
 const gpuID = "GPU-1"
 
+// connectorID is the id of the connector, after a restart, too.
+var connectorID = component.NewID(metadata.Type)
+
 // rig is a connector with its three sides.
 type rig struct {
 	*advisor
@@ -71,6 +74,7 @@ func newStoppedRig(t *testing.T, other consumer.Metrics, change func(*Config)) *
 	require.NoError(t, cfg.Validate())
 	r := &rig{t: t, next: new(consumertest.MetricsSink), telemetry: componenttest.NewTelemetry()}
 	settings := connectortest.NewNopSettings(metadata.Type)
+	settings.ID = connectorID
 	settings.TelemetrySettings = r.telemetry.NewTelemetrySettings()
 	factory := NewFactory()
 	next := consumer.Metrics(r.next)

@@ -3,6 +3,8 @@
 package gpuadvisorconnector
 
 import (
+	"strconv"
+
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 
@@ -58,11 +60,19 @@ func (a *advisor) emitAdvice(sm pmetric.ScopeMetrics, at pcommon.Timestamp) {
 		}
 		for _, p := range []pmetric.NumberDataPoint{s, e, first, second} {
 			p.SetTimestamp(at)
-			p.Attributes().PutStr("comfyui.workflow.id", l.Kind.Workflow)
-			p.Attributes().PutStr("comfyui.model", l.Kind.Model)
+			putKind(p.Attributes(), &l.Kind)
 			p.Attributes().PutStr("gpuadvisor.cost", l.Cost)
 		}
 	}
+}
+
+// putKind puts all that tells kinds apart: points of two of them would else be of one series.
+func putKind(a pcommon.Map, k *advice.Kind) {
+	a.PutStr("comfyui.workflow.id", k.Workflow)
+	a.PutStr("comfyui.model", k.Model)
+	a.PutStr("hw.model", k.GPU)
+	a.PutStr("service.version", k.Version)
+	a.PutStr("gpuadvisor.arguments", strconv.FormatUint(k.Arguments, 16))
 }
 
 // emitCoverage adds how many of the last predictions were right.

@@ -47,14 +47,8 @@ const (
 
 // traces adds the prompts that have ended.
 func (o *observed) traces(td ptrace.Traces) {
-	for _, rs := range td.ResourceSpans().All() {
-		for _, ss := range rs.ScopeSpans().All() {
-			for _, s := range ss.Spans().All() {
-				if s.Name() == "comfyui.prompt" {
-					o.add(s)
-				}
-			}
-		}
+	for s := range promptSpans(td) {
+		o.add(s)
 	}
 }
 

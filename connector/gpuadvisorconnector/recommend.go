@@ -6,12 +6,10 @@ import (
 	"sync"
 	"time"
 
-	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/advice"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/bounds"
-	"github.com/otelcol-gpu/otelcol-gpu/internal/lru"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/recommend"
 )
 
@@ -24,25 +22,12 @@ type recommender struct {
 	// mu guards everything declared below. It is not held while recommendations are made.
 	mu   sync.Mutex
 	week *recommend.Week
-	// counted are the last requests that were: a receiver sends a trace again that another consumer of
-	// it refused.
-	counted *lru.Cache[spanID, struct{}]
 
 	// making is held while recommendations are made; it guards everything declared below.
 	making sync.Mutex
 	last   recommend.Recommendations
 	until  time.Time // they hold
 }
-
-// spanID is a span of a trace.
-type spanID struct {
-	trace pcommon.TraceID
-	span  pcommon.SpanID
-}
-
-// maxRecounted bounds the requests that are known to be counted: several times what waits in a
-// receiver to be sent again.
-const maxRecounted = 4096
 
 const (
 	// Recommendations are made again after recommendedFor at the soonest, and so late that they cost
@@ -61,7 +46,7 @@ func newRecommender(cfg *Config, a *advice.Advisor, now func() time.Time) *recom
 	for name, c := range cfg.Classes {
 		s.Classes[name] = recommendedClass(c)
 	}
-	return &recommender{advice: a, now: now, week: recommend.New(s), counted: lru.New[spanID, struct{}](maxRecounted)}
+	return &recommender{advice: a, now: now, week: recommend.New(s)}
 }
 
 // traces adds the prompts that have ended, after the advisor has learned from them.
@@ -73,10 +58,7 @@ func (r *recommender) traces(td ptrace.Traces) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for i := range all {
-		if r.counted.Find(all[i].span) == nil {
-			r.counted.FindOrAdd(all[i].span)
-			r.week.Add(&all[i].Request)
-		}
+		r.week.Add(&all[i].Request)
 	}
 }
 
@@ -121,5 +103,5 @@ func (r *recommender) dropped() int64 {
 func (r *recommender) Bounds() []bounds.Bound {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return append(r.week.Bounds(), r.counted.Bounds()...)
+	return r.week.Bounds()
 }

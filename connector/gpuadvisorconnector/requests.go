@@ -19,7 +19,6 @@ import (
 // request is a prompt that has ended, as its trace says.
 type request struct {
 	recommend.Request
-	span   spanID
 	prompt string
 	// ran is for how long it ran by the clock.
 	ran time.Duration
@@ -44,7 +43,7 @@ func requestsIn(td ptrace.Traces, now time.Time) (all []request) {
 			first := len(all)
 			var ids map[pcommon.SpanID]int
 			for _, s := range ss.Spans().All() {
-				if s.Name() != "comfyui.prompt" || s.EndTimestamp() > latest {
+				if !isPrompt(s) || s.EndTimestamp() > latest {
 					continue
 				}
 				if ids == nil {
@@ -74,7 +73,7 @@ func requestText(a pcommon.Map, key string) string {
 // readRequest reads a prompt's own span.
 func readRequest(s ptrace.Span, server string) request {
 	a := s.Attributes()
-	r := request{span: spanID{s.TraceID(), s.SpanID()}, prompt: pdataread.Text(a, "comfyui.prompt.id")}
+	r := request{prompt: pdataread.Text(a, "comfyui.prompt.id")}
 	r.Server, r.Class, r.Workflow, r.Model = server, requestText(a, "comfyui.task_class"), requestText(a, "comfyui.workflow.id"), requestText(a, "comfyui.model")
 	r.Side, r.Batch, r.Steps = requestSize(a, "comfyui.image.side"), max(requestSize(a, "comfyui.image.batch"), 1), requestSize(a, "comfyui.steps")
 	r.Came, r.Ended = s.StartTimestamp().AsTime(), s.EndTimestamp().AsTime()

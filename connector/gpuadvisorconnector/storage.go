@@ -32,6 +32,8 @@ type saved struct {
 	recommended *recommender
 	log         *zap.Logger
 	now         func() time.Time
+	// loaded is true once what was saved is read: before, nothing is saved, which would replace it.
+	loaded bool
 	// weekSaved is when the week's requests were saved last.
 	weekSaved time.Time
 	failing   logonce.Tracker
@@ -69,15 +71,24 @@ func (a *advisor) openSaved(ctx context.Context, host component.Host) (*saved, e
 	return &saved{client: client, advisor: a.advice, recommended: a.recommended, log: a.log, now: a.now, weekSaved: a.now(), slots: map[advice.Kind]int{}, unsaved: map[advice.Kind][]byte{}}, nil
 }
 
-// load has the advisor read what was saved. What cannot be read is learned again.
+// load has the advisor read what was saved, instead of what it learned of the same since. What is
+// damaged is learned again. While the storage cannot be read, load is called again.
 func (s *saved) load(ctx context.Context) {
-	gets := make([]*storage.Operation, 0, advice.MaxKinds+1)
+	gets := make([]*storage.Operation, 0, advice.MaxKinds+2)
 	for slot := range advice.MaxKinds {
 		gets = append(gets, storage.GetOperation(kindKey(slot)))
 	}
 	rest, week := storage.GetOperation(restKey), storage.GetOperation(weekKey)
+	const condition = "load"
 	if err := s.client.Batch(ctx, append(gets, rest, week)...); err != nil {
-		s.log.Warn("Failed to read what was learned of prompts; it is learned again", zap.Error(err))
+		if s.failing.First(condition) {
+			s.log.Warn("Failed to read what was learned of prompts; nothing is saved until it is read; trying again", zap.Error(err), zap.Duration("interval", saveInterval))
+		}
+		return
+	}
+	s.loaded = true
+	if s.failing.Changed(condition, "") {
+		s.log.Info("What was learned of prompts is read")
 	}
 	raw := make(map[int][]byte, len(gets))
 	for slot, get := range gets {
@@ -105,11 +116,22 @@ func (s *saved) load(ctx context.Context) {
 // save writes what has been learned since it was called last, and from time to time the week's
 // requests.
 func (s *saved) save(ctx context.Context) {
+	if !s.isLoaded(ctx) {
+		return
+	}
 	if now := s.now(); now.Sub(s.weekSaved) >= weekInterval {
 		s.weekSaved = now
 		s.saveWeek(ctx)
 	}
 	s.saveLearned(ctx)
+}
+
+// isLoaded reports whether what was saved is read; it tries again if not.
+func (s *saved) isLoaded(ctx context.Context) bool {
+	if !s.loaded {
+		s.load(ctx)
+	}
+	return s.loaded
 }
 
 // saveWeek writes the week's requests.
@@ -159,7 +181,9 @@ func (s *saved) saveLearned(ctx context.Context) {
 
 // close saves for the last time.
 func (s *saved) close(ctx context.Context) error {
-	s.saveWeek(ctx)
-	s.saveLearned(ctx)
+	if s.isLoaded(ctx) {
+		s.saveWeek(ctx)
+		s.saveLearned(ctx)
+	}
 	return s.client.Close(ctx)
 }

@@ -5,6 +5,8 @@ package gpuadvisorconnector
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -32,12 +34,21 @@ type memoryStorage struct {
 
 	mu     sync.Mutex
 	values map[string][]byte
-	fails  error
-	sets   int
+	// fails is the error of operations, unread that of those that read.
+	fails, unread error
+	sets          int
+	// isOpen is true until the client is closed; it must not be used afterwards.
+	isOpen bool
 	closed int
 }
 
-func (s *memoryStorage) GetClient(context.Context, component.Kind, component.ID, string) (storage.Client, error) {
+var errClosed = errors.New("the client is closed")
+
+func (s *memoryStorage) GetClient(_ context.Context, kind component.Kind, id component.ID, name string) (storage.Client, error) {
+	if kind != component.KindConnector || id != connectorID || name != "" {
+		return nil, fmt.Errorf("it is the storage of the connector %s, and not that of the %s %s %s", connectorID, kind, id, name)
+	}
+	s.isOpen = true
 	return s, nil
 }
 
@@ -57,8 +68,14 @@ func (s *memoryStorage) Delete(ctx context.Context, key string) error {
 func (s *memoryStorage) Batch(_ context.Context, operations ...*storage.Operation) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !s.isOpen {
+		return errClosed
+	}
 	if s.fails != nil {
 		return s.fails
+	}
+	if s.unread != nil && slices.ContainsFunc(operations, func(o *storage.Operation) bool { return o.Type == storage.Get }) {
+		return s.unread
 	}
 	for _, o := range operations {
 		switch o.Type {
@@ -76,6 +93,10 @@ func (s *memoryStorage) Batch(_ context.Context, operations ...*storage.Operatio
 
 func (s *memoryStorage) Close(context.Context) error {
 	s.closed++
+	if !s.isOpen {
+		return errClosed
+	}
+	s.isOpen = false
 	return nil
 }
 
@@ -147,7 +168,7 @@ func idle(name string) comfyevents.Source {
 }
 
 func TestDamagedDataIsLearnedAgain(t *testing.T) {
-	store := &memoryStorage{values: map[string][]byte{kindKey(0): []byte("{"), kindKey(3): []byte(`{"version":99}`), restKey: []byte("x"), weekKey: []byte("y")}}
+	store := &memoryStorage{isOpen: true, values: map[string][]byte{kindKey(0): []byte("{"), kindKey(3): []byte(`{"version":99}`), restKey: []byte("x"), weekKey: []byte("y")}}
 	logs, seen := observer.New(zap.WarnLevel)
 	s := newSaved(store, zap.New(logs))
 	s.load(t.Context())
@@ -196,4 +217,56 @@ func TestMistakesOfStorageAreNamed(t *testing.T) {
 		require.NoError(t, r.metrics.Shutdown(t.Context()))
 		require.NoError(t, r.telemetry.Shutdown(t.Context()))
 	}
+}
+
+// TestWhatCannotBeReadAtTheStartIsNotWrittenOver: it is read as soon as that is possible.
+func TestWhatCannotBeReadAtTheStartIsNotWrittenOver(t *testing.T) {
+	store := &memoryStorage{values: map[string][]byte{}}
+	run := func(during func(r *rig)) {
+		r := newStoppedRig(t, nil, withStorage)
+		r.bus.Servers.Add(idle("node-1:8188"))
+		stop := r.start(hostWith(store))
+		during(r)
+		stop()
+	}
+	run(func(r *rig) {
+		for i := range 5 {
+			require.NoError(t, r.traces.ConsumeTraces(t.Context(), image(strings.Repeat("x", i+1))))
+		}
+	})
+	before := maps.Clone(store.values)
+	require.Len(t, before, 3, "a kind, the rest and the week")
+
+	store.unread = errors.New("the disk does not answer")
+	run(func(r *rig) { require.NoError(t, r.traces.ConsumeTraces(t.Context(), image("another"))) })
+	assert.Equal(t, before, store.values)
+
+	logs, seen := observer.New(zap.InfoLevel)
+	s := newSaved(store, zap.New(logs))
+	store.isOpen = true
+	s.load(t.Context())
+	s.save(t.Context())
+	s.weekSaved = time.Time{}
+	s.save(t.Context())
+	assert.Equal(t, 1, seen.Len(), "once")
+	assert.Equal(t, before, store.values)
+	store.unread = nil
+	s.save(t.Context())
+	assert.Equal(t, 2, seen.Len(), "that it is read")
+	assert.Len(t, s.slots, 1)
+	assert.EqualValues(t, 5, s.recommended.Recommendations().All.Requests)
+}
+
+// TestAFailedStartClosesTheStorageOnce: the collector shuts down what did not start, too.
+func TestAFailedStartClosesTheStorageOnce(t *testing.T) {
+	other := newRig(t, nil)
+	store := &memoryStorage{values: map[string][]byte{}}
+	r := newStoppedRig(t, nil, func(c *Config) {
+		withStorage(c)
+		c.Page.NetAddr.Endpoint = other.address
+	})
+	require.ErrorContains(t, r.metrics.Start(t.Context(), hostWith(store)), "page::endpoint")
+	require.NoError(t, r.metrics.Shutdown(t.Context()))
+	require.NoError(t, r.telemetry.Shutdown(t.Context()))
+	assert.Equal(t, 1, store.closed)
 }

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"go.opentelemetry.io/collector/component"
-	"go.opentelemetry.io/collector/config/confighttp"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/configkeys"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/rate"
@@ -78,7 +77,7 @@ const (
 )
 
 func defaultAdmission() AdmissionConfig {
-	return AdmissionConfig{Remote: RemoteConfig{Client: confighttp.NewDefaultClientConfig()}, Mode: modeObserve, Timeout: 20 * time.Millisecond, Hold: HoldConfig{Timeout: 20 * time.Second, Prompts: 64, Bytes: 16 << 20}}
+	return AdmissionConfig{Remote: defaultRemote(), Mode: modeObserve, Timeout: 20 * time.Millisecond, Hold: HoldConfig{Timeout: 20 * time.Second, Prompts: 64, Bytes: 16 << 20}}
 }
 
 const (

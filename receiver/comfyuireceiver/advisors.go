@@ -23,6 +23,13 @@ type RemoteConfig struct {
 	Server string `mapstructure:"server"`
 }
 
+// defaultRemote keeps a connection for each call of the advisor that is under way.
+func defaultRemote() RemoteConfig {
+	c := RemoteConfig{Client: confighttp.NewDefaultClientConfig()}
+	c.Client.MaxIdleConnsPerHost = 64
+	return c
+}
+
 func (c *RemoteConfig) isSet() bool { return c.Client.Endpoint != "" }
 
 // advises reports whether somebody decides about prompts.
@@ -59,7 +66,11 @@ func (r *comfyuiReceiver) makeRemote(ctx context.Context, host component.Host) e
 	if !c.isSet() {
 		return nil
 	}
-	client, err := c.Client.ToClient(ctx, host.GetExtensions(), r.settings.TelemetrySettings)
+	// Decisions have metrics of their own; those of confighttp would double their costs, and keep the
+	// client from closing its connections.
+	telemetry := r.settings.TelemetrySettings
+	telemetry.MeterProvider, telemetry.TracerProvider = nil, nil
+	client, err := c.Client.ToClient(ctx, host.GetExtensions(), telemetry)
 	if err != nil {
 		return fmt.Errorf("admission::remote: %w", err)
 	}

@@ -18,6 +18,9 @@ func (r *comfyuiReceiver) Bounds() []bounds.Bound {
 	if r.proxy != nil {
 		all = append(all, r.proxy.admitter.Bounds()...)
 	}
+	if r.remote != nil {
+		all = append(all, r.remote.Bounds()...)
+	}
 	if r.hub != nil {
 		all = append(all, r.hub.Bounds()...)
 	}

@@ -56,6 +56,9 @@ func (r *comfyuiReceiver) stop(ctx context.Context) (err error) {
 		r.proxy.stopInputs()
 	}
 	r.work.Wait()
+	if r.remote != nil {
+		r.remote.Close()
+	}
 	if r.following != nil {
 		r.stopFollowing(ctx)
 		r.following.server.client.CloseIdleConnections()

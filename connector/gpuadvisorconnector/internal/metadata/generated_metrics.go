@@ -606,7 +606,7 @@ func (m *metricGpuadvisorModelCoefficient) init() {
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
 }
 
-func (m *metricGpuadvisorModelCoefficient) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val float64, comfyuiWorkflowIDAttributeValue string, comfyuiModelAttributeValue string, gpuadvisorCostAttributeValue string, gpuadvisorCoefficientAttributeValue string, gpuadvisorFormAttributeValue string) {
+func (m *metricGpuadvisorModelCoefficient) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val float64, comfyuiWorkflowIDAttributeValue string, comfyuiModelAttributeValue string, hwModelAttributeValue string, serviceVersionAttributeValue string, gpuadvisorArgumentsAttributeValue string, gpuadvisorCostAttributeValue string, gpuadvisorCoefficientAttributeValue string, gpuadvisorFormAttributeValue string) {
 	if !m.config.Enabled {
 		return
 	}
@@ -616,6 +616,9 @@ func (m *metricGpuadvisorModelCoefficient) recordDataPoint(start pcommon.Timesta
 	dp.SetDoubleValue(val)
 	dp.Attributes().PutStr("comfyui.workflow.id", comfyuiWorkflowIDAttributeValue)
 	dp.Attributes().PutStr("comfyui.model", comfyuiModelAttributeValue)
+	dp.Attributes().PutStr("hw.model", hwModelAttributeValue)
+	dp.Attributes().PutStr("service.version", serviceVersionAttributeValue)
+	dp.Attributes().PutStr("gpuadvisor.arguments", gpuadvisorArgumentsAttributeValue)
 	dp.Attributes().PutStr("gpuadvisor.cost", gpuadvisorCostAttributeValue)
 	dp.Attributes().PutStr("gpuadvisor.coefficient", gpuadvisorCoefficientAttributeValue)
 	dp.Attributes().PutStr("gpuadvisor.form", gpuadvisorFormAttributeValue)
@@ -662,7 +665,7 @@ func (m *metricGpuadvisorModelError) init() {
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
 }
 
-func (m *metricGpuadvisorModelError) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val float64, comfyuiWorkflowIDAttributeValue string, comfyuiModelAttributeValue string, gpuadvisorCostAttributeValue string) {
+func (m *metricGpuadvisorModelError) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val float64, comfyuiWorkflowIDAttributeValue string, comfyuiModelAttributeValue string, hwModelAttributeValue string, serviceVersionAttributeValue string, gpuadvisorArgumentsAttributeValue string, gpuadvisorCostAttributeValue string) {
 	if !m.config.Enabled {
 		return
 	}
@@ -672,6 +675,9 @@ func (m *metricGpuadvisorModelError) recordDataPoint(start pcommon.Timestamp, ts
 	dp.SetDoubleValue(val)
 	dp.Attributes().PutStr("comfyui.workflow.id", comfyuiWorkflowIDAttributeValue)
 	dp.Attributes().PutStr("comfyui.model", comfyuiModelAttributeValue)
+	dp.Attributes().PutStr("hw.model", hwModelAttributeValue)
+	dp.Attributes().PutStr("service.version", serviceVersionAttributeValue)
+	dp.Attributes().PutStr("gpuadvisor.arguments", gpuadvisorArgumentsAttributeValue)
 	dp.Attributes().PutStr("gpuadvisor.cost", gpuadvisorCostAttributeValue)
 }
 
@@ -716,7 +722,7 @@ func (m *metricGpuadvisorModelSamples) init() {
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
 }
 
-func (m *metricGpuadvisorModelSamples) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, comfyuiWorkflowIDAttributeValue string, comfyuiModelAttributeValue string, gpuadvisorCostAttributeValue string) {
+func (m *metricGpuadvisorModelSamples) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val int64, comfyuiWorkflowIDAttributeValue string, comfyuiModelAttributeValue string, hwModelAttributeValue string, serviceVersionAttributeValue string, gpuadvisorArgumentsAttributeValue string, gpuadvisorCostAttributeValue string) {
 	if !m.config.Enabled {
 		return
 	}
@@ -726,6 +732,9 @@ func (m *metricGpuadvisorModelSamples) recordDataPoint(start pcommon.Timestamp, 
 	dp.SetIntValue(val)
 	dp.Attributes().PutStr("comfyui.workflow.id", comfyuiWorkflowIDAttributeValue)
 	dp.Attributes().PutStr("comfyui.model", comfyuiModelAttributeValue)
+	dp.Attributes().PutStr("hw.model", hwModelAttributeValue)
+	dp.Attributes().PutStr("service.version", serviceVersionAttributeValue)
+	dp.Attributes().PutStr("gpuadvisor.arguments", gpuadvisorArgumentsAttributeValue)
 	dp.Attributes().PutStr("gpuadvisor.cost", gpuadvisorCostAttributeValue)
 }
 
@@ -1261,18 +1270,18 @@ func (mb *MetricsBuilder) RecordGpuadvisorMemoryShortageDataPoint(ts pcommon.Tim
 }
 
 // RecordGpuadvisorModelCoefficientDataPoint adds a data point to gpuadvisor.model.coefficient metric.
-func (mb *MetricsBuilder) RecordGpuadvisorModelCoefficientDataPoint(ts pcommon.Timestamp, val float64, comfyuiWorkflowIDAttributeValue string, comfyuiModelAttributeValue string, gpuadvisorCostAttributeValue AttributeGpuadvisorCost, gpuadvisorCoefficientAttributeValue AttributeGpuadvisorCoefficient, gpuadvisorFormAttributeValue string) {
-	mb.metricGpuadvisorModelCoefficient.recordDataPoint(mb.startTime, ts, val, comfyuiWorkflowIDAttributeValue, comfyuiModelAttributeValue, gpuadvisorCostAttributeValue.String(), gpuadvisorCoefficientAttributeValue.String(), gpuadvisorFormAttributeValue)
+func (mb *MetricsBuilder) RecordGpuadvisorModelCoefficientDataPoint(ts pcommon.Timestamp, val float64, comfyuiWorkflowIDAttributeValue string, comfyuiModelAttributeValue string, hwModelAttributeValue string, serviceVersionAttributeValue string, gpuadvisorArgumentsAttributeValue string, gpuadvisorCostAttributeValue AttributeGpuadvisorCost, gpuadvisorCoefficientAttributeValue AttributeGpuadvisorCoefficient, gpuadvisorFormAttributeValue string) {
+	mb.metricGpuadvisorModelCoefficient.recordDataPoint(mb.startTime, ts, val, comfyuiWorkflowIDAttributeValue, comfyuiModelAttributeValue, hwModelAttributeValue, serviceVersionAttributeValue, gpuadvisorArgumentsAttributeValue, gpuadvisorCostAttributeValue.String(), gpuadvisorCoefficientAttributeValue.String(), gpuadvisorFormAttributeValue)
 }
 
 // RecordGpuadvisorModelErrorDataPoint adds a data point to gpuadvisor.model.error metric.
-func (mb *MetricsBuilder) RecordGpuadvisorModelErrorDataPoint(ts pcommon.Timestamp, val float64, comfyuiWorkflowIDAttributeValue string, comfyuiModelAttributeValue string, gpuadvisorCostAttributeValue AttributeGpuadvisorCost) {
-	mb.metricGpuadvisorModelError.recordDataPoint(mb.startTime, ts, val, comfyuiWorkflowIDAttributeValue, comfyuiModelAttributeValue, gpuadvisorCostAttributeValue.String())
+func (mb *MetricsBuilder) RecordGpuadvisorModelErrorDataPoint(ts pcommon.Timestamp, val float64, comfyuiWorkflowIDAttributeValue string, comfyuiModelAttributeValue string, hwModelAttributeValue string, serviceVersionAttributeValue string, gpuadvisorArgumentsAttributeValue string, gpuadvisorCostAttributeValue AttributeGpuadvisorCost) {
+	mb.metricGpuadvisorModelError.recordDataPoint(mb.startTime, ts, val, comfyuiWorkflowIDAttributeValue, comfyuiModelAttributeValue, hwModelAttributeValue, serviceVersionAttributeValue, gpuadvisorArgumentsAttributeValue, gpuadvisorCostAttributeValue.String())
 }
 
 // RecordGpuadvisorModelSamplesDataPoint adds a data point to gpuadvisor.model.samples metric.
-func (mb *MetricsBuilder) RecordGpuadvisorModelSamplesDataPoint(ts pcommon.Timestamp, val int64, comfyuiWorkflowIDAttributeValue string, comfyuiModelAttributeValue string, gpuadvisorCostAttributeValue AttributeGpuadvisorCost) {
-	mb.metricGpuadvisorModelSamples.recordDataPoint(mb.startTime, ts, val, comfyuiWorkflowIDAttributeValue, comfyuiModelAttributeValue, gpuadvisorCostAttributeValue.String())
+func (mb *MetricsBuilder) RecordGpuadvisorModelSamplesDataPoint(ts pcommon.Timestamp, val int64, comfyuiWorkflowIDAttributeValue string, comfyuiModelAttributeValue string, hwModelAttributeValue string, serviceVersionAttributeValue string, gpuadvisorArgumentsAttributeValue string, gpuadvisorCostAttributeValue AttributeGpuadvisorCost) {
+	mb.metricGpuadvisorModelSamples.recordDataPoint(mb.startTime, ts, val, comfyuiWorkflowIDAttributeValue, comfyuiModelAttributeValue, hwModelAttributeValue, serviceVersionAttributeValue, gpuadvisorArgumentsAttributeValue, gpuadvisorCostAttributeValue.String())
 }
 
 // RecordGpuadvisorObservedDataPoint adds a data point to gpuadvisor.observed metric.

@@ -80,15 +80,15 @@ func TestMetricsBuilder(t *testing.T) {
 
 			defaultMetricsCount++
 			allMetricsCount++
-			mb.RecordGpuadvisorModelCoefficientDataPoint(ts, 1, "comfyui.workflow.id-val", "comfyui.model-val", AttributeGpuadvisorCostTime, AttributeGpuadvisorCoefficientA, "gpuadvisor.form-val")
+			mb.RecordGpuadvisorModelCoefficientDataPoint(ts, 1, "comfyui.workflow.id-val", "comfyui.model-val", "hw.model-val", "service.version-val", "gpuadvisor.arguments-val", AttributeGpuadvisorCostTime, AttributeGpuadvisorCoefficientA, "gpuadvisor.form-val")
 
 			defaultMetricsCount++
 			allMetricsCount++
-			mb.RecordGpuadvisorModelErrorDataPoint(ts, 1, "comfyui.workflow.id-val", "comfyui.model-val", AttributeGpuadvisorCostTime)
+			mb.RecordGpuadvisorModelErrorDataPoint(ts, 1, "comfyui.workflow.id-val", "comfyui.model-val", "hw.model-val", "service.version-val", "gpuadvisor.arguments-val", AttributeGpuadvisorCostTime)
 
 			defaultMetricsCount++
 			allMetricsCount++
-			mb.RecordGpuadvisorModelSamplesDataPoint(ts, 1, "comfyui.workflow.id-val", "comfyui.model-val", AttributeGpuadvisorCostTime)
+			mb.RecordGpuadvisorModelSamplesDataPoint(ts, 1, "comfyui.workflow.id-val", "comfyui.model-val", "hw.model-val", "service.version-val", "gpuadvisor.arguments-val", AttributeGpuadvisorCostTime)
 
 			defaultMetricsCount++
 			allMetricsCount++
@@ -261,6 +261,15 @@ func TestMetricsBuilder(t *testing.T) {
 					comfyuiModelAttrVal, ok := dp.Attributes().Get("comfyui.model")
 					assert.True(t, ok)
 					assert.Equal(t, "comfyui.model-val", comfyuiModelAttrVal.Str())
+					hwModelAttrVal, ok := dp.Attributes().Get("hw.model")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.model-val", hwModelAttrVal.Str())
+					serviceVersionAttrVal, ok := dp.Attributes().Get("service.version")
+					assert.True(t, ok)
+					assert.Equal(t, "service.version-val", serviceVersionAttrVal.Str())
+					gpuadvisorArgumentsAttrVal, ok := dp.Attributes().Get("gpuadvisor.arguments")
+					assert.True(t, ok)
+					assert.Equal(t, "gpuadvisor.arguments-val", gpuadvisorArgumentsAttrVal.Str())
 					gpuadvisorCostAttrVal, ok := dp.Attributes().Get("gpuadvisor.cost")
 					assert.True(t, ok)
 					assert.Equal(t, "time", gpuadvisorCostAttrVal.Str())
@@ -288,6 +297,15 @@ func TestMetricsBuilder(t *testing.T) {
 					comfyuiModelAttrVal, ok := dp.Attributes().Get("comfyui.model")
 					assert.True(t, ok)
 					assert.Equal(t, "comfyui.model-val", comfyuiModelAttrVal.Str())
+					hwModelAttrVal, ok := dp.Attributes().Get("hw.model")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.model-val", hwModelAttrVal.Str())
+					serviceVersionAttrVal, ok := dp.Attributes().Get("service.version")
+					assert.True(t, ok)
+					assert.Equal(t, "service.version-val", serviceVersionAttrVal.Str())
+					gpuadvisorArgumentsAttrVal, ok := dp.Attributes().Get("gpuadvisor.arguments")
+					assert.True(t, ok)
+					assert.Equal(t, "gpuadvisor.arguments-val", gpuadvisorArgumentsAttrVal.Str())
 					gpuadvisorCostAttrVal, ok := dp.Attributes().Get("gpuadvisor.cost")
 					assert.True(t, ok)
 					assert.Equal(t, "time", gpuadvisorCostAttrVal.Str())
@@ -309,6 +327,15 @@ func TestMetricsBuilder(t *testing.T) {
 					comfyuiModelAttrVal, ok := dp.Attributes().Get("comfyui.model")
 					assert.True(t, ok)
 					assert.Equal(t, "comfyui.model-val", comfyuiModelAttrVal.Str())
+					hwModelAttrVal, ok := dp.Attributes().Get("hw.model")
+					assert.True(t, ok)
+					assert.Equal(t, "hw.model-val", hwModelAttrVal.Str())
+					serviceVersionAttrVal, ok := dp.Attributes().Get("service.version")
+					assert.True(t, ok)
+					assert.Equal(t, "service.version-val", serviceVersionAttrVal.Str())
+					gpuadvisorArgumentsAttrVal, ok := dp.Attributes().Get("gpuadvisor.arguments")
+					assert.True(t, ok)
+					assert.Equal(t, "gpuadvisor.arguments-val", gpuadvisorArgumentsAttrVal.Str())
 					gpuadvisorCostAttrVal, ok := dp.Attributes().Get("gpuadvisor.cost")
 					assert.True(t, ok)
 					assert.Equal(t, "time", gpuadvisorCostAttrVal.Str())

@@ -3,6 +3,7 @@
 package page
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -71,33 +72,91 @@ func (p *Page) adviseMany(w http.ResponseWriter, r *http.Request) {
 	if slices.ContainsFunc(body.Requests, func(v overhttp.AdviceRequest) bool { return v.Claim }) && !p.mayClaim(w, r) {
 		return
 	}
-	l, free := languageOf(r), ""
-	list := overhttp.AdviceList{Advice: make([]overhttp.Advice, 0, len(body.Requests))}
-	for i := range body.Requests {
-		request, err := adviceRequest(&body.Requests[i])
-		if err != nil {
+	requests := make([]admission.Request, len(body.Requests))
+	for i := range body.Requests { // all of them before the first claims
+		var err error
+		if requests[i], err = adviceRequest(&body.Requests[i]); err != nil {
 			refuse(w, http.StatusBadRequest, fmt.Sprintf("requests[%d]: %v", i, err))
 			return
 		}
-		d, err := p.settings.Advisor.Advise(r.Context(), &request)
-		if err != nil {
-			refuse(w, http.StatusServiceUnavailable, err.Error())
-			return
-		}
-		if request.Claim && d.Verdict == admission.Hold && d.Free != "" {
+	}
+	decisions, err := p.decide(r.Context(), requests)
+	if err != nil {
+		refuse(w, http.StatusServiceUnavailable, err.Error())
+		return
+	}
+	l, now := languageOf(r), time.Now()
+	list := overhttp.AdviceList{Advice: make([]overhttp.Advice, 0, len(decisions))}
+	free := ""
+	for i := range decisions {
+		d := &decisions[i]
+		if requests[i].Claim && d.Verdict == admission.Hold && d.Free != "" {
 			free = d.Free
 		}
-		list.Advice = append(list.Advice, overhttp.Of(&d, string(l), request.Claim, time.Now()))
+		list.Advice = append(list.Advice, overhttp.Of(d, string(l), requests[i].Claim, now))
 	}
 	w.Header().Set("Cache-Control", "no-store")
 	answer(w, r, list)
-	if free != "" && p.settings.Free != nil {
-		_ = http.NewResponseController(w).Flush() // the caller does not wait for what follows
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), freeTimeout)
-		defer cancel()
-		_ = p.settings.Free(ctx, free)
+	if r.Context().Err() != nil { // the end of the answer is sent when this returns: the caller does not have it
+		p.withdraw(decisions)
+	}
+	if free != "" {
+		p.free(free)
 	}
 }
+
+// decide asks about prompts. If the caller gives up meanwhile, or one cannot be decided about, nothing
+// stays claimed.
+func (p *Page) decide(ctx context.Context, requests []admission.Request) (all []admission.Decision, err error) {
+	for i := range requests {
+		d, failed := p.settings.Advisor.Advise(ctx, &requests[i])
+		if err = failed; err != nil {
+			break
+		}
+		all = append(all, d)
+	}
+	if err = cmp.Or(err, ctx.Err()); err == nil {
+		return all, nil
+	}
+	p.withdraw(all)
+	return nil, err
+}
+
+// withdraw ends what decisions claimed.
+func (p *Page) withdraw(all []admission.Decision) {
+	for i := range all {
+		if all[i].Claim != 0 {
+			p.settings.Advisor.Settle(all[i].Claim, "")
+		}
+	}
+}
+
+// free has a server's memory freed, without waiting for it: the answer has ended. If that fails, or is
+// left out since others are under way, the caller's prompt stays held, and asks again.
+func (p *Page) free(server string) {
+	if p.settings.Free == nil {
+		return
+	}
+	p.ending.Lock()
+	defer p.ending.Unlock()
+	if p.running.Err() != nil {
+		return
+	}
+	select {
+	case p.freeing <- struct{}{}:
+	default:
+		return
+	}
+	p.work.Go(func() {
+		defer func() { <-p.freeing }()
+		ctx, cancel := context.WithTimeout(p.running, freeTimeout)
+		defer cancel()
+		_ = p.settings.Free(ctx, server)
+	})
+}
+
+// maxFreeing bounds the requests to free memory that are under way.
+const maxFreeing = 4
 
 // freeTimeout bounds a request to free a server's memory.
 const freeTimeout = 2 * time.Second

@@ -27,12 +27,19 @@ type claiming struct {
 	settled  []string
 	decision admission.Decision
 	freed    chan string
+	// asked is called after each decision; nil for nothing. Its error is Advise's.
+	asked func(n int) error
 }
 
 func (c *claiming) Advise(_ context.Context, r *admission.Request) (admission.Decision, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.requests = append(c.requests, *r)
+	if c.asked != nil {
+		if err := c.asked(len(c.requests)); err != nil {
+			return admission.Decision{}, err
+		}
+	}
 	return c.decision, nil
 }
 
@@ -40,6 +47,12 @@ func (c *claiming) Settle(claim uint64, id string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.settled = append(c.settled, fmt.Sprint(claim, " ", id))
+}
+
+func (c *claiming) settlements() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.settled)
 }
 
 func (c *claiming) Free(_ context.Context, server string) error {
@@ -69,6 +82,7 @@ func TestAnAdvisorIsTheSameOverHTTP(t *testing.T) {
 	assert.Equal(t, want, d)
 	client.Settle(7, "prompt 1")
 	client.Settle(8, "")
+	require.Eventually(t, func() bool { return advisor.settlements() == 2 }, 10*time.Second, time.Millisecond)
 	assert.Equal(t, []string{"7 prompt 1", "8 "}, advisor.settled)
 
 	advisor.decision = admission.Decision{
@@ -95,12 +109,13 @@ func TestClaimsMustBeAllowed(t *testing.T) {
 	client := overhttp.NewClient(http.DefaultClient, closed.url, "", time.Now)
 	_, err := client.Advise(t.Context(), &admission.Request{Claim: true})
 	require.ErrorIs(t, err, overhttp.ErrAdvice)
-	client.Settle(7, "")
 	assert.Empty(t, advisor.requests)
-	assert.Empty(t, advisor.settled)
 	d, err := client.Advise(t.Context(), &admission.Request{})
 	require.NoError(t, err, "to ask is free")
 	assert.Zero(t, d.Claim)
+	client.Settle(7, "")
+	client.Close() // it has sent the settlement
+	assert.Empty(t, advisor.settled)
 
 	open := serve(t, Settings{Advisor: advisor, Claims: true})
 	for _, c := range []struct{ path, body, origin, problem string }{
@@ -149,4 +164,93 @@ func TestWhatIsNoAdviceIsAnError(t *testing.T) {
 	defer cancel()
 	_, err := overhttp.NewClient(silent.Client(), silent.URL, "", time.Now).Advise(ctx, &admission.Request{})
 	require.ErrorIs(t, err, context.DeadlineExceeded)
+}
+
+// TestAnAnswerDoesNotWaitForMemoryToBeFreed: the proxy waits 20 ms for it, and admits what it has no
+// answer about.
+func TestAnAnswerDoesNotWaitForMemoryToBeFreed(t *testing.T) {
+	advisor := &claiming{decision: admission.Decision{Verdict: admission.Hold, Reason: admission.MemoryIdle, Free: "node-1:8189"}}
+	began, ended := make(chan struct{}, 100), make(chan struct{}, 100)
+	s := serve(t, Settings{Advisor: advisor, Claims: true, Free: func(ctx context.Context, _ string) error {
+		began <- struct{}{}
+		<-ctx.Done()
+		ended <- struct{}{}
+		return ctx.Err()
+	}})
+	client := overhttp.NewClient(http.DefaultClient, s.url, "", time.Now)
+	for range 2 * maxFreeing {
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		d, err := client.Advise(ctx, &admission.Request{Claim: true})
+		cancel()
+		require.NoError(t, err)
+		assert.Equal(t, admission.Hold, d.Verdict)
+	}
+	for range maxFreeing {
+		<-began
+	}
+	for _, b := range s.Bounds() {
+		assert.LessOrEqual(t, b.Size, b.Max, b.Name)
+	}
+	closing := time.Now()
+	s.Close()
+	assert.Less(t, time.Since(closing), freeTimeout, "it ends them")
+	assert.Len(t, ended, maxFreeing, "and waits for them")
+	assert.Empty(t, began, "others were left out")
+	s.free("node-1:8189")
+	assert.Empty(t, began, "none begins afterwards")
+}
+
+// TestNothingStaysClaimedForACallerThatGetsNoDecision.
+func TestNothingStaysClaimedForACallerThatGetsNoDecision(t *testing.T) {
+	ctx, leave := context.WithCancel(t.Context())
+	defer leave()
+	for name, c := range map[string]struct {
+		body    string
+		asked   func(int) error
+		status  int
+		settled []string
+	}{
+		"one is not valid": {`{"requests": [{"claim": true}, {"width": -1}]}`, nil, http.StatusBadRequest, nil},
+		"one fails": {`{"requests": [{"claim": true}, {"claim": true}]}`, func(n int) error {
+			if n == 2 {
+				return context.DeadlineExceeded
+			}
+			return nil
+		}, http.StatusServiceUnavailable, []string{"7 "}},
+		"the caller leaves": {`{"requests": [{"claim": true}, {"claim": true}]}`, func(n int) error {
+			if n == 2 {
+				leave()
+			}
+			return nil
+		}, http.StatusServiceUnavailable, []string{"7 ", "7 "}},
+	} {
+		advisor := &claiming{decision: admission.Decision{Verdict: admission.Admit, Reason: admission.Fits, Claim: 7}, asked: c.asked}
+		p := New(&fakeSource{}, Settings{Endpoint: "127.0.0.1:0", Advisor: advisor, Claims: true})
+		r := httptest.NewRequestWithContext(ctx, http.MethodPost, "http://127.0.0.1/v1/advice", strings.NewReader(c.body))
+		if name != "the caller leaves" {
+			r = r.WithContext(t.Context())
+		}
+		w := httptest.NewRecorder()
+		p.ServeHTTP(w, r)
+		p.Close()
+		assert.Equal(t, c.status, w.Code, name)
+		assert.Equal(t, c.settled, advisor.settled, name)
+	}
+	advisor := &claiming{decision: admission.Decision{Verdict: admission.Admit, Reason: admission.Fits, Claim: 7}}
+	p := New(&fakeSource{}, Settings{Endpoint: "127.0.0.1:0", Advisor: advisor, Claims: true})
+	defer p.Close()
+	ctx, leave = context.WithCancel(t.Context())
+	p.ServeHTTP(&leaving{httptest.NewRecorder(), leave}, httptest.NewRequestWithContext(ctx, http.MethodPost, "http://127.0.0.1/v1/advice", strings.NewReader(`{"requests": [{"claim": true}]}`)))
+	assert.Equal(t, []string{"7 "}, advisor.settled, "the caller leaves before the answer ends")
+}
+
+// leaving is a caller that leaves during the answer.
+type leaving struct {
+	*httptest.ResponseRecorder
+	leave func()
+}
+
+func (l *leaving) Write(b []byte) (int, error) {
+	l.leave()
+	return l.ResponseRecorder.Write(b)
 }

@@ -95,15 +95,24 @@ type Page struct {
 	assets    *assetStore
 	sealer    *sealer
 	templates once[*template.Template]
+
+	// running ends with Close, which waits for work. freeing bounds the requests to free memory that
+	// are under way; ending is held while one begins.
+	running context.Context
+	end     context.CancelFunc
+	ending  sync.Mutex
+	work    sync.WaitGroup
+	freeing chan struct{}
 }
 
-// New returns a page. Close ends its streams.
+// New returns a page. Close ends its streams, and its requests to free memory.
 func New(source Source, settings Settings) *Page {
 	settings.MaxViewers = cmp.Or(settings.MaxViewers, 100)
 	settings.Interval = cmp.Or(settings.Interval, 500*time.Millisecond)
 	settings.Heartbeat = cmp.Or(settings.Heartbeat, 10*time.Second)
 	settings.WriteTimeout = cmp.Or(settings.WriteTimeout, 5*time.Second)
-	p := &Page{source: source, settings: settings, mux: http.NewServeMux(), hub: newHub(source, settings), assets: loadAssets(), sealer: newSealer()}
+	p := &Page{source: source, settings: settings, mux: http.NewServeMux(), hub: newHub(source, settings), assets: loadAssets(), sealer: newSealer(), freeing: make(chan struct{}, maxFreeing)}
+	p.running, p.end = context.WithCancel(context.Background())
 	p.mux.HandleFunc("GET /{$}", p.index)
 	p.mux.HandleFunc("GET /prompts/{id}", p.index)
 	p.mux.HandleFunc("GET /assets/{version}/{name}", p.assets.serve)
@@ -130,9 +139,15 @@ func New(source Source, settings Settings) *Page {
 	return p
 }
 
-// Close ends every stream, and those that begin afterwards at once. Call it before
-// [http.Server.Shutdown], which waits for streams.
-func (p *Page) Close() { p.hub.close() }
+// Close ends every stream, and those that begin afterwards at once, and waits for what it has
+// begun. Call it before [http.Server.Shutdown], which waits for streams.
+func (p *Page) Close() {
+	p.hub.close()
+	p.ending.Lock()
+	p.end()
+	p.ending.Unlock()
+	p.work.Wait()
+}
 
 // Counts are the figures of the streams.
 type Counts struct {
@@ -152,7 +167,9 @@ func (p *Page) Counts() Counts { return p.hub.counts() }
 var _ bounds.Registered = (*Page)(nil)
 
 // Bounds implements [bounds.Registered].
-func (p *Page) Bounds() []bounds.Bound { return bounds.Of(p.hub, p.assets) }
+func (p *Page) Bounds() []bounds.Bound {
+	return append(bounds.Of(p.hub, p.assets), bounds.Bound{Name: "page.Page.freeing", Max: maxFreeing, Size: len(p.freeing)})
+}
 
 // ServeHTTP implements [http.Handler].
 func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
