@@ -61,7 +61,7 @@ func TestAskingChangesNothing(t *testing.T) {
 	}
 	assert.Empty(t, w.gpus[theGPU].promises.all)
 	assert.Equal(t, before, w.ask("a", "people", 512))
-	assert.Empty(t, w.Engine.classes, "nothing was learned of them")
+	assert.Empty(t, w.classes, "nothing was learned of them")
 	w.claimed("a", "people", 512)
 	assert.Len(t, w.gpus[theGPU].promises.all, 1)
 	assert.Greater(t, w.ask("a", "people", 512).RetryAfter, before.RetryAfter)
@@ -79,7 +79,7 @@ func TestWhatRanOutOfMemoryIsForgottenAfterAWeek(t *testing.T) {
 	assert.Len(t, probes, 1)
 	w.expireSamples(w.now.Add(8 * 24 * time.Hour))
 	assert.Empty(t, probes)
-	assert.Empty(t, w.Engine.classes)
+	assert.Empty(t, w.classes)
 
 	next := New(w.settings)
 	next.SetGPU(w.gpu)

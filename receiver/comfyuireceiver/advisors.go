@@ -26,7 +26,7 @@ type RemoteConfig struct {
 // defaultRemote keeps a connection for each call of the advisor that is under way.
 func defaultRemote() RemoteConfig {
 	c := RemoteConfig{Client: confighttp.NewDefaultClientConfig()}
-	c.Client.MaxIdleConnsPerHost = 64
+	c.Client.MaxIdleConnsPerHost = 64 //nolint:staticcheck // where confighttp has its defaults, too: Keepalive would replace them
 	return c
 }
 
