@@ -29,7 +29,7 @@ func learned(p *Plan, executions int) *advice.Advisor {
 	follow("elsewhere", "GPU-2")
 	s := advice.DefaultSettings()
 	for name, c := range p.Classes {
-		s.Classes[name] = advice.Class(c)
+		s.Classes[name] = advice.Class{Deadline: c.Deadline, Objective: c.Objective, Batch: c.Batch}
 	}
 	a := advice.NewAdvisor(s, &bus.Servers, func() time.Time { return now }, nil)
 	a.Refresh([]advice.GPU{{ID: GPU, Product: Product, Capacity: p.Memory, At: now}, {ID: "GPU-2", Product: Product, Capacity: p.Memory, At: now}})
