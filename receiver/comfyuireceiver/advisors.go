@@ -31,7 +31,7 @@ type RemoteConfig struct {
 // defaultRemote keeps a connection for each call of the advisor that is under way.
 func defaultRemote() RemoteConfig {
 	c := RemoteConfig{Client: confighttp.NewDefaultClientConfig()}
-	c.Client.MaxIdleConnsPerHost = 64
+	c.Client.MaxIdleConnsPerHost = 64 //nolint:staticcheck // confighttp keeps the defaults of keepalive there
 	return c
 }
 
