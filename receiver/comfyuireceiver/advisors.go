@@ -5,9 +5,14 @@ package comfyuireceiver
 import (
 	"context"
 	"fmt"
+	"maps"
+	"net/http"
+	"slices"
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/config/confighttp"
+	"go.opentelemetry.io/collector/config/configmiddleware"
+	"go.opentelemetry.io/collector/extension/extensionmiddleware"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/admission"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/admission/overhttp"
@@ -26,7 +31,7 @@ type RemoteConfig struct {
 // defaultRemote keeps a connection for each call of the advisor that is under way.
 func defaultRemote() RemoteConfig {
 	c := RemoteConfig{Client: confighttp.NewDefaultClientConfig()}
-	c.Client.MaxIdleConnsPerHost = 64 //nolint:staticcheck // where confighttp has its defaults, too: Keepalive would replace them
+	c.Client.MaxIdleConnsPerHost = 64 //nolint:staticcheck // confighttp keeps the defaults of keepalive there
 	return c
 }
 
@@ -66,14 +71,45 @@ func (r *comfyuiReceiver) makeRemote(ctx context.Context, host component.Host) e
 	if !c.isSet() {
 		return nil
 	}
-	// Decisions have metrics of their own; those of confighttp would double their costs, and keep the
-	// client from closing its connections.
+	// Decisions have metrics of their own; those of confighttp would double their costs.
 	telemetry := r.settings.TelemetrySettings
 	telemetry.MeterProvider, telemetry.TracerProvider = nil, nil
-	client, err := c.Client.ToClient(ctx, host.GetExtensions(), telemetry)
+	connections, settings := &remoteConnections{}, c.Client
+	settings.Middlewares = append(slices.Clone(settings.Middlewares), configmiddleware.Config{ID: connectionsID}) // the last has the transport
+	extensions := map[component.ID]component.Component{connectionsID: connections}
+	maps.Copy(extensions, host.GetExtensions())
+	client, err := settings.ToClient(ctx, extensions, telemetry)
 	if err != nil {
 		return fmt.Errorf("admission::remote: %w", err)
 	}
+	connections.RoundTripper, client.Transport = client.Transport, connections
 	r.remote = overhttp.NewClient(client, c.Client.Endpoint, c.Server, r.now)
 	return nil
+}
+
+// remoteConnections closes those of a client, whose transport confighttp hides beneath others: of headers
+// and authentication.
+type remoteConnections struct {
+	http.RoundTripper // of the client
+	component.StartFunc
+	component.ShutdownFunc
+	transport http.RoundTripper
+}
+
+// connectionsID is none of the collector's extensions.
+var connectionsID = component.MustNewIDWithName("comfyui", "connections")
+
+var _ extensionmiddleware.HTTPClient = (*remoteConnections)(nil)
+
+// GetHTTPRoundTripper implements [extensionmiddleware.HTTPClient].
+func (c *remoteConnections) GetHTTPRoundTripper(context.Context) (extensionmiddleware.WrapHTTPRoundTripperFunc, error) {
+	return func(_ context.Context, transport http.RoundTripper) (http.RoundTripper, error) {
+		c.transport = transport
+		return transport, nil
+	}, nil
+}
+
+// CloseIdleConnections is called by that of [http.Client].
+func (c *remoteConnections) CloseIdleConnections() {
+	(&http.Client{Transport: c.transport}).CloseIdleConnections()
 }

@@ -58,6 +58,10 @@ func (a *remoteAdvisor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	advice, silent := a.advice, a.silent
 	a.mu.Unlock()
 	raw, _ := io.ReadAll(r.Body)
+	if r.Header.Get("X-Key") != "secret" {
+		w.WriteHeader(http.StatusUnauthorized)
+		return
+	}
 	if silent {
 		<-r.Context().Done()
 		return
@@ -99,6 +103,7 @@ func TestAnAdvisorOfAnotherCollectorDecides(t *testing.T) {
 	a := newRemoteAdvisor(t)
 	r := newAdmissionRig(t, func(c *Config) {
 		c.Admission.Remote.Client.Endpoint, c.Admission.Mode = a.url, modeEnforce
+		c.Admission.Remote.Client.Headers.Set("X-Key", "secret")
 		c.Admission.Timeout = time.Second // of a busy test machine
 	})
 	a.set(overhttp.Advice{Decision: "admit", Reason: "fits", Claim: 7}, false)
