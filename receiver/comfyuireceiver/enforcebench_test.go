@@ -42,13 +42,16 @@ func quickServer(t testing.TB) (url string) {
 	return server.URL
 }
 
+// fewWait is how many prompts run and wait at each server at most.
+const fewWait = 15
+
 // enforcement are two proxies, each in front of a server of its own: one has no advisor, the
 // other enforces what one decides.
 type enforcement struct {
 	client  *http.Client
 	proxies [2]*rig
 	advisor *advice.Advisor
-	n       int
+	n, turn int
 }
 
 func newEnforcement(t testing.TB) *enforcement {
@@ -82,7 +85,12 @@ func newEnforcement(t testing.TB) *enforcement {
 // send sends a prompt to each proxy, and returns how long each took in milliseconds.
 func (e *enforcement) send(t testing.TB) (ms [2]float64) {
 	t.Helper()
-	for k, r := range e.proxies {
+	e.turn++
+	for i := range e.proxies {
+		k := (i + e.turn) % len(e.proxies) // in turn: the work of the one is under way when the other is asked
+		r := e.proxies[k]
+		// As many wait as at a server that is busy, not all that were ever sent.
+		require.Eventually(t, func() bool { return r.following.tracker.OpenCount() <= fewWait }, 10*time.Second, time.Millisecond)
 		e.n++
 		begin := time.Now()
 		response, err := e.client.Post(r.base+"/prompt", "application/json", strings.NewReader(ddcolor(fmt.Sprint("bench-", e.n), 512, "")))
