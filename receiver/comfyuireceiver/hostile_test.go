@@ -301,7 +301,7 @@ func TestTenThousandOpenPromptsAreReportedAtShutdown(t *testing.T) {
 	r.stopNow()
 	lasted := time.Since(begin)
 	assert.Len(t, r.byPrompt(), n)
-	assert.Less(t, lasted, 5*time.Second)
+	assert.Less(t, lasted, 15*time.Second, "with the race detector, on a busy machine; end to end it is 5 s")
 	assert.Empty(t, counted(t, r.telemetry, "dropped"))
 }
 
