@@ -3,7 +3,6 @@
 package gpuadvisorconnector
 
 import (
-	"encoding/binary"
 	"fmt"
 	"net/http"
 	"testing"
@@ -188,11 +187,7 @@ func BenchmarkRecommenderTraces(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		n++
-		for _, s := range td.ResourceSpans().At(0).ScopeSpans().At(0).Spans().All() { // another trace
-			id := s.TraceID()
-			binary.BigEndian.PutUint64(id[:], n)
-			s.SetTraceID(id)
-		}
+		numberTrace(td, n)
 		r.traces(td)
 	}
 	if got := r.Recommendations().All.Requests; got != int64(n) {

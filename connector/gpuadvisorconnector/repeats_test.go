@@ -78,17 +78,22 @@ func TestPromptsThatAreKnownToBeCountedAreBounded(t *testing.T) {
 	assert.Equal(t, 1, add(0))
 }
 
+// numberTrace makes spans those of another trace.
+func numberTrace(td ptrace.Traces, n uint64) {
+	for _, s := range td.ResourceSpans().At(0).ScopeSpans().At(0).Spans().All() {
+		id := s.TraceID()
+		binary.BigEndian.PutUint64(id[:], n)
+		s.SetTraceID(id)
+	}
+}
+
 func BenchmarkRepeats(b *testing.B) {
 	r, td := newRepeats(), sent("a", time.Minute, 2*time.Second, nil).Traces()
 	n := uint64(0)
 	b.ReportAllocs()
 	for b.Loop() {
 		n++
-		for _, s := range td.ResourceSpans().At(0).ScopeSpans().At(0).Spans().All() { // another trace
-			id := s.TraceID()
-			binary.BigEndian.PutUint64(id[:], n)
-			s.SetTraceID(id)
-		}
+		numberTrace(td, n)
 		r.without(td)
 	}
 }

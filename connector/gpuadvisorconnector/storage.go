@@ -5,7 +5,6 @@ package gpuadvisorconnector
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strconv"
 	"time"
 
@@ -15,6 +14,7 @@ import (
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/advice"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/logonce"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/storageclient"
 )
 
 const (
@@ -52,21 +52,9 @@ func kindKey(slot int) string { return "advice/kind/" + strconv.Itoa(slot) }
 
 // openSaved opens the storage of the configuration; nil without one.
 func (a *advisor) openSaved(ctx context.Context, host component.Host) (*saved, error) {
-	id := a.cfg.Storage
-	if id == nil {
-		return nil, nil //nolint:nilnil // no storage is configured
-	}
-	extension, ok := host.GetExtensions()[*id]
-	if !ok {
-		return nil, fmt.Errorf("storage: %q is not a configured extension; add it to extensions and to service::extensions", id)
-	}
-	s, ok := extension.(storage.Extension)
-	if !ok {
-		return nil, fmt.Errorf("storage: %q is not a storage extension; use one, for example file_storage", id)
-	}
-	client, err := s.GetClient(ctx, component.KindConnector, a.settings.ID, "")
-	if err != nil {
-		return nil, fmt.Errorf("storage: open %q: %w", id, err)
+	client, err := storageclient.Open(ctx, host, a.cfg.Storage, component.KindConnector, a.settings.ID)
+	if client == nil {
+		return nil, err
 	}
 	return &saved{client: client, advisor: a.advice, recommended: a.recommended, log: a.log, now: a.now, weekSaved: a.now(), slots: map[advice.Kind]int{}, unsaved: map[advice.Kind][]byte{}}, nil
 }

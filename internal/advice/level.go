@@ -60,7 +60,8 @@ func (e *Engine) Load(id string, now time.Time) Load {
 		return Load{Level: Normal}
 	}
 	l := &g.level
-	next, wait := e.levelNow(g, now, l.level)
+	shortage := e.shortage(g, now)
+	next, wait := e.levelNow(g, shortage, now, l.level)
 	switch {
 	case l.level == "":
 		l.level, l.since = next, now
@@ -68,11 +69,11 @@ func (e *Engine) Load(id string, now time.Time) Load {
 	case next == Unhealthy, now.Sub(l.since) >= dwell:
 		l.level, l.since = next, now
 	}
-	return Load{l.level, seconds(wait), e.shortage(g, now)}
+	return Load{l.level, seconds(wait), shortage}
 }
 
-// levelNow is the level without its dwell, and the wait in seconds.
-func (e *Engine) levelNow(g *gpu, now time.Time, was Level) (level Level, wait float64) {
+// levelNow is the level without its dwell, of a GPU with a shortage of memory, and the wait in seconds.
+func (e *Engine) levelNow(g *gpu, shortage int64, now time.Time, was Level) (level Level, wait float64) {
 	if g.memory.Unhealthy {
 		return Unhealthy, 0
 	}
@@ -95,7 +96,7 @@ func (e *Engine) levelNow(g *gpu, now time.Time, was Level) (level Level, wait f
 	switch {
 	case from(criticalFrom, Critical):
 		return Critical, wait
-	case from(saturatedFrom, Saturated), e.shortage(g, now) > 0:
+	case from(saturatedFrom, Saturated), shortage > 0:
 		return Saturated, wait
 	case waits && g.memory.Utilization > busyUse:
 		return Busy, wait

@@ -131,7 +131,7 @@ func TestMeasurementsCountUntilExecutionsWereSeen(t *testing.T) {
 	d := w.ask("a", "people", 512)
 	assert.InDelta(t, 4, d.Completion.Seconds(), 1)
 	assert.InDelta(t, 2*gib+cuda, d.Memory.Need, 0.2*float64(gib))
-	assert.Equal(t, admission.Probe, w.ask("a", "people", 1024).Reason, "24 GiB are not 30, but a measurement elsewhere is no proof")
+	assert.Equal(t, admission.Probe, w.ask("a", "people", 1024).Reason, "24 GiB are not 30, but a measurement elsewhere proves nothing")
 	assert.Zero(t, w.ask("a", "people", 2048).Completion, "far beyond what was measured")
 
 	w.learned("a", 20) // executions of 512 take half the time

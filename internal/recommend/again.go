@@ -60,7 +60,7 @@ func (f *refused) due() time.Time {
 }
 
 // wait waits for a request that was refused to come again. If there are too many, it returns the
-// oldest one, which is no longer waited for.
+// oldest one, for which waiting has ended.
 func (a *again) wait(r *Request, shortOfMemory bool) (oldest *refused, full bool) {
 	f := &refused{Request: *r, shortOfMemory: shortOfMemory}
 	f.until = f.due().Add(patience + traceDelay)

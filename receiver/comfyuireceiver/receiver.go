@@ -26,6 +26,7 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/admission/overhttp"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/pdataread"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/storageclient"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/metadata"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/sizing"
@@ -108,7 +109,7 @@ func (r *comfyuiReceiver) build(ctx context.Context, host component.Host) (err e
 	if err != nil {
 		return err
 	}
-	stored, err := openStore(ctx, host, r.cfg.Storage, r.settings.ID)
+	stored, err := storageclient.Open(ctx, host, r.cfg.Storage, component.KindReceiver, r.settings.ID)
 	if err != nil {
 		return err
 	}

@@ -11,7 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/extension/xextension/storage"
 	"go.uber.org/zap"
 
@@ -68,25 +67,6 @@ const (
 )
 
 func slotKey(slot int) string { return "prompt/" + strconv.Itoa(slot) }
-
-func openStore(ctx context.Context, host component.Host, id *component.ID, owner component.ID) (storage.Client, error) {
-	if id == nil {
-		return nil, nil //nolint:nilnil // no storage is configured
-	}
-	extension, ok := host.GetExtensions()[*id]
-	if !ok {
-		return nil, fmt.Errorf("storage: %q is not a configured extension; add it to extensions and to service::extensions", id.String())
-	}
-	s, ok := extension.(storage.Extension)
-	if !ok {
-		return nil, fmt.Errorf("storage: %q is not a storage extension; use one, for example file_storage", id.String())
-	}
-	client, err := s.GetClient(ctx, component.KindReceiver, owner, "")
-	if err != nil {
-		return nil, fmt.Errorf("storage: open %q: %w", id.String(), err)
-	}
-	return client, nil
-}
 
 // newStore makes a store; client is nil without a storage extension.
 func newStore(client storage.Client, maxSlots int, log *zap.Logger, telemetry *metadata.TelemetryBuilder) *store {

@@ -15,8 +15,8 @@ import (
 // maxChroma is the value that docs/comfyui.md proposes.
 const maxChroma = 4
 
-// TestTonedImagesAreNotColoured: what has one hue, or has its hues by its brightness, is no colour
-// photograph, however strong they are; one that has faded and yellowed is.
+// TestTonedImagesAreNotColoured: one hue, or hues that follow the brightness, do not make a colour
+// photograph, however strong they are; faded and yellowed ones do.
 func TestTonedImagesAreNotColoured(t *testing.T) {
 	for name, of := range map[string]struct {
 		change   func(*scene)

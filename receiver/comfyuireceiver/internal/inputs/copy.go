@@ -23,7 +23,7 @@ type Copy struct {
 	// held is what is reserved for it, in bytes.
 	held  int
 	whole bool
-	// failed is why there is no copy; ended is true once none is made any more.
+	// failed is why there is no copy; ended is true once copying has stopped.
 	failed string
 	ended  bool
 }

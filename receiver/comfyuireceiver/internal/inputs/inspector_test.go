@@ -241,7 +241,11 @@ func TestCloseDoesNotWaitForABomb(t *testing.T) {
 			c := i.Copy(upload(t, of.file))
 			pass(t, c)
 			c.Stored("a.jpg", "", "input")
-			time.Sleep(100 * time.Millisecond) // it is being judged
+			require.Eventually(t, func() bool { // it is being judged, or has been
+				i.mu.Lock()
+				defer i.mu.Unlock()
+				return len(i.waiting) == 0
+			}, 10*time.Second, time.Millisecond)
 			began := time.Now()
 			i.Close()
 			assert.Less(t, time.Since(began), time.Second)

@@ -268,7 +268,7 @@ func TestLargeProgressiveJPEGsAreCheap(t *testing.T) {
 }
 
 // FuzzJPEG: whatever the file, the reader ends, and what it reads of one that the standard library
-// reads too is no image of another size.
+// reads too does not have another size.
 func FuzzJPEG(f *testing.F) {
 	value := func(c, x, y int) int { return (x*y+c*30)%200 - 100 }
 	f.Add(progressiveJPEG(20, 40, 0, false, value))
