@@ -17,7 +17,7 @@ const (
 	batchRetry = 1.9
 	// surplus is how much later than predicted those come again that are not batch, since new ones come
 	// meanwhile.
-	surplus = 1.25
+	surplus = 1.5
 	// maxRetry is the longest time after which anybody may come again.
 	maxRetry = 10 * time.Minute
 )

@@ -132,7 +132,7 @@ func TestRefusedAtOnceComeBackInTurn(t *testing.T) {
 		})
 		figure.AtLeast("overload."+setup.Name+".burst.first_retry", 100*worst[0], "%", 90)
 		figure.AtLeast("overload."+setup.Name+".burst.third_retry", 100*worst[1], "%", 100)
-		assert.GreaterOrEqual(t, worst[0], 0.7)
+		assert.GreaterOrEqual(t, worst[0], 0.8)
 		assert.GreaterOrEqual(t, worst[1], 0.95)
 	}
 }
