@@ -34,6 +34,9 @@ type dynamic struct {
 	weights atomic.Int64
 	// working, if it is not nil, is closed when a photo may end.
 	working chan struct{}
+	// restless has the allocator reserve another amount for each question.
+	restless atomic.Bool
+	asked    atomic.Int64
 }
 
 func (d *dynamic) Colorize(ctx context.Context, side int, checkpoint string, step func(done, all int) error) error {
@@ -48,6 +51,10 @@ func (d *dynamic) Colorize(ctx context.Context, side int, checkpoint string, ste
 }
 
 func (d *dynamic) Memory() fakecomfyui.Memory {
+	if d.restless.Load() {
+		less := d.asked.Add(1) % 7 * 100 << 20
+		return fakecomfyui.Memory{Total: 16 << 30, Free: 16<<30 - elasticContext - elasticTorch + less - d.weights.Load(), TorchTotal: elasticTorch - less}
+	}
 	return fakecomfyui.Memory{Total: 16 << 30, Free: 16<<30 - elasticContext - elasticTorch - d.weights.Load(), TorchTotal: elasticTorch}
 }
 
@@ -181,7 +188,29 @@ func TestElasticMemoryIsKnownWhileAPromptRuns(t *testing.T) {
 	}
 	begin, listed := time.Now(), calls()
 	require.Eventually(t, func() bool { return calls() > listed+2 }, 20*time.Second, 5*time.Millisecond)
-	assert.Greater(t, time.Since(begin), 2*listEvery*interval*3/4, "the list is not read with every question")
+	assert.Greater(t, time.Since(begin), 2*listQuestions*interval*3/4, "the list is not read with every question")
+	close(r.work.working)
+	require.Eventually(t, func() bool { return len(r.byPrompt()) == 1 }, 20*time.Second, time.Millisecond)
+}
+
+// A server that loads one model after the other never has the same reserve in two answers: what is
+// elastic is known nevertheless, and not as more than it is.
+func TestElasticMemoryIsKnownWhileModelsAreLoadedAllTheTime(t *testing.T) {
+	r := newElasticRig(t, 200*time.Millisecond)
+	r.work.working = make(chan struct{})
+	r.work.restless.Store(true)
+	upload(t, r.base)
+	photo(t, r.base, "c", 256)
+	for _, weights := range []int64{13 << 30, 5 << 30} {
+		r.holds(weights)
+		require.Eventually(t, func() bool {
+			m := r.following.memory
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			seen, _ := m.outside.Seen()
+			return seen >= float64(elasticContext+weights) && seen <= float64(elasticContext+weights+600<<20)
+		}, 20*time.Second, 5*time.Millisecond)
+	}
 	close(r.work.working)
 	require.Eventually(t, func() bool { return len(r.byPrompt()) == 1 }, 20*time.Second, time.Millisecond)
 }

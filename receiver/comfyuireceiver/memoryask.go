@@ -88,10 +88,14 @@ func (m *memoryWatcher) readLog(ctx context.Context) {
 // [memory.MaxSkew] of an answer. A server that works without a pause can load models meanwhile,
 // and what is elastic would be too small for as long: an alert on a full GPU takes that for
 // memory which cannot be evicted. So the list is read with a question once none was compared
-// for oldAfter questions, and then with each listEvery-th.
+// for oldQuestions questions, or for oldAfter where a slow server is asked rarely, and then with each
+// listQuestions-th, or once in listEvery.
 const (
-	oldAfter  = 10
-	listEvery = 4
+	oldQuestions, oldAfter   = 10, 5 * time.Second
+	listQuestions, listEvery = 4, 2 * time.Second
+	// maxBetween is how far two answers may be apart for a list between them to mean anything: two
+	// of a slow server.
+	maxBetween = 15 * time.Second
 )
 
 // isElasticOld reports whether the list of processes is to be read with this question, for
@@ -101,7 +105,7 @@ func (m *memoryWatcher) isElasticOld(now time.Time) bool {
 		return false
 	}
 	interval := m.pace.Interval()
-	return now.Sub(m.compared) >= oldAfter*interval && now.Sub(m.listed) >= listEvery*interval
+	return now.Sub(m.compared) >= min(oldQuestions*interval, oldAfter) && now.Sub(m.listed) >= min(listQuestions*interval, listEvery)
 }
 
 // is forgets everything if the server's process is another one. Once it is known, the server is
@@ -151,7 +155,13 @@ func (m *memoryWatcher) match(now time.Time) (learned bool) {
 		return false
 	}
 	bytes, at, ok := m.device.memory()
-	if !ok || at.Sub(a.at).Abs() > memory.MaxSkew || !m.isSteady(a, at) {
+	if !ok {
+		return false
+	}
+	if at.Sub(a.at).Abs() > memory.MaxSkew || !m.isSteady(a, at) {
+		if b := m.before; m.isBetween(b, a, at) && m.outside.SeeBetween(float64(bytes), max(b.Devices[0].TorchTotal, a.Devices[0].TorchTotal)) {
+			m.compared = now
+		}
 		return false
 	}
 	m.compared = now
@@ -168,6 +178,14 @@ func (m *memoryWatcher) save(ctx context.Context, learned memory.Learned) {
 		err = m.store.client.Set(ctx, memoryKey, raw)
 	}
 	m.store.report(err)
+}
+
+// isBetween reports whether a list of processes was read between two answers of a server with Dynamic
+// VRAM while it worked: models may be loaded all the time, and answers may take longer than
+// [memory.MaxSkew], so that none is steady. The caller holds the lock.
+func (m *memoryWatcher) isBetween(before, after *memoryAnswer, listed time.Time) bool {
+	return m.open.OpenCount() > 0 && after == m.last && before != nil && len(before.Devices) == 1 && after.Dynamic() &&
+		listed.After(before.at) && listed.Before(after.asked) && after.at.Sub(before.asked) <= maxBetween
 }
 
 // isSteady reports whether the allocator kept its reserve between an answer and a list of

@@ -122,7 +122,7 @@ func TestSizesOfTheReceiverStayWithinItsBounds(t *testing.T) {
 	assert.Empty(t, r.Bounds(), "before the start")
 	host := hostWith{componenttest.NewNopHost(), map[component.ID]component.Component{storageID: &memoryStorage{data: map[string][]byte{}}}}
 	require.NoError(t, r.Start(t.Context(), host))
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	const enough = 2000 // prompts
 	var work sync.WaitGroup

@@ -44,8 +44,9 @@ type Reading struct {
 // Outside is what a process holds of a GPU beside PyTorch's allocator.
 type Outside struct {
 	learned Learned
-	// seen is the memory outside, by the last reading; 0 if there is none.
-	seen float64
+	// seen is the memory outside, by the last reading; 0 if there is none. rough is the last bound of
+	// it, if that came after the last reading; else 0.
+	seen, rough float64
 	// candidates are the last readings that none agreed with; the next one replaces that at
 	// next.
 	candidates [4]float64
@@ -79,7 +80,7 @@ func (o *Outside) See(r Reading) (learned bool) {
 	if outside <= 0 { // memory was given back between the two
 		return false
 	}
-	o.seen = outside
+	o.seen, o.rough = outside, 0
 	if o.learned.Smallest == 0 || outside < o.learned.Smallest {
 		o.learned.Smallest, learned = outside, true
 	}
@@ -92,6 +93,24 @@ func (o *Outside) See(r Reading) (learned bool) {
 		return learned
 	}
 	o.learned.Context = outside
+	return true
+}
+
+// SeeBetween records a list of processes that was read between two answers, where what the allocator
+// had reserved by then is not known: it was at most reserved, the larger of the two, unless it grew and
+// shrank meanwhile. So the smaller of two such bounds in a row counts, and nothing is learned from it.
+// It reports whether one did.
+func (o *Outside) SeeBetween(process, reserved float64) bool {
+	bound := process - reserved
+	if bound <= 0 {
+		return false
+	}
+	before := o.rough
+	o.rough = bound
+	if before == 0 {
+		return false
+	}
+	o.seen = min(before, bound)
 	return true
 }
 

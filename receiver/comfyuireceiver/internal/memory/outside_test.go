@@ -111,3 +111,26 @@ func TestWhatWasLearnedSurvivesTheCollectorAndNotTheServer(t *testing.T) {
 	context, _ = figures(&unknown)
 	assert.InDelta(t, -1, context, 0, "of no process that is known")
 }
+
+func TestTheSmallerOfTwoBoundsBetweenAnswersCounts(t *testing.T) {
+	var o Outside
+	o.Is(Process{1, 100})
+	o.See(dynamic(700, 0, true))
+	o.See(dynamic(5000, 1000, false))
+	seen := func() float64 {
+		v, _ := o.Seen()
+		return v / mib
+	}
+	assert.False(t, o.SeeBetween(9000*mib, 1000*mib), "one alone")
+	assert.InDelta(t, 4000, seen(), 0)
+	assert.True(t, o.SeeBetween(12000*mib, 1000*mib), "the allocator may have grown and shrunk")
+	assert.InDelta(t, 8000, seen(), 0)
+	assert.False(t, o.SeeBetween(900*mib, 1000*mib), "memory was given back")
+	assert.True(t, o.SeeBetween(3000*mib, 1000*mib))
+	assert.InDelta(t, 2000, seen(), 0)
+	context, _ := o.Context()
+	assert.InDelta(t, 700*mib, context, 0, "nothing is learned from it")
+	assert.False(t, o.See(dynamic(6000, 1000, false)))
+	assert.False(t, o.SeeBetween(9000*mib, 1000*mib), "a reading begins anew")
+	assert.InDelta(t, 5000, seen(), 0)
+}
