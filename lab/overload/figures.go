@@ -35,6 +35,8 @@ type Figures struct {
 	// CoreWidth is the median width of core's bands, relative to the predicted median, where that is at
 	// least 10 s. NaN where there is none.
 	CoreWidth float64
+	// CoreWidths is how many bands that is the median of.
+	CoreWidths float64
 	// Retries are the tries after the first, per client.
 	Retries float64
 	// FirstRetry is the part of the refused clients that tried again whose first retry was accepted.
@@ -89,7 +91,7 @@ func (r *Result) Figures() Figures {
 	f.DrainError = r.drainError()
 	f.CoreCovered, f.BatchCovered = r.covered(0), r.covered(1)
 	f.CoreCoveredMax, f.BatchCoveredMax = f.CoreCovered, f.BatchCovered
-	f.CoreWidth = r.coreWidth()
+	f.CoreWidth, f.CoreWidths = r.coreWidth()
 	return f
 }
 
@@ -111,8 +113,8 @@ func (r *Result) covered(class int) float64 {
 // wideFrom is the prediction from which on the width of its band counts.
 const wideFrom = 10 * time.Second
 
-// coreWidth is [Figures.CoreWidth].
-func (r *Result) coreWidth() float64 {
+// coreWidth is [Figures.CoreWidth], and of how many.
+func (r *Result) coreWidth() (median, of float64) {
 	var widths []float64
 	for _, c := range r.Records {
 		if c.Class == 0 && c.Predicted.Median >= wideFrom {
@@ -120,10 +122,10 @@ func (r *Result) coreWidth() float64 {
 		}
 	}
 	if len(widths) == 0 {
-		return math.NaN()
+		return math.NaN(), 0
 	}
 	slices.Sort(widths)
-	return widths[len(widths)/2]
+	return widths[len(widths)/2], float64(len(widths))
 }
 
 // retries are the client's tries after the first: it leaves after a refusal that it does not try again.

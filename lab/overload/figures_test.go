@@ -86,6 +86,7 @@ func TestCoverageAndWidthOfBands(t *testing.T) {
 	assert.InDelta(t, 0.5, f.CoreCovered, 1e-9, "one of four ended later, one earlier; those without a band or an end do not count")
 	assert.InDelta(t, 0.5, f.CoreCoveredMax, 1e-9)
 	assert.InDelta(t, 1, f.BatchCovered, 1e-9)
+	assert.InDelta(t, 3, f.CoreWidths, 0)
 	assert.InDelta(t, 9.0/15, f.CoreWidth, 1e-9, "the median of 4/20, 9/15 and 69/30: that of 9 s does not count")
 	none := byHand(done(0, 0, 20, 0, 20, 20, true)).Figures()
 	assert.True(t, math.IsNaN(none.CoreCovered))

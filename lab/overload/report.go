@@ -34,6 +34,7 @@ var rows = []row{
 	{"batch_covered_least", func(f *Figures) *float64 { return &f.BatchCovered }, true, 86, "%", 100},
 	{"batch_covered_largest", func(f *Figures) *float64 { return &f.BatchCoveredMax }, false, 97, "%", 100},
 	{"core_band_width", func(f *Figures) *float64 { return &f.CoreWidth }, false, math.NaN(), "%", 100},
+	{"core_band_widths", func(f *Figures) *float64 { return &f.CoreWidths }, true, math.NaN(), "predictions", 1},
 	{"retries", func(f *Figures) *float64 { return &f.Retries }, false, math.NaN(), "per_client", 1},
 	{"first_retry_accepted", func(f *Figures) *float64 { return &f.FirstRetry }, true, math.NaN(), "%", 100},
 }
@@ -61,6 +62,9 @@ func (r *row) goalOf(setup Setup, offered float64) float64 {
 			return math.NaN() // there is not as much to do
 		}
 	case "core_band_width": // a prompt's speed halves with what comes to the neighbour
+		if offered < 2 {
+			return math.NaN() // of a dozen predictions a run at most: see core_band_widths
+		}
 		if setup.Servers > 1 {
 			return 60
 		}
