@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -92,20 +93,49 @@ func TestThePageIsReadableInEveryShape(t *testing.T) {
 				p := openTab(t, chromium)
 				for _, s := range shots {
 					s.shape.language = language
-					p.state(s, axeText)
+					shown := p.state(s, axeText)
 					states.Add(1)
+					if s.isLost || s.scene == "64" { // the first screen has each number of GPUs in each width above
+						continue
+					}
+					for _, width := range []int64{360, 768, 1280} {
+						if width != s.shape.width {
+							shown.narrowed(s, width)
+							states.Add(1)
+						}
+					}
 				}
 			})
 		}
 	})
 	// 1, 8 and 64 GPUs in three widths, two languages and two themes; each screenshot in both languages.
 	want := 3*3*2*2 + 2*len(shots)
+	for _, s := range shots { // and in the two other widths, dark where the screenshot is light
+		if !s.isLost && s.scene != "64" {
+			want += 2 * 2
+		}
+	}
 	figure.AtLeast("page.states", float64(states.Load()), "states", float64(want))
 	assert.EqualValues(t, want, states.Load())
 }
 
-// state checks what a screenshot shows.
-func (p *tab) state(s shot, axeText string) {
+// narrowed checks what a screenshot shows in another width and in the other theme. Charts follow the
+// width when the browser gets to it.
+func (p *tab) narrowed(s shot, width int64) {
+	p.t.Helper()
+	as := shape{width, 800, s.shape.language, !s.shape.isDark}
+	p.reshape(as)
+	var problems []string
+	assert.Eventually(p.t, func() bool {
+		problems = read[[]string](p, findProblems)
+		return len(problems) == 0
+	}, patience, 20*time.Millisecond, "%s as %s", s.name, as)
+	assert.Empty(p.t, problems, "%s as %s", s.name, as)
+	assert.Empty(p.t, p.noted(), "%s as %s", s.name, as)
+}
+
+// state checks what a screenshot shows, and returns the tab that shows it.
+func (p *tab) state(s shot, axeText string) (shown *tab) {
 	p.t.Helper()
 	what := s.name + " in " + s.shape.language
 	switch {
@@ -114,12 +144,14 @@ func (p *tab) state(s shot, axeText string) {
 		lost.show(s)
 		lost.wait(`document.querySelector('main.faded') !== null`)
 		assert.Empty(p.t, read[[]string](lost, findProblems), what)
+		return lost
 	case s.isPlain:
 		plain := openTab(p.t, p.ctx)
 		plain.show(s)
 		plain.runScripts(true) // those of axe; the page's did not run
 		assert.False(p.t, read[bool](plain, `document.querySelector('#app').hasChildNodes()`), what)
 		plain.check(what, axeText)
+		return plain
 	case s.token == "wrong":
 		p.show(s)
 		_ = p.noted() // the browser logs the 401
@@ -128,6 +160,7 @@ func (p *tab) state(s shot, axeText string) {
 		p.show(s)
 		p.check(what, axeText)
 	}
+	return p
 }
 
 // isInWindow lists the elements of a selector that do not lie within the window, and
