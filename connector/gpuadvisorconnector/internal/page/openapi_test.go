@@ -207,7 +207,7 @@ func describe(t *testing.T) object {
 			"/v1/events": object{"get": object{"summary": "Server-sent events: state (State) on connecting, then change (Change); version and beat besides.", "parameters": []any{lang},
 				"responses": object{"200": object{"description": "The stream.", "content": object{"text/event-stream": object{}}}, "503": response("As many viewers as limits::viewers allows are connected.", "Problem")}}},
 			"/v1/advice": advice,
-			"/v1/advice/claims/{claim}": object{"post": object{"summary": "End a claim: the server accepted the prompt, or it will not run it.", "parameters": []any{parameter("claim", "path", "The claim.", object{"type": "integer"})},
+			"/v1/advice/claims/{claim}": object{"post": object{"summary": "End a claim: the server accepted the prompt, or it will not run it.", "parameters": []any{parameter("claim", "path", "The claim.", object{"type": "integer", "minimum": 1, "maximum": 1<<53 - 1})},
 				"requestBody": object{"required": true, "content": object{"application/json": object{"schema": object{"$ref": "#/components/schemas/Settlement"}}}},
 				"responses":   object{"204": object{"description": "It has ended."}, "400": response("The claim or the body is not valid.", "Problem"), "403": response("Claims are not allowed, or another origin asks.", "Problem")}}},
 			"/v1/recommendations": get("What the requests of the last seven days say: what is short, and which sizes to allow.", "Recommendations", false),
