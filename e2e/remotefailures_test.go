@@ -30,7 +30,7 @@ import (
 const adviceTimeout = 20 * time.Millisecond
 
 // remoteGateway is a collector with two proxies, each in front of a ComfyUI of its own: one that asks an
-// advisor elsewhere about each prompt, and one that asks nobody.
+// advisor elsewhere about each prompt, and one without admission.
 type remoteGateway struct {
 	*collector
 	asks, plain string
@@ -199,6 +199,8 @@ func (b *brokenAdvisor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (b *brokenAdvisor) set(answer func(http.ResponseWriter, *http.Request)) { b.answer.Store(&answer) }
 
+var tenMiB = bytes.Repeat([]byte(" "), 10<<20)
+
 // brokenAnswers are what an advisor answers, or something else at its address.
 var brokenAnswers = map[string]func(http.ResponseWriter, *http.Request){
 	"slow":           func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
@@ -210,9 +212,7 @@ var brokenAnswers = map[string]func(http.ResponseWriter, *http.Request){
 	},
 	"10 MiB": func(w http.ResponseWriter, _ *http.Request) {
 		begin(w, adviceToAdmit)
-		for range 10 << 4 {
-			_, _ = w.Write(bytes.Repeat([]byte(" "), 64<<10))
-		}
+		_, _ = w.Write(tenMiB)
 	},
 	"status 500": func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusInternalServerError)

@@ -115,18 +115,18 @@ func (c *caller) question(r *admission.Request, until time.Time) (admission.Deci
 			settle(advisor, a.Claim, "")
 		}
 	}()
+	var a answered
 	select {
-	case a := <-answer:
-		c.silence.note(a.err == nil || limited.Err() == nil, c.now())
-		return a.Decision, a.err
+	case a = <-answer:
 	case <-limited.Done():
 		if decided.CompareAndSwap(false, true) {
-			c.silence.note(false, c.now())
-			return admission.Decision{}, limited.Err()
+			a.err = limited.Err()
+		} else {
+			a = <-answer // just in time
 		}
-		a := <-answer // just in time
-		return a.Decision, a.err
 	}
+	c.silence.note(a.err == nil || limited.Err() == nil, c.now())
+	return a.Decision, a.err
 }
 
 // advise calls an advisor that may panic.

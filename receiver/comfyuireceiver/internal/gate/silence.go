@@ -13,7 +13,7 @@ import (
 type silence struct {
 	// mu guards everything declared below.
 	mu sync.Mutex
-	// unanswered counts the questions in a row without an answer in time, next is when the advisor may
+	// unanswered counts the questions in a row that timed out, next is when the advisor may
 	// be asked again once there are too many.
 	unanswered int
 	next       time.Time
@@ -40,7 +40,7 @@ func (s *silence) mayAsk(now time.Time) bool {
 	return true
 }
 
-// note notes whether a question was answered in time, be it with an error.
+// note notes whether a question was answered before it timed out, be it with an error.
 func (s *silence) note(answered bool, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
