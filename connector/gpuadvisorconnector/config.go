@@ -175,9 +175,14 @@ func isHost(host string) bool {
 	return net.ParseIP(host) != nil || host != "" && !strings.ContainsAny(host, "/: []")
 }
 
+// requestTimeout is the default of how long a request of the page may take to arrive, and its header. Without
+// it, a client that sends a body one byte at a time would keep its connection for days, whether it is authenticated or not.
+const requestTimeout = 10 * time.Second
+
 func createDefaultConfig() component.Config {
 	server := confighttp.NewDefaultServerConfig()
 	server.NetAddr = confignet.AddrConfig{Endpoint: "127.0.0.1:8890", Transport: confignet.TransportTypeTCP}
+	server.ReadHeaderTimeout, server.ReadTimeout = requestTimeout, requestTimeout
 	return &Config{
 		Page: server, CollectionInterval: 15 * time.Second, History: 30 * time.Minute, Alerts: alerts.DefaultConfig(),
 		DefaultClass: ClassConfig{Deadline: time.Minute, Objective: 30 * time.Second}, Advice: AdviceConfig{BatchWaiting: 2, BusyFor: 2 * time.Minute, SafetyMargin: 0.05},

@@ -113,7 +113,8 @@ type Decision struct {
 	Executions int
 	// Messages are what to show to the user, by language (en, zh), unless it is admitted.
 	Messages map[string]string
-	// Claim is what was reserved; 0 is nothing.
+	// Claim is what was reserved; 0 is nothing. Advisors whose callers are elsewhere choose numbers below
+	// 2^53 that nobody can guess.
 	Claim uint64
 }
 

@@ -68,9 +68,7 @@ type Engine struct {
 	expected []expected
 	// hasCore is true if a class is core.
 	hasCore bool
-	claims  map[uint64]*job
-	// last is the newest claim, oldest the first that may not be settled.
-	last, oldest uint64
+	claims  claims
 	// ended are prompts whose execution was seen to end, by id, until their traces come.
 	ended *lru.Cache[string, observed]
 	// Dropped counts what found no room.
@@ -82,9 +80,7 @@ type Engine struct {
 }
 
 const (
-	// maxClaims bounds the claims that are not settled, maxEnded the executions whose traces have
-	// not come, maxClasses the classes whose predictions are compared with what happened.
-	maxClaims  = 4096
+	// maxEnded bounds the executions whose traces have not come, maxClasses the classes whose predictions are compared with what happened.
 	maxEnded   = 4096
 	maxClasses = 64
 )
@@ -98,7 +94,7 @@ func New(s Settings) *Engine {
 	return &Engine{
 		hasCore:  hasCore,
 		settings: s, servers: map[string]*server{}, gpus: map[string]*gpu{}, kinds: lru.New[Kind, kind](s.Kinds),
-		classes: map[string]*calibration{}, expected: expect(s.Measured), claims: map[uint64]*job{}, ended: lru.New[string, observed](maxEnded),
+		classes: map[string]*calibration{}, expected: expect(s.Measured), claims: newClaims(), ended: lru.New[string, observed](maxEnded),
 	}
 }
 
@@ -123,7 +119,8 @@ func (e *Engine) Bounds() []bounds.Bound {
 		{Name: "advice.Engine.servers", Max: e.settings.Servers, Size: len(e.servers)},
 		{Name: "advice.Engine.gpus", Max: e.settings.GPUs, Size: len(e.gpus)},
 		{Name: "advice.Engine.classes", Max: maxClasses, Size: len(e.classes)},
-		{Name: "advice.Engine.claims", Max: maxClaims, Size: len(e.claims)},
+		{Name: "advice.claims.byNumber", Max: maxClaims, Size: len(e.claims.byNumber)},
+		{Name: "advice.claims.byAge", Max: maxClaims, Size: e.claims.byAge.Len()},
 	}...)
 }
 

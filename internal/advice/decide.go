@@ -118,17 +118,14 @@ func (e *Engine) judge(d *admission.Decision, j *job, t *timing, m *memoryFit, n
 
 // claim reserves what a prompt needs that is admitted.
 func (e *Engine) claim(d *admission.Decision, j *job, t *timing, now time.Time) {
-	if len(e.claims) >= maxClaims {
+	if !e.claims.add(j, now.Add(admission.ClaimTimeout)) {
 		e.Dropped++
 		return
 	}
-	e.last++
-	j.claim, j.expires = e.last, now.Add(admission.ClaimTimeout)
 	if t.known {
 		j.predicted = prediction{now, t.completion, t.deviation, t.low, t.high, j.mayMissAbove()}
 	}
 	j.room = max(d.Memory.Room-j.server.memory.Context, 0)
-	e.claims[j.claim] = j
 	place, _ := slices.BinarySearchFunc(j.server.queue, j, func(o, j *job) int {
 		return cmp.Or(byNumber(o, j), -1) // behind its equals
 	})

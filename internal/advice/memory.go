@@ -213,7 +213,7 @@ func (e *Engine) trying(p *probe, now time.Time) bool {
 	switch {
 	case j == nil:
 		return false
-	case j.claim != 0 && e.claims[j.claim] == j, j.id != "" && j.server.byID[j.id] == j && e.servers[j.server.name] == j.server:
+	case j.claim != 0, j.id != "" && j.server.byID[j.id] == j && e.servers[j.server.name] == j.server:
 		p.left = time.Time{}
 		return true
 	case j.id == "": // it was not run

@@ -179,7 +179,7 @@ func (e *Engine) RemoveServer(name string) {
 		return
 	}
 	for _, j := range s.queue {
-		delete(e.claims, j.claim)
+		e.claims.end(j)
 	}
 	e.leave(s)
 	delete(e.servers, name)
@@ -337,11 +337,14 @@ func (e *Engine) kindOf(s *server, workflow, model string) Kind {
 
 // Settle ends a claim; see [admission.Advisor].
 func (e *Engine) Settle(claim uint64, id string) {
-	j := e.claims[claim]
-	if j == nil {
-		return
+	if j := e.claims.find(claim); j != nil {
+		e.settle(j, id)
 	}
-	delete(e.claims, claim)
+}
+
+// settle ends a prompt's claim.
+func (e *Engine) settle(j *job, id string) {
+	e.claims.end(j)
 	s := j.server
 	if id == "" || s.byID[id] != nil {
 		if known := s.byID[id]; known != nil {
@@ -351,20 +354,16 @@ func (e *Engine) Settle(claim uint64, id string) {
 		s.queue = slices.DeleteFunc(s.queue, func(o *job) bool { return o == j })
 		return
 	}
-	j.id, j.claim = id, 0
+	j.id = id
 	s.byID[id] = j
 }
 
 // expire ends claims that nobody settled. They last equally long, so the oldest ends first.
 func (e *Engine) expire(now time.Time) {
-	for ; e.oldest <= e.last; e.oldest++ {
-		j := e.claims[e.oldest]
-		if j != nil && !now.After(j.expires) {
-			return
-		}
-		e.Settle(e.oldest, "")
+	for j := e.claims.oldest(); j != nil && now.After(j.expires); j = e.claims.oldest() {
+		e.settle(j, "")
 	}
 }
 
 // Claims is how many are not settled.
-func (e *Engine) Claims() int { return len(e.claims) }
+func (e *Engine) Claims() int { return len(e.claims.byNumber) }

@@ -51,7 +51,7 @@ var (
 )
 
 const (
-	// maxAnswer bounds what is read of an answer in bytes.
+	// maxAnswer bounds an answer in bytes.
 	maxAnswer = 64 << 10
 	// settleTimeout bounds a settlement, for which nobody waits.
 	settleTimeout = 2 * time.Second
@@ -67,7 +67,10 @@ var ErrAdvice = errors.New("no advice")
 // NewClient makes an advisor that asks the gpuadvisor connector at base, as http://gpu-node-07:8890,
 // about its server, or about the one of each request if that is empty. Close ends it.
 func NewClient(client *http.Client, base, server string, now func() time.Time) *Client {
-	c := &Client{client: client, base: strings.TrimSuffix(base, "/"), server: server, now: now}
+	// An advisor elsewhere than configured decides nothing, and does not get what authenticates.
+	direct := *client
+	direct.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	c := &Client{client: &direct, base: strings.TrimSuffix(base, "/"), server: server, now: now}
 	c.running, c.end = context.WithCancel(context.Background())
 	return c
 }
@@ -178,12 +181,14 @@ func (c *Client) post(ctx context.Context, path string, body []byte, into any) e
 		return err
 	}
 	defer func() { _ = response.Body.Close() }()
-	answer, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
+	answer, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer+1))
 	switch {
 	case err != nil:
 		return err
 	case response.StatusCode >= http.StatusMultipleChoices:
 		return fmt.Errorf("%w: %s", ErrAdvice, response.Status)
+	case len(answer) > maxAnswer:
+		return fmt.Errorf("%w: the answer exceeds %d bytes", ErrAdvice, maxAnswer)
 	case into == nil:
 		return nil
 	}

@@ -4,9 +4,11 @@ package overhttp
 
 import (
 	"context"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -104,4 +106,38 @@ func TestCloseDoesNotWaitForASilentAdvisor(t *testing.T) {
 	c.Close()
 	assert.Less(t, time.Since(began), settleTimeout)
 	require.Error(t, <-asked)
+}
+
+// TestARedirectIsNotFollowed, be it within the host: what authenticates is for the address of the configuration.
+func TestARedirectIsNotFollowed(t *testing.T) {
+	var elsewhere atomic.Int64
+	c, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/elsewhere") {
+			elsewhere.Add(1)
+			_, _ = io.WriteString(w, `{"advice": [{"decision": "reject", "reason": "deadline"}]}`)
+			return
+		}
+		http.Redirect(w, r, "/elsewhere"+r.URL.Path, http.StatusTemporaryRedirect)
+	})
+	_, err := c.Advise(t.Context(), &admission.Request{})
+	require.ErrorIs(t, err, ErrAdvice)
+	c.Settle(7, "")
+	c.Close() // it has sent the settlement
+	assert.Zero(t, elsewhere.Load())
+}
+
+// TestAnAnswerThatIsTooLargeIsNone, even if what fits is complete.
+func TestAnAnswerThatIsTooLargeIsNone(t *testing.T) {
+	var sent atomic.Int64
+	c, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		_, err := io.WriteString(w, `{"advice": [{"decision": "admit", "reason": "fits"}]}`)
+		for spaces := strings.Repeat(" ", 1<<10); err == nil && sent.Load() < 100<<20; sent.Add(1 << 10) {
+			_, err = io.WriteString(w, spaces)
+		}
+	})
+	_, err := c.Advise(t.Context(), &admission.Request{})
+	require.ErrorContains(t, err, "exceeds 65536 bytes")
+	c.Close()
+	assert.Less(t, sent.Load(), int64(100<<20), "the rest is not read")
 }

@@ -36,7 +36,8 @@ type Advice struct {
 	// Executions is how many executions of its kind the predictions are made from.
 	Executions int `json:"executions"`
 	// Claim is what was reserved, of requests that claim: it is settled with POST
-	// /v1/advice/claims/{claim}, or ends after a minute.
+	// /v1/advice/claims/{claim}, or ends after a minute. It is a random number below 2^53: whoever
+	// knows it may settle it.
 	Claim uint64 `json:"claim,omitempty"`
 	// Batch is true for work that is never urgent, Deadline for how many seconds from now on the image
 	// is of use; of requests that claim.

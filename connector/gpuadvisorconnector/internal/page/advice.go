@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"time"
@@ -28,6 +29,9 @@ const (
 	maxSize           = 1 << 20
 	maxDeadline       = int(admission.MaxDeadline / time.Second) // s
 )
+
+// lateBody is the answer to those that send slowly; page::read_timeout bounds that.
+const lateBody = "The body did not arrive in time"
 
 // advice answers GET /v1/advice: about one prompt, by the parameters.
 func (p *Page) advice(w http.ResponseWriter, r *http.Request) {
@@ -56,6 +60,9 @@ func (p *Page) adviseMany(w http.ResponseWriter, r *http.Request) {
 	switch err := d.Decode(&body); {
 	case errors.As(err, &tooLarge):
 		refuse(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("The body exceeds %d bytes", maxAdviceBody))
+		return
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		refuse(w, http.StatusRequestTimeout, lateBody)
 		return
 	case err != nil:
 		refuse(w, http.StatusBadRequest, `The body is not {"requests": [...]}: `+printable(err.Error()))
@@ -187,7 +194,11 @@ func (p *Page) settle(w http.ResponseWriter, r *http.Request) {
 	var body overhttp.Settlement
 	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxSettlement))
 	d.DisallowUnknownFields()
-	if err := d.Decode(&body); err != nil || len(body.PromptID) > maxAdviceText {
+	switch err := d.Decode(&body); {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		refuse(w, http.StatusRequestTimeout, lateBody)
+		return
+	case err != nil || len(body.PromptID) > maxAdviceText:
 		refuse(w, http.StatusBadRequest, `The body is not {"prompt_id": "..."}`)
 		return
 	}

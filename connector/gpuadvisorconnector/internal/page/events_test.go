@@ -273,9 +273,9 @@ func TestASilentStreamHasAHeartbeat(t *testing.T) {
 	assert.Contains(t, r.until("beat").data, `"time":`)
 }
 
-func TestAStreamOutlivesTheServersWriteTimeout(t *testing.T) {
+func TestAStreamOutlivesTheServersTimeouts(t *testing.T) {
 	s := serve(t, Settings{Heartbeat: 20 * time.Millisecond})
-	server := &http.Server{Handler: s.Page, WriteTimeout: 100 * time.Millisecond, ReadHeaderTimeout: time.Second}
+	server := &http.Server{Handler: s.Page, WriteTimeout: 100 * time.Millisecond, ReadTimeout: 100 * time.Millisecond}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	go func() { _ = server.Serve(listener) }()

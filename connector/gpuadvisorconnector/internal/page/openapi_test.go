@@ -192,7 +192,7 @@ func describe(t *testing.T) object {
 	advice["post"] = object{
 		"summary": "Whether prompts should run, each by itself.", "parameters": []any{lang},
 		"requestBody": object{"required": true, "content": object{"application/json": object{"schema": object{"type": "object", "required": []any{"requests"}, "additionalProperties": false, "properties": object{"requests": object{"type": "array", "maxItems": maxAdviceRequests, "items": object{"$ref": "#/components/schemas/AdviceRequest"}}}}}}},
-		"responses":   object{"200": response("The answers.", "AdviceList"), "400": response("The body is not valid.", "Problem"), "403": object{"description": "The request names a foreign host."}, "413": response("The body is too large.", "Problem")},
+		"responses":   object{"200": response("The answers.", "AdviceList"), "400": response("The body is not valid.", "Problem"), "403": object{"description": "The request names a foreign host."}, "408": response("The body did not arrive in time.", "Problem"), "413": response("The body is too large.", "Problem")},
 	}
 	return object{
 		"openapi": "3.1.0",
@@ -207,9 +207,9 @@ func describe(t *testing.T) object {
 			"/v1/events": object{"get": object{"summary": "Server-sent events: state (State) on connecting, then change (Change); version and beat besides.", "parameters": []any{lang},
 				"responses": object{"200": object{"description": "The stream.", "content": object{"text/event-stream": object{}}}, "503": response("As many viewers as limits::viewers allows are connected.", "Problem")}}},
 			"/v1/advice": advice,
-			"/v1/advice/claims/{claim}": object{"post": object{"summary": "End a claim: the server accepted the prompt, or it will not run it.", "parameters": []any{parameter("claim", "path", "The claim.", object{"type": "integer"})},
+			"/v1/advice/claims/{claim}": object{"post": object{"summary": "End a claim: the server accepted the prompt, or it will not run it.", "parameters": []any{parameter("claim", "path", "The claim.", object{"type": "integer", "minimum": 1, "maximum": 1<<53 - 1})},
 				"requestBody": object{"required": true, "content": object{"application/json": object{"schema": object{"$ref": "#/components/schemas/Settlement"}}}},
-				"responses":   object{"204": object{"description": "It has ended."}, "400": response("The claim or the body is not valid.", "Problem"), "403": response("Claims are not allowed, or another origin asks.", "Problem")}}},
+				"responses":   object{"204": object{"description": "It has ended."}, "400": response("The claim or the body is not valid.", "Problem"), "403": response("Claims are not allowed, or another origin asks.", "Problem"), "408": response("The body did not arrive in time.", "Problem")}}},
 			"/v1/recommendations": get("What the requests of the last seven days say: what is short, and which sizes to allow.", "Recommendations", false),
 			"/v1/rush": object{"post": object{"summary": "Start a rush of simulated users, on simulated GPUs, for a page of this server.",
 				"responses": object{"202": object{"description": "The rush has started."}, "403": response("Another origin asks.", "Problem"), "404": response("The GPUs are real.", "Problem"), "503": response("The rush did not start.", "Problem")}}},

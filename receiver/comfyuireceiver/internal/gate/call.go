@@ -16,22 +16,28 @@ import (
 type caller struct {
 	timeout time.Duration
 	finder  Finder
+	now     func() time.Time
 	// calls bounds those that are under way: an advisor that blocks may keep them.
-	calls chan struct{}
+	calls   chan struct{}
+	silence silence
 }
 
 // maxCalls bounds the calls that are under way.
 const maxCalls = 64
 
 var (
+	errSilent   = errors.New("the advisor has not answered, and is asked once a second")
 	errBusy     = errors.New("too many calls of the advisor are under way")
 	errNone     = errors.New("the advisor does not run")
 	errPanicked = errors.New("the advisor panicked")
 )
 
-// ask asks about a prompt. Whatever fails admits.
-func (c *caller) ask(r *admission.Request) admission.Decision {
-	d, err := c.question(r)
+// until is when a question that begins now is given up.
+func (c *caller) until() time.Time { return c.now().Add(c.timeout) }
+
+// ask asks about a prompt until a time. Whatever fails admits.
+func (c *caller) ask(r *admission.Request, until time.Time) admission.Decision {
+	d, err := c.question(r, until)
 	if err == nil && valid(&d) {
 		if d.Verdict != admission.Admit && d.Claim != 0 {
 			c.settle(d.Claim, "")
@@ -80,7 +86,7 @@ type answered struct {
 }
 
 // question asks the advisor in a goroutine of its own.
-func (c *caller) question(r *admission.Request) (admission.Decision, error) {
+func (c *caller) question(r *admission.Request, until time.Time) (admission.Decision, error) {
 	advisor := c.finder.Advisor()
 	if advisor == nil {
 		return admission.Decision{}, errNone
@@ -90,7 +96,12 @@ func (c *caller) question(r *admission.Request) (admission.Decision, error) {
 	default:
 		return admission.Decision{}, errBusy
 	}
-	limited, cancel := context.WithTimeout(context.Background(), c.timeout)
+	now := c.now()
+	if !c.silence.mayAsk(now) {
+		<-c.calls
+		return admission.Decision{}, errSilent
+	}
+	limited, cancel := context.WithTimeout(context.Background(), until.Sub(now))
 	defer cancel()
 	answer := make(chan answered, 1)
 	var decided atomic.Bool // by the answer, or by giving it up
@@ -104,16 +115,18 @@ func (c *caller) question(r *admission.Request) (admission.Decision, error) {
 			settle(advisor, a.Claim, "")
 		}
 	}()
+	var a answered
 	select {
-	case a := <-answer:
-		return a.Decision, a.err
+	case a = <-answer:
 	case <-limited.Done():
 		if decided.CompareAndSwap(false, true) {
-			return admission.Decision{}, limited.Err()
+			a.err = limited.Err()
+		} else {
+			a = <-answer // just in time
 		}
-		a := <-answer // just in time
-		return a.Decision, a.err
 	}
+	c.silence.note(a.err == nil || limited.Err() == nil, c.now())
+	return a.Decision, a.err
 }
 
 // advise calls an advisor that may panic.

@@ -77,7 +77,7 @@ const maxFreeing = 4
 // New makes a gate. Close ends it.
 func New(s Settings, finder Finder, freer Freer, now func() time.Time) *Gate {
 	g := &Gate{settings: s, freer: freer, now: now, freeing: make(chan struct{}, maxFreeing), changed: make(chan struct{}, 1)}
-	g.advisor = caller{timeout: s.Timeout, finder: finder, calls: make(chan struct{}, maxCalls)}
+	g.advisor = caller{timeout: s.Timeout, finder: finder, now: now, calls: make(chan struct{}, maxCalls)}
 	g.running, g.close = context.WithCancel(context.Background())
 	return g
 }
@@ -94,13 +94,14 @@ type Result struct {
 // Decide asks about a prompt whose body has so many bytes, and holds it while it is about to fit.
 // It returns once ctx, the client's, ends.
 func (g *Gate) Decide(ctx context.Context, r *admission.Request, bytes int) (res Result) {
-	w, failed := g.queue(r, bytes)
+	until := g.advisor.until() // however often the advisor is asked
+	w, failed := g.queue(r, bytes, until)
 	if w == nil {
 		if failed {
 			res.Decision = failure(r)
 			return res
 		}
-		res.Decision = g.advisor.ask(r)
+		res.Decision = g.advisor.ask(r, until)
 		if !g.settings.Enforce || res.Verdict != admission.Hold {
 			return res
 		}
@@ -134,13 +135,13 @@ func (g *Gate) Decide(ctx context.Context, r *admission.Request, bytes int) (res
 // queue holds a prompt that would be admitted while more urgent ones are held: those are asked
 // about first. It returns nil if there are none, and for one that the advisor would not admit; failed
 // is true if that has not answered.
-func (g *Gate) queue(r *admission.Request, bytes int) (w *waiter, failed bool) {
+func (g *Gate) queue(r *admission.Request, bytes int, until time.Time) (w *waiter, failed bool) {
 	if !g.settings.Enforce || g.Held() == 0 {
 		return nil, false
 	}
 	inquiry := *r
 	inquiry.Claim = false
-	d := g.advisor.ask(&inquiry)
+	d := g.advisor.ask(&inquiry, until)
 	if d.Verdict != admission.Admit || d.Reason == admission.Failed || !g.precede(d.Deadline) {
 		return nil, d.Reason == admission.Failed
 	}
@@ -258,7 +259,7 @@ func (g *Gate) try(w *waiter) {
 	if !w.deadline.IsZero() { // it counts from the arrival on
 		again.Deadline = max(w.deadline.Sub(g.now()), time.Millisecond)
 	}
-	d := g.advisor.ask(&again)
+	d := g.advisor.ask(&again, g.advisor.until())
 	g.mu.Lock()
 	answered = w.answered
 	switch {

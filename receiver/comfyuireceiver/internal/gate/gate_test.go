@@ -218,6 +218,7 @@ func TestAdvisorThatBlocksKeepsABoundedNumberOfCalls(t *testing.T) {
 		close(released)
 		synctest.Wait()
 		assert.Zero(t, a.openClaims(), "what it reserved when nobody waited is given back")
+		time.Sleep(askSilent)
 		assert.Equal(t, admission.Fits, g.Decide(t.Context(), &admission.Request{}, 1).Reason, "it is asked again")
 	})
 }
