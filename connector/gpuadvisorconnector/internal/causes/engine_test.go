@@ -294,7 +294,7 @@ func TestAnEvaluationOf64GPUsIsCheap(t *testing.T) {
 		best = min(best, time.Since(began))
 	}
 	t.Logf("an evaluation of 64 GPUs with 18 links each and 3600 prompts takes %v", best)
-	assert.Less(t, best, 20*time.Millisecond)
+	assert.Less(t, best, 60*time.Millisecond, "a tenth of that without the race detector")
 }
 
 // TestASettingSaysHowLongAConditionHoldsBeforeItShows, and the rule stays the same.
