@@ -131,6 +131,6 @@ func TestTheSmallerOfTwoBoundsBetweenAnswersCounts(t *testing.T) {
 	context, _ := o.Context()
 	assert.InDelta(t, 700*mib, context, 0, "nothing is learned from it")
 	assert.False(t, o.See(dynamic(6000, 1000, false)))
-	assert.False(t, o.SeeBetween(9000*mib, 1000*mib), "a reading begins anew")
+	assert.False(t, o.SeeBetween(9000*mib, 1000*mib), "after a reading the first bound is alone again")
 	assert.InDelta(t, 5000, seen(), 0)
 }
