@@ -66,7 +66,7 @@ func TestRushThroughTheCollector(t *testing.T) {
 	if *rushLasts >= compareFrom {
 		figure.Print("overload.live.virtual_useful", 100*virtually.Useful, "%")
 		figure.AtMost("overload.live.difference", 100*math.Abs(l.Useful-virtually.Useful), "points", 3)
-		assert.InDelta(t, virtually.Useful, l.Useful, 0.05, "in real time as in virtual time")
+		assert.InDelta(t, virtually.Useful, l.Useful, 0.03, "in real time as in virtual time")
 	}
 	assert.GreaterOrEqual(t, l.Useful, 0.6, "without a response it is about a half in the first minute, and core as bad as batch")
 }

@@ -81,7 +81,7 @@ const recommendedSide = 680
 func messages(d *admission.Decision) map[string]string {
 	m := texts.Message{Key: "advice.message.later"}
 	side := d.MaxSide
-	if side == 0 && d.Completion == 0 { // its time is not known
+	if side == 0 && d.Completion == 0 && d.Reason != admission.BatchWaits { // its time is not known
 		side = recommendedSide
 	}
 	switch {

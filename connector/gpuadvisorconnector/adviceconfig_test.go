@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/otelcol-gpu/otelcol-gpu/internal/admission"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/advice"
 )
 
@@ -41,4 +42,13 @@ func TestMeasurementsOfTheConfigurationCount(t *testing.T) {
 	cfg.Advice.Measured = []MeasuredConfig{{Workflow: "w", Model: "m", GPU: "L40S", Side: 512, Batch: 2, Steps: 20, Time: 1800 * time.Millisecond, MemoryMiB: 3500}}
 	require.NoError(t, cfg.Validate())
 	assert.Equal(t, []advice.Measured{{Workflow: "w", Model: "m", GPU: "L40S", Side: 512, Batch: 2, Steps: 20, Time: 1800 * time.Millisecond, Memory: 3500 << 20}}, cfg.adviceSettings().Measured)
+}
+
+// TestBatchIsToldToComeLater, not to be smaller: no size would be admitted.
+func TestBatchIsToldToComeLater(t *testing.T) {
+	later := messages(&admission.Decision{Verdict: admission.Reject, Reason: admission.BatchWaits})
+	assert.Equal(t, messages(&admission.Decision{Verdict: admission.Reject, Reason: admission.Late, Completion: time.Minute}), later)
+	smaller := messages(&admission.Decision{Verdict: admission.Reject, Reason: admission.Late})
+	assert.Equal(t, "当前系统繁忙，建议将尺寸调整为680以下以加快处理速度", smaller["zh"])
+	assert.NotEqual(t, smaller, later)
 }

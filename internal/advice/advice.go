@@ -77,6 +77,7 @@ type Engine struct {
 	replay replay.Replay
 	queues []replay.Queue
 	busy   []float64
+	inTime []due
 }
 
 const (

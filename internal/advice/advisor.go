@@ -37,6 +37,8 @@ type Advisor struct {
 	mu     sync.Mutex
 	engine *Engine
 	counts map[Counted]int64
+	// standby counts those who were sent to a standby server.
+	standby int
 }
 
 // reading is a GPU's memory in use.
@@ -190,8 +192,10 @@ func (a *Advisor) decide(r *admission.Request, now time.Time) admission.Decision
 	case best.Verdict == admission.Admit:
 		d.Verdict, d.Target = admission.Redirect, name
 	}
+	// One after the other: nothing is known of how busy they are.
 	if standby := a.engine.settings.Standby; len(standby) > 0 && (d.Verdict == admission.Reject || d.Verdict == admission.Hold) && d.Reason != admission.TooLarge {
-		d.Verdict, d.Target = admission.Redirect, standby[0]
+		d.Verdict, d.Target = admission.Redirect, standby[a.standby%len(standby)]
+		a.standby++
 	}
 	return d
 }

@@ -15,11 +15,12 @@ import (
 // batchNumber is by how much the numbers of batch prompts are greater: they run last.
 const batchNumber = 1e10
 
-// Number is the place in a server's queue of a prompt with a deadline.
-func Number(deadline time.Time, batch bool) float64 {
+// Number is the place in a server's queue of a prompt that came at a time, as the proxy sets it: the
+// deadline, in Unix seconds. Without one it is after what is urgent, in the order in which it came.
+func Number(received, deadline time.Time, batch bool) float64 {
 	n := float64(deadline.UnixNano()) / 1e9
 	if deadline.IsZero() {
-		n = batchNumber / 2 // after what is urgent
+		n = float64(received.UnixNano())/1e9 + batchNumber/2
 	}
 	if batch {
 		n += batchNumber
@@ -42,6 +43,7 @@ func (e *Engine) Advise(r *admission.Request, now time.Time) (d admission.Decisi
 		return d
 	case s.gpu.memory.Unhealthy:
 		d.Verdict, d.Reason = admission.Reject, admission.Unhealthy
+		d.RetryAfter = unhealthyRetry + s.gpu.stagger(r.Claim, time.Second)
 		return d
 	case now.Sub(s.gpu.memory.At) > e.settings.MaxSampleAge:
 		d.Reason = admission.Stale
@@ -54,7 +56,7 @@ func (e *Engine) Advise(r *admission.Request, now time.Time) (d admission.Decisi
 	g.advance(now)
 	j := &job{
 		class: r.Class, kind: e.kindOf(s, r.Workflow, r.Model), side: r.Side, size: sizeOf(r.Side, r.Batch, r.Steps), batch: class.Batch,
-		number: Number(d.Deadline, class.Batch), deadline: d.Deadline, accepted: now, came: now, server: s, inquiry: !r.Claim,
+		number: Number(now, d.Deadline, class.Batch), deadline: d.Deadline, accepted: now, came: now, server: s, inquiry: !r.Claim,
 	}
 	if came, ok := g.promises.returned(j.promiseKey(), now, r.Claim); ok {
 		j.came = came
@@ -72,7 +74,7 @@ func (e *Engine) Advise(r *admission.Request, now time.Time) (d admission.Decisi
 	d.Memory = admission.Memory{Need: m.need, Least: m.least, Room: m.room}
 	e.judge(&d, j, &t, &m, now)
 	if d.Verdict != admission.Admit {
-		d.MaxSide = e.maxSide(j, &t, &m)
+		d.MaxSide = e.maxSide(j, &t, &m, d.Reason)
 		if d.RetryAfter > 0 {
 			d.Wait = seconds(t.drain)
 		}
@@ -96,15 +98,15 @@ func (e *Engine) judge(d *admission.Decision, j *job, t *timing, m *memoryFit, n
 	case late && !idle:
 		d.Verdict, d.Reason = admission.Reject, admission.Late
 		d.RetryAfter = e.retry(j, t, now)
-	case j.batch && (e.batchWaits(s) || s.crowded()):
+	case j.batch && (e.batchWaits(s) || s.crowded() || t.slows):
 		d.Verdict, d.Reason = admission.Reject, admission.BatchWaits
 		d.RetryAfter = e.retry(j, t, now)
 	case m.free != "":
 		d.Verdict, d.Reason, d.Free = admission.Hold, admission.MemoryIdle, m.free
-		d.RetryAfter = minRetry
+		d.RetryAfter = minRetry + s.gpu.stagger(!j.inquiry, seconds(t.mean))
 	case m.waits:
 		d.Verdict, d.Reason = admission.Hold, admission.MemoryBusy
-		d.RetryAfter = max(seconds(t.neighbours), minRetry)
+		d.RetryAfter = max(seconds(t.neighbours), minRetry) + s.gpu.stagger(!j.inquiry, seconds(t.mean))
 	case m.probe:
 		d.Reason = admission.Probe
 	case late:
@@ -146,8 +148,9 @@ type timing struct {
 	low, high  float64
 	// upper is the completion that is compared with the deadline, left until that; inf for none.
 	upper, left float64
-	// others is true if a prompt that was accepted before would be late because of it.
-	others bool
+	// others is true if a prompt that was accepted before would be late because of it, slows if core
+	// work at a neighbour would, which it slows down.
+	others, slows bool
 	// drain is when all that the server has accepted ends, neighbours when a server of the GPU that
 	// works has nothing to do.
 	drain, neighbours float64
@@ -176,6 +179,7 @@ func (e *Engine) timing(j *job, now time.Time) (t timing) {
 	e.fill(g)
 	without := e.replay.Run(e.queues, e.busy)
 	t.drain, t.neighbours = 0, math.Inf(1)
+	e.inTime = g.coreInTime(e.inTime[:0], own, without, now)
 	for i, q := range without {
 		if len(q) == 0 {
 			continue
@@ -212,7 +216,8 @@ func (e *Engine) timing(j *job, now time.Time) (t timing) {
 	if mean > 0 {
 		t.slow = max((end.At-end.Begin)/mean, 1)
 	}
-	t.others = !j.batch && s.delays(at, with[own], now)
+	t.slows = slowed(e.inTime, with)
+	t.others = !j.batch && (t.slows || s.delays(at, with[own], now))
 	if !t.known { // what is not known may be short: only what would begin too late is late
 		t.upper = t.begin
 		return t
@@ -342,6 +347,40 @@ func (s *server) delays(at int, with []replay.End, now time.Time) bool {
 		}
 	}
 	return false
+}
+
+// due is core work that was accepted: its place among the GPU's queues, and in how many seconds it is
+// late.
+type due struct {
+	server, place int
+	left          float64
+}
+
+// coreInTime appends the core work at a server's neighbours that ends in time by what was replayed.
+func (g *gpu) coreInTime(all []due, own int, ends [][]replay.End, now time.Time) []due {
+	for i, s := range g.servers {
+		if i == own {
+			continue
+		}
+		ahead := len(ends[i]) - len(s.queue)
+		for place := range ends[i] {
+			j := s.running
+			if place >= ahead {
+				j = s.queue[place-ahead]
+			} else if place > 0 || j == nil {
+				continue // past the proxy
+			}
+			if left := j.deadline.Sub(now).Seconds(); !j.batch && !j.deadline.IsZero() && ends[i][place].At <= left {
+				all = append(all, due{i, place, left})
+			}
+		}
+	}
+	return all
+}
+
+// slowed reports whether one of those is late.
+func slowed(inTime []due, with [][]replay.End) bool {
+	return slices.ContainsFunc(inTime, func(d due) bool { return with[d.server][d.place].At > d.left })
 }
 
 func (p *prediction) known() bool { return !p.at.IsZero() }

@@ -75,7 +75,7 @@ func (w *world) queued(name, class string, side int) string {
 	id := fmt.Sprint("prompt ", w.number)
 	p := comfyevents.OpenPrompt{
 		ID: id, Workflow: "colour", Model: "ddcolor", TaskClass: class, Side: side, Batch: 1,
-		Number: Number(w.now.Add(30*time.Second), class == "buildings"), Accepted: w.now,
+		Number: Number(w.now, w.now.Add(30*time.Second), class == "buildings"), Accepted: w.now,
 	}
 	if len(s.Prompts) == 0 {
 		p.Started = w.now
@@ -225,9 +225,11 @@ func TestAnUrgentPromptMakesNoOtherLate(t *testing.T) {
 func TestBatchRunsLastAndFewOfItWait(t *testing.T) {
 	w := newWorld(t, "a", "b")
 	w.learned("a", 20)
-	assert.Greater(t, Number(w.now, true), Number(w.now.Add(time.Hour), false))
-	assert.Greater(t, Number(w.now, true), Number(time.Time{}, false))
-	assert.Less(t, Number(w.now, false), Number(w.now.Add(time.Second), false))
+	number := func(deadline time.Time, batch bool) float64 { return Number(w.now, deadline, batch) }
+	assert.Greater(t, number(w.now, true), number(w.now.Add(time.Hour), false))
+	assert.Greater(t, number(w.now, true), number(time.Time{}, false))
+	assert.Less(t, number(w.now, false), number(w.now.Add(time.Second), false))
+	assert.Less(t, number(time.Time{}, false), Number(w.now.Add(time.Second), time.Time{}, false), "in their order")
 	w.rested()
 	w.queued("a", "people", 512)
 	is(t, w.ask("a", "buildings", 512), admission.Admit, admission.Fits)

@@ -137,6 +137,7 @@ func (e *Engine) Executed(x *Execution) {
 	if s == nil {
 		return
 	}
+	s.forget(x.ID)
 	seen := e.ended.Find(x.ID)
 	o := observed{exclusive: x.Ran.Seconds(), at: x.Ended}
 	switch {

@@ -2,14 +2,18 @@
 
 package advice
 
-import "github.com/otelcol-gpu/otelcol-gpu/internal/advice/fit"
+import (
+	"github.com/otelcol-gpu/otelcol-gpu/internal/admission"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/advice/fit"
+)
 
 // maxSide is the largest longer side that would be admitted now, in steps of 8 pixels; 0 if
 // none is known. Of a prompt that can never fit it is the largest that does, and ends in time, while
 // nothing else runs.
-func (e *Engine) maxSide(j *job, t *timing, m *memoryFit) int {
+// Of batch that waits for other work no size would be.
+func (e *Engine) maxSide(j *job, t *timing, m *memoryFit, reason admission.Reason) int {
 	k := e.find(j.kind)
-	if k == nil || j.side <= 0 || !m.never && (!t.known || t.others) {
+	if k == nil || j.side <= 0 || reason == admission.BatchWaits || !m.never && (!t.known || t.others) {
 		return 0
 	}
 	const unit = 8

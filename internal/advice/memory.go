@@ -90,7 +90,12 @@ func (e *Engine) fits(j *job, now time.Time) (m memoryFit) {
 	has := e.spaceFor(s)
 	m.room = has.room
 	k := e.find(j.kind)
-	if k == nil || g.memory.Capacity <= 0 {
+	if g.memory.Capacity <= 0 {
+		return m
+	}
+	if k == nil { // a client chooses its workflow's id: work at neighbours is protected from all
+		m.need = e.needAlike(j) + m.context
+		m.waits = has.working && m.need > m.room && m.need > has.held && m.need <= g.memory.Capacity-has.foreign
 		return m
 	}
 	bound, least := e.bound(k, j.size), k.memory.leastOf(j.size)
@@ -104,7 +109,7 @@ func (e *Engine) fits(j *job, now time.Time) (m memoryFit) {
 		m.known = false
 		return m
 	}
-	if m.least > g.memory.Capacity || tried.failed(2, g.memory.Capacity-m.context) {
+	if m.least > g.memory.Capacity || tried.failed(2, g.memory.Capacity-m.context) && now.Sub(tried.last) < probeAgain {
 		m.never = true
 		return m
 	}
@@ -131,6 +136,17 @@ func (e *Engine) fits(j *job, now time.Time) (m memoryFit) {
 	}
 	m.waits = true
 	return m
+}
+
+// needAlike is the largest bound of what tensors need of the kinds that differ from a prompt's in
+// nothing but the workflow; 0 if there is none.
+func (e *Engine) needAlike(j *job) (most int64) {
+	for of, k := range e.kinds.All() {
+		if of.Workflow = j.kind.Workflow; of == j.kind && k.memory.knows(j.size) {
+			most = max(most, int64(e.bound(k, j.size)))
+		}
+	}
+	return most
 }
 
 // rests reports whether a server has nothing to do.

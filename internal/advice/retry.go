@@ -18,6 +18,10 @@ const (
 	// surplus is how much later than predicted those come again that are not batch, since new ones come
 	// meanwhile.
 	surplus = 1.5
+	// unhealthyRetry is after what time somebody may come again whose GPU is not healthy.
+	unhealthyRetry = 10 * time.Second
+	// staggers is over how many steps those are spread who are refused for another reason than time.
+	staggers = 10
 	// maxRetry is the longest time after which anybody may come again.
 	maxRetry = 10 * time.Minute
 )
@@ -54,3 +58,13 @@ func (j *job) promiseKey() promiseKey { return promiseKey{j.server, j.batch, j.k
 
 // returned reports whether a prompt was refused before, and comes at the time that it was given.
 func (j *job) returned() bool { return !j.came.Equal(j.accepted) }
+
+// stagger spreads those who are refused at the same time: each comes a step later than the one before.
+// It is the same for who only asks as for the next who claims.
+func (g *gpu) stagger(claims bool, step time.Duration) time.Duration {
+	at := g.turn
+	if claims {
+		g.turn = (g.turn + 1) % staggers
+	}
+	return time.Duration(at) * max(step, minRetry)
+}

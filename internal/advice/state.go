@@ -71,6 +71,8 @@ type job struct {
 	inquiry bool
 	// expires is when a claim that was not settled ends.
 	expires time.Time
+	// shown is true once its server has shown it: it may be polled seconds after it accepted it.
+	shown bool
 	// predicted is what was predicted when it was admitted; zero if nothing was.
 	predicted prediction
 	// room is what there was for its tensors then, in bytes.
@@ -84,8 +86,10 @@ type gpu struct {
 	memory      GPU
 	// promises are what is expected to come again later.
 	promises promises
-	probes   map[probeKey]*probe
-	level    levelState
+	// turn is the next step of those who are refused for memory or health.
+	turn   int
+	probes map[probeKey]*probe
+	level  levelState
 	// usual is the mean and the variance of what its prompts take.
 	usual usualWork
 	// loaded is when it was there last by what was saved.
@@ -277,16 +281,10 @@ func weight(passed, over time.Duration) float64 {
 
 // follow compares the queue as it was known with how it is.
 func (e *Engine) follow(s *server, prompts []comfyevents.OpenPrompt, now time.Time) {
-	before := s.byID
+	before, queued := s.byID, s.queue
 	s.byID = make(map[string]*job, len(prompts))
-	claimed := s.queue[:0:0]
-	for _, j := range s.queue {
-		if j.id == "" { // not settled
-			claimed = append(claimed, j)
-		}
-	}
 	was := s.running
-	s.running, s.queue = nil, claimed
+	s.running, s.queue = nil, nil
 	for i := range prompts {
 		p := &prompts[i]
 		j := before[p.ID]
@@ -296,7 +294,7 @@ func (e *Engine) follow(s *server, prompts []comfyevents.OpenPrompt, now time.Ti
 		if c := e.class(p.TaskClass); j.class == "" {
 			j.class, j.batch, j.deadline = p.TaskClass, c.Batch, deadlineOf(c, p.Accepted)
 		}
-		j.server, j.number = s, p.Number
+		j.server, j.number, j.shown = s, p.Number, true
 		j.kind, j.side, j.size = e.kindOf(s, p.Workflow, p.Model), p.Side, sizeOf(p.Side, p.Batch, p.Steps)
 		s.byID[p.ID] = j
 		if p.Started.IsZero() || s.running != nil {
@@ -305,6 +303,15 @@ func (e *Engine) follow(s *server, prompts []comfyevents.OpenPrompt, now time.Ti
 		}
 		s.running = j
 	}
+	for _, j := range queued {
+		switch {
+		case j.id == "": // not settled
+			s.queue = append(s.queue, j)
+		case s.byID[j.id] == nil && !j.shown && now.Sub(j.accepted) < maxUnseen:
+			s.byID[j.id] = j
+			s.queue = append(s.queue, j)
+		}
+	}
 	slices.SortStableFunc(s.queue, byNumber)
 	if was != nil && was != s.running {
 		e.over(was, now)
@@ -312,6 +319,17 @@ func (e *Engine) follow(s *server, prompts []comfyevents.OpenPrompt, now time.Ti
 	if s.running != nil && s.running != was {
 		s.running.cold = s.loaded != s.running.kind.Model || s.loaded == ""
 		s.loaded = s.running.kind.Model
+	}
+}
+
+// maxUnseen is how long an accepted prompt counts that its server has not shown yet.
+const maxUnseen = 30 * time.Second
+
+// forget removes a prompt that has ended before its server has shown it.
+func (s *server) forget(id string) {
+	if j := s.byID[id]; j != nil && !j.shown {
+		delete(s.byID, id)
+		s.queue = slices.DeleteFunc(s.queue, func(o *job) bool { return o == j })
 	}
 }
 

@@ -170,6 +170,14 @@ func limit(n, of int) float64 {
 	return (p + z*z/(2*all) + z*math.Sqrt(p*(1-p)/all+z*z/(4*all*all))) / (1 + z*z/all)
 }
 
+// goalOr is the goal of the whole benchmark, or what a small one is allowed.
+func goalOr(goal, small float64) float64 {
+	if *prompts >= 10_000 {
+		return goal
+	}
+	return small
+}
+
 func TestTheProductInBroadMixes(t *testing.T) {
 	var with, without Outcome
 	coverage := 1.0
@@ -185,10 +193,10 @@ func TestTheProductInBroadMixes(t *testing.T) {
 	figure.AtMost("admission.broad.refused_of_fitting", 100*with.RefusedPart(), "%", 8)
 	figure.Print("admission.broad.probes", float64(with.Probes), "prompts")
 	figure.AtLeast("admission.broad.coverage", 100*coverage, "%", 93)
-	assert.LessOrEqual(t, with.OutOfMemoryPart(), 0.01)
+	assert.LessOrEqual(t, with.OutOfMemoryPart(), goalOr(0.001, 0.01))
 	assert.Greater(t, without.OutOfMemoryPart(), 0.1)
-	assert.LessOrEqual(t, with.RefusedPart(), 0.12)
-	assert.GreaterOrEqual(t, coverage, 0.9)
+	assert.LessOrEqual(t, with.RefusedPart(), goalOr(0.08, 0.12))
+	assert.GreaterOrEqual(t, coverage, goalOr(0.93, 0.9))
 }
 
 func TestTheProductInBoundaryMixes(t *testing.T) {
@@ -208,10 +216,10 @@ func TestTheProductInBoundaryMixes(t *testing.T) {
 	figure.Print("admission.boundary.probes", float64(with.Probes), "prompts")
 	figure.Print("admission.boundary.probes.failed", float64(with.FailedProbes), "prompts")
 	figure.AtLeast("admission.boundary.coverage", 100*coverage, "%", 93)
-	assert.LessOrEqual(t, with.OutOfMemoryPart(), 0.02)
+	assert.LessOrEqual(t, with.OutOfMemoryPart(), goalOr(0.01, 0.02))
 	assert.Greater(t, without.OutOfMemoryPart(), 0.3)
 	assert.Positive(t, with.Admitted-with.Probes)
-	assert.GreaterOrEqual(t, coverage, 0.9)
+	assert.GreaterOrEqual(t, coverage, goalOr(0.93, 0.9))
 }
 
 func TestTheProductOnTwoServersThatAlternate(t *testing.T) {
@@ -219,7 +227,7 @@ func TestTheProductOnTwoServersThatAlternate(t *testing.T) {
 	figure.AtMost("admission.alternating.out_of_memory", float64(with.OutOfMemory), "prompts", 0)
 	figure.Print("admission.alternating.without.out_of_memory", 100*without.OutOfMemoryPart(), "%")
 	figure.Print("admission.alternating.refused_of_fitting", 100*with.RefusedPart(), "%")
-	assert.LessOrEqual(t, with.OutOfMemory, 1)
+	assert.LessOrEqual(t, with.OutOfMemory, int(goalOr(0, 1)))
 	assert.Greater(t, without.OutOfMemoryPart(), 0.3)
 	assert.LessOrEqual(t, with.RefusedPart(), 0.1)
 }

@@ -28,6 +28,14 @@ func withProduct(setup Setup, seed uint64, offered float64) Plan {
 // enforced is the product that enforces the plan's deadline.
 func enforced(p *Plan) Starter { return Respond("enforce", ProductSettings(p.Limits[0])) }
 
+// goalOr is the goal of a long run, or what a short one is allowed: a client of a hundred or two is a point.
+func goalOr(goal, short float64) float64 {
+	if *lasts >= longRun {
+		return goal
+	}
+	return short
+}
+
 // TestRushWithTheProduct is [TestRushWithoutResponse] with the product's advisor and proxy. The goals
 // are the whole benchmark's; a short run is allowed a margin. A set-up whose servers do not fit has no
 // goal, and is left out of a short run.
@@ -61,32 +69,28 @@ func TestRushWithTheProduct(t *testing.T) {
 					figure.Print(name, 100*wrong, "%")
 				} else {
 					figure.AtMost(name, 100*wrong, "%", 1)
-					assert.LessOrEqual(t, wrong, 0.02)
+					assert.LessOrEqual(t, wrong, goalOr(0.01, 0.02))
 				}
 			}
 			if !fit {
 				continue
 			}
 			if *lasts >= longRun {
-				assert.GreaterOrEqual(t, worst.Core, 0.98)
-				assert.GreaterOrEqual(t, worst.CoreCovered, 0.84)
-				assert.LessOrEqual(t, worst.CoreCoveredMax, 0.98)
-				assert.GreaterOrEqual(t, worst.BatchCovered, 0.84)
-				assert.LessOrEqual(t, worst.BatchCoveredMax, 0.98)
+				assert.GreaterOrEqual(t, worst.CoreCovered, 0.86)
+				assert.LessOrEqual(t, worst.CoreCoveredMax, 0.97)
+				assert.GreaterOrEqual(t, worst.BatchCovered, 0.86)
+				assert.LessOrEqual(t, worst.BatchCoveredMax, 0.97)
 			}
 			if *lasts >= longRun && load >= 2 {
-				assert.LessOrEqual(t, worst.CoreWidth, map[string]float64{"one_server": 0.33, "two_servers_16g": 0.63}[setup.Name])
+				assert.LessOrEqual(t, worst.CoreWidth, map[string]float64{"one_server": 0.30, "two_servers_16g": 0.60}[setup.Name])
 			}
-			assert.GreaterOrEqual(t, worst.Core, 0.97)
-			assert.LessOrEqual(t, worst.Idle, 0.03)
+			assert.GreaterOrEqual(t, worst.Core, goalOr(0.99, 0.97))
+			assert.LessOrEqual(t, worst.Idle, goalOr(0.02, 0.03))
 			assert.GreaterOrEqual(t, worst.CoreCovered, 0.75)
 			if load >= 2 {
-				useful, rest := 0.82, 0.50
-				if *lasts >= longRun {
-					useful, rest = 0.94, 0.85
-				}
-				assert.GreaterOrEqual(t, worst.Useful, useful)
-				assert.GreaterOrEqual(t, worst.BatchOfRest, rest)
+				// In a short run what begins in it and ends after it is a tenth of it.
+				assert.GreaterOrEqual(t, worst.Useful, goalOr(0.95, 0.82))
+				assert.GreaterOrEqual(t, worst.BatchOfRest, goalOr(0.90, 0.50))
 			}
 		}
 	}
@@ -107,7 +111,7 @@ func TestDrainIsPredicted(t *testing.T) {
 		figure.AtMost("overload."+setup.Name+".core_alone.drain_error_p95", 100*worst.DrainError, "%", 20)
 		figure.Print("overload."+setup.Name+".core_alone.useful", 100*worst.Useful, "%")
 		assert.False(t, math.IsNaN(worst.DrainError), "some were refused")
-		assert.LessOrEqual(t, worst.DrainError, 0.4)
+		assert.LessOrEqual(t, worst.DrainError, goalOr(0.25, 0.4), "runs of five seeds differ by five points")
 	}
 }
 
@@ -132,7 +136,7 @@ func TestRefusedAtOnceComeBackInTurn(t *testing.T) {
 		})
 		figure.AtLeast("overload."+setup.Name+".burst.first_retry", 100*worst[0], "%", 90)
 		figure.AtLeast("overload."+setup.Name+".burst.third_retry", 100*worst[1], "%", 100)
-		assert.GreaterOrEqual(t, worst[0], 0.8)
+		assert.GreaterOrEqual(t, worst[0], 0.8, "one of 24 is four points, and a run is not like the next")
 		assert.GreaterOrEqual(t, worst[1], 0.95)
 	}
 }
