@@ -237,10 +237,16 @@ func (a *Advisor) Loads(gpus []string) map[string]Load {
 	return all
 }
 
+// What prompts cost.
+const (
+	CostTime   = "time"
+	CostMemory = "memory"
+)
+
 // Learned is a model of what prompts of a kind cost.
 type Learned struct {
 	Kind Kind
-	// Cost is time or memory.
+	// Cost is CostTime or CostMemory.
 	Cost    string
 	Samples int
 	// Error is the median of the relative errors on executions that the model was not made from.
@@ -260,7 +266,7 @@ func (a *Advisor) Learned() (all []Learned) {
 		for _, c := range []struct {
 			name string
 			*costs
-		}{{"time", &k.time}, {"memory", &k.memory}} {
+		}{{CostTime, &k.time}, {CostMemory, &k.memory}} {
 			if m := c.model; c.learned() {
 				all = append(all, Learned{of, c.name, len(c.samples), m.Error, m.Form, m.A, m.B})
 			}
@@ -272,7 +278,8 @@ func (a *Advisor) Learned() (all []Learned) {
 	return all[:min(len(all), maxLearned)]
 }
 
-// Coverage is how well completions of each class are predicted, of those that were predicted.
+// Coverage is how well completions and needs of memory of each class are predicted, of those that
+// were predicted.
 func (a *Advisor) Coverage() []Coverage {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -75,6 +75,9 @@ type job struct {
 	predicted prediction
 	// room is what there was for its tensors then, in bytes.
 	room int64
+	// bound is the bound of what its tensors need, in bytes, predicted when it began to run; 0 if
+	// none was.
+	bound float64
 }
 
 // gpu is a GPU and the servers that use it.
@@ -312,6 +315,7 @@ func (e *Engine) follow(s *server, prompts []comfyevents.OpenPrompt, now time.Ti
 	if s.running != nil && s.running != was {
 		s.running.cold = s.loaded != s.running.kind.Model || s.loaded == ""
 		s.loaded = s.running.kind.Model
+		s.running.bound = e.predictedBound(s.running)
 	}
 }
 
