@@ -73,6 +73,8 @@ type Engine struct {
 	last, oldest uint64
 	// ended are prompts whose execution was seen to end, by id, until their traces come.
 	ended *lru.Cache[string, observed]
+	// ranBefore is what servers executed before this process, until they come.
+	ranBefore map[string][]ran
 	// Dropped counts what found no room.
 	Dropped int64
 
@@ -99,6 +101,7 @@ func New(s Settings) *Engine {
 		hasCore:  hasCore,
 		settings: s, servers: map[string]*server{}, gpus: map[string]*gpu{}, kinds: lru.New[Kind, kind](s.Kinds),
 		classes: map[string]*calibration{}, expected: expect(s.Measured), claims: map[uint64]*job{}, ended: lru.New[string, observed](maxEnded),
+		ranBefore: map[string][]ran{},
 	}
 }
 
@@ -124,6 +127,7 @@ func (e *Engine) Bounds() []bounds.Bound {
 		{Name: "advice.Engine.gpus", Max: e.settings.GPUs, Size: len(e.gpus)},
 		{Name: "advice.Engine.classes", Max: maxClasses, Size: len(e.classes)},
 		{Name: "advice.Engine.claims", Max: maxClaims, Size: len(e.claims)},
+		{Name: "advice.Engine.ranBefore", Max: e.settings.Servers, Size: len(e.ranBefore)},
 	}...)
 }
 

@@ -333,5 +333,5 @@ func (a *Advisor) Unsaved() (changed []Saved, all map[Kind]bool, rest []byte) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	changed, all = a.engine.Unsaved()
-	return changed, all, a.engine.SaveRest()
+	return changed, all, a.engine.SaveRest(a.now())
 }

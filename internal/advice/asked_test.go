@@ -73,7 +73,7 @@ func TestWhatRanOutOfMemoryIsForgottenAfterAWeek(t *testing.T) {
 	w.learned("a", 20)
 	w.oom("a", room)
 	w.calibrationOf("people").add(prediction{at: w.now.Add(-time.Second), completion: 1, deviation: 1}, w.now)
-	rest, probes := w.SaveRest(), w.gpus[theGPU].probes
+	rest, probes := w.SaveRest(w.now), w.gpus[theGPU].probes
 	require.Len(t, probes, 1)
 	w.expireSamples(w.now.Add(6 * 24 * time.Hour))
 	assert.Len(t, probes, 1)
@@ -89,7 +89,7 @@ func TestWhatRanOutOfMemoryIsForgottenAfterAWeek(t *testing.T) {
 	next = New(w.settings)
 	w.gpu.At = later.Add(time.Hour) // the GPU was there
 	w.SetGPU(w.gpu)
-	require.NoError(t, next.LoadRest(w.SaveRest(), later.Add(2*time.Hour)))
+	require.NoError(t, next.LoadRest(w.SaveRest(w.now), later.Add(2*time.Hour)))
 	assert.Empty(t, next.gpus[theGPU].probes)
 }
 

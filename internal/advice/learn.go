@@ -223,6 +223,7 @@ func (e *Engine) expireSamples(now time.Time) {
 		k.time.expire(now)
 		k.memory.expire(now)
 	}
+	e.expireRan(now)
 	for _, g := range e.gpus {
 		maps.DeleteFunc(g.probes, func(_ probeKey, p *probe) bool { return p.running == nil && now.Sub(p.last) > maxSampleAge })
 	}

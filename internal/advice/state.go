@@ -159,7 +159,7 @@ func (e *Engine) SetServer(s *comfyevents.Server, now time.Time) {
 			e.Dropped++
 			return
 		}
-		known = &server{name: s.Name, byID: map[string]*job{}, at: now, since: now, unloaded: now}
+		known = &server{name: s.Name, byID: map[string]*job{}, at: now, since: now, unloaded: now, ran: e.ranOf(s.Name)}
 		e.servers[s.Name] = known
 	}
 	e.place(known, s)
