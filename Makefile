@@ -202,8 +202,8 @@ bench-admission: ## memory on simulated GPUs of 8 to 24 GiB in virtual time, for
 	@go test -C lab -count=1 -timeout 30m -run '^TestTheProduct' -v ./memorymix -prompts $${PROMPTS:-10000} | grep --line-buffered -E '^figure|--- FAIL|FAIL|panic|_test.go:.*Error|Error:|Messages:'
 
 .PHONY: bench-input
-bench-input: ## IMAGES (200) generated images, a quarter of 12 megapixels, and bombs, with the product's limits of memory and (in processor time) of time: how many are judged rightly, how many not at all, what the dearest costs; prints figures
-	@go test -count=1 -timeout 20m -run '^TestPoorInputIsFound$$' -v ./receiver/comfyuireceiver/internal/inputs -images $${IMAGES:-200} -large-side 4000 -strict | grep --line-buffered -E '^figure|--- FAIL|FAIL|panic|_test.go|Error:|Messages:'
+bench-input: ## the photographs of PHOTOS=FOLDER (black-and-white ones in its folder black-and-white) as they are, toned, as old prints and compressed; IMAGES (200) generated images, a quarter of 12 megapixels, and bombs, with the product's limits of memory and (in processor time) of time: how many are judged rightly, how many not at all, what the dearest costs; prints figures
+	@go test -count=1 -timeout 20m -run '^Test(PoorInputIsFound|PhotosAreJudged)$$' -v ./receiver/comfyuireceiver/internal/inputs -images $${IMAGES:-200} -large-side 4000 -strict -photos '$(if $(PHOTOS),$(abspath $(PHOTOS)))' | grep --line-buffered -E '^figure|--- FAIL|FAIL|panic|_test.go|Error:|Messages:'
 
 .PHONY: bench-advice
 bench-advice: ## decisions a second of processor time, and their 99th percentile, for 64 GPUs and 256 servers with 1,000 waiting prompts of 200 classes, while prompts, samples and traces come; over HTTP; what enforcement adds to a prompt; prints figures

@@ -87,6 +87,7 @@ func (a *advisor) emitCoverage(sm pmetric.ScopeMetrics, at pcommon.Timestamp) {
 		p.SetTimestamp(at)
 		p.SetDoubleValue(all[i].Share)
 		p.Attributes().PutStr("comfyui.task_class", all[i].Class)
+		p.Attributes().PutStr("gpuadvisor.cost", all[i].Cost)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/pmetric"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
 )
 
 // TestNoSeriesIsEmittedTwice, of prompts that differ in the version or the arguments of their server,
@@ -77,4 +78,32 @@ func TestNoSeriesIsEmittedTwice(t *testing.T) {
 		}
 	}
 	assert.Equal(t, map[string]int{"RTX 4090 0.3 0 ": 1, "RTX 4090 0.4 0 ": 1, "RTX 4090 0.4 fedcba9876543210 ": 1, "L40S 0.4 0 ": 1}, models)
+}
+
+// TestCoverageIsEmittedByCost, of bounds of memory that were predicted before the prompts ran.
+func TestCoverageIsEmittedByCost(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.CollectionInterval = time.Hour })
+	a := &server{comfyevents.Server{Name: theServer, GPUs: []string{gpuID}}}
+	defer r.bus.Servers.Add(a)()
+	for n := range 5 {
+		id := fmt.Sprint("prompt ", n)
+		p := sent(id, time.Minute, 2*time.Second, nil)
+		p.Execution[semconv.MemoryReservedPeak], p.Execution[semconv.MemoryReservedGrowth] = 4<<30, 4<<30
+		a.is.Prompts = []comfyevents.OpenPrompt{{ID: id, TaskClass: "people", Workflow: "colour", Model: "ddcolor", Side: 680, Batch: 1, Accepted: time.Now(), Started: time.Now()}}
+		r.advice.Refresh(nil)
+		a.is.Prompts = nil
+		r.advice.Refresh(nil)
+		require.NoError(t, r.traces.ConsumeTraces(t.Context(), p.Traces()))
+	}
+	covered := map[string]float64{}
+	for _, m := range r.advisor.metrics(time.Now()).ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().All() {
+		if m.Name() != "gpuadvisor.prediction.coverage" {
+			continue
+		}
+		for _, p := range m.Gauge().DataPoints().All() {
+			assert.Equal(t, "people", p.Attributes().AsRaw()["comfyui.task_class"])
+			covered[fmt.Sprint(p.Attributes().AsRaw()["gpuadvisor.cost"])] = p.DoubleValue()
+		}
+	}
+	assert.Equal(t, map[string]float64{"memory": 1}, covered, "no completion was predicted")
 }

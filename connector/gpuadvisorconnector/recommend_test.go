@@ -47,10 +47,11 @@ func TestARequestIsReadFromItsTrace(t *testing.T) {
 		assert.Equal(t, "people", r.Class)
 		return r
 	}
-	p := sent("a", time.Minute, 2*time.Second, map[string]any{"comfyui.image.batch": 4, "comfyui.steps": 20, "comfyui.admission.enforced": true})
+	p := sent("a", time.Minute, 2*time.Second, map[string]any{"comfyui.image.batch": 4, "comfyui.steps": 20, "comfyui.client.id": "a client", "comfyui.admission.enforced": true})
 	p.Execution["comfyui.loading.duration"] = 1.5
 	r := read(p, nil)
 	assert.Equal(t, recommend.Made, r.Outcome)
+	assert.Equal(t, "a client", r.Client)
 	assert.Equal(t, []int{680, 4, 20}, []int{r.Side, r.Batch, r.Steps})
 	assert.Equal(t, 3*time.Second, r.Ended.Sub(r.Came))
 	assert.Equal(t, gpuID, r.GPU)

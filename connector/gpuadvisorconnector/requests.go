@@ -76,6 +76,7 @@ func readRequest(s ptrace.Span, server string) request {
 	r := request{prompt: pdataread.Text(a, "comfyui.prompt.id")}
 	r.Server, r.Class, r.Workflow, r.Model = server, requestText(a, "comfyui.task_class"), requestText(a, "comfyui.workflow.id"), requestText(a, "comfyui.model")
 	r.Side, r.Batch, r.Steps = requestSize(a, "comfyui.image.side"), max(requestSize(a, "comfyui.image.batch"), 1), requestSize(a, "comfyui.steps")
+	r.Client = requestText(a, "comfyui.client.id")
 	r.Came, r.Ended = s.StartTimestamp().AsTime(), s.EndTimestamp().AsTime()
 	r.Ordered = pdataread.True(a, semconv.AdmissionEnforced)
 	kind := pdataread.Text(a, "error.type")

@@ -23,6 +23,7 @@ import (
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/advice"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
 )
 
 var storageID = component.MustNewID("file_storage")
@@ -160,6 +161,36 @@ func TestWhatWasLearnedOutlivesARestart(t *testing.T) {
 	require.NoError(t, second.traces.ConsumeTraces(t.Context(), image("another")))
 	stop()
 	assert.Len(t, store.kinds(), 1, "in its place")
+}
+
+// TestAShortageOutlivesARestart: what ran within the last hour still has too little memory.
+func TestAShortageOutlivesARestart(t *testing.T) {
+	store := &memoryStorage{values: map[string][]byte{}}
+	begin := func() (r *rig, stop func()) {
+		r = newStoppedRig(t, nil, withStorage)
+		r.bus.Servers.Add(&server{comfyevents.Server{Name: theServer, GPUs: []string{gpuID}, Memory: comfyevents.Memory{Context: 1 << 30, At: time.Now()}}})
+		stop = r.start(hostWith(store))
+		// Another program holds all but 2 GiB.
+		r.advice.Refresh([]advice.GPU{{ID: gpuID, Capacity: 8 << 30, Used: 7 << 30, At: time.Now(), Utilization: -1}})
+		return r, stop
+	}
+	shortage := func(r *rig) int64 { return r.advice.Loads([]string{gpuID})[gpuID].Shortage }
+	first, stop := begin()
+	for i := range 5 {
+		p := sent(strings.Repeat("x", i+1), time.Minute, 2*time.Second, map[string]any{"comfyui.prompt.outcome": "error", "error.type": "out_of_memory"})
+		p.Execution[semconv.MemoryActivePeak], p.Execution[semconv.MemoryReservedPeak] = 3<<30, 3<<30
+		require.NoError(t, first.traces.ConsumeTraces(t.Context(), p.Traces()))
+	}
+	require.Positive(t, shortage(first))
+	before := shortage(first)
+	stop()
+	second, stop := begin()
+	assert.Equal(t, before, shortage(second), "before anything has ended")
+	stop()
+	store.values[restKey] = []byte(`{"version":1,"ran":{"a":7}}`)
+	third, stop := begin()
+	assert.Zero(t, shortage(third), "what is damaged is learned again")
+	stop()
 }
 
 // idle is a server on the GPU with nothing to do.

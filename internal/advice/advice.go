@@ -71,6 +71,8 @@ type Engine struct {
 	claims  claims
 	// ended are prompts whose execution was seen to end, by id, until their traces come.
 	ended *lru.Cache[string, observed]
+	// ranBefore is what servers executed before this process, until they come.
+	ranBefore map[string][]ran
 	// Dropped counts what found no room.
 	Dropped int64
 
@@ -96,6 +98,7 @@ func New(s Settings) *Engine {
 		hasCore:  hasCore,
 		settings: s, servers: map[string]*server{}, gpus: map[string]*gpu{}, kinds: lru.New[Kind, kind](s.Kinds),
 		classes: map[string]*calibration{}, expected: expect(s.Measured), claims: newClaims(), ended: lru.New[string, observed](maxEnded),
+		ranBefore: map[string][]ran{},
 	}
 }
 
@@ -122,6 +125,7 @@ func (e *Engine) Bounds() []bounds.Bound {
 		{Name: "advice.Engine.classes", Max: maxClasses, Size: len(e.classes)},
 		{Name: "advice.claims.byNumber", Max: maxClaims, Size: len(e.claims.byNumber)},
 		{Name: "advice.claims.byAge", Max: maxClaims, Size: e.claims.byAge.Len()},
+		{Name: "advice.Engine.ranBefore", Max: e.settings.Servers, Size: len(e.ranBefore)},
 	}...)
 }
 

@@ -241,10 +241,16 @@ func (a *Advisor) Loads(gpus []string) map[string]Load {
 	return all
 }
 
+// What prompts cost.
+const (
+	CostTime   = "time"
+	CostMemory = "memory"
+)
+
 // Learned is a model of what prompts of a kind cost.
 type Learned struct {
 	Kind Kind
-	// Cost is time or memory.
+	// Cost is CostTime or CostMemory.
 	Cost    string
 	Samples int
 	// Error is the median of the relative errors on executions that the model was not made from.
@@ -264,7 +270,7 @@ func (a *Advisor) Learned() (all []Learned) {
 		for _, c := range []struct {
 			name string
 			*costs
-		}{{"time", &k.time}, {"memory", &k.memory}} {
+		}{{CostTime, &k.time}, {CostMemory, &k.memory}} {
 			if m := c.model; c.learned() {
 				all = append(all, Learned{of, c.name, len(c.samples), m.Error, m.Form, m.A, m.B})
 			}
@@ -276,7 +282,8 @@ func (a *Advisor) Learned() (all []Learned) {
 	return all[:min(len(all), maxLearned)]
 }
 
-// Coverage is how well completions of each class are predicted, of those that were predicted.
+// Coverage is how well completions and needs of memory of each class are predicted, of those that
+// were predicted.
 func (a *Advisor) Coverage() []Coverage {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -330,5 +337,5 @@ func (a *Advisor) Unsaved() (changed []Saved, all map[Kind]bool, rest []byte) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	changed, all = a.engine.Unsaved()
-	return changed, all, a.engine.SaveRest()
+	return changed, all, a.engine.SaveRest(a.now())
 }

@@ -25,6 +25,8 @@ type calibration struct {
 	sorted []float64
 	// within are which of them were in their bands.
 	within []bool
+	// covered are which of the last needs of memory lay at or below their bounds.
+	covered []bool
 	// below and above are how many deviations the next band has on each side: a little less after a
 	// completion that was in its band, more after one that was beyond it there, so that a tenth is
 	// missed whatever was modelled wrongly (adaptive conformal inference). Prompts that are rare and
@@ -125,28 +127,41 @@ func (c *calibration) band(completion, deviation float64) (low, high float64) {
 	return max(completion-c.below*deviation, 0), completion + c.above*deviation
 }
 
-// Coverage is how well completions of a class are predicted.
+// Coverage is how well a cost of a class's prompts is predicted.
 type Coverage struct {
 	Class string
-	// Share is the part of the last Predictions that was in its 90 % band.
+	// Cost is CostTime or CostMemory.
+	Cost string
+	// Share is the part of the last Predictions that held: of completions those that were in their
+	// 90 % bands, of needs of memory those that were at or below their bounds.
 	Share       float64
 	Predictions int
 }
 
-// coverage is that of each class of which completions were predicted.
+// coverage is that of each class and cost of which something was predicted.
 func (e *Engine) coverage() (all []Coverage) {
 	for class, c := range e.classes {
-		if n := len(c.within); n > 0 {
-			in := 0
-			for _, ok := range c.within {
-				if ok {
-					in++
-				}
+		for _, of := range []struct {
+			cost string
+			held []bool
+		}{{CostTime, c.within}, {CostMemory, c.covered}} {
+			if n := len(of.held); n > 0 {
+				all = append(all, Coverage{class, of.cost, share(of.held), n})
 			}
-			all = append(all, Coverage{class, float64(in) / float64(n), n})
 		}
 	}
 	return all
+}
+
+// share is the part that is true.
+func share(all []bool) float64 {
+	n := 0
+	for _, ok := range all {
+		if ok {
+			n++
+		}
+	}
+	return float64(n) / float64(len(all))
 }
 
 // mayMissAbove is the share of predictions of such prompts whose completions are to be above the band.

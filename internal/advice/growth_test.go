@@ -30,6 +30,7 @@ func TestWhatTheEngineHoldsIsBounded(t *testing.T) {
 		w.over(&job{id: text}, w.now)
 		w.Executed(&Execution{ID: text, Server: "a", Workflow: text, Model: "m", Side: 512 + i, Batch: 1, Ended: w.now, Ran: time.Second, OutOfMemory: true, Reserved: gib})
 		w.calibrationOf(text)
+		w.loadRan(map[string][]savedRan{"absent " + text: {{Size: sizeOf(512, 1, 0), At: unix(w.now)}}}, w.now)
 		w.SetGPU(GPU{ID: text})
 		w.SetServer(&comfyevents.Server{Name: text}, w.now)
 		w.Advise(&admission.Request{Server: "a", Class: text, Workflow: "colour", Model: "ddcolor", Side: 512, Batch: 1, Claim: true}, w.now) // refused

@@ -102,11 +102,14 @@ type observed struct {
 	at        time.Time
 	// room is what there was for its tensors when it was admitted, in bytes; 0 if that is not known.
 	room int64
+	// bound is the bound of what they need, in bytes, predicted before it ran; 0 if none was.
+	bound float64
+	class string
 }
 
 // over records that an execution has ended.
 func (e *Engine) over(j *job, now time.Time) {
-	*e.ended.FindOrAdd(j.id) = observed{j.done, j.cold, now, j.room}
+	*e.ended.FindOrAdd(j.id) = observed{j.done, j.cold, now, j.room, j.bound, j.class}
 	if j.predicted.at.IsZero() {
 		return
 	}
@@ -150,6 +153,7 @@ func (e *Engine) Executed(x *Execution) {
 	of := e.kindOf(s, x.Workflow, x.Model)
 	k := e.findOrAdd(of)
 	k.changed = true
+	e.compareNeed(&o, x)
 	if s.gpu != nil {
 		s.gpu.probed(of, size, x, o.room)
 		e.remember(s, probeKey{of, size}, x)
@@ -220,6 +224,7 @@ func (e *Engine) expireSamples(now time.Time) {
 		k.time.expire(now)
 		k.memory.expire(now)
 	}
+	e.expireRan(now)
 	for _, g := range e.gpus {
 		maps.DeleteFunc(g.probes, func(_ probeKey, p *probe) bool { return p.running == nil && now.Sub(p.last) > maxSampleAge })
 	}

@@ -211,3 +211,25 @@ func TestWhoAsksIsSentWhereThePromptWouldRun(t *testing.T) {
 	assert.Equal(t, map[string]int{"http://gpu-node-08:8188": 2, "http://gpu-node-09:8188": 2}, sent)
 	is(t, ask(true), admission.Reject, admission.Late)
 }
+
+// TestAcceptedPromptsThatNoServerShowsAreBounded, and those beyond are counted.
+func TestAcceptedPromptsThatNoServerShowsAreBounded(t *testing.T) {
+	w := newWorld(t, "a")
+	s := w.Engine.servers["a"]
+	s.unseen = maxClaims - 2
+	for i := range 5 {
+		d := w.claimed("a", "ever", 512)
+		require.NotZero(t, d.Claim)
+		w.Settle(d.Claim, fmt.Sprint("remote ", i))
+	}
+	assert.Len(t, s.queue, 2)
+	assert.Len(t, s.byID, 2)
+	assert.EqualValues(t, 3, w.Dropped)
+	w.sampled()
+	assert.Equal(t, 2, s.unseen)
+	w.pass(maxUnseen)
+	w.sampled()
+	assert.Zero(t, s.unseen)
+	assert.Empty(t, s.queue)
+	assert.Empty(t, s.byID)
+}

@@ -37,6 +37,8 @@ type savedRest struct {
 	Version int                       `json:"version"`
 	GPUs    map[string]savedGPU       `json:"gpus,omitempty"`
 	Classes map[string]savedPredicted `json:"classes,omitempty"`
+	// Ran is what servers executed within the last hour, by their names.
+	Ran map[string][]savedRan `json:"ran,omitempty"`
 }
 
 // savedGPU is what was learned of a GPU. Seen is when it was there last, in Unix seconds.
@@ -89,9 +91,9 @@ func (e *Engine) Unsaved() (changed []Saved, all map[Kind]bool) {
 }
 
 // SaveRest returns what was learned beside the kinds: what GPUs usually do, what ran out of memory
-// there, and how far predictions were off.
-func (e *Engine) SaveRest() []byte {
-	rest := savedRest{Version: savedVersion, GPUs: map[string]savedGPU{}, Classes: map[string]savedPredicted{}}
+// there, how far predictions were off, and what servers executed within the last hour.
+func (e *Engine) SaveRest(now time.Time) []byte {
+	rest := savedRest{Version: savedVersion, GPUs: map[string]savedGPU{}, Classes: map[string]savedPredicted{}, Ran: e.saveRan(now)}
 	for id, g := range e.gpus {
 		of := savedGPU{Seen: unix(g.seen()), Count: g.usual.count, Mean: g.usual.mean, Variance: g.usual.variance}
 		for key, p := range g.probes {
@@ -159,6 +161,7 @@ func (e *Engine) LoadRest(raw []byte, now time.Time) error {
 			}
 		}
 	}
+	e.loadRan(rest.Ran, now)
 	for class, of := range rest.Classes {
 		c := e.calibrationOf(class)
 		c.last = now

@@ -18,7 +18,7 @@ import (
 func (w *world) restarted() *world {
 	w.t.Helper()
 	changed, all := w.Unsaved()
-	rest := w.SaveRest()
+	rest := w.SaveRest(w.now)
 	assert.Len(w.t, all, len(changed), "each kind was saved for the first time")
 	again, _ := w.Unsaved()
 	assert.Empty(w.t, again, "nothing was learned meanwhile")
@@ -62,7 +62,7 @@ func TestSavedSamplesExpire(t *testing.T) {
 	w := newWorld(t, "a")
 	w.learned("a", 20)
 	changed, _ := w.Unsaved()
-	rest := w.SaveRest()
+	rest := w.SaveRest(w.now)
 	next := New(w.settings)
 	for _, s := range changed {
 		_, err := next.LoadKind(s.Data, w.now.Add(8*24*time.Hour))
@@ -92,6 +92,7 @@ func FuzzSavedData(f *testing.F) {
 	w := newWorld(&testing.T{}, "a")
 	f.Add([]byte(`{"version":1,"kind":{"Workflow":"w"},"time":[[262144,1,1,2,1800000000]],"memory":[[1,1,1,1e300,1800000000]],"loading":[-1,0,2]}`))
 	f.Add([]byte(`{"version":1,"gpus":{"GPU-1":{"seen":1800000000,"Count":3,"Mean":2,"Variance":1,"probes":[{"failures":1,"last":1800000000}]}},"classes":{"people":{"off":[1],"below":2,"above":2}}}`))
+	f.Add([]byte(`{"version":1,"ran":{"a":[{"kind":{"Workflow":"w"},"size":{"Pixels":262144,"Batch":1,"Steps":1},"at":1800000000,"enough":4294967296},{"at":1e300,"enough":-1}],"b":null}}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		e := New(w.settings)
 		_, _ = e.LoadKind(raw, w.now)
@@ -110,7 +111,7 @@ func FuzzSavedData(f *testing.F) {
 			_, err := New(w.settings).LoadKind(s.Data, w.now)
 			require.NoError(t, err)
 		}
-		require.NoError(t, New(w.settings).LoadRest(e.SaveRest(), w.now))
+		require.NoError(t, New(w.settings).LoadRest(e.SaveRest(w.now), w.now))
 		for _, b := range e.Bounds() {
 			assert.LessOrEqual(t, b.Size, b.Max, b.Name)
 		}

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
 )
@@ -179,21 +178,6 @@ func TestAServerThatComesBackHasExecutedNothing(t *testing.T) {
 	w.RemoveServer("a")
 	w.foreign(6 * gib)
 	assert.Zero(t, w.known())
-
-	// A collector that comes back has learned, and knows nothing of the last hour.
-	before := crowded(t)
-	saved, _ := before.Unsaved()
-	w = newWorld(t, "a", "b")
-	w.gpu.Capacity, w.now = 8*gib, before.now
-	for _, k := range saved {
-		_, err := w.LoadKind(k.Data, w.now)
-		require.NoError(t, err)
-	}
-	w.foreign(6 * gib)
-	assert.Zero(t, w.known())
-	w.oom("a", gib)
-	w.foreign(6 * gib)
-	assert.InDelta(t, 4.7-1.5, w.known(), 0.01, "one prompt is enough")
 }
 
 // ofSide is what a size needs where 512 pixels need 4 GiB.

@@ -26,6 +26,8 @@ type server struct {
 	running *job
 	queue   []*job
 	byID    map[string]*job
+	// unseen is how many of them the server has accepted and not shown yet.
+	unseen int
 	// promised is until when those come that were refused and are not batch.
 	promised time.Time
 	// unread is true until the server has said what its queue holds.
@@ -77,6 +79,9 @@ type job struct {
 	predicted prediction
 	// room is what there was for its tensors then, in bytes.
 	room int64
+	// bound is the bound of what its tensors need, in bytes, predicted when it began to run; 0 if
+	// none was.
+	bound float64
 }
 
 // gpu is a GPU and the servers that use it.
@@ -160,7 +165,7 @@ func (e *Engine) SetServer(s *comfyevents.Server, now time.Time) {
 			e.Dropped++
 			return
 		}
-		known = &server{name: s.Name, byID: map[string]*job{}, at: now, since: now, unloaded: now}
+		known = &server{name: s.Name, byID: map[string]*job{}, at: now, since: now, unloaded: now, ran: e.ranOf(s.Name)}
 		e.servers[s.Name] = known
 	}
 	e.place(known, s)
@@ -303,11 +308,13 @@ func (e *Engine) follow(s *server, prompts []comfyevents.OpenPrompt, now time.Ti
 		}
 		s.running = j
 	}
+	s.unseen = 0
 	for _, j := range queued {
 		switch {
 		case j.id == "": // not settled
 			s.queue = append(s.queue, j)
 		case s.byID[j.id] == nil && !j.shown && now.Sub(j.accepted) < maxUnseen:
+			s.unseen++
 			s.byID[j.id] = j
 			s.queue = append(s.queue, j)
 		}
@@ -319,17 +326,7 @@ func (e *Engine) follow(s *server, prompts []comfyevents.OpenPrompt, now time.Ti
 	if s.running != nil && s.running != was {
 		s.running.cold = s.loaded != s.running.kind.Model || s.loaded == ""
 		s.loaded = s.running.kind.Model
-	}
-}
-
-// maxUnseen is how long an accepted prompt counts that its server has not shown yet.
-const maxUnseen = 30 * time.Second
-
-// forget removes a prompt that has ended before its server has shown it.
-func (s *server) forget(id string) {
-	if j := s.byID[id]; j != nil && !j.shown {
-		delete(s.byID, id)
-		s.queue = slices.DeleteFunc(s.queue, func(o *job) bool { return o == j })
+		s.running.bound = e.predictedBound(s.running)
 	}
 }
 
@@ -352,36 +349,3 @@ func (e *Engine) kindOf(s *server, workflow, model string) Kind {
 	}
 	return k
 }
-
-// Settle ends a claim; see [admission.Advisor].
-func (e *Engine) Settle(claim uint64, id string) {
-	if j := e.claims.find(claim); j != nil {
-		e.settle(j, id)
-	}
-}
-
-// settle ends a prompt's claim.
-func (e *Engine) settle(j *job, id string) {
-	e.claims.end(j)
-	s := j.server
-	if id == "" || s.byID[id] != nil {
-		if known := s.byID[id]; known != nil {
-			known.predicted, known.deadline, known.class, known.batch, known.room = j.predicted, j.deadline, j.class, j.batch, j.room
-			s.gpu.settled(j, known)
-		}
-		s.queue = slices.DeleteFunc(s.queue, func(o *job) bool { return o == j })
-		return
-	}
-	j.id = id
-	s.byID[id] = j
-}
-
-// expire ends claims that nobody settled. They last equally long, so the oldest ends first.
-func (e *Engine) expire(now time.Time) {
-	for j := e.claims.oldest(); j != nil && now.After(j.expires); j = e.claims.oldest() {
-		e.settle(j, "")
-	}
-}
-
-// Claims is how many are not settled.
-func (e *Engine) Claims() int { return len(e.claims.byNumber) }

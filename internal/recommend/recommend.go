@@ -53,6 +53,8 @@ type Request struct {
 	Server, GPU, Product string
 	// Class is its task class, Workflow and Model as in telemetry.
 	Class, Workflow, Model string
+	// Client is the id that its client chose; empty if telemetry does not have it (capture::client_id).
+	Client string
 	// Side is the longer side of its image in pixels, 0 if that is not known; Batch and Steps are 1
 	// and 0 if they are not known.
 	Side, Batch, Steps int

@@ -137,6 +137,63 @@ func TestAClientThatTriesAgainCountsOnce(t *testing.T) {
 	assert.Equal(t, begin.UnixMilli(), c.arrivals[0].came, "when it came first")
 }
 
+// TestAKnownClientMayComeAgainWheneverItLikes, within a minute; others with the same request are not it.
+func TestAKnownClientMayComeAgainWheneverItLikes(t *testing.T) {
+	by := func(client string) func(*Request) { return func(r *Request) { r.Client = client } }
+	try := func(client string, after time.Duration) *Request {
+		return of("people", after, 0).with(func(r *Request) {
+			r.Outcome, r.Reason, r.RetryAfter, r.Used, r.Needs = Refused, admission.MemoryBusy, 40*time.Second, 0, 2
+		}).with(by(client))
+	}
+	counted := func(all ...*Request) int64 {
+		w := New(settings())
+		for _, r := range all {
+			w.Add(r)
+		}
+		w.Add(of("people", 2*time.Hour, time.Second)) // by then nobody comes again
+		_, held := w.heldBack(begin.Add(3 * time.Hour))
+		return held.Requests - 1
+	}
+	made := func(client string, after time.Duration) *Request {
+		return of("people", after, 3*time.Second).with(by(client))
+	}
+	assert.EqualValues(t, 1, counted(try("a", 0), try("a", 5*time.Second), try("a", 12*time.Second), made("a", 30*time.Second)), "before its Retry-After")
+	assert.EqualValues(t, 1, counted(try("a", 0), made("a", 60*time.Second)), "after it")
+	assert.EqualValues(t, 2, counted(try("a", 0), made("a", 62*time.Second)), "too late")
+	assert.EqualValues(t, 2, counted(try("a", 0), made("b", 5*time.Second)), "another client")
+	assert.EqualValues(t, 2, counted(try("a", 0), made("b", 40*time.Second)), "another client, just when it was to come")
+	assert.EqualValues(t, 2, counted(try("", 0), made("", 5*time.Second)), "nobody knows whose it is")
+	assert.EqualValues(t, 1, counted(try("a", 0), made("a", 5*time.Second).with(func(r *Request) { r.Server = "another" })), "at another server")
+	assert.EqualValues(t, 2, counted(try("a", 0), made("a", 5*time.Second).with(func(r *Request) { r.Side = 1280 })), "another request")
+	assert.EqualValues(t, 2, counted(try("a", 0), try("a", time.Second/2)), "two requests at once")
+	assert.EqualValues(t, 2, counted(try("a", 0), try("a", time.Second/2), made("a", 6*time.Second), made("a", 8*time.Second)), "each of them again")
+	assert.EqualValues(t, 2, counted(try("a", 0), made("a", 6*time.Second), made("a", 8*time.Second)), "one comes again once")
+}
+
+func TestRequestsOfAKnownClientAreBounded(t *testing.T) {
+	w := New(settings())
+	for i := range 20000 {
+		w.Add(of("people", time.Duration(i)*time.Microsecond, 0).with(func(r *Request) {
+			r.Outcome, r.Reason, r.RetryAfter, r.Used, r.Client = Refused, admission.MemoryBusy, time.Hour, 0, fmt.Sprint(i%2*i)
+		}))
+	}
+	require.NoError(t, growth.Within(w.Bounds()))
+	assert.Len(t, w.again.byClient[clientKeyOf(w, "0")], maxOfClient)
+	w.Add(of("people", 4*time.Hour, time.Second))
+	assert.Empty(t, w.again.byClient)
+	assert.Empty(t, w.again.byKey)
+}
+
+// clientKeyOf is the first of a client's keys.
+func clientKeyOf(w *Week, client string) (key clientKey) {
+	for key = range w.again.byClient {
+		if key.client == client {
+			return key
+		}
+	}
+	return key
+}
+
 func TestAWeekIsForgotten(t *testing.T) {
 	w := New(settings())
 	w.Add(of("people", 0, 40*time.Second))

@@ -33,6 +33,8 @@ type Plan struct {
 	Enforce bool
 	// Restless has refused clients come again after 5 to 30 s, whatever their Retry-After.
 	Restless bool
+	// People is how many clients there are whose ids telemetry has; 0 if it has none.
+	People int
 	// Classes are what is wanted of the law's classes. Clients try until their deadline.
 	Classes map[string]recommend.Class
 	// Caps are the largest sides of classes: larger requests are sent at that size. 0 is none.
@@ -61,15 +63,17 @@ func hours(of map[int]float64) (all [24]float64) {
 
 // request is what a client wants.
 type request struct {
-	id    string
-	class string
-	load  law.Load
-	cost  law.Drawn
-	home  int     // the server
-	first float64 // s after Begin: when the client came
-	at    float64 // when it tries
-	held  float64 // since when it is held; 0: it is not
-	waits float64 // for how long it was held
+	id string
+	// client is its client's id, empty if telemetry does not have it.
+	client string
+	class  string
+	load   law.Load
+	cost   law.Drawn
+	home   int     // the server
+	first  float64 // s after Begin: when the client came
+	at     float64 // when it tries
+	held   float64 // since when it is held; 0: it is not
+	waits  float64 // for how long it was held
 
 }
 
@@ -78,7 +82,7 @@ var sides = []int{768, 900, 1024, 1150}
 
 // requests are those of a week, in their order.
 func (p *Plan) requests(l *law.Law) (all []*request) {
-	random := rand.New(rand.NewPCG(p.Seed, 1))
+	random, people := rand.New(rand.NewPCG(p.Seed, 1)), rand.New(rand.NewPCG(p.Seed, 2))
 	mean := 0.0 // exclusive s of a request; the classes come equally often
 	for i := range l.Classes {
 		mean += l.MeanTimeOf(&l.Classes[i]).Seconds() / float64(len(l.Classes))
@@ -100,6 +104,9 @@ func (p *Plan) requests(l *law.Law) (all []*request) {
 			c := &l.Classes[n%len(l.Classes)]
 			r := &request{id: fmt.Sprint("request ", n), class: c.Name, first: float64(hour)*3600 + at, home: random.IntN(p.Servers)}
 			r.load = c.Pick(random)
+			if p.People > 0 {
+				r.client = fmt.Sprint("client ", people.IntN(p.People))
+			}
 			if p.Alternating {
 				r.load, r.home = large(sides[random.IntN(len(sides))]), n%p.Servers
 			}

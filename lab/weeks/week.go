@@ -265,7 +265,7 @@ func (w *week) done(i int) {
 func (w *week) seen(r *request, outcome recommend.Outcome) *recommend.Request {
 	at := func(s float64) time.Time { return Begin.Add(time.Duration(s * float64(time.Second))) }
 	return &recommend.Request{
-		Server: ServerName(r.home), GPU: GPU, Product: Product, Class: r.class, Workflow: "colour", Model: r.load.Checkpoint, Side: r.load.Side, Batch: 1,
+		Server: ServerName(r.home), GPU: GPU, Product: Product, Class: r.class, Client: r.client, Workflow: "colour", Model: r.load.Checkpoint, Side: r.load.Side, Batch: 1,
 		Came: at(r.at), Ended: at(w.now), Held: time.Duration(r.waits * float64(time.Second)), Outcome: outcome, Ordered: w.Enforce,
 	}
 }

@@ -129,8 +129,17 @@ func (w *lived) heldBack() (memory, late float64) {
 func apart(a, b, of float64) float64 { return math.Abs(a-b) / of }
 
 // TestRestlessClientsCountMoreThanOnce: what is short is named rightly nevertheless. How much too
-// often they count is printed.
+// often they count is printed; those whose ids telemetry has count once, whether each has sent one
+// request or forty all of them.
 func TestRestlessClientsCountMoreThanOnce(t *testing.T) {
+	restless(t, "", 0)
+	restless(t, "known.", 1<<40)
+	restless(t, "forty.", 40)
+}
+
+// restless has refused clients come again whenever they like, of so many people whose ids are known.
+func restless(t *testing.T, name string, people int) {
+	t.Helper()
 	for _, c := range []struct {
 		name  string
 		plan  Plan
@@ -139,18 +148,27 @@ func TestRestlessClientsCountMoreThanOnce(t *testing.T) {
 		if c.plan.Restless = true; c.plan.Alternating {
 			c.plan.Offered = 0.8
 		}
-		named, times := 0, 0.0
+		c.plan.People = people
+		named, times, least := 0, 0.0, math.Inf(1)
 		for seed := range *seeds {
 			w := live(c.plan.with(seed, true), 0)
 			got := w.recommendations()
 			if got.All.Shortage() == c.short {
 				named++
 			}
-			times = max(times, got.All.By(c.short)/w.truth.Missed)
+			counted := got.All.By(c.short) / w.truth.Missed
+			times, least = max(times, counted), min(least, counted)
 		}
-		prefix := "recommend." + c.name + ".restless."
+		prefix := "recommend." + c.name + ".restless." + name
 		figure.AtLeast(prefix+"named_rightly", float64(named)/float64(*seeds), "share", 1)
-		figure.Print(prefix+"held_back", times, "x")
+		figure.Print(prefix+"held_back.least", least, "x")
+		if people == 0 {
+			figure.Print(prefix+"held_back", times, "x")
+		} else {
+			figure.AtMost(prefix+"held_back", times, "x", 1.2)
+			assert.LessOrEqual(t, times, 1.2, c.name)
+			assert.GreaterOrEqual(t, least, 0.85, "%s: others of the same client pass for it", c.name)
+		}
 		assert.Equal(t, *seeds, named, c.name)
 	}
 }

@@ -27,10 +27,10 @@ type InputCheckConfig struct {
 	MaxSide int `mapstructure:"max_side"`
 	// MaxAspect bounds the longer side divided by the shorter one, for example 4.
 	MaxAspect float64 `mapstructure:"max_aspect"`
-	// MinBytesPerPixel bounds the length of the file divided by the pixels, for example 0.05.
+	// MinBytesPerPixel bounds the length of the file divided by the pixels, for example 0.03.
 	MinBytesPerPixel float64 `mapstructure:"min_bytes_per_pixel"`
-	// MaxChroma bounds how coloured an image is beyond one tone, for example 4: the mean chroma of at
-	// most 256 × 256 pixels, in steps of 8-bit Cb and Cr.
+	// MaxChroma bounds how coloured an image is beyond one tone, for example 3: the root mean square of
+	// the chroma of at most 256 × 256 pixels, in steps of 8-bit Cb and Cr.
 	MaxChroma float64 `mapstructure:"max_chroma"`
 	// Action is warn or reject: the prompt that names the image is answered with 400. Default: warn.
 	Action string `mapstructure:"action"`
@@ -79,8 +79,8 @@ func (c *InputCheckConfig) validate(p *configkeys.Problems, key string) {
 	p.AddIf(c.MaxSide > 0 && c.MinSide > c.MaxSide, key+"::min_side", c.MinSide, "is greater than max_side", "swap the two, or leave one out")
 	p.AddIf(c.MaxAspect != 0 && !(c.MaxAspect >= 1), key+"::max_aspect", c.MaxAspect, "is less than 1, the aspect of a square", "use a number such as 4, or 0 to check none")
 	p.AddIf(!(c.MinBytesPerPixel >= 0 && c.MinBytesPerPixel <= maxCheckedBytes), key+"::min_bytes_per_pixel", c.MinBytesPerPixel, "is not between 0 and 8",
-		"use a number such as 0.05, or 0 to check none")
-	p.AddIf(!(c.MaxChroma >= 0 && c.MaxChroma <= maxCheckedChroma), key+"::max_chroma", c.MaxChroma, "is not between 0 and 181", "use a number such as 4, or 0 to check none")
+		"use a number such as 0.03, or 0 to check none")
+	p.AddIf(!(c.MaxChroma >= 0 && c.MaxChroma <= maxCheckedChroma), key+"::max_chroma", c.MaxChroma, "is not between 0 and 181", "use a number such as 3, or 0 to check none")
 	p.AddIf(c.Action != "" && c.Action != actionWarn && c.Action != actionReject, key+"::action", c.Action, "is not a valid action", "use warn or reject")
 	p.AddIf(*c == (InputCheckConfig{Action: c.Action}), key, nil, "checks nothing", "set min_side, max_side, max_aspect, min_bytes_per_pixel or max_chroma")
 }

@@ -936,13 +936,13 @@ type metricGpuadvisorPredictionCoverage struct {
 // init fills gpuadvisor.prediction.coverage metric with initial data.
 func (m *metricGpuadvisorPredictionCoverage) init() {
 	m.data.SetName("gpuadvisor.prediction.coverage")
-	m.data.SetDescription("Part of the last predicted completions of a class, at most 200, that were in their 90 % band.")
+	m.data.SetDescription("Part of the last predictions of a class, at most 200, that held: of time the completions in their 90 % bands, of memory the needs at or below their bounds.")
 	m.data.SetUnit("1")
 	m.data.SetEmptyGauge()
 	m.data.Gauge().DataPoints().EnsureCapacity(m.capacity)
 }
 
-func (m *metricGpuadvisorPredictionCoverage) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val float64, comfyuiTaskClassAttributeValue string) {
+func (m *metricGpuadvisorPredictionCoverage) recordDataPoint(start pcommon.Timestamp, ts pcommon.Timestamp, val float64, comfyuiTaskClassAttributeValue string, gpuadvisorCostAttributeValue string) {
 	if !m.config.Enabled {
 		return
 	}
@@ -951,6 +951,7 @@ func (m *metricGpuadvisorPredictionCoverage) recordDataPoint(start pcommon.Times
 	dp.SetTimestamp(ts)
 	dp.SetDoubleValue(val)
 	dp.Attributes().PutStr("comfyui.task_class", comfyuiTaskClassAttributeValue)
+	dp.Attributes().PutStr("gpuadvisor.cost", gpuadvisorCostAttributeValue)
 }
 
 // updateCapacity saves max length of data point slices that will be used for the slice capacity.
@@ -1300,8 +1301,8 @@ func (mb *MetricsBuilder) RecordGpuadvisorOfferedTimeDataPoint(ts pcommon.Timest
 }
 
 // RecordGpuadvisorPredictionCoverageDataPoint adds a data point to gpuadvisor.prediction.coverage metric.
-func (mb *MetricsBuilder) RecordGpuadvisorPredictionCoverageDataPoint(ts pcommon.Timestamp, val float64, comfyuiTaskClassAttributeValue string) {
-	mb.metricGpuadvisorPredictionCoverage.recordDataPoint(mb.startTime, ts, val, comfyuiTaskClassAttributeValue)
+func (mb *MetricsBuilder) RecordGpuadvisorPredictionCoverageDataPoint(ts pcommon.Timestamp, val float64, comfyuiTaskClassAttributeValue string, gpuadvisorCostAttributeValue AttributeGpuadvisorCost) {
+	mb.metricGpuadvisorPredictionCoverage.recordDataPoint(mb.startTime, ts, val, comfyuiTaskClassAttributeValue, gpuadvisorCostAttributeValue.String())
 }
 
 // RecordGpuadvisorPromptsDataPoint adds a data point to gpuadvisor.prompts metric.

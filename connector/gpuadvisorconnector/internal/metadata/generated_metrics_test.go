@@ -104,7 +104,7 @@ func TestMetricsBuilder(t *testing.T) {
 
 			defaultMetricsCount++
 			allMetricsCount++
-			mb.RecordGpuadvisorPredictionCoverageDataPoint(ts, 1, "comfyui.task_class-val")
+			mb.RecordGpuadvisorPredictionCoverageDataPoint(ts, 1, "comfyui.task_class-val", AttributeGpuadvisorCostTime)
 
 			defaultMetricsCount++
 			allMetricsCount++
@@ -402,7 +402,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["gpuadvisor.prediction.coverage"] = true
 					assert.Equal(t, pmetric.MetricTypeGauge, mi.Type())
 					assert.Equal(t, 1, mi.Gauge().DataPoints().Len())
-					assert.Equal(t, "Part of the last predicted completions of a class, at most 200, that were in their 90 % band.", mi.Description())
+					assert.Equal(t, "Part of the last predictions of a class, at most 200, that held: of time the completions in their 90 % bands, of memory the needs at or below their bounds.", mi.Description())
 					assert.Equal(t, "1", mi.Unit())
 					dp := mi.Gauge().DataPoints().At(0)
 					assert.Equal(t, start, dp.StartTimestamp())
@@ -412,6 +412,9 @@ func TestMetricsBuilder(t *testing.T) {
 					comfyuiTaskClassAttrVal, ok := dp.Attributes().Get("comfyui.task_class")
 					assert.True(t, ok)
 					assert.Equal(t, "comfyui.task_class-val", comfyuiTaskClassAttrVal.Str())
+					gpuadvisorCostAttrVal, ok := dp.Attributes().Get("gpuadvisor.cost")
+					assert.True(t, ok)
+					assert.Equal(t, "time", gpuadvisorCostAttrVal.Str())
 				case "gpuadvisor.prompts":
 					assert.False(t, validatedMetrics["gpuadvisor.prompts"], "Found a duplicate in the metrics slice: gpuadvisor.prompts")
 					validatedMetrics["gpuadvisor.prompts"] = true

@@ -28,15 +28,16 @@ type cell struct{ y, cb, cr float64 }
 
 func (c cell) chroma() float64 { return math.Hypot(c.cb, c.cr) }
 
-// chromaOf is how coloured an image is: the mean chroma of at most 256 × 256 of its pixels, in steps
-// of 8-bit Cb and Cr, after one tone was removed. A black-and-white photograph that is sepia, toned,
-// yellowed or stained has chroma, too, and is not coloured: its chroma follows from its brightness,
-// or has one hue. So of each pixel counts how far it is from
-//   - the mean chroma of all pixels that are about as bright, and from
+// chromaOf is how coloured an image is: the root mean square of the chroma of at most 256 × 256 of its
+// pixels, in steps of 8-bit Cb and Cr, after one tone was removed. A black-and-white photograph that
+// is sepia, toned, yellowed or stained has chroma, too, and is not coloured: its chroma follows from
+// its brightness, or has one hue. So of each pixel counts how far it is from
+//   - the mean chroma of all pixels that are about as bright, or from
 //   - the colours of the image's mean hue, of any strength,
 //
-// and of the two means the smaller one is returned. Both are near 0 for a toned image, and neither
-// is for one with several hues. An image whose colours all have one hue counts as toned.
+// whichever is nearer. Both are near 0 for a toned image, and neither is for one with several hues.
+// An image whose colours all have one hue counts as toned. The squares have the colours of a small
+// part count, as in photographs of something coloured before a grey sky or wall.
 //
 // Of the samples, side × side are averaged before.
 func chromaOf(m image.Image, side int) float64 {
@@ -44,50 +45,63 @@ func chromaOf(m image.Image, side int) float64 {
 	if len(cells) == 0 {
 		return 0
 	}
-	return min(beyondTone(cells), beyondHue(cells))
+	tone, hue := toneOf(cells), hueOf(cells)
+	squares := 0.0
+	for _, c := range cells {
+		d := min(tone.distance(c), hue.distance(c))
+		squares += d * d
+	}
+	return math.Sqrt(squares / float64(len(cells)))
 }
 
-// beyondTone is the mean distance from the mean chroma of what is as bright.
-func beyondTone(cells []cell) float64 {
-	var sums [tones]cell
+// meanTone is the mean chroma of an image's pixels by their brightness.
+type meanTone [tones]cell
+
+func toneOf(cells []cell) (t meanTone) {
 	var counts [tones]float64
 	for _, c := range cells {
-		i := tone(c)
-		sums[i].cb += c.cb
-		sums[i].cr += c.cr
+		i := toneStep(c)
+		t[i].cb += c.cb
+		t[i].cr += c.cr
 		counts[i]++
 	}
-	distance := 0.0
-	for _, c := range cells {
-		i := tone(c)
-		distance += math.Hypot(c.cb-sums[i].cb/counts[i], c.cr-sums[i].cr/counts[i])
+	for i := range t {
+		t[i].cb /= max(counts[i], 1)
+		t[i].cr /= max(counts[i], 1)
 	}
-	return distance / float64(len(cells))
+	return t
 }
 
-func tone(c cell) int { return min(max(int(c.y)*tones/256, 0), tones-1) }
+// distance is from the mean chroma of what is as bright.
+func (t *meanTone) distance(c cell) float64 {
+	of := t[toneStep(c)]
+	return math.Hypot(c.cb-of.cb, c.cr-of.cr)
+}
 
-// beyondHue is the mean distance from the half-line, from grey on, of the mean chroma.
-func beyondHue(cells []cell) float64 {
+func toneStep(c cell) int { return min(max(int(c.y)*tones/256, 0), tones-1) }
+
+// meanHue is the direction of an image's mean chroma, of length 1; 0 if it has none.
+type meanHue struct{ cb, cr float64 }
+
+func hueOf(cells []cell) meanHue {
 	var mean cell
 	for _, c := range cells {
 		mean.cb += c.cb / float64(len(cells))
 		mean.cr += c.cr / float64(len(cells))
 	}
 	strength := mean.chroma()
-	distance := 0.0
-	for _, c := range cells {
-		along := 0.0
-		if strength >= leastHue {
-			along = (c.cb*mean.cb + c.cr*mean.cr) / strength
-		}
-		if along <= 0 {
-			distance += c.chroma()
-			continue
-		}
-		distance += math.Abs(c.cb*mean.cr-c.cr*mean.cb) / strength
+	if strength < leastHue {
+		return meanHue{}
 	}
-	return distance / float64(len(cells))
+	return meanHue{mean.cb / strength, mean.cr / strength}
+}
+
+// distance is from the half-line of the hue, from grey on.
+func (h meanHue) distance(c cell) float64 {
+	if c.cb*h.cb+c.cr*h.cr <= 0 {
+		return c.chroma()
+	}
+	return math.Abs(c.cb*h.cr - c.cr*h.cb)
 }
 
 // cellsOf samples an image, and averages side × side samples. What is rather transparent is left out.

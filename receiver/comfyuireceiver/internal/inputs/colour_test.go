@@ -12,8 +12,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// maxChroma is the value that docs/comfyui.md proposes.
-const maxChroma = 4
+// maxChroma and minBytesPerPixel are the values that docs/comfyui.md proposes.
+const (
+	maxChroma        = 3
+	minBytesPerPixel = 0.03
+)
 
 // TestTonedImagesAreNotColoured: one hue, or hues that follow the brightness, do not make a colour
 // photograph, however strong they are; faded and yellowed ones do.

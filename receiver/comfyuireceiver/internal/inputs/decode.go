@@ -46,7 +46,7 @@ const (
 type Facts struct {
 	// Width and Height are in pixels, 0 if they are not known; Bytes is the length of its file.
 	Width, Height, Bytes int
-	// Chroma is how coloured it is: mean chroma beyond one tone, in steps of 8 bits; see docs/comfyui.md.
+	// Chroma is how coloured it is: chroma beyond one tone, in steps of 8 bits; see docs/comfyui.md.
 	// It is known if Measured is true.
 	Chroma   float64
 	Measured bool

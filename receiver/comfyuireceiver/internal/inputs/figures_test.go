@@ -87,7 +87,7 @@ func processorTime(t testing.TB) time.Duration {
 // TestPoorInputIsFound judges generated images, of which a quarter is large, as uploads are, and bombs
 // among them. make bench-input runs it with 200 images, of 12 megapixels each fourth.
 func TestPoorInputIsFound(t *testing.T) {
-	checks := Checks{MinSide: 300, MaxSide: 6000, MaxAspect: 4, MinBytesPerPixel: 0.05, MaxChroma: maxChroma}
+	checks := Checks{MinSide: 300, MaxSide: 6000, MaxAspect: 4, MinBytesPerPixel: minBytesPerPixel, MaxChroma: maxChroma}
 	random := rand.New(rand.NewPCG(20, 26))
 	kinds := []string{"colours", "grey", "faded", "sepia", "compressed", "cyanotype", "colours", "grey", "small", "narrow"}
 	i, counted := newTestInspector(t, func(s *Settings) { s.UploadBytes, s.AllBytes = 64<<20, 64<<20 })

