@@ -386,6 +386,11 @@ func (t *Tracker) recover(p *Prompt) bool {
 	return true
 }
 
+// Distrust has the task class that the request named not count.
+func (p *Prompt) Distrust() {
+	p.Claimed, p.Submission.TaskClass = p.Submission.TaskClass, ""
+}
+
 // Discovered is a prompt that was found in the queue or the history. accepted is when the
 // server accepted it; where that is unknown, isKnown is false and accepted is about when.
 func Discovered(s *protocol.Submission, accepted time.Time, isKnown bool) *Prompt {
