@@ -76,7 +76,7 @@ func (s *saved) load(ctx context.Context) {
 	}
 	s.loaded = true
 	if s.failing.Changed(condition, "") {
-		s.log.Info("What was learned of prompts is read")
+		s.log.Info("Restored what was learned about prompts")
 	}
 	raw := make(map[int][]byte, len(gets))
 	for slot, get := range gets {
@@ -89,7 +89,7 @@ func (s *saved) load(ctx context.Context) {
 		err = errors.Join(err, s.recommended.load(week.Value))
 	}
 	if err != nil {
-		s.log.Warn("Some of what was learned of prompts cannot be read; it is learned again", zap.Error(err))
+		s.log.Warn("Failed to restore some of what was learned about prompts; learning it again", zap.Error(err))
 	}
 	for slot := range advice.MaxKinds {
 		of, ok := kinds[slot]
@@ -160,7 +160,7 @@ func (s *saved) saveLearned(ctx context.Context) {
 	case err == nil:
 		clear(s.unsaved)
 		if s.failing.Changed(condition, "") {
-			s.log.Info("What is learned of prompts is saved again")
+			s.log.Info("Saving what is learned about prompts works again")
 		}
 	case s.failing.First(condition):
 		s.log.Warn("Failed to save what was learned of prompts; trying again", zap.Error(err), zap.Duration("interval", saveInterval))

@@ -126,6 +126,8 @@ type arrival struct {
 	claimed  string
 	deadline time.Duration
 	sizing   sizing.Sizing
+	// spare is what the decision left of the time limit.
+	spare time.Duration
 	// input is what was found about its images; nil if they are not checked.
 	input *prompt.Input
 }
@@ -169,7 +171,7 @@ func (p *proxy) admit(r *http.Request, of *arrival) (a *prompt.Admission, stays 
 	if p.enforces && p.lower(of, a, &res.Decision) {
 		res = p.decide(r, of)
 	}
-	a.Decision, a.Held, a.Released = res.Decision, res.Held, res.Released
+	a.Decision, a.Held, a.Released, of.spare = res.Decision, res.Held, res.Released, res.Spare
 	p.decided(a, class)
 	p.reportAdvisor(a.Reason == admission.Failed)
 	if res.Left {
@@ -198,7 +200,7 @@ func (p *proxy) reportAdvisor(failed bool) {
 	case failed && p.failing.Changed(condition, "failed"):
 		p.log.Warn("Advisor did not answer within admission::timeout; admitting prompts. Check that it is running", zap.String("advisor", p.advisor))
 	case !failed && p.failing.Changed(condition, ""):
-		p.log.Info("Advisor answers again", zap.String("advisor", p.advisor))
+		p.log.Info("Advisor answers again", zap.String("advisor", p.advisor), zap.Int64("unsettled_claims", p.gate.Unsettled()))
 	}
 }
 

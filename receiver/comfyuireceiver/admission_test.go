@@ -445,6 +445,32 @@ func TestClientsCannotPromoteThemselves(t *testing.T) {
 			}
 		})
 	}
+	const (
+		size, link = `"model_input_size": 1280`, `"model_input_size": ["1", 1]`
+		decoy      = `"0": {"class_type": "DDColor_Colorize", "inputs": {"model_input_size": 64}},`
+		executed   = `"8": {"class_type": "DDColor_Colorize", "inputs": {"image": ["1", 0], "model_input_size": 64, "checkpoint": "ddcolor_paper.pth"}}, "9": {"class_type": "SaveImage", "inputs": {"images": ["8", 0], "filename_prefix": "x"}},`
+	)
+	for name, replaced := range map[string][]string{
+		"link":                       {size, link},
+		"link and decoy":             {size, link, `"prompt": {`, `"prompt": {` + decoy},
+		"decoy":                      {`"prompt": {`, `"prompt": {` + decoy},
+		"link and an executed decoy": {size, link, `"prompt": {`, `"prompt": {` + executed},
+		"several":                    {size, link, `"prompt": {`, `"prompt": {` + decoy + executed + strings.Replace(decoy, `"0"`, `"7"`, 1)},
+		"twice":                      {size, `"model_input_size": 64, ` + link},
+	} {
+		t.Run("workflow with "+name, func(t *testing.T) {
+			a := &testAdvisor{decide: byClass}
+			r := newAdmissionRig(t, with(advised(t, a), modeEnforce))
+			defer close(r.goOn)
+			r.occupy()
+			accepted(t, r.base, ddcolor("honest", 400, ""))
+			accepted(t, r.base, ddcolor("honest batch", 1000, ""))
+			accepted(t, r.base, strings.NewReplacer(replaced...).Replace(ddcolor("forged", 1280, "")))
+			ids, _ := r.pending()
+			assert.Equal(t, []string{"honest", "honest batch", "forged"}, ids)
+			assert.Equal(t, "buildings", a.requests()[3].Class)
+		})
+	}
 	t.Run("unread", func(t *testing.T) {
 		a := &testAdvisor{decide: byClass}
 		r := newAdmissionRig(t, func(c *Config) {

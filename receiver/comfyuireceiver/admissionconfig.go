@@ -33,7 +33,7 @@ type AdmissionConfig struct {
 	// Timeout is how long a decision may take; then the prompt is passed on. Default: 20ms.
 	Timeout time.Duration `mapstructure:"timeout"`
 	// TrustRequestClass lets extra_data.task_class and extra_data.deadline_s of a request count in
-	// enforce. Default: false.
+	// enforce, and the former in poll mode. Default: false.
 	TrustRequestClass bool `mapstructure:"trust_request_class"`
 	// RewriteSize are the task classes whose prompts, where they can never fit, have their size lowered
 	// to the largest that does, in enforce. Default: none, and they are refused.

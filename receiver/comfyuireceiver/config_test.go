@@ -107,7 +107,7 @@ limits::queue: 0 is less than 1; use a positive number, or omit the key for the 
 func TestSettingsOfTheProxyAreIgnoredInPollMode(t *testing.T) {
 	settings := map[string]any{
 		"own_sockets": false, "poll_interval": "5s", "proxy": map[string]any{"endpoint": "127.0.0.1:1"},
-		"limits": map[string]any{"kept_sockets": 5, "queue": 7}, "admission": map[string]any{"mode": modeObserve},
+		"limits": map[string]any{"kept_sockets": 5, "queue": 7}, "admission": map[string]any{"mode": modeObserve, "trust_request_class": true},
 	}
 	cfg, err := load(settings)
 	require.NoError(t, err)

@@ -38,6 +38,8 @@ type follower struct {
 	now     func() time.Time
 	// polls is true if the receiver polls: the ids of exported prompts are stored then.
 	polls bool
+	// trustsPolled is true if the task class counts that a request which was polled names.
+	trustsPolled bool
 
 	// memory is nil, whose methods do nothing, if the server is not asked for its memory.
 	memory    *memoryWatcher

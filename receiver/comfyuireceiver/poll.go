@@ -99,7 +99,11 @@ func (p *poller) recover(s *protocol.Submission, accepted, about time.Time) bool
 		p.PromptUnfollowed(nil, prompt.LongID)
 		return true
 	}
-	return p.tracker.Recover(p.now(), prompt.Discovered(s, cmp.Or(accepted, about), !accepted.IsZero())) || p.tracker.Has(s.PromptID)
+	found := prompt.Discovered(s, cmp.Or(accepted, about), !accepted.IsZero())
+	if !p.trustsPolled { // an advisor here would count it as more urgent than it is
+		found.Distrust()
+	}
+	return p.tracker.Recover(p.now(), found) || p.tracker.Has(s.PromptID)
 }
 
 // Has implements [protocol.Known] for the history.

@@ -235,6 +235,50 @@ func TestPollingExportsEachPromptOnceAcrossRestarts(t *testing.T) {
 	assert.EqualValues(t, 1, root[len(root)-1].Attributes["comfyui.outputs.images"])
 }
 
+// TestPolledPromptsCannotPromoteThemselves: an advisor of this collector, which other collectors may ask,
+// counts them by their workflows unless requests are trusted.
+func TestPolledPromptsCannotPromoteThemselves(t *testing.T) {
+	const item = `[1, "x", {"2": {"class_type": "DDColor_Colorize", "inputs": {"model_input_size": 1280}}, "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0]}}}, {"task_class": "people"}, [], {}]`
+	for trusts, class := range map[bool]string{false: "buildings", true: "people"} {
+		t.Run(fmt.Sprint(trusts), func(t *testing.T) {
+			var ended atomic.Bool
+			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				switch {
+				case r.URL.Path == "/queue" && !ended.Load():
+					_, _ = fmt.Fprintf(w, `{"queue_running": [], "queue_pending": [%s]}`, item)
+				case r.URL.Path == "/queue":
+					_, _ = io.WriteString(w, `{"queue_running": [], "queue_pending": []}`)
+				case strings.HasPrefix(r.URL.Path, "/history") && ended.Load():
+					_, _ = fmt.Fprintf(w, `{"x": {"prompt": %s, "outputs": {}, "status": {"status_str": "success", "messages": [["execution_start", {"prompt_id": "x", "timestamp": 1}], ["execution_success", {"prompt_id": "x", "timestamp": 2}]]}}}`, item)
+				default:
+					_, _ = io.WriteString(w, `{}`)
+				}
+			}))
+			defer s.Close()
+			cfg := createDefaultConfig().(*Config)
+			cfg.Mode, cfg.Upstream.Endpoint, cfg.Device, cfg.PollInterval = modePoll, s.URL, "", 100*time.Millisecond
+			cfg.Admission.TrustRequestClass = trusts
+			r := newReceiver(receivertest.NewNopSettings(metadata.Type), cfg)
+			sink := new(consumertest.TracesSink)
+			r.traces = sink
+			require.NoError(t, r.Start(context.Background(), componenttest.NewNopHost()))
+			require.Eventually(t, func() bool { return r.following.tracker.OpenCount() == 1 }, 10*time.Second, 5*time.Millisecond)
+			listed, _ := r.following.tracker.Queue(1)
+			assert.Equal(t, class, listed[0].TaskClass)
+			ended.Store(true)
+			require.Eventually(t, func() bool { return len(sink.AllTraces()) == 1 }, 10*time.Second, 5*time.Millisecond)
+			require.NoError(t, r.Shutdown(context.Background()))
+			root := spansOf(t, sink.AllTraces()[0])[0].Attributes
+			assert.Equal(t, class, root["comfyui.task_class"])
+			if trusts {
+				assert.NotContains(t, root, "comfyui.task_class.claimed")
+			} else {
+				assert.Equal(t, "people", root["comfyui.task_class.claimed"])
+			}
+		})
+	}
+}
+
 // Servers since 2025 say when they accepted a prompt: the wait in the queue is known.
 func TestPollingKnowsTheWaitInTheQueue(t *testing.T) {
 	accepted := time.Now().Add(-time.Minute).Truncate(time.Millisecond)

@@ -182,7 +182,7 @@ func (r *comfyuiReceiver) assemble(base *url.URL, client *http.Client, stored st
 		return err
 	}
 	r.following = &follower{
-		instruments: observed, server: server, store: r.store, bounds: bounds, log: r.log, now: r.now, polls: r.cfg.Mode == modePoll,
+		instruments: observed, server: server, store: r.store, bounds: bounds, log: r.log, now: r.now, polls: r.cfg.Mode == modePoll, trustsPolled: r.cfg.Admission.TrustRequestClass,
 		interval: r.cfg.PollInterval, changed: make(chan struct{}, 1), classes: classes, ownSocket: newOwnSockets(r.cfg.OwnSockets),
 		loading: newLoadingTimes(r.device, classes), bus: r.cfg.bus(), name: pdataread.Text(r.resource.Attributes(), "service.instance.id"),
 	}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"time"
 
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
@@ -22,6 +23,8 @@ import (
 type submission struct {
 	*proxy
 	prompt *prompt.Prompt
+	// spare is for how long the settlement may delay the answer.
+	spare time.Duration
 	// settled is true once what was reserved for it is no longer.
 	settled bool
 }
@@ -30,7 +33,7 @@ type submission struct {
 func (s *submission) settle(id string) {
 	if a := s.prompt.Admission; a != nil && s.gate != nil && !s.settled {
 		s.settled = true
-		s.gate.Settle(a.Claim, id)
+		s.gate.Settle(a.Claim, id, s.spare)
 	}
 }
 
@@ -76,12 +79,12 @@ func (p *proxy) servePrompt(w http.ResponseWriter, r *http.Request) {
 	p.pass(w, r, of, admitted)
 	if followed == nil {
 		if admitted != nil && p.gate != nil {
-			defer p.gate.Settle(admitted.Claim, "")
+			defer p.gate.Settle(admitted.Claim, "", of.spare)
 		}
 		p.relay.ServeHTTP(w, r)
 		return
 	}
-	s := &submission{proxy: p, prompt: followed}
+	s := &submission{proxy: p, prompt: followed, spare: of.spare}
 	defer s.settle("")
 	p.work.begins()
 	defer p.work.update()

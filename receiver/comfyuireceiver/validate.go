@@ -89,7 +89,7 @@ func (c *Config) Validate() error {
 	return p.Err()
 }
 
-// proxyKeys have an effect in proxy mode only.
+// proxyKeys have an effect in proxy mode only, except admission::trust_request_class.
 var proxyKeys = []string{
 	"proxy", "admission", "own_sockets", "drain_timeout", "execution_events", "capture::client_address",
 	"limits::prompt_bytes", "limits::body_bytes", "limits::frame_bytes", "limits::sockets", "limits::kept_sockets",
@@ -102,6 +102,6 @@ func (c *Config) ignoredKeys() []string {
 		return nil
 	}
 	return slices.DeleteFunc(slices.Sorted(slices.Values(c.given)), func(key string) bool {
-		return !slices.ContainsFunc(proxyKeys, func(k string) bool { return key == k || strings.HasPrefix(key, k+"::") })
+		return key == "admission::trust_request_class" || !slices.ContainsFunc(proxyKeys, func(k string) bool { return key == k || strings.HasPrefix(key, k+"::") })
 	})
 }

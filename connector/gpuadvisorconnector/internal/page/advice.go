@@ -69,7 +69,7 @@ func (p *Page) adviseMany(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		refuse(w, http.StatusBadRequest, "There is something after the body")
+		refuse(w, http.StatusBadRequest, "The body has data after the JSON document")
 		return
 	}
 	if len(body.Requests) > maxAdviceRequests {
@@ -175,7 +175,7 @@ func (p *Page) mayClaim(w http.ResponseWriter, r *http.Request) bool {
 		return false
 	}
 	if err := http.NewCrossOriginProtection().Check(r); err != nil {
-		refuse(w, http.StatusForbidden, "Another origin asks")
+		refuse(w, http.StatusForbidden, "Requests from another origin are not allowed")
 		return false
 	}
 	return true

@@ -110,7 +110,7 @@ func TestMalformedRequestsForAdviceAreNamed(t *testing.T) {
 		{"POST", "/v1/advice", "", 400, "The body is not"},
 		{"POST", "/v1/advice", `{"request": []}`, 400, "request"},
 		{"POST", "/v1/advice", `{"requests": [{"width": 1}, {"width": -1}]}`, 400, "requests[1]: width=-1"},
-		{"POST", "/v1/advice", `{"requests": []} {}`, 400, "something after"},
+		{"POST", "/v1/advice", `{"requests": []} {}`, 400, "after the JSON document"},
 		{"POST", "/v1/advice", `{"requests": [` + strings.Repeat(`{},`, 100) + `{}]}`, 400, "There are 101"},
 		{"POST", "/v1/advice", `{"requests": [{"model": "` + strings.Repeat("x", 300<<10) + `"}]}`, 413, "exceeds"},
 	} {

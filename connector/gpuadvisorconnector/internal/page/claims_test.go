@@ -119,8 +119,8 @@ func TestClaimsMustBeAllowed(t *testing.T) {
 
 	open := serve(t, Settings{Advisor: advisor, Claims: true})
 	for _, c := range []struct{ path, body, origin, problem string }{
-		{"/v1/advice", `{"requests": [{"claim": true}]}`, "http://evil.example.com", "Another origin"},
-		{"/v1/advice/claims/7", `{"prompt_id": ""}`, "http://evil.example.com", "Another origin"},
+		{"/v1/advice", `{"requests": [{"claim": true}]}`, "http://evil.example.com", "another origin"},
+		{"/v1/advice/claims/7", `{"prompt_id": ""}`, "http://evil.example.com", "another origin"},
 		{"/v1/advice/claims/seven", `{"prompt_id": ""}`, "", `\"seven\" is not the number`},
 		{"/v1/advice/claims/7", `{"id": ""}`, "", "The body is not"},
 		{"/v1/advice/claims/7", `{"prompt_id": "` + fmt.Sprintf("%2000d", 1) + `"}`, "", "The body is not"},

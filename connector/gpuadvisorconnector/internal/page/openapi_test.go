@@ -212,7 +212,7 @@ func describe(t *testing.T) object {
 				"responses":   object{"204": object{"description": "It has ended."}, "400": response("The claim or the body is not valid.", "Problem"), "403": response("Claims are not allowed, or another origin asks.", "Problem"), "408": response("The body did not arrive in time.", "Problem")}}},
 			"/v1/recommendations": get("What the requests of the last seven days say: what is short, and which sizes to allow.", "Recommendations", false),
 			"/v1/rush": object{"post": object{"summary": "Start a rush of simulated users, on simulated GPUs, for a page of this server.",
-				"responses": object{"202": object{"description": "The rush has started."}, "403": response("Another origin asks.", "Problem"), "404": response("The GPUs are real.", "Problem"), "503": response("The rush did not start.", "Problem")}}},
+				"responses": object{"202": object{"description": "The rush has started."}, "403": response("The request comes from another origin.", "Problem"), "404": response("The GPUs are real.", "Problem"), "503": response("The rush did not start.", "Problem")}}},
 		},
 		"components": object{"schemas": s.all},
 	}

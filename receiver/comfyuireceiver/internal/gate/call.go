@@ -20,6 +20,8 @@ type caller struct {
 	// calls bounds those that are under way: an advisor that blocks may keep them.
 	calls   chan struct{}
 	silence silence
+	// unsettled counts the claims whose settlement found no room among the calls.
+	unsettled atomic.Int64
 }
 
 // maxCalls bounds the calls that are under way.
@@ -40,12 +42,12 @@ func (c *caller) ask(r *admission.Request, until time.Time) admission.Decision {
 	d, err := c.question(r, until)
 	if err == nil && valid(&d) {
 		if d.Verdict != admission.Admit && d.Claim != 0 {
-			c.settle(d.Claim, "")
+			c.settle(d.Claim, "", until)
 			d.Claim = 0
 		}
 		return d
 	}
-	c.settle(d.Claim, "")
+	c.settle(d.Claim, "", until)
 	return failure(r)
 }
 
@@ -146,10 +148,10 @@ func settle(advisor admission.Advisor, claim uint64, id string) {
 	advisor.Settle(claim, id)
 }
 
-// settle ends a claim, and waits for that as long as for an answer: prompts that are held would
-// else be compared with both the claim and the server's queue. A claim that cannot be settled
-// ends after [admission.ClaimTimeout].
-func (c *caller) settle(claim uint64, id string) {
+// settle ends a claim, and waits for that until a time: prompts that are held would else be compared
+// with both the claim and the server's queue. A claim whose settlement finds no room among the calls
+// is counted, and ends after [admission.ClaimTimeout].
+func (c *caller) settle(claim uint64, id string, until time.Time) {
 	if claim == 0 {
 		return
 	}
@@ -160,6 +162,7 @@ func (c *caller) settle(claim uint64, id string) {
 	select {
 	case c.calls <- struct{}{}:
 	default:
+		c.unsettled.Add(1)
 		return
 	}
 	done := make(chan struct{})
@@ -168,7 +171,11 @@ func (c *caller) settle(claim uint64, id string) {
 		defer close(done)
 		settle(advisor, claim, id)
 	}()
-	timer := time.NewTimer(c.timeout)
+	left := until.Sub(c.now())
+	if left <= 0 {
+		return // it goes on without the caller
+	}
+	timer := time.NewTimer(left)
 	defer timer.Stop()
 	select {
 	case <-done:

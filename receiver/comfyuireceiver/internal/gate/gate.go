@@ -89,19 +89,25 @@ type Result struct {
 	Held, Released time.Time
 	// Left is true if the client left meanwhile.
 	Left bool
+	// Spare is what the decision left of [Settings.Timeout], for [Gate.Settle].
+	Spare time.Duration
 }
 
 // Decide asks about a prompt whose body has so many bytes, and holds it while it is about to fit.
 // It returns once ctx, the client's, ends.
 func (g *Gate) Decide(ctx context.Context, r *admission.Request, bytes int) (res Result) {
 	until := g.advisor.until() // however often the advisor is asked
+	asked := until
+	defer func() { res.Spare = max(until.Sub(asked), 0) }()
 	w, failed := g.queue(r, bytes, until)
 	if w == nil {
 		if failed {
+			asked = g.now()
 			res.Decision = failure(r)
 			return res
 		}
 		res.Decision = g.advisor.ask(r, until)
+		asked = g.now()
 		if !g.settings.Enforce || res.Verdict != admission.Hold {
 			return res
 		}
@@ -111,6 +117,7 @@ func (g *Gate) Decide(ctx context.Context, r *admission.Request, bytes int) (res
 		}
 	}
 	res.Held = g.now()
+	asked = res.Held
 	timer := time.NewTimer(g.settings.HoldTimeout)
 	defer timer.Stop()
 	select {
@@ -126,7 +133,7 @@ func (g *Gate) Decide(ctx context.Context, r *admission.Request, bytes int) (res
 	res.Released = g.now()
 	if ctx.Err() != nil {
 		res.Left = true
-		g.Settle(res.Claim, "")
+		g.Settle(res.Claim, "", 0)
 		res.Claim = 0
 	}
 	return res
@@ -273,7 +280,7 @@ func (g *Gate) try(w *waiter) {
 	g.mu.Unlock()
 	switch {
 	case answered:
-		g.Settle(d.Claim, "")
+		g.Settle(d.Claim, "", 0)
 	case d.Verdict == admission.Hold && d.Free != "":
 		g.free(d.Free)
 	}
@@ -301,8 +308,15 @@ func (g *Gate) free(server string) {
 	})
 }
 
-// Settle ends a claim; see [admission.Advisor].
-func (g *Gate) Settle(claim uint64, id string) { g.advisor.settle(claim, id) }
+// Settle ends a claim; see [admission.Advisor]. It waits for the advisor for at most the time that is
+// spare, so that a decision and its settlement together delay a prompt by no more than the timeout.
+func (g *Gate) Settle(claim uint64, id string, spare time.Duration) {
+	g.advisor.settle(claim, id, g.now().Add(spare))
+}
+
+// Unsettled counts the claims that could not be settled, since the advisor has not returned from too many
+// calls.
+func (g *Gate) Unsettled() int64 { return g.advisor.unsettled.Load() }
 
 // Those that are held when the gate closes are asked to come again after restartTakes, the last
 // of them restartSpread later.

@@ -184,7 +184,7 @@ func TestWhateverTheAdvisorDoesPromptsAreAdmittedInTime(t *testing.T) {
 	t.Run("missing", func(t *testing.T) {
 		g := open(t, settings(), nil, nil)
 		assert.Equal(t, admission.Failed, g.Decide(t.Context(), &admission.Request{Claim: true}, 1).Reason)
-		g.Settle(7, "id")
+		g.Settle(7, "id", time.Second)
 	})
 }
 
@@ -213,7 +213,8 @@ func TestAdvisorThatBlocksKeepsABoundedNumberOfCalls(t *testing.T) {
 		assert.Equal(t, 20*time.Millisecond, time.Since(begin))
 		assert.EqualValues(t, 3*maxCalls, admits.Load())
 		assert.Len(t, a.requests(), maxCalls)
-		g.Settle(1, "id") // no call is left for it
+		g.Settle(1, "id", time.Second) // no call is left for it
+		assert.EqualValues(t, 1, g.Unsettled())
 		assert.Equal(t, 20*time.Millisecond, time.Since(begin))
 		close(released)
 		synctest.Wait()
@@ -237,6 +238,58 @@ func (s stuck) Settle(claim uint64, id string) {
 	s.advisor.Settle(claim, id)
 }
 
+// delayed is an advisor whose calls take a while each.
+type delayed struct {
+	*advisor
+	by time.Duration
+}
+
+func (d delayed) Advise(ctx context.Context, r *admission.Request) (admission.Decision, error) {
+	time.Sleep(d.by)
+	return d.advisor.Advise(ctx, r)
+}
+
+func (d delayed) Settle(claim uint64, id string) {
+	time.Sleep(d.by)
+	d.advisor.Settle(claim, id)
+}
+
+// TestDecisionAndSettlementTogetherTakeNoLongerThanTheTimeout: what is left of a settlement goes on
+// without the prompt.
+func TestDecisionAndSettlementTogetherTakeNoLongerThanTheTimeout(t *testing.T) {
+	for _, by := range []time.Duration{time.Millisecond, 5 * time.Millisecond, 18 * time.Millisecond, 30 * time.Millisecond} {
+		t.Run(by.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := delayed{newAdvisor(admitted), by}
+				g := New(settings(), finder{a}, nil, time.Now)
+				defer g.Close()
+				begin := time.Now()
+				res := g.Decide(t.Context(), &admission.Request{Claim: true}, 1)
+				g.Settle(res.Claim, "id", res.Spare)
+				assert.Equal(t, min(2*by, 20*time.Millisecond), time.Since(begin))
+				time.Sleep(time.Second)
+				assert.Zero(t, a.openClaims())
+			})
+		})
+	}
+}
+
+// TestSettlementOfAPromptThatWasHeldHasWhatItsFirstQuestionLeft of the time limit.
+func TestSettlementOfAPromptThatWasHeldHasWhatItsFirstQuestionLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &room{}
+		g := New(settings(), finder{delayed{newAdvisor(p.decide), 8 * time.Millisecond}}, nil, time.Now)
+		defer g.Close()
+		done := held(t.Context(), g, "a", time.Minute, 1)
+		time.Sleep(time.Second)
+		p.make(1)
+		res := <-done
+		assert.Equal(t, admission.Admit, res.Verdict)
+		assert.Equal(t, 12*time.Millisecond, res.Spare)
+		g.Settle(res.Claim, "id", res.Spare)
+	})
+}
+
 func TestSettlingWaitsNoLongerThanADecision(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := stuck{newAdvisor(admitted), make(chan struct{})}
@@ -244,7 +297,7 @@ func TestSettlingWaitsNoLongerThanADecision(t *testing.T) {
 		defer g.Close()
 		res := g.Decide(t.Context(), &admission.Request{Claim: true}, 1)
 		begin := time.Now()
-		g.Settle(res.Claim, "id")
+		g.Settle(res.Claim, "id", res.Spare)
 		assert.Equal(t, 20*time.Millisecond, time.Since(begin))
 		assert.Equal(t, 1, s.openClaims())
 		close(s.released)
@@ -253,7 +306,7 @@ func TestSettlingWaitsNoLongerThanADecision(t *testing.T) {
 
 		panics := New(settings(), finder{stuck{newAdvisor(admitted), nil}}, nil, time.Now)
 		defer panics.Close()
-		panics.Settle(panics.Decide(t.Context(), &admission.Request{Claim: true}, 1).Claim, "id")
+		panics.Settle(panics.Decide(t.Context(), &admission.Request{Claim: true}, 1).Claim, "id", time.Second)
 	})
 }
 
@@ -491,7 +544,7 @@ func TestClientThatLeavesIsForgotten(t *testing.T) {
 			go leave()
 			go g.Changed()
 			if res := <-done; !res.Left {
-				g.Settle(res.Claim, "id")
+				g.Settle(res.Claim, "id", res.Spare)
 			}
 			synctest.Wait()
 			require.Zero(t, a.openClaims(), "a claim is lost")
@@ -611,7 +664,7 @@ func TestNoClaimIsLost(t *testing.T) {
 					assert.Zero(t, res.Claim)
 				}
 				g.Changed()
-				g.Settle(res.Claim, "id")
+				g.Settle(res.Claim, "id", res.Spare)
 				for _, b := range g.Bounds() {
 					assert.LessOrEqual(t, b.Size, b.Max, b.Name)
 				}
@@ -632,7 +685,7 @@ func BenchmarkDecide(b *testing.B) {
 	for b.Loop() {
 		begin := time.Now()
 		res := g.Decide(b.Context(), &admission.Request{Claim: true}, 1)
-		g.Settle(res.Claim, "id")
+		g.Settle(res.Claim, "id", res.Spare)
 		all = append(all, time.Since(begin))
 	}
 	slices.Sort(all)

@@ -70,6 +70,8 @@ type Prompt struct {
 	// Context is the root span's.
 	Context trace.SpanContext
 	Sizing  sizing.Sizing
+	// Claimed is the task class that the request named, if it did not count since the prompt was polled.
+	Claimed string
 	Answer  protocol.Answer
 	// HTTPStatus is 0 for a prompt that was found in the queue or the history.
 	HTTPStatus int

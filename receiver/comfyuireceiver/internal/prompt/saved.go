@@ -37,6 +37,8 @@ type Saved struct {
 	Admission *Admission `json:"admission,omitempty"`
 	// Input is what was found about its images.
 	Input *Input `json:"input,omitempty"`
+	// Claimed is the task class that the request of a prompt which was polled named.
+	Claimed string `json:"claimed,omitempty"`
 
 	// Status and Answered are set with the server's answer.
 	Status   int       `json:"status,omitempty"`
@@ -72,7 +74,7 @@ func (p *Prompt) Save() Saved {
 		TraceFlags: byte(p.Context.TraceFlags()), ClientID: p.Submission.ClientID, Content: p.Submission.Content, NodeIDs: p.Submission.NodeIDs,
 		TaskClass: p.Submission.TaskClass, Workflow: p.Submission.Workflow, Sizing: p.Sizing, Path: p.Path,
 		Status: p.HTTPStatus, Answered: p.Answered, Number: p.Answer.Number, Ahead: p.Ahead, Refused: p.Answer.Refused,
-		Outcome: p.Outcome, Recovered: p.Recovered, Found: p.Found, Admission: p.Admission, Input: p.Input,
+		Outcome: p.Outcome, Recovered: p.Recovered, Found: p.Found, Admission: p.Admission, Input: p.Input, Claimed: p.Claimed,
 	}
 	if s.ID == "" {
 		s.ID = p.Submission.PromptID
@@ -109,7 +111,7 @@ func (s *Saved) Prompt() *Prompt {
 		Answer:     protocol.Answer{PromptID: s.ID, Number: s.Number, Refused: s.Refused},
 		HTTPStatus: s.Status, Received: s.Received, Answered: s.Answered, Started: s.Started, Ended: s.Ended,
 		Outcome: s.Outcome, Failure: s.Failure, Cached: s.Cached, Outputs: s.Outputs, Recovered: s.Recovered || s.Outcome == "", Found: s.Found,
-		Loading: s.Loading, FirstSteps: s.FirstSteps, Retried: s.Retried, Ahead: s.Ahead,
+		Loading: s.Loading, FirstSteps: s.FirstSteps, Retried: s.Retried, Ahead: s.Ahead, Claimed: s.Claimed,
 	}
 	if p.Answered.IsZero() {
 		p.Answered = p.Received

@@ -385,13 +385,3 @@ func (t *Tracker) recover(p *Prompt) bool {
 	t.opened(p)
 	return true
 }
-
-// Discovered is a prompt that was found in the queue or the history. accepted is when the
-// server accepted it; where that is unknown, isKnown is false and accepted is about when.
-func Discovered(s *protocol.Submission, accepted time.Time, isKnown bool) *Prompt {
-	parent := ParseTraceparent(s.Traceparent)
-	return &Prompt{
-		Request: Request{Submission: *s, Parent: parent}, ID: s.PromptID, Context: contextOf(parent, s.PromptID, accepted),
-		Received: accepted, Answered: accepted, undated: !isKnown,
-	}
-}

@@ -3,7 +3,6 @@
 package protocol
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -21,6 +20,15 @@ type Node struct {
 	ID, Class, Title string
 	// Inputs are the texts and numbers among its inputs.
 	Inputs map[string]Input
+	// Links are those of its inputs that are neither.
+	Links []Link
+}
+
+// Link is an input that is an output of another node, or a list or an object.
+type Link struct {
+	Input string
+	// Node is the id of the other node; empty for another list, and for an object.
+	Node string
 }
 
 // Input is a text or a number.
@@ -47,6 +55,8 @@ type Submission struct {
 	// and links of its nodes.
 	Workflow string
 	Nodes    []Node
+	// IsCut is true if some nodes or inputs are left out, since there are too many.
+	IsCut bool
 	// Content is a hash of all nodes and inputs. It is the same for a request and for the
 	// server's copy of it, which has other forms of numbers.
 	Content uint64
@@ -77,6 +87,9 @@ func (s *Submission) Size() int {
 		size += 128 + len(n.ID) + len(n.Class) + len(n.Title)
 		for name, value := range n.Inputs {
 			size += 64 + len(name) + len(value.Value)
+		}
+		for _, l := range n.Links {
+			size += 32 + len(l.Input) + len(l.Node)
 		}
 	}
 	return size
@@ -195,6 +208,8 @@ type submissionReader struct {
 	content uint64
 	nodeIDs uint64
 	shape   []string
+	// isCut is true once something is left out.
+	isCut bool
 }
 
 func (b Bounds) readNodes(d document, s *Submission) error {
@@ -205,10 +220,12 @@ func (b Bounds) readNodes(d document, s *Submission) error {
 		n, err := r.node(id)
 		if len(s.Nodes) < b.Nodes {
 			s.Nodes = append(s.Nodes, n)
+		} else {
+			r.isCut = true
 		}
 		return err
 	})
-	s.Content, s.NodeIDs = r.content, r.nodeIDs
+	s.Content, s.NodeIDs, s.IsCut = r.content, r.nodeIDs, r.isCut
 	if s.Workflow == "" && len(s.Nodes) > 0 {
 		s.Workflow = r.workflow()
 	}
@@ -233,7 +250,7 @@ func (r *submissionReader) node(id string) (Node, error) {
 				return err
 			})
 		case "inputs":
-			n.Inputs = nil
+			n.Inputs, n.Links = nil, nil
 			links, err = r.inputs(&n)
 		default:
 			err = r.SkipValue()
@@ -276,7 +293,23 @@ func (r *submissionReader) inputs(n *Node) (links []string, err error) {
 		if isLink && len(links) < maxInputs {
 			links = append(links, name+"\x01"+c.link[0]+"\x01"+c.link[1]+"\x00")
 		}
-		if value == "" || r.held > maxHeld || len(n.Inputs) >= maxInputs {
+		delete(n.Inputs, name) // the server uses the last of the same name
+		isOther := kind == '[' || kind == '{'
+		if value == "" && !isOther {
+			return err
+		}
+		if r.held > maxHeld || len(n.Inputs)+len(n.Links) >= maxInputs {
+			r.isCut = true
+			return err
+		}
+		if isOther {
+			l := Link{Input: name}
+			if isLink {
+				l.Node = c.link[0]
+				r.label(&l.Node)
+			}
+			n.Links = append(n.Links, l)
+			r.held += 32 + len(l.Input) + len(l.Node)
 			return err
 		}
 		value = boundtext.Text(value, limit)
@@ -319,67 +352,4 @@ func compareIDs(a, b string) int {
 
 func isNumber(s string) bool {
 	return s != "" && strings.Trim(s, "0123456789") == ""
-}
-
-// Answer is the server's answer to POST /prompt.
-type Answer struct {
-	PromptID string
-	Number   float64
-	// Refused are the nodes that failed validation: all of a rejected prompt's, or some of
-	// an accepted one's.
-	Refused []string
-	// Error is the reason for which a prompt was rejected.
-	Error Error
-}
-
-// ParseAnswer reads the body of the answer to POST /prompt. The answer is empty if the
-// body is not JSON.
-func (b Bounds) ParseAnswer(body []byte) Answer {
-	var a Answer
-	d := newDocument(&lenientReader{from: bytes.NewReader(body)})
-	err := d.object(func(name string) (err error) {
-		switch name {
-		case "prompt_id":
-			err = d.text(&a.PromptID)
-		case "number":
-			err = d.number(&a.Number)
-		case "node_errors": // a list if there are none
-			a.Refused = nil
-			err = d.object(func(id string) error {
-				b.label(&id)
-				if len(a.Refused) < b.Nodes {
-					a.Refused = append(a.Refused, id)
-				}
-				return d.SkipValue()
-			})
-		case "error":
-			err = readRejection(d, &a.Error)
-		default:
-			err = d.SkipValue()
-		}
-		return err
-	})
-	if err != nil {
-		return Answer{}
-	}
-	slices.SortFunc(a.Refused, compareIDs)
-	b.bound(&a.Error)
-	return a
-}
-
-// readRejection reads why a prompt was rejected: an object, or text of older servers.
-func readRejection(d document, e *Error) error {
-	*e = Error{}
-	if d.PeekKind() == '"' {
-		return d.text(&e.Message)
-	}
-	return d.object(func(name string) error {
-		switch name {
-		case "type":
-			return d.text(&e.Type)
-		case "message":
-			return d.text(&e.Message)
-		}
-		return d.SkipValue()
-	})
 }

@@ -76,13 +76,13 @@ func (l *Limits) Allow(r *http.Request, class string) (retryAfter time.Duration,
 		if *limiter == nil {
 			*limiter = rate.NewLimiter(rate.Limit(limit.PerMinute/60), limit.Burst)
 		}
-		one := (*limiter).ReserveN(now, 1)
-		counted = append(counted, one)
-		retryAfter = max(retryAfter, one.DelayFrom(now))
+		reservation := (*limiter).ReserveN(now, 1)
+		counted = append(counted, reservation)
+		retryAfter = max(retryAfter, reservation.DelayFrom(now))
 	}
 	if retryAfter > 0 {
-		for _, one := range counted {
-			one.CancelAt(now)
+		for _, reservation := range counted {
+			reservation.CancelAt(now)
 		}
 	}
 	return retryAfter, retryAfter == 0

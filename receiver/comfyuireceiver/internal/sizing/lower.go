@@ -35,14 +35,15 @@ func (s *Sizer) Lower(sub *protocol.Submission, side int) (edits []protocol.Edit
 		}
 		longer := 0.0
 		for _, name := range inputs {
-			longer = max(longer, number(n.Inputs[name]))
+			value, _ := literal(n.Inputs[name])
+			longer = max(longer, value)
 		}
 		for _, name := range inputs {
 			if name == "" {
 				continue
 			}
 			e := protocol.Edit{Node: n.ID, Input: name}
-			if value := number(n.Inputs[name]); value > 0 && longer > float64(side) {
+			if value, _ := literal(n.Inputs[name]); value > 0 && longer > float64(side) {
 				e.Value = int(value*float64(side)/longer) / multiple * multiple
 				if e.Value < minShorter {
 					return nil, false

@@ -8,6 +8,7 @@ import (
 	"cmp"
 	_ "embed"
 	"fmt"
+	"math"
 	"path"
 	"slices"
 	"strconv"
@@ -65,8 +66,9 @@ func (s *Sizing) Side() float64 { return max(s.Width, s.Height) }
 
 // Sizer computes sizings. It may be used from any goroutine.
 type Sizer struct {
-	rules   []Rule
-	classes []TaskClass
+	// rules begin with the configured ones; builtIn are the others.
+	rules, builtIn []Rule
+	classes        []TaskClass
 }
 
 // builtIn are the rules and classes of defaults.yaml.
@@ -108,32 +110,33 @@ func NewSizer(rules []Rule, classes []TaskClass) (*Sizer, error) {
 	if len(classes) == 0 {
 		classes = builtIn.Classes
 	}
-	return &Sizer{rules: slices.Concat(rules, builtIn.Sizing), classes: classes}, nil
+	return &Sizer{rules: slices.Concat(rules, builtIn.Sizing), builtIn: builtIn.Sizing, classes: classes}, nil
 }
 
 // Of computes a submission's sizing: the largest size, the largest batch, the first
-// model, and the sum of the steps of its nodes.
+// model, and the sum of the steps of the nodes that the server may execute.
 func (s *Sizer) Of(sub *protocol.Submission) (z Sizing) {
-	for _, n := range sub.Nodes {
+	w := s.workload(sub)
+	for _, n := range w.executed {
 		rule := s.rule(n.Class)
 		if rule == nil {
 			continue
 		}
-		w, h := number(n.Inputs[rule.Width]), number(n.Inputs[rule.Height])
-		if rule.Size != "" {
-			w = number(n.Inputs[rule.Size])
-			h = w
+		width, height := w.size(n, rule)
+		if width*height > z.Width*z.Height {
+			z.Width, z.Height = width, height
 		}
-		if w*h > z.Width*z.Height {
-			z.Width, z.Height = w, h
-		}
-		z.Batch = max(z.Batch, number(n.Inputs[rule.Batch]))
-		z.Steps += number(n.Inputs[rule.Steps])
-		if model := n.Inputs[rule.Model]; model.IsText && z.Model == "" {
+		batch, _ := w.number(n, rule.Batch)
+		steps, _ := w.number(n, rule.Steps)
+		z.Batch, z.Steps = max(z.Batch, batch), z.Steps+steps
+		switch model := n.Inputs[rule.Model]; {
+		case !model.IsText && isLinked(n, rule.Model):
+			w.hidesModel = true
+		case model.IsText && z.Model == "":
 			z.Model = model.Value
 		}
 	}
-	z.TaskClass = cmp.Or(sub.TaskClass, s.class(sub, &z))
+	z.TaskClass = cmp.Or(sub.TaskClass, s.class(w, &z))
 	return z
 }
 
@@ -145,36 +148,22 @@ func (s *Sizer) rule(class string) *Rule {
 	return &s.rules[i]
 }
 
-func (s *Sizer) class(sub *protocol.Submission, z *Sizing) string {
-	for _, c := range s.classes {
-		if c.MinSide > 0 && z.Side() < float64(c.MinSide) || c.MaxSide > 0 && z.Side() > float64(c.MaxSide) {
-			continue
-		}
-		if c.Model != "" && !matches(c.Model, z.Model) || c.Node != "" && !hasNode(sub, c.Node) {
-			continue
-		}
-		return c.Name
-	}
-	return Other
-}
-
-func hasNode(sub *protocol.Submission, pattern string) bool {
-	return slices.ContainsFunc(sub.Nodes, func(n protocol.Node) bool { return matches(pattern, n.Class) })
-}
-
 func matches(pattern, name string) bool {
 	ok, err := path.Match(pattern, name)
 	return ok && err == nil
 }
 
-// number reads a positive number of a workflow, which may be written as text. Links
-// and values that no image can have are 0.
-func number(v protocol.Input) float64 {
+// literal reads a positive number of a workflow, which may be written as text; known is true for 0 and
+// numbers below it too, as which the value is 0. The server may read texts as numbers that are none here.
+func literal(v protocol.Input) (value float64, known bool) {
 	f, err := strconv.ParseFloat(strings.TrimSpace(v.Value), 64)
-	if err != nil || !(f > 0 && f < 1<<31) {
-		return 0
+	switch {
+	case err != nil || math.IsNaN(f) || f >= 1<<31:
+		return 0, false
+	case f <= 0:
+		return 0, true
 	}
-	return f
+	return f, true
 }
 
 const patternRemedy = "*, ? and [a-z] have a meaning in patterns; write \\[ for a bracket"

@@ -15,6 +15,9 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
 )
 
+// claimedClass is the attribute of the task class that the request named, where it did not count.
+const claimedClass = "comfyui.task_class.claimed"
+
 // admission sets what the receiver's advisor said of the prompt, and adds the time that it was
 // held.
 func (w *traceWriter) admission(a pcommon.Map) {
@@ -23,7 +26,7 @@ func (w *traceWriter) admission(a pcommon.Map) {
 		return
 	}
 	putAdmission(a, d)
-	putIfSet(a, "comfyui.task_class.claimed", boundtext.Line(d.Claimed, w.bounds.Label))
+	putIfSet(a, claimedClass, boundtext.Line(d.Claimed, w.bounds.Label))
 	if !d.Held.IsZero() {
 		s := w.span(w.prompt.SpanID(prompt.HoldSpan, 0), w.prompt.Context.SpanID(), "comfyui.hold", d.Held, d.Released)
 		w.dimensions(s.Attributes())

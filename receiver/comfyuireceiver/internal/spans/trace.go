@@ -91,6 +91,7 @@ func (w *traceWriter) root() {
 	}
 	putList(a, "comfyui.nodes.refused", p.Answer.Refused)
 	w.admission(a)
+	putIfSet(a, claimedClass, w.prompt.Claimed)
 	putInput(a, p.Input)
 	w.outcome(s)
 }
