@@ -5,8 +5,6 @@ package e2e
 import (
 	"fmt"
 	"net/http"
-	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -20,9 +18,7 @@ func TestAdviceAcrossCollectors(t *testing.T) {
 	j, p := prepareJoined(t, ""), newLivePage(t)
 	const token = "extensions:\n  bearertokenauth: {token: secret}\n"
 	overlay := func(text string) (arguments []string) {
-		path := filepath.Join(t.TempDir(), "more.yaml")
-		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
-		return []string{"--config", path}
+		return []string{"--config", writeConfig(t, text)}
 	}
 	j.overlays = append(j.overlays, overlay(token+`
 receivers:

@@ -216,7 +216,7 @@ func (e *Engine) timing(j *job, now time.Time) (t timing) {
 	if mean > 0 {
 		t.slow = max((end.At-end.Begin)/mean, 1)
 	}
-	t.slows = slowed(e.inTime, with)
+	t.slows = anyLate(e.inTime, with)
 	t.others = !j.batch && (t.slows || s.delays(at, with[own], now))
 	if !t.known { // what is not known may be short: only what would begin too late is late
 		t.upper = t.begin
@@ -378,8 +378,8 @@ func (g *gpu) coreInTime(all []due, own int, ends [][]replay.End, now time.Time)
 	return all
 }
 
-// slowed reports whether one of those is late.
-func slowed(inTime []due, with [][]replay.End) bool {
+// anyLate reports whether one of those that were in time is late.
+func anyLate(inTime []due, with [][]replay.End) bool {
 	return slices.ContainsFunc(inTime, func(d due) bool { return with[d.server][d.place].At > d.left })
 }
 

@@ -15,8 +15,13 @@ func (s *server) forget(id string) {
 	if j := s.byID[id]; j != nil && !j.shown {
 		s.unseen--
 		delete(s.byID, id)
-		s.queue = slices.DeleteFunc(s.queue, func(o *job) bool { return o == j })
+		s.unqueue(j)
 	}
+}
+
+// unqueue removes a prompt from what waits.
+func (s *server) unqueue(j *job) {
+	s.queue = slices.DeleteFunc(s.queue, func(o *job) bool { return o == j })
 }
 
 // Settle ends a claim; see [admission.Advisor].
@@ -35,12 +40,12 @@ func (e *Engine) settle(j *job, id string) {
 			known.predicted, known.deadline, known.class, known.batch, known.room = j.predicted, j.deadline, j.class, j.batch, j.room
 			s.gpu.settled(j, known)
 		}
-		s.queue = slices.DeleteFunc(s.queue, func(o *job) bool { return o == j })
+		s.unqueue(j)
 		return
 	}
 	if s.unseen >= maxClaims {
 		e.Dropped++
-		s.queue = slices.DeleteFunc(s.queue, func(o *job) bool { return o == j })
+		s.unqueue(j)
 		return
 	}
 	s.unseen++

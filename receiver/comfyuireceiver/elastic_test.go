@@ -99,6 +99,23 @@ func (r *elasticRig) elastic(list bool) float64 {
 	return points[0].DoubleValue()
 }
 
+// outside is what the receiver saw last outside of the allocator.
+func (r *elasticRig) outside() float64 {
+	m := r.following.memory
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	seen, _ := m.outside.Seen()
+	return seen
+}
+
+// works has a prompt run until work.working is closed.
+func (r *elasticRig) works(t *testing.T) {
+	t.Helper()
+	r.work.working = make(chan struct{})
+	upload(t, r.base)
+	photo(t, r.base, "c", 256)
+}
+
 // ask has the receiver ask the server again, between two lists.
 func (r *elasticRig) ask() {
 	r.t.Helper()
@@ -171,19 +188,11 @@ func TestElasticMemoryIsNeverMoreThanTheProcessHolds(t *testing.T) {
 func TestElasticMemoryIsKnownWhileAPromptRuns(t *testing.T) {
 	const interval = 200 * time.Millisecond
 	r := newElasticRig(t, interval)
-	r.work.working = make(chan struct{})
-	upload(t, r.base)
-	photo(t, r.base, "c", 256)
+	r.works(t)
 	calls := func() int64 { return r.gpu.Calls("nvmlDeviceGetComputeRunningProcesses_v3") }
 	for _, weights := range []int64{13 << 30, 5 << 30} {
 		r.holds(weights)
-		require.Eventually(t, func() bool {
-			m := r.following.memory
-			m.mu.Lock()
-			defer m.mu.Unlock()
-			seen, _ := m.outside.Seen()
-			return seen == float64(elasticContext+weights)
-		}, 10*time.Second, 5*time.Millisecond)
+		require.Eventually(t, func() bool { return r.outside() == float64(elasticContext+weights) }, 10*time.Second, 5*time.Millisecond)
 		assert.InDelta(t, weights, r.elastic(false), 0)
 	}
 	begin, listed := time.Now(), calls()
@@ -197,17 +206,12 @@ func TestElasticMemoryIsKnownWhileAPromptRuns(t *testing.T) {
 // elastic is known nevertheless, and not as more than it is.
 func TestElasticMemoryIsKnownWhileModelsAreLoadedAllTheTime(t *testing.T) {
 	r := newElasticRig(t, 200*time.Millisecond)
-	r.work.working = make(chan struct{})
 	r.work.restless.Store(true)
-	upload(t, r.base)
-	photo(t, r.base, "c", 256)
+	r.works(t)
 	for _, weights := range []int64{13 << 30, 5 << 30} {
 		r.holds(weights)
 		require.Eventually(t, func() bool {
-			m := r.following.memory
-			m.mu.Lock()
-			defer m.mu.Unlock()
-			seen, _ := m.outside.Seen()
+			seen := r.outside()
 			return seen >= float64(elasticContext+weights) && seen <= float64(elasticContext+weights+600<<20)
 		}, 20*time.Second, 5*time.Millisecond)
 	}
