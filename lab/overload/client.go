@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"github.com/otelcol-gpu/otelcol-gpu/lab/law"
 )
 
 // client is a person with one photo.
@@ -24,12 +26,16 @@ type client struct {
 	http    *http.Client
 	records *ledger
 	class   string // its name
+	forges  bool   // its workflow says what it is, and it claims something else
 }
+
+// batchNode is a node of the batch class's workflow alone, in a run in which workflows tell classes apart.
+const batchNode = "WithPreview"
 
 // client makes the client of a request.
 func (n *Node) client(r *Request, class string) *client {
 	front := n.fronts[r.Server]
-	return &client{Request: r, base: front.url, http: &http.Client{Transport: front.transport}, records: n.ledger, class: class}
+	return &client{Request: r, base: front.url, http: &http.Client{Transport: front.transport}, records: n.ledger, class: class, forges: n.Plan.ByWorkflow && r.Class != 0}
 }
 
 // run is a client's life: it opens a socket, uploads, submits until the prompt is accepted, and waits
@@ -153,13 +159,17 @@ type Refusal struct {
 
 // submitUntilAccepted submits the prompt, and after a refusal again when its Retry-After has passed.
 func (c *client) submitUntilAccepted(ctx context.Context, id string) error {
-	body, err := json.Marshal(map[string]any{
-		"client_id": id, "prompt_id": c.ID, "extra_data": map[string]any{"task_class": c.class}, "prompt": map[string]any{
-			"1": map[string]any{"class_type": "LoadImage", "inputs": map[string]any{"image": c.ID + ".png"}},
-			"2": map[string]any{"class_type": "DDColor_Colorize", "inputs": map[string]any{"image": []any{"1", 0}, "model_input_size": c.Load.Side, "checkpoint": c.Load.Checkpoint}},
-			"3": map[string]any{"class_type": "SaveImage", "inputs": map[string]any{"images": []any{"2", 0}, "filename_prefix": "colour"}},
-		},
-	})
+	claims, colorized := map[string]any{"task_class": c.class}, "2"
+	nodes := map[string]any{
+		"1": map[string]any{"class_type": "LoadImage", "inputs": map[string]any{"image": c.ID + ".png"}},
+		"2": map[string]any{"class_type": "DDColor_Colorize", "inputs": map[string]any{"image": []any{"1", 0}, "model_input_size": c.Load.Side, "checkpoint": c.Load.Checkpoint}},
+	}
+	if c.forges {
+		claims, colorized = map[string]any{"task_class": law.Core, "deadline_s": 1}, "4"
+		nodes[colorized] = map[string]any{"class_type": batchNode, "inputs": map[string]any{"image": []any{"2", 0}, "steps": 0}}
+	}
+	nodes["3"] = map[string]any{"class_type": "SaveImage", "inputs": map[string]any{"images": []any{colorized, 0}, "filename_prefix": "colour"}}
+	body, err := json.Marshal(map[string]any{"client_id": id, "prompt_id": c.ID, "extra_data": claims, "prompt": nodes})
 	if err != nil {
 		return err
 	}

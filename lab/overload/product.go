@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -114,7 +115,12 @@ func (p *Product) Handler(u *Upstream) http.Handler {
 	cfg := f.CreateDefaultConfig().(*comfyuireceiver.Config)
 	cfg.Upstream.Endpoint = fmt.Sprintf("http://comfyui-%d.test:8188", u.Index)
 	cfg.Device, cfg.OwnSockets = gpuID, "false"
-	cfg.Admission.Advisor, cfg.Admission.Mode, cfg.Admission.TrustRequestClass = &advisorID, p.mode, true
+	cfg.Admission.Advisor, cfg.Admission.Mode, cfg.Admission.TrustRequestClass = &advisorID, p.mode, !p.node.Plan.ByWorkflow || p.node.Plan.BelieveClients
+	if p.node.Plan.ByWorkflow {
+		cfg.TaskClasses = slices.Grow(cfg.TaskClasses, 2)[:2]
+		cfg.TaskClasses[0].Name, cfg.TaskClasses[0].Node = law.Batch, batchNode
+		cfg.TaskClasses[1].Name = law.Core // whatever else
+	}
 	// In virtual time the advisor is as fast as it likes: a timer that is due at the same moment
 	// must not be.
 	cfg.Admission.Timeout = time.Second

@@ -96,6 +96,37 @@ func TestRushWithTheProduct(t *testing.T) {
 	}
 }
 
+// TestClassesAreToldApartByWorkflow is the rush of [TestRushWithTheProduct] with clients of which those
+// of batch all claim to be core and urgent: what they say does not count, and core comes in time.
+func TestClassesAreToldApartByWorkflow(t *testing.T) {
+	for _, setup := range Setups[:2] {
+		var mu sync.Mutex
+		trusting := 1.0
+		all := everySeed(t, setup.Name, func(t *testing.T, seed uint64) Figures {
+			p := withProduct(setup, seed, 2)
+			p.ByWorkflow = true
+			capacity := Capacity(t, p)
+			r := RunWith(t, p, capacity, enforced(&p))
+			t.Log(r.Summary())
+			q := p
+			q.BelieveClients = true
+			f := RunWith(t, q, capacity, enforced(&q)).Figures()
+			mu.Lock()
+			defer mu.Unlock()
+			trusting = min(trusting, f.Core)
+			return r.Figures()
+		})
+		worst := Worst(all)
+		figure.AtLeast("overload."+setup.Name+".2x.by_workflow.core_within_objective", 100*worst.Core, "%", 99)
+		figure.AtLeast("overload."+setup.Name+".2x.by_workflow.useful", 100*worst.Useful, "%", 95)
+		figure.Print("overload."+setup.Name+".2x.believed.core_within_objective", 100*trusting, "%")
+		assert.GreaterOrEqual(t, worst.Core, goalOr(0.99, 0.97))
+		assert.GreaterOrEqual(t, worst.Useful, goalOr(0.95, 0.82))
+		assert.GreaterOrEqual(t, worst.BatchOfRest, goalOr(0.90, 0.50))
+		assert.Less(t, trusting, worst.Core-0.05, "core loses where clients are believed")
+	}
+}
+
 // TestDrainIsPredicted has core work alone in a rush: what a refusal says of the time until all
 // that was accepted has ended is compared with that time.
 func TestDrainIsPredicted(t *testing.T) {

@@ -47,6 +47,11 @@ type Plan struct {
 	// Burst is how many core clients come together, at BurstAt, beside those who come at random.
 	Burst   int
 	BurstAt time.Duration
+	// ByWorkflow has the product tell batch from core by the node [batchNode] of its workflow, and not
+	// by what clients say: those of batch all say that they are core, and urgent.
+	ByWorkflow bool
+	// BelieveClients has the product count what clients say all the same.
+	BelieveClients bool
 	// Tenant has a foreign process take and return 2 GiB.
 	Tenant bool
 	// CapacityLasts is for how long capacity is measured.
