@@ -48,7 +48,7 @@ func (c *MeasuredConfig) validate(p *configkeys.Problems, key string) {
 }
 
 func (c ClassConfig) validate(p *configkeys.Problems, key string) {
-	p.AddIf(c.Core && c.Batch, key+"::core", c.Core, "is set beside batch", "remove one of them: batch is never urgent")
+	p.AddIf(c.Core && c.Batch, key+"::core", c.Core, "cannot be combined with batch", "remove one of them: batch is never urgent")
 	for _, d := range []struct {
 		key   string
 		value time.Duration

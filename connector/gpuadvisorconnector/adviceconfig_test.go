@@ -22,7 +22,7 @@ func TestMistakesOfAdviceAreNamed(t *testing.T) {
 		`advice::standby::0: "gpu-node-08" is not a valid URL; use http://host:port`:                                 func(c *Config) { c.Advice.Standby = []string{"gpu-node-08"} },
 		`classes::people::deadline: -1s is not between 0s and 24h; use a duration such as 30s, or 0s for none`:       func(c *Config) { c.Classes = map[string]ClassConfig{"people": {Deadline: -time.Second}} },
 		`default_class::objective: 48h0m0s is not between 0s and 24h`:                                                func(c *Config) { c.DefaultClass.Objective = 48 * time.Hour },
-		`classes::people::core: true is set beside batch; remove one of them: batch is never urgent`:                 func(c *Config) { c.Classes = map[string]ClassConfig{"people": {Core: true, Batch: true}} },
+		`classes::people::core: true cannot be combined with batch; remove one of them: batch is never urgent`:       func(c *Config) { c.Classes = map[string]ClassConfig{"people": {Core: true, Batch: true}} },
 		`classes: a class has no name; use the name of a task class, for example people`:                             func(c *Config) { c.Classes = map[string]ClassConfig{"": {}} },
 		`advice::measured::0: has neither time nor memory_mib; set one, or remove the entry`:                         func(c *Config) { c.Advice.Measured = []MeasuredConfig{{Side: 512}} },
 		`advice::measured::0::side: 0 is not between 1 and 1048576; use the longer side in pixels, for example 1280`: func(c *Config) { c.Advice.Measured = []MeasuredConfig{{Time: time.Second}} },

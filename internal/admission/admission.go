@@ -23,6 +23,9 @@ type Request struct {
 	Deadline time.Duration
 	// Claim reserves what the prompt needs until [Advisor.Settle], if it is admitted.
 	Claim bool
+	// Observe is true if the prompt is passed on whatever the decision is: who is not refused does not
+	// come again.
+	Observe bool
 }
 
 // Verdict is what to do with a prompt.

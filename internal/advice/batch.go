@@ -2,7 +2,10 @@
 
 package advice
 
-import "slices"
+import (
+	"slices"
+	"time"
+)
 
 // batchWaits reports whether a batch prompt has to wait for other work: enough batch prompts wait at
 // its server while other work waits there, or other work waits at a neighbour, which it would slow
@@ -19,6 +22,13 @@ func (e *Engine) batchWaits(s *server) bool {
 		return core && (o != s || batch >= e.settings.BatchWaiting)
 	})
 }
+
+// heldAgain is a time within which a prompt that is held is asked about again.
+const heldAgain = time.Second
+
+// holdsCore reports whether core work is held for memory of the GPU: batch at a neighbour would keep that
+// from coming to rest.
+func (g *gpu) holdsCore(now time.Time) bool { return now.Sub(g.coreHeld) < heldAgain }
 
 // crowd is how many batch prompts are expected to come again to a server when there is always one at
 // once.

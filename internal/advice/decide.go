@@ -43,7 +43,7 @@ func (e *Engine) Advise(r *admission.Request, now time.Time) (d admission.Decisi
 		return d
 	case s.gpu.memory.Unhealthy:
 		d.Verdict, d.Reason = admission.Reject, admission.Unhealthy
-		d.RetryAfter = unhealthyRetry + s.gpu.stagger(r.Claim, time.Second)
+		d.RetryAfter = unhealthyRetry + s.gpu.stagger(r.Claim && !r.Observe, time.Second)
 		return d
 	case now.Sub(s.gpu.memory.At) > e.settings.MaxSampleAge:
 		d.Reason = admission.Stale
@@ -56,9 +56,9 @@ func (e *Engine) Advise(r *admission.Request, now time.Time) (d admission.Decisi
 	g.advance(now)
 	j := &job{
 		class: r.Class, kind: e.kindOf(s, r.Workflow, r.Model), side: r.Side, size: sizeOf(r.Side, r.Batch, r.Steps), batch: class.Batch,
-		number: Number(now, d.Deadline, class.Batch), deadline: d.Deadline, accepted: now, came: now, server: s, inquiry: !r.Claim,
+		number: Number(now, d.Deadline, class.Batch), deadline: d.Deadline, accepted: now, came: now, server: s, inquiry: !r.Claim || r.Observe,
 	}
-	if came, ok := g.promises.returned(j.promiseKey(), now, r.Claim); ok {
+	if came, ok := g.promises.returned(j.promiseKey(), now, !j.inquiry); ok {
 		j.came = came
 		if j.batch && !j.deadline.IsZero() {
 			j.deadline = j.deadline.Add(came.Sub(now))
@@ -98,7 +98,7 @@ func (e *Engine) judge(d *admission.Decision, j *job, t *timing, m *memoryFit, n
 	case late && !idle:
 		d.Verdict, d.Reason = admission.Reject, admission.Late
 		d.RetryAfter = e.retry(j, t, now)
-	case j.batch && (e.batchWaits(s) || s.crowded() || t.slows):
+	case j.batch && (e.batchWaits(s) || s.gpu.holdsCore(now) || s.crowded() || t.slows):
 		d.Verdict, d.Reason = admission.Reject, admission.BatchWaits
 		d.RetryAfter = e.retry(j, t, now)
 	case m.free != "":
@@ -115,6 +115,9 @@ func (e *Engine) judge(d *admission.Decision, j *job, t *timing, m *memoryFit, n
 		d.Reason = admission.Unknown
 	default:
 		d.Reason = admission.Fits
+	}
+	if d.Verdict == admission.Hold && e.isCore(j.class) && !j.inquiry {
+		s.gpu.coreHeld = now
 	}
 }
 

@@ -69,7 +69,8 @@ type job struct {
 
 	server *server
 	claim  uint64
-	// inquiry is true of a prompt about which somebody only asks: nobody comes again for it.
+	// inquiry is true of a prompt about which somebody only asks, or which is passed on in any case: nobody
+	// comes again for it.
 	inquiry bool
 	// expires is when a claim that was not settled ends.
 	expires time.Time
@@ -92,9 +93,11 @@ type gpu struct {
 	// promises are what is expected to come again later.
 	promises promises
 	// turn is the next step of those who are refused for memory or health.
-	turn   int
-	probes map[probeKey]*probe
-	level  levelState
+	turn int
+	// coreHeld is when core work was held last.
+	coreHeld time.Time
+	probes   map[probeKey]*probe
+	level    levelState
 	// usual is the mean and the variance of what its prompts take.
 	usual usualWork
 	// loaded is when it was there last by what was saved.

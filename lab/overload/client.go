@@ -165,7 +165,7 @@ func (c *client) submitUntilAccepted(ctx context.Context, id string) error {
 		"2": map[string]any{"class_type": "DDColor_Colorize", "inputs": map[string]any{"image": []any{"1", 0}, "model_input_size": c.Load.Side, "checkpoint": c.Load.Checkpoint}},
 	}
 	if c.forges {
-		claims, colorized = map[string]any{"task_class": law.Core, "deadline_s": 1}, "4"
+		claims, colorized = map[string]any{"task_class": law.Core}, "4"
 		nodes[colorized] = map[string]any{"class_type": batchNode, "inputs": map[string]any{"image": []any{"2", 0}, "steps": 0}}
 	}
 	nodes["3"] = map[string]any{"class_type": "SaveImage", "inputs": map[string]any{"images": []any{colorized, 0}, "filename_prefix": "colour"}}

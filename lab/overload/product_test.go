@@ -97,7 +97,7 @@ func TestRushWithTheProduct(t *testing.T) {
 }
 
 // TestClassesAreToldApartByWorkflow is the rush of [TestRushWithTheProduct] with clients of which those
-// of batch all claim to be core and urgent: what they say does not count, and core comes in time.
+// of batch all claim to be core: what they say does not count, and core comes in time.
 func TestClassesAreToldApartByWorkflow(t *testing.T) {
 	for _, setup := range Setups[:2] {
 		var mu sync.Mutex
@@ -127,6 +127,22 @@ func TestClassesAreToldApartByWorkflow(t *testing.T) {
 	}
 }
 
+// TestATenantTakesMemoryInARush is the rush of two servers beside a foreign process that takes and
+// returns 2 GiB: what no longer fits side by side is held or refused, and does not run out of memory.
+func TestATenantTakesMemoryInARush(t *testing.T) {
+	all := everySeed(t, Setups[1].Name, func(t *testing.T, seed uint64) Figures {
+		p := withProduct(Setups[1], seed, 2)
+		p.Tenant = true
+		r := Run(t, p, enforced(&p))
+		t.Log(r.Summary())
+		return r.Figures()
+	})
+	worst := Worst(all)
+	Report(Setups[1], 2, "beside_a_tenant", worst, false)
+	assert.LessOrEqual(t, worst.OutOfMemory, 0.01)
+	assert.GreaterOrEqual(t, worst.Core, goalOr(0.99, 0.95))
+}
+
 // TestDrainIsPredicted has core work alone in a rush: what a refusal says of the time until all
 // that was accepted has ended is compared with that time.
 func TestDrainIsPredicted(t *testing.T) {
@@ -142,7 +158,7 @@ func TestDrainIsPredicted(t *testing.T) {
 		figure.AtMost("overload."+setup.Name+".core_alone.drain_error_p95", 100*worst.DrainError, "%", 20)
 		figure.Print("overload."+setup.Name+".core_alone.useful", 100*worst.Useful, "%")
 		assert.False(t, math.IsNaN(worst.DrainError), "some were refused")
-		assert.LessOrEqual(t, worst.DrainError, goalOr(0.25, 0.4), "runs of five seeds differ by five points")
+		assert.LessOrEqual(t, worst.DrainError, goalOr(0.20, 0.4))
 	}
 }
 
@@ -167,7 +183,7 @@ func TestRefusedAtOnceComeBackInTurn(t *testing.T) {
 		})
 		figure.AtLeast("overload."+setup.Name+".burst.first_retry", 100*worst[0], "%", 90)
 		figure.AtLeast("overload."+setup.Name+".burst.third_retry", 100*worst[1], "%", 100)
-		assert.GreaterOrEqual(t, worst[0], 0.8, "one of 24 is four points, and a run is not like the next")
-		assert.GreaterOrEqual(t, worst[1], 0.95)
+		assert.GreaterOrEqual(t, worst[0], goalOr(0.90, 0.8), "one of 24 is four points, and a run is not like the next")
+		assert.GreaterOrEqual(t, worst[1], goalOr(1, 0.95))
 	}
 }

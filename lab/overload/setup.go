@@ -48,7 +48,7 @@ type Plan struct {
 	Burst   int
 	BurstAt time.Duration
 	// ByWorkflow has the product tell batch from core by the node [batchNode] of its workflow, and not
-	// by what clients say: those of batch all say that they are core, and urgent.
+	// by what clients say: those of batch all say that they are core.
 	ByWorkflow bool
 	// BelieveClients has the product count what clients say all the same.
 	BelieveClients bool

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -42,6 +43,8 @@ type admitter struct {
 	due    dueTimes
 	// failing is whether the advisor decides.
 	failing logonce.Tracker
+	// unreadTurns counts those who were refused since too many bodies are being read.
+	unreadTurns atomic.Uint32
 }
 
 // newAdmitter makes the admitter of the configuration.
@@ -189,7 +192,7 @@ func (p *proxy) decide(r *http.Request, of *arrival) gate.Result {
 	z := &of.sizing
 	return p.gate.Decide(r.Context(), &admission.Request{
 		Server: p.name, Class: z.TaskClass, Workflow: of.sub.Workflow, Model: z.Model, Side: int(z.Side()), Batch: max(int(z.Batch), 1), Steps: int(z.Steps),
-		Deadline: of.deadline, Claim: true,
+		Deadline: of.deadline, Claim: true, Observe: !p.enforces,
 	}, len(of.body))
 }
 
@@ -198,9 +201,9 @@ func (p *proxy) reportAdvisor(failed bool) {
 	const condition = "advisor"
 	switch {
 	case failed && p.failing.Changed(condition, "failed"):
-		p.log.Warn("Advisor did not answer within admission::timeout; admitting prompts. Check that it is running", zap.String("advisor", p.advisor))
+		p.log.Warn("Advisor gave no decision within admission::timeout; admitting prompts. Check that it is configured and running", zap.String("advisor", p.advisor))
 	case !failed && p.failing.Changed(condition, ""):
-		p.log.Info("Advisor answers again", zap.String("advisor", p.advisor), zap.Int64("unsettled_claims", p.gate.Unsettled()))
+		p.log.Info("Advisor decides again", zap.String("advisor", p.advisor), zap.Int64("unsettled_claims", p.gate.Unsettled()))
 	}
 }
 
@@ -237,8 +240,12 @@ func (p *proxy) refuse(w http.ResponseWriter, r *http.Request, followed *prompt.
 	p.tracker.Answer(followed, p.now(), gate.Status(&a.Decision), protocol.Answer{Error: protocol.Error{Type: string(a.Reason)}})
 }
 
-// unreadRetry is after what time the bodies that are being read may have made room.
-const unreadRetry = 2 * time.Second
+// unreadRetry is after what time the bodies that are being read may have made room; those who are refused
+// at the same time come a second after each other, as far as there are turns.
+const (
+	unreadRetry = 2 * time.Second
+	unreadTurns = 8
+)
 
 // refuseUnread refuses a prompt that cannot be read: passed on, it would have any place in the
 // server's queue that it asks for.
@@ -251,7 +258,7 @@ func (p *proxy) refuseUnread(w http.ResponseWriter, r *http.Request, length int)
 	case length > p.maxPrompt:
 		status = http.StatusRequestEntityTooLarge
 	default:
-		a.RetryAfter = unreadRetry
+		a.RetryAfter = unreadRetry + time.Duration(p.unreadTurns.Add(1)%unreadTurns)*time.Second
 	}
 	p.decided(a, "")
 	gate.Refuse(w, r, &a.Decision, status)

@@ -507,13 +507,16 @@ func TestClientsCannotPromoteThemselves(t *testing.T) {
 		response, answer := ask(t, r.base, body)
 		assert.Equal(t, http.StatusTooManyRequests, response.StatusCode)
 		assert.Contains(t, answer, `"reason":"unread"`)
-		assert.Equal(t, "2", response.Header.Get("Retry-After"))
+		_, second := ask(t, r.base, body)
+		assert.Contains(t, second, `"reason":"unread"`)
+		next, _ := ask(t, r.base, body)
+		assert.NotEqual(t, response.Header.Get("Retry-After"), next.Header.Get("Retry-After"), "they come one after the other")
 		r.proxy.bodies.free(int(used))
 		assert.Zero(t, r.posted("/prompt"))
 		accepted(t, r.base, body, "Content-Type", "application/json; charset=UTF-8")
 		m, err := r.scrape(t.Context())
 		require.NoError(t, err)
-		assert.InDelta(t, 7, values(m, "comfyui.admission.decisions")["map[comfyui.admission.decision:reject comfyui.admission.enforced:true comfyui.admission.reason:unread comfyui.task_class:]"], 0)
+		assert.InDelta(t, 9, values(m, "comfyui.admission.decisions")["map[comfyui.admission.decision:reject comfyui.admission.enforced:true comfyui.admission.reason:unread comfyui.task_class:]"], 0)
 		close(r.goOn)
 	})
 }
@@ -597,13 +600,13 @@ func TestAdvisorThatDoesNotDecideIsLoggedOnce(t *testing.T) {
 	for range 3 {
 		assert.Equal(t, http.StatusOK, send(t, r.base, smallPrompt))
 	}
-	assert.Equal(t, 1, messages("did not answer"))
+	assert.Equal(t, 1, messages("gave no decision"))
 	t.Cleanup(admission.OfProcess().Add(*id, &testAdvisor{decide: byClass}))
 	for range 3 {
 		assert.Equal(t, http.StatusOK, send(t, r.base, smallPrompt))
 	}
-	assert.Equal(t, 1, messages("Advisor answers again"))
-	assert.Equal(t, 1, messages("did not answer"))
+	assert.Equal(t, 1, messages("Advisor decides again"))
+	assert.Equal(t, 1, messages("gave no decision"))
 	require.NoError(t, r.Shutdown(t.Context()))
 }
 

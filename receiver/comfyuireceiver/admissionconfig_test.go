@@ -23,7 +23,7 @@ func TestMistakesOfAdmissionAreNamed(t *testing.T) {
 		`admission::remote::endpoint: "http://node:8890" has no effect in poll mode; remove it, or set mode: proxy`: func(c *Config) {
 			c.Mode, c.Admission.Remote.Client.Endpoint = modePoll, "http://node:8890"
 		},
-		`admission::remote::endpoint: "http://node:8890" is set beside admission::advisor; remove one of them`: func(c *Config) {
+		`admission::remote::endpoint: "http://node:8890" cannot be combined with admission::advisor; remove one of them`: func(c *Config) {
 			c.Admission.Advisor, c.Admission.Remote.Client.Endpoint = &id, "http://node:8890"
 		},
 		`admission::remote::endpoint: "node:8890" is not a valid URL; use http://host:port, for example http://gpu-node-07:8890`: func(c *Config) {
@@ -42,6 +42,10 @@ func TestMistakesOfAdmissionAreNamed(t *testing.T) {
 			c.Admission.RateLimits = []RateLimitConfig{{Per: perHeader, RequestsPerMinute: 1}}
 		},
 		`admission::rate_limits::0::requests_per_minute: 0 is not between 0 and 1000000`: func(c *Config) { c.Admission.RateLimits = []RateLimitConfig{{}} },
+		`admission::rate_limits::0::task_class: "poeple" is not a task class; use people, buildings, other, or add it to task_classes`: func(c *Config) {
+			c.Admission.Mode, c.Admission.Advisor = modeEnforce, &id
+			c.Admission.RateLimits = []RateLimitConfig{{TaskClass: "poeple", RequestsPerMinute: 1}}
+		},
 		`admission::trusted_proxies::0: "10.0.0.1" is not a valid network; use one such as 10.0.0.0/8`: func(c *Config) {
 			c.Admission.TrustedProxies = []string{"10.0.0.1"}
 		},

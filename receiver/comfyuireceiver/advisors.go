@@ -46,7 +46,7 @@ func (c *AdmissionConfig) validateAdvisor(p *configkeys.Problems, mode string) {
 	p.AddIf(c.Advisor != nil && mode == modePoll, "admission::advisor", c.Advisor, "has no effect in poll mode", "remove it, or set mode: proxy")
 	endpoint := c.Remote.Client.Endpoint
 	p.AddIf(endpoint != "" && mode == modePoll, "admission::remote::endpoint", endpoint, "has no effect in poll mode", "remove it, or set mode: proxy")
-	p.AddIf(endpoint != "" && c.Advisor != nil, "admission::remote::endpoint", endpoint, "is set beside admission::advisor", "remove one of them")
+	p.AddIf(endpoint != "" && c.Advisor != nil, "admission::remote::endpoint", endpoint, "cannot be combined with admission::advisor", "remove one of them")
 	p.AddIf(endpoint != "" && !configkeys.IsHTTP(endpoint), "admission::remote::endpoint", endpoint, "is not a valid URL", "use http://host:port, for example http://gpu-node-07:8890")
 }
 

@@ -88,7 +88,7 @@ func TestMistakesNameTheKeyTheValueAndTheRemedy(t *testing.T) {
 		{map[string]any{"device": "card0"}, `device: "card0" is not a valid GPU; use auto, a UUID (GPU-… or MIG-…), an index (0 or gpu0), or an empty text to omit hw.id`},
 		{list("sizing", map[string]any{"size": "x"}), `sizing::0::node: is empty; use a node class, for example EmptyLatentImage, or a pattern, for example KSampler*`},
 		{list("sizing", map[string]any{"node": "[", "size": "x"}), `sizing::0::node: "[" is not a valid pattern; *, ? and [a-z] have a meaning in patterns; write \[ for a bracket`},
-		{list("sizing", map[string]any{"node": "A", "size": "x", "width": "y"}), `sizing::0: size is set beside width or height; size names one input for both, so remove it or the others`},
+		{list("sizing", map[string]any{"node": "A", "size": "x", "width": "y"}), `sizing::0: size cannot be combined with width or height; size names one input for both, so remove it or the others`},
 		{list("sizing", map[string]any{"node": "A"}), `sizing::0: the rule names no input; set size, width and height, batch, model or steps`},
 		{list("task_classes", map[string]any{"min_side": 5}), `task_classes::0::name: is empty; give the class a name`},
 		{list("task_classes", map[string]any{"name": "x", "min_side": 5, "max_side": 4}), `task_classes::0::min_side: 5 is greater than max_side; swap the two, or leave one out`},

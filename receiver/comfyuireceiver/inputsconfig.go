@@ -65,11 +65,21 @@ func (c *Config) validateInputs(p *configkeys.Problems) {
 	}
 }
 
-// validateRewrite adds the task classes of admission::rewrite_size that do not exist.
-func (c *Config) validateRewrite(p *configkeys.Problems) {
+// validateAdmittedClasses adds the task classes of admission::rewrite_size and admission::rate_limits
+// that do not exist. Where clients may name classes, any limit may apply.
+func (c *Config) validateAdmittedClasses(p *configkeys.Problems) {
 	known, err := sizing.ClassNames(c.TaskClasses)
+	const mistake = "is not a task class"
+	remedy := "use " + strings.Join(known, ", ") + ", or add it to task_classes"
 	for i, class := range c.Admission.RewriteSize {
-		p.AddIf(err == nil && !slices.Contains(known, class), "admission::rewrite_size::"+strconv.Itoa(i), class, "is not a task class", "use "+strings.Join(known, ", ")+", or add it to task_classes")
+		p.AddIf(err == nil && !slices.Contains(known, class), "admission::rewrite_size::"+strconv.Itoa(i), class, mistake, remedy)
+	}
+	if c.Admission.Mode != modeEnforce || c.Admission.TrustRequestClass {
+		return
+	}
+	for i := range c.Admission.RateLimits {
+		class := c.Admission.RateLimits[i].TaskClass
+		p.AddIf(err == nil && class != "" && !slices.Contains(known, class), "admission::rate_limits::"+strconv.Itoa(i)+"::task_class", class, mistake, remedy)
 	}
 }
 

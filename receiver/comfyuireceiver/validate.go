@@ -49,7 +49,7 @@ func (c *Config) Validate() error {
 	p.AddIf(c.Memory.Interval != 0 && (c.Memory.Interval < minMemoryInterval || c.Memory.Interval > maxMemoryInterval), "memory::interval", c.Memory.Interval,
 		"is not between 200ms and 10s", "use a duration such as 500ms, or 0 to turn it off")
 	c.Admission.validate(&p, c.Mode, c.Limits.BodyBytes)
-	c.validateRewrite(&p)
+	c.validateAdmittedClasses(&p)
 	c.validateInputs(&p)
 	_, isIndex := gpuname.Index(c.Device)
 	p.AddIf(c.Device != "" && c.Device != deviceAuto && !isIndex && !isUUID(c.Device),

@@ -73,6 +73,8 @@ type AdviceRequest struct {
 	// Claim reserves what the prompt needs until it is settled. The connector must allow it
 	// (advice::claims).
 	Claim bool `json:"claim,omitempty"`
+	// Observe says that the prompt is passed on whatever the decision is.
+	Observe bool `json:"observe,omitempty"`
 }
 
 // Settlement says what became of a claim.
@@ -142,6 +144,6 @@ func duration(s *float64) time.Duration {
 func asked(r *admission.Request, server string) AdviceRequest {
 	return AdviceRequest{
 		Server: server, GPU: r.GPU, TaskClass: r.Class, Workflow: r.Workflow, Model: r.Model, Width: r.Side, Batch: r.Batch, Steps: r.Steps,
-		Deadline: r.Deadline.Seconds(), Claim: r.Claim,
+		Deadline: r.Deadline.Seconds(), Claim: r.Claim, Observe: r.Observe,
 	}
 }

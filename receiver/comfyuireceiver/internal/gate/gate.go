@@ -113,6 +113,9 @@ func (g *Gate) Decide(ctx context.Context, r *admission.Request, bytes int) (res
 		}
 		if w = g.hold(r, &res.Decision, bytes); w == nil {
 			res.Verdict = admission.Reject
+			if res.Free != "" {
+				g.free(res.Free) // there is room when it comes again
+			}
 			return res
 		}
 	}
@@ -299,6 +302,12 @@ func (g *Gate) free(server string) {
 	case g.freeing <- struct{}{}:
 	default:
 		return // the next round asks again
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		<-g.freeing
+		return
 	}
 	g.work.Go(func() {
 		defer func() { <-g.freeing }()

@@ -177,7 +177,7 @@ func (r *Rule) Validate(p *configkeys.Problems, key string) {
 		r.Size != "" && (r.Width != "" || r.Height != ""),
 		key,
 		nil,
-		"size is set beside width or height",
+		"size cannot be combined with width or height",
 		"size names one input for both, so remove it or the others",
 	)
 	p.AddIf(*r == (Rule{Node: r.Node}), key, nil, "the rule names no input", "set size, width and height, batch, model or steps")
