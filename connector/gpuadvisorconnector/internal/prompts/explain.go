@@ -114,6 +114,8 @@ func (r *record) sentence() texts.Text {
 		return r.compared()
 	case outcome == "interrupted", outcome == "cancelled", outcome == "lost", outcome == "unfinished", outcome == "rejected":
 		return texts.Message{Key: "prompt." + outcome, Args: args}
+	case outcome == refused:
+		return texts.Message{Key: r.refusal("prompt.refused."), Args: args}
 	case r.errorType.Value() == outOfMemory:
 		return texts.Message{Key: "prompt.failed.out_of_memory", Args: args}
 	case r.errorNode.Value() != "":
@@ -122,7 +124,20 @@ func (r *record) sentence() texts.Text {
 	return texts.Message{Key: "prompt.failed", Args: args}
 }
 
-const outOfMemory = "out_of_memory"
+const (
+	outOfMemory = "out_of_memory"
+	// refused is the outcome of prompts that the receiver refused: the service protected itself.
+	refused = "refused"
+)
+
+// refusal is the key of a text about why the receiver refused a prompt. An advisor elsewhere may
+// have reasons that are not known here.
+func (r *record) refusal(prefix string) string {
+	if key := prefix + r.errorType.Value(); texts.Has(key) {
+		return key
+	}
+	return prefix + "other"
+}
 
 // node is the class of the node that failed.
 func (r *record) node() texts.Text {
@@ -176,6 +191,8 @@ func (r *record) reason() texts.Text {
 			return texts.Message{Key: reasonPrefix + ".unexplained"}
 		}
 		return nil
+	case r.outcome.Value() == refused:
+		return texts.Message{Key: r.refusal(reasonPrefix + ".refused."), Args: args}
 	case r.errorType.Value() == outOfMemory:
 		return texts.Message{Key: reasonPrefix + ".out_of_memory", Args: args}
 	case r.outcome.Value() == "error" && r.errorNode.Value() != "":
@@ -191,6 +208,8 @@ func (r *record) reason() texts.Text {
 func (r *record) remedy() texts.Text {
 	key := ""
 	switch outcome := r.outcome.Value(); {
+	case outcome == refused:
+		return texts.Message{Key: r.refusal("prompt.remedy.refused.")}
 	case r.errorType.Value() == outOfMemory:
 		key = outOfMemory
 	case outcome == "error" && r.errorNode.Value() != "":
@@ -209,6 +228,10 @@ func (r *record) remedy() texts.Text {
 func (r *record) noBill() texts.Text {
 	if why := r.bill.why.Value(); why != "" {
 		return oneOf("prompt.nobill.", why, "reason")
+	}
+	switch r.outcome.Value() {
+	case refused, "rejected", "cancelled": // it never ran
+		return texts.Message{Key: "prompt.nobill.unused"}
 	}
 	return texts.Message{Key: "prompt.nobill.none"}
 }

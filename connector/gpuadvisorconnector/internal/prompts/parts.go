@@ -99,7 +99,7 @@ func nodesBelow(execution ptrace.Span, spans ptrace.SpanSlice) (nodes []ptrace.S
 }
 
 // partsWithoutExecution are those of a prompt that never ran: it waited if it was in the
-// queue, else the server worked on its request.
+// queue, or until the receiver refused it; else the server worked on its request.
 func partsWithoutExecution(lasted time.Duration, queued bool) (p parts) {
 	if queued {
 		p[waiting] = lasted

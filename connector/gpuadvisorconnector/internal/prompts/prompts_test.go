@@ -83,7 +83,7 @@ func (m image) add(td ptrace.Traces) {
 		root.Attributes().PutStr("error.type", m.failed)
 		root.Status().SetCode(ptrace.StatusCodeError)
 	}
-	if outcome == "rejected" {
+	if outcome == "rejected" || outcome == "refused" {
 		return
 	}
 	span(2, 1, "comfyui.queue", 0, m.waited).Attributes().PutInt("comfyui.queue.ahead", m.ahead)
@@ -205,15 +205,15 @@ func TestTheSentenceSaysWhatMadeAnImageSlow(t *testing.T) {
 		},
 		"out of memory": {
 			image{ran: 0.9, outcome: "error", failed: "out_of_memory"},
-			"Ran out of memory in DDColor_Colorize after 0.9 s.", "out of memory in DDColor_Colorize",
-			"DDColor_Colorize 运行 0.9 秒后显存不足。",
+			"Ran out of memory in DDColor_Colorize, 0.9 s after it was sent.", "out of memory in DDColor_Colorize",
+			"提交 0.9 秒后在 DDColor_Colorize 显存不足。",
 		},
 		"another error": {
 			image{ran: 0.9, outcome: "error", failed: "ValueError"},
-			"Failed in DDColor_Colorize after 0.9 s (ValueError).", "failed in DDColor_Colorize",
-			"DDColor_Colorize 运行 0.9 秒后失败（ValueError）。",
+			"Failed in DDColor_Colorize, 0.9 s after it was sent (ValueError).", "failed in DDColor_Colorize",
+			"提交 0.9 秒后在 DDColor_Colorize 失败（ValueError）。",
 		},
-		"refused": {
+		"rejected": {
 			image{waited: 0.01, outcome: "rejected", failed: "prompt_outputs_failed_validation"},
 			"The server rejected the workflow (prompt_outputs_failed_validation).", "the workflow is not valid",
 			"服务器拒绝了工作流（prompt_outputs_failed_validation）。",

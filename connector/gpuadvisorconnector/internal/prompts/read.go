@@ -180,7 +180,7 @@ func (t *promptTrace) read() *record {
 		}
 	}
 	if r.begins == 0 {
-		r.parts = partsWithoutExecution(r.lasted(), queued)
+		r.parts = partsWithoutExecution(r.lasted(), queued || r.outcome.Value() == refused)
 	}
 	return r
 }

@@ -17,14 +17,19 @@ import { A, Empty, Icon, memo } from './parts.js';
  */
 export const severity = (p) => {
   if (p.outcome === 'success') return p.slow ? 'warning' : 'fine';
-  return ['interrupted', 'cancelled', 'unfinished'].includes(p.outcome) ? 'warning' : 'broken';
+  return ['interrupted', 'cancelled', 'unfinished', 'refused'].includes(p.outcome) ? 'warning' : 'broken';
 };
 
 /**
- * outcome is the outcome in a word.
+ * outcome is the outcome in a word. Any service may send traces, with outcomes of its own.
  * @param {Prompt} p
  */
-export const outcome = (p) => p.outcome === 'success' && p.slow ? t('page.outcome.slow') : t(`page.outcome.${p.outcome}`);
+export function outcome(p) {
+  if (p.outcome === 'success' && p.slow) return t('page.outcome.slow');
+  const key = `page.outcome.${p.outcome}`;
+  const word = t(key);
+  return word === key ? p.outcome : word;
+}
 
 // The width of names in a row of the first screen, which others choose: a row that grows would move
 // those below it.

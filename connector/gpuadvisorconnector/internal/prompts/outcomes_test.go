@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package prompts
+
+import (
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"slices"
+	"strconv"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/texts"
+)
+
+// constantsOf reads the values of a file's constants of a type.
+func constantsOf(t *testing.T, path, kind string) (values []string) {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+	require.NoError(t, err)
+	for _, d := range file.Decls {
+		general, ok := d.(*ast.GenDecl)
+		if !ok || general.Tok != token.CONST {
+			continue
+		}
+		for _, spec := range general.Specs {
+			s := spec.(*ast.ValueSpec)
+			if of, ok := s.Type.(*ast.Ident); !ok || of.Name != kind {
+				continue
+			}
+			for _, v := range s.Values {
+				value, err := strconv.Unquote(v.(*ast.BasicLit).Value)
+				require.NoError(t, err)
+				values = append(values, value)
+			}
+		}
+	}
+	return values
+}
+
+// admits are the reasons to admit a prompt; each other one of the code is a reason to refuse it.
+var admits = []string{"fits", "idle", "probe", "unknown", "stale", "starting", "failed"}
+
+// TestEachOutcomeAndEachReasonOfARefusalHasItsTexts reads them from the receiver's and the
+// advisors' code: one that is added there and not here would show as a key, or as an attribute's
+// value in all languages.
+func TestEachOutcomeAndEachReasonOfARefusalHasItsTexts(t *testing.T) {
+	outcomes := constantsOf(t, "../../../../receiver/comfyuireceiver/internal/prompt/prompt.go", "Outcome")
+	require.Contains(t, outcomes, "refused")
+	reasons := constantsOf(t, "../../../../internal/admission/admission.go", "Reason")
+	for _, reason := range admits {
+		require.Contains(t, reasons, reason)
+	}
+	require.Greater(t, len(reasons), len(admits)+9)
+	for i, outcome := range outcomes {
+		assert.True(t, texts.Has("page.outcome."+outcome), "page.outcome.%s", outcome)
+		if outcome == "success" || outcome == "error" {
+			continue
+		}
+		s := held(image{n: i, waited: 1, outcome: outcome, failed: "a_type"})
+		for _, l := range texts.Languages() {
+			d, ok := s.Detail(l, fmt.Sprintf("prompt-%d", i))
+			require.True(t, ok)
+			assert.NotRegexp(t, "^Failed |失败（", d.Sentence, "%s in %s is as another failure", outcome, l)
+			assert.NotEqual(t, "a_type", d.Reason, "%s in %s", outcome, l)
+		}
+	}
+	for i, reason := range reasons {
+		if slices.Contains(admits, reason) {
+			continue
+		}
+		s := held(image{n: i, waited: 1, outcome: "refused", failed: reason})
+		for _, l := range texts.Languages() {
+			d, ok := s.Detail(l, fmt.Sprintf("prompt-%d", i))
+			require.True(t, ok)
+			args := texts.Args{"d": "1.0 s", "error": reason}
+			if l == texts.Chinese {
+				args["d"] = "1.0 秒"
+			}
+			assert.Equal(t, texts.Message{Key: "prompt.refused." + reason, Args: args}.In(l), d.Sentence)
+			assert.Equal(t, texts.Message{Key: "prompt.reason.refused." + reason}.In(l), d.Reason)
+			assert.Equal(t, texts.Message{Key: "prompt.remedy.refused." + reason}.In(l), d.Remedy)
+			for _, said := range []string{d.Sentence, d.Reason, d.Remedy} {
+				assert.NotContains(t, said, "prompt.re", "a key")
+				assert.Regexp(t, `\pL{2}`, said)
+			}
+		}
+	}
+}
+
+func TestARefusalSaysWhyAndWhatToDo(t *testing.T) {
+	s := held(image{n: 0, waited: 0.01, outcome: "refused", failed: "deadline"}, image{n: 1, waited: 20, outcome: "refused", failed: "a_reason_of_another_advisor"})
+	d := detail(t, s, 0)
+	assert.Equal(t, "Refused after 0.01 s: its image would have been ready after its deadline, or would have made another one late.", d.Sentence)
+	assert.Equal(t, "refused: too late", d.Reason)
+	assert.Contains(t, d.Remedy, "(gpuadvisor: classes)")
+	assert.Equal(t, "It used no GPU.", d.NoBill)
+	chinese, _ := s.Detail(texts.Chinese, d.ID)
+	assert.Equal(t, "提交 0.01 秒后被拒绝：图像会在期限之后才完成，或使其他图像超时。", chinese.Sentence)
+	assert.Equal(t, "被拒绝：会超时", chinese.Reason)
+	d = detail(t, s, 1)
+	assert.Equal(t, "Refused after 20 s (a_reason_of_another_advisor).", d.Sentence)
+	assert.Equal(t, "refused: a_reason_of_another_advisor", d.Reason)
+	require.Len(t, d.Parts, 1)
+	assert.Equal(t, "waiting", d.Parts[0].Kind, "the receiver held it")
+}
