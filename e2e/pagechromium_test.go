@@ -25,7 +25,7 @@ func TestMemoryIsInChromiumWithinASecond(t *testing.T) {
 	for _, config := range []string{"default", "node", "comfyui", "no-loss"} {
 		m := newMachine(t, fakenvml.Current, "l40s", "h100")
 		p := newLivePage(t)
-		collect(t, config+".yaml", append(m.environment, p.environment(), "OTELCOL_GPU_COLLECTION_INTERVAL=15s", "OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(),
+		collect(t, config+".yaml", append(m.environment, p.environment(), "OTELCOL_GPU_COLLECTION_INTERVAL=5s", "OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(),
 			fmt.Sprintf("OTELCOL_GPU_COMFYUI_PROXY=127.0.0.1:%d", port(t))))
 		p.wait(t, patience, "GPUs after the first scrape", func(s *pageState) bool { return len(s.GPUs) == len(m.gpus) })
 		tab := openPage(t, chromium, p.url()+"/?lang=en")
@@ -41,6 +41,12 @@ func TestMemoryIsInChromiumWithinASecond(t *testing.T) {
 			seen := time.UnixMilli(readPage[int64](tab, fmt.Sprintf(`globalThis.shown[%q]`, wanted)))
 			took = append(took, seen.Sub(changed))
 		}
+		for i, g := range m.gpus { // each figure of a row, none in the place of another
+			g.Set("temperature_gpu", int64(41+7*i))
+			g.Step("power", int64(101_000+50_000*i))
+			g.Step("gpu", int64(33+20*i))
+		}
+		tab.wait(`JSON.stringify([...document.querySelectorAll('.gpu')].map((row) => ['.heat b', '.draw b', '.use b'].map((figure) => parseInt(row.querySelector(figure).innerText, 10)))) === '[[41,101,33],[48,151,53]]'`)
 		slices.Sort(took)
 		t.Logf("%s: %v", config, took)
 		assert.Greater(t, took[0], -time.Millisecond, "a figure was there before it was set")

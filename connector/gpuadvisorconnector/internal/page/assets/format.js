@@ -22,7 +22,7 @@ export function digits(v) {
 
 /**
  * unit is a figure with its unit, which are never on two lines.
- * @param {'gib' | 'percent' | 'celsius' | 'w' | 'j' | 'kj' | 's' | 'min' | 'h'} name
+ * @param {'gib' | 'percent' | 'celsius' | 'w' | 'j' | 'kj' | 'ms' | 's' | 'min' | 'h'} name
  * @param {string | number} v
  */
 const unit = (name, v) => t(`page.unit.${name}`, { v }).replaceAll(' ', '\u00a0');
@@ -31,7 +31,7 @@ const unit = (name, v) => t(`page.unit.${name}`, { v }).replaceAll(' ', '\u00a0'
  * together is a sentence of the collector whose figures are on one line with their units.
  * @param {string | undefined} text
  */
-export const together = (text) => text?.replace(/(\d) (?=(?:s|min|h|MiB|GiB|px|°C|%|秒|分|小时)(?![A-Za-z]))/g, '$1\u00a0');
+export const together = (text) => text?.replace(/(\d) (?=(?:ms|s|min|h|MiB|GiB|px|°C|%|毫秒|秒|分|小时)(?![A-Za-z]))/g, '$1\u00a0');
 
 /** @typedef {number | null | undefined} Figure */
 
@@ -47,12 +47,13 @@ export const celsius = (v) => known(v) ? unit('celsius', Math.round(v)) : none()
 export const watts = (v) => known(v) ? unit('w', Math.round(v)) : none();
 
 /**
- * seconds is a duration, in minutes or hours where it is long.
+ * seconds is a duration, in milliseconds where it is short, in minutes or hours where it is long.
  * @param {Figure} v
  */
 export function seconds(v) {
   if (!known(v)) return none();
-  if (v < 999.5) return unit('s', digits(v));
+  if (v > 0 && v < 0.0995) return unit('ms', digits(v * 1000));
+  if (v < 999.5) return unit('s', v === 0 ? 0 : digits(v));
   if (v < 5999) return unit('min', digits(v / 60));
   return unit('h', digits(v / 3600));
 }
@@ -118,6 +119,14 @@ export function clock(time) {
   const today = at.toDateString() === new Date().toDateString();
   return today ? ofDay.format(at) : `${ofYear.format(at)} ${ofDay.format(at)}`;
 }
+
+const ofHour = new Intl.DateTimeFormat(locale, { hour: '2-digit', minute: '2-digit', hourCycle: 'h23' });
+
+/**
+ * hour is a local time of day without its seconds, whichever day it is.
+ * @param {number} time
+ */
+export const hour = (time) => ofHour.format(new Date(time));
 
 /**
  * moment is a local time with date and zone.

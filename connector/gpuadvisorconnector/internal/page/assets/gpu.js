@@ -1,8 +1,8 @@
-// One GPU: its figures, what holds its memory, and half an hour of history.
+// One GPU: its figures, what holds its memory, and its history.
 
 import { html, Plot, useEffect, useLayoutEffect, useRef, useState } from './vendor.js';
 import { t, api } from './text.js';
-import { celsius, clock, elapsed, gib, isKnown, moment, none, percent, task, together, watts } from './format.js';
+import { celsius, clock, elapsed, gib, hour, isKnown, moment, none, percent, task, together, watts } from './format.js';
 import { A, Empty, Icon, MemoryBar, processName, sameCondition } from './parts.js';
 import { Back } from './prompt.js';
 import { staleAge } from './gpus.js';
@@ -45,7 +45,7 @@ function options(width, format, columns, limit) {
     cursor: { sync: { key: 'gpu' }, y: false },
     scales: { y: { range: (_, __, high) => [0, limit ?? (Math.max(high, 0) || 1)] } },
     axes: [
-      { ...axis, size: 24, values: (_, at) => at.map((v) => clock(v * 1000).slice(0, 5)), space: 60 },
+      { ...axis, size: 24, values: (_, at) => at.map((v) => hour(v * 1000)), space: 60 },
       { ...axis, size: 68, space: 24, values: (_, at) => at.map(format) },
     ],
     series: [{}, line, ...columns.slice(1).map(() => peak)],

@@ -115,6 +115,12 @@ const names = ['q', 'outcome', 'slow', 'sort', 'workflow'];
 
 /** @type {Record<string, {slow?: string, outcome?: string}>} */
 const kinds = { all: {}, slow: { slow: 'true' }, failed: { outcome: 'failed' }, success: { outcome: 'success' } };
+// The outcomes that are no success, by themselves.
+const outcomes = ['error', 'interrupted', 'cancelled', 'rejected', 'refused', 'lost', 'unfinished'];
+for (const name of outcomes) kinds[name] = { outcome: name };
+
+/** @param {string} name */
+const kindName = (name) => outcomes.includes(name) ? t(`page.filter.only`, { outcome: t(`page.outcome.${name}`) }) : t(`page.filter.${name}`);
 
 /**
  * Search finds prompts by id, workflow, model and outcome. The address has the query.
@@ -146,7 +152,7 @@ export function Search({ query }) {
     <h1 tabindex="-1">${t('page.prompts')}</h1>
     <form role="search" class="form" onSubmit=${(/** @type {Event} */ event) => event.preventDefault()}>
       <label>${t('page.search')} <input type="search" value=${form.q} placeholder=${t('page.search.hint')} onInput=${(/** @type {Changed} */ e) => set({ q: e.target.value })} /></label>
-      <label>${t('page.search.kind')} <select value=${kind} onChange=${(/** @type {Changed} */ e) => set({ slow: '', outcome: '', ...kinds[e.target.value] })}>${Object.keys(kinds).map((k) => html`<option key=${k} value=${k}>${t(`page.filter.${k}`)}</option>`)}</select></label>
+      <label>${t('page.search.kind')} <select value=${kind} onChange=${(/** @type {Changed} */ e) => set({ slow: '', outcome: '', ...kinds[e.target.value] })}>${Object.keys(kinds).map((k) => html`<option key=${k} value=${k}>${kindName(k)}</option>`)}</select></label>
       <label>${t('page.search.sort')} <select value=${form.sort || 'newest'} onChange=${(/** @type {Changed} */ e) => set({ sort: e.target.value === 'newest' ? '' : e.target.value })}>${['newest', 'slowest'].map((k) => html`<option key=${k} value=${k}>${t(`page.sort.${k}`)}</option>`)}</select></label>
       ${form.workflow && html`<button class="chip" onClick=${() => set({ workflow: '' })}>${form.workflow} ✕<span class="hidden">${t('page.search.clear')}</span></button>`}
     </form>

@@ -7,6 +7,8 @@ import { api, language } from './text.js';
 
 // A stream is silent for ten seconds at most: the server sends a beat.
 const silence = 25_000;
+// It begins within ten.
+const opening = 10_000;
 
 export const store = {
   /** @type {State} */
@@ -84,6 +86,8 @@ function settle(time) {
 function connect() {
   clearTimeout(retry);
   if (source || document.hidden) return;
+  clearTimeout(watchdog);
+  watchdog = setTimeout(fail, opening);
   source = new EventSource(`/v1/events?lang=${language}`);
   source.addEventListener('version', (event) => {
     const version = JSON.parse(event.data);

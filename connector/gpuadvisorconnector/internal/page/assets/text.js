@@ -29,6 +29,10 @@ export function withLanguage(path) {
   return url.pathname + url.search;
 }
 
+// After so many milliseconds a request is given up: one that hangs keeps one of the browser's six
+// connections.
+const patience = 30_000;
+
 /**
  * api requests JSON in the page's language; status is 0 if there is no answer.
  * @param {string} path
@@ -39,7 +43,7 @@ export async function api(path, options = {}) {
   const url = new URL(path, location.origin);
   url.searchParams.set('lang', language);
   try {
-    const response = await fetch(url, options);
+    const response = await fetch(url, { signal: AbortSignal.timeout(patience), ...options });
     if (response.status === 401) location.reload(); // leads to the sign-in
     const body = response.headers.get('Content-Type')?.includes('json') ? await response.json() : null;
     return { status: response.status, body };

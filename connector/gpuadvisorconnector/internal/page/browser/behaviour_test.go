@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -148,6 +149,33 @@ func TestALostConnectionIsShownAndARestartIsFoundAgain(t *testing.T) {
 	t.Cleanup(func() { live.Close(); _ = server.Close() })
 	p.wait(`document.querySelector('.band.lost') === null`)
 	assert.Equal(t, 1, live.Counts().Viewers)
+}
+
+// TestACollectorThatHangsIsNoticed has a tab be hidden and seen again while the collector accepts
+// connections and does not answer.
+func TestACollectorThatHangsIsNoticed(t *testing.T) {
+	t.Parallel()
+	chromium := startChromium(t)
+	live := newPage(newFixture(t, sceneOf("1")))
+	var hangs atomic.Bool
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if hangs.Load() {
+			<-r.Context().Done()
+			return
+		}
+		live.ServeHTTP(w, r)
+	}))
+	t.Cleanup(func() { live.Close(); server.CloseClientConnections(); server.Close() })
+	p := openTab(t, chromium)
+	p.open(server.URL + "/?lang=en")
+	require.Eventually(t, func() bool { return live.Counts().Viewers == 1 }, patience, 5*time.Millisecond)
+	p.setHidden(true)
+	require.Eventually(t, func() bool { return live.Counts().Viewers == 0 }, patience, 5*time.Millisecond)
+	hangs.Store(true)
+	p.setHidden(false)
+	p.wait(`document.querySelector('.band.lost')?.innerText.includes('Connection to the collector lost for')`)
+	hangs.Store(false)
+	p.wait(`document.querySelector('.band.lost') === null`)
 }
 
 func TestEightTabsWork(t *testing.T) {

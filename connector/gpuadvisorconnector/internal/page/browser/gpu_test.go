@@ -3,6 +3,7 @@
 package browser
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -21,6 +22,34 @@ func TestALostGPUHasNoAge(t *testing.T) {
 	assert.NotContains(t, row, "no sample")
 	p.open(serveFixture(t, newFixture(t, sceneOf("stopped"))) + "/?lang=en")
 	assert.Contains(t, read[string](p, `document.querySelector('.gpu.broken').innerText`), "no sample for")
+}
+
+// TestTheHistorysAxisHasTimesOfDay, of yesterday too.
+func TestTheHistorysAxisHasTimesOfDay(t *testing.T) {
+	t.Parallel()
+	chromium := startChromium(t)
+	p := openTab(t, chromium)
+	for _, language := range []string{"en", "zh"} {
+		p.open(serveFixture(t, newFixture(t, sceneOf("1"))) + "/?lang=" + language)
+		assert.Equal(t, "23:50", read[string](p, `(async () => {
+			const {hour} = await import([...document.querySelectorAll('script[type=module]')].find((s) => s.src.endsWith('app.js')).src.replace('app.js', 'format.js'));
+			const yesterday = new Date(Date.now() - 864e5);
+			yesterday.setHours(23, 50, 7);
+			return hour(yesterday.getTime());
+		})()`), language)
+	}
+}
+
+// TestTroubledTilesAreFirst, and each GPU is a tile once.
+func TestTroubledTilesAreFirst(t *testing.T) {
+	t.Parallel()
+	chromium := startChromium(t)
+	p := openTab(t, chromium)
+	p.open(serveFixture(t, newFixture(t, sceneOf("64"))) + "/?lang=en")
+	order := read[[]int](p, `[...document.querySelectorAll('.tile')].map((tile) => ['broken', 'warning', 'fine'].findIndex((s) => tile.classList.contains(s)))`)
+	assert.Len(t, order, 64)
+	assert.True(t, slices.IsSorted(order), order)
+	assert.Equal(t, []int{0, 1, 2}, slices.Compact(slices.Clone(order)), "there are some of each")
 }
 
 // TestTheHistoryIsDrawnBetweenScrapes: of most seconds only some figures are known.

@@ -162,3 +162,22 @@ func small(t *testing.T, raw []byte) []byte {
 	require.NoError(t, encoder.Encode(&out, flat))
 	return out.Bytes()
 }
+
+// TestEachStateHasItsScreenshot under docs, and docs has no other.
+func TestEachStateHasItsScreenshot(t *testing.T) {
+	t.Parallel()
+	names := make([]string, 0, len(shots))
+	for _, s := range shots {
+		names = append(names, s.name+".png")
+	}
+	entries, err := os.ReadDir(filepath.Join("..", "..", "..", "..", "..", "docs", "images", "page"))
+	require.NoError(t, err)
+	files := make([]string, 0, len(entries))
+	for _, e := range entries {
+		files = append(files, e.Name())
+	}
+	require.ElementsMatch(t, names, files)
+	for _, state := range []string{"no-gpu", "lost-gpu", "no-comfyui", "no-prompt", "samples-stopped", "connection-lost", "prompt-without-bill"} {
+		require.Contains(t, names, state+".png", "a state in which something is absent")
+	}
+}
