@@ -70,9 +70,9 @@ func (p *Page) prompts(w http.ResponseWriter, r *http.Request) {
 // parseQuery reads a query, or returns what is wrong with it.
 func parseQuery(r *http.Request) (q Query, why string) {
 	values := r.URL.Query()
-	q = Query{Text: values.Get("q"), Outcome: values.Get("outcome"), Workflow: values.Get("workflow"), Sort: Newest, Limit: defaultLimit}
-	if len(q.Text) > 200 || len(q.Outcome) > 200 || len(q.Workflow) > 1000 {
-		return q, "q, outcome or workflow is too long"
+	q = Query{ID: values.Get("id"), Text: values.Get("q"), Outcome: values.Get("outcome"), Workflow: values.Get("workflow"), Sort: Newest, Limit: defaultLimit}
+	if len(q.ID) > 1000 || len(q.Text) > 200 || len(q.Outcome) > 200 || len(q.Workflow) > 1000 {
+		return q, "id, q, outcome or workflow is too long"
 	}
 	if text := values.Get("slow"); text != "" {
 		slow, err := strconv.ParseBool(text)
@@ -99,12 +99,25 @@ func parseQuery(r *http.Request) (q Query, why string) {
 }
 
 func (p *Page) prompt(w http.ResponseWriter, r *http.Request) {
-	detail, ok := p.source.Prompt(languageOf(r), r.PathValue("id"))
-	if !ok {
-		refuse(w, http.StatusNotFound, "No prompt that has ended is known by this id")
+	if detail, ok := p.source.Prompt(languageOf(r), r.PathValue("id")); ok {
+		answer(w, r, detail)
 		return
 	}
-	answer(w, r, detail)
+	open, ok := p.source.Open(languageOf(r), r.PathValue("id"))
+	if !ok {
+		refuse(w, http.StatusNotFound, "No prompt is known by this id")
+		return
+	}
+	answer(w, r, open)
+}
+
+func (p *Page) queue(w http.ResponseWriter, r *http.Request) {
+	queue, ok := p.source.Queue(languageOf(r), r.URL.Query().Get("server"))
+	if !ok {
+		refuse(w, http.StatusNotFound, "No ComfyUI server is known by this name")
+		return
+	}
+	answer(w, r, queue)
 }
 
 func (p *Page) trace(w http.ResponseWriter, r *http.Request) {

@@ -151,7 +151,7 @@ func response(description, schema string) object {
 func describe(t *testing.T) object {
 	t.Helper()
 	s := &schemas{comments(t), object{}}
-	for _, kind := range []reflect.Type{reflect.TypeFor[view.State](), reflect.TypeFor[view.Prompts](), reflect.TypeFor[view.Detail](), reflect.TypeFor[view.History](), reflect.TypeFor[overhttp.Advice](), reflect.TypeFor[overhttp.AdviceList](), reflect.TypeFor[overhttp.AdviceRequest](), reflect.TypeFor[overhttp.Settlement](), reflect.TypeFor[view.Recommendations]()} {
+	for _, kind := range []reflect.Type{reflect.TypeFor[view.State](), reflect.TypeFor[view.Prompts](), reflect.TypeFor[view.Detail](), reflect.TypeFor[view.OpenDetail](), reflect.TypeFor[view.History](), reflect.TypeFor[overhttp.Advice](), reflect.TypeFor[overhttp.AdviceList](), reflect.TypeFor[overhttp.AdviceRequest](), reflect.TypeFor[overhttp.Settlement](), reflect.TypeFor[view.Recommendations]()} {
 		s.of(kind)
 	}
 	// A change has the fields of a state that differ; lists with keys are maps.
@@ -178,10 +178,12 @@ func describe(t *testing.T) object {
 		return object{"get": object{"summary": summary, "parameters": append([]any{lang}, parameters...), "responses": responses}}
 	}
 	prompts := get("Prompts that ended.", "Prompts", false,
-		parameter("q", "query", "Part of the id, the workflow or the model.", text), parameter("outcome", "query", "comfyui.prompt.outcome, or failed: every outcome but success.", text), parameter("workflow", "query", "The whole name of a workflow.", text),
+		parameter("id", "query", "The whole id: the prompt is in open while it has not ended.", text), parameter("q", "query", "Part of the id, the workflow or the model.", text), parameter("outcome", "query", "comfyui.prompt.outcome, or failed: every outcome but success.", text), parameter("workflow", "query", "The whole name of a workflow.", text),
 		parameter("slow", "query", "Only prompts that took at least 1.5 times their usual time.", object{"type": "boolean"}), parameter("sort", "query", "The order.", object{"type": "string", "enum": []any{"newest", "slowest"}}),
 		parameter("limit", "query", "The number of prompts.", object{"type": "integer", "minimum": 1, "maximum": maxLimit, "default": defaultLimit}))
 	prompts["get"].(object)["responses"].(object)["400"] = response("The query is not valid.", "Problem")
+	prompt := get("A prompt that ended (Detail), or runs or waits (OpenDetail).", "Detail", true, id)
+	prompt["get"].(object)["responses"].(object)["200"] = object{"description": "The answer.", "content": object{"application/json": object{"schema": object{"oneOf": []any{object{"$ref": "#/components/schemas/Detail"}, object{"$ref": "#/components/schemas/OpenDetail"}}}}}}
 	whole := object{"type": "integer", "minimum": 0, "maximum": maxSize}
 	advice := get("Whether a prompt should run.", "Advice", false,
 		parameter("server", "query", "The service.instance.id of the server; without it, and without gpu, any server of the collector.", text), parameter("gpu", "query", "The hw.id of the server's GPU.", text),
@@ -200,8 +202,9 @@ func describe(t *testing.T) object {
 		"paths": object{
 			"/v1/state":              get("What is true now.", "State", false),
 			"/v1/prompts":            prompts,
-			"/v1/prompts/{id}":       get("A prompt that ended.", "Detail", true, id),
+			"/v1/prompts/{id}":       prompt,
 			"/v1/prompts/{id}/trace": get("A prompt's spans as OTLP JSON.", "Trace", true, id),
+			"/v1/queue":              get("A ComfyUI server with its whole queue.", "Server", true, parameter("server", "query", "The server's name: host:port.", text)),
 			"/v1/history":            get("Half an hour of a GPU's samples.", "History", true, parameter("gpu", "query", "The GPU's hw.id or name.", text)),
 			"/v1/texts":              get("The page's texts.", "Texts", false),
 			"/v1/events": object{"get": object{"summary": "Server-sent events: state (State) on connecting, then change (Change); version and beat besides.", "parameters": []any{lang},
@@ -324,9 +327,9 @@ func TestTheAnswersAreAsTheOpenAPIDocumentDescribes(t *testing.T) {
 	var document object
 	require.NoError(t, json.Unmarshal([]byte(text), &document))
 	addresses := map[string]string{
-		"/v1/advice": "/v1/advice?width=1280", "/v1/state": "/v1/state", "/v1/prompts": "/v1/prompts?q=x", "/v1/prompts/{id}": "/v1/prompts/p1", "/v1/prompts/{id}/trace": "/v1/prompts/p1/trace", "/v1/history": "/v1/history?gpu=gpu0", "/v1/texts": "/v1/texts", "/v1/recommendations": "/v1/recommendations",
+		"/v1/advice": "/v1/advice?width=1280", "/v1/state": "/v1/state", "/v1/prompts": "/v1/prompts?q=x", "/v1/queue": "/v1/queue?server=127.0.0.1:8188", "/v1/prompts/{id}": "/v1/prompts/p1", "/v1/prompts/{id}/trace": "/v1/prompts/p1/trace", "/v1/history": "/v1/history?gpu=gpu0", "/v1/texts": "/v1/texts", "/v1/recommendations": "/v1/recommendations",
 	}
-	unknown := map[string]string{"/v1/prompts/{id}": "/v1/prompts/p2", "/v1/prompts/{id}/trace": "/v1/prompts/p2/trace", "/v1/history": "/v1/history"}
+	unknown := map[string]string{"/v1/prompts/{id}": "/v1/prompts/p2", "/v1/prompts/{id}/trace": "/v1/prompts/p2/trace", "/v1/history": "/v1/history", "/v1/queue": "/v1/queue?server=x"}
 	check := func(path, method, address string) {
 		response, body := s.request(t, method, address)
 		operation := document["paths"].(object)[path].(object)[strings.ToLower(method)].(object)
@@ -344,6 +347,7 @@ func TestTheAnswersAreAsTheOpenAPIDocumentDescribes(t *testing.T) {
 		check(path, "GET", address)
 	}
 	check("/v1/prompts", "GET", "/v1/prompts?limit=0")
+	check("/v1/prompts/{id}", "GET", "/v1/prompts/p3") // it waits
 	check("/v1/rush", "POST", "/v1/rush")
 	check("/v1/advice", "GET", "/v1/advice?width=x")
 	check("/v1/advice", "POST", "/v1/advice")

@@ -25,6 +25,10 @@ type Source interface {
 	State(l texts.Language) view.State
 	Prompts(l texts.Language, q Query) view.Prompts
 	Prompt(l texts.Language, id string) (view.Detail, bool)
+	// Open returns a prompt that runs or waits, with its place in the queue.
+	Open(l texts.Language, id string) (view.OpenDetail, bool)
+	// Queue returns a server with all of its queue that is known.
+	Queue(l texts.Language, server string) (view.Server, bool)
 	// Trace returns the spans of a prompt as OTLP JSON.
 	Trace(id string) ([]byte, bool)
 	// History returns the samples of a GPU, by its hw.id or its name; none for a GPU that is
@@ -36,6 +40,8 @@ type Source interface {
 
 // Query selects prompts that ended.
 type Query struct {
+	// ID is the prompt's whole id.
+	ID string
 	// Text is part of the prompt's id, workflow or model, in any case.
 	Text string
 	// Outcome is comfyui.prompt.outcome; Failed is every outcome but success.
@@ -123,6 +129,7 @@ func New(source Source, settings Settings) *Page {
 	p.mux.HandleFunc("GET /v1/prompts", p.prompts)
 	p.mux.HandleFunc("GET /v1/prompts/{id}", p.prompt)
 	p.mux.HandleFunc("GET /v1/prompts/{id}/trace", p.trace)
+	p.mux.HandleFunc("GET /v1/queue", p.queue)
 	p.mux.HandleFunc("GET /v1/history", p.history)
 	p.mux.HandleFunc("GET /v1/events", p.events)
 	p.mux.HandleFunc("GET /v1/texts", p.texts)

@@ -64,7 +64,7 @@ func (s *fakeSource) Prompts(_ texts.Language, q Query) view.Prompts {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.query = q
-	return view.Prompts{Held: 2, Matched: 1, Prompts: []view.Prompt{somePrompt()}, Workflows: []view.Workflow{{Workflow: "colorize", Prompts: 1}}}
+	return view.Prompts{Held: 2, Matched: 1, Prompts: []view.Prompt{somePrompt()}, Open: []view.OpenDetail{someOpen()}, Workflows: []view.Workflow{{Workflow: "colorize", Prompts: 1}}}
 }
 
 func (s *fakeSource) Prompt(l texts.Language, id string) (view.Detail, bool) {
@@ -73,6 +73,19 @@ func (s *fakeSource) Prompt(l texts.Language, id string) (view.Detail, bool) {
 		sentence = "耗时与平时相当。"
 	}
 	return view.Detail{Prompt: somePrompt(), Sentence: sentence, Parts: []view.Part{{Kind: view.PartWork, Text: "worked", Seconds: 2.4}}}, id == "p1"
+}
+
+func (s *fakeSource) Open(_ texts.Language, id string) (view.OpenDetail, bool) {
+	return someOpen(), id == "p3"
+}
+
+func (s *fakeSource) Queue(_ texts.Language, server string) (view.Server, bool) {
+	return view.Server{Name: server, IsUp: true, Waiting: 1, Prompts: []view.OpenPrompt{someOpen().OpenPrompt}, Listed: 1}, server == "127.0.0.1:8188"
+}
+
+func someOpen() view.OpenDetail {
+	starts := time.Unix(60, 0).UTC()
+	return view.OpenDetail{OpenPrompt: view.OpenPrompt{ID: "p3", State: "waiting", Ahead: 54, Since: time.Unix(1, 0).UTC(), Starts: &starts, Text: "54 prompts ahead"}, Server: "127.0.0.1:8188"}
 }
 
 func (s *fakeSource) Trace(id string) ([]byte, bool) {

@@ -16,6 +16,8 @@ import (
 
 // Query selects prompts. The zero value selects all, the newest first.
 type Query struct {
+	// ID is the whole id; empty: any.
+	ID string
 	// Text is part of the id, the trace's id, the workflow, the task class or the model.
 	Text string
 	// Outcome and Workflow are whole values; empty: any.
@@ -30,7 +32,8 @@ type Query struct {
 
 func (q *Query) matches(r *record) bool {
 	switch {
-	case q.Outcome != "" && r.outcome.Value() != q.Outcome,
+	case q.ID != "" && r.id != q.ID,
+		q.Outcome != "" && r.outcome.Value() != q.Outcome,
 		q.Workflow != "" && r.workflow.Value() != q.Workflow,
 		q.Slow && !r.isSlow(), q.Failed && r.succeeded():
 		return false

@@ -60,7 +60,7 @@ func (st *Store) State(l texts.Language) view.State {
 		v.GPUs = append(v.GPUs, shown)
 	}
 	v.CanRush = st.settings.Rush != "" && all && len(v.GPUs) > 0
-	v.Servers = st.servers(l, servers, now)
+	v.Servers = st.servers(l, servers, now, shownQueue)
 	v.Events = st.events(l)
 	v.Alerts = st.settings.Alerts.View(l)
 	return v
@@ -82,8 +82,9 @@ func runningOn(gpu string, servers []comfyevents.Server) []view.Running {
 	return running
 }
 
-// servers are those of which metrics or receivers of this process know. The caller holds mu.
-func (st *Store) servers(l texts.Language, live []comfyevents.Server, now time.Time) []view.Server {
+// servers are those of which metrics or receivers of this process know, each with at most so many
+// prompts of its queue. The caller holds mu.
+func (st *Store) servers(l texts.Language, live []comfyevents.Server, now time.Time, limit int) []view.Server {
 	all := []view.Server{}
 	for _, s := range st.machine.Servers() {
 		if _, known := s.IsUp(now); known { // else its scrapes have stopped
@@ -97,7 +98,7 @@ func (st *Store) servers(l texts.Language, live []comfyevents.Server, now time.T
 			all = append(all, view.Server{Name: s.Name, IsUp: true}) // its first scrape is yet to come
 			at = len(all) - 1
 		}
-		st.describe(&all[at], s, l, now)
+		st.describe(&all[at], s, l, now, limit)
 	}
 	for i := range all {
 		if all[i].Prompts == nil {
@@ -115,7 +116,7 @@ func (st *Store) servers(l texts.Language, live []comfyevents.Server, now time.T
 }
 
 // describe adds what a receiver knows now of its server: it is newer than the last scrape.
-func (st *Store) describe(v *view.Server, s *comfyevents.Server, l texts.Language, now time.Time) {
+func (st *Store) describe(v *view.Server, s *comfyevents.Server, l texts.Language, now time.Time, limit int) {
 	if len(s.GPUs) > 0 {
 		v.GPUs = s.GPUs
 	}
@@ -127,11 +128,12 @@ func (st *Store) describe(v *view.Server, s *comfyevents.Server, l texts.Languag
 		if !p.Started.IsZero() {
 			running++
 		}
-		if i < shownQueue {
+		if i < limit {
 			v.Prompts = append(v.Prompts, openPrompt(p, i, ahead, l, now))
 			ahead = st.after(ahead, p, s, now)
 		}
 	}
+	v.Listed = len(s.Prompts)
 	v.Running, v.Waiting = running, max(max(s.Queued, s.Open)-running, 0)
 	v.OldestWait = oldestWait(s, now).Seconds()
 	for _, since := range s.Sockets.Silent {
@@ -212,13 +214,21 @@ func (st *Store) events(l texts.Language) []view.Event {
 
 // Prompts implements [page.Source].
 func (st *Store) Prompts(l texts.Language, q page.Query) view.Prompts {
-	query := prompts.Query{Text: q.Text, Outcome: q.Outcome, Workflow: q.Workflow, Slow: q.Slow, Slowest: q.Sort == page.Slowest, Limit: q.Limit}
+	query := prompts.Query{ID: q.ID, Text: q.Text, Outcome: q.Outcome, Workflow: q.Workflow, Slow: q.Slow, Slowest: q.Sort == page.Slowest, Limit: q.Limit}
 	if q.Outcome == page.Failed {
 		query.Outcome, query.Failed = "", true
 	}
+	open := []view.OpenDetail{}
+	if q.ID != "" {
+		if found, ok := st.Open(l, q.ID); ok {
+			open = append(open, found)
+		}
+	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	return st.prompts.List(l, query)
+	v := st.prompts.List(l, query)
+	v.Open = open
+	return v
 }
 
 // margin is how much of the GPUs' samples is shown before and after a prompt.

@@ -171,8 +171,10 @@ type Server struct {
 	Waiting int `json:"waiting"`
 	// OldestWait is how long the oldest prompt has waited.
 	OldestWait float64 `json:"oldest_wait"`
-	// Prompts are those that run or wait, in the order of the queue.
+	// Prompts are those that run or wait, in the order of the queue: the first of those that came
+	// through the proxy. Listed is how many of them /v1/queue has.
 	Prompts []OpenPrompt `json:"prompts"`
+	Listed  int          `json:"listed"`
 	// Sockets are the clients' sockets that are worth a look: silent, or kept without a client.
 	Sockets []Socket `json:"sockets"`
 	// SocketsOpen counts all.
@@ -196,6 +198,13 @@ type OpenPrompt struct {
 	Starts *time.Time `json:"starts"`
 	// Text is its place in the queue, or its progress, as a sentence.
 	Text string `json:"text"`
+}
+
+// OpenDetail is the answer of /v1/prompts/{id} for a prompt that has not ended.
+type OpenDetail struct {
+	OpenPrompt
+	// Server is the ComfyUI server that it runs on or waits for.
+	Server string `json:"server"`
 }
 
 // Node is the node that runs.
@@ -301,6 +310,8 @@ type Prompts struct {
 	Held    int      `json:"held"`
 	Matched int      `json:"matched"`
 	Prompts []Prompt `json:"prompts"`
+	// Open is the prompt that has not ended and has the id that the query asks for.
+	Open []OpenDetail `json:"open"`
 	// Workflows are summaries of those that the query found, by workflow.
 	Workflows []Workflow `json:"workflows"`
 }

@@ -7,7 +7,7 @@ import { store, subscribe, start, serverNow } from './stream.js';
 import { A, Empty, Icon, gpuName, sameCondition } from './parts.js';
 import { Gpus } from './gpus.js';
 import { Gpu } from './gpu.js';
-import { Queue } from './queue.js';
+import { Queue, WholeQueue } from './queue.js';
 import { Last, Search } from './prompts.js';
 import { Absent, Prompt } from './prompt.js';
 
@@ -144,9 +144,10 @@ function View({ state, now }) {
   const [, prompt] = location.pathname.match(/^\/prompts\/(.+)$/) ?? [];
   if (prompt) {
     const id = unescaped(prompt);
-    return id === null ? html`<${Absent} id=${prompt} text=${t('page.absent.prompt')} />` : html`<${Prompt} key=${prompt} id=${id} state=${state} />`;
+    return id === null ? html`<${Absent} id=${prompt} text=${t('page.absent.prompt')} />` : html`<${Prompt} key=${prompt} id=${id} state=${state} now=${now} />`;
   }
   if (query.has('gpu')) return html`<${Gpu} key=${query.get('gpu')} name=${query.get('gpu')} state=${state} now=${now} />`;
+  if (query.has('queue')) return html`<${WholeQueue} key=${query.get('queue')} name=${query.get('queue')} state=${state} now=${now} />`;
   if (query.get('view') === 'prompts') return html`<div class="detail"><p class="back"><${A} href="/">← ${t('page.back')}<//></p><${Search} query=${query} /></div>`;
   return html`<${Overview} state=${state} now=${now} />`;
 }

@@ -1,13 +1,14 @@
 // One prompt: why it took as long as it did, where the time went, and what it used.
 
-import { html, useEffect, useState } from './vendor.js';
+import { html, useEffect, useRef, useState } from './vendor.js';
 import { t, api } from './text.js';
-import { energy, gib, moment, percent, seconds, task, together, zone } from './format.js';
+import { clock, elapsed, energy, gib, isKnown, moment, percent, seconds, task, together, zone } from './format.js';
 import { A, Copy, Icon, gpuName } from './parts.js';
 import { outcome, severity } from './prompts.js';
 import { Waterfall } from './waterfall.js';
 
 /** @typedef {import('./api').Detail} Detail */
+/** @typedef {import('./api').OpenDetail} OpenDetail */
 /** @typedef {import('./api').OpenPrompt} OpenPrompt */
 /** @typedef {import('./api').State} State */
 
@@ -67,15 +68,22 @@ function Ids({ detail: d }) {
 }
 
 /**
- * Waiting is a prompt that has not ended: its place in the queue, or its progress.
- * @param {{open: OpenPrompt, server: string}} props
+ * start says in how long a prompt is likely to start.
+ * @param {string} starts
+ * @param {number} now
  */
-function Waiting({ open, server }) {
+const start = (starts, now) => Date.parse(starts) > now ? t('page.figure.starts.in', { d: elapsed((Date.parse(starts) - now) / 1000), time: clock(starts) }) : t('page.figure.starts.now');
+
+/**
+ * Waiting is a prompt that has not ended: its place in the queue, or its progress.
+ * @param {{open: OpenPrompt, server: string, now: number}} props
+ */
+function Waiting({ open, server, now }) {
   return html`<article class="detail"><${Back} />
     <p class="dim">${task(open)} · ${t(`page.queue.${open.state}`)}</p>
     <h1 tabindex="-1" class="sentence"><span role="status">${open.text}</span></h1>
-    <dl class="figures"><div><dt>${t('page.figure.ahead')}</dt><dd class="figure">${open.ahead}</dd></div>
-      ${open.starts && html`<div><dt>${t('page.figure.starts')}</dt><dd class="figure">${moment(open.starts)}</dd></div>`}
+    <dl class="figures">${isKnown(open.since) && html`<div><dt>${t(`page.figure.since.${open.state}`)}</dt><dd class="figure">${elapsed((now - Date.parse(open.since)) / 1000)}</dd></div>`}
+      ${open.starts && html`<div><dt>${t('page.figure.starts')}</dt><dd class="figure" title=${moment(open.starts)}>${start(open.starts, now)}</dd></div>`}
       ${open.node && html`<div><dt>${t('page.figure.node')}</dt><dd class="figure">${t('page.node', { class: open.node.class, i: open.node.number, of: open.node.of })}</dd></div>`}
       <div><dt>${t('page.figure.server')}</dt><dd>${server}</dd></div></dl>
     <p class="id"><span class="dim">${t('page.id.prompt')}</span> <code>${open.id}</code> <${Copy} text=${open.id} label=${t('page.copy.prompt')} /></p>
@@ -106,13 +114,16 @@ function findOpen(state, id) {
 }
 
 /**
- * Prompt is the page of a prompt. While it is open, it follows the state.
- * @param {{id: string, state: State}} props
+ * Prompt is the page of a prompt. While it is open it follows the state, which has the first of a
+ * queue; the others are asked for.
+ * @param {{id: string, state: State, now: number}} props
  */
-export function Prompt({ id, state }) {
-  const [answer, setAnswer] = useState(/** @type {{status: number, body: Detail} | null} */ (null));
+export function Prompt({ id, state, now }) {
+  const [answer, setAnswer] = useState(/** @type {{status: number, body: Detail | OpenDetail | null} | null} */ (null));
   const [open, server] = findOpen(state, id);
   const isOpen = Boolean(open);
+  const wasOpen = useRef(false);
+  wasOpen.current ||= isOpen;
   useEffect(() => {
     let ended = false;
     /** @type {ReturnType<typeof setTimeout> | undefined} */
@@ -120,20 +131,25 @@ export function Prompt({ id, state }) {
     let tries = 0;
     const load = async () => {
       // Asked first whether it is known: a browser logs each 404 as an error.
-      let result = await api(`/v1/prompts?limit=500&q=${encodeURIComponent(id)}`);
-      const isKnown = result.status === 200 && result.body.prompts.some((/** @type {Detail} */ p) => p.id === id);
-      if (isKnown) result = await api(`/v1/prompts/${encodeURIComponent(id)}`);
+      let result = await api(`/v1/prompts?limit=1&id=${encodeURIComponent(id)}`);
+      const found = result.status === 200 ? result.body : {};
+      if (found.prompts?.length) result = await api(`/v1/prompts/${encodeURIComponent(id)}`);
+      else if (found.open?.length) result = { status: 200, body: found.open[0] };
       else if (result.status === 200) result = { status: 404, body: null };
       if (ended) return;
-      setAnswer(result);
+      const waits = result.status === 200 && 'state' in result.body;
+      wasOpen.current ||= waits;
       // Its trace comes some seconds after its end.
-      if (result.status !== 200 && tries++ < 60) again = setTimeout(load, 1000);
+      const mayCome = result.status !== 200 && tries++ < 60;
+      setAnswer(result.status === 404 && wasOpen.current && mayCome ? null : result);
+      if (waits || mayCome) again = setTimeout(load, 1000);
     };
     if (!isOpen) load();
     return () => { ended = true; clearTimeout(again); };
   }, [id, isOpen]);
-  if (answer?.status === 200) {
-    const d = answer.body;
+  const body = answer?.status === 200 ? answer.body : null;
+  if (body && !('state' in body)) {
+    const d = body;
     return html`<article class="detail"><${Back} />
       <p class="dim">${task(d)} · ${t('page.received.at', { time: moment(d.received) })}</p>
       <h1 tabindex="-1" class="sentence"><${Icon} severity=${severity(d)} word=${outcome(d)} /> ${together(d.sentence)}</h1>
@@ -145,7 +161,8 @@ export function Prompt({ id, state }) {
       <p class="dim">${t('page.times', { zone: zone() })}</p>
     </article>`;
   }
-  if (open) return html`<${Waiting} open=${open} server=${server} />`;
+  if (open) return html`<${Waiting} open=${open} server=${server} now=${now} />`;
+  if (body) return html`<${Waiting} open=${body} server=${/** @type {OpenDetail} */ (body).server} now=${now} />`;
   if (!answer) return html`<article class="detail"><${Back} /><h1 tabindex="-1" class="sentence">${t('page.loading')}</h1></article>`;
   return html`<${Absent} id=${id} text=${answer.status === 0 ? t('page.absent.answer') : t('page.absent.prompt')} />`;
 }

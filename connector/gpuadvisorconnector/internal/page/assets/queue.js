@@ -1,9 +1,10 @@
 // What waits and runs on each ComfyUI server, and its sockets.
 
-import { html } from './vendor.js';
-import { t } from './text.js';
+import { html, useEffect, useState } from './vendor.js';
+import { t, api } from './text.js';
 import { elapsed, task, together } from './format.js';
 import { A, Empty, Icon } from './parts.js';
+import { Absent, Back } from './prompt.js';
 
 /** @typedef {import('./api').Node} Node */
 /** @typedef {import('./api').OpenPrompt} OpenPrompt */
@@ -34,20 +35,23 @@ function Open({ prompt: p, now }) {
 /** @param {Socket} socket */
 const socketKey = (socket) => socket.state === 'kept' ? socket.state : socket.since;
 
+/** @param {{server: ServerState}} props */
+const Totals = ({ server: s }) => s.up ? html`<p class="totals">
+    <span><b>${s.running}</b> ${t('page.queue.running')}</span><span><b>${s.waiting}</b> ${t('page.queue.waiting')}</span>
+    ${s.oldest_wait > 0 && html`<span>${t('page.queue.oldest', { age: elapsed(s.oldest_wait) })}</span>`}
+  </p>` : html`<p class="totals"><span><${Icon} severity="broken" /> ${t('page.server.down')}</span></p>`;
+
 /** @param {{server: ServerState, now: number, lines: number}} props */
 function Server({ server: s, now, lines }) {
   const prompts = s.prompts ?? [];
   const shown = prompts.length > lines ? prompts.slice(0, lines - 1) : prompts;
-  const rest = prompts.length - shown.length;
+  const rest = s.listed - shown.length;
   return html`<section class="server">
     <h3>${s.name}${s.sockets_open > 0 && html` <span class="dim">${t('page.sockets', { n: s.sockets_open })}</span>`}</h3>
-    ${s.up ? html`<p class="totals">
-      <span><b>${s.running}</b> ${t('page.queue.running')}</span><span><b>${s.waiting}</b> ${t('page.queue.waiting')}</span>
-      ${s.oldest_wait > 0 && html`<span>${t('page.queue.oldest', { age: elapsed(s.oldest_wait) })}</span>`}
-    </p>` : html`<p class="totals"><span><${Icon} severity="broken" /> ${t('page.server.down')}</span></p>`}
+    <${Totals} server=${s} />
     <ol class=${`queue lines-${lines}`}>
       ${shown.map((p) => html`<${Open} key=${p.id} prompt=${p} now=${now} />`)}
-      ${rest > 0 && html`<li class="dim">${t('page.queue.rest', { n: rest })}</li>`}
+      ${rest > 0 && html`<li><${A} href=${`/?queue=${encodeURIComponent(s.name)}`} class="rest">${t('page.queue.rest', { n: rest })}<//></li>`}
       ${prompts.length === 0 && s.up && html`<li class="dim">${t('page.queue.empty')}</li>`}
     </ol>
     ${(s.sockets ?? []).map((socket) => html`<p class="socket" key=${socketKey(socket)}><${Icon} severity="warning" /> ${together(socket.text)}</p>`)}
@@ -63,4 +67,33 @@ export function Queue({ servers, now }) {
   return html`<section class="all-queues" aria-labelledby="queue"><h2 id="queue">${t('page.queue')}</h2>
     ${servers?.length ? servers.map((s) => html`<${Server} key=${s.name} server=${s} now=${now} lines=${lines} />`) : html`<${Empty}>${t('page.absent.comfyui')}<//>`}
   </section>`;
+}
+
+/**
+ * WholeQueue is the page of a server's queue: each prompt that is known of it. The state has the
+ * first ones only.
+ * @param {{name: string, state: State, now: number}} props
+ */
+export function WholeQueue({ name, state, now }) {
+  const [answer, setAnswer] = useState(/** @type {ServerState | null} */ (null));
+  const first = (state.servers ?? []).find((s) => s.name === name);
+  const isKnown = Boolean(first);
+  useEffect(() => {
+    let ended = false;
+    const load = async () => {
+      const { status, body } = await api(`/v1/queue?server=${encodeURIComponent(name)}`);
+      if (!ended && status === 200) setAnswer(body);
+    };
+    if (isKnown) load();
+    const again = setInterval(() => isKnown && !document.hidden && load(), 2000);
+    return () => { ended = true; clearInterval(again); };
+  }, [name, isKnown]);
+  if (!first) return html`<${Absent} id=${name} text=${t('page.absent.server')} />`;
+  const s = answer ?? first;
+  return html`<article class="detail"><${Back} />
+    <h1 tabindex="-1">${t('page.queue.of', { name })}</h1>
+    <${Totals} server=${s} />
+    <ol class="queue whole">${(s.prompts ?? []).map((p) => html`<${Open} key=${p.id} prompt=${p} now=${now} />`)}
+      ${!s.prompts?.length && s.up && html`<li class="dim">${t('page.queue.empty')}</li>`}</ol>
+  </article>`;
 }

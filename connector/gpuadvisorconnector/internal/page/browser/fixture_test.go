@@ -51,6 +51,8 @@ type scene struct {
 	// age is that of the newest sample: none comes after it. interval is the time between two
 	// scrapes, 15 s by default.
 	age, interval time.Duration
+	// waiting is how many prompts wait on the first server; 0: as many as the trouble has.
+	waiting int
 }
 
 // fixture is a host of a scene, as the product sees it: telemetry goes into the store of the

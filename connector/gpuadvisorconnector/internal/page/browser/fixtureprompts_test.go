@@ -67,6 +67,9 @@ func (q *queue) Server() comfyevents.Server {
 	if f.trouble == rushHour {
 		waiting, longest = 17, 95*time.Second
 	}
+	if f.waiting > 0 && q.i == 0 {
+		waiting = f.waiting
+	}
 	if f.isLive {
 		waiting += int(f.turns.Load()) % 4
 	}
