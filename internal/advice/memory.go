@@ -17,8 +17,8 @@ type memoryFit struct {
 	// never is true if it does not fit into the empty GPU, probe if only the least that it was
 	// seen to need fits and it is to be tried.
 	never, probe bool
-	// free is an idle neighbour that holds what it needs; waits is true if working ones, or other
-	// programs, do.
+	// free is the next idle neighbour to give back what it holds, where all of them together hold
+	// what is missing; waits is true if working ones, or other programs, do.
 	free  string
 	waits bool
 }
@@ -35,59 +35,11 @@ func (e *Engine) bound(k *kind, s fit.Size) float64 {
 	return max(k.memory.model.Upper(s, boundShare)*(1+e.settings.SafetyMargin), k.memory.leastOf(s))
 }
 
-// space is what a GPU has for a server's prompts, in bytes.
-type space struct {
-	// room is what the others leave, held what the server's process has of it already; foreign is
-	// what other programs hold.
-	room, held, foreign int64
-	// idle is what the idle neighbour free gives back, the one that gives back most; working is true
-	// if a neighbour works.
-	idle    int64
-	free    string
-	working bool
-}
-
-// spaceFor is what a server's GPU has for its prompts.
-func (e *Engine) spaceFor(s *server) (a space) {
-	g := s.gpu
-	// Others hold what the driver says, and what they are about to need.
-	a.foreign = g.memory.Used
-	for _, o := range g.servers {
-		a.foreign -= o.holds()
-	}
-	// What servers said of themselves may be old: one that rests gives memory back, and is not
-	// asked again. The driver's figure is not.
-	gone := max(-a.foreign, 0)
-	others := int64(0)
-	for _, o := range g.servers {
-		held := o.holds()
-		if o.rests() {
-			back := min(gone, max(held-o.memory.Context, 0))
-			held, gone = held-back, gone-back
-		}
-		if o == s {
-			a.held = held
-			continue
-		}
-		others += max(held, e.needs(o))
-		if !o.rests() {
-			a.working = true
-			continue
-		}
-		if free := held - o.memory.Context; free > 0 && free > a.idle {
-			a.idle, a.free = free, o.name
-		}
-	}
-	a.foreign = max(a.foreign, 0)
-	a.room = max(g.memory.Capacity-a.foreign-others, 0)
-	return a
-}
-
 // fits compares what a prompt needs with what its GPU has.
 func (e *Engine) fits(j *job, now time.Time) (m memoryFit) {
 	s, g := j.server, j.server.gpu
 	m.context = s.memory.Context
-	has := e.spaceFor(s)
+	has := e.spaceFor(s, now)
 	m.room = has.room
 	k := e.find(j.kind)
 	if g.memory.Capacity <= 0 {
@@ -120,7 +72,7 @@ func (e *Engine) fits(j *job, now time.Time) (m memoryFit) {
 	switch {
 	case m.need <= room || m.need <= has.held:
 		return m
-	case has.free != "" && m.need <= room+has.idle:
+	case m.need <= room+has.idle:
 		m.free = has.free
 		return m
 	case has.working && m.need <= g.memory.Capacity-has.foreign:
@@ -130,7 +82,7 @@ func (e *Engine) fits(j *job, now time.Time) (m memoryFit) {
 		m.probe = e.mayTry(tried, now)
 		m.waits = !m.probe
 		return m
-	case has.free != "" && m.least <= room+has.idle && e.mayTry(tried, now):
+	case m.least <= room+has.idle && e.mayTry(tried, now):
 		m.free = has.free
 		return m
 	}
