@@ -75,7 +75,7 @@ func (e *Engine) needOf(s *server, r *ran) int64 {
 		return 0
 	}
 	bound := e.bound(k, r.Size)
-	if bound <= 0 || s.memory.Dynamic && g.probes[r.probeKey].none() { // weights make room
+	if bound <= 0 || s.memory.Dynamic && !g.ranOut(r.Kind, r.Size, 0) { // weights make room
 		return 0
 	}
 	need := int64(bound) + s.memory.Context
