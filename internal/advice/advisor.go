@@ -200,12 +200,25 @@ func (a *Advisor) decide(r *admission.Request, now time.Time) admission.Decision
 	return d
 }
 
-// better reports whether a decision is the better one of two: it admits, and ends sooner.
+// better reports whether a decision is the better one of two: it admits, and ends sooner. Servers of
+// which nothing is known come last, and before them those where it is not known when the prompt would end.
 func better(a, b *admission.Decision) bool {
 	if (a.Verdict == admission.Admit) != (b.Verdict == admission.Admit) {
 		return a.Verdict == admission.Admit
 	}
-	return a.Verdict == admission.Admit && a.Completion < b.Completion
+	return a.Verdict == admission.Admit &&
+		cmp.Or(cmp.Compare(certainty(b), certainty(a)), cmp.Compare(a.Completion, b.Completion), cmp.Compare(a.Wait, b.Wait)) < 0
+}
+
+// certainty is how well founded the decision to admit a prompt is.
+func certainty(d *admission.Decision) int {
+	switch {
+	case d.Completion > 0:
+		return 2
+	case d.Memory.Room > 0: // the server and its GPU are known
+		return 1
+	}
+	return 0
 }
 
 // Settle implements [admission.Advisor].

@@ -103,7 +103,7 @@ func (f *safety) bound(side int) recommend.Bound {
 	size := sizeOf(side, f.request.Batch, f.request.Steps)
 	if !f.elastic() {
 		for key, p := range f.server.gpu.probes {
-			if key.Kind == f.ofKind && key.Batch <= size.Batch && key.Pixels <= size.Pixels && p.failed(2, f.room) {
+			if key.covers(f.ofKind, size) && p.failed(2, f.room) {
 				return recommend.ByMemory
 			}
 		}

@@ -73,6 +73,9 @@ func (e *Engine) Advise(r *admission.Request, now time.Time) (d admission.Decisi
 	m := e.fits(j, now)
 	d.Memory = admission.Memory{Need: m.need, Least: m.least, Room: m.room}
 	e.judge(&d, j, &t, &m, now)
+	if r.Claim && d.Free != "" {
+		e.askToFree(d.Free, now)
+	}
 	if d.Verdict != admission.Admit {
 		d.MaxSide = e.maxSide(j, &t, &m, d.Reason)
 		if d.RetryAfter > 0 {

@@ -141,6 +141,9 @@ func (e *Engine) Executed(x *Execution) {
 		return
 	}
 	s.forget(x.ID)
+	if x.Ended.After(s.worked) {
+		s.worked = x.Ended
+	}
 	seen := e.ended.Find(x.ID)
 	o := observed{exclusive: x.Ran.Seconds(), at: x.Ended}
 	switch {

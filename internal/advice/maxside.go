@@ -41,7 +41,7 @@ func (e *Engine) allowed(k *kind, j *job, t *timing, m *memoryFit, size fit.Size
 		return t.upper+(mean-t.mean)*t.slow <= t.left
 	}
 	g := j.server.gpu
-	if !k.memory.knows(size) || e.bound(k, size)+float64(m.context) > float64(g.memory.Capacity) || !g.probes[probeKey{j.kind, size}].none() {
+	if !k.memory.knows(size) || e.bound(k, size)+float64(m.context) > float64(g.memory.Capacity) || g.ranOut(j.kind, size, g.memory.Capacity-m.context) {
 		return false
 	}
 	if !k.time.knows(size) { // of no size the time is known, or of this one it is not

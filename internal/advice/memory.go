@@ -17,8 +17,8 @@ type memoryFit struct {
 	// never is true if it does not fit into the empty GPU, probe if only the least that it was
 	// seen to need fits and it is to be tried.
 	never, probe bool
-	// free is an idle neighbour that holds what it needs; waits is true if working ones, or other
-	// programs, do.
+	// free is the next idle neighbour to give back what it holds, where all of them together hold
+	// what is missing; waits is true if working ones, or other programs, do.
 	free  string
 	waits bool
 }
@@ -35,59 +35,11 @@ func (e *Engine) bound(k *kind, s fit.Size) float64 {
 	return max(k.memory.model.Upper(s, boundShare)*(1+e.settings.SafetyMargin), k.memory.leastOf(s))
 }
 
-// space is what a GPU has for a server's prompts, in bytes.
-type space struct {
-	// room is what the others leave, held what the server's process has of it already; foreign is
-	// what other programs hold.
-	room, held, foreign int64
-	// idle is what the idle neighbour free gives back, the one that gives back most; working is true
-	// if a neighbour works.
-	idle    int64
-	free    string
-	working bool
-}
-
-// spaceFor is what a server's GPU has for its prompts.
-func (e *Engine) spaceFor(s *server) (a space) {
-	g := s.gpu
-	// Others hold what the driver says, and what they are about to need.
-	a.foreign = g.memory.Used
-	for _, o := range g.servers {
-		a.foreign -= o.holds()
-	}
-	// What servers said of themselves may be old: one that rests gives memory back, and is not
-	// asked again. The driver's figure is not.
-	gone := max(-a.foreign, 0)
-	others := int64(0)
-	for _, o := range g.servers {
-		held := o.holds()
-		if o.rests() {
-			back := min(gone, max(held-o.memory.Context, 0))
-			held, gone = held-back, gone-back
-		}
-		if o == s {
-			a.held = held
-			continue
-		}
-		others += max(held, e.needs(o))
-		if !o.rests() {
-			a.working = true
-			continue
-		}
-		if free := held - o.memory.Context; free > 0 && free > a.idle {
-			a.idle, a.free = free, o.name
-		}
-	}
-	a.foreign = max(a.foreign, 0)
-	a.room = max(g.memory.Capacity-a.foreign-others, 0)
-	return a
-}
-
 // fits compares what a prompt needs with what its GPU has.
 func (e *Engine) fits(j *job, now time.Time) (m memoryFit) {
 	s, g := j.server, j.server.gpu
 	m.context = s.memory.Context
-	has := e.spaceFor(s)
+	has := e.spaceFor(s, now)
 	m.room = has.room
 	k := e.find(j.kind)
 	if g.memory.Capacity <= 0 {
@@ -99,38 +51,38 @@ func (e *Engine) fits(j *job, now time.Time) (m memoryFit) {
 		return m
 	}
 	bound, least := e.bound(k, j.size), k.memory.leastOf(j.size)
-	tried := g.probes[probeKey{j.kind, j.size}]
-	if bound <= 0 && tried.none() {
+	tried := e.triesOf(j, g.memory.Capacity-m.context, m.room-m.context, now)
+	if bound <= 0 && !tried.failed {
 		return m
 	}
 	m.known = true
 	m.need, m.least = int64(bound)+m.context, int64(least)+m.context
-	if s.memory.Dynamic && tried.none() { // weights make room; only an OOM says that they do not
+	if s.memory.Dynamic && !tried.failed { // weights make room; only an OOM says that they do not
 		m.known = false
 		return m
 	}
-	if m.least > g.memory.Capacity || tried.failed(2, g.memory.Capacity-m.context) && now.Sub(tried.last) < probeAgain {
+	if m.least > g.memory.Capacity || tried.never {
 		m.never = true
 		return m
 	}
 	room := m.room
-	if !tried.none() && room-m.context <= tried.room { // it ran out of memory with no less
+	if tried.failed && room-m.context <= tried.room { // it ran out of memory with no less
 		m.need = max(m.need, tried.room+m.context+1)
 	}
 	switch {
 	case m.need <= room || m.need <= has.held:
 		return m
-	case has.free != "" && m.need <= room+has.idle:
+	case m.need <= room+has.idle:
 		m.free = has.free
 		return m
 	case has.working && m.need <= g.memory.Capacity-has.foreign:
 		m.waits = true
 		return m
 	case m.least <= room:
-		m.probe = e.mayTry(tried, now)
+		m.probe = tried.may
 		m.waits = !m.probe
 		return m
-	case has.free != "" && m.least <= room+has.idle && e.mayTry(tried, now):
+	case m.least <= room+has.idle && tried.may:
 		m.free = has.free
 		return m
 	}
@@ -182,107 +134,4 @@ func (e *Engine) needs(s *server) (most int64) {
 		of(j)
 	}
 	return most
-}
-
-// probeKey is what prompts have in common that ran out of memory.
-type probeKey struct {
-	Kind
-	fit.Size
-}
-
-// probe is what became of those that ran out of memory, and of the tries since.
-type probe struct {
-	// room is what they had at most, in bytes; failures is how many tries in a row failed.
-	room     int64
-	failures int
-	last     time.Time
-	// running is the try that has not ended, or whose trace has not come; left is when it left its
-	// server's queue.
-	running *job
-	left    time.Time
-}
-
-const (
-	// probeAgain is when another try is made after one that failed.
-	probeAgain = time.Hour
-	// traceDelay is how long after a prompt's end its trace comes at the latest.
-	traceDelay = 10 * time.Second
-	// maxProbes bounds those of a GPU.
-	maxProbes = 256
-)
-
-func (p *probe) none() bool { return p == nil || p.failures == 0 }
-
-// failed reports whether so many tries in a row failed with at least so much room.
-func (p *probe) failed(times int, room int64) bool {
-	return p != nil && p.failures >= times && p.room >= room
-}
-
-// mayTry reports whether another one may be tried.
-func (e *Engine) mayTry(p *probe, now time.Time) bool {
-	return p == nil || !e.trying(p, now) && (p.failures < 2 || now.Sub(p.last) >= probeAgain)
-}
-
-// trying reports whether a try runs.
-func (e *Engine) trying(p *probe, now time.Time) bool {
-	j := p.running
-	switch {
-	case j == nil:
-		return false
-	case j.claim != 0, j.id != "" && j.server.byID[j.id] == j && e.servers[j.server.name] == j.server:
-		p.left = time.Time{}
-		return true
-	case j.id == "": // it was not run
-		p.running = nil
-		return false
-	case p.left.IsZero():
-		p.left = now
-	}
-	if now.Sub(p.left) > traceDelay {
-		p.running = nil
-	}
-	return p.running != nil
-}
-
-// probing records that a prompt is tried.
-func (g *gpu) probing(j *job) {
-	if p := g.probeOf(probeKey{j.kind, j.size}); p != nil {
-		p.running, p.left = j, time.Time{}
-	}
-}
-
-// probeOf is that of a key, made if there is none yet; nil if there are too many.
-func (g *gpu) probeOf(key probeKey) *probe {
-	p := g.probes[key]
-	if p == nil && len(g.probes) < maxProbes {
-		p = &probe{}
-		g.probes[key] = p
-	}
-	return p
-}
-
-// settled has a try be the prompt that its server shows.
-func (g *gpu) settled(claimed, shown *job) {
-	if g == nil {
-		return
-	}
-	if p := g.probes[probeKey{claimed.kind, claimed.size}]; p != nil && p.running == claimed {
-		p.running = shown
-	}
-}
-
-// probed learns whether a prompt of a kind had enough memory, of as much as there was for it.
-func (g *gpu) probed(k Kind, s fit.Size, x *Execution, room int64) {
-	key := probeKey{k, s}
-	switch {
-	case x.OutOfMemory:
-		if p := g.probeOf(key); p != nil {
-			p.failures, p.last, p.running = p.failures+1, x.Ended, nil
-			p.room = max(p.room, x.Reserved, room)
-		}
-	case x.Succeeded:
-		delete(g.probes, key)
-	case g.probes[key] != nil:
-		g.probes[key].running = nil
-	}
 }

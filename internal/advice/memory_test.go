@@ -150,6 +150,56 @@ func TestAfterAnOutOfMemoryAsLittleRoomIsATry(t *testing.T) {
 	}
 }
 
+// TestWhatIsLargerThanWhatRanOutOfMemoryIsATry, too: it needs no less.
+func TestWhatIsLargerThanWhatRanOutOfMemoryIsATry(t *testing.T) {
+	w := newWorld(t, "a")
+	w.gpu.Capacity = 6 * gib
+	for range 10 { // the largest size that was seen is larger than what runs out of memory
+		for _, side := range []int{480, 512, 560} {
+			w.run("a", side, 2*time.Second, ofSide(side))
+		}
+	}
+	w.rested()
+	is(t, w.ask("a", "people", 520), admission.Admit, admission.Fits)
+	w.oom("a", 6*gib-cuda)
+	w.rested()
+	is(t, w.ask("a", "people", 480), admission.Admit, admission.Fits, "it is smaller")
+	is(t, w.ask("a", "people", 512), admission.Admit, admission.Probe)
+	is(t, w.ask("a", "people", 520), admission.Admit, admission.Probe)
+	for _, side := range []int{520, 560, 800} {
+		is(t, w.ask("a", "people", side), admission.Admit, admission.Probe, side)
+	}
+	tried := w.claimed("a", "people", 520)
+	is(t, tried, admission.Admit, admission.Probe)
+	is(t, w.ask("a", "people", 528), admission.Hold, admission.MemoryBusy, "one at a time, whatever their sizes")
+	w.Settle(tried.Claim, "")
+	w.oom("a", 6*gib-cuda)
+	w.rested()
+	is(t, w.ask("a", "people", 520), admission.Reject, admission.TooLarge, "two of a smaller size ran out of all that there is")
+	assert.LessOrEqual(t, w.ask("a", "people", 560).MaxSide, 504)
+	w.run("a", 560, 2*time.Second, ofSide(560))
+	w.rested()
+	is(t, w.ask("a", "people", 520), admission.Admit, admission.Fits, "a larger one needed less")
+}
+
+// TestTheOldestOutOfMemoryIsForgottenFirst: what clients call their workflows is theirs to choose.
+func TestTheOldestOutOfMemoryIsForgottenFirst(t *testing.T) {
+	g := &gpu{probes: map[probeKey]*probe{}}
+	at := time.Unix(1_800_000_000, 0)
+	key := func(i int) probeKey { return probeKey{Kind{Workflow: "colour"}, sizeOf(512+i, 1, 0)} }
+	for i := range maxProbes + 10 {
+		at = at.Add(time.Second)
+		g.probed(key(i).Kind, key(i).Size, &Execution{OutOfMemory: true, Ended: at, Reserved: gib}, 0)
+		if i == 3 {
+			g.probes[key(i)].running = &job{}
+		}
+	}
+	assert.Len(t, g.probes, maxProbes)
+	for i := range maxProbes + 10 {
+		assert.Equal(t, i == 3 || i > 10, !g.probes[key(i)].none(), i)
+	}
+}
+
 func TestATryThatIsNotRunIsNoTry(t *testing.T) {
 	w := newWorld(t, "a")
 	w.gpu.Capacity = 5 * gib

@@ -182,10 +182,15 @@ func TestWhoAsksIsSentWhereThePromptWouldRun(t *testing.T) {
 	w.learned("a", 20)
 	w.learned("b", 20)
 	w.rested()
+	// Of these nothing is known: one's GPU has no samples, the other one has none.
+	w.servers["0"] = &comfyevents.Server{Name: "0", GPUs: []string{"GPU-2"}}
+	w.servers["c"] = &comfyevents.Server{Name: "c"}
+	w.sampled()
 	a := NewAdvisor(w.settings, &comfyevents.Servers{}, func() time.Time { return w.now }, nil)
 	a.engine = w.Engine
+	server, workflow := "a", "colour"
 	ask := func(claim bool) admission.Decision {
-		d, err := a.Advise(t.Context(), &admission.Request{Server: "a", Class: "people", Workflow: "colour", Model: "ddcolor", Side: 512, Batch: 1, Claim: claim})
+		d, err := a.Advise(t.Context(), &admission.Request{Server: server, Class: "people", Workflow: workflow, Model: "ddcolor", Side: 512, Batch: 1, Claim: claim})
 		require.NoError(t, err)
 		return d
 	}
@@ -196,9 +201,23 @@ func TestWhoAsksIsSentWhereThePromptWouldRun(t *testing.T) {
 	d := ask(false)
 	is(t, d, admission.Redirect, admission.Late)
 	assert.Equal(t, "b", d.Target)
+	server = ""
+	d = ask(false)
+	assert.Equal(t, admission.Admit, d.Verdict)
+	assert.Equal(t, "b", d.Target, "known servers come first")
+	workflow = "another"
+	assert.Equal(t, "b", ask(false).Target, "nothing is learned of the prompt; it would begin at once")
+	server, workflow = "a", "colour"
 	is(t, ask(true), admission.Reject, admission.Late, "what has begun is not moved")
 	for range 17 {
 		w.queued("b", "people", 512)
+	}
+	d = ask(false)
+	is(t, d, admission.Redirect, admission.Late)
+	assert.Equal(t, "0", d.Target, "where nothing is known, it may run")
+	for _, name := range []string{"0", "c"} {
+		w.RemoveServer(name)
+		delete(w.servers, name)
 	}
 	is(t, ask(false), admission.Reject, admission.Late)
 	w.settings.Standby = []string{"http://gpu-node-08:8188", "http://gpu-node-09:8188"}

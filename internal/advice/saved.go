@@ -155,9 +155,8 @@ func (e *Engine) LoadRest(raw []byte, now time.Time) error {
 		for i := range of.Probes {
 			p := &of.Probes[i]
 			if last := fromUnix(p.Last); p.Failures > 0 && !last.After(now) && now.Sub(last) <= maxSampleAge {
-				if known := g.probeOf(probeKey{p.Kind, p.Size}); known != nil {
-					known.room, known.failures, known.last = p.Room, p.Failures, last
-				}
+				known := g.probeOf(probeKey{p.Kind, p.Size})
+				known.room, known.failures, known.last = p.Room, p.Failures, last
 			}
 		}
 	}

@@ -30,7 +30,7 @@ func (e *Engine) remember(s *server, key probeKey, x *Execution) {
 	switch {
 	case x.OutOfMemory:
 	case x.Succeeded && !x.Cached:
-		has := e.spaceFor(s)
+		has := e.spaceFor(s, x.Ended)
 		r.enough = max(has.room, has.held, x.Reserved+s.memory.Context)
 	default:
 		return
@@ -41,8 +41,8 @@ func (e *Engine) remember(s *server, key probeKey, x *Execution) {
 }
 
 // shortage is by how many bytes a GPU has too little memory for what its servers executed within
-// the last hour: what that needs at most, less the room that there is for it, or would be if an
-// idle neighbour gave its memory back. It is the largest of all servers; 0 if nothing is known, or
+// the last hour: what that needs at most, less the room that there is for it, or would be if the
+// idle neighbours gave their memory back. It is the largest of all servers; 0 if nothing is known, or
 // if the GPU's samples are stale.
 func (e *Engine) shortage(g *gpu, now time.Time) (largest int64) {
 	if g.memory.Capacity <= 0 || g.memory.Unhealthy || now.Sub(g.memory.At) > e.settings.MaxSampleAge {
@@ -56,7 +56,7 @@ func (e *Engine) shortage(g *gpu, now time.Time) (largest int64) {
 		if len(s.ran) == 0 || s.memory.At.IsZero() { // what it holds would count as another program's
 			continue
 		}
-		has := e.spaceFor(s)
+		has := e.spaceFor(s, now)
 		room := max(has.room+min(elastic, has.foreign)+has.idle, has.held)
 		for i := range s.ran {
 			if r := &s.ran[i]; now.Sub(r.at) <= ranFor {
@@ -75,7 +75,7 @@ func (e *Engine) needOf(s *server, r *ran) int64 {
 		return 0
 	}
 	bound := e.bound(k, r.Size)
-	if bound <= 0 || s.memory.Dynamic && g.probes[r.probeKey].none() { // weights make room
+	if bound <= 0 || s.memory.Dynamic && !g.ranOut(r.Kind, r.Size, 0) { // weights make room
 		return 0
 	}
 	need := int64(bound) + s.memory.Context

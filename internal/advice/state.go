@@ -38,6 +38,10 @@ type server struct {
 	// loaded is the model of the last prompt that ran; empty if none is loaded.
 	loaded   string
 	unloaded time.Time
+	// freed is when it was asked to free its memory, worked when it was last seen to have something
+	// to do, returns what it gives back if it is asked, in bytes.
+	freed, worked time.Time
+	returns       int64
 	// busy is for what share of the time it works, over a minute or so; at is when that was
 	// computed, as is what runs.
 	busy float64
@@ -102,6 +106,8 @@ type gpu struct {
 	usual usualWork
 	// loaded is when it was there last by what was saved.
 	loaded time.Time
+	// gone is what its servers gave back without a word, where they are compared.
+	gone []int64
 }
 
 // usualWork is the mean and the variance of the last hundred or so executions, in seconds.
@@ -182,6 +188,9 @@ func (e *Engine) SetServer(s *comfyevents.Server, now time.Time) {
 		known.unloaded, known.loaded = s.Unloaded, ""
 	}
 	e.follow(known, s.Prompts, now)
+	if !known.rests() {
+		known.worked = now
+	}
 }
 
 // RemoveServer forgets a server that is no longer followed.

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package advice
+
+import (
+	"cmp"
+	"time"
+)
+
+// space is what a GPU has for a server's prompts, in bytes.
+type space struct {
+	// room is what the others leave, held what the server's process has of it already; foreign is
+	// what other programs hold.
+	room, held, foreign int64
+	// idle is what all idle neighbours together give back if they are asked to; free is the next one
+	// to ask, empty if none has anything to give. working is true if a neighbour works.
+	idle    int64
+	free    string
+	working bool
+}
+
+// spaceFor is what a server's GPU has for its prompts at a time.
+func (e *Engine) spaceFor(s *server, now time.Time) (a space) {
+	g := s.gpu
+	// Others hold what the driver says, and what they are about to need.
+	a.foreign = g.memory.Used
+	for _, o := range g.servers {
+		a.foreign -= o.holds()
+	}
+	gone := g.gaveBack(max(-a.foreign, 0))
+	a.foreign = max(a.foreign, 0)
+	others := int64(0)
+	var next *server
+	for i, o := range g.servers {
+		held := o.holds() - gone[i]
+		if o == s {
+			a.held = held
+			continue
+		}
+		others += max(held, e.needs(o))
+		if !o.rests() {
+			a.working = true
+			continue
+		}
+		o.returns = max(held-o.memory.Context, 0)
+		if o.hasFreed(now) {
+			o.returns = 0
+		}
+		a.idle += o.returns
+		if o.returns > 0 && (next == nil || o.isFreedBefore(next, now)) {
+			next = o
+		}
+	}
+	if next != nil {
+		a.free = next.name
+	}
+	a.room = max(g.memory.Capacity-a.foreign-others, 0)
+	return a
+}
+
+// gaveBack divides among a GPU's servers what they said that they held and the driver says that they do
+// not. What servers said of themselves may be old: one that rests gives memory back, and is not asked
+// again. Those that were asked to, since they said so, come first.
+func (g *gpu) gaveBack(bytes int64) []int64 {
+	g.gone = append(g.gone[:0], make([]int64, len(g.servers))...)
+	for _, asked := range []bool{true, false} {
+		for i, o := range g.servers {
+			if bytes > 0 && o.rests() && o.freed.After(o.memory.At) == asked {
+				g.gone[i] = min(bytes, max(o.holds()-o.memory.Context, 0))
+				bytes -= g.gone[i]
+			}
+		}
+	}
+	return g.gone
+}
+
+const (
+	// freeAgain is how often a server is asked at most to free its memory: the comfyui receiver
+	// ignores what is more often.
+	freeAgain = time.Minute
+	// freeTakes is how long after it was asked its memory is seen to be free at the latest. Until
+	// then no other one is asked, which would load its models again in vain.
+	freeTakes = 3 * time.Second
+)
+
+// isFreedBefore reports whether a server is to free its memory before another one: the one that was asked
+// just now; else one that may be asked, and of those the one that gives back most; else the one that may
+// be asked soonest.
+func (s *server) isFreedBefore(o *server, now time.Time) bool {
+	rank := func(s *server) int {
+		switch since := now.Sub(s.freed); {
+		case since < freeTakes:
+			return 0
+		case since >= freeAgain:
+			return 1
+		}
+		return 2
+	}
+	first := rank(s)
+	if c := cmp.Compare(first, rank(o)); c != 0 {
+		return c < 0
+	}
+	if first == 1 {
+		return s.returns > o.returns
+	}
+	return s.freed.Before(o.freed)
+}
+
+// hasFreed reports whether a server did what it was asked to lately, and has done nothing since: what it
+// still holds it cannot give back.
+func (s *server) hasFreed(now time.Time) bool {
+	return now.Sub(s.freed) < freeAgain && now.Sub(s.unloaded) >= freeTakes && !s.unloaded.Before(s.freed) && s.worked.Before(s.freed)
+}
+
+// askToFree records that a server is asked to free its memory. Within freeAgain it does nothing more.
+func (e *Engine) askToFree(name string, now time.Time) {
+	if s := e.servers[name]; s != nil && now.Sub(s.freed) >= freeAgain {
+		s.freed = now
+	}
+}
