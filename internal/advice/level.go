@@ -45,7 +45,8 @@ const (
 // Load is a GPU's level, and what it is based on.
 type Load struct {
 	Level Level
-	// Wait is until all that runs and waits on the GPU has ended.
+	// Wait is how long a new image would wait: one of core work, behind all that it does not precede,
+	// or one of batch work where that is more of its objective.
 	Wait time.Duration
 	// Shortage is by how many bytes its memory is too little for what it executed within the last
 	// hour; 0 if that is not known.
@@ -78,31 +79,64 @@ func (e *Engine) levelNow(g *gpu, shortage int64, now time.Time, was Level) (lev
 		return Unhealthy, 0
 	}
 	g.advance(now)
-	e.fill(g)
-	waits := false
-	for _, q := range e.replay.Run(e.queues, e.busy) {
-		if len(q) > 0 {
-			wait = max(wait, q[len(q)-1].At)
-		}
-		waits = waits || len(q) > 1
-	}
-	objective := e.objective()
+	waits := e.waitsOf(g)
 	from := func(share float64, of Level) bool {
 		if was.rank() >= of.rank() {
 			share *= leaves
 		}
-		return objective > 0 && wait >= share*objective.Seconds()
+		return waits.share > 0 && waits.share >= share
 	}
 	switch {
 	case from(criticalFrom, Critical):
-		return Critical, wait
+		return Critical, waits.longest
 	case from(saturatedFrom, Saturated), shortage > 0:
-		return Saturated, wait
-	case waits && g.memory.Utilization > busyUse:
+		return Saturated, waits.longest
+	case waits.any && g.memory.Utilization > busyUse:
 		return Busy, wait
 	}
-	return Normal, wait
+	return Normal, waits.longest
 }
+
+// waits is how long new images would wait for a GPU.
+type waits struct {
+	// longest is the wait, in seconds, that is most of the objective, share how much of it.
+	longest, share float64
+	// any is true if something waits.
+	any bool
+}
+
+// waitsOf replays a GPU's queues. Batch work that core work overtakes counts against its own objective:
+// a new image of core work does not wait for it.
+func (e *Engine) waitsOf(g *gpu) (w waits) {
+	e.fill(g)
+	count := func(wait float64, objective time.Duration) {
+		share := 0.0
+		if objective > 0 {
+			share = wait / objective.Seconds()
+		}
+		if share > w.share || share == w.share && wait > w.longest {
+			w.longest, w.share = wait, share
+		}
+	}
+	core := e.objective()
+	for i, ends := range e.replay.Run(e.queues, e.busy) {
+		s := g.servers[i]
+		w.any = w.any || len(ends) > 1
+		ahead := len(ends) - len(s.queue)
+		for n := len(ends) - 1; n >= 0; n-- {
+			if n < ahead || !s.queue[n-ahead].isOvertaken() {
+				count(ends[n].At, core)
+				break // those before it end before it
+			}
+			count(ends[n].At, e.class(s.queue[n-ahead].class).Objective)
+		}
+	}
+	return w
+}
+
+// isOvertaken reports whether core work that comes later runs before a prompt that waits: not where the
+// server orders its queue by itself.
+func (j *job) isOvertaken() bool { return j.number >= batchNumber }
 
 // objective is the shortest of core work; without one it is the default class's.
 func (e *Engine) objective() time.Duration {

@@ -52,6 +52,30 @@ func TestLevelsFollowTheWait(t *testing.T) {
 	assert.Equal(t, Critical, at(16))
 	assert.Equal(t, Critical, at(12))
 	assert.Equal(t, Saturated, at(10))
+	assert.Equal(t, Normal, at(1))
+	ofBatch := func(waiting int, by func() float64) Load {
+		w.pass(dwell + time.Second)
+		w.waiting(1)
+		s := w.servers["a"]
+		for range waiting {
+			w.queued("a", "buildings", 512)
+			s.Prompts[len(s.Prompts)-1].Number = by()
+		}
+		w.sampled()
+		return w.Load(theGPU, w.now)
+	}
+	number := 0.0
+	inOrder := func() float64 { number++; return number }
+	last := func() float64 { return Number(w.now, w.now, true) }
+	w.settings.Classes["buildings"] = Class{Objective: 2 * time.Minute, Batch: true}
+	assert.Equal(t, Critical, ofBatch(16, inOrder).Level, "in a queue without an order of ours a new image waits for them")
+	load := ofBatch(16, last)
+	assert.Equal(t, Normal, load.Level, "a new image begins once the first has ended")
+	assert.InDelta(t, 34, load.Wait.Seconds(), 0.5, "of batch, which is more of its objective: 34 s of 120 s, 2 s of 30 s")
+	assert.Equal(t, Saturated, ofBatch(32, last).Level, "66 s of 120 s")
+	assert.Equal(t, Critical, ofBatch(64, last).Level)
+	delete(w.settings.Classes, "buildings")
+	assert.Equal(t, Normal, at(0))
 	w.gpu.Unhealthy = true
 	w.sampled()
 	assert.Equal(t, Unhealthy, w.Load(theGPU, w.now).Level, "at once")
