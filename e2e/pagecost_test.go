@@ -6,7 +6,9 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakecomfyui"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/fakenvml"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/figure"
 )
@@ -21,15 +24,17 @@ import (
 var pageTime = flag.Duration("page-time", 4*time.Second, "for how long TestTwentyViewersCostLittle measures the CPU time of each state; make bench-page takes 10s")
 
 // TestTwentyViewersCostLittle measures the CPU time of a collector of eight GPUs, which holds
-// thousands of prompts, while 20 viewers look, less that before or after, whichever is less. While nobody looks, nothing is encoded.
+// thousands of prompts, and whose server's 51 prompts wait for one that does not end, while 20 viewers look, less that before or after, whichever is less. While nobody looks, nothing is encoded.
 func TestTwentyViewersCostLittle(t *testing.T) {
 	beside(t, working)
-	const lookers, held, goal = 20, 4000, 0.05 // of a core
+	const lookers, held, queued, goal = 20, 4000, 51, 0.05 // of a core
 	m := newMachine(t, fakenvml.Current, slices.Repeat([]string{"l40s", "h100"}, 4)...)
 	p := newLivePage(t)
 	traces := fmt.Sprintf("127.0.0.1:%d", port(t))
+	server := fakecomfyui.NewServer(endless{fakecomfyui.NewTimedWork()})
+	proxy := fmt.Sprintf("127.0.0.1:%d", port(t))
 	c := collect(t, "comfyui.yaml", append(m.environment, p.environment(), "OTELCOL_GPU_COLLECTION_INTERVAL=1s", "OTELCOL_GPU_COMFYUI_STORE="+t.TempDir(),
-		fmt.Sprintf("OTELCOL_GPU_COMFYUI_PROXY=127.0.0.1:%d", port(t))), append(receivesPrompts(traces), "--config=yaml:connectors::gpuadvisor::collection_interval: 1s")...)
+		"OTELCOL_GPU_COMFYUI_PROXY="+proxy, "OTELCOL_GPU_COMFYUI="+serveComfyUI(t, server, server)), append(receivesPrompts(traces), "--config=yaml:connectors::gpuadvisor::collection_interval: 1s")...)
 	p.wait(t, patience, "GPUs", func(s *pageState) bool { return len(s.GPUs) == len(m.gpus) })
 	require.Eventually(t, func() bool { return p.counter(c, "viewers") == 0 }, patience, 50*time.Millisecond)
 	var ids []string
@@ -37,6 +42,13 @@ func TestTwentyViewersCostLittle(t *testing.T) {
 		ids = append(ids, g.UUID())
 	}
 	p.hold(t, traces, held, ids)
+	for range queued {
+		response, err := http.Post("http://"+proxy+"/prompt", "application/json", strings.NewReader(`{"prompt": {`+load()+`, `+colour(512)+`, `+save()+`}}`))
+		require.NoError(t, err)
+		require.NoError(t, response.Body.Close())
+		require.Equal(t, http.StatusOK, response.StatusCode)
+	}
+	p.wait(t, patience, "the queue", func(s *pageState) bool { return len(s.Servers) == 1 && s.Servers[0].Waiting == queued-1 })
 	work(t, m)
 
 	before := m.count(t, c, *pageTime)
@@ -58,6 +70,15 @@ func TestTwentyViewersCostLittle(t *testing.T) {
 	figure.Print("page.cpu.whole", 100*during.cpu, "%")
 	require.Positive(t, during.cpu)
 	assert.Less(t, cost, 2*goal, "of a core")
+}
+
+// endless is work of which nothing ends.
+type endless struct{ fakecomfyui.Work }
+
+// Colorize implements [fakecomfyui.Work].
+func (endless) Colorize(ctx context.Context, _ int, _ string, _ func(done, all int) error) error {
+	<-ctx.Done()
+	return ctx.Err()
 }
 
 // work has the figures of all GPUs change several times a second, until the test ends.
