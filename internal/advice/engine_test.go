@@ -4,6 +4,8 @@ package advice
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"testing"
 	"time"
 
@@ -55,8 +57,8 @@ func (w *world) sampled() {
 		w.gpu.Used += s.Memory.Context + s.Memory.Reserved
 	}
 	w.SetGPU(w.gpu)
-	for _, s := range w.servers {
-		w.seen(s)
+	for _, name := range slices.Sorted(maps.Keys(w.servers)) { // a test is the same each time
+		w.seen(w.servers[name])
 	}
 }
 

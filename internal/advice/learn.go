@@ -26,6 +26,8 @@ type kind struct {
 	// loading are what cold executions took longer than warm ones, in seconds; usual is their median.
 	loading []float64
 	usual   float64
+	// heaviest is the node that has most of the time.
+	heaviest heaviest
 	// changed is true if something was learned that is not saved.
 	changed bool
 }
@@ -125,8 +127,12 @@ type Execution struct {
 	Ran time.Duration
 	// Succeeded is true if it made its image, OutOfMemory if it ran out of memory.
 	Succeeded, OutOfMemory bool
-	// Cached is true if nodes did not run since their results were cached.
-	Cached bool
+	// Cached is true if no node ran since all their results were cached, or, once it was learned from,
+	// none with most of the work. CachedNodes are how many were cached, Nodes are those that ran; none if
+	// traces do not have them.
+	Cached      bool
+	CachedNodes int
+	Nodes       []Node
 	// Active is the most that tensors were seen to use in bytes, a lower bound of what was needed.
 	// Reserved is the most that the allocator held; Grew is true if that became more in this
 	// execution: it is what was needed then.
@@ -156,12 +162,18 @@ func (e *Engine) Executed(x *Execution) {
 	of := e.kindOf(s, x.Workflow, x.Model)
 	k := e.findOrAdd(of)
 	k.changed = true
+	if x.Succeeded {
+		x.Cached = x.Cached || k.heaviest.isPart(x)
+		if !o.cold { // else what loaded a model has most of the time
+			k.heaviest.add(x.Nodes)
+		}
+	}
 	e.compareNeed(&o, x)
 	if s.gpu != nil {
 		s.gpu.probed(of, size, x, o.room)
 		e.remember(s, probeKey{of, size}, x)
 	}
-	if x.Active > 0 {
+	if x.Active > 0 && !x.Cached {
 		k.memory.lower(size, float64(x.Active), x.Ended)
 	}
 	if !x.Succeeded || x.Cached || o.exclusive <= 0 {

@@ -120,8 +120,10 @@ func TestAfterAnOutOfMemoryAsLittleRoomIsATry(t *testing.T) {
 	w.gpu.Capacity = 5 * gib
 	w.learned("a", 20)
 	w.oom("a", room)
+	w.over(&job{id: "cached"}, w.now)
+	w.Executed(&Execution{ID: "cached", Server: "a", Workflow: "colour", Model: "ddcolor", Side: 512, Batch: 1, Ended: w.now, Succeeded: true, Cached: true})
 	tried := w.claimed("a", "people", 512)
-	is(t, tried, admission.Admit, admission.Probe)
+	is(t, tried, admission.Admit, admission.Probe, "results that were cached fit anywhere")
 	is(t, w.claimed("a", "people", 512), admission.Hold, admission.MemoryBusy, "one at a time")
 	id := w.queued("a", "people", 512)
 	w.Settle(tried.Claim, id)

@@ -170,7 +170,7 @@ func (g *gpu) probed(k Kind, s fit.Size, x *Execution, room int64) {
 		p := g.probeOf(own)
 		p.failures, p.last, p.running = p.failures+1, x.Ended, nil
 		p.room = max(p.room, x.Reserved, room)
-	case x.Succeeded:
+	case x.Succeeded && !x.Cached:
 		maps.DeleteFunc(g.probes, func(key probeKey, p *probe) bool {
 			return key == own || key.covers(k, s) && x.Reserved > 0 && x.Reserved <= p.room
 		})

@@ -30,6 +30,9 @@ type savedKind struct {
 	Memory  []savedSample `json:"memory,omitempty"`
 	Least   []savedSample `json:"least,omitempty"`
 	Loading []float64     `json:"loading,omitempty"`
+	// Heaviest is its heaviest node, Ahead by how many seconds it is.
+	Heaviest string  `json:"heaviest,omitempty"`
+	Ahead    float64 `json:"ahead,omitempty"`
 }
 
 // savedRest is what was learned beside the kinds.
@@ -80,6 +83,7 @@ func (e *Engine) Unsaved() (changed []Saved, all map[Kind]bool) {
 		}
 		raw, err := json.Marshal(savedKind{
 			Version: savedVersion, Kind: of, Time: saveSamples(k.time.samples), Memory: saveSamples(k.memory.samples), Least: saveSamples(k.memory.least), Loading: k.loading,
+			Heaviest: k.heaviest.id, Ahead: k.heaviest.ahead,
 		})
 		if err != nil { // no number of it is NaN
 			continue
@@ -129,6 +133,9 @@ func (e *Engine) LoadKind(raw []byte, now time.Time) (of Kind, err error) {
 	k.time.refit(now)
 	k.memory.refit(now)
 	k.settleLoading()
+	if isCost(s.Ahead) || s.Ahead == 0 {
+		k.heaviest = heaviest{s.Heaviest, min(s.Ahead, maxAhead)}
+	}
 	return s.Kind, nil
 }
 

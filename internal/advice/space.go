@@ -60,12 +60,12 @@ func (e *Engine) spaceFor(s *server, now time.Time) (a space) {
 
 // gaveBack divides among a GPU's servers what they said that they held and the driver says that they do
 // not. What servers said of themselves may be old: one that rests gives memory back, and is not asked
-// again. Those that were asked to, since they said so, come first.
+// again. Those that unloaded their models since they said so come first.
 func (g *gpu) gaveBack(bytes int64) []int64 {
 	g.gone = append(g.gone[:0], make([]int64, len(g.servers))...)
-	for _, asked := range []bool{true, false} {
+	for _, did := range []bool{true, false} {
 		for i, o := range g.servers {
-			if bytes > 0 && o.rests() && o.freed.After(o.memory.At) == asked {
+			if bytes > 0 && o.rests() && (o.hasUnloaded() && o.unloaded.After(o.memory.At)) == did {
 				g.gone[i] = min(bytes, max(o.holds()-o.memory.Context, 0))
 				bytes -= g.gone[i]
 			}
@@ -106,11 +106,15 @@ func (s *server) isFreedBefore(o *server, now time.Time) bool {
 	return s.freed.Before(o.freed)
 }
 
-// hasFreed reports whether a server did what it was asked to lately, and has done nothing since: what it
-// still holds it cannot give back.
+// hasFreed reports whether a server that was asked to lately has freed its memory, and has done nothing
+// since: what it still holds it cannot give back. It may have been asked by somebody else.
 func (s *server) hasFreed(now time.Time) bool {
-	return now.Sub(s.freed) < freeAgain && now.Sub(s.unloaded) >= freeTakes && !s.unloaded.Before(s.freed) && s.worked.Before(s.freed)
+	took := now.Sub(s.unloaded)
+	return now.Sub(s.freed) < freeAgain && s.hasUnloaded() && took >= freeTakes && took < freeAgain
 }
+
+// hasUnloaded reports whether a server has unloaded its models, not at the end of a prompt that failed.
+func (s *server) hasUnloaded() bool { return s.unloaded.After(s.worked) }
 
 // askToFree records that a server is asked to free its memory. Within freeAgain it does nothing more.
 func (e *Engine) askToFree(name string, now time.Time) {

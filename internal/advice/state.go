@@ -174,7 +174,7 @@ func (e *Engine) SetServer(s *comfyevents.Server, now time.Time) {
 			e.Dropped++
 			return
 		}
-		known = &server{name: s.Name, byID: map[string]*job{}, at: now, since: now, unloaded: now, ran: e.ranOf(s.Name)}
+		known = &server{name: s.Name, byID: map[string]*job{}, at: now, since: now, unloaded: now, worked: now, ran: e.ranOf(s.Name)}
 		e.servers[s.Name] = known
 	}
 	e.place(known, s)
@@ -187,8 +187,9 @@ func (e *Engine) SetServer(s *comfyevents.Server, now time.Time) {
 	if s.Unloaded.After(known.unloaded) {
 		known.unloaded, known.loaded = s.Unloaded, ""
 	}
+	worked := !known.rests()
 	e.follow(known, s.Prompts, now)
-	if !known.rests() {
+	if worked || !known.rests() {
 		known.worked = now
 	}
 }

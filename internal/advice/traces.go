@@ -3,12 +3,17 @@
 package advice
 
 import (
+	"strings"
+
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/pdataread"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/semconv"
 )
+
+// maxNodes bounds the nodes of an execution that are compared.
+const maxNodes = 1000
 
 // executionsIn are the prompts whose executions are in traces.
 func executionsIn(td ptrace.Traces) (all []Execution) {
@@ -24,9 +29,15 @@ func executionsIn(td ptrace.Traces) (all []Execution) {
 // executionsOf joins the spans of executions with their prompts'.
 func executionsOf(server string, spans ptrace.SpanSlice) (all []Execution) {
 	roots := map[pcommon.SpanID]ptrace.Span{}
+	nodes := map[pcommon.SpanID][]Node{}
 	for _, s := range spans.All() {
-		if s.Name() == "comfyui.prompt" {
+		switch {
+		case s.Name() == "comfyui.prompt":
 			roots[s.SpanID()] = s
+		case s.Name() == "comfyui.node", strings.HasPrefix(s.Name(), "comfyui.node "): // those that nodes expand into have nodes as parents
+			if id := pdataread.Text(s.Attributes(), semconv.NodeID); id != "" && len(nodes[s.ParentSpanID()]) < maxNodes {
+				nodes[s.ParentSpanID()] = append(nodes[s.ParentSpanID()], Node{id, s.EndTimestamp().AsTime().Sub(s.StartTimestamp().AsTime())})
+			}
 		}
 	}
 	for _, s := range spans.All() {
@@ -42,6 +53,7 @@ func executionsOf(server string, spans ptrace.SpanSlice) (all []Execution) {
 			Side: whole(r, "comfyui.image.side"), Batch: max(whole(r, "comfyui.image.batch"), 1), Steps: whole(r, "comfyui.steps"),
 			Ended: s.EndTimestamp().AsTime(), Ran: s.EndTimestamp().AsTime().Sub(s.StartTimestamp().AsTime()),
 			Succeeded: outcome == "success", OutOfMemory: kind == "out_of_memory", Cached: whole(a, "comfyui.nodes.cached") > 0 && whole(a, "comfyui.nodes.executed") == 0,
+			CachedNodes: whole(a, "comfyui.nodes.cached"), Nodes: nodes[s.SpanID()],
 			Active: int64(whole(a, semconv.MemoryActivePeak)), Reserved: int64(whole(a, semconv.MemoryReservedPeak)), Grew: whole(a, semconv.MemoryReservedGrowth) > 0,
 		})
 	}
