@@ -53,7 +53,7 @@ type Config struct {
 	// Advice is about decisions on prompts, for receivers and callers that ask.
 	Advice AdviceConfig `mapstructure:"advice"`
 
-	// Storage is a storage extension that keeps what is learned of prompts across restarts. Default:
+	// Storage is a storage extension that keeps what is learned about prompts across restarts. Default:
 	// none.
 	Storage *component.ID `mapstructure:"storage"`
 

@@ -70,7 +70,7 @@ func (s *saved) load(ctx context.Context) {
 	const condition = "load"
 	if err := s.client.Batch(ctx, append(gets, rest, week)...); err != nil {
 		if s.failing.First(condition) {
-			s.log.Warn("Failed to read what was learned of prompts; nothing is saved until it is read; trying again", zap.Error(err), zap.Duration("interval", saveInterval))
+			s.log.Warn("Failed to read what was learned about prompts; nothing is saved until it is read; trying again", zap.Error(err), zap.Duration("interval", saveInterval))
 		}
 		return
 	}
@@ -163,7 +163,7 @@ func (s *saved) saveLearned(ctx context.Context) {
 			s.log.Info("Saving what is learned about prompts works again")
 		}
 	case s.failing.First(condition):
-		s.log.Warn("Failed to save what was learned of prompts; trying again", zap.Error(err), zap.Duration("interval", saveInterval))
+		s.log.Warn("Failed to save what was learned about prompts; trying again", zap.Error(err), zap.Duration("interval", saveInterval))
 	}
 }
 

@@ -127,7 +127,7 @@ func TestEachXIDBecomesARecordWithMeaningAndRemedy(t *testing.T) {
 	r := records(sink)[0]
 	assert.Equal(t, "hw.gpu.xid", r.EventName())
 	assert.Equal(t, plog.SeverityNumberError2, r.SeverityNumber())
-	assert.Contains(t, r.Body().Str(), "XID 79 on gpu0 (NVIDIA L40S): GPU has fallen off the bus. Drain the node and reboot it")
+	assert.Contains(t, r.Body().Str(), "XID 79 on gpu0 (NVIDIA L40S): GPU has fallen off the bus. Drain the host and reboot it")
 	a := r.Attributes().AsRaw()
 	assert.EqualValues(t, 79, a["hw.gpu.xid"])
 	assert.Equal(t, "reboot", a["hw.gpu.xid.tier"])

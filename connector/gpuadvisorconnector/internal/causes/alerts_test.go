@@ -536,7 +536,7 @@ var cases = []struct {
 		cause: "comfyui.loading",
 		bad:   func(w *world) { loading(w, 800*time.Millisecond) },
 		good:  func(w *world) { loading(w, 500*time.Millisecond) },
-		en:    "ComfyUI node-1:8188 spent 40 % of its executions in the last 15 minutes on loading models.",
+		en:    "ComfyUI node-1:8188 spent 40 % of its execution time in the last 15 minutes on loading models.",
 	},
 }
 

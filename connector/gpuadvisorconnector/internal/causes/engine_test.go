@@ -39,7 +39,7 @@ func TestEachCauseHasItsTexts(t *testing.T) {
 	}
 	for _, key := range []string{
 		"cause.gpu.lost.xid", "cause.gpu.memory.remedy.idle", "cause.gpu.memory.remedy.other", "cause.gpu.memory.critical.elastic", "cause.gpu.memory.high.elastic", "cause.gpu.pages.pending", "cause.gpu.pages.pending.remedy", "cause.gpu.pcie.degraded.width",
-		"cause.gpu.load.saturated", "cause.gpu.load.critical", "cause.comfyui.out_of_memory.sizes", "cause.comfyui.out_of_memory.plain", "cause.comfyui.out_of_memory.remedy.size",
+		"cause.gpu.load.saturated", "cause.gpu.load.critical", "cause.comfyui.out_of_memory.sizes", "cause.comfyui.out_of_memory.plain", "cause.comfyui.out_of_memory.remedy.size", "cause.comfyui.out_of_memory.remedy.other",
 	} {
 		need(key)
 	}
@@ -179,7 +179,7 @@ func TestNoGPUAtAllIsBroken(t *testing.T) {
 	w.evaluate()
 	assert.Equal(t, "Waiting for the first samples of the GPUs", w.verdict(texts.English))
 	w.wait(30 * time.Second)
-	assert.Equal(t, "No NVIDIA GPU is found.", w.verdict(texts.English))
+	assert.Equal(t, "No NVIDIA GPU was found.", w.verdict(texts.English))
 	assert.Equal(t, view.Broken, w.result.Verdict.Severity)
 	assert.Equal(t, "未发现 NVIDIA GPU。", w.verdict(texts.Chinese))
 	w.steady(0, healthy)

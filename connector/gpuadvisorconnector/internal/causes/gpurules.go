@@ -9,7 +9,6 @@ import (
 
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/machine"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/texts"
-	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/view"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/xid"
 )
 
@@ -85,8 +84,8 @@ func (r memoryRule) find(f *facts, report func(finding)) {
 			found.text = texts.Message{Key: r.text()}
 		}
 		server, held := f.idleHolder(g)
-		switch other, ok := f.machine.Largest(g); {
-		case ok && float64(other.Memory) > max(held, limit*dominant):
+		switch other, ok := f.foreign(g); {
+		case ok && float64(other.Memory) > held:
 			found.remedy = stopRemedy(&other)
 		case server != "":
 			found.remedy = texts.Message{Key: "cause.gpu.memory.remedy.idle", Args: texts.Args{"server": server, "held": bytes(held)}}
@@ -101,40 +100,6 @@ func (r memoryRule) text() string {
 		return "cause.gpu.memory.critical.elastic"
 	}
 	return "cause.gpu.memory.high.elastic"
-}
-
-// dominant is from which share of a GPU's memory on a program other than ComfyUI is named as
-// what fills it.
-const dominant = 0.25
-
-// stopRemedy is to stop a process that is not ComfyUI.
-func stopRemedy(p *view.Process) texts.Message {
-	return texts.Message{Key: "cause.gpu.memory.remedy.other", Args: texts.Args{"process": processName(p), "held": bytes(float64(p.Memory))}}
-}
-
-// processName is a process as people look for it.
-func processName(p *view.Process) texts.Message {
-	if p.Name == "" {
-		return texts.Message{Key: "label.process.pid", Args: texts.Args{"pid": p.PID}}
-	}
-	return texts.Message{Key: "label.process", Args: texts.Args{"name": p.Name, "pid": p.PID}}
-}
-
-// idleHolder is the server without work that holds the most memory of a GPU: its models can
-// be freed. Empty if none holds a GiB.
-func (f *facts) idleHolder(g *machine.GPU) (server string, most float64) {
-	most = 1 << 30
-	for _, s := range f.servers {
-		running, _ := s.Value(machine.QueueLength, "running", f.now)
-		waiting, known := s.Value(machine.QueueLength, "pending", f.now)
-		if !known || running+waiting > 0 {
-			continue
-		}
-		if held := f.machine.HeldBy(s, g, f.now); held > most {
-			server, most = s.Name, held
-		}
-	}
-	return server, most
 }
 
 // xidRule finds XIDs of the last hour: of some tiers from least on, and of another from

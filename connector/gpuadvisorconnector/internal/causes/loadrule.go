@@ -3,7 +3,6 @@
 package causes
 
 import (
-	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/machine"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/texts"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/view"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/advice"
@@ -44,8 +43,7 @@ func (shortageRule) find(f *facts, report func(finding)) {
 			continue
 		}
 		found := finding{gpu: g, args: texts.Args{"short": bytes(float64(short))}}
-		limit, _ := g.Value(machine.MemoryLimit, "", f.now)
-		if other, ok := f.machine.Largest(g); ok && float64(other.Memory) > limit*dominant {
+		if other, ok := f.foreign(g); ok {
 			found.remedy = stopRemedy(&other)
 		}
 		report(found)

@@ -81,6 +81,9 @@ func (f *facts) describeFailures(x *failures) finding {
 	if f.now.Sub(x.newest) <= recently {
 		found.severity = view.Broken
 	}
+	if other, ok := f.foreign(found.gpu); ok {
+		found.remedy = stopRemedy(&other)
+	}
 	if x.hasUnknown {
 		found.text.Key = "cause.comfyui.out_of_memory.plain"
 		return found
@@ -88,7 +91,12 @@ func (f *facts) describeFailures(x *failures) finding {
 	if x.least != x.largest {
 		found.text.Key = "cause.comfyui.out_of_memory.sizes"
 	}
-	if lower := f.lowerSide(x); lower > 0 {
+	lower := f.lowerSide(x)
+	switch {
+	case lower == 0:
+	case found.remedy.Key != "":
+		found.remedy = texts.Message{Key: "cause.comfyui.out_of_memory.remedy.other", Args: texts.Args{"stop": found.remedy, "side": lower}}
+	default:
 		found.remedy = texts.Message{Key: "cause.comfyui.out_of_memory.remedy.size", Args: texts.Args{"side": lower}}
 	}
 	return found

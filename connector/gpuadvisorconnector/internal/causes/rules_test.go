@@ -26,22 +26,22 @@ func TestOutOfMemoryNamesTheSizeAndASmallerOne(t *testing.T) {
 		remedy  string
 	}{
 		"one size": {func(w *world) { w.fail(1280); w.fail(1280); w.fail(1280) },
-			"gpu1 ran out of memory for 3 images of 1280 px in the last minute.", "Lower the size to 1024."},
+			"gpu1 ran out of memory for 3 images of 1280 px in the last minute.", "Lower the size to 1024 px."},
 		"one image": {func(w *world) { w.fail(1024) },
-			"gpu1 ran out of memory for 1 image of 1024 px in the last minute.", "Lower the size to 768."},
+			"gpu1 ran out of memory for 1 image of 1024 px in the last minute.", "Lower the size to 768 px."},
 		"several sizes": {func(w *world) { w.fail(1280); w.fail(2048) },
-			"gpu1 ran out of memory for 2 images of 1280 to 2048 px in the last minute.", "Lower the size to 1024."},
+			"gpu1 ran out of memory for 2 images of 1280 to 2048 px in the last minute.", "Lower the size to 1024 px."},
 		"a larger one succeeded": {func(w *world) {
 			w.fail(1280)
 			w.prompt(func(p *Prompt) { p.Side = 1152 })
 			w.prompt(func(p *Prompt) { p.Side = 2048 }) // with another workflow
 		},
-			"gpu1 ran out of memory for 1 image of 1280 px in the last minute.", "Lower the size to 1152."},
+			"gpu1 ran out of memory for 1 image of 1280 px in the last minute.", "Lower the size to 1152 px."},
 		"a larger one succeeded elsewhere": {func(w *world) {
 			w.fail(1280)
 			w.prompt(func(p *Prompt) { p.Side, p.GPUs = 1152, []string{"GPU-a"} })
 		},
-			"gpu1 ran out of memory for 1 image of 1280 px in the last minute.", "Lower the size to 1024."},
+			"gpu1 ran out of memory for 1 image of 1280 px in the last minute.", "Lower the size to 1024 px."},
 		"an unknown size": {func(w *world) { w.fail(1280); w.fail(0) },
 			"gpu1 ran out of memory for 2 images in the last minute.", "Send smaller images, or free the models of other servers on this GPU (POST /free)."},
 		"the smallest size": {func(w *world) { w.fail(256) },
@@ -49,7 +49,7 @@ func TestOutOfMemoryNamesTheSizeAndASmallerOne(t *testing.T) {
 		"an unknown GPU": {func(w *world) {
 			w.prompt(func(p *Prompt) { p.Outcome, p.ErrorType, p.Side, p.GPUs = failed, outOfMemory, 1280, nil })
 		},
-			"ComfyUI node-1:8188 ran out of memory for 1 image of 1280 px in the last minute.", "Lower the size to 1024."},
+			"ComfyUI node-1:8188 ran out of memory for 1 image of 1280 px in the last minute.", "Lower the size to 1024 px."},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -58,6 +58,32 @@ func TestOutOfMemoryNamesTheSizeAndASmallerOne(t *testing.T) {
 			w.evaluate()
 			text, remedy := w.worded("comfyui.out_of_memory", texts.English)
 			assert.Equal(t, c.text, text)
+			assert.Equal(t, c.remedy, remedy)
+		})
+	}
+}
+
+// TestOutOfMemoryNamesTheProgramThatHoldsTheMemory first: smaller images are what is left until it has
+// gone.
+func TestOutOfMemoryNamesTheProgramThatHoldsTheMemory(t *testing.T) {
+	const holds = "python (process 77) holds 14.0 GiB of this GPU and is not ComfyUI: stop it, or move it to another GPU."
+	for name, c := range map[string]struct {
+		side, memory int64
+		gpus         []string
+		remedy       string
+	}{
+		"most of the GPU":                    {1280, 15032385536, []string{"GPU-b"}, holds + " Until then, lower the size to 1024 px."},
+		"most of the GPU, the smallest size": {256, 15032385536, []string{"GPU-b"}, holds},
+		"most of the GPU, an unknown size":   {0, 15032385536, []string{"GPU-b"}, holds},
+		"little of the GPU":                  {1280, 1 << 30, []string{"GPU-b"}, "Lower the size to 1024 px."},
+		"most of another GPU":                {1280, 15032385536, []string{"GPU-a"}, "Lower the size to 1024 px."},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.steady(0, with(fmt.Sprintf("hw.gpu.process.memory.usage{1,process.pid=77,process.executable.name=python} %d", c.memory)))
+			w.prompt(func(p *Prompt) { p.Outcome, p.ErrorType, p.Side, p.GPUs = failed, outOfMemory, c.side, c.gpus })
+			w.evaluate()
+			_, remedy := w.worded("comfyui.out_of_memory", texts.English)
 			assert.Equal(t, c.remedy, remedy)
 		})
 	}

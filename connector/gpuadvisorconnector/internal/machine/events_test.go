@@ -42,7 +42,7 @@ func TestEventsHaveTheirMeaningAndTheirRemedy(t *testing.T) {
 		"broken The GPU is lost: the driver no longer reaches it. | Drain the host and reboot it; if the GPU stays lost, check its seating and power.",
 		"fine XID 45: Preemptive cleanup, due to previous errors | No action by itself; check the events before it.",
 		"warning XID 31, 12 times: GPU memory page fault | Restart the program that used the GPU; if the error recurs with other programs, suspect the GPU.",
-		"broken XID 79: GPU has fallen off the bus | Drain the node and reboot it; if the error recurs, check the GPU's seating, power and cooling.",
+		"broken XID 79: GPU has fallen off the bus | Drain the host and reboot it; if the error recurs, check the GPU's seating, power and cooling.",
 	}, shown)
 	assert.Equal(t, at(1), m.Events()[6].Time)
 	assert.Equal(t, "prompt-1", func() string { e := m.Events()[0]; return e.View(texts.Chinese, "prompt-1").Prompt }())

@@ -42,6 +42,13 @@ func (r *record) isSlow() bool {
 
 func (r *record) succeeded() bool { return r.outcome.Value() == "success" }
 
+// failed reports whether a prompt failed, as the condition comfyui.errors counts: what clients
+// cancelled or interrupted, and what the server rejected or the receiver refused, did not.
+func (r *record) failed() bool {
+	outcome := r.outcome.Value()
+	return outcome == "error" || outcome == "lost"
+}
+
 // cause is a part of the duration that is worth a word.
 type cause struct {
 	part   int

@@ -103,9 +103,10 @@ func sumUp(workflow string, all []*record) view.Workflow {
 	var energy float64
 	energies := 0
 	for _, r := range all {
-		if r.succeeded() {
+		switch {
+		case r.succeeded():
 			lasted = append(lasted, r.lasted().Seconds())
-		} else {
+		case r.failed():
 			v.Failed++
 		}
 		if peak := r.bill.memoryPeak; peak >= 0 && (v.MemoryPeak == nil || peak > *v.MemoryPeak) {

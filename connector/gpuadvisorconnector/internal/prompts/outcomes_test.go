@@ -92,6 +92,26 @@ func TestEachOutcomeAndEachReasonOfARefusalHasItsTexts(t *testing.T) {
 	}
 }
 
+// TestAWorkflowsFailuresAreWhatFailed: what clients end, and what is refused, says nothing of the
+// workflow. The condition comfyui.errors counts the same.
+func TestAWorkflowsFailuresAreWhatFailed(t *testing.T) {
+	var images []image
+	for i, outcome := range constantsOf(t, "../../../../receiver/comfyuireceiver/internal/prompt/prompt.go", "Outcome") {
+		images = append(images, image{n: i, waited: 1, outcome: outcome})
+	}
+	v := held(images...).List(texts.English, Query{Limit: 100})
+	require.Len(t, v.Workflows, 1)
+	assert.Equal(t, len(images), v.Workflows[0].Prompts)
+	assert.Equal(t, 2, v.Workflows[0].Failed, "error and lost")
+	failing := map[string]bool{}
+	for _, p := range v.Prompts {
+		if s := held(image{n: 1, waited: 1, outcome: p.Outcome}).List(texts.English, Query{}); s.Workflows[0].Failed > 0 {
+			failing[p.Outcome] = true
+		}
+	}
+	assert.Equal(t, map[string]bool{"error": true, "lost": true}, failing)
+}
+
 func TestARefusalSaysWhyAndWhatToDo(t *testing.T) {
 	s := held(image{n: 0, waited: 0.01, outcome: "refused", failed: "deadline"}, image{n: 1, waited: 20, outcome: "refused", failed: "a_reason_of_another_advisor"})
 	d := detail(t, s, 0)

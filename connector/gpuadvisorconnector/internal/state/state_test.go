@@ -65,5 +65,5 @@ func TestALevelIsOnItsGPU(t *testing.T) {
 	st.SetLoads(map[string]advice.Load{"GPU-a": {Level: advice.Saturated, Wait: time.Second, Shortage: 1 << 30}})
 	assert.Equal(t, "saturated: memory is short", st.State(texts.English).GPUs[0].Load.Text)
 	st.SetLoads(map[string]advice.Load{"GPU-a": {Level: advice.Busy, Wait: 16 * time.Second}})
-	assert.Equal(t, "繁忙：还有16.0 秒的任务", st.State(texts.Chinese).GPUs[0].Load.Text)
+	assert.Equal(t, "繁忙：还有 16.0 秒的任务", st.State(texts.Chinese).GPUs[0].Load.Text)
 }

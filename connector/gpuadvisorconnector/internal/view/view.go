@@ -318,8 +318,9 @@ type Prompts struct {
 
 // Workflow sums up the prompts of a workflow.
 type Workflow struct {
-	Workflow   string   `json:"workflow"`
-	Prompts    int      `json:"prompts"`
+	Workflow string `json:"workflow"`
+	Prompts  int    `json:"prompts"`
+	// Failed counts errors and lost prompts: not what was cancelled, interrupted, rejected or refused.
 	Failed     int      `json:"failed"`
 	Median     *float64 `json:"median"`
 	Slowest    *float64 `json:"slowest"`

@@ -224,7 +224,7 @@ func TestWithoutScriptsThePageHasTheVerdictAndTheGPUs(t *testing.T) {
 	p.visit(base + "/?lang=en")
 	text, err := chromedp.Run(p.ctx, chromedp.Text("body"))
 	require.NoError(t, err)
-	for _, part := range []string{"gpu1 ran out of memory", "Lower the size to 1024.", "gpu7", "47.3 GiB / 48.0 GiB", "99 %"} {
+	for _, part := range []string{"gpu1 ran out of memory", "lower the size to 1024 px.", "gpu7", "47.3 GiB / 48.0 GiB", "99 %"} {
 		assert.Contains(t, text, part)
 	}
 }
@@ -351,7 +351,7 @@ func TestAnEventNamesItsGPUAndThePromptThatRan(t *testing.T) {
 	p := openTab(t, chromium)
 	p.open(serveFixture(t, newFixture(t, sceneOf("lost"))) + "/?lang=en")
 	text := read[string](p, `[...document.querySelectorAll('[aria-labelledby=events] li')].find((e) => e.innerText.includes('XID')).innerText`)
-	assert.Regexp(t, `gpu1 XID 79: GPU has fallen off the bus\s+Drain the node and reboot it`, text)
+	assert.Regexp(t, `gpu1 XID 79: GPU has fallen off the bus\s+Drain the host and reboot it`, text)
 	read[bool](p, `(document.querySelector('[aria-labelledby=events] li a').click(), true)`)
 	assert.Contains(t, p.sentence(), "waited 6.1 s behind 4 prompts")
 }
