@@ -47,6 +47,7 @@ type pageState struct {
 	Verdict    struct{ Cause string }
 	Conditions []struct{ Cause, Alert string }
 	Alerts     struct{ Firing []struct{ Name string } }
+	Servers    []struct{ Waiting int }
 	Prompts    []struct{ ID string }
 	// PromptsHeld is how many there are in all.
 	PromptsHeld int `json:"prompts_held"`
