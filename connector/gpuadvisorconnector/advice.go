@@ -74,14 +74,14 @@ func (c *Config) adviceSettings() advice.Settings {
 	return s
 }
 
-// recommendedSide is the size that is recommended where nothing is learned.
+// recommendedSide is the size that is recommended where nothing is learned, to who asked for a larger one.
 const recommendedSide = 680
 
 // messages are what to tell a user whose prompt is not admitted, by language.
-func messages(d *admission.Decision) map[string]string {
+func messages(r *admission.Request, d *admission.Decision) map[string]string {
 	m := texts.Message{Key: "advice.message.later"}
 	side := d.MaxSide
-	if side == 0 && d.Completion == 0 && d.Reason != admission.BatchWaits { // its time is not known
+	if isSmaller := r.Side == 0 || r.Side > recommendedSide; side == 0 && isSmaller && d.Completion == 0 && d.Reason != admission.BatchWaits { // its time is not known
 		side = recommendedSide
 	}
 	switch {

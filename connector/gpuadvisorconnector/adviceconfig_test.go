@@ -46,9 +46,17 @@ func TestMeasurementsOfTheConfigurationCount(t *testing.T) {
 
 // TestBatchIsToldToComeLater, not to be smaller: no size would be admitted.
 func TestBatchIsToldToComeLater(t *testing.T) {
-	later := messages(&admission.Decision{Verdict: admission.Reject, Reason: admission.BatchWaits})
-	assert.Equal(t, messages(&admission.Decision{Verdict: admission.Reject, Reason: admission.Late, Completion: time.Minute}), later)
-	smaller := messages(&admission.Decision{Verdict: admission.Reject, Reason: admission.Late})
+	r := &admission.Request{Side: 1280}
+	later := messages(r, &admission.Decision{Verdict: admission.Reject, Reason: admission.BatchWaits})
+	assert.Equal(t, messages(r, &admission.Decision{Verdict: admission.Reject, Reason: admission.Late, Completion: time.Minute}), later)
+	smaller := messages(r, &admission.Decision{Verdict: admission.Reject, Reason: admission.Late})
 	assert.Equal(t, "当前系统繁忙，建议将尺寸调整为680以下以加快处理速度", smaller["zh"])
 	assert.NotEqual(t, smaller, later)
+	for _, side := range []int{400, 680} {
+		r.Side = side
+		assert.Equal(t, later, messages(r, &admission.Decision{Verdict: admission.Reject, Reason: admission.Late}), "what is recommended is no smaller")
+		assert.NotContains(t, messages(r, &admission.Decision{Verdict: admission.Reject, Reason: admission.TooLarge})["zh"], "680")
+	}
+	r.Side = 0
+	assert.Equal(t, smaller, messages(r, &admission.Decision{Verdict: admission.Reject, Reason: admission.Late}), "its size is not known")
 }

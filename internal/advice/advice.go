@@ -37,6 +37,9 @@ type Settings struct {
 	BatchWaiting int
 	// SafetyMargin is by how much the bounds of memory are raised, 0.05.
 	SafetyMargin float64
+	// MinSide is below which longer side no size is recommended, in pixels: an image that small is of no
+	// use to somebody who asked for a larger one.
+	MinSide int
 	// Standby are servers elsewhere, for callers who can choose.
 	Standby []string
 	// MaxSampleAge is how old the newest sample of a GPU's memory may be.
@@ -54,7 +57,7 @@ const MaxKinds = 500
 func DefaultSettings() Settings {
 	return Settings{
 		Classes: map[string]Class{}, Default: Class{Deadline: time.Minute, Objective: 30 * time.Second},
-		BatchWaiting: 2, SafetyMargin: 0.05, MaxSampleAge: 45 * time.Second, Kinds: MaxKinds, Servers: 256, GPUs: 128,
+		BatchWaiting: 2, SafetyMargin: 0.05, MinSide: 256, MaxSampleAge: 45 * time.Second, Kinds: MaxKinds, Servers: 256, GPUs: 128,
 	}
 }
 

@@ -48,7 +48,7 @@ type reading struct {
 }
 
 // Messages makes what a user reads whose prompt is not admitted, by language.
-type Messages func(d *admission.Decision) map[string]string
+type Messages func(r *admission.Request, d *admission.Decision) map[string]string
 
 // Counted is a decision as it is counted.
 type Counted struct {
@@ -161,7 +161,7 @@ func (a *Advisor) Advise(_ context.Context, r *admission.Request) (admission.Dec
 	}
 	a.mu.Unlock()
 	if d.Verdict != admission.Admit && a.messages != nil {
-		d.Messages = a.messages(&d)
+		d.Messages = a.messages(r, &d)
 	}
 	return d, nil
 }

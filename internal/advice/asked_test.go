@@ -117,3 +117,26 @@ func TestACrowdIsAServers(t *testing.T) {
 	w.crowd() // at a
 	is(t, w.ask("b", "buildings", 512), admission.Admit, admission.Fits)
 }
+
+// TestASizeThatIsOfNoUseIsNotRecommended: the queue is full but for a moment.
+func TestASizeThatIsOfNoUseIsNotRecommended(t *testing.T) {
+	w := newWorld(t, "a")
+	for range 8 {
+		for _, side := range []int{64, 128, 256, 512, 1024} {
+			w.run("a", side, time.Duration(float64(side*side)/(1024*1024)*4*float64(time.Second)), 0)
+		}
+	}
+	w.rested()
+	sides := map[int]bool{}
+	for full := false; !full; { // by an eighth of a second each
+		w.queued("a", "people", 181)
+		d := w.ask("a", "people", 1024)
+		full = w.ask("a", "people", 64).Verdict != admission.Admit
+		if d.Verdict != admission.Admit {
+			sides[d.MaxSide] = true
+			assert.True(t, d.MaxSide == 0 || d.MaxSide >= w.settings.MinSide, d.MaxSide)
+		}
+	}
+	assert.True(t, sides[0])
+	assert.Greater(t, len(sides), 3, "larger ones are")
+}

@@ -157,8 +157,8 @@ type timing struct {
 	// others is true if a prompt that was accepted before would be late because of it, slows if core
 	// work at a neighbour would, which it slows down.
 	others, slows bool
-	// drain is when all that the server has accepted ends, neighbours when a server of the GPU that
-	// works has nothing to do.
+	// drain is when all that the server has accepted ends, neighbours when the first of the GPU's other
+	// servers that work has nothing to do: it keeps its memory until then.
 	drain, neighbours float64
 	// slow is how much longer than alone it runs, mean what it takes alone.
 	slow, mean float64
@@ -193,7 +193,7 @@ func (e *Engine) timing(j *job, now time.Time) (t timing) {
 		if i == own {
 			t.drain = q[len(q)-1].At
 		} else {
-			t.neighbours = min(t.neighbours, q[0].At)
+			t.neighbours = min(t.neighbours, q[len(q)-1].At)
 		}
 	}
 	if math.IsInf(t.neighbours, 1) {

@@ -48,6 +48,13 @@ func TestAWorkingNeighbourIsWaitedFor(t *testing.T) {
 	d := w.ask("a", "people", 512)
 	is(t, d, admission.Hold, admission.MemoryBusy, "it is about to need what it does not hold yet")
 	assert.InDelta(t, 2, d.RetryAfter.Seconds(), 0.2, "until the neighbour has ended")
+	w.queued("b", "people", 512)
+	w.queued("b", "people", 512)
+	assert.InDelta(t, 6, w.ask("a", "people", 512).RetryAfter.Seconds(), 0.2, "all that waits for it, too")
+	for range 2 {
+		w.ended("b")
+		w.sampled()
+	}
 	w.pass(2 * time.Second)
 	w.ended("b")
 	w.sampled()
