@@ -26,9 +26,9 @@ func (e *Engine) batchWaits(s *server) bool {
 // heldAgain is a time within which a prompt that is held is asked about again.
 const heldAgain = time.Second
 
-// holdsCore reports whether core work is held for memory of the GPU: batch at a neighbour would keep that
-// from coming to rest.
-func (g *gpu) holdsCore(now time.Time) bool { return now.Sub(g.coreHeld) < heldAgain }
+// holdsCore reports whether core work is held for memory of the GPU, whose work may make room: more batch
+// would keep it from coming to rest.
+func (g *gpu) holdsCore(now time.Time) bool { return now.Sub(g.coreHeld) < heldAgain && !g.rests() }
 
 // crowd is how many batch prompts are expected to come again to a server when there is always one at
 // once.
