@@ -62,16 +62,16 @@ func (e *Engine) spaceFor(s *server, now time.Time) (a space) {
 // not. What servers said of themselves may be old: one that rests gives memory back, and is not asked
 // again. Those that unloaded their models since they said so come first.
 func (g *gpu) gaveBack(bytes int64) []int64 {
-	g.gone = append(g.gone[:0], make([]int64, len(g.servers))...)
+	g.returned = append(g.returned[:0], make([]int64, len(g.servers))...)
 	for _, did := range []bool{true, false} {
 		for i, o := range g.servers {
 			if bytes > 0 && o.rests() && (o.hasUnloaded() && o.unloaded.After(o.memory.At)) == did {
-				g.gone[i] = min(bytes, max(o.holds()-o.memory.Context, 0))
-				bytes -= g.gone[i]
+				g.returned[i] = min(bytes, max(o.holds()-o.memory.Context, 0))
+				bytes -= g.returned[i]
 			}
 		}
 	}
-	return g.gone
+	return g.returned
 }
 
 const (
