@@ -88,21 +88,21 @@ func (e *Engine) levelNow(g *gpu, shortage int64, now time.Time, was Level) (lev
 	}
 	switch {
 	case from(criticalFrom, Critical):
-		return Critical, waits.longest
+		return Critical, waits.wait
 	case from(saturatedFrom, Saturated), shortage > 0:
-		return Saturated, waits.longest
-	case waits.any && g.memory.Utilization > busyUse:
+		return Saturated, waits.wait
+	case waits.queued && g.memory.Utilization > busyUse:
 		return Busy, wait
 	}
-	return Normal, waits.longest
+	return Normal, waits.wait
 }
 
 // waits is how long new images would wait for a GPU.
 type waits struct {
-	// longest is the wait, in seconds, that is most of the objective, share how much of it.
-	longest, share float64
-	// any is true if something waits.
-	any bool
+	// wait is the one, in seconds, that is most of its objective, share how much of it.
+	wait, share float64
+	// queued is true if something waits.
+	queued bool
 }
 
 // waitsOf replays a GPU's queues. Batch work that core work overtakes counts against its own objective:
@@ -114,14 +114,14 @@ func (e *Engine) waitsOf(g *gpu) (w waits) {
 		if objective > 0 {
 			share = wait / objective.Seconds()
 		}
-		if share > w.share || share == w.share && wait > w.longest {
-			w.longest, w.share = wait, share
+		if share > w.share || share == w.share && wait > w.wait {
+			w.wait, w.share = wait, share
 		}
 	}
 	core := e.objective()
 	for i, ends := range e.replay.Run(e.queues, e.busy) {
 		s := g.servers[i]
-		w.any = w.any || len(ends) > 1
+		w.queued = w.queued || len(ends) > 1
 		ahead := len(ends) - len(s.queue)
 		for n := len(ends) - 1; n >= 0; n-- {
 			if n < ahead || !s.queue[n-ahead].isOvertaken() {

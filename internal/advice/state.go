@@ -103,8 +103,8 @@ type gpu struct {
 	usual usualWork
 	// loaded is when it was there last by what was saved.
 	loaded time.Time
-	// gone is what its servers gave back without a word, where they are compared.
-	gone []int64
+	// given is what its servers gave back without a word, where they are compared.
+	given []int64
 }
 
 // usualWork is the mean and the variance of the last hundred or so executions, in seconds.
