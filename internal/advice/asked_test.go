@@ -140,3 +140,11 @@ func TestASizeThatIsOfNoUseIsNotRecommended(t *testing.T) {
 	assert.True(t, sides[0])
 	assert.Greater(t, len(sides), 3, "larger ones are")
 }
+
+func TestPromptsPastTheProxyPrecede(t *testing.T) {
+	w := newWorld(t, "a")
+	w.learned("a", 20)
+	w.servers["a"].Queued = 5
+	w.seen(w.servers["a"])
+	assert.InDelta(t, 10, w.ask("a", "people", 512).Wait.Seconds(), 0.5, "as long as others usually take")
+}

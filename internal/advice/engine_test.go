@@ -368,14 +368,6 @@ func TestAServerThatLeavesTakesItsClaimsWithIt(t *testing.T) {
 	is(t, w.ask("a", "people", 512), admission.Admit, admission.Unknown)
 }
 
-func TestPromptsPastTheProxyPrecede(t *testing.T) {
-	w := newWorld(t, "a")
-	w.learned("a", 20)
-	w.servers["a"].Queued = 5
-	w.seen(w.servers["a"])
-	assert.InDelta(t, 10, w.ask("a", "people", 512).Wait.Seconds(), 0.5, "as long as others usually take")
-}
-
 func TestMaxSideIsTheLargestThatWouldBeAdmitted(t *testing.T) {
 	w := newWorld(t, "a")
 	for range 6 {

@@ -88,19 +88,19 @@ func (e *Engine) levelNow(g *gpu, shortage int64, now time.Time, was Level) (lev
 	}
 	switch {
 	case from(criticalFrom, Critical):
-		return Critical, waits.seconds
+		return Critical, waits.wait
 	case from(saturatedFrom, Saturated), shortage > 0:
-		return Saturated, waits.seconds
+		return Saturated, waits.wait
 	case waits.queued && g.memory.Utilization > busyUse:
 		return Busy, wait
 	}
-	return Normal, waits.seconds
+	return Normal, waits.wait
 }
 
 // waits is how long new images would wait for a GPU.
 type waits struct {
-	// seconds is the wait that is most of the objective, share how much of it.
-	seconds, share float64
+	// wait is the one, in seconds, that is most of its objective, share how much of it.
+	wait, share float64
 	// queued is true if something waits.
 	queued bool
 }
@@ -114,8 +114,8 @@ func (e *Engine) waitsOf(g *gpu) (w waits) {
 		if objective > 0 {
 			share = wait / objective.Seconds()
 		}
-		if share > w.share || share == w.share && wait > w.seconds {
-			w.seconds, w.share = wait, share
+		if share > w.share || share == w.share && wait > w.wait {
+			w.wait, w.share = wait, share
 		}
 	}
 	core := e.objective()

@@ -27,12 +27,12 @@ func (e *Engine) spaceFor(s *server, now time.Time) (a space) {
 	for _, o := range g.servers {
 		a.foreign -= o.holds()
 	}
-	gone := g.gaveBack(max(-a.foreign, 0))
+	given := g.gaveBack(max(-a.foreign, 0))
 	a.foreign = max(a.foreign, 0)
 	others := int64(0)
 	var next *server
 	for i, o := range g.servers {
-		held := o.holds() - gone[i]
+		held := o.holds() - given[i]
 		if o == s {
 			a.held = held
 			continue
@@ -62,16 +62,16 @@ func (e *Engine) spaceFor(s *server, now time.Time) (a space) {
 // not. What servers said of themselves may be old: one that rests gives memory back, and is not asked
 // again. Those that unloaded their models since they said so come first.
 func (g *gpu) gaveBack(bytes int64) []int64 {
-	g.returned = append(g.returned[:0], make([]int64, len(g.servers))...)
+	g.given = append(g.given[:0], make([]int64, len(g.servers))...)
 	for _, did := range []bool{true, false} {
 		for i, o := range g.servers {
 			if bytes > 0 && o.rests() && (o.hasUnloaded() && o.unloaded.After(o.memory.At)) == did {
-				g.returned[i] = min(bytes, max(o.holds()-o.memory.Context, 0))
-				bytes -= g.returned[i]
+				g.given[i] = min(bytes, max(o.holds()-o.memory.Context, 0))
+				bytes -= g.given[i]
 			}
 		}
 	}
-	return g.returned
+	return g.given
 }
 
 const (

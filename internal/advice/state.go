@@ -106,8 +106,8 @@ type gpu struct {
 	usual usualWork
 	// loaded is when it was there last by what was saved.
 	loaded time.Time
-	// returned is what its servers gave back without a word, where they are compared.
-	returned []int64
+	// given is what its servers gave back without a word, where they are compared.
+	given []int64
 }
 
 // usualWork is the mean and the variance of the last hundred or so executions, in seconds.
