@@ -29,7 +29,7 @@ func isSilent(function string) bool {
 }
 
 // codeTexts finds the texts in a Go file that the page would show and that come from no catalogue: a
-// literal that reads like a sentence, one that is said as it is in each language, and one that is the
+// literal that reads like a sentence, one that is the same in each language, and one that is the
 // whole value of a field which a reader reads.
 func codeTexts(t *testing.T, name string, source any) (found []string) {
 	t.Helper()

@@ -39,7 +39,9 @@ func TestAFigureStandsApartFromChineseCharacters(t *testing.T) {
 }
 
 func TestThePlaceOfTheFirstNodeIsAPlace(t *testing.T) {
-	place := func(n int) string { return Message{Key: "prompt.place.running", Args: Args{"n": n, "of": 6}}.In(English) }
+	place := func(n int) string {
+		return Message{Key: "prompt.place.running", Args: Args{"n": n, "of": 6}}.In(English)
+	}
 	assert.Equal(t, "running, node 1 of 6", place(1))
 	assert.Equal(t, "running, node 4 of 6", place(4))
 }

@@ -75,7 +75,7 @@ func TestAWaitingPromptsPageSaysWhenItStarts(t *testing.T) {
 	assert.Regexp(t, `^in about \d+ s · \d\d:\d\d:\d\d$`, shown["Likely start"])
 	assert.Regexp(t, `20\d\d`, read[string](p, `document.querySelector('.figures [title]').title`), "with its date")
 	assert.Regexp(t, `^\d+ s$`, shown["Waiting for"])
-	assert.Equal(t, 1, strings.Count(read[string](p, `document.querySelector('main').innerText`), "ahead"), "the place is said once")
+	assert.Equal(t, 1, strings.Count(read[string](p, `document.querySelector('main').innerText`), "ahead"), "the place is there once")
 	before := shown["Waiting for"]
 	p.wait(fmt.Sprintf(`document.querySelector('.figures dd').innerText.replaceAll('\u00a0', ' ') !== %q`, before))
 	p.open(base + "/prompts/" + openID("8188", 0) + "?lang=en")
