@@ -99,6 +99,9 @@ type Config struct {
 	given []string
 	// place is where the receiver runs apart from the process; nil is within.
 	place *isolation.Place
+	// atLeast is the least that shutdown and the judgement of an image may take, for tests on a machine
+	// that is busy with others.
+	atLeast time.Duration
 }
 
 // Isolate has the receiver run in a place of its own.

@@ -60,6 +60,8 @@ type exporter struct {
 	end     context.CancelFunc
 	cancel  context.CancelFunc
 	workers sync.WaitGroup
+	// grace is for how long the last exports may go on at shutdown.
+	grace time.Duration
 }
 
 // exportItem is one trace or log record.
@@ -159,7 +161,7 @@ func (e *exporter) start(queue int) {
 // return is abandoned.
 func (e *exporter) stop(ctx context.Context, unfinished []*prompt.Prompt) {
 	e.end()
-	grace := time.AfterFunc(stopGrace, e.cancel)
+	grace := time.AfterFunc(e.grace, e.cancel)
 	defer grace.Stop()
 	defer context.AfterFunc(ctx, e.cancel)()
 	ended := make(chan struct{})

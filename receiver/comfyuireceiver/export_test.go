@@ -90,6 +90,7 @@ func newExportRig(t *testing.T, queue int) *exportRig {
 	observed, err := newInstruments(createDefaultConfig().(*Config).Limits, builder, time.Now)
 	require.NoError(t, err)
 	r.exporter = &exporter{
+		grace:  stopGrace,
 		traces: r.next, logs: r.next, spans: made, log: zap.New(core), now: time.Now,
 		instruments: observed, handovers: newHandovers(&comfyevents.Bus{}, r, queue+10),
 	}

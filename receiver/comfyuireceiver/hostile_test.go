@@ -290,7 +290,7 @@ func TestRequestsThatTheServerRefusesDoNotAct(t *testing.T) {
 // S7: all prompts that are open at shutdown are reported, in little time.
 func TestTenThousandOpenPromptsAreReportedAtShutdown(t *testing.T) {
 	s := newAcceptingServer(t)
-	r := newRig(t, s.URL, func(c *Config) { c.PollInterval = time.Hour })
+	r := newRig(t, s.URL, func(c *Config) { c.PollInterval, c.atLeast = time.Hour, busy })
 	const n = 10_000
 	for i := range n {
 		p := r.following.tracker.Submit(time.Now(), promptRequest())

@@ -30,7 +30,7 @@ func (r *comfyuiReceiver) newInputChecks() *inputChecks {
 		return nil
 	}
 	l := &r.cfg.Limits
-	s := inputs.Settings{Images: l.Images, UploadBytes: l.ImageBytes, AllBytes: l.UploadBytes}
+	s := inputs.Settings{Images: l.Images, UploadBytes: l.ImageBytes, AllBytes: l.UploadBytes, Time: r.cfg.atLeast}
 	for _, c := range r.cfg.InputChecks {
 		s.Colour = s.Colour || c.MaxChroma > 0
 	}

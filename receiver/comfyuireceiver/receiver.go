@@ -187,6 +187,7 @@ func (r *comfyuiReceiver) assemble(base *url.URL, client *http.Client, stored st
 		loading: newLoadingTimes(r.device, classes), bus: r.cfg.bus(), name: pdataread.Text(r.resource.Attributes(), "service.instance.id"),
 	}
 	r.export = &exporter{
+		grace:           max(stopGrace, r.cfg.atLeast),
 		traces:          r.traces,
 		logs:            r.logs,
 		executionEvents: r.cfg.ExecutionEvents,

@@ -20,6 +20,8 @@ type Settings struct {
 	UploadBytes, AllBytes int
 	// Colour decodes images; else their headers alone are read.
 	Colour bool
+	// Time is what an image may take at least, where that is more than maxTime.
+	Time time.Duration
 }
 
 const (
@@ -70,7 +72,7 @@ type job struct {
 
 // NewInspector makes an inspector. Close ends it.
 func NewInspector(s Settings, observer Observer, now func() time.Time) *Inspector {
-	i := &Inspector{settings: s, limits: Limits{Memory: maxMemory, Time: maxTime, Now: now}, observer: observer, known: lru.New[string, *Facts](s.Images)}
+	i := &Inspector{settings: s, limits: Limits{Memory: maxMemory, Time: max(maxTime, s.Time), Now: now}, observer: observer, known: lru.New[string, *Facts](s.Images)}
 	i.running, i.close = context.WithCancel(context.Background())
 	return i
 }
