@@ -5,6 +5,7 @@ package comfyuireceiver
 import (
 	"context"
 	"mime"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -262,6 +263,12 @@ func (p *proxy) refuseUnread(w http.ResponseWriter, r *http.Request, length int)
 	}
 	p.decided(a, "")
 	gate.Refuse(w, r, &a.Decision, status)
+	// Of what it is nothing is known but where it came from.
+	client, _, _ := net.SplitHostPort(r.RemoteAddr)
+	followed := p.tracker.Submit(p.now(), prompt.Request{Path: r.URL.Path, Client: client, Parent: callerOf(r.Header, ""), Admission: a})
+	if followed != nil {
+		p.tracker.Answer(followed, p.now(), status, protocol.Answer{Error: protocol.Error{Type: string(a.Reason)}})
+	}
 }
 
 // isEncoded reports whether a body is, or may be, other than plain text in which each character

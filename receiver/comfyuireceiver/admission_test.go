@@ -513,6 +513,13 @@ func TestClientsCannotPromoteThemselves(t *testing.T) {
 		assert.NotEqual(t, response.Header.Get("Retry-After"), next.Header.Get("Retry-After"), "they come one after the other")
 		r.proxy.bodies.free(int(used))
 		assert.Zero(t, r.posted("/prompt"))
+		waitFor(t, func() bool { return len(r.traces.AllTraces()) == 9 && r.logs.LogRecordCount() == 9 })
+		for i, td := range r.traces.AllTraces() {
+			root := spansOf(t, td)[0]
+			assert.Equal(t, "refused", root.Attributes["comfyui.prompt.outcome"])
+			assert.Equal(t, "unread", root.Attributes["comfyui.admission.reason"])
+			assert.Equal(t, td.ResourceSpans().At(0).ScopeSpans().At(0).Spans().At(0).TraceID(), r.logs.AllLogs()[i].ResourceLogs().At(0).ScopeLogs().At(0).LogRecords().At(0).TraceID())
+		}
 		accepted(t, r.base, body, "Content-Type", "application/json; charset=UTF-8")
 		m, err := r.scrape(t.Context())
 		require.NoError(t, err)
