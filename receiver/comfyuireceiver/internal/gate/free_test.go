@@ -40,3 +40,30 @@ func TestNeighbourIsAskedToFreeItsMemoryThoughNothingCanBeHeld(t *testing.T) {
 		})
 	}
 }
+
+// TestWhoWaitsForItsTurnIsToldWhy: it would be admitted, but a more urgent one is held, and it is refused
+// before it is asked about itself.
+func TestWhoWaitsForItsTurnIsToldWhy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		set := settings()
+		set.HoldTimeout = 10 * time.Millisecond
+		g := New(set, finder{newAdvisor(func(r *admission.Request) (admission.Decision, error) {
+			d := admission.Decision{Verdict: admission.Hold, Reason: admission.MemoryBusy, Deadline: time.Now().Add(r.Deadline), RetryAfter: time.Second}
+			if r.Class == "small" {
+				if r.Claim {
+					time.Sleep(time.Hour) // the advisor does not answer about it
+				}
+				d.Verdict, d.Reason, d.RetryAfter = admission.Admit, admission.Fits, 0
+			}
+			return d, nil
+		})}, nil, time.Now)
+		first := held(t.Context(), g, "urgent", time.Second, 1)
+		res := g.Decide(t.Context(), &admission.Request{Class: "small", Deadline: time.Minute, Claim: true}, 1)
+		assert.Equal(t, admission.Reject, res.Verdict)
+		assert.Equal(t, admission.MemoryBusy, res.Reason)
+		assert.Positive(t, res.RetryAfter)
+		<-first
+		time.Sleep(2 * time.Hour)
+		g.Close()
+	})
+}

@@ -52,7 +52,7 @@ func Status(d *admission.Decision) int {
 var messages = map[admission.Reason]map[string]string{
 	"":                 {"en": "The system is busy; please try again later", "zh": "当前系统繁忙，请稍后重试"},
 	admission.Rate:     {"en": "Too many requests; please try again later", "zh": "请求过于频繁，请稍后重试"},
-	admission.Stopping: {"en": "The system restarts; please try again in a few seconds", "zh": "系统正在重启，请几秒后重试"},
+	admission.Stopping: {"en": "The system is restarting; please try again in a few seconds", "zh": "系统正在重启，请几秒后重试"},
 	admission.Input:    {"en": "An image of the request would give a poor result; please choose another one", "zh": "该图像难以得到好的效果，请更换图像"},
 	admission.Unread:   {"en": "The request cannot be read; please send it as uncompressed JSON in UTF-8, or make it smaller", "zh": "无法读取请求，请使用未压缩的 UTF-8 JSON，或减小请求"},
 }
