@@ -22,7 +22,7 @@ type Query struct {
 	Text string
 	// Outcome and Workflow are whole values; empty: any.
 	Outcome, Workflow string
-	// Slow selects those that took unusually long, Failed those that did not succeed.
+	// Slow selects those that took unusually long, Failed those that failed: clients' own cancellations and refusals are not among them.
 	Slow, Failed bool
 	// Slowest sorts by duration, the longest first.
 	Slowest bool
@@ -35,7 +35,7 @@ func (q *Query) matches(r *record) bool {
 	case q.ID != "" && r.id != q.ID,
 		q.Outcome != "" && r.outcome.Value() != q.Outcome,
 		q.Workflow != "" && r.workflow.Value() != q.Workflow,
-		q.Slow && !r.isSlow(), q.Failed && r.succeeded():
+		q.Slow && !r.isSlow(), q.Failed && !r.failed():
 		return false
 	case q.Text == "":
 		return true

@@ -103,6 +103,7 @@ func TestAWorkflowsFailuresAreWhatFailed(t *testing.T) {
 	require.Len(t, v.Workflows, 1)
 	assert.Equal(t, len(images), v.Workflows[0].Prompts)
 	assert.Equal(t, 2, v.Workflows[0].Failed, "error and lost")
+	assert.Equal(t, 2, held(images...).List(texts.English, Query{Failed: true, Limit: 100}).Matched, "who looks for failures finds as many")
 	failing := map[string]bool{}
 	for _, p := range v.Prompts {
 		if s := held(image{n: 1, waited: 1, outcome: p.Outcome}).List(texts.English, Query{}); s.Workflows[0].Failed > 0 {
