@@ -26,7 +26,7 @@ func newPlaces(n int) *places {
 // back. Tests that wait run beside those that keep a core busy.
 var (
 	working = newPlaces(3)
-	waiting = newPlaces(4)
+	waiting = newPlaces(3)
 )
 
 // beside runs a test at the same time as others, once there is a place of its kind. A test

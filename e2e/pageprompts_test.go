@@ -139,7 +139,7 @@ func compareWithTrace(t *testing.T, p livePage, tab *pageTab, id string, trace *
 				continue
 			}
 			assert.InDelta(t, float64(s.Duration)/1e6, shown.Duration, 2e-6, s.OperationName)
-			assert.Contains(t, bars, digits(float64(s.Duration)/1e6)+" s", s.OperationName)
+			assert.Contains(t, bars, duration(shown.Duration), s.OperationName)
 			energy, hasEnergy := s.tag("gpu.energy").(float64)
 			peak, hasPeak := s.tag("gpu.memory.peak").(float64)
 			if !hasEnergy || !hasPeak || energy == 0 { // of what is too short there is none
@@ -155,6 +155,17 @@ func compareWithTrace(t *testing.T, p livePage, tab *pageTab, id string, trace *
 		}
 	}
 	assert.GreaterOrEqual(t, compared, 2, "the execution and a node have a bill")
+}
+
+// duration is one of less than a quarter of an hour, in seconds, as the page writes it.
+func duration(v float64) string {
+	switch {
+	case v < 5e-6:
+		return "0 s"
+	case v < 0.0995:
+		return digits(1000*v) + " ms"
+	}
+	return digits(v) + " s"
 }
 
 // digits has three significant digits, two of them decimals at most.

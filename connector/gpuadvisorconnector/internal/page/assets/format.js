@@ -52,8 +52,9 @@ export const watts = (v) => known(v) ? unit('w', Math.round(v)) : none();
  */
 export function seconds(v) {
   if (!known(v)) return none();
-  if (v > 0 && v < 0.0995) return unit('ms', digits(v * 1000));
-  if (v < 999.5) return unit('s', v === 0 ? 0 : digits(v));
+  if (v < 5e-6) return unit('s', 0);
+  if (v < 0.0995) return unit('ms', digits(v * 1000));
+  if (v < 999.5) return unit('s', digits(v));
   if (v < 5999) return unit('min', digits(v / 60));
   return unit('h', digits(v / 3600));
 }
