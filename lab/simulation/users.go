@@ -25,11 +25,19 @@ type Users struct {
 	base   string // of ComfyUI, or of what is in front of it
 	client *http.Client
 	rush   chan struct{}
+	now    func() time.Time
 }
 
 // NewUsers makes users of a ComfyUI at a URL.
 func NewUsers(base string) *Users {
-	return &Users{base: base, client: &http.Client{Timeout: time.Minute}, rush: make(chan struct{}, 1)}
+	return &Users{base: base, client: &http.Client{Timeout: time.Minute}, rush: make(chan struct{}, 1), now: time.Now}
+}
+
+// At has it always be an hour of the day for them: what they send, and how often, depends on it.
+func (u *Users) At(hour int) *Users {
+	at := time.Date(2000, 1, 1, hour, 0, 0, 0, time.UTC)
+	u.now = func() time.Time { return at }
+	return u
 }
 
 // rushOf is how many photos come in a rush, and their side in pixels.
@@ -83,11 +91,11 @@ func (u *Users) user(ctx context.Context, id string, random *rand.Rand) {
 func (u *Users) session(ctx context.Context, id string, random *rand.Rand, photo *int) error {
 	return u.connected(ctx, id, func(conn *websocket.Conn) error {
 		for ctx.Err() == nil {
-			if err := u.colour(ctx, conn, id, *photo, Photo{Side: pick(random, time.Now())}); err != nil {
+			if err := u.colour(ctx, conn, id, *photo, Photo{Side: pick(random, u.now())}); err != nil {
 				return err
 			}
 			*photo++
-			pause(ctx, time.Duration(float64(500+random.IntN(2500))/max(rate(time.Now()), 0.15))*time.Millisecond)
+			pause(ctx, time.Duration(float64(500+random.IntN(2500))/max(rate(u.now()), 0.15))*time.Millisecond)
 		}
 		return nil
 	})
