@@ -155,7 +155,7 @@ func (g *Gate) queue(r *admission.Request, bytes int, until time.Time) (w *waite
 	if d.Verdict != admission.Admit || d.Reason == admission.Failed || !g.precede(d.Deadline) {
 		return nil, d.Reason == admission.Failed
 	}
-	d.Verdict, d.Reason, d.RetryAfter = admission.Hold, admission.MemoryBusy, max(d.RetryAfter, askAgain) // what it is told if its turn does not come
+	d.Verdict, d.Reason, d.RetryAfter = admission.Hold, admission.MemoryBusy, max(d.RetryAfter, askAgain) // the refusal if its turn does not come
 	w = g.hold(r, &d, bytes)
 	g.Changed()
 	return w, false
