@@ -92,7 +92,7 @@ func (e *Engine) levelNow(g *gpu, shortage int64, now time.Time, was Level) (lev
 	case from(saturatedFrom, Saturated), shortage > 0:
 		return Saturated, waits.wait
 	case waits.queued && g.memory.Utilization > busyUse:
-		return Busy, wait
+		return Busy, waits.wait
 	}
 	return Normal, waits.wait
 }

@@ -44,6 +44,7 @@ func TestLevelsFollowTheWait(t *testing.T) {
 	assert.Equal(t, Normal, at(0))
 	assert.Equal(t, Normal, at(1), "nothing waits")
 	assert.Equal(t, Busy, at(3), "the GPU is 90 % busy and something waits")
+	assert.InDelta(t, 6, w.Load(theGPU, w.now).Wait.Seconds(), 0.1, "three of 2 s")
 	w.gpu.Utilization = 0.7
 	assert.Equal(t, Normal, at(3))
 	assert.Equal(t, Saturated, at(8), "16 s of 30 s")
