@@ -178,7 +178,7 @@ func describe(t *testing.T) object {
 		return object{"get": object{"summary": summary, "parameters": append([]any{lang}, parameters...), "responses": responses}}
 	}
 	prompts := get("Prompts that ended.", "Prompts", false,
-		parameter("id", "query", "The whole id: the prompt is in open while it has not ended.", text), parameter("q", "query", "Part of the id, the workflow or the model.", text), parameter("outcome", "query", "comfyui.prompt.outcome, or failed: every outcome but success.", text), parameter("workflow", "query", "The whole name of a workflow.", text),
+		parameter("id", "query", "The whole id: the prompt is in open while it has not ended.", text), parameter("q", "query", "Part of the id, the workflow or the model.", text), parameter("outcome", "query", "comfyui.prompt.outcome, or failed: error and lost.", text), parameter("workflow", "query", "The whole name of a workflow.", text),
 		parameter("slow", "query", "Only prompts that took at least 1.5 times their usual time.", object{"type": "boolean"}), parameter("sort", "query", "The order.", object{"type": "string", "enum": []any{"newest", "slowest"}}),
 		parameter("limit", "query", "The number of prompts.", object{"type": "integer", "minimum": 1, "maximum": maxLimit, "default": defaultLimit}))
 	prompts["get"].(object)["responses"].(object)["400"] = response("The query is not valid.", "Problem")

@@ -44,7 +44,7 @@ type Query struct {
 	ID string
 	// Text is part of the prompt's id, workflow or model, in any case.
 	Text string
-	// Outcome is comfyui.prompt.outcome; Failed is every outcome but success.
+	// Outcome is comfyui.prompt.outcome; [Failed] is several.
 	Outcome string
 	// Workflow is the whole name of a workflow.
 	Workflow string
@@ -54,7 +54,7 @@ type Query struct {
 	Limit int
 }
 
-// Failed is the outcome that stands for every outcome but success.
+// Failed is the outcome that stands for error and lost.
 const Failed = "failed"
 
 // Sort is the order of prompts.

@@ -22,7 +22,8 @@ type Query struct {
 	Text string
 	// Outcome and Workflow are whole values; empty: any.
 	Outcome, Workflow string
-	// Slow selects those that took unusually long, Failed those that failed: clients' own cancellations and refusals are not among them.
+	// Slow selects those that took unusually long, Failed those that failed: what clients cancelled
+	// and what was refused did not.
 	Slow, Failed bool
 	// Slowest sorts by duration, the longest first.
 	Slowest bool
