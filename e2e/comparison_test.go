@@ -205,6 +205,15 @@ func colour(side int) string {
 
 func save() string { return node("3", "SaveImage", `"images": ["2", 0], "filename_prefix": "x"`) }
 
+// submitPhoto submits a photo of a side in pixels to a proxy. It returns the status of the answer.
+func submitPhoto(t *testing.T, proxy string, side int) (status int) {
+	t.Helper()
+	response, err := http.Post("http://"+proxy+"/prompt", "application/json", strings.NewReader(`{"prompt": {`+load()+`, `+colour(side)+`, `+save()+`}}`))
+	require.NoError(t, err)
+	require.NoError(t, response.Body.Close())
+	return response.StatusCode
+}
+
 // ear is a client's WebSocket.
 type ear struct {
 	w    *wire

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -24,7 +23,8 @@ import (
 var pageTime = flag.Duration("page-time", 4*time.Second, "for how long TestTwentyViewersCostLittle measures the CPU time of each state; make bench-page takes 10s")
 
 // TestTwentyViewersCostLittle measures the CPU time of a collector of eight GPUs, which holds
-// thousands of prompts, and whose server's 51 prompts wait for one that does not end, while 20 viewers look, less that before or after, whichever is less. While nobody looks, nothing is encoded.
+// thousands of prompts, and of a server at which 50 wait for one that does not end, while 20 viewers look,
+// less that before or after, whichever is less. While nobody looks, nothing is encoded.
 func TestTwentyViewersCostLittle(t *testing.T) {
 	beside(t, working)
 	const lookers, held, queued, goal = 20, 4000, 51, 0.05 // of a core
@@ -43,10 +43,7 @@ func TestTwentyViewersCostLittle(t *testing.T) {
 	}
 	p.hold(t, traces, held, ids)
 	for range queued {
-		response, err := http.Post("http://"+proxy+"/prompt", "application/json", strings.NewReader(`{"prompt": {`+load()+`, `+colour(512)+`, `+save()+`}}`))
-		require.NoError(t, err)
-		require.NoError(t, response.Body.Close())
-		require.Equal(t, http.StatusOK, response.StatusCode)
+		require.Equal(t, http.StatusOK, submitPhoto(t, proxy, 512))
 	}
 	p.wait(t, patience, "the queue", func(s *pageState) bool { return len(s.Servers) == 1 && s.Servers[0].Waiting == queued-1 })
 	work(t, m)

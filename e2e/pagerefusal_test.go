@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"testing"
 
 	"github.com/chromedp/chromedp"
@@ -28,12 +27,7 @@ func TestThePageSaysWhyAPromptWasRefused(t *testing.T) {
 	collect(t, "comfyui.yaml", append(m.environment, p.environment(), "OTELCOL_GPU_COMFYUI="+simulatedComfyUI(t), "OTELCOL_GPU_COMFYUI_PROXY="+proxy, "OTELCOL_GPU_COMFYUI_STORE="+t.TempDir()),
 		"--config", filepath.Join(root, "config", "enforce.yaml"), "--config=yaml:receivers::comfyui::admission::rate_limits: [{requests_per_minute: 0.01}]")
 	for i, status := range []int{http.StatusOK, http.StatusTooManyRequests} {
-		response, err := http.Post("http://"+proxy+"/prompt", "application/json", strings.NewReader(`{"prompt": {"1": {"class_type": "LoadImage", "inputs": {"image": "people.png"}},
-			"2": {"class_type": "DDColor_Colorize", "inputs": {"image": ["1", 0], "model_input_size": 400, "checkpoint": "ddcolor_paper.pth"}},
-			"3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "page"}}}}`))
-		require.NoError(t, err)
-		require.NoError(t, response.Body.Close())
-		require.Equal(t, status, response.StatusCode, "request %d", i)
+		require.Equal(t, status, submitPhoto(t, proxy, 400), "request %d", i)
 	}
 	tab := openPage(t, chromium, p.url()+"/?lang=en")
 	refused := `[...document.querySelectorAll('tr.prompt')].find((e) => e.querySelector('.reason').innerText === 'refused: rate limit')`

@@ -28,6 +28,9 @@ type Request struct {
 	Observe bool
 }
 
+// ComesAgain reports whether somebody is refused by the decision, who comes again then.
+func (r *Request) ComesAgain() bool { return r.Claim && !r.Observe }
+
 // Verdict is what to do with a prompt.
 type Verdict string
 

@@ -43,7 +43,7 @@ func (e *Engine) Advise(r *admission.Request, now time.Time) (d admission.Decisi
 		return d
 	case s.gpu.memory.Unhealthy:
 		d.Verdict, d.Reason = admission.Reject, admission.Unhealthy
-		d.RetryAfter = unhealthyRetry + s.gpu.stagger(r.Claim && !r.Observe, time.Second)
+		d.RetryAfter = unhealthyRetry + s.gpu.stagger(r.ComesAgain(), time.Second)
 		return d
 	case now.Sub(s.gpu.memory.At) > e.settings.MaxSampleAge:
 		d.Reason = admission.Stale
@@ -56,7 +56,7 @@ func (e *Engine) Advise(r *admission.Request, now time.Time) (d admission.Decisi
 	g.advance(now)
 	j := &job{
 		class: r.Class, kind: e.kindOf(s, r.Workflow, r.Model), side: r.Side, size: sizeOf(r.Side, r.Batch, r.Steps), batch: class.Batch,
-		number: Number(now, d.Deadline, class.Batch), deadline: d.Deadline, accepted: now, came: now, server: s, inquiry: !r.Claim || r.Observe,
+		number: Number(now, d.Deadline, class.Batch), deadline: d.Deadline, accepted: now, came: now, server: s, inquiry: !r.ComesAgain(),
 	}
 	if came, ok := g.promises.returned(j.promiseKey(), now, !j.inquiry); ok {
 		j.came = came

@@ -8,8 +8,8 @@ import (
 )
 
 // maxSide is the largest longer side that would be admitted now, in steps of 8 pixels; 0 if
-// none is known, or only such as are below the least that is recommended. Of a prompt that can never fit it is the largest that does, and ends in time, while
-// nothing else runs.
+// none is known, or only such as are below the least that is recommended. Of a prompt that can never fit
+// it is the largest that does, and ends in time, while nothing else runs.
 // Of batch that waits for other work no size would be.
 func (e *Engine) maxSide(j *job, t *timing, m *memoryFit, reason admission.Reason) int {
 	k := e.find(j.kind)

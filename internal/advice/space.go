@@ -5,6 +5,8 @@ package advice
 import (
 	"cmp"
 	"time"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
 )
 
 // space is what a GPU has for a server's prompts, in bytes.
@@ -29,7 +31,7 @@ func (e *Engine) spaceFor(s *server, now time.Time) (a space) {
 	}
 	given := g.gaveBack(max(-a.foreign, 0))
 	a.foreign = max(a.foreign, 0)
-	others := int64(0)
+	others, most := int64(0), int64(0)
 	var next *server
 	for i, o := range g.servers {
 		held := o.holds() - given[i]
@@ -42,13 +44,13 @@ func (e *Engine) spaceFor(s *server, now time.Time) (a space) {
 			a.working = true
 			continue
 		}
-		o.returns = max(held-o.memory.Context, 0)
-		if o.hasFreed(now) {
-			o.returns = 0
+		returns := held - o.memory.Context
+		if returns <= 0 || o.hasFreed(now) {
+			continue
 		}
-		a.idle += o.returns
-		if o.returns > 0 && (next == nil || o.isFreedBefore(next, now)) {
-			next = o
+		a.idle += returns
+		if next == nil || o.isFreedBefore(next, returns > most, now) {
+			next, most = o, returns
 		}
 	}
 	if next != nil {
@@ -75,18 +77,17 @@ func (g *gpu) gaveBack(bytes int64) []int64 {
 }
 
 const (
-	// freeAgain is how often a server is asked at most to free its memory: the comfyui receiver
-	// ignores what is more often.
-	freeAgain = time.Minute
+	// freeAgain is how often a server is asked at most to free its memory.
+	freeAgain = comfyevents.FreeInterval
 	// freeTakes is how long after it was asked its memory is seen to be free at the latest. Until
 	// then no other one is asked, which would load its models again in vain.
 	freeTakes = 3 * time.Second
 )
 
 // isFreedBefore reports whether a server is to free its memory before another one: the one that was asked
-// just now; else one that may be asked, and of those the one that gives back most; else the one that may
+// just now; else one that may be asked, and of those the one that gives back more; else the one that may
 // be asked soonest.
-func (s *server) isFreedBefore(o *server, now time.Time) bool {
+func (s *server) isFreedBefore(o *server, returnsMore bool, now time.Time) bool {
 	rank := func(s *server) int {
 		switch since := now.Sub(s.freed); {
 		case since < freeTakes:
@@ -101,7 +102,7 @@ func (s *server) isFreedBefore(o *server, now time.Time) bool {
 		return c < 0
 	}
 	if first == 1 {
-		return s.returns > o.returns
+		return returnsMore
 	}
 	return s.freed.Before(o.freed)
 }

@@ -39,9 +39,8 @@ type server struct {
 	loaded   string
 	unloaded time.Time
 	// freed is when it was asked to free its memory, worked when it was last seen to have something
-	// to do, returns what it gives back if it is asked, in bytes.
+	// to do.
 	freed, worked time.Time
-	returns       int64
 	// busy is for what share of the time it works, over a minute or so; at is when that was
 	// computed, as is what runs.
 	busy float64

@@ -3,6 +3,7 @@
 package advice
 
 import (
+	"cmp"
 	"slices"
 	"time"
 )
@@ -29,7 +30,7 @@ func (h *heaviest) add(nodes []Node) {
 	if len(nodes) == 0 {
 		return
 	}
-	longest := slices.MaxFunc(nodes, func(a, b Node) int { return int(a.Ran - b.Ran) })
+	longest := slices.MaxFunc(nodes, func(a, b Node) int { return cmp.Compare(a.Ran, b.Ran) })
 	switch took := longest.Ran.Seconds(); {
 	case longest.ID == h.id:
 		h.ahead = min(h.ahead+took, maxAhead)

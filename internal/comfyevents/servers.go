@@ -148,6 +148,10 @@ func (s *Servers) Find(name string) (found Server, ok bool) {
 	return source.Server(), true
 }
 
+// FreeInterval is how often a server is asked at most to free its memory for a neighbour: a [Freer] ignores
+// what is more often.
+const FreeInterval = time.Minute
+
 // Freer is a [Source] whose server can be asked to free its memory.
 type Freer interface {
 	// Free returns once the server has taken the request; it frees memory when no prompt runs.

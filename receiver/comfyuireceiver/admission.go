@@ -5,7 +5,6 @@ package comfyuireceiver
 import (
 	"context"
 	"mime"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -234,11 +233,13 @@ func (m *instruments) rateLimited(class string, enforced bool) {
 		attribute.String("comfyui.task_class", m.label(m.tasks, class, true)), attribute.Bool("comfyui.admission.enforced", enforced))
 }
 
-// refuse answers a prompt that the receiver refuses, in place of the server.
-func (p *proxy) refuse(w http.ResponseWriter, r *http.Request, followed *prompt.Prompt) {
-	a := followed.Admission
-	gate.Refuse(w, r, &a.Decision, gate.Status(&a.Decision))
-	p.tracker.Answer(followed, p.now(), gate.Status(&a.Decision), protocol.Answer{Error: protocol.Error{Type: string(a.Reason)}})
+// refuse answers a prompt that the receiver refuses, in place of the server. followed is nil if it is not
+// followed.
+func (p *proxy) refuse(w http.ResponseWriter, r *http.Request, followed *prompt.Prompt, a *prompt.Admission, status int) {
+	gate.Refuse(w, r, &a.Decision, status)
+	if followed != nil {
+		p.tracker.Answer(followed, p.now(), status, protocol.Answer{Error: protocol.Error{Type: string(a.Reason)}})
+	}
 }
 
 // unreadRetry is after what time the bodies that are being read may have made room; those who are refused
@@ -262,13 +263,8 @@ func (p *proxy) refuseUnread(w http.ResponseWriter, r *http.Request, length int)
 		a.RetryAfter = unreadRetry + time.Duration(p.unreadTurns.Add(1)%unreadTurns)*time.Second
 	}
 	p.decided(a, "")
-	gate.Refuse(w, r, &a.Decision, status)
 	// Of what it is nothing is known but where it came from.
-	client, _, _ := net.SplitHostPort(r.RemoteAddr)
-	followed := p.tracker.Submit(p.now(), prompt.Request{Path: r.URL.Path, Client: client, Parent: callerOf(r.Header, ""), Admission: a})
-	if followed != nil {
-		p.tracker.Answer(followed, p.now(), status, protocol.Answer{Error: protocol.Error{Type: string(a.Reason)}})
-	}
+	p.refuse(w, r, p.follow(r, &arrival{received: p.now()}, a), a, status)
 }
 
 // isEncoded reports whether a body is, or may be, other than plain text in which each character

@@ -846,7 +846,7 @@ func TestServerFreesItsMemoryOnceAMinute(t *testing.T) {
 				all.Go(func() { assert.NoError(t, servers.Free(t.Context(), "comfyui:8188")) })
 			}
 			all.Wait()
-			time.Sleep(freeInterval - time.Second)
+			time.Sleep(comfyevents.FreeInterval - time.Second)
 			require.NoError(t, servers.Free(t.Context(), "comfyui:8188"))
 			mu.Lock()
 			assert.Equal(t, minute, freed)

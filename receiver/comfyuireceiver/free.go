@@ -5,27 +5,25 @@ package comfyuireceiver
 import (
 	"context"
 	"errors"
-	"time"
 
 	"go.uber.org/zap"
-)
 
-// freeInterval is how often the server is asked at most to free its memory for a neighbour.
-const freeInterval = time.Minute
+	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
+)
 
 // errWorks is the error of a server that has work: it would free nothing before that ends, and
 // then load its models again.
 var errWorks = errors.New("the server has work")
 
 // Free implements [comfyevents.Freer]: it has the server unload its models and forget what its
-// nodes hold. It does nothing if that was asked for in the last minute.
+// nodes hold. It does nothing if that was asked for within [comfyevents.FreeInterval].
 func (l *liveServer) Free(ctx context.Context) error {
 	f := l.following
 	if f.tracker.Busy() || f.remaining.Load() > 0 {
 		return errWorks
 	}
 	now, last := f.now(), f.freed.Load()
-	if last != nil && now.Sub(*last) < freeInterval || !f.freed.CompareAndSwap(last, &now) {
+	if last != nil && now.Sub(*last) < comfyevents.FreeInterval || !f.freed.CompareAndSwap(last, &now) {
 		return nil
 	}
 	if err := f.server.free(ctx); err != nil {

@@ -64,16 +64,9 @@ func (p *proxy) servePrompt(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(statusClientClosed)
 		return
 	}
-	client, _, _ := net.SplitHostPort(r.RemoteAddr)
-	followed := p.tracker.Submit(of.received, prompt.Request{
-		Submission: of.sub, Path: r.URL.Path, Client: client, Parent: callerOf(r.Header, of.sub.Traceparent), Admission: admitted, Input: of.input,
-	})
-	switch {
-	case followed != nil && admitted.Refuses():
-		p.refuse(w, r, followed)
-		return
-	case admitted.Refuses():
-		gate.Refuse(w, r, &admitted.Decision, gate.Status(&admitted.Decision))
+	followed := p.follow(r, of, admitted)
+	if admitted.Refuses() {
+		p.refuse(w, r, followed, admitted, gate.Status(&admitted.Decision))
 		return
 	}
 	p.pass(w, r, of, admitted)
@@ -110,6 +103,14 @@ func (p *proxy) parse(body []byte) protocol.Submission {
 	}
 	sub, _ := p.bounds.ParseSubmission(bytes.NewReader(body))
 	return sub
+}
+
+// follow begins to follow a prompt; nil if it cannot be.
+func (p *proxy) follow(r *http.Request, of *arrival, admitted *prompt.Admission) *prompt.Prompt {
+	client, _, _ := net.SplitHostPort(r.RemoteAddr)
+	return p.tracker.Submit(of.received, prompt.Request{
+		Submission: of.sub, Path: r.URL.Path, Client: client, Parent: callerOf(r.Header, of.sub.Traceparent), Admission: admitted, Input: of.input,
+	})
 }
 
 // callerOf is the caller's span: of the request's header, else of extra_data.

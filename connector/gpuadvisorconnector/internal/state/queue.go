@@ -3,6 +3,7 @@
 package state
 
 import (
+	"slices"
 	"time"
 
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/texts"
@@ -13,6 +14,7 @@ import (
 // Queue implements [page.Source].
 func (st *Store) Queue(l texts.Language, server string) (view.Server, bool) {
 	live := st.settings.Servers.All() // before the lock: it locks those of others
+	live = slices.DeleteFunc(live, func(s comfyevents.Server) bool { return s.Name != server })
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	for _, v := range st.servers(l, live, st.settings.Now(), comfyevents.MaxPrompts) {

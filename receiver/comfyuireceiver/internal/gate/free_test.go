@@ -63,7 +63,7 @@ func TestWhoWaitsForItsTurnIsToldWhy(t *testing.T) {
 		assert.Equal(t, admission.MemoryBusy, res.Reason)
 		assert.Positive(t, res.RetryAfter)
 		<-first
-		time.Sleep(2 * time.Hour)
+		time.Sleep(2 * time.Hour) // in virtual time: the advisor's call ends
 		g.Close()
 	})
 }

@@ -23,6 +23,17 @@ func longQueue() scene {
 	return s
 }
 
+// openLongQueue opens the first screen with it.
+func openLongQueue(t *testing.T) (base string, p *tab) {
+	t.Helper()
+	chromium := startChromium(t)
+	base = serveFixture(t, newFixture(t, longQueue()))
+	p = openTab(t, chromium)
+	p.reshape(wide)
+	p.open(base + "/?lang=en")
+	return base, p
+}
+
 // figures are what the page of a prompt says, by name.
 func (p *tab) figures() map[string]string {
 	p.t.Helper()
@@ -32,11 +43,7 @@ func (p *tab) figures() map[string]string {
 // TestEachPromptThatWaitsIsTwoClicksAway also those that the first screen has no line for.
 func TestEachPromptThatWaitsIsTwoClicksAway(t *testing.T) {
 	t.Parallel()
-	chromium := startChromium(t)
-	base := serveFixture(t, newFixture(t, longQueue()))
-	p := openTab(t, chromium)
-	p.reshape(wide)
-	p.open(base + "/?lang=en")
+	base, p := openLongQueue(t)
 	p.wait(`document.querySelectorAll('.all-queues .open').length === 5`)
 	assert.Equal(t, "and 56 more", read[string](p, `document.querySelector('.all-queues .rest').innerText`))
 	p.do(chromedp.Click(`.all-queues .rest`)) // one
@@ -64,11 +71,7 @@ func TestEachPromptThatWaitsIsTwoClicksAway(t *testing.T) {
 // TestAWaitingPromptsPageSaysWhenItStarts for one that the first screen has, by a click.
 func TestAWaitingPromptsPageSaysWhenItStarts(t *testing.T) {
 	t.Parallel()
-	chromium := startChromium(t)
-	base := serveFixture(t, newFixture(t, longQueue()))
-	p := openTab(t, chromium)
-	p.reshape(wide)
-	p.open(base + "/?lang=en")
+	base, p := openLongQueue(t)
 	read[bool](p, `(document.querySelectorAll('.open.waiting a')[3].click(), true)`)
 	p.wait(`document.querySelector('.detail .sentence')?.innerText === '4 prompts ahead'`)
 	shown := p.figures()
