@@ -221,7 +221,13 @@ type accuracy struct {
 	throttleError, throttleAll float64   // s
 	apart                      []float64 // energies, J
 	spans                      int
+	// starved are spans whose peak is not compared: the machine was so busy that the sampler
+	// came late, as gpu.samples.gap says.
+	starved int
 }
+
+// starvedGap is three times the working_interval of comfyui.yaml.
+const starvedGap = 0.15 // s
 
 // joules is a quantile of the errors of energies.
 func (a *accuracy) joules(q float64) float64 {
@@ -240,7 +246,11 @@ func (a *accuracy) add(s *jaegerSpan, truth simulation.Truth) {
 	if s.tag("gpu.memory.source") == "process" {
 		peak = truth.PeakHeld
 	}
-	a.peak.add(number("gpu.memory.peak"), float64(peak))
+	if number("gpu.samples.gap") > starvedGap {
+		a.starved++
+	} else {
+		a.peak.add(number("gpu.memory.peak"), float64(peak))
+	}
 	a.energy.add(number("gpu.energy"), truth.Energy)
 	a.busy.add(number("gpu.utilization.mean")*float64(s.Duration)/1e6, truth.Busy)
 	a.throttleError += math.Abs(number("gpu.throttle.time") - truth.Throttled.Seconds())
@@ -257,7 +267,9 @@ type goals struct{ peak, energy, throttle float64 }
 func (a *accuracy) check(t *testing.T, name string, minSpans int, g goals) {
 	t.Helper()
 	figure.Print("correlation."+name+".spans", float64(a.spans), "spans")
+	figure.Print("correlation."+name+".starved", float64(a.starved), "spans")
 	require.GreaterOrEqual(t, a.spans, minSpans, "spans of the class %s that were compared", name)
+	require.LessOrEqual(t, a.starved, a.spans/2, "spans of the class %s whose samples were further apart than %v s", name, starvedGap)
 	peak, energy := g.peak, g.energy
 	figure.AtMost("correlation."+name+".memory_peak_error", 100*a.peak.mean(), "%", peak)
 	figure.Print("correlation."+name+".memory_peak_error_p95", 100*a.peak.quantile(0.95), "%")

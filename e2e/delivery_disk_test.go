@@ -60,6 +60,7 @@ func TestFullDiskRefusesAndCountsWhatDoesNotFit(t *testing.T) {
 		// our own would be needed to promise none.
 		r.state("there")
 		require.True(t, r.send(t.Context(), 0), "there is room again")
+		require.Eventually(t, func() bool { return r.queued() == 0 }, 2*patience, 200*time.Millisecond, "what is queued is sent")
 		l := r.arrived(t, time.Time{}, 20*time.Second)
 		figure.AtMost("delivery."+r.name+".missing", float64(l.samples), "samples", 0)
 		assert.LessOrEqual(t, l.samples, r.samples.samples()/50)

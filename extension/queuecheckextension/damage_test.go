@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// One goroutine writes and reads files here, with the race detector ten times as slowly.
+//go:build !race
+
 package queuecheckextension
 
 import (
 	"encoding/binary"
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -13,47 +15,9 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/bbolt"
-	"go.opentelemetry.io/collector/extension/extensiontest"
 
-	"github.com/otelcol-gpu/otelcol-gpu/extension/queuecheckextension/internal/metadata"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/storedamage"
 )
-
-// usedFile writes a file as file_storage does (the freelist is not stored) and uses it
-// as a queue does: entries come at one end and go at the other.
-func usedFile(t *testing.T, path string, entries, size int) {
-	t.Helper()
-	writeFile(t, path, &bbolt.Options{NoFreelistSync: true, FreelistType: bbolt.FreelistMapType}, entries, size)
-}
-
-func writeFile(t *testing.T, path string, options *bbolt.Options, entries, size int) {
-	t.Helper()
-	options.NoSync = true // the tests end no machine
-	db, err := bbolt.Open(path, 0o600, options)
-	require.NoError(t, err)
-	update := func(f func(*bbolt.Bucket) error) {
-		require.NoError(t, db.Update(func(tx *bbolt.Tx) error {
-			b, err := tx.CreateBucketIfNotExists([]byte("default"))
-			if err != nil {
-				return err
-			}
-			return f(b)
-		}))
-	}
-	update(func(*bbolt.Bucket) error { return nil })
-	for i := range 2 * entries {
-		update(func(b *bbolt.Bucket) error {
-			if err := b.Put([]byte("qmv0"), fmt.Appendf(nil, "%d", i)); err != nil {
-				return err
-			}
-			return b.Put(fmt.Appendf(nil, "%d", i), make([]byte, size))
-		})
-		if i >= entries {
-			update(func(b *bbolt.Bucket) error { return b.Delete(fmt.Appendf(nil, "%d", i-entries)) })
-		}
-	}
-	require.NoError(t, db.Close())
-}
 
 // shapes are the files that the damages are tried on.
 var shapes = []struct {
@@ -260,31 +224,4 @@ func checkFile(t *testing.T, path string) error {
 	info, err := file.Stat()
 	require.NoError(t, err)
 	return checkTree(file, info.Size())
-}
-
-func TestFileThatAnotherProcessHoldsIsLeftAlone(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "exporter_otlp_http_queue_metrics")
-	usedFile(t, path, 10, 100)
-	db, err := bbolt.Open(path, 0o600, nil)
-	require.NoError(t, err)
-	defer func() { require.NoError(t, db.Close()) }()
-	require.NoError(t, storedamage.Kinds[3].Apply(path))
-	assert.Zero(t, startChecker(t, dir).Len())
-	assert.FileExists(t, path)
-}
-
-func TestFolderThatCannotHoldAQueueIsAnErrorWithTheRemedy(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "file")
-	require.NoError(t, os.WriteFile(file, nil, 0o600))
-	for _, directory := range []string{file, filepath.Join(file, "queue")} {
-		err := (&Config{Directory: directory}).Validate()
-		require.ErrorContains(t, err, "directory")
-		require.ErrorContains(t, err, directory)
-		require.ErrorContains(t, err, "OTELCOL_GPU_QUEUE")
-	}
-	// Found as the extension is created: nobody, root included, can create it.
-	_, err := NewFactory().Create(t.Context(), extensiontest.NewNopSettings(metadata.Type), &Config{Directory: "/proc/queue"})
-	require.ErrorContains(t, err, `directory: "/proc/queue" cannot be created`)
-	require.ErrorContains(t, err, "OTELCOL_GPU_QUEUE")
 }

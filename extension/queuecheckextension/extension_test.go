@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/otelcol-gpu/otelcol-gpu/extension/queuecheckextension/internal/metadata"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/storedamage"
 )
 
 func queueFile(t *testing.T, path string, items int) {
@@ -63,6 +64,42 @@ func startChecker(t *testing.T, directory string) *observer.ObservedLogs {
 	require.NoError(t, e.Start(context.Background(), componenttest.NewNopHost()))
 	require.NoError(t, e.Shutdown(context.Background()))
 	return logs
+}
+
+// usedFile writes a file as file_storage does (the freelist is not stored) and uses it
+// as a queue does: entries come at one end and go at the other.
+func usedFile(t *testing.T, path string, entries, size int) {
+	t.Helper()
+	writeFile(t, path, &bbolt.Options{NoFreelistSync: true, FreelistType: bbolt.FreelistMapType}, entries, size)
+}
+
+func writeFile(t *testing.T, path string, options *bbolt.Options, entries, size int) {
+	t.Helper()
+	options.NoSync = true // the tests end no machine
+	db, err := bbolt.Open(path, 0o600, options)
+	require.NoError(t, err)
+	update := func(f func(*bbolt.Bucket) error) {
+		require.NoError(t, db.Update(func(tx *bbolt.Tx) error {
+			b, err := tx.CreateBucketIfNotExists([]byte("default"))
+			if err != nil {
+				return err
+			}
+			return f(b)
+		}))
+	}
+	update(func(*bbolt.Bucket) error { return nil })
+	for i := range 2 * entries {
+		update(func(b *bbolt.Bucket) error {
+			if err := b.Put([]byte("qmv0"), fmt.Appendf(nil, "%d", i)); err != nil {
+				return err
+			}
+			return b.Put(fmt.Appendf(nil, "%d", i), make([]byte, size))
+		})
+		if i >= entries {
+			update(func(b *bbolt.Bucket) error { return b.Delete(fmt.Appendf(nil, "%d", i-entries)) })
+		}
+	}
+	require.NoError(t, db.Close())
 }
 
 func TestWholeFilesStay(t *testing.T) {
@@ -120,4 +157,31 @@ func TestDirectoryThatIsNotThereYetIsCreated(t *testing.T) {
 
 func TestEmptyDirectoryIsNamed(t *testing.T) {
 	require.ErrorContains(t, (&Config{}).Validate(), "directory")
+}
+
+func TestFileThatAnotherProcessHoldsIsLeftAlone(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "exporter_otlp_http_queue_metrics")
+	usedFile(t, path, 10, 100)
+	db, err := bbolt.Open(path, 0o600, nil)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, db.Close()) }()
+	require.NoError(t, storedamage.Kinds[3].Apply(path))
+	assert.Zero(t, startChecker(t, dir).Len())
+	assert.FileExists(t, path)
+}
+
+func TestFolderThatCannotHoldAQueueIsAnErrorWithTheRemedy(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	for _, directory := range []string{file, filepath.Join(file, "queue")} {
+		err := (&Config{Directory: directory}).Validate()
+		require.ErrorContains(t, err, "directory")
+		require.ErrorContains(t, err, directory)
+		require.ErrorContains(t, err, "OTELCOL_GPU_QUEUE")
+	}
+	// Found as the extension is created: nobody, root included, can create it.
+	_, err := NewFactory().Create(t.Context(), extensiontest.NewNopSettings(metadata.Type), &Config{Directory: "/proc/queue"})
+	require.ErrorContains(t, err, `directory: "/proc/queue" cannot be created`)
+	require.ErrorContains(t, err, "OTELCOL_GPU_QUEUE")
 }

@@ -354,18 +354,6 @@ func (h *hostile) compare(tb testing.TB, n, turns int) (big result, ratio float6
 	return big, ratio
 }
 
-func TestHostileInputCostsInProportionAndHoldsTheLockForAFewItems(t *testing.T) {
-	for _, h := range hostiles {
-		t.Run(h.name, func(t *testing.T) {
-			big, ratio := h.compare(t, h.short, 1)
-			t.Logf("%v, %.1f times for ten times as much, at most %d items and %v a hold, %.1f MiB", big.time, ratio, big.items, big.hold, big.heap)
-			assert.LessOrEqual(t, ratio, float64(maxRatio))
-			assert.LessOrEqual(t, big.items, maxItems)
-			assert.LessOrEqual(t, big.heap, h.bounds)
-		})
-	}
-}
-
 // BenchmarkHostile prints for each hostile input the time, the ratio to that of a tenth
 // of it, the longest hold of the lock, the items of one hold and the memory that is held
 // afterwards, as a part of its bound.

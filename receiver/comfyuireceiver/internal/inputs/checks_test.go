@@ -8,6 +8,12 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
+// maxChroma and minBytesPerPixel are the values that docs/comfyui.md proposes.
+const (
+	maxChroma        = 3
+	minBytesPerPixel = 0.03
+)
+
 func TestFindings(t *testing.T) {
 	all := Checks{MinSide: 400, MaxSide: 3000, MaxAspect: 4, MinBytesPerPixel: 0.05, MaxChroma: 4}
 	good := Facts{Width: 900, Height: 600, Bytes: 60000, Measured: true}

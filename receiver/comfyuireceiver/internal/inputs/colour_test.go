@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// One goroutine judges pixels here, with the race detector ten times as slowly.
+//go:build !race
+
 package inputs
 
 import (
@@ -10,12 +13,6 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-)
-
-// maxChroma and minBytesPerPixel are the values that docs/comfyui.md proposes.
-const (
-	maxChroma        = 3
-	minBytesPerPixel = 0.03
 )
 
 // TestTonedImagesAreNotColoured: one hue, or hues that follow the brightness, do not make a colour
