@@ -58,13 +58,10 @@ func (e *Engine) Advise(r *admission.Request, now time.Time) (d admission.Decisi
 		class: r.Class, kind: e.kindOf(s, r.Workflow, r.Model), side: r.Side, size: sizeOf(r.Side, r.Batch, r.Steps), batch: class.Batch,
 		number: Number(now, d.Deadline, class.Batch), deadline: d.Deadline, accepted: now, came: now, server: s, inquiry: !r.ComesAgain(),
 	}
-	if came, ok := g.promises.returned(j.promiseKey(), now, !j.inquiry); ok {
-		j.came = came
-		if j.batch && !j.deadline.IsZero() {
-			j.deadline = j.deadline.Add(came.Sub(now))
-		}
+	t := e.timingOf(j, now)
+	if j.returned() && !j.batch {
+		d.Deadline = j.deadline
 	}
-	t := e.timing(j, now)
 	d.Executions = t.executions
 	d.Wait = seconds(t.begin)
 	if t.known {
@@ -87,6 +84,31 @@ func (e *Engine) Advise(r *admission.Request, now time.Time) (d admission.Decisi
 		e.claim(&d, j, &t, now)
 	}
 	return d
+}
+
+// timingOf is the timing of a prompt that may have been refused before. It takes the place that it would
+// have had, and has until its first deadline. Where core work has too little time left for that, it counts
+// as one that comes now: whoever comes again waits for it still.
+func (e *Engine) timingOf(j *job, now time.Time) timing {
+	came, ok := j.server.gpu.promises.returned(j.promiseKey(), now, !j.inquiry)
+	if !ok {
+		return e.timing(j, now)
+	}
+	j.came = came
+	if j.deadline.IsZero() {
+		return e.timing(j, now)
+	}
+	deadline, number := j.deadline, j.number
+	j.deadline = deadline.Add(came.Sub(now))
+	if j.batch {
+		return e.timing(j, now)
+	}
+	j.number = Number(now, j.deadline, false)
+	if t := e.timing(j, now); !t.late() {
+		return t
+	}
+	j.deadline, j.number = deadline, number
+	return e.timing(j, now)
 }
 
 // judge sets the verdict and its reason.

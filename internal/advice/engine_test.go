@@ -5,6 +5,7 @@ package advice
 import (
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"testing"
 	"time"
@@ -276,6 +277,36 @@ func TestBatchThatComesAgainHasLessTimeLeft(t *testing.T) {
 	w.pass(time.Second)
 	_, ok = g.promises.returned(again.promiseKey(), w.now, true)
 	assert.False(t, ok, "another size is another prompt")
+}
+
+// TestCoreThatComesAgainTakesThePlaceItWouldHaveHad: it precedes those that came since, and has until its
+// first deadline. One that cannot be in time any more counts as one that comes now.
+func TestCoreThatComesAgainTakesThePlaceItWouldHaveHad(t *testing.T) {
+	w := newWorld(t, "a")
+	w.learned("a", 20)
+	w.rested()
+	came := w.now
+	var refused admission.Decision
+	for range 40 {
+		if refused = w.ask("a", "people", 512); refused.Verdict != admission.Admit {
+			break
+		}
+		w.queued("a", "people", 512)
+	}
+	is(t, refused, admission.Reject, admission.Late)
+	refused = w.claimed("a", "people", 512)
+	comes := time.Duration(math.Ceil(refused.RetryAfter.Seconds())) * time.Second
+	for w.now.Sub(came) < comes {
+		w.pass(time.Second)
+		w.ended("a") // sooner than was predicted
+	}
+	w.queued("a", "people", 512) // meanwhile others came
+	again := w.claimed("a", "people", 512)
+	is(t, again, admission.Admit, admission.Fits)
+	assert.Equal(t, came.Add(30*time.Second), again.Deadline, "that of the first try")
+	queue := w.Engine.servers["a"].queue
+	require.Greater(t, len(queue), 1)
+	assert.Equal(t, again.Claim, queue[len(queue)-2].claim, "it precedes who came meanwhile")
 }
 
 // returning has a batch prompt come again to a server with so little time left that it would be late.
