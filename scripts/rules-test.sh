@@ -6,7 +6,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 promtool=$(scripts/tool.sh promtool)
 vmalert=$(scripts/tool.sh vmalert-tool)
-alerts=(deploy/prometheus/tests/alerts/*.yaml)
+narrow=$(mktemp -d)
+trap 'rm -rf "$narrow"' EXIT
+go -C tools/rules run . narrow "$PWD" "$narrow"
+alerts=("$narrow"/*/tests/alerts/*.yaml)
 
 # Runs a command, and shows what it printed if it fails.
 quietly() {

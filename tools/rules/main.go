@@ -18,10 +18,13 @@ import (
 )
 
 const usage = `usage: rules render|check|uses ROOT
+       rules narrow ROOT FOLDER
        rules shorten ROOT FACTOR [SETTINGS]
   render   writes deploy/prometheus/rules/alerts.yaml
   check    checks tests and runbooks of each alert, and prints how many alerts are tested
   uses     prints the metrics and labels that rules and runbooks name, as JSON
+  narrow   copies each file of alert tests into a folder of its own below FOLDER, with the rules
+           that it names beside it, so that it does not evaluate all others
   shorten  prints the alerts with every for, window and interval divided by FACTOR, and with
            SETTINGS of the mixin, as Jsonnet: for tests that cannot wait for hours`
 
@@ -30,6 +33,8 @@ func main() {
 	switch {
 	case len(os.Args) == 3:
 		err = run(os.Args[1], os.Args[2])
+	case len(os.Args) == 4 && os.Args[1] == "narrow":
+		err = narrow(os.Args[2], os.Args[3])
 	case len(os.Args) > 3 && len(os.Args) < 6 && os.Args[1] == "shorten":
 		err = shorten(os.Args[2], os.Args[3], strings.Join(os.Args[4:], ""))
 	}
