@@ -70,7 +70,8 @@ TEST_FLAGS := -ldflags=-s -timeout 10m
 
 .PHONY: unit
 unit: ## unit tests, with the race detector; without it those of one goroutine, of allocations, of virtual time, and the nvml receiver without cgo
-	@for m in $(filter-out e2e lab $(PAGE_TESTS),$(MODULES)); do echo "unit tests of $$m"; go test -C $$m $(TEST_FLAGS) -race $$(go list -C $$m ./... | grep -v '/internal/testing/words$$') || exit 1; done
+	@for m in $(filter-out e2e lab $(PAGE_TESTS) tools/%,$(MODULES)); do echo "unit tests of $$m"; go test -C $$m $(TEST_FLAGS) -race $$(go list -C $$m ./... | grep -v '/internal/testing/words$$') || exit 1; done
+	@for m in $(filter tools/%,$(MODULES)); do echo "unit tests of $$m"; go test -C $$m $(TEST_FLAGS) ./... || exit 1; done # one goroutine each
 	@echo "unit tests of lab"; go test -C lab $(TEST_FLAGS) -race $$(go list -C lab ./... | grep -v -E '/(overload|memorymix|weeks)$$')
 	go test $(TEST_FLAGS) $(ONE_GOROUTINE)
 	go test $(TEST_FLAGS) -run '^TestAScrapeAllocates' ./receiver/nvmlreceiver

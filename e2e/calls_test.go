@@ -75,6 +75,9 @@ func TestCallsOfTheNodeConfigurationsKeepTheirBudget(t *testing.T) {
 	d, whole := callsFor()
 	for _, config := range []string{"default", "node", "no-loss"} {
 		t.Run(config, func(t *testing.T) {
+			if !whole { // which measures CPU, too
+				t.Parallel()
+			}
 			m := busyMachine(t, longList)
 			store := victoriaMetrics(t)
 			environment := func(m *machine) []string {

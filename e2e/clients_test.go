@@ -12,9 +12,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -147,44 +149,72 @@ func clientsFromNpm(t *testing.T, version fakecomfyui.Version) {
 	}
 }
 
-// TestClientsFromNpmReportARefusal: the proxy refuses a prompt, and each of the two client
-// libraries fails with the message for the user.
+// TestClientsFromNpmReportARefusal has three client libraries of others be refused, for their rate and since the
+// image would come too late: each reports the sentence that is for the user, in the language that it accepts.
 func TestClientsFromNpmReportARefusal(t *testing.T) {
 	beside(t, working)
 	out, err := exec.Command(filepath.Join(root, "scripts", "npm.sh")).Output()
 	require.NoError(t, err)
 	packages := strings.TrimSpace(string(out))
-	m := newMachine(t, fakenvml.Current, "l40s")
-	proxy := "127.0.0.1:" + strconv.Itoa(port(t))
-	collect(t, "comfyui.yaml", append(m.environment, "OTELCOL_GPU_COMFYUI="+simulatedComfyUI(t), "OTELCOL_GPU_COMFYUI_PROXY="+proxy, "OTELCOL_GPU_COMFYUI_STORE="+t.TempDir()),
-		"--config=yaml:receivers::comfyui::admission: {advisor: gpuadvisor, mode: enforce, rate_limits: [{requests_per_minute: 0.01}]}")
 	workflow := filepath.Join(t.TempDir(), "workflow.json")
-	require.NoError(t, os.WriteFile(workflow, []byte(`{"1": {"class_type": "LoadImage", "inputs": {"image": "people.png"}},
-		"2": {"class_type": "DDColor_Colorize", "inputs": {"image": ["1", 0], "model_input_size": 400, "checkpoint": "ddcolor_paper.pth"}},
-		"3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "npm"}}}`), 0o600))
-	graph, err := os.ReadFile(workflow)
-	require.NoError(t, err)
-	response, err := http.Post("http://"+proxy+"/prompt", "application/json", strings.NewReader(`{"prompt": `+string(graph)+`}`))
-	require.NoError(t, err)
-	require.NoError(t, response.Body.Close())
-	require.Equal(t, http.StatusOK, response.StatusCode, "the first one is within the limit")
-	for _, c := range []struct {
-		name    string
-		command []string
-		reports string
+	require.NoError(t, os.WriteFile(workflow, []byte("{"+load()+", "+colour(512)+", "+save()+"}"), 0o600))
+	for _, refused := range []struct {
+		name, setting string
+		en, zh        string // regular expressions
 	}{
-		{"@stable-canvas/comfyui-client", []string{"node", "stable-canvas.mjs", proxy}, "Too many requests; please try again later"},
-		{"@saintno/comfyui-sdk", []string{"node", "--input-type=module", "-e", saintno, proxy}, "Failed to queue prompt: otelcol_gpu_busy: Too many requests; please try again later"},
-		{"cfli", []string{"node", "node_modules/.bin/cfli", "--host", "http://" + proxy, "--json", "--no-download", "--file"}, `"status": "failed"`},
+		{"rate", "receivers::comfyui::admission::rate_limits: [{requests_per_minute: 0.01}]", "Too many requests; please try again later", "请求过于频繁，请稍后重试"},
+		// One runs, two wait: the next one would be late, and a smaller one would not.
+		{"deadline", "connectors::gpuadvisor: {classes: {people: {deadline: 60s}}, advice: {measured: [{side: 256, time: 5s}, {side: 512, time: 20s}]}}",
+			`The system is busy\. An image below [34]\d\d pixels is processed sooner`, `当前系统繁忙，建议将尺寸调整为[34]\d\d以下以加快处理速度`},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			cmd := exec.CommandContext(withPatience(t), c.command[0], append(c.command[1:], workflow)...)
-			cmd.Dir = packages
-			out, err := cmd.CombinedOutput()
-			require.Error(t, err, string(out))
-			assert.Contains(t, string(out), c.reports)
+		t.Run(refused.name, func(t *testing.T) {
+			m := newMachine(t, fakenvml.Current, "l40s")
+			proxy := "127.0.0.1:" + strconv.Itoa(port(t))
+			server, page := fakecomfyui.NewServer(unendingWork{fakecomfyui.NewTimedWork()}), newLivePage(t)
+			collect(t, "comfyui.yaml", append(m.environment, page.environment(), "OTELCOL_GPU_COMFYUI="+serveComfyUI(t, server, server), "OTELCOL_GPU_COMFYUI_PROXY="+proxy, "OTELCOL_GPU_COMFYUI_STORE="+t.TempDir()),
+				"--config", filepath.Join(root, "config", "enforce.yaml"), "--config=yaml:receivers::comfyui::device: 0", "--config=yaml:"+refused.setting)
+			require.Equal(t, http.StatusOK, submitPhoto(t, proxy, 256), "the first one")
+			require.Eventually(t, func() bool { // the advisor knows the server's queue and GPU
+				body, err := get(page.url() + "/v1/advice?class=people&side=512")
+				return err == nil && strings.Contains(body, `"reason":"fits"`)
+			}, patience, 50*time.Millisecond)
+			require.Eventually(t, func() bool { return submitPhoto(t, proxy, 512) == http.StatusTooManyRequests }, patience, 100*time.Millisecond)
+			for _, c := range []struct {
+				name    string
+				command []string
+				reports string // around the sentence
+				zh      bool
+			}{
+				{"@stable-canvas/comfyui-client", []string{"node", "stable-canvas.mjs", proxy}, "%s", true},
+				{"@saintno/comfyui-sdk", []string{"node", "--input-type=module", "-e", saintno, proxy}, `^Failed to queue prompt: otelcol_gpu_busy: %s\n$`, true},
+				{"cfli", []string{"node", "node_modules/.bin/cfli", "--host", "http://" + proxy, "--json", "--no-download", "--file"}, `"status": "failed"`, false},
+			} {
+				for language, sentence := range map[string]string{"en": refused.en, "zh": refused.zh} {
+					if language == "zh" && !c.zh {
+						continue
+					}
+					t.Run(c.name+"/"+language, func(t *testing.T) {
+						cmd := exec.CommandContext(withPatience(t), c.command[0], append(slices.Clone(c.command[1:]), workflow)...)
+						cmd.Dir = packages
+						if language == "zh" {
+							cmd.Env = append(os.Environ(), "ACCEPT_LANGUAGE=zh-CN")
+						}
+						out, err := cmd.CombinedOutput()
+						require.Error(t, err, string(out))
+						assert.Regexp(t, strings.ReplaceAll(c.reports, "%s", sentence), string(out))
+					})
+				}
+			}
 		})
 	}
+}
+
+// unendingWork never ends a photo.
+type unendingWork struct{ fakecomfyui.Work }
+
+func (unendingWork) Colorize(ctx context.Context, _ int, _ string, _ func(done, all int) error) error {
+	<-ctx.Done()
+	return ctx.Err()
 }
 
 // saintno has @saintno/comfyui-sdk run a workflow, and prints why it failed.
@@ -192,6 +222,11 @@ const saintno = `
 import { readFileSync } from "node:fs";
 import { CallWrapper, ComfyApi, PromptBuilder } from "@saintno/comfyui-sdk";
 const [host, file] = process.argv.slice(-2);
+const language = process.env.ACCEPT_LANGUAGE;
+if (language) { // the package sets none of its own
+  const plain = globalThis.fetch;
+  globalThis.fetch = (url, init = {}) => plain(url, { ...init, headers: { ...init.headers, "Accept-Language": language } });
+}
 const api = new ComfyApi("http://" + host);
 await api.init().waitForReady();
 new CallWrapper(api, new PromptBuilder(JSON.parse(readFileSync(file, "utf8")), [], ["image"]).setOutputNode("image", "3"))

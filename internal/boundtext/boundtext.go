@@ -23,7 +23,7 @@ const markBytes = len("…") + 8
 // Line returns a text of one line, of at most maxBytes bytes of valid UTF-8: control
 // characters and invalid bytes are replaced by U+FFFD. maxBytes is at least [MinBytes].
 func Line(s string, maxBytes int) string {
-	return bound(s, maxBytes, false, func(r rune) bool { return unicode.IsControl(r) || r == '\u2028' || r == '\u2029' })
+	return bound(s, maxBytes, false, isControl)
 }
 
 // Text is [Line] for texts of several lines: line feeds and tabs are kept.
@@ -32,7 +32,10 @@ func Text(s string, maxBytes int) string { return bound(s, maxBytes, false, isCo
 // Tail is [Text] for stack traces: the end is kept, and the mark precedes it.
 func Tail(s string, maxBytes int) string { return bound(s, maxBytes, true, isControlInText) }
 
-func isControlInText(r rune) bool { return unicode.IsControl(r) && r != '\n' && r != '\t' }
+// isControl is true of what ends a line, too.
+func isControl(r rune) bool { return unicode.IsControl(r) || r == '\u2028' || r == '\u2029' }
+
+func isControlInText(r rune) bool { return isControl(r) && r != '\n' && r != '\t' }
 
 func bound(s string, maxBytes int, keepEnd bool, replaced func(rune) bool) string {
 	if len(s) <= maxBytes && isClean(s, replaced) {

@@ -50,6 +50,12 @@ func (b *Builder) message(f *protocol.Error) string {
 	return boundtext.Text(b.redactor.redact(strings.TrimSpace(f.Message)), b.bounds.Message)
 }
 
+// messageLine is message on one line, for log records: what a client chose is in it, as the class of a node
+// that does not exist, and must not look like a line of its own where a log is printed.
+func (b *Builder) messageLine(f *protocol.Error) string {
+	return boundtext.Line(strings.Join(strings.FieldsFunc(b.message(f), func(r rune) bool { return r == '\n' || r == '\t' }), " "), b.bounds.Message)
+}
+
 // summary is the first line of a failure's message.
 func (b *Builder) summary(f *protocol.Error) string {
 	return boundtext.Line(b.redactor.redact(firstLine(f.Message)), b.bounds.Label)

@@ -75,7 +75,7 @@ func (b *Builder) Failure(p *prompt.Prompt, now time.Time) plog.Logs {
 	message := b.summary(&p.Failure)
 	if p.Failure.Type != "" {
 		putIfSet(a, "exception.type", p.Failure.Type)
-		putIfSet(a, "exception.message", b.message(&p.Failure))
+		putIfSet(a, "exception.message", b.messageLine(&p.Failure))
 		putIfSet(a, "exception.stacktrace", b.stacktrace(&p.Failure))
 	}
 	text := fmt.Sprintf("prompt %s: %s", p.Outcome, errorType(p))

@@ -49,6 +49,7 @@ func TestTextsAreBoundAfterPrivateDataAreRemoved(t *testing.T) {
 	assert.Equal(t, "cannot open ***", b.summary(f))
 	assert.Len(t, b.message(f), bounds.Message)
 	assert.True(t, strings.HasPrefix(b.message(f), "cannot open ***\nxxx"))
+	assert.True(t, strings.HasPrefix(b.messageLine(f), "cannot open *** xxx"), "a log record is one line")
 	assert.Len(t, b.stacktrace(f), bounds.Stacktrace)
 	assert.True(t, strings.HasSuffix(b.stacktrace(f), "open(\"***\")"), "the end remains")
 }
