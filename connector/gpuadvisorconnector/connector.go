@@ -187,11 +187,13 @@ const evaluationInterval = time.Second
 // run evaluates the conditions. Meanwhile it follows the samplers of the process.
 func (a *advisor) run(ctx context.Context) {
 	defer a.followMemory()()
+	checked := false
 	every(ctx, evaluationInterval, func() {
 		a.state.Evaluate()
 		gpus := a.state.GPUs()
 		a.advice.Refresh(gpus)
 		a.state.SetLoads(a.advice.Loads(idsOf(gpus)))
+		checked = checked || a.checkClasses()
 	})
 }
 

@@ -43,6 +43,8 @@ type Server struct {
 	// version, and a hash of its arguments; empty and 0 if they are not known.
 	Version   string
 	Arguments uint64
+	// TaskClasses are those that its prompts may have; nil if clients name others.
+	TaskClasses []string
 }
 
 // Memory is what a server said of its memory, in bytes (GET /system_stats).

@@ -94,3 +94,15 @@ func (c *InputCheckConfig) validate(p *configkeys.Problems, key string) {
 	p.AddIf(c.Action != "" && c.Action != actionWarn && c.Action != actionReject, key+"::action", c.Action, "is not a valid action", "use warn or reject")
 	p.AddIf(*c == (InputCheckConfig{Action: c.Action}), key, nil, "checks nothing", "set min_side, max_side, max_aspect, min_bytes_per_pixel or max_chroma")
 }
+
+// knownClasses are the task classes that prompts may have; nil where clients may name others.
+func (c *Config) knownClasses() []string {
+	if c.Admission.TrustRequestClass {
+		return nil
+	}
+	known, err := sizing.ClassNames(c.TaskClasses)
+	if err != nil { // validated before
+		return nil
+	}
+	return known
+}

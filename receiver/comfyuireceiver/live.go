@@ -23,6 +23,7 @@ type liveServer struct {
 	device    *deviceFinder
 	hub       *sockets.Hub // nil in poll mode
 	textBytes int
+	classes   []string
 }
 
 // silentAfter is how long a client's host has not accepted what was sent to it when its socket
@@ -56,6 +57,7 @@ func (l *liveServer) Server() comfyevents.Server {
 		s.Sockets.Open, s.Sockets.Retained = l.hub.Counts()
 		s.Sockets.Silent = l.hub.Silent(silentAfter, comfyevents.MaxSilent)
 	}
+	s.TaskClasses = l.classes
 	l.following.memory.describe(&s)
 	s.Unloaded = l.following.loading.unloadedAt()
 	return s
@@ -73,5 +75,6 @@ func (l *liveServer) bound(p *comfyevents.OpenPrompt) {
 func (r *comfyuiReceiver) list(running context.Context) {
 	context.AfterFunc(running, r.cfg.bus().Servers.Add(&liveServer{
 		resource: r.resource, following: r.following, device: r.device, hub: r.hub, textBytes: r.cfg.Limits.bounds().Label,
+		classes: r.cfg.knownClasses(),
 	}))
 }
