@@ -73,13 +73,16 @@ export function seconds(v) {
 }
 
 /**
- * mark is a round place on an axis of seconds that ends at a time.
+ * mark is a round place on an axis of seconds that ends at a time. The first has the unit, as long as
+ * that is one for all of them.
  * @param {number} v
  * @param {number} end
  */
 export function mark(v, end) {
-  if (end < 0.9995) return unit('ms', Number((v * 1000).toPrecision(3)));
-  return v < 999.5 ? unit('s', Number(v.toPrecision(3))) : seconds(v);
+  if (end >= 999.5) return seconds(v);
+  const isShort = end < 0.9995;
+  const place = Number((isShort ? v * 1000 : v).toPrecision(3));
+  return v === 0 ? unit(isShort ? 'ms' : 's', place) : String(place);
 }
 
 /**

@@ -27,7 +27,7 @@ func TestFiguresOfTheScriptsHaveThreeSignificantDigits(t *testing.T) {
 	assert.Empty(t, read[[]string](p, format+`Object.entries(`+string(want)+`).flatMap(([name, all]) => all.flatMap(([v, text]) => f[name](v).replaceAll('\u00a0', ' ') === text ? [] : [name + ' of ' + v + ' is ' + f[name](v) + ', not ' + text])))`))
 	for call, text := range map[string]string{
 		"energy(6)": "6.00 J", "energy(60, 9)": "60.0 ± 9.0 J", "energy(180, 6)": "180 ± 6 J", "energy(1230, 42)": "1.23 ± 0.04 kJ", "energy(12300, 610)": "12.3 ± 0.6 kJ",
-		"percent(0.0046)": "0 %", "celsius(60.4)": "60 °C", "age(0.46)": "0 s", "age(4.6)": "5 s", "age(300)": "5 min", "mark(0.1, 0.5)": "100 ms", "mark(0.5, 2)": "0.5 s", "mark(20, 90)": "20 s",
+		"percent(0.0046)": "0 %", "celsius(60.4)": "60 °C", "age(0.46)": "0 s", "age(4.6)": "5 s", "age(300)": "5 min", "mark(0, 0.5)": "0 ms", "mark(0.1, 0.5)": "100", "mark(0, 90)": "0 s", "mark(0.3 - 0.1, 2)": "0.2", "mark(20, 90)": "20", "mark(2000, 9000)": "33.3 min",
 	} {
 		assert.Equal(t, text, read[string](p, fmt.Sprintf(`%sf.%s.replaceAll('\u00a0', ' '))`, format, call)), call)
 	}

@@ -119,8 +119,14 @@ func (p *tab) show(s shot) {
 			stop()
 		}
 	}
-	if s.ready != "" {
-		p.wait("document.querySelector(`" + s.ready + "`) !== null")
+	p.await(s.ready)
+}
+
+// await waits for an element of a selector, if there is one.
+func (p *tab) await(selector string) {
+	p.t.Helper()
+	if selector != "" {
+		p.wait("document.querySelector(`" + selector + "`) !== null")
 	}
 }
 
