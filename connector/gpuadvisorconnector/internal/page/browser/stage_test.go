@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/page"
 )
@@ -51,7 +52,8 @@ func (c *cast) of(scene string) *page.Page {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.pages[scene] == nil {
-		live := newPage(newFixture(c.t, sceneOf(scene)))
+		// A stream that is quick would draw each page again and again.
+		live := page.New(newFixture(c.t, sceneOf(scene)), page.Settings{Endpoint: "127.0.0.1:0", Interval: 5 * time.Second})
 		c.t.Cleanup(live.Close)
 		c.pages[scene] = live
 	}
