@@ -67,8 +67,11 @@ func bytes(n float64) texts.Message { return texts.Bytes(int64(n)) }
 // since is how long ago something was, without its fractions.
 func since(then, now time.Time) texts.Message { return duration(now.Sub(then).Seconds()) }
 
-// duration is a number of seconds in words, without their fractions.
+// duration is a number of seconds in words, without their fractions: it grows while it is read.
 func duration(seconds float64) texts.Message {
+	if whole := int(math.Round(seconds)); whole < 120 {
+		return texts.Message{Key: "figure.seconds", Args: texts.Args{"s": whole}}
+	}
 	return texts.Seconds(time.Duration(math.Round(seconds)) * time.Second)
 }
 

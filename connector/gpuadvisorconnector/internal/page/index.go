@@ -42,13 +42,31 @@ func (s shell) T(key string, pairs ...any) string {
 	return texts.Message{Key: key, Args: args}.In(s.Language)
 }
 
-// GiB is a size with its unit.
+// GiB is a size with its unit, in MiB where it is small.
 func (s shell) GiB(bytes int64) string {
+	if mib := float64(bytes) / (1 << 20); bytes != 0 && math.Abs(mib) < 999.5 {
+		return s.T(mebibytes, "mib", threeDigits(mib))
+	}
 	return s.T("page.unit.gib", "v", threeDigits(float64(bytes)/(1<<30)))
 }
 
-// Seconds is a duration with its unit.
-func (s shell) Seconds(v float64) string { return s.T("page.unit.s", "v", threeDigits(v)) }
+// Watts is a power with its unit.
+func (s shell) Watts(v float64) string { return s.T("page.unit.w", "v", threeDigits(v)) }
+
+// Seconds is a duration with its unit: milliseconds below a second, minutes or hours where it is long.
+func (s shell) Seconds(v float64) string {
+	switch {
+	case v < 5e-6:
+		return s.T("page.unit.s", "v", 0)
+	case v < 0.9995:
+		return s.T("page.unit.ms", "v", threeDigits(v*1000))
+	case v < 999.5:
+		return s.T("page.unit.s", "v", threeDigits(v))
+	case v < 5999:
+		return s.T("page.unit.min", "v", threeDigits(v/60))
+	}
+	return s.T("page.unit.h", "v", threeDigits(v/3600))
+}
 
 // Percent is a share with its unit.
 func (s shell) Percent(v *float64) string {
@@ -61,16 +79,27 @@ func (s shell) Percent(v *float64) string {
 // Round is a number without decimals.
 func (s shell) Round(v float64) string { return strconv.Itoa(int(math.Round(v))) }
 
-// threeDigits is a number with three significant digits, at most two of them decimals.
+// threeDigits is a number with three significant digits; whole numbers keep all of theirs. What is
+// below half a thousandth is 0. format.js does the same.
 func threeDigits(v float64) string {
-	switch size := math.Abs(v); {
-	case size >= 99.95:
-		return strconv.FormatFloat(v, 'f', 0, 64)
-	case size >= 9.995:
-		return strconv.FormatFloat(v, 'f', 1, 64)
-	default:
-		return strconv.FormatFloat(v, 'f', 2, 64)
+	size, decimals := math.Abs(v), 0
+	if size < 0.0005 {
+		return "0"
 	}
+	for limit := 99.95; size < limit; limit /= 10 {
+		decimals++
+	}
+	return strconv.FormatFloat(v, 'f', decimals, 64)
+}
+
+// mebibytes is the unit that the page has in common with the collector's sentences.
+const mebibytes = "figure.mebibytes"
+
+// pageTexts are the texts that the scripts know.
+func pageTexts(l texts.Language) map[string]any {
+	all := texts.Page(l)
+	all[mebibytes] = texts.Message{Key: mebibytes}.In(l)
+	return all
 }
 
 // document is what the page's template shows: the state for the scripts, and without them
@@ -111,7 +140,7 @@ func (p *Page) shell(r *http.Request) shell { return shell{languageOf(r), p.asse
 
 func (p *Page) index(w http.ResponseWriter, r *http.Request) {
 	l := languageOf(r)
-	d := document{shell: p.shell(r), SignedIn: signedIn(r), Texts: texts.Page(l), State: p.source.State(l)}
+	d := document{shell: p.shell(r), SignedIn: signedIn(r), Texts: pageTexts(l), State: p.source.State(l)}
 	if id := r.PathValue("id"); id != "" {
 		if detail, ok := p.source.Prompt(l, id); ok {
 			d.Prompt = &detail

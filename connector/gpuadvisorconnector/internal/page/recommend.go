@@ -3,7 +3,6 @@
 package page
 
 import (
-	"fmt"
 	"math"
 	"net/http"
 
@@ -70,19 +69,8 @@ func viewHeldBack(h *recommend.Held, l texts.Language) view.HeldBack {
 	}
 }
 
-// hours are seconds in hours: 0.008, 1.5, 120.
-func hours(seconds float64) string {
-	switch h := seconds / 3600; {
-	case h == 0:
-		return "0"
-	case h < 0.0995:
-		return fmt.Sprintf("%.3f", h)
-	case h < 19.95:
-		return fmt.Sprintf("%.1f", h)
-	default:
-		return fmt.Sprintf("%.0f", h)
-	}
-}
+// hours are seconds in hours: 0.00833, 1.50, 121.
+func hours(seconds float64) string { return threeDigits(seconds / 3600) }
 
 func viewClass(o *recommend.Objective, l texts.Language) view.ClassSizes {
 	c := view.ClassSizes{TaskClass: o.Class, Requests: o.Requests, Objective: side(o.Side), Limited: o.Known && !o.Enough, Safe: []view.SafeSize{}}

@@ -47,10 +47,10 @@ func TestRecommendationsAreInWords(t *testing.T) {
 	}
 	v := get("/v1/recommendations")
 	assert.Equal(t, "memory", v.All.Shortage)
-	assert.Equal(t, "Memory is short: it held back 0.5 of 4.0 GPU hours in the last seven days. Use a GPU with more memory, or run fewer servers or other programs on it.", v.All.Message)
+	assert.Equal(t, "Memory is short: it held back 0.500 of 4.00 GPU hours in the last seven days. Use a GPU with more memory, or run fewer servers or other programs on it.", v.All.Message)
 	require.Len(t, v.GPUs, 2)
 	assert.Equal(t, "none", v.GPUs[1].Shortage)
-	assert.Equal(t, "Nothing is short: 0 of 2.0 GPU hours were held back in the last seven days.", v.GPUs[1].Message)
+	assert.Equal(t, "Nothing is short: 0 of 2.00 GPU hours were held back in the last seven days.", v.GPUs[1].Message)
 	assert.InDelta(t, 1800, v.GPUs[0].Memory, 1e-9)
 	assert.InDelta(t, 360, v.GPUs[0].OutOfMemory, 1e-9)
 	messages, safe := map[string]string{}, map[string][]view.SafeSize{}
@@ -70,7 +70,7 @@ func TestRecommendationsAreInWords(t *testing.T) {
 	assert.Equal(t, []bool{false, true, false, true}, []bool{v.Classes[0].Limited, v.Classes[1].Limited, v.Classes[2].Limited, v.Classes[3].Limited})
 
 	v = get("/v1/recommendations?lang=zh")
-	assert.Equal(t, "显存不足：最近七天 4.0 个 GPU 小时中有 0.5 个因此受阻。请换用显存更大的 GPU，或减少该 GPU 上的服务或其他程序。", v.All.Message)
+	assert.Equal(t, "显存不足：最近七天 4.00 个 GPU 小时中有 0.500 个因此受阻。请换用显存更大的 GPU，或减少该 GPU 上的服务或其他程序。", v.All.Message)
 	s = serve(t, Settings{})
 	response, _ := s.request(t, "GET", "/v1/recommendations")
 	assert.Equal(t, http.StatusNotFound, response.StatusCode, "without a recommender")
@@ -80,7 +80,7 @@ func TestEachShortageHasItsText(t *testing.T) {
 	for _, shortage := range append(recommend.Shortages(), recommend.None) {
 		assert.True(t, texts.Has("recommend."+string(shortage)), shortage)
 	}
-	for want, seconds := range map[string]float64{"0": 0, "0.008": 30, "1.5": 5400, "121": 435_000} {
+	for want, seconds := range map[string]float64{"0": 0, "0.00833": 30, "1.50": 5400, "121": 435_000} {
 		assert.Equal(t, want, hours(seconds))
 	}
 	assert.Equal(t, "No requests are known yet.", viewHeldBack(&recommend.Held{}, texts.English).Message)

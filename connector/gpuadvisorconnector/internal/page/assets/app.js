@@ -2,7 +2,7 @@
 
 import { html, render, useEffect, useState } from './vendor.js';
 import { t, language, withLanguage, api } from './text.js';
-import { age, clock, elapsed, isKnown, moment, together, zone } from './format.js';
+import { age, clock, isKnown, moment, together, zone } from './format.js';
 import { store, subscribe, start, serverNow } from './stream.js';
 import { A, Empty, Icon, gpuName, sameCondition } from './parts.js';
 import { Gpus } from './gpus.js';
@@ -72,7 +72,7 @@ function Context({ state, now }) {
 function Head({ state, now }) {
   return html`<header>
     ${state.simulated && html`<p class="band simulated"><b>${t('page.simulated')}</b> ${t('page.simulated.more')}</p>`}
-    ${store.lost > 0 && html`<p class="band lost" role="alert"><${Icon} severity="broken" /> ${store.busy ? t('page.lost.busy') : t('page.lost', { age: elapsed((Date.now() - store.lost) / 1000) })}</p>`}
+    ${store.lost > 0 && html`<p class="band lost" role="alert"><${Icon} severity="broken" /> ${store.busy ? t('page.lost.busy') : t('page.lost', { age: age((Date.now() - store.lost) / 1000) })}</p>`}
     <${Verdict} state=${state} />
     <div class="bar-top"><${Context} state=${state} now=${now} />
       <div class="tools">${state.can_rush && html`<${Rush} />`}<${Languages} />

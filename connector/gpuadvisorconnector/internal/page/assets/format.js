@@ -1,4 +1,5 @@
-// Figures with their units: three significant digits.
+// Figures with their units: three significant digits, of which index.go makes the same. Counts, ages,
+// temperatures and percentages are whole.
 
 import { t, language } from './text.js';
 
@@ -12,12 +13,14 @@ export const none = () => t('page.none');
 const known = (v) => v !== null && v !== undefined && Number.isFinite(v);
 
 /**
- * digits rounds to three significant digits, at most two of them decimals.
+ * digits rounds to three significant digits; whole numbers keep all of theirs. What is below half a
+ * thousandth is 0.
  * @param {number} v
  */
 export function digits(v) {
   const size = Math.abs(v);
-  return v.toFixed(size >= 99.95 ? 0 : size >= 9.995 ? 1 : 2);
+  if (size < 0.0005) return '0';
+  return size >= 99.95 ? v.toFixed(0) : v.toPrecision(3);
 }
 
 /**
@@ -37,52 +40,62 @@ export const together = (text) => text?.replace(/(\d) (?=(?:ms|s|min|h|MiB|GiB|p
 
 /** @param {Figure} bytes */
 export const bareGiB = (bytes) => known(bytes) ? digits(bytes / 2 ** 30) : none();
-/** @param {Figure} bytes */
-export const gib = (bytes) => known(bytes) ? unit('gib', digits(bytes / 2 ** 30)) : none();
+
+/**
+ * gib is a size, in MiB where it is small, as in the collector's sentences.
+ * @param {Figure} bytes
+ */
+export function gib(bytes) {
+  if (!known(bytes)) return none();
+  const mib = bytes / 2 ** 20;
+  if (bytes === 0 || Math.abs(mib) >= 999.5) return unit('gib', digits(mib / 1024));
+  return t('figure.mebibytes', { mib: digits(mib) }).replaceAll(' ', '\u00a0');
+}
+
 /** @param {Figure} share */
 export const percent = (share) => known(share) ? unit('percent', Math.round(share * 100)) : none();
 /** @param {Figure} v */
 export const celsius = (v) => known(v) ? unit('celsius', Math.round(v)) : none();
 /** @param {Figure} v */
-export const watts = (v) => known(v) ? unit('w', Math.round(v)) : none();
+export const watts = (v) => known(v) ? unit('w', digits(v)) : none();
 
 /**
- * seconds is a duration, in milliseconds where it is short, in minutes or hours where it is long.
+ * seconds is a duration, in milliseconds below a second, in minutes or hours where it is long.
  * @param {Figure} v
  */
 export function seconds(v) {
   if (!known(v)) return none();
   if (v < 5e-6) return unit('s', 0);
-  if (v < 0.0995) return unit('ms', digits(v * 1000));
+  if (v < 0.9995) return unit('ms', digits(v * 1000));
   if (v < 999.5) return unit('s', digits(v));
   if (v < 5999) return unit('min', digits(v / 60));
   return unit('h', digits(v / 3600));
 }
 
 /**
- * mark is a round place on an axis of seconds.
+ * mark is a round place on an axis of seconds that ends at a time. The first has the unit, as long as
+ * that is one for all of them.
  * @param {number} v
+ * @param {number} end
  */
-export const mark = (v) => v < 999.5 ? unit('s', Number(v.toPrecision(3))) : seconds(v);
+export function mark(v, end) {
+  if (end >= 999.5) return seconds(v);
+  const isShort = end < 0.9995;
+  const place = Number((isShort ? v * 1000 : v).toPrecision(3));
+  return v === 0 ? unit(isShort ? 'ms' : 's', place) : String(place);
+}
 
 /**
- * age is a duration since something, in whole units from ten seconds on.
+ * age is a duration since something, in whole units: it grows while it is read.
  * @param {Figure} v
  */
 export function age(v) {
   if (!known(v)) return none();
   v = Math.max(0, v);
-  if (v < 9.95) return unit('s', v.toFixed(1));
   if (v < 119.5) return unit('s', Math.round(v));
   if (v < 7170) return unit('min', Math.round(v / 60));
   return unit('h', Math.round(v / 3600));
 }
-
-/**
- * elapsed is an age in whole seconds.
- * @param {number} v
- */
-export const elapsed = (v) => v < 9.5 ? unit('s', Math.max(0, Math.round(v))) : age(v);
 
 /**
  * isKnown reports whether a time was set: Go's zero time is the year 1.
@@ -92,18 +105,17 @@ export const elapsed = (v) => v < 9.5 ? unit('s', Math.max(0, Math.round(v))) : 
 export const isKnown = (time) => Boolean(time) && Date.parse(String(time)) > 0;
 
 /**
- * energy is joules with their uncertainty.
+ * energy is joules with their uncertainty, which has as many decimals.
  * @param {Figure} v
  * @param {Figure} [uncertainty]
  */
 export function energy(v, uncertainty) {
   if (!known(v)) return none();
-  const scale = v >= 9995 ? 1000 : 1;
+  const scale = v >= 999.5 ? 1000 : 1;
   const name = scale === 1 ? 'j' : 'kj';
-  const size = (v / scale).toFixed(v / scale >= 99.95 ? 0 : 1);
+  const size = digits(v / scale);
   if (!known(uncertainty)) return unit(name, size);
-  const spread = uncertainty / scale;
-  return unit(name, `${size} ± ${spread.toFixed(spread >= 9.95 || v / scale >= 99.95 ? 0 : 1)}`);
+  return unit(name, `${size} ± ${(uncertainty / scale).toFixed(size.split('.')[1]?.length ?? 0)}`);
 }
 
 const locale = language === 'zh' ? 'zh-CN' : 'en-GB';

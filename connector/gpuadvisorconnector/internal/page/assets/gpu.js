@@ -2,7 +2,7 @@
 
 import { html, Plot, useEffect, useLayoutEffect, useRef, useState } from './vendor.js';
 import { t, api } from './text.js';
-import { celsius, clock, elapsed, gib, hour, isKnown, moment, none, percent, task, together, watts } from './format.js';
+import { age, celsius, clock, gib, hour, isKnown, moment, none, percent, task, together, watts } from './format.js';
 import { A, Empty, Icon, MemoryBar, processName, sameCondition } from './parts.js';
 import { Back } from './prompt.js';
 import { staleAge } from './gpus.js';
@@ -129,7 +129,7 @@ function Processes({ processes }) {
  */
 const newest = (gpu, stale) => {
   if (!isKnown(gpu.newest_sample)) return t('page.newest.none');
-  return stale === null ? moment(gpu.newest_sample) : t('page.age.ago', { age: elapsed(stale) });
+  return stale === null ? moment(gpu.newest_sample) : t('page.age.ago', { age: age(stale) });
 };
 
 /**

@@ -2,7 +2,7 @@
 
 import { html } from './vendor.js';
 import { t } from './text.js';
-import { bareGiB, celsius, elapsed, gib, isKnown, model, none, percent, task, watts } from './format.js';
+import { age, bareGiB, celsius, digits, gib, isKnown, model, none, percent, task, watts } from './format.js';
 import { A, Icon, MemoryBar, MemoryLegend, Sparkline, Used, memo, processName, Empty } from './parts.js';
 
 /** @typedef {import('./api').GPU} GPU */
@@ -47,13 +47,14 @@ function holders(gpu) {
 }
 
 /**
- * pair is a figure with its limit, if that is known.
+ * pair is a figure with its limit, if that is known, and the unit once.
  * @param {{value: number, limit: number | null} | null} part
+ * @param {(v: number) => string | number} bare
  * @param {(v: number) => string} format
  */
-const pair = (part, format) => {
+const pair = (part, bare, format) => {
   if (!part) return none();
-  return part.limit ? html`<b>${Math.round(part.value)}</b> / ${format(part.limit)}` : html`<b>${format(part.value)}</b>`;
+  return part.limit ? html`<b>${bare(part.value)}</b> / ${format(part.limit)}` : html`<b>${format(part.value)}</b>`;
 };
 
 /** Row is a GPU. seconds is the age of its newest sample where it has stopped. */
@@ -63,16 +64,17 @@ const Row = memo((/** @type {{gpu: GPU, seconds: number | null}} */ { gpu, secon
   <div class="memory"><${MemoryBar} memory=${gpu.memory} /></div>
   <div class="used figure" data-label=${t('page.memory')}><${Used} memory=${gpu.memory} /></div>
   <div class="use" data-label=${t('page.utilization')}><${Sparkline} values=${gpu.recent?.utilization} /><b class="figure">${percent(gpu.utilization)}</b></div>
-  <div class="heat figure" data-label=${t('page.temperature')}>${pair(gpu.temperature, celsius)}</div>
-  <div class="draw figure" data-label=${t('page.power')}>${pair(gpu.power, watts)}</div>
-  <div class="holds">${seconds !== null && html`<span class="warning-text">${t('page.age.ago', { age: elapsed(seconds) })}</span>`}${holders(gpu)}</div>
+  <div class="heat figure" data-label=${t('page.temperature')}>${pair(gpu.temperature, Math.round, celsius)}</div>
+  <div class="draw figure" data-label=${t('page.power')}>${pair(gpu.power, digits, watts)}</div>
+  <div class="holds">${seconds !== null && html`<span class="warning-text">${t('page.age.ago', { age: age(seconds) })}</span>`}${holders(gpu)}</div>
 </li>`);
 
 const Tile = memo((/** @type {{gpu: GPU}} */ { gpu }) => html`<li class=${`tile ${gpu.severity}${isStale(gpu) ? ' stale' : ''}`}>
-  <${A} href=${address(gpu)} class="cover"><${Icon} severity=${gpu.severity} word=${gpu.status} /> <b>${gpu.name.replace(/^gpu(?=\d)/, '')}</b><//>
+  <${A} href=${address(gpu)} class="cover"><b>${gpu.name}</b><//>
   <span class="figure">${percent(gpu.utilization)}</span>
+  <span class="what"><${Icon} severity=${gpu.severity} /> ${gpu.status}</span>
   <${MemoryBar} memory=${gpu.memory} />
-  <span class="dim figure">${gpu.memory ? `${bareGiB(gpu.memory.used)} / ${gib(gpu.memory.limit)}` : gpu.status}</span>
+  <span class="dim figure">${gpu.memory ? `${bareGiB(gpu.memory.used)} / ${gib(gpu.memory.limit)}` : none()}</span>
 </li>`);
 
 const Head = () => html`<div class="gpu-head" aria-hidden="true">

@@ -2,7 +2,7 @@
 
 import { html, useEffect, useRef, useState } from './vendor.js';
 import { t, api } from './text.js';
-import { clock, elapsed, energy, gib, isKnown, moment, percent, seconds, task, together, zone } from './format.js';
+import { age, clock, energy, gib, isKnown, moment, percent, seconds, task, together, zone } from './format.js';
 import { A, Copy, Icon, gpuName } from './parts.js';
 import { outcome, severity } from './prompts.js';
 import { Waterfall } from './waterfall.js';
@@ -72,7 +72,7 @@ function Ids({ detail: d }) {
  * @param {string} starts
  * @param {number} now
  */
-const start = (starts, now) => Date.parse(starts) > now ? t('page.figure.starts.in', { d: elapsed((Date.parse(starts) - now) / 1000), time: clock(starts) }) : t('page.figure.starts.now');
+const start = (starts, now) => Date.parse(starts) > now ? t('page.figure.starts.in', { d: age((Date.parse(starts) - now) / 1000), time: clock(starts) }) : t('page.figure.starts.now');
 
 /**
  * Waiting is a prompt that has not ended: its place in the queue, or its progress.
@@ -82,7 +82,7 @@ function Waiting({ open, server, now }) {
   return html`<article class="detail"><${Back} />
     <p class="dim">${task(open)} · ${t(`page.queue.${open.state}`)}</p>
     <h1 tabindex="-1" class="sentence"><span role="status">${open.text}</span></h1>
-    <dl class="figures">${isKnown(open.since) && html`<div><dt>${t(`page.figure.since.${open.state}`)}</dt><dd class="figure">${elapsed((now - Date.parse(open.since)) / 1000)}</dd></div>`}
+    <dl class="figures">${isKnown(open.since) && html`<div><dt>${t(`page.figure.since.${open.state}`)}</dt><dd class="figure">${age((now - Date.parse(open.since)) / 1000)}</dd></div>`}
       ${open.starts && html`<div><dt>${t('page.figure.starts')}</dt><dd class="figure" title=${moment(open.starts)}>${start(open.starts, now)}</dd></div>`}
       ${open.node && html`<div><dt>${t('page.figure.node')}</dt><dd class="figure">${t('page.node', { class: open.node.class, i: open.node.number, of: open.node.of })}</dd></div>`}
       <div><dt>${t('page.figure.server')}</dt><dd>${server}</dd></div></dl>

@@ -31,6 +31,13 @@ export function outcome(p) {
   return word === key ? p.outcome : word;
 }
 
+/**
+ * result is the outcome in a word, and why. A reason of a prompt that was refused has the word.
+ * @param {Prompt} p
+ * @param {string} reason
+ */
+const result = (p, reason) => !reason ? outcome(p) : p.outcome === 'refused' || reason.startsWith(outcome(p)) ? reason : `${outcome(p)} · ${reason}`;
+
 // The width of names in a row of the first screen, which others choose: a row that grows would move
 // those below it.
 const nameWidth = 20;
@@ -41,13 +48,13 @@ const Row = memo((/** @type {{prompt: Prompt, longest: number, isShort?: boolean
   const width = (v) => ({ width: `${Math.min(100, v / longest * 100)}%` });
   return html`<tr class="prompt">
     <td class="when figure" title=${moment(p.ended)}>${clock(p.ended)}</td>
-    <th scope="row" class="task"><${Icon} severity=${severity(p)} word=${outcome(p)} /> <${A} href=${`/prompts/${encodeURIComponent(p.id)}`} class="cover" title=${task(p)}>${isShort ? shorten(task(p), nameWidth) : task(p)}<//></th>
+    <th scope="row" class="task"><${A} href=${`/prompts/${encodeURIComponent(p.id)}`} class="cover" title=${task(p)}>${isShort ? shorten(task(p), nameWidth) : task(p)}<//></th>
     <td class="figure waited" data-label=${t('page.waited')}>${seconds(p.waited)}</td>
     <td class="figure ran" data-label=${t('page.ran')}>${seconds(p.ran)}</td>
     <td class="times"><span class="bar" aria-hidden="true"><span class="fill waiting" style=${width(p.waited)} /><span class="fill work" style=${width(p.ran)} /></span></td>
     <td class="figure peak" data-label=${t('page.memory')}>${gib(p.bill?.memory_peak)}</td>
     <td class="figure energy" data-label=${t('page.energy')}>${energy(p.bill?.energy, p.bill?.energy_uncertainty)}</td>
-    <td class=${p.reason ? 'reason' : 'reason dim'} title=${p.reason || p.no_bill || ''}>${reason}</td>
+    <td class=${p.reason ? 'reason' : 'reason dim'} title=${p.reason || p.no_bill || ''}><${Icon} severity=${severity(p)} /> ${result(p, reason)}</td>
   </tr>`;
 });
 

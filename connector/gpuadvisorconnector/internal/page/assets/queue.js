@@ -2,7 +2,7 @@
 
 import { html, useEffect, useState } from './vendor.js';
 import { t, api } from './text.js';
-import { elapsed, task, together } from './format.js';
+import { age, task, together } from './format.js';
 import { A, Empty, Icon } from './parts.js';
 import { Absent, Back } from './prompt.js';
 
@@ -25,7 +25,7 @@ function Open({ prompt: p, now }) {
   const since = Math.max(0, (now - Date.parse(p.since)) / 1000);
   return html`<li class=${`open ${p.state}`}>
     <${A} href=${`/prompts/${encodeURIComponent(p.id)}`} class="cover">${task(p)}<//>
-    <span class="figure dim">${elapsed(since)}</span>
+    <span class="figure dim">${age(since)}</span>
     <span class="text dim">${p.text}</span>
     ${p.node ? html`<${Progress} node=${p.node} />` : html`<span class="progress" />`}
   </li>`;
@@ -35,10 +35,17 @@ function Open({ prompt: p, now }) {
 /** @param {Socket} socket */
 const socketKey = (socket) => socket.state === 'kept' ? socket.state : socket.since;
 
+/**
+ * Sockets says which clients do not respond or have left, above the lines that a server's queue has
+ * room for: below them it would read as the next server's.
+ * @param {{server: ServerState}} props
+ */
+const Sockets = ({ server: s }) => (s.sockets ?? []).map((socket) => html`<p class="socket" key=${socketKey(socket)}><${Icon} severity="warning" /> <b>${s.name}</b> ${together(socket.text)}</p>`);
+
 /** @param {{server: ServerState}} props */
 const Totals = ({ server: s }) => s.up ? html`<p class="totals">
     <span><b>${s.running}</b> ${t('page.queue.running')}</span><span><b>${s.waiting}</b> ${t('page.queue.waiting')}</span>
-    ${s.oldest_wait > 0 && html`<span>${t('page.queue.oldest', { age: elapsed(s.oldest_wait) })}</span>`}
+    ${s.oldest_wait > 0 && html`<span>${t('page.queue.oldest', { age: age(s.oldest_wait) })}</span>`}
   </p>` : html`<p class="totals"><span><${Icon} severity="broken" /> ${t('page.server.down')}</span></p>`;
 
 /** @param {{server: ServerState, now: number, lines: number}} props */
@@ -49,12 +56,12 @@ function Server({ server: s, now, lines }) {
   return html`<section class="server">
     <h3>${s.name}${s.sockets_open > 0 && html` <span class="dim">${t('page.sockets', { n: s.sockets_open })}</span>`}</h3>
     <${Totals} server=${s} />
+    <${Sockets} server=${s} />
     <ol class=${`queue lines-${lines}`}>
       ${shown.map((p) => html`<${Open} key=${p.id} prompt=${p} now=${now} />`)}
       ${rest > 0 && html`<li><${A} href=${`/?queue=${encodeURIComponent(s.name)}`} class="rest">${t('page.queue.rest', { n: rest })}<//></li>`}
       ${prompts.length === 0 && s.up && html`<li class="dim">${t('page.queue.empty')}</li>`}
     </ol>
-    ${(s.sockets ?? []).map((socket) => html`<p class="socket" key=${socketKey(socket)}><${Icon} severity="warning" /> ${together(socket.text)}</p>`)}
   </section>`;
 }
 
@@ -93,6 +100,7 @@ export function WholeQueue({ name, state, now }) {
   return html`<article class="detail"><${Back} />
     <h1 tabindex="-1">${t('page.queue.of', { name })}</h1>
     <${Totals} server=${s} />
+    <${Sockets} server=${s} />
     <ol class="queue whole">${(s.prompts ?? []).map((p) => html`<${Open} key=${p.id} prompt=${p} now=${now} />`)}
       ${!s.prompts?.length && s.up && html`<li class="dim">${t('page.queue.empty')}</li>`}</ol>
   </article>`;

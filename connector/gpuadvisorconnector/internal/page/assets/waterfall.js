@@ -153,7 +153,7 @@ export function Waterfall({ detail: d, state }) {
   return html`<section aria-labelledby="waterfall"><div class="heading"><h2 id="waterfall">${t('page.waterfall')}</h2>
       <span class="legend">${['queue', 'loading', ...(spans.some(({ span: s }) => (s.retry ?? 0) > 0) ? ['retry'] : []), 'work'].map((kind) => html`<span key=${kind}><i class=${`swatch ${kind === 'queue' ? 'waiting' : kind}`} />${t(`page.legend.${kind}`)}</span>`)}</span></div>
     <div class="waterfall" onMouseMove=${point} onMouseLeave=${() => setAt(null)}>
-      <div class="axis" aria-hidden="true"><span class="label" /><span class="track">${ticks(end).map((v) => html`<span key=${v} class=${`mark${v > end * 0.92 ? ' last' : v > end * 0.72 ? ' late' : ''}`} style=${{ left: `${v / end * 100}%` }}><span>${mark(v)}</span></span>`)}
+      <div class="axis" aria-hidden="true"><span class="label" /><span class="track">${ticks(end).map((v) => html`<span key=${v} class=${`mark${v > end * 0.92 ? ' last' : v > end * 0.72 ? ' late' : ''}`} style=${{ left: `${v / end * 100}%` }}><span>${mark(v, end)}</span></span>`)}
         ${at !== null && html`<span class="cursor" style=${{ left: `${at * 100}%` }}><span>${seconds(at * end)}</span></span>`}</span><span /></div>
       <ol class="spans">${spans.map(({ span: s, depth }) => html`<li key=${s.id} class="lane" title=${describe(s)}>
         <span class=${`depth-${Math.min(depth, 4)}`}>${label(s)}<span class="hidden">${describe(s)}</span></span>

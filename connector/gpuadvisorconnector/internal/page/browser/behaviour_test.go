@@ -305,7 +305,7 @@ func TestTheFirstScreenHasTheWholeReasonOfAnOutOfMemory(t *testing.T) {
 	p := openTab(t, chromium)
 	p.reshape(wide)
 	p.open(serveFixture(t, newFixture(t, sceneOf("8"))) + "/?lang=en")
-	assert.Contains(t, read[[]string](p, `[...document.querySelectorAll('.last td.reason')].map((e) => e.innerText)`), "out of memory in DDColor_Colorize")
+	assert.Contains(t, read[[]string](p, `[...document.querySelectorAll('.last td.reason')].map((e) => e.innerText)`), " failed · out of memory in DDColor_Colorize")
 	heights := read[[]float64](p, `[...document.querySelectorAll('.last tr.prompt')].map((e) => Math.round(e.getBoundingClientRect().height))`)
 	for _, height := range heights {
 		assert.InDelta(t, heights[0], height, 1, "on a single line")

@@ -73,6 +73,9 @@ type tab struct {
 	t   *testing.T
 	ctx context.Context
 
+	// hasAxe is true if each document has a function that loads axe.
+	hasAxe bool
+
 	mu       sync.Mutex
 	problems []string
 	requests []string

@@ -66,7 +66,9 @@ type fixture struct {
 	queues comfyevents.Servers
 	reads  atomic.Int64
 	rushes atomic.Int64
-	turns  atomic.Int64 // of figures that change
+	// isPaused is true while the figures of a live scene stay.
+	isPaused atomic.Bool
+	turns    atomic.Int64 // of figures that change
 	// hasEnded is true if the first open prompt has ended.
 	hasEnded atomic.Bool
 
@@ -168,6 +170,9 @@ func (f *fixture) pass() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now := f.now()
+	if f.isLive && f.isPaused.Load() {
+		return
+	}
 	if f.isLive {
 		turn := f.turns.Add(1)
 		f.scrape(now)

@@ -60,6 +60,7 @@ var shots = []shot{
 	{name: "prompt-retried", scene: "8", path: "/prompts/9f3a1c52-7d40-4b6e-8a11-2c5d7e9b0008", shape: shape{1280, 800, "en", true}, ready: `.waterfall`},
 	{name: "prompt-waiting", scene: "rush", path: "/prompts/open-8188-4", shape: wide, ready: `.sentence`},
 	{name: "prompt-unknown", scene: "8", path: "/prompts/none", shape: wide, ready: `.sentence + .id`},
+	{name: "queue", scene: "rush", path: "/?queue=127.0.0.1:8188", shape: wide, ready: `.whole .open:nth-child(18)`},
 	{name: "gpu", scene: "8", path: "/?gpu=gpu1", shape: wide, ready: `.chart canvas`},
 	{name: "gpu-dark-zh", scene: "8", path: "/?gpu=gpu1", shape: shape{1280, 800, "zh", true}, ready: `.chart canvas`},
 	{name: "slowest", scene: "8", path: "/?view=prompts&sort=slowest", shape: wide, ready: `.workflows`},
@@ -78,22 +79,19 @@ var shots = []shot{
 	{name: "tablet", scene: "8", shape: shape{768, 1024, "en", false}},
 }
 
-// TestScreenshots writes the screenshots of the documentation: make page-screenshots.
+// TestScreenshots writes the screenshots of the documentation: make page-screenshots, or some of them by
+// their names, -run 'TestScreenshots/^(queue|rush)$'. Each has a tab of its own.
 func TestScreenshots(t *testing.T) {
 	if *screenshots == "" {
 		t.Skip("-screenshots is not set")
 	}
 	chromium := startChromium(t)
-	p := openTab(t, chromium)
 	for _, s := range shots {
-		if s.isPlain { // in a tab of its own, which runs no scripts
+		t.Run(s.name, func(t *testing.T) {
 			p := openTab(t, chromium)
 			p.show(s)
-			require.NoError(t, os.WriteFile(filepath.Join(*screenshots, s.name+".png"), small(t, p.capture()), 0o600), s.name)
-			continue
-		}
-		p.show(s)
-		require.NoError(t, os.WriteFile(filepath.Join(*screenshots, s.name+".png"), small(t, p.capture()), 0o600), s.name)
+			require.NoError(t, os.WriteFile(filepath.Join(*screenshots, s.name+".png"), small(t, p.capture()), 0o600))
+		})
 	}
 }
 
@@ -121,8 +119,14 @@ func (p *tab) show(s shot) {
 			stop()
 		}
 	}
-	if s.ready != "" {
-		p.wait("document.querySelector(`" + s.ready + "`) !== null")
+	p.await(s.ready)
+}
+
+// await waits for an element of a selector, if there is one.
+func (p *tab) await(selector string) {
+	p.t.Helper()
+	if selector != "" {
+		p.wait("document.querySelector(`" + selector + "`) !== null")
 	}
 }
 
