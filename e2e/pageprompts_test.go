@@ -54,7 +54,7 @@ func TestThePageExplainsARush(t *testing.T) {
 	tab.wait(`/^running, node [1-9] of [1-9]/.test(document.querySelector('.open.running .text')?.innerText)`)
 	tab.wait(`[...document.querySelectorAll('.open.waiting .text')].some((e) => /^2 prompts ahead$/.test(e.innerText))`)
 	rush.Wait()
-	tab.wait(`[...document.querySelectorAll('tr.prompt .reason')].some((e) => /^waited behind [3-6]$/.test(e.innerText))`)
+	tab.wait(`[...document.querySelectorAll('tr.prompt .reason')].some((e) => /^slow · waited behind [3-6]$/.test(e.innerText.trim()))`)
 
 	// Of all prompts the last of the rush took longest.
 	var slowest *jaegerTrace
@@ -150,8 +150,11 @@ func compareWithTrace(t *testing.T, p livePage, tab *pageTab, id string, trace *
 			assert.InEpsilon(t, energy, *shown.Bill.Energy, 1e-6, s.OperationName) // seven digits
 			assert.InEpsilon(t, s.tag("gpu.energy.uncertainty"), *shown.Bill.EnergyUncertainty, 1e-6, s.OperationName)
 			assert.Equal(t, int64(peak), *shown.Bill.MemoryPeak, s.OperationName)
-			gibibytes := peak / (1 << 30)
-			assert.Regexp(t, fmt.Sprintf(`(?m)%s GiB · %s`, digits(gibibytes), joules(energy)), bars, s.OperationName)
+			memory := digits(peak/(1<<30)) + " GiB"
+			if peak < 999.5*(1<<20) {
+				memory = digits(peak/(1<<20)) + " MiB"
+			}
+			assert.Regexp(t, fmt.Sprintf(`(?m)%s · %s`, memory, digits(energy)), bars, s.OperationName)
 		}
 	}
 	assert.GreaterOrEqual(t, compared, 2, "the execution and a node have a bill")
@@ -162,26 +165,17 @@ func duration(v float64) string {
 	switch {
 	case v < 5e-6:
 		return "0 s"
-	case v < 0.0995:
+	case v < 0.9995:
 		return digits(1000*v) + " ms"
 	}
 	return digits(v) + " s"
 }
 
-// digits has three significant digits, two of them decimals at most.
+// digits has three significant digits.
 func digits(v float64) string {
-	switch {
-	case v >= 99.95:
-		return fmt.Sprintf("%.0f", v)
-	case v >= 9.995:
-		return fmt.Sprintf("%.1f", v)
+	decimals := 0
+	for limit := 99.95; v > 0 && v < limit; limit /= 10 {
+		decimals++
 	}
-	return fmt.Sprintf("%.2f", v)
-}
-
-func joules(v float64) string {
-	if v >= 99.95 {
-		return fmt.Sprintf("%.0f", v)
-	}
-	return fmt.Sprintf("%.1f", v)
+	return fmt.Sprintf("%.*f", decimals, v)
 }
