@@ -36,8 +36,8 @@ func (c *Config) unusedClasses(servers []comfyevents.Server) (unused, known []st
 	return unused, slices.Sorted(maps.Keys(all))
 }
 
-// checkClasses logs once which classes no receiver of the collector has: a misspelt one would be without
-// its deadline, and nothing else would say so. It reports whether it is done.
+// checkClasses logs once which classes no receiver of the collector has: a misspelt one has no
+// effect, which is seen nowhere else. It reports whether it is done.
 func (a *advisor) checkClasses() bool {
 	if a.now().Sub(a.began) < classesAfter {
 		return false

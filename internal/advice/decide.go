@@ -86,31 +86,6 @@ func (e *Engine) Advise(r *admission.Request, now time.Time) (d admission.Decisi
 	return d
 }
 
-// timingOf is the timing of a prompt that may have been refused before. It takes the place that it would
-// have had, and has until its first deadline. Where core work has too little time left for that, it counts
-// as one that comes now: whoever comes again waits for it still.
-func (e *Engine) timingOf(j *job, now time.Time) timing {
-	came, ok := j.server.gpu.promises.returned(j.promiseKey(), now, !j.inquiry)
-	if !ok {
-		return e.timing(j, now)
-	}
-	j.came = came
-	if j.deadline.IsZero() {
-		return e.timing(j, now)
-	}
-	deadline, number := j.deadline, j.number
-	j.deadline = deadline.Add(came.Sub(now))
-	if j.batch {
-		return e.timing(j, now)
-	}
-	j.number = Number(now, j.deadline, false)
-	if t := e.timing(j, now); !t.late() {
-		return t
-	}
-	j.deadline, j.number = deadline, number
-	return e.timing(j, now)
-}
-
 // judge sets the verdict and its reason.
 func (e *Engine) judge(d *admission.Decision, j *job, t *timing, m *memoryFit, now time.Time) {
 	s := j.server

@@ -59,6 +59,31 @@ func (j *job) promiseKey() promiseKey { return promiseKey{j.server, j.batch, j.k
 // returned reports whether a prompt was refused before, and comes at the time that it was given.
 func (j *job) returned() bool { return !j.came.Equal(j.accepted) }
 
+// timingOf is the timing of a prompt that may have been refused before. It takes the place that it would
+// have had, and has until its first deadline. Where core work has too little time left for that, it counts
+// as one that comes now: whoever comes again waits for it still.
+func (e *Engine) timingOf(j *job, now time.Time) timing {
+	came, ok := j.server.gpu.promises.returned(j.promiseKey(), now, !j.inquiry)
+	if !ok {
+		return e.timing(j, now)
+	}
+	j.came = came
+	if j.deadline.IsZero() {
+		return e.timing(j, now)
+	}
+	deadline, number := j.deadline, j.number
+	j.deadline = deadline.Add(came.Sub(now))
+	if j.batch {
+		return e.timing(j, now)
+	}
+	j.number = Number(now, j.deadline, false)
+	if t := e.timing(j, now); !t.late() {
+		return t
+	}
+	j.deadline, j.number = deadline, number
+	return e.timing(j, now)
+}
+
 // stagger spreads those who are refused at the same time: each comes a step later than the one before.
 // It is the same for who only asks as for the next who claims.
 func (g *gpu) stagger(claims bool, step time.Duration) time.Duration {
