@@ -73,12 +73,12 @@ func TestNothingFromOutsideReachesTheLogUnescaped(t *testing.T) {
 	post(proxy, "/prompt", `{"prompt": {}}`, http.Header{"Content-Type": {"application/json; charset=" + forged + "\u0085"}, "Content-Encoding": {forged}})
 	post(proxy, "/queue", map[string]any{"delete": []string{hostile}}, http.Header{})
 	escaped := url.QueryEscape(hostile)
-	for _, path := range []string{"/v1/advice?class=" + escaped + "&workflow=" + escaped + "&model=" + escaped + "&server=" + escaped + "&side=" + escaped, "/v1/prompts?q=" + escaped + "&outcome=" + escaped, "/v1/prompts/" + url.PathEscape(hostile), "/v1/queue?server=" + escaped, "/?queue=" + escaped} {
+	for _, path := range []string{"/v1/advice?task_class=" + escaped + "&workflow=" + escaped + "&model=" + escaped + "&server=" + escaped + "&width=" + escaped, "/v1/advice?" + escaped + "=1", "/v1/prompts?q=" + escaped + "&outcome=" + escaped, "/v1/prompts/" + url.PathEscape(hostile), "/v1/queue?server=" + escaped, "/?queue=" + escaped} {
 		response, err := http.Get(p.url() + path) //nolint:noctx // a test
 		require.NoError(t, err)
 		require.NoError(t, response.Body.Close())
 	}
-	post(p.address, "/v1/advice", map[string]any{"requests": []map[string]any{{"class": hostile, "workflow": hostile, "model": hostile, "server": hostile, "side": 400}}}, http.Header{"Content-Type": {"application/json"}})
+	post(p.address, "/v1/advice", map[string]any{"requests": []map[string]any{{"task_class": hostile, "workflow": hostile, "model": hostile, "server": hostile, "width": 400}}}, http.Header{"Content-Type": {"application/json"}})
 	post(p.address, "/v1/advice", `{"requests": ["`+"\x1b"+forged, http.Header{"Content-Type": {"application/json"}, "Accept-Language": {"zh\u2028" + forged}})
 	// What no HTTP client sends.
 	for _, address := range []string{proxy, p.address} {
