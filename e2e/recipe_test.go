@@ -93,9 +93,13 @@ func TestTheRecipeOfTheReceiversReadmeWorks(t *testing.T) {
 		}
 	}
 	p = start(t, "own-collector-alone", filepath.Join(dir, run[0]), m.environment, alone...)
-	require.Eventually(t, func() bool { // a signal before it is ready ends it as any program
+	require.Eventually(t, func() bool {
 		return logLines(t, p, "NVML initialised") == 1 && logLines(t, p, "GPU found") == 1 && logLines(t, p, "Everything is ready") == 1
 	}, patience, 50*time.Millisecond)
+	// A collector takes signals a moment after it has logged that it is ready; until then they end it as any
+	// program. It has read the GPU some more times by then.
+	read := m.gpus[0].Calls("nvmlDeviceGetMemoryInfo_v2")
+	require.Eventually(t, func() bool { return m.gpus[0].Calls("nvmlDeviceGetMemoryInfo_v2") >= read+2 }, patience, 50*time.Millisecond)
 	_, err = p.Stop(10 * time.Second)
 	require.NoError(t, err)
 }
