@@ -65,19 +65,17 @@ test: setup browser build servers validate unit page-test e2e ## all set-up, the
 
 # What one goroutine does, virtual time apart: tests that the race detector slows by ten and cannot help.
 ONE_GOROUTINE := ./internal/testing/words ./extension/queuecheckextension ./receiver/comfyuireceiver/internal/inputs
-# Without symbols, the hundred test binaries are linked in half the time.
-TEST_FLAGS := -ldflags=-s -timeout 10m
 
 .PHONY: unit
 unit: ## unit tests, with the race detector; without it those of one goroutine, of allocations, of virtual time, and the nvml receiver without cgo
-	@for m in $(filter-out e2e lab $(PAGE_TESTS) tools/%,$(MODULES)); do echo "unit tests of $$m"; go test -C $$m $(TEST_FLAGS) -race $$(go list -C $$m ./... | grep -v '/internal/testing/words$$') || exit 1; done
-	@for m in $(filter tools/%,$(MODULES)); do echo "unit tests of $$m"; go test -C $$m $(TEST_FLAGS) ./... || exit 1; done # one goroutine each
-	@echo "unit tests of lab"; go test -C lab $(TEST_FLAGS) -race $$(go list -C lab ./... | grep -v -E '/(overload|memorymix|weeks)$$')
-	go test $(TEST_FLAGS) $(ONE_GOROUTINE)
-	go test $(TEST_FLAGS) -run '^TestAScrapeAllocates' ./receiver/nvmlreceiver
-	go test $(TEST_FLAGS) -run '^Test(Energy|BillsOf|ACounterThat|HostileInput)' ./connector/gpucorrelationconnector/internal/join
-	go test -C lab $(TEST_FLAGS) ./overload ./memorymix ./weeks # virtual time: Go 1.26's race detector crashes now and then in timers of testing/synctest
-	CGO_ENABLED=0 go test $(TEST_FLAGS) ./receiver/nvmlreceiver/...
+	@for m in $(filter-out e2e lab $(PAGE_TESTS) tools/%,$(MODULES)); do echo "unit tests of $$m"; go test -C $$m -timeout 10m -race $$(go list -C $$m ./... | grep -v '/internal/testing/words$$') || exit 1; done
+	@for m in $(filter tools/%,$(MODULES)); do echo "unit tests of $$m"; go test -C $$m -timeout 10m ./... || exit 1; done # one goroutine each
+	@echo "unit tests of lab"; go test -C lab -timeout 10m -race $$(go list -C lab ./... | grep -v -E '/(overload|memorymix|weeks)$$')
+	go test -timeout 10m $(ONE_GOROUTINE)
+	go test -timeout 10m -run '^TestAScrapeAllocates' ./receiver/nvmlreceiver
+	go test -timeout 10m -run '^Test(Energy|BillsOf|ACounterThat|HostileInput)' ./connector/gpucorrelationconnector/internal/join
+	go test -C lab -timeout 10m ./overload ./memorymix ./weeks # virtual time: Go 1.26's race detector crashes now and then in timers of testing/synctest
+	CGO_ENABLED=0 go test -timeout 10m ./receiver/nvmlreceiver/...
 
 .PHONY: e2e
 e2e: build servers browser ## end-to-end tests: the built collector against real servers

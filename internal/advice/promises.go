@@ -43,9 +43,8 @@ type promises struct {
 	at    map[*server]int
 }
 
-// overtaking is how many prompts come again, on an average, before the end of what was accepted and take a
-// place before the last of it. Measured in `make bench-overload`: with 0 a tenth of the drains take 15 to
-// 23 % longer than predicted, and a tenth 8 to 10 % less.
+// overtaking is how many prompts are taken to come again before the end of what was accepted and to get a
+// place before the last of it.
 func (p *promises) overtaking() float64 {
 	if len(p.all) == p.batch {
 		return 0

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -33,9 +32,21 @@ func narrow(root, folder string) error {
 	if len(tests) == 0 {
 		return fmt.Errorf("no tests of alerts below %s", root)
 	}
-	rules, err := filepath.Glob(filepath.Join(root, "deploy/prometheus/rules/*.yaml"))
+	paths, err := filepath.Glob(filepath.Join(root, "deploy/prometheus/rules/*.yaml"))
 	if err != nil {
 		return err
+	}
+	rules := map[string]*ruleFile{} // by the file's name
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		all := &ruleFile{}
+		if err := yaml.Unmarshal(text, all); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		rules[filepath.Base(path)] = all
 	}
 	for _, path := range tests {
 		text, err := os.ReadFile(path)
@@ -47,16 +58,12 @@ func narrow(root, folder string) error {
 		if err := write(filepath.Join(own, "tests", "alerts", filepath.Base(path)), text); err != nil {
 			return err
 		}
-		for _, from := range rules {
-			all, err := os.ReadFile(from)
+		for name, all := range rules {
+			named, err := yaml.Marshal(all.namedIn(string(text)))
 			if err != nil {
-				return err
+				return fmt.Errorf("%s: %w", name, err)
 			}
-			named, err := namedIn(string(text), all)
-			if err != nil {
-				return fmt.Errorf("%s: %w", from, err)
-			}
-			if err := write(filepath.Join(own, "rules", filepath.Base(from)), named); err != nil {
+			if err := write(filepath.Join(own, "rules", name), named); err != nil {
 				return err
 			}
 		}
@@ -71,14 +78,9 @@ func write(path string, text []byte) error {
 	return os.WriteFile(path, text, 0o644)
 }
 
-// namedIn is a file of rules without the alerts whose names a text does not hold.
-func namedIn(text string, rules []byte) ([]byte, error) {
-	var all ruleFile
-	if err := yaml.Unmarshal(rules, &all); err != nil {
-		return nil, err
-	}
-	var named ruleFile
-	for _, g := range all.Groups {
+// namedIn is the file without the alerts whose names a text does not hold.
+func (f *ruleFile) namedIn(text string) (named ruleFile) {
+	for _, g := range f.Groups {
 		kept := ruleGroup{Others: g.Others}
 		for _, rule := range g.Rules {
 			if alert, _ := rule["alert"].(string); alert == "" || strings.Contains(text, alert) {
@@ -89,10 +91,5 @@ func namedIn(text string, rules []byte) ([]byte, error) {
 			named.Groups = append(named.Groups, kept)
 		}
 	}
-	var out bytes.Buffer
-	encoder := yaml.NewEncoder(&out)
-	if err := encoder.Encode(named); err != nil {
-		return nil, err
-	}
-	return out.Bytes(), encoder.Close()
+	return named
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v3"
 )
 
 func TestATestHasTheRulesThatItNames(t *testing.T) {
@@ -23,7 +24,9 @@ func TestATestHasTheRulesThatItNames(t *testing.T) {
     rules:
       - {alert: GPULost, expr: "up == 0"}
 `
-	named, err := namedIn("alertname: GPUMemoryHigh", []byte(rules))
+	var all ruleFile
+	require.NoError(t, yaml.Unmarshal([]byte(rules), &all))
+	named, err := yaml.Marshal(all.namedIn("alertname: GPUMemoryHigh"))
 	require.NoError(t, err)
 	assert.YAMLEq(t, `{groups: [{name: memory, interval: 1m, rules: [{record: "a:b", expr: "sum(c)"}, {alert: GPUMemoryHigh, expr: "x > 1", for: 5m, labels: {severity: warning}}]}]}`, string(named))
 }
