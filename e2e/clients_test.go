@@ -165,15 +165,16 @@ func TestClientsFromNpmReportARefusal(t *testing.T) {
 	}{
 		{"rate", "receivers::comfyui::admission::rate_limits: [{requests_per_minute: 0.01}]", "Too many requests; please try again later", "请求过于频繁，请稍后重试"},
 		// One runs, one waits: the next one would be late, and a smaller one would not.
-		{"deadline", "connectors::gpuadvisor: {classes: {people: {deadline: 120s}}, advice: {measured: [{side: 256, time: 5s}, {side: 512, time: 60s}]}}",
+		{"deadline", "connectors::gpuadvisor: {classes: {people: {deadline: 600s}}, advice: {measured: [{side: 256, time: 25s}, {side: 512, time: 300s}]}}",
 			`The system is busy\. An image below [2-5]\d\d pixels is processed sooner`, `当前系统繁忙，建议将尺寸调整为[2-5]\d\d以下以加快处理速度`},
 	} {
 		t.Run(refused.name, func(t *testing.T) {
 			m := newMachine(t, fakenvml.Current, "l40s")
 			proxy := "127.0.0.1:" + strconv.Itoa(port(t))
+			// On a busy machine an advisor that has 20 ms is late now and then, which admits.
 			server, page := fakecomfyui.NewServer(unendingWork{fakecomfyui.NewTimedWork()}), newLivePage(t)
 			collect(t, "comfyui.yaml", append(m.environment, page.environment(), "OTELCOL_GPU_COMFYUI="+serveComfyUI(t, server, server), "OTELCOL_GPU_COMFYUI_PROXY="+proxy, "OTELCOL_GPU_COMFYUI_STORE="+t.TempDir()),
-				"--config", filepath.Join(root, "config", "enforce.yaml"), "--config=yaml:receivers::comfyui::device: 0", "--config=yaml:"+refused.setting)
+				"--config", filepath.Join(root, "config", "enforce.yaml"), "--config=yaml:receivers::comfyui: {device: 0, admission: {timeout: 1s}}", "--config=yaml:"+refused.setting)
 			require.Equal(t, http.StatusOK, submitPhoto(t, proxy, 256), "the first one")
 			if refused.name == "deadline" {
 				require.Eventually(t, func() bool { // the advisor knows the server's queue and GPU
