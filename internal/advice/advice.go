@@ -83,6 +83,7 @@ type Engine struct {
 	queues []replay.Queue
 	busy   []float64
 	inTime []due
+	places []place
 }
 
 const (

@@ -76,7 +76,7 @@ func (e *Engine) Advise(r *admission.Request, now time.Time) (d admission.Decisi
 	if d.Verdict != admission.Admit {
 		d.MaxSide = e.maxSide(j, &t, &m, d.Reason)
 		if d.RetryAfter > 0 {
-			d.Wait = seconds(t.drain + g.promises.overtaking()*t.mean*t.slow)
+			d.Wait = seconds(e.drained(j, &t, now))
 		}
 		return d
 	}

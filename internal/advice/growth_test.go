@@ -51,6 +51,7 @@ func TestWhatTheEngineHoldsIsBounded(t *testing.T) {
 	s.gpu.promises.forget(w.now)
 	assert.Empty(t, s.gpu.promises.all)
 	assert.Empty(t, s.gpu.promises.byKey)
+	assert.Empty(t, s.gpu.promises.core)
 	assert.Zero(t, s.gpu.promises.batch)
 }
 
@@ -85,7 +86,7 @@ func TestPromisesAreForgottenOnce(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
 	p := &promises{}
 	for i := range 30 {
-		p.add(&promise{promiseKey: promiseKey{side: i % 2, batch: true}, at: now.Add(time.Duration(i/6) * time.Second), came: now})
+		p.add(&promise{promiseKey: promiseKey{side: i % 2, batch: i < 20}, at: now.Add(time.Duration(i/6) * time.Second), came: now})
 	}
 	_, ok := p.returned(promiseKey{side: 0, batch: true}, now, true)
 	assert.True(t, ok)
@@ -97,5 +98,6 @@ func TestPromisesAreForgottenOnce(t *testing.T) {
 	}
 	assert.Empty(t, p.all)
 	assert.Empty(t, p.byKey)
+	assert.Empty(t, p.core)
 	assert.Zero(t, p.batch)
 }

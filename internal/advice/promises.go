@@ -3,8 +3,12 @@
 package advice
 
 import (
+	"cmp"
 	"container/heap"
+	"slices"
 	"time"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/advice/fit"
 )
 
 // promise is when a refused prompt may come again.
@@ -12,8 +16,12 @@ type promise struct {
 	promiseKey
 	// at is when it comes: callers wait for whole seconds.
 	at time.Time
-	// came is when the prompt came first.
-	came time.Time
+	// came is when the prompt came first, number what it would have had then, size its size.
+	came   time.Time
+	number float64
+	size   fit.Size
+	// back is true once it came again.
+	back bool
 }
 
 // promiseKey is what a prompt is recognised by, beside its time: clients could choose what else tells
@@ -41,15 +49,8 @@ type promises struct {
 	// batch counts those of batch prompts, at those of each server.
 	batch int
 	at    map[*server]int
-}
-
-// overtaking is how many prompts are taken to come again before the end of what was accepted and to get a
-// place before the last of it.
-func (p *promises) overtaking() float64 {
-	if len(p.all) == p.batch {
-		return 0
-	}
-	return 0.25
+	// core are the others of each server, by time.
+	core map[*server][]*promise
 }
 
 // add adds one; it returns false if there are too many.
@@ -58,7 +59,7 @@ func (p *promises) add(n *promise) bool {
 		return false
 	}
 	if p.byKey == nil {
-		p.byKey, p.at = map[promiseKey]*byTime{}, map[*server]int{}
+		p.byKey, p.at, p.core = map[promiseKey]*byTime{}, map[*server]int{}, map[*server][]*promise{}
 	}
 	of := p.byKey[n.promiseKey]
 	if of == nil {
@@ -70,24 +71,55 @@ func (p *promises) add(n *promise) bool {
 	if n.batch {
 		p.batch++
 		p.at[n.server]++
+		return true
 	}
+	all := p.core[n.server]
+	place, _ := slices.BinarySearchFunc(all, n, func(o, n *promise) int {
+		return cmp.Or(o.at.Compare(n.at), -1) // behind its equals, nearly always at the end
+	})
+	p.core[n.server] = slices.Insert(all, place, n)
 	return true
+}
+
+// next are the first that are not batch and may come again to a server until a time, in order: at most so
+// many.
+func (p *promises) next(s *server, until time.Time, most int) []*promise {
+	all, n := p.core[s], 0
+	for n < min(len(all), most) && !all[n].at.After(until) {
+		n++
+	}
+	return all[:n]
 }
 
 // forget drops those whose time has passed.
 func (p *promises) forget(now time.Time) {
 	for len(p.all) > 0 && now.Sub(p.all[0].at) > patience {
 		n := heap.Pop(&p.all).(*promise)
+		if !n.batch {
+			p.forgetCore(n.server, now)
+		}
 		for of := p.byKey[n.promiseKey]; of != nil && len(*of) > 0 && now.Sub((*of)[0].at) > patience; {
 			p.removeFirst(n.promiseKey)
 		}
 	}
 }
 
-// removeFirst drops the first of a key.
+// forgetCore drops those of a server whose time has passed.
+func (p *promises) forgetCore(s *server, now time.Time) {
+	all := p.core[s]
+	for len(all) > 0 && now.Sub(all[0].at) > patience {
+		all[0], all = nil, all[1:]
+	}
+	if p.core[s] = all; len(all) == 0 {
+		delete(p.core, s)
+	}
+}
+
+// removeFirst drops the first of a key, which came again or will not.
 func (p *promises) removeFirst(key promiseKey) {
 	of := p.byKey[key]
 	n := heap.Pop(of).(*promise)
+	n.back = true
 	if len(*of) == 0 {
 		delete(p.byKey, key)
 	}

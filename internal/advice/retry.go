@@ -47,7 +47,8 @@ func (e *Engine) retry(j *job, t *timing, now time.Time) time.Duration {
 	if j.inquiry {
 		return seconds(after)
 	}
-	p := &promise{promiseKey: j.promiseKey(), at: now.Add(seconds(math.Ceil(after))), came: j.came}
+	p := &promise{promiseKey: j.promiseKey(), at: now.Add(seconds(math.Ceil(after))), came: j.came, size: j.size}
+	p.number = Number(j.came, j.came.Add(j.deadline.Sub(now)), j.batch)
 	if g.promises.add(p) && !j.batch {
 		s.promised = now.Add(seconds(after + t.mean*t.slow*surplus))
 	}
