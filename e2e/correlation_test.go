@@ -243,7 +243,7 @@ func (a *accuracy) add(s *jaegerSpan, truth simulation.Truth) {
 	number := func(key string) float64 { v, _ := s.tag(key).(float64); return v }
 	a.apart = append(a.apart, math.Abs(number("gpu.energy")-truth.Energy))
 	peak := truth.Peak
-	if s.tag("gpu.memory.source") == "process" {
+	if s.tag("gpu.memory.source") != "card" { // process, or shared_memory where the desktop is listed beside it
 		peak = truth.PeakHeld
 	}
 	if number("gpu.samples.gap") > starvedGap {
