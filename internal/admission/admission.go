@@ -26,6 +26,9 @@ type Request struct {
 	// Observe is true if the prompt is passed on whatever the decision is: who is not refused does not
 	// come again.
 	Observe bool
+	// Stays is true if the prompt cannot go to another server, though nothing is claimed: its session has
+	// begun.
+	Stays bool
 }
 
 // ComesAgain reports whether somebody is refused by the decision, who comes again then.

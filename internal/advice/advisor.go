@@ -147,13 +147,13 @@ func (a *Advisor) catchUp() {
 	}
 }
 
-// Advise implements [admission.Advisor]. A caller that claims nothing asks before it uploads: it may
-// be sent to another server.
+// Advise implements [admission.Advisor]. A caller that claims nothing asks before it uploads, and may be
+// sent to another server, unless it says that it stays.
 func (a *Advisor) Advise(_ context.Context, r *admission.Request) (admission.Decision, error) {
 	a.catchUp()
 	a.mu.Lock()
 	d := a.decide(r, a.now())
-	if r.Claim && d.Verdict != admission.Hold { // those are asked about again
+	if r.Claim && (d.Verdict != admission.Hold || r.Observe) { // those that are held are asked about again
 		key := Counted{r.Server, r.Class, d.Verdict, d.Reason}
 		if _, known := a.counts[key]; known || len(a.counts) < maxCounted {
 			a.counts[key]++
@@ -170,13 +170,13 @@ func (a *Advisor) Advise(_ context.Context, r *admission.Request) (admission.Dec
 func (a *Advisor) decide(r *admission.Request, now time.Time) admission.Decision {
 	d := admission.Decision{Verdict: admission.Admit, Reason: admission.Unknown, Class: r.Class}
 	if r.Server != "" {
-		if d = a.engine.Advise(r, now); r.Claim || d.Verdict == admission.Admit {
+		if d = a.engine.Advise(r, now); r.Claim || r.Stays || d.Verdict == admission.Admit && a.engine.isReachable(r.Server, now) {
 			return d
 		}
 	}
 	best, name := d, ""
 	for _, other := range a.engine.ServersOf(r.GPU) {
-		if other == r.Server {
+		if other == r.Server || !a.engine.isReachable(other, now) {
 			continue
 		}
 		there := *r

@@ -41,6 +41,9 @@ func (e *Engine) Advise(r *admission.Request, now time.Time) (d admission.Decisi
 	case s == nil || s.gpu == nil:
 		d.Reason = admission.Unknown
 		return d
+	case s.isGone(now): // the proxy says that it cannot be reached
+		d.Reason = admission.Unknown
+		return d
 	case s.gpu.memory.Unhealthy:
 		d.Verdict, d.Reason = admission.Reject, admission.Unhealthy
 		d.RetryAfter = unhealthyRetry + s.gpu.stagger(r.ComesAgain(), time.Second)

@@ -124,7 +124,7 @@ func TestAHealthyGPUAdmits(t *testing.T) {
 			name := names[random.IntN(2)]
 			s := w.servers[name]
 			class := []string{"people", "buildings", "other"}[random.IntN(3)]
-			switch random.IntN(9) {
+			switch random.IntN(10) {
 			case 0, 1, 2:
 				if d := w.claimed(name, class, 512); d.Claim != 0 && random.IntN(4) > 0 {
 					w.Settle(d.Claim, w.queued(name, class, 512))
@@ -153,6 +153,13 @@ func TestAHealthyGPUAdmits(t *testing.T) {
 			case 7:
 				w.RemoveServer(name)
 				s.Prompts, s.Queued, s.Memory.Reserved = nil, 0, 0
+			case 9: // its process ends, with its prompts; or it is back
+				if s.Unreachable.IsZero() {
+					s.Unreachable = w.now
+				} else {
+					s.Unreachable, s.Prompts, s.Queued, s.Memory.Reserved = time.Time{}, nil, 0, 0
+				}
+				w.seen(s)
 			case 8:
 				w.pass(time.Duration(random.IntN(60)) * time.Second) // samples may be old
 			}
@@ -163,7 +170,12 @@ func TestAHealthyGPUAdmits(t *testing.T) {
 		}
 		f := newFreeing(w, random)
 		for _, s := range w.servers {
-			s.Prompts, s.Queued, s.Memory.Reserved, s.Memory.At = nil, 0, random.Int64N(9*gib), w.now
+			if random.IntN(2) == 0 { // the cause has gone, or the process has
+				s.Unreachable = time.Time{}
+			}
+			if s.Unreachable.IsZero() {
+				s.Prompts, s.Queued, s.Memory.Reserved, s.Memory.At = nil, 0, random.Int64N(9*gib), w.now
+			}
 		}
 		w.gpu.Unhealthy = false
 		w.sampled()

@@ -30,6 +30,8 @@ type server struct {
 	unseen int
 	// promised is until when those come that were refused and are not batch.
 	promised time.Time
+	// unreachable is since when no connection to it could be opened; zero while one can.
+	unreachable time.Time
 	// unread is true until the server has said what its queue holds.
 	unread bool
 	// past is how many prompts the server has that did not come through the proxy: they precede
@@ -181,6 +183,10 @@ func (e *Engine) SetServer(s *comfyevents.Server, now time.Time) {
 		known.gpu.advance(now)
 	}
 	known.at = now
+	if known.unreachable = s.Unreachable; known.isGone(now) {
+		e.gone(known, now)
+		return
+	}
 	known.version, known.arguments, known.memory, known.pid = s.Version, s.Arguments, s.Memory, s.PID
 	known.past, known.unread = max(s.Queued-s.Open, 0), s.Unread
 	if s.Unloaded.After(known.unloaded) {
@@ -204,6 +210,31 @@ func (e *Engine) RemoveServer(name string) {
 	}
 	e.leave(s)
 	delete(e.servers, name)
+}
+
+// goneAfter is for how long a server cannot be reached when its process counts as ended.
+const goneAfter = 5 * time.Second
+
+// isGone reports whether a server's process counts as ended.
+func (s *server) isGone(now time.Time) bool {
+	return !s.unreachable.IsZero() && now.Sub(s.unreachable) >= goneAfter
+}
+
+// isReachable reports whether a server may be recommended. One that is not known may be.
+func (e *Engine) isReachable(name string, now time.Time) bool {
+	s := e.servers[name]
+	return s == nil || !s.isGone(now)
+}
+
+// gone drops what a server had whose process counts as ended: what it holds still is what the driver says.
+// If it comes back, it says again what its queue holds.
+func (e *Engine) gone(s *server, now time.Time) {
+	for _, j := range s.queue {
+		e.claims.end(j)
+	}
+	s.running, s.queue, s.unseen, s.past = nil, nil, 0, 0
+	clear(s.byID)
+	s.memory, s.pid, s.loaded, s.unloaded = comfyevents.Memory{}, 0, "", now
 }
 
 // Servers are the names of those that are known.

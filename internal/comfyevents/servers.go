@@ -26,6 +26,9 @@ type Server struct {
 	// Unread is true until the server has said for the first time since the component's start what
 	// its queue holds.
 	Unread bool
+	// Unreachable is since when no connection to the server could be opened: its process has ended, or its
+	// host is down; zero while one can. What the server said before still stands in the other fields.
+	Unreachable time.Time
 	// Queued is how many prompts run or wait by the server's last status message, with those
 	// that did not come through the proxy; 0 if there was none.
 	Queued int

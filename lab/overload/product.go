@@ -157,6 +157,9 @@ func (p *Product) note(td ptrace.Traces) {
 			if s.Name() != "comfyui.prompt" || !ok {
 				continue
 			}
+			if reason, _ := s.Attributes().Get("comfyui.admission.reason"); reason.Str() == string(admission.Failed) {
+				panic("the advisor did not decide about " + id.Str()) // in virtual time it always can
+			}
 			seconds := func(key string) time.Duration {
 				v, _ := s.Attributes().Get(key)
 				return time.Duration(v.Double() * float64(time.Second))

@@ -244,6 +244,9 @@ const maxSilence = 10 * time.Second
 func (f *follower) reconcile(ctx context.Context) {
 	ids := f.tracker.Open(f.now().Add(-maxSilence), f.listener)
 	if len(ids) == 0 {
+		if !f.server.unreachable().IsZero() { // whether it is back
+			_, _ = f.server.length(ctx)
+		}
 		return
 	}
 	queued, err := f.server.queued(ctx)

@@ -41,6 +41,7 @@ func (l *liveServer) Server() comfyevents.Server {
 	s := comfyevents.Server{
 		Name: l.Name(),
 		GPUs: device.IDs, PID: device.PID, Unread: !l.following.queueRead.Load(), Queued: int(l.following.remaining.Load()),
+		Unreachable: l.following.server.unreachable(),
 	}
 	if len(s.GPUs) == 0 && device.ID != "" {
 		s.GPUs = []string{device.ID}

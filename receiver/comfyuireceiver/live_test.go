@@ -3,6 +3,10 @@
 package comfyuireceiver
 
 import (
+	"context"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"testing"
 	"time"
 
@@ -64,4 +68,40 @@ func TestTheQueueAndProgressAreKnownInTheProcess(t *testing.T) {
 	}
 	r.stopNow()
 	require.Eventually(t, func() bool { return len(live(r)) == 0 }, 10*time.Second, time.Millisecond, "a receiver that has shut down is not asked")
+}
+
+// TestAServerWhoseProcessEndsIsUnreachable until it is back, though nothing waits at it.
+func TestAServerWhoseProcessEndsIsUnreachable(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	address := listener.Addr().String()
+	serve := func(listener net.Listener) *httptest.Server {
+		s := &httptest.Server{Listener: listener, Config: &http.Server{Handler: http.NotFoundHandler()}}
+		s.Start()
+		return s
+	}
+	s := serve(listener)
+	r := newRig(t, "http://"+address, nil)
+	following := r.following
+	_, _ = following.server.length(t.Context())
+	assert.Zero(t, live(r)[0].Unreachable, "it answers, though not as expected")
+	s.Close()
+	before := time.Now()
+	_, err = following.server.length(t.Context())
+	require.Error(t, err)
+	since := live(r)[0].Unreachable
+	assert.WithinRange(t, since, before, time.Now())
+	_, err = following.server.length(t.Context())
+	require.Error(t, err)
+	assert.Equal(t, since, live(r)[0].Unreachable, "since the first time")
+	canceled, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = following.server.length(canceled)
+	require.ErrorIs(t, err, context.Canceled)
+	assert.Equal(t, since, live(r)[0].Unreachable, "that says nothing")
+	listener, err = net.Listen("tcp", address)
+	require.NoError(t, err)
+	s = serve(listener)
+	defer s.Close()
+	require.Eventually(t, func() bool { return live(r)[0].Unreachable.IsZero() }, 10*time.Second, time.Millisecond, "it is asked whether it is back")
 }

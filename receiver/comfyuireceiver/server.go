@@ -45,6 +45,31 @@ type comfyServer struct {
 	withoutJobs atomic.Bool
 	// withoutLog is true if the server does not show its log.
 	withoutLog atomic.Bool
+	// notConnected is since when no connection could be opened; nil while one can.
+	notConnected atomic.Pointer[time.Time]
+}
+
+// do sends a request, and notes whether the server can be reached.
+func (s *comfyServer) do(request *http.Request) (*http.Response, error) {
+	response, err := s.client.Do(request)
+	var network *net.OpError
+	switch {
+	case errors.Is(err, context.Canceled): // by the receiver
+	case errors.As(err, &network) && network.Op == "dial":
+		now := time.Now()
+		s.notConnected.CompareAndSwap(nil, &now)
+	default:
+		s.notConnected.Store(nil)
+	}
+	return response, err
+}
+
+// unreachable is since when no connection to the server could be opened; zero while one can.
+func (s *comfyServer) unreachable() time.Time {
+	if since := s.notConnected.Load(); since != nil {
+		return *since
+	}
+	return time.Time{}
 }
 
 // errAnswered is the error of a request that the server answered, though not as expected.
@@ -58,7 +83,7 @@ func (s *comfyServer) request(ctx context.Context, target string, parse func(io.
 	if err != nil {
 		return err
 	}
-	response, err := s.client.Do(request)
+	response, err := s.do(request)
 	if err != nil {
 		return err
 	}
@@ -168,7 +193,7 @@ func (s *comfyServer) free(ctx context.Context) error {
 		return err
 	}
 	request.Header.Set("Content-Type", "application/json")
-	response, err := s.client.Do(request)
+	response, err := s.do(request)
 	if err != nil {
 		return fmt.Errorf("free the server's memory: %w", err)
 	}

@@ -75,6 +75,9 @@ type AdviceRequest struct {
 	Claim bool `json:"claim,omitempty"`
 	// Observe says that the prompt is passed on whatever the decision is.
 	Observe bool `json:"observe,omitempty"`
+	// Stays says that the prompt cannot go to another server: its session has begun. So cannot those that
+	// claim.
+	Stays bool `json:"stays,omitempty"`
 }
 
 // Settlement says what became of a claim.
@@ -144,6 +147,6 @@ func duration(s *float64) time.Duration {
 func asked(r *admission.Request, server string) AdviceRequest {
 	return AdviceRequest{
 		Server: server, GPU: r.GPU, TaskClass: r.Class, Workflow: r.Workflow, Model: r.Model, Width: r.Side, Batch: r.Batch, Steps: r.Steps,
-		Deadline: r.Deadline.Seconds(), Claim: r.Claim, Observe: r.Observe,
+		Deadline: r.Deadline.Seconds(), Claim: r.Claim, Observe: r.Observe, Stays: r.Stays,
 	}
 }

@@ -150,7 +150,7 @@ func (g *Gate) queue(r *admission.Request, bytes int, until time.Time) (w *waite
 		return nil, false
 	}
 	inquiry := *r
-	inquiry.Claim = false
+	inquiry.Claim, inquiry.Stays = false, true
 	d := g.advisor.ask(&inquiry, until)
 	if d.Verdict != admission.Admit || d.Reason == admission.Failed || !g.precede(d.Deadline) {
 		return nil, d.Reason == admission.Failed

@@ -691,3 +691,26 @@ func BenchmarkDecide(b *testing.B) {
 	slices.Sort(all)
 	b.ReportMetric(float64(all[len(all)*99/100].Nanoseconds())/1000, "p99-µs")
 }
+
+// TestWhileOneIsHeldOthersAreAskedAboutAsOnesThatStay: an advisor sends whoever claims nothing to another
+// server, which is no answer about a session that has begun.
+func TestWhileOneIsHeldOthersAreAskedAboutAsOnesThatStay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAdvisor(func(r *admission.Request) (admission.Decision, error) {
+			d := admission.Decision{Verdict: admission.Hold, Reason: admission.MemoryBusy, RetryAfter: time.Second, Deadline: time.Now().Add(30 * time.Second)}
+			if !r.Claim && !r.Stays {
+				d.Verdict, d.Target = admission.Redirect, "b"
+			}
+			return d, nil
+		})
+		g := open(t, settings(), a, nil)
+		first := held(t.Context(), g, "first", 10*time.Second, 1)
+		second := held(t.Context(), g, "second", 20*time.Second, 1)
+		assert.Equal(t, 2, g.Held())
+		for _, done := range []<-chan Result{first, second} {
+			res := <-done
+			assert.Equal(t, admission.Reject, res.Verdict)
+			assert.Equal(t, admission.MemoryBusy, res.Reason)
+		}
+	})
+}
