@@ -198,7 +198,7 @@ bench-calls: build servers ## NVML calls per GPU and second of each configuratio
 
 .PHONY: bench-overload
 bench-overload: build ## a rush on simulated ComfyUI servers in virtual time, at LOADS (0.7 1 2 5) times capacity, the worst of SEEDS (5), each for LASTS (3000s): what reaches its client in time, without a response, with the product that enforces, and with one that knows what everything costs; how well it predicts; a burst; then one seed at twice capacity in real time through the built collector, for LIVE (600s). Prints figures (30 minutes)
-	@GOGC=400 go test -C lab -count=1 -timeout 90m -run '^Test(Rush|Classes|ATenant|DrainIs|RefusedAtOnce)' -v ./overload -seeds $${SEEDS:-5} -lasts $${LASTS:-3000s} -loads "$${LOADS:-0.7 1 2 5}" | grep --line-buffered -E '^figure|--- FAIL|FAIL|panic|_test.go:.*Error|Error:|Messages:'
+	@GOGC=400 go test -C lab -count=1 -timeout 90m -run '^Test(Rush|Classes|ATenant|Impatient|DrainIs|RefusedAtOnce)' -v ./overload -seeds $${SEEDS:-5} -lasts $${LASTS:-3000s} -loads "$${LOADS:-0.7 1 2 5}" | grep --line-buffered -E '^figure|--- FAIL|FAIL|panic|_test.go:.*Error|Error:|Messages:'
 	@go test -C e2e -count=1 -timeout 30m -run '^TestRushThroughTheCollector$$' -v . -rush-lasts $${LIVE:-600s} | grep --line-buffered -E '^figure|--- FAIL|FAIL|panic|_test.go:.*Error|Error:|Messages:'
 
 .PHONY: bench-admission

@@ -19,6 +19,9 @@ type Request struct {
 	// Side is the longer side of the image in pixels, 0 if it is not known; Batch and Steps are 1
 	// and 0 if they are not known.
 	Side, Batch, Steps int
+	// Caller tells the prompt's client and content from others, so that one that comes again too early does
+	// not count twice: a number below 2^53, 0 if that is not known.
+	Caller uint64
 	// Deadline is for how long from now on the image is of use; 0 is the class's.
 	Deadline time.Duration
 	// Claim reserves what the prompt needs until [Advisor.Settle], if it is admitted.

@@ -59,7 +59,10 @@ func (e *Engine) Advise(r *admission.Request, now time.Time) (d admission.Decisi
 	g.advance(now)
 	j := &job{
 		class: r.Class, kind: e.kindOf(s, r.Workflow, r.Model), side: r.Side, size: sizeOf(r.Side, r.Batch, r.Steps), batch: class.Batch,
-		number: Number(now, d.Deadline, class.Batch), deadline: d.Deadline, accepted: now, came: now, server: s, inquiry: !r.ComesAgain(),
+		number: Number(now, d.Deadline, class.Batch), deadline: d.Deadline, accepted: now, came: now, server: s, inquiry: !r.ComesAgain(), caller: r.Caller,
+	}
+	if j.batch { // whoever comes too early of those may as well be the next
+		j.caller = 0
 	}
 	t := e.timingOf(j, now)
 	if j.returned() && !j.batch {

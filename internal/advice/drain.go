@@ -30,7 +30,7 @@ func (e *Engine) drained(j *job, t *timing, now time.Time) float64 {
 	ends := e.replay.Run(e.queues, e.busy)
 	e.places = s.places(e.places[:0], ends[own], now)
 	for _, p := range coming {
-		if p.back {
+		if p.ended {
 			continue
 		}
 		at, comes := 0, p.at.Sub(now).Seconds()

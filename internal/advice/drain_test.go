@@ -41,7 +41,7 @@ func TestTheEndOfWhatWasAcceptedCountsWhoComesAgain(t *testing.T) {
 	assert.Zero(t, later(8, -10*time.Second, 15*time.Second, nil), "it comes when the last one runs")
 	assert.InDelta(t, 0, later(8, -29*time.Second, 4*time.Second, nil), 0.01, "it would be late itself, and counts as new")
 	assert.InDelta(t, 0, later(15, -10*time.Second, 4*time.Second, nil), 0.01, "another one would be late")
-	assert.Zero(t, later(8, -10*time.Second, 4*time.Second, func(p *promise, _ map[string]*server) { p.back = true }), "it came already")
+	assert.Zero(t, later(8, -10*time.Second, 4*time.Second, func(p *promise, _ map[string]*server) { p.ended = true }), "it came already")
 	assert.Zero(t, later(8, -10*time.Second, 4*time.Second, func(p *promise, _ map[string]*server) { p.batch = true }), "batch waits for all")
 	assert.Zero(t, later(8, -10*time.Second, 4*time.Second, func(p *promise, all map[string]*server) { p.server = all["b"] }), "to another server")
 }

@@ -267,15 +267,15 @@ func TestBatchThatComesAgainHasLessTimeLeft(t *testing.T) {
 	w.pass(time.Duration((d.RetryAfter.Seconds() + 0.999)) * time.Second)
 	again := &job{server: w.Engine.servers["a"], batch: true, side: 512, kind: w.kindOf(w.Engine.servers["a"], "colour", "ddcolor")}
 	g := w.gpus[theGPU]
-	first, ok := g.promises.returned(again.promiseKey(), w.now, true)
+	first, ok := g.promises.returned(again.promiseKey(), 0, w.now, true)
 	assert.True(t, ok)
 	assert.Equal(t, came, first)
-	_, ok = g.promises.returned(again.promiseKey(), w.now, true)
+	_, ok = g.promises.returned(again.promiseKey(), 0, w.now, true)
 	assert.False(t, ok, "one only")
 	again.side = 1024
 	w.claimed("a", "buildings", 512)
 	w.pass(time.Second)
-	_, ok = g.promises.returned(again.promiseKey(), w.now, true)
+	_, ok = g.promises.returned(again.promiseKey(), 0, w.now, true)
 	assert.False(t, ok, "another size is another prompt")
 }
 

@@ -67,7 +67,7 @@ func TestPromisesCostTheSameHoweverMany(t *testing.T) {
 		return p, func(i int) {
 			key := promiseKey{side: i % 3}
 			p.add(&promise{promiseKey: key, at: now, came: now})
-			if _, ok := p.returned(key, now, true); !ok {
+			if _, ok := p.returned(key, 0, now, true); !ok {
 				t.Error("a promise is not found")
 			}
 			now = now.Add(2 * time.Second) // the ones that came are forgotten
@@ -88,9 +88,9 @@ func TestPromisesAreForgottenOnce(t *testing.T) {
 	for i := range 30 {
 		p.add(&promise{promiseKey: promiseKey{side: i % 2, batch: i < 20}, at: now.Add(time.Duration(i/6) * time.Second), came: now})
 	}
-	_, ok := p.returned(promiseKey{side: 0, batch: true}, now, true)
+	_, ok := p.returned(promiseKey{side: 0, batch: true}, 0, now, true)
 	assert.True(t, ok)
-	_, ok = p.returned(promiseKey{side: 0, batch: true}, now.Add(-time.Second), true)
+	_, ok = p.returned(promiseKey{side: 0, batch: true}, 0, now.Add(-time.Second), true)
 	assert.False(t, ok, "too early")
 	for range 100 {
 		p.forget(now)

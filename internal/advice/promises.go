@@ -20,8 +20,10 @@ type promise struct {
 	came   time.Time
 	number float64
 	size   fit.Size
-	// back is true once it came again.
-	back bool
+	// caller tells its client and content from others; 0 if that is not known.
+	caller uint64
+	// ended is true once it came again, or will not.
+	ended bool
 }
 
 // promiseKey is what a prompt is recognised by, beside its time: clients could choose what else tells
@@ -46,6 +48,8 @@ const (
 type promises struct {
 	all   byTime // until their time has passed
 	byKey map[promiseKey]*byTime
+	// byCaller are those that have not ended, of which the caller is known.
+	byCaller map[uint64]*promise
 	// batch counts those of batch prompts, at those of each server.
 	batch int
 	at    map[*server]int
@@ -59,7 +63,7 @@ func (p *promises) add(n *promise) bool {
 		return false
 	}
 	if p.byKey == nil {
-		p.byKey, p.at, p.core = map[promiseKey]*byTime{}, map[*server]int{}, map[*server][]*promise{}
+		p.byKey, p.byCaller, p.at, p.core = map[promiseKey]*byTime{}, map[uint64]*promise{}, map[*server]int{}, map[*server][]*promise{}
 	}
 	of := p.byKey[n.promiseKey]
 	if of == nil {
@@ -68,6 +72,9 @@ func (p *promises) add(n *promise) bool {
 	}
 	heap.Push(&p.all, n)
 	heap.Push(of, n)
+	if n.caller != 0 {
+		p.byCaller[n.caller] = n
+	}
 	if n.batch {
 		p.batch++
 		p.at[n.server]++
@@ -95,11 +102,10 @@ func (p *promises) next(s *server, until time.Time, most int) []*promise {
 func (p *promises) forget(now time.Time) {
 	for len(p.all) > 0 && now.Sub(p.all[0].at) > patience {
 		n := heap.Pop(&p.all).(*promise)
+		p.end(n)
+		p.first(n.promiseKey)
 		if !n.batch {
 			p.forgetCore(n.server, now)
-		}
-		for of := p.byKey[n.promiseKey]; of != nil && len(*of) > 0 && now.Sub((*of)[0].at) > patience; {
-			p.removeFirst(n.promiseKey)
 		}
 	}
 }
@@ -115,13 +121,14 @@ func (p *promises) forgetCore(s *server, now time.Time) {
 	}
 }
 
-// removeFirst drops the first of a key, which came again or will not.
-func (p *promises) removeFirst(key promiseKey) {
-	of := p.byKey[key]
-	n := heap.Pop(of).(*promise)
-	n.back = true
-	if len(*of) == 0 {
-		delete(p.byKey, key)
+// end ends one: its prompt came again, or will not.
+func (p *promises) end(n *promise) {
+	if n.ended {
+		return
+	}
+	n.ended = true
+	if p.byCaller[n.caller] == n {
+		delete(p.byCaller, n.caller)
 	}
 	if n.batch {
 		p.batch--
@@ -131,19 +138,43 @@ func (p *promises) removeFirst(key promiseKey) {
 	}
 }
 
-// returned is when a prompt came first that was to come again about now. The promise is kept unless
-// end is true.
-func (p *promises) returned(key promiseKey, now time.Time, end bool) (came time.Time, ok bool) {
-	p.forget(now)
+// first is the first of a key that has not ended; nil if there is none.
+func (p *promises) first(key promiseKey) *promise {
 	of := p.byKey[key]
-	if of == nil || now.Sub((*of)[0].at) < -early {
+	for of != nil && len(*of) > 0 && (*of)[0].ended {
+		heap.Pop(of)
+	}
+	if of == nil || len(*of) == 0 {
+		delete(p.byKey, key)
+		return nil
+	}
+	return (*of)[0]
+}
+
+// of is the promise of a prompt whose client has sent it before; nil if there is none, or if that is not
+// known.
+func (p *promises) of(key promiseKey, caller uint64) *promise {
+	if n := p.byCaller[caller]; n != nil && n.promiseKey == key {
+		return n
+	}
+	return nil
+}
+
+// returned is when a prompt came first that was to come again about now: the one that its client was
+// promised, or, where that is not known, any of its key. The promise is kept unless end is true.
+func (p *promises) returned(key promiseKey, caller uint64, now time.Time, end bool) (came time.Time, ok bool) {
+	p.forget(now)
+	n := p.of(key, caller)
+	if n == nil {
+		n = p.first(key)
+	}
+	if n == nil || now.Sub(n.at) < -early {
 		return time.Time{}, false
 	}
-	came = (*of)[0].came
 	if end {
-		p.removeFirst(key)
+		p.end(n)
 	}
-	return came, true
+	return n.came, true
 }
 
 // byTime implements [heap.Interface]: the first is the one that comes first.

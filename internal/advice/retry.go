@@ -32,6 +32,9 @@ const (
 func (e *Engine) retry(j *job, t *timing, now time.Time) time.Duration {
 	g, s := j.server.gpu, j.server
 	g.promises.forget(now)
+	if p := g.promises.of(j.promiseKey(), j.caller); p != nil && p.at.After(now) { // it has not waited for its time
+		return max(p.at.Sub(now), minRetry)
+	}
 	after, last := max(t.upper-t.left, 0), now
 	if j.batch {
 		after = min(after, t.drain, batchRetry)
@@ -47,7 +50,7 @@ func (e *Engine) retry(j *job, t *timing, now time.Time) time.Duration {
 	if j.inquiry {
 		return seconds(after)
 	}
-	p := &promise{promiseKey: j.promiseKey(), at: now.Add(seconds(math.Ceil(after))), came: j.came, size: j.size}
+	p := &promise{promiseKey: j.promiseKey(), at: now.Add(seconds(math.Ceil(after))), came: j.came, size: j.size, caller: j.caller}
 	p.number = Number(j.came, j.came.Add(j.deadline.Sub(now)), j.batch)
 	if g.promises.add(p) && !j.batch {
 		s.promised = now.Add(seconds(after + t.mean*t.slow*surplus))
@@ -64,7 +67,7 @@ func (j *job) returned() bool { return !j.came.Equal(j.accepted) }
 // have had, and has until its first deadline. Where core work has too little time left for that, it counts
 // as one that comes now: whoever comes again waits for it still.
 func (e *Engine) timingOf(j *job, now time.Time) timing {
-	came, ok := j.server.gpu.promises.returned(j.promiseKey(), now, !j.inquiry)
+	came, ok := j.server.gpu.promises.returned(j.promiseKey(), j.caller, now, !j.inquiry)
 	if !ok {
 		return e.timing(j, now)
 	}

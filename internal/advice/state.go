@@ -67,6 +67,8 @@ type job struct {
 	accepted  time.Time
 	// came is when its client tried first, as far as that is known.
 	came time.Time
+	// caller tells its client and content from others; 0 if that is not known.
+	caller uint64
 	// done are the seconds of the whole GPU that it has had, cold is true if it began without its
 	// model loaded.
 	done float64

@@ -27,7 +27,12 @@ type client struct {
 	records *ledger
 	class   string // its name
 	forges  bool   // its workflow says what it is, and it claims something else
+	// impatient is true if it does not wait for its Retry-After.
+	impatient bool
 }
+
+// impatience is after what time an impatient client submits its prompt again.
+const impatience = time.Second
 
 // batchNode is a node of the batch class's workflow alone, in a run in which workflows tell classes apart.
 const batchNode = "WithPreview"
@@ -35,7 +40,9 @@ const batchNode = "WithPreview"
 // client makes the client of a request.
 func (n *Node) client(r *Request, class string) *client {
 	front := n.fronts[r.Server]
-	return &client{Request: r, base: front.url, http: &http.Client{Transport: front.transport}, records: n.ledger, class: class, forges: n.Plan.ByWorkflow && r.Class != 0}
+	return &client{Request: r, base: front.url, http: &http.Client{Transport: front.transport}, records: n.ledger, class: class, forges: n.Plan.ByWorkflow && r.Class != 0,
+		impatient: float64(r.Number%100) < 100*n.Plan.Impatient,
+	}
 }
 
 // run is a client's life: it opens a socket, uploads, submits until the prompt is accepted, and waits
@@ -191,6 +198,9 @@ func (c *client) submitUntilAccepted(ctx context.Context, id string) error {
 			return fmt.Errorf("%w: status %d: %s", errRefused, status, raw)
 		}
 		pause := time.Duration(after) * time.Second
+		if c.impatient {
+			pause = min(pause, impatience)
+		}
 		if end, limited := ctx.Deadline(); limited && !time.Now().Add(pause).Before(end) {
 			<-ctx.Done() // another try would be too late
 			return ctx.Err()

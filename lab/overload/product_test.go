@@ -143,6 +143,28 @@ func TestATenantTakesMemoryInARush(t *testing.T) {
 	assert.GreaterOrEqual(t, worst.Core, goalOr(0.99, 0.95))
 }
 
+// TestImpatientClientsKeepNobodyWaiting is the rush with clients of which three in ten submit again each
+// second, whatever they are told: the GPU does not idle for the others' Retry-After.
+func TestImpatientClientsKeepNobodyWaiting(t *testing.T) {
+	for _, setup := range Setups[:2] {
+		all := everySeed(t, setup.Name, func(t *testing.T, seed uint64) Figures {
+			p := withProduct(setup, seed, 2)
+			p.Impatient = 0.3
+			r := RunWith(t, p, Capacity(t, p), enforced(&p))
+			t.Log(r.Summary())
+			return r.Figures()
+		})
+		worst := Worst(all)
+		figure.AtLeast("overload."+setup.Name+".2x.impatient.useful", 100*worst.Useful, "%", 95)
+		figure.AtLeast("overload."+setup.Name+".2x.impatient.core_within_objective", 100*worst.Core, "%", 99)
+		figure.AtMost("overload."+setup.Name+".2x.impatient.idle", 100*worst.Idle, "%", 2)
+		figure.Print("overload."+setup.Name+".2x.impatient.batch_of_rest", 100*worst.BatchOfRest, "%")
+		assert.GreaterOrEqual(t, worst.Useful, goalOr(0.95, 0.82))
+		assert.GreaterOrEqual(t, worst.Core, goalOr(0.99, 0.97))
+		assert.LessOrEqual(t, worst.Idle, goalOr(0.02, 0.03))
+	}
+}
+
 // TestDrainIsPredicted has core work alone in a rush: what a refusal says of the time until all
 // that was accepted has ended is compared with that time.
 func TestDrainIsPredicted(t *testing.T) {

@@ -47,6 +47,9 @@ type Plan struct {
 	// Burst is how many core clients come together, at BurstAt, beside those who come at random.
 	Burst   int
 	BurstAt time.Duration
+	// Impatient is the part of the clients that do not wait for their Retry-After: they submit the same
+	// prompt again after impatience.
+	Impatient float64
 	// ByWorkflow has the product tell batch from core by the node [batchNode] of its workflow, and not
 	// by what clients say: those of batch all say that they are core.
 	ByWorkflow bool

@@ -4,6 +4,7 @@ package comfyuireceiver
 
 import (
 	"context"
+	"hash/maphash"
 	"mime"
 	"net/http"
 	"slices"
@@ -192,8 +193,17 @@ func (p *proxy) decide(r *http.Request, of *arrival) gate.Result {
 	z := &of.sizing
 	return p.gate.Decide(r.Context(), &admission.Request{
 		Server: p.name, Class: z.TaskClass, Workflow: of.sub.Workflow, Model: z.Model, Side: int(z.Side()), Batch: max(int(z.Batch), 1), Steps: int(z.Steps),
-		Deadline: of.deadline, Claim: true, Observe: !p.enforces,
+		Deadline: of.deadline, Claim: true, Observe: !p.enforces, Caller: caller(of.body),
 	}, len(of.body))
+}
+
+// callerSeed is the process's: a client cannot choose what its prompts' hashes are.
+var callerSeed = maphash.MakeSeed()
+
+// caller tells a client's prompt from others, as [admission.Request] wants it: a body names its client.
+func caller(body []byte) uint64 {
+	const limit = 1 << 53
+	return max(maphash.Bytes(callerSeed, body)%limit, 1)
 }
 
 // reportAdvisor logs when the advisor no longer answers, and when it does again.

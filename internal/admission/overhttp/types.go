@@ -75,6 +75,8 @@ type AdviceRequest struct {
 	Claim bool `json:"claim,omitempty"`
 	// Observe says that the prompt is passed on whatever the decision is.
 	Observe bool `json:"observe,omitempty"`
+	// Caller tells the prompt's client and content from others; 0 if that is not known.
+	Caller uint64 `json:"caller,omitempty"`
 	// Stays says that the prompt cannot go to another server: its session has begun. So cannot those that
 	// claim.
 	Stays bool `json:"stays,omitempty"`
@@ -147,6 +149,6 @@ func duration(s *float64) time.Duration {
 func asked(r *admission.Request, server string) AdviceRequest {
 	return AdviceRequest{
 		Server: server, GPU: r.GPU, TaskClass: r.Class, Workflow: r.Workflow, Model: r.Model, Width: r.Side, Batch: r.Batch, Steps: r.Steps,
-		Deadline: r.Deadline.Seconds(), Claim: r.Claim, Observe: r.Observe, Stays: r.Stays,
+		Deadline: r.Deadline.Seconds(), Claim: r.Claim, Observe: r.Observe, Stays: r.Stays, Caller: r.Caller,
 	}
 }

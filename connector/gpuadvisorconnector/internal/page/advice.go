@@ -252,6 +252,6 @@ func adviceRequest(v *overhttp.AdviceRequest) (r admission.Request, err error) {
 	}
 	return admission.Request{
 		Server: v.Server, GPU: v.GPU, Class: v.TaskClass, Workflow: v.Workflow, Model: v.Model, Side: max(v.Width, v.Height),
-		Batch: max(v.Batch, 1), Steps: v.Steps, Deadline: time.Duration(v.Deadline * float64(time.Second)), Claim: v.Claim, Observe: v.Observe, Stays: v.Stays,
+		Batch: max(v.Batch, 1), Steps: v.Steps, Deadline: time.Duration(v.Deadline * float64(time.Second)), Claim: v.Claim, Observe: v.Observe, Stays: v.Stays, Caller: v.Caller,
 	}, nil
 }
