@@ -79,6 +79,18 @@ func wait(ctx context.Context, d time.Duration) {
 	<-ctx.Done()
 }
 
+// firedAt is from when to when an alert fired within a window, after a time.
+func firedAt(store stack.Store, alert, window string, begin time.Time) string {
+	at := func(of string) string {
+		series, err := store.Query(context.Background(), fmt.Sprintf(`%s_over_time(timestamp(ALERTS{alertstate="firing",alertname=%q})[%s:1s])`, of, alert, window))
+		if err != nil || len(series) == 0 {
+			return "?"
+		}
+		return fmt.Sprintf("%.0f s", series[0].Value()-float64(begin.Unix()))
+	}
+	return fmt.Sprintf("from %s to %s after the begin; the hour lasts %v", at("min"), at("max"), time.Hour/time.Duration(*healthyFactor))
+}
+
 // TestAHealthyHourIsSilent runs an hour of a service in good health, with what happens in one:
 // memory that is full of what can be evicted, models that are loaded, servers and a collector
 // that start again, a client that crashes. No alert fires but the one that always does. The
@@ -89,7 +101,7 @@ func TestAHealthyHourIsSilent(t *testing.T) {
 	telemetry := port(t)
 	// Some things take as long whatever the factor: a ComfyUI that answers slowly, as all do on a busy
 	// machine, is asked once in 5 s, so that what is elastic is known as late; a collector starts.
-	rules := shortenedAlerts(t, *healthyFactor, "{ 'for'+: { GPUMemoryUsageHigh: '20s', GPUMemoryUsageCritical: '20s', GPUTelemetryMissing: '20s' } }")
+	rules := shortenedAlerts(t, *healthyFactor, "{ 'for'+: { GPUMemoryUsageHigh: '20s', GPUMemoryUsageCritical: '20s', GPUTelemetryMissing: '40s' } }")
 	all := watchers(t, rules, map[int]string{telemetry: "vm"})
 	m := newMachine(t, fakenvml.Current, "rtx-4080-super", "rtx-4080-super", "h100", "v100")
 	p := &photoService{machine: m, interval: "500ms"}
@@ -154,7 +166,7 @@ func TestAHealthyHourIsSilent(t *testing.T) {
 			return series
 		}
 		for _, s := range fired(`alertname!="Watchdog"`) {
-			t.Errorf("%s fires in %s: %v", s.Labels["alertname"], all[i].name, s.Labels)
+			t.Errorf("%s fires in %s: %v, %s", s.Labels["alertname"], all[i].name, s.Labels, firedAt(all[i].Store, s.Labels["alertname"], window, begin))
 			wrong[fmt.Sprint(s.Labels["alertname"], s.Labels["hw_name"], s.Labels["severity"])] = true
 		}
 		watchdog := fired(`alertname="Watchdog"`)

@@ -121,7 +121,7 @@ func TestWorkThatRanOutOfMemoryAndWasTriedAgainIsOnTheSpans(t *testing.T) {
 			assert.InDelta(t, again, execution["comfyui.oom_retry.duration"], 1e-9)
 			assert.Equal(t, int64(1), execution["comfyui.oom_retry.count"])
 			assert.NotContains(t, spans["comfyui.node KSampler #5"].Attributes, "comfyui.oom_retry.count")
-			assert.LessOrEqual(t, asked("/internal/logs/raw"), 2, "once after each prompt")
+			assert.LessOrEqual(t, asked("/internal/logs/raw"), 4, "after prompts, not with every question: once, or twice where an answer is late")
 		})
 	}
 }
