@@ -184,18 +184,3 @@ func (s *pageState) firing() (names []string) {
 	}
 	return names
 }
-
-// rush presses the page's button, and returns the status.
-func (p livePage) rush() int {
-	request, err := http.NewRequest(http.MethodPost, p.url()+"/v1/rush", http.NoBody)
-	if err != nil {
-		return 0
-	}
-	request.Header.Set("Sec-Fetch-Site", "same-origin")
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return 0
-	}
-	_ = response.Body.Close()
-	return response.StatusCode
-}
