@@ -55,7 +55,7 @@ func newWorld(t *testing.T, servers ...string) *world {
 func (w *world) sampled() {
 	w.gpu.At, w.gpu.Used = w.now, 0
 	for _, s := range w.servers {
-		w.gpu.Used += s.Memory.Context + s.Memory.Reserved
+		w.gpu.Used += s.Memory.Context + s.Memory.Reserved + s.Memory.Elastic
 	}
 	w.SetGPU(w.gpu)
 	for _, name := range slices.Sorted(maps.Keys(w.servers)) { // a test is the same each time
