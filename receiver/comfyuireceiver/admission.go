@@ -181,7 +181,7 @@ func (p *proxy) admit(r *http.Request, of *arrival) (a *prompt.Admission, stays 
 		return a, false
 	}
 	if p.enforces && a.Verdict == admission.Admit {
-		number := p.due.number(&a.Decision, class, of.received, of.deadline)
+		number := p.due.number(a, class, of.received, of.deadline)
 		a.Number = p.tracker.Place(class, of.sub.Number, number)
 	}
 	return a, true

@@ -70,7 +70,7 @@ func TestAnAdvisorIsTheSameOverHTTP(t *testing.T) {
 	request := admission.Request{Server: "node-1:8188", Class: "people", Workflow: "w", Model: "m", Side: 1280, Batch: 2, Steps: 20, Deadline: 30 * time.Second, Claim: true}
 
 	advisor.decision = admission.Decision{
-		Verdict: admission.Admit, Reason: admission.Fits, Class: "people", Batch: true, Deadline: time.Now().Add(30 * time.Second), Wait: time.Second, Completion: 3 * time.Second,
+		Verdict: admission.Admit, Reason: admission.Fits, Class: "people", Batch: true, Deadline: time.Now().Add(30 * time.Second), Returned: true, Wait: time.Second, Completion: 3 * time.Second,
 		CompletionLow: 2 * time.Second, CompletionHigh: 4 * time.Second, Executions: 40, Memory: admission.Memory{Need: 5 << 30, Room: 6 << 30}, Claim: 7,
 	}
 	d, err := client.Advise(t.Context(), &request)
