@@ -121,9 +121,9 @@ func TestClaimsMustBeAllowed(t *testing.T) {
 	for _, c := range []struct{ path, body, origin, problem string }{
 		{"/v1/advice", `{"requests": [{"claim": true}]}`, "http://evil.example.com", "another origin"},
 		{"/v1/advice/claims/7", `{"prompt_id": ""}`, "http://evil.example.com", "another origin"},
-		{"/v1/advice/claims/seven", `{"prompt_id": ""}`, "", `\"seven\" is not the number`},
-		{"/v1/advice/claims/7", `{"id": ""}`, "", "The body is not"},
-		{"/v1/advice/claims/7", `{"prompt_id": "` + fmt.Sprintf("%2000d", 1) + `"}`, "", "The body is not"},
+		{"/v1/advice/claims/seven", `{"prompt_id": ""}`, "", `\"seven\" is not a valid claim number`},
+		{"/v1/advice/claims/7", `{"id": ""}`, "", "The body is not a valid"},
+		{"/v1/advice/claims/7", `{"prompt_id": "` + fmt.Sprintf("%2000d", 1) + `"}`, "", "The body is not a valid"},
 	} {
 		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, open.url+c.path, strings.NewReader(c.body))
 		require.NoError(t, err)
