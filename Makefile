@@ -202,8 +202,8 @@ bench-overload: build ## a rush on simulated ComfyUI servers in virtual time, at
 	@go test -C e2e -count=1 -timeout 30m -run '^TestRushThroughTheCollector$$' -v . -rush-lasts $${LIVE:-600s} | grep --line-buffered -E '^figure|--- FAIL|FAIL|panic|_test.go:.*Error|Error:|Messages:'
 
 .PHONY: bench-admission
-bench-admission: ## memory on simulated GPUs of 8 to 24 GiB in virtual time, for PROMPTS (10000) in broad and in boundary mixes: what the product admits that runs out of memory, and refuses that would have fitted; prints figures
-	@go test -C lab -count=1 -timeout 30m -run '^TestTheProduct' -v ./memorymix -prompts $${PROMPTS:-10000} | grep --line-buffered -E '^figure|--- FAIL|FAIL|panic|_test.go:.*Error|Error:|Messages:'
+bench-admission: ## memory on simulated GPUs of 8 to 24 GiB in virtual time, for PROMPTS (10000) in broad and in boundary mixes, the worst of SEEDS (5): what the product admits that runs out of memory, and refuses that would have fitted; prints figures
+	@go test -C lab -count=1 -timeout 30m -run '^TestTheProduct' -v ./memorymix -prompts $${PROMPTS:-10000} -seeds $${SEEDS:-5} | grep --line-buffered -E '^figure|--- FAIL|FAIL|panic|_test.go:.*Error|Error:|Messages:'
 
 .PHONY: bench-input
 bench-input: ## the photographs of PHOTOS=FOLDER (black-and-white ones in its folder black-and-white) as they are, toned, as old prints and compressed; IMAGES (200) generated images, a quarter of 12 megapixels, and bombs, with the product's limits of memory and (in processor time) of time: how many are judged rightly, how many not at all, what the dearest costs; prints figures

@@ -179,7 +179,7 @@ service:
 	require.NoError(t, syscall.Kill(advisor.PID(), syscall.SIGCONT))
 	decided = g.advised(t, reason, decided)
 	assert.Equal(t, 1, logLines(t, g.Process, "Advisor gave no decision"), "logged once")
-	assert.Positive(t, logLines(t, g.Process, "Advisor decides again"))
+	assert.Positive(t, logLines(t, g.Process, "Advisor answers again"))
 	advisor.Kill()
 	g.costs(t, "killed", decided)
 	assert.True(t, g.Alive())

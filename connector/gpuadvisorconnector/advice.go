@@ -77,22 +77,26 @@ func (c *Config) adviceSettings() advice.Settings {
 // recommendedSide is the size that is recommended where nothing is learned, to who asked for a larger one.
 const recommendedSide = 680
 
-// messages are what to tell a user whose prompt is not admitted, by language.
+// messages are what to tell a user whose prompt is not admitted, by language. Where they name a size that
+// the decision has not, it is set there, too.
 func messages(r *admission.Request, d *admission.Decision) map[string]string {
 	m := texts.Message{Key: "advice.message.later"}
-	side := d.MaxSide
-	if isSmaller := r.Side == 0 || r.Side > recommendedSide; side == 0 && isSmaller && d.Completion == 0 && d.Reason != admission.BatchWaits { // its time is not known
-		side = recommendedSide
+	if helps := r.Side == 0 || r.Side > recommendedSide; helps && d.MaxSide == 0 && d.Completion == 0 { // its time is not known
+		switch d.Reason {
+		case admission.Unhealthy, admission.TooLarge, admission.BatchWaits: // nothing says that a smaller one is admitted
+		default:
+			d.MaxSide = recommendedSide
+		}
 	}
 	switch {
 	case d.Reason == admission.Unhealthy:
 		m.Key = "advice.message.unhealthy"
-	case d.Reason == admission.TooLarge && side > 0:
-		m = texts.Message{Key: "advice.message.too_large", Args: texts.Args{"side": side}}
+	case d.Reason == admission.TooLarge && d.MaxSide > 0:
+		m = texts.Message{Key: "advice.message.too_large", Args: texts.Args{"side": d.MaxSide}}
 	case d.Reason == admission.TooLarge:
 		m.Key = "advice.message.never"
-	case side > 0:
-		m = texts.Message{Key: "advice.message.smaller", Args: texts.Args{"side": side}}
+	case d.MaxSide > 0:
+		m = texts.Message{Key: "advice.message.smaller", Args: texts.Args{"side": d.MaxSide}}
 	}
 	all := make(map[string]string, len(texts.Languages()))
 	for _, l := range texts.Languages() {

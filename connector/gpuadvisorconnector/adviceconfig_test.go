@@ -3,6 +3,7 @@
 package gpuadvisorconnector
 
 import (
+	"strconv"
 	"testing"
 	"time"
 
@@ -59,4 +60,34 @@ func TestBatchIsToldToComeLater(t *testing.T) {
 	}
 	r.Side = 0
 	assert.Equal(t, smaller, messages(r, &admission.Decision{Verdict: admission.Reject, Reason: admission.Late}), "its size is not known")
+}
+
+// TestTheSizeOfTheTextIsThatOfTheDecision: a client that reads max_side does what a reader of the text does.
+func TestTheSizeOfTheTextIsThatOfTheDecision(t *testing.T) {
+	for _, c := range []struct {
+		of            admission.Decision
+		asked, wanted int
+	}{
+		{admission.Decision{Reason: admission.Late}, 1280, 680},
+		{admission.Decision{Reason: admission.MemoryBusy}, 0, 680},
+		{admission.Decision{Reason: admission.Late}, 640, 0},
+		{admission.Decision{Reason: admission.Late, Completion: time.Minute}, 1280, 0},
+		{admission.Decision{Reason: admission.Late, Completion: time.Minute, MaxSide: 512}, 1280, 512},
+		{admission.Decision{Reason: admission.TooLarge}, 1280, 0}, // smaller ones may have run out of memory
+		{admission.Decision{Reason: admission.TooLarge, MaxSide: 512}, 1280, 512},
+		{admission.Decision{Reason: admission.Unhealthy}, 1280, 0},
+		{admission.Decision{Reason: admission.BatchWaits}, 1280, 0},
+	} {
+		d := c.of
+		d.Verdict = admission.Reject
+		said := messages(&admission.Request{Side: c.asked}, &d)
+		assert.Equal(t, c.wanted, d.MaxSide, "%+v", c)
+		for language, text := range said {
+			if c.wanted > 0 {
+				assert.Contains(t, text, strconv.Itoa(c.wanted), "%s %+v", language, c)
+			} else {
+				assert.NotRegexp(t, `\d`, text, "%s %+v", language, c)
+			}
+		}
+	}
 }

@@ -85,8 +85,8 @@ type ClassConfig struct {
 
 // AdviceConfig is about decisions on prompts.
 type AdviceConfig struct {
-	// BatchWaiting is how many batch prompts may wait in a server's queue while other work waits on
-	// its GPU. Default: 2.
+	// BatchWaiting is how many batch prompts may wait in a server's queue while core work waits there.
+	// While core work waits at a neighbour on its GPU, none is admitted. Default: 2.
 	BatchWaiting int `mapstructure:"batch_waiting"`
 	// BusyFor is over what time a GPU's utilisation is averaged, which above 80 % makes one busy where
 	// something waits. Default: 2m.

@@ -106,8 +106,10 @@ type Decision struct {
 	// Class is the class that counted. Batch work is not urgent.
 	Class string
 	Batch bool
-	// Deadline is when the image ceases to be of use; zero if the class has none.
+	// Deadline is when the image ceases to be of use; zero if the class has none. Returned is true if it is
+	// that of the prompt's first try, which was refused.
 	Deadline time.Time
+	Returned bool
 	// Wait is until it would start, Completion until it would end, both from now on;
 	// CompletionLow and CompletionHigh are its 90 % band. 0 if they are not known.
 	Wait, Completion, CompletionLow, CompletionHigh time.Duration

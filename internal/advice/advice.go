@@ -100,7 +100,7 @@ func New(s Settings) *Engine {
 	}
 	return &Engine{
 		hasCore:  hasCore,
-		settings: s, servers: map[string]*server{}, gpus: map[string]*gpu{}, kinds: lru.New[Kind, kind](s.Kinds),
+		settings: s, servers: map[string]*server{}, gpus: map[string]*gpu{}, kinds: newKinds(s.Kinds),
 		classes: map[string]*calibration{}, expected: expect(s.Measured), claims: newClaims(), ended: lru.New[string, observed](maxEnded),
 		ranBefore: map[string][]ran{},
 	}

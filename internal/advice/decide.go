@@ -66,7 +66,7 @@ func (e *Engine) Advise(r *admission.Request, now time.Time) (d admission.Decisi
 	}
 	t := e.timingOf(j, now)
 	if j.returned() && !j.batch {
-		d.Deadline = j.deadline
+		d.Deadline, d.Returned = j.deadline, true
 	}
 	d.Executions = t.executions
 	d.Wait = seconds(t.begin)

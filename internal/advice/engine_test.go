@@ -55,7 +55,7 @@ func newWorld(t *testing.T, servers ...string) *world {
 func (w *world) sampled() {
 	w.gpu.At, w.gpu.Used = w.now, 0
 	for _, s := range w.servers {
-		w.gpu.Used += s.Memory.Context + s.Memory.Reserved
+		w.gpu.Used += s.Memory.Context + s.Memory.Reserved + s.Memory.Elastic
 	}
 	w.SetGPU(w.gpu)
 	for _, name := range slices.Sorted(maps.Keys(w.servers)) { // a test is the same each time
@@ -304,6 +304,8 @@ func TestCoreThatComesAgainTakesThePlaceItWouldHaveHad(t *testing.T) {
 	again := w.claimed("a", "people", 512)
 	is(t, again, admission.Admit, admission.Fits)
 	assert.Equal(t, came.Add(30*time.Second), again.Deadline, "that of the first try")
+	assert.True(t, again.Returned)
+	assert.False(t, refused.Returned)
 	queue := w.Engine.servers["a"].queue
 	require.Greater(t, len(queue), 1)
 	assert.Equal(t, again.Claim, queue[len(queue)-2].claim, "it precedes who came meanwhile")

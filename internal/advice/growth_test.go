@@ -28,7 +28,7 @@ func TestWhatTheEngineHoldsIsBounded(t *testing.T) {
 	for i := range 6000 {
 		text := fmt.Sprint(i)
 		w.over(&job{id: text}, w.now)
-		w.Executed(&Execution{ID: text, Server: "a", Workflow: text, Model: "m", Side: 512 + i, Batch: 1, Ended: w.now, Ran: time.Second, OutOfMemory: true, Reserved: gib})
+		w.Executed(&Execution{ID: text, Server: "a", Workflow: text, Model: "m", Side: 512 + i, Batch: 1, Ended: w.now, Ran: time.Second, OutOfMemory: true, Reserved: gib, Active: gib})
 		w.calibrationOf(text)
 		w.loadRan(map[string][]savedRan{"absent " + text: {{Size: sizeOf(512, 1, 0), At: unix(w.now)}}}, w.now)
 		w.SetGPU(GPU{ID: text})

@@ -160,30 +160,45 @@ func (e *Engine) Executed(x *Execution) {
 	}
 	size := sizeOf(x.Side, x.Batch, x.Steps)
 	of := e.kindOf(s, x.Workflow, x.Model)
-	k := e.findOrAdd(of)
-	k.changed = true
-	if x.Succeeded {
+	if k := e.kinds.Find(of); k != nil && x.Succeeded {
 		x.Cached = x.Cached || k.heaviest.isPart(x)
-		if !o.cold { // else what loaded a model has most of the time
-			k.heaviest.add(x.Nodes)
-		}
 	}
 	e.compareNeed(&o, x)
 	if s.gpu != nil {
 		s.gpu.probed(of, size, x, o.room)
 		e.remember(s, probeKey{of, size}, x)
 	}
-	if x.Active > 0 && !x.Cached {
-		k.memory.lower(size, float64(x.Active), x.Ended)
-	}
-	if !x.Succeeded || x.Cached || o.exclusive <= 0 {
+	e.learn(s, of, size, x, &o)
+}
+
+// learn learns from what a prompt of a kind cost. One that cost nothing adds no kind.
+func (e *Engine) learn(s *server, of Kind, size fit.Size, x *Execution, o *observed) {
+	needed := x.Active > 0 && !x.Cached
+	whole := x.Succeeded && !x.Cached && o.exclusive > 0
+	if !needed && !whole && e.kinds.Find(of) == nil {
 		return
 	}
+	k := e.findOrAdd(of)
+	k.changed = true
+	if x.Succeeded && !o.cold { // else what loaded a model has most of the time
+		k.heaviest.add(x.Nodes)
+	}
+	if needed {
+		k.memory.lower(size, float64(x.Active), x.Ended)
+	}
+	if whole {
+		k.learn(size, x, o)
+		if s.gpu != nil {
+			s.gpu.usual.add(o.exclusive)
+		}
+	}
+	e.kinds.Raise(of, k.rank())
+}
+
+// learn learns from a prompt that did all the work.
+func (k *kind) learn(size fit.Size, x *Execution, o *observed) {
 	if x.Grew && x.Reserved > 0 {
 		k.memory.add(size, float64(x.Reserved), x.Ended)
-	}
-	if s.gpu != nil {
-		s.gpu.usual.add(o.exclusive)
 	}
 	switch {
 	case !o.cold:

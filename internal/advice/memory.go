@@ -76,7 +76,10 @@ func (e *Engine) fits(j *job, now time.Time) (m memoryFit) {
 		m.free = has.free
 		return m
 	case has.working && m.need <= g.memory.Capacity-has.foreign:
-		m.waits = true
+		// Where its own weights make room, neighbours' may: one out of memory is no reason to wait for
+		// neighbours that never rest.
+		m.probe = s.memory.Dynamic && tried.may && m.least <= room+has.evictable
+		m.waits = !m.probe
 		return m
 	case m.least <= room:
 		m.probe = tried.may
@@ -109,15 +112,17 @@ func (g *gpu) rests() bool {
 	return !slices.ContainsFunc(g.servers, func(s *server) bool { return !s.rests() })
 }
 
-// holds is what a server's process holds: by the driver's list if that is newer than what the
-// server said of itself.
-func (s *server) holds() int64 {
-	if g := s.gpu; g != nil && s.pid != 0 && g.memory.Listed.After(s.memory.At) {
+// holds is what a server's process holds, and how much of that are weights that it evicts when its own
+// work needs the memory, and only then: by the driver's list if that is newer than what the server said
+// of itself.
+func (s *server) holds() (all, elastic int64) {
+	m := &s.memory
+	if g := s.gpu; g != nil && s.pid != 0 && g.memory.Listed.After(m.At) {
 		if held, ok := g.memory.Processes[s.pid]; ok {
-			return max(held-s.memory.Elastic, 0)
+			return held, min(m.Elastic, max(held-m.Context, 0))
 		}
 	}
-	return s.memory.Context + s.memory.Reserved
+	return m.Context + m.Reserved + m.Elastic, m.Elastic
 }
 
 // needs is the most that a server's prompts are going to need.

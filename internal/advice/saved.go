@@ -136,6 +136,7 @@ func (e *Engine) LoadKind(raw []byte, now time.Time) (of Kind, err error) {
 	if isCost(s.Ahead) || s.Ahead == 0 {
 		k.heaviest = heaviest{s.Heaviest, min(s.Ahead, maxAhead)}
 	}
+	e.kinds.Raise(s.Kind, k.rank())
 	return s.Kind, nil
 }
 

@@ -42,22 +42,18 @@ func (e *Engine) remember(s *server, key probeKey, x *Execution) {
 
 // shortage is by how many bytes a GPU has too little memory for what its servers executed within
 // the last hour: what that needs at most, less the room that there is for it, or would be if the
-// idle neighbours gave their memory back. It is the largest of all servers; 0 if nothing is known, or
+// idle neighbours gave their memory back and working ones evicted their weights. It is the largest of all servers; 0 if nothing is known, or
 // if the GPU's samples are stale.
 func (e *Engine) shortage(g *gpu, now time.Time) (largest int64) {
 	if g.memory.Capacity <= 0 || g.memory.Unhealthy || now.Sub(g.memory.At) > e.settings.MaxSampleAge {
 		return 0
-	}
-	elastic := int64(0)
-	for _, s := range g.servers {
-		elastic += s.memory.Elastic
 	}
 	for _, s := range g.servers {
 		if len(s.ran) == 0 || s.memory.At.IsZero() { // what it holds would count as another program's
 			continue
 		}
 		has := e.spaceFor(s, now)
-		room := max(has.room+min(elastic, has.foreign)+has.idle, has.held)
+		room := max(has.room+has.evictable+has.idle, has.held)
 		for i := range s.ran {
 			if r := &s.ran[i]; now.Sub(r.at) <= ranFor {
 				largest = max(largest, e.needOf(s, r)-room)

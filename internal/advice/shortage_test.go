@@ -156,12 +156,11 @@ func TestElasticWeightsAreNoShortage(t *testing.T) {
 	assert.Positive(t, w.known(), "they did not make room")
 	w = crowded(t)
 	w.servers["b"].Memory.Elastic = 6 * gib
-	w.foreign(6 * gib)
-	assert.Zero(t, w.known(), "a neighbour's")
-	w.foreign(7 * gib)
+	assert.Zero(t, w.shortage(), "a neighbour's")
+	w.foreign(gib)
 	assert.Zero(t, w.known(), "8 less 1, and b's context")
 	w.servers["b"].Memory.Elastic = gib
-	w.foreign(6 * gib)
+	w.foreign(5 * gib)
 	assert.InDelta(t, 4.7-2.5, w.known(), 0.01)
 }
 

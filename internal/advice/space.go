@@ -11,9 +11,11 @@ import (
 
 // space is what a GPU has for a server's prompts, in bytes.
 type space struct {
-	// room is what the others leave, held what the server's process has of it already; foreign is
-	// what other programs hold.
+	// room is what the others leave, held what the server's process has of it already, weights that it
+	// evicts included; foreign is what other programs hold.
 	room, held, foreign int64
+	// evictable are weights that neighbours which work evict for their own prompts, and nobody else's.
+	evictable int64
 	// idle is what all idle neighbours together give back if they are asked to; free is the next one
 	// to ask, empty if none has anything to give. working is true if a neighbour works.
 	idle    int64
@@ -27,21 +29,25 @@ func (e *Engine) spaceFor(s *server, now time.Time) (a space) {
 	// Others hold what the driver says, and what they are about to need.
 	a.foreign = g.memory.Used
 	for _, o := range g.servers {
-		a.foreign -= o.holds()
+		all, _ := o.holds()
+		a.foreign -= all
 	}
 	given := g.gaveBack(max(-a.foreign, 0))
 	a.foreign = max(a.foreign, 0)
 	others, most := int64(0), int64(0)
 	var next *server
 	for i, o := range g.servers {
-		held := o.holds() - given[i]
+		held, elastic := o.holds()
+		held, elastic = held-given[i], max(elastic-given[i], 0)
 		if o == s {
 			a.held = held
 			continue
 		}
-		others += max(held, e.needs(o))
+		needs := e.needs(o)
+		others += max(held, needs)
 		if !o.rests() {
 			a.working = true
+			a.evictable += min(elastic, max(held-needs, 0))
 			continue
 		}
 		returns := held - o.memory.Context
@@ -62,15 +68,27 @@ func (e *Engine) spaceFor(s *server, now time.Time) (a space) {
 
 // gaveBack divides among a GPU's servers what they said that they held and the driver says that they do
 // not. What servers said of themselves may be old: one that rests gives memory back, and is not asked
-// again. Those that unloaded their models since they said so come first.
+// again. Those that unloaded their models since they said so come first, then weights that servers evict,
+// of which only an upper bound is known.
 func (g *gpu) gaveBack(bytes int64) []int64 {
 	g.given = append(g.given[:0], make([]int64, len(g.servers))...)
-	for _, did := range []bool{true, false} {
+	const unloaded, evicted, rested = 0, 1, 2
+	for _, turn := range [...]int{unloaded, evicted, rested} {
 		for i, o := range g.servers {
-			if bytes > 0 && o.rests() && (o.hasUnloaded() && o.unloaded.After(o.memory.At)) == did {
-				g.given[i] = min(bytes, max(o.holds()-o.memory.Context, 0))
-				bytes -= g.given[i]
+			if bytes <= 0 {
+				return g.given
 			}
+			all, elastic := o.holds()
+			most := all - o.memory.Context - g.given[i]
+			switch {
+			case turn == evicted:
+				most = elastic - g.given[i]
+			case !o.rests(), turn == unloaded && !(o.hasUnloaded() && o.unloaded.After(o.memory.At)):
+				continue
+			}
+			gave := min(bytes, max(most, 0))
+			g.given[i] += gave
+			bytes -= gave
 		}
 	}
 	return g.given

@@ -170,3 +170,74 @@ func TestIdleNeighboursAreFreedUntilItFits(t *testing.T) {
 	assert.Greater(t, admitted, 100)
 	assert.Greater(t, freed, 20, "more than one had to give its memory back")
 }
+
+// elastic has a server hold weights that it can evict, whether or not it says how many.
+func (w *world) elastic(name string, bytes int64) {
+	m := &w.servers[name].Memory
+	m.Dynamic, m.Elastic, m.At = true, bytes, w.now
+	w.sampled()
+}
+
+// TestANeighboursElasticWeightsAreFreed: its process evicts them for its own work only, and /free unloads
+// them.
+func TestANeighboursElasticWeightsAreFreed(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	w.learned("a", 20)
+	w.rested()
+	w.elastic("b", 20*gib)
+	d := w.ask("a", "people", 512)
+	is(t, d, admission.Hold, admission.MemoryIdle)
+	assert.Equal(t, "b", d.Free)
+	assert.Equal(t, 24*gib-20*gib-cuda, d.Memory.Room)
+	assert.Zero(t, w.known(), "they are not missing")
+
+	// By the driver's list, too.
+	w.pass(time.Second)
+	w.gpu.At, w.gpu.Listed, w.gpu.Processes = w.now, w.now, map[int]int64{100: cuda, 101: cuda + 20*gib}
+	w.SetGPU(w.gpu)
+	is(t, w.ask("a", "people", 512), admission.Hold, admission.MemoryIdle)
+	w.gpu.Processes[101], w.gpu.Used = cuda+gib, 2*cuda+gib
+	w.SetGPU(w.gpu)
+	is(t, w.ask("a", "people", 512), admission.Admit, admission.Fits, "the driver shows that it did")
+	w.gpu.Listed, w.gpu.Processes = time.Time{}, nil
+	w.SetGPU(w.gpu)
+	is(t, w.ask("a", "people", 512), admission.Admit, admission.Fits, "or shows less in use than the servers said")
+}
+
+func TestAWorkingNeighboursElasticWeightsAreWaitedFor(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	w.learned("a", 20)
+	w.rested()
+	w.queued("b", "people", 512)
+	w.elastic("b", 20*gib)
+	is(t, w.ask("a", "people", 512), admission.Hold, admission.MemoryBusy)
+	assert.Zero(t, w.known(), "full by design is no shortage")
+	w.ended("b")
+	w.sampled()
+	is(t, w.ask("a", "people", 512), admission.Hold, admission.MemoryIdle)
+}
+
+// TestOneOutOfMemoryHoldsNothingBackWhereWeightsAreElastic, neither on the server that holds them nor
+// beside one that always works.
+func TestOneOutOfMemoryHoldsNothingBackWhereWeightsAreElastic(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	w.learned("a", 20)
+	w.rested()
+	w.elastic("a", 20*gib)
+	is(t, w.ask("a", "people", 512), admission.Admit, admission.Fits)
+	w.oom("a", 2*gib)
+	d := w.ask("a", "people", 512)
+	is(t, d, admission.Admit, admission.Fits, "its own weights make room, and it had 2 GiB only")
+	assert.Equal(t, 24*gib-cuda, d.Memory.Room)
+
+	w.elastic("a", 3*gib)
+	w.queued("b", "people", 512)
+	w.elastic("b", 20*gib)
+	tried := w.claimed("a", "people", 512)
+	is(t, tried, admission.Admit, admission.Probe)
+	is(t, w.claimed("a", "people", 512), admission.Hold, admission.MemoryBusy, "one at a time")
+	w.Settle(tried.Claim, "")
+	w.servers["b"].Memory.Elastic = 0
+	w.holds("b", 20*gib)
+	is(t, w.claimed("a", "people", 512), admission.Hold, admission.MemoryBusy, "what tensors use is not evicted")
+}

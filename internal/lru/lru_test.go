@@ -32,3 +32,25 @@ func TestWhatWasNotUsedForTheLongestTimeMakesRoom(t *testing.T) {
 		assert.Equal(t, 2, b.Size, b.Name)
 	}
 }
+
+func TestTheLowestRankMakesRoomFirst(t *testing.T) {
+	const limit = 16
+	c := NewRanked[int, int](limit, 3)
+	for i := range limit {
+		*c.FindOrAdd(i) = i
+		c.Raise(i, min(i, 2))
+	}
+	c.Raise(1, 0)
+	c.Raise(100, 2)
+	kept := c.Find(7)
+	for i := range 100 {
+		c.FindOrAdd(limit + i)
+	}
+	assert.Same(t, kept, c.Find(7), "values stay where they are")
+	for i := range limit {
+		assert.Equal(t, i == 1 || i > 3, c.Find(i) != nil, i) // 2 and 3 made room for the part of the lowest
+	}
+	for _, b := range c.Bounds() {
+		assert.Equal(t, limit, b.Size, b.Name)
+	}
+}

@@ -48,3 +48,33 @@ func TestColdAndWarmExecutionsShowTheSameNeed(t *testing.T) {
 	}
 	assert.InDelta(t, b.ofTheNeed[0]/b.executed[0], b.ofTheNeed[1]/b.executed[1], 0.02)
 }
+
+// sampling compares what is sampled with the truth.
+type sampling struct {
+	*tokens
+	all, unseen, below int
+}
+
+// Saw implements [Policy].
+func (s *sampling) Saw(e Execution) {
+	s.tokens.Saw(e)
+	s.all++
+	switch {
+	case e.Active > e.Peak:
+		panic("more was seen than there was")
+	case e.Active == 0:
+		s.unseen++
+	case e.Active < e.Peak:
+		s.below++
+	}
+}
+
+// TestAPolicySeesWhatIsSampled, which is less than the truth where the last part of the memory is used for
+// less than the interval.
+func TestAPolicySeesWhatIsSampled(t *testing.T) {
+	s := &sampling{tokens: &tokens{quantile: 0.999, frees: true}}
+	Run(t, Broad()[5], 1, 500, 3, func(l *law.Law) Policy { s.law = l; return s })
+	assert.Greater(t, s.all, 400)
+	assert.Positive(t, s.below)
+	assert.Less(t, s.below+s.unseen, s.all/2)
+}

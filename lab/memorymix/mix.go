@@ -64,6 +64,9 @@ type Execution struct {
 	Server int
 	Load   law.Load
 	Probe  bool
+	// Active is the most that tensors were seen to use, in bytes; 0 if they were not sampled. [Worked]
+	// has the truth.
+	Active int64
 	sharedgpu.Worked
 }
 

@@ -38,6 +38,7 @@ type server struct {
 	context int64     // bytes
 	queue   []*prompt // guarded by the mix's mu; the first runs
 	came    chan *prompt
+	asked   *rand.Rand // when its memory is sampled
 }
 
 // prompt is one that was admitted.
@@ -64,7 +65,10 @@ func Run(t *testing.T, mix Mix, seed uint64, prompts, learn int, policy func(l *
 			if err != nil {
 				t.Fatal(err)
 			}
-			s := &server{index: i, work: work, context: work.Held(), came: make(chan *prompt, prompts+learn*len(mix.Loads))}
+			s := &server{
+				index: i, work: work, context: work.Held(), came: make(chan *prompt, prompts+learn*len(mix.Loads)),
+				asked: rand.New(rand.NewPCG(seed, 100+uint64(i))),
+			}
 			r.servers = append(r.servers, s)
 			all.Go(func() { r.serve(ctx, s) })
 		}
@@ -228,7 +232,11 @@ func (r *running) serve(ctx context.Context, s *server) {
 	for p := range s.came {
 		o := &observed{}
 		s.work.Observe(o)
+		done := make(chan struct{})
+		sampled := s.sample(done)
 		_ = s.work.Colorize(fakecomfyui.ContextOf(ctx, p.id), p.load.Side, p.load.Checkpoint, nil)
+		close(done)
+		active := <-sampled
 		s.work.Collect()
 		r.mu.Lock()
 		s.queue = s.queue[1:]
@@ -240,11 +248,37 @@ func (r *running) serve(ctx context.Context, s *server) {
 			}
 		}
 		if r.policy != nil {
-			r.policy.Saw(Execution{s.index, p.load, p.probe, o.worked})
+			r.policy.Saw(Execution{s.index, p.load, p.probe, active, o.worked})
 		}
 		r.mu.Unlock()
 		close(p.ended)
 	}
+}
+
+// sampleInterval is how often the receiver asks a server that works for its memory (memory::interval).
+const sampleInterval = 500 * time.Millisecond
+
+// sample asks a server for its memory while a prompt runs, at the times that the receiver does: first
+// within an interval, then a quarter of it sooner or later than that. It sends the most that tensors were
+// seen to use, 0 if the prompt ended before the first answer.
+func (s *server) sample(done <-chan struct{}) <-chan int64 {
+	most := make(chan int64, 1)
+	wait := time.Duration(s.asked.Float64() * float64(sampleInterval))
+	go func() {
+		active := int64(0)
+		for {
+			select {
+			case <-done:
+				most <- active
+				return
+			case <-time.After(wait):
+				m := s.work.Memory()
+				active = max(active, m.TorchTotal-m.TorchFree)
+				wait = time.Duration((0.75 + 0.5*s.asked.Float64()) * float64(sampleInterval))
+			}
+		}
+	}()
+	return most
 }
 
 // drain waits until all queues are empty.

@@ -30,9 +30,10 @@ import (
 // passes on all of them.
 type admitter struct {
 	// gate is nil without an advisor, limits without rate limits. advisor is the advisor's id, or its
-	// address.
+	// address; finder finds it.
 	gate    *gate.Gate
 	advisor string
+	finder  gate.Finder
 	limits  *rate.Limits
 	// enforces is true if it holds and refuses prompts, trusts if a request's own class and deadline
 	// count then.
@@ -56,14 +57,13 @@ func (r *comfyuiReceiver) newAdmitter() *admitter {
 	if !c.advises() {
 		return a
 	}
-	finder := gate.Finder(remote{r.remote})
-	a.advisor = c.Remote.Client.Endpoint
+	a.finder, a.advisor = remote{r.remote}, c.Remote.Client.Endpoint
 	if c.Advisor != nil {
-		finder, a.advisor = named{r.cfg.advisors(), *c.Advisor}, c.Advisor.String()
+		a.finder, a.advisor = named{r.cfg.advisors(), *c.Advisor}, c.Advisor.String()
 	}
 	a.gate = gate.New(gate.Settings{
 		Timeout: c.Timeout, HoldTimeout: c.Hold.Timeout, MaxHeld: c.Hold.Prompts, MaxBytes: c.Hold.Bytes, Enforce: a.enforces,
-	}, finder, neighbours{r.following.bus}, r.now)
+	}, a.finder, neighbours{r.following.bus}, r.now)
 	return a
 }
 
@@ -182,7 +182,7 @@ func (p *proxy) admit(r *http.Request, of *arrival) (a *prompt.Admission, stays 
 		return a, false
 	}
 	if p.enforces && a.Verdict == admission.Admit {
-		number := p.due.number(&a.Decision, class, of.received, of.deadline)
+		number := p.due.number(a, class, of.received, of.deadline)
 		a.Number = p.tracker.Place(class, of.sub.Number, number)
 	}
 	return a, true
@@ -211,9 +211,13 @@ func (p *proxy) reportAdvisor(failed bool) {
 	const condition = "advisor"
 	switch {
 	case failed && p.failing.Changed(condition, "failed"):
-		p.log.Warn("Advisor gave no decision within admission::timeout; admitting prompts. Check that it is configured and running", zap.String("advisor", p.advisor))
+		cause := "no valid answer within admission::timeout: it is slow, fails or cannot be reached"
+		if p.finder.Advisor() == nil {
+			cause = "it does not run in this collector: it is in no pipeline, or has not started"
+		}
+		p.log.Warn("Advisor gave no decision; admitting prompts", zap.String("advisor", p.advisor), zap.String("cause", cause))
 	case !failed && p.failing.Changed(condition, ""):
-		p.log.Info("Advisor decides again", zap.String("advisor", p.advisor), zap.Int64("unsettled_claims", p.gate.Unsettled()))
+		p.log.Info("Advisor answers again", zap.String("advisor", p.advisor), zap.Int64("unsettled_claims", p.gate.Unsettled()))
 	}
 }
 

@@ -608,11 +608,13 @@ func TestAdvisorThatDoesNotDecideIsLoggedOnce(t *testing.T) {
 		assert.Equal(t, http.StatusOK, send(t, r.base, smallPrompt))
 	}
 	assert.Equal(t, 1, messages("gave no decision"))
+	cause, _ := r.logged.FilterMessageSnippet("gave no decision").All()[0].ContextMap()["cause"].(string)
+	assert.Contains(t, cause, "does not run")
 	t.Cleanup(admission.OfProcess().Add(*id, &testAdvisor{decide: byClass}))
 	for range 3 {
 		assert.Equal(t, http.StatusOK, send(t, r.base, smallPrompt))
 	}
-	assert.Equal(t, 1, messages("Advisor decides again"))
+	assert.Equal(t, 1, messages("Advisor answers again"))
 	assert.Equal(t, 1, messages("gave no decision"))
 	require.NoError(t, r.Shutdown(t.Context()))
 }

@@ -98,7 +98,7 @@ func (c *AdmissionConfig) validate(p *configkeys.Problems, mode string, bodyByte
 	p.AddIf(c.Hold.Timeout < 0 || c.Hold.Timeout > maxHold, "admission::hold::timeout", c.Hold.Timeout, "is not between 0s and 50s", "use a duration such as 20s: ComfyUI's page gives up after a minute")
 	p.AddIf(c.Hold.Prompts < 0, "admission::hold::prompts", c.Hold.Prompts, "is negative", "use a number such as 64, or 0 to hold none")
 	p.AddIf(c.Hold.Bytes < 0, "admission::hold::bytes", c.Hold.Bytes, "is negative", "use a number such as 16777216")
-	p.AddIf(c.Mode == modeEnforce && c.Hold.Bytes > bodyBytes/2, "admission::hold::bytes", c.Hold.Bytes, "is more than half of limits::body_bytes, without which other prompts cannot be read",
+	p.AddIf(c.Mode == modeEnforce && c.Hold.Bytes > bodyBytes/2, "admission::hold::bytes", c.Hold.Bytes, "is more than half of limits::body_bytes: held prompts would leave too little of it to read others",
 		"lower it, or raise limits::body_bytes")
 	p.AddIf(len(c.RateLimits) > maxRateLimits, "admission::rate_limits", len(c.RateLimits), "is more than 32", "remove some")
 	for i := range c.RateLimits {

@@ -9,6 +9,7 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/admission"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/bounds"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/lru"
+	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
 )
 
 // The numbers of prompts in the server's queue are seconds since 1970. Those of batch prompts are
@@ -40,7 +41,7 @@ func newDueTimes() dueTimes { return dueTimes{classes: lru.New[string, dueTime](
 
 // number is the place in the server's queue of a prompt of a class: its deadline. allowed is
 // what its request has asked for, 0 if nothing, or if that does not count.
-func (d *dueTimes) number(decision *admission.Decision, class string, received time.Time, allowed time.Duration) float64 {
+func (d *dueTimes) number(decision *prompt.Admission, class string, received time.Time, allowed time.Duration) float64 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	due := dueTime{after: decision.Deadline.Sub(received), dated: !decision.Deadline.IsZero(), batch: decision.Batch}
@@ -50,7 +51,7 @@ func (d *dueTimes) number(decision *admission.Decision, class string, received t
 		if allowed > 0 {
 			due.after, due.dated = allowed, true
 		}
-	case allowed == 0:
+	case allowed == 0 && !decision.Returned && decision.Held.IsZero(): // else it may not be the class's
 		*d.classes.FindOrAdd(class) = due
 	}
 	number := float64(received.UnixMicro()) / 1e6

@@ -43,6 +43,8 @@ type Advice struct {
 	// is of use; of requests that claim.
 	Batch    bool     `json:"batch,omitempty"`
 	Deadline *float64 `json:"deadline_s,omitempty"`
+	// Returned is true if that is left of the deadline of its first try, which was refused.
+	Returned bool `json:"returned,omitempty"`
 	// Messages are Message in each language, of requests that claim.
 	Messages map[string]string `json:"messages,omitempty"`
 }
@@ -110,7 +112,7 @@ func Of(d *admission.Decision, language string, claims bool, now time.Time) Advi
 		a.Need, a.Room = &d.Memory.Need, &d.Memory.Room
 	}
 	if claims {
-		a.Claim, a.Batch, a.Messages = d.Claim, d.Batch, d.Messages
+		a.Claim, a.Batch, a.Returned, a.Messages = d.Claim, d.Batch, d.Returned, d.Messages
 		if !d.Deadline.IsZero() {
 			a.Deadline = seconds(max(d.Deadline.Sub(now), time.Millisecond))
 		}
@@ -122,7 +124,7 @@ func Of(d *admission.Decision, language string, claims bool, now time.Time) Advi
 func (a *Advice) decision(class string, now time.Time) admission.Decision {
 	d := admission.Decision{
 		Verdict: admission.Verdict(a.Decision), Reason: admission.Reason(a.Reason), Class: class, Target: a.Target, Executions: a.Executions,
-		Claim: a.Claim, Batch: a.Batch, Messages: a.Messages,
+		Claim: a.Claim, Batch: a.Batch, Returned: a.Returned, Messages: a.Messages,
 		Wait: duration(a.Wait), Completion: duration(a.Completion), CompletionLow: duration(a.Low), CompletionHigh: duration(a.High), RetryAfter: duration(a.RetryAfter),
 	}
 	if a.Deadline != nil {

@@ -65,7 +65,7 @@ func (p *Page) adviseMany(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusRequestTimeout, lateBody)
 		return
 	case err != nil:
-		refuse(w, http.StatusBadRequest, `The body is not {"requests": [...]}: `+printable(err.Error()))
+		refuse(w, http.StatusBadRequest, `The body is not a valid {"requests": [...]}: `+printable(err.Error()))
 		return
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
@@ -188,7 +188,7 @@ func (p *Page) settle(w http.ResponseWriter, r *http.Request) {
 	}
 	claim, err := strconv.ParseUint(r.PathValue("claim"), 10, 64)
 	if err != nil {
-		refuse(w, http.StatusBadRequest, printable(r.PathValue("claim"))+" is not the number of a claim")
+		refuse(w, http.StatusBadRequest, printable(r.PathValue("claim"))+" is not a valid claim number")
 		return
 	}
 	var body overhttp.Settlement
@@ -199,7 +199,7 @@ func (p *Page) settle(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusRequestTimeout, lateBody)
 		return
 	case err != nil || len(body.PromptID) > maxAdviceText:
-		refuse(w, http.StatusBadRequest, `The body is not {"prompt_id": "..."}`)
+		refuse(w, http.StatusBadRequest, `The body is not a valid {"prompt_id": "..."}`)
 		return
 	}
 	p.settings.Advisor.Settle(claim, body.PromptID)

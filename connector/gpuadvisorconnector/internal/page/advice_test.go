@@ -107,7 +107,7 @@ func TestMalformedRequestsForAdviceAreNamed(t *testing.T) {
 		{"GET", "/v1/advice?deadline_s=soon", "", 400, `deadline_s=\"soon\"`},
 		{"GET", "/v1/advice?size=1280", "", 400, `\"size\" is not a parameter`},
 		{"GET", "/v1/advice?task_class=" + long, "", 400, "task_class is longer"},
-		{"POST", "/v1/advice", "", 400, "The body is not"},
+		{"POST", "/v1/advice", "", 400, "The body is not a valid"},
 		{"POST", "/v1/advice", `{"request": []}`, 400, "request"},
 		{"POST", "/v1/advice", `{"requests": [{"width": 1}, {"width": -1}]}`, 400, "requests[1]: width=-1"},
 		{"POST", "/v1/advice", `{"requests": []} {}`, 400, "after the JSON document"},

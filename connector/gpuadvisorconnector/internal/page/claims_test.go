@@ -70,7 +70,7 @@ func TestAnAdvisorIsTheSameOverHTTP(t *testing.T) {
 	request := admission.Request{Server: "node-1:8188", Class: "people", Workflow: "w", Model: "m", Side: 1280, Batch: 2, Steps: 20, Deadline: 30 * time.Second, Claim: true}
 
 	advisor.decision = admission.Decision{
-		Verdict: admission.Admit, Reason: admission.Fits, Class: "people", Batch: true, Deadline: time.Now().Add(30 * time.Second), Wait: time.Second, Completion: 3 * time.Second,
+		Verdict: admission.Admit, Reason: admission.Fits, Class: "people", Batch: true, Deadline: time.Now().Add(30 * time.Second), Returned: true, Wait: time.Second, Completion: 3 * time.Second,
 		CompletionLow: 2 * time.Second, CompletionHigh: 4 * time.Second, Executions: 40, Memory: admission.Memory{Need: 5 << 30, Room: 6 << 30}, Claim: 7,
 	}
 	d, err := client.Advise(t.Context(), &request)
@@ -121,9 +121,9 @@ func TestClaimsMustBeAllowed(t *testing.T) {
 	for _, c := range []struct{ path, body, origin, problem string }{
 		{"/v1/advice", `{"requests": [{"claim": true}]}`, "http://evil.example.com", "another origin"},
 		{"/v1/advice/claims/7", `{"prompt_id": ""}`, "http://evil.example.com", "another origin"},
-		{"/v1/advice/claims/seven", `{"prompt_id": ""}`, "", `\"seven\" is not the number`},
-		{"/v1/advice/claims/7", `{"id": ""}`, "", "The body is not"},
-		{"/v1/advice/claims/7", `{"prompt_id": "` + fmt.Sprintf("%2000d", 1) + `"}`, "", "The body is not"},
+		{"/v1/advice/claims/seven", `{"prompt_id": ""}`, "", `\"seven\" is not a valid claim number`},
+		{"/v1/advice/claims/7", `{"id": ""}`, "", "The body is not a valid"},
+		{"/v1/advice/claims/7", `{"prompt_id": "` + fmt.Sprintf("%2000d", 1) + `"}`, "", "The body is not a valid"},
 	} {
 		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, open.url+c.path, strings.NewReader(c.body))
 		require.NoError(t, err)
