@@ -5,7 +5,7 @@ import { t, api } from './text.js';
 import { age, celsius, clock, gib, hour, isKnown, moment, none, percent, task, together, watts } from './format.js';
 import { A, Empty, Icon, MemoryBar, processName, sameCondition } from './parts.js';
 import { Back } from './prompt.js';
-import { staleAge } from './gpus.js';
+import { listing, staleAge } from './gpus.js';
 import { bridged, nearest, pause } from './series.js';
 
 /** @typedef {import('./api').GPU} GPU */
@@ -115,12 +115,13 @@ function Memory({ memory: m }) {
       <li><i class="swatch tick" /><span>${t('page.memory.peak.at', { time: clock(m.peak_time) })}</span><b class="figure">${gib(m.peak)}</b><span class="figure dim">${percent(m.peak / m.limit)}</span></li></ul></section>`;
 }
 
-/** @param {{processes: GPU['processes']}} props */
-function Processes({ processes }) {
+/** @param {{gpu: GPU}} props */
+function Processes({ gpu }) {
+  const { processes } = gpu;
   const columns = ['name', 'pid', 'pod', 'server', 'memory'];
   return html`<section aria-labelledby="processes"><h2 id="processes">${t('page.processes')}</h2>
     ${processes?.length ? html`<table class="processes"><thead><tr>${columns.map((c) => html`<th scope="col" key=${c} class=${c}>${t(`page.process.${c}`)}</th>`)}</tr></thead>
-      <tbody>${[...processes].sort((a, b) => b.memory - a.memory).map((p) => html`<tr key=${p.pid}><th scope="row">${processName(p)}</th><td class="figure">${p.pid}</td><td>${p.pod || none()}</td><td>${p.server || none()}</td><td class="figure">${gib(p.memory)}</td></tr>`)}</tbody></table>` : html`<${Empty}>${t('page.absent.processes')}<//>`}</section>`;
+      <tbody>${[...processes].sort((a, b) => b.memory - a.memory).map((p) => html`<tr key=${p.pid}><th scope="row">${processName(p)}</th><td class="figure">${p.pid}</td><td>${p.pod || none()}</td><td>${p.server || none()}</td><td class="figure">${gib(p.memory)}</td></tr>`)}</tbody></table>` : html`<${Empty}>${t(`page.absent.processes.${listing(gpu)}`)}<//>`}</section>`;
 }
 
 /**
@@ -155,7 +156,7 @@ export function Gpu({ name, state, now }) {
         ${gpu.load && html`<p class=${`${gpu.load.severity}-text`}>${gpu.load.text}</p>`}
         ${(gpu.running ?? []).map((r) => html`<p key=${r.prompt}><${A} href=${`/prompts/${encodeURIComponent(r.prompt)}`}>${t('page.runs', { task: task(r) })}<//> <span class="dim">${r.server}</span></p>`)}</section></div>
     <${History} gpu=${gpu} />
-    <${Processes} processes=${gpu.processes} />
+    <${Processes} gpu=${gpu} />
     <p class="id"><span class="dim">${t('page.id.gpu')}</span> <code>${gpu.id}</code></p>
   </article>`;
 }

@@ -24,6 +24,18 @@ export const address = (gpu) => `/?gpu=${encodeURIComponent(gpu.name)}`;
  */
 export const isStale = (gpu) => gpu.state === 'unknown' || gpu.state === 'lost' || gpu.state === 'unresponsive';
 
+// What a GPU without a process uses: the driver's own.
+const driverMemory = 128 * 2 ** 20;
+
+/**
+ * listing is what a list of processes that is empty says: nothing, of a GPU whose samples are not
+ * current; that processes are not listed, where something holds the memory all the same; or that there
+ * is none.
+ * @param {GPU} gpu
+ * @returns {'unknown' | 'unlisted' | 'none'}
+ */
+export const listing = (gpu) => isStale(gpu) || !gpu.memory ? 'unknown' : gpu.memory.used > driverMemory ? 'unlisted' : 'none';
+
 /**
  * holders lists what is on a GPU: how much it has to do, what throttles it, runs on it, and holds its memory.
  * @param {GPU} gpu
@@ -40,7 +52,9 @@ function holders(gpu) {
     const name = owner ? `${processName(p)} (${owner})` : processName(p);
     all.push(html`<span>${name} <b>${gib(p.memory)}</b></span>`);
   }
-  if (!all.length) return gpu.memory ? html`<span>${t('page.idle')}</span>` : null;
+  const held = listing(gpu);
+  if (!gpu.processes?.length && held === 'unlisted') all.push(html`<span>${t('page.unlisted')}</span>`);
+  if (!all.length) return held === 'none' ? html`<span>${t('page.idle')}</span>` : null;
   const rest = (gpu.processes ?? []).length - largest.length;
   if (rest > 0) all.push(html`<span>${t('page.more', { n: rest })}</span>`);
   return all;

@@ -35,6 +35,7 @@ const (
 	downServer     trouble = "down"    // the first ComfyUI
 	deadLinks      trouble = "links"   // three NVLinks
 	oddFigures     trouble = "odd"     // figures and names that are missing or unusual
+	noProcesses    trouble = "wsl2"    // a driver that lists none
 )
 
 // scene is what a fixture shows.
