@@ -121,7 +121,7 @@ function Overview({ state, now }) {
     <h1 class="hidden" tabindex="-1">${t('page.title')}</h1>
     <div class="main"><${Gpus} gpus=${state.gpus} now=${now} />
       <${Last} prompts=${state.prompts} held=${state.prompts_held} count=${promptRows(gpus)} isFed=${(state.servers ?? []).length > 0} /></div>
-    <div class="side"><${Queue} servers=${state.servers} now=${now} />
+    <div class="side"><${Queue} state=${state} now=${now} />
       <div class="more"><${Conditions} state=${state} /><${Alerts} alerts=${state.alerts} now=${now} /><${Events} events=${state.events} state=${state} /></div></div>
   </div>`;
 }

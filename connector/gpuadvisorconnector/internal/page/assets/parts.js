@@ -142,6 +142,13 @@ export const Empty = ({ children }) => html`<p class="empty">${children}</p>`;
 export const gpuName = (state, id) => (state.gpus ?? []).find((gpu) => gpu.id === id)?.name ?? id;
 
 /**
+ * gpuNames are the names of GPUs by their ids.
+ * @param {State} state
+ * @param {string[] | null | undefined} ids
+ */
+export const gpuNames = (state, ids) => (ids ?? []).map((id) => gpuName(state, id)).join(', ');
+
+/**
  * processName is a process's name, or its PID where the driver or the kernel gives none.
  * @param {Process} p
  */

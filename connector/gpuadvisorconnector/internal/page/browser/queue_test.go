@@ -49,7 +49,7 @@ func TestEachPromptThatWaitsIsTwoClicksAway(t *testing.T) {
 	p.do(chromedp.Click(`.all-queues .rest`)) // one
 	p.wait(`document.querySelectorAll('.whole .open').length === 61`)
 	assert.Equal(t, "?queue=127.0.0.1%3A8188&lang=en", read[string](p, `location.search`), "an address of its own")
-	assert.Equal(t, "Queue of 127.0.0.1:8188", read[string](p, `document.querySelector('h1').innerText`))
+	assert.Equal(t, "Queue of 127.0.0.1:8188 gpu0", read[string](p, `document.querySelector('h1').innerText`))
 	read[bool](p, fmt.Sprintf(`(document.querySelector('.whole a[href*=%q]').click(), true)`, openID("8188", 57))) // two
 	p.wait(`document.querySelector('.detail .sentence')?.innerText === '57 prompts ahead'`)
 	assert.Contains(t, p.figures(), "Likely start")
@@ -167,4 +167,30 @@ func TestAnIDThatIsTooLongIsAnError(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, response.Body.Close())
 	assert.Equal(t, http.StatusBadRequest, response.StatusCode)
+}
+
+// TestEachQueueNamesItsGPU on the first screen, on its page, and on the pages of prompts that run or
+// wait: two servers on two GPUs.
+func TestEachQueueNamesItsGPU(t *testing.T) {
+	t.Parallel()
+	chromium := startChromium(t)
+	s := sceneOf("8")
+	s.waiting = 60
+	base := serveFixture(t, newFixture(t, s))
+	p := openTab(t, chromium)
+	p.reshape(wide)
+	p.open(base + "/?lang=en")
+	assert.Equal(t, []string{"127.0.0.1:8188 gpu1 5 clients", "127.0.0.1:8189 gpu3 5 clients"}, read[[]string](p, `[...document.querySelectorAll('.server h3')].map((e) => e.innerText.replace(/\s+/g, ' '))`))
+	for server, gpu := range map[string]string{"127.0.0.1:8188": "gpu1", "127.0.0.1:8189": "gpu3"} {
+		p.open(base + "/?lang=en&queue=" + server)
+		assert.Equal(t, "Queue of "+server+" "+gpu, read[string](p, `document.querySelector('h1').innerText`))
+		for _, i := range []int{0, 1, 57} { // the state does not have the last
+			if server == "127.0.0.1:8189" && i > 0 {
+				continue
+			}
+			p.open(base + "/prompts/" + openID(server, i) + "?lang=en")
+			p.wait(`document.querySelector('.figures') !== null`)
+			assert.Equal(t, gpu, p.figures()["GPU"], "%s %d", server, i)
+		}
+	}
 }
