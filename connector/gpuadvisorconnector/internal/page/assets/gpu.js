@@ -3,7 +3,7 @@
 import { html, Plot, useEffect, useLayoutEffect, useRef, useState } from './vendor.js';
 import { t, api } from './text.js';
 import { age, celsius, clock, gib, hour, isKnown, moment, none, percent, task, together, watts } from './format.js';
-import { A, Empty, Icon, MemoryBar, processName, sameCondition } from './parts.js';
+import { A, Empty, Icon, Load, MemoryBar, processName, sameCondition } from './parts.js';
 import { Back } from './prompt.js';
 import { listing, staleAge } from './gpus.js';
 import { bridged, nearest, pause } from './series.js';
@@ -153,7 +153,7 @@ export function Gpu({ name, state, now }) {
     ${conditions.map((c) => html`<p class="note" key=${c.id}><${Icon} severity=${c.severity} word=${t(`page.severity.${c.severity}`)} /> <b>${together(c.text)}</b> ${together(c.remedy)} ${c.runbook && html`<a href=${c.runbook} rel="noreferrer">${t('page.runbook')}</a>`}</p>`)}
     <div class="columns"><${Memory} memory=${gpu.memory} />
       <section aria-labelledby="now"><h2 id="now">${t('page.now')}</h2><dl class="figures">${figures.map(([key, value]) => html`<div key=${key}><dt>${t(`page.${key}`)}</dt><dd class="figure">${value || none()}</dd></div>`)}</dl>
-        ${gpu.load && html`<p class=${`${gpu.load.severity}-text`}>${gpu.load.text}</p>`}
+        ${gpu.load && html`<p><${Load} load=${gpu.load} /></p>`}
         ${(gpu.running ?? []).map((r) => html`<p key=${r.prompt}><${A} href=${`/prompts/${encodeURIComponent(r.prompt)}`}>${t('page.runs', { task: task(r) })}<//> <span class="dim">${r.server}</span></p>`)}</section></div>
     <${History} gpu=${gpu} />
     <${Processes} gpu=${gpu} />

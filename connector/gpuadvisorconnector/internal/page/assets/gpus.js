@@ -3,7 +3,7 @@
 import { html } from './vendor.js';
 import { t } from './text.js';
 import { age, bareGiB, celsius, digits, gib, isKnown, model, none, percent, task, watts } from './format.js';
-import { A, Icon, MemoryBar, MemoryLegend, Sparkline, Used, memo, processName, Empty } from './parts.js';
+import { A, Icon, Load, MemoryBar, MemoryLegend, Sparkline, Used, memo, processName, Empty } from './parts.js';
 
 /** @typedef {import('./api').GPU} GPU */
 /** @typedef {import('./api').State} State */
@@ -38,12 +38,13 @@ export const listing = (gpu) => isStale(gpu) || !gpu.memory ? 'unknown' : gpu.me
 
 /**
  * holders lists what is on a GPU: how much it has to do, what throttles it, runs on it, and holds its memory.
+ * Throttling that is more than usual is a condition, and the GPU's status then.
  * @param {GPU} gpu
  */
 function holders(gpu) {
   const all = [];
-  if (gpu.load) all.push(html`<span class=${`${gpu.load.severity}-text`}>${gpu.load.text}</span>`);
-  for (const r of gpu.throttling ?? []) all.push(html`<span class="warning-text">${t('page.throttling.row', { share: percent(r.share), why: r.text })}</span>`);
+  if (gpu.load) all.push(html`<${Load} load=${gpu.load} />`);
+  for (const r of gpu.throttling ?? []) all.push(html`<span class="throttled">${t('page.throttling.row', { share: percent(r.share), why: r.text })}</span>`);
   for (const r of gpu.running ?? []) all.push(html`<span>${t('page.runs', { task: task(r) })}</span>`);
   // The largest, in the order of the source: an order by memory would change while one looks.
   const largest = [...(gpu.processes ?? [])].sort((a, b) => b.memory - a.memory).slice(0, 3);
@@ -80,7 +81,7 @@ const Row = memo((/** @type {{gpu: GPU, seconds: number | null}} */ { gpu, secon
   <div class="use" data-label=${t('page.utilization')}><${Sparkline} values=${gpu.recent?.utilization} /><b class="figure">${percent(gpu.utilization)}</b></div>
   <div class="heat figure" data-label=${t('page.temperature')}>${pair(gpu.temperature, Math.round, celsius)}</div>
   <div class="draw figure" data-label=${t('page.power')}>${pair(gpu.power, digits, watts)}</div>
-  <div class="holds">${seconds !== null && html`<span class="warning-text">${t('page.age.ago', { age: age(seconds) })}</span>`}${holders(gpu)}</div>
+  <div class="holds">${seconds !== null && html`<span class="warning-text"><${Icon} severity="warning" /> ${t('page.age.ago', { age: age(seconds) })}</span>`}${holders(gpu)}</div>
 </li>`);
 
 const Tile = memo((/** @type {{gpu: GPU}} */ { gpu }) => html`<li class=${`tile ${gpu.severity}${isStale(gpu) ? ' stale' : ''}`}>

@@ -108,7 +108,7 @@ func TestWhatHoldsTheMemoryIsNotMadeUp(t *testing.T) {
 		base := serveFixture(t, newFixture(t, sceneOf(c.scene)))
 		p.open(base + "/?lang=en")
 		row := fmt.Sprintf(`[...document.querySelectorAll('.gpu')].find((e) => e.querySelector('.who b').innerText === %q).querySelector('.holds')`, c.gpu)
-		spans := read[[]string](p, `[...`+row+`.querySelectorAll('span:not(.warning-text)')].map((e) => e.innerText)`)
+		spans := read[[]string](p, `[...`+row+`.querySelectorAll(':scope > span:not(.warning-text)')].map((e) => e.innerText)`)
 		if c.holds == "" {
 			assert.Empty(t, spans, "%v", c)
 		} else {

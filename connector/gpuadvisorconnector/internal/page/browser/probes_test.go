@@ -25,6 +25,7 @@ const findProblems = `(() => {
 	if (root.scrollWidth > innerWidth) problems.push('scrolls sideways: ' + root.scrollWidth + ' > ' + innerWidth);
 	const missing = document.body.innerText.match(/page\.[a-z_.]+|NaN|undefined|Invalid Date|\[object/);
 	if (missing) problems.push('text: ' + missing[0]);
+	for (const e of document.querySelectorAll('.warning-text, .broken-text')) if (!e.querySelector('.icon')) problems.push('a colour without a sign: ' + e.innerText);
 	for (const e of document.querySelectorAll('.reason, .verdict, .remedy, .conditions')) if (e.innerText.includes('…')) problems.push('cut by a script: ' + e.innerText.slice(0, 60));
 	// Both ask each element once.
 	const remember = (f) => { const known = new Map(); const g = (e) => { if (!known.has(e)) known.set(e, e === top ? null : f(e) || g(e.parentElement)); return known.get(e); }; return g; };

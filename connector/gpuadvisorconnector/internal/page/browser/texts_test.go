@@ -71,7 +71,7 @@ func TestAGPUsRowSaysForHowLongAndWhyItWasThrottled(t *testing.T) {
 	chromium := startChromium(t)
 	p := openTab(t, chromium)
 	base := serveFixture(t, newFixture(t, sceneOf("8")))
-	throttled := `document.querySelector('.gpu.broken .holds .warning-text').innerText.replaceAll('\u00a0', ' ')`
+	throttled := `document.querySelector('.gpu.broken .holds .throttled').innerText.replaceAll('\u00a0', ' ')`
 	p.open(base + "/?lang=en")
 	assert.Equal(t, "throttled 12 %: power limit", read[string](p, throttled))
 	p.open(base + "/?lang=zh")
