@@ -95,7 +95,7 @@ const alertSeverity = (a) => a.severity === 'critical' ? 'broken' : 'warning';
 function Alerts({ alerts, now }) {
   if (!alerts) return null;
   return html`<section aria-labelledby="alerts"><h2 id="alerts">${t('page.alerts')}</h2>
-    ${alerts.error ? html`<${Empty}>${t('page.alerts.error', { source: alerts.source, error: alerts.error })}<//>`
+    ${alerts.error ? html`<p class="empty"><${Icon} severity="warning" word=${t('page.severity.warning')} /> ${t('page.alerts.error', { source: alerts.source, error: alerts.error })}</p>`
       : alerts.firing?.length ? html`<ul class="notes">${alerts.firing.map((a, i) => html`<li key=${i}><${Icon} severity=${alertSeverity(a)} word=${a.severity} /><div><b>${a.name}</b> ${a.summary} <span class="dim">${t('page.since', { age: age((now - Date.parse(a.since)) / 1000) })}</span> <${Runbook} href=${a.runbook} /></div></li>`)}</ul>`
         : html`<${Empty}>${t('page.absent.alerts')}<//>`}</section>`;
 }

@@ -102,6 +102,19 @@ func TestAlertsThatFireAreListedWithTheirAgeAndRunbook(t *testing.T) {
 	assert.Equal(t, []string{"broken", "warning"}, read[[]string](p, `[...document.querySelectorAll('[aria-labelledby=alerts] li .icon')].map((e) => e.classList[1])`))
 }
 
+// TestAlertsThatCannotBeReadAreAWarning, and their source is not said to be silent where it responded.
+func TestAlertsThatCannotBeReadAreAWarning(t *testing.T) {
+	t.Parallel()
+	chromium := startChromium(t)
+	p := openTab(t, chromium)
+	base := serveFixture(t, newFixture(t, sceneOf("lost")))
+	for language, want := range map[string]string{"en": `^Cannot read alerts from http://127\.0\.0\.1:\d+: it cannot be reached; see the collector's log\.$`, "zh": `^无法从 http://127\.0\.0\.1:\d+ 读取告警：无法连接，原因见采集器日志。$`} {
+		p.open(withLanguage(base, "/", language))
+		shown := `document.querySelector('[aria-labelledby=alerts] .empty:has(.icon.warning)')`
+		assert.Regexp(t, want, read[string](p, shown+`.lastChild.data`))
+	}
+}
+
 // TestAFigureIsOnOneLineWithItsUnit also in the sentences that the collector makes.
 func TestAFigureIsOnOneLineWithItsUnit(t *testing.T) {
 	t.Parallel()
