@@ -22,14 +22,16 @@ const oldAfter = 90;
 const Runbook = ({ href }) => href ? html`<a href=${href} rel="noreferrer" class="why">${t('page.why')}</a>` : null;
 
 /**
- * Verdict is the line on top: what is broken, and what to do.
+ * Verdict is the line on top: what is broken, and what to do. Without a connection it is what was known
+ * last, and all may no longer be well.
  * @param {{state: State}} props
  */
 function Verdict({ state }) {
   const v = state.verdict;
   const others = (state.conditions ?? []).filter((c) => !sameCondition(c, v)).length;
-  return html`<div class=${`verdict ${v.severity}${store.lost ? ' faded' : ''}`}><${Icon} severity=${v.severity} word=${t(`page.severity.${v.severity}`)} />
-    <div role="status"><p class="text">${together(v.text)}</p><p class="remedy">${together(v.remedy)} <${Runbook} href=${v.runbook} /></p></div>
+  const severity = store.lost && v.severity === 'fine' ? 'warning' : v.severity;
+  return html`<div class=${`verdict ${severity}${store.lost ? ' faded' : ''}`}><${Icon} severity=${severity} word=${t(`page.severity.${severity}`)} />
+    <div role="status"><p class="text">${store.lost ? t('page.lost.last', { text: together(v.text) }) : together(v.text)}</p><p class="remedy">${together(v.remedy)} <${Runbook} href=${v.runbook} /></p></div>
     ${others > 0 && html`<${A} href="/#conditions" class="chip">${t('page.conditions.more', { n: others })}<//>`}</div>`;
 }
 
@@ -59,12 +61,12 @@ function Languages() {
 function Context({ state, now }) {
   const newest = isKnown(state.newest_sample) ? (now - Date.parse(state.newest_sample)) / 1000 : null;
   const gpus = state.gpus ?? [];
-  const hasStopped = gpus.length > 0 && gpus.every((gpu) => gpu.state === 'unknown');
-  const old = newest !== null && (hasStopped || newest > oldAfter);
+  const stopped = newest !== null && gpus.length > 0 && gpus.every((gpu) => gpu.state === 'unknown');
+  const old = newest !== null && (stopped || newest > oldAfter);
   return html`<p class="context"><b>${state.host}</b>
     <span>${t('page.gpus.count', { n: state.gpus?.length ?? 0 })}</span>
     <span>${t('page.servers.count', { n: state.servers?.length ?? 0 })}</span>
-    <span class=${old ? 'warning-text' : ''}>${old && html`<${Icon} severity="warning" /> `}${newest === null ? t('page.newest.none') : t('page.newest.age', { age: age(newest) })}</span>
+    <span class=${old ? 'warning-text' : ''}>${old && html`<${Icon} severity="warning" /> `}${newest === null ? t('page.newest.none') : stopped ? t('page.newest.since', { time: clock(state.newest_sample ?? '') }) : t('page.newest.age', { age: age(newest) })}</span>
     <span class="dim">${t('page.times', { zone: zone() })}</span></p>`;
 }
 
@@ -119,7 +121,7 @@ function Overview({ state, now }) {
   const gpus = state.gpus?.length ?? 0;
   return html`<div class="overview">
     <h1 class="hidden" tabindex="-1">${t('page.title')}</h1>
-    <div class="main"><${Gpus} gpus=${state.gpus} now=${now} />
+    <div class="main"><${Gpus} gpus=${state.gpus} />
       <${Last} prompts=${state.prompts} held=${state.prompts_held} count=${promptRows(gpus)} isFed=${(state.servers ?? []).length > 0} /></div>
     <div class="side"><${Queue} state=${state} now=${now} />
       <div class="more"><${Conditions} state=${state} /><${Alerts} alerts=${state.alerts} now=${now} /><${Events} events=${state.events} state=${state} /></div></div>
@@ -146,7 +148,7 @@ function View({ state, now }) {
     const id = unescaped(prompt);
     return id === null ? html`<${Absent} id=${prompt} text=${t('page.absent.prompt')} />` : html`<${Prompt} key=${prompt} id=${id} state=${state} now=${now} />`;
   }
-  if (query.has('gpu')) return html`<${Gpu} key=${query.get('gpu')} name=${query.get('gpu')} state=${state} now=${now} />`;
+  if (query.has('gpu')) return html`<${Gpu} key=${query.get('gpu')} name=${query.get('gpu')} state=${state} />`;
   if (query.has('queue')) return html`<${WholeQueue} key=${query.get('queue')} name=${query.get('queue')} state=${state} now=${now} />`;
   if (query.get('view') === 'prompts') return html`<div class="detail"><p class="back"><${A} href="/">← ${t('page.back')}<//></p><${Search} query=${query} /></div>`;
   return html`<${Overview} state=${state} now=${now} />`;
@@ -165,8 +167,8 @@ function App() {
     addEventListener('navigate-here', again);
     return () => { ends(); clearInterval(ticker); removeEventListener('popstate', again); removeEventListener('navigate-here', again); };
   }, []);
-  const now = serverNow();
   const { state } = store;
+  const now = store.lost ? Date.parse(state.time) : serverNow(); // ages are of one moment with the rest
   useEffect(() => { document.title = `${signs[state.verdict.severity]}${state.host} · ${t('page.title')}`; }, [state.verdict.severity, state.host]);
   return html`<a class="skip" href="#content" data-native>${t('page.skip')}</a>
     <${Head} state=${state} now=${now} />

@@ -145,10 +145,16 @@ func TestALostConnectionIsShownAndARestartIsFoundAgain(t *testing.T) {
 	require.NoError(t, server.Close())
 	p.wait(`document.querySelector('.band.lost')?.innerText.includes('Connection to the collector lost for')`)
 	assert.Equal(t, "faded", read[string](p, `document.querySelector('main').className`))
+	p.wait(`document.querySelector('.verdict.warning .text')?.innerText.startsWith('Last known: ')`)
+	age := `document.querySelector('.open.waiting .figure').innerText`
+	p.wait(`window.before = ` + age + `, /lost for ([2-9]|\d\d)/.test(document.querySelector('.band.lost').innerText)`)
+	p.wait(`/lost for ([4-9]|\d\d)/.test(document.querySelector('.band.lost').innerText)`)
+	assert.True(t, read[bool](p, age+` === window.before`), "ages are those of the last state")
 	live, server, _ = listen(address)
 	t.Cleanup(func() { live.Close(); _ = server.Close() })
 	p.wait(`document.querySelector('.band.lost') === null`)
 	assert.Equal(t, 1, live.Counts().Viewers)
+	p.wait(`document.querySelector('.verdict:not(.faded) .text')?.innerText.startsWith('Last known') === false`)
 }
 
 // TestACollectorThatHangsIsNoticed has a tab be hidden and seen again while the collector accepts

@@ -90,6 +90,9 @@ func TestScreenshots(t *testing.T) {
 		t.Run(s.name, func(t *testing.T) {
 			p := openTab(t, chromium)
 			p.show(s)
+			if s.isLost {
+				p.wait(`/for ([5-9]|\d\d)\s/.test(document.querySelector('.band.lost').innerText)`)
+			}
 			require.NoError(t, os.WriteFile(filepath.Join(*screenshots, s.name+".png"), small(t, p.capture()), 0o600))
 		})
 	}
