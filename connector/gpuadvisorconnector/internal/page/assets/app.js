@@ -1,6 +1,6 @@
 // The page: its frame, its addresses, and the first screen.
 
-import { html, render, useEffect, useState } from './vendor.js';
+import { html, render, useEffect, useRef, useState } from './vendor.js';
 import { t, language, withLanguage, api } from './text.js';
 import { age, clock, isKnown, moment, together, zone } from './format.js';
 import { store, subscribe, start, serverNow } from './stream.js';
@@ -31,8 +31,21 @@ function Verdict({ state }) {
   const others = (state.conditions ?? []).filter((c) => !sameCondition(c, v)).length;
   const severity = store.lost && v.severity === 'fine' ? 'warning' : v.severity;
   return html`<div class=${`verdict ${severity}${store.lost ? ' faded' : ''}`}><${Icon} severity=${severity} word=${t(`page.severity.${severity}`)} />
-    <div role="status"><p class="text">${store.lost ? t('page.lost.last', { text: together(v.text) }) : together(v.text)}</p><p class="remedy">${together(v.remedy)} <${Runbook} href=${v.runbook} /></p></div>
+    <div><p class="text">${store.lost ? t('page.lost.last', { text: together(v.text) }) : together(v.text)}</p><p class="remedy">${together(v.remedy)} <${Runbook} href=${v.runbook} /></p></div>
     ${others > 0 && html`<${A} href="/#conditions" class="chip">${t('page.conditions.more', { n: others })}<//>`}</div>`;
+}
+
+/**
+ * Announced is what a screen reader says of the top: something only when it becomes something else. What
+ * is seen there has ages and counts, which would be said each second.
+ * @param {{state: State}} props
+ */
+function Announced({ state }) {
+  const { severity, id, text } = state.verdict;
+  const cause = store.busy ? 'page.lost.busy' : store.lost ? 'page.lost.announced' : `${severity} ${id}`;
+  const said = useRef({ cause: '', text: '' });
+  if (said.current.cause !== cause) said.current = { cause, text: store.lost ? t(cause) : text };
+  return html`<p class="hidden" role="status">${said.current.text}</p>`;
 }
 
 function Rush() {
@@ -74,8 +87,8 @@ function Context({ state, now }) {
 function Head({ state, now }) {
   return html`<header>
     ${state.simulated && html`<p class="band simulated"><b>${t('page.simulated')}</b> ${t('page.simulated.more')}</p>`}
-    ${store.lost > 0 && html`<p class="band lost" role="alert"><${Icon} severity="broken" /> ${store.busy ? t('page.lost.busy') : t('page.lost', { age: age((Date.now() - store.lost) / 1000) })}</p>`}
-    <${Verdict} state=${state} />
+    ${store.lost > 0 && html`<p class="band lost"><${Icon} severity="broken" /> ${store.busy ? t('page.lost.busy') : t('page.lost', { age: age((Date.now() - store.lost) / 1000) })}</p>`}
+    <${Verdict} state=${state} /><${Announced} state=${state} />
     <div class="bar-top"><${Context} state=${state} now=${now} />
       <div class="tools">${state.can_rush && html`<${Rush} />`}<${Languages} />
         ${document.documentElement.dataset.signedIn !== undefined && html`<form method="post" action="/sign-out"><button class="chip">${t('page.signout')}</button></form>`}</div></div>
