@@ -72,7 +72,7 @@ func TestThePageExplainsARush(t *testing.T) {
 		}
 		return prompts == 4+users
 	}, patience, 1e8)
-	tab.wait(fmt.Sprintf(`document.body.innerText.includes('%d prompts are kept')`, 4+users))
+	tab.wait(fmt.Sprintf(`document.body.innerText.includes('%d prompts in history')`, 4+users))
 	clicks := []string{`nav a[href*="sort=slowest"]`, `.search tr.prompt a`}
 	for _, click := range clicks {
 		tab.wait(`document.querySelector('` + click + `') !== null`)

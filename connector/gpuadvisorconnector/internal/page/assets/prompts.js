@@ -38,8 +38,8 @@ export function outcome(p) {
  */
 const result = (p, reason) => !reason ? outcome(p) : p.outcome === 'refused' || reason.startsWith(outcome(p)) ? reason : `${outcome(p)} · ${reason}`;
 
-const Row = memo((/** @type {{prompt: Prompt, longest: number, isShort?: boolean}} */ { prompt: p, longest, isShort }) => {
-  const reason = p.reason || (p.bill ? '' : isShort ? t('page.nobill.short') : p.no_bill) || '';
+const Row = memo((/** @type {{prompt: Prompt, longest: number}} */ { prompt: p, longest }) => {
+  const reason = p.reason || (p.bill ? '' : t('page.nobill.short'));
   /** @param {number} v */
   const width = (v) => ({ width: `${Math.min(100, v / longest * 100)}%` });
   return html`<tr class="prompt">
@@ -65,7 +65,7 @@ function Table({ prompts, caption, isShort }) {
   const columns = ['ended', 'task', 'waited', 'ran', 'times', 'peak', 'energy', 'reason'];
   return html`<table class=${isShort ? 'prompts short' : 'prompts'}><caption class="hidden">${caption}</caption>
     <thead><tr>${columns.map((c) => html`<th scope="col" key=${c} class=${c}>${t(`page.column.${c}`)}</th>`)}</tr></thead>
-    <tbody>${prompts.map((p, i) => html`<${Row} key=${`${i} ${p.id}`} prompt=${p} longest=${longest} isShort=${isShort} />`)}</tbody></table>`;
+    <tbody>${prompts.map((p, i) => html`<${Row} key=${`${i} ${p.id}`} prompt=${p} longest=${longest} />`)}</tbody></table>`;
 }
 
 /**

@@ -286,9 +286,9 @@ func TestConditionsThatDifferOnlyInTheirDetailAreEachListed(t *testing.T) {
 	p := openTab(t, chromium)
 	base := serveFixture(t, newFixture(t, sceneOf("links")))
 	p.open(base + "/?lang=en")
-	assert.Contains(t, read[string](p, `document.querySelector('.verdict .text').innerText`), "NVLink 0 of gpu0 was up and is down.")
+	assert.Contains(t, read[string](p, `document.querySelector('.verdict .text').innerText`), "NVLink 0 of gpu0 went down.")
 	assert.Equal(t, "+2 more", read[string](p, `document.querySelector('.verdict .chip').innerText`))
-	links := []string{"NVLink 1 of gpu0 was up and is down.", "NVLink 2 of gpu0 was up and is down."}
+	links := []string{"NVLink 1 of gpu0 went down.", "NVLink 2 of gpu0 went down."}
 	assert.Equal(t, links, read[[]string](p, `[...document.querySelectorAll('[aria-labelledby=conditions] li b')].map((e) => e.innerText)`))
 	p.open(base + "/?lang=en&gpu=gpu0")
 	assert.Equal(t, links, read[[]string](p, `[...document.querySelectorAll('.detail .note b')].map((e) => e.innerText)`))

@@ -3,6 +3,7 @@
 package browser
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -100,6 +101,21 @@ func TestAlertsThatFireAreListedWithTheirAgeAndRunbook(t *testing.T) {
 	assert.Contains(t, listed[1], "ComfyUIQueueGrowing The oldest prompt in the queue of 127.0.0.1:8188 has waited for 1m 35s, and the wait grows.")
 	assert.Regexp(t, `/GPUMemoryUsageCritical\.md$`, read[string](p, `document.querySelector('[aria-labelledby=alerts] li a').href`))
 	assert.Equal(t, []string{"broken", "warning"}, read[[]string](p, `[...document.querySelectorAll('[aria-labelledby=alerts] li .icon')].map((e) => e.classList[1])`))
+}
+
+// TestAReasonIsAFewWords in the search, too: the sentence is in the title, and on the prompt's page.
+func TestAReasonIsAFewWords(t *testing.T) {
+	t.Parallel()
+	chromium := startChromium(t)
+	p := openTab(t, chromium)
+	base := serveFixture(t, newFixture(t, sceneOf("8")))
+	for language, want := range map[string][]string{"en": {"succeeded · no GPU figures", "Too many traces waited for samples."}, "zh": {"成功 · 没有 GPU 数据", "等待采样的 trace 过多。"}} {
+		p.open(withLanguage(base, "/?view=prompts&q=e9b0007", language))
+		p.wait(`document.querySelectorAll('tr.prompt').length === 1`)
+		assert.Equal(t, want, read[[]string](p, `[document.querySelector('tr.prompt .reason').innerText.trim(), document.querySelector('tr.prompt .reason').title]`))
+		reasons := read[[]string](p, `[...document.querySelectorAll('tr.prompt .reason')].map((e) => e.innerText)`)
+		assert.NotRegexp(t, `[.。]$`, strings.Join(reasons, "\n"))
+	}
 }
 
 // TestAlertsThatCannotBeReadAreAWarning, and their source is not said to be silent where it responded.
