@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -233,6 +234,10 @@ func TestWithoutScriptsThePageHasTheVerdictAndTheGPUs(t *testing.T) {
 	for _, part := range []string{"gpu1 ran out of memory", "lower the size to 1024 px.", "gpu7", "47.3 GiB / 48.0 GiB", "99 %"} {
 		assert.Contains(t, text, part)
 	}
+	p.runScripts(true) // the page's did not run
+	aligned := read[[]string](p, `[...document.querySelectorAll('.plain td.figure')].map((e) => getComputedStyle(e).textAlign)`)
+	assert.Len(t, aligned, 32, "four figures of eight GPUs")
+	assert.Equal(t, []string{"right"}, slices.Compact(aligned))
 }
 
 func TestARushIsOneClick(t *testing.T) {

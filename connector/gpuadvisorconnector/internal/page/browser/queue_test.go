@@ -138,12 +138,7 @@ func TestAPromptIsFoundByItsExactID(t *testing.T) {
 func TestARefusalIsNotAFault(t *testing.T) {
 	t.Parallel()
 	chromium := startChromium(t)
-	f := newFixture(t, sceneOf("1"))
-	refused := sampletrace.Prompt{ID: "refused-1", Server: f.server(0), Received: time.Now().UTC(), Waited: 10 * time.Millisecond, Error: "deadline", Root: map[string]any{"comfyui.workflow.id": "colorize"}}
-	traces := refused.Traces()
-	traces.ResourceSpans().At(0).ScopeSpans().At(0).Spans().At(0).Attributes().PutStr("comfyui.prompt.outcome", "refused")
-	f.Traces(traces)
-	base := serveFixture(t, f)
+	base := serveFixture(t, newFixture(t, sceneOf("refused")))
 	p := openTab(t, chromium)
 	p.reshape(wide)
 	for language, want := range map[string][]string{"en": {"refused: too late", "Refused after 0.01 s: its image", "Send it again when less waits"}, "zh": {"被拒绝：会超时", "提交 0.01 秒后被拒绝", "请等排队变短后重试"}} {

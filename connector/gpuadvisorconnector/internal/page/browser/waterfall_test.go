@@ -45,6 +45,7 @@ func TestTheStepThatFailedSaysSo(t *testing.T) {
 	p := openTab(t, chromium)
 	p.open(serveFixture(t, newFixture(t, sceneOf("8"))) + "/prompts/9f3a1c52-7d40-4b6e-8a11-2c5d7e9b0003?lang=en")
 	p.sentence()
+	assert.Equal(t, []string{"Prompt", "Execution", "DDColor_Colorize"}, read[[]string](p, `[...document.querySelectorAll('.spans li:has(.span.error) .name')].map((e) => e.innerText.trim().split(' ').find((word) => /^[A-Z]/.test(word)))`), "as the receiver marks them")
 	assert.True(t, read[bool](p, `document.querySelector('.span.error') !== null && [...document.querySelectorAll('.spans li:has(.span.error)')].every((e) => e.querySelector('.name .icon.broken') && e.innerText.includes('out_of_memory'))`))
 	assert.False(t, read[bool](p, `[...document.querySelectorAll('.spans li:not(:has(.span.error))')].some((e) => e.querySelector('.icon'))`))
 }
