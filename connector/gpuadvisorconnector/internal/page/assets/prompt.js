@@ -156,7 +156,7 @@ export function Prompt({ id, state, now }) {
       <p class="dim">${task(d)} · ${t('page.received.at', { time: moment(d.received) })}</p>
       <h1 tabindex="-1" class="sentence"><${Icon} severity=${severity(d)} word=${outcome(d)} /> ${together(d.sentence)}</h1>
       ${d.remedy && html`<p class="remedy">${together(d.remedy)}</p>`}
-      ${!d.bill && d.no_bill && html`<p class="note"><${Icon} severity="warning" /> ${t('page.nobill', { why: d.no_bill })}</p>`}
+      ${!d.bill && d.no_bill && d.outcome !== 'refused' && html`<p class="note"><${Icon} severity="warning" /> ${t('page.nobill', { why: d.no_bill })}</p>`}
       <${Parts} parts=${d.parts} duration=${d.duration} />
       <${Waterfall} detail=${d} state=${state} />
       <div class="columns"><${Figures} detail=${d} state=${state} /><${Ids} detail=${d} /></div>

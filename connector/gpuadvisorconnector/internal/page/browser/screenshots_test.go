@@ -73,7 +73,7 @@ var shots = []shot{
 	{name: "phone-prompt", scene: "8", path: "/prompts/9f3a1c52-7d40-4b6e-8a11-2c5d7e9b0001", shape: phone, ready: `.waterfall`, isWhole: true},
 	{name: "missing-figures", scene: "odd", shape: wide},
 	{name: "missing-figures-phone-zh", scene: "odd", shape: shape{360, 780, "zh", false}},
-	{name: "missing-figures-gpu", scene: "odd", path: "/?gpu=GPU-bare", shape: wide, ready: `.processes, .empty`},
+	{name: "missing-figures-gpu", scene: "odd", path: "/?gpu=GPU-bare", shape: wide, ready: `#history + .empty`},
 	{name: "connection-lost", scene: "1", shape: wide, ready: `.band.lost`, isLost: true},
 	{name: "sign-in", scene: "1", shape: wide, token: "-", ready: `#token`},
 	{name: "sign-in-wrong-token", scene: "1", shape: wide, token: "wrong", ready: `[role=alert]`},
