@@ -72,7 +72,7 @@ func TestThePageExplainsARush(t *testing.T) {
 		}
 		return prompts == 4+users
 	}, patience, 1e8)
-	tab.wait(fmt.Sprintf(`document.body.innerText.includes('%d prompts are kept')`, 4+users))
+	tab.wait(fmt.Sprintf(`document.body.innerText.includes('%d prompts in history')`, 4+users))
 	clicks := []string{`nav a[href*="sort=slowest"]`, `.search tr.prompt a`}
 	for _, click := range clicks {
 		tab.wait(`document.querySelector('` + click + `') !== null`)
@@ -130,7 +130,7 @@ func compareWithTrace(t *testing.T, p livePage, tab *pageTab, id string, trace *
 	}
 	require.NoError(t, json.Unmarshal([]byte(text), &detail))
 	require.Len(t, detail.Spans, len(trace.Spans))
-	bars := strings.Join(readPage[[]string](tab, `[...document.querySelectorAll('.spans li')].map((e) => e.title.replaceAll('\u00a0', ' '))`), "\n")
+	bars := strings.Join(readPage[[]string](tab, `[...document.querySelectorAll('.spans li')].map((e) => e.innerText.replace(/\s+/g, ' '))`), "\n")
 	compared := 0
 	for i := range trace.Spans {
 		s := &trace.Spans[i]
@@ -154,7 +154,7 @@ func compareWithTrace(t *testing.T, p livePage, tab *pageTab, id string, trace *
 			if peak < 999.5*(1<<20) {
 				memory = digits(peak/(1<<20)) + " MiB"
 			}
-			assert.Regexp(t, fmt.Sprintf(`(?m)%s · %s`, memory, digits(energy)), bars, s.OperationName)
+			assert.Regexp(t, fmt.Sprintf(`(?m)%s %s( ± [0-9.]+)? J`, memory, digits(energy)), bars, s.OperationName)
 		}
 	}
 	assert.GreaterOrEqual(t, compared, 2, "the execution and a node have a bill")

@@ -73,7 +73,11 @@ func (p Prompt) Add(td ptrace.Traces) {
 	if p.Ran == 0 {
 		return
 	}
-	put(p.span(spans, 3, 1, "comfyui.execution", p.Waited, ended), p.Execution)
+	execution := p.span(spans, 3, 1, "comfyui.execution", p.Waited, ended)
+	put(execution, p.Execution)
+	if p.Error != "" { // as of the receiver
+		execution.Status().SetCode(ptrace.StatusCodeError)
+	}
 	at := p.Waited
 	for i, n := range p.Nodes {
 		end := min(at+time.Duration(n.Share*float64(p.Ran)), ended)

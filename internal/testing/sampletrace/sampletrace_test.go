@@ -32,6 +32,7 @@ func TestAPromptBecomesATrace(t *testing.T) {
 	assert.Equal(t, received.Add(1500*time.Millisecond), last.StartTimestamp().AsTime())
 	assert.Equal(t, received.Add(3*time.Second), last.EndTimestamp().AsTime())
 	assert.Equal(t, ptrace.StatusCodeError, last.Status().Code())
+	assert.Equal(t, ptrace.StatusCodeError, spans.At(2).Status().Code(), "the execution")
 	assert.Equal(t, ptrace.StatusCodeUnset, spans.At(3).Status().Code())
 	assert.NotEqual(t, TraceID("p"), TraceID("q"))
 	assert.Equal(t, TraceID("p"), root.TraceID())

@@ -163,7 +163,7 @@ func TestAFailureIsShownAndLoggedOnce(t *testing.T) {
 		}
 	}), nil)
 	eventually(t, p, func(v *view.Alerts) bool { return len(v.Firing) == 3 })
-	for n, want := range []string{1: "It responded with status 503.", 2: "Its answer is not a list of alerts; check endpoint and source.", 3: "Its answer is not a list of alerts; check endpoint and source."} {
+	for n, want := range []string{1: "it responded with status 503", 2: "its answer is not a list of alerts; check endpoint and source", 3: "its answer is not a list of alerts; check endpoint and source"} {
 		if want == "" {
 			continue
 		}
@@ -172,16 +172,41 @@ func TestAFailureIsShownAndLoggedOnce(t *testing.T) {
 		assert.Empty(t, v.Firing, "what fired before may have ended")
 		require.Eventually(t, func() bool { return logs.FilterMessageSnippet("Cannot read").Len() == n }, 10*time.Second, 5*time.Millisecond)
 	}
-	assert.Equal(t, "应答不是告警列表，请检查 endpoint 和 source。", p.View(texts.Chinese).Error)
+	assert.Equal(t, "应答不是告警列表，请检查 endpoint 和 source", p.View(texts.Chinese).Error)
 	answer.Store(0)
 	eventually(t, p, func(v *view.Alerts) bool { return len(v.Firing) == 3 && v.Error == "" })
 	assert.Equal(t, 3, logs.FilterMessageSnippet("Cannot read").Len())
 	assert.Equal(t, 1, logs.FilterMessageSnippet("again").Len())
 }
 
+// TestAFailureIsASentence together with what the page puts before it: it does not say that a server which
+// responded does not respond.
+func TestAFailureIsASentence(t *testing.T) {
+	const source = "http://127.0.0.1:9093"
+	for l, all := range map[texts.Language]map[error]string{
+		texts.English: {
+			errors.New("connection refused"): "Cannot read alerts from http://127.0.0.1:9093: it cannot be reached; see the collector's log.",
+			errStatus(503):                   "Cannot read alerts from http://127.0.0.1:9093: it responded with status 503.",
+			errAnswer:                        "Cannot read alerts from http://127.0.0.1:9093: its answer is not a list of alerts; check endpoint and source.",
+		},
+		texts.Chinese: {
+			errors.New("connection refused"): "无法从 http://127.0.0.1:9093 读取告警：无法连接，原因见采集器日志。",
+			errStatus(503):                   "无法从 http://127.0.0.1:9093 读取告警：返回状态码 503。",
+			errAnswer:                        "无法从 http://127.0.0.1:9093 读取告警：应答不是告警列表，请检查 endpoint 和 source。",
+		},
+	} {
+		for err, want := range all {
+			failure := failureOf(err)
+			assert.Equal(t, want, texts.Message{Key: "page.alerts.error", Args: texts.Args{"source": source, "error": failure}}.In(l))
+		}
+	}
+	waiting := texts.Message{Key: "alerts.waiting"}
+	assert.Equal(t, "Cannot read alerts from http://127.0.0.1:9093: no answer yet.", texts.Message{Key: "page.alerts.error", Args: texts.Args{"source": source, "error": waiting}}.In(texts.English))
+}
+
 func TestAServerThatIsAwayIsShown(t *testing.T) {
 	p, _ := started(t, "http://127.0.0.1:1", nil)
-	eventually(t, p, func(v *view.Alerts) bool { return strings.HasPrefix(v.Error, "It cannot be reached") })
+	eventually(t, p, func(v *view.Alerts) bool { return strings.HasPrefix(v.Error, "it cannot be reached") })
 }
 
 // A server that does not answer must not delay the end of the collector.
@@ -200,7 +225,7 @@ func TestShutdownEndsAQuestion(t *testing.T) {
 	defer close(released)
 	p, _ := started(t, endpoint, func(c *Config) { c.Client.Timeout = time.Minute })
 	<-asked
-	assert.Equal(t, "No answer yet.", p.View(texts.English).Error)
+	assert.Equal(t, "no answer yet", p.View(texts.English).Error)
 	began := time.Now()
 	p.Shutdown()
 	assert.Less(t, time.Since(began), 5*time.Second)

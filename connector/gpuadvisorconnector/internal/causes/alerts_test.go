@@ -388,7 +388,7 @@ var cases = []struct {
 			w.steady(0, with("hw.gpu.state{:hw.state=healthy} 0\nhw.gpu.state{:hw.state=unresponsive} 1"))
 		},
 		good: func(w *world) { w.steady(0, healthy) },
-		en:   "gpu0 does not respond: a call of the driver hangs.",
+		en:   "gpu0 does not respond: a driver call hangs.",
 	},
 	{
 		cause: "gpu.idle",
@@ -412,7 +412,7 @@ var cases = []struct {
 		good: func(w *world) { // idle
 			w.steady(16*time.Minute, with("hw.gpu.pcie.link.generation{:state=current} 1\nhw.gpu.pcie.link.generation{:state=max} 4\nhw.gpu.utilization.mean{:hw.gpu.task=general} 0.4"))
 		},
-		en: "gpu0 works over PCIe generation 1, and could over generation 4.",
+		en: "gpu0 runs at PCIe generation 1, and supports generation 4.",
 	},
 	{
 		cause: "gpu.nvlink.down",
@@ -421,7 +421,7 @@ var cases = []struct {
 			w.steady(time.Minute, with("hw.gpu.nvlink.state{:hw.gpu.nvlink.id=0} 0"))
 		},
 		good: func(w *world) { w.steady(time.Minute, healthy) }, // link 1 never was up
-		en:   "NVLink 0 of gpu0 was up and is down.",
+		en:   "NVLink 0 of gpu0 went down.",
 	},
 	{
 		cause: "gpu.nvlink.errors",

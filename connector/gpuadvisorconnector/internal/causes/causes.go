@@ -115,7 +115,7 @@ var Table = []Cause{
 	{ID: "comfyui.out_of_memory", Alert: "ComfyUIOutOfMemory", Severity: view.Warning, rule: outOfMemoryRule{window: eventWindow}},
 	// A model that is loaded for the first time makes no progress for a while.
 	{ID: "comfyui.stalled", Alert: "ComfyUIStalled", Severity: view.Broken, For: 5 * time.Minute, After: time.Minute, rule: stalledRule{times: 3, memory: 24 * time.Hour, window: time.Minute}},
-	{ID: "comfyui.queue.growing", Alert: "ComfyUIQueueGrowing", Severity: view.Warning, For: 5 * time.Minute, rule: queueRule{wait: 60, window: 10 * time.Minute}},
+	{ID: growing, Alert: "ComfyUIQueueGrowing", Severity: view.Warning, For: 5 * time.Minute, rule: queueRule{wait: 60, window: 10 * time.Minute}},
 	{ID: "comfyui.errors", Alert: "ComfyUIErrorRate", Severity: view.Warning, For: 10 * time.Minute, rule: errorRule{share: 0.05, least: 10, window: 10 * time.Minute}},
 	{ID: "comfyui.latency.critical", Alert: "ComfyUILatencySLO", Severity: view.Broken, For: 2 * time.Minute, rule: latencyRule{objective: 30, share: 0.72, least: 10, short: 5 * time.Minute, long: time.Hour}},
 	// After a start the only prompts there are have loaded their models.

@@ -50,6 +50,38 @@ type Result struct {
 	Conditions []Condition
 	// Verdict is the first of them, or that all is well.
 	Verdict Condition
+
+	calm calm
+}
+
+// growing is the cause whose text says how long the oldest prompt has waited.
+const growing = "comfyui.queue.growing"
+
+// Now is the result where the oldest prompts of servers have waited for numbers of seconds: an evaluation
+// is some time ago, and what waits is shown beside the conditions.
+func (r *Result) Now(waits map[string]float64) Result {
+	now := Result{Conditions: slices.Clone(r.Conditions), calm: r.calm}
+	oldest := 0.0
+	for _, wait := range waits {
+		oldest = max(oldest, wait)
+	}
+	for i := range now.Conditions {
+		c := &now.Conditions[i]
+		if wait := waits[c.Server]; wait > 0 && c.Cause.ID == growing {
+			c.Text.Args = maps.Clone(c.Text.Args) // others have it, too
+			c.Text.Args["wait"] = duration(wait)
+		}
+	}
+	now.decide(oldest)
+	return now
+}
+
+// decide sets the verdict, where the oldest prompt has waited for a number of seconds.
+func (r *Result) decide(oldest float64) {
+	r.Verdict = r.calm.verdict(oldest)
+	if len(r.Conditions) > 0 && r.Conditions[0].Severity != view.Fine {
+		r.Verdict = r.Conditions[0]
+	}
 }
 
 // Status is the worst condition of a GPU in a word or two.
@@ -127,7 +159,9 @@ func (e *Engine) Evaluate(m *machine.Machine, prompts Prompts, now time.Time) Re
 	}
 	slices.SortFunc(all, compare)
 	all = silence(all)
-	return Result{Conditions: all, Verdict: f.verdict(all)}
+	r := Result{Conditions: all, calm: f.calm()}
+	r.decide(f.oldestWait())
+	return r
 }
 
 // track adds what a rule found.
@@ -209,43 +243,6 @@ func silence(all []Condition) []Condition {
 		}
 		return false
 	})
-}
-
-// verdict is the worst condition, or that all is well.
-func (f *facts) verdict(all []Condition) Condition {
-	if len(all) > 0 && all[0].Severity != view.Fine {
-		return all[0]
-	}
-	physical := 0 // without MIG devices
-	for _, g := range f.gpus {
-		if g.Parent == "" {
-			physical++
-		}
-	}
-	gpus := count("gpus", cmp.Or(physical, len(f.gpus)))
-	well := Condition{Severity: view.Fine, Since: f.now, Text: texts.Message{Key: "well", Args: texts.Args{"gpus": gpus}}}
-	oldest := 0.0
-	for _, s := range f.servers {
-		wait, _ := s.Value(machine.OldestWait, "", f.now)
-		oldest = max(oldest, wait)
-	}
-	images, ended := 0, 0
-	for i := range f.prompts {
-		ended += len(f.prompts[i].all)
-		images += f.prompts[i].count(f.now, time.Minute, func(p *Prompt) bool { return p.Outcome == success })
-	}
-	well.Text.Args["images"], well.Text.Args["seconds"] = count("images", images), seconds(oldest)
-	switch {
-	case len(f.gpus) == 0:
-		well.Text.Key = "well.starting"
-	case len(f.servers) == 0 && ended == 0:
-		well.Text.Key = "well.no_comfyui"
-	case ended == 0 && oldest == 0:
-		well.Text.Key = "well.no_prompt"
-	case oldest == 0:
-		well.Text.Key = "well.no_wait"
-	}
-	return well
 }
 
 // IDs lists the causes.

@@ -168,7 +168,7 @@ func TestSamplesThatStoppedAreShownWithTheirAge(t *testing.T) {
 	last := w.now.Add(-37 * time.Second)
 	w.wait(21 * time.Second)
 	text, remedy := w.worded("gpu.samples.stopped", texts.English)
-	assert.Equal(t, "No samples of gpu0 for 58 s: what is shown of it is old.", text)
+	assert.Equal(t, "No samples of gpu0 for 58 s: its figures are stale.", text)
 	assert.Contains(t, remedy, "nvidia-smi")
 	assert.Equal(t, last, w.result.Verdict.Since)
 	assert.Equal(t, []string{"gpu.samples.stopped", "gpu.samples.stopped"}, w.shown(), "both GPUs, and nothing else of them")

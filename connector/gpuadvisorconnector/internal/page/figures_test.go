@@ -22,7 +22,7 @@ func TestFiguresWithoutScriptsHaveThreeSignificantDigits(t *testing.T) {
 	require.NoError(t, json.Unmarshal(raw, &want))
 	english := shell{Language: texts.English}
 	formats := map[string]func(v float64) string{
-		"seconds": english.Seconds, "watts": english.Watts,
+		"seconds": english.Seconds, "watts": english.Watts, "age": english.Age, "celsius": english.Celsius,
 		"gib": func(v float64) string { return english.GiB(int64(v)) },
 	}
 	require.Len(t, want, len(formats))

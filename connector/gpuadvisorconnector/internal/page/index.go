@@ -76,8 +76,21 @@ func (s shell) Percent(v *float64) string {
 	return s.T("page.unit.percent", "v", strconv.Itoa(int(math.Round(*v*100))))
 }
 
-// Round is a number without decimals.
-func (s shell) Round(v float64) string { return strconv.Itoa(int(math.Round(v))) }
+// Celsius is a temperature with its unit.
+func (s shell) Celsius(v float64) string {
+	return s.T("page.unit.celsius", "v", strconv.Itoa(int(math.Round(v))))
+}
+
+// Age is a duration since something with its unit: whole, as of what grows.
+func (s shell) Age(v float64) string {
+	switch v = max(v, 0); {
+	case v < 119.5:
+		return s.T("page.unit.s", "v", int(math.Round(v)))
+	case v < 7170:
+		return s.T("page.unit.min", "v", int(math.Round(v/60)))
+	}
+	return s.T("page.unit.h", "v", int(math.Round(v/3600)))
+}
 
 // threeDigits is a number with three significant digits; whole numbers keep all of theirs. What is
 // below half a thousandth is 0. format.js does the same.
@@ -112,6 +125,14 @@ type document struct {
 	Prompt   *view.Detail
 }
 
+// NewestSample says how old the newest sample is. Without scripts the page says it as of its own time.
+func (d *document) NewestSample() string {
+	if d.State.Newest == nil {
+		return d.T("page.newest.none")
+	}
+	return d.T("page.newest.age", "age", d.Age(d.State.Time.Sub(*d.State.Newest).Seconds()))
+}
+
 // render writes a page made of a template.
 func (p *Page) render(w http.ResponseWriter, r *http.Request, status int, name string, value any) {
 	parsed, err := p.templates.get(func() (*template.Template, error) { return template.ParseFS(templateFiles, "templates/*.html") })
@@ -140,7 +161,7 @@ func (p *Page) shell(r *http.Request) shell { return shell{languageOf(r), p.asse
 
 func (p *Page) index(w http.ResponseWriter, r *http.Request) {
 	l := languageOf(r)
-	d := document{shell: p.shell(r), SignedIn: signedIn(r), Texts: pageTexts(l), State: p.source.State(l)}
+	d := &document{shell: p.shell(r), SignedIn: signedIn(r), Texts: pageTexts(l), State: p.source.State(l)}
 	if id := r.PathValue("id"); id != "" {
 		if detail, ok := p.source.Prompt(l, id); ok {
 			d.Prompt = &detail

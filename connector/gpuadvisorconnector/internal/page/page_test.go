@@ -288,20 +288,30 @@ func TestEveryAnswerHasTheHeaders(t *testing.T) {
 
 func TestWithoutScriptsThereAreTheVerdictAndTheGPUs(t *testing.T) {
 	s := serve(t, Settings{})
+	s.source.set(func(state *view.State) {
+		newest, hot, most := time.Now().Add(-5*time.Minute), 88.0, 450.0
+		state.Newest, state.Verdict.Runbook = &newest, "https://example.com/runbook.md"
+		state.GPUs[0].Temperature, state.GPUs[0].Power.Limit = &view.Temperature{Value: 71.4, Limit: &hot}, &most
+	})
 	_, body := s.request(t, http.MethodGet, "/")
 	_, plain, found := strings.Cut(body, "<noscript>")
 	require.True(t, found)
-	for _, text := range []string{"gpu1 is full.", "Stop trainer.", "gpu0 NVIDIA L40S", "12.0 GiB / 48.0 GiB", "50 %", "210 W", "full"} {
+	for _, text := range []string{
+		"gpu1 is full.", "Stop trainer.", "gpu0 NVIDIA L40S", "12.0 GiB / 48.0 GiB", "50 %", "71 °C / 88 °C", "210 W / 450 W", "full",
+		`<a href="https://example.com/runbook.md">Runbook</a>`,
+	} {
 		assert.Contains(t, plain, text)
 	}
+	assert.Regexp(t, `<strong>node</strong> · 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC · newest sample 5 min old`, plain)
 	assert.NotContains(t, plain, "page.", "each text is in the catalogue")
 	_, body = s.request(t, http.MethodGet, "/prompts/p1?lang=zh")
 	_, plain, _ = strings.Cut(body, "<noscript>")
 	assert.Contains(t, plain, "耗时与平时相当。")
-	assert.Contains(t, plain, "<td>50%</td>", "Chinese has no space before the sign")
-	s.source.set(func(state *view.State) { state.GPUs = nil })
+	assert.Contains(t, plain, `<td class="figure">50%</td>`, "Chinese has no space before the sign")
+	s.source.set(func(state *view.State) { state.GPUs, state.Newest = nil, nil })
 	_, body = s.request(t, http.MethodGet, "/")
 	assert.Contains(t, body, "No GPU is known.")
+	assert.Contains(t, body, "UTC · no sample yet")
 }
 
 func TestWithoutScriptsEachConditionBesideTheVerdictIsListed(t *testing.T) {

@@ -113,6 +113,24 @@ func TestAWorkflowsFailuresAreWhatFailed(t *testing.T) {
 	assert.Equal(t, map[string]bool{"error": true, "lost": true}, failing)
 }
 
+// TestAWorkflowHasThePeakOfAllAndTheMeanOfThoseWithABill: to know on which GPU it will run.
+func TestAWorkflowHasThePeakOfAllAndTheMeanOfThoseWithABill(t *testing.T) {
+	bill := func(n int, outcome string, peak int, energy float64) image {
+		return image{n: n, ran: 2, outcome: outcome, attributes: map[string]any{"gpu.correlation": "measured", "gpu.memory.peak": peak, "gpu.energy": energy}}
+	}
+	v := held(bill(0, "success", 4<<30, 100), bill(1, "error", 7<<30, 50), bill(2, "success", 2<<30, 300), image{n: 3, ran: 2}).List(texts.English, Query{})
+	require.Len(t, v.Workflows, 1)
+	w := v.Workflows[0]
+	assert.Equal(t, 4, w.Prompts)
+	require.NotNil(t, w.MemoryPeak)
+	assert.EqualValues(t, 7<<30, *w.MemoryPeak, "also of one that failed: it needed as much")
+	require.NotNil(t, w.EnergyMean)
+	assert.InDelta(t, 150, *w.EnergyMean, 1e-6, "of three")
+	v = held(image{n: 0, ran: 2}).List(texts.English, Query{})
+	assert.Nil(t, v.Workflows[0].MemoryPeak, "not known")
+	assert.Nil(t, v.Workflows[0].EnergyMean)
+}
+
 func TestARefusalSaysWhyAndWhatToDo(t *testing.T) {
 	s := held(image{n: 0, waited: 0.01, outcome: "refused", failed: "deadline"}, image{n: 1, waited: 20, outcome: "refused", failed: "a_reason_of_another_advisor"})
 	d := detail(t, s, 0)

@@ -185,7 +185,7 @@ func TestTheSentenceSaysWhatMadeAnImageSlow(t *testing.T) {
 		},
 		"nothing that is known": {
 			image{ran: 5.0},
-			"Took 5.0 s, 2.1 times its usual 2.4 s, and nothing that is measured says why.", "unexplained",
+			"Took 5.0 s, 2.1 times its usual 2.4 s, and no metric explains why.", "unexplained",
 			"用时 5.0 秒，是平时（2.4 秒）的 2.1 倍，现有指标无法解释原因。",
 		},
 		"nothing unusual, the power limit as always": {
@@ -240,14 +240,14 @@ func TestOfTooFewNothingIsUsual(t *testing.T) {
 	s := held(usually(2, image{waited: 6, ran: 2.4, ahead: 4}, image{ran: 9})...)
 	d := detail(t, s, 2)
 	assert.Nil(t, d.Usual)
-	assert.Equal(t, "Took 8.4 s: waited 6.0 s behind 4 prompts. Too few like it are known to say what is usual.", d.Sentence)
+	assert.Equal(t, "Took 8.4 s: waited 6.0 s behind 4 prompts. Too few similar prompts to compare with.", d.Sentence)
 	assert.Equal(t, "waited behind 4", d.Reason)
 	d = detail(t, s, 3)
 	require.NotNil(t, d.Usual, "the third one had succeeded")
 	assert.Equal(t, view.Usual{Median: 2.4, Executions: 3}, *d.Usual)
 	assert.True(t, d.Slow)
 	s = held(image{n: 0, ran: 9})
-	assert.Equal(t, "Took 9.0 s. Too few like it are known to say what is usual.", detail(t, s, 0).Sentence)
+	assert.Equal(t, "Took 9.0 s. Too few similar prompts to compare with.", detail(t, s, 0).Sentence)
 }
 
 // TestPromptsWhoseResultsWereCachedAreNotUsual: they take no time, and the next one does.

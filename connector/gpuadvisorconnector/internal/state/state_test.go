@@ -67,3 +67,36 @@ func TestALevelIsOnItsGPU(t *testing.T) {
 	st.SetLoads(map[string]advice.Load{"GPU-a": {Level: advice.Busy, Wait: 16 * time.Second}})
 	assert.Equal(t, "繁忙：还有 16.0 秒的任务", st.State(texts.Chinese).GPUs[0].Load.Text)
 }
+
+// TestTheVerdictDoesNotContradictTheQueue: what waits is that of now, not of the last evaluation.
+func TestTheVerdictDoesNotContradictTheQueue(t *testing.T) {
+	begun := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	now := begun
+	servers := &comfyevents.Servers{}
+	servers.Add(queue{2, begun})
+	st, err := New(Settings{
+		Machine: machine.DefaultLimits(), Prompts: prompts.Limits{Prompts: 1, Bytes: 1 << 20},
+		Servers: servers, Alerts: noAlerts{}, Now: func() time.Time { return now },
+	})
+	require.NoError(t, err)
+	st.Metrics(sampletext.Metrics(now, "host.name=node-1", "hw.gpu.memory.limit{hw.id=GPU-a} 1000\nhw.gpu.memory.usage{hw.id=GPU-a} 100"))
+	st.Metrics(sampletext.Metrics(now, "service.name=comfyui,service.instance.id=node-1:8188", "comfyui.up 1"))
+	st.Evaluate()
+	for _, later := range []time.Duration{0, 900 * time.Millisecond, 7200 * time.Millisecond} { // without another evaluation
+		now = begun.Add(later)
+		v := st.State(texts.English)
+		assert.InDelta(t, later.Seconds(), v.Servers[0].OldestWait, 1e-9)
+		want := map[time.Duration]string{0: "no prompt yet", 900 * time.Millisecond: "nothing waits longer than 1 s", 7200 * time.Millisecond: "nothing waits longer than 8 s"}[later]
+		assert.Contains(t, v.Verdict.Text, want)
+	}
+	for second := 55; second <= 65; second++ {
+		now = begun.Add(time.Duration(second) * time.Second)
+		st.Evaluate()
+	}
+	assert.Contains(t, st.State(texts.English).Verdict.Text, "the oldest for 65 s, and the wait grows.")
+	now = now.Add(900 * time.Millisecond)
+	v := st.State(texts.English)
+	assert.InDelta(t, 65.9, v.Servers[0].OldestWait, 1e-9)
+	assert.Contains(t, v.Verdict.Text, "the oldest for 66 s, and the wait grows.")
+	assert.Equal(t, v.Verdict.Text, v.Conditions[0].Text)
+}

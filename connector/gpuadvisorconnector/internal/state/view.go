@@ -45,10 +45,6 @@ func (st *Store) State(l texts.Language) view.State {
 		newest = newest.UTC()
 		v.Newest = &newest
 	}
-	v.Verdict = st.result.Verdict.View(l)
-	for i := range st.result.Conditions {
-		v.Conditions = append(v.Conditions, st.result.Conditions[i].View(l))
-	}
 	all := true // GPUs are simulated
 	for _, g := range st.machine.GPUs() {
 		shown := st.machine.View(g, l, now)
@@ -61,6 +57,11 @@ func (st *Store) State(l texts.Language) view.State {
 	}
 	v.CanRush = st.settings.Rush != "" && all && len(v.GPUs) > 0
 	v.Servers = st.servers(l, servers, now, shownQueue)
+	result := st.result.Now(waits(v.Servers))
+	v.Verdict = result.Verdict.View(l)
+	for i := range result.Conditions {
+		v.Conditions = append(v.Conditions, result.Conditions[i].View(l))
+	}
 	v.Events = st.events(l)
 	v.Alerts = st.settings.Alerts.View(l)
 	return v
@@ -142,6 +143,15 @@ func (st *Store) describe(v *view.Server, s *comfyevents.Server, l texts.Languag
 	if n := s.Sockets.Retained; n > 0 {
 		v.Sockets = append(v.Sockets, view.Socket{State: "kept", Text: texts.Message{Key: "prompt.socket.kept", Args: texts.Args{"n": n}}.In(l)})
 	}
+}
+
+// waits are for how many seconds the oldest prompts of servers have waited.
+func waits(servers []view.Server) map[string]float64 {
+	all := make(map[string]float64, len(servers))
+	for i := range servers {
+		all[servers[i].Name] = servers[i].OldestWait
+	}
+	return all
 }
 
 // oldestWait is for how long the oldest prompt that a receiver follows has waited.

@@ -118,7 +118,7 @@ local lib = import '../lib.libsonnet';
               pending: comfyui('comfyui_queue_length', ['state="pending"']),
             },
             '{{ $labels.instance }} is stalled: its prompt of class {{ $labels.comfyui_task_class }} has not progressed for {{ $value | humanizeDuration }}, and others wait.',
-            'Interrupt the prompt; if that has no effect, restart ComfyUI, and see whether its GPU is well.',
+            'Interrupt the prompt; if that has no effect, restart ComfyUI, and check that its GPU is healthy.',
           ),
           alert(
             'ComfyUIDown',

@@ -188,7 +188,7 @@ local lib = import '../lib.libsonnet';
             'GPUUnresponsive',
             'critical',
             '%s == 1' % gpu('hw_gpu_state', ['hw_state="unresponsive"']),
-            'GPU {{ $labels.hw_name }} of {{ $labels.instance }} does not respond: a call of the driver hangs.',
+            'GPU {{ $labels.hw_name }} of {{ $labels.instance }} does not respond: a driver call hangs.',
             'See the kernel log for XIDs; drain the host, and reset the GPU or reboot if it does not come back.',
           ),
           alert(
@@ -247,7 +247,7 @@ local lib = import '../lib.libsonnet';
             'GPUNvLinkDown',
             'warning',
             '%s == 0\nand\nmax_over_time(%s[%s]) == 1\n' % [gpu('hw_gpu_nvlink_state'), gpu('hw_gpu_nvlink_state'), config.nvlinkMemory],
-            'NVLink {{ $labels.hw_gpu_nvlink_id }} of GPU {{ $labels.hw_name }} of {{ $labels.instance }} was up and is down.',
+            'NVLink {{ $labels.hw_gpu_nvlink_id }} of GPU {{ $labels.hw_name }} of {{ $labels.instance }} went down.',
             'Look for XID 74 in the kernel log; reset the GPUs of the link, and check the bridge or the fabric manager.',
           ),
           alert(

@@ -1,6 +1,6 @@
 // The page: its frame, its addresses, and the first screen.
 
-import { html, render, useEffect, useState } from './vendor.js';
+import { html, render, useEffect, useRef, useState } from './vendor.js';
 import { t, language, withLanguage, api } from './text.js';
 import { age, clock, isKnown, moment, together, zone } from './format.js';
 import { store, subscribe, start, serverNow } from './stream.js';
@@ -22,15 +22,30 @@ const oldAfter = 90;
 const Runbook = ({ href }) => href ? html`<a href=${href} rel="noreferrer" class="why">${t('page.why')}</a>` : null;
 
 /**
- * Verdict is the line on top: what is broken, and what to do.
+ * Verdict is the line on top: what is broken, and what to do. Without a connection it is what was known
+ * last, and all may no longer be well.
  * @param {{state: State}} props
  */
 function Verdict({ state }) {
   const v = state.verdict;
   const others = (state.conditions ?? []).filter((c) => !sameCondition(c, v)).length;
-  return html`<div class=${`verdict ${v.severity}${store.lost ? ' faded' : ''}`}><${Icon} severity=${v.severity} word=${t(`page.severity.${v.severity}`)} />
-    <div role="status"><p class="text">${together(v.text)}</p><p class="remedy">${together(v.remedy)} <${Runbook} href=${v.runbook} /></p></div>
+  const severity = store.lost && v.severity === 'fine' ? 'warning' : v.severity;
+  return html`<div class=${`verdict ${severity}${store.lost ? ' faded' : ''}`}><${Icon} severity=${severity} word=${t(`page.severity.${severity}`)} />
+    <div><p class="text">${store.lost ? t('page.lost.last', { text: together(v.text) }) : together(v.text)}</p><p class="remedy">${together(v.remedy)} <${Runbook} href=${v.runbook} /></p></div>
     ${others > 0 && html`<${A} href="/#conditions" class="chip">${t('page.conditions.more', { n: others })}<//>`}</div>`;
+}
+
+/**
+ * Announced is what a screen reader says of the top: something only when it becomes something else. What
+ * is seen there has ages and counts, which would be said each second.
+ * @param {{state: State}} props
+ */
+function Announced({ state }) {
+  const { severity, id, text } = state.verdict;
+  const cause = store.busy ? 'page.lost.busy' : store.lost ? 'page.lost.announced' : `${severity} ${id}`;
+  const said = useRef({ cause: '', text: '' });
+  if (said.current.cause !== cause) said.current = { cause, text: store.lost ? t(cause) : text };
+  return html`<p class="hidden" role="status">${said.current.text}</p>`;
 }
 
 function Rush() {
@@ -59,12 +74,12 @@ function Languages() {
 function Context({ state, now }) {
   const newest = isKnown(state.newest_sample) ? (now - Date.parse(state.newest_sample)) / 1000 : null;
   const gpus = state.gpus ?? [];
-  const hasStopped = gpus.length > 0 && gpus.every((gpu) => gpu.state === 'unknown');
-  const old = newest !== null && (hasStopped || newest > oldAfter);
+  const stopped = newest !== null && gpus.length > 0 && gpus.every((gpu) => gpu.state === 'unknown');
+  const old = newest !== null && (stopped || newest > oldAfter);
   return html`<p class="context"><b>${state.host}</b>
     <span>${t('page.gpus.count', { n: state.gpus?.length ?? 0 })}</span>
     <span>${t('page.servers.count', { n: state.servers?.length ?? 0 })}</span>
-    <span class=${old ? 'warning-text' : ''}>${old && html`<${Icon} severity="warning" /> `}${newest === null ? t('page.newest.none') : t('page.newest.age', { age: age(newest) })}</span>
+    <span class=${old ? 'warning-text' : ''}>${old && html`<${Icon} severity="warning" /> `}${newest === null ? t('page.newest.none') : stopped ? t('page.newest.since', { time: clock(state.newest_sample ?? '') }) : t('page.newest.age', { age: age(newest) })}</span>
     <span class="dim">${t('page.times', { zone: zone() })}</span></p>`;
 }
 
@@ -72,8 +87,8 @@ function Context({ state, now }) {
 function Head({ state, now }) {
   return html`<header>
     ${state.simulated && html`<p class="band simulated"><b>${t('page.simulated')}</b> ${t('page.simulated.more')}</p>`}
-    ${store.lost > 0 && html`<p class="band lost" role="alert"><${Icon} severity="broken" /> ${store.busy ? t('page.lost.busy') : t('page.lost', { age: age((Date.now() - store.lost) / 1000) })}</p>`}
-    <${Verdict} state=${state} />
+    ${store.lost > 0 && html`<p class="band lost"><${Icon} severity="broken" /> ${store.busy ? t('page.lost.busy') : t('page.lost', { age: age((Date.now() - store.lost) / 1000) })}</p>`}
+    <${Verdict} state=${state} /><${Announced} state=${state} />
     <div class="bar-top"><${Context} state=${state} now=${now} />
       <div class="tools">${state.can_rush && html`<${Rush} />`}<${Languages} />
         ${document.documentElement.dataset.signedIn !== undefined && html`<form method="post" action="/sign-out"><button class="chip">${t('page.signout')}</button></form>`}</div></div>
@@ -95,7 +110,7 @@ const alertSeverity = (a) => a.severity === 'critical' ? 'broken' : 'warning';
 function Alerts({ alerts, now }) {
   if (!alerts) return null;
   return html`<section aria-labelledby="alerts"><h2 id="alerts">${t('page.alerts')}</h2>
-    ${alerts.error ? html`<${Empty}>${t('page.alerts.error', { source: alerts.source, error: alerts.error })}<//>`
+    ${alerts.error ? html`<p class="empty"><${Icon} severity="warning" word=${t('page.severity.warning')} /> ${t('page.alerts.error', { source: alerts.source, error: alerts.error })}</p>`
       : alerts.firing?.length ? html`<ul class="notes">${alerts.firing.map((a, i) => html`<li key=${i}><${Icon} severity=${alertSeverity(a)} word=${a.severity} /><div><b>${a.name}</b> ${a.summary} <span class="dim">${t('page.since', { age: age((now - Date.parse(a.since)) / 1000) })}</span> <${Runbook} href=${a.runbook} /></div></li>`)}</ul>`
         : html`<${Empty}>${t('page.absent.alerts')}<//>`}</section>`;
 }
@@ -119,9 +134,9 @@ function Overview({ state, now }) {
   const gpus = state.gpus?.length ?? 0;
   return html`<div class="overview">
     <h1 class="hidden" tabindex="-1">${t('page.title')}</h1>
-    <div class="main"><${Gpus} gpus=${state.gpus} now=${now} />
+    <div class="main"><${Gpus} gpus=${state.gpus} />
       <${Last} prompts=${state.prompts} held=${state.prompts_held} count=${promptRows(gpus)} isFed=${(state.servers ?? []).length > 0} /></div>
-    <div class="side"><${Queue} servers=${state.servers} now=${now} />
+    <div class="side"><${Queue} state=${state} now=${now} />
       <div class="more"><${Conditions} state=${state} /><${Alerts} alerts=${state.alerts} now=${now} /><${Events} events=${state.events} state=${state} /></div></div>
   </div>`;
 }
@@ -146,7 +161,7 @@ function View({ state, now }) {
     const id = unescaped(prompt);
     return id === null ? html`<${Absent} id=${prompt} text=${t('page.absent.prompt')} />` : html`<${Prompt} key=${prompt} id=${id} state=${state} now=${now} />`;
   }
-  if (query.has('gpu')) return html`<${Gpu} key=${query.get('gpu')} name=${query.get('gpu')} state=${state} now=${now} />`;
+  if (query.has('gpu')) return html`<${Gpu} key=${query.get('gpu')} name=${query.get('gpu')} state=${state} />`;
   if (query.has('queue')) return html`<${WholeQueue} key=${query.get('queue')} name=${query.get('queue')} state=${state} now=${now} />`;
   if (query.get('view') === 'prompts') return html`<div class="detail"><p class="back"><${A} href="/">← ${t('page.back')}<//></p><${Search} query=${query} /></div>`;
   return html`<${Overview} state=${state} now=${now} />`;
@@ -165,8 +180,8 @@ function App() {
     addEventListener('navigate-here', again);
     return () => { ends(); clearInterval(ticker); removeEventListener('popstate', again); removeEventListener('navigate-here', again); };
   }, []);
-  const now = serverNow();
   const { state } = store;
+  const now = store.lost ? Date.parse(state.time) : serverNow(); // ages are of one moment with the rest
   useEffect(() => { document.title = `${signs[state.verdict.severity]}${state.host} · ${t('page.title')}`; }, [state.verdict.severity, state.host]);
   return html`<a class="skip" href="#content" data-native>${t('page.skip')}</a>
     <${Head} state=${state} now=${now} />

@@ -161,18 +161,3 @@ export const model = (name) => name.replace(/^NVIDIA\s+/, '').replace(/^GeForce\
  * @param {{workflow: string, side?: number}} p
  */
 export const task = (p) => [p.workflow || t('page.workflow.none'), p.side].filter(Boolean).join(' ');
-
-/**
- * shorten cuts a text to a width in characters, of which Chinese ones count double.
- * @param {string} text
- * @param {number} width
- */
-export function shorten(text, width) {
-  let used = 0;
-  const characters = [...text];
-  for (const [i, c] of characters.entries()) {
-    used += (c.codePointAt(0) ?? 0) > 0x2e80 ? 2 : 1;
-    if (used > width) return `${characters.slice(0, i - 1).join('').trimEnd()}…`;
-  }
-  return text;
-}

@@ -2,10 +2,10 @@
 
 import { html, Plot, useEffect, useLayoutEffect, useRef, useState } from './vendor.js';
 import { t, api } from './text.js';
-import { age, celsius, clock, gib, hour, isKnown, moment, none, percent, task, together, watts } from './format.js';
-import { A, Empty, Icon, MemoryBar, processName, sameCondition } from './parts.js';
+import { celsius, clock, gib, hour, isKnown, moment, none, percent, task, together, watts } from './format.js';
+import { A, Empty, Icon, Load, MemoryBar, processName, sameCondition } from './parts.js';
 import { Back } from './prompt.js';
-import { staleAge } from './gpus.js';
+import { hasStopped, listing } from './gpus.js';
 import { bridged, nearest, pause } from './series.js';
 
 /** @typedef {import('./api').GPU} GPU */
@@ -115,28 +115,26 @@ function Memory({ memory: m }) {
       <li><i class="swatch tick" /><span>${t('page.memory.peak.at', { time: clock(m.peak_time) })}</span><b class="figure">${gib(m.peak)}</b><span class="figure dim">${percent(m.peak / m.limit)}</span></li></ul></section>`;
 }
 
-/** @param {{processes: GPU['processes']}} props */
-function Processes({ processes }) {
+/** @param {{gpu: GPU}} props */
+function Processes({ gpu }) {
+  const { processes } = gpu;
   const columns = ['name', 'pid', 'pod', 'server', 'memory'];
   return html`<section aria-labelledby="processes"><h2 id="processes">${t('page.processes')}</h2>
     ${processes?.length ? html`<table class="processes"><thead><tr>${columns.map((c) => html`<th scope="col" key=${c} class=${c}>${t(`page.process.${c}`)}</th>`)}</tr></thead>
-      <tbody>${[...processes].sort((a, b) => b.memory - a.memory).map((p) => html`<tr key=${p.pid}><th scope="row">${processName(p)}</th><td class="figure">${p.pid}</td><td>${p.pod || none()}</td><td>${p.server || none()}</td><td class="figure">${gib(p.memory)}</td></tr>`)}</tbody></table>` : html`<${Empty}>${t('page.absent.processes')}<//>`}</section>`;
+      <tbody>${[...processes].sort((a, b) => b.memory - a.memory).map((p) => html`<tr key=${p.pid}><th scope="row">${processName(p)}</th><td class="figure">${p.pid}</td><td>${p.pod || none()}</td><td>${p.server || none()}</td><td class="figure">${gib(p.memory)}</td></tr>`)}</tbody></table>` : html`<${Empty}>${t(`page.absent.processes.${listing(gpu)}`)}<//>`}</section>`;
 }
 
-/**
- * @param {GPU} gpu
- * @param {number | null} stale
- */
-const newest = (gpu, stale) => {
+/** @param {GPU} gpu */
+const newest = (gpu) => {
   if (!isKnown(gpu.newest_sample)) return t('page.newest.none');
-  return stale === null ? moment(gpu.newest_sample) : t('page.age.ago', { age: age(stale) });
+  return hasStopped(gpu) ? t('page.newest.since', { time: moment(gpu.newest_sample) }) : moment(gpu.newest_sample);
 };
 
 /**
  * Gpu is the page of a GPU.
- * @param {{name: string, state: State, now: number}} props
+ * @param {{name: string, state: State}} props
  */
-export function Gpu({ name, state, now }) {
+export function Gpu({ name, state }) {
   const gpu = (state.gpus ?? []).find((g) => g.name === name || g.id === name);
   if (!gpu) return html`<article class="detail"><${Back} /><h1 tabindex="-1" class="sentence">${t('page.absent.gpu', { name })}</h1></article>`;
   const conditions = (state.conditions ?? []).filter((c) => c.gpu === gpu.id && !sameCondition(c, state.verdict));
@@ -145,17 +143,17 @@ export function Gpu({ name, state, now }) {
     ['temperature', gpu.temperature && (gpu.temperature.limit ? t('page.of', { a: celsius(gpu.temperature.value), b: celsius(gpu.temperature.limit) }) : celsius(gpu.temperature.value))],
     ['power', gpu.power && (gpu.power.limit ? t('page.of', { a: watts(gpu.power.value), b: watts(gpu.power.limit) }) : watts(gpu.power.value))],
     ['throttling', gpu.throttling && (gpu.throttling.length ? gpu.throttling.map((r) => `${r.text} ${percent(r.share)}`).join(', ') : t('page.throttling.none'))],
-    ['newest', newest(gpu, staleAge(gpu, now))],
+    ['newest', newest(gpu)],
   ];
   return html`<article class="detail"><${Back} />
     <h1 tabindex="-1"><${Icon} severity=${gpu.severity} /> ${gpu.name} <span class="dim">${gpu.model}</span> ${gpu.status}</h1>
     ${conditions.map((c) => html`<p class="note" key=${c.id}><${Icon} severity=${c.severity} word=${t(`page.severity.${c.severity}`)} /> <b>${together(c.text)}</b> ${together(c.remedy)} ${c.runbook && html`<a href=${c.runbook} rel="noreferrer">${t('page.runbook')}</a>`}</p>`)}
     <div class="columns"><${Memory} memory=${gpu.memory} />
       <section aria-labelledby="now"><h2 id="now">${t('page.now')}</h2><dl class="figures">${figures.map(([key, value]) => html`<div key=${key}><dt>${t(`page.${key}`)}</dt><dd class="figure">${value || none()}</dd></div>`)}</dl>
-        ${gpu.load && html`<p class=${`${gpu.load.severity}-text`}>${gpu.load.text}</p>`}
+        ${gpu.load && html`<p><${Load} load=${gpu.load} /></p>`}
         ${(gpu.running ?? []).map((r) => html`<p key=${r.prompt}><${A} href=${`/prompts/${encodeURIComponent(r.prompt)}`}>${t('page.runs', { task: task(r) })}<//> <span class="dim">${r.server}</span></p>`)}</section></div>
     <${History} gpu=${gpu} />
-    <${Processes} processes=${gpu.processes} />
+    <${Processes} gpu=${gpu} />
     <p class="id"><span class="dim">${t('page.id.gpu')}</span> <code>${gpu.id}</code></p>
   </article>`;
 }

@@ -2,8 +2,8 @@
 
 import { html } from './vendor.js';
 import { t } from './text.js';
-import { age, bareGiB, celsius, digits, gib, isKnown, model, none, percent, task, watts } from './format.js';
-import { A, Icon, MemoryBar, MemoryLegend, Sparkline, Used, memo, processName, Empty } from './parts.js';
+import { bareGiB, celsius, clock, digits, gib, isKnown, model, moment, none, percent, task, watts } from './format.js';
+import { A, Icon, Load, MemoryBar, MemoryLegend, Sparkline, Used, memo, processName, Empty } from './parts.js';
 
 /** @typedef {import('./api').GPU} GPU */
 /** @typedef {import('./api').State} State */
@@ -24,14 +24,34 @@ export const address = (gpu) => `/?gpu=${encodeURIComponent(gpu.name)}`;
  */
 export const isStale = (gpu) => gpu.state === 'unknown' || gpu.state === 'lost' || gpu.state === 'unresponsive';
 
+// What a GPU without a process uses: the driver's own.
+const driverMemory = 128 * 2 ** 20;
+
+/**
+ * listing is what a list of processes that is empty says: nothing, of a GPU whose samples are not
+ * current; that processes are not listed, where something holds the memory all the same; or that there
+ * is none.
+ * @param {GPU} gpu
+ * @returns {'unknown' | 'unlisted' | 'none'}
+ */
+export const listing = (gpu) => isStale(gpu) || !gpu.memory ? 'unknown' : gpu.memory.used > driverMemory ? 'unlisted' : 'none';
+
+/**
+ * hasStopped reports whether a GPU's samples have stopped. The state of a lost GPU is still sampled. The
+ * time of the newest is shown, not its age: the condition has the age, as it was when it was found.
+ * @param {GPU} gpu
+ */
+export const hasStopped = (gpu) => gpu.state === 'unknown' && isKnown(gpu.newest_sample);
+
 /**
  * holders lists what is on a GPU: how much it has to do, what throttles it, runs on it, and holds its memory.
+ * Throttling that is more than usual is a condition, and the GPU's status then.
  * @param {GPU} gpu
  */
 function holders(gpu) {
   const all = [];
-  if (gpu.load) all.push(html`<span class=${`${gpu.load.severity}-text`}>${gpu.load.text}</span>`);
-  for (const r of gpu.throttling ?? []) all.push(html`<span class="warning-text">${t('page.throttling.row', { share: percent(r.share), why: r.text })}</span>`);
+  if (gpu.load) all.push(html`<${Load} load=${gpu.load} />`);
+  for (const r of gpu.throttling ?? []) all.push(html`<span class="throttled">${t('page.throttling.row', { share: percent(r.share), why: r.text })}</span>`);
   for (const r of gpu.running ?? []) all.push(html`<span>${t('page.runs', { task: task(r) })}</span>`);
   // The largest, in the order of the source: an order by memory would change while one looks.
   const largest = [...(gpu.processes ?? [])].sort((a, b) => b.memory - a.memory).slice(0, 3);
@@ -40,7 +60,9 @@ function holders(gpu) {
     const name = owner ? `${processName(p)} (${owner})` : processName(p);
     all.push(html`<span>${name} <b>${gib(p.memory)}</b></span>`);
   }
-  if (!all.length) return gpu.memory ? html`<span>${t('page.idle')}</span>` : null;
+  const held = listing(gpu);
+  if (!gpu.processes?.length && held === 'unlisted') all.push(html`<span>${t('page.unlisted')}</span>`);
+  if (!all.length) return held === 'none' ? html`<span>${t('page.idle')}</span>` : null;
   const rest = (gpu.processes ?? []).length - largest.length;
   if (rest > 0) all.push(html`<span>${t('page.more', { n: rest })}</span>`);
   return all;
@@ -57,8 +79,8 @@ const pair = (part, bare, format) => {
   return part.limit ? html`<b>${bare(part.value)}</b> / ${format(part.limit)}` : html`<b>${format(part.value)}</b>`;
 };
 
-/** Row is a GPU. seconds is the age of its newest sample where it has stopped. */
-const Row = memo((/** @type {{gpu: GPU, seconds: number | null}} */ { gpu, seconds }) => html`<li class=${`gpu ${gpu.severity}${isStale(gpu) ? ' stale' : ''}`}>
+/** Row is a GPU. */
+const Row = memo((/** @type {{gpu: GPU}} */ { gpu }) => html`<li class=${`gpu ${gpu.severity}${isStale(gpu) ? ' stale' : ''}`}>
   <div class="who"><${A} href=${address(gpu)} class="cover"><b>${gpu.name}</b> <span class="dim" title=${gpu.model}>${model(gpu.model)}</span><//></div>
   <div class="what"><${Icon} severity=${gpu.severity} /> ${gpu.status}</div>
   <div class="memory"><${MemoryBar} memory=${gpu.memory} /></div>
@@ -66,7 +88,7 @@ const Row = memo((/** @type {{gpu: GPU, seconds: number | null}} */ { gpu, secon
   <div class="use" data-label=${t('page.utilization')}><${Sparkline} values=${gpu.recent?.utilization} /><b class="figure">${percent(gpu.utilization)}</b></div>
   <div class="heat figure" data-label=${t('page.temperature')}>${pair(gpu.temperature, Math.round, celsius)}</div>
   <div class="draw figure" data-label=${t('page.power')}>${pair(gpu.power, digits, watts)}</div>
-  <div class="holds">${seconds !== null && html`<span class="warning-text">${t('page.age.ago', { age: age(seconds) })}</span>`}${holders(gpu)}</div>
+  <div class="holds">${hasStopped(gpu) && html`<span class="warning-text" title=${moment(gpu.newest_sample)}><${Icon} severity="warning" /> ${t('page.newest.since', { time: clock(gpu.newest_sample) })}</span>`}${holders(gpu)}</div>
 </li>`);
 
 const Tile = memo((/** @type {{gpu: GPU}} */ { gpu }) => html`<li class=${`tile ${gpu.severity}${isStale(gpu) ? ' stale' : ''}`}>
@@ -82,21 +104,14 @@ const Head = () => html`<div class="gpu-head" aria-hidden="true">
   <span class="dim right">${t('page.utilization')}</span><span class="dim right">${t('page.temperature')}</span><span class="dim right">${t('page.power')}</span>
 </div>`;
 
-/**
- * staleAge is how old a GPU's newest sample is, in whole seconds; null while they come. The state
- * of a lost GPU is still sampled.
- * @param {GPU} gpu
- * @param {number} now
- */
-export const staleAge = (gpu, now) => gpu.state === 'unknown' && isKnown(gpu.newest_sample) ? Math.round((now - Date.parse(gpu.newest_sample)) / 1000) : null;
 
 /**
  * Gpus is the part of the first screen that shows which GPU is full, and with what.
- * @param {{gpus: State['gpus'], now: number}} props
+ * @param {{gpus: State['gpus']}} props
  */
-export function Gpus({ gpus, now }) {
+export function Gpus({ gpus }) {
   /** @param {GPU} gpu */
-  const row = (gpu) => html`<${Row} key=${gpu.id} gpu=${gpu} seconds=${staleAge(gpu, now)} />`;
+  const row = (gpu) => html`<${Row} key=${gpu.id} gpu=${gpu} />`;
   if (!gpus?.length) {
     return html`<section class="all-gpus" aria-labelledby="gpus"><h2 id="gpus">${t('page.gpus')}</h2><${Empty}>${t('page.absent.gpus')}<//></section>`;
   }

@@ -2,7 +2,7 @@
 
 import { html, Component, useState } from './vendor.js';
 import { t, withLanguage } from './text.js';
-import { bareGiB, gib, none } from './format.js';
+import { bareGiB, gib, none, together } from './format.js';
 
 /** @typedef {import('./api').Condition} Condition */
 /** @typedef {import('./api').Memory} Memory */
@@ -42,6 +42,12 @@ const shapes = {
 export function Icon({ severity, word }) {
   return html`<span class=${`icon ${severity}`}><svg viewBox="0 0 16 16" aria-hidden="true"><path fill-rule="evenodd" d=${shapes[severity]} /></svg>${word && html`<span class="hidden">${word}</span>`}</span>`;
 }
+
+/**
+ * Load is how much a GPU has to do for ComfyUI, where that is more than normal.
+ * @param {{load: import('./api').Load}} props
+ */
+export const Load = ({ load }) => html`<span class=${`${load.severity}-text`}><${Icon} severity=${load.severity} /> ${together(load.text)}</span>`;
 
 /**
  * A is a link within the page.
@@ -140,6 +146,13 @@ export const Empty = ({ children }) => html`<p class="empty">${children}</p>`;
  * @param {string} id
  */
 export const gpuName = (state, id) => (state.gpus ?? []).find((gpu) => gpu.id === id)?.name ?? id;
+
+/**
+ * gpuNames are the names of GPUs by their ids.
+ * @param {State} state
+ * @param {string[] | null | undefined} ids
+ */
+export const gpuNames = (state, ids) => (ids ?? []).map((id) => gpuName(state, id)).join(', ');
 
 /**
  * processName is a process's name, or its PID where the driver or the kernel gives none.

@@ -3,7 +3,7 @@
 import { html, useEffect, useRef, useState } from './vendor.js';
 import { t, api } from './text.js';
 import { age, clock, energy, gib, isKnown, moment, percent, seconds, task, together, zone } from './format.js';
-import { A, Copy, Icon, gpuName } from './parts.js';
+import { A, Copy, Icon, gpuNames } from './parts.js';
 import { outcome, severity } from './prompts.js';
 import { Waterfall } from './waterfall.js';
 
@@ -43,7 +43,7 @@ function figures(d, state) {
     ['energy', b && energy(b.energy, b.energy_uncertainty)],
     ['throttled', b && seconds(b.throttle_time)],
     ['quality', b ? [t(`page.quality.${b.quality}`), b.why].filter(Boolean).join(' · ') : d.no_bill],
-    ['gpus', d.gpus?.map((id) => gpuName(state, id)).join(', ')],
+    ['gpus', gpuNames(state, d.gpus)],
     ['server', d.server],
     ['model', d.model],
     ['size', size(d)],
@@ -76,16 +76,18 @@ const start = (starts, now) => Date.parse(starts) > now ? t('page.figure.starts.
 
 /**
  * Waiting is a prompt that has not ended: its place in the queue, or its progress.
- * @param {{open: OpenPrompt, server: string, now: number}} props
+ * @param {{open: OpenPrompt, server: string, state: State, now: number}} props
  */
-function Waiting({ open, server, now }) {
+function Waiting({ open, server, state, now }) {
+  const gpus = gpuNames(state, (state.servers ?? []).find((s) => s.name === server)?.gpus);
   return html`<article class="detail"><${Back} />
     <p class="dim">${task(open)} · ${t(`page.queue.${open.state}`)}</p>
     <h1 tabindex="-1" class="sentence"><span role="status">${open.text}</span></h1>
     <dl class="figures">${isKnown(open.since) && html`<div><dt>${t(`page.figure.since.${open.state}`)}</dt><dd class="figure">${age((now - Date.parse(open.since)) / 1000)}</dd></div>`}
       ${open.starts && html`<div><dt>${t('page.figure.starts')}</dt><dd class="figure" title=${moment(open.starts)}>${start(open.starts, now)}</dd></div>`}
       ${open.node && html`<div><dt>${t('page.figure.node')}</dt><dd class="figure">${t('page.node', { class: open.node.class, i: open.node.number, of: open.node.of })}</dd></div>`}
-      <div><dt>${t('page.figure.server')}</dt><dd>${server}</dd></div></dl>
+      <div><dt>${t('page.figure.server')}</dt><dd>${server}</dd></div>
+      ${gpus && html`<div><dt>${t('page.figure.gpus')}</dt><dd>${gpus}</dd></div>`}</dl>
     <p class="id"><span class="dim">${t('page.id.prompt')}</span> <code>${open.id}</code> <${Copy} text=${open.id} label=${t('page.copy.prompt')} /></p>
   </article>`;
 }
@@ -154,15 +156,15 @@ export function Prompt({ id, state, now }) {
       <p class="dim">${task(d)} · ${t('page.received.at', { time: moment(d.received) })}</p>
       <h1 tabindex="-1" class="sentence"><${Icon} severity=${severity(d)} word=${outcome(d)} /> ${together(d.sentence)}</h1>
       ${d.remedy && html`<p class="remedy">${together(d.remedy)}</p>`}
-      ${!d.bill && d.no_bill && html`<p class="note"><${Icon} severity="warning" /> ${t('page.nobill', { why: d.no_bill })}</p>`}
+      ${!d.bill && d.no_bill && d.outcome !== 'refused' && html`<p class="note"><${Icon} severity="warning" /> ${t('page.nobill', { why: d.no_bill })}</p>`}
       <${Parts} parts=${d.parts} duration=${d.duration} />
       <${Waterfall} detail=${d} state=${state} />
       <div class="columns"><${Figures} detail=${d} state=${state} /><${Ids} detail=${d} /></div>
       <p class="dim">${t('page.times', { zone: zone() })}</p>
     </article>`;
   }
-  if (open) return html`<${Waiting} open=${open} server=${server} now=${now} />`;
-  if (body) return html`<${Waiting} open=${body} server=${/** @type {OpenDetail} */ (body).server} now=${now} />`;
+  if (open) return html`<${Waiting} open=${open} server=${server} state=${state} now=${now} />`;
+  if (body) return html`<${Waiting} open=${body} server=${/** @type {OpenDetail} */ (body).server} state=${state} now=${now} />`;
   if (!answer) return html`<article class="detail"><${Back} /><h1 tabindex="-1" class="sentence">${t('page.loading')}</h1></article>`;
   return html`<${Absent} id=${id} text=${answer.status === 0 ? t('page.absent.answer') : t('page.absent.prompt')} />`;
 }

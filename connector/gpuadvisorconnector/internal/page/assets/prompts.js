@@ -3,7 +3,7 @@
 
 import { html, useEffect, useRef, useState } from './vendor.js';
 import { t, api, withLanguage } from './text.js';
-import { clock, energy, gib, moment, seconds, shorten, task } from './format.js';
+import { clock, energy, gib, moment, seconds, task } from './format.js';
 import { A, Empty, Icon, memo } from './parts.js';
 
 /** @typedef {import('./api').Prompt} Prompt */
@@ -38,17 +38,13 @@ export function outcome(p) {
  */
 const result = (p, reason) => !reason ? outcome(p) : p.outcome === 'refused' || reason.startsWith(outcome(p)) ? reason : `${outcome(p)} · ${reason}`;
 
-// The width of names in a row of the first screen, which others choose: a row that grows would move
-// those below it.
-const nameWidth = 20;
-
-const Row = memo((/** @type {{prompt: Prompt, longest: number, isShort?: boolean}} */ { prompt: p, longest, isShort }) => {
-  const reason = p.reason || (p.bill ? '' : isShort ? t('page.nobill.short') : p.no_bill) || '';
+const Row = memo((/** @type {{prompt: Prompt, longest: number}} */ { prompt: p, longest }) => {
+  const reason = p.reason || (p.bill ? '' : t('page.nobill.short'));
   /** @param {number} v */
   const width = (v) => ({ width: `${Math.min(100, v / longest * 100)}%` });
   return html`<tr class="prompt">
     <td class="when figure" title=${moment(p.ended)}>${clock(p.ended)}</td>
-    <th scope="row" class="task"><${A} href=${`/prompts/${encodeURIComponent(p.id)}`} class="cover" title=${task(p)}>${isShort ? shorten(task(p), nameWidth) : task(p)}<//></th>
+    <th scope="row" class="task"><${A} href=${`/prompts/${encodeURIComponent(p.id)}`} class="cover" title=${task(p)}>${task(p)}<//></th>
     <td class="figure waited" data-label=${t('page.waited')}>${seconds(p.waited)}</td>
     <td class="figure ran" data-label=${t('page.ran')}>${seconds(p.ran)}</td>
     <td class="times"><span class="bar" aria-hidden="true"><span class="fill waiting" style=${width(p.waited)} /><span class="fill work" style=${width(p.ran)} /></span></td>
@@ -60,14 +56,16 @@ const Row = memo((/** @type {{prompt: Prompt, longest: number, isShort?: boolean
 
 /**
  * Table lists prompts. A row is made again for another prompt: what is on the screen does not move.
+ * On the first screen names, which others choose, are on one line: a row that grows would move those
+ * below it.
  * @param {{prompts: Prompt[], caption: string, isShort?: boolean}} props
  */
 function Table({ prompts, caption, isShort }) {
   const longest = Math.max(0.001, ...prompts.map((p) => p.waited + p.ran));
   const columns = ['ended', 'task', 'waited', 'ran', 'times', 'peak', 'energy', 'reason'];
-  return html`<table class="prompts"><caption class="hidden">${caption}</caption>
+  return html`<table class=${isShort ? 'prompts short' : 'prompts'}><caption class="hidden">${caption}</caption>
     <thead><tr>${columns.map((c) => html`<th scope="col" key=${c} class=${c}>${t(`page.column.${c}`)}</th>`)}</tr></thead>
-    <tbody>${prompts.map((p, i) => html`<${Row} key=${`${i} ${p.id}`} prompt=${p} longest=${longest} isShort=${isShort} />`)}</tbody></table>`;
+    <tbody>${prompts.map((p, i) => html`<${Row} key=${`${i} ${p.id}`} prompt=${p} longest=${longest} />`)}</tbody></table>`;
 }
 
 /**

@@ -3,7 +3,7 @@
 import { html, useEffect, useState } from './vendor.js';
 import { t, api } from './text.js';
 import { age, task, together } from './format.js';
-import { A, Empty, Icon } from './parts.js';
+import { A, Empty, Icon, gpuNames } from './parts.js';
 import { Absent, Back } from './prompt.js';
 
 /** @typedef {import('./api').Node} Node */
@@ -48,13 +48,13 @@ const Totals = ({ server: s }) => s.up ? html`<p class="totals">
     ${s.oldest_wait > 0 && html`<span>${t('page.queue.oldest', { age: age(s.oldest_wait) })}</span>`}
   </p>` : html`<p class="totals"><span><${Icon} severity="broken" /> ${t('page.server.down')}</span></p>`;
 
-/** @param {{server: ServerState, now: number, lines: number}} props */
-function Server({ server: s, now, lines }) {
+/** @param {{server: ServerState, state: State, now: number, lines: number}} props */
+function Server({ server: s, state, now, lines }) {
   const prompts = s.prompts ?? [];
   const shown = prompts.length > lines ? prompts.slice(0, lines - 1) : prompts;
   const rest = s.listed - shown.length;
   return html`<section class="server">
-    <h3>${s.name}${s.sockets_open > 0 && html` <span class="dim">${t('page.sockets', { n: s.sockets_open })}</span>`}</h3>
+    <h3>${s.name} <span class="on" title=${gpuNames(state, s.gpus)}>${gpuNames(state, s.gpus)}</span>${s.sockets_open > 0 && html` <span class="dim">${t('page.sockets', { n: s.sockets_open })}</span>`}</h3>
     <${Totals} server=${s} />
     <${Sockets} server=${s} />
     <ol class=${`queue lines-${lines}`}>
@@ -66,13 +66,14 @@ function Server({ server: s, now, lines }) {
 }
 
 /**
- * Queue is what waits and runs.
- * @param {{servers: State['servers'], now: number}} props
+ * Queue is what waits and runs, by server with its GPUs.
+ * @param {{state: State, now: number}} props
  */
-export function Queue({ servers, now }) {
+export function Queue({ state, now }) {
+  const { servers } = state;
   const lines = maxPrompts[servers?.length ?? 0] ?? 2;
   return html`<section class="all-queues" aria-labelledby="queue"><h2 id="queue">${t('page.queue')}</h2>
-    ${servers?.length ? servers.map((s) => html`<${Server} key=${s.name} server=${s} now=${now} lines=${lines} />`) : html`<${Empty}>${t('page.absent.comfyui')}<//>`}
+    ${servers?.length ? servers.map((s) => html`<${Server} key=${s.name} server=${s} state=${state} now=${now} lines=${lines} />`) : html`<${Empty}>${t('page.absent.comfyui')}<//>`}
   </section>`;
 }
 
@@ -98,7 +99,7 @@ export function WholeQueue({ name, state, now }) {
   if (!first) return html`<${Absent} id=${name} text=${t('page.absent.server')} />`;
   const s = answer ?? first;
   return html`<article class="detail"><${Back} />
-    <h1 tabindex="-1">${t('page.queue.of', { name })}</h1>
+    <h1 tabindex="-1">${t('page.queue.of', { name })} <span class="on dim">${gpuNames(state, s.gpus)}</span></h1>
     <${Totals} server=${s} />
     <${Sockets} server=${s} />
     <ol class="queue whole">${(s.prompts ?? []).map((p) => html`<${Open} key=${p.id} prompt=${p} now=${now} />`)}

@@ -3,7 +3,7 @@
 import { html, useState } from './vendor.js';
 import { t } from './text.js';
 import { energy, gib, mark, percent, seconds } from './format.js';
-import { gpuName } from './parts.js';
+import { Icon, gpuName } from './parts.js';
 import { bridged, pause } from './series.js';
 
 /** @typedef {import('./api').Detail} Detail */
@@ -59,18 +59,29 @@ export function ticks(end) {
 /** @param {Span} s */
 const label = (s) => s.kind === 'node' ? s.title || s.class || s.name : ['prompt', 'queue', 'execution'].includes(s.kind) ? t(`page.span.${s.kind}`) : s.name;
 
-/** @param {Span} s */
-function describe(s) {
-  const b = s.bill;
-  return [
-    s.class && s.title ? s.class : null,
-    seconds(s.duration),
-    (s.loading ?? 0) > 0 ? t(s.loading_estimated ? 'page.span.loading.estimated' : 'page.span.loading', { v: seconds(s.loading) }) : null,
-    (s.retry ?? 0) > 0 ? t('page.span.retry', { v: seconds(s.retry) }) : null,
-    b?.memory_peak ? t('page.span.memory', { v: gib(b.memory_peak) }) : null,
-    b?.energy ? energy(b.energy, b.energy_uncertainty) : null,
-    s.error,
-  ].filter(Boolean).join(' · ');
+/**
+ * describe is what the columns of a span do not have.
+ * @param {Span} s
+ */
+const describe = (s) => [
+  s.class && s.title ? s.class : null,
+  (s.loading ?? 0) > 0 ? t(s.loading_estimated ? 'page.span.loading.estimated' : 'page.span.loading', { v: seconds(s.loading) }) : null,
+  (s.retry ?? 0) > 0 ? t('page.span.retry', { v: seconds(s.retry) }) : null,
+].filter(Boolean).join(' · ');
+
+/**
+ * Row is a span: its bar, and in columns how long it took and what it used of the GPU.
+ * @param {{span: Span, depth: number, end: number}} props
+ */
+function Row({ span: s, depth, end }) {
+  const more = describe(s);
+  // What waits, and the prompt as a whole, uses no GPU.
+  const isAbsent = !s.bill && !['execution', 'node'].includes(s.kind);
+  return html`<li class="lane" title=${[label(s), more].filter(Boolean).join(' · ')}>
+    <span class=${`name depth-${Math.min(depth, 4)}`}>${s.error && html`<${Icon} severity="broken" word=${t('page.outcome.error')} /> `}${label(s)} ${s.error && html`<span class="dim">${s.error}</span>`}<span class="hidden"> ${more}</span></span>
+    <span class="track"><${Bar} span=${s} end=${end} /></span><span class="figure dim">${seconds(s.duration)}</span>
+    <span class="figure dim peak" data-label=${t('page.memory.peak')}>${isAbsent ? '' : gib(s.bill?.memory_peak)}</span>
+    <span class="figure dim energy">${isAbsent ? '' : energy(s.bill?.energy, s.bill?.energy_uncertainty)}</span></li>`;
 }
 
 /** @param {{span: Span, end: number}} props */
@@ -121,15 +132,21 @@ function Lane({ name, times, values, from, end, top, most }) {
     <svg class="track" viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label=${`${name} ${most}`}><path class="area" d=${area} /><path class="line" d=${line} /></svg><span /></div>`;
 }
 
-/** @param {{series: History, gpu: string, from: number, end: number}} props */
-function Lanes({ series: h, gpu, from, end }) {
+/**
+ * Lanes are a GPU's memory and utilisation. The memory is drawn against all that the GPU has, as far as
+ * that is known.
+ * @param {{series: History, state: State, from: number, end: number}} props
+ */
+function Lanes({ series: h, state, from, end }) {
+  const gpu = gpuName(state, h.gpu);
+  const all = (state.gpus ?? []).find((g) => g.id === h.gpu)?.memory?.limit;
   const times = h.times ?? [];
   /** @param {Column} values */
   const inside = (values) => values.flatMap((v, i) => times[i] >= from && times[i] <= from + end ? v ?? [] : []);
   const limit = pause(h);
   const memory = Math.max(0, ...inside(h.memory ?? []), ...inside(h.memory_peak ?? []));
   const use = Math.max(0, ...inside(h.utilization ?? []));
-  return html`${h.memory && html`<${Lane} name=${t('page.lane.memory', { gpu })} most=${t('page.lane.most', { v: gib(memory) })} times=${times} values=${bridged(times, h.memory, limit)} from=${from} end=${end} top=${memory || 1} />`}
+  return html`${h.memory && html`<${Lane} name=${t('page.lane.memory', { gpu })} most=${t('page.lane.most', { v: all ? t('page.of', { a: gib(memory), b: gib(all) }) : gib(memory) })} times=${times} values=${bridged(times, h.memory, limit)} from=${from} end=${end} top=${all || memory || 1} />`}
     ${h.utilization && html`<${Lane} name=${t('page.lane.use', { gpu })} most=${t('page.lane.most', { v: percent(use) })} times=${times} values=${bridged(times, h.utilization, limit)} from=${from} end=${end} top=${1} />`}`;
 }
 
@@ -154,10 +171,9 @@ export function Waterfall({ detail: d, state }) {
       <span class="legend">${['queue', 'loading', ...(spans.some(({ span: s }) => (s.retry ?? 0) > 0) ? ['retry'] : []), 'work'].map((kind) => html`<span key=${kind}><i class=${`swatch ${kind === 'queue' ? 'waiting' : kind}`} />${t(`page.legend.${kind}`)}</span>`)}</span></div>
     <div class="waterfall" onMouseMove=${point} onMouseLeave=${() => setAt(null)}>
       <div class="axis" aria-hidden="true"><span class="label" /><span class="track">${ticks(end).map((v) => html`<span key=${v} class=${`mark${v > end * 0.92 ? ' last' : v > end * 0.72 ? ' late' : ''}`} style=${{ left: `${v / end * 100}%` }}><span>${mark(v, end)}</span></span>`)}
-        ${at !== null && html`<span class="cursor" style=${{ left: `${at * 100}%` }}><span>${seconds(at * end)}</span></span>`}</span><span /></div>
-      <ol class="spans">${spans.map(({ span: s, depth }) => html`<li key=${s.id} class="lane" title=${describe(s)}>
-        <span class=${`depth-${Math.min(depth, 4)}`}>${label(s)}<span class="hidden">${describe(s)}</span></span>
-        <span class="track"><${Bar} span=${s} end=${end} /></span><span class="figure dim">${seconds(s.duration)}</span></li>`)}</ol>
-      ${(d.series ?? []).map((h) => html`<${Lanes} key=${h.gpu} series=${h} gpu=${gpuName(state, h.gpu)} from=${from} end=${end} />`)}
+        ${at !== null && html`<span class="cursor" style=${{ left: `${at * 100}%` }}><span>${seconds(at * end)}</span></span>`}</span>
+        <span class="right">${t('page.column.times')}</span><span class="right peak">${t('page.column.peak')}</span><span class="right energy">${t('page.column.energy')}</span></div>
+      <ol class="spans">${spans.map(({ span: s, depth }) => html`<${Row} key=${s.id} span=${s} depth=${depth} end=${end} />`)}</ol>
+      ${(d.series ?? []).map((h) => html`<${Lanes} key=${h.gpu} series=${h} state=${state} from=${from} end=${end} />`)}
     </div></section>`;
 }

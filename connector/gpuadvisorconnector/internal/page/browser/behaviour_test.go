@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -94,6 +95,7 @@ func TestASearchFinds(t *testing.T) {
 	p.wait(`document.querySelector('.search .empty')?.innerText === 'No prompt matches.'`)
 	p.open(base + "/?lang=en&view=prompts")
 	p.wait(`document.querySelectorAll('.workflows button').length === 2`)
+	assert.Equal(t, []string{"4.10 GiB", "161 J", "14.2 GiB", "12.3 kJ"}, read[[]string](p, `[...document.querySelectorAll('.workflows tbody tr')].flatMap((row) => [...row.querySelectorAll('td')].slice(-2).map((e) => e.innerText.replaceAll('\u00a0', ' ')))`), "peak memory and mean energy")
 	p.do(chromedp.Click(`.workflows tr:last-child button`))
 	p.wait(`location.search.includes('workflow=upscale') && [...document.querySelectorAll('tr.prompt .cover')].every((a) => a.innerText.startsWith('upscale'))`)
 }
@@ -145,10 +147,16 @@ func TestALostConnectionIsShownAndARestartIsFoundAgain(t *testing.T) {
 	require.NoError(t, server.Close())
 	p.wait(`document.querySelector('.band.lost')?.innerText.includes('Connection to the collector lost for')`)
 	assert.Equal(t, "faded", read[string](p, `document.querySelector('main').className`))
+	p.wait(`document.querySelector('.verdict.warning .text')?.innerText.startsWith('Last known: ')`)
+	age := `document.querySelector('.open.waiting .figure').innerText`
+	p.wait(`window.before = ` + age + `, /lost for ([2-9]|\d\d)/.test(document.querySelector('.band.lost').innerText)`)
+	p.wait(`/lost for ([4-9]|\d\d)/.test(document.querySelector('.band.lost').innerText)`)
+	assert.True(t, read[bool](p, age+` === window.before`), "ages are those of the last state")
 	live, server, _ = listen(address)
 	t.Cleanup(func() { live.Close(); _ = server.Close() })
 	p.wait(`document.querySelector('.band.lost') === null`)
 	assert.Equal(t, 1, live.Counts().Viewers)
+	p.wait(`document.querySelector('.verdict:not(.faded) .text')?.innerText.startsWith('Last known') === false`)
 }
 
 // TestACollectorThatHangsIsNoticed has a tab be hidden and seen again while the collector accepts
@@ -227,6 +235,10 @@ func TestWithoutScriptsThePageHasTheVerdictAndTheGPUs(t *testing.T) {
 	for _, part := range []string{"gpu1 ran out of memory", "lower the size to 1024 px.", "gpu7", "47.3 GiB / 48.0 GiB", "99 %"} {
 		assert.Contains(t, text, part)
 	}
+	p.runScripts(true) // the page's did not run
+	aligned := read[[]string](p, `[...document.querySelectorAll('.plain td.figure')].map((e) => getComputedStyle(e).textAlign)`)
+	assert.Len(t, aligned, 32, "four figures of eight GPUs")
+	assert.Equal(t, []string{"right"}, slices.Compact(aligned))
 }
 
 func TestARushIsOneClick(t *testing.T) {
@@ -280,9 +292,9 @@ func TestConditionsThatDifferOnlyInTheirDetailAreEachListed(t *testing.T) {
 	p := openTab(t, chromium)
 	base := serveFixture(t, newFixture(t, sceneOf("links")))
 	p.open(base + "/?lang=en")
-	assert.Contains(t, read[string](p, `document.querySelector('.verdict .text').innerText`), "NVLink 0 of gpu0 was up and is down.")
+	assert.Contains(t, read[string](p, `document.querySelector('.verdict .text').innerText`), "NVLink 0 of gpu0 went down.")
 	assert.Equal(t, "+2 more", read[string](p, `document.querySelector('.verdict .chip').innerText`))
-	links := []string{"NVLink 1 of gpu0 was up and is down.", "NVLink 2 of gpu0 was up and is down."}
+	links := []string{"NVLink 1 of gpu0 went down.", "NVLink 2 of gpu0 went down."}
 	assert.Equal(t, links, read[[]string](p, `[...document.querySelectorAll('[aria-labelledby=conditions] li b')].map((e) => e.innerText)`))
 	p.open(base + "/?lang=en&gpu=gpu0")
 	assert.Equal(t, links, read[[]string](p, `[...document.querySelectorAll('.detail .note b')].map((e) => e.innerText)`))

@@ -96,7 +96,7 @@ func TestWhatTheFixturesSayIsTheProducts(t *testing.T) {
 			}
 		}
 	}
-	for _, wanted := range []string{"success", "error", "gpu.memory.critical", "comfyui.out_of_memory", "comfyui.queue.growing", "comfyui.down", "gpu.lost", "gpu.samples.stopped", "gpu.none", "gpu.nvlink.down", "gpu.row_remap.failed", "gpu.throttled.heat"} {
+	for _, wanted := range []string{"success", "error", "refused", "gpu.memory.critical", "comfyui.out_of_memory", "comfyui.queue.growing", "comfyui.down", "gpu.lost", "gpu.samples.stopped", "gpu.none", "gpu.nvlink.down", "gpu.row_remap.failed", "gpu.throttled.heat"} {
 		assert.True(t, kinds[wanted], "no scene has %s", wanted)
 	}
 }

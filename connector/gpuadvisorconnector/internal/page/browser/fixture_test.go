@@ -35,6 +35,8 @@ const (
 	downServer     trouble = "down"    // the first ComfyUI
 	deadLinks      trouble = "links"   // three NVLinks
 	oddFigures     trouble = "odd"     // figures and names that are missing or unusual
+	noProcesses    trouble = "wsl2"    // a driver that lists none
+	tooLate        trouble = "refused" // the newest prompt is refused
 )
 
 // scene is what a fixture shows.
@@ -106,6 +108,9 @@ func newFixture(t testing.TB, s scene) *fixture {
 	}
 	for i := range s.prompts {
 		f.Traces(f.prompt(s.prompts - 1 - i).Traces())
+	}
+	if s.trouble == tooLate {
+		f.Traces(f.refusedPrompt())
 	}
 	f.relive()
 	if s.trouble == rushHour {

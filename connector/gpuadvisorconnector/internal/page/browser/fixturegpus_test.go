@@ -195,6 +195,9 @@ func (f *fixture) memoryOf(s *samples, i, k int, limit int64, isFull bool) {
 	s.add("hw.gpu.memory.limit", "", float64(limit))
 	s.add("hw.gpu.memory.usage", "", float64(min(used, limit)))
 	s.add("hw.gpu.memory.usage.max", "", float64(max(peak, used)))
+	if f.trouble == noProcesses {
+		return
+	}
 	if server := f.serverOn(i); server >= 0 {
 		s.process(pidOf(server), "python3", "", comfyui)
 	} else if isFull {

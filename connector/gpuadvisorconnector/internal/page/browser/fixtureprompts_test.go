@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/collector/pdata/ptrace"
+
 	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/sampletrace"
 )
@@ -183,6 +185,16 @@ func (*fixture) upscale(p *sampletrace.Prompt, loads bool) {
 		p.Execution["comfyui.loading.duration"] = 6.3
 		p.Nodes[1].Attributes["comfyui.loading.duration"] = 4.4
 	}
+}
+
+// refusedPrompt is one that the receiver refused, since its image would have been late.
+func (f *fixture) refusedPrompt() ptrace.Traces {
+	p := f.usualPrompt(0)
+	traces := sampletrace.Prompt{ID: "refused-1", Server: f.server(0), Received: f.begun.Add(-time.Second), Waited: 10 * time.Millisecond, Error: "deadline", Root: p.Root}.Traces()
+	root := traces.ResourceSpans().At(0).ScopeSpans().At(0).Spans().At(0)
+	root.Attributes().PutStr("comfyui.prompt.outcome", "refused")
+	root.Status().SetCode(ptrace.StatusCodeUnset)
+	return traces
 }
 
 // promptThatEnds is a prompt that ends now.

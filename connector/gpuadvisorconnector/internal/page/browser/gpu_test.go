@@ -3,6 +3,8 @@
 package browser
 
 import (
+	"fmt"
+	"net/url"
 	"slices"
 	"testing"
 
@@ -21,7 +23,7 @@ func TestALostGPUHasNoAge(t *testing.T) {
 	assert.Contains(t, row, "lost")
 	assert.NotContains(t, row, "no sample")
 	p.open(serveFixture(t, newFixture(t, sceneOf("stopped"))) + "/?lang=en")
-	assert.Contains(t, read[string](p, `document.querySelector('.gpu.broken').innerText`), "no sample for")
+	assert.Regexp(t, `no sample since \d\d:\d\d:\d\d`, read[string](p, `document.querySelector('.gpu.broken').innerText`))
 }
 
 // TestTheHistorysAxisHasTimesOfDay, of yesterday too.
@@ -87,5 +89,35 @@ func TestTheHistoryIsDrawnBetweenScrapes(t *testing.T) {
 			continue
 		}
 		assert.Greater(t, share, 0.98, "chart %d", i)
+	}
+}
+
+// TestWhatHoldsTheMemoryIsNotMadeUp of a GPU whose driver lists no processes, one whose samples have
+// stopped and one that is lost. Of a GPU with nothing in use there is none.
+func TestWhatHoldsTheMemoryIsNotMadeUp(t *testing.T) {
+	t.Parallel()
+	chromium := startChromium(t)
+	p := openTab(t, chromium)
+	const none, idle = "No process uses this GPU.", "nothing holds memory"
+	for _, c := range []struct{ scene, gpu, holds, processes string }{
+		{"wsl2", "gpu0", "no process is listed", "No process is listed, although memory is in use: the driver of WSL2 lists none, and those of MIG devices are listed there."},
+		{"odd", "gpu1/mig1", idle, none},
+		{"odd", "gpu0", "", "Not known: there are no current samples of this GPU."},
+		{"lost", "gpu1", "", "Not known: there are no current samples of this GPU."},
+	} {
+		base := serveFixture(t, newFixture(t, sceneOf(c.scene)))
+		p.open(base + "/?lang=en")
+		row := fmt.Sprintf(`[...document.querySelectorAll('.gpu')].find((e) => e.querySelector('.who b').innerText === %q).querySelector('.holds')`, c.gpu)
+		spans := read[[]string](p, `[...`+row+`.querySelectorAll(':scope > span:not(.warning-text)')].map((e) => e.innerText)`)
+		if c.holds == "" {
+			assert.Empty(t, spans, "%v", c)
+		} else {
+			assert.Contains(t, spans, c.holds, "%v", c)
+		}
+		if c.holds != idle {
+			assert.NotContains(t, spans, idle, "%v", c)
+		}
+		p.open(base + "/?lang=en&gpu=" + url.QueryEscape(c.gpu))
+		assert.Equal(t, c.processes, read[string](p, `document.querySelector('[aria-labelledby=processes] .empty').innerText`), "%v", c)
 	}
 }

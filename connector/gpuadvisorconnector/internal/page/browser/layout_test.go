@@ -93,7 +93,7 @@ func TestThePageIsReadableInEveryShape(t *testing.T) {
 						for _, language := range []string{"en", "zh"} {
 							light, dark := shape{width, 800, language, false}, shape{width, 800, language, true}
 							text := ""
-							if width == 1280 || width == 360 && gpus == 8 {
+							if width == 1280 || gpus == 8 {
 								text = axeText // what it looks for does not depend on the number of GPUs
 							}
 							p.reshape(light)
@@ -265,4 +265,25 @@ func TestNothingMovesWhileFiguresChange(t *testing.T) {
 	before := f.reads.Load()
 	require.Eventually(t, func() bool { return f.reads.Load() >= before+60 }, patience, 5e6)
 	assert.LessOrEqual(t, read[float64](p, "window.shift"), maxShift/2, "the layout moves: %v", read[[]string](p, "window.shifts"))
+}
+
+// TestEachPromptIsOneLine whatever its figures and its name are: a row that is higher than the one
+// whose place it takes moves those below it.
+func TestEachPromptIsOneLine(t *testing.T) {
+	t.Parallel()
+	chromium := startChromium(t)
+	p := openTab(t, chromium)
+	p.reshape(wide)
+	for _, name := range []string{"1", "rush", "8", "odd"} { // 1, 2, 8 and 3 GPUs
+		base := serveFixture(t, newFixture(t, sceneOf(name)))
+		for _, language := range []string{"en", "zh"} {
+			p.open(withLanguage(base, "/", language))
+			heights := read[[]float64](p, `[...document.querySelectorAll('.last tr.prompt')].map((e) => Math.round(e.getBoundingClientRect().height))`)
+			assert.GreaterOrEqual(t, len(heights), 5, "%s in %s", name, language)
+			for i, height := range heights {
+				assert.InDelta(t, 27, height, 1, "row %d of %s in %s: %s", i, name, language, read[string](p, fmt.Sprintf(`document.querySelectorAll('.last tr.prompt')[%d].innerText`, i)))
+			}
+			assert.Empty(t, read[[]string](p, findProblems), "%s in %s", name, language)
+		}
+	}
 }

@@ -25,11 +25,14 @@ const findProblems = `(() => {
 	if (root.scrollWidth > innerWidth) problems.push('scrolls sideways: ' + root.scrollWidth + ' > ' + innerWidth);
 	const missing = document.body.innerText.match(/page\.[a-z_.]+|NaN|undefined|Invalid Date|\[object/);
 	if (missing) problems.push('text: ' + missing[0]);
+	for (const e of document.querySelectorAll('.warning-text, .broken-text')) if (!e.querySelector('.icon')) problems.push('a colour without a sign: ' + e.innerText);
 	for (const e of document.querySelectorAll('.reason, .verdict, .remedy, .conditions')) if (e.innerText.includes('…')) problems.push('cut by a script: ' + e.innerText.slice(0, 60));
 	// Both ask each element once.
 	const remember = (f) => { const known = new Map(); const g = (e) => { if (!known.has(e)) known.set(e, e === top ? null : f(e) || g(e.parentElement)); return known.get(e); }; return g; };
 	const clipped = remember((e) => getComputedStyle(e).clipPath !== 'none' && e); // for screen readers only
-	const narrow = remember((e) => e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0 && !e.classList.contains('waterfall') && getComputedStyle(e).display !== 'inline' && e);
+	// A name that somebody chose ends with an ellipsis where there is no room, and is whole in its title.
+	const shortened = remember((e) => getComputedStyle(e).textOverflow === 'ellipsis' && e.title && e.title === e.textContent && e);
+	const narrow = remember((e) => e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0 && !shortened(e) && !e.classList.contains('waterfall') && getComputedStyle(e).display !== 'inline' && e);
 	const boxes = [];
 	const walker = document.createTreeWalker(top, NodeFilter.SHOW_TEXT);
 	while (walker.nextNode()) {
@@ -41,7 +44,7 @@ const findProblems = `(() => {
 		if (clipped(element)) continue;
 		const range = document.createRange();
 		range.selectNodeContents(node);
-		for (const box of range.getClientRects()) {
+		for (const box of shortened(element) ? [element.getBoundingClientRect()] : range.getClientRects()) {
 			if (box.width > 0 && box.height > 0) boxes.push([box, node]);
 		}
 		const cut = narrow(element);

@@ -49,7 +49,7 @@ func TestEachPromptThatWaitsIsTwoClicksAway(t *testing.T) {
 	p.do(chromedp.Click(`.all-queues .rest`)) // one
 	p.wait(`document.querySelectorAll('.whole .open').length === 61`)
 	assert.Equal(t, "?queue=127.0.0.1%3A8188&lang=en", read[string](p, `location.search`), "an address of its own")
-	assert.Equal(t, "Queue of 127.0.0.1:8188", read[string](p, `document.querySelector('h1').innerText`))
+	assert.Equal(t, "Queue of 127.0.0.1:8188 gpu0", read[string](p, `document.querySelector('h1').innerText`))
 	read[bool](p, fmt.Sprintf(`(document.querySelector('.whole a[href*=%q]').click(), true)`, openID("8188", 57))) // two
 	p.wait(`document.querySelector('.detail .sentence')?.innerText === '57 prompts ahead'`)
 	assert.Contains(t, p.figures(), "Likely start")
@@ -138,12 +138,7 @@ func TestAPromptIsFoundByItsExactID(t *testing.T) {
 func TestARefusalIsNotAFault(t *testing.T) {
 	t.Parallel()
 	chromium := startChromium(t)
-	f := newFixture(t, sceneOf("1"))
-	refused := sampletrace.Prompt{ID: "refused-1", Server: f.server(0), Received: time.Now().UTC(), Waited: 10 * time.Millisecond, Error: "deadline", Root: map[string]any{"comfyui.workflow.id": "colorize"}}
-	traces := refused.Traces()
-	traces.ResourceSpans().At(0).ScopeSpans().At(0).Spans().At(0).Attributes().PutStr("comfyui.prompt.outcome", "refused")
-	f.Traces(traces)
-	base := serveFixture(t, f)
+	base := serveFixture(t, newFixture(t, sceneOf("refused")))
 	p := openTab(t, chromium)
 	p.reshape(wide)
 	for language, want := range map[string][]string{"en": {"refused: too late", "Refused after 0.01 s: its image", "Send it again when less waits"}, "zh": {"被拒绝：会超时", "提交 0.01 秒后被拒绝", "请等排队变短后重试"}} {
@@ -155,6 +150,7 @@ func TestARefusalIsNotAFault(t *testing.T) {
 		assert.Contains(t, sentence, want[1])
 		assert.Contains(t, read[string](p, `document.querySelector('.detail .remedy').innerText`), want[2])
 		assert.True(t, read[bool](p, `document.querySelector('.sentence .icon.warning') !== null`))
+		assert.True(t, read[bool](p, `document.querySelector('.detail .note') === null`), "that it used no GPU is no warning")
 	}
 	assert.Empty(t, p.noted())
 }
@@ -167,4 +163,30 @@ func TestAnIDThatIsTooLongIsAnError(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, response.Body.Close())
 	assert.Equal(t, http.StatusBadRequest, response.StatusCode)
+}
+
+// TestEachQueueNamesItsGPU on the first screen, on its page, and on the pages of prompts that run or
+// wait: two servers on two GPUs.
+func TestEachQueueNamesItsGPU(t *testing.T) {
+	t.Parallel()
+	chromium := startChromium(t)
+	s := sceneOf("8")
+	s.waiting = 60
+	base := serveFixture(t, newFixture(t, s))
+	p := openTab(t, chromium)
+	p.reshape(wide)
+	p.open(base + "/?lang=en")
+	assert.Equal(t, []string{"127.0.0.1:8188 gpu1 5 clients", "127.0.0.1:8189 gpu3 5 clients"}, read[[]string](p, `[...document.querySelectorAll('.server h3')].map((e) => e.innerText.replace(/\s+/g, ' '))`))
+	for server, gpu := range map[string]string{"127.0.0.1:8188": "gpu1", "127.0.0.1:8189": "gpu3"} {
+		p.open(base + "/?lang=en&queue=" + server)
+		assert.Equal(t, "Queue of "+server+" "+gpu, read[string](p, `document.querySelector('h1').innerText`))
+		for _, i := range []int{0, 1, 57} { // the state does not have the last
+			if server == "127.0.0.1:8189" && i > 0 {
+				continue
+			}
+			p.open(base + "/prompts/" + openID(server, i) + "?lang=en")
+			p.wait(`document.querySelector('.figures') !== null`)
+			assert.Equal(t, gpu, p.figures()["GPU"], "%s %d", server, i)
+		}
+	}
 }

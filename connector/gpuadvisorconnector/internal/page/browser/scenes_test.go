@@ -19,6 +19,8 @@ var scenes = []scene{
 	{name: "stopped", gpus: 2, servers: 1, prompts: 40, trouble: stoppedSamples, age: 62 * time.Second},
 	{name: "down", gpus: 1, servers: 1, prompts: 40, trouble: downServer},
 	{name: "odd", gpus: 3, servers: 1, prompts: 12, trouble: oddFigures},
+	{name: "wsl2", gpus: 2, servers: 1, prompts: 12, trouble: noProcesses},
+	{name: "refused", gpus: 1, servers: 1, prompts: 12, trouble: tooLate},
 	{name: "no-gpu"},
 	{name: "no-comfyui", gpus: 2},
 	{name: "no-prompt", gpus: 1, servers: 1},

@@ -33,6 +33,8 @@ type shot struct {
 	token string
 	// isPlain is true if the browser runs no scripts.
 	isPlain bool
+	// isWhole is true if the screenshot has all of the page, not only what a window has room for.
+	isWhole bool
 }
 
 var (
@@ -47,29 +49,31 @@ var shots = []shot{
 	{name: "eight-gpus-zh", scene: "8", shape: shape{1280, 800, "zh", false}},
 	{name: "eight-gpus-dark", scene: "8", shape: shape{1280, 800, "en", true}},
 	{name: "many-gpus", scene: "64", shape: wide},
-	{name: "rush", scene: "rush", shape: wide},
+	{name: "rush", scene: "rush", shape: wide, isWhole: true},
 	{name: "lost-gpu", scene: "lost", shape: wide},
 	{name: "samples-stopped", scene: "stopped", shape: wide},
 	{name: "comfyui-down", scene: "down", shape: wide},
 	{name: "no-gpu", scene: "no-gpu", shape: wide},
 	{name: "no-comfyui", scene: "no-comfyui", shape: wide},
 	{name: "no-prompt", scene: "no-prompt", shape: wide},
-	{name: "prompt-slow", scene: "8", path: "/prompts/9f3a1c52-7d40-4b6e-8a11-2c5d7e9b0001", shape: wide, ready: `.waterfall .lane svg`},
-	{name: "prompt-failed", scene: "8", path: "/prompts/9f3a1c52-7d40-4b6e-8a11-2c5d7e9b0003", shape: shape{1280, 800, "zh", false}, ready: `.waterfall`},
+	{name: "prompt-slow", scene: "8", path: "/prompts/9f3a1c52-7d40-4b6e-8a11-2c5d7e9b0001", shape: wide, ready: `.waterfall .lane svg`, isWhole: true},
+	{name: "prompt-failed", scene: "8", path: "/prompts/9f3a1c52-7d40-4b6e-8a11-2c5d7e9b0003", shape: wide, ready: `.waterfall`},
+	{name: "prompt-failed-zh", scene: "8", path: "/prompts/9f3a1c52-7d40-4b6e-8a11-2c5d7e9b0003", shape: shape{1280, 800, "zh", false}, ready: `.waterfall`},
+	{name: "prompt-refused", scene: "refused", path: "/prompts/refused-1", shape: wide, ready: `.part-list`},
 	{name: "prompt-without-bill", scene: "8", path: "/prompts/9f3a1c52-7d40-4b6e-8a11-2c5d7e9b0007", shape: shape{1280, 800, "en", true}, ready: `.waterfall`},
 	{name: "prompt-retried", scene: "8", path: "/prompts/9f3a1c52-7d40-4b6e-8a11-2c5d7e9b0008", shape: shape{1280, 800, "en", true}, ready: `.waterfall`},
 	{name: "prompt-waiting", scene: "rush", path: "/prompts/open-8188-4", shape: wide, ready: `.sentence`},
 	{name: "prompt-unknown", scene: "8", path: "/prompts/none", shape: wide, ready: `.sentence + .id`},
 	{name: "queue", scene: "rush", path: "/?queue=127.0.0.1:8188", shape: wide, ready: `.whole .open:nth-child(18)`},
-	{name: "gpu", scene: "8", path: "/?gpu=gpu1", shape: wide, ready: `.chart canvas`},
+	{name: "gpu", scene: "8", path: "/?gpu=gpu1", shape: wide, ready: `.chart canvas`, isWhole: true},
 	{name: "gpu-dark-zh", scene: "8", path: "/?gpu=gpu1", shape: shape{1280, 800, "zh", true}, ready: `.chart canvas`},
-	{name: "slowest", scene: "8", path: "/?view=prompts&sort=slowest", shape: wide, ready: `.workflows`},
+	{name: "slowest", scene: "8", path: "/?view=prompts&sort=slowest", shape: wide, ready: `.workflows`, isWhole: true},
 	{name: "phone", scene: "8", shape: phone},
 	{name: "phone-zh-dark", scene: "rush", shape: shape{360, 780, "zh", true}},
-	{name: "phone-prompt", scene: "8", path: "/prompts/9f3a1c52-7d40-4b6e-8a11-2c5d7e9b0001", shape: phone, ready: `.waterfall`},
+	{name: "phone-prompt", scene: "8", path: "/prompts/9f3a1c52-7d40-4b6e-8a11-2c5d7e9b0001", shape: phone, ready: `.waterfall`, isWhole: true},
 	{name: "missing-figures", scene: "odd", shape: wide},
 	{name: "missing-figures-phone-zh", scene: "odd", shape: shape{360, 780, "zh", false}},
-	{name: "missing-figures-gpu", scene: "odd", path: "/?gpu=GPU-bare", shape: wide, ready: `.processes, .empty`},
+	{name: "missing-figures-gpu", scene: "odd", path: "/?gpu=GPU-bare", shape: wide, ready: `#history + .empty`},
 	{name: "connection-lost", scene: "1", shape: wide, ready: `.band.lost`, isLost: true},
 	{name: "sign-in", scene: "1", shape: wide, token: "-", ready: `#token`},
 	{name: "sign-in-wrong-token", scene: "1", shape: wide, token: "wrong", ready: `[role=alert]`},
@@ -90,6 +94,12 @@ func TestScreenshots(t *testing.T) {
 		t.Run(s.name, func(t *testing.T) {
 			p := openTab(t, chromium)
 			p.show(s)
+			if s.isLost {
+				p.wait(`/for ([5-9]|\d\d)\s/.test(document.querySelector('.band.lost').innerText)`)
+			}
+			if s.isWhole {
+				p.makeRoom(s.shape)
+			}
 			require.NoError(t, os.WriteFile(filepath.Join(*screenshots, s.name+".png"), small(t, p.capture()), 0o600))
 		})
 	}
@@ -120,6 +130,15 @@ func (p *tab) show(s shot) {
 		}
 	}
 	p.await(s.ready)
+}
+
+// makeRoom makes the window as high as the page, which may be wider or narrower then.
+func (p *tab) makeRoom(s shape) {
+	p.t.Helper()
+	for s.height < read[int64](p, `document.scrollingElement.scrollHeight`) {
+		s.height = read[int64](p, `document.scrollingElement.scrollHeight`)
+		p.reshape(s)
+	}
 }
 
 // await waits for an element of a selector, if there is one.

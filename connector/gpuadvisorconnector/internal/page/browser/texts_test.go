@@ -3,6 +3,7 @@
 package browser
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -24,7 +25,7 @@ func TestTheNewestSamplesAgeIsAWarningOnlyIfSamplesHaveStopped(t *testing.T) {
 			s.interval = time.Minute
 		}
 		p.open(serveFixture(t, newFixture(t, s)) + "/?lang=en")
-		assert.Contains(t, read[string](p, `document.querySelector('.context').innerText`), "newest sample", "%v", c)
+		assert.Contains(t, read[string](p, `document.querySelector('.context').innerText`), map[string]string{"1": "newest sample", "stopped": "no sample since"}[c.scene], "%v", c)
 		assert.Equal(t, c.isSign, read[bool](p, `document.querySelector('.context .warning-text .icon') !== null`), "%v", c)
 	}
 }
@@ -71,7 +72,7 @@ func TestAGPUsRowSaysForHowLongAndWhyItWasThrottled(t *testing.T) {
 	chromium := startChromium(t)
 	p := openTab(t, chromium)
 	base := serveFixture(t, newFixture(t, sceneOf("8")))
-	throttled := `document.querySelector('.gpu.broken .holds .warning-text').innerText.replaceAll('\u00a0', ' ')`
+	throttled := `document.querySelector('.gpu.broken .holds .throttled').innerText.replaceAll('\u00a0', ' ')`
 	p.open(base + "/?lang=en")
 	assert.Equal(t, "throttled 12 %: power limit", read[string](p, throttled))
 	p.open(base + "/?lang=zh")
@@ -100,6 +101,34 @@ func TestAlertsThatFireAreListedWithTheirAgeAndRunbook(t *testing.T) {
 	assert.Contains(t, listed[1], "ComfyUIQueueGrowing The oldest prompt in the queue of 127.0.0.1:8188 has waited for 1m 35s, and the wait grows.")
 	assert.Regexp(t, `/GPUMemoryUsageCritical\.md$`, read[string](p, `document.querySelector('[aria-labelledby=alerts] li a').href`))
 	assert.Equal(t, []string{"broken", "warning"}, read[[]string](p, `[...document.querySelectorAll('[aria-labelledby=alerts] li .icon')].map((e) => e.classList[1])`))
+}
+
+// TestAReasonIsAFewWords in the search, too: the sentence is in the title, and on the prompt's page.
+func TestAReasonIsAFewWords(t *testing.T) {
+	t.Parallel()
+	chromium := startChromium(t)
+	p := openTab(t, chromium)
+	base := serveFixture(t, newFixture(t, sceneOf("8")))
+	for language, want := range map[string][]string{"en": {"succeeded · no GPU figures", "Too many traces waited for samples."}, "zh": {"成功 · 没有 GPU 数据", "等待采样的 trace 过多。"}} {
+		p.open(withLanguage(base, "/?view=prompts&q=e9b0007", language))
+		p.wait(`document.querySelectorAll('tr.prompt').length === 1`)
+		assert.Equal(t, want, read[[]string](p, `[document.querySelector('tr.prompt .reason').innerText.trim(), document.querySelector('tr.prompt .reason').title]`))
+		reasons := read[[]string](p, `[...document.querySelectorAll('tr.prompt .reason')].map((e) => e.innerText)`)
+		assert.NotRegexp(t, `[.。]$`, strings.Join(reasons, "\n"))
+	}
+}
+
+// TestAlertsThatCannotBeReadAreAWarning, and their source is not said to be silent where it responded.
+func TestAlertsThatCannotBeReadAreAWarning(t *testing.T) {
+	t.Parallel()
+	chromium := startChromium(t)
+	p := openTab(t, chromium)
+	base := serveFixture(t, newFixture(t, sceneOf("lost")))
+	for language, want := range map[string]string{"en": `^Cannot read alerts from http://127\.0\.0\.1:\d+: it cannot be reached; see the collector's log\.$`, "zh": `^无法从 http://127\.0\.0\.1:\d+ 读取告警：无法连接，原因见采集器日志。$`} {
+		p.open(withLanguage(base, "/", language))
+		shown := `document.querySelector('[aria-labelledby=alerts] .empty:has(.icon.warning)')`
+		assert.Regexp(t, want, read[string](p, shown+`.lastChild.data`))
+	}
 }
 
 // TestAFigureIsOnOneLineWithItsUnit also in the sentences that the collector makes.
