@@ -83,7 +83,7 @@ func (g *gpu) gaveBack(bytes int64) []int64 {
 			switch {
 			case turn == evicted:
 				most = elastic - g.given[i]
-			case !o.rests(), turn == unloaded && !(o.hasUnloaded() && o.unloaded.After(o.memory.At)):
+			case !o.rests(), turn == unloaded && (!o.hasUnloaded() || !o.unloaded.After(o.memory.At)):
 				continue
 			}
 			gave := min(bytes, max(most, 0))
