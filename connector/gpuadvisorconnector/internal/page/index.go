@@ -54,10 +54,13 @@ func (s shell) GiB(bytes int64) string {
 func (s shell) Watts(v float64) string { return s.T("page.unit.w", "v", threeDigits(v)) }
 
 // Seconds is a duration with its unit: milliseconds below a second, minutes or hours where it is long.
+// What is less than a millisecond is shorter than the collector can tell.
 func (s shell) Seconds(v float64) string {
 	switch {
 	case v < 5e-6:
 		return s.T("page.unit.s", "v", 0)
+	case v < 0.0009995:
+		return s.T("page.unit.ms", "v", "< 1")
 	case v < 0.9995:
 		return s.T("page.unit.ms", "v", threeDigits(v*1000))
 	case v < 999.5:

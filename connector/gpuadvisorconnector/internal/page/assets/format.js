@@ -60,12 +60,14 @@ export const celsius = (v) => known(v) ? unit('celsius', Math.round(v)) : none()
 export const watts = (v) => known(v) ? unit('w', digits(v)) : none();
 
 /**
- * seconds is a duration, in milliseconds below a second, in minutes or hours where it is long.
+ * seconds is a duration, in milliseconds below a second, in minutes or hours where it is long. What is less
+ * than a millisecond is shorter than the collector can tell.
  * @param {Figure} v
  */
 export function seconds(v) {
   if (!known(v)) return none();
   if (v < 5e-6) return unit('s', 0);
+  if (v < 0.0009995) return unit('ms', '< 1');
   if (v < 0.9995) return unit('ms', digits(v * 1000));
   if (v < 999.5) return unit('s', digits(v));
   if (v < 5999) return unit('min', digits(v / 60));
@@ -105,7 +107,8 @@ export function age(v) {
 export const isKnown = (time) => Boolean(time) && Date.parse(String(time)) > 0;
 
 /**
- * energy is joules with their uncertainty, which has as many decimals.
+ * energy is joules with their uncertainty: both have as many decimals, with which the uncertainty has two
+ * digits at most.
  * @param {Figure} v
  * @param {Figure} [uncertainty]
  */
@@ -115,7 +118,9 @@ export function energy(v, uncertainty) {
   const name = scale === 1 ? 'j' : 'kj';
   const size = digits(v / scale);
   if (!known(uncertainty)) return unit(name, size);
-  return unit(name, `${size} ± ${(uncertainty / scale).toFixed(size.split('.')[1]?.length ?? 0)}`);
+  let decimals = size.split('.')[1]?.length ?? 0;
+  if (uncertainty > 0) decimals = Math.min(decimals, Math.max(0, 1 - Math.floor(Math.log10(uncertainty / scale))));
+  return unit(name, [v, uncertainty].map((each) => (each / scale).toFixed(decimals)).join(' ± '));
 }
 
 const locale = language === 'zh' ? 'zh-CN' : 'en-GB';

@@ -26,7 +26,7 @@ func TestFiguresOfTheScriptsHaveThreeSignificantDigits(t *testing.T) {
 	p.open(base + "/?lang=en")
 	assert.Empty(t, read[[]string](p, format+`Object.entries(`+string(want)+`).flatMap(([name, all]) => all.flatMap(([v, text]) => f[name](v).replaceAll('\u00a0', ' ') === text ? [] : [name + ' of ' + v + ' is ' + f[name](v) + ', not ' + text])))`))
 	for call, text := range map[string]string{
-		"energy(6)": "6.00 J", "energy(60, 9)": "60.0 ± 9.0 J", "energy(180, 6)": "180 ± 6 J", "energy(1230, 42)": "1.23 ± 0.04 kJ", "energy(12300, 610)": "12.3 ± 0.6 kJ",
+		"energy(6)": "6.00 J", "energy(60, 9)": "60.0 ± 9.0 J", "energy(180, 6)": "180 ± 6 J", "energy(6.67, 0.123)": "6.67 ± 0.12 J", "energy(0.0277, 0.345)": "0.03 ± 0.34 J", "energy(0.00103, 18.3)": "0 ± 18 J", "energy(0, 0)": "0 ± 0 J", "energy(1230, 42)": "1.23 ± 0.04 kJ", "energy(12300, 610)": "12.3 ± 0.6 kJ",
 		"percent(0.0046)": "0 %", "celsius(60.4)": "60 °C", "age(0.46)": "0 s", "age(4.6)": "5 s", "age(300)": "5 min", "mark(0, 0.5)": "0 ms", "mark(0.1, 0.5)": "100", "mark(0, 90)": "0 s", "mark(0.3 - 0.1, 2)": "0.2", "mark(20, 90)": "20", "mark(2000, 9000)": "33.3 min",
 	} {
 		assert.Equal(t, text, read[string](p, fmt.Sprintf(`%sf.%s.replaceAll('\u00a0', ' '))`, format, call)), call)
@@ -35,9 +35,9 @@ func TestFiguresOfTheScriptsHaveThreeSignificantDigits(t *testing.T) {
 	assert.Equal(t, "460 毫秒", read[string](p, format+`f.seconds(0.46).replaceAll('\u00a0', ' '))`))
 }
 
-// findOddFigures lists the figures with a fraction that have other than three significant digits. An
-// uncertainty has the decimals of its figure, and an axis round places.
-const findOddFigures = `[...document.querySelectorAll('.figure, .used, .holds b, .part-list b, .lane .dim')].flatMap((e) => [...e.innerText.replaceAll('\u00a0', ' ').matchAll(/(± )?(?<![\d.:])(\d+\.\d+)(?= (GiB|MiB|ms|s|min|h|J|kJ|W|毫秒|秒|分钟|小时)(?![A-Za-z])| [/±])/g)]
+// findOddFigures lists the figures with a fraction that have other than three significant digits. Those with
+// an uncertainty have as many decimals as that, and an axis round places.
+const findOddFigures = `[...document.querySelectorAll('.figure, .used, .holds b, .part-list b, .lane .dim')].flatMap((e) => [...e.innerText.replaceAll('\u00a0', ' ').matchAll(/(± )?(?<![\d.:])(\d+\.\d+)(?= (GiB|MiB|ms|s|min|h|J|kJ|W|毫秒|秒|分钟|小时)(?![A-Za-z])| [/])/g)]
 	.filter((m) => !m[1] && m[2].replace('.', '').replace(/^0+/, '').length !== 3).map((m) => m[0] + ' in ' + e.innerText))`
 
 // TestEachFigureOnThePageHasThreeSignificantDigits in both languages, whichever view.

@@ -138,12 +138,15 @@ func (f *fixture) prompt(i int) sampletrace.Prompt {
 			break
 		}
 		p.Error, p.ErrorNode, p.Ran = "ValueError", 3, 900*time.Millisecond
-		if isFull {
-			p.Error = "out_of_memory"
-		}
 		p.Nodes = p.Nodes[:4]
 		p.Nodes[3].Share += 0.07
 		maps.Copy(p.Execution, map[string]any{"gpu.energy": 60.0, "gpu.energy.uncertainty": 9.0})
+		if isFull { // at once, with less energy than the counter tells apart
+			p.Error, p.Ran = "out_of_memory", time.Millisecond
+			for _, of := range []map[string]any{p.Execution, p.Nodes[0].Attributes} {
+				of["gpu.energy"], of["gpu.energy.uncertainty"] = 0.0277, 0.345
+			}
+		}
 	case 5:
 		f.upscale(&p, i == 5)
 	case 7:
