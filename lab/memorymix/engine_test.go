@@ -207,12 +207,15 @@ func least(all []measured, of func(m *measured) float64) float64 {
 
 // The figures of a seed.
 func outOfMemory(m *measured) float64 { return m.with.OutOfMemoryPart() }
-func without(m *measured) float64     { return m.without.OutOfMemoryPart() }
-func refused(m *measured) float64     { return m.with.RefusedPart() }
-func coverage(m *measured) float64    { return m.coverage }
-func probes(m *measured) float64      { return float64(m.with.Probes) }
-func failed(m *measured) float64      { return float64(m.with.FailedProbes) }
-func upper(m *measured) float64       { return limit(m.with.OutOfMemory, m.with.Admitted-m.with.Probes) }
+func unforced(m *measured) float64 {
+	return part(m.with.OutOfMemory-m.with.Taken, m.with.Admitted-m.with.Probes)
+}
+func without(m *measured) float64  { return m.without.OutOfMemoryPart() }
+func refused(m *measured) float64  { return m.with.RefusedPart() }
+func coverage(m *measured) float64 { return m.coverage }
+func probes(m *measured) float64   { return float64(m.with.Probes) }
+func failed(m *measured) float64   { return float64(m.with.FailedProbes) }
+func upper(m *measured) float64    { return limit(m.with.OutOfMemory, m.with.Admitted-m.with.Probes) }
 
 // limit is the upper 95 % confidence limit of a share (Wilson).
 func limit(n, of int) float64 {
@@ -233,11 +236,15 @@ func TestTheProductInBroadMixes(t *testing.T) {
 	all := everySeed(t, *prompts, Broad()...)
 	figure.AtMost("admission.broad.out_of_memory", 100*worst(all, outOfMemory), "%", 0.1)
 	figure.Print("admission.broad.out_of_memory.limit95", 100*worst(all, upper), "%")
+	figure.AtMost("admission.broad.out_of_memory.not_taken", 100*worst(all, unforced), "%", 0.1)
 	figure.Print("admission.broad.without.out_of_memory", 100*least(all, without), "%")
 	figure.AtMost("admission.broad.refused_of_fitting", 100*worst(all, refused), "%", 8)
 	figure.Print("admission.broad.probes", worst(all, probes), "prompts")
 	figure.AtLeast("admission.broad.coverage", 100*least(all, coverage), "%", 93)
-	assert.LessOrEqual(t, worst(all, outOfMemory), goalOr(0.001, 0.01))
+	// A prompt for an idle GPU is admitted if it fits into what other programs leave at that moment, and may
+	// lose the memory to one of them: of that nobody can know.
+	assert.LessOrEqual(t, worst(all, unforced), goalOr(0.001, 0.01))
+	assert.LessOrEqual(t, worst(all, outOfMemory), goalOr(0.003, 0.01))
 	assert.Greater(t, least(all, without), 0.1)
 	assert.LessOrEqual(t, worst(all, refused), goalOr(0.08, 0.12))
 	assert.GreaterOrEqual(t, least(all, coverage), goalOr(0.93, 0.9))

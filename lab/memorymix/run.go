@@ -48,7 +48,24 @@ type prompt struct {
 	need   int64
 	probe  bool
 	counts bool // it is none of those that were learned from
+	// fitted is true if it would have fitted when it was admitted; tenant is what the foreign process that
+	// takes and returns memory held then.
+	fitted bool
+	tenant int64
 	ended  chan struct{}
+}
+
+// tenantPID is the foreign process that takes and returns memory.
+const tenantPID = 999
+
+// tenantHolds is what that process holds.
+func (r *running) tenantHolds() int64 {
+	for _, p := range r.screen.Readings().Processes {
+		if p.PID == tenantPID {
+			return p.Used
+		}
+	}
+	return 0
 }
 
 // Run asks a policy about so many prompts, after it has seen learn executions of each class. A policy
@@ -78,7 +95,7 @@ func Run(t *testing.T, mix Mix, seed uint64, prompts, learn int, policy func(l *
 		random := rand.New(rand.NewPCG(seed, 77))
 		r.learn(learn)
 		if mix.Tenant {
-			all.Go(func() { r.gpu.Tenant(ctx, 999, rand.New(rand.NewPCG(seed, 78))) })
+			all.Go(func() { r.gpu.Tenant(ctx, tenantPID, rand.New(rand.NewPCG(seed, 78))) })
 		}
 		switch {
 		case mix.Boundary:
@@ -178,7 +195,11 @@ func (r *running) ask(s *server, load law.Load) *prompt {
 		o.Probes++
 	}
 	r.mu.Unlock()
-	return r.submit(s, load, answer, true)
+	p := r.submit(s, load, answer, true)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p.fitted, p.tenant = fits, r.tenantHolds()
+	return p
 }
 
 // next is the id of the next prompt. The caller holds mu.
@@ -245,6 +266,9 @@ func (r *running) serve(ctx context.Context, s *server) {
 				r.outcome.FailedProbes++
 			} else {
 				r.outcome.OutOfMemory++
+				if p.fitted && r.tenantHolds() > p.tenant {
+					r.outcome.Taken++
+				}
 			}
 		}
 		if r.policy != nil {
