@@ -41,7 +41,7 @@ func (e *Engine) Advise(r *admission.Request, now time.Time) (d admission.Decisi
 	case s == nil || s.gpu == nil:
 		d.Reason = admission.Unknown
 		return d
-	case s.isGone(now): // the proxy says that it cannot be reached
+	case s.hasEnded(now): // the proxy says that it cannot be reached
 		d.Reason = admission.Unknown
 		return d
 	case s.gpu.memory.Unhealthy:

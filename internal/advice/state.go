@@ -185,8 +185,8 @@ func (e *Engine) SetServer(s *comfyevents.Server, now time.Time) {
 		known.gpu.advance(now)
 	}
 	known.at = now
-	if known.unreachable = s.Unreachable; known.isGone(now) {
-		e.gone(known, now)
+	if known.unreachable = s.Unreachable; known.hasEnded(now) {
+		e.processEnded(known, now)
 		return
 	}
 	known.version, known.arguments, known.memory, known.pid = s.Version, s.Arguments, s.Memory, s.PID
@@ -214,23 +214,23 @@ func (e *Engine) RemoveServer(name string) {
 	delete(e.servers, name)
 }
 
-// goneAfter is for how long a server cannot be reached when its process counts as ended.
-const goneAfter = 5 * time.Second
+// endedAfter is for how long a server cannot be reached when its process counts as ended.
+const endedAfter = 5 * time.Second
 
-// isGone reports whether a server's process counts as ended.
-func (s *server) isGone(now time.Time) bool {
-	return !s.unreachable.IsZero() && now.Sub(s.unreachable) >= goneAfter
+// hasEnded reports whether a server's process counts as ended.
+func (s *server) hasEnded(now time.Time) bool {
+	return !s.unreachable.IsZero() && now.Sub(s.unreachable) >= endedAfter
 }
 
 // isReachable reports whether a server may be recommended. One that is not known may be.
 func (e *Engine) isReachable(name string, now time.Time) bool {
 	s := e.servers[name]
-	return s == nil || !s.isGone(now)
+	return s == nil || !s.hasEnded(now)
 }
 
-// gone drops what a server had whose process counts as ended: what it holds still is what the driver says.
+// processEnded drops what a server had whose process counts as ended: what it holds still is what the driver says.
 // If it comes back, it says again what its queue holds.
-func (e *Engine) gone(s *server, now time.Time) {
+func (e *Engine) processEnded(s *server, now time.Time) {
 	for _, j := range s.queue {
 		e.claims.end(j)
 	}

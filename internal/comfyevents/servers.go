@@ -27,7 +27,7 @@ type Server struct {
 	// its queue holds.
 	Unread bool
 	// Unreachable is since when no connection to the server could be opened: its process has ended, or its
-	// host is down; zero while one can. What the server said before still stands in the other fields.
+	// host is down; zero while one can. The other fields are what it said before.
 	Unreachable time.Time
 	// Queued is how many prompts run or wait by the server's last status message, with those
 	// that did not come through the proxy; 0 if there was none.

@@ -208,7 +208,7 @@ func least(all []measured, of func(m *measured) float64) float64 {
 // The figures of a seed.
 func outOfMemory(m *measured) float64 { return m.with.OutOfMemoryPart() }
 func unforced(m *measured) float64 {
-	return part(m.with.OutOfMemory-m.with.Taken, m.with.Admitted-m.with.Probes)
+	return part(m.with.OutOfMemory-m.with.LostToTenant, m.with.Admitted-m.with.Probes)
 }
 func without(m *measured) float64  { return m.without.OutOfMemoryPart() }
 func refused(m *measured) float64  { return m.with.RefusedPart() }

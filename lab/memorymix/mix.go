@@ -75,9 +75,9 @@ type Outcome struct {
 	Asked, Admitted, Refused int
 	// OutOfMemory are those of the admitted that ran out of memory, probes aside.
 	OutOfMemory int
-	// Taken are those of them that fitted when they were admitted, and whose memory the foreign process has
+	// LostToTenant are those of them that fitted when they were admitted, and whose memory the foreign process has
 	// taken since.
-	Taken int
+	LostToTenant int
 	// Probes are admitted as such, FailedProbes ran out of memory.
 	Probes, FailedProbes int
 	// Fitting are the prompts that would have fitted by the simulator's truth, RefusedFitting those of
@@ -88,7 +88,7 @@ type Outcome struct {
 // Add counts another run's, too.
 func (o *Outcome) Add(p Outcome) {
 	o.Asked, o.Admitted, o.Refused, o.OutOfMemory = o.Asked+p.Asked, o.Admitted+p.Admitted, o.Refused+p.Refused, o.OutOfMemory+p.OutOfMemory
-	o.Taken += p.Taken
+	o.LostToTenant += p.LostToTenant
 	o.Probes, o.FailedProbes, o.Fitting, o.RefusedFitting = o.Probes+p.Probes, o.FailedProbes+p.FailedProbes, o.Fitting+p.Fitting, o.RefusedFitting+p.RefusedFitting
 }
 

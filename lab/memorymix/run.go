@@ -267,7 +267,7 @@ func (r *running) serve(ctx context.Context, s *server) {
 			} else {
 				r.outcome.OutOfMemory++
 				if p.fitted && r.tenantHolds() > p.tenant {
-					r.outcome.Taken++
+					r.outcome.LostToTenant++
 				}
 			}
 		}

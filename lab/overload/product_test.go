@@ -144,7 +144,7 @@ func TestATenantTakesMemoryInARush(t *testing.T) {
 }
 
 // TestImpatientClientsKeepNobodyWaiting is the rush with clients of which three in ten submit again each
-// second, whatever they are told: the GPU does not idle for the others' Retry-After.
+// second, whatever their Retry-After says: the GPU does not idle for the others' Retry-After.
 func TestImpatientClientsKeepNobodyWaiting(t *testing.T) {
 	for _, setup := range Setups[:2] {
 		all := everySeed(t, setup.Name, func(t *testing.T, seed uint64) Figures {
