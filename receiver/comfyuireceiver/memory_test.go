@@ -159,7 +159,9 @@ func TestServerIsAskedForItsMemoryWhileAPromptRunsAndOnceAfterwards(t *testing.T
 	require.True(t, w.end(p))
 	assert.Empty(t, w.rig.byPrompt(), "the trace waits for the answer after its end")
 	assert.Len(t, w.until(2*time.Hour), 1, "once after its end, and never else")
-	assert.EqualValues(t, len(asked), w.execution(t).Attributes["comfyui.memory.samples"])
+	samples, ok := w.execution(t).Attributes["comfyui.memory.samples"].(int64)
+	require.True(t, ok)
+	assert.InDelta(t, len(asked), samples, 1, "a question at the moment of its begin or end may be neither its nor another's")
 }
 
 func TestPromptOfAQueueIsNotFollowedByAQuestionOfItsOwn(t *testing.T) {
