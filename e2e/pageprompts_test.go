@@ -5,6 +5,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"strings"
 	"sync"
 	"testing"
@@ -154,7 +155,7 @@ func compareWithTrace(t *testing.T, p livePage, tab *pageTab, id string, trace *
 			if peak < 999.5*(1<<20) {
 				memory = digits(peak/(1<<20)) + " MiB"
 			}
-			assert.Regexp(t, fmt.Sprintf(`(?m)%s %s( ± [0-9.]+)? J`, memory, digits(energy)), bars, s.OperationName)
+			assert.Contains(t, bars, memory+" "+joules(energy, *shown.Bill.EnergyUncertainty)+" J", s.OperationName)
 		}
 	}
 	assert.GreaterOrEqual(t, compared, 2, "the execution and a node have a bill")
@@ -165,10 +166,25 @@ func duration(v float64) string {
 	switch {
 	case v < 5e-6:
 		return "0 s"
+	case v < 0.0009995:
+		return "< 1 ms"
 	case v < 0.9995:
 		return digits(1000*v) + " ms"
 	}
 	return digits(v) + " s"
+}
+
+// joules is an energy below a kilojoule with its uncertainty, which has two digits at most.
+func joules(v, uncertainty float64) string {
+	_, fraction, _ := strings.Cut(digits(v), ".")
+	decimals := len(fraction)
+	if v < 0.0005 {
+		decimals = 0
+	}
+	if uncertainty > 0 {
+		decimals = min(decimals, max(0, 1-int(math.Floor(math.Log10(uncertainty)))))
+	}
+	return fmt.Sprintf("%.*f ± %.*f", decimals, v, decimals, uncertainty)
 }
 
 // digits has three significant digits.

@@ -31,7 +31,7 @@ func TestEachStepHasItsMemoryAndEnergy(t *testing.T) {
 		p.sentence()
 		peak, none := "4.10 GiB", "" // the prompt itself and the queue use no GPU
 		assert.Equal(t, []string{none, none, peak, peak, peak, peak, peak, peak, peak}, read[[]string](p, seenInRows+`('.peak')`), width)
-		assert.Equal(t, []string{none, none, "180 ± 6 J", "5.40 ± 2.00 J", "90.0 ± 2.0 J", "7.20 ± 2.00 J", "64.8 ± 2.0 J", "5.40 ± 2.00 J", "7.20 ± 2.00 J"}, read[[]string](p, seenInRows+`('.energy')`), width)
+		assert.Equal(t, []string{none, none, "180 ± 6 J", "5.4 ± 2.0 J", "90.0 ± 2.0 J", "7.2 ± 2.0 J", "64.8 ± 2.0 J", "5.4 ± 2.0 J", "7.2 ± 2.0 J"}, read[[]string](p, seenInRows+`('.energy')`), width)
 	}
 	p.open(base + "/prompts/9f3a1c52-7d40-4b6e-8a11-2c5d7e9b0007?lang=en") // it has no bill
 	p.sentence()
