@@ -84,6 +84,7 @@ type Engine struct {
 	busy   []float64
 	inTime []due
 	places []place
+	comes  job
 }
 
 const (

@@ -21,6 +21,9 @@ type place struct{ number, late float64 }
 // admitted then: of each, as much of its work counts as that is likely.
 func (e *Engine) drained(j *job, t *timing, now time.Time) float64 {
 	s := j.server
+	if j.batch { // which waits for whoever comes until then, and later
+		return t.drain
+	}
 	coming := s.gpu.promises.next(s, now.Add(seconds(t.drain)), maxComing)
 	if len(coming) == 0 || len(s.queue) == 0 {
 		return t.drain
@@ -40,13 +43,17 @@ func (e *Engine) drained(j *job, t *timing, now time.Time) float64 {
 		if at == len(e.places) {
 			continue // it precedes nothing that was accepted
 		}
-		work := e.work(&job{kind: p.kind, size: p.size, server: s}, p.kind.Model)
+		e.comes = job{kind: p.kind, size: p.size, server: s}
+		work := e.work(&e.comes, p.kind.Model)
 		e.queues[own] = slices.Insert(e.queues[own], at, work)
 		e.places = slices.Insert(e.places, at, place{p.number, p.number - float64(now.UnixNano())/1e9})
 		ends = e.replay.Run(e.queues, e.busy)
 		likely := 0.0
 		if !anyLate(e.inTime, ends) {
 			likely = inTime(e.places[at:], ends[own][at:], comes)
+		}
+		if likely > 0.99 {
+			continue
 		}
 		e.queues[own][at].Mean = likely * work.Mean
 		ends = e.replay.Run(e.queues, e.busy)
