@@ -10,7 +10,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/admission"
-	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
 )
 
 // dies has a server's process end: what it said before stands, and no connection to it can be opened.
@@ -62,8 +61,7 @@ func TestAServerThatCannotBeReachedIsNotRecommended(t *testing.T) {
 	for range 17 {
 		w.queued("a", "people", 512)
 	}
-	a := NewAdvisor(w.settings, &comfyevents.Servers{}, func() time.Time { return w.now }, nil)
-	a.engine = w.Engine
+	a := w.advisor()
 	ask := func(server string, stays bool) admission.Decision {
 		d, err := a.Advise(t.Context(), &admission.Request{Server: server, Class: "people", Workflow: "colour", Model: "ddcolor", Side: 512, Batch: 1, Stays: stays})
 		require.NoError(t, err)
@@ -91,8 +89,7 @@ func TestWhatWouldBeHeldIsCounted(t *testing.T) {
 	w := crowded(t)
 	w.rested()
 	w.queued("b", "people", 512)
-	a := NewAdvisor(w.settings, &comfyevents.Servers{}, func() time.Time { return w.now }, nil)
-	a.engine = w.Engine
+	a := w.advisor()
 	for _, observe := range []bool{false, true} {
 		d, err := a.Advise(t.Context(), &admission.Request{Server: "a", Class: "people", Workflow: "colour", Model: "ddcolor", Side: 512, Batch: 1, Claim: true, Observe: observe})
 		require.NoError(t, err)

@@ -76,7 +76,7 @@ func (e *Engine) fits(j *job, now time.Time) (m memoryFit) {
 		m.free = has.free
 		return m
 	case has.working && m.need <= g.memory.Capacity-has.foreign:
-		// Where its own weights make room, neighbours' may: one out of memory is no reason to wait for
+		// Where its own weights make room, neighbours' may: one out of memory does not justify waiting for
 		// neighbours that never rest.
 		m.probe = s.memory.Dynamic && tried.may && m.least <= room+has.evictable
 		m.waits = !m.probe

@@ -186,8 +186,7 @@ func TestWhoAsksIsSentWhereThePromptWouldRun(t *testing.T) {
 	w.servers["0"] = &comfyevents.Server{Name: "0", GPUs: []string{"GPU-2"}}
 	w.servers["c"] = &comfyevents.Server{Name: "c"}
 	w.sampled()
-	a := NewAdvisor(w.settings, &comfyevents.Servers{}, func() time.Time { return w.now }, nil)
-	a.engine = w.Engine
+	a := w.advisor()
 	server, workflow := "a", "colour"
 	ask := func(claim bool) admission.Decision {
 		d, err := a.Advise(t.Context(), &admission.Request{Server: server, Class: "people", Workflow: workflow, Model: "ddcolor", Side: 512, Batch: 1, Claim: claim})

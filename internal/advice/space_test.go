@@ -211,7 +211,7 @@ func TestAWorkingNeighboursElasticWeightsAreWaitedFor(t *testing.T) {
 	w.queued("b", "people", 512)
 	w.elastic("b", 20*gib)
 	is(t, w.ask("a", "people", 512), admission.Hold, admission.MemoryBusy)
-	assert.Zero(t, w.known(), "full by design is no shortage")
+	assert.Zero(t, w.known(), "memory that is full by design is not short")
 	w.ended("b")
 	w.sampled()
 	is(t, w.ask("a", "people", 512), admission.Hold, admission.MemoryIdle)

@@ -207,11 +207,15 @@ func (e *Engine) RemoveServer(name string) {
 	if s == nil {
 		return
 	}
+	e.endClaims(s)
+	e.leave(s)
+	delete(e.servers, name)
+}
+
+func (e *Engine) endClaims(s *server) {
 	for _, j := range s.queue {
 		e.claims.end(j)
 	}
-	e.leave(s)
-	delete(e.servers, name)
 }
 
 // endedAfter is for how long a server cannot be reached when its process counts as ended.
@@ -231,9 +235,7 @@ func (e *Engine) isReachable(name string, now time.Time) bool {
 // processEnded drops what a server had whose process counts as ended: what it holds still is what the driver says.
 // If it comes back, it says again what its queue holds.
 func (e *Engine) processEnded(s *server, now time.Time) {
-	for _, j := range s.queue {
-		e.claims.end(j)
-	}
+	e.endClaims(s)
 	s.running, s.queue, s.unseen, s.past = nil, nil, 0, 0
 	clear(s.byID)
 	s.memory, s.pid, s.loaded, s.unloaded = comfyevents.Memory{}, 0, "", now

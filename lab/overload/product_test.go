@@ -28,6 +28,18 @@ func withProduct(setup Setup, seed uint64, offered float64) Plan {
 // enforced is the product that enforces the plan's deadline.
 func enforced(p *Plan) Starter { return Respond("enforce", ProductSettings(p.Limits[0])) }
 
+// enforcing are the worst figures of the product at twice capacity, in a plan that is changed.
+func enforcing(t *testing.T, setup Setup, change func(p *Plan)) Figures {
+	t.Helper()
+	return Worst(everySeed(t, setup.Name, func(t *testing.T, seed uint64) Figures {
+		p := withProduct(setup, seed, 2)
+		change(&p)
+		r := Run(t, p, enforced(&p))
+		t.Log(r.Summary())
+		return r.Figures()
+	}))
+}
+
 // goalOr is the goal of a long run, or what a short one is allowed: a client of a hundred or two is a point.
 func goalOr(goal, short float64) float64 {
 	if *lasts >= longRun {
@@ -130,14 +142,7 @@ func TestClassesAreToldApartByWorkflow(t *testing.T) {
 // TestATenantTakesMemoryInARush is the rush of two servers beside a foreign process that takes and
 // returns 2 GiB: what no longer fits side by side is held or refused, and does not run out of memory.
 func TestATenantTakesMemoryInARush(t *testing.T) {
-	all := everySeed(t, Setups[1].Name, func(t *testing.T, seed uint64) Figures {
-		p := withProduct(Setups[1], seed, 2)
-		p.Tenant = true
-		r := Run(t, p, enforced(&p))
-		t.Log(r.Summary())
-		return r.Figures()
-	})
-	worst := Worst(all)
+	worst := enforcing(t, Setups[1], func(p *Plan) { p.Tenant = true })
 	Report(Setups[1], 2, "beside_a_tenant", worst, false)
 	assert.LessOrEqual(t, worst.OutOfMemory, 0.01)
 	assert.GreaterOrEqual(t, worst.Core, goalOr(0.99, 0.95))
@@ -147,14 +152,7 @@ func TestATenantTakesMemoryInARush(t *testing.T) {
 // second, whatever their Retry-After says: the GPU does not idle for the others' Retry-After.
 func TestImpatientClientsKeepNobodyWaiting(t *testing.T) {
 	for _, setup := range Setups[:2] {
-		all := everySeed(t, setup.Name, func(t *testing.T, seed uint64) Figures {
-			p := withProduct(setup, seed, 2)
-			p.Impatient = 0.3
-			r := RunWith(t, p, Capacity(t, p), enforced(&p))
-			t.Log(r.Summary())
-			return r.Figures()
-		})
-		worst := Worst(all)
+		worst := enforcing(t, setup, func(p *Plan) { p.Impatient = 0.3 })
 		figure.AtLeast("overload."+setup.Name+".2x.impatient.useful", 100*worst.Useful, "%", 95)
 		figure.AtLeast("overload."+setup.Name+".2x.impatient.core_within_objective", 100*worst.Core, "%", 99)
 		figure.AtMost("overload."+setup.Name+".2x.impatient.idle", 100*worst.Idle, "%", 2)
@@ -169,14 +167,7 @@ func TestImpatientClientsKeepNobodyWaiting(t *testing.T) {
 // that was accepted has ended is compared with that time.
 func TestDrainIsPredicted(t *testing.T) {
 	for _, setup := range Setups[:2] {
-		all := everySeed(t, setup.Name, func(t *testing.T, seed uint64) Figures {
-			p := withProduct(setup, seed, 2)
-			p.CoreShare = 1
-			r := RunWith(t, p, Capacity(t, p), enforced(&p))
-			t.Log(r.Summary())
-			return r.Figures()
-		})
-		worst := Worst(all)
+		worst := enforcing(t, setup, func(p *Plan) { p.CoreShare = 1 })
 		figure.AtMost("overload."+setup.Name+".core_alone.drain_error_p95", 100*worst.DrainError, "%", 20)
 		figure.Print("overload."+setup.Name+".core_alone.useful", 100*worst.Useful, "%")
 		assert.False(t, math.IsNaN(worst.DrainError), "some were refused")

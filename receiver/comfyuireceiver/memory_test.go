@@ -161,7 +161,10 @@ func TestServerIsAskedForItsMemoryWhileAPromptRunsAndOnceAfterwards(t *testing.T
 	assert.Len(t, w.until(2*time.Hour), 1, "once after its end, and never else")
 	samples, ok := w.execution(t).Attributes["comfyui.memory.samples"].(int64)
 	require.True(t, ok)
-	assert.InDelta(t, len(asked), samples, 1, "a question at the moment of its begin or end may be neither its nor another's")
+	if asked[len(asked)-1]+w.lasts >= time.Hour+1700*time.Millisecond && samples == int64(len(asked))-1 {
+		samples++ // the last one was answered after the prompt's end
+	}
+	assert.EqualValues(t, len(asked), samples)
 }
 
 func TestPromptOfAQueueIsNotFollowedByAQuestionOfItsOwn(t *testing.T) {

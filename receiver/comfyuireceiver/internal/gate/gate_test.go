@@ -693,7 +693,7 @@ func BenchmarkDecide(b *testing.B) {
 }
 
 // TestWhileOneIsHeldOthersAreAskedAboutAsOnesThatStay: an advisor sends whoever claims nothing to another
-// server, which is no answer about a session that has begun.
+// server, which is not a valid answer about a session that has begun.
 func TestWhileOneIsHeldOthersAreAskedAboutAsOnesThatStay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newAdvisor(func(r *admission.Request) (admission.Decision, error) {

@@ -3,7 +3,6 @@
 package browser
 
 import (
-	"net/http/httptest"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -34,17 +33,14 @@ func TestAScreenReaderSaysOnlyWhatBecomesSomethingElse(t *testing.T) {
 	chromium := startChromium(t)
 	s := sceneOf("1")
 	s.isLive = true
-	live := newPage(newFixture(t, s))
-	server := httptest.NewServer(live)
-	t.Cleanup(func() { live.Close(); server.CloseClientConnections(); server.Close() })
+	url, stop := serveFor(newFixture(t, s))
+	t.Cleanup(stop)
 	p := openTab(t, chromium)
-	p.open(server.URL + "/?lang=en")
+	p.open(url + "/?lang=en")
 	read[bool](p, hear)
 	p.wait(`window.seen.size >= 10`)
 	assert.True(t, read[bool](p, `window.said.length === window.turns.length - 1`), "as often as it became another one: %q", read[[]string](p, `window.said`))
-	live.Close()
-	server.CloseClientConnections()
-	server.Close()
+	stop()
 	p.wait(`/lost for ([3-9]|\d\d)/.test(document.querySelector('.band.lost')?.innerText)`)
 	assert.True(t, read[bool](p, `window.said.length === window.turns.length - 1`), "%q", read[[]string](p, `window.said`))
 	assert.Equal(t, "Connection to the collector lost", read[string](p, `window.said.at(-1)`))

@@ -30,7 +30,7 @@ const findProblems = `(() => {
 	// Both ask each element once.
 	const remember = (f) => { const known = new Map(); const g = (e) => { if (!known.has(e)) known.set(e, e === top ? null : f(e) || g(e.parentElement)); return known.get(e); }; return g; };
 	const clipped = remember((e) => getComputedStyle(e).clipPath !== 'none' && e); // for screen readers only
-	// A name that somebody chose ends with an ellipsis where there is no room, and is whole in its title.
+	// A name that somebody chose may be cut with an ellipsis; its title has all of it.
 	const shortened = remember((e) => getComputedStyle(e).textOverflow === 'ellipsis' && e.title && e.title === e.textContent && e);
 	const narrow = remember((e) => e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0 && !shortened(e) && !e.classList.contains('waterfall') && getComputedStyle(e).display !== 'inline' && e);
 	const boxes = [];

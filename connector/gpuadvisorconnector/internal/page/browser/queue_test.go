@@ -150,7 +150,7 @@ func TestARefusalIsNotAFault(t *testing.T) {
 		assert.Contains(t, sentence, want[1])
 		assert.Contains(t, read[string](p, `document.querySelector('.detail .remedy').innerText`), want[2])
 		assert.True(t, read[bool](p, `document.querySelector('.sentence .icon.warning') !== null`))
-		assert.True(t, read[bool](p, `document.querySelector('.detail .note') === null`), "that it used no GPU is no warning")
+		assert.True(t, read[bool](p, `document.querySelector('.detail .note') === null`), "that it used no GPU is not a warning")
 	}
 	assert.Empty(t, p.noted())
 }
