@@ -93,10 +93,7 @@ func (f *follower) handedOver(p *prompt.Prompt, accepted bool) {
 	if !accepted {
 		f.lost()
 	}
-	f.store.remove(p)
-	if p.ID != "" {
-		f.store.addExported(p.ID)
-	}
+	f.store.exportedPrompt(p)
 }
 
 // ExecutionStarted implements [prompt.Observer].
@@ -175,17 +172,17 @@ func (f *follower) restore(ctx context.Context) (ended []*prompt.Prompt) {
 	if err != nil {
 		f.log.Warn("Failed to read stored prompts; their traces are lost", zap.Error(err))
 	}
-	// A prompt that was exported is not one without an answer, though its content is the same.
+	// A prompt that has ended is not one without an answer, though its content is the same.
 	ids, _, err := f.store.exportedIDs(ctx)
 	if err != nil {
 		f.log.Warn("Failed to read the ids of exported prompts", zap.Error(err))
 	}
-	f.tracker.Finished(ids)
 	open := 0
 	for _, p := range all {
 		switch {
 		case p.Outcome != "":
 			ended = append(ended, p)
+			ids = append(ids, p.ID)
 		case p.HTTPStatus == 0 && !p.Found:
 			f.unanswered = append(f.unanswered, p)
 			open++
@@ -194,6 +191,7 @@ func (f *follower) restore(ctx context.Context) (ended []*prompt.Prompt) {
 			open++
 		}
 	}
+	f.tracker.Finished(ids)
 	f.searched.Store(int64(len(f.unanswered)))
 	f.tracker.Suspect() // the server may have restarted, too
 	if len(all) > 0 {

@@ -94,3 +94,56 @@ func TestAPromptIsNeverBeyondTheSlotsThatAreRead(t *testing.T) {
 	assert.Len(t, restored, prompts)
 	next.stop()
 }
+
+// idsFirst is a storage client that checks after each write that the ids of the prompts that were
+// deleted are stored.
+type idsFirst struct {
+	memoryClient
+	t *testing.T
+}
+
+func (c *idsFirst) Batch(ctx context.Context, operations ...*storage.Operation) error {
+	err := c.memoryClient.Batch(ctx, operations...)
+	stored := &store{client: &c.memoryClient}
+	ids, _, idsErr := stored.exportedIDs(ctx)
+	require.NoError(c.t, idsErr)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for slot := 1; slot <= 3*pageSize; slot++ {
+		if c.data[slotKey(slot)] == nil {
+			assert.Contains(c.t, ids, strconv.Itoa(slot), "a kill leaves neither the prompt nor its id")
+		}
+	}
+	return err
+}
+
+// A prompt whose trace was exported is stored as a prompt or as an id, whenever a kill comes.
+func TestAnExportedPromptIsStoredOrItsIDIs(t *testing.T) {
+	for _, stopped := range []bool{false, true} {
+		kept := newMemoryStorage()
+		builder, err := metadata.NewTelemetryBuilder(componenttest.NewNopTelemetrySettings())
+		require.NoError(t, err)
+		s := newStore(&idsFirst{memoryClient{kept}, t}, 1000, zap.NewNop(), builder)
+		var all []*prompt.Prompt
+		for i := range 3 * pageSize {
+			p := prompt.Discovered(&protocol.Submission{PromptID: strconv.Itoa(i + 1)}, time.Now(), true)
+			p.Slot = i + 1
+			kept.data[slotKey(p.Slot)] = []byte("{}")
+			all = append(all, p)
+		}
+		if stopped { // each change is written at once
+			s.stop()
+			for _, p := range all[:10] {
+				s.exportedPrompt(p)
+			}
+			continue
+		}
+		s.flushing.Lock()
+		for _, p := range all {
+			s.exportedPrompt(p)
+		}
+		s.flushing.Unlock()
+		s.stop()
+		assert.Zero(t, kept.prompts())
+	}
+}

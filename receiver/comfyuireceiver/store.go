@@ -103,6 +103,16 @@ func (s *store) remove(p *prompt.Prompt) {
 	}
 }
 
+// exportedPrompt adds the id of a prompt to the exported ones and deletes the prompt, soon and in
+// this order: a process that finds neither after a kill would take the server's entry for
+// another request with the same content.
+func (s *store) exportedPrompt(p *prompt.Prompt) {
+	if p.ID != "" {
+		s.addExported(p.ID)
+	}
+	s.remove(p)
+}
+
 // change records a change for the worker, or makes it if the worker has stopped.
 func (s *store) change(slot int, raw []byte) {
 	s.mu.Lock()
@@ -172,11 +182,16 @@ func (s *store) flush() bool {
 	}
 }
 
-// pending takes changes to be written, and the ids for one page.
+// pending takes the ids for one page, and if there are no others, changes to be written: the ids
+// of the prompts that are deleted are among them, or are stored.
 func (s *store) pending() (changes map[int][]byte, ids []string, place int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	changes = map[int][]byte{}
+	n := min(len(s.exported), pageSize-s.place%pageSize)
+	if n < len(s.exported) {
+		return changes, s.exported[:n:n], s.place
+	}
 	for slot, raw := range s.changes {
 		if len(changes) == maxBatch {
 			break
@@ -187,7 +202,6 @@ func (s *store) pending() (changes map[int][]byte, ids []string, place int) {
 	if len(s.changes) == 0 {
 		s.changes = map[int][]byte{} // a map stays as large as it ever was, and is searched at each call
 	}
-	n := min(len(s.exported), pageSize-s.place%pageSize)
 	return changes, s.exported[:n:n], s.place
 }
 

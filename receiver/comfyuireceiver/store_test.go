@@ -425,6 +425,40 @@ func TestAPromptIsNotFoundInOneThatRanBefore(t *testing.T) {
 	assert.False(t, s.is(sent, candidate{&protocol.Submission{PromptID: "x", ClientID: "c", Content: 8}, now}))
 }
 
+// A request whose answer never came, and which the server never accepted, is not the one with the
+// same content that has ended, though that one's trace was not exported before the kill.
+func TestAPromptThatHasEndedIsNotOneWithoutAnAnswer(t *testing.T) {
+	s, kept := newAcceptingServer(t), newMemoryStorage()
+	next := &holding{}
+	first := startStored(t, s.URL, kept, next)
+	submission, err := first.following.bounds.ParseSubmission(strings.NewReader(smallPrompt))
+	require.NoError(t, err)
+	unsent := first.following.tracker.Submit(time.Now(), prompt.Request{Submission: submission})
+	unsent.Slot = 60
+	raw, err := json.Marshal(unsent.Save())
+	require.NoError(t, err)
+	send(t, first.base, smallPrompt)
+	s.runAll()
+	waitFor(t, func() bool { // it has ended, and its trace is on its way
+		kept.mu.Lock()
+		defer kept.mu.Unlock()
+		return len(next.AllTraces()) == 1 && strings.Contains(string(kept.data[slotKey(1)]), `"outcome":"success"`)
+	})
+	left := kept.snapshot()
+	left.data[slotKey(60)] = raw
+	require.NoError(t, first.Shutdown(t.Context()))
+	next.release(comfyevents.Accepted)
+
+	sink := new(consumertest.TracesSink)
+	second := startStored(t, s.URL, left, sink)
+	waitFor(t, func() bool { return left.prompts() == 0 })
+	require.NoError(t, second.Shutdown(t.Context()))
+	for id, spans := range rootsOf(&next.TracesSink, sink) {
+		assert.Len(t, spans, 1, id)
+	}
+	assert.Equal(t, int64(1), counted(t, second.telemetry, "prompts.unfollowed")["unanswered"])
+}
+
 func TestOpenPromptsStayInTheStoreAtShutdown(t *testing.T) {
 	s, kept := newAcceptingServer(t), newMemoryStorage()
 	sink := new(consumertest.TracesSink)
