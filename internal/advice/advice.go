@@ -67,6 +67,8 @@ type Engine struct {
 	servers  map[string]*server
 	gpus     map[string]*gpu
 	kinds    *lru.Cache[Kind, kind]
+	// added is how many kinds were added.
+	added    uint64
 	classes  map[string]*calibration
 	expected []expected
 	// hasCore is true if a class is core.

@@ -5,7 +5,7 @@ package advice
 // predictedBound is the bound of what a prompt's tensors need, in bytes; 0 while its memory is not
 // known at its size.
 func (e *Engine) predictedBound(j *job) float64 {
-	k := e.find(j.kind)
+	k := e.known(j)
 	if k == nil || !k.memory.knows(j.size) {
 		return 0
 	}

@@ -202,7 +202,7 @@ func (e *Engine) timing(j *job, now time.Time) (t timing) {
 	if math.IsInf(t.neighbours, 1) {
 		t.neighbours = 0
 	}
-	if k := e.find(j.kind); k != nil && k.time.knows(j.size) {
+	if k := e.known(j); k != nil && k.time.knows(j.size) {
 		t.known, t.executions = true, len(k.time.samples)
 	}
 	// Its place in the queue, behind what runs and what precedes it.
@@ -280,7 +280,7 @@ func (e *Engine) fill(g *gpu) {
 
 // rest is what is left of a prompt that runs.
 func (e *Engine) rest(j *job) replay.Work {
-	k := e.find(j.kind)
+	k := e.known(j)
 	if k == nil || !k.time.knows(j.size) {
 		w := e.unknown(k, j)
 		w.Mean = max(w.Mean-j.done, w.Mean/4)
@@ -302,7 +302,7 @@ func (e *Engine) rest(j *job) replay.Work {
 
 // work is a prompt that waits.
 func (e *Engine) work(j *job, loaded string) replay.Work {
-	k := e.find(j.kind)
+	k := e.known(j)
 	if k == nil || !k.time.knows(j.size) {
 		return e.unknown(k, j)
 	}

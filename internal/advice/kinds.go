@@ -25,3 +25,12 @@ func (k *kind) rank() int {
 	}
 	return 0
 }
+
+// kindOf is the kind of a server's prompts.
+func (e *Engine) kindOf(s *server, workflow, model string) Kind {
+	k := Kind{Workflow: workflow, Model: model, Version: s.version, Arguments: s.arguments}
+	if s.gpu != nil {
+		k.GPU = s.gpu.product
+	}
+	return k
+}

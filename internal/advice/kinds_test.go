@@ -4,12 +4,15 @@ package advice
 
 import (
 	"fmt"
+	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/admission"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/advice/fit"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
 )
 
@@ -87,4 +90,74 @@ func (w *world) restartedAs(t *testing.T) *world {
 		k.changed = true
 	}
 	return w.restarted()
+}
+
+// TestWhatIsKnownOfAPromptIsWhatIsKnownOfItsKind, though it is looked for only when kinds came: kinds come
+// and are forgotten, and servers change theirs.
+func TestWhatIsKnownOfAPromptIsWhatIsKnownOfItsKind(t *testing.T) {
+	w := newWorld(t, "a")
+	w.settings.Kinds = 8
+	w.kinds = newKinds(8)
+	random := rand.New(rand.NewPCG(3, 18))
+	server := w.Engine.servers["a"]
+	all := make([]*job, 12)
+	for i := range all {
+		all[i] = &job{kind: w.kindOf(server, fmt.Sprint(i), "m")}
+	}
+	added, forgotten := 0, 0
+	for range 2000 {
+		j := all[random.IntN(len(all))]
+		if before := w.Engine.known(j); random.IntN(4) == 0 {
+			w.findOrAdd(j.kind)
+			if before == nil {
+				added++
+			}
+		}
+		o := all[random.IntN(len(all))]
+		if o.found != nil && w.find(o.kind) == nil {
+			forgotten++
+		}
+		assert.Same(t, w.find(o.kind), w.Engine.known(o))
+	}
+	assert.Greater(t, added, 100)
+	assert.Greater(t, forgotten, 10)
+
+	s := w.servers["a"]
+	s.Prompts = append(s.Prompts, comfyevents.OpenPrompt{ID: "x", Workflow: "0", Model: "m", TaskClass: "people", Side: 512, Batch: 1, Accepted: w.now})
+	w.seen(s)
+	w.findOrAdd(w.kindOf(server, "0", "m"))
+	j := server.byID["x"]
+	assert.NotNil(t, w.Engine.known(j))
+	s.Version = "another"
+	w.seen(s)
+	assert.Nil(t, w.Engine.known(j), "of its new version nothing is known")
+}
+
+// TestTheLargestOfTheLastTwentyIsKept, whatever was asked before.
+func TestTheLargestOfTheLastTwentyIsKept(t *testing.T) {
+	random := rand.New(rand.NewPCG(4, 18))
+	c := &costs{}
+	now := time.Unix(1_700_000_000, 0)
+	all := map[fit.Size][]sample{}
+	for range 3000 {
+		size := sizeOf(512+random.IntN(3), 1, 0)
+		switch random.IntN(3) {
+		case 0:
+			cost := random.Float64()
+			c.lower(size, cost, now)
+			all[size] = append(all[size], sample{fit.Sample{Size: size, Cost: cost}, now})
+		case 1:
+			now = now.Add(time.Duration(random.IntN(3)) * time.Hour)
+			c.expire(now)
+			for of := range all {
+				all[of] = slices.DeleteFunc(all[of], func(s sample) bool { return now.Sub(s.at) > maxSampleAge })
+			}
+		}
+		last := all[size]
+		most := 0.0
+		for _, s := range last[max(len(last)-20, 0):] {
+			most = max(most, s.Cost)
+		}
+		assert.InDelta(t, most, c.leastOf(size), 0)
+	}
 }

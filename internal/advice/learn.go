@@ -47,8 +47,10 @@ type costs struct {
 	model   *fit.Model
 	// pending is how many samples the model has not seen.
 	pending int
-	// least is the largest cost that was certainly needed, by size.
+	// least is the largest cost that was certainly needed, by size; asked is the size that was asked for
+	// last since it changed, with its answer.
 	least []sample
+	asked *fit.Sample
 	// measured is what counts until enough was seen.
 	measured []fit.Sample
 }
@@ -85,6 +87,7 @@ func (c *costs) expire(now time.Time) {
 		c.refit(now)
 	}
 	c.least = slices.DeleteFunc(c.least, func(s sample) bool { return now.Sub(s.at) > maxSampleAge })
+	c.asked = nil
 }
 
 // knows reports whether there is a prediction for a size.
@@ -211,6 +214,7 @@ func (k *kind) learn(size fit.Size, x *Execution, o *observed) {
 // lower records that so much was certainly needed of a size. It is kept by the size alone: the
 // largest of the last twenty executions.
 func (c *costs) lower(s fit.Size, cost float64, at time.Time) {
+	c.asked = nil
 	c.least = append(c.least, sample{fit.Sample{Size: s, Cost: cost}, at})
 	if len(c.least) > maxSamples {
 		c.least = slices.Delete(c.least, 0, len(c.least)-maxSamples)
@@ -220,6 +224,9 @@ func (c *costs) lower(s fit.Size, cost float64, at time.Time) {
 // leastOf is the largest cost that the last twenty executions of a size certainly had; 0 if
 // there are none.
 func (c *costs) leastOf(s fit.Size) (most float64) {
+	if c.asked != nil && c.asked.Size == s {
+		return c.asked.Cost
+	}
 	const last = 20
 	seen := 0
 	for i := len(c.least) - 1; i >= 0 && seen < last; i-- {
@@ -228,6 +235,7 @@ func (c *costs) leastOf(s fit.Size) (most float64) {
 			seen++
 		}
 	}
+	c.asked = &fit.Sample{Size: s, Cost: most}
 	return most
 }
 

@@ -12,7 +12,7 @@ import (
 // it is the largest that does, and ends in time, while nothing else runs.
 // Of batch that waits for other work no size would be.
 func (e *Engine) maxSide(j *job, t *timing, m *memoryFit, reason admission.Reason) int {
-	k := e.find(j.kind)
+	k := e.known(j)
 	if k == nil || j.side <= 0 || reason == admission.BatchWaits || !m.never && (!t.known || t.others) {
 		return 0
 	}

@@ -80,12 +80,22 @@ func (e *Engine) find(of Kind) *kind {
 	return e.expectedOf(of)
 }
 
+// known is what is known of a prompt's kind; nil if nothing is. It is looked for again once kinds came, of
+// which others may have been forgotten.
+func (e *Engine) known(j *job) *kind {
+	if now := e.added + 1; j.foundAt != now {
+		j.found, j.foundAt = e.find(j.kind), now
+	}
+	return j.found
+}
+
 // findOrAdd is what was seen of a kind, with what was measured.
 func (e *Engine) findOrAdd(of Kind) *kind {
 	if k := e.kinds.Find(of); k != nil {
 		return k
 	}
 	k := e.kinds.FindOrAdd(of)
+	e.added++
 	if x := e.expectedOf(of); x != nil {
 		k.time.measured, k.memory.measured = x.time.measured, x.memory.measured
 	}

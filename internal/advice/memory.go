@@ -41,7 +41,7 @@ func (e *Engine) fits(j *job, now time.Time) (m memoryFit) {
 	m.context = s.memory.Context
 	has := e.spaceFor(s, now)
 	m.room = has.room
-	k := e.find(j.kind)
+	k := e.known(j)
 	if g.memory.Capacity <= 0 {
 		return m
 	}
@@ -128,7 +128,7 @@ func (s *server) holds() (all, elastic int64) {
 // needs is the most that a server's prompts are going to need.
 func (e *Engine) needs(s *server) (most int64) {
 	of := func(j *job) {
-		if k := e.find(j.kind); k != nil {
+		if k := e.known(j); k != nil {
 			most = max(most, int64(e.bound(k, j.size))+s.memory.Context)
 		}
 	}

@@ -59,12 +59,15 @@ type server struct {
 type job struct {
 	id, class string
 	kind      Kind
-	size      fit.Size
-	side      int
-	batch     bool
-	number    float64 // of the server's queue: smaller ones run first
-	deadline  time.Time
-	accepted  time.Time
+	// found is what was known of its kind when foundAt kinds, less one, had been added; 0 if it was not looked for.
+	found    *kind
+	foundAt  uint64
+	size     fit.Size
+	side     int
+	batch    bool
+	number   float64 // of the server's queue: smaller ones run first
+	deadline time.Time
+	accepted time.Time
 	// came is when its client tried first, as far as that is known.
 	came time.Time
 	// caller tells its client and content from others; 0 if that is not known.
@@ -347,7 +350,10 @@ func (e *Engine) follow(s *server, prompts []comfyevents.OpenPrompt, now time.Ti
 			j.class, j.batch, j.deadline = p.TaskClass, c.Batch, deadlineOf(c, p.Accepted)
 		}
 		j.server, j.number, j.shown = s, p.Number, true
-		j.kind, j.side, j.size = e.kindOf(s, p.Workflow, p.Model), p.Side, sizeOf(p.Side, p.Batch, p.Steps)
+		if of := e.kindOf(s, p.Workflow, p.Model); of != j.kind {
+			j.kind, j.foundAt = of, 0
+		}
+		j.side, j.size = p.Side, sizeOf(p.Side, p.Batch, p.Steps)
 		s.byID[p.ID] = j
 		if p.Started.IsZero() || s.running != nil {
 			s.queue = append(s.queue, j)
@@ -386,13 +392,4 @@ func deadlineOf(c Class, from time.Time) time.Time {
 		return time.Time{}
 	}
 	return from.Add(c.Deadline)
-}
-
-// kindOf is the kind of a server's prompts.
-func (e *Engine) kindOf(s *server, workflow, model string) Kind {
-	k := Kind{Workflow: workflow, Model: model, Version: s.version, Arguments: s.arguments}
-	if s.gpu != nil {
-		k.GPU = s.gpu.product
-	}
-	return k
 }
