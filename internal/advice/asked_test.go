@@ -103,7 +103,7 @@ func TestAShortageOfMemorySaturates(t *testing.T) {
 	assert.Positive(t, load.Shortage)
 	assert.Equal(t, Saturated, load.Level)
 	w.pass(dwell + time.Second)
-	w.sampled()
+	w.foreign(0)
 	assert.Equal(t, Normal, w.Load(theGPU, w.now).Level)
 }
 

@@ -24,8 +24,8 @@ func (a *Advisor) Time(r *admission.Request) (seconds float64, known bool) {
 	return seconds, true
 }
 
-// Safe implements [recommend.Costs]. What the other servers of the GPU need to exist at all, their
-// contexts, is not there for the request; that they free the rest is what admission asks them for.
+// Safe implements [recommend.Costs]. What the other servers of the GPU hold beside their
+// contexts counts as there for the request: admission asks them to free it.
 func (a *Advisor) Safe(r *admission.Request) (side int, bound recommend.Bound) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -33,12 +33,7 @@ func (a *Advisor) Safe(r *admission.Request) (side int, bound recommend.Bound) {
 	if k == nil || s.gpu == nil || s.gpu.memory.Capacity <= 0 || r.Side <= 0 {
 		return 0, recommend.NotKnown
 	}
-	of := &safety{engine: a.engine, server: s, kind: k, request: r, room: s.gpu.memory.Capacity - s.memory.Context, ofKind: a.engine.kindOf(s, r.Workflow, r.Model)}
-	for _, o := range s.gpu.servers {
-		if o != s {
-			of.room -= o.memory.Context
-		}
-	}
+	of := &safety{engine: a.engine, server: s, kind: k, request: r, room: s.most(), ofKind: a.engine.kindOf(s, r.Workflow, r.Model)}
 	if !of.known() {
 		return 0, recommend.NotKnown
 	}

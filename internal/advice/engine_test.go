@@ -34,6 +34,8 @@ type world struct {
 	gpu     GPU
 	servers map[string]*comfyevents.Server
 	number  int
+	// others is what other programs hold, in bytes.
+	others int64
 }
 
 // newWorld is one whose classes are people, with a deadline of 30 s, and buildings, which is batch.
@@ -53,7 +55,7 @@ func newWorld(t *testing.T, servers ...string) *world {
 
 // sampled has everything be read.
 func (w *world) sampled() {
-	w.gpu.At, w.gpu.Used = w.now, 0
+	w.gpu.At, w.gpu.Used = w.now, w.others
 	for _, s := range w.servers {
 		w.gpu.Used += s.Memory.Context + s.Memory.Reserved + s.Memory.Elastic
 	}

@@ -47,11 +47,12 @@ func (e *Engine) fits(j *job, now time.Time) (m memoryFit) {
 	}
 	if k == nil { // a client chooses its workflow's id: work at neighbours is protected from all
 		m.need = e.needAlike(j) + m.context
-		m.waits = has.working && m.need > m.room && m.need > has.held && m.need <= g.memory.Capacity-has.foreign
+		m.waits = !s.memory.Dynamic && has.working && m.need > m.room && m.need > has.held && m.need <= g.memory.Capacity-has.foreign
 		return m
 	}
 	bound, least := e.bound(k, j.size), k.memory.leastOf(j.size)
-	tried := e.triesOf(j, g.memory.Capacity-m.context, m.room-m.context, now)
+	most := s.most()
+	tried := e.triesOf(j, most, m.room-m.context, now)
 	if bound <= 0 && !tried.failed {
 		return m
 	}
@@ -61,7 +62,7 @@ func (e *Engine) fits(j *job, now time.Time) (m memoryFit) {
 		m.known = false
 		return m
 	}
-	if m.least > g.memory.Capacity || tried.never {
+	if int64(least) > most || tried.never {
 		m.never = true
 		return m
 	}
@@ -91,6 +92,16 @@ func (e *Engine) fits(j *job, now time.Time) (m memoryFit) {
 	}
 	m.waits = true
 	return m
+}
+
+// most is the most that the tensors of a server can have: what its GPU has while nobody else uses it, but
+// for the other servers' contexts, which last.
+func (s *server) most() int64 {
+	most := s.gpu.memory.Capacity
+	for _, o := range s.gpu.servers {
+		most -= o.memory.Context
+	}
+	return max(most, 0)
 }
 
 // needAlike is the largest bound of what tensors need of the kinds that differ from a prompt's in

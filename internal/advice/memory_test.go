@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/admission"
 )
@@ -124,7 +125,7 @@ const room = 4 * gib
 
 func TestAfterAnOutOfMemoryAsLittleRoomIsATry(t *testing.T) {
 	w := newWorld(t, "a", "b")
-	w.gpu.Capacity = 5 * gib
+	w.gpu.Capacity, w.others = 6*gib, gib // which may leave
 	w.learned("a", 20)
 	w.oom("a", room)
 	w.over(&job{id: "cached"}, w.now)
@@ -157,6 +158,44 @@ func TestAfterAnOutOfMemoryAsLittleRoomIsATry(t *testing.T) {
 		is(t, d, admission.Admit, admission.Probe, "one that fitted ends the caution")
 		w.Settle(d.Claim, "")
 	}
+}
+
+// TestWhatRanOutOfNearlyAllMemoryIsRefusedForGood: the neighbours' contexts, and what a screen or the driver
+// has, are never there for it. It is tried again an hour later, and at once where there is more than it had.
+func TestWhatRanOutOfNearlyAllMemoryIsRefusedForGood(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	w.gpu.Capacity, w.others = 5*gib, 50<<20
+	for range 20 {
+		w.run("a", 512, 2*time.Second, 3*gib)
+	}
+	w.rested()
+	fail := func() {
+		d := w.claimed("a", "people", 512)
+		require.Equal(t, admission.Admit, d.Verdict)
+		id := w.queued("a", "people", 512)
+		w.Settle(d.Claim, id)
+		w.pass(time.Second)
+		w.ended("a")
+		w.Executed(&Execution{ID: id, Server: "a", Workflow: "colour", Model: "ddcolor", Side: 512, Batch: 1, Ended: w.now, Ran: time.Second, OutOfMemory: true, Reserved: 2 * gib})
+		w.sampled()
+	}
+	fail()
+	w.pass(time.Second)
+	w.sampled()
+	is(t, w.ask("a", "people", 512), admission.Admit, admission.Probe)
+	fail()
+	d := w.ask("a", "people", 512)
+	is(t, d, admission.Reject, admission.TooLarge)
+	assert.Zero(t, d.RetryAfter)
+	w.queued("b", "people", 512)
+	is(t, w.ask("a", "people", 512), admission.Reject, admission.TooLarge, "whatever a neighbour does")
+	w.ended("b")
+	w.foreign(0)
+	is(t, w.ask("a", "people", 512), admission.Admit, admission.Fits, "with more than it had")
+	w.others = 50 << 20
+	w.pass(probeAgain)
+	w.sampled()
+	is(t, w.ask("a", "people", 512), admission.Admit, admission.Probe, "an hour later")
 }
 
 // TestWhatIsLargerThanWhatRanOutOfMemoryIsATry, too: it needs no less.
@@ -239,6 +278,10 @@ func TestWhereWeightsAreElasticOnlyAnOutOfMemoryRefuses(t *testing.T) {
 	w.servers["a"].Memory.Dynamic = true
 	w.holds("b", 6*gib)
 	is(t, w.ask("a", "people", 512), admission.Admit, admission.Fits)
+	w.queued("b", "people", 512)
+	another := w.Advise(&admission.Request{Server: "a", Class: "people", Workflow: "another", Model: "ddcolor", Side: 512, Batch: 1}, w.now)
+	is(t, another, admission.Admit, admission.Unknown, "a workflow that is new, beside a neighbour that works")
+	w.ended("b")
 	w.oom("a", 2*gib)
 	assert.Equal(t, admission.Hold, w.ask("a", "people", 512).Verdict)
 }

@@ -45,15 +45,18 @@ func (k *probeKey) covers(of Kind, s fit.Size) bool {
 // tries are what became of prompts of a kind that were no larger than one.
 type tries struct {
 	// failed is true if some ran out of memory, of which they had room at most, in bytes; never is
-	// true if two in a row did so lately in all that a GPU has.
+	// true if two in a row did so lately in all that a GPU has, and there is no more now.
 	failed, never bool
 	room          int64
 	// may is true if another one may be tried.
 	may bool
 }
 
-// triesOf is what became of prompts like one that was to have so much room, on a GPU that has all.
-func (e *Engine) triesOf(j *job, all, room int64, now time.Time) (t tries) {
+// nearlyAll is the share of what a GPU has that counts as all of it: its driver, or a screen, has some.
+const nearlyAll = 0.95
+
+// triesOf is what became of prompts like one that was to have so much room, on a GPU where that is most at best.
+func (e *Engine) triesOf(j *job, most, room int64, now time.Time) (t tries) {
 	t.may = true
 	own := probeKey{j.kind, j.size}
 	for key, p := range j.server.gpu.probes {
@@ -62,7 +65,7 @@ func (e *Engine) triesOf(j *job, all, room int64, now time.Time) (t tries) {
 		}
 		if !p.none() {
 			t.failed, t.room = true, max(t.room, p.room)
-			t.never = t.never || p.failed(2, all) && now.Sub(p.last) < probeAgain
+			t.never = t.never || p.failed(2, most) && p.room >= room && now.Sub(p.last) < probeAgain
 		}
 		// One of a smaller size that failed says nothing of a try with more room than it had.
 		if key == own || p.running != nil || !p.none() && p.room >= room {
@@ -72,7 +75,7 @@ func (e *Engine) triesOf(j *job, all, room int64, now time.Time) (t tries) {
 	return t
 }
 
-// ranOut reports whether prompts of a kind that were no larger than a size ran out of so much memory.
+// ranOut reports whether prompts of a kind that were no larger than a size ran out of nearly so much memory.
 func (g *gpu) ranOut(of Kind, s fit.Size, room int64) bool {
 	for key, p := range g.probes {
 		if key.covers(of, s) && p.failed(1, room) {
@@ -84,9 +87,9 @@ func (g *gpu) ranOut(of Kind, s fit.Size, room int64) bool {
 
 func (p *probe) none() bool { return p == nil || p.failures == 0 }
 
-// failed reports whether so many tries in a row failed with at least so much room.
+// failed reports whether so many tries in a row failed with nearly as much room, or more.
 func (p *probe) failed(times int, room int64) bool {
-	return p != nil && p.failures >= times && p.room >= room
+	return p != nil && p.failures >= times && float64(p.room) >= nearlyAll*float64(room)
 }
 
 // mayTry reports whether another one may be tried.

@@ -21,11 +21,10 @@ func (w *world) shortage() float64 {
 // known is the GPU's in GiB by what was read.
 func (w *world) known() float64 { return float64(w.Load(theGPU, w.now).Shortage) / float64(gib) }
 
-// foreign has another program hold so much, and everything be read.
+// foreign has another program hold so much from now on, and everything be read.
 func (w *world) foreign(bytes int64) {
+	w.others = bytes
 	w.sampled()
-	w.gpu.Used += bytes
-	w.SetGPU(w.gpu)
 }
 
 // A prompt of crowded needs 4 GiB, with its margin and context 4.7.
@@ -100,6 +99,7 @@ func TestWhatRanOutOfMemoryIsAShortage(t *testing.T) {
 	w.oom("a", 3*gib)
 	w.foreign(2900 * gib / 1000)
 	assert.InDelta(t, 0.1, w.known(), 0.01, "4.6 GiB were not enough any longer")
+	w.foreign(0)
 	w.oom("a", 7*gib)
 	assert.Zero(t, w.shortage(), "it had the whole GPU")
 }
