@@ -166,7 +166,7 @@ func TestClientsFromNpmReportARefusal(t *testing.T) {
 		{"rate", "receivers::comfyui::admission::rate_limits: [{requests_per_minute: 0.01}]", "Too many requests; please try again later", "请求过于频繁，请稍后重试"},
 		// One runs, one waits: the next one would be late, and a smaller one would not.
 		{"deadline", "connectors::gpuadvisor: {classes: {people: {deadline: 600s}}, advice: {measured: [{side: 256, time: 25s}, {side: 512, time: 300s}]}}",
-			`The system is busy\. An image below [2-5]\d\d pixels is processed sooner`, `当前系统繁忙，建议将尺寸调整为[2-5]\d\d以下以加快处理速度`},
+			`The system is busy\. Images of up to [2-5]\d\d pixels are processed sooner`, `当前系统繁忙，建议将尺寸调整为[2-5]\d\d以下以加快处理速度`},
 	} {
 		t.Run(refused.name, func(t *testing.T) {
 			m := newMachine(t, fakenvml.Current, "l40s")

@@ -20,6 +20,7 @@ func (a *advisor) Bounds() []bounds.Bound {
 	a.running.Unlock()
 	all = append(all, a.alerts.Bounds()...)
 	all = append(all, a.repeats.Bounds()...)
+	all = append(all, a.observed.Bounds()...)
 	a.emitter.mu.Lock()
 	defer a.emitter.mu.Unlock()
 	return append(all,

@@ -65,7 +65,7 @@ type advisor struct {
 	// storage.
 	saved *saved
 	// observed and repeats have locks of their own.
-	observed observed
+	observed *observed
 	repeats  *repeats
 
 	emitter emitter
@@ -74,7 +74,7 @@ type advisor struct {
 func newAdvisor(settings connector.Settings, cfg *Config) *advisor {
 	return &advisor{
 		cfg: cfg, settings: settings, log: settings.Logger, now: time.Now, bus: comfyevents.OfProcess(), release: func() {},
-		alerts: alerts.New(cfg.Alerts, settings.TelemetrySettings), advisors: admission.OfProcess(), repeats: newRepeats(),
+		alerts: alerts.New(cfg.Alerts, settings.TelemetrySettings), advisors: admission.OfProcess(), repeats: newRepeats(), observed: newObserved(cfg.Classes),
 	}
 }
 

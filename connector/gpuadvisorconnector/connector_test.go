@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -30,6 +31,7 @@ import (
 
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/metadata"
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/view"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/admission"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
 )
 
@@ -391,17 +393,24 @@ func TestWhatIsDroppedIsCounted(t *testing.T) {
 	for _, id := range []string{"a", "bb", "ccc"} {
 		require.NoError(t, r.traces.ConsumeTraces(t.Context(), image(id)))
 	}
+	for i := range 5000 { // more than are counted apart
+		_, err := r.advice.Advise(t.Context(), &admission.Request{Server: fmt.Sprint(i), Side: 512, Claim: true})
+		require.NoError(t, err)
+	}
+	r.observed.mu.Lock()
+	r.observed.dropped = 3
+	r.observed.mu.Unlock()
 	require.Eventually(t, func() bool {
 		m, err := r.telemetry.GetMetric("otelcol_connector.gpuadvisor.dropped")
 		if err != nil {
 			return false
 		}
+		dropped := map[string]int64{}
 		for _, p := range m.Data.(metricdata.Sum[int64]).DataPoints {
-			if what, _ := p.Attributes.Value("what"); what.AsString() == "prompts" {
-				return p.Value == 2
-			}
+			what, _ := p.Attributes.Value("what")
+			dropped[what.AsString()] = p.Value
 		}
-		return false
+		return dropped["prompts"] == 2 && dropped["advice"] > 500 && dropped["observed"] == 3
 	}, 10*time.Second, 10*time.Millisecond)
 	for _, b := range r.Bounds() {
 		assert.LessOrEqual(t, b.Size, b.Max, b.Name)

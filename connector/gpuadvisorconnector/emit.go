@@ -113,6 +113,7 @@ func (a *advisor) report(ctx context.Context) {
 	streams := a.page.Counts()
 	dropped := a.state.Dropped()
 	dropped["viewers"], dropped["streams"], dropped["requests"] = streams.Dropped, streams.Refused, a.recommended.dropped()
+	dropped["advice"], dropped["observed"] = a.advice.Dropped(), a.observed.notCounted()
 	a.emitter.mu.Lock()
 	before := a.emitter.counted
 	a.emitter.counted = maps.Clone(dropped)

@@ -11,6 +11,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/admission"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/advice"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/bounds"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/boundtext"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/pdataread"
@@ -20,11 +21,21 @@ import (
 // observed counts what became of prompts that would not have been admitted, and were passed on
 // since the receiver only observes. Its methods may be called from any goroutine.
 type observed struct {
+	// mu guards everything declared below.
 	mu sync.Mutex
-	// ends counts them, late adds up by how many seconds they came after their deadlines; both
-	// are guarded by mu.
+	// ends counts them, late adds up by how many seconds they came after their deadlines.
 	ends map[observedEnd]int64
 	late map[observedEnd]float64
+	// dropped are those that are not among ends.
+	dropped int64
+	names   *advice.ClassNames
+}
+
+func newObserved(classes map[string]ClassConfig) *observed {
+	return &observed{
+		ends: map[observedEnd]int64{}, late: map[observedEnd]float64{},
+		names: advice.NewClassNames(func(name string) bool { _, ok := classes[name]; return ok }),
+	}
 }
 
 // observedEnd is how such a prompt ended.
@@ -41,7 +52,7 @@ const (
 
 // maxObserved bounds the ends that are distinguished, maxObservedText their names.
 const (
-	maxObserved     = 1024
+	maxObserved     = 4096
 	maxObservedText = 256
 )
 
@@ -79,16 +90,22 @@ func (o *observed) add(s ptrace.Span) {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.ends == nil {
-		o.ends, o.late = map[observedEnd]int64{}, map[observedEnd]float64{}
-	}
+	end.class = o.names.Counted(end.class)
 	if _, known := o.ends[end]; !known && len(o.ends) >= maxObserved {
+		o.dropped++
 		return
 	}
 	o.ends[end]++
 	if late > 0 {
 		o.late[end] += late
 	}
+}
+
+// notCounted is how many prompts found no room.
+func (o *observed) notCounted() int64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.dropped
 }
 
 // emit adds the counts.
@@ -137,8 +154,8 @@ func counter(sm pmetric.ScopeMetrics, name, unit string) pmetric.NumberDataPoint
 func (o *observed) Bounds() []bounds.Bound {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return []bounds.Bound{
-		{Name: "gpuadvisorconnector.observed.ends", Max: maxObserved, Size: len(o.ends)},
-		{Name: "gpuadvisorconnector.observed.late", Max: maxObserved, Size: len(o.late)},
-	}
+	return append(o.names.Bounds(),
+		bounds.Bound{Name: "gpuadvisorconnector.observed.ends", Max: maxObserved, Size: len(o.ends)},
+		bounds.Bound{Name: "gpuadvisorconnector.observed.late", Max: maxObserved, Size: len(o.late)},
+	)
 }

@@ -12,12 +12,14 @@ import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/pdata/ptrace"
+
+	"github.com/otelcol-gpu/otelcol-gpu/internal/advice"
 )
 
 // TestWouldBeRefusalsAreFollowedToTheirEnds: what others would have gained is not claimed.
 func TestWouldBeRefusalsAreFollowedToTheirEnds(t *testing.T) {
 	deadline := time.Unix(1_700_000_000, 0)
-	var o observed
+	o := newObserved(map[string]ClassConfig{"people": {}, "buildings": {}})
 	add := func(decision, outcome, errorType string, enforced bool, after time.Duration) {
 		td := ptrace.NewTraces()
 		s := td.ResourceSpans().AppendEmpty().ScopeSpans().AppendEmpty().Spans().AppendEmpty()
@@ -61,14 +63,30 @@ func TestWouldBeRefusalsAreFollowedToTheirEnds(t *testing.T) {
 	late := sm.Metrics().At(1).Sum().DataPoints()
 	require.Equal(t, 1, late.Len())
 	assert.InDelta(t, 4.5, late.At(0).DoubleValue(), 1e-9)
-	for i := range 2 * maxObserved {
+	of := func(class, reason string) {
 		td := ptrace.NewTraces()
 		s := td.ResourceSpans().AppendEmpty().ScopeSpans().AppendEmpty().Spans().AppendEmpty()
 		s.SetName("comfyui.prompt")
 		s.Attributes().PutStr("comfyui.admission.decision", "reject")
-		s.Attributes().PutStr("comfyui.task_class", fmt.Sprint(i))
+		s.Attributes().PutStr("comfyui.admission.reason", reason)
+		s.Attributes().PutStr("comfyui.task_class", class)
 		o.traces(td)
 	}
+	for i := range 5000 {
+		of(fmt.Sprint("forged ", i), "deadline")
+	}
+	of("buildings", "deadline")
+	byClass := map[string]int64{}
+	for end, n := range o.ends {
+		byClass[end.class] += n
+	}
+	assert.EqualValues(t, 1, byClass["buildings"], "whatever names clients made up")
+	assert.EqualValues(t, 5000-100, byClass[advice.OtherClass])
+	assert.Zero(t, o.notCounted())
+	for i := range 2 * maxObserved {
+		of("people", fmt.Sprint(i))
+	}
+	assert.Greater(t, o.notCounted(), int64(maxObserved))
 	for _, b := range o.Bounds() {
 		assert.LessOrEqual(t, b.Size, b.Max, b.Name)
 	}

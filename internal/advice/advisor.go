@@ -37,6 +37,9 @@ type Advisor struct {
 	mu     sync.Mutex
 	engine *Engine
 	counts map[Counted]int64
+	names  *ClassNames
+	// dropped are the decisions that are not among counts.
+	dropped int64
 	// standby counts those who were sent to a standby server.
 	standby int
 }
@@ -70,6 +73,7 @@ var _ admission.Advisor = (*Advisor)(nil)
 func NewAdvisor(s Settings, servers *comfyevents.Servers, now func() time.Time, messages Messages) *Advisor {
 	return &Advisor{
 		servers: servers, now: now, messages: messages, engine: New(s), dirty: map[string]bool{}, read: map[string]reading{}, counts: map[Counted]int64{},
+		names: NewClassNames(func(name string) bool { _, ok := s.Classes[name]; return ok }),
 	}
 }
 
@@ -154,9 +158,11 @@ func (a *Advisor) Advise(_ context.Context, r *admission.Request) (admission.Dec
 	a.mu.Lock()
 	d := a.decide(r, a.now())
 	if r.Claim && (d.Verdict != admission.Hold || r.Observe) { // those that are held are asked about again
-		key := Counted{r.Server, r.Class, d.Verdict, d.Reason}
+		key := Counted{r.Server, a.names.Counted(r.Class), d.Verdict, d.Reason}
 		if _, known := a.counts[key]; known || len(a.counts) < maxCounted {
 			a.counts[key]++
+		} else {
+			a.dropped++
 		}
 	}
 	a.mu.Unlock()
@@ -310,6 +316,13 @@ func (a *Advisor) Counts() map[Counted]int64 {
 	return maps.Clone(a.counts)
 }
 
+// Dropped is how many servers, GPUs, claims and decisions found no room.
+func (a *Advisor) Dropped() int64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.engine.Dropped + a.dropped
+}
+
 // Bounds implements [bounds.Registered].
 func (a *Advisor) Bounds() []bounds.Bound {
 	a.changes.Lock()
@@ -321,6 +334,7 @@ func (a *Advisor) Bounds() []bounds.Bound {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	all = append(all, bounds.Bound{Name: "advice.Advisor.counts", Max: maxCounted, Size: len(a.counts)})
+	all = append(all, a.names.Bounds()...)
 	return append(all, a.engine.Bounds()...)
 }
 

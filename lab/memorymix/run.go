@@ -75,7 +75,7 @@ func Run(t *testing.T, mix Mix, seed uint64, prompts, learn int, policy func(l *
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		r := &running{mix: mix, law: law.New(seed), screen: &sharedgpu.Latest{}}
-		r.gpu = sharedgpu.New(mix.Memory, r.screen)
+		r.gpu = sharedgpu.New(mix.Memory, sharedgpu.Unlisted(rand.New(rand.NewPCG(seed, 79))), r.screen)
 		var all sync.WaitGroup
 		for i := range mix.Servers {
 			work, err := sharedgpu.NewServer(r.gpu, 1000+i, r.law, rand.New(rand.NewPCG(seed, uint64(i))), nil)

@@ -77,7 +77,7 @@ func start(ctx context.Context, p *Plan, l *law.Law, where place) (*Node, error)
 	if where.screen != nil {
 		shown = append(shown, where.screen)
 	}
-	n.GPU = sharedgpu.New(p.Setup.Memory, shown)
+	n.GPU = sharedgpu.New(p.Setup.Memory, sharedgpu.Unlisted(rand.New(rand.NewPCG(p.Seed, 400))), shown)
 	for i := range p.Setup.Servers {
 		work, err := sharedgpu.NewServer(n.GPU, where.pid(i), l, rand.New(rand.NewPCG(p.Seed, 200+uint64(i))), n.ledger)
 		if err != nil {

@@ -10,15 +10,21 @@ package sharedgpu
 import (
 	"cmp"
 	"context"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/otelcol-gpu/otelcol-gpu/lab/law"
 )
 
 // GPU is one GPU.
 type GPU struct {
 	total  int64
 	screen Screen
+
+	// unlisted is memory that is used by no process that NVML lists, in bytes.
+	unlisted int64
 
 	// mu guards everything declared below.
 	mu        sync.Mutex
@@ -42,9 +48,10 @@ type job struct {
 	done       chan struct{}
 }
 
-// New makes an idle GPU with so many bytes that processes may use.
-func New(total int64, screen Screen) *GPU {
-	g := &GPU{total: total, screen: screen, at: time.Now()}
+// New makes an idle GPU with so many bytes, of which some are used by no process that NVML lists: a driver
+// has some MiB, and so has whatever the list misses.
+func New(total, unlisted int64, screen Screen) *GPU {
+	g := &GPU{total: total, unlisted: unlisted, screen: screen, at: time.Now()}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.show()
@@ -197,16 +204,16 @@ func (p *Process) Hold(bytes int64) bool {
 	return true
 }
 
-// free is what no process holds. The caller holds mu.
+// free is what nobody holds. The caller holds mu.
 func (g *GPU) free() int64 {
-	left := g.total
+	left := g.total - g.unlisted
 	for _, p := range g.processes {
 		left -= p.held
 	}
 	return left
 }
 
-// Free is the memory that no process holds, in bytes, and Total what processes may use.
+// Free is the memory that nobody holds, in bytes, and Total what processes may use.
 func (g *GPU) Free() int64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -214,7 +221,7 @@ func (g *GPU) Free() int64 {
 }
 
 // Total is the memory that processes may use, in bytes.
-func (g *GPU) Total() int64 { return g.total }
+func (g *GPU) Total() int64 { return g.total - g.unlisted }
 
 // Busy is for how long the GPU has worked since it was made.
 func (g *GPU) Busy() time.Duration {
@@ -223,3 +230,6 @@ func (g *GPU) Busy() time.Duration {
 	g.serve()
 	return g.busy
 }
+
+// Unlisted draws how much of a GPU's memory is used by no process that NVML lists: 5 to 50 MiB, in bytes.
+func Unlisted(random *rand.Rand) int64 { return 5*law.MiB + random.Int64N(45*law.MiB) }

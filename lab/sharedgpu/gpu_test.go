@@ -27,7 +27,7 @@ func ends(t *testing.T, pieces []piece) []time.Duration {
 	t.Helper()
 	ends := make([]time.Duration, len(pieces))
 	synctest.Test(t, func(t *testing.T) {
-		g, begin := New(law.GiB, &Latest{}), time.Now()
+		g, begin := New(law.GiB, 0, &Latest{}), time.Now()
 		var all sync.WaitGroup
 		for i, p := range pieces {
 			process := g.Process(i + 1)
@@ -124,7 +124,7 @@ func TestSharingIsExactOverManyChanges(t *testing.T) {
 
 func TestWorkThatIsCutOffReturnsWhatWasDone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := New(law.GiB, &Latest{})
+		g := New(law.GiB, 0, &Latest{})
 		a, b := g.Process(1), g.Process(2)
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		defer cancel()
@@ -147,7 +147,7 @@ func TestWorkThatIsCutOffReturnsWhatWasDone(t *testing.T) {
 
 // TestSharingWorksInRealTime keeps to the shape of a burst on a machine that may be slow.
 func TestSharingWorksInRealTime(t *testing.T) {
-	g, begin := New(law.GiB, &Latest{}), time.Now()
+	g, begin := New(law.GiB, 0, &Latest{}), time.Now()
 	var all sync.WaitGroup
 	for pid := range 2 {
 		p := g.Process(pid + 1)
@@ -164,7 +164,7 @@ func TestSharingWorksInRealTime(t *testing.T) {
 func TestLatenessDoesNotAddUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const late, each = 7 * time.Millisecond, 5 * time.Millisecond
-		p, begin := New(law.GiB, &Latest{}).Process(1), time.Now()
+		p, begin := New(law.GiB, 0, &Latest{}).Process(1), time.Now()
 		for i := range 100 {
 			if i%5 == 2 {
 				time.Sleep(late)
@@ -183,7 +183,9 @@ func TestLatenessDoesNotAddUp(t *testing.T) {
 func TestTheScreenShowsMemoryAndWorkOfProcesses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		screen := &Latest{}
-		g := New(8*law.GiB, screen)
+		const unlisted = 30 * law.MiB
+		g := New(8*law.GiB+unlisted, unlisted, screen)
+		assert.EqualValues(t, 8*law.GiB, g.Total())
 		a, b := g.Process(11), g.Process(22)
 		require.True(t, a.grow(3*law.GiB))
 		require.True(t, b.grow(5*law.GiB))
@@ -196,19 +198,19 @@ func TestTheScreenShowsMemoryAndWorkOfProcesses(t *testing.T) {
 		go func() { _, _ = a.Work(t.Context(), time.Second) }()
 		synctest.Wait()
 		assert.Equal(t, Readings{
-			Time: time.Now(), Total: 8 * law.GiB, Used: 7 * law.GiB, Working: true,
+			Time: time.Now(), Total: 8*law.GiB + unlisted, Used: 7*law.GiB + unlisted, Working: true,
 			Processes: []ProcessReading{{11, 3 * law.GiB, true}, {22, 4 * law.GiB, false}},
 		}, screen.Readings())
 		b.shrink(4 * law.GiB)
 		time.Sleep(time.Second)
 		synctest.Wait()
-		assert.Equal(t, Readings{Time: time.Now(), Total: 8 * law.GiB, Used: 3 * law.GiB, Processes: []ProcessReading{{11, 3 * law.GiB, false}}}, screen.Readings())
+		assert.Equal(t, Readings{Time: time.Now(), Total: 8*law.GiB + unlisted, Used: 3*law.GiB + unlisted, Processes: []ProcessReading{{11, 3 * law.GiB, false}}}, screen.Readings())
 	})
 }
 
 func TestTenantTakesAndReturnsMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := New(4*law.GiB, &Latest{})
+		g := New(4*law.GiB, 0, &Latest{})
 		ctx, cancel := context.WithCancel(t.Context())
 		var all sync.WaitGroup
 		all.Go(func() { g.Tenant(ctx, 7, rand.New(rand.NewPCG(1, 1))) })

@@ -54,7 +54,7 @@ func newRig(t *testing.T, total int64) *rig {
 	t.Helper()
 	r := &rig{law: law.New(1), screen: &peaks{}, seen: &ended{}}
 	var err error
-	r.Server, err = NewServer(New(total, r.screen), 1, r.law, rand.New(rand.NewPCG(1, 1)), r.seen)
+	r.Server, err = NewServer(New(total, 0, r.screen), 1, r.law, rand.New(rand.NewPCG(1, 1)), r.seen)
 	require.NoError(t, err)
 	return r
 }

@@ -37,7 +37,7 @@ func TestTheLibraryShowsServersThatShareAGPU(t *testing.T) {
 	gpu := state.AddGPU(p)
 	rest := gpu.Get("memory_used")
 	screen := NewScreen(gpu, p)
-	shared := sharedgpu.New(screen.Total(), screen)
+	shared := sharedgpu.New(screen.Total(), 0, screen)
 	assert.Equal(t, (p.Values["memory_total"]-p.Values["memory_reserved"]-p.Values["memory_used"])*mib, screen.Total())
 	var both sync.WaitGroup
 	l := law.New(quickToLoad())

@@ -41,7 +41,7 @@ type GPU struct {
 func (c *GPU) Slice() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.slices = sharedgpu.New(c.room()*mib, &sharedgpu.Latest{}) // only its time is used
+	c.slices = sharedgpu.New(c.room()*mib, 0, &sharedgpu.Latest{}) // only its time is used
 }
 
 // worker is one process that works on a GPU, on one photo at a time.

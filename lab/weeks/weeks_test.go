@@ -89,14 +89,18 @@ func TestEachWeekIsNamedRightly(t *testing.T) {
 		plan  Plan
 		short recommend.Shortage
 	}{{"memory", shortOfMemory, recommend.Memory}, {"time", shortOfTime, recommend.Time}, {"none", healthy, recommend.None}} {
-		for mode, enforce := range map[string]bool{"observe": false, "enforce": true} {
+		for _, enforce := range []bool{false, true} {
+			mode, plan := "observe", c.plan
+			if enforce {
+				mode = "enforce"
+			}
 			if c.name == "memory" && enforce {
 				// two servers that work at once, for there to be something to wait for
-				c.plan.Offered = 0.8
+				plan.Offered = 0.8
 			}
 			named, off := 0, 0.0
 			for seed := range *seeds {
-				w := live(c.plan.with(seed, enforce), 0)
+				w := live(plan.with(seed, enforce), 0)
 				got := w.recommendations()
 				if got.All.Shortage() == c.short {
 					named++

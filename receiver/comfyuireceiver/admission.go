@@ -163,7 +163,8 @@ func (p *proxy) admit(r *http.Request, of *arrival) (a *prompt.Admission, stays 
 		return nil, true
 	}
 	a = &prompt.Admission{Enforced: p.enforces, Claimed: of.claimed}
-	if after, ok := p.allow(r, class); !ok && p.enforces {
+	after, within := p.allow(r, class)
+	if !within && (p.enforces || p.gate == nil) {
 		a.Decision = admission.Decision{Verdict: admission.Reject, Reason: admission.Rate, Class: class, RetryAfter: after}
 		p.decided(a, class)
 		return a, true
@@ -171,11 +172,14 @@ func (p *proxy) admit(r *http.Request, of *arrival) (a *prompt.Admission, stays 
 	if p.gate == nil {
 		return nil, true
 	}
-	res := p.decide(r, of)
+	res := p.gate.Decide(r.Context(), p.question(of), len(of.body))
 	if p.enforces && p.lower(of, a, &res.Decision) {
-		res = p.decide(r, of)
+		res = p.gate.Again(r.Context(), p.question(of), len(of.body), res.Spare)
 	}
 	a.Decision, a.Held, a.Released, of.spare = res.Decision, res.Held, res.Released, res.Spare
+	if !within && a.Verdict == admission.Admit { // it is followed to its end as what it would have been
+		a.Verdict, a.Reason, a.RetryAfter = admission.Reject, admission.Rate, after
+	}
 	p.decided(a, class)
 	p.reportAdvisor(a.Reason == admission.Failed)
 	if res.Left {
@@ -188,13 +192,13 @@ func (p *proxy) admit(r *http.Request, of *arrival) (a *prompt.Admission, stays 
 	return a, true
 }
 
-// decide asks the advisor.
-func (p *proxy) decide(r *http.Request, of *arrival) gate.Result {
+// question is what the advisor is asked.
+func (p *proxy) question(of *arrival) *admission.Request {
 	z := &of.sizing
-	return p.gate.Decide(r.Context(), &admission.Request{
+	return &admission.Request{
 		Server: p.name, Class: z.TaskClass, Workflow: of.sub.Workflow, Model: z.Model, Side: int(z.Side()), Batch: max(int(z.Batch), 1), Steps: int(z.Steps),
 		Deadline: of.deadline, Claim: true, Observe: !p.enforces, Caller: caller(of.body),
-	}, len(of.body))
+	}
 }
 
 // callerSeed is the process's: a client cannot choose what its prompts' hashes are.

@@ -898,7 +898,38 @@ func TestRateLimitsRefuseOnlyIfEnforced(t *testing.T) {
 		m, err := r.scrape(t.Context())
 		require.NoError(t, err)
 		assert.Equal(t, map[string]float64{"map[comfyui.admission.enforced:false comfyui.task_class:people]": 2}, values(m, "comfyui.admission.rate_limited"))
-		assert.Empty(t, values(m, "comfyui.admission.decisions"), "nobody has decided")
+		assert.Equal(t, map[string]float64{"map[comfyui.admission.decision:reject comfyui.admission.enforced:false comfyui.admission.reason:rate comfyui.task_class:people]": 2},
+			values(m, "comfyui.admission.decisions"))
 		close(r.goOn)
+		followedAsRefused(t, r, 3, 2)
 	})
+	t.Run("observed with an advisor", func(t *testing.T) {
+		a := &testAdvisor{decide: byClass}
+		r := newAdmissionRig(t, with(advised(t, a), modeObserve, func(c *AdmissionConfig) { c.RateLimits = []RateLimitConfig{{RequestsPerMinute: 1}} }))
+		for i := range 3 {
+			accepted(t, r.base, ddcolor(fmt.Sprint(i), 400, ""))
+		}
+		assert.Len(t, a.requests(), 3)
+		assert.Len(t, a.claims(t), 3, "they run")
+		close(r.goOn)
+		followedAsRefused(t, r, 3, 2)
+	})
+}
+
+// followedAsRefused waits for the traces of prompts, of which so many would have been refused for their
+// rate: those have a log record.
+func followedAsRefused(t *testing.T, r *admissionRig, prompts, wouldBe int) {
+	t.Helper()
+	waitFor(t, func() bool { return len(r.traces.AllTraces()) == prompts && r.logs.LogRecordCount() == wouldBe })
+	n := 0
+	for _, td := range r.traces.AllTraces() {
+		a := spansOf(t, td)[0].Attributes
+		assert.Equal(t, "success", a["comfyui.prompt.outcome"])
+		if a["comfyui.admission.reason"] == "rate" {
+			n++
+			assert.Equal(t, "reject", a["comfyui.admission.decision"])
+			assert.Equal(t, false, a["comfyui.admission.enforced"])
+		}
+	}
+	assert.Equal(t, wouldBe, n)
 }

@@ -30,6 +30,6 @@ func (l *liveServer) Free(ctx context.Context) error {
 		return err
 	}
 	f.loading.unloaded(f.now())
-	f.log.Info("Server freed its memory for another one on its GPU", zap.String("server", f.name))
+	f.log.Info("Asked the server to free its memory for another server on the same GPU", zap.String("server", f.name))
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/otelcol-gpu/otelcol-gpu/internal/admission"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/gate"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
@@ -54,6 +55,9 @@ func (p *proxy) servePrompt(w http.ResponseWriter, r *http.Request) {
 		p.refuseUnread(w, r, len(body.bytes))
 		return
 	case !body.whole || len(body.bytes) == 0 || r.Header.Get("Content-Encoding") != "":
+		if unread && p.gate != nil { // what enforce would refuse
+			p.decided(&prompt.Admission{Decision: admission.Decision{Verdict: admission.Reject, Reason: admission.Unread}}, "")
+		}
 		p.PromptUnfollowed(nil, "unread")
 		p.relay.ServeHTTP(w, r)
 		return

@@ -95,8 +95,18 @@ type Result struct {
 
 // Decide asks about a prompt whose body has so many bytes, and holds it while it is about to fit.
 // It returns once ctx, the client's, ends.
-func (g *Gate) Decide(ctx context.Context, r *admission.Request, bytes int) (res Result) {
-	until := g.advisor.until() // however often the advisor is asked
+func (g *Gate) Decide(ctx context.Context, r *admission.Request, bytes int) Result {
+	return g.decide(ctx, r, bytes, g.advisor.until())
+}
+
+// Again is Decide for a prompt that was changed after it, with what that decision left of
+// [Settings.Timeout].
+func (g *Gate) Again(ctx context.Context, r *admission.Request, bytes int, spare time.Duration) Result {
+	return g.decide(ctx, r, bytes, g.now().Add(spare))
+}
+
+// decide is Decide until a time, however often the advisor is asked.
+func (g *Gate) decide(ctx context.Context, r *admission.Request, bytes int, until time.Time) (res Result) {
 	asked := until
 	defer func() { res.Spare = max(until.Sub(asked), 0) }()
 	w, failed := g.queue(r, bytes, until)

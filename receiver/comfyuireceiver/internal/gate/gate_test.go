@@ -274,6 +274,27 @@ func TestDecisionAndSettlementTogetherTakeNoLongerThanTheTimeout(t *testing.T) {
 	}
 }
 
+// TestAPromptThatIsChangedIsDecidedWithinOneTimeout, with its settlement.
+func TestAPromptThatIsChangedIsDecidedWithinOneTimeout(t *testing.T) {
+	for _, by := range []time.Duration{time.Millisecond, 8 * time.Millisecond, 18 * time.Millisecond} {
+		t.Run(by.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := delayed{newAdvisor(admitted), by}
+				g := New(settings(), finder{a}, nil, time.Now)
+				defer g.Close()
+				begin := time.Now()
+				first := g.Decide(t.Context(), &admission.Request{}, 1)
+				res := g.Again(t.Context(), &admission.Request{Claim: true}, 1, first.Spare)
+				g.Settle(res.Claim, "id", res.Spare)
+				assert.Equal(t, min(3*by, 20*time.Millisecond), time.Since(begin))
+				assert.Equal(t, 2*by > 20*time.Millisecond, res.Reason == admission.Failed)
+				time.Sleep(time.Second)
+				assert.Zero(t, a.openClaims())
+			})
+		})
+	}
+}
+
 // TestSettlementOfAPromptThatWasHeldHasWhatItsFirstQuestionLeft of the time limit.
 func TestSettlementOfAPromptThatWasHeldHasWhatItsFirstQuestionLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
