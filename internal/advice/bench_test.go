@@ -200,6 +200,35 @@ func TestAdviceIsFast(t *testing.T) {
 	require.Positive(t, n)
 }
 
+// TestARefusalIsAsFast, with what the user reads, and with a time for each client to come again.
+func TestARefusalIsAsFast(t *testing.T) {
+	f := newFleet()
+	defer f.Follow()()
+	f.messages = func(_ *admission.Request, d *admission.Decision) map[string]string {
+		return map[string]string{"en": fmt.Sprint("busy: at most ", d.MaxSide), "zh": fmt.Sprint("繁忙：至多 ", d.MaxSide)}
+	}
+	class := f.engine.settings.Classes["class 1"]
+	class.Deadline = 5 * time.Second
+	f.engine.settings.Classes["class 1"] = class
+	n, refused := uint64(0), 0
+	ask := func() {
+		n++
+		d, err := f.Advise(t.Context(), &admission.Request{Server: "server 1", Class: "class 1", Workflow: "w1", Model: "m", Side: 512, Batch: 1, Claim: true, Caller: n})
+		require.NoError(t, err)
+		if d.Verdict == admission.Reject && d.Reason == admission.Late && len(d.Messages) == 2 {
+			refused++
+		}
+	}
+	const decisions = 1000
+	began := time.Now()
+	for range decisions {
+		ask()
+	}
+	assert.Less(t, time.Since(began), decisions*time.Millisecond)
+	assert.LessOrEqual(t, testing.AllocsPerRun(200, ask), 10.0)
+	assert.Equal(t, int(n), refused)
+}
+
 // TestAdviceWhileEverythingChanges has all methods be called at once.
 func TestAdviceWhileEverythingChanges(t *testing.T) {
 	f := newFleet()

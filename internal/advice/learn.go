@@ -48,9 +48,10 @@ type costs struct {
 	// pending is how many samples the model has not seen.
 	pending int
 	// least is the largest cost that was certainly needed, by size; asked is the size that was asked for
-	// last since it changed, with its answer.
-	least []sample
-	asked *fit.Sample
+	// last, with its answer, and isAsked true if nothing has changed since.
+	least   []sample
+	asked   fit.Sample
+	isAsked bool
 	// measured is what counts until enough was seen.
 	measured []fit.Sample
 }
@@ -87,7 +88,7 @@ func (c *costs) expire(now time.Time) {
 		c.refit(now)
 	}
 	c.least = slices.DeleteFunc(c.least, func(s sample) bool { return now.Sub(s.at) > maxSampleAge })
-	c.asked = nil
+	c.isAsked = false
 }
 
 // knows reports whether there is a prediction for a size.
@@ -214,7 +215,7 @@ func (k *kind) learn(size fit.Size, x *Execution, o *observed) {
 // lower records that so much was certainly needed of a size. It is kept by the size alone: the
 // largest of the last twenty executions.
 func (c *costs) lower(s fit.Size, cost float64, at time.Time) {
-	c.asked = nil
+	c.isAsked = false
 	c.least = append(c.least, sample{fit.Sample{Size: s, Cost: cost}, at})
 	if len(c.least) > maxSamples {
 		c.least = slices.Delete(c.least, 0, len(c.least)-maxSamples)
@@ -224,7 +225,7 @@ func (c *costs) lower(s fit.Size, cost float64, at time.Time) {
 // leastOf is the largest cost that the last twenty executions of a size certainly had; 0 if
 // there are none.
 func (c *costs) leastOf(s fit.Size) (most float64) {
-	if c.asked != nil && c.asked.Size == s {
+	if c.isAsked && c.asked.Size == s {
 		return c.asked.Cost
 	}
 	const last = 20
@@ -235,7 +236,7 @@ func (c *costs) leastOf(s fit.Size) (most float64) {
 			seen++
 		}
 	}
-	c.asked = &fit.Sample{Size: s, Cost: most}
+	c.asked, c.isAsked = fit.Sample{Size: s, Cost: most}, true
 	return most
 }
 
