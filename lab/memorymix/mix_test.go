@@ -60,10 +60,9 @@ func (p *tokens) Ask(q *Question) Answer {
 
 func (p *tokens) fits(q *Question) bool {
 	held := map[int]int64{}
-	foreign := int64(0)
+	foreign := q.Readings.Used // what no process lists, too
 	for _, r := range q.Readings.Processes {
 		held[r.PID] = r.Used
-		foreign += r.Used
 	}
 	room := q.Readings.Total
 	for i, s := range q.Servers {
