@@ -17,6 +17,7 @@ type AttributeComfyuiAdmissionDecision int
 const (
 	_ AttributeComfyuiAdmissionDecision = iota
 	AttributeComfyuiAdmissionDecisionAdmit
+	AttributeComfyuiAdmissionDecisionHold
 	AttributeComfyuiAdmissionDecisionReject
 	AttributeComfyuiAdmissionDecisionRedirect
 )
@@ -26,6 +27,8 @@ func (av AttributeComfyuiAdmissionDecision) String() string {
 	switch av {
 	case AttributeComfyuiAdmissionDecisionAdmit:
 		return "admit"
+	case AttributeComfyuiAdmissionDecisionHold:
+		return "hold"
 	case AttributeComfyuiAdmissionDecisionReject:
 		return "reject"
 	case AttributeComfyuiAdmissionDecisionRedirect:
@@ -37,6 +40,7 @@ func (av AttributeComfyuiAdmissionDecision) String() string {
 // MapAttributeComfyuiAdmissionDecision is a helper map of string to AttributeComfyuiAdmissionDecision attribute value.
 var MapAttributeComfyuiAdmissionDecision = map[string]AttributeComfyuiAdmissionDecision{
 	"admit":    AttributeComfyuiAdmissionDecisionAdmit,
+	"hold":     AttributeComfyuiAdmissionDecisionHold,
 	"reject":   AttributeComfyuiAdmissionDecisionReject,
 	"redirect": AttributeComfyuiAdmissionDecisionRedirect,
 }
@@ -773,7 +777,7 @@ type metricGpuadvisorObserved struct {
 // init fills gpuadvisor.observed metric with initial data.
 func (m *metricGpuadvisorObserved) init() {
 	m.data.SetName("gpuadvisor.observed")
-	m.data.SetDescription("Prompts that would not have been admitted and were passed on, since the receiver only observes, by what became of them.")
+	m.data.SetDescription("Prompts that enforcement would not have admitted, by outcome (observe mode).")
 	m.data.SetUnit("{prompt}")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(true)
@@ -829,7 +833,7 @@ type metricGpuadvisorObservedLate struct {
 // init fills gpuadvisor.observed.late metric with initial data.
 func (m *metricGpuadvisorObservedLate) init() {
 	m.data.SetName("gpuadvisor.observed.late")
-	m.data.SetDescription("By how long those of them that made their image after the deadline did so, added up.")
+	m.data.SetDescription("Total time by which those prompts missed their deadline.")
 	m.data.SetUnit("s")
 	m.data.SetEmptySum()
 	m.data.Sum().SetIsMonotonic(true)

@@ -344,7 +344,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["gpuadvisor.observed"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "Prompts that would not have been admitted and were passed on, since the receiver only observes, by what became of them.", mi.Description())
+					assert.Equal(t, "Prompts that enforcement would not have admitted, by outcome (observe mode).", mi.Description())
 					assert.Equal(t, "{prompt}", mi.Unit())
 					assert.True(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())
@@ -367,7 +367,7 @@ func TestMetricsBuilder(t *testing.T) {
 					validatedMetrics["gpuadvisor.observed.late"] = true
 					assert.Equal(t, pmetric.MetricTypeSum, mi.Type())
 					assert.Equal(t, 1, mi.Sum().DataPoints().Len())
-					assert.Equal(t, "By how long those of them that made their image after the deadline did so, added up.", mi.Description())
+					assert.Equal(t, "Total time by which those prompts missed their deadline.", mi.Description())
 					assert.Equal(t, "s", mi.Unit())
 					assert.True(t, mi.Sum().IsMonotonic())
 					assert.Equal(t, pmetric.AggregationTemporalityCumulative, mi.Sum().AggregationTemporality())

@@ -62,7 +62,7 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 	var err, errs error
 	builder.ConnectorGpuadvisorDropped, err = builder.meter.Int64Counter(
 		"otelcol_connector.gpuadvisor.dropped",
-		metric.WithDescription("Items that were dropped, by what - prompts (the oldest made room), traces (could not be kept), viewers (did not read), streams (beyond limits::viewers), requests (no room among last week's), and what metrics and logs said beyond the limits. [Development]"),
+		metric.WithDescription("Items that were dropped, by what - prompts (the oldest made room), traces (could not be kept), viewers (did not read), streams (beyond limits::viewers), requests (no room among last week's), advice (servers, GPUs and claims beyond the limits, and decisions that are not counted), observed (prompts that are not counted), and what metrics and logs said beyond the limits. [Development]"),
 		metric.WithUnit("{item}"),
 	)
 	errs = errors.Join(errs, err)

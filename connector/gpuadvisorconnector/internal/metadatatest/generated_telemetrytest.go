@@ -24,7 +24,7 @@ func NewSettings(tt *componenttest.Telemetry) connector.Settings {
 func AssertEqualConnectorGpuadvisorDropped(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[int64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_connector.gpuadvisor.dropped",
-		Description: "Items that were dropped, by what - prompts (the oldest made room), traces (could not be kept), viewers (did not read), streams (beyond limits::viewers), requests (no room among last week's), and what metrics and logs said beyond the limits. [Development]",
+		Description: "Items that were dropped, by what - prompts (the oldest made room), traces (could not be kept), viewers (did not read), streams (beyond limits::viewers), requests (no room among last week's), advice (servers, GPUs and claims beyond the limits, and decisions that are not counted), observed (prompts that are not counted), and what metrics and logs said beyond the limits. [Development]",
 		Unit:        "{item}",
 		Data: metricdata.Sum[int64]{
 			Temporality: metricdata.CumulativeTemporality,
