@@ -27,15 +27,12 @@ type observed struct {
 	ends map[observedEnd]int64
 	late map[observedEnd]float64
 	// dropped are those that are not among ends.
-	dropped int64
-	names   *advice.ClassNames
+	dropped    int64
+	classNames *advice.ClassNames
 }
 
 func newObserved(classes map[string]ClassConfig) *observed {
-	return &observed{
-		ends: map[observedEnd]int64{}, late: map[observedEnd]float64{},
-		names: advice.NewClassNames(func(name string) bool { _, ok := classes[name]; return ok }),
-	}
+	return &observed{ends: map[observedEnd]int64{}, late: map[observedEnd]float64{}, classNames: advice.NewClassNames(classes)}
 }
 
 // observedEnd is how such a prompt ended.
@@ -90,7 +87,7 @@ func (o *observed) add(s ptrace.Span) {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	end.class = o.names.Counted(end.class)
+	end.class = o.classNames.Counted(end.class)
 	if _, known := o.ends[end]; !known && len(o.ends) >= maxObserved {
 		o.dropped++
 		return
@@ -154,7 +151,7 @@ func counter(sm pmetric.ScopeMetrics, name, unit string) pmetric.NumberDataPoint
 func (o *observed) Bounds() []bounds.Bound {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return append(o.names.Bounds(),
+	return append(o.classNames.Bounds(),
 		bounds.Bound{Name: "gpuadvisorconnector.observed.ends", Max: maxObserved, Size: len(o.ends)},
 		bounds.Bound{Name: "gpuadvisorconnector.observed.late", Max: maxObserved, Size: len(o.late)},
 	)

@@ -34,10 +34,10 @@ type Advisor struct {
 	read  map[string]reading
 
 	// mu guards everything declared below. It is not held while a server is asked.
-	mu     sync.Mutex
-	engine *Engine
-	counts map[Counted]int64
-	names  *ClassNames
+	mu         sync.Mutex
+	engine     *Engine
+	counts     map[Counted]int64
+	classNames *ClassNames
 	// dropped are the decisions that are not among counts.
 	dropped int64
 	// standby counts those who were sent to a standby server.
@@ -73,7 +73,7 @@ var _ admission.Advisor = (*Advisor)(nil)
 func NewAdvisor(s Settings, servers *comfyevents.Servers, now func() time.Time, messages Messages) *Advisor {
 	return &Advisor{
 		servers: servers, now: now, messages: messages, engine: New(s), dirty: map[string]bool{}, read: map[string]reading{}, counts: map[Counted]int64{},
-		names: NewClassNames(func(name string) bool { _, ok := s.Classes[name]; return ok }),
+		classNames: NewClassNames(s.Classes),
 	}
 }
 
@@ -158,7 +158,7 @@ func (a *Advisor) Advise(_ context.Context, r *admission.Request) (admission.Dec
 	a.mu.Lock()
 	d := a.decide(r, a.now())
 	if r.Claim && (d.Verdict != admission.Hold || r.Observe) { // those that are held are asked about again
-		key := Counted{r.Server, a.names.Counted(r.Class), d.Verdict, d.Reason}
+		key := Counted{r.Server, a.classNames.Counted(r.Class), d.Verdict, d.Reason}
 		if _, known := a.counts[key]; known || len(a.counts) < maxCounted {
 			a.counts[key]++
 		} else {
@@ -334,7 +334,7 @@ func (a *Advisor) Bounds() []bounds.Bound {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	all = append(all, bounds.Bound{Name: "advice.Advisor.counts", Max: maxCounted, Size: len(a.counts)})
-	all = append(all, a.names.Bounds()...)
+	all = append(all, a.classNames.Bounds()...)
 	return append(all, a.engine.Bounds()...)
 }
 

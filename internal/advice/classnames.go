@@ -14,20 +14,21 @@ const (
 // ClassNames bounds the names of task classes by which something is counted: those that are configured,
 // and the first hundred others. Where a request may name its class, a client chooses it. Its methods are
 // not safe for concurrent use.
-type ClassNames struct {
-	isConfigured func(name string) bool
-	others       map[string]bool
-}
+type ClassNames struct{ configured, others map[string]bool }
 
-// NewClassNames makes one without others.
-func NewClassNames(isConfigured func(name string) bool) *ClassNames {
-	return &ClassNames{isConfigured: isConfigured, others: map[string]bool{}}
+// NewClassNames makes one of the classes that are configured.
+func NewClassNames[C any](classes map[string]C) *ClassNames {
+	c := &ClassNames{map[string]bool{}, map[string]bool{}}
+	for name := range classes {
+		c.configured[name] = true
+	}
+	return c
 }
 
 // Counted is the name as which a task class counts: its own, or [OtherClass].
 func (c *ClassNames) Counted(name string) string {
 	switch {
-	case c.isConfigured(name) || c.others[name]:
+	case c.configured[name] || c.others[name]:
 	case len(c.others) < maxOtherNames:
 		c.others[name] = true
 	default:

@@ -33,7 +33,7 @@ func (a *Advisor) Safe(r *admission.Request) (side int, bound recommend.Bound) {
 	if k == nil || s.gpu == nil || s.gpu.memory.Capacity <= 0 || r.Side <= 0 {
 		return 0, recommend.NotKnown
 	}
-	of := &safety{engine: a.engine, server: s, kind: k, request: r, room: s.most(), ofKind: a.engine.kindOf(s, r.Workflow, r.Model)}
+	of := &safety{engine: a.engine, server: s, kind: k, request: r, room: s.available(), ofKind: a.engine.kindOf(s, r.Workflow, r.Model)}
 	if !of.known() {
 		return 0, recommend.NotKnown
 	}

@@ -43,8 +43,8 @@ func (e *Engine) allowed(k *kind, j *job, t *timing, m *memoryFit, size fit.Size
 		mean, _ := k.time.model.Mean(size)
 		return t.upper+(mean-t.mean)*t.slow <= t.left
 	}
-	most := j.server.most()
-	if !k.memory.knows(size) || e.bound(k, size) > float64(most) || j.server.gpu.ranOut(j.kind, size, most) {
+	all := j.server.available()
+	if !k.memory.knows(size) || e.bound(k, size) > float64(all) || j.server.gpu.ranOut(j.kind, size, all) {
 		return false
 	}
 	if !k.time.knows(size) { // of no size the time is known, or of this one it is not

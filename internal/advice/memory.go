@@ -51,8 +51,8 @@ func (e *Engine) fits(j *job, now time.Time) (m memoryFit) {
 		return m
 	}
 	bound, least := e.bound(k, j.size), k.memory.leastOf(j.size)
-	most := s.most()
-	tried := e.triesOf(j, most, m.room-m.context, now)
+	all := s.available()
+	tried := e.triesOf(j, all, m.room-m.context, now)
 	if bound <= 0 && !tried.failed {
 		return m
 	}
@@ -62,7 +62,7 @@ func (e *Engine) fits(j *job, now time.Time) (m memoryFit) {
 		m.known = false
 		return m
 	}
-	if int64(least) > most || tried.never {
+	if int64(least) > all || tried.never {
 		m.never = true
 		return m
 	}
@@ -94,14 +94,14 @@ func (e *Engine) fits(j *job, now time.Time) (m memoryFit) {
 	return m
 }
 
-// most is the most that the tensors of a server can have: what its GPU has while nobody else uses it, but
+// available is the most that the tensors of a server can have: what its GPU has while nobody else uses it, but
 // for the other servers' contexts, which last.
-func (s *server) most() int64 {
-	most := s.gpu.memory.Capacity
+func (s *server) available() int64 {
+	bytes := s.gpu.memory.Capacity
 	for _, o := range s.gpu.servers {
-		most -= o.memory.Context
+		bytes -= o.memory.Context
 	}
-	return max(most, 0)
+	return max(bytes, 0)
 }
 
 // needAlike is the largest bound of what tensors need of the kinds that differ from a prompt's in

@@ -55,8 +55,8 @@ type tries struct {
 // nearlyAll is the share of what a GPU has that counts as all of it: its driver, or a screen, has some.
 const nearlyAll = 0.95
 
-// triesOf is what became of prompts like one that was to have so much room, on a GPU where that is most at best.
-func (e *Engine) triesOf(j *job, most, room int64, now time.Time) (t tries) {
+// triesOf is what became of prompts like one that was to have so much room, on a GPU where all is so much.
+func (e *Engine) triesOf(j *job, all, room int64, now time.Time) (t tries) {
 	t.may = true
 	own := probeKey{j.kind, j.size}
 	for key, p := range j.server.gpu.probes {
@@ -65,7 +65,7 @@ func (e *Engine) triesOf(j *job, most, room int64, now time.Time) (t tries) {
 		}
 		if !p.none() {
 			t.failed, t.room = true, max(t.room, p.room)
-			t.never = t.never || p.failed(2, most) && p.room >= room && now.Sub(p.last) < probeAgain
+			t.never = t.never || p.failed(2, all) && p.room >= room && now.Sub(p.last) < probeAgain
 		}
 		// One of a smaller size that failed says nothing of a try with more room than it had.
 		if key == own || p.running != nil || !p.none() && p.room >= room {
