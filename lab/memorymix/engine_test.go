@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/otelcol-gpu/otelcol-gpu/internal/admission"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/advice"
@@ -37,12 +38,14 @@ type product struct {
 	number  int
 	// covered and all count the bounds that were no less than the prompt's need, by class.
 	covered, all map[law.Load]float64
+	// refusals are why prompts were refused, by class.
+	refusals map[law.Load]map[admission.Reason]int
 }
 
 func newProduct() *product {
 	s := advice.DefaultSettings()
 	s.Default = advice.Class{} // whenever it ends, its image is of use
-	p := &product{engine: advice.New(s), servers: map[int]*comfyevents.Server{}, covered: map[law.Load]float64{}, all: map[law.Load]float64{}}
+	p := &product{engine: advice.New(s), servers: map[int]*comfyevents.Server{}, covered: map[law.Load]float64{}, all: map[law.Load]float64{}, refusals: map[law.Load]map[admission.Reason]int{}}
 	p.engine.SetGPU(advice.GPU{ID: theGPU})
 	return p
 }
@@ -110,6 +113,7 @@ func (p *product) Ask(q *Question) Answer {
 			}
 			return Admit
 		case d.Free == "":
+			p.refused(q.Load, d.Reason)
 			return Refuse
 		}
 		for i, s := range p.servers {
@@ -120,6 +124,14 @@ func (p *product) Ask(q *Question) Answer {
 		q = q.mix.question(q.mix.servers[q.Server], q.Load)
 	}
 	return Refuse
+}
+
+// refused counts why a prompt was refused.
+func (p *product) refused(load law.Load, why admission.Reason) {
+	if p.refusals[load] == nil {
+		p.refusals[load] = map[admission.Reason]int{}
+	}
+	p.refusals[load][why]++
 }
 
 // learn has the engine see what is known.
@@ -248,6 +260,22 @@ func TestTheProductInBroadMixes(t *testing.T) {
 	assert.Greater(t, least(all, without), 0.1)
 	assert.LessOrEqual(t, worst(all, refused), goalOr(0.08, 0.12))
 	assert.GreaterOrEqual(t, least(all, coverage), goalOr(0.93, 0.9))
+}
+
+// TestTheProductRefusesForGoodWhatNeverFits: beside another server's context, and what no process lists, 8 GiB
+// are never all there.
+func TestTheProductRefusesForGoodWhatNeverFits(t *testing.T) {
+	large := law.Load{Side: 2560, Batch: 1, Checkpoint: law.DefaultCheckpoint}
+	mix := Mix{Memory: 8*law.GiB - reserve, Servers: 2, Loads: append(colours([]int{384, 512}), large), Offered: 0.3}
+	p := newProduct()
+	outcome := Run(t, mix, 1, 300, learned, func(l *law.Law) Policy {
+		require.Greater(t, l.NeedQuantile(large, 0.01), mix.Memory)
+		return p
+	})
+	assert.Greater(t, p.refusals[large][admission.TooLarge], 50)
+	assert.LessOrEqual(t, p.refusals[large][admission.MemoryBusy], 5, "it would be held again and again")
+	assert.LessOrEqual(t, outcome.Probes+outcome.OutOfMemory, 10, "it is tried now and then")
+	assert.Empty(t, p.refusals[mix.Loads[0]][admission.TooLarge])
 }
 
 func TestTheProductInBoundaryMixes(t *testing.T) {
