@@ -122,9 +122,9 @@ func (g *remoteGateway) costs(t *testing.T, failure string, decided int) {
 	name := "advice.remote." + strings.ReplaceAll(failure, " ", "_")
 	figure.Print(name+".added_first_5", float64(first.Microseconds())/1000, "ms")
 	figure.AtMost(name+".added", float64(all.Microseconds())/1000, "ms", float64(adviceTimeout.Milliseconds()))
-	const noise = 80 * time.Millisecond // of a busy machine
-	assert.Less(t, first, adviceTimeout+noise, failure)
-	assert.Less(t, all, adviceTimeout+noise, failure)
+	// Medians, of which a busy machine's noise is a part: the gate's tests have the exact limit, in virtual time.
+	assert.Less(t, first, 3*adviceTimeout, failure)
+	assert.Less(t, all, 2*adviceTimeout, failure)
 	g.counted(t, "failed", g.sent-decided)
 }
 
