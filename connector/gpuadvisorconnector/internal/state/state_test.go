@@ -73,7 +73,7 @@ func TestTheVerdictDoesNotContradictTheQueue(t *testing.T) {
 	begun := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	now := begun
 	servers := &comfyevents.Servers{}
-	servers.Add(queue{2, begun})
+	servers.Add(queue{2, 1, begun})
 	st, err := New(Settings{
 		Machine: machine.DefaultLimits(), Prompts: prompts.Limits{Prompts: 1, Bytes: 1 << 20},
 		Servers: servers, Alerts: noAlerts{}, Now: func() time.Time { return now },
