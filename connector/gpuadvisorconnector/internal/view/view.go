@@ -268,9 +268,11 @@ type Detail struct {
 	Remedy   string `json:"remedy,omitempty"`
 	// Parts add up to Duration. Each has a kind; parts of no length are left out.
 	Parts []Part `json:"parts"`
-	// Usual is what Sentence compares with; nil where fewer than 3 are known.
-	Usual *Usual `json:"usual"`
-	Spans []Span `json:"spans"`
+	// Usual is what Sentence compares with; nil where fewer than 3 are known. NoUsual says in words
+	// why there is none; empty of a prompt that never ran.
+	Usual   *Usual `json:"usual"`
+	NoUsual string `json:"no_usual,omitempty"`
+	Spans   []Span `json:"spans"`
 	// Series are the GPUs' memory and utilisation meanwhile.
 	Series []History `json:"series"`
 	Links  []Link    `json:"links"`
