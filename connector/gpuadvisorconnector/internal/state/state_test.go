@@ -17,6 +17,7 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/advice"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/sampletext"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/sampletrace"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -99,4 +100,24 @@ func TestTheVerdictDoesNotContradictTheQueue(t *testing.T) {
 	assert.InDelta(t, 65.9, v.Servers[0].OldestWait, 1e-9)
 	assert.Contains(t, v.Verdict.Text, "the oldest for 66 s, and the wait grows.")
 	assert.Equal(t, v.Verdict.Text, v.Conditions[0].Text)
+}
+
+// TestAPromptHasSeriesWhereSamplesAre: columns of no length would pass for figures.
+func TestAPromptHasSeriesWhereSamplesAre(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	st, err := New(Settings{
+		Machine: machine.DefaultLimits(), Prompts: prompts.Limits{Prompts: 10, Bytes: 1 << 20},
+		Servers: &comfyevents.Servers{}, Alerts: noAlerts{}, Now: func() time.Time { return now },
+	})
+	require.NoError(t, err)
+	st.Metrics(sampletext.Metrics(now, "host.name=node-1", "hw.gpu.memory.limit{hw.id=GPU-a} 1000\nhw.gpu.memory.usage{hw.id=GPU-a} 100"))
+	for id, received := range map[string]time.Time{"new": now.Add(-time.Second), "old": now.Add(-2 * time.Hour)} {
+		st.Traces(sampletrace.Prompt{ID: id, Received: received, Ran: 2 * time.Second, Execution: map[string]any{"hw.id": "GPU-a"}}.Traces())
+	}
+	shown, ok := st.Prompt(texts.English, "new")
+	require.True(t, ok)
+	assert.Len(t, shown.Series, 1)
+	shown, ok = st.Prompt(texts.English, "old")
+	require.True(t, ok)
+	assert.Empty(t, shown.Series, "its samples are no longer held")
 }

@@ -260,8 +260,9 @@ func (st *Store) Prompt(l texts.Language, id string) (view.Detail, bool) {
 		return v, false
 	}
 	for _, gpu := range v.GPUs {
-		if h, known := st.machine.History(gpu, st.settings.Now()); known {
-			v.Series = append(v.Series, within(h, v.Received.Add(-margin), v.Ended.Add(margin)))
+		h, known := st.machine.History(gpu, st.settings.Now())
+		if h = within(h, v.Received.Add(-margin), v.Ended.Add(margin)); known && len(h.Times) > 0 {
+			v.Series = append(v.Series, h)
 		}
 	}
 	fill := strings.NewReplacer("{trace_id}", v.TraceID, "{prompt_id}", escaped(v.ID))

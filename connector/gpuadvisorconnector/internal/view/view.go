@@ -244,8 +244,10 @@ type Prompts struct {
 	Prompts []Prompt `json:"prompts"`
 	// Open is the prompt that has not ended and has the id that the query asks for.
 	Open []OpenDetail `json:"open"`
-	// Workflows are summaries of those that the query found, by workflow.
-	Workflows []Workflow `json:"workflows"`
+	// Workflows are summaries of those that the query found, by workflow: of the 50 with the most.
+	// WorkflowsMatched counts all workflows.
+	Workflows        []Workflow `json:"workflows"`
+	WorkflowsMatched int        `json:"workflows_matched"`
 }
 
 // Workflow sums up the prompts of a workflow.
