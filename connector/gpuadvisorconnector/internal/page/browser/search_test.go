@@ -98,7 +98,7 @@ func TestAFailureHasItsWordOnce(t *testing.T) {
 	}
 }
 
-// TestAUsualTimeIsOfWhatRan on a known GPU; of what never ran nothing is said.
+// TestAUsualTimeIsOfWhatRan on a known GPU; what never ran has none.
 func TestAUsualTimeIsOfWhatRan(t *testing.T) {
 	t.Parallel()
 	chromium := startChromium(t)
