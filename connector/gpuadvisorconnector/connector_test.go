@@ -269,7 +269,7 @@ func TestTheQueueIsThatOfTheReceivers(t *testing.T) {
 	require.NotNil(t, shown.Prompts[2].Starts, "three like it took 2 s")
 	assert.WithinDuration(t, now.Add(3*time.Second), *shown.Prompts[2].Starts, 2*time.Second)
 	assert.Equal(t, []string{"silent", "kept"}, []string{shown.Sockets[0].State, shown.Sockets[1].State})
-	assert.Equal(t, "1 client has left before its prompt ended", shown.Sockets[1].Text)
+	assert.Equal(t, "1 client left before its prompt ended", shown.Sockets[1].Text)
 	require.Len(t, v.GPUs[0].Running, 1)
 	assert.Equal(t, "a", v.GPUs[0].Running[0].Prompt)
 	remove()

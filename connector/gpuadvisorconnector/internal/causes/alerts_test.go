@@ -396,7 +396,7 @@ var cases = []struct {
 			rising(w, "hw.gpu.active.time{:hw.gpu.task=general}", 0.1, 2*time.Hour+time.Minute)
 		},
 		good: func(w *world) { rising(w, "hw.gpu.active.time{:hw.gpu.task=general}", 0.2, 2*time.Hour+time.Minute) },
-		en:   "gpu0 is reserved, with 8.0 GiB in use, and has done nothing for hours.",
+		en:   "gpu0 is reserved, with 8.0 GiB in use, and has done nothing for 2 h 1 min.",
 	},
 	{
 		cause: "gpu.pcie.replays",

@@ -199,6 +199,9 @@ func (e *Engine) track(cause *Cause, found *finding, now time.Time) {
 	if !found.since.IsZero() && found.since.Before(now) {
 		c.Since = found.since
 	}
+	if found.args["age"] == nil { // the rule knows no better
+		found.args["age"] = since(c.Since, now)
+	}
 	t.held, t.round, t.condition = now, e.round, c
 }
 

@@ -126,16 +126,18 @@ func TestAFullGPUNamesTheProgramThatFillsIt(t *testing.T) {
 	_, remedy := w.worded("gpu.memory.critical", texts.English)
 	assert.Equal(t, "python (process 77) holds 14.0 GiB of this GPU and is not ComfyUI: stop it, or move it to another GPU.", remedy)
 	_, remedy = w.worded("gpu.memory.critical", texts.Chinese)
-	assert.Equal(t, "python（进程 77）占用该 GPU 14.0 GiB 显存，且不是 ComfyUI：停止它，或迁到其他 GPU。", remedy)
+	assert.Equal(t, "python（进程 77）占用该 GPU 14.0 GiB 显存，且不是 ComfyUI：请停止该进程，或将其迁到其他 GPU。", remedy)
 }
 
-// The row beside it shows all that is in use.
-func TestWhatIsElasticIsSaidBesideWhatIsNeeded(t *testing.T) {
+// The row beside it shows all that is in use, of which "needed" is what ComfyUI needs: other programs are not.
+func TestWhatComfyUIWouldEvictIsApartFromWhatFillsAGPU(t *testing.T) {
 	w := newWorld(t)
 	w.servers("comfyui.memory.elastic{hw.id=GPU-b} 2147483648")
 	w.steady(15*time.Second, with("hw.gpu.memory.usage{1} 25000000000"))
 	text, _ := w.worded("gpu.memory.high", texts.English)
-	assert.Equal(t, "gpu1 needs 21.3 GiB of 24.0 GiB (89 %) of its memory, and 2.0 GiB more are in use that ComfyUI would evict.", text)
+	assert.Equal(t, "gpu1 is nearly full: 21.3 GiB of 24.0 GiB (89 %) are in use and cannot be evicted; ComfyUI would evict 2.0 GiB more.", text)
+	text, _ = w.worded("gpu.memory.high", texts.Chinese)
+	assert.Equal(t, "gpu1 显存占用过高：不可回收 21.3 GiB，共 24.0 GiB（89%）；另有 2.0 GiB 可由 ComfyUI 回收。", text)
 }
 
 // After a /free, or when the server has ended, its series is marked as stale, and the GPU

@@ -4,6 +4,7 @@ package machine
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -37,7 +38,7 @@ func TestEventsHaveTheirMeaningAndTheirRemedy(t *testing.T) {
 	}
 	assert.Equal(t, []string{
 		"fine The driver reported new. | ",
-		"fine faulty data could not be contained: reset the GPU | ",
+		"fine Faulty data could not be contained: reset the GPU. | ",
 		"fine The GPU responds again. | ",
 		"broken The GPU is lost: the driver no longer reaches it. | Drain the host and reboot it; if the GPU stays lost, check its seating and power.",
 		"fine XID 45: Preemptive cleanup, due to previous errors | No action by itself; check the events before it.",
@@ -100,7 +101,8 @@ func TestTheTextsAreThoseOfTheCatalogue(t *testing.T) {
 	}
 	for kind, meaning := range c.Events {
 		assert.True(t, known[kind], kind)
-		assert.Equal(t, meaning.Advice, texts.Message{Key: "event.driver." + kind}.In(texts.English), kind)
+		sentence := strings.ToUpper(meaning.Advice[:1]) + meaning.Advice[1:] + "."
+		assert.Equal(t, sentence, texts.Message{Key: "event.driver." + kind}.In(texts.English), kind)
 	}
 	for _, key := range []string{"event.state.healthy", "event.state.unresponsive", "event.state.lost", "event.state.lost.remedy", "event.state.unresponsive.remedy", "event.state.unknown"} {
 		assert.Contains(t, texts.Keys(texts.English), key)

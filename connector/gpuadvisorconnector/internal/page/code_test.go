@@ -19,7 +19,7 @@ import (
 )
 
 // spokenFields are the fields of package view that a reader reads as they are.
-var spokenFields = []string{"Text", "Remedy", "Status", "Sentence", "Reason", "NoBill", "Why", "Message"}
+var spokenFields = []string{"Text", "Remedy", "Status", "Sentence", "Reason", "NoBill", "NoUsual", "Why", "Message"}
 
 // isSilent reports whether the texts of a call are seen by no reader of the page: errors, the log, and
 // what is wrong with the configuration.

@@ -64,7 +64,7 @@ func (s *fakeSource) Prompts(_ texts.Language, q Query) view.Prompts {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.query = q
-	return view.Prompts{Held: 2, Matched: 1, Prompts: []view.Prompt{somePrompt()}, Open: []view.OpenDetail{someOpen()}, Workflows: []view.Workflow{{Workflow: "colorize", Prompts: 1}}}
+	return view.Prompts{Held: 2, Matched: 1, Prompts: []view.Prompt{somePrompt()}, Open: []view.OpenDetail{someOpen()}, Workflows: []view.Workflow{{Workflow: "colorize", Prompts: 1}}, WorkflowsMatched: 1}
 }
 
 func (s *fakeSource) Prompt(l texts.Language, id string) (view.Detail, bool) {

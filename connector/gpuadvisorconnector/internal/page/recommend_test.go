@@ -59,7 +59,7 @@ func TestRecommendationsAreInWords(t *testing.T) {
 	}
 	assert.Equal(t, map[string]string{
 		"buildings":  "Too few requests are known to recommend a size.",
-		"people":     "Allow at most 848 pixels: 95% of the last seven days' requests would have met their objective, instead of 79%.",
+		"people":     "Allow at most 848 px: 95% of the last seven days' requests would have met their objective, instead of 79%.",
 		"thumbnails": "No limit is needed: 99% of the last seven days' requests met their objective.",
 		"videos":     "No size would have been small enough: 40% of the last seven days' requests meet their objective with the smallest one that was tried.",
 	}, messages)

@@ -36,6 +36,9 @@ func (s *Store) Detail(l texts.Language, id string) (v view.Detail, ok bool) {
 	if r.usual.isKnown() {
 		v.Usual = &view.Usual{Median: r.usual.ran.Seconds(), Executions: int(r.usual.executions)}
 	}
+	if why := r.noUsual(); why != nil {
+		v.NoUsual = why.In(l)
+	}
 	traces, err := s.pack.unpack(r.packed)
 	if err != nil {
 		return v, true // without its waterfall

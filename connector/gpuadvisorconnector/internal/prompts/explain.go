@@ -167,6 +167,8 @@ func (r *record) compared() texts.Text {
 	args["causes"] = said
 	key := "prompt.usual"
 	switch {
+	case len(r.gpus) == 0:
+		key = "prompt.unknown.gpu"
 	case !r.usual.isKnown():
 		key = "prompt.unknown"
 	case r.isSlow():

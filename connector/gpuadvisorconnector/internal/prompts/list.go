@@ -69,7 +69,8 @@ func (s *Store) List(l texts.Language, q Query) view.Prompts {
 			found = append(found, r)
 		}
 	}
-	v := view.Prompts{Held: s.count, Matched: len(found), Workflows: workflows(found), Prompts: []view.Prompt{}}
+	v := view.Prompts{Held: s.count, Matched: len(found), Prompts: []view.Prompt{}}
+	v.Workflows, v.WorkflowsMatched = workflows(found)
 	if q.Slowest {
 		slices.SortStableFunc(found, func(a, b *record) int { return cmp.Compare(b.lasted(), a.lasted()) })
 	}
@@ -79,20 +80,21 @@ func (s *Store) List(l texts.Language, q Query) view.Prompts {
 	return v
 }
 
-// workflows sums up prompts by workflow, those with the most first.
-func workflows(all []*record) []view.Workflow {
+// workflows sums up prompts by workflow, those with the most first. n counts the workflows, of which
+// [maxWorkflows] have a summary.
+func workflows(all []*record) (summaries []view.Workflow, n int) {
 	byName := map[string][]*record{}
 	for _, r := range all {
 		byName[r.workflow.Value()] = append(byName[r.workflow.Value()], r)
 	}
-	summaries := make([]view.Workflow, 0, len(byName))
+	summaries = make([]view.Workflow, 0, len(byName))
 	for workflow, of := range byName {
 		summaries = append(summaries, sumUp(workflow, of))
 	}
 	slices.SortFunc(summaries, func(a, b view.Workflow) int {
 		return cmp.Or(cmp.Compare(b.Prompts, a.Prompts), strings.Compare(a.Workflow, b.Workflow))
 	})
-	return summaries[:min(len(summaries), maxWorkflows)]
+	return summaries[:min(len(summaries), maxWorkflows)], len(summaries)
 }
 
 // maxWorkflows bounds the summaries of an answer.

@@ -10,11 +10,13 @@ import (
 	"slices"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/texts"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/sampletrace"
 )
 
 // constantsOf reads the values of a file's constants of a type.
@@ -129,6 +131,21 @@ func TestAWorkflowHasThePeakOfAllAndTheMeanOfThoseWithABill(t *testing.T) {
 	v = held(image{n: 0, ran: 2}).List(texts.English, Query{})
 	assert.Nil(t, v.Workflows[0].MemoryPeak, "not known")
 	assert.Nil(t, v.Workflows[0].EnergyMean)
+}
+
+// TestWorkflowsWithoutASummaryAreCounted: the answer is bounded, and says so.
+func TestWorkflowsWithoutASummaryAreCounted(t *testing.T) {
+	s := NewStore(Limits{Prompts: 1000, Bytes: 8 << 20})
+	for i := range 3 * maxWorkflows {
+		s.Add(sampletrace.Prompt{
+			ID: fmt.Sprint(i), Received: time.Unix(int64(1000+i), 0), Ran: time.Second, Root: map[string]any{"comfyui.workflow.id": fmt.Sprint("workflow-", i%(maxWorkflows+7))},
+		}.Traces())
+	}
+	v := s.List(texts.English, Query{})
+	assert.Len(t, v.Workflows, maxWorkflows)
+	assert.Equal(t, maxWorkflows+7, v.WorkflowsMatched)
+	assert.Equal(t, 3, v.Workflows[0].Prompts, "those with the most prompts have one")
+	assert.Equal(t, 1, s.List(texts.English, Query{Workflow: "workflow-3"}).WorkflowsMatched)
 }
 
 func TestARefusalSaysWhyAndWhatToDo(t *testing.T) {

@@ -250,6 +250,34 @@ func TestOfTooFewNothingIsUsual(t *testing.T) {
 	assert.Equal(t, "Took 9.0 s. Too few similar prompts to compare with.", detail(t, s, 0).Sentence)
 }
 
+// TestAPromptIsComparedOnlyIfItRanOnAKnownGPU: what never ran has no usual time, and of what ran on an
+// unknown GPU the number of similar prompts is not known.
+func TestAPromptIsComparedOnlyIfItRanOnAKnownGPU(t *testing.T) {
+	s := held(usually(5, image{waited: 1, outcome: "refused", failed: "deadline"}, image{waited: 1, outcome: "cancelled"}, image{waited: 1, outcome: "rejected"},
+		image{ran: 9, attributes: map[string]any{"hw.id": ""}}, image{waited: 3, ran: 2, attributes: map[string]any{"hw.id": ""}})...)
+	for n := 5; n < 8; n++ {
+		d := detail(t, s, n)
+		assert.Nil(t, d.Usual)
+		assert.Empty(t, d.NoUsual, d.Outcome)
+	}
+	d := detail(t, s, 8)
+	assert.Equal(t, "Took 9.0 s. It is not known which GPU it used, so there is nothing to compare with.", d.Sentence)
+	assert.Equal(t, "unknown which GPU it used", d.NoUsual)
+	chinese, _ := s.Detail(texts.Chinese, d.ID)
+	assert.Equal(t, "用时 9.0 秒。不知道使用了哪块 GPU，无法比较。", chinese.Sentence)
+	assert.Equal(t, "不知道使用了哪块 GPU", chinese.NoUsual)
+	assert.Equal(t, "Took 5.0 s: waited 3.0 s. It is not known which GPU it used, so there is nothing to compare with.", detail(t, s, 9).Sentence)
+
+	s = held(usually(4, image{ran: 1, outcome: "error", failed: "ValueError"})...)
+	d = detail(t, s, 2)
+	assert.Equal(t, "fewer than 3 comparable prompts", d.NoUsual)
+	for _, n := range []int{3, 4} {
+		d = detail(t, s, n)
+		assert.NotNil(t, d.Usual, "one that failed did run")
+		assert.Empty(t, d.NoUsual)
+	}
+}
+
 // TestPromptsWhoseResultsWereCachedAreNotUsual: they take no time, and the next one does.
 func TestPromptsWhoseResultsWereCachedAreNotUsual(t *testing.T) {
 	images := usually(5, image{ran: 2})

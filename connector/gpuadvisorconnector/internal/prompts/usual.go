@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/otelcol-gpu/otelcol-gpu/connector/gpuadvisorconnector/internal/texts"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/bounds"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/lru"
 )
@@ -34,6 +35,18 @@ type usual struct {
 }
 
 func (u *usual) isKnown() bool { return u.executions >= minUsual }
+
+// noUsual is why it is not known how long such a prompt usually takes; nil if that is known, or if the
+// prompt never ran and there is nothing to compare.
+func (r *record) noUsual() texts.Text {
+	switch {
+	case r.begins == 0, r.usual.isKnown():
+		return nil
+	case len(r.gpus) == 0:
+		return texts.Message{Key: "prompt.nousual.gpu"}
+	}
+	return texts.Message{Key: "prompt.nousual.few"}
+}
 
 // usuals are the last executions of each kind.
 type usuals struct{ kinds *lru.Cache[kind, executions] }

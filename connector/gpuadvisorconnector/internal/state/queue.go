@@ -34,10 +34,14 @@ func (st *Store) Open(l texts.Language, id string) (view.OpenDetail, bool) {
 	for i := range live {
 		s := &live[i]
 		ahead := time.Duration(0) // until those in front have ended; negative: it is not known
+		running := 0
 		for n := range s.Prompts {
 			p := &s.Prompts[n]
 			if p.ID == id {
-				return view.OpenDetail{OpenPrompt: openPrompt(p, n, ahead, l, now), Server: s.Name}, true
+				return view.OpenDetail{OpenPrompt: openPrompt(p, place{ahead: n, isNext: n == running}, ahead, l, now), Server: s.Name}, true
+			}
+			if !p.Started.IsZero() {
+				running++
 			}
 			ahead = st.after(ahead, p, s, now)
 		}

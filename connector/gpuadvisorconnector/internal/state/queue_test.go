@@ -18,10 +18,10 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/sampletrace"
 )
 
-// queue is a server with prompts of one kind: the first runs.
+// queue is a server with prompts of one kind: the first ones run.
 type queue struct {
-	prompts int
-	begun   time.Time
+	prompts, running int
+	begun            time.Time
 }
 
 func (queue) Name() string { return "node-1:8188" }
@@ -30,7 +30,7 @@ func (q queue) Server() comfyevents.Server {
 	s := comfyevents.Server{Name: q.Name(), GPUs: []string{"GPU-a"}, Open: q.prompts}
 	for i := range q.prompts {
 		p := comfyevents.OpenPrompt{ID: fmt.Sprintf("open-%d", i), Workflow: "colorize", Model: "m", Accepted: q.begun}
-		if i == 0 {
+		if i < q.running {
 			p.Started = q.begun
 		}
 		s.Prompts = append(s.Prompts, p)
@@ -42,7 +42,7 @@ func (q queue) Server() comfyevents.Server {
 func TestAQueueIsListedToItsEnd(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	servers := &comfyevents.Servers{}
-	servers.Add(queue{61, now})
+	servers.Add(queue{61, 1, now})
 	st, err := New(Settings{
 		Machine: machine.DefaultLimits(), Prompts: prompts.Limits{Prompts: 10, Bytes: 1 << 20}, Servers: servers, Alerts: noAlerts{}, Now: func() time.Time { return now },
 	})
@@ -81,4 +81,33 @@ func TestAQueueIsListedToItsEnd(t *testing.T) {
 	assert.Len(t, found.Prompts, 1)
 	assert.Empty(t, found.Open)
 	assert.Empty(t, st.Prompts(texts.English, page.Query{ID: "ended", Limit: 1}).Prompts, "a part of an id is none")
+}
+
+// TestOnePromptOfAQueueIsNext whatever runs: the first that waits. Each other one has as many ahead as
+// its text says.
+func TestOnePromptOfAQueueIsNext(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	for running, want := range [][]string{
+		{"next", "1 prompt ahead", "2 prompts ahead"},
+		{"running", "next", "2 prompts ahead"},
+		{"running", "running", "next"},
+	} {
+		servers := &comfyevents.Servers{}
+		servers.Add(queue{3, running, now})
+		st, err := New(Settings{Machine: machine.DefaultLimits(), Prompts: prompts.Limits{Prompts: 10, Bytes: 1 << 20}, Servers: servers, Alerts: noAlerts{}, Now: func() time.Time { return now }})
+		require.NoError(t, err)
+		var shown []string
+		for i, p := range st.State(texts.English).Servers[0].Prompts {
+			shown = append(shown, p.Text)
+			ahead := i
+			if i < running {
+				ahead = 0
+			}
+			assert.Equal(t, ahead, p.Ahead, "%d of %d that run", i, running)
+			alone, ok := st.Open(texts.English, p.ID)
+			require.True(t, ok)
+			assert.Equal(t, p, alone.OpenPrompt, "as its page has it")
+		}
+		assert.Equal(t, want, shown, "%d run", running)
+	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/otelcol-gpu/otelcol-gpu/internal/advice"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/sampletext"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/testing/sampletrace"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -73,7 +74,7 @@ func TestTheVerdictDoesNotContradictTheQueue(t *testing.T) {
 	begun := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	now := begun
 	servers := &comfyevents.Servers{}
-	servers.Add(queue{2, begun})
+	servers.Add(queue{2, 1, begun})
 	st, err := New(Settings{
 		Machine: machine.DefaultLimits(), Prompts: prompts.Limits{Prompts: 1, Bytes: 1 << 20},
 		Servers: servers, Alerts: noAlerts{}, Now: func() time.Time { return now },
@@ -86,7 +87,7 @@ func TestTheVerdictDoesNotContradictTheQueue(t *testing.T) {
 		now = begun.Add(later)
 		v := st.State(texts.English)
 		assert.InDelta(t, later.Seconds(), v.Servers[0].OldestWait, 1e-9)
-		want := map[time.Duration]string{0: "no prompt yet", 900 * time.Millisecond: "nothing waits longer than 1 s", 7200 * time.Millisecond: "nothing waits longer than 8 s"}[later]
+		want := map[time.Duration]string{0: "no prompt yet", 900 * time.Millisecond: "nothing has waited longer than 1 s", 7200 * time.Millisecond: "nothing has waited longer than 8 s"}[later]
 		assert.Contains(t, v.Verdict.Text, want)
 	}
 	for second := 55; second <= 65; second++ {
@@ -99,4 +100,24 @@ func TestTheVerdictDoesNotContradictTheQueue(t *testing.T) {
 	assert.InDelta(t, 65.9, v.Servers[0].OldestWait, 1e-9)
 	assert.Contains(t, v.Verdict.Text, "the oldest for 66 s, and the wait grows.")
 	assert.Equal(t, v.Verdict.Text, v.Conditions[0].Text)
+}
+
+// TestAPromptHasSeriesWhereSamplesAre: columns of no length would pass for figures.
+func TestAPromptHasSeriesWhereSamplesAre(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	st, err := New(Settings{
+		Machine: machine.DefaultLimits(), Prompts: prompts.Limits{Prompts: 10, Bytes: 1 << 20},
+		Servers: &comfyevents.Servers{}, Alerts: noAlerts{}, Now: func() time.Time { return now },
+	})
+	require.NoError(t, err)
+	st.Metrics(sampletext.Metrics(now, "host.name=node-1", "hw.gpu.memory.limit{hw.id=GPU-a} 1000\nhw.gpu.memory.usage{hw.id=GPU-a} 100"))
+	for id, received := range map[string]time.Time{"new": now.Add(-time.Second), "old": now.Add(-2 * time.Hour)} {
+		st.Traces(sampletrace.Prompt{ID: id, Received: received, Ran: 2 * time.Second, Execution: map[string]any{"hw.id": "GPU-a"}}.Traces())
+	}
+	shown, ok := st.Prompt(texts.English, "new")
+	require.True(t, ok)
+	assert.Len(t, shown.Series, 1)
+	shown, ok = st.Prompt(texts.English, "old")
+	require.True(t, ok)
+	assert.Empty(t, shown.Series, "its samples are no longer held")
 }

@@ -130,7 +130,7 @@ func (st *Store) describe(v *view.Server, s *comfyevents.Server, l texts.Languag
 			running++
 		}
 		if i < limit {
-			v.Prompts = append(v.Prompts, openPrompt(p, i, ahead, l, now))
+			v.Prompts = append(v.Prompts, openPrompt(p, place{ahead: i, isNext: i == running}, ahead, l, now))
 			ahead = st.after(ahead, p, s, now)
 		}
 	}
@@ -180,27 +180,33 @@ func (st *Store) after(ahead time.Duration, p *comfyevents.OpenPrompt, s *comfye
 	return ahead + usual
 }
 
-// openPrompt is the n-th open prompt of a queue. It starts after a time, if that is not
-// negative.
-func openPrompt(p *comfyevents.OpenPrompt, n int, starts time.Duration, l texts.Language, now time.Time) view.OpenPrompt {
-	v := view.OpenPrompt{ID: p.ID, Workflow: p.Workflow, TaskClass: p.TaskClass, Side: int64(p.Side), State: "waiting", Ahead: n, Since: p.Accepted.UTC()}
-	place := texts.Message{Key: "prompt.place.waiting", Args: texts.Args{"n": n}}
+// place is where a prompt is in a queue: how many run or wait before it, and whether none of those
+// waits.
+type place struct {
+	ahead  int
+	isNext bool
+}
+
+// openPrompt is an open prompt of a queue. It starts after a time, if that is not negative.
+func openPrompt(p *comfyevents.OpenPrompt, at place, starts time.Duration, l texts.Language, now time.Time) view.OpenPrompt {
+	v := view.OpenPrompt{ID: p.ID, Workflow: p.Workflow, TaskClass: p.TaskClass, Side: int64(p.Side), State: "waiting", Ahead: at.ahead, Since: p.Accepted.UTC()}
+	text := texts.Message{Key: "prompt.place.waiting", Args: texts.Args{"n": at.ahead}}
 	switch {
 	case !p.Started.IsZero():
 		v.State, v.Ahead, v.Since = "running", 0, p.Started.UTC()
-		place = texts.Message{Key: "prompt.place.running.plain"}
+		text = texts.Message{Key: "prompt.place.running.plain"}
 		if p.Node.Number > 0 {
-			place = texts.Message{Key: "prompt.place.running", Args: texts.Args{"n": p.Node.Number, "of": p.Node.Of}}
+			text = texts.Message{Key: "prompt.place.running", Args: texts.Args{"n": p.Node.Number, "of": p.Node.Of}}
 			v.Node = &view.Node{ID: p.Node.ID, Class: p.Node.Class, Number: p.Node.Number, Of: p.Node.Of, Step: p.Node.Step, Steps: p.Node.Steps}
 		}
-	case n <= 1:
-		place = texts.Message{Key: "prompt.place.next"}
+	case at.isNext:
+		text = texts.Message{Key: "prompt.place.next"}
 	}
 	if v.State == "waiting" && starts >= 0 {
-		at := now.Add(starts).UTC()
-		v.Starts = &at
+		begins := now.Add(starts).UTC()
+		v.Starts = &begins
 	}
-	v.Text = place.In(l)
+	v.Text = text.In(l)
 	return v
 }
 
@@ -254,8 +260,9 @@ func (st *Store) Prompt(l texts.Language, id string) (view.Detail, bool) {
 		return v, false
 	}
 	for _, gpu := range v.GPUs {
-		if h, known := st.machine.History(gpu, st.settings.Now()); known {
-			v.Series = append(v.Series, within(h, v.Received.Add(-margin), v.Ended.Add(margin)))
+		h, known := st.machine.History(gpu, st.settings.Now())
+		if h = within(h, v.Received.Add(-margin), v.Ended.Add(margin)); known && len(h.Times) > 0 {
+			v.Series = append(v.Series, h)
 		}
 	}
 	fill := strings.NewReplacer("{trace_id}", v.TraceID, "{prompt_id}", escaped(v.ID))

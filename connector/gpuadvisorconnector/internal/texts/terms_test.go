@@ -50,7 +50,7 @@ func TestThePlaceOfTheFirstNodeIsAPlace(t *testing.T) {
 func TestASideHasItsUnit(t *testing.T) {
 	for _, l := range Languages() {
 		for key, text := range catalogues()[l] {
-			if strings.HasPrefix(key, "cause.") && strings.Contains(text.Plural, "{side}") {
+			if isOfOperators := strings.HasPrefix(key, "cause.") || strings.HasPrefix(key, "recommend."); isOfOperators && strings.Contains(text.Plural, "{side}") {
 				assert.Contains(t, text.Plural, "{side} px", "%s, %s", l, key)
 			}
 		}

@@ -40,7 +40,8 @@ type OpenPrompt struct {
 	Node  *Node     `json:"node"`
 	// Starts is when it is likely to start, by the medians of those ahead of it.
 	Starts *time.Time `json:"starts"`
-	// Text is its place in the queue, or its progress, as a sentence.
+	// Text is its place in the queue, or its progress, as a sentence: it is next if all that are
+	// ahead run, else the text has Ahead.
 	Text string `json:"text"`
 }
 

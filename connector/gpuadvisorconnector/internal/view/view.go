@@ -244,8 +244,10 @@ type Prompts struct {
 	Prompts []Prompt `json:"prompts"`
 	// Open is the prompt that has not ended and has the id that the query asks for.
 	Open []OpenDetail `json:"open"`
-	// Workflows are summaries of those that the query found, by workflow.
-	Workflows []Workflow `json:"workflows"`
+	// Workflows are summaries of those that the query found, by workflow: of the 50 with the most.
+	// WorkflowsMatched counts all workflows.
+	Workflows        []Workflow `json:"workflows"`
+	WorkflowsMatched int        `json:"workflows_matched"`
 }
 
 // Workflow sums up the prompts of a workflow.
@@ -268,9 +270,11 @@ type Detail struct {
 	Remedy   string `json:"remedy,omitempty"`
 	// Parts add up to Duration. Each has a kind; parts of no length are left out.
 	Parts []Part `json:"parts"`
-	// Usual is what Sentence compares with; nil where fewer than 3 are known.
-	Usual *Usual `json:"usual"`
-	Spans []Span `json:"spans"`
+	// Usual is what Sentence compares with; nil where fewer than 3 are known. NoUsual says in words
+	// why there is none; empty of a prompt that never ran.
+	Usual   *Usual `json:"usual"`
+	NoUsual string `json:"no_usual,omitempty"`
+	Spans   []Span `json:"spans"`
 	// Series are the GPUs' memory and utilisation meanwhile.
 	Series []History `json:"series"`
 	Links  []Link    `json:"links"`

@@ -150,8 +150,8 @@ export function Gpu({ name, state }) {
     ${conditions.map((c) => html`<p class="note" key=${c.id}><${Icon} severity=${c.severity} word=${t(`page.severity.${c.severity}`)} /> <b>${together(c.text)}</b> ${together(c.remedy)} ${c.runbook && html`<a href=${c.runbook} rel="noreferrer">${t('page.runbook')}</a>`}</p>`)}
     <div class="columns"><${Memory} memory=${gpu.memory} />
       <section aria-labelledby="now"><h2 id="now">${t('page.now')}</h2><dl class="figures">${figures.map(([key, value]) => html`<div key=${key}><dt>${t(`page.${key}`)}</dt><dd class="figure">${value || none()}</dd></div>`)}</dl>
-        ${gpu.load && html`<p><${Load} load=${gpu.load} /></p>`}
-        ${(gpu.running ?? []).map((r) => html`<p key=${r.prompt}><${A} href=${`/prompts/${encodeURIComponent(r.prompt)}`}>${t('page.runs', { task: task(r) })}<//> <span class="dim">${r.server}</span></p>`)}</section></div>
+        <div class="doing">${gpu.load && html`<p><${Load} load=${gpu.load} /></p>`}
+        ${(gpu.running ?? []).map((r) => html`<p key=${r.prompt}><${A} href=${`/prompts/${encodeURIComponent(r.prompt)}`}>${t('page.runs', { task: task(r) })}<//> <span class="dim">${r.server}</span></p>`)}</div></section></div>
     <${History} gpu=${gpu} />
     <${Processes} gpu=${gpu} />
     <p class="id"><span class="dim">${t('page.id.gpu')}</span> <code>${gpu.id}</code></p>

@@ -2,7 +2,7 @@
 
 import { html } from './vendor.js';
 import { t } from './text.js';
-import { bareGiB, celsius, clock, digits, gib, isKnown, model, moment, none, percent, task, watts } from './format.js';
+import { bareGiB, celsius, clock, digits, gib, isKnown, model, moment, none, percent, task, together, watts } from './format.js';
 import { A, Icon, Load, MemoryBar, MemoryLegend, Sparkline, Used, memo, processName, Empty } from './parts.js';
 
 /** @typedef {import('./api').GPU} GPU */
@@ -12,6 +12,8 @@ import { A, Icon, Load, MemoryBar, MemoryLegend, Sparkline, Used, memo, processN
 const maxRows = 8;
 // Of tiles, as many in trouble get a row above.
 const maxTroubled = 4;
+// As many rows have two lines each for what is on a GPU.
+const maxRoomy = 4;
 
 const worst = { broken: 0, warning: 1, fine: 2 };
 
@@ -43,29 +45,63 @@ export const listing = (gpu) => isStale(gpu) || !gpu.memory ? 'unknown' : gpu.me
  */
 export const hasStopped = (gpu) => gpu.state === 'unknown' && isKnown(gpu.newest_sample);
 
+/** @typedef {{text: string, drawn: any}} Holder */
+
 /**
- * holders lists what is on a GPU: how much it has to do, what throttles it, runs on it, and holds its memory.
- * Throttling that is more than usual is a condition, and the GPU's status then.
+ * plain is a holder that is its text.
+ * @param {string} text
+ * @param {string} [name] of its class
+ * @returns {Holder}
+ */
+const plain = (text, name) => ({ text, drawn: html`<span class=${name}>${text}</span>` });
+
+/**
+ * holders lists what is on a GPU: what holds its memory, what throttles it, what runs on it, and how much it
+ * has to do. What comes and goes with each prompt is last, so that it moves nothing. Throttling that is more
+ * than usual is a condition, and the GPU's status then.
  * @param {GPU} gpu
+ * @returns {Holder[]}
  */
 function holders(gpu) {
+  /** @type {Holder[]} */
   const all = [];
-  if (gpu.load) all.push(html`<${Load} load=${gpu.load} />`);
-  for (const r of gpu.throttling ?? []) all.push(html`<span class="throttled">${t('page.throttling.row', { share: percent(r.share), why: r.text })}</span>`);
-  for (const r of gpu.running ?? []) all.push(html`<span>${t('page.runs', { task: task(r) })}</span>`);
   // The largest, in the order of the source: an order by memory would change while one looks.
   const largest = [...(gpu.processes ?? [])].sort((a, b) => b.memory - a.memory).slice(0, 3);
   for (const p of (gpu.processes ?? []).filter((process) => largest.includes(process))) {
     const owner = p.pod || p.server;
     const name = owner ? `${processName(p)} (${owner})` : processName(p);
-    all.push(html`<span>${name} <b>${gib(p.memory)}</b></span>`);
+    all.push({ text: `${name} ${gib(p.memory)}`, drawn: html`<span>${name} <b>${gib(p.memory)}</b></span>` });
   }
   const held = listing(gpu);
-  if (!gpu.processes?.length && held === 'unlisted') all.push(html`<span>${t('page.unlisted')}</span>`);
-  if (!all.length) return held === 'none' ? html`<span>${t('page.idle')}</span>` : null;
+  if (!gpu.processes?.length && held === 'unlisted') all.push(plain(t('page.unlisted')));
   const rest = (gpu.processes ?? []).length - largest.length;
-  if (rest > 0) all.push(html`<span>${t('page.more', { n: rest })}</span>`);
+  if (rest > 0) all.push(plain(t('page.more', { n: rest })));
+  for (const r of gpu.throttling ?? []) all.push(plain(t('page.throttling.row', { share: percent(r.share), why: r.text }), 'throttled'));
+  for (const r of gpu.running ?? []) all.push(plain(t('page.runs', { task: task(r) }), 'runs'));
+  if (gpu.load && !gpu.running?.length) all.push(plain(t('page.runs', { task: none() }), 'runs')); // the place of the next
+  if (gpu.load) all.push({ text: together(gpu.load.text) ?? '', drawn: html`<${Load} load=${gpu.load} />` });
+  if (!all.length && held === 'none') all.push(plain(t('page.idle')));
   return all;
+}
+
+/**
+ * stopped says since when there are no samples of a GPU.
+ * @param {GPU} gpu
+ * @returns {Holder}
+ */
+function stopped(gpu) {
+  const text = t('page.newest.since', { time: clock(gpu.newest_sample) });
+  return { text: `${text} (${moment(gpu.newest_sample)})`, drawn: html`<span class="warning-text"><${Icon} severity="warning" /> ${text}</span>` };
+}
+
+/**
+ * Holds has as many lines whatever is on a GPU: else rows would move with each prompt. What they have no
+ * room for is in the title.
+ * @param {{gpu: GPU}} props
+ */
+function Holds({ gpu }) {
+  const all = [...(hasStopped(gpu) ? [stopped(gpu)] : []), ...holders(gpu)];
+  return html`<div class="holds" title=${all.map((h) => h.text).join(' · ')}>${all.map((h) => h.drawn)}</div>`;
 }
 
 /**
@@ -88,7 +124,7 @@ const Row = memo((/** @type {{gpu: GPU}} */ { gpu }) => html`<li class=${`gpu ${
   <div class="use" data-label=${t('page.utilization')}><${Sparkline} values=${gpu.recent?.utilization} /><b class="figure">${percent(gpu.utilization)}</b></div>
   <div class="heat figure" data-label=${t('page.temperature')}>${pair(gpu.temperature, Math.round, celsius)}</div>
   <div class="draw figure" data-label=${t('page.power')}>${pair(gpu.power, digits, watts)}</div>
-  <div class="holds">${hasStopped(gpu) && html`<span class="warning-text" title=${moment(gpu.newest_sample)}><${Icon} severity="warning" /> ${t('page.newest.since', { time: clock(gpu.newest_sample) })}</span>`}${holders(gpu)}</div>
+  <${Holds} gpu=${gpu} />
 </li>`);
 
 const Tile = memo((/** @type {{gpu: GPU}} */ { gpu }) => html`<li class=${`tile ${gpu.severity}${isStale(gpu) ? ' stale' : ''}`}>
@@ -112,11 +148,13 @@ const Head = () => html`<div class="gpu-head" aria-hidden="true">
 export function Gpus({ gpus }) {
   /** @param {GPU} gpu */
   const row = (gpu) => html`<${Row} key=${gpu.id} gpu=${gpu} />`;
+  /** @param {GPU[]} shown */
+  const rows = (shown) => html`<ul class=${shown.length > maxRoomy ? 'gpus' : 'gpus roomy'}>${shown.map(row)}</ul>`;
   if (!gpus?.length) {
     return html`<section class="all-gpus" aria-labelledby="gpus"><h2 id="gpus">${t('page.gpus')}</h2><${Empty}>${t('page.absent.gpus')}<//></section>`;
   }
   if (gpus.length <= maxRows) {
-    return html`<section class="all-gpus" aria-labelledby="gpus"><h2 id="gpus" class="hidden">${t('page.gpus')}</h2><${Head} /><ul class="gpus">${gpus.map(row)}</ul></section>`;
+    return html`<section class="all-gpus" aria-labelledby="gpus"><h2 id="gpus" class="hidden">${t('page.gpus')}</h2><${Head} />${rows(gpus)}</section>`;
   }
   const sorted = [...gpus].sort((a, b) => worst[a.severity] - worst[b.severity]);
   const troubled = sorted.filter((gpu) => gpu.severity !== 'fine');
@@ -125,7 +163,7 @@ export function Gpus({ gpus }) {
   return html`<section class="all-gpus" aria-labelledby="gpus">
     <div class="heading"><h2 id="gpus">${t('page.gpus.count', { n: gpus.length })}</h2>
       <span class="counts">${Object.keys(worst).map((s) => count(s) > 0 && html`<span key=${s}><${Icon} severity=${s} /> ${t(`page.counts.${s}`, { n: count(s) })}</span>`)}</span></div>
-    ${troubled.length > 0 && html`<${Head} /><ul class="gpus">${troubled.slice(0, maxTroubled).map(row)}</ul>`}
+    ${troubled.length > 0 && html`<${Head} />${rows(troubled.slice(0, maxTroubled))}`}
     <ul class="tiles">${sorted.map((gpu) => html`<${Tile} key=${gpu.id} gpu=${gpu} />`)}</ul>
   </section>`;
 }

@@ -37,7 +37,7 @@ function figures(d, state) {
     ['duration', seconds(d.duration)],
     ['waited', seconds(d.waited)],
     ['ran', seconds(d.ran)],
-    ['usual', d.usual ? t('page.figure.usual.value', { v: seconds(d.usual.median), n: d.usual.executions }) : t('page.figure.usual.none')],
+    ['usual', d.usual ? t('page.figure.usual.value', { v: seconds(d.usual.median), n: d.usual.executions }) : d.no_usual],
     ['need', b && gib(b.memory_need)],
     ['peak', b && gib(b.memory_peak)],
     ['energy', b && energy(b.energy, b.energy_uncertainty)],

@@ -32,11 +32,16 @@ export function outcome(p) {
 }
 
 /**
- * result is the outcome in a word, and why. A reason of a prompt that was refused has the word.
+ * result is the outcome in a word, and why. A reason of a prompt that was refused has the word, and so may
+ * others: in Chinese at their end.
  * @param {Prompt} p
  * @param {string} reason
  */
-const result = (p, reason) => !reason ? outcome(p) : p.outcome === 'refused' || reason.startsWith(outcome(p)) ? reason : `${outcome(p)} · ${reason}`;
+function result(p, reason) {
+  const word = outcome(p);
+  if (!reason) return word;
+  return p.outcome === 'refused' || reason.startsWith(word) || reason.endsWith(word) ? reason : `${word} · ${reason}`;
+}
 
 const Row = memo((/** @type {{prompt: Prompt, longest: number}} */ { prompt: p, longest }) => {
   const reason = p.reason || (p.bill ? '' : t('page.nobill.short'));
@@ -70,18 +75,20 @@ function Table({ prompts, caption, isShort }) {
 
 /**
  * useFrozen returns a list that does not change while the reader points at it or is in it, the
- * properties of the element that it is in, and whether a newer list waits.
+ * properties of the element that it is in, which stays, and whether a newer list waits. The list of
+ * another query replaces it at once, and so does any list one that is empty.
  * @param {Prompt[]} list
+ * @param {string} query
  * @returns {[shown: Prompt[], props: Record<string, unknown>, waits: boolean]}
  */
-function useFrozen(list) {
-  const shown = useRef(list);
+function useFrozen(list, query) {
+  const shown = useRef({ list, query });
   const [frozen, freeze] = useState(false);
-  if (!frozen) shown.current = list;
+  if (!frozen || query !== shown.current.query || !shown.current.list.length) shown.current = { list, query };
   /** @param {FocusEvent & {currentTarget: HTMLElement, relatedTarget: Node | null}} event */
   const leave = (event) => { if (!event.currentTarget.contains(event.relatedTarget)) freeze(false); };
   const props = { onMouseEnter: () => freeze(true), onMouseLeave: () => freeze(false), onfocusin: () => freeze(true), onfocusout: leave };
-  return [shown.current, props, frozen && shown.current[0]?.id !== list[0]?.id];
+  return [shown.current.list, props, frozen && shown.current.list[0]?.id !== list[0]?.id];
 }
 
 const filters = [['slowest', '/?view=prompts&sort=slowest'], ['slow', '/?view=prompts&slow=true'], ['failed', '/?view=prompts&outcome=failed'], ['all', '/?view=prompts']];
@@ -91,17 +98,17 @@ const filters = [['slowest', '/?view=prompts&sort=slowest'], ['slow', '/?view=pr
  * @param {{prompts: Prompt[] | null, held: number, count: number, isFed: boolean}} props
  */
 export function Last({ prompts, held, count, isFed }) {
-  const [shown, props, waits] = useFrozen(prompts ?? []);
+  const [shown, props, waits] = useFrozen(prompts ?? [], '');
   return html`<section class="last" aria-labelledby="last"><div class="heading"><h2 id="last">${t('page.prompts.last')}</h2>
       ${waits && html`<span class="dim" role="status">${t('page.prompts.paused')}</span>`}
       ${held > 0 && html`<nav aria-label=${t('page.prompts.find')}>${filters.map(([name, href]) => html`<${A} key=${name} href=${href} class="chip">${t(`page.filter.${name}`)}<//>`)}</nav>`}</div>
-    ${shown.length ? html`<div ...${props}><${Table} prompts=${shown.slice(0, count)} caption=${t('page.prompts.last')} isShort=${true} /></div>
-      <p class="dim">${t('page.prompts.held', { n: held })}</p>` : html`<${Empty}>${isFed ? t('page.absent.prompts') : t('page.absent.comfyui')}<//>`}
+    <div ...${props}>${shown.length > 0 && html`<${Table} prompts=${shown.slice(0, count)} caption=${t('page.prompts.last')} isShort=${true} />`}</div>
+    ${shown.length ? html`<p class="dim">${t('page.prompts.held', { n: held })}</p>` : html`<${Empty}>${isFed ? t('page.absent.prompts') : t('page.absent.comfyui')}<//>`}
   </section>`;
 }
 
-/** @param {{workflows: Workflow[], choose: (workflow: string) => void}} props */
-function Workflows({ workflows, choose }) {
+/** @param {{workflows: Workflow[], matched: number, choose: (workflow: string) => void}} props */
+function Workflows({ workflows, matched, choose }) {
   const columns = ['workflow', 'prompts', 'failed', 'median', 'slowest', 'peak', 'energy'];
   return html`<section aria-labelledby="workflows"><h2 id="workflows">${t('page.workflows')}</h2>
     <table class="workflows"><thead><tr>${columns.map((c) => html`<th scope="col" key=${c} class=${c}>${t(`page.workflows.${c}`)}</th>`)}</tr></thead>
@@ -113,7 +120,8 @@ function Workflows({ workflows, choose }) {
         <td class="figure" data-label=${t('page.workflows.slowest')}>${seconds(w.slowest)}</td>
         <td class="figure" data-label=${t('page.workflows.peak')}>${gib(w.memory_peak)}</td>
         <td class="figure" data-label=${t('page.workflows.energy')}>${energy(w.energy_mean)}</td>
-      </tr>`)}</tbody></table></section>`;
+      </tr>`)}</tbody></table>
+    ${matched > workflows.length && html`<p class="dim">${t('page.workflows.rest', { n: matched - workflows.length })}</p>`}</section>`;
 }
 
 const names = ['q', 'outcome', 'slow', 'sort', 'workflow'];
@@ -133,9 +141,9 @@ const kindName = (name) => outcomes.includes(name) ? t(`page.filter.only`, { out
  */
 export function Search({ query }) {
   const [form, setForm] = useState(() => /** @type {Record<string, string>} */ (Object.fromEntries(names.map((name) => [name, query.get(name) ?? '']))));
-  const [answer, setAnswer] = useState(/** @type {Answer | null} */ (null));
+  const [{ answer, of }, setAnswer] = useState({ answer: /** @type {Answer | null} */ (null), of: '' });
   const [failed, setFailed] = useState(false);
-  const [shown, props, waits] = useFrozen(answer?.prompts ?? []);
+  const [shown, props, waits] = useFrozen(answer?.prompts ?? [], of);
   /** @param {Record<string, string>} change */
   const set = (change) => setForm((before) => ({ ...before, ...change }));
   const wanted = new URLSearchParams(Object.entries(form).filter(([, value]) => value)).toString();
@@ -146,7 +154,7 @@ export function Search({ query }) {
       const { status, body } = await api(`/v1/prompts?${wanted}&limit=100`);
       if (ended) return;
       setFailed(status !== 200);
-      if (status === 200) setAnswer(body);
+      if (status === 200) setAnswer({ answer: body, of: wanted });
     };
     const first = setTimeout(load, answer ? 200 : 0);
     const again = setInterval(() => document.hidden || load(), 5000);
@@ -163,7 +171,8 @@ export function Search({ query }) {
     </form>
     ${failed && html`<${Empty}>${t('page.absent.answer')}<//>`}
     ${answer && html`<p class="dim" role="status">${t('page.prompts.matched', { n: answer.matched, held: answer.held })} ${waits && t('page.prompts.paused')}</p>
-      ${shown.length ? html`<div ...${props}><${Table} prompts=${shown} caption=${t('page.prompts')} /></div>` : html`<${Empty}>${answer.held ? t('page.absent.matches') : t('page.absent.prompts')}<//>`}
-      ${answer.workflows && answer.workflows.length > 0 && html`<${Workflows} workflows=${answer.workflows} choose=${(/** @type {string} */ workflow) => set({ workflow })} />`}`}
+      <div ...${props}>${shown.length ? html`<${Table} prompts=${shown} caption=${t('page.prompts')} />` : html`<${Empty}>${answer.held ? t('page.absent.matches') : t('page.absent.prompts')}<//>`}</div>
+      ${answer.matched > shown.length && html`<p class="dim">${t(`page.prompts.listed.${new URLSearchParams(of).get('sort') === 'slowest' ? 'slowest' : 'newest'}`, { n: shown.length })}</p>`}
+      ${answer.workflows && answer.workflows.length > 0 && html`<${Workflows} workflows=${answer.workflows} matched=${answer.workflows_matched} choose=${(/** @type {string} */ workflow) => set({ workflow })} />`}`}
   </div>`;
 }

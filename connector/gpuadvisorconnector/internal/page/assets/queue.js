@@ -13,7 +13,7 @@ import { Absent, Back } from './prompt.js';
 /** @typedef {import('./api').Server} ServerState */
 
 // As many prompts of a server have a line of their own, even where fewer wait: then nothing
-// below moves.
+// below moves. A line stays when the queue moves on, and is that of the next prompt.
 /** @type {Record<number, number>} */
 const maxPrompts = { 1: 6, 2: 4, 3: 3 };
 
@@ -31,16 +31,20 @@ function Open({ prompt: p, now }) {
   </li>`;
 }
 
-// Sockets without a client are one line, and have no time.
+// Sockets without a client are one text, and have no time.
 /** @param {Socket} socket */
 const socketKey = (socket) => socket.state === 'kept' ? socket.state : socket.since;
 
 /**
  * Sockets says which clients do not respond or have left, above the lines that a server's queue has
- * room for: below them it would read as the next server's.
- * @param {{server: ServerState}} props
+ * room for: below them it would read as the next server's. It has its lines even where there is nothing
+ * to say: else the queue would move.
+ * @param {{server: ServerState, isSingle?: boolean}} props
  */
-const Sockets = ({ server: s }) => (s.sockets ?? []).map((socket) => html`<p class="socket" key=${socketKey(socket)}><${Icon} severity="warning" /> <b>${s.name}</b> ${together(socket.text)}</p>`);
+function Sockets({ server: s, isSingle }) {
+  const all = s.sockets ?? [];
+  return html`<p class=${isSingle ? 'sockets single' : 'sockets'} title=${all.map((socket) => together(socket.text)).join(' · ')}>${all.map((socket) => html`<span class="socket" key=${socketKey(socket)}><${Icon} severity="warning" /> ${together(socket.text)}</span>`)}</p>`;
+}
 
 /** @param {{server: ServerState}} props */
 const Totals = ({ server: s }) => s.up ? html`<p class="totals">
@@ -56,9 +60,9 @@ function Server({ server: s, state, now, lines }) {
   return html`<section class="server">
     <h3>${s.name} <span class="on" title=${gpuNames(state, s.gpus)}>${gpuNames(state, s.gpus)}</span>${s.sockets_open > 0 && html` <span class="dim">${t('page.sockets', { n: s.sockets_open })}</span>`}</h3>
     <${Totals} server=${s} />
-    <${Sockets} server=${s} />
+    <${Sockets} server=${s} isSingle=${lines < 4} />
     <ol class=${`queue lines-${lines}`}>
-      ${shown.map((p) => html`<${Open} key=${p.id} prompt=${p} now=${now} />`)}
+      ${shown.map((p, i) => html`<${Open} key=${i} prompt=${p} now=${now} />`)}
       ${rest > 0 && html`<li><${A} href=${`/?queue=${encodeURIComponent(s.name)}`} class="rest">${t('page.queue.rest', { n: rest })}<//></li>`}
       ${prompts.length === 0 && s.up && html`<li class="dim">${t('page.queue.empty')}</li>`}
     </ol>
@@ -102,7 +106,7 @@ export function WholeQueue({ name, state, now }) {
     <h1 tabindex="-1">${t('page.queue.of', { name })} <span class="on dim">${gpuNames(state, s.gpus)}</span></h1>
     <${Totals} server=${s} />
     <${Sockets} server=${s} />
-    <ol class="queue whole">${(s.prompts ?? []).map((p) => html`<${Open} key=${p.id} prompt=${p} now=${now} />`)}
+    <ol class="queue whole">${(s.prompts ?? []).map((p, i) => html`<${Open} key=${i} prompt=${p} now=${now} />`)}
       ${!s.prompts?.length && s.up && html`<li class="dim">${t('page.queue.empty')}</li>`}</ol>
   </article>`;
 }

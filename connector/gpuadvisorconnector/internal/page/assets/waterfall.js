@@ -16,10 +16,22 @@ import { bridged, pause } from './series.js';
 const maxSpans = 200;
 
 /**
+ * drawn are the spans that are drawn of many: the longest, and whatever their length the queue, the
+ * execution and what failed.
+ * @param {Span[]} spans
+ */
+function drawn(spans) {
+  if (spans.length <= maxSpans) return spans;
+  /** @param {Span} s */
+  const rank = (s) => ['prompt', 'queue', 'execution'].includes(s.kind) ? 0 : s.error ? 1 : 2;
+  return [...spans].sort((a, b) => rank(a) - rank(b) || b.duration - a.duration).slice(0, maxSpans);
+}
+
+/**
  * ordered lists spans as a tree, each below its parent, by their start.
  * @param {Span[]} spans
  */
-export function ordered(spans) {
+function ordered(spans) {
   const ids = new Set(spans.map((s) => s.id));
   /** @type {Map<string, Span[]>} */
   const children = new Map();
@@ -40,7 +52,7 @@ export function ordered(spans) {
     }
   };
   visit('', 0);
-  return all.slice(0, maxSpans);
+  return all;
 }
 
 /**
@@ -133,21 +145,27 @@ function Lane({ name, times, values, from, end, top, most }) {
 }
 
 /**
- * Lanes are a GPU's memory and utilisation. The memory is drawn against all that the GPU has, as far as
- * that is known.
+ * Lanes are a GPU's memory and utilisation, each if a sample of it lies within the prompt. The memory is
+ * drawn against all that the GPU has, as far as that is known.
  * @param {{series: History, state: State, from: number, end: number}} props
  */
 function Lanes({ series: h, state, from, end }) {
   const gpu = gpuName(state, h.gpu);
   const all = (state.gpus ?? []).find((g) => g.id === h.gpu)?.memory?.limit;
   const times = h.times ?? [];
-  /** @param {Column} values */
-  const inside = (values) => values.flatMap((v, i) => times[i] >= from && times[i] <= from + end ? v ?? [] : []);
+  /**
+   * most is the largest value within the prompt; null if none is known.
+   * @param {Array<Column | null>} columns
+   */
+  const most = (...columns) => {
+    const inside = columns.flatMap((values) => (values ?? []).flatMap((v, i) => times[i] >= from && times[i] <= from + end ? v ?? [] : []));
+    return inside.length ? Math.max(...inside) : null;
+  };
   const limit = pause(h);
-  const memory = Math.max(0, ...inside(h.memory ?? []), ...inside(h.memory_peak ?? []));
-  const use = Math.max(0, ...inside(h.utilization ?? []));
-  return html`${h.memory && html`<${Lane} name=${t('page.lane.memory', { gpu })} most=${t('page.lane.most', { v: all ? t('page.of', { a: gib(memory), b: gib(all) }) : gib(memory) })} times=${times} values=${bridged(times, h.memory, limit)} from=${from} end=${end} top=${all || memory || 1} />`}
-    ${h.utilization && html`<${Lane} name=${t('page.lane.use', { gpu })} most=${t('page.lane.most', { v: percent(use) })} times=${times} values=${bridged(times, h.utilization, limit)} from=${from} end=${end} top=${1} />`}`;
+  const memory = most(h.memory, h.memory_peak);
+  const use = most(h.utilization);
+  return html`${memory !== null && html`<${Lane} name=${t('page.lane.memory', { gpu })} most=${t('page.lane.most', { v: all ? t('page.of', { a: gib(memory), b: gib(all) }) : gib(memory) })} times=${times} values=${bridged(times, h.memory ?? [], limit)} from=${from} end=${end} top=${all || memory || 1} />`}
+    ${use !== null && html`<${Lane} name=${t('page.lane.use', { gpu })} most=${t('page.lane.most', { v: percent(use) })} times=${times} values=${bridged(times, h.utilization ?? [], limit)} from=${from} end=${end} top=${1} />`}`;
 }
 
 /**
@@ -156,9 +174,11 @@ function Lanes({ series: h, state, from, end }) {
  */
 export function Waterfall({ detail: d, state }) {
   const [at, setAt] = useState(/** @type {number | null} */ (null));
-  const spans = ordered(d.spans ?? []);
+  const known = d.spans ?? [];
+  const spans = ordered(drawn(known));
   if (!spans.length) return null;
-  const end = Math.max(d.duration, 0.001, ...spans.map(({ span: s }) => s.start + s.duration));
+  const end = known.reduce((last, s) => Math.max(last, s.start + s.duration), Math.max(d.duration, 0.001));
+  const rest = known.length - spans.length;
   const from = Date.parse(d.received) / 1000;
   /** @param {MouseEvent & {currentTarget: HTMLElement}} event */
   const point = (event) => {
@@ -174,6 +194,7 @@ export function Waterfall({ detail: d, state }) {
         ${at !== null && html`<span class="cursor" style=${{ left: `${at * 100}%` }}><span>${seconds(at * end)}</span></span>`}</span>
         <span class="right">${t('page.column.times')}</span><span class="right peak">${t('page.column.peak')}</span><span class="right energy">${t('page.column.energy')}</span></div>
       <ol class="spans">${spans.map(({ span: s, depth }) => html`<${Row} key=${s.id} span=${s} depth=${depth} end=${end} />`)}</ol>
+      ${rest > 0 && html`<p class="dim">${t('page.waterfall.rest', { n: rest })}</p>`}
       ${(d.series ?? []).map((h) => html`<${Lanes} key=${h.gpu} series=${h} state=${state} from=${from} end=${end} />`)}
     </div></section>`;
 }

@@ -83,20 +83,21 @@ func TestEachSignHasAWord(t *testing.T) {
 	}
 }
 
-// TestAClientThatDoesNotRespondIsNamedBelowItsServer: next to the heading of its server, in front of
-// the lines that the queue has room for, and with the server's name.
+// TestAClientThatDoesNotRespondIsNamedBelowItsServer: under the heading of its server, in front of
+// the lines that the queue has room for, and whole.
 func TestAClientThatDoesNotRespondIsNamedBelowItsServer(t *testing.T) {
 	t.Parallel()
 	chromium := startChromium(t)
 	p := openTab(t, chromium)
 	p.reshape(wide)
 	base := serveFixture(t, newFixture(t, sceneOf("8")))
-	for language, text := range map[string]string{"en": `^127\.0\.0\.1:8189 A client has not responded for \d+ s\.$`, "zh": `^127\.0\.0\.1:8189 一个客户端已 \d+ 秒没有响应。$`} {
+	for language, text := range map[string]string{"en": `^A client has not responded for \d+ s\.$`, "zh": `^一个客户端已 \d+ 秒没有响应。$`} {
 		p.open(withLanguage(base, "/", language))
 		assert.Equal(t, 1, read[int](p, `document.querySelectorAll('.socket').length`))
 		assert.Regexp(t, text, read[string](p, `document.querySelector('.socket').innerText.replaceAll('\u00a0', ' ').trim()`))
 		assert.Equal(t, "127.0.0.1:8189", read[string](p, `document.querySelector('.socket').closest('.server').querySelector('h3').firstChild.data`))
 		assert.Less(t, read[float64](p, `document.querySelector('.socket').getBoundingClientRect().bottom - document.querySelector('.socket').closest('.server').getBoundingClientRect().top`), 90.0, "beside the heading")
+		assert.True(t, read[bool](p, `[...document.querySelectorAll('.sockets')].every((e) => e.scrollHeight <= e.clientHeight && e.title.trim() === e.innerText.trim()) && document.querySelector('.socket').scrollWidth <= document.querySelector('.socket').clientWidth`))
 		p.open(withLanguage(base, "/?queue=127.0.0.1:8189", language))
 		assert.Regexp(t, text, read[string](p, `document.querySelector('.socket').innerText.replaceAll('\u00a0', ' ').trim()`))
 	}

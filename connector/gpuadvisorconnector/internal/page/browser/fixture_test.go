@@ -181,6 +181,7 @@ func (f *fixture) pass() {
 	if f.isLive {
 		turn := f.turns.Add(1)
 		f.scrape(now)
+		f.changeLoad(turn)
 		if turn%4 == 0 && f.prompts > 0 {
 			f.ended++
 			f.Traces(f.promptThatEnds(now).Traces())
@@ -196,6 +197,19 @@ func (f *fixture) pass() {
 		f.Evaluate()
 		f.evaluated = now
 	}
+}
+
+// changeLoad makes a GPU of eight busy for two changes of five. Of more, those in trouble are first, and
+// change their places.
+func (f *fixture) changeLoad(turn int64) {
+	if f.gpus != 8 {
+		return
+	}
+	loads := map[string]advice.Load{}
+	if turn%5 >= 3 {
+		loads[gpuID(f.gpuOf(1))] = advice.Load{Level: advice.Busy, Wait: time.Duration(turn) * 900 * time.Millisecond}
+	}
+	f.SetLoads(loads)
 }
 
 // State implements [page.Source].

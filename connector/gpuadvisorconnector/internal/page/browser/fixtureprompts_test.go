@@ -59,7 +59,7 @@ func (q *queue) Server() comfyevents.Server {
 		return s
 	}
 	colorize := comfyevents.OpenPrompt{Workflow: "colorize", TaskClass: "buildings", Model: "ddcolor_modelscope.pth", Side: 1280, SizeClass: "<=1280"}
-	if q.i > 0 || !f.hasEnded.Load() {
+	if (q.i > 0 || !f.hasEnded.Load()) && !f.isBetween(q.i) {
 		running := colorize
 		running.ID, running.Accepted, running.Started = openID(s.Name, 0), f.begun.Add(-4*time.Second), f.begun.Add(-2*time.Second)
 		running.Node = comfyevents.Node{ID: "4", Class: "DDColor_Colorize", Number: 4, Of: 6, Step: 3 + int(f.turns.Load())%17, Steps: 20}
@@ -81,13 +81,19 @@ func (q *queue) Server() comfyevents.Server {
 		s.Prompts = append(s.Prompts, p)
 	}
 	s.Queued, s.Open = len(s.Prompts), len(s.Prompts)
-	if q.i == 1 || f.trouble == rushHour {
+	if q.i == 1 && !f.isBetween(q.i) || f.trouble == rushHour {
 		s.Sockets.Silent = []time.Time{f.begun.Add(-40 * time.Second)}
 	}
-	if f.trouble == rushHour {
+	if f.trouble == rushHour || q.i == 0 && f.isBetween(q.i) {
 		s.Sockets.Retained = 2
 	}
 	return s
+}
+
+// isBetween reports whether a server whose figures change is between two prompts: two changes of four. Its
+// sockets change with it. In a rush one prompt follows the other.
+func (f *fixture) isBetween(server int) bool {
+	return f.isLive && f.trouble != rushHour && (int(f.turns.Load())+server)%4 >= 2
 }
 
 // usualPrompt is a prompt as most are; i makes its figures.

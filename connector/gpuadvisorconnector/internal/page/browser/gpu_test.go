@@ -100,10 +100,10 @@ func TestWhatHoldsTheMemoryIsNotMadeUp(t *testing.T) {
 	p := openTab(t, chromium)
 	const none, idle = "No process uses this GPU.", "nothing holds memory"
 	for _, c := range []struct{ scene, gpu, holds, processes string }{
-		{"wsl2", "gpu0", "no process is listed", "No process is listed, although memory is in use: the driver of WSL2 lists none, and those of MIG devices are listed there."},
+		{"wsl2", "gpu0", "no process is listed", "No process is listed although memory is in use. Under WSL2 the driver lists none; processes of MIG devices are listed with their device."},
 		{"odd", "gpu1/mig1", idle, none},
-		{"odd", "gpu0", "", "Not known: there are no current samples of this GPU."},
-		{"lost", "gpu1", "", "Not known: there are no current samples of this GPU."},
+		{"odd", "gpu0", "", "Unknown: this GPU has no current samples."},
+		{"lost", "gpu1", "", "Unknown: this GPU has no current samples."},
 	} {
 		base := serveFixture(t, newFixture(t, sceneOf(c.scene)))
 		p.open(base + "/?lang=en")

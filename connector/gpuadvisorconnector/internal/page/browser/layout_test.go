@@ -267,6 +267,35 @@ func TestNothingMovesWhileFiguresChange(t *testing.T) {
 	assert.LessOrEqual(t, read[float64](p, "window.shift"), maxShift/2, "the layout moves: %v", read[[]string](p, "window.shifts"))
 }
 
+// TestNothingMovesOnAGPUsPage while prompts start and end on it, and it becomes busy. The condition that it
+// is busy is above.
+func TestNothingMovesOnAGPUsPage(t *testing.T) {
+	t.Parallel()
+	chromium := startChromium(t)
+	s := sceneOf("8")
+	s.isLive = true
+	f := newFixture(t, s)
+	base := serveFixture(t, f)
+	p := openTab(t, chromium)
+	for _, width := range []int64{360, 768} { // the history is below
+		p.reshape(shape{width, 800, "en", false})
+		p.open(base + "/?lang=en&gpu=gpu3")
+		p.wait(`document.querySelector('.chart canvas') !== null`)
+		tops := read[[]float64](p, `new Promise((done) => {
+			const tops = [], seen = new Set();
+			const watch = new MutationObserver(() => {
+				tops.push(document.querySelector('#history').getBoundingClientRect().top - document.querySelector('#now').getBoundingClientRect().top);
+				seen.add(document.querySelectorAll('.doing p').length);
+				if (!seen.has(0) || !seen.has(2)) return;
+				watch.disconnect();
+				done([Math.min(...tops), Math.max(...tops)]);
+			});
+			watch.observe(document.querySelector('main'), {subtree: true, characterData: true, childList: true});
+		})`)
+		assert.InDelta(t, tops[0], tops[1], 0.5, "%d px", width)
+	}
+}
+
 // TestEachPromptIsOneLine whatever its figures and its name are: a row that is higher than the one
 // whose place it takes moves those below it.
 func TestEachPromptIsOneLine(t *testing.T) {

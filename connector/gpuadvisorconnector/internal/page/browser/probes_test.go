@@ -30,9 +30,21 @@ const findProblems = `(() => {
 	// Both ask each element once.
 	const remember = (f) => { const known = new Map(); const g = (e) => { if (!known.has(e)) known.set(e, e === top ? null : f(e) || g(e.parentElement)); return known.get(e); }; return g; };
 	const clipped = remember((e) => getComputedStyle(e).clipPath !== 'none' && e); // for screen readers only
-	// A name that somebody chose may be cut with an ellipsis; its title has all of it.
-	const shortened = remember((e) => getComputedStyle(e).textOverflow === 'ellipsis' && e.title && e.title === e.textContent && e);
-	const narrow = remember((e) => e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0 && !shortened(e) && !e.classList.contains('waterfall') && getComputedStyle(e).display !== 'inline' && e);
+	// A name that somebody chose, and what a place of so many lines has no room for, may be cut with an
+	// ellipsis; the title has all of it.
+	const bare = (text) => text.replace(/[\s·]/g, '');
+	const shortened = remember((e) => getComputedStyle(e).textOverflow === 'ellipsis' && bare(e.closest('[title]')?.title ?? '').includes(bare(e.textContent)) && e);
+	const isCut = (e) => e.scrollWidth > e.clientWidth + 1 || getComputedStyle(e).overflowY === 'hidden' && e.scrollHeight > e.clientHeight + 1;
+	const narrow = remember((e) => isCut(e) && e.clientWidth > 0 && !shortened(e) && !e.classList.contains('waterfall') && getComputedStyle(e).display !== 'inline' && e);
+	// within is as much of a box of an element as those leave that may cut it.
+	const within = (e, box) => {
+		let { left, top, right, bottom } = box;
+		for (let around = shortened(e); around; around = shortened(around.parentElement)) {
+			const b = around.getBoundingClientRect();
+			[left, top, right, bottom] = [Math.max(left, b.left), Math.max(top, b.top), Math.min(right, b.right), Math.min(bottom, b.bottom)];
+		}
+		return { left, top, right, bottom, width: right - left, height: bottom - top };
+	};
 	const boxes = [];
 	const walker = document.createTreeWalker(top, NodeFilter.SHOW_TEXT);
 	while (walker.nextNode()) {
@@ -44,7 +56,8 @@ const findProblems = `(() => {
 		if (clipped(element)) continue;
 		const range = document.createRange();
 		range.selectNodeContents(node);
-		for (const box of shortened(element) ? [element.getBoundingClientRect()] : range.getClientRects()) {
+		for (const whole of range.getClientRects()) {
+			const box = within(element, whole);
 			if (box.width > 0 && box.height > 0) boxes.push([box, node]);
 		}
 		const cut = narrow(element);
@@ -57,7 +70,7 @@ const findProblems = `(() => {
 	for (let i = 0; i < boxes.length; i++) {
 		for (let k = i + 1; k < boxes.length && boxes[k][0].top < boxes[i][0].bottom - 6; k++) {
 			const [a, b] = [boxes[i][0], boxes[k][0]];
-			if (Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1) problems.push('over each other: ' + boxes[i][1].data.slice(0, 40) + ' | ' + boxes[k][1].data.slice(0, 40));
+			if (boxes[i][1] !== boxes[k][1] && Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1) problems.push('over each other: ' + boxes[i][1].data.slice(0, 40) + ' | ' + boxes[k][1].data.slice(0, 40));
 		}
 	}
 	return problems.slice(0, 8);

@@ -128,7 +128,7 @@ func TestAPromptIsFoundByItsExactID(t *testing.T) {
 	for _, id := range []string{"1", long} {
 		p.open(base + "/prompts/" + id + "?lang=en")
 		p.wait(`document.querySelector('.part-list') !== null || document.querySelector('.detail .sentence')?.innerText.startsWith('This prompt is not known')`)
-		assert.NotContains(t, read[string](p, `document.querySelector('.detail .sentence').innerText`), "not known", id)
+		assert.NotContains(t, read[string](p, `document.querySelector('.detail .sentence').innerText`), "This prompt is not known", id)
 		assert.Equal(t, id, read[string](p, `document.querySelector('.detail .id code')?.innerText ?? ''`))
 	}
 	assert.Empty(t, p.noted())
