@@ -204,7 +204,7 @@ func TestWithNothingWrongTheVerdictSaysWhatWorks(t *testing.T) {
 	w.now = w.now.Add(time.Second)
 	w.servers("comfyui.up 1\ncomfyui.queue.oldest.wait 2.1")
 	w.evaluate()
-	assert.Equal(t, "All is well: 2 GPUs, 5 images in the last minute, nothing has waited longer than 3 s", w.verdict(texts.English))
+	assert.Equal(t, "All is well: 2 GPUs, 5 images in the last minute, nothing waits longer than 3 s", w.verdict(texts.English))
 	assert.Equal(t, "一切正常：2 块 GPU，最近一分钟出图 5 张图，排队均不超过 3 秒", w.verdict(texts.Chinese))
 	w.steady(75*time.Second, healthy)
 	w.prompt(nil)

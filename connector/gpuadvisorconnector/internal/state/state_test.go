@@ -87,7 +87,7 @@ func TestTheVerdictDoesNotContradictTheQueue(t *testing.T) {
 		now = begun.Add(later)
 		v := st.State(texts.English)
 		assert.InDelta(t, later.Seconds(), v.Servers[0].OldestWait, 1e-9)
-		want := map[time.Duration]string{0: "no prompt yet", 900 * time.Millisecond: "nothing has waited longer than 1 s", 7200 * time.Millisecond: "nothing has waited longer than 8 s"}[later]
+		want := map[time.Duration]string{0: "no prompt yet", 900 * time.Millisecond: "nothing waits longer than 1 s", 7200 * time.Millisecond: "nothing waits longer than 8 s"}[later]
 		assert.Contains(t, v.Verdict.Text, want)
 	}
 	for second := 55; second <= 65; second++ {

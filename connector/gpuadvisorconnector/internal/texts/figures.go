@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Seconds is a duration: 0.04 s, 2.4 s, 25 s, 3 min 20 s, 4 min, 2 h 5 min.
+// Seconds is a duration: < 1 ms, 3 ms, 0.04 s, 2.4 s, 25 s, 3 min 20 s, 4 min, 2 h 5 min.
 func Seconds(d time.Duration) Message {
 	s := d.Seconds()
 	switch {
@@ -24,6 +24,10 @@ func Seconds(d time.Duration) Message {
 			return Message{"figure.minutes.whole", Args{"min": whole / 60}}
 		}
 		return Message{"figure.minutes", Args{"min": whole / 60, "s": whole % 60}}
+	case s > 0 && s < 0.001:
+		return Message{"figure.milliseconds.less", Args{}}
+	case s > 0 && s < 0.0095:
+		return Message{"figure.milliseconds", Args{"ms": strconv.FormatFloat(1000*s, 'f', 0, 64)}}
 	}
 	return Message{"figure.seconds", Args{"s": significant(s)}}
 }

@@ -149,8 +149,9 @@ func (f *fixture) prompt(i int) sampletrace.Prompt {
 		maps.Copy(p.Execution, map[string]any{"gpu.energy": 60.0, "gpu.energy.uncertainty": 9.0})
 		if isFull { // at once, with less energy than the counter tells apart
 			p.Error, p.Ran = "out_of_memory", time.Millisecond
-			for _, of := range []map[string]any{p.Execution, p.Nodes[0].Attributes} {
-				of["gpu.energy"], of["gpu.energy.uncertainty"] = 0.0277, 0.345
+			p.Execution["gpu.energy"], p.Execution["gpu.energy.uncertainty"] = 0.0277, 0.345
+			for _, n := range p.Nodes {
+				n.Attributes["gpu.energy"], n.Attributes["gpu.energy.uncertainty"] = 0.0277, 0.345
 			}
 		}
 	case 5:
