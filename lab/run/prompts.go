@@ -35,6 +35,10 @@ type prompts struct {
 // userCount is how many people use the simulated ComfyUI.
 const userCount = 3
 
+// probeTimeout is how long a ComfyUI may take to answer while it works; where none listens, the
+// probe ends at once.
+const probeTimeout = 5 * time.Second
+
 // findComfyUI probes the usual address for a ComfyUI of the user's own, unless
 // COMFYUI names one.
 func (s *settings) findComfyUI(ctx context.Context) {
@@ -42,7 +46,7 @@ func (s *settings) findComfyUI(ctx context.Context) {
 		return
 	}
 	at := fmt.Sprintf("http://127.0.0.1:%d", s.comfyPort)
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, at+"/system_stats", nil)
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Seconds is a duration: < 1 ms, 3 ms, 0.04 s, 2.4 s, 25 s, 3 min 20 s, 4 min, 2 h 5 min.
+// Seconds is a duration: less than 1 ms, 3 ms, 0.04 s, 2.4 s, 25 s, 3 min 20 s, 4 min, 2 h 5 min.
 func Seconds(d time.Duration) Message {
 	s := d.Seconds()
 	switch {

@@ -61,7 +61,7 @@ func TestACountDecidesBetweenTheForms(t *testing.T) {
 
 func TestADurationHasNoEmptyUnit(t *testing.T) {
 	for d, want := range map[time.Duration]string{
-		0: "0.0 s", 400 * time.Microsecond: "< 1 ms", time.Millisecond: "1 ms", 9400 * time.Microsecond: "9 ms", 9600 * time.Microsecond: "0.01 s", 40 * time.Millisecond: "0.04 s", 25 * time.Second: "25 s", 2 * time.Minute: "2 min", 200 * time.Second: "3 min 20 s", 3599900 * time.Millisecond: "60 min", time.Hour: "1 h", 2*time.Hour + 5*time.Minute: "2 h 5 min",
+		0: "0.0 s", 400 * time.Microsecond: "less than 1 ms", time.Millisecond: "1 ms", 9400 * time.Microsecond: "9 ms", 9600 * time.Microsecond: "0.01 s", 40 * time.Millisecond: "0.04 s", 25 * time.Second: "25 s", 2 * time.Minute: "2 min", 200 * time.Second: "3 min 20 s", 3599900 * time.Millisecond: "60 min", time.Hour: "1 h", 2*time.Hour + 5*time.Minute: "2 h 5 min",
 	} {
 		assert.Equal(t, want, Seconds(d).In(English))
 	}
