@@ -120,6 +120,19 @@ func (w *world) oom(name string, reserved int64) {
 	w.sampled()
 }
 
+// triedInVain has a prompt be admitted, and run out of memory.
+func (w *world) triedInVain(name string) {
+	w.t.Helper()
+	d := w.claimed(name, "people", 512)
+	require.Equal(w.t, admission.Admit, d.Verdict)
+	id := w.queued(name, "people", 512)
+	w.Settle(d.Claim, id)
+	w.pass(time.Second)
+	w.ended(name)
+	w.Executed(&Execution{ID: id, Server: name, Workflow: "colour", Model: "ddcolor", Side: 512, Batch: 1, Ended: w.now, Ran: time.Second, OutOfMemory: true, Reserved: 2 * gib})
+	w.sampled()
+}
+
 // room is what prompts have that run out of memory.
 const room = 4 * gib
 
@@ -169,21 +182,11 @@ func TestWhatRanOutOfNearlyAllMemoryIsRefusedForGood(t *testing.T) {
 		w.run("a", 512, 2*time.Second, 3*gib)
 	}
 	w.rested()
-	fail := func() {
-		d := w.claimed("a", "people", 512)
-		require.Equal(t, admission.Admit, d.Verdict)
-		id := w.queued("a", "people", 512)
-		w.Settle(d.Claim, id)
-		w.pass(time.Second)
-		w.ended("a")
-		w.Executed(&Execution{ID: id, Server: "a", Workflow: "colour", Model: "ddcolor", Side: 512, Batch: 1, Ended: w.now, Ran: time.Second, OutOfMemory: true, Reserved: 2 * gib})
-		w.sampled()
-	}
-	fail()
+	w.triedInVain("a")
 	w.pass(time.Second)
 	w.sampled()
 	is(t, w.ask("a", "people", 512), admission.Admit, admission.Probe)
-	fail()
+	w.triedInVain("a")
 	d := w.ask("a", "people", 512)
 	is(t, d, admission.Reject, admission.TooLarge)
 	assert.Zero(t, d.RetryAfter)

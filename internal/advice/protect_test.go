@@ -69,14 +69,7 @@ func TestWhatRanOutOfMemoryTwiceIsTriedAgainAnHourLater(t *testing.T) {
 	w.learned("a", 20)
 	w.rested()
 	for range 2 {
-		d := w.claimed("a", "people", 512)
-		require.Equal(t, admission.Admit, d.Verdict)
-		id := w.queued("a", "people", 512)
-		w.Settle(d.Claim, id)
-		w.pass(time.Second)
-		w.ended("a")
-		w.Executed(&Execution{ID: id, Server: "a", Workflow: "colour", Model: "ddcolor", Side: 512, Batch: 1, Ended: w.now, Ran: time.Second, OutOfMemory: true, Reserved: 2 * gib})
-		w.sampled()
+		w.triedInVain("a")
 	}
 	is(t, w.ask("a", "people", 512), admission.Reject, admission.TooLarge)
 	w.pass(probeAgain)

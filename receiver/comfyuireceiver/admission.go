@@ -181,7 +181,7 @@ func (p *proxy) admit(r *http.Request, of *arrival) (a *prompt.Admission, stays 
 		a.Verdict, a.Reason, a.RetryAfter = admission.Reject, admission.Rate, after
 	}
 	p.decided(a, class)
-	p.reportAdvisor(a.Reason == admission.Failed)
+	p.reportAdvisor(res.Reason == admission.Failed)
 	if res.Left {
 		return a, false
 	}
