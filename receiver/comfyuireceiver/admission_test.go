@@ -619,6 +619,20 @@ func TestAdvisorThatDoesNotDecideIsLoggedOnce(t *testing.T) {
 	require.NoError(t, r.Shutdown(t.Context()))
 }
 
+// TestARateLimitDoesNotHideThatTheAdvisorGaveNoDecision, where the receiver only observes.
+func TestARateLimitDoesNotHideThatTheAdvisorGaveNoDecision(t *testing.T) {
+	s, id := newAcceptingServer(t), advised(t, nil)
+	r := startStoredWith(t, s.URL, newMemoryStorage(), new(consumertest.TracesSink), with(id, modeObserve, func(c *AdmissionConfig) {
+		c.RateLimits = []RateLimitConfig{{RequestsPerMinute: 1}}
+	}))
+	for range 3 {
+		assert.Equal(t, http.StatusOK, send(t, r.base, smallPrompt))
+	}
+	assert.Equal(t, 1, r.logged.FilterMessageSnippet("gave no decision").Len())
+	assert.Zero(t, r.logged.FilterMessageSnippet("Advisor answers again").Len())
+	require.NoError(t, r.Shutdown(t.Context()))
+}
+
 // TestHeldPromptIsTraced: the time that it was held is a span of its own, and its deadline counts
 // from its arrival on.
 func TestHeldPromptIsTraced(t *testing.T) {
