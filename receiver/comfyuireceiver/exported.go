@@ -82,6 +82,9 @@ func (s *store) exportedIDs(ctx context.Context) (ids []string, stored bool, err
 		for _, id := range ids {
 			s.addExported(id)
 		}
+		if !s.flush() {
+			return ids, true, nil // the worker tries again, and the next process reads them here
+		}
 		return ids, true, s.client.Delete(ctx, formerExportedKey)
 	}
 	place, err := strconv.Atoi(string(raw))
@@ -92,7 +95,7 @@ func (s *store) exportedIDs(ctx context.Context) (ids []string, stored bool, err
 		return nil, false, fmt.Errorf("the stored value is damaged: %w", err)
 	}
 	s.mu.Lock()
-	s.place = place
+	s.place = max(s.place, place) // an id may have been added since it was read
 	s.mu.Unlock()
 	end := (place + pageSize - 1) / pageSize
 	for page := max(0, end-pages); page < end; page++ {

@@ -4,6 +4,7 @@ package comfyuireceiver
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"strings"
 	"sync"
@@ -146,4 +147,63 @@ func TestAnExportedPromptIsStoredOrItsIDIs(t *testing.T) {
 		s.stop()
 		assert.Zero(t, kept.prompts())
 	}
+}
+
+// late is a storage client whose first read of the number of ids takes so long that one is added
+// meanwhile.
+type late struct {
+	memoryClient
+	meanwhile func()
+}
+
+func (c *late) Get(ctx context.Context, key string) ([]byte, error) {
+	raw, err := c.memoryClient.Get(ctx, key)
+	if meanwhile := c.meanwhile; key == placeKey && meanwhile != nil {
+		c.meanwhile = nil
+		meanwhile()
+	}
+	return raw, err
+}
+
+// The ids of exported prompts are read when prompts of the last run may be exported already.
+func TestAnIDThatIsAddedWhileTheIDsAreReadIsKept(t *testing.T) {
+	builder, err := metadata.NewTelemetryBuilder(componenttest.NewNopTelemetrySettings())
+	require.NoError(t, err)
+	slow := &late{memoryClient: memoryClient{newMemoryStorage()}}
+	s := newStore(slow, 1000, zap.NewNop(), builder)
+	s.addExported("first")
+	s.stop() // each id is written at once
+	slow.meanwhile = func() { s.addExported("meanwhile") }
+	_, _, err = s.exportedIDs(t.Context())
+	require.NoError(t, err)
+	s.addExported("last")
+	ids, _, err := s.exportedIDs(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, []string{"first", "meanwhile", "last"}, ids)
+}
+
+// readOnly is a storage client that refuses all batches.
+type readOnly struct{ memoryClient }
+
+func (*readOnly) Batch(context.Context, ...*storage.Operation) error {
+	return errors.New("read-only file system")
+}
+
+// The ids that an earlier version wrote are stored anew before they are deleted.
+func TestFormerIDsAreStoredBeforeTheyAreDeleted(t *testing.T) {
+	builder, err := metadata.NewTelemetryBuilder(componenttest.NewNopTelemetrySettings())
+	require.NoError(t, err)
+	kept := newMemoryStorage()
+	kept.data[formerExportedKey] = []byte(`["a","b"]`)
+	for _, client := range []storage.Client{&readOnly{memoryClient{kept}}, &memoryClient{kept}, &memoryClient{kept}} {
+		s := newStore(client, 1000, zap.NewNop(), builder)
+		for range 2 { // once for the tracker, once to poll
+			ids, stored, err := s.exportedIDs(t.Context())
+			require.NoError(t, err)
+			assert.True(t, stored)
+			assert.Subset(t, ids, []string{"a", "b"})
+		}
+		s.stop()
+	}
+	assert.NotContains(t, kept.data, formerExportedKey)
 }

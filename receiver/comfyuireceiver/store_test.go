@@ -32,7 +32,9 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/otelcol-gpu/otelcol-gpu/internal/admission"
 	"github.com/otelcol-gpu/otelcol-gpu/internal/comfyevents"
+	"github.com/otelcol-gpu/otelcol-gpu/internal/isolation"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/metadata"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/prompt"
 	"github.com/otelcol-gpu/otelcol-gpu/receiver/comfyuireceiver/internal/protocol"
@@ -339,7 +341,8 @@ func TestEveryAcceptedPromptHasOneTraceAfterAKill(t *testing.T) {
 			left := kept.snapshot()
 			s.runAll()
 			sink := new(consumertest.TracesSink)
-			second := startStored(t, s.URL, left, sink)
+			// What was killed lives on here, with the same traces: it says so to others of its process.
+			second := startStoredWith(t, s.URL, left, sink, func(c *Config) { c.Isolate(otherProcess(t)) })
 			waitFor(t, func() bool { return left.prompts() == 0 })
 			require.NoError(t, second.Shutdown(t.Context()))
 			roots := rootsOf(&next.TracesSink, sink)
@@ -356,6 +359,17 @@ func TestEveryAcceptedPromptHasOneTraceAfterAKill(t *testing.T) {
 		})
 	}
 }
+
+// otherProcess is where a receiver runs that hears nothing of those of this process.
+func otherProcess(t *testing.T) *isolation.Place {
+	transport := new(http.Transport)
+	t.Cleanup(transport.CloseIdleConnections)
+	return &isolation.Place{Transport: transport, Listener: unserved{}, Bus: new(comfyevents.Bus), Advisors: new(admission.Advisors)}
+}
+
+type unserved struct{}
+
+func (unserved) Serve(http.Handler) {}
 
 func waitFor(t *testing.T, condition func() bool) {
 	t.Helper()
