@@ -189,7 +189,7 @@ func (*readOnly) Batch(context.Context, ...*storage.Operation) error {
 	return errors.New("read-only file system")
 }
 
-// The ids that an earlier version wrote are stored anew before they are deleted.
+// The ids that an earlier version wrote are stored again before they are deleted.
 func TestFormerIDsAreStoredBeforeTheyAreDeleted(t *testing.T) {
 	builder, err := metadata.NewTelemetryBuilder(componenttest.NewNopTelemetrySettings())
 	require.NoError(t, err)
