@@ -70,6 +70,9 @@ func start(t testing.TB, name, path string, environment []string, arguments ...s
 			p.Kill()
 		}
 		if t.Failed() {
+			for _, line := range p.Warnings(10) {
+				t.Logf("%s warned: %s", name, line)
+			}
 			t.Logf("%s ended its log with:\n%s", name, p.Tail())
 		}
 	})

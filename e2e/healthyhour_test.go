@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -79,6 +80,18 @@ func wait(ctx context.Context, d time.Duration) {
 	<-ctx.Done()
 }
 
+// inMemory is a folder in memory, where the machine has that: what others write to its disk makes
+// writing to a file wait, too.
+func inMemory(t *testing.T) string {
+	t.Helper()
+	folder, err := os.MkdirTemp("/dev/shm", "otelcol-gpu-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { assert.NoError(t, os.RemoveAll(folder)) })
+	return folder
+}
+
 // firedAt is from when to when an alert fired within a window, after a time.
 func firedAt(store stack.Store, alert, window string, begin time.Time) string {
 	at := func(of string) string {
@@ -100,8 +113,9 @@ func TestAHealthyHourIsSilent(t *testing.T) {
 	hour := time.Hour / time.Duration(*healthyFactor)
 	telemetry := port(t)
 	// Some things take as long whatever the factor: a ComfyUI that answers slowly, as all do on a busy
-	// machine, is asked once in 5 s, so that what is elastic is known as late; a collector starts.
-	rules := shortenedAlerts(t, *healthyFactor, "{ 'for'+: { GPUMemoryUsageHigh: '20s', GPUMemoryUsageCritical: '20s', GPUTelemetryMissing: '40s' } }")
+	// machine, is asked once in 5 s, so that what is elastic is known as late; a collector starts, or
+	// waits for its turn.
+	rules := shortenedAlerts(t, *healthyFactor, "{ 'for'+: { GPUMemoryUsageHigh: '20s', GPUMemoryUsageCritical: '20s', GPUTelemetryMissing: '40s' }, telemetryFresh: '10s' }")
 	all := watchers(t, rules, map[int]string{telemetry: "vm"})
 	m := newMachine(t, fakenvml.Current, "rtx-4080-super", "rtx-4080-super", "h100", "v100")
 	p := &photoService{machine: m, interval: "500ms"}
@@ -116,10 +130,10 @@ func TestAHealthyHourIsSilent(t *testing.T) {
 		servers = append(servers, newRestartable(t, s, []fakecomfyui.Version{fakecomfyui.Newer, fakecomfyui.Older}[i]))
 		p.comfyui = append(p.comfyui, &comfyUI{gpu: i, server: &httptest.Server{URL: "http://" + servers[i].address}, proxy: "127.0.0.1:" + strconv.Itoa(port(t))})
 	}
-	j, folder := startJaeger(t), t.TempDir()
+	j, queue, folder := startJaeger(t), inMemory(t), inMemory(t)
 	command := func() *collector {
 		return collect(t, "comfyui.yaml", append(m.environment, fmt.Sprintf("OTELCOL_GPU_TELEMETRY_PORT=%d", telemetry), "OTELCOL_GPU_COLLECTION_INTERVAL=500ms",
-			"OTELCOL_GPU_COMFYUI_STORE="+folder, "OTELCOL_GPU_TRACES_ENDPOINT="+j.otlp), "--config", writingTo(t, all), "--config", p.overlay(t), "--config", adviceOften,
+			"OTELCOL_GPU_QUEUE="+queue, "OTELCOL_GPU_COMFYUI_STORE="+folder, "OTELCOL_GPU_TRACES_ENDPOINT="+j.otlp), "--config", writingTo(t, all), "--config", p.overlay(t), "--config", adviceOften,
 			"--config=yaml:receivers::nvml::card_timeout: 10s", "--config=yaml:receivers::nvml/fast::card_timeout: 10s", // a busy machine is not a slow GPU
 			"--config=yaml:receivers::comfyui::memory::interval: 200ms", "--config=yaml:receivers::comfyui/1::memory::interval: 200ms")
 	}

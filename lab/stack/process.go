@@ -97,6 +97,28 @@ func (p *Process) Stop(within time.Duration) (time.Duration, error) {
 	}
 }
 
+// Warnings are the first lines of a collector's log with the level warn or error, at most n of
+// them, each message once.
+func (p *Process) Warnings(n int) (all []string) {
+	raw, err := os.ReadFile(p.Log)
+	if err != nil {
+		return []string{err.Error()}
+	}
+	const fields = 4 // time, level, source, message; then what it is about
+	known := map[string]bool{}
+	for line := range strings.Lines(string(raw)) {
+		parts := strings.SplitN(line, "\t", fields+1)
+		if len(parts) < fields || parts[1] != "warn" && parts[1] != "error" || known[parts[3]] {
+			continue
+		}
+		known[parts[3]] = true
+		if all = append(all, strings.TrimSpace(line)); len(all) == n {
+			break
+		}
+	}
+	return all
+}
+
 // Tail returns the end of the program's log.
 func (p *Process) Tail() string {
 	raw, err := os.ReadFile(p.Log)
