@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// pages hold the ids of exported prompts in poll mode; the oldest one is replaced.
+	// pages hold the ids of exported prompts; the oldest one is replaced.
 	pageSize, pages = 256, maxExported / pageSize
 	// placeKey holds the number of ids that were ever added.
 	placeKey = "exported"

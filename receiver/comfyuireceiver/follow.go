@@ -36,8 +36,6 @@ type follower struct {
 	bounds  protocol.Bounds
 	log     *zap.Logger
 	now     func() time.Time
-	// polls is true if the receiver polls: the ids of exported prompts are stored then.
-	polls bool
 	// trustsPolled is true if the task class counts that a request which was polled names.
 	trustsPolled bool
 
@@ -165,24 +163,34 @@ func (f *follower) QueueChanged() {
 	}
 }
 
+// exportedBefore are the prompts that earlier processes have exported.
+type exportedBefore struct {
+	ids []string // the oldest first
+	// stored is false if none were ever stored.
+	stored bool
+	err    error
+}
+
 // restore follows the prompts that were open when the last process ended. It returns those
-// that had ended, and whose traces are to be exported.
-func (f *follower) restore(ctx context.Context) (ended []*prompt.Prompt) {
+// that had ended, and whose traces are to be exported, and those that were exported.
+func (f *follower) restore(ctx context.Context) (ended []*prompt.Prompt, exported exportedBefore) {
 	all, err := f.store.restore(ctx)
 	if err != nil {
 		f.log.Warn("Failed to read stored prompts; their traces are lost", zap.Error(err))
 	}
 	// A prompt that has ended is not one without an answer, though its content is the same.
-	ids, _, err := f.store.exportedIDs(ctx)
-	if err != nil {
-		f.log.Warn("Failed to read the ids of exported prompts", zap.Error(err))
+	exported.ids, exported.stored, exported.err = f.store.exportedIDs(ctx)
+	if exported.err != nil {
+		f.log.Warn("Failed to read the ids of exported prompts", zap.Error(exported.err))
 	}
+	f.tracker.Finished(exported.ids)
 	open := 0
+	var endedIDs []string
 	for _, p := range all {
 		switch {
 		case p.Outcome != "":
 			ended = append(ended, p)
-			ids = append(ids, p.ID)
+			endedIDs = append(endedIDs, p.ID)
 		case p.HTTPStatus == 0 && !p.Found:
 			f.unanswered = append(f.unanswered, p)
 			open++
@@ -191,14 +199,14 @@ func (f *follower) restore(ctx context.Context) (ended []*prompt.Prompt) {
 			open++
 		}
 	}
-	f.tracker.Finished(ids)
+	f.tracker.Finished(endedIDs)
 	f.searched.Store(int64(len(f.unanswered)))
 	f.tracker.Suspect() // the server may have restarted, too
 	if len(all) > 0 {
 		f.log.Info("Following the prompts that were open when the last run ended",
 			zap.Int("prompts", open), zap.Int("without_answer", len(f.unanswered)), zap.Int("ended", len(ended)))
 	}
-	return ended
+	return ended, exported
 }
 
 // reconcileLoop compares the open prompts with the server every interval, and whenever

@@ -40,12 +40,11 @@ const (
 const maxExported = 20000
 
 // poll reads the queue and the history every interval.
-func (f *follower) poll(ctx context.Context) {
-	ids, stored, err := f.store.exportedIDs(ctx)
-	if err != nil {
-		f.log.Warn("Failed to read the ids of exported prompts; the prompts in the history are not exported", zap.Error(err))
+func (f *follower) poll(ctx context.Context, before exportedBefore) {
+	if before.err != nil {
+		f.log.Warn("Failed to read the ids of exported prompts; the prompts in the history are not exported", zap.Error(before.err))
 	}
-	p := &poller{follower: f, exported: prompt.NewRecent(maxExported, ids...), first: !stored}
+	p := &poller{follower: f, exported: prompt.NewRecent(maxExported, before.ids...), first: !before.stored}
 	f.polling.Store(p)
 	every(ctx, f.interval, func() {
 		err := p.refresh(ctx)

@@ -123,13 +123,14 @@ func (r *comfyuiReceiver) build(ctx context.Context, host component.Host) (err e
 	if err := r.watchMemory(ctx, host, running); err != nil {
 		return err
 	}
-	if ended := r.following.restore(running); len(ended) > 0 {
+	ended, exported := r.following.restore(running)
+	if len(ended) > 0 {
 		r.work.Go(func() { r.export.exportRestored(running, ended) })
 	}
 	r.following.memory.notify()
 	if r.cfg.Mode == modePoll {
 		r.list(running)
-		r.work.Go(func() { r.following.poll(running) })
+		r.work.Go(func() { r.following.poll(running, exported) })
 		return nil
 	}
 	if err := r.makeRemote(ctx, host); err != nil {
@@ -182,7 +183,7 @@ func (r *comfyuiReceiver) assemble(base *url.URL, client *http.Client, stored st
 		return err
 	}
 	r.following = &follower{
-		instruments: observed, server: server, store: r.store, bounds: bounds, log: r.log, now: r.now, polls: r.cfg.Mode == modePoll, trustsPolled: r.cfg.Admission.TrustRequestClass,
+		instruments: observed, server: server, store: r.store, bounds: bounds, log: r.log, now: r.now, trustsPolled: r.cfg.Admission.TrustRequestClass,
 		interval: r.cfg.PollInterval, changed: make(chan struct{}, 1), classes: classes, ownSocket: newOwnSockets(r.cfg.OwnSockets),
 		loading: newLoadingTimes(r.device, classes), bus: r.cfg.bus(), name: pdataread.Text(r.resource.Attributes(), "service.instance.id"),
 	}

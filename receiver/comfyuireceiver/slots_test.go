@@ -197,7 +197,7 @@ func TestFormerIDsAreStoredBeforeTheyAreDeleted(t *testing.T) {
 	kept.data[formerExportedKey] = []byte(`["a","b"]`)
 	for _, client := range []storage.Client{&readOnly{memoryClient{kept}}, &memoryClient{kept}, &memoryClient{kept}} {
 		s := newStore(client, 1000, zap.NewNop(), builder)
-		for range 2 { // once for the tracker, once to poll
+		for range 2 {
 			ids, stored, err := s.exportedIDs(t.Context())
 			require.NoError(t, err)
 			assert.True(t, stored)

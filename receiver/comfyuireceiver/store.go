@@ -20,8 +20,8 @@ import (
 )
 
 // store holds what must survive the process: each prompt from before its request is passed
-// on until its trace is in the exporters' queue, and in poll mode the ids of exported
-// prompts. Without a storage extension it holds nothing.
+// on until its trace is in the exporters' queue, and the ids of exported prompts. Without a
+// storage extension it holds nothing.
 //
 // A prompt has a slot: a key of its own, so that a change costs the same however many
 // prompts are held. The number of slots that were ever used is stored too, since a storage
