@@ -45,7 +45,8 @@ func (k *probeKey) covers(of Kind, s fit.Size) bool {
 // tries are what became of prompts of a kind that were no larger than one.
 type tries struct {
 	// failed is true if some ran out of memory, of which they had room at most, in bytes; never is
-	// true if the last two did so within the last hour with nearly all that a GPU has, and the room is no larger now.
+	// true if the last two ran out of nearly all that a GPU has, within the last hour, and there is
+	// no more now.
 	failed, never bool
 	room          int64
 	// may is true if another one may be tried.
