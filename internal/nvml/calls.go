@@ -26,6 +26,12 @@ type calls struct {
 // now is the time since the worker began, in ns, and never 0.
 func (c *calls) now() int64 { return int64(time.Since(c.start)) + 1 }
 
+// calledBy returns the GPU with its calls made by a worker.
+func (d Device) calledBy(w *worker) Device {
+	d.calls = &w.calls
+	return d
+}
+
 // begin and end surround a call.
 func (c *calls) begin(function string) {
 	if c == nil {

@@ -103,7 +103,7 @@ func (s *Session) retire() {
 		used := slices.ContainsFunc(s.snapshot.GPUs, func(c *GPU) bool {
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			return c.err == nil && c.worker == w
+			return c.err == nil && (c.worker == w || c.next == w)
 		})
 		if !used {
 			s.lib.workers.release(index)
@@ -122,21 +122,20 @@ func (s *Session) probe(results chan<- probed) (asked int) {
 			continue
 		}
 		known := sl.gpu
-		job := func() {
+		ask := func() {
 			p := probed{slot: sl, index: i}
 			sl.worker.calls.begin("nvmlDeviceGetHandleByIndex_v2")
 			p.device, p.err = s.lib.device(i)
 			sl.worker.calls.end()
-			p.device.calls = &sl.worker.calls
 			if p.err == nil {
-				p.identity, p.err = identify(known, p.device, i)
+				p.identity, p.err = identify(known, p.device.calledBy(sl.worker), i)
 			}
 			s.mu.Lock()
 			sl.probing = false
 			s.mu.Unlock()
 			results <- p
 		}
-		if sl.worker.submit(job) {
+		if sl.worker.submit(job{run: ask}) {
 			sl.probing = true
 			asked++
 		}
@@ -186,7 +185,8 @@ func (s *Session) adopt(p probed) {
 	if isNew || back {
 		gpu.generation++
 	}
-	gpu.identity, gpu.device, gpu.worker, gpu.err = p.identity, p.device, p.slot.worker, nil
+	gpu.identity, gpu.device, gpu.err = p.identity, p.device, nil
+	gpu.moveTo(p.slot.worker)
 	gpu.mu.Unlock()
 	p.slot.gpu = gpu
 	fields := []zap.Field{zap.String("hw.id", p.identity.UUID), zap.Int("index", p.index), zap.String("model", p.identity.Model)}

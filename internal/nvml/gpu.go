@@ -57,7 +57,11 @@ type GPU struct {
 	mu       sync.Mutex
 	identity Identity
 	device   Device
-	worker   *worker
+	// worker runs the GPU's jobs, open is how many wait or run there. next is the worker of the
+	// index that the GPU has moved to, nil if it is worker: the jobs of a GPU never run beside
+	// each other, so that next takes over when none is open.
+	worker, next *worker
+	open         int
 	// listed has a lock of its own.
 	listed processList
 	// err is why the GPU is not present; nil while it is.
@@ -102,18 +106,38 @@ func (g *GPU) Generation() int {
 // Submit queues a job for the GPU's worker and returns at once; false if the GPU's queue
 // is full. The job runs when the jobs before it have ended,
 // which may be never if one hangs: do not wait for it without a deadline.
-func (g *GPU) Submit(job func()) bool {
-	for before := (*worker)(nil); ; {
-		g.mu.Lock()
-		w := g.worker
-		g.mu.Unlock()
-		if w == before {
-			return false
-		}
-		if w.submit(job) {
-			return true
-		}
-		before = w // it may have been replaced meanwhile
+//
+// Jobs of a GPU run one at a time and in their order, also while other GPUs come and go and
+// its index changes.
+func (g *GPU) Submit(run func()) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.worker.submit(job{run: run, of: g}) {
+		return false
+	}
+	g.open++
+	return true
+}
+
+// done counts a job that has ended.
+func (g *GPU) done() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.open--; g.open == 0 && g.next != nil {
+		g.worker, g.next = g.next, nil
+	}
+}
+
+// moveTo has a worker run the jobs that are submitted once those before have ended. The caller
+// holds mu.
+func (g *GPU) moveTo(w *worker) {
+	switch {
+	case w == g.worker:
+		g.next = nil
+	case g.open > 0:
+		g.next = w
+	default:
+		g.worker, g.next = w, nil
 	}
 }
 
@@ -124,7 +148,7 @@ func (g *GPU) Device() Device { return g.DeviceFor(nil) }
 func (g *GPU) DeviceFor(by *Asker) Device {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	d := g.device
+	d := g.device.calledBy(g.worker)
 	d.listed = &g.listed
 	d.recent, d.by = &g.recent, by
 	return d

@@ -92,7 +92,7 @@ func (g *GPU) Hung() error {
 	if g.hung == 0 {
 		return nil
 	}
-	if began, _, _ := g.device.calls.underWay(); began != g.hung {
+	if began, _, _ := g.worker.calls.underWay(); began != g.hung {
 		return nil // it has returned; the session reports it soon
 	}
 	return g.hungErr
@@ -103,7 +103,7 @@ func (g *GPU) Hung() error {
 func (g *GPU) checkCall(now time.Time, deadline time.Duration) (h Hang, changed bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	began, d, function := g.device.calls.underWay()
+	began, d, function := g.worker.calls.underWay()
 	switch hangs := began != 0 && d >= deadline; {
 	case hangs && (g.hung != 0 || g.err == nil):
 		g.hung, g.hungErr = began, fmt.Errorf("%s: %w", function, errHangs)

@@ -17,8 +17,8 @@ import (
 
 // A GPU whose calls hang now and then is reported twice, and then as long as they do.
 func TestAGPUThatHangsAgainAndAgainIsNotReportedEachTime(t *testing.T) {
-	c := &calls{start: time.Now().Add(-time.Hour)}
-	g := &GPU{device: Device{calls: c}}
+	w := &worker{calls: calls{start: time.Now().Add(-time.Hour)}}
+	g, c := &GPU{worker: w}, &w.calls
 	now := time.Now()
 	var reports []string
 	after := func(d time.Duration) {

@@ -40,6 +40,13 @@ func (d Device) MIGDevice(index int) (Device, error) {
 	return Device{lib: d.lib, handle: h, calls: d.calls}, err
 }
 
+// On is the MIG device for calls on the worker that gpu is read on.
+func (m *MIGInstance) On(gpu Device) Device {
+	d := m.Device
+	d.calls = gpu.calls
+	return d
+}
+
 // DescribeMIG reads what a MIG device is.
 func DescribeMIG(d Device, uuid string, index int) (*MIGInstance, error) {
 	m := &MIGInstance{UUID: uuid, Index: index, Device: d}

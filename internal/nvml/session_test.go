@@ -222,3 +222,38 @@ func TestEveryJobRunsWhileIndicesMove(t *testing.T) {
 	assert.Zero(t, refused.Load())
 	assert.Positive(t, taken.Load())
 }
+
+// TestJobsOfAGPUThatMovesRunOneAfterTheOther has a job under way while the GPU's index changes:
+// what readers keep of a GPU belongs to its jobs, so that the next one, for another worker,
+// waits for it.
+func TestJobsOfAGPUThatMovesRunOneAfterTheOther(t *testing.T) {
+	_, gpus := library.Machine(t, "h100", "l40s", "l40s")
+	s := acquire(t, library.Path)
+	snapshot := waitFor(t, s, func(s Snapshot) bool { return len(s.GPUs) == 3 })
+	moves := snapshot.GPUs[1]
+	began, release := make(chan struct{}), make(chan struct{})
+	require.True(t, moves.Submit(func() { close(began); <-release }))
+	<-began
+	gpus[0].SetPresent(false)
+	waitFor(t, s, func(Snapshot) bool { return moves.Identity().Index == 0 })
+	var second atomic.Bool
+	ended := make(chan struct{})
+	require.True(t, moves.Submit(func() { second.Store(true); close(ended) }))
+	inspected := func() { // twice whole, so that every worker has answered meanwhile
+		gpus[0].SetPresent(true)
+		waitFor(t, s, func(Snapshot) bool { return snapshot.GPUs[0].Err() == nil })
+		gpus[0].SetPresent(false)
+		waitFor(t, s, func(Snapshot) bool { return snapshot.GPUs[0].Err() != nil })
+	}
+	inspected()
+	assert.False(t, second.Load(), "the first has not ended")
+	close(release)
+	<-ended
+	waitFor(t, s, func(Snapshot) bool { // its own worker again, and the one that it left is ended
+		moves.mu.Lock()
+		defer moves.mu.Unlock()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return moves.next == nil && moves.worker == s.slots[0].worker && len(s.retiring) == 0
+	})
+}

@@ -13,12 +13,20 @@ import (
 // jobQueue bounds what waits for one GPU: one job per instance that shares it.
 const jobQueue = 64
 
+// job is what a worker is to do.
+type job struct {
+	// run is called once, in the worker's goroutine; it may hang.
+	run func()
+	// of is the GPU whose job it is; nil for a probe of an index.
+	of *GPU
+}
+
 // worker makes all calls on the GPU at one index. A call that hangs holds this
 // worker's thread and no other; later jobs wait in its queue. Every job that was accepted
 // is run, unless one before it hangs.
 type worker struct {
 	// jobs are run in their order, one at a time; a job may hang.
-	jobs  chan func()
+	jobs  chan job
 	stop  chan struct{}
 	ended chan struct{}
 	// since is when the running job began, in Unix ns; 0 while idle.
@@ -33,14 +41,14 @@ type worker struct {
 }
 
 // submit queues a job; false if the queue is full or the worker has ended.
-func (w *worker) submit(job func()) bool {
+func (w *worker) submit(j job) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
 		return false
 	}
 	select {
-	case w.jobs <- job:
+	case w.jobs <- j:
 		w.open++
 		return true
 	default:
@@ -77,7 +85,7 @@ func (ws *workers) adopt(index int) *worker {
 		return w
 	}
 	w := &worker{
-		jobs: make(chan func(), jobQueue), stop: make(chan struct{}), ended: make(chan struct{}),
+		jobs: make(chan job, jobQueue), stop: make(chan struct{}), ended: make(chan struct{}),
 		calls: calls{start: time.Now()},
 	}
 	ws.byIndex[index] = w
@@ -91,9 +99,12 @@ func (ws *workers) run(index int, w *worker) {
 		select {
 		case <-w.stop:
 			return
-		case job := <-w.jobs:
+		case j := <-w.jobs:
 			w.since.Store(ws.now().UnixNano())
-			job()
+			j.run()
+			if j.of != nil {
+				j.of.done()
+			}
 			w.since.Store(0)
 			if ws.leave(index, w) {
 				return

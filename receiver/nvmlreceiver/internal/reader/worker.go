@@ -112,7 +112,7 @@ func (w *worker) sample() {
 		w.observe(&w.buffers, "sampler.utilization", d.MaxCallTime())
 	}
 	for _, inst := range w.instances {
-		w.sampleMemory(&inst.Device, inst.MIGInstance.Device, inst.Identity.ID)
+		w.sampleMemory(&inst.Device, inst.On(d), inst.Identity.ID)
 	}
 }
 
