@@ -359,6 +359,9 @@ func TestEnergyOfEveryKindOfCounterIsWithinItsUncertainty(t *testing.T) {
 const (
 	// maxWatts is more than a simulated GPU draws.
 	maxWatts = 330
+	// fewOutside are how many estimates of twenty may be beyond three times their uncertainty. In
+	// the join's tests it is one in 100: of 20, two are so once in 60 runs, four once in 25,000.
+	fewOutside = 3
 	// usualLateness is what the times of a span are off by because they are whole milliseconds,
 	// in s: that is in the uncertainty.
 	usualLateness = 0.001
@@ -394,6 +397,7 @@ func (s *energyService) compare(t *testing.T, store stack.Store, spans map[strin
 		} else { // an estimate, which has no bound
 			assert.Equal(t, "estimate", span.tag("gpu.correlation"), name)
 			if math.Abs(truth-energy) > within {
+				t.Logf("%s is %.1f J off, an estimate within %.1f: %v of %v", name, energy-truth, within, span.Tags, e)
 				outside++
 			}
 		}
@@ -411,9 +415,9 @@ func (s *energyService) compare(t *testing.T, store stack.Store, spans map[strin
 		}
 		increase.add(value, truth)
 	}
-	figure.Print(name+".beyond_three_times", float64(beyond), "spans")
+	figure.Print(name+".beyond_three_times", float64(beyond+outside), "spans")
 	assert.LessOrEqual(t, beyond, max(len(s.executed)/100, 1), "%s: spans beyond three times their uncertainty", name)
-	assert.LessOrEqual(t, outside, max(len(s.executed)/20, 1), "%s: estimates beyond three times their uncertainty", name)
+	assert.LessOrEqual(t, outside, max(len(s.executed)/20, fewOutside), "%s: estimates beyond three times their uncertainty", name)
 	isolated.check(t, name+".isolated", n, s.kind.isolated)
 	queued.check(t, name+".queued", n, s.kind.queued)
 	figure.Print(name+".promql_increase_15s.mean_error", 100*increase.mean(), "%")
