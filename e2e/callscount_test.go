@@ -27,18 +27,16 @@ type counted struct {
 // count counts for a time.
 func (m *machine) count(t *testing.T, c *collector, d time.Duration) (n counted) {
 	t.Helper()
-	before := make([]map[string]int64, len(m.gpus))
-	for i, g := range m.gpus {
-		before[i] = g.AllCalls()
-	}
+	before := m.callsBetweenScrapes(t)
 	held, spun := m.state.LockHeld()
 	cpu, begin := cpuTime(t, c.PID()), time.Now()
 	require.Eventually(t, func() bool { return time.Since(begin) >= d }, d+patience, 10*time.Millisecond)
+	after := m.callsBetweenScrapes(t)
 	seconds := time.Since(begin).Seconds()
 	n = counted{d: d, calls: map[string]float64{}}
-	for i, g := range m.gpus {
+	for i := range m.gpus {
 		n.of = append(n.of, map[string]float64{})
-		for name, calls := range g.AllCalls() {
+		for name, calls := range after[i] {
 			perSecond := float64(calls-before[i][name]) / seconds
 			n.calls[name] += perSecond / float64(len(m.gpus))
 			n.of[i][name] = perSecond
@@ -48,6 +46,30 @@ func (m *machine) count(t *testing.T, c *collector, d time.Duration) (n counted)
 	n.held, n.spun = (heldNow-held).Seconds()/seconds, (spunNow-spun).Seconds()/seconds
 	n.cpu = (cpuTime(t, c.PID()) - cpu).Seconds() / seconds
 	return n
+}
+
+// callsBetweenScrapes are each GPU's calls by function while no scrape is under way: of one that
+// the time begins or ends in, some calls would be counted and some not.
+func (m *machine) callsBetweenScrapes(t *testing.T) (calls []map[string]int64) {
+	t.Helper()
+	var before []map[string]int64
+	require.Eventually(t, func() bool {
+		before, calls = calls, nil
+		for _, g := range m.gpus {
+			calls = append(calls, g.AllCalls())
+		}
+		return before != nil && slices.EqualFunc(before, calls, func(a, b map[string]int64) bool { return maps.Equal(ofScrape(a), ofScrape(b)) })
+	}, patience, 100*time.Millisecond, "a scrape is under way all the time")
+	return calls
+}
+
+// ofScrape are the calls that only scrapes make.
+func ofScrape(calls map[string]int64) map[string]int64 {
+	only := maps.Clone(calls)
+	maps.DeleteFunc(only, func(function string, _ int64) bool {
+		return slices.Contains(betweenScrapes, function) || slices.Contains(ofInspection, function)
+	})
+	return only
 }
 
 // sum is the mean of the GPUs' calls per second.
