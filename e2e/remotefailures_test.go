@@ -131,6 +131,12 @@ func (g *remoteGateway) costs(t *testing.T, failure string, decided int) {
 // counted waits until so many prompts are counted with a reason.
 func (g *remoteGateway) counted(t *testing.T, reason string, n int) {
 	t.Helper()
+	defer func() {
+		if t.Failed() {
+			series, err := g.store.Query(context.Background(), `sum by (comfyui_admission_reason, comfyui_admission_decision) (comfyui_admission_decisions_total)`)
+			t.Logf("%d prompts were sent; counted are %v (%v)", g.sent, series, err)
+		}
+	}()
 	eventually(t, g.store, fmt.Sprintf(`sum(comfyui_admission_decisions_total{comfyui_admission_reason=%q,comfyui_admission_decision="admit"}) == %d`, reason, n), atLeast(1))
 }
 
@@ -174,7 +180,7 @@ service:
 	g := newRemoteGateway(t, fmt.Sprintf("http://127.0.0.1:%d", page))
 	const reason = "unknown" // nobody follows the server there
 	decided := g.advised(t, reason, 0)
-	require.NoError(t, syscall.Kill(advisor.PID(), syscall.SIGSTOP))
+	suspend(t, advisor.PID())
 	g.costs(t, "stopped", decided)
 	require.NoError(t, syscall.Kill(advisor.PID(), syscall.SIGCONT))
 	decided = g.advised(t, reason, decided)
@@ -183,6 +189,20 @@ service:
 	advisor.Kill()
 	g.costs(t, "killed", decided)
 	assert.True(t, g.Alive())
+}
+
+// suspend stops a process, and waits until each of its threads has stopped: a thread that has to wait for a
+// processor answers a request that came meanwhile.
+func suspend(t *testing.T, pid int) {
+	t.Helper()
+	require.NoError(t, syscall.Kill(pid, syscall.SIGSTOP))
+	require.Eventually(t, func() bool {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		return err == nil && len(threads) > 0 && !slices.ContainsFunc(threads, func(name string) bool {
+			stat, err := os.ReadFile(name)
+			return err != nil || !bytes.Contains(stat, []byte(") T ")) // proc_pid_stat(5)
+		})
+	}, patience, time.Millisecond, "process %d has not stopped", pid)
 }
 
 // brokenAdvisor is a server in place of an advisor's page, that answers as the test wants.
