@@ -59,7 +59,9 @@ func TestThePageNamesARetryAndAnotherProcess(t *testing.T) {
 	require.NoError(t, simulation.NewUsers("http://"+j.comfyui[0].proxy).Generate(withPatience(t), "painter-1", []simulation.Image{large}))
 	parts, lasted := partsOf(t, p, 1)
 	const tiles = 3 * 6 * 6 * 2 // of 33 ms
-	assert.InDelta(t, tiles*0.0333, parts["retry"], 0.35*tiles*0.0333, "all tiles")
+	// On a busy machine each tile of the simulated server is late, which makes it longer, never shorter.
+	assert.GreaterOrEqual(t, parts["retry"], 0.65*tiles*0.0333, "all tiles")
+	assert.LessOrEqual(t, parts["retry"], 2*tiles*0.0333, "nothing but the tiles")
 	assert.Less(t, parts["loading"], lasted-parts["retry"])
 
 	ctx, cancel := context.WithCancel(t.Context())
