@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -183,4 +184,9 @@ func (s *pageState) firing() (names []string) {
 		names = append(names, a.Name)
 	}
 	return names
+}
+
+// has reports whether a condition of a cause holds.
+func (s *pageState) has(cause string) bool {
+	return slices.ContainsFunc(s.Conditions, func(c struct{ Cause, Alert string }) bool { return c.Cause == cause })
 }

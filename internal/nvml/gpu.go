@@ -123,21 +123,21 @@ func (g *GPU) Submit(run func()) bool {
 func (g *GPU) done() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.open--; g.open == 0 && g.next != nil {
-		g.worker, g.next = g.next, nil
-	}
+	g.open--
+	g.takeOver()
 }
 
 // moveTo has a worker run the jobs that are submitted once those before have ended. The caller
 // holds mu.
 func (g *GPU) moveTo(w *worker) {
-	switch {
-	case w == g.worker:
-		g.next = nil
-	case g.open > 0:
-		g.next = w
-	default:
-		g.worker, g.next = w, nil
+	g.next = w
+	g.takeOver()
+}
+
+// takeOver makes the next worker the GPU's, where no job is open. The caller holds mu.
+func (g *GPU) takeOver() {
+	if g.open == 0 && g.next != nil {
+		g.worker, g.next = g.next, nil
 	}
 }
 
