@@ -79,7 +79,7 @@ unit: ## unit tests, with the race detector; without it those of one goroutine, 
 
 .PHONY: e2e
 e2e: build servers browser ## end-to-end tests: the built collector against real servers
-	go test -C e2e -count=1 -parallel 64 -timeout 40m ./... # beside_test.go says how many run at a time; the simulators have the race detector in their unit tests
+	@scripts/e2e.sh # without the race detector, which the simulators have in their unit tests
 
 .PHONY: servers
 servers: ## build the servers that the tests start, and install ComfyUI's npm clients (once; kept in .cache)

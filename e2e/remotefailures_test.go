@@ -180,12 +180,14 @@ service:
 	g := newRemoteGateway(t, fmt.Sprintf("http://127.0.0.1:%d", page))
 	const reason = "unknown" // nobody follows the server there
 	decided := g.advised(t, reason, 0)
+	const noDecision, again = "Advisor gave no decision", "Advisor answers again"
+	late, answered := logLines(t, g.Process, noDecision), logLines(t, g.Process, again) // on a busy machine
 	suspend(t, advisor.PID())
 	g.costs(t, "stopped", decided)
+	assert.Equal(t, 1, logLines(t, g.Process, noDecision)-late, "logged once")
 	require.NoError(t, syscall.Kill(advisor.PID(), syscall.SIGCONT))
 	decided = g.advised(t, reason, decided)
-	assert.Equal(t, 1, logLines(t, g.Process, "Advisor gave no decision"), "logged once")
-	assert.Positive(t, logLines(t, g.Process, "Advisor answers again"))
+	assert.Greater(t, logLines(t, g.Process, again), answered)
 	advisor.Kill()
 	g.costs(t, "killed", decided)
 	assert.True(t, g.Alive())

@@ -8,6 +8,7 @@ name=${1:?usage: tool.sh NAME}
 case $name in
 builder) dir=tools module=go.opentelemetry.io/collector/cmd/builder ;;
 mdatagen) dir=tools module=go.opentelemetry.io/collector/cmd/mdatagen ;;
+gotestsum) dir=tools module=gotest.tools/gotestsum ;;
 golangci-lint) dir=tools/lint module=github.com/golangci/golangci-lint/v2 package=$module/cmd/golangci-lint ;;
 prometheus | promtool) dir=tools/prometheus module=github.com/prometheus/prometheus package=$module/cmd/$name ;;
 victoria-metrics | vmalert | vmalert-tool) dir=tools/victoriametrics module=github.com/VictoriaMetrics/VictoriaMetrics package=$module/app/$name ;;
@@ -16,7 +17,7 @@ alertmanager | amtool) dir=tools/alertmanager module=github.com/prometheus/alert
 jsonnet) dir=tools/rules module=github.com/google/go-jsonnet package=$module/cmd/jsonnet ;;
 jaeger) dir=tools/jaeger module=github.com/jaegertracing/jaeger package=$module/cmd/all-in-one ;;
 *)
-	echo "tool.sh: $name is none of builder, mdatagen, golangci-lint, prometheus, promtool, victoria-metrics, vmalert, vmalert-tool, victoria-logs, alertmanager, amtool, jsonnet, jaeger" >&2
+	echo "tool.sh: $name is none of builder, mdatagen, gotestsum, golangci-lint, prometheus, promtool, victoria-metrics, vmalert, vmalert-tool, victoria-logs, alertmanager, amtool, jsonnet, jaeger" >&2
 	exit 2
 	;;
 esac

@@ -124,18 +124,18 @@ func (g *GPU) done() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.open--
-	g.takeOver()
+	g.useNext()
 }
 
 // moveTo has a worker run the jobs that are submitted once those before have ended. The caller
 // holds mu.
 func (g *GPU) moveTo(w *worker) {
 	g.next = w
-	g.takeOver()
+	g.useNext()
 }
 
-// takeOver makes the next worker the GPU's, where no job is open. The caller holds mu.
-func (g *GPU) takeOver() {
+// useNext makes the next worker the GPU's, where no job is open. The caller holds mu.
+func (g *GPU) useNext() {
 	if g.open == 0 && g.next != nil {
 		g.worker, g.next = g.next, nil
 	}
