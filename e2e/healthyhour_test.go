@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -104,6 +105,31 @@ func firedAt(store stack.Store, alert, window string, begin time.Time) string {
 	return fmt.Sprintf("from %s to %s after the begin; the hour lasts %v", at("min"), at("max"), time.Hour/time.Duration(*healthyFactor))
 }
 
+// course logs how the collector fared: how old the newest sample of a GPU was, and what the
+// collector itself counted, each 5 s of a window.
+func course(t *testing.T, store stack.Store, window string) {
+	t.Helper()
+	for _, of := range []string{
+		"time() - max(timestamp(hw_gpu_memory_usage_bytes))",
+		"sum by (exporter) (otelcol_exporter_queue_size)",
+		"sum by (exporter) (rate(otelcol_exporter_send_failed_metric_points[10s]))",
+		"rate(otelcol_process_cpu_seconds[10s])",
+	} {
+		series, err := store.Query(context.Background(), "("+of+")["+window+":5s]")
+		if err != nil {
+			t.Logf("%s: %s", of, err)
+			continue
+		}
+		for _, s := range series {
+			values := make([]string, 0, len(s.Points))
+			for _, p := range s.Points {
+				values = append(values, strconv.FormatFloat(p.Value, 'g', 3, 64))
+			}
+			t.Logf("%s %v: %s", of, s.Labels, strings.Join(values, " "))
+		}
+	}
+}
+
 // TestAHealthyHourIsSilent runs an hour of a service in good health, with what happens in one:
 // memory that is full of what can be evicted, models that are loaded, servers and a collector
 // that start again, a client that crashes. No alert fires but the one that always does. The
@@ -181,6 +207,7 @@ func TestAHealthyHourIsSilent(t *testing.T) {
 		}
 		for _, s := range fired(`alertname!="Watchdog"`) {
 			t.Errorf("%s fires in %s: %v, %s", s.Labels["alertname"], all[i].name, s.Labels, firedAt(all[i].Store, s.Labels["alertname"], window, begin))
+			course(t, all[i].Store, window)
 			wrong[fmt.Sprint(s.Labels["alertname"], s.Labels["hw_name"], s.Labels["severity"])] = true
 		}
 		watchdog := fired(`alertname="Watchdog"`)
