@@ -95,6 +95,9 @@ func TestPowerLossLosesNothingThatWasQueued(t *testing.T) {
 		for range 30 {
 			require.True(t, r.send(t.Context(), 50))
 		}
+		require.Eventually(t, func() bool { // no request's dispatch is still to be written
+			return r.gate.denied.Load() > 0 && r.logGate.denied.Load() > 0 && (r.spans == nil || r.spanStore.denied.Load() > 0)
+		}, patience, 10*time.Millisecond)
 		names := queueFiles(t, r.queue)
 		require.Len(t, names, 2+r.spanQueues())
 		before := readFiles(t, r.queue, names)

@@ -92,7 +92,7 @@ type Prompt struct {
 	// undated prompts were discovered before it was known when the server accepted them.
 	undated bool
 	// Ahead is how many executions of prompts that are followed ended while it waited: it is set
-	// at its end. The server runs one at a time. Of a recovered prompt it is not known.
+	// when its own is known to have started. Of a recovered prompt it is not known.
 	Ahead int
 	// Loading is for how long its nodes loaded models.
 	Loading loading.Loaded
@@ -125,6 +125,7 @@ type Prompt struct {
 
 	// executedBefore is how many executions had ended when it was accepted.
 	executedBefore int
+	counted        bool // its execution is among those that have started
 
 	failures int // attempts to read its entry of the history
 	size     int // bytes of the tracker's budget

@@ -6,6 +6,9 @@ import "time"
 
 // unlock releases the lock after a change of a prompt, and reports what has changed.
 func (t *Tracker) unlock(p *Prompt) {
+	if p.known {
+		t.startedNow(p)
+	}
 	starts := p.known && !p.announced && !p.Started.IsZero() && p.Outcome == ""
 	p.announced = p.announced || starts
 	var started, moved Execution
@@ -28,6 +31,17 @@ func (t *Tracker) unlock(p *Prompt) {
 	if ends {
 		t.ended(p)
 	}
+}
+
+// startedNow counts the executions that a prompt waited for, once its own has started. The server
+// runs one at a time: what has started before is over, though its end may be known later, by
+// another client's socket. The caller holds the lock.
+func (t *Tracker) startedNow(p *Prompt) {
+	if p.counted || p.Started.IsZero() {
+		return
+	}
+	p.counted, p.Ahead = true, t.started-p.executedBefore
+	t.started++
 }
 
 // ClassesLearned reports the open prompts that run elsewhere, or no longer, by what the

@@ -89,7 +89,8 @@ type Tracker struct {
 	ofClient map[string]int
 	count    int // open prompts, those sent again under the same id included
 	bytes    int
-	executed int // prompts whose execution has ended
+	started  int // prompts whose execution has started
+	executed int // those of them whose execution has ended
 	inFlight int // requests without an answer
 	// inFlightOf counts them by what identifies a prompt before it has an id.
 	inFlightOf map[content]int
@@ -239,6 +240,7 @@ func (t *Tracker) opened(p *Prompt) {
 	p.executedBefore = t.executed
 	t.count++
 	t.ofClient[p.Submission.ClientID]++
+	t.startedNow(p)
 }
 
 func (t *Tracker) closed(p *Prompt) {
@@ -287,8 +289,8 @@ func (t *Tracker) close(p *Prompt) bool {
 		return false
 	}
 	t.closed(p)
-	if !p.Started.IsZero() {
-		p.Ahead = t.executed - p.executedBefore
+	t.startedNow(p)
+	if p.counted {
 		t.executed++
 	}
 	if p.next != nil {

@@ -293,6 +293,44 @@ func TestPromptsBeyondTheLimitAreNotFollowed(t *testing.T) {
 	assert.Equal(t, 3, o.unfollowed)
 }
 
+// Two clients' messages come by two sockets: that a prompt has ended may be known after the next
+// one's whole execution.
+func TestThePromptsAheadAreCountedByTheirStarts(t *testing.T) {
+	ahead := map[string]int{}
+	tr := newTracker(10, &observer{ended: func(p *Prompt) { ahead[p.ID] = p.Ahead }})
+	message := func(kind protocol.Kind, id string) {
+		tr.Message(time.Now(), &protocol.Message{Kind: kind, PromptID: id})
+	}
+	run := func(id string) {
+		message(protocol.ExecutionStart, id)
+		message(protocol.ExecutionSuccess, id)
+	}
+	for _, id := range []string{"a", "b", "c"} {
+		submit(tr, time.Now(), id)
+	}
+	message(protocol.ExecutionStart, "a")
+	submit(tr, time.Now(), "late")
+	run("b")
+	run("c")
+	message(protocol.ExecutionSuccess, "a")
+	run("late")
+	submit(tr, time.Now(), "alone")
+	run("alone")
+	assert.Equal(t, map[string]int{"a": 0, "b": 1, "c": 2, "late": 3, "alone": 0}, ahead)
+}
+
+// A prompt that runs when the receiver starts is ahead of those that come.
+func TestAPromptThatRunsAtAStartIsAhead(t *testing.T) {
+	ahead := map[string]int{}
+	tr := newTracker(10, &observer{ended: func(p *Prompt) { ahead[p.ID] = p.Ahead }})
+	tr.Restore(time.Now(), &Prompt{ID: "running", Started: time.Now()})
+	submit(tr, time.Now(), "next")
+	tr.Message(time.Now(), &protocol.Message{Kind: protocol.ExecutionSuccess, PromptID: "running"})
+	tr.Message(time.Now(), &protocol.Message{Kind: protocol.ExecutionStart, PromptID: "next"})
+	tr.Message(time.Now(), &protocol.Message{Kind: protocol.ExecutionSuccess, PromptID: "next"})
+	assert.Equal(t, 1, ahead["next"])
+}
+
 // One id over and over must not get around the limit, and must not make each prompt dearer
 // than the one before.
 func TestPromptsOfOneIDCountTowardsTheLimit(t *testing.T) {
