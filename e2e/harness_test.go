@@ -224,7 +224,7 @@ func eventually(t testing.TB, store stack.Store, query string, right func([]stac
 	require.Eventually(t, func() bool {
 		series, err = store.Query(context.Background(), query)
 		return err == nil && right(series)
-	}, patience, 50*time.Millisecond, "%s: %s", store.URL, query)
+	}, patience, 50*time.Millisecond, "%s: %s: %v", store.URL, query, &series)
 	return series
 }
 

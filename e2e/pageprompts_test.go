@@ -94,7 +94,7 @@ func TestThePageExplainsARush(t *testing.T) {
 	j.Kill()
 	tab.wait(`document.querySelector('.band.lost') !== null`)
 	j.start(t)
-	tab.wait(`document.querySelector('.band.lost') === null`)
+	tab.wait(`document.querySelector('.band.lost') === null && document.querySelector('.gpu .used') !== null`)
 	before := readPage[string](tab, `document.querySelector('.gpu .used').innerText`)
 	j.rush(t, 1, 1280).Wait()
 	tab.wait(`document.querySelector('.gpu .used').innerText !== ` + fmt.Sprintf("%q", before))

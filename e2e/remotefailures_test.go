@@ -181,10 +181,10 @@ service:
 	const reason = "unknown" // nobody follows the server there
 	decided := g.advised(t, reason, 0)
 	const noDecision, again = "Advisor gave no decision", "Advisor answers again"
-	late, answered := logLines(t, g.Process, noDecision), logLines(t, g.Process, again) // on a busy machine
+	answered := logLines(t, g.Process, again) // it may be late on a busy machine
 	suspend(t, advisor.PID())
 	g.costs(t, "stopped", decided)
-	assert.Equal(t, 1, logLines(t, g.Process, noDecision)-late, "logged once")
+	assert.Equal(t, 1, logLines(t, g.Process, noDecision)-logLines(t, g.Process, again), "logged once, and once for each time that it answered in between")
 	require.NoError(t, syscall.Kill(advisor.PID(), syscall.SIGCONT))
 	decided = g.advised(t, reason, decided)
 	assert.Greater(t, logLines(t, g.Process, again), answered)
