@@ -1,7 +1,8 @@
 #!/bin/bash
 # Runs make page-test and scripts/e2e.sh at the same time. The end-to-end tests that run one by one come
 # first, have priority and leave the cores idle for most of their time; those that run at the same time
-# (e2e/beside_test.go) wait for the end of page-test. What page-test prints comes when it has ended.
+# (e2e/beside_test.go) wait for the end of page-test. What page-test prints comes when it has ended. Its
+# policy is SCHED_IDLE, since Chromium sets the nice values of its processes itself.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export E2E_WAITS_FOR
@@ -11,7 +12,7 @@ exec 9<"$E2E_WAITS_FOR"
 flock 9
 (
 	status=0
-	nice -n 19 "${MAKE:-make}" --no-print-directory page-test >"$printed" 2>&1 9<&- || status=$?
+	chrt --idle 0 "${MAKE:-make}" --no-print-directory page-test >"$printed" 2>&1 9<&- || status=$?
 	cat "$printed"
 	exit "$status"
 ) &
