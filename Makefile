@@ -60,7 +60,7 @@ $(BINARY): _build/main.go $(PRODUCT_FILES)
 	@scripts/build.sh $(CURDIR)/$(BINARY)
 
 .PHONY: test
-test: setup browser build servers validate unit page-and-e2e ## all set-up, then every test
+test: setup browser build servers validate unit page-test e2e ## all set-up, then every test
 	@s=$$(($$(date +%s) - TEST_BEGIN)); echo "figure test.seconds $$s s goal <= 1320 $$([ $$s -le 1320 ] && echo met || echo missed)"
 
 # What one goroutine does, virtual time apart: tests that the race detector slows by ten and cannot help.
@@ -80,10 +80,6 @@ unit: ## unit tests, with the race detector; without it those of one goroutine, 
 .PHONY: e2e
 e2e: build servers browser ## end-to-end tests: the built collector against real servers
 	@scripts/e2e.sh # without the race detector, which the simulators have in their unit tests
-
-.PHONY: page-and-e2e
-page-and-e2e: build servers browser ## page-test, and beside it, with priority, the end-to-end tests: those that run one by one leave the cores idle, the others wait for page-test's end
-	@scripts/page-and-e2e.sh
 
 .PHONY: servers
 servers: ## build the servers that the tests start, and install ComfyUI's npm clients (once; kept in .cache)

@@ -3,22 +3,9 @@
 package e2e
 
 import (
-	"os"
 	"sync"
-	"syscall"
 	"testing"
 )
-
-// othersEnd waits for what make test runs beside the tests that come one by one, and leave the
-// cores idle: it holds a lock on a file as long as it runs.
-var othersEnd = sync.OnceFunc(func() {
-	f, err := os.Open(os.Getenv("E2E_WAITS_FOR"))
-	if err != nil { // nothing does
-		return
-	}
-	defer f.Close()
-	_ = syscall.Flock(int(f.Fd()), syscall.LOCK_SH)
-})
 
 // places are how many tests of a kind run at the same time.
 type places struct {
@@ -61,7 +48,6 @@ func besideFirst(t *testing.T, of *places) {
 }
 
 func (p *places) enter(first bool) {
-	othersEnd()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if first {
