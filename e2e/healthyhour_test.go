@@ -205,10 +205,13 @@ func TestAHealthyHourIsSilent(t *testing.T) {
 			require.NoError(t, err)
 			return series
 		}
-		for _, s := range fired(`alertname!="Watchdog"`) {
+		alerts := fired(`alertname!="Watchdog"`)
+		for _, s := range alerts {
 			t.Errorf("%s fires in %s: %v, %s", s.Labels["alertname"], all[i].name, s.Labels, firedAt(all[i].Store, s.Labels["alertname"], window, begin))
-			course(t, all[i].Store, window)
 			wrong[fmt.Sprint(s.Labels["alertname"], s.Labels["hw_name"], s.Labels["severity"])] = true
+		}
+		if len(alerts) > 0 {
+			course(t, all[i].Store, window)
 		}
 		watchdog := fired(`alertname="Watchdog"`)
 		require.Len(t, watchdog, 1, "the rules were evaluated")

@@ -6,9 +6,7 @@ import "time"
 
 // unlock releases the lock after a change of a prompt, and reports what has changed.
 func (t *Tracker) unlock(p *Prompt) {
-	if p.known {
-		t.startedNow(p)
-	}
+	t.startedNow(p)
 	starts := p.known && !p.announced && !p.Started.IsZero() && p.Outcome == ""
 	p.announced = p.announced || starts
 	var started, moved Execution
@@ -37,7 +35,7 @@ func (t *Tracker) unlock(p *Prompt) {
 // runs one at a time: what has started before is over, though its end may be known later, by
 // another client's socket. The caller holds the lock.
 func (t *Tracker) startedNow(p *Prompt) {
-	if p.counted || p.Started.IsZero() {
+	if !p.known || p.counted || p.Started.IsZero() {
 		return
 	}
 	p.counted, p.Ahead = true, t.started-p.executedBefore

@@ -289,7 +289,6 @@ func (t *Tracker) close(p *Prompt) bool {
 		return false
 	}
 	t.closed(p)
-	t.startedNow(p)
 	if p.counted {
 		t.executed++
 	}

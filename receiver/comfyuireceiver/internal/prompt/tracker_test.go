@@ -319,15 +319,16 @@ func TestThePromptsAheadAreCountedByTheirStarts(t *testing.T) {
 	assert.Equal(t, map[string]int{"a": 0, "b": 1, "c": 2, "late": 3, "alone": 0}, ahead)
 }
 
-// A prompt that runs when the receiver starts is ahead of those that come.
+// A prompt that runs when the receiver starts is ahead of those that come, whichever end is known first.
 func TestAPromptThatRunsAtAStartIsAhead(t *testing.T) {
 	ahead := map[string]int{}
 	tr := newTracker(10, &observer{ended: func(p *Prompt) { ahead[p.ID] = p.Ahead }})
 	tr.Restore(time.Now(), &Prompt{ID: "running", Started: time.Now()})
 	submit(tr, time.Now(), "next")
-	tr.Message(time.Now(), &protocol.Message{Kind: protocol.ExecutionSuccess, PromptID: "running"})
-	tr.Message(time.Now(), &protocol.Message{Kind: protocol.ExecutionStart, PromptID: "next"})
-	tr.Message(time.Now(), &protocol.Message{Kind: protocol.ExecutionSuccess, PromptID: "next"})
+	for _, id := range []string{"next", "running"} {
+		tr.Message(time.Now(), &protocol.Message{Kind: protocol.ExecutionStart, PromptID: id})
+		tr.Message(time.Now(), &protocol.Message{Kind: protocol.ExecutionSuccess, PromptID: id})
+	}
 	assert.Equal(t, 1, ahead["next"])
 }
 
